@@ -1,0 +1,210 @@
+"""An architecture as data: one frozen field per decision of the paper.
+
+Source: "A ConvNet for the 2020s" (arXiv 2201.03545v2), section 2 and Tables 9 to 11; the V2 family's one further
+decision (global response normalization) is from arXiv 2301.00808. What a field's value *means* in layers is decided
+in ``layout.py`` and nowhere else. No torch here.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+Groups = int | Literal["depthwise"]
+Bottleneck = Literal["narrow", "inverted"]
+Spatial = Literal["middle", "first"]
+ActivationKind = Literal["relu", "gelu"]
+ActivationPlaces = Literal["after_every_conv", "between_pointwise"]
+NormPlaces = Literal["after_every_conv", "before_expand"]
+NormKind = Literal["batch", "layer"]
+Downsampling = Literal["in_block", "separate", "none"]
+LayerScale = float | Literal["off"]
+ResponseNorm = Literal["off", "global"]
+
+STEM_PATTERN = re.compile(r"^(conv7_pool|conv3_pool|conv3|patchify(1|2|4|8|16|32))$")
+
+
+class DesignError(ValueError):
+    """A value that no design can have; the message names the field and what it accepts."""
+
+
+class InertChoice(UserWarning):
+    """A combination of decisions in which one of them changes nothing."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """One architecture. The defaults are ResNet-50's values, the starting point of the roadmap."""
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    """Blocks per stage."""
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels on the narrow side of each stage's blocks."""
+    stem: str = "conv7_pool"
+    """``conv7_pool`` (stride 4), ``conv3_pool`` (2), ``conv3`` (1), or ``patchifyP``, a PxP convolution of stride P."""
+    stage_strides: tuple[int, ...] = (1, 2, 2, 2)
+    """Stride with which each stage is entered."""
+    groups: Groups = 1
+    """Groups of the spatial convolution: an int (ResNeXt's cardinality) or ``depthwise``."""
+    bottleneck: Bottleneck = "narrow"
+    """``narrow``: 4C -> C -> 4C; ``inverted``: C -> 4C -> C."""
+    spatial: Spatial = "middle"
+    """Where the spatial convolution stands: between the two 1x1 layers, or before both."""
+    kernel_size: int = 3
+    """Kernel of the spatial convolution, in pixels; odd."""
+    activation: ActivationKind = "relu"
+    activations: ActivationPlaces = "after_every_conv"
+    """``after_every_conv`` includes the stem and the sum; ``between_pointwise`` is one a block."""
+    norms: NormPlaces = "after_every_conv"
+    """``after_every_conv`` includes the stem and the shortcut; ``before_expand`` is one a block, before its first 1x1."""
+    norm: NormKind = "batch"
+    downsampling: Downsampling = "in_block"
+    """``in_block``: the stage's first block strides; ``separate``: norm + strided conv between stages, a norm after the
+    stem and after global average pooling; ``none``: isotropic, one resolution throughout, a norm only after pooling."""
+    layer_scale: LayerScale = "off"
+    """Initial value of the learned per-channel scale of each residual branch, or ``off``."""
+    response_norm: ResponseNorm = "off"
+    """``global``: ConvNeXt-V2's global response normalization before the last 1x1 layer of each block."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "depths", tuple(int(d) for d in self.depths))
+        object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
+        object.__setattr__(self, "stage_strides", tuple(int(s) for s in self.stage_strides))
+        stages = len(self.depths)
+        if not stages or len(self.widths) != stages or len(self.stage_strides) != stages:
+            raise DesignError(
+                f"depths, widths and stage_strides need one value per stage each, and at least one stage; "
+                f"got {self.depths}, {self.widths} and {self.stage_strides}"
+            )
+        for name in ("depths", "widths", "stage_strides"):
+            if min(getattr(self, name)) < 1:
+                raise DesignError(f"{name} must all be 1 or more, got {getattr(self, name)}")
+        if not STEM_PATTERN.match(self.stem):
+            raise DesignError(
+                f"stem {self.stem!r} is not known: use conv7_pool, conv3_pool, conv3 or patchify1, 2, 4, 8, 16, 32"
+            )
+        for name, kind in _CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                raise DesignError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise DesignError(f"kernel_size must be odd and positive, got {self.kernel_size}")
+        if self.groups != "depthwise" and (not isinstance(self.groups, int) or self.groups < 1):
+            raise DesignError(f"groups must be 'depthwise' or an int of 1 or more, got {self.groups!r}")
+        if self.layer_scale != "off" and not (isinstance(self.layer_scale, int | float) and self.layer_scale > 0):
+            raise DesignError(f"layer_scale must be 'off' or a number above 0, got {self.layer_scale!r}")
+        if self.downsampling == "none" and max(self.stage_strides) > 1:
+            raise DesignError("downsampling 'none' keeps one resolution: stage_strides must all be 1")
+
+    def with_(self, **changes: Any) -> Design:
+        """A copy with the named decisions changed. Raises ``DesignError`` for an unknown name or value."""
+        unknown = set(changes) - {f.name for f in fields(self)}
+        if unknown:
+            raise DesignError(
+                f"Design has no {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(self))}"
+            )
+        return replace(self, **changes)
+
+    def differences(self, other: Design) -> dict[str, tuple[Any, Any]]:
+        """``{field: (mine, theirs)}`` for every decision on which the two disagree."""
+        return {
+            f.name: (getattr(self, f.name), getattr(other, f.name))
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        }
+
+    def warn_of_inert_choices(self) -> None:
+        """Warn (``InertChoice``) where a decision changes nothing next to the others."""
+        if self.kernel_size == 1 and self.groups == "depthwise":
+            warnings.warn(InertChoice("a 1x1 depthwise convolution only scales channels"), stacklevel=2)
+        if self.downsampling != "in_block" and self.stem == "patchify1" and max(self.stage_strides) == 1:
+            warnings.warn(InertChoice("nothing in this design reduces the resolution"), stacklevel=2)
+        if self.layer_scale != "off" and self.norms == "after_every_conv":
+            warnings.warn(
+                InertChoice(
+                    "layer_scale after a norm repeats that norm's own scale: its learned weight already does this"
+                ),
+                stacklevel=2,
+            )
+
+
+_CHOICES: dict[str, Any] = {
+    "bottleneck": Bottleneck,
+    "spatial": Spatial,
+    "activation": ActivationKind,
+    "activations": ActivationPlaces,
+    "norms": NormPlaces,
+    "norm": NormKind,
+    "downsampling": Downsampling,
+    "response_norm": ResponseNorm,
+}
+
+
+def stem_stride(stem: str) -> int:
+    """Total stride of a named stem."""
+    return {"conv7_pool": 4, "conv3_pool": 2, "conv3": 1}.get(stem) or int(stem.removeprefix("patchify"))
+
+
+RESNET50 = Design()
+RESNET200 = RESNET50.with_(depths=(3, 24, 36, 3))
+CONVNEXT_TINY = Design(
+    depths=(3, 3, 9, 3),
+    widths=(96, 192, 384, 768),
+    stem="patchify4",
+    groups="depthwise",
+    bottleneck="inverted",
+    spatial="first",
+    kernel_size=7,
+    activation="gelu",
+    activations="between_pointwise",
+    norms="before_expand",
+    norm="layer",
+    downsampling="separate",
+    layer_scale=1e-6,
+)
+
+
+def _convnext(width: int, depths: tuple[int, ...], **changes: Any) -> Design:
+    return CONVNEXT_TINY.with_(depths=depths, widths=tuple(width * 2**i for i in range(4)), **changes)
+
+
+def _isotropic(width: int, depth: int, layer_scale: LayerScale) -> Design:
+    return CONVNEXT_TINY.with_(
+        depths=(depth,),
+        widths=(width,),
+        stage_strides=(1,),
+        stem="patchify16",
+        downsampling="none",
+        layer_scale=layer_scale,
+    )
+
+
+# Table 9 of the paper; atto to nano are the V2 paper's shapes, which timm also uses for V1; isotropic from Table 2.
+_SHAPES: dict[str, tuple[int, tuple[int, ...]]] = {
+    "atto": (40, (2, 2, 6, 2)),
+    "femto": (48, (2, 2, 6, 2)),
+    "pico": (64, (2, 2, 6, 2)),
+    "nano": (80, (2, 2, 8, 2)),
+    "tiny": (96, (3, 3, 9, 3)),
+    "small": (96, (3, 3, 27, 3)),
+    "base": (128, (3, 3, 27, 3)),
+    "large": (192, (3, 3, 27, 3)),
+    "xlarge": (256, (3, 3, 27, 3)),
+    "huge": (352, (3, 3, 27, 3)),
+}
+
+DESIGNS: dict[str, Design] = {
+    "resnet50": RESNET50,
+    "resnet200": RESNET200,
+    **{f"convnext_{n}": _convnext(*s) for n, s in _SHAPES.items() if n != "huge"},
+    "convnext_isotropic_small": _isotropic(384, 18, "off"),
+    "convnext_isotropic_base": _isotropic(768, 18, "off"),
+    "convnext_isotropic_large": _isotropic(1024, 36, 1e-6),
+    **{
+        f"convnextv2_{n}": _convnext(*s, layer_scale="off", response_norm="global")
+        for n, s in _SHAPES.items()
+        if n not in ("small", "xlarge")
+    },
+}
+"""Named designs; the rows of both roadmaps join them in ``zoo.py``."""
