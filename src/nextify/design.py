@@ -58,7 +58,7 @@ class Design:
     activations: ActivationPlaces = "after_every_conv"
     """``after_every_conv`` includes the stem and the sum; ``between_pointwise`` is one a block."""
     norms: NormPlaces = "after_every_conv"
-    """``after_every_conv`` includes the stem and the shortcut; ``before_expand`` is one a block, before its first 1x1."""
+    """``after_every_conv`` includes stem and shortcut; ``before_expand`` is one a block, before its first 1x1."""
     norm: NormKind = "batch"
     downsampling: Downsampling = "in_block"
     """``in_block``: the stage's first block strides; ``separate``: norm + strided conv between stages, a norm after the
@@ -122,9 +122,7 @@ class Design:
             warnings.warn(InertChoice("nothing in this design reduces the resolution"), stacklevel=2)
         if self.layer_scale != "off" and self.norms == "after_every_conv":
             warnings.warn(
-                InertChoice(
-                    "layer_scale after a norm repeats that norm's own scale: its learned weight already does this"
-                ),
+                InertChoice("layer_scale after a norm repeats that norm's own learned scale"),
                 stacklevel=2,
             )
 
