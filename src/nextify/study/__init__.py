@@ -1,0 +1,1 @@
+"""A study: the trials behind a roadmap, where they are kept, and what may be concluded from them."""
