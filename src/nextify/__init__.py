@@ -1,0 +1,46 @@
+"""Nextify: from ResNet to ConvNeXt, one design decision at a time. ``import nextify`` does not import torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Light modules first, so that ``nextify.roadmap`` and ``nextify.layout`` are the functions, whatever is imported later.
+from nextify.design import Design
+from nextify.layout import Layout, cost, layout, macs, parameters
+from nextify.recipe import Recipe
+from nextify.roadmap import Roadmap, Step, roadmap
+
+if TYPE_CHECKING:
+    from nextify.fitting import fit
+    from nextify.zoo import create_model, list_models
+
+__version__ = "0.1.0"
+
+_LATER = {"fit": "nextify.fitting", "create_model": "nextify.zoo", "list_models": "nextify.zoo"}
+
+__all__ = [
+    "Design",
+    "Layout",
+    "Recipe",
+    "Roadmap",
+    "Step",
+    "cost",
+    "create_model",
+    "fit",
+    "layout",
+    "list_models",
+    "macs",
+    "parameters",
+    "roadmap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'nextify' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
