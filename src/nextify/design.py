@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 Groups = int | Literal["depthwise"]
@@ -105,6 +105,15 @@ class Design:
                 f"Design has no {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(self))}"
             )
         return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Design:
+        """The design of ``to_dict``'s plain data (lists for tuples allowed). Raises ``DesignError``."""
+        return cls().with_(**values)
 
     def differences(self, other: Design) -> dict[str, tuple[Any, Any]]:
         """``{field: (mine, theirs)}`` for every decision on which the two disagree."""

@@ -7,7 +7,7 @@ No torch here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 Off = Literal["off"]
@@ -123,6 +123,21 @@ class Recipe:
                 f"Recipe has no {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(self))}"
             )
         return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The recipe of ``to_dict``'s plain data (lists for tuples allowed). Raises ``RecipeError``."""
+        values = dict(values)
+        if isinstance(values.get("rand_augment"), dict):
+            values["rand_augment"] = RandAugment(**values["rand_augment"])
+        for name in ("betas", "crop_scale"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls().with_(**values)
 
     def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """``{field: (mine, theirs)}`` for every setting on which the two disagree."""

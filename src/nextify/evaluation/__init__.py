@@ -1,0 +1,1 @@
+"""What one model is worth: accuracy, and what it costs to run."""

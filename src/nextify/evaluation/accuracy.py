@@ -1,0 +1,38 @@
+"""Top-1 and top-5 accuracy over a set of images, each counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    top1: float
+    """Percent of the images whose class has the highest logit."""
+    top5: float
+    """Percent of the images whose class is among the five highest logits (all classes where there are fewer)."""
+    images: int
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, bf16: bool = False) -> Accuracy:
+    """Accuracy of ``model`` in evaluation mode over ``(images (N, C, H, W), labels (N,))`` batches on its device."""
+    was_training = model.training
+    model.eval()
+    hits1 = hits5 = images = 0
+    for inputs, labels in batches:
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(inputs)
+        best = logits.float().topk(min(5, logits.shape[-1])).indices  # (N, 5)
+        hit = best == labels[:, None]
+        hits1 += int(hit[:, 0].sum())
+        hits5 += int(hit.any(1).sum())
+        images += len(labels)
+    model.train(was_training)
+    if not images:
+        raise ValueError("no images to measure accuracy on")
+    return Accuracy(100 * hits1 / images, 100 * hits5 / images, images)

@@ -1,0 +1,1 @@
+"""One short trainer, and the pure helpers beside it."""

@@ -1,0 +1,280 @@
+"""The trainer: one function that runs a Trial to its result, and continues where a killed run stopped.
+
+Everything random is a function of (seed, step): the data's order and augmentation, mixing, erasing, and the dropped
+paths. So a resumed training equals an undisturbed one bit for bit on the CPU, and two designs trained with one seed
+see the same images in the same order with the same augmentation (the pairing that a study's statistics rest on).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nextify.data import Images, TestBatches, TrainBatches, finish
+from nextify.evaluation.accuracy import Accuracy, accuracy
+from nextify.nn.network import ConvNet
+from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from nextify.training.optimizer import build_optimizers, set_learning_rate
+from nextify.training.schedule import learning_rate
+from nextify.training.trial import Runtime, Trial
+from nextify.zoo import create_model
+
+WARM_UP_STEPS = 3
+"""Steps left out of the speed, which the first calls' allocations and kernel choices would spoil."""
+CHECK_EVERY = 20
+"""Steps between two looks at the loss; each look waits for the device."""
+TEST_BATCH = 256
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number; the message says where and what to try."""
+
+
+@dataclass
+class Result:
+    """What a training gave."""
+
+    top1: float
+    """Of the final (averaged, where the recipe averages) weights on the test images, percent."""
+    top5: float
+    test_images: int
+    final_train_loss: float
+    """Mean over the last epoch."""
+    seconds: float
+    """Time spent training and evaluating, over all its runs."""
+    images_per_second: float
+    """Batch size over the median time of a step: forward, backward, update and the preparation of the batch."""
+    curve: list[dict[str, float | int | None]] = field(default_factory=list)
+    """One entry an epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Training:
+    """The state of one training: model, optimizer, averages, position."""
+
+    def __init__(self, trial: Trial, images: Images, runtime: Runtime) -> None:
+        self.trial, self.images, self.runtime = trial, images, runtime
+        recipe = trial.recipe
+        self.device = torch.device(runtime.device)
+        torch.manual_seed(trial.seed)
+        model = create_model(trial.design, trial.data.num_classes, stochastic_depth=recipe.stochastic_depth)
+        with torch.no_grad():
+            assert isinstance(model.head.classifier, torch.nn.Linear)
+            model.head.classifier.weight.mul_(recipe.head_init_scale)
+        self.model: ConvNet = model.to(self.device)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if runtime.compile else self.model
+        self.optimizers = build_optimizers(self.model, recipe)
+        self.average: AveragedModel | None = None
+        if recipe.ema != "off":
+            averaging = get_ema_multi_avg_fn(recipe.ema)
+            self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+        self.batches = TrainBatches(images.train, recipe, trial.data.image_size, trial.seed, workers=runtime.workers)
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.total_steps = recipe.epochs * self.steps_per_epoch
+        self.step = 0
+        self.epoch_loss = 0.0  # summed over the epoch's steps so far
+        self.curve: list[dict[str, float | int | None]] = []
+        self.seconds = 0.0
+        self.step_seconds: list[float] = []
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def train_step(self, pixels: Any, labels: Any) -> Tensor:
+        """One optimizer step on uint8 ``pixels (N, H, W, 3)`` and ``labels (N,)``; the loss, detached."""
+        trial, recipe = self.trial, self.trial.recipe
+        x, targets = finish(
+            pixels,
+            labels,
+            recipe,
+            trial.data.num_classes,
+            self.step,
+            trial.seed,
+            self.device,
+            trial.data.mean,
+            trial.data.std,
+        )
+        torch.manual_seed((trial.seed << 32) + self.step)
+        set_learning_rate(self.optimizers, learning_rate(recipe, self.step, self.steps_per_epoch))
+        self.model.train()
+        parts = self.runtime.accumulation
+        total = torch.zeros((), device=self.device)
+        for part_x, part_y in zip(x.chunk(parts), targets.chunk(parts), strict=True):
+            with self._autocast():
+                loss = F.cross_entropy(self.forward(part_x).float(), part_y) * (len(part_x) / len(x))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if recipe.gradient_clip != "off":
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        return total
+
+    def _autocast(self) -> Any:
+        bf16 = self.trial.recipe.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+    def evaluate(self) -> Accuracy:
+        """Accuracy of the weights as they would be kept now: the averaged ones where the recipe averages."""
+        trial = self.trial
+        tests = TestBatches(self.images.test, trial.recipe, trial.data.image_size, TEST_BATCH)
+        mean, std = trial.data.mean, trial.data.std
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for pixels, labels in tests:
+                classes = trial.data.num_classes
+                yield finish(pixels, labels, trial.recipe, classes, 0, 0, self.device, mean, std, train=False)
+
+        kept = self.average if self.average is not None else self.model
+        return accuracy(kept, batches(), bf16=trial.recipe.precision == "bf16")
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.trial.fingerprint,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": None if self.average is None else self.average.state_dict(),
+            "step": self.step,
+            "epoch_loss": self.epoch_loss,
+            "curve": self.curve,
+            "seconds": self.seconds,
+            "step_seconds": self.step_seconds[-200:],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step = state["step"]
+        self.epoch_loss = state["epoch_loss"]
+        self.curve = state["curve"]
+        self.seconds = state["seconds"]
+        self.step_seconds = state["step_seconds"]
+
+
+def train(
+    trial: Trial, images: Images, runtime: Runtime, folder: Path | None = None, progress: Progress | None = None
+) -> Result:
+    """Run a trial to its end.
+
+    Args:
+        folder: holds the checkpoint while the training runs and the log (``log.jsonl``, one line an epoch); a
+            checkpoint found there is continued. None keeps nothing.
+        progress: called after steps with ``{"step", "total_steps", "loss", "images_per_second"}``, a few times a
+            second at most.
+
+    Raises:
+        TrainingDiverged: the loss became NaN or infinite; the last good checkpoint stays.
+        OSError: a file could not be written, a full disk for one; the checkpoint before stays whole.
+    """
+    torch.set_num_threads(runtime.threads)
+    run = Training(trial, images, runtime)
+    checkpoint = None if folder is None else folder / "checkpoint.pt"
+    if checkpoint is not None:
+        state = load_checkpoint(checkpoint)
+        if state is not None and state["fingerprint"] == trial.fingerprint:
+            run.load_state(state)
+    epochs = trial.recipe.epochs
+    measured = {math.ceil(epochs * (i + 1) / runtime.evaluations) for i in range(runtime.evaluations)} - {epochs}
+    saved_at = shown_at = before = time.perf_counter()
+    pending: list[Tensor] = []
+    final: Accuracy | None = None
+    for pixels, labels in run.batches.iterate(run.step, run.total_steps):
+        pending.append(run.train_step(pixels, labels))
+        end_of_epoch = run.step % run.steps_per_epoch == 0
+        if end_of_epoch or len(pending) >= CHECK_EVERY or runtime.device == "cpu":
+            run.epoch_loss += _checked(pending, run)
+            pending.clear()
+        now = time.perf_counter()
+        run.step_seconds.append(now - before)
+        run.seconds += now - before
+        before = now
+        if end_of_epoch:
+            epoch = run.step // run.steps_per_epoch
+            test = run.evaluate() if epoch in measured or epoch == epochs else None
+            final = test if epoch == epochs else None
+            entry: dict[str, float | int | None] = {
+                "epoch": epoch,
+                "train_loss": run.epoch_loss / run.steps_per_epoch,
+                "learning_rate": learning_rate(trial.recipe, run.step - 1, run.steps_per_epoch),
+                "test_top1": None if test is None else test.top1,
+            }
+            run.curve.append(entry)
+            run.epoch_loss = 0.0
+            if folder is not None:
+                _append_log(folder / "log.jsonl", entry)
+            run.seconds += time.perf_counter() - before
+        now = time.perf_counter()
+        if progress is not None and now - shown_at > 0.3:
+            shown_at = now
+            progress({"step": run.step, "total_steps": run.total_steps, "images_per_second": _speed(run)})
+        if checkpoint is not None and not pending and now - saved_at > runtime.checkpoint_seconds:
+            save_checkpoint(checkpoint, run.state())
+            saved_at = time.perf_counter()
+        before = time.perf_counter()
+    final = final or run.evaluate()
+    last_loss = run.curve[-1]["train_loss"]
+    assert last_loss is not None
+    result = Result(
+        final.top1, final.top5, final.images, last_loss, round(run.seconds, 2), round(_speed(run), 1), run.curve
+    )
+    if checkpoint is not None:
+        remove_checkpoint(checkpoint)
+    return result
+
+
+def _checked(losses: list[Tensor], run: Training) -> float:
+    total = float(torch.stack(losses).sum())
+    if math.isfinite(total):
+        return total
+    rate = learning_rate(run.trial.recipe, run.step - 1, run.steps_per_epoch)
+    raise TrainingDiverged(
+        f"the loss is {total} at step {run.step} of {run.total_steps} (learning rate {rate:.3g}); "
+        f"try a lower learning rate, gradient_clip=1.0 or fp32"
+    )
+
+
+def _speed(run: Training) -> float:
+    steady = run.step_seconds[WARM_UP_STEPS:] or run.step_seconds
+    return run.trial.recipe.batch_size / statistics.median(steady) if steady else 0.0
+
+
+def _append_log(path: Path, entry: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 6) -> dict[str, float]:
+    """Seconds of a training step and of a test image, measured in a few steps; nothing is kept."""
+    torch.set_num_threads(runtime.threads)
+    run = Training(trial, images, runtime)
+    times = []
+    for pixels, labels in run.batches.iterate(0, min(steps, run.total_steps)):
+        start = time.perf_counter()
+        float(run.train_step(pixels, labels))
+        times.append(time.perf_counter() - start)
+    return {"step_seconds": statistics.median(times[min(2, len(times) - 1) :]), "total_steps": run.total_steps}

@@ -1,0 +1,77 @@
+"""A trial: everything that decides the result of one training, and its fingerprint; and the Runtime, which decides
+nothing of it. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nextify.design import Design
+from nextify.recipe import Recipe
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Per-channel mean and standard deviation of ImageNet's pixels (0 to 1), the field's customary normalization."""
+
+RESULT_VERSION = 1
+"""Raised whenever a change of the code changes what a trial gives; part of every fingerprint."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, which classes, at which resolution and normalization."""
+
+    name: str
+    fingerprint: str
+    """Of the images' content, labels and split."""
+    num_classes: int
+    image_size: int
+    """Side of the square images that the network sees, pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training."""
+
+    design: Design
+    recipe: Recipe
+    data: Data
+    seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with anything that decides the result."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "version": RESULT_VERSION,
+            "design": self.design.to_dict(),
+            "recipe": self.recipe.to_dict(),
+            "data": {k: v for k, v in asdict(self.data).items() if k != "name"},
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how fast a training runs. Recorded beside a result, never part of a fingerprint."""
+
+    device: str = "cpu"
+    """``cpu``, ``cuda`` or ``cuda:1``."""
+    threads: int = 1
+    """CPU threads of one training."""
+    workers: int = 0
+    """Processes that prepare batches; 0 prepares them in the training's own process."""
+    compile: bool = False
+    """``torch.compile`` the network; needs a C++ compiler on the CPU."""
+    accumulation: int = 1
+    """Parts into which a batch is cut to save memory. Exact for layer norm; batch norm then sees smaller batches."""
+    checkpoint_seconds: float = 20.0
+    """Longest time between two checkpoints."""
+    evaluations: int = 4
+    """Test evaluations over a training, evenly spaced, the last one of the final weights."""
