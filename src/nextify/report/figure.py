@@ -1,0 +1,410 @@
+"""The paper's Figure 2 for the user's images, and the training curves; matplotlib's object API, no pyplot.
+
+The figure has two panels with the same rows: left the user's results, right the paper's. They never share an axis:
+they are different data at a different scale, and what may be compared is the direction of a change. Colours are Okabe
+and Ito's, which readers with colour-blindness tell apart; nothing is said by colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from nextify.report import text
+from nextify.report.text import Results, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, SOFT, FAINT, BAND = "#1b1b1f", "#55585f", "#c9ccd3", "#f5f6f8"
+UP, DOWN, PAPER = "#0072B2", "#B34700", "#7a7f8a"
+_COLORS = {
+    "ResNet": "#7a7f8a",
+    "Macro design": "#E69F00",
+    "ResNeXt": "#56B4E9",
+    "Inverted bottleneck": "#009E73",
+    "Large kernel": "#CC79A7",
+    "Micro design": "#0072B2",
+}
+_HEADINGS = {"ResNet": "ResNet baseline and training", "ResNeXt": "ResNeXt-ify"}
+
+# Inches. Columns from left to right: labels, our bars, our change, our cost, gap, paper's bars, its change, its cost.
+_ROW, _HEADING, _TOP, _BOTTOM, _MARGIN = 0.33, 0.37, 1.34, 1.42, 0.32
+_LABELS, _BARS, _CHANGE, _COST, _GAP, _PAPER_BARS, _PAPER_CHANGE, _PAPER_COST = (
+    2.75,
+    4.4,
+    0.95,
+    0.95,
+    0.3,
+    2.35,
+    0.8,
+    0.8,
+)
+_WIDTH = 2 * _MARGIN + _LABELS + _BARS + _CHANGE + _COST + _GAP + _PAPER_BARS + _PAPER_CHANGE + _PAPER_COST
+
+
+def roadmap_figure(results: Results) -> Figure:
+    """A bar per step in the paper's order and groups, beside it the paper's own figure on an axis of its own."""
+    groups = text.groups(results)
+    lines: list[tuple[str, Row | None]]
+    lines = [line for group, members in groups for line in [(group, None), *((group, row) for row in members)]]
+    body = sum(_HEADING if row is None else _ROW for _, row in lines) or _ROW
+    height = _TOP + body + _BOTTOM
+    figure, canvas = _sheet(_WIDTH, height)
+
+    y, places, bands = height - _TOP, [], []
+    for group, row in lines:
+        size = _HEADING if row is None else _ROW
+        if row is None:
+            bands.append([y, y])
+            _write(canvas, _MARGIN, y - size * 0.56, _HEADINGS.get(group, group), size=9, color=SOFT, weight="bold")
+        else:
+            places.append((y - size / 2, group, row))
+        y -= size
+        bands[-1][1] = y
+    for i, (top, bottom) in enumerate(bands):
+        if i % 2 == 0:
+            canvas.fill_between([_MARGIN / 2, _WIDTH - _MARGIN / 2], bottom, top, color=BAND, linewidth=0, zorder=0)
+
+    x_bars = _MARGIN + _LABELS
+    x_change = x_bars + _BARS + _CHANGE
+    x_cost = x_change + _COST
+    x_paper = x_cost + _GAP
+    x_paper_change = x_paper + _PAPER_BARS + _PAPER_CHANGE
+    x_paper_cost = x_paper_change + _PAPER_COST
+    ours = _panel(figure, x_bars, _BARS, height, y, height - _TOP)
+    theirs = _panel(figure, x_paper, _PAPER_BARS, height, y, height - _TOP)
+
+    _titles(canvas, results, height)
+    head = height - _TOP + 0.12
+    name = _shorten(text.data_name(results), 44)
+    _write(canvas, x_bars, head + 0.17, f"Here: {name}", size=10.5, weight="bold")
+    _write(canvas, x_paper, head + 0.17, "The paper: ImageNet-1K", size=10.5, weight="bold", color=SOFT)
+    _write(canvas, x_bars, head, "top-1 accuracy", size=8.5, color=SOFT)
+    _write(canvas, x_paper, head, "top-1 accuracy", size=8.5, color=SOFT)
+    for x, label in (
+        (x_change, "change"),
+        (x_cost, "mult-adds"),
+        (x_paper_change, "change"),
+        (x_paper_cost, "GFLOPs"),
+    ):
+        _write(canvas, x, head, label, size=8.5, color=SOFT, ha="right")
+    between = x_cost + _GAP / 2
+    canvas.plot([between, between], [y, height - _TOP + 0.42], color=FAINT, linewidth=0.8)
+
+    low, high = _range([_ends(r.get("top1_mean"), r.get("top1_std")) for _, _, r in places])
+    start = _axis(ours, low, high, room=0.62 / _BARS)
+    p_low, p_high = _range([_ends(r.get("published_top1"), r.get("published_std")) for _, _, r in places])
+    p_start = _axis(theirs, p_low, p_high, room=0.56 / _PAPER_BARS)
+    _write(canvas, x_bars, y - 0.42, _axis_note(start), size=8.5, color=SOFT)
+    _write(canvas, x_paper, y - 0.42, _axis_note(p_start), size=8.5, color=SOFT)
+
+    seeds = len(text.study(results).get("seeds") or [])
+    for at, group, row in places:
+        color, explored = _COLORS.get(group, PAPER), not text.adopted(row)
+        label = _shorten(text.title(row), 36)
+        if text.trained(row) and (row.get("n") or 0) < seeds:
+            label = f"{_shorten(label, 26)} (n = {row.get('n')})"
+        _write(canvas, _MARGIN + 0.14, at, label, size=9.5, color=SOFT if explored else INK)
+        _our_bar(ours, at, row, start, color)
+        _change(canvas, x_change, at, row)
+        _write(canvas, x_cost, at, text.count(row.get("macs")), size=9.5, color=SOFT, ha="right")
+        _paper_bar(theirs, at, row, p_start)
+        change = text.signed(row.get("published_change"))
+        _write(canvas, x_paper_change, at, change, size=9.5, color=SOFT, ha="right")
+        _write(canvas, x_paper_cost, at, text.percent(row.get("published_gflops")), size=9.5, color=SOFT, ha="right")
+    if not places:
+        _write(canvas, x_bars + 0.1, y + body / 2, "no steps", size=10, color=SOFT, style="italic")
+    _footer(canvas, results, y - 0.66, any(not text.adopted(r) for _, _, r in places))
+    return figure
+
+
+def curves_figure(results: Results) -> Figure | None:
+    """Training loss and, where it was measured, test top-1 over the epochs; None without any curve.
+
+    Every trial is a thin line; the first and the last adopted step are drawn thick as the mean over their seeds.
+    """
+    curves = [(str(t.get("step")), t.get("curve") or []) for t in text.trials(results)]
+    curves = [(step, [p for p in curve if p.get("epoch") is not None]) for step, curve in curves]
+    panels = [
+        (key, label)
+        for key, label in (("train_loss", "training loss"), ("test_top1", "test top-1 %"))
+        if any(p.get(key) is not None for _, curve in curves for p in curve)
+    ]
+    if not panels:
+        return None
+    path = [r for r in text.rows(results) if text.adopted(r)]
+    marked = [(path[0], DOWN, "--")] if path else []
+    if len(path) > 1:
+        marked.append((path[-1], UP, "-"))
+    width, height, left, gap, bottom, top = 5.2 * len(panels) + 0.9, 4.6, 0.75, 0.85, 1.2, 0.55
+    figure, canvas = _sheet(width, height)
+    each = (width - left - 0.3 - gap * (len(panels) - 1)) / len(panels)
+    for i, (key, label) in enumerate(panels):
+        x = left + i * (each + gap)
+        axes = figure.add_axes((x / width, bottom / height, each / width, (height - bottom - top) / height))
+        for _, curve in curves:
+            axes.plot(*_points(curve, key), color=FAINT, linewidth=0.6, zorder=1)
+        for row, color, style in marked:
+            mean = _mean_curve([c for step, c in curves if step == row.get("step")], key)
+            if mean[0]:
+                marker = "o" if len(mean[0]) == 1 else None
+                axes.plot(*mean, color=color, linewidth=2.2, linestyle=style, marker=marker, zorder=3)
+        values = [p[key] for _, curve in curves for p in curve if p.get(key) is not None]
+        if key == "train_loss" and min(values) > 0 and max(values) > 12 * min(values):
+            _log_scale(axes, min(values), max(values))
+        _tidy(axes)
+        axes.grid(axis="y", color=FAINT, linewidth=0.5)
+        axes.set_xlabel("epoch", fontsize=9.5, color=SOFT)
+        _write(canvas, x, height - top + 0.17, label, size=11, weight="bold")
+    keys = [(f"{_shorten(text.title(row), 36)} (mean)", color, style, 2.2) for row, color, style in marked]
+    x, y = left, 0.48
+    for words, color, style, line in [*keys, ("every trial", FAINT, "-", 1.2)]:
+        taken = 0.75 + 0.078 * len(words)
+        if x > left and x + taken > width:
+            x, y = left, y - 0.25
+        canvas.plot([x, x + 0.35], [y, y], color=color, linestyle=style, linewidth=line)
+        _write(canvas, x + 0.43, y, words, size=9, color=SOFT)
+        x += taken
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text, the same bytes for the same figure; letters are outlines, so it looks alike anywhere."""
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "nextify", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "nextify"})
+    return buffer.getvalue().decode("utf-8")
+
+
+def inline_svg(figure: Figure, prefix: str, label: str) -> str:
+    """The figure as an ``<svg>`` element for an HTML page: ids carry ``prefix``, ``label`` is read to those who
+    cannot see it, and nothing in it names an address."""
+    from html import escape
+
+    source = svg(figure)
+    source = source[source.index("<svg") :]
+    source = re.sub(r"<metadata>.*?</metadata>", "", source, flags=re.DOTALL)
+    source = re.sub(r"\sxmlns(:\w+)?=\"[^\"]*\"", "", source).replace("xlink:href", "href")
+    source = re.sub(r'\bid="', f'id="{prefix}-', source)
+    source = re.sub(r'href="#', f'href="#{prefix}-', source)
+    source = re.sub(r"url\(#", f"url(#{prefix}-", source)
+    opening, rest = source.split(">", 1)
+    opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)
+    return f'{opening} role="img" aria-label="{escape(label)}">{rest.strip()}'
+
+
+def png(figure: Figure, dots_per_inch: int = 160) -> bytes:
+    """The figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "nextify"})
+    return buffer.getvalue()
+
+
+def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white figure of that many inches, and axes over all of it whose units are inches from the lower left."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    canvas = figure.add_axes((0, 0, 1, 1))
+    canvas.set_xlim(0, width)
+    canvas.set_ylim(0, height)
+    canvas.axis("off")
+    return figure, canvas
+
+
+def _panel(figure: Figure, x: float, width: float, height: float, bottom: float, top: float) -> Axes:
+    """Axes for bars whose y is the sheet's, in inches."""
+    axes = figure.add_axes((x / _WIDTH, bottom / height, width / _WIDTH, (top - bottom) / height))
+    axes.set_facecolor("none")
+    axes.set_ylim(bottom, top)
+    axes.set_yticks([])
+    _tidy(axes)
+    axes.spines["left"].set_color(SOFT)
+    return axes
+
+
+def _tidy(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(colors=SOFT, labelsize=8.5, length=3, color=FAINT)
+    axes.set_axisbelow(True)
+
+
+def _write(axes: Axes, x: float, y: float, words: str, *, size: float, color: str = INK, **style: Any) -> None:
+    style = {"ha": "left", "va": "center"} | style
+    axes.text(x, y, _drawable(words), fontsize=size, color=color, parse_math=False, family="DejaVu Sans", **style)
+
+
+def _titles(canvas: Axes, results: Results, height: float) -> None:
+    s, d = text.study(results), text.data(results)
+    n = len(s.get("seeds") or [])
+    size = s.get("image_size")
+    facts = [
+        f"mean ± standard deviation of {n} seeds" if n > 1 else "one seed: no spread",
+        f"scale {s['scale']}" if s.get("scale") else "",
+        f"{size}×{size} pixels" if size else "",
+        f"{text.whole(d.get('train_images'))} training and {text.whole(d.get('test_images'))} test images",
+    ]
+    title = f"{text.path_title(results)} on {_shorten(text.data_name(results), 60)}"
+    _write(canvas, _MARGIN, height - 0.36, title, size=16, weight="bold")
+    _write(canvas, _MARGIN, height - 0.66, "  ·  ".join(f for f in facts if f), size=10, color=SOFT)
+
+
+def _footer(canvas: Axes, results: Results, y: float, explored: bool) -> None:
+    said = ["Bold change with ▲ or ▼: told from chance, sign-flip p < 0.05 for that step alone."]
+    if explored:
+        said.insert(0, "Hatched: explored only, the next step does not build on it.")
+    _write(canvas, _MARGIN, y, "  ".join(said), size=8.5, color=SOFT)
+    other = (
+        "◆ The paper's published values: other images at another scale. Compare the direction of a change, not heights."
+    )
+    _write(canvas, _MARGIN, y - 0.2, other, size=8.5, color=SOFT)
+    for i, line in enumerate(textwrap.wrap(text.provenance(results), 200)[:2]):
+        _write(canvas, _MARGIN, y - 0.2 * (i + 2), line, size=7.5, color=PAPER)
+
+
+def _our_bar(axes: Axes, at: float, row: Row, start: float, color: str) -> None:
+    mean, std = row.get("top1_mean"), row.get("top1_std")
+    if mean is None:
+        axes.text(
+            0.012, at, "no result yet", transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=SOFT,
+            style="italic", family="DejaVu Sans",
+        )  # fmt: skip
+        return
+    explored = not text.adopted(row)
+    axes.barh(
+        at, mean - start, left=start, height=_ROW * 0.68, zorder=2,
+        color="white" if explored else color, edgecolor=color, linewidth=0.8, hatch="////" if explored else None,
+    )  # fmt: skip
+    if std is not None:
+        axes.errorbar(mean, at, xerr=std, color=INK, elinewidth=1.1, capsize=2.6, capthick=1.1, zorder=3)
+    axes.annotate(
+        text.percent(mean), (mean + (std or 0), at), (6, 0), textcoords="offset points", va="center", fontsize=9.5,
+        color=SOFT if explored else INK, weight="normal" if explored else "bold", family="DejaVu Sans", zorder=4,
+    )  # fmt: skip
+
+
+def _paper_bar(axes: Axes, at: float, row: Row, start: float) -> None:
+    top1, std = row.get("published_top1"), row.get("published_std")
+    if top1 is None:
+        return
+    style = (0, (2, 1.5)) if not text.adopted(row) else "-"
+    axes.plot([start, top1], [at, at], color=FAINT, linewidth=2.2, linestyle=style, solid_capstyle="butt", zorder=1)
+    if std is not None:
+        axes.errorbar(top1, at, xerr=std, color=INK, elinewidth=0.9, capsize=2.0, capthick=0.9, zorder=2)
+    face = PAPER if text.adopted(row) else "white"
+    axes.plot([top1], [at], marker="D", markersize=5.4, markerfacecolor=face, markeredgecolor=PAPER, zorder=3)
+    axes.annotate(
+        text.percent(top1), (top1 + (std or 0), at), (8, 0), textcoords="offset points", va="center", fontsize=9,
+        color=SOFT, family="DejaVu Sans", zorder=4,
+    )  # fmt: skip
+
+
+def _change(canvas: Axes, x: float, at: float, row: Row) -> None:
+    verdict = row.get("verdict")
+    words, color, weight = text.signed(row.get("change")), SOFT, "normal"
+    if verdict in ("higher", "lower"):
+        arrow, color, weight = ("▲", UP, "bold") if verdict == "higher" else ("▼", DOWN, "bold")
+        words = f"{arrow} {words}"
+    _write(canvas, x, at, words, size=9.5, color=color, weight=weight, ha="right")
+
+
+def _ends(mean: float | None, std: float | None) -> tuple[float, float] | None:
+    return None if mean is None else (mean - (std or 0), mean + (std or 0))
+
+
+def _range(ends: Sequence[tuple[float, float] | None]) -> tuple[float, float]:
+    found = [e for e in ends if e is not None]
+    return (min(e[0] for e in found), max(e[1] for e in found)) if found else (0.0, 100.0)
+
+
+def _axis(axes: Axes, low: float, high: float, room: float) -> float:
+    """Sets the range of an accuracy axis and returns where it starts: at zero where that costs little, otherwise at a
+    round figure that leaves the lowest bar a fifth of the width. ``room`` is the share kept for the figures."""
+    from matplotlib.ticker import MaxNLocator
+
+    spread = max(high - low, 0.5)
+    start = low - 0.3 * spread
+    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if s >= spread / 8)
+    start = math.floor(start / step) * step
+    if start < 0.35 * high:
+        start = 0.0
+    high = max(high, start + spread)
+    end = start + (high - start) / (1 - room)
+    axes.set_xlim(start, end)
+    ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(start, min(high + 0.02 * spread, 100.0))
+    axes.set_xticks([t for t in ticks if start - 1e-9 <= t <= min(end, 100.0) + 1e-9])
+    axes.grid(axis="x", color=FAINT, linewidth=0.5)
+    return start
+
+
+def _axis_note(start: float) -> str:
+    return "%, axis from 0" if start == 0 else f"%, axis starts at {start:g}, not at 0"
+
+
+def _points(curve: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
+    found = [(p["epoch"], p[key]) for p in curve if p.get(key) is not None]
+    return [e for e, _ in found], [v for _, v in found]
+
+
+def _log_scale(axes: Axes, low: float, high: float) -> None:
+    """A logarithmic y axis labelled 0.2, 0.5, 1, 2… as people write them."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_yscale("log")
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    few = len(decades) <= 4
+    ticks = [m * 10.0**d for d in decades for m in ((1, 2, 5) if few else (1,))]
+    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if low * 0.8 <= t <= high * 1.25]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _mean_curve(curves: Sequence[Sequence[Row]], key: str) -> tuple[list[float], list[float]]:
+    """Mean over the trials of each epoch that all of them reached."""
+    by_epoch: dict[float, list[float]] = {}
+    some = [c for c in (_points(curve, key) for curve in curves) if c[0]]
+    for epochs, values in some:
+        for epoch, value in zip(epochs, values, strict=True):
+            by_epoch.setdefault(epoch, []).append(value)
+    found = sorted((e, v) for e, v in by_epoch.items() if len(v) == len(some))
+    return [e for e, _ in found], [math.fsum(v) / len(v) for _, v in found]
+
+
+def _shorten(words: str, length: int) -> str:
+    """Cuts the middle out of what is too long: the ends of a path tell most."""
+    if len(words) <= length:
+        return words
+    tail = (length - 1) * 2 // 3
+    return f"{words[: length - 1 - tail]}…{words[-tail:]}"
+
+
+@lru_cache(maxsize=1)
+def _glyphs() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def _drawable(words: str) -> str:
+    """The text with a box for every character that matplotlib's own font lacks, instead of a warning for each."""
+    return "".join(_boxes(words))
+
+
+def _boxes(words: str) -> Iterator[str]:
+    glyphs = _glyphs()
+    for character in words:
+        yield character if ord(character) in glyphs else "□"
