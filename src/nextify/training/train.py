@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -136,17 +136,17 @@ class Training:
 
     def evaluate(self) -> Accuracy:
         """Accuracy of the weights as they would be kept now: the averaged ones where the recipe averages."""
-        trial = self.trial
-        tests = TestBatches(self.images.test, trial.recipe, trial.data.image_size, TEST_BATCH)
-        mean, std = trial.data.mean, trial.data.std
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for pixels, labels in tests:
-                classes = trial.data.num_classes
-                yield finish(pixels, labels, trial.recipe, classes, 0, 0, self.device, mean, std, train=False)
-
+        recipe = self.trial.recipe
+        tests = TestBatches(self.images.test, recipe, self.trial.data.image_size, TEST_BATCH)
         kept = self.average if self.average is not None else self.model
-        return accuracy(kept, batches(), bf16=trial.recipe.precision == "bf16")
+        batches = (self.prepared_test_batch(pixels, labels) for pixels, labels in tests)
+        return accuracy(kept, batches, bf16=recipe.precision == "bf16")
+
+    def prepared_test_batch(self, pixels: Any, labels: Any) -> tuple[Tensor, Tensor]:
+        """uint8 ``pixels (N, H, W, 3)`` to normalized ``(N, 3, H, W)`` images on the device."""
+        data = self.trial.data
+        recipe, device = self.trial.recipe, self.device
+        return finish(pixels, labels, recipe, data.num_classes, 0, 0, device, data.mean, data.std, train=False)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -268,13 +268,30 @@ def _append_log(path: Path, entry: dict[str, Any]) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
-def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 6) -> dict[str, float]:
-    """Seconds of a training step and of a test image, measured in a few steps; nothing is kept."""
+PROBE_SECONDS = 3.0
+"""A probe takes no further step once it has run this long."""
+
+
+def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> dict[str, float]:
+    """``step_seconds`` (median), ``test_seconds`` (all evaluations) and ``total_steps``, measured in a few steps and one
+    batch of test images; nothing is kept."""
     torch.set_num_threads(runtime.threads)
     run = Training(trial, images, runtime)
-    times = []
+    times: list[float] = []
+    before = time.perf_counter()
     for pixels, labels in run.batches.iterate(0, min(steps, run.total_steps)):
-        start = time.perf_counter()
         float(run.train_step(pixels, labels))
-        times.append(time.perf_counter() - start)
-    return {"step_seconds": statistics.median(times[min(2, len(times) - 1) :]), "total_steps": run.total_steps}
+        now = time.perf_counter()
+        times.append(now - before)
+        before = now
+        if sum(times) > PROBE_SECONDS:
+            break
+    pixels, labels = next(iter(TestBatches(images.test, trial.recipe, trial.data.image_size, TEST_BATCH)))
+    before = time.perf_counter()
+    accuracy(run.model, [run.prepared_test_batch(pixels, labels)])
+    test_batch_seconds = time.perf_counter() - before
+    return {
+        "step_seconds": statistics.median(times[2:] or times),
+        "test_seconds": test_batch_seconds * runtime.evaluations * math.ceil(len(images.test) / TEST_BATCH),
+        "total_steps": run.total_steps,
+    }

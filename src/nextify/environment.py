@@ -1,0 +1,71 @@
+"""What a figure was measured on: versions and hardware, for every result and benchmark. No torch import."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+Environment = dict[str, str | int | float | None]
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe() -> Environment:
+    """Versions, processor, memory, operating system and date."""
+    return {
+        "nextify": version("nextify"),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "torchvision": version("torchvision"),
+        "timm": version("timm"),
+        "cpu": processor(),
+        "cores": cores(),
+        "memory_gib": memory_gib(),
+        "gpu": None,
+        "os": f"{platform.system()} {platform.release()}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "git_commit": git_commit(),
+    }
+
+
+def version(package: str) -> str | None:
+    """Installed version of a package, or None."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
+
+
+def processor() -> str:
+    """Name of the processor as the system gives it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def memory_gib() -> float | None:
+    """Memory of the machine in GiB, or None where the system does not say."""
+    with suppress(OSError, ValueError, AttributeError):
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return None
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that this package runs from, or None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        return done.stdout.strip() or None
+    return None

@@ -1,0 +1,134 @@
+"""What a study will train: the rows of a roadmap at one scale, fitted to one data set, times the seeds. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nextify.design import Design, stem_stride
+from nextify.fitting import Change, Facts, FitError, fit_design, fit_recipe
+from nextify.recipe import Recipe
+from nextify.roadmap import Roadmap, Row
+from nextify.scale import Scale
+from nextify.training.trial import Data, Trial
+
+
+class PlanError(ValueError):
+    """Options from which no study can be made; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row of the roadmap as this study trains it."""
+
+    row: Row
+    design: Design
+    recipe: Recipe
+    compared_with: str | None
+    """The row the change is measured against; None for the first, and where that row is not part of the study."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    step: str
+    trial: Trial
+
+    @property
+    def folder(self) -> str:
+        """Name of the trial's folder in the study's store."""
+        return f"{self.step}-seed{self.trial.seed}-{self.trial.fingerprint}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    roadmap: Roadmap
+    scale: Scale
+    data: Data
+    rows: tuple[PlannedRow, ...]
+    trials: tuple[PlannedTrial, ...]
+    """Seed by seed, so that a table of one seed stands first."""
+    original: Recipe
+    modern: Recipe
+    notes: tuple[str, ...]
+    """What fitting changed and why, a sentence each."""
+
+
+def make_plan(
+    roadmap: Roadmap,
+    scale: Scale,
+    facts: Facts,
+    data: Data,
+    *,
+    seeds: tuple[int, ...],
+    epochs: int | None = None,
+    explore: bool = False,
+    steps: tuple[str, ...] = (),
+    precision: str = "fp32",
+) -> Plan:
+    """The trials of a study.
+
+    Args:
+        facts: of the data set, for fitting.
+        epochs: of the paper's recipe; the original recipe keeps its 90 : 300 of them. None takes the scale's.
+        explore: also the steps that the paper tried and did not adopt.
+        steps: names of the rows to train; none named takes all.
+
+    Raises:
+        PlanError: no seed, an unknown or repeated step, or images too small for the scale.
+    """
+    if not seeds:
+        raise PlanError("a study needs at least one seed: give --seeds 1 or more")
+    rows = _chosen(roadmap, explore, steps)
+    modern_source, original_source = roadmap.rows[-1].recipe, roadmap.recipe
+    modern_epochs = epochs or scale.epochs
+    original_epochs = max(1, round(modern_epochs * original_source.epochs / modern_source.epochs))
+    size = data.image_size
+    modern, modern_changes = fit_recipe(modern_source, facts, image_size=size, epochs=modern_epochs)
+    original, original_changes = fit_recipe(original_source, facts, image_size=size, epochs=original_epochs)
+    modern, original = modern.with_(precision=precision), original.with_(precision=precision)
+
+    planned: list[PlannedRow] = []
+    design_changes: dict[str, Change] = {}
+    trained = {row.name for row in rows}
+    for row in rows:
+        recipe = original if row.recipe == original_source else modern
+        training_steps = recipe.epochs * (facts.train_images // recipe.batch_size)
+        shrunk = scale.shrink(row.design)
+        if size < stem_stride(shrunk.stem):
+            raise PlanError(f"images of {size} pixels are too small for scale {scale.name}; take a smaller scale")
+        design, changes = fit_design(shrunk, image_size=size, steps=training_steps)
+        design_changes |= {str(change): change for change in changes}
+        planned.append(PlannedRow(row, design, recipe, _reference(roadmap, row, trained)))
+
+    notes = [f"scale {scale.name}: {scale.summary}"] if scale.name != "full" else []
+    notes += [f"original recipe, {change}" for change in original_changes]
+    notes += [f"paper's recipe, {change}" for change in modern_changes]
+    notes += [f"design, {change}" for change in design_changes]
+    notes += [
+        f"{b.row.title} trains the same network as {a.row.title} here"
+        for a, b in zip(planned, planned[1:], strict=False)
+        if a.design == b.design and a.recipe == b.recipe
+    ]
+    trials = tuple(PlannedTrial(p.row.name, Trial(p.design, p.recipe, data, seed)) for seed in seeds for p in planned)
+    return Plan(roadmap, scale, data, tuple(planned), trials, original, modern, tuple(notes))
+
+
+def _chosen(roadmap: Roadmap, explore: bool, steps: tuple[str, ...]) -> list[Row]:
+    rows = [row for row in roadmap.rows if explore or steps or row.adopted]
+    if not steps:
+        return rows
+    known = [row.name for row in roadmap.rows]
+    unknown = [step for step in steps if step not in known]
+    if unknown:
+        raise PlanError(f"no step {', '.join(map(repr, unknown))}; the steps are {', '.join(known)}")
+    return [row for row in rows if row.name in steps]
+
+
+def _reference(roadmap: Roadmap, row: Row, trained: set[str]) -> str | None:
+    """The nearest row towards the start that this study trains."""
+    name = row.compared_with
+    while name is not None and name not in trained:
+        name = roadmap[name].compared_with
+    return name
+
+
+__all__ = ["FitError", "Plan", "PlanError", "PlannedRow", "PlannedTrial", "make_plan"]
