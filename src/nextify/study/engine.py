@@ -122,7 +122,7 @@ class LocalEngine:
                     values = {"error": f"its process ended with code {process.exitcode}; out of memory?"}
                     on_event(Event("failed", job.key, values))
                     if deaths >= 3 or (job.folder is None):
-                        message = f"trials end with code {process.exitcode}: too little memory for {self.side_by_side}"
+                        message = f"trials end with code {process.exitcode}; too little memory for {self.side_by_side}"
                         raise EngineError(
                             f"{message} side by side? Try --side-by-side 1 or a smaller --scale"
                         ) from None

@@ -1,7 +1,8 @@
-"""What a study will train: the rows of a roadmap at one scale, fitted to one data set, times the seeds. No torch here."""
+"""What a study trains: the rows of a roadmap at one scale, fitted to one data set, times the seeds. No torch here."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from nextify.design import Design, stem_stride
@@ -105,7 +106,7 @@ def make_plan(
     notes += [f"design, {change}" for change in design_changes]
     notes += [
         f"{b.row.title} trains the same network as {a.row.title} here"
-        for a, b in zip(planned, planned[1:], strict=False)
+        for a, b in itertools.pairwise(planned)
         if a.design == b.design and a.recipe == b.recipe
     ]
     trials = tuple(PlannedTrial(p.row.name, Trial(p.design, p.recipe, data, seed)) for seed in seeds for p in planned)

@@ -60,7 +60,7 @@ class Study:
 
     @property
     def open_trials(self) -> list[PlannedTrial]:
-        """What is still to be trained; equal trials under two names are trained once each, so that folders stay whole."""
+        """What is still to be trained."""
         return [planned for planned in self.plan.trials if planned.folder not in self.outcomes]
 
     def estimate(self, engine: LocalEngine, on_probe: Callable[[str], None] = lambda step: None) -> Estimate:

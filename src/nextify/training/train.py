@@ -273,8 +273,8 @@ PROBE_SECONDS = 3.0
 
 
 def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> dict[str, float]:
-    """``step_seconds`` (median), ``test_seconds`` (all evaluations) and ``total_steps``, measured in a few steps and one
-    batch of test images; nothing is kept."""
+    """``step_seconds`` (median), ``test_seconds`` (all evaluations) and ``total_steps``, measured in a few steps and
+    one batch of test images; nothing is kept."""
     torch.set_num_threads(runtime.threads)
     run = Training(trial, images, runtime)
     times: list[float] = []
