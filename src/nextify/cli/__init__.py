@@ -1,0 +1,125 @@
+"""The command ``nextify``: one file per command, each a frozen options dataclass and ``run(options) -> int``.
+
+A new command is its file and one line in ``COMMANDS``. Only the command that is asked for is imported; tyro makes its
+options from the dataclass that ``run`` takes. Exit codes: 0 done, 1 failed, 2 asked for something impossible, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, get_type_hints
+
+COMMANDS: dict[str, str] = {
+    "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one brings",
+    "train": "train one network",
+    "models": "list the named networks with their cost and published accuracy",
+    "show": "show one network: its blocks, and what each stage costs",
+    "diff": "show what differs between two networks, layer by layer",
+}
+"""``{name: one line of help}``; the command's code is the module ``nextify.cli.NAME``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; nothing but a bug of ours ends in a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()  # here, so that a full disk or a closed pipe is met where it is handled
+    except KeyboardInterrupt:
+        print("nextify: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted; stdout must not complain again when the interpreter closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        line = _explain(error)
+        if line is None:
+            raise
+        print(f"nextify: {line}", file=sys.stderr)
+        return 1 if isinstance(error, OSError | ImportError) else 2
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from nextify import __version__
+
+        print(f"nextify {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"nextify: no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    module = import_module(f"nextify.cli.{name}")
+    try:
+        options = _parse(name, module, rest)
+    except SystemExit as end:  # tyro has printed the help, or what is wrong
+        return end.code if isinstance(end.code, int) else 0
+    return int(module.run(options))
+
+
+def _parse(name: str, module: Any, arguments: list[str]) -> Any:
+    import tyro
+
+    options = get_type_hints(module.run)["options"]
+    return tyro.cli(
+        options,
+        prog=f"nextify {name}",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs),
+    )
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+    return (
+        "From ResNet to ConvNeXt, one design decision at a time.\n\n"
+        f"usage: nextify COMMAND [OPTIONS]\n\n{commands}\n\n"
+        "nextify COMMAND --help lists a command's options; nextify --version prints the version."
+    )
+
+
+def _explain(error: Exception) -> str | None:
+    """One line for an error that the user can do something about; None for a bug."""
+    if isinstance(error, OSError):
+        return _explain_os(error)
+    if isinstance(error, ValueError | KeyError | ImportError) and _is_ours(error):
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        return " ".join(str(message).split())
+    return None
+
+
+def _explain_os(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"no space left on the disk{where}; free some and run the same command again"
+    if error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether nextify raised it on purpose: an error class of ours, or a plain one raised in our code. A wrong key
+    or value that surfaces inside another library is a bug, and its traceback is needed."""
+    if type(error).__module__.startswith("nextify"):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_by = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    # A bare KeyError('x') of a dictionary has no sentence for a message.
+    return str(raised_by).startswith("nextify") and " " in str(error)

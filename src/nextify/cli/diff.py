@@ -1,0 +1,73 @@
+"""``nextify diff A B``: what changes from one network to another."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from nextify.cli.printing import print_columns, print_json
+from nextify.diagram import layer_differences
+from nextify.layout import cost
+from nextify.report.text import ABSENT
+from nextify.zoo import find_design
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show what differs between two networks: decisions, layers (of each stage, its first block) and cost."""
+
+    before: Annotated[Positional[str], arg(metavar="A")]
+    """A name that `nextify models` lists, e.g. resnet50_move_up."""
+    after: Annotated[Positional[str], arg(metavar="B")]
+    """Another one, e.g. resnet50_kernel_7."""
+    image_size: int = 224
+    """Side of the square images, in pixels, for the multiply-adds."""
+    num_classes: int = 1000
+    """Classes."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(options: Options) -> int:
+    before, after = find_design(options.before), find_design(options.after)
+    decisions = before.differences(after)
+    layers = layer_differences(before, after)
+    costs = [cost(design, options.image_size, options.num_classes) for design in (before, after)]
+    if options.json:
+        print_json(
+            {
+                "before": options.before,
+                "after": options.after,
+                "image_size": options.image_size,
+                "decisions": {name: {"before": a, "after": b} for name, (a, b) in decisions.items()},
+                "layers": [asdict(change) for change in layers],
+                "cost": {"before": asdict(costs[0]), "after": asdict(costs[1])},
+            }
+        )
+        return 0
+    print(f"{options.before} → {options.after}")
+    if not decisions:
+        print("\nThe architectures are the same.")
+    for name, (a, b) in decisions.items():
+        print(f"  {name}: {_value(a)} → {_value(b)}")
+    width = max((len(change.before or ABSENT) for change in layers), default=0)
+    part = ""
+    for change in layers:
+        if change.part != part:
+            part = change.part
+            print(f"\n{part}")
+        print(f"  {change.before or ABSENT:<{width}}  →  {change.after or ABSENT}")
+    print()
+    rows = []
+    for name in ("parameters", "macs", "activations"):
+        a, b = (getattr(price, name) for price in costs)
+        title = "multiply-adds" if name == "macs" else name
+        rows.append((title, f"{a:,}", f"{b:,}", f"{b - a:+,}", f"{100 * (b - a) / a:+.1f} %"))
+    print_columns((f"at {options.image_size}×{options.image_size}", "before", "after", "change", ""), rows)
+    return 0
+
+
+def _value(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,45 @@
+"""``nextify models [PATTERN]``: the named networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from nextify.cli.printing import print_columns, print_json
+from nextify.layout import cost
+from nextify.published import published_top1
+from nextify.report.text import ABSENT
+from nextify.zoo import UnknownModel, find_design, list_models
+
+
+@dataclass(frozen=True)
+class Options:
+    """List the named networks with parameters, multiply-adds at 224x224 and the paper's ImageNet-1K top-1."""
+
+    pattern: Positional[str] = "*"
+    """Only names that match, e.g. 'convnext_*' or 'resnet50_*'."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(options: Options) -> int:
+    names = list_models(options.pattern)
+    if not names:
+        raise UnknownModel(f"no model matches {options.pattern!r}; nextify models lists all")
+    costs = {name: cost(find_design(name)) for name in names}
+    if options.json:
+        print_json(
+            [
+                {"name": n, "parameters": c.parameters, "macs": c.macs, "published_top1": published_top1(n)}
+                for n, c in costs.items()
+            ]
+        )
+        return 0
+    rows = []
+    for name, price in costs.items():
+        top1 = published_top1(name)
+        figures = (f"{price.parameters / 1e6:.2f} M", f"{price.macs / 1e9:.2f} G")
+        rows.append((name, *figures, ABSENT if top1 is None else f"{top1:g} %"))
+    print_columns(("name", "parameters", "multiply-adds", "top-1 (paper)"), rows)
+    return 0

@@ -1,0 +1,104 @@
+"""``nextify show NAME``: one network as text, as numbers, and as a drawing of its block."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from nextify.cli.printing import print_columns, print_json
+from nextify.design import Design, DesignError
+from nextify.diagram import block_lines, block_svg, block_text
+from nextify.files import write_text_atomic
+from nextify.layout import Cost, cost, cost_by_part, layout, walk
+from nextify.published import published_top1
+from nextify.zoo import find_design
+
+
+@dataclass(frozen=True)
+class Options:
+    """Show one network: its blocks, and what each stage costs."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """A name that `nextify models` lists."""
+    image_size: int = 224
+    """Side of the square images, in pixels."""
+    num_classes: int = 1000
+    """Classes; 0 leaves the classifier out."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DECISION=VALUE")] = ()
+    """Change a decision, e.g. --set kernel_size=9 --set norm=batch."""
+    svg: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Also draw the first stage's block into this file, in the manner of the paper's Figure 4."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(options: Options) -> int:
+    if options.image_size < 1 or options.num_classes < 0:
+        raise DesignError("--image-size must be 1 or more, and --num-classes 0 or more")
+    design = find_design(options.name).with_(**dict(map(decision, options.set)))
+    size, classes = options.image_size, options.num_classes
+    parts = cost_by_part(design, size, classes)
+    total = cost(design, size, classes)
+    resolution = resolutions(design, size, classes)
+    if options.svg is not None:
+        write_text_atomic(options.svg, block_svg(design))
+    if options.json:
+        print_json(
+            {
+                "name": options.name,
+                "image_size": size,
+                "num_classes": classes,
+                "design": asdict(design),
+                "blocks": [{"place": place, "layers": text} for place, text in block_lines(design)],
+                "parts": [{"part": p, "resolution": resolution[p], **asdict(c)} for p, c in parts.items()],
+                "total": asdict(total),
+                "published_top1": None if options.set else published_top1(options.name),
+            }
+        )
+        return 0
+    print(f"{' '.join((options.name, *options.set))}\n\n{block_text(design)}\n")
+    rows = [
+        (
+            part,
+            f"{resolution[part][0]}×{resolution[part][1]}",
+            *_figures(price.parameters, price.macs, price.activations),
+        )
+        for part, price in parts.items()
+    ]
+    rows.append(("total", "", *_figures(total)))
+    print_columns((f"at {size}×{size}", "resolution", "parameters", "multiply-adds", "activations"), rows)
+    top1 = published_top1(options.name)
+    if top1 is not None and not options.set:
+        print(f"\nThe paper's top-1 on ImageNet-1K: {top1:g} %")
+    if options.svg is not None:
+        print(f"\nDrawn into {options.svg}")
+    return 0
+
+
+def decision(text: str) -> tuple[str, Any]:
+    """``"kernel_size=9"`` as ``("kernel_size", 9)``; a value that is no Python literal is a string."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise DesignError(f"--set needs DECISION=VALUE, e.g. kernel_size=9; got {text!r}")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()
+
+
+def resolutions(design: Design, image_size: int, num_classes: int) -> dict[str, tuple[int, int]]:
+    """``{part: (height, width)}`` of what each part gives."""
+    found: dict[str, tuple[int, int]] = {"head": (1, 1)}
+    for placed in walk(layout(design), image_size, num_classes):
+        place = placed.path.split(".")
+        part = f"stage {int(place[1]) + 1}" if place[0] == "stages" else place[0]
+        found[part] = (placed.height, placed.width)
+    return found
+
+
+def _figures(price: Cost) -> tuple[str, str, str]:
+    return f"{price.parameters:,}", f"{price.macs:,}", f"{price.activations:,}"

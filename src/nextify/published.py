@@ -1,0 +1,50 @@
+"""What the paper prints for whole models (arXiv 2201.03545v2, Tables 1, 2 and 12); the rows of the roadmaps carry
+their own figures in ``roadmap.py``. Top-1 is on ImageNet-1K, in percent. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nextify.roadmap import ROADMAPS
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """Figures as printed, None where the paper gives none."""
+
+    parameters_millions: float
+    gflops: float
+    """Multiply-adds at 224x224 in units of 10^9."""
+    top1: float | None = None
+    """Trained on ImageNet-1K, tested at 224x224."""
+    top1_384: float | None = None
+    """Trained on ImageNet-1K, fine-tuned and tested at 384x384."""
+    top1_in22k: float | None = None
+    """Pre-trained on ImageNet-22K, tested at 224x224."""
+    top1_in22k_384: float | None = None
+    """Pre-trained on ImageNet-22K, fine-tuned and tested at 384x384."""
+
+
+MODELS: dict[str, PublishedModel] = {
+    "convnext_tiny": PublishedModel(28.6, 4.5, 82.1, None, 82.9, 84.1),
+    "convnext_small": PublishedModel(50.2, 8.7, 83.1, None, 84.6, 85.8),
+    "convnext_base": PublishedModel(88.6, 15.4, 83.8, 85.1, 85.8, 86.8),
+    "convnext_large": PublishedModel(197.8, 34.4, 84.3, 85.5, 86.6, 87.5),
+    "convnext_xlarge": PublishedModel(350.2, 60.9, None, None, 87.0, 87.8),
+    "convnext_isotropic_small": PublishedModel(22, 4.3, 79.7),
+    "convnext_isotropic_base": PublishedModel(87, 16.9, 82.0),
+    "convnext_isotropic_large": PublishedModel(306, 59.7, 82.6),
+}
+
+
+def published_top1(name: str) -> float | None:
+    """The paper's top-1 at 224x224 without further images for a name of ``list_models()``, or None.
+
+    A roadmap's starting point by itself (``resnet50``) is its baseline, trained with the original recipe."""
+    if name in MODELS:
+        return MODELS[name].top1
+    if name in ROADMAPS:
+        return ROADMAPS[name].published.top1
+    rows = {f"{regime}_{row.name}": row for regime, roadmap in ROADMAPS.items() for row in roadmap}
+    return rows[name].published.top1 if name in rows else None
