@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, FAINT, BAND = "#1b1b1f", "#55585f", "#c9ccd3", "#f5f6f8"
-UP, DOWN, PAPER = "#0072B2", "#B34700", "#7a7f8a"
+UP, DOWN, PAPER, TRIAL = "#0072B2", "#B34700", "#7a7f8a", "#a3a8b3"
 _COLORS = {
     "ResNet": "#7a7f8a",
     "Macro design": "#E69F00",
@@ -37,7 +37,7 @@ _HEADINGS = {"ResNet": "ResNet baseline and training", "ResNeXt": "ResNeXt-ify"}
 # Inches. Columns from left to right: labels, our bars, our change, our cost, gap, paper's bars, its change, its cost.
 _ROW, _HEADING, _TOP, _BOTTOM, _MARGIN = 0.33, 0.37, 1.34, 1.42, 0.32
 _LABELS, _BARS, _CHANGE, _COST, _GAP, _PAPER_BARS, _PAPER_CHANGE, _PAPER_COST = (
-    2.75,
+    2.9,
     4.4,
     0.95,
     0.95,
@@ -68,6 +68,8 @@ def roadmap_figure(results: Results) -> Figure:
             places.append((y - size / 2, group, row))
         y -= size
         bands[-1][1] = y
+    if not lines:
+        y -= body
     for i, (top, bottom) in enumerate(bands):
         if i % 2 == 0:
             canvas.fill_between([_MARGIN / 2, _WIDTH - _MARGIN / 2], bottom, top, color=BAND, linewidth=0, zorder=0)
@@ -150,7 +152,7 @@ def curves_figure(results: Results) -> Figure | None:
         x = left + i * (each + gap)
         axes = figure.add_axes((x / width, bottom / height, each / width, (height - bottom - top) / height))
         for _, curve in curves:
-            axes.plot(*_points(curve, key), color=FAINT, linewidth=0.6, zorder=1)
+            axes.plot(*_points(curve, key), color=TRIAL, linewidth=0.6, alpha=0.7, zorder=1)
         for row, color, style in marked:
             mean = _mean_curve([c for step, c in curves if step == row.get("step")], key)
             if mean[0]:
@@ -165,7 +167,7 @@ def curves_figure(results: Results) -> Figure | None:
         _write(canvas, x, height - top + 0.17, label, size=11, weight="bold")
     keys = [(f"{_shorten(text.title(row), 36)} (mean)", color, style, 2.2) for row, color, style in marked]
     x, y = left, 0.48
-    for words, color, style, line in [*keys, ("every trial", FAINT, "-", 1.2)]:
+    for words, color, style, line in [*keys, ("every trial", TRIAL, "-", 1.2)]:
         taken = 0.75 + 0.078 * len(words)
         if x > left and x + taken > width:
             x, y = left, y - 0.25
@@ -264,7 +266,10 @@ def _titles(canvas: Axes, results: Results, height: float) -> None:
 
 
 def _footer(canvas: Axes, results: Results, y: float, explored: bool) -> None:
-    said = ["Bold change with ▲ or ▼: told from chance, sign-flip p < 0.05 for that step alone."]
+    if any(row.get("verdict") in ("higher", "lower") for row in text.rows(results)):
+        said = ["Bold change with ▲ or ▼: told from chance, sign-flip p < 0.05 for that step alone."]
+    else:
+        said = ["No single change here is told from chance (sign-flip test at 0.05 over the paired seeds)."]
     if explored:
         said.insert(0, "Hatched: explored only, the next step does not build on it.")
     _write(canvas, _MARGIN, y, "  ".join(said), size=8.5, color=SOFT)
@@ -346,7 +351,7 @@ def _axis(axes: Axes, low: float, high: float, room: float) -> float:
     end = start + (high - start) / (1 - room)
     axes.set_xlim(start, end)
     ticks = MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(start, min(high + 0.02 * spread, 100.0))
-    axes.set_xticks([t for t in ticks if start - 1e-9 <= t <= min(end, 100.0) + 1e-9])
+    axes.set_xticks([round(float(t), 6) for t in ticks if start - 1e-9 <= t <= min(end, 100.0) + 1e-9])
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     return start
 

@@ -45,7 +45,7 @@ _STYLE = """
   --card: #212329; --up: #7cc4f0; --down: #ffab7d; --upper: #15303f; --downer: #402417; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0 auto; padding: 2rem 1rem 3rem; max-width: 76rem; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1rem 3rem; max-width: 84rem; background: var(--page); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 0 0 .6rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
@@ -55,13 +55,15 @@ p, li, dd { max-width: 46rem; overflow-wrap: anywhere; }
 .outcome { font-weight: 600; margin: 0; }
 ul { padding-left: 1.2rem; } li { margin: .25rem 0; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; border: 1px solid var(--line); border-radius: .5rem; }
-table { border-collapse: collapse; font-size: .9rem; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .38rem .7rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
-thead th { border-top: 0; color: var(--soft); font-weight: 600; vertical-align: bottom; background: var(--card); }
+table { border-collapse: collapse; font-size: .86rem; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .36rem .6rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line); }
+thead th { border-top: 0; color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal;
+  background: var(--card); }
 th[scope=row], th.text, td.text { text-align: left; }
 tbody th { font-weight: 500; }
 th[scope=row] { position: sticky; left: 0; background: var(--page); }
-th[scope=rowgroup] { text-align: left; color: var(--soft); font-size: .8rem; font-weight: 600; background: var(--card); }
+th[scope=rowgroup] { text-align: left; color: var(--soft); font-size: .8rem; font-weight: 600;
+  background: var(--card); }
 thead th:first-child { position: sticky; left: 0; text-align: left; }
 td.wrap { white-space: normal; text-align: left; min-width: 18rem; }
 tr.explored th, tr.explored td { color: var(--soft); } tr.explored th { font-style: italic; }
@@ -212,9 +214,9 @@ def _roadmap(results: Results) -> str:
         "Bars of the accuracy after each step, as in the table above, and the paper's",
     )
     return (
-        f'<figure class="wide"><div class="scroll" tabindex="0">{drawing}</div><figcaption>Left: these trainings. Right: '
-        "the paper’s own figure, on its own axis. The two are different data at a different scale; what may be compared is "
-        "whether a step helps. Accuracy axes do not start at 0 where they say so.</figcaption></figure>"
+        f'<figure class="wide"><div class="scroll" tabindex="0">{drawing}</div><figcaption>Left: these trainings. '
+        "Right: the paper’s own figure, on its own axis. The two are different data at a different scale; what may be "
+        "compared is whether a step helps. An accuracy axis that does not start at 0 says so.</figcaption></figure>"
     )
 
 
@@ -241,20 +243,20 @@ def _conclusions(results: Results) -> str:
     explained = [
         "A training with another seed (other initial weights, other order of the images, other augmentations) ends at "
         "another accuracy. The standard deviation is the size of that wobble; a change smaller than it is easily luck.",
-        "The same seed is used at every step, so each step is compared with the one it builds on seed by seed. The 95 % "
-        "interval is where the mean change would lie for most sets of seeds, if the differences follow a bell curve; "
-        "with few seeds it is wide, and it should be.",
-        "The sign-flip test needs no bell curve: if a step did nothing, each difference could as well have had the other "
-        "sign. p is the share of all sign patterns that give a mean change at least as large as the one seen. A step is "
-        "called “higher” or “lower” where p is below 0.05.",
+        "The same seed is used at every step, so each step is compared with the one it builds on seed by seed. An "
+        "interval made this way holds the true mean change for 95 of 100 sets of seeds, if the differences follow a "
+        "bell curve. With few seeds it is wide, and few seeds cannot show whether the curve is a bell.",
+        "The sign-flip test needs no bell curve: if a step did nothing, each difference could as well have had the "
+        "other sign. p is the share of all sign patterns that give a mean change at least as large as the one seen, in "
+        "either direction. A step is called “higher” or “lower” where p is below 0.05.",
         f"n paired seeds have 2ⁿ sign patterns, so p cannot be below 2/2ⁿ: 0.25 for 3 seeds, 0.031 for "
         f"{seeds_needed()}, which is why fewer than {seeds_needed()} seeds conclude nothing about a single step here.",
     ]
     if comparisons > 1:
         explained.append(
             f"With {comparisons} comparisons at once, about one in twenty would seem to matter by luck alone. Holm’s "
-            f"correction answers that: every claim that survives it may be believed together with the others. For it, "
-            f"{seeds_needed(0.05, comparisons)} paired seeds would be needed to support even the clearest step."
+            f"correction keeps the chance of even one false claim among them below 5 %; "
+            f"{seeds_needed(0.05, comparisons)} paired seeds are the fewest with which the clearest step can pass it."
         )
     explained.append(
         "All seeds share one set of test images. How well that set stands for other images is a separate question, "
@@ -271,8 +273,8 @@ def _curves(results: Results) -> str:
     drawing = inline_svg(figure, "curves", "Training loss and test accuracy of every trial over its epochs")
     return (
         f'<figure class="curves"><div class="scroll" tabindex="0">{drawing}</div><figcaption>Training losses under '
-        "different recipes do not compare: mixed images and smoothed labels keep the loss up. Accuracies in the table are "
-        "those of the final weights, never of the best epoch.</figcaption></figure>"
+        "different recipes do not compare: mixed images and smoothed labels keep the loss up. Accuracies in the table "
+        "are those of the final weights, never of the best epoch.</figcaption></figure>"
     )
 
 
@@ -299,7 +301,8 @@ def _settings(results: Results) -> str:
     recipes: Mapping[str, Any] = s.get("recipes") or {}
     if recipes:
         parts += [
-            "<h3>Recipes</h3><p>The first row is trained with the original recipe; all others share the modern one.</p>",
+            "<h3>Recipes</h3>",
+            "<p>The first row is trained with the original recipe; all others share the modern one.</p>",
             _recipes(recipes),
         ]
     return "\n".join(p for p in parts if p)

@@ -26,9 +26,9 @@ def table(results: Results) -> Table:
         collapse_padding=True,
         pad_edge=False,
     )
-    made.add_column("step", min_width=14, overflow="fold")
-    made.add_column("top-1 %", justify="right", min_width=7)
-    made.add_column("change \\[95 % interval]", justify="right", min_width=15)
+    made.add_column("step")
+    made.add_column("top-1 %", justify="right")
+    made.add_column("change \\[95 % interval]", justify="right")
     made.add_column("param-\neters", justify="right", no_wrap=True)
     made.add_column("mult-\nadds", justify="right", no_wrap=True)
     made.add_column("train\nimg/s", justify="right", no_wrap=True)

@@ -144,11 +144,14 @@ def what_was_trained(results: Results) -> str:
     size = s.get("image_size")
     facts = [f"{whole(d['classes'])} classes" if d.get("classes") else "", f"{size}×{size} pixels" if size else ""]
     described = ", ".join(f for f in facts if f)
-    number = len(rows(results))
+    number, planned = len(rows(results)), len(rows(results)) * len(s.get("seeds") or [])
+    finished = sum(int(r.get("n") or 0) for r in rows(results))
+    progress = f"; {finished} of {planned} trainings are finished" if finished < planned else ""
     return (
         f"{number} network{'s' if number != 1 else ''} from {path_title(results)} at scale “{s.get('scale', ABSENT)}”, "
         f"trained {seeds_phrase(results)} on {whole(d.get('train_images'))} images of {data_name(results)}"
-        f"{f' ({described})' if described else ''} and tested on {whole(d.get('test_images'))} others."
+        f"{f' ({described})' if described else ''} and tested on {whole(d.get('test_images'))} others"
+        f"{progress}."
     )
 
 
@@ -193,7 +196,7 @@ def provenance(results: Results) -> str:
     """Command, hardware, versions, date and n: what a published figure has to carry, in Markdown's plain text."""
     s = study(results)
     parts = [
-        f"n = {len(s.get('seeds') or [])} seeds",
+        "n = 1 seed" if len(s.get("seeds") or []) == 1 else f"n = {len(s.get('seeds') or [])} seeds",
         hardware(results),
         versions(results),
         date(results),
@@ -205,7 +208,7 @@ def provenance(results: Results) -> str:
 
 def notes(results: Results) -> list[str]:
     """What has to be said beneath a table of these results: n, what the columns are, what can be concluded."""
-    from nextify.study.statistics import binomial_standard_error, seeds_needed, smallest_possible_p
+    from nextify.study.statistics import binomial_standard_error, holm, seeds_needed, smallest_possible_p
 
     every = rows(results)
     seeds = list(study(results).get("seeds") or [])
@@ -241,6 +244,14 @@ def notes(results: Results) -> list[str]:
             f"Sign-flip test, p < 0.05 for each step alone: "
             f"{'; '.join(told) if told else 'no step can be told from chance'}."
         )
+        corrected = holm({str(r.get("step")): r.get("p_value") for r in every})
+        tests = sum(p is not None for p in corrected.values())
+        if told and tests > 1:
+            kept = [title(r) for found in verdicts.values() for r in found if (corrected[str(r["step"])] or 0) < 0.05]
+            lines.append(
+                f"With Holm's correction over the {tests} comparisons together, "
+                f"{listing(kept) if kept else 'no step'} stay{'s' if len(kept) < 2 else ''} below 0.05."
+            )
     images, means = data(results).get("test_images"), [r["top1_mean"] for r in every if trained(r)]
     if images and means:
         error = binomial_standard_error(min(max(sum(means) / len(means), 0.0), 100.0), int(images))
