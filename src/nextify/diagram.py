@@ -506,7 +506,7 @@ def _draw(panels: Sequence[_Panel], *, legend: bool) -> str:
         if panel is not panels[-1]:
             rules.append(x - PANEL_SPACE / 2)
     canvas.marks += [f'<path class="rule" d="M{at:g} {MARGIN}V{height:g}"/>' for at in rules]
-    if legend and any("changed" in mark for mark in canvas.marks):
+    if legend and any('changed"' in mark or '"new"' in mark for mark in canvas.marks):
         height += 24
         canvas.marks.append(
             f'<rect class="box changed" x="{MARGIN}" y="{height - 10:g}" width="12" height="12" rx="2"/>'

@@ -65,7 +65,7 @@ def run(options: Options) -> int:
         (
             part,
             f"{resolution[part][0]}×{resolution[part][1]}",
-            *_figures(price.parameters, price.macs, price.activations),
+            *_figures(price),
         )
         for part, price in parts.items()
     ]

@@ -1,0 +1,212 @@
+"""Makes docs/decisions/: a card for each step, its drawing, and the index: ``python tools/cards.py [--check]``.
+
+Sources: the roadmaps and layouts in the code, card_texts.py, and the committed studies, docs/results/**/*.json
+(docs/results-schema.md). A card's own figure is "not measured" until such a file has the step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from card_texts import TEXTS
+from generated import ROOT, write_or_check
+
+from nextify.design import Design
+from nextify.diagram import block_lines, side_by_side_svg
+from nextify.layout import macs, parameters
+from nextify.report import text
+from nextify.roadmap import ROADMAPS, Row
+
+FOLDER = "docs/decisions"
+REGIMES = tuple(ROADMAPS)
+Results = Mapping[str, Any]
+
+
+def studies() -> list[tuple[str, Results]]:
+    """``[(path in docs/, results)]`` of every committed study, by path."""
+    found = []
+    for path in sorted((ROOT / "docs" / "results").rglob("*.json")):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(results, dict) and "rows" in results:
+            found.append((path.relative_to(ROOT / "docs").as_posix(), results))
+    return found
+
+
+def file_name(row: Row) -> str:
+    return f"{[r.name for r in ROADMAPS['resnet50']].index(row.name):02d}-{row.name.replace('_', '-')}"
+
+
+def anchor(heading: str) -> str:
+    """A heading's anchor on a Markdown page."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def pair(regime: str, name: str) -> tuple[Row, Row]:
+    """(the row a step is compared with, the step's row)"""
+    roadmap = ROADMAPS[regime]
+    row = roadmap[name]
+    assert row.compared_with is not None
+    return roadmap[row.compared_with], row
+
+
+def changed(before: Row, after: Row) -> str:
+    """The step's change as fields."""
+    decisions = before.design.differences(after.design)
+    lines = [f"| `{name}` | {_value(a)} | {_value(b)} |" for name, (a, b) in decisions.items()]
+    settings = before.recipe.differences(after.recipe)
+    lines += [f"| `recipe.{name}` | {_value(a)} | {_value(b)} |" for name, (a, b) in settings.items()]
+    return "\n".join(["| field | before | after |", "|---|---|---|", *lines])
+
+
+def _value(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def layers(before: Design, after: Design) -> str:
+    """The lines of both designs' text that differ, down to stage 2, and the head."""
+    texts = []
+    for design, other in ((before, after), (after, before)):
+        theirs = blocks(other)
+        lines = [f"{place:<21} {line}" for place, line in blocks(design).items() if theirs.get(place) != line]
+        texts.append("\n".join(lines) or "(nothing that the other has not)")
+    return f"Before\n\n```text\n{texts[0]}\n```\n\nAfter\n\n```text\n{texts[1]}\n```"
+
+
+def blocks(design: Design) -> dict[str, str]:
+    """``{place: layers}`` of stem, stages 1 and 2 and head."""
+    found: dict[str, str] = {}
+    last = ""
+    for place, line in block_lines(design):
+        last = f"{last}, shortcut" if place.strip() == "shortcut" else place
+        if not last.startswith("stage") or last[6] in "12":
+            found[last] = line
+    return found
+
+
+def paper_table(name: str) -> str:
+    pairs = [pair(regime, name) for regime in REGIMES]
+    cells = {
+        "top-1 on ImageNet-1K": [text.mean_std(b.published.top1, b.published.std) + " %" for _, b in pairs],
+        f"change against “{pairs[0][0].title}”": [f"**{text.signed(b.published_change)}** points" for _, b in pairs],
+        "multiply-adds, 224² (ours, exact)": [_from_to(macs(a.design), macs(b.design), "G") for a, b in pairs],
+        "GFLOPs as printed": [f"{a.published.gflops:.2f} → {b.published.gflops:.2f}" for a, b in pairs],
+        "parameters": [_from_to(parameters(a.design), parameters(b.design), "M") for a, b in pairs],
+    }
+    lines = [f"| | {' | '.join(ROADMAPS[r].title for r in REGIMES)} |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {what} | {' | '.join(both)} |" for what, both in cells.items())])
+
+
+def _from_to(before: int, after: int, unit: str) -> str:
+    size = {"M": 1e6, "G": 1e9}[unit]
+    if before == after:
+        return f"{before / size:.2f} {unit}, unchanged"
+    return f"{before / size:.2f} → {after / size:.2f} {unit}"
+
+
+def measured(name: str) -> list[tuple[str, Results, Mapping[str, Any]]]:
+    """``[(path, study, row)]`` of every committed study that trained the step."""
+    return [
+        (path, results, row)
+        for path, results in studies()
+        for row in results["rows"]
+        if row.get("step") == name and row.get("change") is not None
+    ]
+
+
+def our_table(name: str) -> str:
+    found = measured(name)
+    if not found:
+        return "Not measured."
+    lines = [
+        "| data | roadmap | scale | n | top-1 % | change, points | 95 % interval |",
+        "|---|---|---|--:|--:|--:|---|",
+    ]
+    for path, results, row in found:
+        study = text.study(results)
+        cells = (
+            f"[{text.data_name(results)}](../{path})",
+            text.path_title(results),
+            str(study.get("scale", text.ABSENT)),
+            str(row.get("n", text.ABSENT)),
+            text.mean_std(row.get("top1_mean"), row.get("top1_std")),
+            f"**{text.signed(row.get('change'))}**",
+            text.interval(row.get("change_low"), row.get("change_high")) or text.ABSENT,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    note = "Command, hardware and versions are in the linked file. A different data set and scale than the paper's: an"
+    return "\n".join(
+        [*lines, "", f"{note}\ninterval that spans zero says that nothing can be concluded from so few seeds."]
+    )
+
+
+def card(name: str) -> str:
+    before, after = pair("resnet50", name)
+    words = TEXTS[name]
+    status = "adopted" if after.adopted else "explored only"
+    position = [r.name for r in ROADMAPS["resnet50"]].index(name)
+    same = before.design == after.design
+    drawing = "The architecture does not change." if same else f"![before and after]({file_name(after)}.svg)"
+    rulings = [f"- [{ruling}](../design.md#{anchor(ruling)})" for ruling in words.rulings]
+    parts = [
+        f"# {after.title}",
+        "<!-- Made by tools/cards.py; do not edit. -->",
+        f"Step {position} of 16 · {after.group}, section {words.section} of the paper · {status} · `{name}`",
+        f"**What changes.** {words.what}",
+        f"**Why.** {words.why}",
+        changed(before, after),
+        "## Before and after",
+        drawing,
+        *([] if same else [layers(before.design, after.design)]),
+        "## The paper's figure",
+        paper_table(name),
+        "## Our figure",
+        our_table(name),
+        "## Where the paper is silent",
+        "\n".join(rulings) or "Nothing to decide.",
+        "## Deviations",
+        words.deviations,
+        f"```sh\nnextify diff resnet50_{before.name} resnet50_{name}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def index() -> str:
+    lines = [
+        "# The decisions, one card each",
+        "",
+        "<!-- Made by tools/cards.py; do not edit. -->",
+        "",
+        "What changes, the block before and after, the paper's figure, ours, and what we decided where the paper is silent.",
+        "○: explored only. Changes in percentage points of top-1; the paper's are on ImageNet-1K.",
+        "",
+        f"| step | {' | '.join(ROADMAPS[r].title for r in REGIMES)} | ours |",
+        "|---|--:|--:|---|",
+    ]
+    for row in ROADMAPS["resnet50"].rows[1:]:
+        paper = [text.signed(ROADMAPS[regime][row.name].published_change) for regime in REGIMES]
+        ours = "; ".join(
+            f"{text.signed(r['change'])} ({text.data_name(results)}, n = {r.get('n')})"
+            for _, results, r in measured(row.name)
+        )
+        mark = "" if row.adopted else " ○"
+        lines.append(f"| [{row.title}]({file_name(row)}.md){mark} | {' | '.join(paper)} | {ours or 'not measured'} |")
+    return "\n".join(lines) + "\n"
+
+
+def files() -> dict[str, str]:
+    """Every file of docs/decisions/ by its path."""
+    made = {f"{FOLDER}/README.md": index()}
+    for row in ROADMAPS["resnet50"].rows[1:]:
+        before = pair("resnet50", row.name)[0]
+        made[f"{FOLDER}/{file_name(row)}.md"] = card(row.name)
+        if before.design != row.design:
+            made[f"{FOLDER}/{file_name(row)}.svg"] = side_by_side_svg(before.design, row.design)
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(write_or_check(files(), "cards.py"))

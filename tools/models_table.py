@@ -1,0 +1,63 @@
+"""Makes docs/models.md from the code: ``python tools/models_table.py [--check]``."""
+
+from __future__ import annotations
+
+import sys
+
+from generated import write_or_check
+
+from nextify.design import DESIGNS
+from nextify.layout import cost
+from nextify.published import MODELS, published_top1
+from nextify.roadmap import ROADMAPS
+from nextify.zoo import designs
+
+HEADER = "| name | parameters | multiply-adds | top-1 % (paper) |\n|---|--:|--:|--:|"
+
+
+def table(names: list[str]) -> str:
+    known = designs()
+    lines = [HEADER]
+    for name in names:
+        price, top1 = cost(known[name]), published_top1(name)
+        shown = "–" if top1 is None else f"{top1:.2f}" if name.startswith("resnet") else f"{top1:.1f}"
+        lines.append(f"| `{name}` | {price.parameters:,} | {price.macs:,} | {shown} |")
+    return "\n".join(lines)
+
+
+def published_table() -> str:
+    lines = [
+        "| name | top-1, 384² | top-1, 22K → 1K, 224² | 384² | parameters as printed | FLOPs as printed |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, model in MODELS.items():
+        accuracies = (model.top1_384, model.top1_in22k, model.top1_in22k_384)
+        shown = " | ".join("–" if a is None else f"{a:.1f}" for a in accuracies)
+        lines.append(f"| `{name}` | {shown} | {model.parameters_millions:g} M | {model.gflops:g} G |")
+    return "\n".join(lines)
+
+
+def document() -> str:
+    sections = [
+        "# Models\n\n<!-- Made by tools/models_table.py; do not edit. -->\n",
+        "Every name works in `nextify.create_model(name)`, `nextify show`, `nextify diff` and `nextify models`. Parameters "
+        "with a\n1000-class head; multiply-adds of convolutions and linear layers for one 224×224 RGB image. Accuracies "
+        "are the paper's\n(arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours; – where it prints none.\n",
+        "## Families\n\n" + table(list(DESIGNS)) + "\n",
+        "More of what the paper prints:\n\n" + published_table() + "\n",
+    ]
+    for regime, roadmap in ROADMAPS.items():
+        rows = table([f"{regime}_{row.name}" for row in roadmap])
+        sections.append(f"## {roadmap.title}, step by step\n\n{rows}\n")
+    sections.append(
+        "Two rows of the first roadmap cost less than the paper prints: [both figures](design.md#two-published-costs).\n"
+    )
+    return "\n".join(sections)
+
+
+def files() -> dict[str, str]:
+    return {"docs/models.md": document()}
+
+
+if __name__ == "__main__":
+    sys.exit(write_or_check(files(), "models_table.py"))
