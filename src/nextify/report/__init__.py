@@ -33,9 +33,11 @@ def write(results: Results, out: str | Path) -> list[Path]:
     results = finite(results)
     write_json_atomic(out / "results.json", results)
     write_text_atomic(out / "results.csv", csv_text(results))
-    write_text_atomic(out / "roadmap.svg", svg(roadmap_figure(results)))
-    write_bytes_atomic(out / "roadmap.png", png(roadmap_figure(results)))
-    write_text_atomic(out / "report.html", page(results))
+    figure = roadmap_figure(results)
+    drawing = svg(figure)
+    write_text_atomic(out / "roadmap.svg", drawing)
+    write_bytes_atomic(out / "roadmap.png", png(figure))
+    write_text_atomic(out / "report.html", page(results, drawing))
     return [out / name for name in FILES]
 
 

@@ -187,12 +187,11 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue().decode("utf-8")
 
 
-def inline_svg(figure: Figure, prefix: str, label: str) -> str:
-    """The figure as an ``<svg>`` element for an HTML page: ids carry ``prefix``, ``label`` is read to those who
-    cannot see it, and nothing in it names an address."""
+def inline_svg(source: str, prefix: str, label: str) -> str:
+    """What :func:`svg` gave as an ``<svg>`` element for an HTML page: ids carry ``prefix``, ``label`` is read to
+    those who cannot see it, and nothing in it names an address."""
     from html import escape
 
-    source = svg(figure)
     source = source[source.index("<svg") :]
     source = re.sub(r"<metadata>.*?</metadata>", "", source, flags=re.DOTALL)
     source = re.sub(r"\sxmlns(:\w+)?=\"[^\"]*\"", "", source).replace("xlink:href", "href")

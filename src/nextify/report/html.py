@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from nextify.report import text
-from nextify.report.figure import curves_figure, inline_svg, roadmap_figure
+from nextify.report.figure import curves_figure, inline_svg, roadmap_figure, svg
 from nextify.report.text import Results, Row
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -94,13 +94,13 @@ footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
 """
 
 
-def page(results: Results) -> str:
-    """The whole report as one HTML document."""
+def page(results: Results, roadmap_svg: str | None = None) -> str:
+    """The whole report as one HTML document. ``roadmap_svg``: the figure, where it has been drawn already."""
     title = f"{text.path_title(results)} on {text.data_name(results)}"
     result = text.outcome(results)
     sections = [
         _section("results", "Results", _main_table(results) + _list(text.notes(results))),
-        _section("figure", "Figure", _roadmap(results)),
+        _section("figure", "Figure", _roadmap(roadmap_svg or svg(roadmap_figure(results)))),
         _section("conclusions", "What can be concluded", _conclusions(results)),
         _section("curves", "Training curves", _curves(results)),
         _section("settings", "Settings", _settings(results)),
@@ -207,9 +207,9 @@ def _main_table(results: Results) -> str:
     return _table(head, body, "Accuracy after each step")
 
 
-def _roadmap(results: Results) -> str:
+def _roadmap(source: str) -> str:
     drawing = inline_svg(
-        roadmap_figure(results),
+        source,
         "roadmap",
         "Bars of the accuracy after each step, as in the table above, and the paper's",
     )
@@ -270,7 +270,7 @@ def _curves(results: Results) -> str:
     figure = curves_figure(results)
     if figure is None:
         return ""
-    drawing = inline_svg(figure, "curves", "Training loss and test accuracy of every trial over its epochs")
+    drawing = inline_svg(svg(figure), "curves", "Training loss and test accuracy of every trial over its epochs")
     return (
         f'<figure class="curves"><div class="scroll" tabindex="0">{drawing}</div><figcaption>Training losses under '
         "different recipes do not compare: mixed images and smoothed labels keep the loss up. Accuracies in the table "
