@@ -132,6 +132,8 @@ def curves_figure(results: Results) -> Figure | None:
 
     Every trial is a thin line; the first and the last adopted step are drawn thick as the mean over their seeds.
     """
+    from matplotlib.ticker import MaxNLocator
+
     curves = [(str(t.get("step")), t.get("curve") or []) for t in text.trials(results)]
     curves = [(step, [p for p in curve if p.get("epoch") is not None]) for step, curve in curves]
     panels = [
@@ -163,6 +165,7 @@ def curves_figure(results: Results) -> Figure | None:
             _log_scale(axes, min(values), max(values))
         _tidy(axes)
         axes.grid(axis="y", color=FAINT, linewidth=0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_xlabel("epoch", fontsize=9.5, color=SOFT)
         _write(canvas, x, height - top + 0.17, label, size=11, weight="bold")
     keys = [(f"{_shorten(text.title(row), 36)} (mean)", color, style, 2.2) for row, color, style in marked]

@@ -155,7 +155,7 @@ def _row(header: str, cells: Iterable[tuple[str, str]], css: str = "") -> str:
 
 
 def _name(row: Row) -> str:
-    return _e(text.title(row)) + ("" if text.adopted(row) else " (explored)")
+    return _e(text.marked(row))
 
 
 def _verdict(row: Row) -> str:

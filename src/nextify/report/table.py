@@ -42,7 +42,7 @@ def table(results: Results) -> Table:
             if verdict in _STYLES:
                 change = f"[{_STYLES[verdict]}]{change}[/]"
             made.add_row(
-                escape(_marked(row)),
+                escape(text.marked(row)),
                 text.mean_std(row.get("top1_mean"), row.get("top1_std")) if text.trained(row) else "not trained",
                 change,
                 text.count(row.get("parameters")).replace(" ", ""),
@@ -70,7 +70,7 @@ def markdown(results: Results) -> str:
     ]
     for row in text.rows(results):
         cells = (
-            _marked(row),
+            text.marked(row),
             text.mean_std(row.get("top1_mean"), row.get("top1_std")),
             _change(row),
             str(row.get("verdict") or text.ABSENT),
@@ -90,10 +90,6 @@ def markdown(results: Results) -> str:
 
 def _cell(value: str) -> str:
     return value.replace("|", "\\|").replace("\n", " ")
-
-
-def _marked(row: Row) -> str:
-    return text.title(row) if text.adopted(row) else f"○ {text.title(row)}"
 
 
 def _change(row: Row) -> str:

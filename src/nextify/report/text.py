@@ -101,6 +101,11 @@ def title(row: Row) -> str:
     return str(row.get("title") or row.get("step") or "?")
 
 
+def marked(row: Row) -> str:
+    """The title, with ○ before a step that is only explored."""
+    return title(row) if adopted(row) else f"○ {title(row)}"
+
+
 def trained(row: Row) -> bool:
     return row.get("top1_mean") is not None
 
