@@ -1,0 +1,49 @@
+"""Images in, batches out: ``open_images``, the checks before a training, transforms, loaders.
+
+In reading order: ``sources`` (which images), ``folder`` (class folders and their checks), ``decode`` (one file),
+``images`` (what is held), ``kept`` (decoded images on disk), ``transforms``, ``randomness``, ``loader`` and
+``device_side``.
+Importing this package does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from nextify.data.errors import DataError
+from nextify.data.images import Images, ImageSet
+from nextify.data.sources import open_images
+
+if TYPE_CHECKING:
+    from nextify.data.device_side import finish
+    from nextify.data.loader import TestBatches, TrainBatches
+    from nextify.data.transforms import test_pixels, test_transform, train_transform
+
+_LATER = {
+    "TestBatches": "loader",
+    "TrainBatches": "loader",
+    "finish": "device_side",
+    "test_pixels": "transforms",
+    "test_transform": "transforms",
+    "train_transform": "transforms",
+}
+
+__all__ = [
+    "DataError",
+    "ImageSet",
+    "Images",
+    "TestBatches",
+    "TrainBatches",
+    "finish",
+    "open_images",
+    "test_pixels",
+    "test_transform",
+    "train_transform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"nextify.data.{_LATER[name]}"), name)
+    raise AttributeError(f"module 'nextify.data' has no attribute {name!r}")

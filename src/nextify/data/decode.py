@@ -1,0 +1,121 @@
+"""One image file to RGB pixels, and what its header says; whatever the file holds, the same rules.
+
+Grayscale is replicated. Transparency (palette or alpha) is laid on white, as a page would show it. 16-bit values are
+scaled by 255 / 65,535 over the full range, never stretched to an image's own. CMYK and other colour spaces are
+converted by Pillow, without ICC profiles. Of an animation, the first frame. The EXIF orientation is applied. Refused: truncated
+and empty files, files that are no image, float pixels (their range is not agreed), and Pillow's decompression bombs.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Pixels = npt.NDArray[np.uint8]
+
+EXTENSIONS = frozenset(
+    f".{name}" for name in ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif"]
+)
+"""Of image files, in lower case."""
+_ORIENTATION = 0x0112  # EXIF tag
+_GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class UnreadableImage(ValueError):
+    """The message is the reason, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself."""
+
+    height: int
+    """Pixels, after the EXIF orientation."""
+    width: int
+    traits: str
+    """Letters: g grayscale, t transparent, r rotated or mirrored by EXIF, a animated."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings of odd metadata, which say nothing of the pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read_header(data: bytes) -> Header:
+    """Size and traits of an encoded image. Decodes it only where its end looks cut off. Raises ``UnreadableImage``."""
+    with _reading(data) as image:
+        width, height = image.size
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if orientation in (5, 6, 7, 8):
+            width, height = height, width
+        traits = (
+            "g" * (image.mode in _GRAY)
+            + "t" * _has_transparency(image)
+            + "r" * (orientation in range(2, 9))
+            + "a" * bool(getattr(image, "is_animated", False))
+        )
+        if image.mode == "F":
+            raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+        if (image.format == "JPEG" and not data.endswith(b"\xff\xd9")) or (
+            image.format == "PNG" and b"IEND" not in data[-12:]
+        ):
+            image.load()
+    return Header(height, width, traits)
+
+
+def decode(data: bytes) -> Pixels:
+    """``(H, W, 3)`` RGB pixels of an encoded image. Raises ``UnreadableImage``."""
+    with _reading(data) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        return np.asarray(_rgb(upright))
+
+
+@contextmanager
+def _reading(data: bytes) -> Iterator[Image.Image]:
+    if not data:
+        raise UnreadableImage("empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except (UnreadableImage, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UnreadableImage(f"more than {limit:,} million pixels") from None
+    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
+        reason = str(error).split("\n")[0]
+        raise UnreadableImage("truncated" if "truncated" in reason.lower() else reason or "damaged") from None
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits, which Pillow also gives as 32
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65_535:
+            raise UnreadableImage("its pixels have more than 16 bits; store 8 or 16 bits")
+        image = Image.fromarray(((deep * 255 + 32_767) // 65_535).astype(np.uint8))
+    elif _has_transparency(image):
+        over = image.convert("RGBA")
+        page = Image.new("RGBA", over.size, (255, 255, 255, 255))
+        return Image.alpha_composite(page, over).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,132 @@
+"""A data set as the rest of Nextify sees it: labelled images to train on and to test on.
+
+Where pixels live is the business of a store: one array (images of one size), one flat array (mixed sizes), or files
+that are decoded when they are asked for (sets too large to hold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nextify.data.decode import Pixels, UnreadableImage, decode, quiet
+from nextify.data.errors import DataError, printable
+from nextify.data.kept import Kept
+
+Labels = npt.NDArray[np.int64]
+
+
+class Store(Protocol):
+    def load(self, index: int) -> Pixels: ...
+
+
+class UniformStore:
+    """Images of one size: ``(N, H, W, 3)``."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+
+    def load(self, index: int) -> Pixels:
+        image: Pixels = self.kept.array[index]
+        return image
+
+
+class MixedStore:
+    """Images of mixed sizes, one after the other in one flat array."""
+
+    def __init__(self, kept: Kept, sizes: npt.NDArray[np.int64]) -> None:
+        self.kept, self.sizes = kept, sizes  # sizes: (N, 2) height and width
+        self.ends = np.cumsum(sizes.prod(1) * 3)
+
+    def load(self, index: int) -> Pixels:
+        height, width = self.sizes[index]
+        end = self.ends[index]
+        image: Pixels = self.kept.array[end - height * width * 3 : end].reshape(height, width, 3)
+        return image
+
+
+class FileStore:
+    """Images that are decoded each time they are asked for."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
+
+    def load(self, index: int) -> Pixels:
+        name = self.names[index]
+        try:
+            with quiet():
+                return decode((self.root / name).read_bytes())
+        except (OSError, UnreadableImage) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"{printable(name)} cannot be read ({reason}): remove or replace it") from None
+
+
+class ImageSet:
+    """Labelled images. Pickles cheaply where its pixels are on disk."""
+
+    def __init__(
+        self, labels: Labels, store: Store, names: Sequence[str] | None = None, keep_under: Path | None = None
+    ) -> None:
+        """
+        Args:
+            labels: ``(N,)`` int64, indices into the data set's classes.
+            names: what to call each image in a message; None numbers them.
+            keep_under: path whose extensions name the files in which resized copies are kept; None keeps none on disk.
+        """
+        self.labels, self.store, self.names, self.keep_under = labels, store, names, keep_under
+        self.squares: dict[tuple[int, int], Kept] = {}
+        """Resized copies made in this process, by (resized short side, side of the central crop)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: int) -> Pixels:
+        """``(H, W, 3)`` uint8 RGB; a view where the set is held decoded: copy before writing to it."""
+        return self.store.load(index)
+
+    def name(self, index: int) -> str:
+        """The file below the data set's folder, or the image's number."""
+        return str(index) if self.names is None else printable(self.names[index])
+
+    @property
+    def array(self) -> Pixels | None:
+        """All images as one ``(N, H, W, 3)`` array, where they are held decoded and have one size."""
+        return self.store.kept.array if isinstance(self.store, UniformStore) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"squares": {}}
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set, checked and ready."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    test: ImageSet
+    mirror_keeps_class: bool
+    """Whether a mirror image is still an image of its class (not so for digits)."""
+    fingerprint: str
+    """SHA-256 of the content: classes, split, names and the files' bytes (or labels and pixels)."""
+    notes: tuple[str, ...]
+    """What was decided on the user's behalf, and what may surprise; a sentence each."""
+    native_size: tuple[int, int] | None
+    """Height and width in pixels where all images have the same."""
+
+    @property
+    def train_images(self) -> int:
+        return len(self.train)
+
+    @property
+    def test_images(self) -> int:
+        return len(self.test)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)

@@ -1,0 +1,153 @@
+"""Batches whose content is a function of (seed, step): the same for every design, number of workers and resumption."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nextify.data.decode import Pixels
+from nextify.data.errors import DataError
+from nextify.data.images import ImageSet
+from nextify.data.randomness import AUGMENTATION, order, seeded
+from nextify.data.transforms import Square, TrainTransform
+from nextify.recipe import Recipe
+
+Batch = tuple[Tensor, Tensor]
+"""uint8 ``(B, S, S, 3)`` and int64 ``(B,)``, on the CPU."""
+
+PREFETCHED = 4
+"""Batches that each worker prepares ahead."""
+
+
+class TrainBatches:
+    """The training batches of a recipe, by number; an epoch's last incomplete batch is left out."""
+
+    def __init__(self, images: ImageSet, recipe: Recipe, image_size: int, seed: int, workers: int = 0) -> None:
+        """
+        Args:
+            workers: processes that prepare batches; 0 prepares each when it is asked for. The batches are the same.
+
+        Raises:
+            DataError: the data does not fill one batch.
+        """
+        self.steps_per_epoch = len(images) // recipe.batch_size
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"{len(images):,} training images do not fill one batch of {recipe.batch_size:,}, so an epoch would "
+                f"have no step: set batch_size to {len(images)} or less, or let the recipe be fitted to the data"
+            )
+        self.images, self.batch_size, self.image_size = images, recipe.batch_size, image_size
+        self.seed, self.workers = seed, workers
+        self.transform = TrainTransform(recipe, image_size)
+        self.ready = self.transform.square.of_all(images) if self.transform.starts_square else images.array
+        self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
+        self._steps = _Steps()
+        self._loader: DataLoader[Batch] | None = None
+
+    def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Which images the batch of ``step`` holds: ``(B,)``."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, order(len(self.images), self.seed, epoch))
+        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of ``step`` (counted over all epochs). The global generators are left as they were."""
+        chosen = self.indices(step)
+        size = self.image_size
+        out = np.empty((len(chosen), size, size, 3), np.uint8)
+        transform, ready, load = self.transform, self.ready, self.images.load
+        with seeded(self.seed, step, AUGMENTATION):
+            for row, index in enumerate(chosen.tolist()):
+                out[row] = transform(load(index) if ready is None else ready[index])
+        return torch.from_numpy(out), torch.from_numpy(self.images.labels[chosen])
+
+    def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
+        """The batches of steps ``start_step`` to ``end_step - 1``, in order."""
+        if not self.workers:
+            for step in range(start_step, end_step):
+                yield self.batch(step)
+            return
+        if self._loader is None:
+            self._loader = self._with_workers()
+        self._steps.range = range(start_step, end_step)
+        with warnings.catch_warnings():
+            # Python warns of forking a process with threads; the workers run NumPy and Pillow only.
+            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+            batches = iter(self._loader)
+        yield from batches
+
+    def _with_workers(self) -> DataLoader[Batch]:
+        fork = "fork" in multiprocessing.get_all_start_methods()
+        return DataLoader(
+            _ByStep(self),
+            sampler=self._steps,
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context="fork" if fork else None,
+            generator=torch.Generator(),  # else it would draw from the global one, which is the model's
+            prefetch_factor=PREFETCHED,
+            persistent_workers=True,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The array is found again through the image set, whose own way of pickling it is cheaper.
+        return self.__dict__ | {"ready": None, "_loader": None, "_order": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.ready = self.transform.square.of_all(self.images) if self.transform.starts_square else self.images.array
+
+
+class _Steps(Sampler[int]):
+    range: range = range(0)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+
+class _ByStep(Dataset[Batch]):
+    def __init__(self, batches: TrainBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batches.batch(step)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class TestBatches:
+    """The test images in order, each once; the last batch may be smaller. Can be gone through any number of times."""
+
+    __test__ = False  # not a test, whatever pytest takes the name for
+
+    def __init__(self, images: ImageSet, recipe: Recipe, image_size: int, batch_size: int) -> None:
+        self.images, self.batch_size = images, batch_size
+        self.transform = Square(image_size, recipe.test_crop_ratio)
+        self.pixels = self.transform.of_all(images)
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.images), self.batch_size):
+            stop = min(start + self.batch_size, len(self.images))
+            yield torch.from_numpy(self._part(start, stop)), torch.from_numpy(self.images.labels[start:stop])
+
+    def _part(self, start: int, stop: int) -> Pixels:
+        if self.pixels is not None:
+            return self.pixels[start:stop]
+        return np.stack([self.transform(self.images.load(i)) for i in range(start, stop)])

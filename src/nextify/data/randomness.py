@@ -1,0 +1,47 @@
+"""Draws that are a function of (seed, step) and of nothing else.
+
+timm's and torchvision's augmentations draw from the global generators of ``random``, NumPy and torch. Here these are
+seeded for one call and put back, so that what a model consumes and what the data consumes never meet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+ORDER, AUGMENTATION, DEVICE = 0, 1, 2
+"""Streams: the order of an epoch, the transforms of a step, what is drawn on the device in a step."""
+
+
+def words(seed: int, at: int, stream: int) -> npt.NDArray[np.uint32]:
+    """Eight words of seed, well mixed, for one epoch or step."""
+    return np.random.SeedSequence([seed & (2**64 - 1), at, stream]).generate_state(8).astype(np.uint32)
+
+
+def order(images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of an epoch: a permutation of ``range(images)``."""
+    # RandomState, whose numbers NumPy promises never to change, where Generator's may.
+    return np.random.RandomState(words(seed, epoch, ORDER)).permutation(images).astype(np.int64)
+
+
+@contextmanager
+def seeded(seed: int, step: int, stream: int) -> Iterator[int]:
+    """Within: the global CPU generators are seeded. After: they are as they were. Gives a seed for further ones."""
+    import torch
+
+    state = words(seed, step, stream)
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
+    further = int(state[0]) << 31 | int(state[1]) >> 1
+    random.seed(state.tobytes())
+    np.random.seed(state)  # noqa: NPY002
+    torch.default_generator.manual_seed(further)
+    try:
+        yield further
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.default_generator.set_state(before[2])

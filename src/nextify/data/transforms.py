@@ -1,0 +1,189 @@
+"""From a decoded image to the square uint8 image that a network is trained or tested on.
+
+Source: timm's ``create_transform``, as the ConvNeXt recipe uses it (Table 5): crop, mirror, then RandAugment or
+colour jitter; bicubic throughout. timm's own classes do the work. Here they are called with less around them: images stay NumPy
+arrays wherever Pillow has nothing to do, and what gives the same result for an image every time is done once.
+
+``pad`` is the small images' augmentation (He et al. 2015, section 4.2): the image with an eighth of its side of black
+on each edge, and a square of the image's own side cut from that.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.auto_augment import RandAugment, rand_augment_choices, rand_augment_ops
+from timm.data.constants import IMAGENET_DEFAULT_MEAN
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from timm.data.transforms_factory import transforms_imagenet_eval
+from torchvision.transforms import ColorJitter, Compose
+
+from nextify.data.decode import Pixels
+from nextify.data.images import ImageSet
+from nextify.data.kept import Kept, keep, open_kept
+from nextify.recipe import RandAugment as RandAugmentSetting
+from nextify.recipe import Recipe
+
+Transform = Callable[[Pixels], Pixels]
+
+ASPECT = (3 / 4, 4 / 3)
+"""Range of a random resized crop's aspect ratio: timm's and the paper's."""
+PAD_SHARE = 8
+"""``pad`` shifts by up to one part in so many of the side: 4 pixels of 32, as He et al. 2015."""
+SQUARES_LIMIT = 2**30
+"""Bytes up to which resized copies of a whole set are held."""
+
+
+def train_transform(recipe: Recipe, image_size: int) -> Transform:
+    """The recipe's random transform: ``(H, W, 3)`` uint8 to ``(image_size, image_size, 3)`` uint8.
+
+    Draws from the global generators of ``random`` and NumPy (and torch, for colour jitter).
+    """
+    return TrainTransform(recipe, image_size)
+
+
+def test_transform(recipe: Recipe, image_size: int) -> Transform:
+    """Short side to ``image_size / test_crop_ratio``, then the central square: ``(image_size, image_size, 3)``."""
+    return Square(image_size, recipe.test_crop_ratio)
+
+
+# Names that pytest would otherwise take for tests where they are imported.
+test_transform.__test__ = False  # type: ignore[attr-defined]
+
+
+class Square:
+    """timm's test transform: resize the short side, bicubic, and crop the centre."""
+
+    def __init__(self, image_size: int, crop_ratio: float = 1.0) -> None:
+        self.image_size = image_size
+        self.short_side = math.floor(image_size / crop_ratio)
+        factory = transforms_imagenet_eval(
+            image_size, crop_pct=crop_ratio, interpolation="bicubic", use_prefetcher=True
+        )
+        self.steps = Compose(factory.transforms[:-1])  # without the last, which makes a tensor
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        if pixels.shape[0] == pixels.shape[1] == self.image_size == self.short_side:
+            return pixels
+        return np.asarray(self.steps(Image.fromarray(pixels)))
+
+    def of_all(self, images: ImageSet) -> Pixels | None:
+        """``(N, image_size, image_size, 3)`` of a whole set, made once; None where that would be too large."""
+        size = self.image_size
+        array = images.array
+        if array is not None and array.shape[1:3] == (size, size) and self.short_side == size:
+            return array
+        key = (self.short_side, size)
+        shape = (len(images), size, size, 3)
+        if math.prod(shape) > SQUARES_LIMIT:
+            return None
+        if key not in images.squares:
+            under = images.keep_under
+            path = None if under is None else under.with_name(f"{under.name}-{self.short_side}-{size}.npy")
+            kept = None if path is None else open_kept(path)
+            if kept is None or kept.array.shape != shape:
+                kept, _ = keep(path, shape, (self(images.load(i))[None] for i in range(len(images))))
+            images.squares[key] = kept
+        held: Kept = images.squares[key]
+        return held.array
+
+
+def test_pixels(images: ImageSet, recipe: Recipe, image_size: int) -> Pixels | None:
+    """A whole set through the test transform, ``(N, image_size, image_size, 3)``; None where too large to hold."""
+    return Square(image_size, recipe.test_crop_ratio).of_all(images)
+
+
+test_pixels.__test__ = False  # type: ignore[attr-defined]
+
+
+class TrainTransform:
+    """One image at a time; see :func:`train_transform`."""
+
+    def __init__(self, recipe: Recipe, image_size: int) -> None:
+        self.image_size = image_size
+        self.crop = recipe.crop
+        self.flip = recipe.horizontal_flip
+        self.square = Square(image_size)
+        self.resized_crop = RandomResizedCropAndInterpolation(
+            image_size, scale=recipe.crop_scale, ratio=ASPECT, interpolation="bicubic"
+        )
+        self.margin = max(1, image_size // PAD_SHARE)
+        self.augment: Any = None  # Pillow image to Pillow image
+        if recipe.rand_augment != "off":
+            self.augment = rand_augment(recipe.rand_augment, image_size)
+        elif recipe.color_jitter != "off":
+            self.augment = ColorJitter(*(recipe.color_jitter,) * 3)
+
+    @property
+    def starts_square(self) -> bool:
+        """Whether the first thing that happens to an image is the same every time, and can be done once for all."""
+        return self.crop != "random_resized"
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        size = self.image_size
+        image = None
+        if self.crop == "random_resized":
+            # timm's draw; its crop and resize, as slicing and Pillow's resize without torchvision's layers in between
+            top, left, height, width = self.resized_crop.get_params(
+                _shape_of(*pixels.shape[:2]), self.resized_crop.scale, self.resized_crop.ratio
+            )
+            pixels = self._mirrored(pixels[top : top + height, left : left + width])
+            if (height, width) != (size, size):
+                image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+        else:
+            pixels = self.square(pixels)
+            if self.crop == "pad":
+                pixels = shifted(
+                    pixels, random.randint(0, 2 * self.margin), random.randint(0, 2 * self.margin), self.margin
+                )
+            pixels = self._mirrored(pixels)
+        if self.augment is not None:
+            before = Image.fromarray(pixels) if image is None else image
+            after = self.augment(before)
+            image = image if after is before else after
+        return np.ascontiguousarray(pixels) if image is None else np.asarray(image)
+
+    def _mirrored(self, pixels: Pixels) -> Pixels:
+        return pixels[:, ::-1] if self.flip and random.random() < self.flip else pixels
+
+
+def shifted(pixels: Pixels, top: int, left: int, margin: int) -> Pixels:
+    """The window at (top, left), of the image's own size, of the image with ``margin`` of black around it."""
+    size = pixels.shape[0]
+    out = np.zeros_like(pixels)
+    down, right = margin - top, margin - left  # how far the image moves
+    out[max(0, down) : size + min(0, down), max(0, right) : size + min(0, right)] = pixels[
+        max(0, -down) : size - max(0, down), max(0, -right) : size - max(0, right)
+    ]
+    return out
+
+
+def rand_augment(setting: RandAugmentSetting, image_size: int) -> RandAugment:
+    """timm's ``rand-m{magnitude}-mstd{magnitude_std}-inc1`` with mean colour as fill, bicubic; any float magnitude."""
+    ops = rand_augment_ops(
+        magnitude=setting.magnitude,
+        hparams={
+            "translate_const": int(image_size * 0.45),  # as timm's create_transform
+            "img_mean": tuple(min(255, round(255 * mean)) for mean in IMAGENET_DEFAULT_MEAN),
+            "interpolation": Image.Resampling.BICUBIC,
+            "magnitude_std": setting.magnitude_std,
+        },
+        transforms=rand_augment_choices("rand", increasing=True),
+    )
+    # As an array already, which NumPy's choice would otherwise make of the list for every image.
+    as_array = np.empty(len(ops), dtype=object)
+    as_array[:] = ops
+    return RandAugment(as_array, num_layers=2)
+
+
+@lru_cache(maxsize=4096)
+def _shape_of(height: int, width: int) -> torch.Tensor:
+    """What timm's crop asks an image's size of, without an image."""
+    return torch.empty((3, height, width), device="meta")
