@@ -1,12 +1,397 @@
-"""Depthwise convolution on ``(N, H, W, C)`` (the plain torch route)."""
+"""Depthwise convolution on NHWC activations, with kernels of our own where they are faster than torch's.
 
-from __future__ import annotations
+`depthwise_conv` is torch's convolution on the channels-last view of the activations, without a copy. oneDNN's gradient
+of a depthwise weight costs about nine times its forward pass, and its bfloat16 convolution is slow on CPUs without
+bfloat16 instructions. `depthwise_cpu.cpp` computes both at the speed of a good float32 forward pass (figures:
+`benchmarks/depthwise.py`). It is compiled on first use by the C++ compiler at hand, checked against NumPy, and kept in
+the user's cache; where that fails, everything runs on torch with the same results, and `describe_kernels()` says why.
+On GPUs there is a Triton kernel for the weight gradient (`depthwise_gpu.py`), whose speed is not measured yet.
 
+Which kernels are used is a matter of Runtime: `enable(True | False | "auto")`. Results do not depend on the number of
+threads, and differ from torch's by rounding only. The kernels work under `torch.compile(fullgraph=True)`, autocast,
+gradient checkpointing and double backward, and tell `torch.utils.flop_counter` their operations. Exported and traced
+graphs contain torch's convolution only, so that they run without nextify.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+Mode = bool | Literal["auto"]
+
+KERNEL_SIZES = (3, 5, 7, 9, 11)
+"""Kernel sizes with kernels of our own; others take torch's route."""
+STRIDES = (1, 2)
+
+_mode: Mode = "auto"
 
 
-def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """``(N, H, W, C)`` with ``weight (C, 1, K, K)`` to ``(N, H', W', C)``, padding K // 2."""
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, weight.shape[-1] // 2, 1, weight.shape[0])
+def enable(mode: Mode) -> contextlib.AbstractContextManager[Any]:
+    """Chooses the kernels from now on; used as a context manager, until its end.
+
+    `False`: torch's only. `True`: ours wherever they support the case. `"auto"` (the default): ours where they can be
+    built and were measured to be faster, see `_pays`. Holds for the whole process.
+    """
+    global _mode
+    if mode not in (True, False, "auto"):
+        raise ValueError(f'mode is True, False or "auto", not {mode!r}')
+    previous, _mode = _mode, mode
+    undo = contextlib.ExitStack()
+    undo.callback(globals().__setitem__, "_mode", previous)
+    return undo
+
+
+def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_grad"], mode: Mode) -> bool:
+    """The rule of "auto", from the table in benchmarks/depthwise.py.
+
+    On CPUs the weight gradient was faster at every shape measured, the forward pass (and with it the input gradient) in
+    bfloat16 only. On GPUs nothing has been measured, so "auto" leaves them to torch.
+    """
+    if mode == "auto":
+        return device == "cpu" and (kernel == "weight_grad" or dtype == torch.bfloat16)
+    return kernel == "weight_grad" or device == "cpu"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The compiled CPU kernels: one library per kernel size
+
+
+class _Build:
+    """The library for one kernel size, or the reason why there is none."""
+
+    def __init__(self, kernel_size: int) -> None:
+        self.forward: Any = None
+        self.weight_grad: Any = None
+        try:
+            library, self.note = _load(kernel_size)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            self.note = f"torch, because {error}"
+        else:
+            self.forward, self.weight_grad = library
+
+    @property
+    def usable(self) -> bool:
+        return self.forward is not None
+
+
+_builds: dict[int, _Build] = {}
+_lock = threading.Lock()
+
+_SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
+_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast")
+
+
+def _build(kernel_size: int) -> _Build:
+    with _lock:
+        if kernel_size not in _builds:
+            _builds[kernel_size] = _Build(kernel_size)
+        return _builds[kernel_size]
+
+
+def _compiler() -> str | None:
+    candidates = (os.environ.get("CXX"), "g++", "c++", "clang++")
+    return next((found for name in candidates if name and (found := shutil.which(name))), None)
+
+
+def _cpu() -> str:
+    """What `-march=native` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    return "\n".join([platform.machine(), platform.processor(), *sorted(kept)])
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "nextify" / "kernels"
+
+
+def _load(kernel_size: int) -> tuple[tuple[Any, Any], str]:
+    """Builds, loads and checks. Raises OSError, RuntimeError or SubprocessError with the reason when that fails."""
+    compiler = _compiler()
+    if compiler is None:
+        raise RuntimeError("no C++ compiler was found (install g++ or clang++, or name one in CXX)")
+    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+    command = [compiler, *_FLAGS, native, f"-DKERNEL={kernel_size}"]
+    key = hashlib.sha256("\n".join([*command, _cpu(), _SOURCE.read_text()]).encode()).hexdigest()[:20]
+    path = _cache() / f"depthwise{kernel_size}-{key}.so"
+    if path.exists():
+        with contextlib.suppress(OSError, RuntimeError):  # damaged: built anew below
+            return _open(path, kernel_size), f"compiled, from {path}"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        result = subprocess.run(
+            [*command, str(_SOURCE), "-o", str(fresh)], capture_output=True, text=True, timeout=600, check=False
+        )
+        if result.returncode:
+            raise RuntimeError(f"{compiler} failed: {result.stderr.strip()[:500] or 'without a message'}")
+        functions = _open(fresh, kernel_size)
+        os.replace(fresh, path)  # atomic: processes that build at the same time do not disturb each other
+    return functions, f"compiled, from {path}"
+
+
+def _open(path: Path, kernel_size: int) -> tuple[Any, Any]:
+    library = ctypes.CDLL(str(path))
+    forward, weight_grad = library.nextify_depthwise_forward, library.nextify_depthwise_weight_grad
+    shape = [ctypes.c_int, *[ctypes.c_int64] * 4]  # bfloat16, N, H, W, C
+    forward.argtypes = [*[ctypes.c_void_p] * 4, *shape, *[ctypes.c_int] * 3]
+    weight_grad.argtypes = [*[ctypes.c_void_p] * 4, *shape, *[ctypes.c_int] * 2]
+    _check(forward, weight_grad, kernel_size)
+    return forward, weight_grad
+
+
+def _check(forward: Any, weight_grad: Any, kernel_size: int) -> None:
+    """Both kernels against NumPy on a small case with ragged channels; raises RuntimeError where they differ.
+
+    In NumPy, because a first use may fall inside a torch mode that counts or fakes torch's operations.
+    """
+    random = np.random.default_rng(0)
+    (n, h, w, c), k, stride = (2, 6, 9, 21), kernel_size, 1
+    x, grad = (random.standard_normal((n, h, w, c), dtype=np.float32) for _ in range(2))
+    weight, bias = random.standard_normal((c, k, k), dtype=np.float32), random.standard_normal(c, dtype=np.float32)
+    out, weight_out, bias_out = np.empty_like(grad), np.empty_like(weight), np.empty_like(bias)
+    codes = (
+        forward(*(a.ctypes.data for a in (x, weight, bias, out)), 0, n, h, w, c, stride, 0, 2),
+        weight_grad(*(a.ctypes.data for a in (x, grad, weight_out, bias_out)), 0, n, h, w, c, stride, 2),
+    )
+    padded = np.pad(x.astype(np.float64), ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))  # (N, H, W, C, K, K)
+    pairs = (
+        (out, np.einsum("nhwckl,ckl->nhwc", windows, weight) + bias),
+        (weight_out, np.einsum("nhwckl,nhwc->ckl", windows, grad)),
+        (bias_out, grad.sum((0, 1, 2))),
+    )
+    if any(codes) or not all(np.allclose(got, expected, rtol=1e-4, atol=1e-4) for got, expected in pairs):
+        raise RuntimeError("the compiled kernel does not agree with NumPy")
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
+def _cpu_ready(kernel_size: int) -> bool:
+    return _build(kernel_size).usable
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _gpu_ready() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def fast_kernels_available(device: str = "cpu", kernel_size: int = 7) -> bool:
+    """Whether there are kernels of our own for this kind of device ("cpu", "cuda"); compiles them when asked first."""
+    if kernel_size not in KERNEL_SIZES:
+        return False
+    return _cpu_ready(kernel_size) if device == "cpu" else device == "cuda" and _gpu_ready()
+
+
+def describe_kernels() -> str:
+    """What depthwise convolutions run on in this process, and why, for run records and bug reports. Builds nothing."""
+    lines = [f"depthwise kernels: mode {_mode!r}"]
+    lines += [f"cpu, {size}×{size}: {build.note}" for size, build in sorted(_builds.items())]
+    if not _builds:
+        lines += ["cpu: torch; none of ours was asked for yet"]
+    lines += ["gpu: " + ("triton, after enable(True) (speed not measured)" if _gpu_ready() else "torch, no triton")]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The operators. Each works for every case, on torch where our kernel does not.
+
+
+def _out_size(size: int, stride: int) -> int:
+    return (size - 1) // stride + 1
+
+
+def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    channels, _, kernel_size, _ = weight.shape
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, stride, kernel_size // 2, groups=channels)
+    return y.permute(0, 2, 3, 1)  # (N, H', W', C)
+
+
+@torch.library.custom_op("nextify::depthwise_forward", mutates_args=())
+def _forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -> Tensor:
+    x = x.contiguous()
+    kernel_size = weight.shape[-1]
+    if x.device.type != "cpu" or x.numel() == 0 or not _cpu_ready(kernel_size):
+        taps = weight.flip(2, 3) if flip else weight
+        return _torch_conv(x, taps.to(x.dtype), None if bias is None else bias.to(x.dtype), stride).contiguous()
+    n, h, w, c = x.shape
+    out = x.new_empty(n, _out_size(h, stride), _out_size(w, stride), c)
+    taps, shift = weight.float().contiguous(), None if bias is None else bias.float().contiguous()
+    code = _build(kernel_size).forward(
+        *(x.data_ptr(), taps.data_ptr(), None if shift is None else shift.data_ptr(), out.data_ptr()),
+        *(x.dtype == torch.bfloat16, n, h, w, c, stride, flip, torch.get_num_threads()),
+    )
+    if code:
+        raise RuntimeError(f"the depthwise kernel failed with code {code}; enable(False) goes without it")
+    return out
+
+
+@_forward_op.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -> Tensor:
+    n, h, w, c = x.shape
+    return x.new_empty(n, _out_size(h, stride), _out_size(w, stride), c)
+
+
+@torch.library.custom_op("nextify::depthwise_weight_grad", mutates_args=())
+def _weight_grad_op(grad: Tensor, x: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
+    grad, x = grad.contiguous(), x.contiguous()
+    n, h, w, c = x.shape
+    if x.device.type == "cuda" and _gpu_ready():
+        from nextify.nn import depthwise_gpu
+
+        return depthwise_gpu.weight_grad(grad, x, kernel_size, stride)
+    weight_grad = x.new_empty((c, 1, kernel_size, kernel_size), dtype=torch.float32)
+    bias_grad = x.new_empty(c, dtype=torch.float32)
+    if x.device.type != "cpu" or x.numel() == 0 or not _cpu_ready(kernel_size):
+        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            *(grad.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight_grad.to(x.dtype), [c], [stride, stride]),
+            *([kernel_size // 2] * 2, [1, 1], False, [0, 0], c, [False, True, True]),
+        )
+        return of_weight.float().contiguous(), of_bias.float()
+    code = _build(kernel_size).weight_grad(
+        *(x.data_ptr(), grad.data_ptr(), weight_grad.data_ptr(), bias_grad.data_ptr()),
+        *(x.dtype == torch.bfloat16, n, h, w, c, stride, torch.get_num_threads()),
+    )
+    if code:
+        raise RuntimeError(f"the depthwise kernel failed with code {code}; enable(False) goes without it")
+    return weight_grad, bias_grad
+
+
+@_weight_grad_op.register_fake
+def _(grad: Tensor, x: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
+    c = x.shape[-1]
+    return x.new_empty((c, 1, kernel_size, kernel_size), dtype=torch.float32), x.new_empty(c, dtype=torch.float32)
+
+
+@register_flop_formula(torch.ops.nextify.depthwise_forward)
+def _forward_flops(x: Any, weight: Any, bias: Any, stride: int, flip: bool, out_shape: Any = None, **_: Any) -> int:
+    n, h, w, c = x
+    return int(2 * n * _out_size(h, stride) * _out_size(w, stride) * c * weight[-1] ** 2)
+
+
+@register_flop_formula(torch.ops.nextify.depthwise_weight_grad)
+def _weight_grad_flops(grad: Any, x: Any, kernel_size: int, stride: int, out_shape: Any = None, **_: Any) -> int:
+    n, h, w, c = grad
+    return int(2 * n * h * w * c * kernel_size**2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Autograd
+
+
+def _input_grad(grad: Tensor, weight: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Gradient `(N, H, W, C)` with respect to the input, differentiable itself."""
+    channels, _, kernel_size, _ = weight.shape
+    if stride == 1:
+        if _pays(grad.device.type, grad.dtype, "forward", _mode) and not _differentiates(grad, weight):
+            x_grad: Tensor = _forward_op(grad, weight, None, 1, True)
+            return x_grad
+        return _torch_conv(grad, weight.flip(2, 3).to(grad.dtype), None, 1)
+    pad, rest = kernel_size // 2, ((height - 1) % stride, (width - 1) % stride)
+    y = F.conv_transpose2d(
+        grad.permute(0, 3, 1, 2), weight.to(grad.dtype), None, stride, pad, output_padding=rest, groups=channels
+    )
     return y.permute(0, 2, 3, 1)
+
+
+def _differentiates(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    if _pays(x.device.type, x.dtype, "forward", _mode):
+        y: Tensor = _forward_op(x, weight, bias, stride, False)
+        return y
+    return _torch_conv(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride)
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        return _conv(x, weight, bias, stride)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
+        x, weight, bias, ctx.stride = inputs
+        ctx.save_for_backward(x, weight)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        x_grad = weight_grad = bias_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = _input_grad(grad, weight, ctx.stride, x.shape[1], x.shape[2])
+        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+            of_weight, of_bias = torch.ops.nextify.depthwise_weight_grad(grad, x, weight.shape[-1], ctx.stride)
+            weight_grad = of_weight.to(weight.dtype) if ctx.needs_input_grad[1] else None
+            bias_grad = of_bias.to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+        return x_grad, weight_grad, bias_grad, None
+
+
+def _weight_grad_setup(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: tuple[Tensor, Tensor]) -> None:
+    grad, x, _, ctx.stride = inputs
+    ctx.save_for_backward(grad, x)
+
+
+def _weight_grad_backward(ctx: Any, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor | None, ...]:
+    grad, x = ctx.saved_tensors  # the weight gradient is linear in each of them
+    of_grad = _torch_conv(x, of_weight.to(x.dtype), of_bias.to(x.dtype), ctx.stride)
+    return of_grad, _input_grad(grad, of_weight, ctx.stride, x.shape[1], x.shape[2]), None, None
+
+
+torch.library.register_autograd(
+    "nextify::depthwise_weight_grad", _weight_grad_backward, setup_context=_weight_grad_setup
+)
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> Tensor:
+    """Depthwise convolution with padding K // 2: `(N, H, W, C)` to `(N, H', W', C)`, H' = (H - 1) // stride + 1.
+
+    `weight` is `(C, 1, K, K)` with odd K, `bias` `(C,)`. Fastest when `x` is contiguous. Under autocast it computes in
+    autocast's type, as torch's convolution does; our kernels then hand weight gradients over without rounding them.
+    Raises ValueError for a weight of another shape.
+    """
+    channels, kernel_size = x.shape[-1], weight.shape[-1]
+    if weight.shape != (channels, 1, kernel_size, kernel_size) or kernel_size % 2 == 0:
+        raise ValueError(f"weight is ({channels}, 1, K, K) with odd K for this input, not {tuple(weight.shape)}")
+    device = x.device.type
+    if (
+        _mode is False
+        or device not in ("cpu", "cuda")
+        or kernel_size not in KERNEL_SIZES
+        or stride not in STRIDES
+        or torch._C._get_tracing_state() is not None
+        or torch.compiler.is_exporting()
+    ):
+        return _torch_conv(x, weight, bias, stride)
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if dtype not in (torch.float32, torch.bfloat16) or not _pays(device, dtype, "weight_grad", _mode):
+        return _torch_conv(x, weight, bias, stride)
+    differentiates = _differentiates(x, weight, bias)
+    if not differentiates and not _pays(device, dtype, "forward", _mode):
+        return _torch_conv(x, weight, bias, stride)
+    if not (_cpu_ready(kernel_size) if device == "cpu" else _gpu_ready()):
+        return _torch_conv(x, weight, bias, stride)
+    x = x.to(dtype)
+    if not differentiates:
+        return _conv(x, weight, bias, stride)
+    y: Tensor = _Depthwise.apply(x, weight, bias, stride)
+    return y
