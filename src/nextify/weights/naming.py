@@ -1,0 +1,424 @@
+"""What other libraries call the same tensors: one table per naming, read in both directions.
+
+A row of a table gives our name, theirs and, where theirs has another shape, how it is shaped. ``{s}`` is a stage,
+``{b}`` a block, both from 0; ``{2s+1}`` or ``{s+1}`` is computed from them; ``*`` is a parameter or buffer (``weight``,
+``bias``, ``running_mean``, …). The first row that matches counts: the official stem is number 0 of the downsampling
+layers. A row whose tensor a design does not have (layer scale, response norm) is passed over.
+
+Sources: facebookresearch/ConvNeXt ``models/convnext.py`` and ``convnext_isotropic.py``, facebookresearch/ConvNeXt-V2
+``models/convnextv2.py``, timm 1.0 ``models/convnext.py`` and ``resnet.py``, torchvision 0.26 ``models/convnext.py`` and
+``resnet.py``, transformers 5 ``modeling_convnext.py``, ``modeling_convnextv2.py`` and ``modeling_resnet.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from nextify.design import CONVNEXT_TINY, RESNET50, Design
+
+Naming = Literal["nextify", "official", "timm", "torchvision", "huggingface"]
+NAMINGS: tuple[Naming, ...] = get_args(Naming)
+Family = Literal["convnext", "convnextv2", "isotropic", "resnet"]
+State = dict[str, Tensor]
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read, recognized, matched or named; the message lists what is wrong and the remedy."""
+
+
+# How a library shapes a tensor that we keep in its smallest form.
+_Shape = Literal["", "O,I,1,1", "narrow O,I,1,1", "C,1,1", "1,1,1,C"]
+
+_TIMM = """
+stem.conv.*                            stem.0.*
+stem.norm.*                            stem.1.*
+stages.{s}.downsample.norm.*           stages.{s}.downsample.0.*
+stages.{s}.downsample.conv.*           stages.{s}.downsample.1.*
+stages.{s}.blocks.{b}.spatial.*        stages.{s}.blocks.{b}.conv_dw.*
+stages.{s}.blocks.{b}.norm.*           stages.{s}.blocks.{b}.norm.*
+stages.{s}.blocks.{b}.pointwise1.weight       stages.{s}.blocks.{b}.mlp.fc1.weight    narrow O,I,1,1
+stages.{s}.blocks.{b}.pointwise1.bias         stages.{s}.blocks.{b}.mlp.fc1.bias
+stages.{s}.blocks.{b}.response_norm.*  stages.{s}.blocks.{b}.mlp.grn.*
+stages.{s}.blocks.{b}.pointwise2.weight       stages.{s}.blocks.{b}.mlp.fc2.weight    narrow O,I,1,1
+stages.{s}.blocks.{b}.pointwise2.bias         stages.{s}.blocks.{b}.mlp.fc2.bias
+stages.{s}.blocks.{b}.layer_scale      stages.{s}.blocks.{b}.gamma
+head.norm.*                            head.norm.*
+head.classifier.*                      head.fc.*
+"""
+
+_OFFICIAL = """
+stem.conv.*                            downsample_layers.0.0.*
+stem.norm.*                            downsample_layers.0.1.*
+stages.{s}.downsample.norm.*           downsample_layers.{s}.0.*
+stages.{s}.downsample.conv.*           downsample_layers.{s}.1.*
+stages.{s}.blocks.{b}.spatial.*        stages.{s}.{b}.dwconv.*
+stages.{s}.blocks.{b}.norm.*           stages.{s}.{b}.norm.*
+stages.{s}.blocks.{b}.pointwise1.*     stages.{s}.{b}.pwconv1.*
+stages.{s}.blocks.{b}.response_norm.weight    stages.{s}.{b}.grn.gamma    1,1,1,C
+stages.{s}.blocks.{b}.response_norm.bias      stages.{s}.{b}.grn.beta     1,1,1,C
+stages.{s}.blocks.{b}.pointwise2.*     stages.{s}.{b}.pwconv2.*
+stages.{s}.blocks.{b}.layer_scale      stages.{s}.{b}.gamma
+head.norm.*                            norm.*
+head.classifier.*                      head.*
+"""
+
+_OFFICIAL_ISOTROPIC = """
+stem.conv.*                            stem.*
+stages.0.blocks.{b}.spatial.*          blocks.{b}.dwconv.*
+stages.0.blocks.{b}.norm.*             blocks.{b}.norm.*
+stages.0.blocks.{b}.pointwise1.*       blocks.{b}.pwconv1.*
+stages.0.blocks.{b}.pointwise2.*       blocks.{b}.pwconv2.*
+stages.0.blocks.{b}.layer_scale        blocks.{b}.gamma
+head.norm.*                            norm.*
+head.classifier.*                      head.*
+"""
+
+_TORCHVISION = """
+stem.conv.*                            features.0.0.*
+stem.norm.*                            features.0.1.*
+stages.{s}.downsample.norm.*           features.{2s}.0.*
+stages.{s}.downsample.conv.*           features.{2s}.1.*
+stages.{s}.blocks.{b}.spatial.*        features.{2s+1}.{b}.block.0.*
+stages.{s}.blocks.{b}.norm.*           features.{2s+1}.{b}.block.2.*
+stages.{s}.blocks.{b}.pointwise1.*     features.{2s+1}.{b}.block.3.*
+stages.{s}.blocks.{b}.pointwise2.*     features.{2s+1}.{b}.block.5.*
+stages.{s}.blocks.{b}.layer_scale      features.{2s+1}.{b}.layer_scale    C,1,1
+head.norm.*                            classifier.0.*
+head.classifier.*                      classifier.2.*
+"""
+
+_HUGGINGFACE = """
+stem.conv.*                            convnext.embeddings.patch_embeddings.*
+stem.norm.*                            convnext.embeddings.layernorm.*
+stages.{s}.downsample.norm.*           convnext.encoder.stages.{s}.downsampling_layer.0.*
+stages.{s}.downsample.conv.*           convnext.encoder.stages.{s}.downsampling_layer.1.*
+stages.{s}.blocks.{b}.spatial.*        convnext.encoder.stages.{s}.layers.{b}.dwconv.*
+stages.{s}.blocks.{b}.norm.*           convnext.encoder.stages.{s}.layers.{b}.layernorm.*
+stages.{s}.blocks.{b}.pointwise1.*     convnext.encoder.stages.{s}.layers.{b}.pwconv1.*
+stages.{s}.blocks.{b}.pointwise2.*     convnext.encoder.stages.{s}.layers.{b}.pwconv2.*
+stages.{s}.blocks.{b}.layer_scale      convnext.encoder.stages.{s}.layers.{b}.layer_scale_parameter
+head.norm.*                            convnext.layernorm.*
+head.classifier.*                      classifier.*
+"""
+
+# V2 has a prefix of its own, the response norm, and no layer scale.
+_HUGGINGFACE_V2 = (
+    "\n".join(row for row in _HUGGINGFACE.splitlines() if "layer_scale" not in row).replace("convnext.", "convnextv2.")
+    + """
+stages.{s}.blocks.{b}.response_norm.*  convnextv2.encoder.stages.{s}.layers.{b}.grn.*    1,1,1,C
+"""
+)
+
+# timm's plain ResNet has torchvision's names.
+_TORCHVISION_RESNET = """
+stem.conv.weight                             conv1.weight
+stem.norm.*                                  bn1.*
+stages.{s}.blocks.{b}.pointwise1.weight      layer{s+1}.{b}.conv1.weight    O,I,1,1
+stages.{s}.blocks.{b}.pointwise1_norm.*      layer{s+1}.{b}.bn1.*
+stages.{s}.blocks.{b}.spatial.weight         layer{s+1}.{b}.conv2.weight
+stages.{s}.blocks.{b}.spatial_norm.*         layer{s+1}.{b}.bn2.*
+stages.{s}.blocks.{b}.pointwise2.weight      layer{s+1}.{b}.conv3.weight    O,I,1,1
+stages.{s}.blocks.{b}.pointwise2_norm.*      layer{s+1}.{b}.bn3.*
+stages.{s}.blocks.{b}.shortcut.conv.weight   layer{s+1}.{b}.downsample.0.weight    O,I,1,1
+stages.{s}.blocks.{b}.shortcut.norm.*        layer{s+1}.{b}.downsample.1.*
+head.classifier.*                            fc.*
+"""
+
+_HUGGINGFACE_RESNET = """
+stem.conv.weight                             resnet.embedder.embedder.convolution.weight
+stem.norm.*                                  resnet.embedder.embedder.normalization.*
+stages.{s}.blocks.{b}.pointwise1.weight      resnet.encoder.stages.{s}.layers.{b}.layer.0.convolution.weight    O,I,1,1
+stages.{s}.blocks.{b}.pointwise1_norm.*      resnet.encoder.stages.{s}.layers.{b}.layer.0.normalization.*
+stages.{s}.blocks.{b}.spatial.weight         resnet.encoder.stages.{s}.layers.{b}.layer.1.convolution.weight
+stages.{s}.blocks.{b}.spatial_norm.*         resnet.encoder.stages.{s}.layers.{b}.layer.1.normalization.*
+stages.{s}.blocks.{b}.pointwise2.weight      resnet.encoder.stages.{s}.layers.{b}.layer.2.convolution.weight    O,I,1,1
+stages.{s}.blocks.{b}.pointwise2_norm.*      resnet.encoder.stages.{s}.layers.{b}.layer.2.normalization.*
+stages.{s}.blocks.{b}.shortcut.conv.weight   resnet.encoder.stages.{s}.layers.{b}.shortcut.convolution.weight    O,I,1,1
+stages.{s}.blocks.{b}.shortcut.norm.*        resnet.encoder.stages.{s}.layers.{b}.shortcut.normalization.*
+head.classifier.*                            classifier.1.*
+"""
+
+# Any design at all: our own names, recognized by their first component.
+_NEXTIFY = """
+stem.conv.*                            stem.conv.*
+stem.norm.*                            stem.norm.*
+stages.{s}.downsample.norm.*           stages.{s}.downsample.norm.*
+stages.{s}.downsample.conv.*           stages.{s}.downsample.conv.*
+stages.{s}.blocks.{b}.spatial.*        stages.{s}.blocks.{b}.spatial.*
+stages.{s}.blocks.{b}.spatial_norm.*   stages.{s}.blocks.{b}.spatial_norm.*
+stages.{s}.blocks.{b}.norm.*           stages.{s}.blocks.{b}.norm.*
+stages.{s}.blocks.{b}.pointwise1.*     stages.{s}.blocks.{b}.pointwise1.*
+stages.{s}.blocks.{b}.pointwise1_norm.*    stages.{s}.blocks.{b}.pointwise1_norm.*
+stages.{s}.blocks.{b}.response_norm.*  stages.{s}.blocks.{b}.response_norm.*
+stages.{s}.blocks.{b}.pointwise2.*     stages.{s}.blocks.{b}.pointwise2.*
+stages.{s}.blocks.{b}.pointwise2_norm.*    stages.{s}.blocks.{b}.pointwise2_norm.*
+stages.{s}.blocks.{b}.layer_scale      stages.{s}.blocks.{b}.layer_scale
+stages.{s}.blocks.{b}.shortcut.conv.*  stages.{s}.blocks.{b}.shortcut.conv.*
+stages.{s}.blocks.{b}.shortcut.norm.*  stages.{s}.blocks.{b}.shortcut.norm.*
+head.norm.*                            head.norm.*
+head.classifier.*                      head.classifier.*
+"""
+
+_TABLES: dict[tuple[Naming, Family | None], str] = {
+    ("nextify", None): _NEXTIFY,
+    ("official", "convnext"): _OFFICIAL,
+    ("official", "convnextv2"): _OFFICIAL,
+    ("official", "isotropic"): _OFFICIAL_ISOTROPIC,
+    ("timm", "convnext"): _TIMM,
+    ("timm", "convnextv2"): _TIMM,
+    ("torchvision", "convnext"): _TORCHVISION,
+    ("huggingface", "convnext"): _HUGGINGFACE,
+    ("huggingface", "convnextv2"): _HUGGINGFACE_V2,
+    ("torchvision", "resnet"): _TORCHVISION_RESNET,
+    ("timm", "resnet"): _TORCHVISION_RESNET,
+    ("huggingface", "resnet"): _HUGGINGFACE_RESNET,
+}
+
+
+@dataclass(frozen=True)
+class _Template:
+    """One side of a row: matches a name to stage, block and leaf, and builds it from them."""
+
+    text: str
+
+    @property
+    def expression(self) -> re.Pattern[str]:
+        return _expression(self.text)
+
+    def match(self, name: str) -> dict[str, str | int] | None:
+        found = self.expression.fullmatch(name)
+        if found is None:
+            return None
+        places: dict[str, str | int] = {}
+        for group, text in found.groupdict().items():
+            if group == "leaf":
+                places["leaf"] = text
+                continue
+            letter, factor, offset = group.split("_")
+            index, rest = divmod(int(text) - int(offset), int(factor))
+            if rest or index < 0:
+                return None
+            places[letter] = index
+        return places
+
+    def build(self, places: Mapping[str, str | int]) -> str:
+        def number(hole: re.Match[str]) -> str:
+            return str(int(hole["factor"] or 1) * int(places[hole["letter"]]) + int(hole["offset"] or 0))
+
+        return _HOLE.sub(number, self.text).replace("*", str(places.get("leaf", "*")))
+
+
+_HOLE = re.compile(r"\{(?P<factor>\d*)(?P<letter>[a-z])(?:\+(?P<offset>\d+))?\}")
+
+
+@cache
+def _expression(text: str) -> re.Pattern[str]:
+    pattern, end = "", 0
+    for hole in _HOLE.finditer(text):
+        pattern += re.escape(text[end : hole.start()])
+        pattern += rf"(?P<{hole['letter']}_{hole['factor'] or 1}_{hole['offset'] or 0}>\d+)"
+        end = hole.end()
+    pattern += re.escape(text[end:])
+    return re.compile(pattern.replace(re.escape("*"), r"(?P<leaf>[a-z_]+)"))
+
+
+@dataclass(frozen=True)
+class Row:
+    ours: _Template
+    theirs: _Template
+    shape: _Shape
+
+
+@dataclass(frozen=True)
+class Table:
+    """One library's names for one family of designs."""
+
+    naming: Naming
+    rows: tuple[Row, ...]
+
+    def to_ours(self, name: str) -> str | None:
+        """Our name of their tensor; None where the table has no row for it."""
+        return _translate(self.rows, name, forward=False)[0]
+
+    def to_theirs(self, name: str) -> tuple[str | None, _Shape]:
+        """Their name of our tensor and its shape; None where the table has no row for it."""
+        return _translate(self.rows, name, forward=True)
+
+
+def _translate(rows: tuple[Row, ...], name: str, *, forward: bool) -> tuple[str | None, _Shape]:
+    for row in rows:
+        source, target = (row.ours, row.theirs) if forward else (row.theirs, row.ours)
+        places = source.match(name)
+        if places is not None:
+            return target.build(places), row.shape
+    return None, ""
+
+
+@cache
+def table(naming: Naming, family: Family | None) -> Table | None:
+    """The table of a naming for a family; None where the library has no such model. Our own has any design."""
+    text = _TABLES.get((naming, None if naming == "nextify" else family))
+    if text is None:
+        return None
+    rows = []
+    for line in text.strip().splitlines():
+        if line.strip():
+            ours, theirs, *shape = line.split(maxsplit=2)
+            rows.append(Row(_Template(ours), _Template(theirs), shape[0].strip() if shape else ""))  # type: ignore[arg-type]
+    return Table(naming, tuple(rows))
+
+
+def family(design: Design) -> Family | None:
+    """The released family that a design belongs to, whatever its widths, depths, kernel and patch; None for others."""
+    base = design.with_(
+        depths=(1,), widths=(1,), stage_strides=(1,), kernel_size=7, layer_scale="off", response_norm="off"
+    )
+    convnext = CONVNEXT_TINY.with_(depths=(1,), widths=(1,), stage_strides=(1,), layer_scale="off")
+    later_strides = set(design.stage_strides[1:])
+    if not design.stem.startswith("patchify"):
+        resnet = RESNET50.with_(depths=(1,), widths=(1,), stage_strides=(1,), kernel_size=7)
+        return "resnet" if base == resnet and design.kernel_size == 3 and later_strides <= {2} else None
+    if base.with_(stem="patchify4") == convnext and later_strides <= {2} and design.stage_strides[0] == 1:
+        return "convnextv2" if design.response_norm == "global" else "convnext"
+    if base.with_(stem="patchify4") == convnext.with_(downsampling="none") and len(design.depths) == 1:
+        return "isotropic" if design.response_norm == "off" else None
+    return None
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """A state dict in our names, and what it was."""
+
+    naming: Naming
+    state: State
+    unexpected: tuple[str, ...]
+    """Names in the file that no row of the naming's table knows."""
+    table: Table
+
+
+_NO_TABLE = Table("nextify", ())
+# What wraps a state dict in the files of trainers: DistributedDataParallel, torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+# Models without a head leave out the prefix of the whole.
+_BARE = {"embeddings.patch_embeddings.weight": ("convnext.", "convnextv2."), "embedder.embedder.": ("resnet.",)}
+
+
+def recognize(state: Mapping[str, Tensor]) -> Recognized:
+    """Find out whose names these are and translate them into ours.
+
+    Raises:
+        WeightsError: the names are in no table.
+    """
+    state = _unwrap(state)
+    found = _NO_TABLE
+    names: dict[str, str] = {}
+    for attempt in _attempts(state):
+        for naming, kind in _TABLES:
+            candidate = table(naming, kind)
+            assert candidate is not None
+            translated = {name: ours for name in attempt if (ours := candidate.to_ours(name)) is not None}
+            if len(translated) > len(names):
+                found, names, state = candidate, translated, attempt
+    if len(names) * 2 <= len(state) or "stem.conv.weight" not in names.values():
+        shown = ", ".join(list(state)[:4]) or "nothing"
+        raise WeightsError(
+            f"these weights have none of the names that nextify, official ConvNeXt, timm, torchvision or Hugging Face "
+            f"use for ConvNeXt or ResNet (they begin with {shown}); convert them to one of those first"
+        )
+    tensors = {our: _smallest(state[their], our) for their, our in names.items()}
+    return Recognized(found.naming, tensors, tuple(name for name in state if name not in names), found)
+
+
+def _unwrap(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for _ in _WRAPPERS:
+        for prefix in _WRAPPERS:
+            if state and all(name.startswith(prefix) for name in state):
+                state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _attempts(state: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+    attempts = [state]
+    for key, prefixes in _BARE.items():
+        if any(name.startswith(key) for name in state):
+            # V1 and V2 differ in the response norm.
+            v2 = any(".grn." in name for name in state)
+            prefix = prefixes[1] if v2 and len(prefixes) > 1 else prefixes[0]
+            attempts.append({prefix + name: tensor for name, tensor in state.items()})
+    return attempts
+
+
+def _smallest(tensor: Tensor, our_name: str) -> Tensor:
+    """Our shape of a foreign tensor: 1x1 convolutions as matrices, scales and response norms as vectors."""
+    if our_name.endswith(("layer_scale", "response_norm.weight", "response_norm.bias")):
+        return tensor.reshape(-1) if tensor.numel() == max(tensor.shape, default=0) else tensor
+    matrix = ".pointwise1." in our_name or ".pointwise2." in our_name or ".shortcut.conv." in our_name
+    if matrix and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+        return tensor[:, :, 0, 0]
+    return tensor
+
+
+# timm's models narrower than tiny (atto, femto, pico, nano) have conv_mlp: their 1x1 layers are convolutions.
+_TIMM_CONV_MLP_BELOW = 96
+
+
+def rename(state: Mapping[str, Tensor], design: Design, naming: Naming) -> State:
+    """Weights in our names to another library's names and shapes.
+
+    Args:
+        state: tensors in our names.
+        design: what they are the weights of.
+        naming: whose names to give them.
+
+    Raises:
+        WeightsError: the library has no model of this design.
+    """
+    kind = family(design)
+    names = table(naming, kind)
+    if names is None:
+        have = [n for n in NAMINGS if table(n, kind) is not None]
+        what = {None: "this design", "isotropic": "isotropic ConvNeXt", "resnet": "ResNet", "convnextv2": "ConvNeXt-V2"}
+        raise WeightsError(
+            f"{naming} has no names for {what.get(kind, kind)}; its weights can be written as {' or '.join(have)}"
+        )
+    limit = _limits(design, naming)
+    if limit:
+        raise WeightsError(f"{naming}'s ConvNeXt has {limit}; write these weights as nextify")
+    renamed: State = {}
+    for name, tensor in state.items():
+        theirs, shape = names.to_theirs(name)
+        if theirs is None:
+            raise WeightsError(f"{naming} has no name for {name}; write these weights as nextify")
+        renamed[theirs] = _shaped(tensor, shape, design)
+    return renamed
+
+
+def _limits(design: Design, naming: Naming) -> str:
+    """What a library's ConvNeXt fixes and this design has otherwise; empty where nothing stands in the way."""
+    if naming == "nextify" or family(design) not in ("convnext", "convnextv2"):
+        return ""
+    if naming in ("official", "timm") and len(design.depths) != 4:
+        return "4 stages"
+    if naming != "timm" and design.kernel_size != 7:
+        return "7x7 kernels only"
+    if naming in ("official", "torchvision") and design.stem != "patchify4":
+        return "a 4x4 stem only"
+    if naming == "torchvision" and design.layer_scale == "off":
+        return "layer scale always"
+    return ""
+
+
+def _shaped(tensor: Tensor, shape: _Shape, design: Design) -> Tensor:
+    if shape == "O,I,1,1" or (shape == "narrow O,I,1,1" and design.widths[0] < _TIMM_CONV_MLP_BELOW):
+        return tensor[:, :, None, None]
+    if shape == "C,1,1":
+        return tensor[:, None, None]
+    if shape == "1,1,1,C":
+        return tensor[None, None, None, :]
+    return tensor

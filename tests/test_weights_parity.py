@@ -1,0 +1,154 @@
+"""The same random weights give the same logits here and in timm, torchvision and transformers, in both directions.
+
+Every norm, scale and bias is drawn at order 1: at their initial values (layer scale 1e-6) parity would prove nothing.
+Sizes that add nothing new are marked slow. ``NEXTIFY_PARITY_OUT=FILE`` appends each measured error to a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nextify.design import DESIGNS
+from nextify.weights.inference import infer_design
+from nextify.weights.naming import Naming, recognize, rename
+from nextify.zoo import create_model
+
+IMAGES = 100
+TOLERANCE = 1e-5
+
+
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights of the variance that keeps activations at order 1, and norms, scales and biases of order 1."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(tensor: Tensor, mean: float, std: float) -> None:
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * std + mean)
+
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                tensor.fill_(7)
+            elif name.endswith("running_var"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            elif tensor.ndim >= 2 and max(tensor.shape) < tensor.numel():
+                normal(tensor, 0.0, tensor[0].numel() ** -0.5)
+            elif name.endswith(("bias", "running_mean")) or "beta" in name:
+                normal(tensor, 0.0, 0.3)
+            else:
+                normal(tensor, 1.0, 0.3)
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Case:
+    naming: Naming
+    name: str
+    build: Callable[[], nn.Module]
+
+    def __str__(self) -> str:
+        return f"{self.naming}-{self.name}"
+
+
+def _timm(name: str) -> nn.Module:
+    import timm
+
+    return timm.create_model(name)
+
+
+def _torchvision(name: str) -> nn.Module:
+    import torchvision
+
+    return torchvision.models.get_model(name, weights=None)
+
+
+def _huggingface(name: str) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    if name.startswith("resnet"):
+        return transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=1000))
+    design = DESIGNS[name]
+    v2 = "V2" if name.startswith("convnextv2") else ""
+    config = getattr(transformers, f"ConvNext{v2}Config")(
+        hidden_sizes=list(design.widths), depths=list(design.depths), num_labels=1000
+    )
+    return getattr(transformers, f"ConvNext{v2}ForImageClassification")(config)
+
+
+_BUILDERS: dict[Naming, Callable[[str], nn.Module]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "huggingface": _huggingface,
+}
+_BELOW_TINY = ("atto", "femto", "pico", "nano")
+_DEFAULT_RUN = ("resnet50", "convnext_atto", "convnext_tiny", "convnextv2_atto")
+
+
+def _cases() -> list[Any]:
+    cases = []
+    for name in DESIGNS:
+        if "isotropic" in name or name == "resnet200":
+            continue
+        for naming, build in _BUILDERS.items():
+            if naming == "torchvision" and (name.startswith("convnextv2") or name.endswith((*_BELOW_TINY, "xlarge"))):
+                continue
+            case = Case(naming, name, lambda build=build, name=name: build(name))
+            cases.append(pytest.param(case, id=str(case), marks=() if name in _DEFAULT_RUN else pytest.mark.slow))
+    return cases
+
+
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        chunks = [model(chunk) for chunk in images.split(25)]
+    return torch.cat([c if isinstance(c, Tensor) else c.logits for c in chunks])
+
+
+def _record(case: Case, direction: str, error: float) -> None:
+    if out := os.environ.get("NEXTIFY_PARITY_OUT"):
+        with open(out, "a") as file:
+            row = {"naming": case.naming, "model": case.name, "direction": direction, "error": error}
+            file.write(json.dumps(row) + "\n")
+
+
+def assert_same(case: Case, direction: str, ours: Tensor, theirs: Tensor) -> None:
+    error = float((ours - theirs).norm() / theirs.norm())
+    _record(case, direction, error)
+    assert error <= TOLERANCE
+    assert torch.equal(ours.argmax(1), theirs.argmax(1))
+    assert theirs.std(dim=0).mean() > 1e-2  # the logits depend on the image, or agreement would mean little
+
+
+@pytest.mark.parametrize("case", _cases())
+def test_logits_agree_both_ways(case: Case) -> None:
+    torch.manual_seed(0)
+    theirs = randomize(case.build())
+    images = torch.randn(IMAGES, 3, 64, 32)
+    expected = logits(theirs, images)
+
+    recognized = recognize(theirs.state_dict())
+    design = infer_design(recognized)
+    assert recognized.unexpected == ()
+    assert recognized.naming == ("torchvision" if case.name == "resnet50" and case.naming == "timm" else case.naming)
+    assert design == DESIGNS[case.name]
+    ours = create_model(design)
+    ours.load_state_dict(recognized.state)
+    assert_same(case, "in", logits(ours.eval(), images), expected)
+
+    # Bit-exact round trip, shapes included.
+    back = rename(recognized.state, design, case.naming)
+    original = theirs.state_dict()
+    assert back.keys() == original.keys()
+    for name, tensor in original.items():
+        assert back[name].shape == tensor.shape, name
+        assert torch.equal(back[name], tensor), name
+
+    # Our weights in their model.
+    randomize(ours, seed=1)
+    theirs.load_state_dict(rename(ours.state_dict(), design, case.naming))
+    assert_same(case, "out", logits(ours, images), logits(theirs, images))
