@@ -71,7 +71,7 @@ def layers(before: Design, after: Design) -> str:
     texts = []
     for design, other in ((before, after), (after, before)):
         theirs = blocks(other)
-        lines = [f"{place:<21} {line}" for place, line in blocks(design).items() if theirs.get(place) != line]
+        lines = [f"{place:<25} {line}" for place, line in blocks(design).items() if theirs.get(place) != line]
         texts.append("\n".join(lines) or "(nothing that the other has not)")
     return f"Before\n\n```text\n{texts[0]}\n```\n\nAfter\n\n```text\n{texts[1]}\n```"
 
@@ -81,7 +81,7 @@ def blocks(design: Design) -> dict[str, str]:
     found: dict[str, str] = {}
     last = ""
     for place, line in block_lines(design):
-        last = f"{last}, shortcut" if place.strip() == "shortcut" else place
+        last = f"{last} shortcut" if place.strip() == "shortcut" else place
         if not last.startswith("stage") or last[6] in "12":
             found[last] = line
     return found
@@ -180,7 +180,7 @@ def index() -> str:
         "",
         "<!-- Made by tools/cards.py; do not edit. -->",
         "",
-        "What changes, the block before and after, the paper's figure, ours, and what we decided where the paper is silent.",
+        "What changes, the block before and after, the paper's figure, ours, and what we decided where it is silent.",
         "○: explored only. Changes in percentage points of top-1; the paper's are on ImageNet-1K.",
         "",
         f"| step | {' | '.join(ROADMAPS[r].title for r in REGIMES)} | ours |",

@@ -14,6 +14,11 @@ from nextify.zoo import designs
 
 HEADER = "| name | parameters | multiply-adds | top-1 % (paper) |\n|---|--:|--:|--:|"
 
+INTRODUCTION = """Every name works in `nextify.create_model(name)`, `nextify show`, `nextify diff` and `nextify models`.
+Parameters with a 1000-class head; multiply-adds of convolutions and linear layers for one 224×224 RGB image. Accuracies
+are the paper's (arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours; – where it prints none.
+"""
+
 
 def table(names: list[str]) -> str:
     known = designs()
@@ -40,9 +45,7 @@ def published_table() -> str:
 def document() -> str:
     sections = [
         "# Models\n\n<!-- Made by tools/models_table.py; do not edit. -->\n",
-        "Every name works in `nextify.create_model(name)`, `nextify show`, `nextify diff` and `nextify models`. Parameters "
-        "with a\n1000-class head; multiply-adds of convolutions and linear layers for one 224×224 RGB image. Accuracies "
-        "are the paper's\n(arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours; – where it prints none.\n",
+        INTRODUCTION,
         "## Families\n\n" + table(list(DESIGNS)) + "\n",
         "More of what the paper prints:\n\n" + published_table() + "\n",
     ]
@@ -50,7 +53,7 @@ def document() -> str:
         rows = table([f"{regime}_{row.name}" for row in roadmap])
         sections.append(f"## {roadmap.title}, step by step\n\n{rows}\n")
     sections.append(
-        "Two rows of the first roadmap cost less than the paper prints: [both figures](design.md#two-published-costs).\n"
+        "Two rows of the first roadmap cost less than is printed: [both figures](design.md#two-published-costs).\n"
     )
     return "\n".join(sections)
 

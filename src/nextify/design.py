@@ -69,9 +69,12 @@ class Design:
     """``global``: ConvNeXt-V2's global response normalization before the last 1x1 layer of each block."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(int(d) for d in self.depths))
-        object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
-        object.__setattr__(self, "stage_strides", tuple(int(s) for s in self.stage_strides))
+        for name in ("depths", "widths", "stage_strides"):
+            try:
+                object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
+            except (TypeError, ValueError):
+                message = f"{name} must be one whole number per stage, got {getattr(self, name)!r}"
+                raise DesignError(message) from None
         stages = len(self.depths)
         if not stages or len(self.widths) != stages or len(self.stage_strides) != stages:
             raise DesignError(
@@ -81,14 +84,14 @@ class Design:
         for name in ("depths", "widths", "stage_strides"):
             if min(getattr(self, name)) < 1:
                 raise DesignError(f"{name} must all be 1 or more, got {getattr(self, name)}")
-        if not STEM_PATTERN.match(self.stem):
+        if not (isinstance(self.stem, str) and STEM_PATTERN.match(self.stem)):
             raise DesignError(
                 f"stem {self.stem!r} is not known: use conv7_pool, conv3_pool, conv3 or patchify1, 2, 4, 8, 16, 32"
             )
         for name, kind in _CHOICES.items():
             if getattr(self, name) not in get_args(kind):
                 raise DesignError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+        if not isinstance(self.kernel_size, int) or self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise DesignError(f"kernel_size must be odd and positive, got {self.kernel_size}")
         if self.groups != "depthwise" and (not isinstance(self.groups, int) or self.groups < 1):
             raise DesignError(f"groups must be 'depthwise' or an int of 1 or more, got {self.groups!r}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import sys
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from nextify.cli.printing import print_columns, print_json
-from nextify.design import Design, DesignError
+from nextify.design import Design, DesignError, InertChoice
 from nextify.diagram import block_lines, block_svg, block_text
 from nextify.files import write_text_atomic
 from nextify.layout import Cost, cost, cost_by_part, layout, walk
@@ -40,6 +42,11 @@ def run(options: Options) -> int:
     if options.image_size < 1 or options.num_classes < 0:
         raise DesignError("--image-size must be 1 or more, and --num-classes 0 or more")
     design = find_design(options.name).with_(**dict(map(decision, options.set)))
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", InertChoice)
+        design.warn_of_inert_choices()
+    for note in notes:
+        print(f"nextify: note: {note.message}", file=sys.stderr)
     size, classes = options.image_size, options.num_classes
     parts = cost_by_part(design, size, classes)
     total = cost(design, size, classes)
