@@ -2,8 +2,9 @@
 
 Grayscale is replicated. Transparency (palette or alpha) is laid on white, as a page would show it. 16-bit values are
 scaled by 255 / 65,535 over the full range, never stretched to an image's own. CMYK and other colour spaces are
-converted by Pillow, without ICC profiles. Of an animation, the first frame. The EXIF orientation is applied. Refused: truncated
-and empty files, files that are no image, float pixels (their range is not agreed), and Pillow's decompression bombs.
+converted by Pillow, without ICC profiles. Of an animation, the first frame. The EXIF orientation is applied. Refused:
+truncated and empty files, files that are no image, float pixels (their range is not agreed), and Pillow's decompression
+bombs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 Pixels = npt.NDArray[np.uint8]
 
 EXTENSIONS = frozenset(
-    f".{name}" for name in ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "avif"]
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"}
+    | {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 """Of image files, in lower case."""
 _ORIENTATION = 0x0112  # EXIF tag

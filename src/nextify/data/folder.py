@@ -1,8 +1,8 @@
 """An image folder: which files, which class, which split, and everything that can be wrong with them.
 
 Accepted: ``train/`` with ``val/`` (or ``valid/``, ``validation/``, ``test/``), each with one folder a class; or one
-folder of class folders, which is split per class with a fixed seed. Class folders are searched in depth. Hidden files and
-files without an image's extension are ignored.
+folder of class folders, which is split per class with a fixed seed. Class folders are searched in depth. Hidden files
+and files without an image's extension are ignored.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Split:
     labels: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What one look at a file gives."""
 
@@ -170,7 +171,8 @@ def _class_files(root: Path, below: str) -> dict[str, list[str]]:
     shown = printable(str(folder))
     by_class = {name: _images_in(root, folder / name) for name in sorted(_folders(folder), key=natural)}
     if not any(by_class.values()):
-        loose = [entry for entry in _listed(folder) if _is_image(entry)]
+        with _entries(str(folder)) as entries:
+            loose = any(_is_image(entry.name) and not _hidden(entry.name) for entry in entries)
         if loose:
             raise DataError(f"{shown} has images but no class folders: put the images of each class in one folder")
         raise DataError(f"{shown} has no images: it needs one folder per class with files such as .jpg or .png in it")
@@ -201,17 +203,22 @@ def _split_of(classes: tuple[str, ...], by_class: dict[str, list[str]]) -> Split
     return Split(tuple(name for name, _ in pairs), tuple(label for _, label in pairs))
 
 
-def _listed(folder: Path) -> list[str]:
-    try:
-        return [name for name in os.listdir(folder) if not name.startswith(".") and name != "__MACOSX"]
-    except OSError as error:
-        raise DataError(
-            f"cannot look into {printable(str(folder))} ({error.strerror}): check its permissions"
-        ) from None
-
-
 def _folders(folder: Path) -> list[str]:
-    return [name for name in _listed(folder) if (folder / name).is_dir()]
+    with _entries(str(folder)) as entries:
+        return [entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir()]
+
+
+@contextlib.contextmanager
+def _entries(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield entries
+    except OSError as error:
+        raise DataError(f"cannot look into {printable(folder)} ({error.strerror}): check its permissions") from None
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _is_image(name: str) -> bool:
@@ -222,19 +229,21 @@ def _images_in(root: Path, folder: Path) -> list[str]:
     """Names below ``root`` of the images at any depth, sorted; a folder linked into itself is entered once."""
     found: list[str] = []
     seen: set[str] = set()
-    pending = [folder]
+    pending = [(str(folder), folder.relative_to(root).as_posix())]
     while pending:
-        current = pending.pop()
-        real = os.path.realpath(current)
+        path, name = pending.pop()
+        real = os.path.realpath(path)
         if real in seen:
             continue
         seen.add(real)
-        for name in _listed(current):
-            path = current / name
-            if _is_image(name) and not path.is_dir():
-                found.append(path.relative_to(root).as_posix())
-            elif path.is_dir():
-                pending.append(path)
+        with _entries(path) as entries:
+            for entry in entries:
+                if not _hidden(entry.name):
+                    below = f"{name}/{entry.name}"
+                    if entry.is_dir():
+                        pending.append((entry.path, below))
+                    elif _is_image(entry.name):
+                        found.append(below)
     return sorted(found)
 
 
@@ -247,7 +256,7 @@ def examine(root: Path, names: tuple[str, ...], cache: Path | None = None) -> li
     Raises ``DataError`` that names the unreadable ones.
     """
     index_path = None
-    known: dict[str, list[object]] = {}
+    known: dict[str, list[Any]] = {}
     if cache is not None:
         place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
         index_path = cache / f"index-{place}.json"
@@ -255,41 +264,39 @@ def examine(root: Path, names: tuple[str, ...], cache: Path | None = None) -> li
             index = json.loads(index_path.read_text("utf-8"))
             known = index["files"] if index["version"] == VERSION else {}
     records: list[Record] = []
-    entries: dict[str, list[object]] = {}
+    entries: dict[str, list[Any]] = {}
     unreadable: list[tuple[str, str]] = []
     with quiet():
         for name in names:
-            path = root / name
+            path = os.path.join(root, name)
             try:
-                status = path.stat()
+                status = os.stat(path)
                 entry = known.get(name)
                 if entry is None or entry[:2] != [status.st_size, status.st_mtime_ns]:
-                    data = path.read_bytes()
+                    data = _read(path)
                     header = read_header(data)
-                    entry = [
-                        status.st_size,
-                        status.st_mtime_ns,
-                        hashlib.sha256(data).hexdigest(),
-                        header.height,
-                        header.width,
-                        header.traits,
-                    ]
+                    digest = hashlib.sha256(data).hexdigest()
+                    size = (header.height, header.width)
+                    entry = [status.st_size, status.st_mtime_ns, digest, *size, header.traits]
             except OSError as error:
-                dangling = path.is_symlink() and not path.exists()
+                dangling = os.path.islink(path) and not os.path.exists(path)
                 unreadable.append((name, "dangling link" if dangling else error.strerror or "unreadable"))
-                continue
             except UnreadableImage as error:
                 unreadable.append((name, str(error)))
-                continue
-            entries[name] = entry
-            _, _, digest, height, width, traits = entry
-            records.append(Record(str(digest), Header(int(str(height)), int(str(width)), str(traits))))
+            else:
+                entries[name] = entry
+                records.append(Record(entry[2], Header(*entry[3:])))
     _refuse(unreadable, len(names))
     if index_path is not None and entries != known:
         with contextlib.suppress(OSError):  # an index that cannot be written only costs the next start
             index_path.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomic(index_path, json.dumps({"version": VERSION, "files": entries}))
     return records
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _refuse(unreadable: list[tuple[str, str]], total: int) -> None:
@@ -323,7 +330,7 @@ def _decode_all(root: Path, names: tuple[str, ...], headers: list[Header]) -> It
     def one(index: int) -> Pixels | str:
         header = headers[index]
         try:
-            pixels = decode((root / names[index]).read_bytes())
+            pixels = decode(_read(os.path.join(root, names[index])))
         except OSError as error:
             return error.strerror or "unreadable"
         except UnreadableImage as error:

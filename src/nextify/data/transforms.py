@@ -1,8 +1,8 @@
 """From a decoded image to the square uint8 image that a network is trained or tested on.
 
 Source: timm's ``create_transform``, as the ConvNeXt recipe uses it (Table 5): crop, mirror, then RandAugment or
-colour jitter; bicubic throughout. timm's own classes do the work. Here they are called with less around them: images stay NumPy
-arrays wherever Pillow has nothing to do, and what gives the same result for an image every time is done once.
+colour jitter; bicubic throughout. timm's own classes do the work. Here they are called with less around them:
+images stay NumPy arrays wherever Pillow has nothing to do, and what gives the same result every time is done once.
 
 ``pad`` is the small images' augmentation (He et al. 2015, section 4.2): the image with an eighth of its side of black
 on each edge, and a square of the image's own side cut from that.
@@ -14,21 +14,18 @@ import math
 import random
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import RandAugment, rand_augment_choices, rand_augment_ops
-from timm.data.constants import IMAGENET_DEFAULT_MEAN
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.transforms import ColorJitter, Compose
 
+from nextify.data.augment import from_pillow, rand_augment, to_pillow
 from nextify.data.decode import Pixels
 from nextify.data.images import ImageSet
 from nextify.data.kept import Kept, keep, open_kept
-from nextify.recipe import RandAugment as RandAugmentSetting
 from nextify.recipe import Recipe
 
 Transform = Callable[[Pixels], Pixels]
@@ -72,7 +69,7 @@ class Square:
     def __call__(self, pixels: Pixels) -> Pixels:
         if pixels.shape[0] == pixels.shape[1] == self.image_size == self.short_side:
             return pixels
-        return np.asarray(self.steps(Image.fromarray(pixels)))
+        return from_pillow(self.steps(to_pillow(pixels)))
 
     def of_all(self, images: ImageSet) -> Pixels | None:
         """``(N, image_size, image_size, 3)`` of a whole set, made once; None where that would be too large."""
@@ -115,11 +112,11 @@ class TrainTransform:
             image_size, scale=recipe.crop_scale, ratio=ASPECT, interpolation="bicubic"
         )
         self.margin = max(1, image_size // PAD_SHARE)
-        self.augment: Any = None  # Pillow image to Pillow image
+        self.augment: Transform | None = None
         if recipe.rand_augment != "off":
             self.augment = rand_augment(recipe.rand_augment, image_size)
         elif recipe.color_jitter != "off":
-            self.augment = ColorJitter(*(recipe.color_jitter,) * 3)
+            self.augment = Jitter(recipe.color_jitter)
 
     @property
     def starts_square(self) -> bool:
@@ -128,30 +125,37 @@ class TrainTransform:
 
     def __call__(self, pixels: Pixels) -> Pixels:
         size = self.image_size
-        image = None
         if self.crop == "random_resized":
-            # timm's draw; its crop and resize, as slicing and Pillow's resize without torchvision's layers in between
+            # timm's draw; its crop and resize, as a slice and Pillow's resize without torchvision's layers in between
             top, left, height, width = self.resized_crop.get_params(
                 _shape_of(*pixels.shape[:2]), self.resized_crop.scale, self.resized_crop.ratio
             )
             pixels = self._mirrored(pixels[top : top + height, left : left + width])
             if (height, width) != (size, size):
-                image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+                pixels = from_pillow(to_pillow(pixels).resize((size, size), Image.Resampling.BICUBIC))
         else:
             pixels = self.square(pixels)
             if self.crop == "pad":
-                pixels = shifted(
-                    pixels, random.randint(0, 2 * self.margin), random.randint(0, 2 * self.margin), self.margin
-                )
+                shifts = 2 * self.margin + 1
+                top, left = int(random.random() * shifts), int(random.random() * shifts)
+                pixels = shifted(pixels, top, left, self.margin)
             pixels = self._mirrored(pixels)
         if self.augment is not None:
-            before = Image.fromarray(pixels) if image is None else image
-            after = self.augment(before)
-            image = image if after is before else after
-        return np.ascontiguousarray(pixels) if image is None else np.asarray(image)
+            pixels = self.augment(pixels)
+        return np.ascontiguousarray(pixels)
 
     def _mirrored(self, pixels: Pixels) -> Pixels:
         return pixels[:, ::-1] if self.flip and random.random() < self.flip else pixels
+
+
+class Jitter:
+    """timm's colour jitter (torchvision's): brightness, contrast and saturation of one strength, on arrays."""
+
+    def __init__(self, strength: float) -> None:
+        self.jitter = ColorJitter(strength, strength, strength)
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        return from_pillow(self.jitter(to_pillow(pixels)))
 
 
 def shifted(pixels: Pixels, top: int, left: int, margin: int) -> Pixels:
@@ -163,24 +167,6 @@ def shifted(pixels: Pixels, top: int, left: int, margin: int) -> Pixels:
         max(0, -down) : size - max(0, down), max(0, -right) : size - max(0, right)
     ]
     return out
-
-
-def rand_augment(setting: RandAugmentSetting, image_size: int) -> RandAugment:
-    """timm's ``rand-m{magnitude}-mstd{magnitude_std}-inc1`` with mean colour as fill, bicubic; any float magnitude."""
-    ops = rand_augment_ops(
-        magnitude=setting.magnitude,
-        hparams={
-            "translate_const": int(image_size * 0.45),  # as timm's create_transform
-            "img_mean": tuple(min(255, round(255 * mean)) for mean in IMAGENET_DEFAULT_MEAN),
-            "interpolation": Image.Resampling.BICUBIC,
-            "magnitude_std": setting.magnitude_std,
-        },
-        transforms=rand_augment_choices("rand", increasing=True),
-    )
-    # As an array already, which NumPy's choice would otherwise make of the list for every image.
-    as_array = np.empty(len(ops), dtype=object)
-    as_array[:] = ops
-    return RandAugment(as_array, num_layers=2)
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,87 @@
+"""RandAugment on arrays gives timm's own pixels on the same draws."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data import auto_augment as timm_ops
+from timm.data.auto_augment import rand_augment_transform
+
+from nextify.data.augment import rand_augment
+from nextify.recipe import RandAugment
+
+NAMES = timm_ops.rand_augment_choices("rand", increasing=True)
+
+
+def pictures() -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    noise = draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    ramp = np.linspace(40, 90, 32 * 24 * 3).astype(np.uint8).reshape(32, 24, 3)
+    flat = np.full((16, 16, 3), 77, np.uint8)
+    two = np.zeros((32, 32, 3), np.uint8)
+    two[:5] = (255, 3, 200)
+    return [noise, ramp, flat, two, noise[:, ::-1]]
+
+
+def seed(value: int) -> None:
+    random.seed(value)
+    np.random.seed(value)  # noqa: NPY002 timm draws from there
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_operation_at_each_magnitude(name: str) -> None:
+    ours = {op.name: op for op in rand_augment(RandAugment(), 16).ops}[name]
+    mean = (124, 116, 104)
+    hparams = {"translate_const": 7, "img_mean": mean, "interpolation": Image.Resampling.BICUBIC, "magnitude_std": 0.5}
+    (theirs,) = timm_ops.rand_augment_ops(9, hparams=hparams, transforms=[name])
+    for op in (ours, theirs):
+        op.prob, op.magnitude_std = 1.0, 0.0
+    for magnitude in (0.0, 1.3, 4.0, 5.5, 8.9, 9.9, 10.0):
+        ours.magnitude = theirs.magnitude = magnitude
+        for pixels in pictures():
+            seed(1)
+            mine = ours(pixels)
+            seed(1)
+            if name == "PosterizeIncreasing" and magnitude == 10:
+                expected = np.zeros_like(pixels)  # no bits are left; Pillow 13 refuses what Pillow 12 made black
+            else:
+                expected = np.asarray(theirs(Image.fromarray(pixels)))
+            np.testing.assert_array_equal(mine, expected, err_msg=f"{name} {magnitude}")
+
+
+def test_whole_transform_equals_timms_config_string() -> None:
+    hparams = {"translate_const": 7, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
+    theirs = rand_augment_transform("rand-m9-mstd0.5-inc1", hparams)
+    ours = pickle.loads(pickle.dumps(rand_augment(RandAugment(9.0, 0.5), 16)))
+    changed = compared = 0
+    for i in range(300):
+        pixels = pictures()[i % 5]
+        seed(i)
+        try:
+            expected = np.asarray(theirs(Image.fromarray(pixels)))
+        except ValueError:  # posterize to no bits
+            continue
+        seed(i)
+        mine = ours(pixels)
+        np.testing.assert_array_equal(mine, expected)
+        compared += 1
+        changed += not np.array_equal(mine, pixels)
+    assert compared > 280
+    assert 100 < changed < compared
+
+
+def test_fractional_magnitudes_count() -> None:
+    low, high = (rand_augment(RandAugment(m, 0.0), 32) for m in (4.0, 4.9))
+    names = [op.name for op in low.ops]
+    at = names.index("BrightnessIncreasing")
+    pixels = pictures()[0]
+    for ra in (low, high):
+        ra.ops[at].prob = 1.0
+    seed(0)
+    first = low.ops[at](pixels)
+    seed(0)
+    assert not np.array_equal(first, high.ops[at](pixels))
