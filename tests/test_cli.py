@@ -45,6 +45,11 @@ def test_overview_lists_each_command_on_a_line(capsys: Captured, arguments: tupl
         assert [text for text in lines if text.split() == [name, *line.split()]]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_file(name: str) -> None:
+    assert (Path(nextify.cli.__file__).parent / f"{name}.py").exists()
+
+
 def test_version(capsys: Captured) -> None:
     assert out(capsys, "--version") == f"nextify {nextify.__version__}\n"
 
@@ -57,7 +62,7 @@ def test_python_m_nextify() -> None:
 def test_models(capsys: Captured) -> None:
     lines = out(capsys, "models").splitlines()
     assert len(lines) == 1 + len(nextify.list_models())
-    assert lines[1].split() == ["resnet50", "25.56", "M", "4.09", "G", "76.13", "%"]
+    assert lines[1].split() == ["resnet50", "25.56", "M", "4.09", "G", "4.09", "G", "76.13", "%"]
     assert len(out(capsys, "models", "resnet50_*").splitlines()) == 18
 
 
@@ -67,6 +72,7 @@ def test_models_as_json(capsys: Captured) -> None:
         "name": "convnext_tiny",
         "parameters": 28_589_128,
         "macs": 4_455_531_264,
+        "published_gflops": 4.5,
         "published_top1": 82.1,
     }
     assert models["convnextv2_tiny"]["published_top1"] is None

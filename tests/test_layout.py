@@ -11,7 +11,7 @@ import pytest
 import nextify
 from nextify.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design, DesignError, InertChoice
 from nextify.layout import Conv, ImageSizeError, cost, cost_by_part, layout, smallest_image, walk
-from nextify.published import MODELS, published_top1
+from nextify.published import MODELS, published_gflops, published_top1
 from nextify.zoo import designs, list_models
 
 
@@ -33,6 +33,9 @@ def test_published_top1_of_names() -> None:
     assert published_top1("resnet50") == published_top1("resnet50_baseline") == 76.13
     assert published_top1("convnext_tiny") == 82.1
     assert published_top1("convnextv2_tiny") is None
+    assert published_gflops("resnet50_layer_norm") == 4.46
+    assert published_gflops("convnext_xlarge") == 60.9
+    assert published_gflops("convnext_nano") is None
 
 
 @pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "convnext_isotropic_small", "convnextv2_atto"])

@@ -8,11 +8,11 @@ from generated import write_or_check
 
 from nextify.design import DESIGNS
 from nextify.layout import cost
-from nextify.published import MODELS, published_top1
+from nextify.published import MODELS, published_gflops, published_top1
 from nextify.roadmap import ROADMAPS
 from nextify.zoo import designs
 
-HEADER = "| name | parameters | multiply-adds | top-1 % (paper) |\n|---|--:|--:|--:|"
+HEADER = "| name | parameters | multiply-adds | G as printed | top-1 %, printed |\n|---|--:|--:|--:|--:|"
 
 INTRODUCTION = """Every name works in `nextify.create_model(name)`, `nextify show`, `nextify diff` and `nextify models`.
 Parameters with a 1000-class head; multiply-adds of convolutions and linear layers for one 224×224 RGB image. Accuracies
@@ -26,19 +26,21 @@ def table(names: list[str]) -> str:
     for name in names:
         price, top1 = cost(known[name]), published_top1(name)
         shown = "–" if top1 is None else f"{top1:.2f}" if name.startswith("resnet") else f"{top1:.1f}"
-        lines.append(f"| `{name}` | {price.parameters:,} | {price.macs:,} | {shown} |")
+        gflops = published_gflops(name)
+        printed = "–" if gflops is None else f"{gflops:.2f}" if name.startswith("resnet") else f"{gflops:.1f}"
+        lines.append(f"| `{name}` | {price.parameters:,} | {price.macs:,} | {printed} | {shown} |")
     return "\n".join(lines)
 
 
 def published_table() -> str:
     lines = [
-        "| name | top-1, 384² | top-1, 22K → 1K, 224² | 384² | parameters as printed | FLOPs as printed |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| name | top-1, 384² | top-1, 22K → 1K, 224² | 384² | parameters as printed |",
+        "|---|--:|--:|--:|--:|",
     ]
     for name, model in MODELS.items():
         accuracies = (model.top1_384, model.top1_in22k, model.top1_in22k_384)
         shown = " | ".join("–" if a is None else f"{a:.1f}" for a in accuracies)
-        lines.append(f"| `{name}` | {shown} | {model.parameters_millions:g} M | {model.gflops:g} G |")
+        lines.append(f"| `{name}` | {shown} | {model.parameters_millions:g} M |")
     return "\n".join(lines)
 
 

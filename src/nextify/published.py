@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nextify.roadmap import ROADMAPS
+from nextify.roadmap import ROADMAPS, Published
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,20 @@ MODELS: dict[str, PublishedModel] = {
 
 
 def published_top1(name: str) -> float | None:
-    """The paper's top-1 at 224x224 without further images for a name of ``list_models()``, or None.
+    """The paper's top-1 at 224x224 without further images for a name of ``list_models()``, or None."""
+    row = _row(name)
+    return row.top1 if row else MODELS[name].top1 if name in MODELS else None
 
-    A roadmap's starting point by itself (``resnet50``) is its baseline, trained with the original recipe."""
-    if name in MODELS:
-        return MODELS[name].top1
+
+def published_gflops(name: str) -> float | None:
+    """The GFLOPs at 224x224 that the paper prints for a name of ``list_models()``, or None."""
+    row = _row(name)
+    return row.gflops if row else MODELS[name].gflops if name in MODELS else None
+
+
+def _row(name: str) -> Published | None:
+    """A roadmap's starting point by itself (``resnet50``) is its baseline, trained with the original recipe."""
     if name in ROADMAPS:
-        return ROADMAPS[name].published.top1
+        return ROADMAPS[name].published
     rows = {f"{regime}_{row.name}": row for regime, roadmap in ROADMAPS.items() for row in roadmap}
-    return rows[name].published.top1 if name in rows else None
+    return rows[name].published if name in rows else None

@@ -16,7 +16,6 @@ from typing import Any, get_type_hints
 
 COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one brings",
-    "train": "train one network",
     "models": "list the named networks with their cost and published accuracy",
     "show": "show one network: its blocks, and what each stage costs",
     "diff": "show what differs between two networks, layer by layer",

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from nextify.cli.printing import print_columns, print_json
 from nextify.layout import cost
-from nextify.published import published_top1
+from nextify.published import published_gflops, published_top1
 from nextify.report.text import ABSENT
 from nextify.zoo import UnknownModel, find_design, list_models
 
@@ -31,15 +31,22 @@ def run(options: Options) -> int:
     if options.json:
         print_json(
             [
-                {"name": n, "parameters": c.parameters, "macs": c.macs, "published_top1": published_top1(n)}
-                for n, c in costs.items()
+                {
+                    "name": name,
+                    "parameters": price.parameters,
+                    "macs": price.macs,
+                    "published_gflops": published_gflops(name),
+                    "published_top1": published_top1(name),
+                }
+                for name, price in costs.items()
             ]
         )
         return 0
     rows = []
     for name, price in costs.items():
-        top1 = published_top1(name)
+        top1, gflops = published_top1(name), published_gflops(name)
         figures = (f"{price.parameters / 1e6:.2f} M", f"{price.macs / 1e9:.2f} G")
-        rows.append((name, *figures, ABSENT if top1 is None else f"{top1:g} %"))
-    print_columns(("name", "parameters", "multiply-adds", "top-1 (paper)"), rows)
+        paper = (ABSENT if gflops is None else f"{gflops:g} G", ABSENT if top1 is None else f"{top1:g} %")
+        rows.append((name, *figures, *paper))
+    print_columns(("name", "parameters", "multiply-adds", "as published", "top-1, published"), rows)
     return 0

@@ -16,7 +16,7 @@ from nextify.design import Design, DesignError, InertChoice
 from nextify.diagram import block_lines, block_svg, block_text
 from nextify.files import write_text_atomic
 from nextify.layout import Cost, cost, cost_by_part, layout, walk
-from nextify.published import published_top1
+from nextify.published import published_gflops, published_top1
 from nextify.zoo import find_design
 
 
@@ -63,6 +63,7 @@ def run(options: Options) -> int:
                 "blocks": [{"place": place, "layers": text} for place, text in block_lines(design)],
                 "parts": [{"part": p, "resolution": resolution[p], **asdict(c)} for p, c in parts.items()],
                 "total": asdict(total),
+                "published_gflops": None if options.set else published_gflops(options.name),
                 "published_top1": None if options.set else published_top1(options.name),
             }
         )
@@ -78,9 +79,10 @@ def run(options: Options) -> int:
     ]
     rows.append(("total", "", *_figures(total)))
     print_columns((f"at {size}×{size}", "resolution", "parameters", "multiply-adds", "activations"), rows)
-    top1 = published_top1(options.name)
-    if top1 is not None and not options.set:
-        print(f"\nThe paper's top-1 on ImageNet-1K: {top1:g} %")
+    top1, gflops = published_top1(options.name), published_gflops(options.name)
+    if gflops is not None and not options.set:
+        accuracy = f"; top-1 on ImageNet-1K {top1:g} %" if top1 is not None else ""
+        print(f"\nThe paper prints, at 224×224: {gflops:g} G multiply-adds{accuracy}")
     if options.svg is not None:
         print(f"\nDrawn into {options.svg}")
     return 0
