@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextify.design import DESIGNS, Design
@@ -49,24 +50,34 @@ def find_design(name: str | Design) -> Design:
 
 def create_model(
     name_or_design: str | Design,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     *,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     stochastic_depth: float = 0.0,
+    weights: str | Path | None = None,
 ) -> ConvNet:
-    """The torch module of a named or given design, with fresh weights drawn from torch's global generator.
+    """The torch module of a named or given design, with given weights or fresh ones from torch's global generator.
 
     Args:
         name_or_design: a name of ``list_models()`` or a ``Design``.
-        num_classes: width of the classifier; 0 gives features.
-        in_channels: channels of the images.
+        num_classes: width of the classifier; 0 gives features. Not given: 1000, or what the weights have.
+        in_channels: channels of the images. Not given: 3, or what the weights have.
         stochastic_depth: chance that the last block's branch is dropped in training.
+        weights: a bundle, another library's file, ``hf:owner/name`` or ``timm:name``; ``nextify.weights.load`` gives
+            the preprocessing, classes and licence with the model.
 
     Raises:
         UnknownModel: no design of that name.
+        WeightsError: weights that cannot be read, are not safe, or are of another design.
     """
-    from nextify.nn.network import ConvNet
-
     design = find_design(name_or_design)
     design.warn_of_inert_choices()
-    return ConvNet(layout(design, in_channels), num_classes, stochastic_depth)
+    if weights is not None:
+        from nextify.weights import load
+
+        wanted = {"num_classes": num_classes, "in_channels": in_channels}
+        return load(weights, name_or_design, stochastic_depth=stochastic_depth, **wanted).model.train()
+    from nextify.nn.network import ConvNet
+
+    net = layout(design, 3 if in_channels is None else in_channels)
+    return ConvNet(net, 1000 if num_classes is None else num_classes, stochastic_depth)

@@ -1,1 +1,50 @@
-"""Weights in and out: other libraries' names, safe reading, the bundle, the Hub, preprocessing."""
+"""Weights in and out: other libraries' names, safe reading, the bundle, the Hub, preprocessing.
+
+``load`` reads from anywhere, ``save_bundle`` writes what nextify ships, ``convert`` goes from one library to another.
+"""
+
+from __future__ import annotations
+
+from nextify.weights.bundle import About, Bundle, Metric, is_bundle, load_bundle, save_bundle
+from nextify.weights.convert import Conversion, convert
+from nextify.weights.hub import model_card, pull, push
+from nextify.weights.loading import Loaded, find, load, load_into
+from nextify.weights.naming import NAMINGS, Naming, WeightsError, recognize, rename
+from nextify.weights.preprocessing import (
+    Differences,
+    Preprocessing,
+    library_settings,
+    preprocess,
+    report_differences,
+)
+from nextify.weights.reading import UnsafeFile, read_weights
+
+__all__ = [
+    "NAMINGS",
+    "About",
+    "Bundle",
+    "Conversion",
+    "Differences",
+    "Loaded",
+    "Metric",
+    "Naming",
+    "Preprocessing",
+    "UnsafeFile",
+    "WeightsError",
+    "convert",
+    "find",
+    "is_bundle",
+    "library_settings",
+    "load",
+    "load_bundle",
+    "load_into",
+    "model_card",
+    "preprocess",
+    "pull",
+    "push",
+    "read_weights",
+    "recognize",
+    "rename",
+    "report_differences",
+    "save_bundle",
+]

@@ -89,6 +89,9 @@ class Preprocessing:
         return torch.stack([self(image) for image in images])
 
 
+OFFICIAL = Preprocessing()
+
+
 def preprocess(image: Image | np.ndarray, settings: Preprocessing) -> Tensor:
     """``settings(image)``."""
     return settings(image)

@@ -1,0 +1,36 @@
+"""``nextify convert SRC DST --to …``: weights from one library's naming to another's."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+
+@dataclass(frozen=True)
+class Options:
+    """Convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify."""
+
+    source: Annotated[Positional[str], arg(metavar="SRC")]
+    """What to read: a file or directory of any of them, hf:owner/name, or timm:name."""
+    destination: Annotated[Positional[Path], arg(metavar="DST")]
+    """What to write: a .safetensors, a .pth, or a directory."""
+    to: Literal["official", "timm", "torchvision", "huggingface", "nextify"]
+    """Whose names and shapes the tensors get; nextify writes a bundle."""
+    design: str | None = None
+    """What the weights are; only needed for bare nextify weights that fit several designs."""
+
+
+def run(options: Options) -> int:
+    from nextify.weights import convert
+
+    done = convert(options.source, options.destination, options.to, design=options.design)
+    for note in done.notes:
+        print(f"nextify: note: {note}", file=sys.stderr)
+    name = done.about.name or "an unnamed design"
+    print(f"{name}: {done.tensors} tensors from {done.source} to {done.target}, in {done.path}")
+    print(f"licence: {done.about.licence}")
+    return 0

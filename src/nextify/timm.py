@@ -1,0 +1,187 @@
+"""Every nextify design in timm's registry.
+
+After ``import nextify.timm``, ``timm.create_model("nextify_convnext_tiny")`` works with the usual arguments
+(``num_classes``, ``in_chans``, ``drop_rate``, ``drop_path_rate``, ``global_pool``, ``features_only`` with
+``out_indices``), and with what timm's ``train.py`` asks of a model. Weights are loaded with ``pretrained=True`` and
+``pretrained_cfg_overlay=dict(file=PATH)`` in any naming that nextify reads.
+
+timm's own train.py imports nothing of ours by itself; start it as
+``python -c "import nextify.timm, runpy; runpy.run_path('train.py', run_name='__main__')" --model nextify_resnet50 …``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import timm.models
+import torch.nn.functional as F
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from nextify.design import Design
+from nextify.layout import layout
+from nextify.nn.backbone import features, pick
+from nextify.nn.layers import to_nchw, to_nhwc
+from nextify.nn.network import ConvNet, Head
+from nextify.weights.naming import recognize
+from nextify.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nextify.zoo import designs
+
+__all__: list[str] = []  # timm's registry adds the entry points
+
+PREFIX = "nextify_"
+
+
+class TimmConvNet(ConvNet):
+    """A ConvNet with timm's interface: maps are ``(N, C, H, W)``, heads take ``pre_logits``."""
+
+    def __init__(
+        self,
+        design: Design,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        global_pool: str = "avg",
+    ) -> None:
+        super().__init__(layout(design, in_chans), num_classes, drop_path_rate)
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.global_pool = _pooling(global_pool)
+        self.head_hidden_size = self.num_features
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": f.channels, "reduction": f.stride, "module": f.module} for f in features(self.layout)
+        ]
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        super().reset_classifier(num_classes)
+        if global_pool is not None:
+            self.global_pool = _pooling(global_pool)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay: biases, norms, layer scale."""
+        return set(self.undecayed_parameters())
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Depth groups for layer-wise learning rates, as timm's own ConvNeXt."""
+        blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else [*blocks, (r"^head\.norm", (99999,))]}
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """``(N, in_chans, H, W)`` images to the last stage's ``(N, C, H', W')`` map."""
+        return to_nchw(super().forward_features(images))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last stage's ``(N, C, H', W')`` map to logits, or with ``pre_logits`` to what enters the classifier."""
+        if not self.global_pool:
+            return x
+        x = to_nhwc(x).mean(dim=(1, 2))
+        for name in self.head.order:
+            x = getattr(self.head, name)(x)
+        if self.drop_rate:
+            x = F.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.head.classifier(x)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: Literal["NCHW", "NHWC"] = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps after the chosen stages; ``norm`` has nothing to apply, since the final norm follows pooling."""
+        wanted = pick(indices, len(self.stages))
+        x = self.stem(to_nhwc(x))
+        maps = []
+        for index, stage in enumerate(self.stages):
+            if stop_early and index > wanted[-1]:
+                break
+            x = stage(x)
+            if index in wanted:
+                maps.append(x if str(output_fmt) == "NHWC" else to_nchw(x))
+        return maps if intermediates_only else (to_nchw(x), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Leave out the stages behind the last wanted one, and the head."""
+        wanted = pick(indices, len(self.stages))
+        cut = wanted[-1] + 1 < len(self.stages)
+        self.stages = self.stages[: wanted[-1] + 1]
+        if prune_head or cut:
+            self.num_classes = 0
+            self.head = Head((), self.num_features, 0)
+            self.global_pool = ""
+        return list(wanted)
+
+
+def _pooling(kind: str) -> str:
+    if kind not in ("avg", ""):
+        raise ValueError(f"global_pool must be 'avg' or '' (none), got {kind!r}")
+    return kind
+
+
+def _config(design: Design) -> dict[str, Any]:
+    stem = "stem.conv"
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "first_conv": stem,
+        "classifier": "head.classifier",
+        "license": "apache-2.0",
+    }
+
+
+def _in_our_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """timm's hook for foreign checkpoints."""
+    for key in ("state_dict", "model"):
+        if isinstance(state.get(key), Mapping):
+            state = state[key]
+    return recognize(state).state
+
+
+def _entry_point(name: str, design: Design) -> Callable[..., nn.Module]:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        def build(**arguments: Any) -> TimmConvNet:
+            return TimmConvNet(design, **arguments)
+
+        stages = len(design.depths)
+        net: nn.Module = build_model_with_cfg(
+            build,
+            name,
+            pretrained,
+            pretrained_filter_fn=_in_our_names,
+            feature_cfg={"out_indices": tuple(range(stages)), "feature_cls": "getter"},
+            **kwargs,
+        )
+        return net
+
+    create.__name__ = create.__qualname__ = name
+    create.__module__ = __name__
+    create.__doc__ = f"nextify's {name.removeprefix(PREFIX)}."
+    return create
+
+
+default_cfgs: Any = generate_default_cfgs({PREFIX + name: _config(design) for name, design in designs().items()})
+
+
+def _register() -> None:
+    for name, design in designs().items():
+        if not timm.models.is_model(PREFIX + name):
+            register_model(_entry_point(PREFIX + name, design))
+
+
+_register()

@@ -1,0 +1,225 @@
+"""The bundle: what is saved and shipped. Safetensors weights and one JSON; no pickle.
+
+Two forms with the same content: a directory of ``model.safetensors`` and ``nextify.json``, or one ``.safetensors`` file
+with the JSON in its metadata under ``nextify``. The JSON's fields are those of ``About`` (schema 1). Both are written
+whole or not at all; a directory's JSON names the checksum of its weights, so that the two always belong together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nextify.design import Design, DesignError
+from nextify.files import write_bytes_atomic, write_json_atomic
+from nextify.recipe import RandAugment, Recipe, RecipeError
+from nextify.weights.inference import mismatches
+from nextify.weights.naming import State, WeightsError
+from nextify.weights.preprocessing import OFFICIAL, Preprocessing
+from nextify.weights.reading import read_json, read_weights
+
+SCHEMA = 1
+WEIGHTS_FILE, JSON_FILE = "model.safetensors", "nextify.json"
+_METADATA_KEY = "nextify"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured figure, and where it comes from."""
+
+    name: str
+    """Such as ``top1``, in percent."""
+    value: float
+    dataset: str
+    images: int = 0
+    """Images it was measured on; 0 where not stated."""
+    provenance: str = ""
+    """Who measured it, and how: a command, a paper."""
+
+
+@dataclass(frozen=True)
+class About:
+    """Everything a bundle says about its weights."""
+
+    design: Design
+    num_classes: int
+    in_channels: int = 3
+    name: str = ""
+    """Of the design, where it has one."""
+    classes: tuple[str, ...] = ()
+    """Names in the order of the logits; empty where they are unknown."""
+    preprocessing: Preprocessing = OFFICIAL
+    recipe: Recipe | None = None
+    """What they were trained with; None where that is unknown."""
+    metrics: tuple[Metric, ...] = ()
+    licence: str = "unknown"
+    """SPDX identifier, as far as it is known."""
+    source: str = ""
+    """Where the weights come from: a training, a file, a Hub id."""
+    nextify: str = ""
+    """Version that wrote the bundle."""
+
+    def __post_init__(self) -> None:
+        if self.classes and len(self.classes) != self.num_classes:
+            raise WeightsError(f"{len(self.classes)} class names for {self.num_classes} classes; give one name each")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    about: About
+    state: State
+
+
+def to_json(about: About) -> dict[str, Any]:
+    """The JSON object of a bundle; see ``docs/weights.md``."""
+    return {"schema": SCHEMA, **asdict(about)}
+
+
+def from_json(content: Mapping[str, Any], path: str | Path) -> About:
+    """The inverse of ``to_json``.
+
+    Raises:
+        WeightsError: written by a newer nextify, or not a bundle's JSON.
+    """
+    schema = content.get("schema")
+    if not isinstance(schema, int):
+        raise WeightsError(f"{path} is no nextify bundle: it states no schema")
+    if schema > SCHEMA:
+        raise WeightsError(f"{path} has schema {schema}; this nextify reads up to {SCHEMA}: pip install -U nextify")
+    values = dict(content)
+    try:
+        values["design"] = _fill(Design, values["design"])
+        recipe = values.get("recipe")
+        if recipe is not None:
+            augment = recipe.get("rand_augment")
+            if isinstance(augment, Mapping):
+                recipe = {**recipe, "rand_augment": _fill(RandAugment, augment)}
+            values["recipe"] = _fill(Recipe, recipe)
+        values["preprocessing"] = _fill(Preprocessing, values["preprocessing"])
+        values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
+        about: About = _fill(About, {k: v for k, v in values.items() if k in {f.name for f in fields(About)}})
+    except (KeyError, TypeError, AttributeError, DesignError, RecipeError) as error:
+        raise WeightsError(f"{path} is damaged or was edited: {error}") from error
+    return about
+
+
+def _fill(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About) -> Path:
+    """Write a bundle: one file where ``path`` ends in ``.safetensors``, else a directory.
+
+    Args:
+        path: where to; a directory that exists is replaced if it is a bundle, and refused otherwise.
+        state: tensors in our names, such as ``model.state_dict()``.
+        about: what they are; the version of nextify is filled in.
+
+    Raises:
+        WeightsError: the tensors are not those of ``about.design``, or the directory holds something else.
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    from safetensors.torch import save
+
+    import nextify
+
+    path = Path(path)
+    explain(mismatches(state, about.design, about.num_classes, about.in_channels), f"the weights for {path}")
+    about = replace(about, nextify=nextify.__version__)
+    content = to_json(about)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    if path.suffix == ".safetensors":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        write_bytes_atomic(path, save(tensors, {"format": "pt", _METADATA_KEY: text}))
+        return path
+    data = save(tensors, {"format": "pt"})
+    content["weights_sha256"] = hashlib.sha256(data).hexdigest()
+    if path.exists() and not (path.is_dir() and ((path / JSON_FILE).is_file() or not any(path.iterdir()))):
+        raise WeightsError(f"{path} exists and is no bundle; choose another name, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    old = fresh.with_name(fresh.name + ".old")
+    try:
+        fresh.mkdir()
+        write_bytes_atomic(fresh / WEIGHTS_FILE, data)
+        write_json_atomic(fresh / JSON_FILE, content)
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def is_bundle(path: str | Path) -> bool:
+    """Whether there is a bundle at ``path``; reads no tensors."""
+    path = Path(path)
+    if path.is_dir():
+        return (path / JSON_FILE).is_file()
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _METADATA_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Read and check a bundle.
+
+    Raises:
+        FileNotFoundError: there is none.
+        WeightsError: truncated, foreign, newer than this nextify, or weights that do not belong to the JSON.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / JSON_FILE).is_file():
+            raise WeightsError(f"{path} is no nextify bundle: it has no {JSON_FILE}")
+        content = read_json(path / JSON_FILE)
+        about = from_json(content, path / JSON_FILE)
+        file = read_weights(path / WEIGHTS_FILE)
+        with open(path / WEIGHTS_FILE, "rb") as weights:
+            found = hashlib.file_digest(weights, "sha256").hexdigest()
+        if content.get("weights_sha256", found) != found:
+            raise WeightsError(f"{path / WEIGHTS_FILE} and {JSON_FILE} are not of the same bundle; copy both again")
+    else:
+        file = read_weights(path)
+        text = file.metadata.get(_METADATA_KEY)
+        if text is None:
+            raise WeightsError(f"{path} is no nextify bundle; nextify.weights.load reads other libraries' files")
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise WeightsError(f"the metadata of {path} is damaged: {error}") from error
+        about = from_json(content, path)
+    explain(mismatches(file.state, about.design, about.num_classes, about.in_channels), str(path))
+    return Bundle(about, file.state)
+
+
+def explain(problems: tuple[list[str], list[str], list[str]] | None, what: str) -> None:
+    """One readable error for (missing, unexpected, misshapen) tensors; none where there are no problems."""
+    if problems is None:
+        return
+    lines = []
+    for title, names in zip(("missing", "unexpected", "misshapen"), problems, strict=True):
+        if names:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            lines.append(f"  {title} ({len(names)}): {', '.join(names[:8])}{more}")
+    raise WeightsError("\n".join([f"{what} does not fit the design:", *lines]))

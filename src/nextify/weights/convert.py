@@ -1,0 +1,119 @@
+"""From one library's file to another's."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextify.files import write_bytes_atomic, write_json_atomic
+from nextify.weights.bundle import About, save_bundle
+from nextify.weights.loading import find
+from nextify.weights.naming import Naming, WeightsError, family, rename
+from nextify.weights.preprocessing import to_huggingface_config
+
+_PICKLES = (".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did."""
+
+    about: About
+    source: Naming
+    target: Naming
+    path: Path
+    tensors: int
+    notes: tuple[str, ...]
+
+
+def convert(source: str | Path, destination: str | Path, to: Naming, *, design: str | None = None) -> Conversion:
+    """Read weights in any naming and write them in another.
+
+    Args:
+        source: as for ``nextify.weights.load``.
+        destination: ``.safetensors``, a ``.pth``, ``.pt`` or ``.bin`` of torch.save (official files then hold
+            ``{"model": …}``), or a directory: a bundle for ``nextify``, ``config.json`` and ``model.safetensors`` that
+            ``from_pretrained`` reads for ``huggingface``, and ``model.safetensors`` alone for the others.
+        to: whose naming. ``nextify`` writes a bundle.
+        design: needed only for bare nextify weights whose design cannot be told.
+
+    Raises:
+        WeightsError: the source cannot be read, or the target library has no such model.
+    """
+    found = find(source, design)
+    about, path = found.bundle.about, Path(destination)
+    if to == "nextify":
+        if path.suffix in _PICKLES:
+            raise WeightsError(f"nextify writes no pickles: end {path} in .safetensors, or give a directory")
+        save_bundle(path, found.bundle.state, about)
+        return Conversion(about, found.naming, to, path, len(found.bundle.state), found.notes)
+    state = rename(found.bundle.state, about.design, to)
+    if path.suffix in _PICKLES:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+        buffer = io.BytesIO()
+        torch.save({"model": plain} if to == "official" else plain, buffer)
+        write_bytes_atomic(path, buffer.getvalue())
+    elif path.suffix == ".safetensors":
+        _write_safetensors(path, state)
+    else:
+        if path.is_file():
+            raise WeightsError(f"{path} is a file of no known kind; use .safetensors, .pth or a directory")
+        _write_safetensors(path / "model.safetensors", state)
+        if to == "huggingface":
+            write_json_atomic(path / "config.json", huggingface_config(about))
+            write_json_atomic(path / "preprocessor_config.json", to_huggingface_config(about.preprocessing))
+    return Conversion(about, found.naming, to, path, len(state), found.notes)
+
+
+def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(path, save({n: t.contiguous() for n, t in state.items()}, {"format": "pt"}))
+
+
+def huggingface_config(about: About) -> dict[str, Any]:
+    """``config.json`` of transformers for a design of the ConvNeXt or ResNet family.
+
+    The final norm's epsilon is written as 1e-6, with which the weights were trained; transformers' default is 1e-12.
+    """
+    design, kind = about.design, family(about.design)
+    names = about.classes or tuple(f"LABEL_{i}" for i in range(about.num_classes))
+    common: dict[str, Any] = {
+        "num_channels": about.in_channels,
+        "depths": list(design.depths),
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+    if kind == "resnet":
+        return {
+            "architectures": ["ResNetForImageClassification"],
+            "model_type": "resnet",
+            "embedding_size": design.widths[0],
+            "hidden_sizes": [4 * width for width in design.widths],
+            "layer_type": "bottleneck",
+            "hidden_act": "relu",
+            "downsample_in_first_stage": False,
+            "downsample_in_bottleneck": False,
+            **common,
+        }
+    v2 = "V2" if kind == "convnextv2" else ""
+    return {
+        "architectures": [f"ConvNext{v2}ForImageClassification"],
+        "model_type": f"convnext{v2.lower()}",
+        "hidden_sizes": list(design.widths),
+        "num_stages": len(design.depths),
+        "patch_size": int(design.stem.removeprefix("patchify")),
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "layer_scale_init_value": 0.0 if design.layer_scale == "off" else design.layer_scale,
+        "image_size": about.preprocessing.size[0],
+        **common,
+    }

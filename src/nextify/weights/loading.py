@@ -1,0 +1,379 @@
+"""Weights from anywhere into a network: a bundle, a foreign file, timm, the Hub."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nextify.design import Design
+from nextify.layout import layout
+from nextify.nn.layers import LAYER_NORM_EPS
+from nextify.weights.bundle import About, Bundle, explain, is_bundle, load_bundle
+from nextify.weights.inference import channel_count, class_count, infer_design, mismatches
+from nextify.weights.naming import Naming, Recognized, State, WeightsError, recognize
+from nextify.weights.preprocessing import (
+    Preprocessing,
+    from_huggingface_config,
+    from_timm_config,
+    library_settings,
+)
+from nextify.weights.reading import read_json, read_weights
+
+if TYPE_CHECKING:
+    from nextify.nn.network import ConvNet
+
+log = logging.getLogger("nextify")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights as they were found, in our names, with everything that is known about them."""
+
+    bundle: Bundle
+    naming: Naming
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with weights, and what they are."""
+
+    model: ConvNet
+    about: About
+    notes: tuple[str, ...]
+    """What was assumed or adapted, a sentence each."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.about.preprocessing
+
+
+def load(
+    source: str | Path,
+    design: str | Design | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    stochastic_depth: float = 0.0,
+) -> Loaded:
+    """A network with the weights of ``source``, in evaluation mode. Logs the licence, and whatever was adapted.
+
+    Args:
+        source: a path (a bundle, or a ``.safetensors`` or ``.pth`` of official ConvNeXt, timm, torchvision, Hugging
+            Face or nextify), ``hf:owner/name`` or ``owner/name`` on the Hub (``@revision`` behind), or ``timm:name``.
+        design: what it must be; read off the weights where not given.
+        num_classes: asks for another classifier, freshly drawn, where the weights have another count.
+        in_channels: asks for another stem, adapted as timm does (``adapt_channels``), where the weights have another.
+        stochastic_depth: for further training.
+
+    Raises:
+        WeightsError: not readable, not recognized, not safe, or not of the design asked for.
+    """
+    from nextify.nn.network import ConvNet
+
+    found = find(source, design)
+    about, notes = found.bundle.about, list(found.notes)
+    state = adapt(found.bundle.state, num_classes, in_channels, notes)
+    classes = class_count(state) if num_classes is None else num_classes
+    channels = channel_count(state)
+    model = ConvNet(layout(about.design, channels), classes, stochastic_depth)
+    dtype = state["stem.conv.weight"].dtype
+    if dtype != torch.float32:
+        notes.append(f"the weights are {str(dtype).removeprefix('torch.')}; the network keeps them in float32")
+    _put(model, state)
+    if classes != about.num_classes:
+        about = replace(about, num_classes=classes, classes=(), metrics=())
+    if channels != about.in_channels:
+        about = replace(about, in_channels=channels, metrics=())
+    log.warning("%s: weights from %s, licence %s", about.name or "model", source, about.licence)
+    for note in notes:
+        log.warning("%s", note)
+    return Loaded(model.eval(), about, tuple(notes))
+
+
+def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False, adapt_stem: bool = False) -> About:
+    """Put the weights of ``source`` into a network that exists; its other class or channel count only on request.
+
+    Args:
+        model: a ``ConvNet`` (or anything with its tensor names).
+        source: as for ``load``.
+        adapt_head: leave the network's classifier as it is where the weights have another class count.
+        adapt_stem: adapt the weights' stem to the network's channels.
+    """
+    own = model.state_dict()
+    found = find(source, _fitting(own))
+    notes = list(found.notes)
+    state = adapt(
+        found.bundle.state,
+        class_count(own) if adapt_head else None,
+        channel_count(own) if adapt_stem else None,
+        notes,
+    )
+    _put(model, state, keep_head=adapt_head)
+    about = found.bundle.about
+    log.warning("%s: weights from %s, licence %s", about.name or "model", source, about.licence)
+    for note in notes:
+        log.warning("%s", note)
+    return about
+
+
+def _fitting(state: Mapping[str, Tensor]) -> Design | None:
+    """The design of a network's own tensors, where they tell it."""
+    try:
+        return infer_design(recognize(state))
+    except WeightsError:
+        return None
+
+
+def _put(model: nn.Module, state: Mapping[str, Tensor], *, keep_head: bool = True) -> None:
+    own = model.state_dict()
+    head = {n for n in own if n.startswith("head.classifier.")}
+    missing = [
+        n for n in own if n not in state and not n.endswith("num_batches_tracked") and not (keep_head and n in head)
+    ]
+    unexpected = [n for n in state if n not in own]
+    misshapen = [
+        f"{n} is {tuple(t.shape)}, not {tuple(own[n].shape)}"
+        for n, t in state.items()
+        if n in own and t.shape != own[n].shape
+    ]
+    if missing or unexpected or misshapen:
+        explain((missing, unexpected, misshapen), "the state dict")
+    model.load_state_dict(dict(state), strict=False)
+
+
+def adapt(state: State, num_classes: int | None, in_channels: int | None, notes: list[str]) -> State:
+    """Another class or channel count, where asked for; says so in ``notes``."""
+    state = dict(state)
+    had = class_count(state)
+    if num_classes is not None and num_classes != had:
+        state = {n: t for n, t in state.items() if not n.startswith("head.classifier.")}
+        if num_classes == 0:
+            notes.append(f"left the classifier of {had} classes out")
+        else:
+            notes.append(f"the classifier is new: {num_classes} classes, where the weights have {had}")
+    channels = channel_count(state)
+    if in_channels is not None and in_channels != channels:
+        stem = state["stem.conv.weight"]
+        state["stem.conv.weight"] = adapt_channels(stem, in_channels)
+        how = "summed" if in_channels == 1 else "repeated and rescaled"
+        notes.append(f"the stem's {channels} channels were {how} to {in_channels}")
+    return state
+
+
+def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """A stem's weights ``(O, I, K, K)`` for another channel count, as timm's ``adapt_input_conv``: summed for one
+    channel, so that a gray image gives what its three equal channels gave; otherwise repeated in order and scaled by
+    ``I / in_channels``, so that the sum over channels keeps its size."""
+    channels = weight.shape[1]
+    if in_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    copies = -(-in_channels // channels)
+    return weight.repeat(1, copies, 1, 1)[:, :in_channels] * (channels / in_channels)
+
+
+def find(source: str | Path, design: str | Design | None = None) -> Source:
+    """Read weights from anywhere, translated into our names and checked against the design.
+
+    Raises:
+        WeightsError: as for ``load``.
+    """
+    text = str(source)
+    if text.startswith("timm:"):
+        return _checked(_from_timm(text.removeprefix("timm:")), design)
+    path = Path(text.removeprefix("hf:"))
+    if text.startswith("hf:") or (not path.exists() and not path.suffix and _HUB_ID.fullmatch(text)):
+        from nextify.weights.hub import pull
+
+        return replace(find(pull(text.removeprefix("hf:")), design))
+    if is_bundle(path):
+        return _checked(Source(load_bundle(path), "nextify", ()), design)
+    if path.is_dir():
+        return _from_directory(path, design)
+    if not path.exists():
+        raise FileNotFoundError(f"no weights at {path}; a Hub id is written hf:owner/name, a timm model timm:name")
+    file = read_weights(path)
+    return _from_foreign(file.state, design, str(path), file.notes)
+
+
+def _checked(source: Source, design: str | Design | None) -> Source:
+    if design is not None:
+        _require(source.bundle.about.design, design, source.bundle.about.source)
+    return source
+
+
+def _require(found: Design, wanted: str | Design, where: str) -> None:
+    from nextify.zoo import find_design
+
+    expected = find_design(wanted)
+    differences = found.differences(expected)
+    # The initial value of layer scale is not in the weights; whether there is one, is.
+    if "off" not in differences.get("layer_scale", ("off",)):
+        del differences["layer_scale"]
+    if differences:
+        name = f"{wanted}" if isinstance(wanted, str) else "the design asked for"
+        listed = ", ".join(f"{field} {have} instead of {want}" for field, (have, want) in differences.items())
+        raise WeightsError(f"{where} holds {name_of(found) or 'another design'}, not {name}: {listed}")
+
+
+def name_of(design: Design) -> str:
+    """The first name of a design in the zoo, whatever its layer scale starts at; empty without one."""
+    from nextify.zoo import designs
+
+    for name, known in designs().items():
+        differences = design.differences(known)
+        if not differences or (set(differences) == {"layer_scale"} and "off" not in differences["layer_scale"]):
+            return name
+    return ""
+
+
+def _from_foreign(
+    state: State,
+    design: str | Design | None,
+    where: str,
+    notes: tuple[str, ...] = (),
+    preprocessing: Preprocessing | None = None,
+    **known: Any,
+) -> Source:
+    recognized = recognize(state)
+    if design is not None and recognized.naming == "nextify":
+        from nextify.zoo import find_design
+
+        found = find_design(design)
+    else:
+        found = infer_design(recognized)
+        if design is not None:
+            _require(found, design, where)
+    _complain(recognized, found, where)
+    name = name_of(found)
+    classes = class_count(recognized.state)
+    if preprocessing is None:
+        preprocessing = _assumed(recognized.naming, name, classes)
+        notes += (
+            f"{where} does not say how to prepare images: assumed a short side of {preprocessing.resize_size}, "
+            f"a crop of {preprocessing.size[0]}, {preprocessing.interpolation}",
+        )
+    about = About(
+        design=found,
+        num_classes=classes,
+        in_channels=channel_count(recognized.state),
+        name=name,
+        preprocessing=preprocessing,
+        source=f"{where} ({recognized.naming})",
+        **known,
+    )
+    return Source(Bundle(about, _complete(recognized.state)), recognized.naming, notes)
+
+
+def _complete(state: State) -> State:
+    """Batch norms' counters, which old files lack, as zeros."""
+    counters = {
+        name.replace("running_mean", "num_batches_tracked"): torch.zeros((), dtype=torch.long)
+        for name in state
+        if name.endswith("running_mean")
+    }
+    return {**counters, **state}
+
+
+def _complain(recognized: Recognized, design: Design, where: str) -> None:
+    """One error with the file's own names beside ours."""
+
+    def theirs(entry: str) -> str:
+        name, space, rest = entry.partition(" is ")
+        foreign = recognized.table.to_theirs(name)[0]
+        return entry if foreign in (None, name) else f"{foreign} ({name}){space}{rest}"
+
+    problems = mismatches(recognized.state, design) or ([], [], [])
+    missing, unexpected, misshapen = ([theirs(entry) for entry in entries] for entries in problems)
+    unexpected = [*recognized.unexpected, *unexpected]
+    if missing or unexpected or misshapen:
+        name = name_of(design) or "the design read off it"
+        explain((missing, unexpected, misshapen), f"{where} ({recognized.naming}'s names, {name})")
+
+
+def _assumed(naming: Naming, name: str, classes: int) -> Preprocessing:
+    """What released weights of this naming are evaluated with; used only where a file is silent."""
+    if naming == "torchvision" and classes == 1000:
+        try:
+            return library_settings("torchvision", name)
+        except ValueError:
+            pass
+    return Preprocessing()
+
+
+def _from_directory(path: Path, design: str | Design | None) -> Source:
+    """A directory as timm or transformers save it: ``config.json`` beside the weights."""
+    weights = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
+    if weights is None:
+        raise WeightsError(f"{path} holds no weights: neither nextify.json nor {' nor '.join(_WEIGHT_FILES)}")
+    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    known: dict[str, Any] = {"licence": _card_licence(path)}
+    preprocessing = None
+    if (path / "preprocessor_config.json").is_file():
+        preprocessing = from_huggingface_config(read_json(path / "preprocessor_config.json"))
+    elif isinstance(config.get("pretrained_cfg"), dict):
+        preprocessing = from_timm_config(config["pretrained_cfg"])
+        known["licence"] = config["pretrained_cfg"].get("license") or known["licence"]
+    labels = config.get("id2label")
+    if isinstance(labels, dict):
+        names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+        if names != tuple(f"LABEL_{i}" for i in range(len(names))):
+            known["classes"] = names
+    elif isinstance(config.get("label_names"), list):
+        known["classes"] = tuple(str(name) for name in config["label_names"])
+    _refuse_config(config, path)
+    file = read_weights(weights)
+    return _from_foreign(file.state, design, str(path), file.notes, preprocessing, **known)
+
+
+def _refuse_config(config: Mapping[str, Any], path: Path) -> None:
+    """What a config says that the tensors cannot show, and we do not build."""
+    if config.get("downsample_in_bottleneck"):
+        raise WeightsError(
+            f"{path} strides in the first 1x1 layer (downsample_in_bottleneck); nextify's ResNet strides in the 3x3 one"
+        )
+    if config.get("downsample_in_first_stage"):
+        raise WeightsError(f"{path} strides in the first stage (downsample_in_first_stage); nextify's ResNet does not")
+    usual = "relu" if config.get("model_type") == "resnet" else "gelu"
+    if config.get("hidden_act", usual) != usual:
+        raise WeightsError(f"{path} has {config['hidden_act']} activations; nextify's models of its kind have {usual}")
+
+
+def _card_licence(path: Path) -> str:
+    """The licence of a model card's front matter."""
+    card = path / "README.md"
+    if card.is_file() and (found := re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)):
+        return found[1].strip("\"'")
+    return "unknown"
+
+
+def _from_timm(name: str) -> Source:
+    """timm's own pretrained weights, downloaded and checked by timm."""
+    import timm
+
+    model = timm.create_model(name, pretrained=True)
+    config = dict(model.pretrained_cfg)
+    for module in model.modules():
+        if type(module).__name__ == "GELUTanh":
+            raise WeightsError(f"timm's {name} has GELU's tanh approximation; nextify's GELU is the exact one")
+        if isinstance(module, nn.LayerNorm) and abs(module.eps - LAYER_NORM_EPS) > 1e-9:
+            raise WeightsError(f"timm's {name} has layer norms of epsilon {module.eps}, nextify's {LAYER_NORM_EPS}")
+    return _from_foreign(
+        model.state_dict(),
+        None,
+        f"timm:{name}",
+        (),
+        from_timm_config(config),
+        licence=config.get("license") or "unknown",
+        classes=tuple(config.get("label_names") or ()),
+    )
