@@ -1,0 +1,234 @@
+"""Batches are a function of (seed, step): paired over recipes' noise, workers, resumption and what else draws."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from timm.data.transforms_factory import transforms_imagenet_eval
+
+from nextify.data import (
+    DataError,
+    Images,
+    ImageSet,
+    TestBatches,
+    TrainBatches,
+    open_images,
+    test_pixels,
+    test_transform,
+    train_transform,
+)
+from nextify.data.images import FileStore, UniformStore
+from nextify.data.kept import Kept
+from nextify.data.transforms import shifted
+from nextify.recipe import CONVNEXT, Recipe
+
+PLAIN = CONVNEXT.with_(crop="none", rand_augment="off", horizontal_flip=0.0, test_crop_ratio=1.0, batch_size=8)
+PADDED = CONVNEXT.with_(crop="pad", test_crop_ratio=1.0, batch_size=8)
+
+
+def noise(count: int, height: int = 16, width: int = 16) -> ImageSet:
+    pixels = np.random.default_rng(count).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    return ImageSet(np.arange(count, dtype=np.int64) % 5, UniformStore(Kept(pixels)))
+
+
+def mixed(root: Path) -> Images:
+    for i in range(24):
+        path = root / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (12 + i, 30 - i, 3), dtype=np.uint8)
+        Image.fromarray(pixels if i % 3 else pixels[..., 0]).save(path)
+    return open_images(str(root))
+
+
+def same(first: object, second: object) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))  # type: ignore[call-overload]
+
+
+def global_state() -> tuple[object, ...]:
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+# -- order ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_holds_each_image_once_with_its_label() -> None:
+    images = noise(40)
+    batches = TrainBatches(images, PLAIN, 16, seed=3)
+    assert batches.steps_per_epoch == 5
+    for epoch in range(2):
+        seen: list[int] = []
+        for step in range(5 * epoch, 5 * epoch + 5):
+            pixels, labels = batches.batch(step)
+            assert (pixels.dtype, pixels.shape) == (torch.uint8, (8, 16, 16, 3))
+            assert (labels.dtype, labels.shape) == (torch.int64, (8,))
+            chosen = batches.indices(step)
+            np.testing.assert_array_equal(pixels.numpy(), images.array[chosen])  # type: ignore[index]
+            np.testing.assert_array_equal(labels.numpy(), images.labels[chosen])
+            seen += chosen.tolist()
+        assert sorted(seen) == list(range(40))
+    assert batches.indices(0).tolist() != batches.indices(5).tolist()
+
+
+def test_last_incomplete_batch_is_left_out_and_no_batch_is_refused() -> None:
+    assert TrainBatches(noise(23), PLAIN, 16, 0).steps_per_epoch == 2
+    with pytest.raises(DataError, match=r"7 training images do not fill one batch of 8.*batch_size to 7"):
+        TrainBatches(noise(7), PLAIN, 16, 0)
+
+
+# -- a function of seed and step -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crop", ["pad", "random_resized", "none"])
+def test_equal_seed_equal_batches(crop: str) -> None:
+    images, recipe = noise(32), PADDED.with_(crop=crop)
+    first, second = (TrainBatches(images, recipe, 16, seed=5) for _ in range(2))
+    expected = [first.batch(step) for step in range(6)]
+    for step in (4, 1, 5, 0):  # any order, whatever else draws in between
+        random.random()
+        torch.rand(3)
+        np.random.rand(2)  # noqa: NPY002
+        assert same(second.batch(step), expected[step])
+    other = TrainBatches(images, recipe, 16, seed=6)
+    assert not same(other.batch(0), expected[0])
+    assert not torch.equal(first.batch(0)[0], first.batch(4)[0])
+
+
+def test_global_generators_are_left_alone() -> None:
+    batches = TrainBatches(noise(16), PADDED, 16, seed=0)
+    before = global_state()
+    batches.batch(0)
+    assert global_state() == before
+    for workers in (0, 1):
+        for _ in TrainBatches(noise(16), PADDED, 16, 0, workers=workers).iterate(0, 2):
+            pass
+        assert global_state() == before
+
+
+def test_resumed_iteration_goes_on() -> None:
+    batches = TrainBatches(noise(24), PADDED, 16, seed=1)
+    whole = list(batches.iterate(0, 7))
+    resumed = list(TrainBatches(noise(24), PADDED, 16, seed=1).iterate(4, 7))
+    assert len(resumed) == 3
+    assert all(same(a, b) for a, b in zip(whole[4:], resumed, strict=True))
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    images = mixed(tmp_path).train
+    alone = TrainBatches(images, PADDED, 16, seed=2)
+    shared = TrainBatches(images, PADDED, 16, seed=2, workers=2)
+    for start, end in ((0, 7), (3, 5)):  # the second time with the same processes
+        pairs = zip(alone.iterate(start, end), shared.iterate(start, end), strict=True)
+        assert all(same(a, b) for a, b in pairs)
+    left_early = list(itertools.islice(shared.iterate(0, 50), 2))
+    assert same(left_early[1], alone.batch(1))
+    assert same(next(iter(shared.iterate(5, 6))), alone.batch(5))
+
+
+def test_pickled_batches_are_the_same() -> None:
+    batches = TrainBatches(noise(16, 8, 8), PADDED, 16, seed=0)
+    again = pickle.loads(pickle.dumps(batches))
+    assert same(batches.batch(1), again.batch(1))
+
+
+@pytest.mark.parametrize("recipe", [PADDED, PADDED.with_(crop="random_resized"), PLAIN])
+def test_mixed_sizes_held_or_not(tmp_path: Path, recipe: Recipe) -> None:
+    images = mixed(tmp_path)
+    names = images.train.names
+    assert names is not None
+    from_files = ImageSet(images.train.labels, FileStore(tmp_path, names), names)
+    held, decoded_again = (TrainBatches(s, recipe, 12, seed=0) for s in (images.train, from_files))
+    assert same(held.batch(1), decoded_again.batch(1))
+
+
+# -- transforms ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "ratio"), [((16, 16), 1.0), ((30, 21), 1.0), ((21, 40), 0.875), ((8, 8), 0.9)])
+def test_test_transform_is_timms(shape: tuple[int, int], ratio: float) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    theirs = transforms_imagenet_eval(16, crop_pct=ratio, interpolation="bicubic", use_prefetcher=True)
+    expected = theirs(Image.fromarray(pixels)).permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(test_transform(PLAIN.with_(test_crop_ratio=ratio), 16)(pixels), expected)
+
+
+def test_random_resized_crop_is_timms() -> None:
+    ours = train_transform(PLAIN.with_(crop="random_resized"), 16)
+    theirs = RandomResizedCropAndInterpolation(16, scale=(0.08, 1.0), interpolation="bicubic")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 31, 3), dtype=np.uint8)
+    for i in range(20):
+        random.seed(i)
+        mine = ours(pixels)
+        random.seed(i)
+        np.testing.assert_array_equal(mine, np.asarray(theirs(Image.fromarray(pixels))))
+
+
+def test_pad_is_a_window_of_the_padded_image() -> None:
+    pixels = np.random.default_rng(0).integers(1, 256, (16, 16, 3), dtype=np.uint8)
+    padded = np.pad(pixels, ((2, 2), (2, 2), (0, 0)))
+    for top, left in itertools.product(range(5), range(5)):
+        np.testing.assert_array_equal(shifted(pixels, top, left, 2), padded[top : top + 16, left : left + 16])
+    transform = train_transform(PADDED.with_(rand_augment="off", horizontal_flip=0.5), 16)
+    random.seed(0)
+    seen = {transform(pixels).tobytes() for _ in range(600)}
+    windows = {
+        np.ascontiguousarray(window[:, ::flip]).tobytes()
+        for top, left, flip in itertools.product(range(5), range(5), (1, -1))
+        for window in [padded[top : top + 16, left : left + 16]]
+    }
+    assert seen == windows
+
+
+def test_flip_share() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    random.seed(0)
+    for probability in (0.0, 0.3, 1.0):
+        transform = train_transform(PLAIN.with_(horizontal_flip=probability), 8)
+        flips = np.mean([np.array_equal(transform(pixels), pixels[:, ::-1]) for _ in range(500)])
+        assert abs(flips - probability) < 0.07
+
+
+def test_color_jitter_yields_to_rand_augment() -> None:
+    pixels = noise(1).load(0)
+    for recipe, changes in ((PLAIN, False), (PLAIN.with_(color_jitter=0.4), True)):
+        assert np.array_equal(train_transform(recipe, 16)(pixels), pixels) != changes
+
+
+# -- test batches --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [16, 12])
+def test_test_batches_hold_each_image_once(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = mixed(tmp_path).train
+    transform = test_transform(PLAIN, size)
+    expected = np.stack([transform(images.load(i)) for i in range(len(images))])
+    np.testing.assert_array_equal(test_pixels(images, PLAIN, size), expected)  # type: ignore[arg-type]
+    for limit in (2**30, 0):
+        monkeypatch.setattr("nextify.data.transforms.SQUARES_LIMIT", limit)
+        batches = TestBatches(images, PLAIN, size, 7)
+        for _ in range(2):
+            parts = list(batches)
+            assert len(parts) == len(batches) == 3
+            np.testing.assert_array_equal(torch.cat([p for p, _ in parts]).numpy(), expected)
+            np.testing.assert_array_equal(torch.cat([y for _, y in parts]).numpy(), images.labels)
+
+
+def test_resized_copies_are_kept_on_disk(tmp_path: Path) -> None:
+    for i in range(8):
+        path = tmp_path / "data" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(1, 10 + i, 14).load(0)).save(path)
+    cache = tmp_path / "cache"
+    first = open_images(str(tmp_path / "data"), cache=cache)
+    made = TrainBatches(first.train, PADDED.with_(batch_size=4), 8, 0).batch(0)
+    assert list(cache.glob("*-train-8-8.npy"))
+    again = open_images(str(tmp_path / "data"), cache=cache)
+    again.train.load = None  # type: ignore[method-assign, assignment]
+    assert same(made, TrainBatches(again.train, PADDED.with_(batch_size=4), 8, 0).batch(0))
