@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import pickle
 import random
 from pathlib import Path
@@ -124,12 +125,26 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     images = mixed(tmp_path).train
     alone = TrainBatches(images, PADDED, 16, seed=2)
     shared = TrainBatches(images, PADDED, 16, seed=2, workers=2)
-    for start, end in ((0, 7), (3, 5)):  # the second time with the same processes
+    for start, end in ((0, 7), (3, 5)):
         pairs = zip(alone.iterate(start, end), shared.iterate(start, end), strict=True)
         assert all(same(a, b) for a, b in pairs)
     left_early = list(itertools.islice(shared.iterate(0, 50), 2))
     assert same(left_early[1], alone.batch(1))
     assert same(next(iter(shared.iterate(5, 6))), alone.batch(5))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    names = mixed(tmp_path).train.names
+    assert names is not None
+    images = ImageSet(np.zeros(len(names), np.int64), FileStore(tmp_path, names), names)
+    batches = TrainBatches(images, PADDED.with_(crop="random_resized", batch_size=4), 8, 0, workers=workers)
+    (tmp_path / names[batches.indices(1)[0]]).unlink()
+    steps = batches.iterate(0, 3)
+    next(steps)
+    with pytest.raises(DataError, match=r"^[ab]/\d+\.png cannot be read .*$"):
+        next(steps)
 
 
 def test_pickled_batches_are_the_same() -> None:

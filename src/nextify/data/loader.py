@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from nextify.data.decode import Pixels
 from nextify.data.errors import DataError
@@ -48,8 +48,6 @@ class TrainBatches:
         self.transform = TrainTransform(recipe, image_size)
         self.ready = self.transform.square.of_all(images) if self.transform.starts_square else images.array
         self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
-        self._steps = _Steps()
-        self._loader: DataLoader[Batch] | None = None
 
     def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Which images the batch of ``step`` holds: ``(B,)``."""
@@ -70,59 +68,49 @@ class TrainBatches:
         return torch.from_numpy(out), torch.from_numpy(self.images.labels[chosen])
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
-        """The batches of steps ``start_step`` to ``end_step - 1``, in order."""
+        """The batches of steps ``start_step`` to ``end_step - 1``, in order. Worker processes live as long as this."""
         if not self.workers:
             for step in range(start_step, end_step):
                 yield self.batch(step)
             return
-        if self._loader is None:
-            self._loader = self._with_workers()
-        self._steps.range = range(start_step, end_step)
-        with warnings.catch_warnings():
-            # Python warns of forking a process with threads; the workers run NumPy and Pillow only.
-            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
-            batches = iter(self._loader)
-        yield from batches
-
-    def _with_workers(self) -> DataLoader[Batch]:
         fork = "fork" in multiprocessing.get_all_start_methods()
-        return DataLoader(
+        loader: DataLoader[Batch | DataError] = DataLoader(
             _ByStep(self),
-            sampler=self._steps,
+            sampler=range(start_step, end_step),
             batch_size=None,
             num_workers=self.workers,
             collate_fn=_as_it_is,
             multiprocessing_context="fork" if fork else None,
             generator=torch.Generator(),  # else it would draw from the global one, which is the model's
             prefetch_factor=PREFETCHED,
-            persistent_workers=True,
         )
+        with warnings.catch_warnings():
+            # Python warns of forking a process with threads; the workers run NumPy and Pillow, and torch on one thread.
+            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+            batches = iter(loader)
+        for batch in batches:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
     def __getstate__(self) -> dict[str, Any]:
         # The array is found again through the image set, whose own way of pickling it is cheaper.
-        return self.__dict__ | {"ready": None, "_loader": None, "_order": None}
+        return self.__dict__ | {"ready": None, "_order": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.ready = self.transform.square.of_all(self.images) if self.transform.starts_square else self.images.array
 
 
-class _Steps(Sampler[int]):
-    range: range = range(0)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.range)
-
-    def __len__(self) -> int:
-        return len(self.range)
-
-
-class _ByStep(Dataset[Batch]):
+class _ByStep(Dataset[Batch | DataError]):
     def __init__(self, batches: TrainBatches) -> None:
         self.batches = batches
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.batches.batch(step)
+    def __getitem__(self, step: int) -> Batch | DataError:
+        try:
+            return self.batches.batch(step)
+        except DataError as error:
+            return error  # raised in the main process, which would make it a traceback of many lines
 
 
 def _as_it_is(batch: Any) -> Any:
