@@ -24,6 +24,10 @@ SMALL_IMAGE = 64
 STEPS_FOR_TINY_LAYER_SCALE = 20_000
 """Optimizer steps below which an initial layer scale under 0.1 is raised."""
 FITTED_LAYER_SCALE = 0.1
+RAND_AUGMENT_EPOCHS = 75
+"""Epochs below which RandAugment is switched off."""
+FULL_REGULARIZATION_EPOCHS = 300
+"""Epochs from which a recipe's regularization is kept at full strength; the paper's number."""
 
 
 class FitError(ValueError):
@@ -131,7 +135,7 @@ def fit_recipe(
     if batch != recipe.batch_size:
         steps = images // batch
         changes["batch_size"] = (batch, f"{images:,} images make {steps:,} steps an epoch, {steps * budget:,} in all")
-        changes["learning_rate"] = _fitted_learning_rate(recipe, batch)
+        changes["learning_rate"] = _fitted_learning_rate(recipe, batch, budget)
         if recipe.min_learning_rate > changes["learning_rate"][0]:
             changes["min_learning_rate"] = (0.0, "below the fitted learning rate")
     steps = budget * (images // batch)
@@ -152,31 +156,48 @@ def fit_recipe(
             )
         if recipe.test_crop_ratio < 1:
             changes["test_crop_ratio"] = (1.0, f"cropping would enlarge images of {image_size} pixels first")
-    changes |= _gentler(recipe, steps, image_size)
+    changes |= _gentler(recipe, budget)
     fitted = recipe.with_(**{field: value for field, (value, _) in changes.items()})
     return fitted, _record(recipe, changes)
 
 
 def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
-    """Largest power of two up to ``batch_size`` that gives 8 steps an epoch and 500 in all, but at least 32 images
+    """Largest power of two up to ``batch_size`` that gives 8 steps an epoch and 500 in all, but at least 16 images
     where the data has them."""
     largest = min(images // 8, images * epochs // 500)
-    fitted = max(largest, min(32, images // 2))
+    fitted = max(largest, min(16, images // 2))
     return min(batch_size, 2 ** int(math.log2(max(2, fitted))))
 
 
-def _fitted_learning_rate(recipe: Recipe, batch: int) -> tuple[float, str]:
-    """SGD's rate is proportional to the batch (arXiv 1706.02677), AdamW's to its root (arXiv 2205.10287)."""
+def _fitted_learning_rate(recipe: Recipe, batch: int, epochs: int) -> tuple[float, str]:
+    """SGD's rate is proportional to the batch (arXiv 1706.02677), AdamW's to its root (arXiv 2205.10287). Fewer epochs
+    need longer steps: both rise in proportion to the epochs left out, and never above the recipe's own rate."""
     ratio = batch / recipe.batch_size
-    if recipe.optimizer == "sgd":
-        return recipe.learning_rate * ratio, f"proportional to the batch, {batch} against {recipe.batch_size}"
-    return recipe.learning_rate * math.sqrt(ratio), f"with the root of the batch, {batch} against {recipe.batch_size}"
+    root = "" if recipe.optimizer == "sgd" else "the root of "
+    scaled = ratio if recipe.optimizer == "sgd" else math.sqrt(ratio)
+    rate = recipe.learning_rate * min(1.0, scaled * max(1.0, recipe.epochs / epochs))
+    return rate, f"with {root}the batch ({batch} / {recipe.batch_size}) and {epochs} epochs for {recipe.epochs}"
 
 
-def _gentler(recipe: Recipe, steps: int, image_size: int) -> dict[str, tuple[Any, str]]:
-    """Less regularization for short trainings: the paper's is made for 375,000 steps, in which memorizing is the
-    danger; in a few thousand it is underfitting."""
-    return {}
+def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
+    """Regularization fights memorizing, which takes many passes over the same images; in few passes it only slows
+    learning. Its strengths fall with the root of the epochs' share; label smoothing, which costs nothing, stays."""
+    strength = math.sqrt(min(1.0, epochs / FULL_REGULARIZATION_EPOCHS))
+    if strength == 1.0:
+        return {}
+    reason = f"{epochs} epochs need {strength:.0%} of the regularization that {FULL_REGULARIZATION_EPOCHS} do"
+    changes: dict[str, tuple[Any, str]] = {}
+    if recipe.mixup != "off" or recipe.cutmix != "off":
+        changes["mixing_probability"] = (round(recipe.mixing_probability * strength, 3), reason)
+    for name in ("random_erasing", "stochastic_depth"):
+        if getattr(recipe, name):
+            changes[name] = (round(getattr(recipe, name) * strength, 3), reason)
+    if recipe.rand_augment != "off" and epochs < RAND_AUGMENT_EPOCHS:
+        changes["rand_augment"] = ("off", f"{epochs} epochs are too few to learn from distorted images as well")
+    elif recipe.rand_augment != "off":
+        weaker = RandAugment(round(recipe.rand_augment.magnitude * strength), recipe.rand_augment.magnitude_std)
+        changes["rand_augment"] = (weaker, reason)
+    return changes
 
 
 def _record(before: Design | Recipe, changes: dict[str, tuple[Any, str]]) -> tuple[Change, ...]:
