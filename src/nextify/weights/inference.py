@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -102,7 +103,8 @@ def channel_count(state: Mapping[str, Tensor]) -> int:
     return state["stem.conv.weight"].shape[1]
 
 
-def expected_shapes(design: Design, num_classes: int, in_channels: int) -> dict[str, tuple[int, ...]]:
+@lru_cache(maxsize=128)
+def expected_shapes(design: Design, num_classes: int, in_channels: int) -> Mapping[str, tuple[int, ...]]:
     """Name and shape of every tensor of a design's network, without allocating it."""
     from nextify.nn.network import ConvNet
 

@@ -329,7 +329,8 @@ def library_settings(foreign: Foreign, name: str) -> Preprocessing:
         return from_timm_config(config.to_dict())
     if foreign == "huggingface":
         processor = _import_transformers().ConvNextImageProcessor()
-        return from_huggingface_config({k: getattr(processor, k) for k in _HUGGINGFACE_FIELDS})
+        config = {k: getattr(processor, k) for k in _HUGGINGFACE_FIELDS}
+        return from_huggingface_config({**config, "size": {"shortest_edge": processor.size["shortest_edge"]}})
     raise WeightsError(f"foreign must be timm, torchvision or huggingface, got {foreign!r}")
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,8 @@ def _read_safetensors(path: Path) -> WeightsFile:
 
 def _read_pickle(path: Path) -> WeightsFile:
     try:
-        with torch.serialization.safe_globals(list(HARMLESS_TYPES)):
+        with torch.serialization.safe_globals(list(HARMLESS_TYPES)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below, if it is to be
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|class|Unsupported global: GLOBAL) ([\w.]+)", str(error))
