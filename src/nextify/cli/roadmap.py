@@ -178,12 +178,13 @@ def _train(console: Console, study: Study, engine: object, estimate: Estimate) -
 
 def _conclude(console: Console, study: Study, out: Path, started: datetime) -> int:
     from nextify import report
+    from nextify.report.table import legend, table
 
     results = study.results(started)
     written = report.write(results, out)
     console.print()
-    console.print(report.table.table(results))
-    for line in report.table.legend(results):
+    console.print(table(results))
+    for line in legend(results):
         console.print(line, style="dim", highlight=False)
     failed = [trial for trial in results["trials"] if trial["status"] == "failed"]
     for trial in failed:

@@ -112,7 +112,8 @@ class Study:
                 "regime": plan.roadmap.name,
                 "data": {
                     "name": plan.data.name,
-                    "classes": list(self.images.classes),
+                    "classes": len(self.images.classes),
+                    "class_names": list(self.images.classes),
                     "train_images": len(self.images.train),
                     "test_images": len(self.images.test),
                     "fingerprint": plan.data.fingerprint,
@@ -124,7 +125,7 @@ class Study:
                 "command": self.command,
                 "started": started.isoformat(timespec="seconds"),
                 "finished": finished.isoformat(timespec="seconds"),
-                "seconds": round((finished - started).total_seconds(), 1),
+                "seconds": round(sum(o.get("seconds", 0.0) for o in self.outcomes.values()) / self.side_by_side, 1),
                 "notes": list(plan.notes),
                 "recipes": {"original": plan.original.to_dict(), "modern": plan.modern.to_dict()},
             },

@@ -73,5 +73,5 @@ class Runtime:
     """Parts into which a batch is cut to save memory. Exact for layer norm; batch norm then sees smaller batches."""
     checkpoint_seconds: float = 20.0
     """Longest time between two checkpoints."""
-    evaluations: int = 4
+    evaluations: int = 2
     """Test evaluations over a training, evenly spaced, the last one of the final weights."""

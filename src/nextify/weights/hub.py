@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nextify.files import write_text_atomic
-from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, About, load_bundle, save_bundle
+from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
 from nextify.weights.naming import WeightsError
 
 _WANTED = (WEIGHTS_FILE, "pytorch_model.bin", "*.json", "README.md")
@@ -158,6 +158,3 @@ def _results(about: About, title: str) -> list[str]:
 def _yaml(text: str) -> str:
     """A YAML scalar: JSON strings are YAML."""
     return text if text and all(c.isalnum() or c in "-._" for c in text) else json.dumps(text, ensure_ascii=False)
-
-
-__all__ = ["JSON_FILE", "model_card", "pull", "push"]

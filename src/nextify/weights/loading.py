@@ -195,7 +195,15 @@ def find(source: str | Path, design: str | Design | None = None) -> Source:
     if text.startswith("hf:") or (not path.exists() and not path.suffix and _HUB_ID.fullmatch(text)):
         from nextify.weights.hub import pull
 
-        return replace(find(pull(text.removeprefix("hf:")), design))
+        try:
+            folder = pull(text.removeprefix("hf:"))
+        except WeightsError as error:
+            if text.startswith("hf:"):
+                raise
+            raise WeightsError(f"there is no path {text}, and as a Hub id: {error}") from error
+        found = find(folder, design)
+        about = replace(found.bundle.about, source=f"hf:{text.removeprefix('hf:')}")
+        return replace(found, bundle=replace(found.bundle, about=about))
     if is_bundle(path):
         return _checked(Source(load_bundle(path), "nextify", ()), design)
     if path.is_dir():

@@ -1,7 +1,7 @@
 """Image to tensor, locked to the weights: the same pixels by every route, and what other libraries would do instead.
 
 The reference is PIL's resize (antialiased, on 8-bit pixels) and a rounded center crop: what torchvision's transforms do
-with a PIL image, and so what timm and the official code evaluate with. Routes that resize tensors differ by rounding;
+with a PIL image, and so what timm and the official code evaluate with. Resizing float tensors differs by rounding;
 libraries also differ in the short side (torchvision's ConvNeXt-T: 236 for 224), the filter and the place of the crop.
 ``report_differences`` runs the other library's own code and shows which setting is worth how much.
 """
@@ -120,22 +120,26 @@ class _Route:
     """One way through: settings, on what the resize works and where the crop lands between two pixels."""
 
     settings: Preprocessing
-    resize_on: Literal["pil", "uint8 tensor"] = "pil"
+    resize_on: Literal["pil", "float tensor", "uint8 tensor"] = "pil"
+    """torchvision's v1 resize turns a tensor into floats and rounds; its v2 resize, which transformers calls, stays in
+    8-bit integers, as PIL does."""
     crop_offset: Literal["round", "floor"] = "round"
     """``round``: Python's round of half a pixel (to even), as torchvision; ``floor``: as transformers."""
 
     def __call__(self, image: Image | np.ndarray) -> Tensor:
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms import functional as tv
+        from torchvision.transforms.v2 import functional as v2
 
         s = self.settings
         pixels: Any = to_pil(image, s.channels)
         # PIL always antialiases, so a route without antialias resizes tensors.
-        if self.resize_on == "uint8 tensor" or not s.antialias:
+        if self.resize_on != "pil" or not s.antialias:
             pixels = tv.pil_to_tensor(pixels)
         mode = InterpolationMode(s.interpolation)
         size = list(s.size) if s.fit == "squash" else [s.resize_size]
-        pixels = tv.resize(pixels, size, interpolation=mode, antialias=s.antialias)
+        resize = v2.resize if self.resize_on == "uint8 tensor" else tv.resize
+        pixels = resize(pixels, size, interpolation=mode, antialias=s.antialias)
         if s.fit == "crop":
             height, width = tv.get_dimensions(pixels)[1:]
             if self.crop_offset == "round" or height < s.size[0] or width < s.size[1]:
@@ -254,7 +258,7 @@ def _foreign_route(foreign: Foreign, settings: Preprocessing, on: str) -> tuple[
         told = replace(settings, fit=fit, antialias=True, resize_size=int(short / settings.crop_ratio))
         return _Route(told, "uint8 tensor", "floor"), notes
     if foreign == "torchvision" and on == "tensor":
-        return _Route(settings, "uint8 tensor"), ()
+        return _Route(settings, "float tensor"), ()
     return _Route(settings if settings.antialias else replace(settings, antialias=True)), ()
 
 
