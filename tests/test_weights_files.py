@@ -358,9 +358,13 @@ def test_pull_with_the_real_client(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for source in ("hf:someone/small", "someone/small", "hf:someone/small@main"):
-        assert equal(dict(load(source).model.state_dict()), weights(SMALL))
+        loaded = load(source)
+        assert equal(dict(loaded.model.state_dict()), weights(SMALL))
+        assert loaded.about.source == f"hf:{source.removeprefix('hf:')}"
     with pytest.raises(WeightsError, match="could not be had from the Hub"):
         load("hf:someone/other")
+    with pytest.raises(WeightsError, match="there is no path someone/other"):
+        load("someone/other")
 
 
 def test_push_uploads_a_bundle_with_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,3 +446,17 @@ def test_input_of_every_kind_of_image() -> None:
     assert gray(array).shape == (1, 32, 32)
     with pytest.raises(WeightsError, match="uint8"):
         settings(array.astype(np.float32))
+
+
+def test_the_same_image_gives_the_same_logits_through_every_route(tmp_path: Path) -> None:
+    settings = Preprocessing(size=(64, 64), resize_size=73)
+    save_bundle(tmp_path / "b", weights(SMALL), about(SMALL, preprocessing=settings))
+    save_bundle(tmp_path / "b.safetensors", weights(SMALL), about(SMALL, preprocessing=settings))
+    convert(tmp_path / "b", tmp_path / "hf", "huggingface")
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    results = []
+    for source in ("b", "b.safetensors", "hf"):
+        loaded = load(tmp_path / source)
+        with torch.inference_mode():
+            results.append(loaded.model(loaded.preprocessing(picture)[None]))
+    assert all(torch.equal(result, results[0]) for result in results)
