@@ -65,18 +65,27 @@ class Fitted:
     changes: tuple[Change, ...]
 
 
-def fit(design: Design, recipe: Recipe, data: Facts, *, image_size: int, epochs: int | None = None) -> Fitted:
+def fit(
+    design: Design,
+    recipe: Recipe,
+    data: Facts,
+    *,
+    image_size: int,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Fitted:
     """Design and recipe fitted to a data set.
 
     Args:
         data: how many images, how many classes, whether a mirror image keeps its class.
         image_size: side of the images the network sees, in pixels.
         epochs: passes over the data the user grants; None keeps the recipe's.
+        batch_size: images a step the user insists on; None fits the recipe's.
 
     Raises:
-        FitError: too few images to train on at all.
+        FitError: too few images to train on at all, or for that batch.
     """
-    new_recipe, recipe_changes = fit_recipe(recipe, data, image_size=image_size, epochs=epochs)
+    new_recipe, recipe_changes = fit_recipe(recipe, data, image_size=image_size, epochs=epochs, batch_size=batch_size)
     steps = new_recipe.epochs * (data.train_images // new_recipe.batch_size)
     new_design, design_changes = fit_design(design, image_size=image_size, steps=steps)
     return Fitted(new_design, new_recipe, recipe_changes + design_changes)
@@ -115,7 +124,7 @@ def fit_design(design: Design, *, image_size: int, steps: int) -> tuple[Design, 
 
 
 def fit_recipe(
-    recipe: Recipe, data: Facts, *, image_size: int, epochs: int | None = None
+    recipe: Recipe, data: Facts, *, image_size: int, epochs: int | None = None, batch_size: int | None = None
 ) -> tuple[Recipe, tuple[Change, ...]]:
     """The parts of a recipe that data and budget force."""
     images = data.train_images
@@ -131,7 +140,12 @@ def fit_recipe(
             warmup = round(recipe.warmup_epochs * budget / recipe.epochs, 2)
             changes["warmup_epochs"] = (warmup, "the recipe's share of the epochs")
 
-    batch = fitted_batch_size(recipe.batch_size, images, budget)
+    if batch_size is not None and not 1 <= batch_size <= images:
+        raise FitError(
+            f"a batch of {batch_size:,} images leaves no step in an epoch of {images:,}: "
+            f"set batch_size to at most {images:,}, or leave it to the fit"
+        )
+    batch = batch_size or fitted_batch_size(recipe.batch_size, images, budget)
     if batch != recipe.batch_size:
         steps = images // batch
         changes["batch_size"] = (batch, f"{images:,} images make {steps:,} steps an epoch, {steps * budget:,} in all")
@@ -171,12 +185,18 @@ def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
 
 def _fitted_learning_rate(recipe: Recipe, batch: int, epochs: int) -> tuple[float, str]:
     """SGD's rate is proportional to the batch (arXiv 1706.02677), AdamW's to its root (arXiv 2205.10287). Fewer epochs
-    need longer steps: both rise in proportion to the epochs left out, and never above the recipe's own rate."""
+    need longer steps: AdamW's rises in proportion to the epochs left out, SGD's with their root; neither ever rises
+    above the recipe's own rate."""
     ratio = batch / recipe.batch_size
-    root = "" if recipe.optimizer == "sgd" else "the root of "
-    scaled = ratio if recipe.optimizer == "sgd" else math.sqrt(ratio)
-    rate = recipe.learning_rate * min(1.0, scaled * max(1.0, recipe.epochs / epochs))
-    return rate, f"with {root}the batch ({batch} / {recipe.batch_size}) and {epochs} epochs for {recipe.epochs}"
+    longer = max(1.0, recipe.epochs / epochs)
+    if recipe.optimizer == "sgd":
+        factor, batch_rule, epochs_rule = ratio * math.sqrt(longer), "the batch", "the root of "
+    else:
+        factor, batch_rule, epochs_rule = math.sqrt(ratio) * longer, "the root of the batch", ""
+    epochs_rule += f"the epochs ({recipe.epochs} / {epochs})"
+    return recipe.learning_rate * min(
+        1.0, factor
+    ), f"with {batch_rule} ({batch} / {recipe.batch_size}) and {epochs_rule}"
 
 
 def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
