@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +36,10 @@ WARM_UP_STEPS = 3
 CHECK_EVERY = 20
 """Steps between two looks at the loss; each look waits for the device."""
 TEST_BATCH = 256
+
+
+class TrainingStopped(RuntimeError):
+    """The training was asked to stop; its checkpoint is saved, and the same training goes on from there."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -69,7 +73,9 @@ Progress = Callable[[dict[str, Any]], None]
 class Training:
     """The state of one training: model, optimizer, averages, position."""
 
-    def __init__(self, trial: Trial, images: Images, runtime: Runtime) -> None:
+    def __init__(
+        self, trial: Trial, images: Images, runtime: Runtime, start: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.trial, self.images, self.runtime = trial, images, runtime
         recipe = trial.recipe
         self.device = torch.device(runtime.device)
@@ -78,6 +84,13 @@ class Training:
         with torch.no_grad():
             assert isinstance(model.head.classifier, torch.nn.Linear)
             model.head.classifier.weight.mul_(recipe.head_init_scale)
+        if start is not None:
+            _begin_with(model, start)
+        self.frozen: list[torch.nn.Module] = []
+        if trial.frozen_stages:
+            self.frozen = [model.stem, *list(model.stages)[: trial.frozen_stages]]
+        for module in self.frozen:
+            module.requires_grad_(False)
         self.model: ConvNet = model.to(self.device)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if runtime.compile else self.model
         self.optimizers = build_optimizers(self.model, recipe)
@@ -113,6 +126,8 @@ class Training:
         torch.manual_seed((trial.seed << 32) + self.step)
         set_learning_rate(self.optimizers, learning_rate(recipe, self.step, self.steps_per_epoch))
         self.model.train()
+        for module in self.frozen:
+            module.eval()  # running statistics and dropped paths too
         parts = self.runtime.accumulation
         total = torch.zeros((), device=self.device)
         for part_x, part_y in zip(x.chunk(parts), targets.chunk(parts), strict=True):
@@ -138,9 +153,13 @@ class Training:
         """Accuracy of the weights as they would be kept now: the averaged ones where the recipe averages."""
         recipe = self.trial.recipe
         tests = TestBatches(self.images.test, recipe, self.trial.data.image_size, TEST_BATCH)
-        kept = self.average if self.average is not None else self.model
+        kept = self.kept()
         batches = (self.prepared_test_batch(pixels, labels) for pixels, labels in tests)
         return accuracy(kept, batches, bf16=recipe.precision == "bf16")
+
+    def kept(self) -> ConvNet:
+        """The network whose weights are the result: the averaged one where the recipe averages."""
+        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
 
     def prepared_test_batch(self, pixels: Any, labels: Any) -> tuple[Tensor, Tensor]:
         """uint8 ``pixels (N, H, W, 3)`` to normalized ``(N, 3, H, W)`` images on the device."""
@@ -177,7 +196,15 @@ class Training:
 
 
 def train(
-    trial: Trial, images: Images, runtime: Runtime, folder: Path | None = None, progress: Progress | None = None
+    trial: Trial,
+    images: Images,
+    runtime: Runtime,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    keep: Callable[[ConvNet, Result], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Result:
     """Run a trial to its end.
 
@@ -186,13 +213,18 @@ def train(
             checkpoint found there is continued. None keeps nothing.
         progress: called after steps with ``{"step", "total_steps", "loss", "images_per_second"}``, a few times a
             second at most.
+        start: weights to begin with, in our names; ``trial.start`` must be their digest. What they lack (a new
+            classifier) stays as the seed draws it.
+        keep: called at the end with the network of the result, before the checkpoint is removed.
+        should_stop: asked after each step; True saves a checkpoint and raises ``TrainingStopped``.
 
     Raises:
+        TrainingStopped: ``should_stop`` said so.
         TrainingDiverged: the loss became NaN or infinite; the last good checkpoint stays.
         OSError: a file could not be written, a full disk for one; the checkpoint before stays whole.
     """
     torch.set_num_threads(runtime.threads)
-    run = Training(trial, images, runtime)
+    run = Training(trial, images, runtime, start)
     checkpoint = None if folder is None else folder / "checkpoint.pt"
     if checkpoint is not None:
         state = load_checkpoint(checkpoint)
@@ -235,6 +267,11 @@ def train(
         if checkpoint is not None and not pending and now - saved_at > runtime.checkpoint_seconds:
             save_checkpoint(checkpoint, run.state())
             saved_at = time.perf_counter()
+        if should_stop is not None and should_stop() and run.step < run.total_steps:
+            if checkpoint is not None:
+                run.epoch_loss += _checked(pending, run) if pending else 0.0
+                save_checkpoint(checkpoint, run.state())
+            raise TrainingStopped(f"stopped at step {run.step:,} of {run.total_steps:,}")
         before = time.perf_counter()
     final = final or run.evaluate()
     last_loss = run.curve[-1]["train_loss"]
@@ -242,9 +279,19 @@ def train(
     result = Result(
         final.top1, final.top5, final.images, last_loss, round(run.seconds, 2), round(_speed(run), 1), run.curve
     )
+    if keep is not None:
+        keep(run.kept(), result)
     if checkpoint is not None:
         remove_checkpoint(checkpoint)
     return result
+
+
+def _begin_with(model: ConvNet, start: Mapping[str, Tensor]) -> None:
+    """Put weights into a network; only its classifier may be missing among them."""
+    missing, unexpected = model.load_state_dict(dict(start), strict=False)
+    missing = [name for name in missing if not name.startswith("head.classifier.")]
+    if missing or unexpected:
+        raise ValueError(f"the weights to start from do not fit the design: {', '.join([*missing, *unexpected][:5])}")
 
 
 def _checked(losses: list[Tensor], run: Training) -> float:

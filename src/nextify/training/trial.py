@@ -18,6 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 RESULT_VERSION = 1
 """Raised whenever a change of the code changes what a trial gives; part of every fingerprint."""
 
+FROM_SCRATCH = "scratch"
+"""A training's start that is drawn from its seed."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -41,6 +44,10 @@ class Trial:
     recipe: Recipe
     data: Data
     seed: int
+    start: str = FROM_SCRATCH
+    """Digest of the weights that the training starts from, or ``scratch``."""
+    frozen_stages: int = 0
+    """Stages that stay as they are, counted from the stem; with 1 or more the stem stays too."""
 
     @property
     def fingerprint(self) -> str:
@@ -48,12 +55,15 @@ class Trial:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
+        fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
         return {
             "version": RESULT_VERSION,
             "design": self.design.to_dict(),
             "recipe": self.recipe.to_dict(),
             "data": {k: v for k, v in asdict(self.data).items() if k != "name"},
             "seed": self.seed,
+            # Absent from a plain training, whose fingerprint is older than these two.
+            **(fine_tuning if self.start != FROM_SCRATCH or self.frozen_stages else {}),
         }
 
 

@@ -84,6 +84,10 @@ class Preprocessing:
         """
         return _Route(self)(image)
 
+    def pixels(self, image: Image | np.ndarray) -> Tensor:
+        """The same image before normalization: uint8 ``(height, width, channels)``."""
+        return _Route(self).pixels(image).permute(1, 2, 0).contiguous()
+
     def batch(self, images: list[Image | np.ndarray]) -> Tensor:
         """Images of any sizes to ``(N, channels, height, width)``."""
         return torch.stack([self(image) for image in images])
@@ -127,6 +131,14 @@ class _Route:
     """``round``: Python's round of half a pixel (to even), as torchvision; ``floor``: as transformers."""
 
     def __call__(self, image: Image | np.ndarray) -> Tensor:
+        from torchvision.transforms import functional as tv
+
+        pixels = self.pixels(image)
+        s = self.settings
+        return tv.normalize(pixels.float().div(255), list(s.mean), list(s.std))  # type: ignore[no-any-return]
+
+    def pixels(self, image: Image | np.ndarray) -> Tensor:
+        """uint8 ``(channels, height, width)``."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms import functional as tv
         from torchvision.transforms.v2 import functional as v2
@@ -146,8 +158,7 @@ class _Route:
                 pixels = tv.center_crop(pixels, list(s.size))
             else:
                 pixels = tv.crop(pixels, (height - s.size[0]) // 2, (width - s.size[1]) // 2, *s.size)
-        tensor = pixels if isinstance(pixels, Tensor) else tv.pil_to_tensor(pixels)
-        return tv.normalize(tensor.float().div(255), list(s.mean), list(s.std))  # type: ignore[no-any-return]
+        return pixels if isinstance(pixels, Tensor) else tv.pil_to_tensor(pixels)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
