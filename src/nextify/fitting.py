@@ -131,7 +131,7 @@ def fit_recipe(
     if images < MIN_IMAGES:
         raise FitError(f"{images} training images are too few to train on: give at least {MIN_IMAGES}")
     changes: dict[str, tuple[Any, str]] = {}
-    budget = epochs or recipe.epochs
+    budget = recipe.epochs if epochs is None else epochs
     if budget < 1:
         raise FitError(f"epochs must be 1 or more, got {budget}")
     if budget != recipe.epochs:
@@ -153,7 +153,7 @@ def fit_recipe(
         if recipe.min_learning_rate > changes["learning_rate"][0]:
             changes["min_learning_rate"] = (0.0, "below the fitted learning rate")
     steps = budget * (images // batch)
-    if recipe.ema != "off" and 1 / (1 - recipe.ema) > steps / 10:
+    if recipe.ema != "off" and 1 / (1 - recipe.ema) > steps / 5:
         decay = max(0.5, 1 - 10 / steps)
         reason = (
             f"an average over {1 / (1 - recipe.ema):,.0f} steps would mostly hold the initial weights after {steps:,}"

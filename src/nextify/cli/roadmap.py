@@ -53,6 +53,8 @@ class Options:
     """Trials that run at the same time. Default: one a core for small scales."""
     threads: int | None = None
     """CPU threads of each trial. Default: the cores shared out over the trials."""
+    checkpoint_seconds: float = 20.0
+    """Longest time between two checkpoints of a running trial."""
     split_seed: int = 0
     """Seed of the split of a folder that has no test images of its own."""
     dry_run: bool = False
@@ -80,8 +82,9 @@ def run(options: Options) -> int:
     device = _device(options.device)
     side_by_side, threads = default_side_by_side(options.scale, device, options.threads)
     side_by_side = options.side_by_side or side_by_side
+    runtime = Runtime(device, threads, checkpoint_seconds=options.checkpoint_seconds)
     with Store(out) as store:
-        study = Study(plan, store, images, Runtime(device, threads), side_by_side, _command())
+        study = Study(plan, store, images, runtime, side_by_side, _command())
         study.load()
         _announce(console, study, out)
         try:

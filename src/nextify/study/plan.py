@@ -80,7 +80,7 @@ def make_plan(
         raise PlanError("a study needs at least one seed: give --seeds 1 or more")
     rows = _chosen(roadmap, explore, steps)
     modern_source, original_source = roadmap.rows[-1].recipe, roadmap.recipe
-    modern_epochs = epochs or scale.epochs
+    modern_epochs = scale.epochs if epochs is None else epochs
     original_epochs = max(1, round(modern_epochs * original_source.epochs / modern_source.epochs))
     size = data.image_size
     modern, modern_changes = fit_recipe(modern_source, facts, image_size=size, epochs=modern_epochs)
