@@ -10,10 +10,9 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -193,14 +192,3 @@ def _peak_memory_mib() -> int | None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak // (2**20 if sys.platform == "darwin" else 2**10)
     return None
-
-
-def measure_side_by_side(images: Images, trial: Trial, runtime: Runtime, count: int) -> float:
-    """Seconds that ``count`` equal trials take side by side, workers already warm; for benchmarks and tests."""
-    with LocalEngine(images, runtime, count) as engine:
-        warm = [Job(f"warm-{i}", trial, None) for i in range(count)]
-        engine.run(warm, lambda event: None)
-        start = time.perf_counter()
-        jobs = [Job(f"timed-{i}", replace(trial, seed=trial.seed + i), None) for i in range(count)]
-        engine.run(jobs, lambda event: None)
-        return time.perf_counter() - start
