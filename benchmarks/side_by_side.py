@@ -2,8 +2,8 @@
 
 The same trainings of the study's default scale (digits, tiny, the last row of the roadmap), run by the study's own
 engine two ways: as many at once as there are cores with one thread each (A), and one after the other with all threads
-(B), in the order A B A B. Images/s counts the training images of all trials over the wall time of their training; workers are
-warm, so imports and start-up are left out of both.
+(B), in the order A B A B. Images/s counts the training images of all trials over the wall time of their training;
+workers are warm, so imports and start-up are left out of both.
 
 Command:  python benchmarks/side_by_side.py
 """
@@ -68,16 +68,13 @@ def main() -> None:
         for _ in range(options.rounds):
             beside.append(images_per_second(many, trials, len(images.train), "a"))
             alone.append(images_per_second(one, trials, len(images.train), "b"))
-            print(
-                f"  side by side {beside[-1]:7.0f}   one at a time {alone[-1]:7.0f}   ratio {beside[-1] / alone[-1]:.2f}"
-            )
+            ratio = beside[-1] / alone[-1]
+            print(f"  side by side {beside[-1]:7.0f}   one at a time {alone[-1]:7.0f}   ratio {ratio:.2f}", flush=True)
 
     here = describe()
     ratios = [a / b for a, b in zip(beside, alone, strict=True)]
-    print(
-        f"{options.step}, digits, tiny; {count} trials; n = {options.rounds} pairs; {here['cpu']}, {here['cores']} cores"
-    )
-    print(f"torch {here['torch']}, python {here['python']}, {here['date']}")
+    print(f"{options.step}, digits, tiny; {count} trials; n = {options.rounds} pairs")
+    print(f"{here['cpu']}, {here['cores']} cores; torch {here['torch']}, python {here['python']}, {here['date']}")
     for name, found in ((f"{count} side by side, 1 thread each", beside), (f"1 at a time, {cores()} threads", alone)):
         print(f"{name:34s} median {statistics.median(found):7.0f} images/s ({min(found):.0f} to {max(found):.0f})")
     print(f"{'ratio':34s} median {statistics.median(ratios):7.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
