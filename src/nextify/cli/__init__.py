@@ -18,6 +18,8 @@ COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one brings",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     "train": "train a network on your images, from fresh weights or given ones",
+    "evaluate": "measure a bundle on your images: accuracy, per class, confusion, calibration",
+    "predict": "say what is in images: files, folders, patterns",
     "models": "list the named networks with their cost and published accuracy",
     "show": "show one network: its blocks, and what each stage costs",
     "diff": "show what differs between two networks, layer by layer",

@@ -34,7 +34,7 @@ class Options:
     minutes: float | None = None
     """Instead of --epochs: as many as fit this time here, by a measurement."""
     recipe: str | None = None
-    """convnext_in1k, scratch_small, finetune_small, … Default: by the number of images and whether --weights is given."""
+    """convnext_in1k, scratch_small, finetune_small, … Default: by the number of images and by --weights."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
     """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set mixup=off --set norm=batch."""
     scale: Literal["tiny", "small", "half", "full"] = "full"

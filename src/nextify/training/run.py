@@ -274,7 +274,7 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
     if request.frozen_stages and about is None:
         raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
     final = fitted.recipe.with_(**above)
-    data = Data(images.name, images.fingerprint, images.num_classes, size, mean, std)  # type: ignore[arg-type]
+    data = Data(images.name, images.fingerprint, images.num_classes, size, mean, std)
     trial = Trial(
         design,
         final,

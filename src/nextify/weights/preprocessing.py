@@ -158,7 +158,7 @@ class _Route:
                 pixels = tv.center_crop(pixels, list(s.size))
             else:
                 pixels = tv.crop(pixels, (height - s.size[0]) // 2, (width - s.size[1]) // 2, *s.size)
-        return pixels if isinstance(pixels, Tensor) else tv.pil_to_tensor(pixels)  # type: ignore[no-any-return]
+        return pixels if isinstance(pixels, Tensor) else tv.pil_to_tensor(pixels)
 
 
 @dataclass(frozen=True)

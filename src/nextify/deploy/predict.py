@@ -1,0 +1,170 @@
+"""What is in these images: the bundle's classes with their probabilities, for files, folders and patterns.
+
+An image that cannot be read is an outcome of its own; the others are predicted all the same. Files are decoded and
+prepared exactly as the training's test images were.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
+from nextify.data.errors import printable
+
+BATCH = 64
+COLUMNS = ("path", "rank", "class", "index", "probability")
+"""Of the CSV: a line for each of an image's classes."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class of an image."""
+
+    name: str
+    """Of the class; its index where the weights name none."""
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What came out for one path."""
+
+    path: str
+    guesses: tuple[Guess, ...]
+    """Most probable first; empty where there is an error."""
+    error: str = ""
+    """Why there is none, in a few words; empty where all is well."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"path": self.path, "error": self.error} if self.error else asdict(self) | {"error": None}
+
+
+class Predictor:
+    """A network that is loaded once and asked many times."""
+
+    def __init__(self, weights: str | Path, *, device: str = "cpu", threads: int | None = None) -> None:
+        """
+        Args:
+            weights: a bundle, or anything else that ``nextify.weights.load`` reads.
+
+        Raises:
+            WeightsError, FileNotFoundError: they cannot be loaded.
+        """
+        import torch
+
+        from nextify.weights import WeightsError, load
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        loaded = load(weights)
+        self.about, self.preprocessing, self.device = loaded.about, loaded.preprocessing, device
+        if not self.about.num_classes:
+            raise WeightsError(f"{weights} has no classifier, so it names no class: take weights with one")
+        self.model = loaded.model.to(device)
+        self.bf16 = self.about.recipe is not None and self.about.recipe.precision == "bf16"
+
+    def __call__(self, sources: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
+        """Predictions of all images of ``sources``, in order; see ``expand``.
+
+        Raises:
+            ValueError: ``top`` is below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be 1 or more, got {top}")
+        waiting: list[Prediction | tuple[str, Any]] = []
+        for path, reason in expand(sources):
+            waiting.append(Prediction(path, (), reason) if reason else self._read(path))
+            if len(waiting) == BATCH:
+                yield from self._predict(waiting, top)
+                waiting = []
+        yield from self._predict(waiting, top)
+
+    def _read(self, path: str) -> Prediction | tuple[str, Any]:
+        try:
+            with quiet():
+                return path, self.preprocessing.pixels(decode(Path(path).read_bytes()))
+        except OSError as error:
+            return Prediction(path, (), error.strerror or "unreadable")
+        except UnreadableImage as error:
+            return Prediction(path, (), str(error))
+        except MemoryError:
+            return Prediction(path, (), "too large for the memory")
+
+    def _predict(self, waiting: Sequence[Prediction | tuple[str, Any]], top: int) -> Iterator[Prediction]:
+        import torch
+
+        from nextify.evaluation.report import probabilities
+
+        ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
+        rows = iter(())
+        if ready:
+            found = probabilities(self.model, torch.stack(ready), self.device, self.preprocessing, bf16=self.bf16)
+            rows = iter(found)
+        for entry in waiting:
+            if isinstance(entry, Prediction):
+                yield entry
+                continue
+            row = next(rows)
+            best = (-row).argsort(kind="stable")[:top]
+            yield Prediction(entry[0], tuple(Guess(self._name(i), i, float(row[i])) for i in best.tolist()))
+
+    def _name(self, index: int) -> str:
+        return self.about.classes[index] if self.about.classes else str(index)
+
+
+def predict(
+    weights: str | Path, sources: Iterable[str | Path], *, top: int = 5, device: str = "cpu", threads: int | None = None
+) -> list[Prediction]:
+    """What is in the images of ``sources``: files, folders (searched in depth) and patterns."""
+    return list(Predictor(weights, device=device, threads=threads)(sources, top))
+
+
+def expand(sources: Iterable[str | Path]) -> Iterator[tuple[str, str]]:
+    """(path, "") of each image, or (source, reason) of what leads to none.
+
+    A file is taken whatever its name; a folder gives its images at any depth, sorted, without hidden ones; what does
+    not exist is tried as a pattern (``**`` for any depth).
+    """
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            found = list(_images(path))
+            yield from ((str(p), "") for p in found)
+            if not found:
+                yield str(source), "a folder without images"
+        elif path.exists() or path.is_symlink():
+            yield str(path), "" if path.exists() else "dangling link"
+        elif glob.has_magic(str(source)):
+            matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+            images = [p for p in matches if p.is_file() and p.suffix.lower() in EXTENSIONS]
+            yield from ((str(p), "") for p in images)
+            if not images:
+                yield str(source), "no image matches"
+        else:
+            yield str(source), "no such file or folder"
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.suffix.lower() in EXTENSIONS and not path.is_dir():
+            yield path
+
+
+def csv_text(predictions: Iterable[Prediction]) -> str:
+    """``COLUMNS``, a line for each class of each image (RFC 4180 quoting, ``\\n`` line ends); images that could not be
+    read have none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for prediction in predictions:
+        for rank, guess in enumerate(prediction.guesses, 1):
+            writer.writerow((printable(prediction.path), rank, guess.name, guess.index, repr(guess.probability)))
+    return buffer.getvalue()

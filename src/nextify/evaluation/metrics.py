@@ -1,0 +1,102 @@
+"""What a table of probabilities says: accuracy, per class, confusion, calibration. Pure functions on arrays.
+
+Expected calibration error as in Guo et al. 2017 (arXiv 1706.04599, equation 3): equal-width bins of the highest
+probability, the absolute gap between mean confidence and accuracy of each, weighted by its share of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+CALIBRATION_BINS = 15
+"""Guo et al.'s number."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bar of a reliability diagram."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    """Mean of the highest probability; None in an empty bin."""
+    accuracy: float | None
+    """Share that is right, 0 to 1; None in an empty bin."""
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    name: str
+    images: int
+    top1: float | None
+    """Percent of this class's images that are recognized (recall); None without images."""
+    predicted: int
+    """Images that were given this class."""
+    precision: float | None
+    """Percent of those that are of this class; None where there are none."""
+
+
+def top_k(probabilities: Floats, labels: Ints, k: int) -> float:
+    """Percent of the rows of ``probabilities (N, K)`` whose label is among the ``k`` highest."""
+    _check(probabilities, labels)
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return 100 * float((order == labels[:, None]).any(1).mean())
+
+
+def confusion(predicted: Ints, labels: Ints, num_classes: int) -> npt.NDArray[np.int64]:
+    """``(K, K)`` counts: row the true class, column the predicted one."""
+    flat = np.bincount(labels.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def per_class(counts: npt.NDArray[np.int64], names: Sequence[str]) -> list[ClassAccuracy]:
+    """Recall and precision of each class from a confusion matrix."""
+    found = []
+    for i, name in enumerate(names):
+        images, predicted, right = int(counts[i].sum()), int(counts[:, i].sum()), int(counts[i, i])
+        recall = 100 * right / images if images else None
+        found.append(ClassAccuracy(name, images, recall, predicted, 100 * right / predicted if predicted else None))
+    return found
+
+
+def calibration(
+    confidence: Floats, right: npt.NDArray[np.bool_], bins: int = CALIBRATION_BINS
+) -> tuple[float, list[Bin]]:
+    """Expected calibration error (0 to 1) and the reliability diagram's bins.
+
+    Args:
+        confidence: ``(N,)`` highest probability of each image.
+        right: ``(N,)`` whether its class is the right one.
+    """
+    if not len(confidence):
+        raise ValueError("no images to measure calibration on: give at least one")
+    edges = np.linspace(0, 1, bins + 1)
+    # Bins are open below and closed above, as in the paper; zero belongs to the first.
+    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    error, found = 0.0, []
+    for i in range(bins):
+        inside = place == i
+        count = int(inside.sum())
+        mean = float(confidence[inside].mean(dtype=np.float64)) if count else None
+        accuracy = float(right[inside].mean()) if count else None
+        if mean is not None and accuracy is not None:
+            error += count / len(confidence) * abs(mean - accuracy)
+        found.append(Bin(float(edges[i]), float(edges[i + 1]), count, mean, accuracy))
+    return error, found
+
+
+def _check(probabilities: Floats, labels: Ints) -> None:
+    if probabilities.ndim != 2 or len(probabilities) != len(labels) or not len(labels):
+        raise ValueError(
+            f"metrics need (N, K) probabilities and N labels, N at least 1; "
+            f"got {probabilities.shape} and {labels.shape}"
+        )

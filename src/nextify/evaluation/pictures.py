@@ -1,0 +1,136 @@
+"""Confusion matrix, reliability diagram and contact sheet of an evaluation, as PNG; matplotlib's object API."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from nextify.evaluation.report import Evaluation
+
+INK, SOFT, FAINT, BLUE, ORANGE = "#1b1b1f", "#55585f", "#c9ccd3", "#0072B2", "#B34700"
+WRITTEN_COUNTS = 20
+"""Up to so many classes each cell carries its number."""
+WRITTEN_NAMES = 60
+"""Up to so many classes each row carries its name."""
+
+
+def confusion_picture(found: Evaluation) -> bytes:
+    """Row the true class, column the predicted one; shaded by the share of the row."""
+    from matplotlib.ticker import PercentFormatter
+
+    counts = np.array(found.confusion)
+    rows = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
+    number = len(counts)
+    names = [_short(_drawable(c.name), 18) for c in found.classes]
+    side = min(12.0, max(4.2, 1.8 + 0.42 * number))
+    figure = _figure(side + 1.2, side + 0.5)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if number <= WRITTEN_NAMES:
+        size = 9 if number <= WRITTEN_COUNTS else 6
+        axes.set_xticks(range(number), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size)
+        axes.set_yticks(range(number), names, fontsize=size)
+    if number <= WRITTEN_COUNTS:
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            color = "white" if shares[i, j] > 0.55 else INK
+            axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=8, color=color)
+    axes.set_xlabel("predicted class", color=SOFT)
+    axes.set_ylabel("true class", color=SOFT)
+    axes.set_title(
+        f"{_title(found)}\ntop-1 {found.top1:.2f} % of {found.images:,} images", fontsize=10.5, loc="left", color=INK
+    )
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1.0))
+    bar.set_label("share of the true class's images", color=SOFT, fontsize=8.5)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return _png(figure)
+
+
+def reliability_picture(found: Evaluation) -> bytes:
+    """Accuracy over confidence, a bar a bin, and below how many images each bin holds."""
+    figure = _figure(5.2, 5.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    filled = [b for b in found.bins if b.images]
+    centers = [(b.low + b.high) / 2 for b in filled]
+    width = found.bins[0].high - found.bins[0].low
+    top.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2, zorder=1, label="perfectly calibrated")
+    heights = [b.accuracy or 0.0 for b in filled]
+    top.bar(centers, heights, width * 0.92, color=BLUE, alpha=0.85, zorder=2, label="accuracy")
+    means = [b.confidence or 0.0 for b in filled]
+    top.plot(means, heights, "o", color=ORANGE, markersize=4, zorder=3, label="at the bin's mean confidence")
+    top.set_ylim(0, 1.02)
+    top.set_xlim(0, 1)
+    top.set_ylabel("share that is right", color=SOFT)
+    top.legend(frameon=False, fontsize=8, loc="upper left")
+    top.set_title(
+        f"{_title(found)}\nexpected calibration error {100 * found.expected_calibration_error:.2f} % "
+        f"({found.images:,} images, {len(found.bins)} bins)",
+        fontsize=10.5,
+        loc="left",
+        color=INK,
+    )
+    bottom.bar(centers, [b.images for b in filled], width * 0.92, color=SOFT)
+    bottom.set_ylabel("images", color=SOFT)
+    bottom.set_xlabel("confidence: the highest probability", color=SOFT)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
+    """The worst mistakes as a contact sheet: what was predicted with what probability, and what is true."""
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    figure = _figure(max(4.5, 1.75 * columns), 0.6 + 2.15 * rows)
+    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, image, mistake in zip(grid.flat, images, found.mistakes, strict=False):
+        axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
+        said = f"{_short(_drawable(mistake.predicted), 16)} {100 * mistake.probability:.0f} %"
+        true = f"is {_short(_drawable(mistake.true), 18)}"
+        axes.set_title(f"{said}\n{true}", fontsize=8, color=INK)
+    figure.suptitle(f"{_title(found)}: wrong with the highest probability", fontsize=10.5, color=INK)
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def _title(found: Evaluation) -> str:
+    return _drawable(textwrap.shorten(f"{found.model or 'model'} on {found.data}", 60, placeholder=" …"))
+
+
+def _short(words: str, length: int) -> str:
+    return words if len(words) <= length else words[: length - 1] + "…"
+
+
+def _drawable(words: str) -> str:
+    """Text as it is, with a box for what matplotlib's own font lacks (which would be a warning for each)."""
+    glyphs = _glyphs()
+    return "".join(c if ord(c) in glyphs else "□" for c in words).replace("$", r"\$")
+
+
+@lru_cache(maxsize=1)
+def _glyphs() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
