@@ -180,7 +180,7 @@ def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
     where the data has them."""
     largest = min(images // 8, images * epochs // 500)
     fitted = max(largest, min(16, images // 2))
-    return min(batch_size, 2 ** int(math.log2(max(2, fitted))))
+    return min(batch_size, 1 << (max(2, fitted).bit_length() - 1))
 
 
 def _fitted_learning_rate(recipe: Recipe, batch: int, epochs: int) -> tuple[float, str]:
@@ -205,7 +205,7 @@ def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
     strength = math.sqrt(min(1.0, epochs / FULL_REGULARIZATION_EPOCHS))
     if strength == 1.0:
         return {}
-    reason = f"{epochs} epochs need {strength:.0%} of the regularization that {FULL_REGULARIZATION_EPOCHS} do"
+    reason = f"{strength:.0%} of what {FULL_REGULARIZATION_EPOCHS} epochs need, with the root of the epochs"
     changes: dict[str, tuple[Any, str]] = {}
     if recipe.mixup != "off" or recipe.cutmix != "off":
         changes["mixing_probability"] = (round(recipe.mixing_probability * strength, 3), reason)
@@ -213,7 +213,7 @@ def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
         if getattr(recipe, name):
             changes[name] = (round(getattr(recipe, name) * strength, 3), reason)
     if recipe.rand_augment != "off" and epochs < RAND_AUGMENT_EPOCHS:
-        changes["rand_augment"] = ("off", f"{epochs} epochs are too few to learn from distorted images as well")
+        changes["rand_augment"] = ("off", f"below {RAND_AUGMENT_EPOCHS} epochs there is no time to learn from distorted images as well")
     elif recipe.rand_augment != "off":
         weaker = RandAugment(round(recipe.rand_augment.magnitude * strength), recipe.rand_augment.magnitude_std)
         changes["rand_augment"] = (weaker, reason)

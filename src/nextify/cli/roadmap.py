@@ -140,7 +140,7 @@ def _announce(console: Console, study: Study, out: Path) -> None:
         f"({len(images.classes)} classes), tested on {len(images.test):,}"
     )
     console.print(
-        f"the original recipe for {plan.original.epochs} epochs, the paper's for {plan.modern.epochs}; "
+        f"epochs: {plan.original.epochs} of the original recipe, {plan.modern.epochs} of the paper's; "
         f"{study.side_by_side} side by side with {study.runtime.threads} "
         f"thread{'s' if study.runtime.threads > 1 else ''} each on {study.runtime.device}"
     )

@@ -165,7 +165,7 @@ class ConvNet(nn.Module):
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        return x
+        return x  # type: ignore[no-any-return]
 
     def forward_head(self, x: Tensor) -> Tensor:
         """The last stage's ``(N, H', W', C)`` map to ``(N, num_classes)`` logits."""

@@ -108,8 +108,7 @@ class LocalEngine:
                 connection, job = idle.pop(0), waiting.pop(0)
                 connection.send(job)
                 running[connection] = job
-            for connection in wait(list(running)):
-                assert isinstance(connection, Connection)
+            for connection in [c for c in wait(list(running)) if isinstance(c, Connection)]:
                 job = running[connection]
                 try:
                     event: Event = connection.recv()

@@ -17,13 +17,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nextify.data import Images, TestBatches, TrainBatches, finish
+from nextify.data.errors import some
 from nextify.evaluation.accuracy import Accuracy, accuracy
+from nextify.files import write_text_atomic
 from nextify.nn.network import ConvNet
 from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from nextify.training.optimizer import build_optimizers, set_learning_rate
@@ -86,6 +89,9 @@ class Training:
             model.head.classifier.weight.mul_(recipe.head_init_scale)
         if start is not None:
             _begin_with(model, start)
+        self.class_weights: Tensor | None = None
+        if recipe.class_balance == "loss":
+            self.class_weights = class_weights(images.train.labels, trial.data.num_classes).to(self.device)
         self.frozen: list[torch.nn.Module] = []
         if trial.frozen_stages:
             self.frozen = [model.stem, *list(model.stages)[: trial.frozen_stages]]
@@ -96,7 +102,7 @@ class Training:
         self.optimizers = build_optimizers(self.model, recipe)
         self.average: AveragedModel | None = None
         if recipe.ema != "off":
-            averaging = get_ema_multi_avg_fn(recipe.ema)
+            averaging = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
         self.batches = TrainBatches(images.train, recipe, trial.data.image_size, trial.seed, workers=runtime.workers)
         self.steps_per_epoch = self.batches.steps_per_epoch
@@ -132,7 +138,11 @@ class Training:
         total = torch.zeros((), device=self.device)
         for part_x, part_y in zip(x.chunk(parts), targets.chunk(parts), strict=True):
             with self._autocast():
-                loss = F.cross_entropy(self.forward(part_x).float(), part_y) * (len(part_x) / len(x))
+                logits = self.forward(part_x).float()
+                if self.class_weights is None:
+                    loss = F.cross_entropy(logits, part_y) * (len(part_x) / len(x))
+                else:  # summed by hand, as a weighted mean would divide by each part's weights
+                    loss = F.cross_entropy(logits, part_y, self.class_weights, reduction="none").sum() / len(x)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if recipe.gradient_clip != "off":
@@ -230,6 +240,7 @@ def train(
         state = load_checkpoint(checkpoint)
         if state is not None and state["fingerprint"] == trial.fingerprint:
             run.load_state(state)
+        _restart_log(checkpoint.with_name("log.jsonl"), run.curve)
     epochs = trial.recipe.epochs
     measured = {math.ceil(epochs * (i + 1) / runtime.evaluations) for i in range(runtime.evaluations)} - {epochs}
     saved_at = shown_at = before = time.perf_counter()
@@ -286,6 +297,13 @@ def train(
     return result
 
 
+def class_weights(labels: Any, num_classes: int) -> Tensor:
+    """``(K,)``: inversely proportional to each class's images, 1 on average over the images ``labels (N,)``."""
+    counts = np.bincount(labels, minlength=num_classes)
+    present = np.count_nonzero(counts)
+    return torch.tensor(len(labels) / (present * np.maximum(counts, 1)), dtype=torch.float32)
+
+
 def _begin_with(model: ConvNet, start: Mapping[str, Tensor]) -> None:
     """Put weights into a network; only its classifier may be missing among them."""
     missing, unexpected = model.load_state_dict(dict(start), strict=False)
@@ -295,19 +313,29 @@ def _begin_with(model: ConvNet, start: Mapping[str, Tensor]) -> None:
 
 
 def _checked(losses: list[Tensor], run: Training) -> float:
-    total = float(torch.stack(losses).sum())
+    stacked = torch.stack(losses)
+    total = float(stacked.sum())
     if math.isfinite(total):
         return total
-    rate = learning_rate(run.trial.recipe, run.step - 1, run.steps_per_epoch)
+    first = int((~stacked.isfinite()).int().argmax())
+    step = run.step - len(losses) + first
+    rate = learning_rate(run.trial.recipe, step, run.steps_per_epoch)
+    names = [run.images.train.name(int(i)) for i in run.batches.indices(step)]
     raise TrainingDiverged(
-        f"the loss is {total} at step {run.step} of {run.total_steps} (learning rate {rate:.3g}); "
-        f"try a lower learning rate, gradient_clip=1.0 or fp32"
+        f"the loss is {float(stacked[first])} at step {step + 1} of {run.total_steps} (learning rate {rate:.3g}); "
+        f"try a lower learning rate, gradient_clip=1.0 or fp32; the batch was {some(names)}"
     )
 
 
 def _speed(run: Training) -> float:
     steady = run.step_seconds[WARM_UP_STEPS:] or run.step_seconds
     return run.trial.recipe.batch_size / statistics.median(steady) if steady else 0.0
+
+
+def _restart_log(path: Path, curve: list[dict[str, float | int | None]]) -> None:
+    """The log as the checkpoint knows it: an epoch that is trained again must not stand there twice."""
+    if path.exists():
+        write_text_atomic(path, "".join(json.dumps(entry) + "\n" for entry in curve))
 
 
 def _append_log(path: Path, entry: dict[str, Any]) -> None:

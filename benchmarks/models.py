@@ -1,0 +1,184 @@
+"""ConvNeXt-T of nextify against timm, torchvision and Hugging Face transformers: images/s and peak memory.
+
+One process, the same images, the libraries in turn (A B C D A B C D …), medians over the rounds, ratios round by round. A
+training step is forward, cross-entropy, backward and fused AdamW. Peak memory is the largest resident size of a process
+of its own that does nothing else (on a CUDA device, the allocator's peak). "Share of peak" is the multiply-adds of
+convolutions and linear layers (three times the forward's for training) over what a 2048³ matrix product reaches here.
+
+Command:  python benchmarks/models.py --batch 16 --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import nextify
+from nextify.environment import describe, version
+
+LIBRARIES = ("nextify", "timm", "torchvision", "transformers")
+MACS = nextify.macs(nextify.roadmap("resnet50")[-1].design)
+
+
+class Logits(nn.Module):
+    """transformers returns an object; the others logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).logits
+
+
+def build(library: str) -> nn.Module:
+    """ConvNeXt-T with 1000 classes as the library makes it, stochastic depth off."""
+    if library == "nextify":
+        return nextify.create_model("convnext_tiny")
+    if library == "timm":
+        import timm
+
+        return timm.create_model("convnext_tiny")
+    if library == "torchvision":
+        import torchvision
+
+        return torchvision.models.convnext_tiny(stochastic_depth_prob=0.0)
+    from transformers import ConvNextConfig, ConvNextForImageClassification
+
+    return Logits(ConvNextForImageClassification(ConvNextConfig(num_labels=1000)))
+
+
+def runner(library: str, training: bool, options: argparse.Namespace) -> Callable[[], None]:
+    """A function that does one step on a fixed batch."""
+    torch.manual_seed(0)
+    model = build(library).to(options.device).train(training)
+    if options.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    images = torch.randn(options.batch, 3, 224, 224, device=options.device)
+    images = images.contiguous(memory_format=torch.channels_last) if options.channels_last else images
+    labels = torch.randint(1000, (options.batch,), device=options.device)
+    forward: Any = torch.compile(model) if options.compiled else model
+    bf16 = options.precision == "bf16"
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True) if training else None
+
+    def context() -> Any:
+        return torch.autocast(options.device, torch.bfloat16) if bf16 else nullcontext()
+
+    def train() -> None:
+        with context():
+            loss = F.cross_entropy(forward(images).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def infer() -> None:
+        with torch.inference_mode(), context():
+            forward(images)
+
+    return train if training else infer
+
+
+def timed(run: Callable[[], None], device: str, repeats: int) -> float:
+    """Seconds of one step."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def matrix_peak(options: argparse.Namespace) -> float:
+    """Multiply-adds a second of a 2048³ matrix product in the chosen precision, best of 5."""
+    kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    a, b = (torch.randn(2048, 2048, device=options.device, dtype=kind) for _ in range(2))
+    return 2048**3 / min(timed(lambda: a @ b, options.device, 2) for _ in range(5))
+
+
+def peak_memory_mib(library: str, training: bool, options: argparse.Namespace) -> float:
+    """Of two steps in a fresh process."""
+    command = [sys.executable, __file__, "--one", library, "--batch", str(options.batch), "--precision"]
+    command += [options.precision, "--device", options.device, "--threads", str(options.threads)]
+    command += ["--training"] if training else []
+    command += ["--channels-last"] if options.channels_last else []
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def one(options: argparse.Namespace) -> None:
+    run = runner(options.one, options.training, options)
+    run()
+    run()
+    if options.device == "cuda":
+        print(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        import resource
+
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--channels-last", action="store_true", help="give the others channels-last weights and images")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    parser.add_argument("--only", choices=("training", "inference"))
+    parser.add_argument("--one", choices=LIBRARIES, help=argparse.SUPPRESS)
+    parser.add_argument("--training", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.one:
+        return one(options)
+
+    here = describe()
+    print(
+        f"ConvNeXt-T, 224², batch {options.batch}, {options.precision}, {'compiled' if options.compiled else 'eager'}"
+    )
+    print(f"{here['cpu']}, {options.threads} threads, {options.device}; {here['date']}; python {here['python']}")
+    print(", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES)))
+    peak = matrix_peak(options)
+    print(f"2048³ matrix product: {2 * peak / 1e9:.0f} GFLOP/s\n")
+    for training in (True, False):
+        if options.only and training != (options.only == "training"):
+            continue
+        runs = {library: runner(library, training, options) for library in LIBRARIES}
+        for run in runs.values():
+            timed(run, options.device, 2)
+        repeats = 1 if training or options.batch > 4 else 5
+        seconds: dict[str, list[float]] = {library: [] for library in LIBRARIES}
+        for _, library in itertools.product(range(options.rounds), LIBRARIES):
+            seconds[library].append(timed(runs[library], options.device, repeats))
+        del runs
+        print(f"{'training step' if training else 'inference'} (n = {options.rounds} rounds)")
+        print(f"{'':14s}{'images/s':>10s}{'range':>16s}{'ours / it':>11s}{'share of peak':>15s}{'peak MiB':>10s}")
+        for library, found in seconds.items():
+            speed = [options.batch / s for s in found]
+            ratios = [theirs / ours for theirs, ours in zip(found, seconds["nextify"], strict=True)]
+            share = statistics.median(speed) * MACS * (3 if training else 1) / peak
+            memory = "" if options.no_memory else f"{peak_memory_mib(library, training, options):.0f}"
+            spread = f"{min(speed):.2f}–{max(speed):.2f}"
+            print(
+                f"{library:14s}{statistics.median(speed):10.2f}{spread:>16s}{statistics.median(ratios):11.2f}"
+                f"{share:15.0%}{memory:>10s}"
+            )
+        print()
+    return None
+
+
+if __name__ == "__main__":
+    main()

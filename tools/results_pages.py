@@ -1,0 +1,45 @@
+"""docs/results/README.md from the committed studies, docs/results/*/results.json: each table with its provenance.
+
+Command:  python tools/results_pages.py [--check]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from generated import ROOT, write_or_check
+
+from nextify.report.table import markdown
+from nextify.report.text import data_name, path_title
+
+NOTES = {
+    "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG: accuracies can lie slightly below those on the "
+    "original pixels.",
+}
+"""What a reader must know of a data set beside its figures, by the folder's name."""
+
+
+def page() -> str:
+    """All studies on one page."""
+    parts = [
+        "# Our own figures",
+        "",
+        "<!-- Made by tools/results_pages.py; do not edit. -->",
+        "",
+        "Each table was written by the command beneath it. The raw list of trainings is in `results.json`",
+        "([schema](../results-schema.md)). On a CUDA GPU: not measured.",
+        "",
+    ]
+    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        folder = path.parent.name
+        parts += [f"## {path_title(results)} on {data_name(results)}", ""]
+        parts += [NOTES[folder], ""] if folder in NOTES else []
+        parts += [f"![bars of top-1 by step]({folder}/roadmap.png)", "", markdown(results)]
+        parts += [f"Files: [results.json]({folder}/results.json), [results.csv]({folder}/results.csv)", ""]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(write_or_check({"docs/results/README.md": page()}, "results_pages.py"))
