@@ -3,7 +3,7 @@
 One process, the same images, the libraries in turn (A B C D A B C D …), medians over the rounds, ratios round by round.
 A training step is forward, cross-entropy, backward and fused AdamW. Peak memory is the largest resident size of a
 process of its own that does nothing else (on a CUDA device, the allocator's peak). "Share of peak" is the multiply-adds
-of convolutions and linear layers (three times the forward's for training) over what a 2048³ matrix product reaches here.
+of convolutions and linear layers (three times the forward for training) over what a 2048³ matrix product reaches.
 
 Command:  python benchmarks/models.py --batch 16 --rounds 5
 """
