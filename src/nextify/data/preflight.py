@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nextify.data.errors import DataError, some
+from nextify.data.folder import IMBALANCE
 from nextify.data.images import Images, ImageSet
 from nextify.recipe import Recipe
 
@@ -98,7 +99,9 @@ def preflight(
         "classes_without_test_images": absent,
         "test_images_also_in_training": shared,
     }
-    warnings = _class_warnings(images, counts, untrained) + _recipe_warnings(recipe, fitted, train, uses_batch_norm)
+    warnings = _class_warnings(images, counts, untrained, recipe) + _recipe_warnings(
+        recipe, fitted, train, uses_batch_norm
+    )
     return Preflight(facts, tuple(notes), tuple(warnings))
 
 
@@ -113,10 +116,16 @@ def _digest(images: ImageSet, index: int) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=str(pixels.shape).encode()).digest()
 
 
-def _class_warnings(images: Images, counts: np.ndarray[Any, Any], untrained: list[str]) -> list[str]:
+def _class_warnings(images: Images, counts: np.ndarray[Any, Any], untrained: list[str], recipe: Recipe) -> list[str]:
     warnings = []
     if untrained:
         warnings.append(f"no training images of {some(untrained)}: add some, or remove the class")
+    largest, smallest = int(counts.max()), int(counts[counts > 0].min())
+    if largest > IMBALANCE * smallest and recipe.class_balance == "off":
+        warnings.append(
+            f"the largest class has {largest / smallest:,.0f} times the images of the smallest, which will hardly be "
+            f"predicted: --set class_balance=loss weighs them evenly"
+        )
     few = [name for name, n in zip(images.classes, counts, strict=True) if 0 < n < FEW_PER_CLASS]
     if few:
         warnings.append(

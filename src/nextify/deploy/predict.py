@@ -103,10 +103,10 @@ class Predictor:
         from nextify.evaluation.report import probabilities
 
         ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
-        rows = iter(())
+        found: Any = ()
         if ready:
             found = probabilities(self.model, torch.stack(ready), self.device, self.preprocessing, bf16=self.bf16)
-            rows = iter(found)
+        rows = iter(found)
         for entry in waiting:
             if isinstance(entry, Prediction):
                 yield entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nextify.evaluation.report import Evaluation
 
-INK, SOFT, FAINT, BLUE, ORANGE = "#1b1b1f", "#55585f", "#c9ccd3", "#0072B2", "#B34700"
+INK, SOFT, BLUE, ORANGE = "#1b1b1f", "#55585f", "#0072B2", "#B34700"
 WRITTEN_COUNTS = 20
 """Up to so many classes each cell carries its number."""
 WRITTEN_NAMES = 60
@@ -51,7 +51,7 @@ def confusion_picture(found: Evaluation) -> bytes:
     )
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1.0))
     bar.set_label("share of the true class's images", color=SOFT, fontsize=8.5)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.spines[:].set_visible(False)
     return _png(figure)
 
 
@@ -62,7 +62,7 @@ def reliability_picture(found: Evaluation) -> bytes:
     filled = [b for b in found.bins if b.images]
     centers = [(b.low + b.high) / 2 for b in filled]
     width = found.bins[0].high - found.bins[0].low
-    top.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2, zorder=1, label="perfectly calibrated")
+    top.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", zorder=3, label="perfectly calibrated")
     heights = [b.accuracy or 0.0 for b in filled]
     top.bar(centers, heights, width * 0.92, color=BLUE, alpha=0.85, zorder=2, label="accuracy")
     means = [b.confidence or 0.0 for b in filled]
@@ -86,6 +86,27 @@ def reliability_picture(found: Evaluation) -> bytes:
     return _png(figure)
 
 
+def curves_picture(curve: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """Training loss, and test accuracy where it was measured, over the epochs of a training."""
+    figure = _figure(6.4, 3.6)
+    loss: Any = figure.add_subplot()
+    epochs = [entry["epoch"] for entry in curve]
+    marker = "o" if len(curve) < 3 else None
+    loss.plot(epochs, [entry["train_loss"] for entry in curve], color=BLUE, marker=marker, markersize=4)
+    loss.set_xlabel("epoch", color=SOFT)
+    loss.set_ylabel("training loss", color=BLUE)
+    loss.xaxis.get_major_locator().set_params(integer=True)
+    tested = [(entry["epoch"], entry["test_top1"]) for entry in curve if entry["test_top1"] is not None]
+    if tested:
+        accuracy = loss.twinx()
+        accuracy.plot(*zip(*tested, strict=True), "o--", color=ORANGE, markersize=4, linewidth=1)
+        accuracy.set_ylabel("test top-1, %", color=ORANGE)
+        accuracy.spines[["top"]].set_visible(False)
+    loss.spines[["top"]].set_visible(False)
+    loss.set_title(_drawable(textwrap.shorten(title, 70, placeholder=" …")), fontsize=10.5, loc="left", color=INK)
+    return _png(figure)
+
+
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     """The worst mistakes as a contact sheet: what was predicted with what probability, and what is true."""
     columns = min(6, len(images))
@@ -96,7 +117,7 @@ def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]])
         axes.set_axis_off()
     for axes, image, mistake in zip(grid.flat, images, found.mistakes, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
-        said = f"{_short(_drawable(mistake.predicted), 16)} {100 * mistake.probability:.0f} %"
+        said = f"said {_short(_drawable(mistake.predicted), 16)}, {100 * mistake.probability:.0f} %"
         true = f"is {_short(_drawable(mistake.true), 18)}"
         axes.set_title(f"{said}\n{true}", fontsize=8, color=INK)
     figure.suptitle(f"{_title(found)}: wrong with the highest probability", fontsize=10.5, color=INK)

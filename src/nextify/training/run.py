@@ -9,6 +9,8 @@ stopped, and a finished one is not trained again::
                     preflight.json what was found of the data
                     log.jsonl      one line an epoch
                     checkpoint.pt  while it runs
+                    curves.png     training loss and test accuracy
+                    result.json    figures, runtime, hardware, versions
                     bundle/        the result
 """
 
@@ -28,7 +30,7 @@ from nextify.data import Images, open_images
 from nextify.data.preflight import Preflight, preflight
 from nextify.design import Design
 from nextify.environment import cores, describe
-from nextify.files import write_json_atomic
+from nextify.files import write_bytes_atomic, write_json_atomic
 from nextify.fitting import Change, fit
 from nextify.layout import cost
 from nextify.recipe import RECIPES, RandAugment, Recipe
@@ -468,6 +470,7 @@ def run(
         TrainingDiverged: the loss is no number any more.
         OSError: something could not be written.
     """
+    from nextify.evaluation.pictures import curves_picture
     from nextify.training.train import train as train_trial
 
     trial = prepared.trial
@@ -487,6 +490,8 @@ def run(
         trial, prepared.images, runtime, folder, progress, start=prepared.start, keep=keep, should_stop=should_stop
     )
     content = {"fingerprint": trial.fingerprint, **result.to_dict(), "runtime": asdict(runtime), "command": command}
+    picture = curves_picture(result.curve, f"{prepared.request.model} on {prepared.images.name}")
+    write_bytes_atomic(folder / "curves.png", picture)
     write_json_atomic(folder / "result.json", {**content, "environment": _environment(runtime)})
     return Finished(
         bundle, result.top1, result.top5, result.test_images, result.seconds, result.images_per_second, trained=True

@@ -55,11 +55,14 @@ class Trial:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
+        recipe = self.recipe.to_dict()
+        if recipe["class_balance"] == "off":
+            del recipe["class_balance"]  # younger than the first fingerprints
         fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
         return {
             "version": RESULT_VERSION,
             "design": self.design.to_dict(),
-            "recipe": self.recipe.to_dict(),
+            "recipe": recipe,
             "data": {k: v for k, v in asdict(self.data).items() if k != "name"},
             "seed": self.seed,
             # Absent from a plain training, whose fingerprint is older than these two.
