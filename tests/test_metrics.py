@@ -1,0 +1,158 @@
+"""Metrics on small tables, against hand-made figures and scikit-learn; matching of classes; the pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import confusion_matrix, precision_score, recall_score, top_k_accuracy_score
+
+from nextify.data import DataError, Images, ImageSet
+from nextify.data.images import UniformStore
+from nextify.data.kept import Kept
+from nextify.design import CONVNEXT_TINY
+from nextify.evaluation.metrics import calibration, confusion, per_class, top_k
+from nextify.evaluation.pictures import confusion_picture, curves_picture, reliability_picture
+from nextify.evaluation.report import Evaluation, Mistake, match_classes, write
+from nextify.weights import About
+
+
+@pytest.fixture(scope="module")
+def table() -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (200, 7) and labels that they know something of."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 200)
+    logits = rng.normal(size=(200, 7)) + 1.5 * np.eye(7)[labels]
+    exponents = np.exp(logits)
+    return exponents / exponents.sum(1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_top_k_is_scikit_learns(table: tuple[np.ndarray, np.ndarray], k: int) -> None:
+    probabilities, labels = table
+    assert top_k(probabilities, labels, k) == pytest.approx(100 * top_k_accuracy_score(labels, probabilities, k=k))
+
+
+def test_top_five_of_three_classes_is_all() -> None:
+    assert top_k(np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]), np.array([0, 2]), 5) == 100
+
+
+def test_metrics_refuse_tables_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="N at least 1"):
+        top_k(np.zeros((0, 3)), np.zeros(0, int), 1)
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(1,\)"):
+        top_k(np.zeros((2, 3)), np.zeros(1, int), 1)
+
+
+def test_confusion_and_classes_are_scikit_learns(table: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, labels = table
+    predicted = probabilities.argmax(1)
+    counts = confusion(predicted, labels, 7)
+    assert (counts == confusion_matrix(labels, predicted)).all()
+    found = per_class(counts, list("abcdefg"))
+    assert [c.top1 for c in found] == pytest.approx(100 * recall_score(labels, predicted, average=None))
+    assert [c.precision for c in found] == pytest.approx(100 * precision_score(labels, predicted, average=None))
+    assert sum(c.images for c in found) == sum(c.predicted for c in found) == 200
+
+
+def test_a_class_without_images_has_no_accuracy() -> None:
+    found = per_class(confusion(np.array([0, 0]), np.array([0, 2]), 3), ["a", "b", "c"])
+    assert [(c.images, c.top1, c.predicted, c.precision) for c in found] == [
+        (1, 100.0, 2, 50.0),
+        (0, None, 0, None),
+        (1, 0.0, 0, None),
+    ]
+
+
+def test_calibration_by_hand() -> None:
+    # Two images in (0.5, 0.6] of which one is right, two in (0.9, 1.0] of which both are.
+    error, bins = calibration(np.array([0.55, 0.6, 0.95, 1.0]), np.array([True, False, True, True]), bins=10)
+    assert error == pytest.approx(0.5 * abs(0.575 - 0.5) + 0.5 * abs(0.975 - 1.0))
+    assert [b.images for b in bins] == [0, 0, 0, 0, 0, 2, 0, 0, 0, 2]
+    assert bins[5].accuracy == 0.5
+    assert bins[0].confidence is None
+
+
+def test_the_bins_hold_every_image(table: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, labels = table
+    confidence = np.concatenate([probabilities.max(1), [0.0, 1.0]])
+    right = np.concatenate([probabilities.argmax(1) == labels, [False, True]])
+    error, bins = calibration(confidence, right)
+    assert sum(b.images for b in bins) == 202
+    assert 0 <= error <= 1
+
+
+def test_what_is_as_sure_as_it_is_right_has_no_calibration_error() -> None:
+    confidence = np.repeat([0.25, 0.75], 400)
+    right = np.concatenate([np.arange(400) % 4 == 0, np.arange(400) % 4 != 0])
+    assert calibration(confidence, right)[0] == pytest.approx(0)
+
+
+def images_of(*classes: str) -> Images:
+    pixels = np.zeros((len(classes), 4, 4, 3), np.uint8)
+    part = ImageSet(np.arange(len(classes)), UniformStore(Kept(pixels)))
+    return Images("mine", classes, part, part, True, "f", (), (4, 4))
+
+
+def about(*classes: str, count: int | None = None) -> About:
+    return About(CONVNEXT_TINY, count if count is not None else len(classes), classes=classes)
+
+
+def test_classes_are_matched_by_name_in_any_order() -> None:
+    notes: list[str] = []
+    assert match_classes(about("cat", "cow", "dog"), images_of("dog", "cat"), notes).tolist() == [2, 0]
+    assert notes == ["mine has no images of cow: accuracy is over the other classes"]
+
+
+def test_an_unknown_class_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match="1 of 2 classes that the bundle does not know: cats; it knows cat, dog"):
+        match_classes(about("cat", "dog"), images_of("cats", "dog"), [])
+
+
+def test_weights_without_names_are_matched_by_order_or_refused() -> None:
+    notes: list[str] = []
+    assert match_classes(about(count=2), images_of("a", "b"), notes).tolist() == [0, 1]
+    assert "matched by order" in notes[0]
+    with pytest.raises(DataError, match="the weights have 3 classes without names, the images 2"):
+        match_classes(about(count=3), images_of("a", "b"), [])
+
+
+def evaluation(classes: int) -> Evaluation:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, classes, 300)
+    confidence = rng.uniform(1 / classes, 1, 300)
+    predicted = np.where(rng.uniform(size=300) < confidence, labels, (labels + 1) % classes)
+    names = [f"$klasse {i} 猫" for i in range(classes)]
+    counts = confusion(predicted, labels, classes)
+    error, bins = calibration(confidence, predicted == labels)
+    mistakes = (Mistake("x/1.png", names[0], names[1], 0.9),)
+    top1 = 100 * float((predicted == labels).mean())
+    parts = (tuple(bins), tuple(per_class(counts, names)), tuple(map(tuple, counts.tolist())), mistakes)
+    return Evaluation("m", "d", 300, top1, 100.0, error, *parts, "fp32", (), {})
+
+
+@pytest.mark.parametrize("classes", [2, 12, 70])
+def test_pictures_of_few_and_many_classes(classes: int) -> None:
+    for data in (confusion_picture(evaluation(classes)), reliability_picture(evaluation(classes))):
+        picture = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
+        assert min(picture.shape) > 300
+        assert picture.std() > 5
+
+
+def test_curves_of_one_and_of_many_epochs() -> None:
+    entry = {"epoch": 1, "train_loss": 2.0, "learning_rate": 0.1, "test_top1": None}
+    many = [{**entry, "epoch": i, "train_loss": 2 / i, "test_top1": 50.0 if i % 5 == 0 else None} for i in range(1, 11)]
+    for curve in ([entry], many):
+        assert Image.open(io.BytesIO(curves_picture(curve, "a $ title"))).size[0] > 300
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    found = evaluation(3)
+    written = write(found, tmp_path / "deep" / "er", [np.zeros((8, 8, 3), np.uint8)])
+    assert [path.name for path in written] == ["evaluation.json", "confusion.png", "reliability.png", "mistakes.png"]
+    assert all(path.stat().st_size > 100 for path in written)
+    assert json.loads(written[0].read_text("utf-8"))["top1"] == found.top1
