@@ -49,7 +49,7 @@ def top_k(probabilities: Floats, labels: Ints, k: int) -> float:
     """Percent of the rows of ``probabilities (N, K)`` whose label is among the ``k`` highest."""
     _check(probabilities, labels)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    return 100 * float((order == labels[:, None]).any(1).mean())
+    return 100 * int((order == labels[:, None]).any(1).sum()) / len(labels)
 
 
 def confusion(predicted: Ints, labels: Ints, num_classes: int) -> npt.NDArray[np.int64]:
