@@ -305,6 +305,20 @@ def test_what_cannot_be_done_is_one_line(
     assert message in refused(capsys, 2, *arguments, "--out", str(tmp_path))
 
 
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(capsys: Captured, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, 1, *DIGITS, "--scale", "tiny", "--out", str(tmp_path / "file" / "out"))
+    assert "choose another --out" in line
+
+
+def test_two_runs_do_not_train_the_same(digits: Images, tmp_path: Path) -> None:
+    prepared = room.prepare(Request("convnext_atto", epochs=1, scale="tiny"), digits)
+    folder = room.folder_of(tmp_path, prepared.trial)
+    folder.mkdir()
+    with room.taken(folder), pytest.raises(room.UnusableFolder, match="trained by another run"):
+        room.run(prepared, tmp_path, ONE_THREAD)
+
+
 def test_bad_weights_are_one_line(capsys: Captured, trained: Path, tmp_path: Path) -> None:
     there = ("--out", str(tmp_path))
     assert "no weights at" in refused(capsys, 1, *DIGITS, "--weights", str(tmp_path / "none.pth"), *there)
@@ -319,6 +333,17 @@ def test_a_loss_that_is_no_number_ends_with_one_line(capsys: Captured, tmp_path:
     line = refused(capsys, 1, *arguments, "--out", str(tmp_path))
     assert "nextify: the loss is" in line
     assert "the batch was" in line
+
+
+def test_mixed_sizes_are_brought_to_their_middle_one(tmp_path: Path) -> None:
+    for c in ("a", "b"):
+        (tmp_path / c).mkdir()
+        for i in range(12):
+            colour = (20 * i, 10 * ord(c) % 256, 5)
+            Image.new("RGB", (200, 60 + i), colour).save(tmp_path / c / f"{i}.png")
+    prepared = room.prepare(Request("convnext_atto", epochs=1), open_images(str(tmp_path)))
+    assert prepared.trial.data.image_size == 64
+    assert any("images of 64 pixels" in note for note in prepared.notes)
 
 
 # -- preflight, memory, time ---------------------------------------------------------------------------------------

@@ -12,12 +12,24 @@ from nextify.recipe import Recipe
 from nextify.roadmap import Roadmap, Step, roadmap
 
 if TYPE_CHECKING:
+    from nextify.data import open_images
+    from nextify.deploy.predict import predict
+    from nextify.evaluation.report import evaluate
     from nextify.fitting import fit
+    from nextify.training.run import train
     from nextify.zoo import create_model, list_models
 
 __version__ = "0.1.0"
 
-_LATER = {"fit": "nextify.fitting", "create_model": "nextify.zoo", "list_models": "nextify.zoo"}
+_LATER = {
+    "create_model": "nextify.zoo",
+    "evaluate": "nextify.evaluation.report",
+    "fit": "nextify.fitting",
+    "list_models": "nextify.zoo",
+    "open_images": "nextify.data",
+    "predict": "nextify.deploy.predict",
+    "train": "nextify.training.run",
+}
 
 __all__ = [
     "Design",
@@ -27,12 +39,16 @@ __all__ = [
     "Step",
     "cost",
     "create_model",
+    "evaluate",
     "fit",
     "layout",
     "list_models",
     "macs",
+    "open_images",
     "parameters",
+    "predict",
     "roadmap",
+    "train",
 ]
 
 

@@ -98,6 +98,11 @@ class ImageSet:
         """All images as one ``(N, H, W, 3)`` array, where they are held decoded and have one size."""
         return self.store.kept.array if isinstance(self.store, UniformStore) else None
 
+    @property
+    def short_sides(self) -> npt.NDArray[np.int64] | None:
+        """``(N,)`` pixels, where the images are of mixed sizes and held decoded."""
+        return self.store.sizes.min(1) if isinstance(self.store, MixedStore) else None
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"squares": {}}
 

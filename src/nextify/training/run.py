@@ -17,14 +17,17 @@ stopped, and a finished one is not trained again::
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
 
 from nextify.data import Images, open_images
 from nextify.data.preflight import Preflight, preflight
@@ -49,6 +52,8 @@ MANY_IMAGES = 200_000
 """Training images from which the paper's recipe is taken rather than the one for small sets."""
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
 """Side of the images, pixels, where the request names none."""
+SIZE_STEP = 32
+"""Images of mixed sizes are brought to a multiple of this many pixels near their median short side."""
 OVERFIT_STEPS = 100
 OVERFIT_TOP1 = 95.0
 """Percent of one batch that a working pipeline has learned by heart after ``OVERFIT_STEPS``."""
@@ -56,6 +61,10 @@ OVERFIT_TOP1 = 95.0
 
 class RequestError(ValueError):
     """A training that cannot be; the message names the remedy."""
+
+
+class UnusableFolder(OSError):
+    """A folder that cannot hold a training; the message names the remedy."""
 
 
 class OutOfMemory(RequestError):
@@ -252,7 +261,7 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
         design = about.design
     else:
         design = chosen_scale.shrink(design)
-    size = request.image_size or _image_size(request, images, about)
+    size = request.image_size or _image_size(request, images, about, notes)
     granted = recipe_settings.get("epochs", request.epochs if request.epochs is not None else epochs)
     if granted is None and request.scale != "full" and request.weights is None:
         granted = chosen_scale.epochs
@@ -332,10 +341,16 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(save(tensors)).hexdigest()[:16]
 
 
-def _image_size(request: Request, images: Images, about: About | None) -> int:
+def _image_size(request: Request, images: Images, about: About | None, notes: list[str]) -> int:
     if about is not None:
         return min(about.preprocessing.size)
     native = min(images.native_size) if images.native_size else None
+    sides = images.train.short_sides
+    if native is None and sides is not None:
+        middle = int(np.median(sides))
+        native = max(1, round(middle / SIZE_STEP)) * SIZE_STEP
+        if native < LARGEST_IMAGE:
+            notes.append(f"images of {native} pixels, as the middle one has a short side of {middle}")
     if request.scale != "full":
         return scale(request.scale).image_size(native)
     return LARGEST_IMAGE if native is None else min(max(native, SMALLEST_IMAGE), LARGEST_IMAGE)
@@ -420,6 +435,10 @@ def epochs_for(request: Request, images: Images, runtime: Runtime) -> int:
 def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) -> Prepared:
     """``prepare``, with the epochs that ``--minutes`` came to remembered in ``out``, so that the same request is the
     same training when it is given again."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before anything is measured
+    except OSError as error:
+        raise UnusableFolder(f"cannot make {out}: {error.strerror}; choose another --out") from error
     if request.minutes is None:
         return prepare(request, images)
     key = hashlib.sha256(json.dumps([asdict(request), images.fingerprint]).encode()).hexdigest()[:12]
@@ -428,10 +447,31 @@ def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) ->
         epochs = int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
     except (OSError, ValueError, KeyError, TypeError):
         epochs = epochs_for(request, images, runtime)
-        out.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, {"minutes": request.minutes, "epochs": epochs})
     prepared = prepare(request, images, epochs)
     return replace(prepared, notes=(*prepared.notes, f"{request.minutes:g} minutes hold {epochs} epochs here"))
+
+
+@contextlib.contextmanager
+def taken(folder: Path) -> Iterator[None]:
+    """The folder for this process alone; the system frees it when the process dies.
+
+    Raises:
+        UnusableFolder: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock, the user's care
+        yield
+        return
+    file: IO[str]
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = f"{folder} is being trained by another run; wait for it, or choose another --out"
+            raise UnusableFolder(message) from error
+        yield
 
 
 def folder_of(out: Path, trial: Trial) -> Path:
@@ -484,15 +524,17 @@ def run(
     bundle = folder / "bundle"
 
     def keep(model: ConvNet, result: Result) -> None:
+        # All of it before the trainer removes its checkpoint: a run that is killed in between goes on from there.
         _save(bundle, model, prepared, result, runtime, command)
+        picture = curves_picture(result.curve, f"{prepared.request.model} on {prepared.images.name}")
+        write_bytes_atomic(folder / "curves.png", picture)
+        content = {"fingerprint": trial.fingerprint, **result.to_dict(), "runtime": asdict(runtime), "command": command}
+        write_json_atomic(folder / "result.json", {**content, "environment": _environment(runtime)})
 
-    result = train_trial(
-        trial, prepared.images, runtime, folder, progress, start=prepared.start, keep=keep, should_stop=should_stop
-    )
-    content = {"fingerprint": trial.fingerprint, **result.to_dict(), "runtime": asdict(runtime), "command": command}
-    picture = curves_picture(result.curve, f"{prepared.request.model} on {prepared.images.name}")
-    write_bytes_atomic(folder / "curves.png", picture)
-    write_json_atomic(folder / "result.json", {**content, "environment": _environment(runtime)})
+    with taken(folder):
+        result = train_trial(
+            trial, prepared.images, runtime, folder, progress, start=prepared.start, keep=keep, should_stop=should_stop
+        )
     return Finished(
         bundle, result.top1, result.top5, result.test_images, result.seconds, result.images_per_second, trained=True
     )
