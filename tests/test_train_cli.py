@@ -269,6 +269,8 @@ def test_settings_stand_above_the_fit(digits: Images) -> None:
     assert (recipe.batch_size, recipe.ema, recipe.horizontal_flip) == (32, "off", 0.5)
     assert (design.kernel_size, design.layer_scale) == (3, 1e-6)
     assert plain.recipe.batch_size != 32
+    slow = room.prepare(Request("convnext_atto", settings=("learning_rate=1e-9",), epochs=3, scale="tiny"), digits)
+    assert slow.trial.recipe.min_learning_rate == 0
     assert not {"ema", "layer_scale", "horizontal_flip"} & {change.field for change in changed.changes}
 
 
@@ -296,6 +298,7 @@ DIGITS = ("convnext_atto", "--data", "digits")
         ((*DIGITS, "--image-size", "0"), "--image-size must be 1 or more"),
         ((*DIGITS, "--freeze", "1"), "give --weights too"),
         ((*DIGITS, "--workers", "-1"), "--workers must be 0 or more"),
+        ((*DIGITS, "--evaluations", "0"), "--evaluations must be 1 or more"),
         (("convnext_atto", "--data", "/nowhere/at/all"), "no such folder"),
     ],
 )
@@ -443,7 +446,7 @@ def test_one_batch_by_heart(capsys: Captured, tmp_path: Path) -> None:
     assert main(arguments) == 0
     assert "can learn" in capsys.readouterr().out
     assert not list(tmp_path.glob("*/bundle"))
-    assert main([*arguments, "--set", "learning_rate=1e-9", "--set", "min_learning_rate=0"]) == 1
+    assert main([*arguments, "--set", "learning_rate=1e-9"]) == 1
     assert "not even one batch was learned by heart" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,6 +53,8 @@ class Options:
     """Processes that prepare images. Default: none on a CPU, the cores less one beside a GPU."""
     threads: int | None = None
     """CPU threads of the network. Default: all on a CPU."""
+    evaluations: int = 2
+    """How often the test images are measured, evenly spaced, the end included."""
     seed: int = 0
     """Of the weights, the order and the augmentation."""
     split_seed: int = 0
@@ -90,7 +92,10 @@ def run(options: Options) -> int:
     )
     room.check(request)
     images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
+    if options.evaluations < 1:
+        raise ValueError("--evaluations must be 1 or more: the result is measured at the end")
     runtime = room.runtime(options.device, options.threads, options.workers)
+    runtime = replace(runtime, evaluations=options.evaluations)
     if request.minutes is not None:
         with console.status("measuring how many epochs fit …"):
             prepared = room.prepare_in(out, request, images, runtime)
@@ -154,8 +159,6 @@ def _say(console: Console, text: str) -> None:
 
 
 def _announce_time(console: Console, estimate: Any, runtime: Runtime) -> Runtime:
-    from dataclasses import replace
-
     from nextify.report.text import duration
 
     console.print(

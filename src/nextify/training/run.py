@@ -276,6 +276,9 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
     above = dict(recipe_settings)
     if request.precision is not None:
         above["precision"] = request.precision
+    rate = above.get("learning_rate")
+    if rate is not None and "min_learning_rate" not in above and rate < fitted.recipe.min_learning_rate:
+        above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
     changes = tuple(change for change in changes if change.field not in {*above, *design_settings})
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if about is None else (about.preprocessing.mean, about.preprocessing.std)
     if len(mean) != 3 or len(std) != 3:
@@ -322,6 +325,7 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
     about = found.bundle.about
     if own and about.name and about.name != request.model:
         raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
+    notes.append(f"starts from {request.weights}, licence {about.licence}")
     notes += found.notes
     state = dict(found.bundle.state)
     if about.in_channels != 3:
