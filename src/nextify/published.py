@@ -13,7 +13,7 @@ from nextify.roadmap import ROADMAPS, Published
 class PublishedModel:
     """Figures as printed, None where the paper gives none."""
 
-    parameters_millions: float
+    parameters_millions: float | None
     gflops: float
     """Multiply-adds at 224x224 in units of 10^9."""
     top1: float | None = None
@@ -24,18 +24,49 @@ class PublishedModel:
     """Pre-trained on ImageNet-22K, tested at 224x224."""
     top1_in22k_384: float | None = None
     """Pre-trained on ImageNet-22K, fine-tuned and tested at 384x384."""
+    gflops_384: float | None = None
+    """At 384x384."""
+    images_per_second: float | None = None
+    """Inference at 224x224 on an A100, TF32, channels last (Table 12)."""
 
 
 MODELS: dict[str, PublishedModel] = {
-    "convnext_tiny": PublishedModel(28.6, 4.5, 82.1, None, 82.9, 84.1),
-    "convnext_small": PublishedModel(50.2, 8.7, 83.1, None, 84.6, 85.8),
-    "convnext_base": PublishedModel(88.6, 15.4, 83.8, 85.1, 85.8, 86.8),
-    "convnext_large": PublishedModel(197.8, 34.4, 84.3, 85.5, 86.6, 87.5),
-    "convnext_xlarge": PublishedModel(350.2, 60.9, None, None, 87.0, 87.8),
+    "convnext_tiny": PublishedModel(28.6, 4.5, 82.1, None, 82.9, 84.1, images_per_second=1943.5),
+    "convnext_small": PublishedModel(50.2, 8.7, 83.1, None, 84.6, 85.8, images_per_second=1275.3),
+    "convnext_base": PublishedModel(88.6, 15.4, 83.8, 85.1, 85.8, 86.8, 45.0, 969.0),
+    "convnext_large": PublishedModel(197.8, 34.4, 84.3, 85.5, 86.6, 87.5, 101.0, 611.5),
+    "convnext_xlarge": PublishedModel(350.2, 60.9, None, None, 87.0, 87.8, 179.0, 424.4),
     "convnext_isotropic_small": PublishedModel(22, 4.3, 79.7),
     "convnext_isotropic_base": PublishedModel(87, 16.9, 82.0),
     "convnext_isotropic_large": PublishedModel(306, 59.7, 82.6),
 }
+
+OTHER_FAMILIES: dict[str, PublishedModel] = {
+    "swin_tiny_patch4_window7_224": PublishedModel(28, 4.5, 81.3, images_per_second=1325.6),
+    "swin_small_patch4_window7_224": PublishedModel(50, 8.7, 83.0, images_per_second=857.3),
+    "swin_base_patch4_window7_224": PublishedModel(
+        88, 15.4, 83.5, 84.5, 85.2, 86.4, gflops_384=47.1, images_per_second=662.8
+    ),
+    "deit_small_patch16_224": PublishedModel(22, 4.6, 79.8),
+    "deit_base_patch16_224": PublishedModel(87, 17.6, 81.8),
+    "vit_small_patch16_224": PublishedModel(22, 4.6, 79.8),
+    "vit_base_patch16_224": PublishedModel(87, 17.6, 81.8),
+    "vit_large_patch16_224": PublishedModel(304, 61.6, 82.6),
+}
+"""The paper's other networks, under timm's names. Swin-B at 384x384 has windows of 12, not 7."""
+
+
+def published_model(name: str) -> PublishedModel | None:
+    """What the paper prints for a network: a name of ``list_models()``, or ``timm:NAME``; None where it prints nothing.
+
+    Weights that timm tags (``timm:swin_tiny_patch4_window7_224.ms_in1k``) are the same network. The rows of the
+    roadmaps have no printed parameters; a starting point by itself (``resnet50``) has the top-1 of its original recipe.
+    """
+    plain = name.removeprefix("timm:").partition(".")[0]
+    if name.startswith("timm:") and plain in OTHER_FAMILIES:
+        return OTHER_FAMILIES[plain]
+    row = _row(plain)
+    return PublishedModel(None, row.gflops, row.top1) if row else MODELS.get(plain)
 
 
 def published_top1(name: str) -> float | None:

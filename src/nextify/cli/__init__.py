@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "train": "train a network on your images, from fresh weights or given ones",
     "evaluate": "measure a bundle on your images: accuracy, per class, confusion, calibration",
     "predict": "say what is in images: files, folders, patterns",
+    "compare": "measure networks of different families side by side: cost, speed, memory, and their growth",
     "models": "list the named networks with their cost and published accuracy",
     "show": "show one network: its blocks, and what each stage costs",
     "diff": "show what differs between two networks, layer by layer",

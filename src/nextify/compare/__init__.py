@@ -1,0 +1,1 @@
+"""Networks of different families side by side: what they cost, how the cost grows, on this hardware."""

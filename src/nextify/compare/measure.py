@@ -1,0 +1,265 @@
+"""The comparison itself: count, probe, plan, then measure size by size with the networks in turn (A B C A B C …).
+
+What fails for one network at one size (a size that it cannot take, memory) is recorded in its row and the run goes on.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from nextify.compare import memory as peak
+from nextify.compare.entries import Entry, build, find
+from nextify.compare.memory import Memory, describe_failure
+from nextify.compare.settings import (
+    SHORTEST_TIMED,
+    Plan,
+    Settings,
+    fixed_seconds,
+    inference_seconds,
+    plan,
+    training_seconds,
+)
+from nextify.evaluation import profiling
+from nextify.evaluation.profiling import Counts
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done, and with the share of the whole that is done."""
+
+
+@dataclass
+class Cell:
+    """One network at one size: what was found so far."""
+
+    entry: Entry
+    image_size: int
+    counts: Counts | None = None
+    memory: Memory | None = None
+    image_seconds: float = math.nan
+    """Expected time of one image in inference, from the probe."""
+    latency: list[list[float]] = field(default_factory=list)
+    """Seconds of the calls at batch 1, a list per round."""
+    throughput: dict[int, list[float]] = field(default_factory=dict)
+    """``{batch size: images/s per round}``."""
+    training: list[float] = field(default_factory=list)
+    """Images/s per round."""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def possible(self) -> bool:
+        return self.counts is not None
+
+    @property
+    def status(self) -> str:
+        if self.counts is None:
+            return "cannot be built"
+        if not self.latency:
+            return "does not fit memory" if any("memory" in p for p in self.problems) else "not measured"
+        return "partly measured" if self.problems else "measured"
+
+
+@dataclass
+class Comparison:
+    """All cells, network by network in each size."""
+
+    settings: Settings
+    cells: list[Cell]
+    plan: Plan | None = None
+    interleaved: bool = True
+    """False where the networks do not fit memory together, so that one was measured after the other."""
+    complete: bool = False
+
+    def at(self, image_size: int) -> list[Cell]:
+        return [cell for cell in self.cells if cell.image_size == image_size]
+
+
+def count(settings: Settings, progress: Progress | None = None) -> Comparison:
+    """Builds every network at every size on the meta device and counts; needs no memory and no time to speak of."""
+    entries = [find(name) for name in settings.models]
+    cells: list[Cell] = []
+    for size in settings.sizes:
+        for entry in entries:
+            if progress:
+                progress(f"counting {entry.label} at {size}×{size}", len(cells) / len(entries) / len(settings.sizes))
+            cell = Cell(entry, size)
+            try:
+                with torch.device("meta"):
+                    model = build(entry, size)
+                cell.counts = profiling.count(model, size)
+            except Exception as error:  # whatever a library raises for a size that it cannot take
+                cell.problems.append(f"cannot be built at {size}×{size}: {describe_failure(error)}")
+            cells.append(cell)
+    return Comparison(settings, cells)
+
+
+def probe(comparison: Comparison) -> Plan:
+    """Times one image through each network at its smallest size, expects the rest in proportion to multiply-adds, and
+    plans the rounds by it."""
+    settings = comparison.settings
+    for label in dict.fromkeys(cell.entry.name for cell in comparison.cells):
+        own = [cell for cell in comparison.cells if cell.entry.name == label and cell.counts is not None]
+        if not own:
+            continue
+        first = own[0]
+        assert first.counts is not None
+        try:
+            with _threads(settings.threads), profiling.conditions(settings.conditions):
+                model = profiling.place(build(first.entry, first.image_size), settings.conditions)
+                images = profiling.random_images(1, first.image_size, settings.conditions)
+                step = profiling.inference(model, images, settings.conditions)
+                step()
+                seconds = min(profiling.seconds(step, settings.conditions.device) for _ in range(2))
+        except Exception as error:
+            if not peak.out_of_memory(error):
+                raise
+            seconds = 1.0  # too large already; the measurement will say so
+        for cell in own:
+            assert cell.counts is not None
+            cell.image_seconds = seconds * cell.counts.macs / first.counts.macs
+    comparison.plan = plan(settings, [cell.image_seconds for cell in comparison.cells if cell.possible])
+    return comparison.plan
+
+
+def measure(comparison: Comparison, progress: Progress, after_size: Callable[[], object] | None = None) -> None:
+    """Fills the cells. ``after_size`` is called whenever a size is done, so that what was found can be kept.
+
+    A ``KeyboardInterrupt`` passes through; the cells hold what was measured until then.
+    """
+    settings = comparison.settings
+    made = comparison.plan or probe(comparison)
+    ledger = _Ledger(progress, made.seconds)
+    with _threads(settings.threads), profiling.conditions(settings.conditions):
+        for size in settings.sizes:
+            cells = [cell for cell in comparison.at(size) if cell.possible]
+            for cell in cells:
+                ledger.say(f"{size}×{size}: memory of {cell.entry.label}")
+                _memory(cell, settings)
+                ledger.done(fixed_seconds(settings, cell.image_seconds))
+            runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
+            for group in _groups(runnable, comparison):
+                _time(group, settings, made.rounds, ledger)
+                gc.collect()
+                if settings.conditions.device.startswith("cuda"):
+                    torch.cuda.empty_cache()
+            if after_size:
+                after_size()
+    comparison.complete = True
+
+
+def _memory(cell: Cell, settings: Settings) -> None:
+    cell.memory = peak.measure(
+        cell.entry,
+        cell.image_size,
+        settings.conditions,
+        settings.threads,
+        max(settings.batch_sizes),
+        settings.training_batch_size,
+    )
+    if cell.memory.problem:
+        cell.problems.append(cell.memory.problem)
+
+
+def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
+    """All networks together, or, where memory does not hold them all, each by itself."""
+    device = comparison.settings.conditions.device
+    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else profiling.available_bytes() or 2**62
+    needed = sum(max(c.memory.inference or 0, c.memory.training or 0) for c in cells if c.memory) * peak.MIB
+    if needed <= 0.8 * free:
+        return [cells] if cells else []
+    comparison.interleaved = False
+    return [[cell] for cell in cells]
+
+
+def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -> None:
+    """Latency and throughput of all cells in turn, then training of all in turn."""
+    given, size = settings.conditions, cells[0].image_size
+    models = [profiling.place(build(cell.entry, size), given) for cell in cells]
+    batches = sorted({1, *settings.batch_sizes})
+    images = {batch: profiling.random_images(batch, size, given) for batch in batches}
+    steps: dict[tuple[int, int], Callable[[], None]] = {}
+    for (i, cell), batch in ((c, b) for c in enumerate(cells) for b in batches):
+        ledger.say(f"{size}×{size}: warming up {cell.entry.label}")
+        with _recorded(cell, f"inference in batches of {batch}"):
+            step = profiling.inference(models[i], images[batch], given)
+            for _ in range(2 if batch == 1 else 1):
+                step()
+            steps[i, batch] = step
+    for turn in range(rounds):
+        for i, cell in enumerate(cells):
+            ledger.say(f"{size}×{size}, round {turn + 1} of {rounds}: {cell.entry.label}")
+            for batch in batches:
+                if (i, batch) not in steps:
+                    continue
+                if batch > 1:
+                    cell.throughput.setdefault(batch, []).append(batch / _repeated(steps[i, batch], given.device))
+                    continue
+                # The first call after another network's finds caches full of that one and is not counted.
+                times = [profiling.seconds(steps[i, 1], given.device) for _ in range(settings.calls + 1)][1:]
+                cell.latency.append(times)
+                cell.throughput.setdefault(1, []).append(1 / profiling.median(times))
+            ledger.done(inference_seconds(settings, cell.image_seconds))
+    steps.clear()
+    batch = settings.training_batch_size
+    trained = [(i, c) for i, c in enumerate(cells) if c.memory is not None and c.memory.training is not None]
+    for i, cell in trained:
+        ledger.say(f"{size}×{size}: warming up training of {cell.entry.label}")
+        with _recorded(cell, "training"):
+            step = profiling.training(models[i], profiling.random_images(batch, size, given), given)
+            step()
+            steps[i, batch] = step
+    for turn in range(rounds):
+        for i, cell in trained:
+            ledger.say(f"{size}×{size}, training, round {turn + 1} of {rounds}: {cell.entry.label}")
+            if (i, batch) in steps:
+                cell.training.append(batch / _repeated(steps[i, batch], given.device))
+            ledger.done(training_seconds(settings, cell.image_seconds))
+
+
+def _repeated(step: Callable[[], None], device: str) -> float:
+    """Seconds of one call: the mean over as many as take ``SHORTEST_TIMED`` together."""
+    found = [profiling.seconds(step, device)]
+    while math.fsum(found) < SHORTEST_TIMED:
+        found.append(profiling.seconds(step, device))
+    return math.fsum(found) / len(found)
+
+
+@contextmanager
+def _recorded(cell: Cell, doing: str) -> Iterator[None]:
+    """Memory that runs out is recorded, and nothing else is caught."""
+    try:
+        yield
+    except Exception as error:
+        if not peak.out_of_memory(error):
+            raise
+        cell.problems.append(f"{doing}: {describe_failure(error)}")
+        gc.collect()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Ledger:
+    """Turns expected seconds that are done into a share of the whole."""
+
+    def __init__(self, progress: Progress, total: float) -> None:
+        self.progress, self.total, self.spent, self.words = progress, max(total, 1e-9), 0.0, ""
+
+    def say(self, words: str) -> None:
+        self.words = words
+        self.progress(words, min(1.0, self.spent / self.total))
+
+    def done(self, seconds: float) -> None:
+        self.spent += seconds
+        self.progress(self.words, min(1.0, self.spent / self.total))

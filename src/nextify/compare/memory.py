@@ -1,0 +1,147 @@
+"""Peak memory of one network in a fresh process: ``python -m nextify.compare.memory`` with one JSON object on stdin.
+
+The process loads the libraries, notes its size, builds the network, runs inference, notes the peak, trains two steps,
+and notes the peak again, a JSON line each; so a process that the system ends for want of memory has said how far it
+came. On a CUDA device the figures are the allocator's. Inference runs before training, so that its peak is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nextify.compare.entries import Entry, build, find
+from nextify.evaluation.profiling import Conditions
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """In MiB; None where it was not reached, and ``problem`` says why."""
+
+    start: float | None = None
+    """The process with its libraries, before the network is built; on CUDA 0."""
+    inference: float | None = None
+    """Peak of a forward pass, beyond ``start``: weights and activations."""
+    training: float | None = None
+    """Peak of two training steps, beyond ``start``: also gradients and optimizer state."""
+    problem: str | None = None
+
+
+def measure(
+    entry: Entry,
+    image_size: int,
+    given: Conditions,
+    threads: int,
+    batch_size: int,
+    training_batch_size: int,
+    timeout: float = 600.0,
+) -> Memory:
+    """Peak memory of one network at one size; never raises for a network that fails."""
+    request = {
+        "name": entry.name,
+        "image_size": image_size,
+        "conditions": asdict(given),
+        "threads": threads,
+        "batch_size": batch_size,
+        "training_batch_size": training_batch_size,
+    }
+    command = [sys.executable, "-m", "nextify.compare.memory"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout, check=False
+        )
+        output, code, complaint = done.stdout, done.returncode, done.stderr
+    except subprocess.TimeoutExpired as late:
+        partial = late.stdout or b""
+        output = partial.decode() if isinstance(partial, bytes) else partial
+        return read(output, f"took longer than {timeout:.0f} s")
+    return read(output, _why(code, complaint) if code else None)
+
+
+def read(output: str, failure: str | None) -> Memory:
+    """The figures of a process that printed ``output``; ``failure`` says how it ended, None for well."""
+    found: dict[str, Any] = {}
+    for line in output.splitlines():
+        with suppress(json.JSONDecodeError):
+            found |= json.loads(line)
+    start = found.get("start")
+    beyond = {k: None if found.get(k) is None else (found[k] - start) / MIB for k in ("inference", "training")}
+    problem = found.get("problem") or failure
+    if problem is not None and "problem" not in found:
+        problem = f"{found.get('doing', 'starting')}: {problem}"
+    return Memory(None if start is None else start / MIB, **beyond, problem=problem)
+
+
+def _why(code: int, complaint: str) -> str:
+    if code == -9:
+        return "does not fit memory (the system ended the process)"
+    last = complaint.strip().splitlines()[-1:] or [f"exit code {code}"]
+    return last[0]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch has no class of its own for that on CPUs."""
+    import torch
+
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+def describe_failure(error: BaseException) -> str:
+    """One line."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return "does not fit memory" if out_of_memory(error) else f"{type(error).__name__}: {first}"[:300]
+
+
+def main() -> None:
+    import torch
+
+    from nextify.evaluation import profiling
+
+    request = json.load(sys.stdin)
+    given = Conditions(**request["conditions"])
+    torch.set_num_threads(request["threads"])
+    with suppress(OSError):  # where memory runs out, the system should end this process and not the comparison
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    entry = find(request["name"])
+    cuda = given.device.startswith("cuda")
+
+    def peak() -> int:
+        return torch.cuda.max_memory_allocated(given.device) if cuda else profiling.resident_bytes()[1]
+
+    def say(**values: Any) -> None:
+        print(json.dumps(values), flush=True)
+
+    say(start=0 if cuda else profiling.resident_bytes()[0], doing="building")
+    doing = "building"
+    try:
+        with profiling.conditions(given):
+            model = profiling.place(build(entry, request["image_size"]), given)
+            doing = "inference"
+            say(doing=doing)
+            images = profiling.random_images(request["batch_size"], request["image_size"], given)
+            profiling.inference(model, images, given)()
+            profiling.synchronize(given.device)
+            say(inference=peak(), doing="training")
+            doing = "training"
+            images = profiling.random_images(request["training_batch_size"], request["image_size"], given)
+            step = profiling.training(model, images, given)
+            step()
+            step()
+            profiling.synchronize(given.device)
+            say(training=peak())
+    except Exception as error:
+        say(problem=f"{doing}: {describe_failure(error)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What a comparison is asked for, how long it will take, and how often each figure is measured in that time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nextify.evaluation.profiling import Conditions
+
+TRAINING_PER_INFERENCE = 3.3
+"""Time of a training step over that of a forward pass, for estimates: forward, twice that backward, the optimizer."""
+PROCESS_SECONDS = 6.0
+"""Start of a fresh process with torch and timm in it. For estimates."""
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
+SHORTEST_TIMED = 0.2
+"""Seconds: a throughput is timed over as many steps as take about this long."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that changes the figures."""
+
+    models: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """Sides of square images, pixels, ascending."""
+    conditions: Conditions
+    threads: int
+    batch_sizes: tuple[int, ...]
+    """Of throughput, ascending; peak memory in inference is that of the largest."""
+    training_batch_size: int
+    calls: int
+    """Timed calls of a round at batch 1."""
+    rounds: int | None = None
+    """None: as many as ``minutes`` allow, from ``FEWEST_ROUNDS`` to ``MOST_ROUNDS``."""
+    minutes: float = 15.0
+
+    def __post_init__(self) -> None:
+        numbers = (*self.sizes, *self.batch_sizes, self.training_batch_size, self.threads, self.calls)
+        if not self.models or not self.sizes or not self.batch_sizes or min(numbers) < 1:
+            raise ValueError("models, sizes and batch sizes must be given, and every number must be 1 or more")
+        if (self.rounds is not None and self.rounds < 1) or self.minutes <= 0:
+            raise ValueError("rounds must be 1 or more, and minutes above 0")
+        if self.conditions.precision == "tf32" and not self.conditions.device.startswith("cuda"):
+            raise ValueError("tf32 exists on CUDA GPUs only; choose fp32 or bf16")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many rounds, and the seconds that they should take."""
+
+    rounds: int
+    seconds: float
+    over_budget: bool
+    """Even the fewest rounds take longer than the minutes asked for."""
+
+
+def inference_seconds(settings: Settings, image_seconds: float) -> float:
+    """Latency and throughput of one network at one size in one round, given the time of one image in inference."""
+    batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
+    return (settings.calls + 1) * image_seconds + batches
+
+
+def training_seconds(settings: Settings, image_seconds: float) -> float:
+    """Training of one network at one size in one round."""
+    return max(SHORTEST_TIMED, TRAINING_PER_INFERENCE * settings.training_batch_size * image_seconds)
+
+
+def fixed_seconds(settings: Settings, image_seconds: float) -> float:
+    """What one network at one size takes however many rounds there are: a process for its memory, and warming up."""
+    images = max(settings.batch_sizes) + 2 * TRAINING_PER_INFERENCE * settings.training_batch_size
+    warming = 2 + sum(settings.batch_sizes) + TRAINING_PER_INFERENCE * settings.training_batch_size
+    return PROCESS_SECONDS + (images + warming) * image_seconds
+
+
+def plan(settings: Settings, image_seconds: Sequence[float]) -> Plan:
+    """Rounds and time for networks and sizes whose images take these seconds each."""
+    fixed = sum(fixed_seconds(settings, s) for s in image_seconds)
+    each = sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in image_seconds)
+    budget = settings.minutes * 60
+    affordable = math.floor((0.9 * budget - fixed) / each) if each else MOST_ROUNDS  # a tenth for what is not foreseen
+    rounds = settings.rounds or max(FEWEST_ROUNDS, min(MOST_ROUNDS, affordable))
+    seconds = fixed + rounds * each
+    return Plan(rounds, seconds, seconds > budget)

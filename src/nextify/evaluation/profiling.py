@@ -1,0 +1,219 @@
+"""What a network costs: multiply-adds counted on the meta device; time and memory measured by running it.
+
+One count for every architecture: the multiply-adds of convolutions, linear layers and the products of attention, found
+by running the network once without data on the meta device. Fused attention is decomposed there, so that its two
+products are seen. This is the count behind the paper's FLOPs (arXiv 2201.03545v2, Tables 1 and 2); norms, activations,
+softmax and pooling are in no published figure and not in this one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+Precision = Literal["fp32", "tf32", "bf16"]
+MemoryLayout = Literal["channels_last", "contiguous"]
+
+_PRODUCTS = {"aten::convolution", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one forward pass of one image."""
+
+    parameters: int
+    macs: int
+    """Multiply-adds of convolutions, linear layers and attention's products."""
+    attention_macs: int
+    """The part of ``macs`` in which both factors depend on the image: queries times keys, and weights times values."""
+    activations: int
+    """Elements that these convolutions, layers and products give."""
+
+    @property
+    def attention_share(self) -> float:
+        """0 to 1."""
+        return self.attention_macs / self.macs if self.macs else 0.0
+
+
+class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tells products of two activations from products with weights, and adds up what all of them give."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.attention_macs = 0
+        self.activations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if name in _PRODUCTS:
+            self.activations += given.numel()
+        # A batched product: attention, unless one factor is a weight. (A layer's weight can be made on the way, as
+        # where layer scale is folded in; then the product is not batched.)
+        if name in ("aten::bmm", "aten::baddbmm"):
+            left, right = args[-2:]
+            if not any(t.untyped_storage()._cdata in self.weights for t in (left, right)):
+                self.attention_macs += given.numel() * left.shape[-1]
+        return given
+
+
+def count(model: nn.Module, image_size: int, in_channels: int = 3) -> Counts:
+    """What one square image of ``image_size`` pixels a side costs; ``model`` must be on the meta device.
+
+    Raises whatever the network raises for a size that it cannot take.
+    """
+    images = torch.empty(1, in_channels, image_size, image_size, device="meta")
+    model.eval()
+    counter, attention = FlopCounterMode(display=False), _Attention(model)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, attention:
+        model(images)
+    return Counts(
+        parameters=sum(p.numel() for p in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        attention_macs=attention.attention_macs,
+        activations=attention.activations,
+    )
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a network is run while it is measured."""
+
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    """bf16 is autocast; tf32 is fp32 whose matrix products and convolutions may round to TF32 (CUDA only)."""
+    layout: MemoryLayout = "channels_last"
+    """Memory format of the images and of 4-dimensional weights."""
+
+
+@contextmanager
+def conditions(given: Conditions) -> Iterator[None]:
+    """Sets what is global (TF32) and puts it back."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = given.precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def synchronize(device: str) -> None:
+    """Waits until the device has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def place(model: nn.Module, given: Conditions) -> nn.Module:
+    """The network on its device, in its memory format."""
+    model = model.to(given.device)
+    return model.to(memory_format=torch.channels_last) if given.layout == "channels_last" else model
+
+
+def random_images(batch_size: int, image_size: int, given: Conditions) -> Tensor:
+    """``(batch_size, 3, image_size, image_size)`` of noise."""
+    images = torch.randn(batch_size, 3, image_size, image_size, device=given.device)
+    return images.contiguous(memory_format=torch.channels_last) if given.layout == "channels_last" else images
+
+
+def inference(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[], None]:
+    """A function that runs the network, put into its inference mode, once on the images."""
+    model.eval()
+
+    def step() -> None:
+        with torch.inference_mode(), _autocast(given):
+            model(images)
+
+    return step
+
+
+def training(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[], None]:
+    """A function that does one training step: forward, cross-entropy, backward, AdamW (fused) and new gradients."""
+    model.train()
+    labels = torch.zeros(len(images), dtype=torch.long, device=given.device)
+    # A rate of 0 leaves the weights as they are and costs what any rate costs.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.05, fused=True)
+
+    def step() -> None:
+        with _autocast(given):
+            loss = F.cross_entropy(model(images).float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def seconds(step: Callable[[], None], device: str) -> float:
+    """Wall-clock seconds of one call, the device idle before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    step()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def _autocast(given: Conditions) -> AbstractContextManager[Any]:
+    if given.precision != "bf16":
+        return nullcontext()
+    return torch.autocast(torch.device(given.device).type, torch.bfloat16)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which ``share`` (0 to 1) of them lie, linear between neighbours (as numpy's default)."""
+    found = sorted(values)
+    if not found:
+        raise ValueError("a quantile needs at least one value")
+    at = share * (len(found) - 1)
+    low = int(at)
+    high = min(low + 1, len(found) - 1)
+    return found[low] + (found[high] - found[low]) * (at - low)
+
+
+def median(values: Sequence[float]) -> float:
+    return quantile(values, 0.5)
+
+
+def resident_bytes() -> tuple[int, int]:
+    """(now, most so far) of this process's resident memory."""
+    import resource
+    import sys
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return most, most
+    return pages * resource.getpagesize(), most
+
+
+def available_bytes() -> int | None:
+    """Memory that a new process could take without swapping, or None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def cpu_mhz() -> float | None:
+    """Mean clock of the processors at this moment, as the system reports it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    found = [float(line.split(":")[1]) for line in text.splitlines() if line.startswith("cpu MHz")]
+    return sum(found) / len(found) if found else None
