@@ -1,0 +1,79 @@
+"""The 15 corruptions of ImageNet-C at 5 severities, for images of any size.
+
+Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations",
+ICLR 2019 (arXiv 1903.12261). Definitions and strengths are those of its reference code, the implementation is our own;
+``docs/robustness.md`` lists every place where the pixels may differ, and ``benchmarks/corruptions.py`` the speed.
+
+    corrupt(image, "fog", severity=3, seed=7)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextify.evaluation.corruptions import blur, digital, noise, weather
+from nextify.evaluation.corruptions.constants import CONSTANTS, published_size
+from nextify.evaluation.corruptions.draws import Draws
+from nextify.evaluation.corruptions.filters import Pixels
+
+__all__ = ["CORRUPTIONS", "GROUPS", "SEVERITIES", "SMALLEST_SIDE", "corrupt", "published_size"]
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+}
+"""The paper's groups, in its order."""
+CORRUPTIONS: tuple[str, ...] = tuple(name for group in GROUPS.values() for name in group)
+SEVERITIES = (1, 2, 3, 4, 5)
+SMALLEST_SIDE = 8
+"""Pixels below which a corruption has no meaning."""
+
+_FUNCTIONS: dict[str, Callable[..., Pixels]] = {
+    name: getattr(room, name)
+    for room in (noise, blur, weather, digital)
+    for name in CORRUPTIONS
+    if getattr(getattr(room, name, None), "__module__", None) == room.__name__
+}
+
+
+def corrupt(
+    image: Pixels, corruption: str, severity: int, seed: int = 0, *, frost_pictures: Path | None = None
+) -> Pixels:
+    """One image, corrupted: a function of the arguments and of nothing else.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, both sides 8 pixels or more. Left as it is.
+        corruption: one of ``CORRUPTIONS``.
+        severity: 1 to 5.
+        seed: decides all random numbers. An image of a set should have its own.
+        frost_pictures: folder of the reference's pictures of frost (``frost1.png`` to ``frost5.jpg``), for ``frost``.
+            None takes textures of our own, whose errors cannot be compared with published ones.
+
+    Returns:
+        ``(H, W, 3)`` uint8, a new array.
+
+    Raises:
+        ValueError: another name, severity, type or shape.
+    """
+    if corruption not in _FUNCTIONS:
+        raise ValueError(f"no corruption is called {corruption!r}; there are {', '.join(CORRUPTIONS)}")
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity must be 1 to 5, got {severity!r}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"an image must be uint8 of (H, W, 3), {SMALLEST_SIDE} pixels or more a side; "
+            f"got {image.dtype} of {image.shape}"
+        )
+    strength: Any = CONSTANTS[published_size(*image.shape[:2])][corruption][severity - 1]
+    arguments = strength if isinstance(strength, tuple) else (strength,)
+    function = _FUNCTIONS[corruption]
+    if corruption == "frost":
+        function = partial(function, pictures=frost_pictures)
+    return function(image, *arguments, Draws(seed, CORRUPTIONS.index(corruption), severity))

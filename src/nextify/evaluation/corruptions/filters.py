@@ -1,0 +1,113 @@
+"""Linear filters and resampling, each as the operation that a processor does fastest.
+
+A separable filter is two matrix products (its edges folded into the matrices, any width at the same price), a long
+kernel a product of spectra, a warp torch's ``grid_sample``. Images are planar float32 ``(C, H, W)`` from 0 to 255.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.fft import next_fast_len
+from scipy.ndimage import gaussian_filter1d
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+SLACK = 1e-3
+"""Of a grey level, added before the cut to 8 bits: single precision leaves 127.9999 where 128 is meant."""
+
+
+def planar(image: Pixels) -> Floats:
+    """``(H, W, 3)`` uint8 to ``(3, H, W)`` float32."""
+    return image.transpose(2, 0, 1).astype(np.float32, order="C")
+
+
+def interleaved(values: Floats) -> Pixels:
+    """The inverse, cut off to whole levels as the reference does, not rounded. Overwrites ``values``."""
+    return np.ascontiguousarray(levels(values).transpose(1, 2, 0))
+
+
+def levels(values: Floats) -> Pixels:
+    """Clipped to 0..255 and cut off. Overwrites ``values``."""
+    values += SLACK
+    np.clip(values, 0, 255, out=values)
+    return values.astype(np.uint8)
+
+
+def rounded(values: Floats) -> Pixels:
+    """Clipped to 0..255 and rounded to the nearest level. Overwrites ``values``."""
+    values += 0.5
+    np.clip(values, 0, 255, out=values)
+    return values.astype(np.uint8)
+
+
+@lru_cache(maxsize=64)
+def gaussian_matrix(size: int, sigma: float, mode: Literal["nearest", "reflect"], truncate: float) -> torch.Tensor:
+    """``(size, size)``: what ``scipy.ndimage.gaussian_filter1d`` does to a line of ``size`` values."""
+    filtered = gaussian_filter1d(np.eye(size), sigma, axis=0, mode=mode, truncate=truncate)
+    return torch.from_numpy(filtered.astype(np.float32))
+
+
+def gaussian(
+    values: Floats, sigma: float, mode: Literal["nearest", "reflect"] = "nearest", truncate: float = 4.0
+) -> Floats:
+    """Gaussian blur of ``(C, H, W)``; the defaults are scikit-image's."""
+    if sigma == 0:
+        return values
+    rows, columns = (gaussian_matrix(n, sigma, mode, truncate) for n in values.shape[1:])
+    blurred: Floats = (rows @ (torch.from_numpy(values) @ columns.T)).numpy()
+    return blurred
+
+
+def correlate(padded: Floats, kernel: Floats) -> Floats:
+    """``kernel (kh, kw)`` slid over ``padded (C, H, W)``, where it lies inside: ``(C, H - kh + 1, W - kw + 1)``."""
+    height, width = padded.shape[1] - kernel.shape[0] + 1, padded.shape[2] - kernel.shape[1] + 1
+    size = [next_fast_len(n, real=True) for n in padded.shape[1:]]
+    spectrum = torch.fft.rfft2(torch.from_numpy(padded), size)
+    spectrum *= torch.fft.rfft2(torch.from_numpy(kernel), size).conj()
+    found: Floats = torch.fft.irfft2(spectrum, size)[:, :height, :width].numpy()
+    return found
+
+
+def zoom_lines(size: int, factor: float) -> tuple[int, int, int, int]:
+    """Where a zoom about the centre reads a line: (first, count) read, length it becomes, first kept of these.
+
+    As the reference crops, zooms with ``scipy.ndimage.zoom`` (end points stay end points) and trims.
+    """
+    count = math.ceil(size / factor)
+    length = round(count * factor)
+    return (size - count) // 2, count, length, (length - size) // 2
+
+
+def enlarged(values: Floats, height: int, width: int) -> Floats:
+    """Bilinear, end points on end points: ``(C, h, w)`` to ``(C, height, width)``."""
+    found = F.interpolate(torch.from_numpy(values)[None], (height, width), mode="bilinear", align_corners=True)
+    result: Floats = found[0].numpy()
+    return result
+
+
+def sample(values: Floats, x: Floats, y: Floats, edge: Literal["reflect", "mirror"]) -> Floats:
+    """Bilinear values of ``(C, H, W)`` at pixel coordinates ``x, y (H, W)``.
+
+    Args:
+        edge: SciPy's names: ``reflect`` repeats the outermost pixel (dcba|abcd), ``mirror`` does not (dcb|abcd).
+    """
+    height, width = values.shape[1:]
+    corners = edge == "mirror"
+    grid = np.empty((1, *x.shape, 2), np.float32)
+    if corners:
+        grid[0, ..., 0], grid[0, ..., 1] = x * (2 / (width - 1)) - 1, y * (2 / (height - 1)) - 1
+    else:
+        grid[0, ..., 0], grid[0, ..., 1] = (2 * x + 1) / width - 1, (2 * y + 1) / height - 1
+    found = F.grid_sample(
+        torch.from_numpy(values)[None], torch.from_numpy(grid), padding_mode="reflection", align_corners=corners
+    )
+    result: Floats = found[0].numpy()
+    return result
