@@ -213,7 +213,8 @@ def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
         if getattr(recipe, name):
             changes[name] = (round(getattr(recipe, name) * strength, 3), reason)
     if recipe.rand_augment != "off" and epochs < RAND_AUGMENT_EPOCHS:
-        changes["rand_augment"] = ("off", f"below {RAND_AUGMENT_EPOCHS} epochs there is no time to learn from distorted images as well")
+        reason = f"below {RAND_AUGMENT_EPOCHS} epochs there is no time to learn from distorted images as well"
+        changes["rand_augment"] = ("off", reason)
     elif recipe.rand_augment != "off":
         weaker = RandAugment(round(recipe.rand_augment.magnitude * strength), recipe.rand_augment.magnitude_std)
         changes["rand_augment"] = (weaker, reason)

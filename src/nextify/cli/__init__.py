@@ -8,6 +8,7 @@ interrupted.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ COMMANDS: dict[str, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; nothing but a bug of ours ends in a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each training as it ends
     try:
         code = _run(arguments)
         sys.stdout.flush()  # here, so that a full disk or a closed pipe is met where it is handled

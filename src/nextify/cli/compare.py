@@ -100,13 +100,13 @@ def run(options: Options) -> int:
 
 
 def _settings(options: Options) -> Any:
-    from nextify.cli.roadmap import _device
+    from nextify.training.run import usable_device
     from nextify.compare.entries import LINE_UP, find
     from nextify.compare.settings import Settings
     from nextify.environment import cores
     from nextify.evaluation.profiling import Conditions
 
-    device = _device(options.device)
+    device = usable_device(options.device)
     cuda = device.startswith("cuda")
     models = tuple(dict.fromkeys(options.models or LINE_UP))
     for name in models:

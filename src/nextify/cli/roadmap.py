@@ -68,6 +68,7 @@ def run(options: Options) -> int:
     from nextify.study.engine import EngineError, LocalEngine
     from nextify.study.store import Store
     from nextify.study.study import Study, default_side_by_side
+    from nextify.training.run import usable_device
     from nextify.training.trial import Runtime
 
     started = datetime.now(UTC)
@@ -79,7 +80,7 @@ def run(options: Options) -> int:
     out = options.out or Path("runs") / f"{options.regime}-{name}-{options.scale}"
     images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
     plan = _plan(options, images)
-    device = _device(options.device)
+    device = usable_device(options.device)
     side_by_side, threads = default_side_by_side(options.scale, device, options.threads)
     side_by_side = options.side_by_side or side_by_side
     runtime = Runtime(device, threads, checkpoint_seconds=options.checkpoint_seconds)
@@ -194,21 +195,6 @@ def _conclude(console: Console, study: Study, out: Path, started: datetime) -> i
         console.print(f"[red]failed[/] {trial['step']}, seed {trial['seed']}: {trial['error']}", highlight=False)
     console.print(f"written: {', '.join(str(path) for path in written)}", highlight=False)
     return 1 if failed else 0
-
-
-def _device(name: str) -> str:
-    if name == "cpu":
-        return name
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used ({first}); try --device cpu") from error
-    return name
 
 
 def _command() -> str:

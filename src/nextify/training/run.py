@@ -209,7 +209,7 @@ def runtime(device: str = "auto", threads: int | None = None, workers: int | Non
     Raises:
         RequestError: a device that cannot be used.
     """
-    device = _usable(device)
+    device = usable_device(device)
     accelerated = device != "cpu"
     for name, value, least in (("--threads", threads, 1), ("--workers", workers, 0)):
         if value is not None and value < least:
@@ -219,7 +219,8 @@ def runtime(device: str = "auto", threads: int | None = None, workers: int | Non
     return Runtime(device, threads or (1 if accelerated else cores()), workers)
 
 
-def _usable(device: str) -> str:
+def usable_device(device: str) -> str:
+    """``auto`` as ``cuda`` or ``cpu``; another name as it is, once it was tried. Raises ``RequestError``."""
     if device == "cpu":
         return device
     import torch
