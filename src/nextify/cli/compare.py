@@ -100,11 +100,11 @@ def run(options: Options) -> int:
 
 
 def _settings(options: Options) -> Any:
-    from nextify.training.run import usable_device
     from nextify.compare.entries import LINE_UP, find
     from nextify.compare.settings import Settings
     from nextify.environment import cores
     from nextify.evaluation.profiling import Conditions
+    from nextify.training.run import usable_device
 
     device = usable_device(options.device)
     cuda = device.startswith("cuda")
