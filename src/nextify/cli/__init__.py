@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     "train": "train a network on your images, from fresh weights or given ones",
     "evaluate": "measure a bundle on your images: accuracy, per class, confusion, calibration",
+    "robustness": "measure what 15 corruptions of your images cost a bundle, and its mCE",
     "predict": "say what is in images: files, folders, patterns",
     "compare": "measure networks of different families side by side: cost, speed, memory, and their growth",
     "models": "list the named networks with their cost and published accuracy",

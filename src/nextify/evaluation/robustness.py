@@ -1,0 +1,422 @@
+"""What corruptions cost a bundle: error and calibration at each corruption and severity, and the mean corruption error.
+
+Source: Hendrycks and Dietterich, ICLR 2019 (arXiv 1903.12261), section 4.1. With E the top-1 error of the network and
+B that of the baseline, summed over the severities s, the corruption error of corruption c is
+
+    CE_c = Σ_s E_c,s / Σ_s B_c,s        relative CE_c = Σ_s (E_c,s − E_clean) / Σ_s (B_c,s − B_clean)
+
+and mCE their mean over the corruptions. Images are prepared as the bundle says and corrupted then, at the network's own
+resolution, as ImageNet-C's were; each has draws of its own, the same for every network.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nextify.data import DataError, Images, ImageSet
+from nextify.environment import Environment, describe
+from nextify.evaluation.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, SMALLEST_SIDE, corrupt, published_size
+from nextify.evaluation.metrics import calibration
+from nextify.evaluation.report import Part, match_classes, probabilities
+
+if TYPE_CHECKING:
+    from nextify.weights import Loaded, Preprocessing
+
+Pixels = npt.NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+"""Called with the images that have gone through a network, and how many will have."""
+
+BATCH = 64
+ALEXNET = "alexnet"
+ALEXNET_CLEAN_ERROR = 43.5
+"""Percent, on ImageNet's validation images: the paper's Table 1."""
+ALEXNET_ERRORS: dict[str, float] = {
+    "gaussian_noise": 88.6428,
+    "shot_noise": 89.4468,
+    "impulse_noise": 92.2640,
+    "defocus_blur": 81.9880,
+    "glass_blur": 82.6268,
+    "motion_blur": 78.5948,
+    "zoom_blur": 79.8360,
+    "snow": 86.6816,
+    "frost": 82.6572,
+    "fog": 81.9324,
+    "brightness": 56.4592,
+    "contrast": 85.3204,
+    "elastic_transform": 64.6056,
+    "pixelate": 71.7840,
+    "jpeg_compression": 60.6500,
+}
+"""Percent, mean over the five severities of ImageNet-C: by these the published mCE is normalized. From the authors'
+code, as given to four digits in google-research/augmix, ``imagenet.py``; rounded, they are the paper's."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network on the images at one severity of one corruption."""
+
+    corruption: str
+    severity: int
+    error: float
+    """Top-1 error in percent."""
+    expected_calibration_error: float
+    """0 to 1."""
+    baseline_error: float | None
+    """Top-1 error of the baseline in percent, where it was measured here."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One corruption over its severities."""
+
+    corruption: str
+    group: str
+    error: float
+    """Mean top-1 error in percent."""
+    expected_calibration_error: float
+    """Mean, 0 to 1."""
+    baseline_error: float | None
+    """Mean top-1 error of the baseline in percent."""
+    corruption_error: float | None
+    """CE in percent: below 100 is better than the baseline. None without one, or where it makes no error."""
+    relative_corruption_error: float | None
+    """Relative CE in percent; None where the corruption costs the baseline nothing."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What corruptions cost a bundle."""
+
+    model: str
+    data: str
+    images: int
+    size: tuple[int, int]
+    """Height and width at which images are corrupted."""
+    strengths_of: int
+    """The published size whose strengths were used: 224, 64 or 32."""
+    clean_error: float
+    """Top-1 error in percent."""
+    clean_calibration_error: float
+    mean_error: float
+    """Mean top-1 error over corruptions and severities in percent: the unnormalized mCE."""
+    mean_calibration_error: float
+    """Mean of the expected calibration errors under corruption, 0 to 1."""
+    baseline: str
+    """Empty without one."""
+    baseline_clean_error: float | None
+    mean_corruption_error: float | None
+    """mCE in percent."""
+    relative_mean_corruption_error: float | None
+    severities: tuple[int, ...]
+    corruptions: tuple[Summary, ...]
+    points: tuple[Point, ...]
+    only_present_classes: bool
+    """Whether the network chose among the classes that have images, not among all it knows."""
+    seed: int
+    made_frost: bool
+    """Whether frost is our texture: its errors cannot be compared with published ones."""
+    precision: str
+    notes: tuple[str, ...]
+    environment: Environment
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(
+    bundle: str | Path,
+    images: Images,
+    *,
+    corruptions: Sequence[str] = CORRUPTIONS,
+    severities: Sequence[int] = SEVERITIES,
+    baseline: str | Path | None = None,
+    part: Part = "test",
+    limit: int | None = None,
+    only_present_classes: bool = False,
+    seed: int = 0,
+    frost_pictures: Path | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Robustness:
+    """Corrupt images and see how often a bundle is wrong.
+
+    Args:
+        corruptions: which ones; none measures clean images only.
+        baseline: another bundle, measured on the same corrupted images; ``alexnet`` for the published errors of AlexNet
+            on ImageNet-C, which need all five severities; None for none.
+        part: the images' test part, their training part, or both.
+        limit: so many images, evenly spread over the set; None takes all.
+        only_present_classes: choose among the classes that have images, as ImageNet-A and -R are measured.
+        seed: decides what is drawn for each image.
+        frost_pictures: folder of the reference's pictures of frost; None takes made textures.
+        workers: processes that corrupt; 0 corrupts between the batches.
+
+    Raises:
+        WeightsError: no bundle, or a damaged one.
+        DataError: classes that the bundle does not know.
+        ValueError: an unknown corruption or severity, or a setting that does not go with another.
+    """
+    import torch
+
+    from nextify.weights import load
+
+    corruptions, severities = _checked(corruptions, severities, baseline, limit)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded = load(bundle)
+    networks = [_Network(loaded, images, device, only_present_classes)]
+    if baseline is not None and baseline != ALEXNET:
+        networks.append(_Network(load(baseline), images, device, only_present_classes))
+    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
+    places = [(s, i) for s in sets for i in range(len(s))]
+    count = len(places) if limit is None else min(limit, len(places))
+    if not count:
+        raise DataError(f"{images.name} has no images to measure on")
+    chosen = np.linspace(0, len(places) - 1, count).round().astype(int).tolist()
+    keys = [(name, severity) for name in corruptions for severity in severities]
+    # Networks that take the same pixels share the corrupted ones.
+    groups: dict[object, list[_Network]] = {}
+    for network in networks:
+        groups.setdefault(_pixels_key(network.settings), []).append(network)
+    total, done = len(chosen) * (len(keys) + 1) * len(networks), 0
+    with _corrupter(workers, frost_pictures) as corrupted:
+        for start in range(0, len(chosen), BATCH):
+            at = chosen[start : start + BATCH]
+            here = [places[i] for i in at]
+            seeds = [(seed << 32) + i for i in at]
+            classes = np.array([s.labels[i] for s, i in here])
+            for group in groups.values():
+                pixels = _prepared(here, group[0].settings)
+                for key, batch in corrupted(pixels, keys, seeds):
+                    for network in group:
+                        network.see(key, batch, classes)
+                        done += len(at)
+                    if progress is not None:
+                        progress(done, total)
+    first = networks[0]
+    other = networks[1] if len(networks) > 1 else None
+    points = tuple(
+        Point(
+            name,
+            severity,
+            first.error((name, severity)),
+            first.calibration_error((name, severity)),
+            None if other is None else other.error((name, severity)),
+        )
+        for name, severity in keys
+    )
+    base_clean = ALEXNET_CLEAN_ERROR if baseline == ALEXNET else None if other is None else other.error(None)
+    summaries = tuple(
+        summarize(name, [p for p in points if p.corruption == name], first.error(None), base_clean, baseline == ALEXNET)
+        for name in corruptions
+    )
+    size = first.settings.size
+    made_frost = "frost" in corruptions and frost_pictures is None
+    notes = [*images.notes, *(note for network in networks for note in network.notes)]
+    if baseline == ALEXNET:
+        notes += _differences_to_published(loaded, size, made_frost)
+    return Robustness(
+        model=loaded.about.name,
+        data=images.name if part == "test" else f"{images.name} ({part})",
+        images=count,
+        size=size,
+        strengths_of=published_size(*size),
+        clean_error=first.error(None),
+        clean_calibration_error=first.calibration_error(None),
+        mean_error=_mean([p.error for p in points], first.error(None)),
+        mean_calibration_error=_mean([p.expected_calibration_error for p in points], first.calibration_error(None)),
+        baseline="AlexNet as published"
+        if baseline == ALEXNET
+        else ""
+        if other is None
+        else other.name or str(baseline),
+        baseline_clean_error=base_clean,
+        mean_corruption_error=_mean_if_all([s.corruption_error for s in summaries]),
+        relative_mean_corruption_error=_mean_if_all([s.relative_corruption_error for s in summaries]),
+        severities=tuple(severities) if corruptions else (),
+        corruptions=summaries,
+        points=points,
+        only_present_classes=only_present_classes,
+        seed=seed,
+        made_frost=made_frost,
+        precision="bf16" if first.bf16 else "fp32",
+        notes=tuple(dict.fromkeys(notes)),
+        environment={**describe(), "device": device},
+    )
+
+
+def summarize(
+    name: str, points: Sequence[Point], clean: float, base_clean: float | None, alexnet: bool = False
+) -> Summary:
+    """CE and relative CE of one corruption from its severities."""
+    error = float(np.mean([p.error for p in points]))
+    base = ALEXNET_ERRORS[name] if alexnet else None
+    measured = [p.baseline_error for p in points if p.baseline_error is not None]
+    if measured:
+        base = float(np.mean(measured))
+    relative = None
+    if base is not None and base_clean is not None and base > base_clean:
+        relative = 100 * (error - clean) / (base - base_clean)
+    return Summary(
+        corruption=name,
+        group=next(group for group, names in GROUPS.items() if name in names),
+        error=error,
+        expected_calibration_error=float(np.mean([p.expected_calibration_error for p in points])),
+        baseline_error=base,
+        corruption_error=100 * error / base if base else None,
+        relative_corruption_error=relative,
+    )
+
+
+def _checked(
+    corruptions: Sequence[str], severities: Sequence[int], baseline: str | Path | None, limit: int | None
+) -> tuple[list[str], list[int]]:
+    unknown = [name for name in corruptions if name not in CORRUPTIONS]
+    if unknown:
+        raise ValueError(f"no corruption is called {', '.join(unknown)}; there are {', '.join(CORRUPTIONS)}")
+    if any(s not in SEVERITIES for s in severities) or not severities:
+        raise ValueError(f"severities must be some of 1 to 5, got {', '.join(map(str, severities)) or 'none'}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be 1 or more, got {limit}")
+    ordered = [s for s in SEVERITIES if s in severities]
+    if baseline == ALEXNET and ordered != list(SEVERITIES):
+        raise ValueError("AlexNet's published errors are means over all five severities: leave --severities out")
+    return [name for name in CORRUPTIONS if name in corruptions], ordered
+
+
+def _differences_to_published(loaded: Loaded, size: tuple[int, int], made_frost: bool) -> list[str]:
+    notes = ["ImageNet-C's images were stored as JPEG of quality 85 once corrupted; these are not"]
+    if loaded.about.num_classes != 1000:
+        notes.append(
+            f"AlexNet's errors are for ImageNet's 1,000 classes and this network has {loaded.about.num_classes:,}: the "
+            f"mCE compares with no other; give a bundle as baseline"
+        )
+    if size != (224, 224):
+        notes.append(f"AlexNet's errors are at 224×224 pixels, these at {size[0]}×{size[1]}")
+    if made_frost:
+        notes.append("frost is a made texture, not the published pictures: its error and the mCE are not comparable")
+    return notes
+
+
+class _Network:
+    """A network, and what it said of each key's images so far; the key None is the clean ones."""
+
+    def __init__(self, loaded: Loaded, images: Images, device: str, only_present: bool) -> None:
+        self.name, self.settings = loaded.about.name, loaded.preprocessing
+        if self.settings.channels != 3 or min(self.settings.size) < SMALLEST_SIDE:
+            raise ValueError(
+                f"the corruptions are for colour images of {SMALLEST_SIDE} pixels or more a side; this network takes "
+                f"{self.settings.channels} channel(s) of {self.settings.size[0]}×{self.settings.size[1]}"
+            )
+        notes: list[str] = list(loaded.notes)
+        self.label_of = match_classes(loaded.about, images, notes)
+        self.notes, self.device = notes, device
+        self.present = np.unique(self.label_of) if only_present else None
+        self.bf16 = loaded.about.recipe is not None and loaded.about.recipe.precision == "bf16"
+        self.model = loaded.model.to(device)
+        self.right: dict[object, list[npt.NDArray[np.bool_]]] = {}
+        self.confidence: dict[object, list[npt.NDArray[np.float32]]] = {}
+
+    def see(self, key: object, pixels: Pixels, classes: npt.NDArray[np.int64]) -> None:
+        import torch
+
+        found = probabilities(self.model, torch.from_numpy(pixels), self.device, self.settings, bf16=self.bf16)
+        labels = self.label_of[classes]
+        if self.present is not None:
+            found = found[:, self.present]
+            found = found / found.sum(1, keepdims=True)
+            labels = np.searchsorted(self.present, labels)
+        self.right.setdefault(key, []).append(found.argmax(1) == labels)
+        self.confidence.setdefault(key, []).append(found.max(1))
+
+    def error(self, key: object) -> float:
+        return 100 * (1 - float(np.concatenate(self.right[key]).mean()))
+
+    def calibration_error(self, key: object) -> float:
+        return calibration(np.concatenate(self.confidence[key]), np.concatenate(self.right[key]))[0]
+
+
+Key = tuple[str, int]
+Corrupter = Callable[[Pixels, Sequence[Key], Sequence[int]], Iterator[tuple[Key | None, Pixels]]]
+
+
+@contextmanager
+def _corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
+    """Gives a function that yields the clean batch and then each key's, ahead of their use where there are workers."""
+    if not workers:
+        import torch
+
+        def one_by_one(
+            pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]
+        ) -> Iterator[tuple[Key | None, Pixels]]:
+            yield None, pixels
+            threads = torch.get_num_threads()
+            for key in keys:
+                torch.set_num_threads(1)  # an image's operations are too small to share
+                try:
+                    batch = corrupt_batch(pixels, *key, seeds, frost_pictures)
+                finally:
+                    torch.set_num_threads(threads)
+                yield key, batch
+
+        yield one_by_one
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+
+        def ahead(pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]) -> Iterator[tuple[Key | None, Pixels]]:
+            yield None, pixels
+            waiting: deque[tuple[Key, Future[Pixels]]] = deque()
+            for key in keys:
+                waiting.append((key, pool.submit(corrupt_batch, pixels, *key, seeds, frost_pictures)))
+                if len(waiting) > workers + 1:
+                    ready, future = waiting.popleft()
+                    yield ready, future.result()
+            for ready, future in waiting:
+                yield ready, future.result()
+
+        yield ahead
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def corrupt_batch(
+    pixels: Pixels, corruption: str, severity: int, seeds: Sequence[int], frost_pictures: Path | None = None
+) -> Pixels:
+    """``(N, H, W, 3)``: each image with its own seed."""
+    found = np.empty_like(pixels)
+    for row, seed in enumerate(seeds):
+        found[row] = corrupt(pixels[row], corruption, severity, seed, frost_pictures=frost_pictures)
+    return found
+
+
+def _prepared(here: Sequence[tuple[ImageSet, int]], settings: Preprocessing) -> Pixels:
+    return np.stack([settings.pixels(images.load(i)).numpy() for images, i in here])
+
+
+def _pixels_key(settings: Preprocessing) -> object:
+    return (settings.size, settings.resize_size, settings.fit, settings.interpolation, settings.antialias)
+
+
+def _mean(values: Sequence[float], empty: float) -> float:
+    return float(np.mean(values)) if values else empty
+
+
+def _mean_if_all(values: Sequence[float | None]) -> float | None:
+    present = [v for v in values if v is not None]
+    return float(np.mean(present)) if present and len(present) == len(values) else None

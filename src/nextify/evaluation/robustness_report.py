@@ -1,0 +1,98 @@
+"""A robustness measurement written out: robustness.json, robustness.csv (a line a severity) and robustness.png."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextify.evaluation.pictures import INK, SOFT, _drawable, _figure, _png
+from nextify.evaluation.robustness import Point, Robustness
+from nextify.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.report.text import percent
+
+FILES = ("robustness.json", "robustness.csv", "robustness.png")
+COLUMNS = ("corruption", "severity", "error", "expected_calibration_error", "baseline_error")
+
+
+def write(found: Robustness, out: Path) -> list[Path]:
+    """``FILES`` in ``out``, the figures first; their paths. Without corruptions there is no picture."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(out / FILES[0], found.to_dict())
+    write_text_atomic(out / FILES[1], csv_text(found))
+    if not found.corruptions:
+        return [out / name for name in FILES[:2]]
+    write_bytes_atomic(out / FILES[2], picture(found))
+    return [out / name for name in FILES]
+
+
+def csv_text(found: Robustness) -> str:
+    """Errors in percent, calibration errors 0 to 1; the clean images are severity 0 of ``clean``."""
+    file = io.StringIO()
+    lines = csv.writer(file, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    clean = Point("clean", 0, found.clean_error, found.clean_calibration_error, found.baseline_clean_error)
+    for p in (clean, *found.points):
+        lines.writerow([getattr(p, name) if getattr(p, name) is not None else "" for name in COLUMNS])
+    return file.getvalue()
+
+
+def table(found: Robustness) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: a corruption's error at each severity, their mean, CE and calibration error."""
+    with_baseline = bool(found.baseline)
+    header = ("error, %", *(f"severity {s}" for s in found.severities), "mean", *("CE",) * with_baseline, "ECE, %")
+    rows = []
+    for summary in found.corruptions:
+        errors = [percent(p.error) for p in found.points if p.corruption == summary.corruption]
+        ce = (percent(summary.corruption_error, 1),) * with_baseline
+        calibration = percent(100 * summary.expected_calibration_error)
+        rows.append((summary.corruption, *errors, percent(summary.error), *ce, calibration))
+    empty = ("",) * len(found.severities)
+    mce = (percent(found.mean_corruption_error, 1),) * with_baseline
+    if rows:
+        rows.append(("mean", *empty, percent(found.mean_error), *mce, percent(100 * found.mean_calibration_error)))
+    return header, rows
+
+
+def picture(found: Robustness) -> bytes:
+    """Error at each corruption and severity as shades and numbers; right, the means and CE."""
+    names = [s.corruption for s in found.corruptions]
+    errors = np.array([[p.error for p in found.points if p.corruption == name] for name in names])
+    figure = _figure(8.2, 1.75 + 0.3 * len(names))
+    axes: Any = figure.add_subplot()
+    columns = len(found.severities)
+    axes.imshow(errors, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for i, row in enumerate(errors):
+        for j, value in enumerate(row):
+            axes.text(
+                j, i, f"{value:.1f}", ha="center", va="center", color="white" if value > 55 else INK, fontsize=8.5
+            )
+    extra = ["mean", "ECE"] + ["CE"] * bool(found.baseline)
+    for i, s in enumerate(found.corruptions):
+        values = [percent(s.error, 1), percent(100 * s.expected_calibration_error, 1), percent(s.corruption_error, 1)]
+        for j, value in enumerate(values[: len(extra)]):
+            weight = "bold" if j == 0 else "normal"
+            axes.text(columns + 0.8 * j, i, value, ha="center", va="center", color=INK, fontsize=8.5, weight=weight)
+    ticks = [*range(columns), *(columns + 0.8 * j for j in range(len(extra)))]
+    axes.set_xticks(ticks, [*(f"severity {s}" for s in found.severities), *extra], fontsize=8.5, color=SOFT)
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=9)
+    axes.set_xlim(-0.5, columns + 0.8 * len(extra) - 0.4)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    starts = [i for i in range(1, len(names)) if found.corruptions[i].group != found.corruptions[i - 1].group]
+    for start in starts:
+        axes.plot([-0.5, columns + 0.8 * len(extra) - 0.4], [start - 0.5] * 2, color="white", linewidth=2.5)
+    title = textwrap.shorten(f"{found.model or 'model'} on {found.data}", 70, placeholder=" …")
+    said = f"top-1 error in % of {found.images:,} images at {found.size[0]}×{found.size[1]}: "
+    said += f"{found.clean_error:.1f} clean, {found.mean_error:.1f} corrupted"
+    if found.mean_corruption_error is not None:
+        said += f"; mCE {found.mean_corruption_error:.1f} against {found.baseline}"
+    if found.made_frost:
+        said += "\nfrost: a made texture, not the published pictures"
+    axes.set_title(_drawable(f"{title}\n{said}"), fontsize=10, loc="left", color=INK, pad=12)
+    return _png(figure)
