@@ -38,9 +38,9 @@ class Options:
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     """Memory format of images and convolution weights."""
     batch_sizes: tuple[int, ...] | None = None
-    """Of throughput in inference. Default: 1 8 on a CPU, 1 8 64 on a GPU."""
+    """Of throughput in inference. Default: what --minutes allow, up to 1 8 on a CPU and 1 8 64 on a GPU."""
     training_batch_size: int | None = None
-    """Of training. Default: 4 on a CPU, 64 on a GPU."""
+    """Of training. Default: what --minutes allow, up to 4 on a CPU and 64 on a GPU."""
     threads: int | None = None
     """CPU threads. Default: the cores of this process."""
     rounds: int | None = None
@@ -86,7 +86,7 @@ def run(options: Options) -> int:
         comparison.complete = True
         return _conclude(console, options, gather(), out, written=options.out is not None)
     with console.status("timing one image through each network …"):
-        probe(comparison)
+        probe(comparison, _batches(options, settings.conditions.device))
     _announce(console, comparison)
     interrupted = False
     try:
@@ -108,6 +108,7 @@ def _settings(options: Options) -> Any:
 
     device = usable_device(options.device)
     cuda = device.startswith("cuda")
+    batch_sizes, training_batch_size = _batches(options, device)[0]
     models = tuple(dict.fromkeys(options.models or LINE_UP))
     for name in models:
         find(name)
@@ -116,12 +117,23 @@ def _settings(options: Options) -> Any:
         tuple(sorted(set(options.sizes))),
         Conditions(device, options.precision, options.layout),
         options.threads if options.threads is not None else cores(),
-        tuple(sorted(set(options.batch_sizes or ((1, 8, 64) if cuda else (1, 8))))),
-        options.training_batch_size if options.training_batch_size is not None else 64 if cuda else 4,
+        batch_sizes,
+        training_batch_size,
         calls=20 if cuda else 5,
         rounds=options.rounds,
         minutes=options.minutes,
     )
+
+
+def _batches(options: Options, device: str) -> list[tuple[tuple[int, ...], int]]:
+    """(Batch sizes of inference, of training) to choose from: what is given stays."""
+    from nextify.compare.settings import ON_CPU, ON_GPU
+
+    given = tuple(sorted(set(options.batch_sizes))) if options.batch_sizes is not None else None
+    training = options.training_batch_size
+    choices = ON_GPU if device.startswith("cuda") else ON_CPU
+    made = [(given or batch_sizes, size if training is None else training) for batch_sizes, size in choices]
+    return list(dict.fromkeys(made))
 
 
 def _environment(device: str, threads: int) -> dict[str, Any]:
@@ -165,7 +177,7 @@ def _announce(console: Console, comparison: Comparison) -> None:
 
 
 class _Progress:
-    """A bar for the whole; where there is no terminal, a line a network and size."""
+    """A bar for the whole; where there is no terminal, a line a stage."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -192,22 +204,23 @@ class _Progress:
 
     def report(self, words: str, share: float) -> None:
         self.bar.update(self.task, completed=share, description=words)
-        stage = words.partition(",")[0].partition(":")[0] + words.partition(",")[2].partition(":")[0]
+        stage = words.partition(":")[0]
         if not self.console.is_terminal and stage != self.said:
             self.said = stage
-            self.console.print(f"{100 * share:3.0f} % {words}", highlight=False)
+            self.console.print(f"{100 * share:3.0f} % {stage}", highlight=False)
 
 
 def _conclude(console: Console, options: Options, results: dict[str, Any], out: Path, *, written: bool = True) -> int:
     from nextify.cli.printing import print_json
-    from nextify.compare.output import notes, table, write
+    from nextify.compare.output import notes, tables, write
 
     files = write(results, out) if written else []
     if options.json:
         print_json(results)
     else:
         console.print()
-        console.print(table(results, counted_only=options.counts))
+        for part in tables(results):
+            console.print(part)
         for line in notes(results):
             console.print(line, style="dim", highlight=False)
         if results["findings"]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,7 @@ def find(name: str) -> Entry:
             near = get_close_matches(known, timm.list_models(), n=3, cutoff=0.5)
             hint = f"did you mean {', '.join(f'timm:{n}' for n in near)}?" if near else "timm.list_models() lists them"
             raise UnknownModel(f"timm has no model {known!r}; {hint}")
-        label = known
+        label = re.sub(r"_\d{3}$", "", known.partition(".")[0])
     elif Path(name).exists():
         label = Path(name).resolve().name
         return Entry(name, label, family(_about(name).name), None)
@@ -62,6 +65,14 @@ def find(name: str) -> Entry:
         find_design(name)
         label = name
     return Entry(name, label, family(label), published_model(name))
+
+
+def find_all(names: Sequence[str]) -> list[Entry]:
+    """``find`` for each name. Labels leave out the tag and the size at the end of timm's names, since the network is
+    rebuilt at other sizes; where that would make two of them alike, they are the names as given."""
+    found = [find(name) for name in dict.fromkeys(names)]
+    times = Counter(entry.label for entry in found)
+    return [replace(entry, label=entry.name) if times[entry.label] > 1 else entry for entry in found]
 
 
 def build(entry: Entry, image_size: int) -> nn.Module:

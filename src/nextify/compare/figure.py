@@ -6,12 +6,17 @@ Colours are Okabe and Ito's, one a network, with a marker each. What the paper p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nextify.compare.entries import family
 from nextify.compare.results import Results
+from nextify.layout import parameters
 from nextify.published import MODELS, OTHER_FAMILIES
 from nextify.report.figure import FAINT, INK, PAPER, SOFT, _drawable, _sheet, _tidy, _write
+from nextify.report.text import signed
+from nextify.roadmap import roadmap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +81,7 @@ def growth_figure(results: Results) -> Figure | None:
             axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=5, linewidth=1.4)
             values += [v for _, v in points]
             if (model, key) in exponents:
-                ends.append((*points[-1], f"{exponents[model, key]:.2f}", color))
+                ends.append((*points[-1], signed(exponents[model, key]).lstrip("+"), color))
         axes.set_xscale("log")
         axes.set_yscale("log")
         _tidy(axes)
@@ -137,66 +142,105 @@ def published_figure(results: Results | None = None) -> Figure:
     Every accuracy is the paper's. With ``results``, the networks that took part are outlined in black.
     """
     took_part = {m["name"].removeprefix("timm:") for m in results["models"]} if results else set()
-    bubbles = [
-        (name, family, model.gflops, model.top1, model.parameters_millions or 0.0)
-        for name, family, model in _published()
-        if model.top1 is not None
-    ]
     width, height = 9.2, 5.9
     figure, canvas = _sheet(width, height)
-    axes = figure.add_axes((0.85 / width, 1.15 / height, (width - 1.25) / width, (height - 2.25) / height))
-    for name, family, gflops, top1, millions in sorted(bubbles, key=lambda b: -b[4]):
-        edge = INK if name in took_part else FAMILY_COLORS[family]
+    axes = figure.add_axes((0.85 / width, 1.1 / height, (width - 1.25) / width, (height - 2.25) / height))
+    bubbles = list(_published())
+    for b in sorted(bubbles, key=lambda b: -b.millions):
+        edge = INK if b.name in took_part else FAMILY_COLORS[b.family]
         axes.scatter(
-            [gflops], [top1], s=4.2 * millions, color=FAMILY_COLORS[family], alpha=0.55, linewidths=1.4, edgecolors=edge
-        )
-    for family in FAMILY_COLORS:
-        line = sorted((g, t) for _, f, g, t, _ in bubbles if f == family)
-        if len(line) > 1:
-            axes.plot(*zip(*line, strict=True), color=FAMILY_COLORS[family], linewidth=1, alpha=0.6, zorder=1)
+            [b.gflops], [b.top1], s=BUBBLE * b.millions, color=FAMILY_COLORS[b.family], alpha=0.5, linewidths=1.5,
+            edgecolors=edge,
+        )  # fmt: skip
+        away = math.sqrt(BUBBLE * b.millions) / 2
+        x, y, side = SIDES[b.family]
+        axes.annotate(
+            b.short, (b.gflops, b.top1), (x * (away + 4), y * (away + 7)), textcoords="offset points", fontsize=8,
+            color=INK, ha=side, va="center", family="DejaVu Sans",
+        )  # fmt: skip
+    for kind, color in FAMILY_COLORS.items():
+        line = sorted((b.gflops, b.top1) for b in bubbles if b.family == kind)
+        if len(line) > 1 and kind != "ResNet":
+            axes.plot(*zip(*line, strict=True), color=color, linewidth=1, alpha=0.6, zorder=1)
     axes.set_xscale("log")
     _tidy(axes)
     axes.grid(color=FAINT, linewidth=0.5)
     _ticks(axes.xaxis, [4, 8, 16, 32, 64], [f"{g} G" for g in (4, 8, 16, 32, 64)])
-    axes.set_xlim(3.4, 80)
-    axes.set_ylim(75, 86.2)
+    axes.set_xlim(3.4, 85)
+    axes.set_ylim(75.2, 85.4)
     axes.set_xlabel("multiply-adds at 224×224, as printed", fontsize=9, color=SOFT)
-    _write(canvas, 0.4, height - 0.38, "Accuracy against multiply-adds: published values", size=14, weight="bold")
-    _write(canvas, 0.4, height - 0.66, "top-1 % on ImageNet-1K at 224×224, trained on ImageNet-1K only; the area of a "
-           "bubble is the parameters", size=9.5, color=SOFT)  # fmt: skip
-    x = 0.85
-    for family in sorted({b[1] for b in bubbles}, key=list(FAMILY_COLORS).index):
-        canvas.scatter([x], [height - 0.93], s=60, color=FAMILY_COLORS[family], alpha=0.55)
-        _write(canvas, x + 0.13, height - 0.93, family, size=9, color=SOFT)
-        x += 0.45 + 0.085 * len(family)
     for i, millions in enumerate((25, 100, 300)):
-        at = (6.35 + 0.85 * i, 1.15 + 0.42)
-        canvas.scatter(*at, s=4.2 * millions, facecolors="none", edgecolors=PAPER, linewidths=1)
-        _write(
-            canvas, at[0], at[1] - 0.28 if millions < 300 else at[1], f"{millions} M", size=7.5, color=SOFT, ha="center"
-        )
-    said = "Source: arXiv 2201.03545v2, Tables 1, 2 and 8."
-    said += " Outlined in black: measured in this comparison, for cost only." if took_part else ""
-    _write(canvas, 0.4, 0.24, said, size=7.5, color=PAPER)
+        at = (26 * 1.45**i, 76.4)
+        axes.scatter(*at, s=BUBBLE * millions, facecolors="none", edgecolors=PAPER, linewidths=1)
+        axes.annotate(
+            f"{millions} M", at, (0, 0) if millions > 100 else (0, 18), textcoords="offset points", fontsize=7.5,
+            color=SOFT, ha="center", va="center", family="DejaVu Sans",
+        )  # fmt: skip
+    _write(canvas, 0.4, height - 0.38, "Accuracy against multiply-adds: published values", size=14, weight="bold")
+    said = "top-1 % on ImageNet-1K at 224×224, trained on ImageNet-1K only; the area of a bubble is the parameters"
+    _write(canvas, 0.4, height - 0.66, said, size=9.5, color=SOFT)
+    left = 0.5
+    for kind, color in FAMILY_COLORS.items():
+        canvas.scatter([left], [height - 0.93], s=60, color=color, alpha=0.5)
+        _write(canvas, left + 0.13, height - 0.93, kind, size=9, color=SOFT)
+        left += 0.5 + 0.075 * len(kind)
+    said = "Source: arXiv 2201.03545v2, Tables 1, 2, 8 and 10; ResNet-50 with its original recipe and with the paper's."
+    _write(canvas, 0.4, 0.36, said, size=7.5, color=PAPER)
+    if took_part & {b.name for b in bubbles}:
+        said = "Outlined in black: took part in this comparison, which measured what it costs, not its accuracy."
+        _write(canvas, 0.4, 0.2, said, size=7.5, color=PAPER)
     return figure
 
 
-def _published() -> list[tuple[str, str, Any]]:
-    from nextify.compare.entries import family
-    from nextify.published import published_model
+SIDES = {
+    "ConvNeXt": (0, 1, "center"),
+    "Swin": (0, -1, "center"),
+    "isotropic ConvNeXt": (-1, 0, "right"),
+    "ViT": (1, 0, "left"),
+    "ResNet": (1, 0, "left"),
+}
+"""Where a family's names stand beside their bubbles."""
+BUBBLE = 4.2
+"""Area in square points of a million parameters."""
 
-    names = [*MODELS, *OTHER_FAMILIES, "resnet50"]
-    # ViT-S and -B with Table 2's recipe are DeiT-S and -B: the same network and figures under two names.
-    skipped = {"vit_small_patch16_224", "vit_base_patch16_224"}
-    found = [(n, family(n), published_model(f"timm:{n}" if n in OTHER_FAMILIES else n)) for n in names]
-    return [f for f in found if f[0] not in skipped and f[2] is not None]
+
+@dataclass(frozen=True)
+class _Bubble:
+    name: str
+    short: str
+    family: str
+    gflops: float
+    top1: float
+    millions: float
+
+
+def _published() -> Iterator[_Bubble]:
+    shorts = {"tiny": "T", "small": "S", "base": "B", "large": "L", "xlarge": "XL"}
+    for name, model in {**MODELS, **OTHER_FAMILIES}.items():
+        # ViT-S and -B with Table 2's recipe are DeiT-S and -B: the same networks and figures under two names.
+        if model.top1 is None or name in ("vit_small_patch16_224", "vit_base_patch16_224"):
+            continue
+        kind = {"convnext": "ConvNeXt", "swin": "Swin", "deit": "DeiT", "vit": "ViT"}[name.partition("_")[0]]
+        kind = "iso" if "isotropic" in name else kind
+        size = next(shorts[part] for part in name.split("_") if part in shorts)
+        millions = model.parameters_millions or 0.0
+        yield _Bubble(name, f"{kind}-{size}", family(name), model.gflops, model.top1, millions)
+    for row, short in zip(list(roadmap("resnet50"))[:2], ("ResNet-50", "ResNet-50, modern recipe"), strict=True):
+        name = "resnet50" if short == "ResNet-50" else row.name
+        top1, gflops = row.published.top1, row.published.gflops
+        yield _Bubble(name, short, "ResNet", gflops, top1, parameters(row.design) / 1e6)
 
 
 def conditions_line(results: Results) -> str:
     """``cpu, fp32, channels last, 2 threads, 7 rounds in turn``."""
     s = results["settings"]
     rounds = f"{s['rounds']} rounds {'in turn' if s['interleaved'] else 'one network after the other'}"
-    parts = [s["device"], s["precision"], s["layout"].replace("_", " "), f"{s['threads']} threads"]
+    parts = [
+        s["device"],
+        s["precision"],
+        s["layout"].replace("_", " "),
+        f"{s['threads']} thread{'s' if s['threads'] > 1 else ''}",
+    ]
     parts += [rounds if s["rounds"] else "counted only"]
     parts += [] if s["complete"] or not s["rounds"] else ["stopped before the end"]
     return "  ·  ".join(parts)
@@ -217,9 +261,13 @@ def _size_ticks(axes: Axes, sizes: Sequence[int]) -> None:
 def _cost_ticks(axes: Axes, values: Sequence[float], share: bool) -> None:
     low, high = min(values), max(values)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 300 else (1,)
+    steps: tuple[float, ...] = (1,)
+    if high / low < 8:
+        steps = (1, 1.5, 2, 3, 4, 5, 7)
+    elif high / low < 300:
+        steps = (1, 2, 5)
     ticks = [m * 10.0**d for d in decades for m in steps]
-    ticks = [t for t in ticks if low / 1.6 <= t <= high * 1.6]
+    ticks = [t for t in ticks if low / 1.35 <= t <= high * 1.35]
     _ticks(axes.yaxis, ticks, [_short(t, share) for t in ticks])
     axes.set_ylim(low / 1.35, high * 1.35)
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 import torch
 
 from nextify.compare import memory as peak
-from nextify.compare.entries import Entry, build, find
+from nextify.compare.entries import Entry, build, find_all
 from nextify.compare.memory import Memory, describe_failure
 from nextify.compare.settings import (
     SHORTEST_TIMED,
+    Choices,
     Plan,
     Settings,
+    fit_batches,
     fixed_seconds,
     inference_seconds,
     plan,
@@ -80,7 +82,7 @@ class Comparison:
 
 def count(settings: Settings, progress: Progress | None = None) -> Comparison:
     """Builds every network at every size on the meta device and counts; needs no memory and no time to speak of."""
-    entries = [find(name) for name in settings.models]
+    entries = find_all(settings.models)
     cells: list[Cell] = []
     for size in settings.sizes:
         for entry in entries:
@@ -97,9 +99,9 @@ def count(settings: Settings, progress: Progress | None = None) -> Comparison:
     return Comparison(settings, cells)
 
 
-def probe(comparison: Comparison) -> Plan:
+def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
     """Times one image through each network at its smallest size, expects the rest in proportion to multiply-adds, and
-    plans the rounds by it."""
+    plans the rounds by it; of ``batches``, where given, the largest that fit the time replace the settings'."""
     settings = comparison.settings
     for label in dict.fromkeys(cell.entry.name for cell in comparison.cells):
         own = [cell for cell in comparison.cells if cell.entry.name == label and cell.counts is not None]
@@ -121,7 +123,10 @@ def probe(comparison: Comparison) -> Plan:
         for cell in own:
             assert cell.counts is not None
             cell.image_seconds = seconds * cell.counts.macs / first.counts.macs
-    comparison.plan = plan(settings, [cell.image_seconds for cell in comparison.cells if cell.possible])
+    expected = [cell.image_seconds for cell in comparison.cells if cell.possible]
+    if batches:
+        comparison.settings = settings = fit_batches(settings, expected, batches)
+    comparison.plan = plan(settings, expected)
     return comparison.plan
 
 
@@ -137,7 +142,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
         for size in settings.sizes:
             cells = [cell for cell in comparison.at(size) if cell.possible]
             for cell in cells:
-                ledger.say(f"{size}×{size}: memory of {cell.entry.label}")
+                ledger.say(f"{size}×{size}, memory: {cell.entry.label}")
                 _memory(cell, settings)
                 ledger.done(fixed_seconds(settings, cell.image_seconds))
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
@@ -183,7 +188,7 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
     images = {batch: profiling.random_images(batch, size, given) for batch in batches}
     steps: dict[tuple[int, int], Callable[[], None]] = {}
     for (i, cell), batch in ((c, b) for c in enumerate(cells) for b in batches):
-        ledger.say(f"{size}×{size}: warming up {cell.entry.label}")
+        ledger.say(f"{size}×{size}, inference: warming up {cell.entry.label}")
         with _recorded(cell, f"inference in batches of {batch}"):
             step = profiling.inference(models[i], images[batch], given)
             for _ in range(2 if batch == 1 else 1):
@@ -191,7 +196,7 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
             steps[i, batch] = step
     for turn in range(rounds):
         for i, cell in enumerate(cells):
-            ledger.say(f"{size}×{size}, round {turn + 1} of {rounds}: {cell.entry.label}")
+            ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.label}")
             for batch in batches:
                 if (i, batch) not in steps:
                     continue
@@ -207,14 +212,14 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
     batch = settings.training_batch_size
     trained = [(i, c) for i, c in enumerate(cells) if c.memory is not None and c.memory.training is not None]
     for i, cell in trained:
-        ledger.say(f"{size}×{size}: warming up training of {cell.entry.label}")
+        ledger.say(f"{size}×{size}, training: warming up {cell.entry.label}")
         with _recorded(cell, "training"):
             step = profiling.training(models[i], profiling.random_images(batch, size, given), given)
             step()
             steps[i, batch] = step
     for turn in range(rounds):
         for i, cell in trained:
-            ledger.say(f"{size}×{size}, training, round {turn + 1} of {rounds}: {cell.entry.label}")
+            ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cell.entry.label}")
             if (i, batch) in steps:
                 cell.training.append(batch / _repeated(steps[i, batch], given.device))
             ledger.done(training_seconds(settings, cell.image_seconds))

@@ -1,8 +1,9 @@
 """Peak memory of one network in a fresh process: ``python -m nextify.compare.memory`` with one JSON object on stdin.
 
-The process loads the libraries, notes its size, builds the network, runs inference, notes the peak, trains two steps,
-and notes the peak again, a JSON line each; so a process that the system ends for want of memory has said how far it
-came. On a CUDA device the figures are the allocator's. Inference runs before training, so that its peak is its own.
+The process loads the libraries (by training a small network of the same library for a step), notes its size, builds
+the network, runs inference, notes the peak, trains two steps, and notes the peak again, a JSON line each; so a process
+that the system ends for want of memory has said how far it came. On a CUDA device the figures are the allocator's.
+Inference runs before training, so that its peak is its own.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ def main() -> None:
     def say(**values: Any) -> None:
         print(json.dumps(values), flush=True)
 
+    _load_libraries(entry, given)
     say(start=0 if cuda else profiling.resident_bytes()[0], doing="building")
     doing = "building"
     try:
@@ -141,6 +143,21 @@ def main() -> None:
             say(training=peak())
     except Exception as error:
         say(problem=f"{doing}: {describe_failure(error)}")
+
+
+def _load_libraries(entry: Entry, given: Conditions) -> None:
+    """One training step of a small network, so that what torch loads on first use is not taken for the network's."""
+    from nextify.evaluation import profiling
+
+    small = find("timm:test_vit" if entry.name.startswith("timm:") else "convnextv2_atto")
+    model = profiling.place(build(small, 64), given)
+    profiling.training(model, profiling.random_images(1, 64, given), given)()
+    if given.device.startswith("cuda"):
+        import torch
+
+        del model
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(given.device)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,24 +128,33 @@ def speed(found: Row | None) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def table(results: Results, *, counted_only: bool = False) -> Table:
-    """For the terminal: a line per network and size, a block a size."""
+def tables(results: Results) -> Iterator[Table]:
+    """For the terminal: what was counted, and what was measured; a block a size."""
+    yield _terminal(results, "counted, for one image", range(2, COUNTED))
+    if results["settings"]["rounds"]:
+        yield _terminal(results, conditions_line(results), range(COUNTED, len(HEAD)))
+
+
+COUNTED = 6
+"""Columns of ``HEAD`` that are counted; the others are measured."""
+
+
+def _terminal(results: Results, title: str, columns: Sequence[int]) -> Table:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    number = 6 if counted_only else len(HEAD)
-    title = conditions_line(results)
     made = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
-    for i, name in enumerate(HEAD[:number]):
-        made.add_column(name, justify="left" if i == 0 else "right", no_wrap=i > 0)
-    rows = results["rows"]
-    for i, row in enumerate(rows):
-        last = i + 1 == len(rows) or rows[i + 1]["image_size"] != row["image_size"]
-        shown = cells(row)[:number]
-        if row["macs"] is None:
-            shown = (*shown[:2], *("" for _ in shown[2:]))
-        made.add_row(*map(escape, shown), end_section=last, style="" if row["macs"] else "dim")
+    made.add_column("network", no_wrap=True)
+    for i in columns:
+        made.add_column(HEAD[i], justify="right", no_wrap=True)
+    for size in results["settings"]["sizes"]:
+        made.add_row(f"[dim]{size}×{size}[/]")
+        for row in (r for r in results["rows"] if r["image_size"] == size):
+            shown = cells(row)
+            figures = (shown[i] for i in columns)
+            made.add_row(escape(shown[0]), *figures, style="" if row["macs"] else "dim")
+        made.add_section()
     return made
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from nextify.compare.growth import Growth, fit
 from nextify.compare.measure import Cell, Comparison
 from nextify.evaluation.profiling import median, quantile
-from nextify.report.text import count, listing
+from nextify.report.text import count, listing, signed
 
 SCHEMA = 1
 Results = Mapping[str, Any]
@@ -214,14 +214,15 @@ def _growth_findings(growth: Sequence[Row]) -> Iterator[str]:
             for q in ("macs", "attention_macs", "latency_ms_p50", "batch_ms_per_image", "training_ms_per_image")
             if q in own
         ]
-        if parts:
+        if parts and own["macs"]["n"] > 2:
             yield f"{model} over {own['macs']['n']} sizes: {listing(parts)}."
 
 
 def exponent(growth: Row) -> str:
     """``1.03 ± 0.02``."""
     error = growth["standard_error"]
-    return f"{growth['exponent']:.2f}" if error is None else f"{growth['exponent']:.2f} ± {error:.2f}"
+    value = signed(growth["exponent"]).lstrip("+")
+    return value if error is None else f"{value} ± {error:.2f}"
 
 
 def _speed_findings(ratios: Sequence[Row]) -> Iterator[str]:

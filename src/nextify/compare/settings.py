@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nextify.evaluation.profiling import Conditions
+
+Choices = Sequence[tuple[tuple[int, ...], int]]
 
 TRAINING_PER_INFERENCE = 3.3
 """Time of a training step over that of a forward pass, for estimates: forward, twice that backward, the optimizer."""
@@ -82,3 +84,19 @@ def plan(settings: Settings, image_seconds: Sequence[float]) -> Plan:
     rounds = settings.rounds or max(FEWEST_ROUNDS, min(MOST_ROUNDS, affordable))
     seconds = fixed + rounds * each
     return Plan(rounds, seconds, seconds > budget)
+
+
+ON_CPU = (((1, 8), 4), ((1, 4), 4), ((1, 4), 2), ((1, 2), 1))
+ON_GPU = (((1, 8, 64), 64), ((1, 8, 32), 16))
+"""Batch sizes of inference and of training to choose from, the largest first."""
+WANTED_ROUNDS = 5
+
+
+def fit_batches(settings: Settings, image_seconds: Sequence[float], choices: Choices) -> Settings:
+    """The settings with the largest batches that leave time for ``WANTED_ROUNDS``, else with the smallest."""
+    wanted = settings.rounds or WANTED_ROUNDS
+    for batch_sizes, training_batch_size in choices:
+        settings = replace(settings, batch_sizes=batch_sizes, training_batch_size=training_batch_size)
+        if not plan(replace(settings, rounds=wanted, minutes=0.9 * settings.minutes), image_seconds).over_budget:
+            break
+    return settings

@@ -1,0 +1,424 @@
+"""Comparing families: the counts against the paper's tables, planning, growth, failures on the way, what is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import nextify
+from nextify.cli import main
+from nextify.compare import measure as measuring
+from nextify.compare.entries import LINE_UP, build, find, find_all
+from nextify.compare.figure import figures
+from nextify.compare.growth import fit
+from nextify.compare.measure import count, measure
+from nextify.compare.memory import Memory, out_of_memory, read
+from nextify.compare.output import COLUMNS, csv_text, tables, write
+from nextify.compare.results import reference, results
+from nextify.compare.settings import (
+    FEWEST_ROUNDS,
+    MOST_ROUNDS,
+    ON_CPU,
+    WANTED_ROUNDS,
+    Settings,
+    fit_batches,
+    plan,
+)
+from nextify.evaluation.profiling import Conditions, inference, quantile, random_images, training
+from nextify.evaluation.profiling import count as count_model
+from nextify.published import published_model
+from nextify.zoo import UnknownModel, find_design
+
+
+def on_meta(name: str, size: int = 224) -> nn.Module:
+    with torch.device("meta"):
+        return build(find(name), size)
+
+
+# --- counts ---------------------------------------------------------------------------------------------------------
+
+PAPER_224 = (
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:swin_small_patch4_window7_224",
+    "timm:swin_base_patch4_window7_224",
+    "timm:deit_small_patch16_224",
+    "timm:deit_base_patch16_224",
+    "timm:vit_small_patch16_224",
+    "timm:vit_base_patch16_224",
+    "timm:vit_large_patch16_224",
+    "resnet50",
+    "timm:resnet50",
+    "convnext_tiny",
+    "convnext_small",
+    "convnext_base",
+    "convnext_large",
+    "convnext_xlarge",
+    "convnext_isotropic_small",
+    "convnext_isotropic_base",
+    "convnext_isotropic_large",
+)
+
+
+def rounds_to(value: float, printed: float) -> bool:
+    """Whether a value, rounded to the places of a printed figure (or cut off there), is that figure."""
+    places = len(f"{printed:g}".partition(".")[2])
+    return printed in (round(value, places), math.floor(value * 10**places) / 10**places)
+
+
+@pytest.mark.parametrize("name", PAPER_224)
+def test_counts_are_the_papers(name: str) -> None:
+    found, paper = count_model(on_meta(name), 224), published_model(name)
+    assert paper is not None
+    gmacs, millions = found.macs / 1e9, found.parameters / 1e6
+    # Printed to one decimal, 4.46 is "4.5": either within 1 %, or equal at the places that are printed.
+    assert abs(gmacs / paper.gflops - 1) < 0.01 or rounds_to(gmacs, paper.gflops)
+    if paper.parameters_millions is not None:
+        assert abs(millions / paper.parameters_millions - 1) < 0.01 or rounds_to(millions, paper.parameters_millions)
+
+
+@pytest.mark.parametrize(
+    ("name", "gflops"),
+    [
+        ("convnext_base", 45.0),
+        pytest.param("timm:swin_base_patch4_window12_384", 47.1, marks=pytest.mark.slow),
+        pytest.param("convnext_large", 101.0, marks=pytest.mark.slow),
+        pytest.param("convnext_xlarge", 179.0, marks=pytest.mark.slow),
+    ],
+)
+def test_counts_at_384_are_the_papers(name: str, gflops: float) -> None:
+    found = count_model(on_meta(name, 384), 384)
+    assert found.macs / 1e9 == pytest.approx(gflops, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "convnext_isotropic_small", "convnextv2_atto"])
+def test_the_count_is_the_layouts(name: str) -> None:
+    """Two independent counts: by running on the meta device, and from the layers as data."""
+    found, price = count_model(on_meta(name), 160), nextify.cost(find_design(name), 160)
+    assert (found.parameters, found.macs, found.activations) == (price.parameters, price.macs, price.activations)
+    assert found.attention_macs == 0
+
+
+def test_attention_by_hand() -> None:
+    # Per layer: queries times keys and weights times values, tokens² · width each.
+    found = count_model(on_meta("timm:deit_small_patch16_224"), 224)
+    tokens, width, depth = 14 * 14 + 1, 384, 12
+    assert found.attention_macs == 2 * depth * tokens**2 * width
+    linear = depth * tokens * width * width * (3 + 1 + 8)
+    assert found.macs == found.attention_macs + linear + 196 * 768 * width + width * 1000
+
+
+def test_fused_attention_is_counted_like_unfused() -> None:
+    model = on_meta("timm:deit_small_patch16_224")
+    fused = count_model(model, 224)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    assert count_model(model, 224) == fused
+
+
+def test_a_product_with_a_folded_weight_is_no_attention() -> None:
+    class Folded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(8, 3, device="meta"))
+            self.scale = nn.Parameter(torch.empty(8, 1, device="meta"))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x.flatten(2).transpose(1, 2), self.scale * self.weight)
+
+    found = count_model(Folded(), 4)
+    assert (found.macs, found.attention_macs, found.activations) == (16 * 3 * 8, 0, 16 * 8)
+
+
+# --- entries --------------------------------------------------------------------------------------------------------
+
+
+def test_fixed_sizes_are_rebuilt() -> None:
+    vit = on_meta("timm:deit_small_patch16_224", 384)
+    assert vit.get_parameter("pos_embed").shape[1] == 24 * 24 + 1
+    assert count_model(vit, 384).attention_share > 0.19
+
+
+def test_the_line_up_is_known() -> None:
+    families = [find(name).family for name in LINE_UP]
+    assert families == ["ResNet", "ViT", "Swin", "ConvNeXt", "isotropic ConvNeXt"]
+    assert all(find(name).published is not None for name in LINE_UP)
+
+
+def test_alike_labels_keep_their_names() -> None:
+    assert [e.label for e in find_all(["convnext_tiny", "timm:convnext_tiny"])] == [
+        "convnext_tiny",
+        "timm:convnext_tiny",
+    ]
+    assert [e.label for e in find_all(["timm:vit_tiny_patch16_224.augreg_in21k"])] == ["vit_tiny_patch16"]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("timm:swin_tiny_patch4", "timm:swin_tiny_patch4_window7_224"), ("convnext_tin", "convnext_tiny")],
+)
+def test_unknown_names_suggest(name: str, near: str) -> None:
+    with pytest.raises(UnknownModel, match=near):
+        find(name)
+
+
+def test_a_bundle_is_compared_by_its_path(tmp_path: Path) -> None:
+    from nextify.weights import About, save_bundle
+
+    design = find_design("convnext_tiny").with_(depths=(1, 1, 1, 1), widths=(4, 8, 8, 8))
+    model = nextify.create_model(design, 10)
+    path = save_bundle(tmp_path / "mine", model.state_dict(), About(design, 10, name="convnext_tiny"))
+    entry = find(str(path))
+    assert (entry.label, entry.family) == ("mine", "ConvNeXt")
+    assert count_model(on_meta(str(path), 64), 64).parameters == nextify.parameters(design, 10)
+
+
+# --- planning, growth, small things ---------------------------------------------------------------------------------
+
+
+def settings(**changes: Any) -> Settings:
+    given: dict[str, Any] = {
+        "models": ("convnextv2_atto",),
+        "sizes": (32, 64),
+        "conditions": Conditions(),
+        "threads": 1,
+        "batch_sizes": (1, 2),
+        "training_batch_size": 2,
+        "calls": 2,
+    }
+    return Settings(**(given | changes))
+
+
+def test_the_rounds_fill_the_minutes() -> None:
+    few, many = (plan(settings(minutes=m), [0.2] * 4) for m in (1.5, 15))
+    assert FEWEST_ROUNDS <= few.rounds < many.rounds <= MOST_ROUNDS
+    assert not few.over_budget
+    assert few.seconds <= 90
+    slow = plan(settings(minutes=1), [20.0])
+    assert (slow.rounds, slow.over_budget) == (FEWEST_ROUNDS, True)
+    assert plan(settings(rounds=7, minutes=1), [20.0]).rounds == 7
+
+
+@pytest.mark.parametrize(("giga", "training"), [(120, 4), (60, 2), (40, 1)])
+def test_the_default_line_up_is_planned_within_fifteen_minutes(giga: float, training: int) -> None:
+    """4.5 G multiply-adds at 224², growing as pixels^1.1, on processors of so many G a second."""
+    images = [4.5 / giga * (size / 224) ** 2.2 for size in (224, 288, 384, 512) for _ in LINE_UP]
+    fitted = fit_batches(settings(calls=5), images, ON_CPU)
+    made = plan(fitted, images)
+    assert fitted.training_batch_size == training
+    assert made.rounds >= WANTED_ROUNDS
+    assert not made.over_budget
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"models": ()}, {"sizes": (0,)}, {"rounds": 0}, {"minutes": 0}, {"conditions": Conditions(precision="tf32")}],
+)
+def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be|tf32"):
+        settings(**changes)
+
+
+def test_exponents() -> None:
+    pixels = [224**2, 288**2, 384**2, 512**2]
+    linear, quadratic = fit(pixels, [3 * p for p in pixels]), fit(pixels, [p * p for p in pixels])
+    assert linear is not None
+    assert quadratic is not None
+    assert (linear.exponent, quadratic.exponent) == (pytest.approx(1), pytest.approx(2))
+    assert linear.standard_error == pytest.approx(0, abs=1e-9)
+    bent = fit(pixels, [p * (1.1 if i % 2 else 1.0) for i, p in enumerate(pixels)])
+    assert bent is not None
+    # numpy's fit of the same points, with its covariance, as an independent reference.
+    import numpy as np
+
+    x = np.log(pixels)
+    y = np.log([p * (1.1 if i % 2 else 1.0) for i, p in enumerate(pixels)])
+    slope, covariance = np.polyfit(x, y, 1, cov=True)
+    assert bent.exponent == pytest.approx(slope[0])
+    assert bent.standard_error == pytest.approx(math.sqrt(covariance[0, 0]))
+    two = fit(pixels[:2], pixels[:2])
+    assert two is not None
+    assert two.standard_error is None
+    assert fit(pixels[:1], [1.0]) is None
+    assert fit(pixels[:2], [1.0, 0.0]) is None
+
+
+def test_quantiles_are_numpys() -> None:
+    import numpy as np
+
+    values = [5.0, 1.0, 4.0, 2.0, 9.0]
+    for share in (0, 0.5, 0.95, 0.99, 1):
+        assert quantile(values, share) == pytest.approx(np.quantile(values, share))
+
+
+def test_a_training_step_leaves_the_weights() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
+    before = model[1].weight.clone()
+    images = random_images(2, 4, Conditions())
+    training(model, images, Conditions())()
+    assert model.training
+    assert torch.equal(model[1].weight, before)
+    inference(model, images, Conditions(precision="bf16"))()
+    assert not model.training
+
+
+def test_memory_of_a_process_that_was_ended() -> None:
+    said = '{"start": 104857600, "doing": "building"}\n{"doing": "inference"}\n'
+    said += '{"inference": 209715200, "doing": "training"}\n'
+    ended = read(said, "does not fit memory (the system ended the process)")
+    assert (ended.start, ended.inference, ended.training) == (100, 100, None)
+    assert ended.problem == "training: does not fit memory (the system ended the process)"
+    assert read("", "exit code 1") == Memory(problem="starting: exit code 1")
+
+
+def test_what_counts_as_out_of_memory() -> None:
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"))
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+
+
+# --- a whole comparison, of tiny networks ---------------------------------------------------------------------------
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TINY = ("convnextv2_atto", "timm:test_vit")
+
+
+@pytest.fixture(scope="module")
+def compared() -> dict[str, Any]:
+    """Two tiny networks at three sizes; the memory processes are left out, and one does not fit at 96²."""
+    patch = pytest.MonkeyPatch()
+
+    def memory(entry: Any, size: int, *rest: Any) -> Memory:
+        if entry.label == "test_vit" and size == 96:
+            return Memory(400.0, None, None, "inference: does not fit memory")
+        return Memory(400.0, 10.0 * size, 20.0 * size)
+
+    patch.setattr(measuring.peak, "measure", memory)
+    patch.setattr(measuring, "SHORTEST_TIMED", 0.01)
+    said: list[tuple[str, float]] = []
+    found = count(settings(models=TINY, sizes=(32, 64, 96), rounds=2))
+    measure(found, lambda words, share: said.append((words, share)))
+    patch.undo()
+    assert found.complete
+    shares = [share for _, share in said]
+    assert shares == sorted(shares)
+    assert shares[-1] > 0.9
+    return results(found, "nextify compare", NOW, NOW, {"cpu": "a", "torch": "2", "load_average_start": 0.0})
+
+
+def row(found: dict[str, Any], model: str, size: int) -> dict[str, Any]:
+    return next(r for r in found["rows"] if (r["model"], r["image_size"]) == (model, size))
+
+
+def test_every_figure_is_there(compared: dict[str, Any]) -> None:
+    found = row(compared, "convnextv2_atto", 64)
+    assert found["status"] == "measured"
+    assert found["latency_calls"] == 4
+    assert 0 < found["latency_ms_p50"] <= found["latency_ms_p95"] <= found["latency_ms_p99"]
+    assert [s["batch_size"] for s in found["throughput"]] == [1, 2]
+    assert all(s["n"] == 2 and s["low"] <= s["images_per_second"] <= s["high"] for s in found["throughput"])
+    assert found["training"]["batch_size"] == 2
+    assert found["training_mib"] == 1280
+
+
+def test_what_does_not_fit_is_recorded_and_the_rest_goes_on(compared: dict[str, Any]) -> None:
+    found = row(compared, "test_vit", 96)
+    assert (found["status"], found["latency_ms_p50"]) == ("does not fit memory", None)
+    assert found["macs"] > 0
+    assert row(compared, "convnextv2_atto", 96)["status"] == "measured"
+    assert any("test_vit at 96²: inference: does not fit memory" in line for line in compared["findings"])
+
+
+def test_ratios_are_paired_by_round(compared: dict[str, Any]) -> None:
+    found = next(r for r in compared["ratios"] if (r["image_size"], r["what"], r["batch_size"]) == (64, "inference", 2))
+    ours, theirs = (row(compared, name, 64)["throughput"][1]["rounds"] for name in ("convnextv2_atto", "test_vit"))
+    assert found["n"] == 2
+    assert [found["low"], found["high"]] == sorted(t / o for t, o in zip(theirs, ours, strict=True))
+
+
+def test_growth_of_the_counts(compared: dict[str, Any]) -> None:
+    found = {(g["model"], g["quantity"]): g for g in compared["growth"]}
+    assert found["convnextv2_atto", "macs"]["exponent"] == pytest.approx(1, abs=0.02)
+    assert found["test_vit", "attention_macs"]["exponent"] > 1.7  # a class token keeps it below 2
+    assert ("convnextv2_atto", "attention_macs") not in found
+
+
+def test_what_is_written(compared: dict[str, Any], tmp_path: Path) -> None:
+    written = write(compared, tmp_path)
+    assert {p.name for p in written} == {p.name for p in tmp_path.iterdir()}
+    assert json.loads((tmp_path / "results.json").read_text()) == compared
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
+    assert tuple(lines[0]) == COLUMNS
+    assert len(lines) == 3 * 3 + 2 * 3 + 1
+    training = [r for r in lines if r["what"] == "training" and r["model"] == "convnextv2_atto"]
+    assert [float(r["images_per_second"]) > 0 for r in training] == [True] * 3
+    for drawing in tmp_path.glob("*.svg"):
+        ET.parse(drawing)
+    page = (tmp_path / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert "does not fit memory" in page
+
+
+def test_the_tables_fit_a_terminal(compared: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    for part in tables(compared):
+        console.print(part)
+    shown = console.export_text()
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_figures_of_an_interrupted_comparison() -> None:
+    found = count(settings(models=TINY))
+    partial = results(found, "", NOW, NOW, {})
+    assert partial["settings"]["complete"] is False
+    assert {"growth", "accuracy-flops"} == set(figures(partial))
+    assert csv_text(partial).count("\n") == 1 + 4
+
+
+def test_the_reference_is_a_convnext() -> None:
+    assert reference(["resnet50", "convnext_small", "convnext_tiny"]) == "convnext_tiny"
+    assert reference(["resnet50", "convnext_small"]) == "convnext_small"
+    assert reference(["resnet50", "swin"]) == "resnet50"
+
+
+def test_counts_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("convnext_tiny", "timm:swin_tiny_patch4_window7_224", "--counts", "--json", "--sizes", "224", "7")
+    assert main(["compare", *arguments]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert row(found, "convnext_tiny", 224)["macs"] == nextify.macs(find_design("convnext_tiny"))
+    assert row(found, "convnext_tiny", 7)["status"] == "cannot be built"
+    assert "cannot be built at 7×7" in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_models_are_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "timm:swin_tinny_patch4_window7_224"]) == 2
+    assert "did you mean timm:swin_tiny_patch4_window7_224" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_memory_in_a_process_of_its_own() -> None:
+    from nextify.compare import memory
+
+    small, large = (memory.measure(find("convnextv2_atto"), size, Conditions(), 1, 4, 4) for size in (64, 192))
+    assert small.problem is None
+    assert large.inference is not None
+    assert small.training is not None
+    assert large.training is not None
+    assert large.training > large.inference
+    assert large.training > 1.5 * small.training
