@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nextify.evaluation.pictures import INK, SOFT, _drawable, _figure, _png
+from nextify.evaluation.pictures import INK, SOFT, _drawable, _figure, _png, _short
 from nextify.evaluation.robustness import Point, Robustness
 from nextify.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.report.text import percent
@@ -88,11 +88,11 @@ def picture(found: Robustness) -> bytes:
     for start in starts:
         axes.plot([-0.5, columns + 0.8 * len(extra) - 0.4], [start - 0.5] * 2, color="white", linewidth=2.5)
     title = textwrap.shorten(f"{found.model or 'model'} on {found.data}", 70, placeholder=" …")
-    said = f"top-1 error in % of {found.images:,} images at {found.size[0]}×{found.size[1]}: "
+    said = f"\ntop-1 error in % of {found.images:,} images at {found.size[0]}×{found.size[1]}: "
     said += f"{found.clean_error:.1f} clean, {found.mean_error:.1f} corrupted"
     if found.mean_corruption_error is not None:
-        said += f"; mCE {found.mean_corruption_error:.1f} against {found.baseline}"
+        said += f"\nmCE {found.mean_corruption_error:.1f} against {_drawable(_short(found.baseline, 40))}"
     if found.made_frost:
         said += "\nfrost: a made texture, not the published pictures"
-    axes.set_title(_drawable(f"{title}\n{said}"), fontsize=10, loc="left", color=INK, pad=12)
+    axes.set_title(_drawable(title) + said, fontsize=10, loc="left", color=INK, pad=12)
     return _png(figure)

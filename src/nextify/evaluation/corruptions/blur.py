@@ -74,12 +74,14 @@ def moved(height: int, width: int, reach: int, draws: Draws) -> npt.NDArray[np.i
     pixels at once, a link at a time; a third of them or fewer go on after each link, so that the whole costs little
     more than the first, and the result is that of the pixel by pixel loop.
     """
-    here, inside = _visited(height, width, reach)
-    there = here + draws.integers(-reach, reach, here.size) * width + draws.integers(-reach, reach, here.size)
+    inner, here, inside = _visited(height, width, reach)
+    down, right = (draws.integers(-reach, reach, here.size).reshape(here.shape) for _ in range(2))
+    down *= width
+    there = here + (down + right)
     shows = np.arange(height * width)
-    shows[here] = there
+    shows.reshape(height, width)[inner] = there
     later = np.zeros(height * width, bool)  # whether what a pixel shows had been overwritten before
-    later[here] = inside.take(there) & (there > here)
+    later.reshape(height, width)[inner] = inside.take(there) & (there > here)
     found = shows.copy()
     open_ends = np.flatnonzero(later)
     link = shows.take(open_ends)
@@ -92,20 +94,20 @@ def moved(height: int, width: int, reach: int, draws: Draws) -> npt.NDArray[np.i
 
 
 @lru_cache(maxsize=32)
-def _visited(height: int, width: int, reach: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The pixels that a round visits, as places in the image and as a mask: all but a margin."""
-    rows, columns = np.arange(reach + 1, height - reach + 1), np.arange(reach + 1, width - reach + 1)
-    here = (rows[:, None] * width + columns).ravel()
-    inside = np.zeros(height * width, bool)
-    inside[here] = True
-    return here, inside
+def _visited(
+    height: int, width: int, reach: int
+) -> tuple[tuple[slice, slice], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The pixels that a round visits, all but a margin: as slices, as places in the image, and as a mask."""
+    inner = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
+    inside = np.zeros((height, width), bool)
+    inside[inner] = True
+    return inner, np.arange(height * width).reshape(height, width)[inner], inside
 
 
 def motion_blur(image: Pixels, radius: float, sigma: float, draws: Draws) -> Pixels:
     """Along a line between −45° and 45°; ``radius`` and ``sigma`` are those of :func:`along_line`."""
     angle = draws.number(-45, 45)
-    blurred = rounded(along_line(planar(image), radius, sigma, angle))
-    return np.ascontiguousarray(blurred.transpose(1, 2, 0))
+    return np.stack(tuple(rounded(along_line(planar(image), radius, sigma, angle))), -1)
 
 
 def along_line(values: Floats, radius: float, sigma: float, degrees: float) -> Floats:

@@ -39,9 +39,13 @@ class Draws:
     def number(self, low: float, high: float) -> float:
         return float(self.uniform(low, high, 1)[0])
 
-    def integers(self, low: int, high: int, count: int) -> npt.NDArray[np.int64]:
+    def integers(self, low: int, high: int, count: int) -> npt.NDArray[np.int32]:
         """Integers from ``low`` to ``high - 1``; none is more than ``(high - low) / 65,536`` likelier than another."""
-        return (self.bits(count).astype(np.int64) * (high - low) >> 16) + low
+        numbers = self.bits(count).astype(np.int32)
+        numbers *= high - low  # up to 32,767
+        numbers >>= 16
+        numbers += low
+        return numbers
 
     def normal(self, *shape: int) -> Floats:
         """Standard normal numbers: 65,536 equally likely quantiles, so none beyond ±4.32; their variance is 0.9999."""

