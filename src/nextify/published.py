@@ -14,7 +14,7 @@ class PublishedModel:
     """Figures as printed, None where the paper gives none."""
 
     parameters_millions: float | None
-    gflops: float
+    gflops: float | None
     """Multiply-adds at 224x224 in units of 10^9."""
     top1: float | None = None
     """Trained on ImageNet-1K, tested at 224x224."""
@@ -44,16 +44,15 @@ MODELS: dict[str, PublishedModel] = {
 OTHER_FAMILIES: dict[str, PublishedModel] = {
     "swin_tiny_patch4_window7_224": PublishedModel(28, 4.5, 81.3, images_per_second=1325.6),
     "swin_small_patch4_window7_224": PublishedModel(50, 8.7, 83.0, images_per_second=857.3),
-    "swin_base_patch4_window7_224": PublishedModel(
-        88, 15.4, 83.5, 84.5, 85.2, 86.4, gflops_384=47.1, images_per_second=662.8
-    ),
+    "swin_base_patch4_window7_224": PublishedModel(88, 15.4, 83.5, None, 85.2, images_per_second=662.8),
+    "swin_base_patch4_window12_384": PublishedModel(88, None, None, 84.5, None, 86.4, gflops_384=47.1),
     "deit_small_patch16_224": PublishedModel(22, 4.6, 79.8),
     "deit_base_patch16_224": PublishedModel(87, 17.6, 81.8),
     "vit_small_patch16_224": PublishedModel(22, 4.6, 79.8),
     "vit_base_patch16_224": PublishedModel(87, 17.6, 81.8),
     "vit_large_patch16_224": PublishedModel(304, 61.6, 82.6),
 }
-"""The paper's other networks, under timm's names. Swin-B at 384x384 has windows of 12, not 7."""
+"""The paper's other networks, under timm's names."""
 
 
 def published_model(name: str) -> PublishedModel | None:

@@ -218,7 +218,7 @@ def _published() -> Iterator[_Bubble]:
     shorts = {"tiny": "T", "small": "S", "base": "B", "large": "L", "xlarge": "XL"}
     for name, model in {**MODELS, **OTHER_FAMILIES}.items():
         # ViT-S and -B with Table 2's recipe are DeiT-S and -B: the same networks and figures under two names.
-        if model.top1 is None or name in ("vit_small_patch16_224", "vit_base_patch16_224"):
+        if model.top1 is None or model.gflops is None or name in ("vit_small_patch16_224", "vit_base_patch16_224"):
             continue
         kind = {"convnext": "ConvNeXt", "swin": "Swin", "deit": "DeiT", "vit": "ViT"}[name.partition("_")[0]]
         kind = "iso" if "isotropic" in name else kind

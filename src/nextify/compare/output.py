@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +62,12 @@ def write(results: Results, out: Path) -> list[Path]:
 
 
 def write_data(results: Results, out: Path) -> list[Path]:
-    """Only results.json and results.csv."""
+    """Only results.json, results.csv and counts.md."""
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(out / "results.json", results)
     write_text_atomic(out / "results.csv", csv_text(results))
-    return [out / "results.json", out / "results.csv"]
+    write_text_atomic(out / "counts.md", markdown_counts(results))
+    return [out / "results.json", out / "results.csv", out / "counts.md"]
 
 
 def csv_text(results: Results) -> str:
@@ -146,13 +147,21 @@ def _terminal(results: Results, title: str, columns: Sequence[int]) -> Table:
 
     made = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
     made.add_column("network", no_wrap=True)
-    for i in columns:
-        made.add_column(HEAD[i], justify="right", no_wrap=True)
+    for name in (*(HEAD[i] for i in columns), *(("paper\nparam.", "paper\nGFLOPs") if 2 in columns else ())):
+        made.add_column(name, justify="right", no_wrap=True)
+    papers = {m["model"]: m["published"] or {} for m in results["models"]}
     for size in results["settings"]["sizes"]:
         made.add_row(f"[dim]{size}×{size}[/]")
         for row in (r for r in results["rows"] if r["image_size"] == size):
             shown = cells(row)
-            figures = (shown[i] for i in columns)
+            figures = [shown[i] for i in columns]
+            if 2 in columns:
+                paper = papers[row["model"]]
+                millions, gflops = paper.get("parameters_millions"), printed_gflops(paper, size)
+                figures += [
+                    ABSENT if millions is None else f"{millions:g}M",
+                    ABSENT if gflops is None else f"{gflops:g}G",
+                ]
             made.add_row(escape(shown[0]), *figures, style="" if row["macs"] else "dim")
         made.add_section()
     return made
@@ -176,6 +185,12 @@ def notes(results: Results) -> list[str]:
     return said
 
 
+def printed_gflops(published: Mapping[str, Any], image_size: int) -> float | None:
+    """The paper's figure at that size, where it prints one."""
+    found: float | None = published.get({224: "gflops", 384: "gflops_384"}.get(image_size, ""))
+    return found
+
+
 def markdown_counts(results: Results) -> str:
     """Counted beside published, for the docs."""
     published = {m["model"]: m["published"] or {} for m in results["models"]}
@@ -187,9 +202,8 @@ def markdown_counts(results: Results) -> str:
         if row["macs"] is None:
             lines.append(f"| {row['model']} | {row['image_size']}² | {'; '.join(row['problems'])} | | | | |")
             continue
-        paper = published[row["model"]]
-        gflops = paper.get({224: "gflops", 384: "gflops_384"}.get(row["image_size"], ""))
-        millions = paper.get("parameters_millions")
+        gflops = printed_gflops(published[row["model"]], row["image_size"])
+        millions = published[row["model"]].get("parameters_millions")
         ours = row["macs"] / 1e9
         difference = ABSENT if gflops is None else f"{100 * (ours / gflops - 1):+.1f} %".replace("-", "−")
         cells = (
