@@ -182,6 +182,33 @@ def test_alexnets_published_errors(bundle, images):
         assert words in notes
 
 
+def test_published_images_are_cropped_and_not_resized(bundle, images, tmp_path):
+    """A folder of our own corrupted images, with a margin that the crop removes, gives what corrupting here gives."""
+    settings = load(bundle).preprocessing
+    for i in range(len(images.test)):
+        pixels = corrupt(settings.pixels(images.test.load(i)).numpy(), "fog", 2, i)
+        for group in ("", "weather"):
+            place = tmp_path / (group or "plain") / group / "fog" / "2" / images.classes[images.test.labels[i]]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.pad(pixels, ((3, 3), (5, 5), (0, 0)))).save(place / f"{i}.png")
+    here = measure(bundle, images, corruptions=("fog",), severities=(2,))
+    for root in ("plain", "weather"):
+        seen = []
+        found = measure(
+            bundle,
+            images,
+            corruptions=("fog",),
+            severities=(2,),
+            imagenet_c=tmp_path / root,
+            progress=lambda done, total, seen=seen: seen.append((done, total)),
+        )
+        assert found.points == here.points
+        assert not found.corrupted_here
+        assert seen[-1] == (24, 24)
+    with pytest.raises(ValueError, match="leave snow out"):
+        measure(bundle, images, corruptions=("snow",), severities=(2,), imagenet_c=tmp_path / "plain")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -32,7 +32,7 @@ class Options:
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Some of 1 to 5."""
     clean_only: bool = False
-    """Corrupt nothing: for images that are hard as they are (ImageNet-A, -R, -Sketch, a folder of ImageNet-C)."""
+    """Corrupt nothing: for images that are hard as they are (ImageNet-A, -R, -Sketch)."""
     present_classes: bool = False
     """Choose among the classes that have images, as ImageNet-A and -R are measured."""
     baseline: str | None = None
@@ -47,6 +47,8 @@ class Options:
     """Decides what is drawn at random for each image."""
     frost: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder of the published pictures of frost (frost1.png … frost5.jpg). Default: made textures."""
+    imagenet_c: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder of ImageNet-C as published, to measure on instead of corrupting here; --data are the clean images."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder for robustness.json, robustness.csv and robustness.png."""
     json: bool = False
@@ -82,6 +84,7 @@ def run(options: Options) -> int:
             only_present_classes=options.present_classes,
             seed=options.seed,
             frost_pictures=options.frost,
+            imagenet_c=options.imagenet_c,
             device=place.device,
             threads=options.threads,
             workers=place.workers,
@@ -108,7 +111,10 @@ def _print(found: Robustness, bundle: str) -> None:
     if not found.corruptions:
         return
     height, width = found.size
-    print(f"corrupted at {height}×{width} with the strengths published for {found.strengths_of}×{found.strengths_of}\n")
+    if found.corrupted_here:
+        strengths = f"{found.strengths_of}×{found.strengths_of}"
+        print(f"corrupted at {height}×{width} with the strengths published for {strengths}")
+    print()
     print_columns(*table(found))
     if found.baseline:
         mce, relative = percent(found.mean_corruption_error, 1), percent(found.relative_mean_corruption_error, 1)

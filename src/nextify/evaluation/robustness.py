@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data import DataError, Images, ImageSet
+from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
+from nextify.data.errors import some
 from nextify.environment import Environment, describe
 from nextify.evaluation.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, SMALLEST_SIDE, corrupt, published_size
 from nextify.evaluation.metrics import calibration
@@ -102,6 +104,8 @@ class Robustness:
     images: int
     size: tuple[int, int]
     """Height and width at which images are corrupted."""
+    corrupted_here: bool
+    """False where the published images of ImageNet-C were used."""
     strengths_of: int
     """The published size whose strengths were used: 224, 64 or 32."""
     clean_error: float
@@ -145,6 +149,7 @@ def measure(
     only_present_classes: bool = False,
     seed: int = 0,
     frost_pictures: Path | None = None,
+    imagenet_c: Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
     workers: int = 0,
@@ -161,6 +166,8 @@ def measure(
         only_present_classes: choose among the classes that have images, as ImageNet-A and -R are measured.
         seed: decides what is drawn for each image.
         frost_pictures: folder of the reference's pictures of frost; None takes made textures.
+        imagenet_c: folder of ImageNet-C as published (``fog/3/CLASS/…``, or in its four groups), whose files are taken
+            instead of corrupting here; ``images`` are the clean ones. As in the reference, cropped and not resized.
         workers: processes that corrupt; 0 corrupts between the batches.
 
     Raises:
@@ -186,11 +193,21 @@ def measure(
         raise DataError(f"{images.name} has no images to measure on")
     chosen = np.linspace(0, len(places) - 1, count).round().astype(int).tolist()
     keys = [(name, severity) for name in corruptions for severity in severities]
+    stored = {key: _stored(imagenet_c, key, images, limit) for key in keys} if imagenet_c is not None else {}
     # Networks that take the same pixels share the corrupted ones.
     groups: dict[object, list[_Network]] = {}
     for network in networks:
         groups.setdefault(_pixels_key(network.settings), []).append(network)
-    total, done = len(chosen) * (len(keys) + 1) * len(networks), 0
+    made = [] if stored else keys
+    total = (len(chosen) * (len(made) + 1) + sum(map(len, stored.values()))) * len(networks)
+    done = 0
+
+    def seen(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(done, total)
+
     with _corrupter(workers, frost_pictures) as corrupted:
         for start in range(0, len(chosen), BATCH):
             at = chosen[start : start + BATCH]
@@ -199,12 +216,20 @@ def measure(
             classes = np.array([s.labels[i] for s, i in here])
             for group in groups.values():
                 pixels = _prepared(here, group[0].settings)
-                for key, batch in corrupted(pixels, keys, seeds):
+                for key, batch in corrupted(pixels, made, seeds):
                     for network in group:
                         network.see(key, batch, classes)
-                        done += len(at)
-                    if progress is not None:
-                        progress(done, total)
+                        seen(len(at))
+    for stored_key, files in stored.items():
+        for start in range(0, len(files), BATCH):
+            part_of = files[start : start + BATCH]
+            classes = np.array([c for _, c in part_of])
+            decoded = [_decoded(path) for path, _ in part_of]
+            for group in groups.values():
+                batch = np.stack([_as_stored(image, group[0].settings) for image in decoded])
+                for network in group:
+                    network.see(stored_key, batch, classes)
+                    seen(len(part_of))
     first = networks[0]
     other = networks[1] if len(networks) > 1 else None
     points = tuple(
@@ -223,15 +248,17 @@ def measure(
         for name in corruptions
     )
     size = first.settings.size
-    made_frost = "frost" in corruptions and frost_pictures is None
+    made_names = {name for name, _ in made}
+    made_frost = "frost" in made_names and frost_pictures is None
     notes = [*images.notes, *(note for network in networks for note in network.notes)]
     if baseline == ALEXNET:
-        notes += _differences_to_published(loaded, size, made_frost)
+        notes += _differences_to_published(loaded, size, made_frost, bool(made))
     return Robustness(
         model=loaded.about.name,
         data=images.name if part == "test" else f"{images.name} ({part})",
         images=count,
         size=size,
+        corrupted_here=bool(made),
         strengths_of=published_size(*size),
         clean_error=first.error(None),
         clean_calibration_error=first.calibration_error(None),
@@ -296,8 +323,8 @@ def _checked(
     return [name for name in CORRUPTIONS if name in corruptions], ordered
 
 
-def _differences_to_published(loaded: Loaded, size: tuple[int, int], made_frost: bool) -> list[str]:
-    notes = ["ImageNet-C's images were stored as JPEG of quality 85 once corrupted; these are not"]
+def _differences_to_published(loaded: Loaded, size: tuple[int, int], made_frost: bool, made: bool) -> list[str]:
+    notes = ["ImageNet-C's images were stored as JPEG of quality 85 once corrupted; these are not"] if made else []
     if loaded.about.num_classes != 1000:
         notes.append(
             f"AlexNet's errors are for ImageNet's 1,000 classes and this network has {loaded.about.num_classes:,}: the "
@@ -407,6 +434,45 @@ def corrupt_batch(
 
 def _prepared(here: Sequence[tuple[ImageSet, int]], settings: Preprocessing) -> Pixels:
     return np.stack([settings.pixels(images.load(i)).numpy() for images, i in here])
+
+
+def _stored(root: Path, key: Key, images: Images, limit: int | None) -> list[tuple[Path, int]]:
+    """Files of one corruption and severity of ImageNet-C, with their places among the images' classes."""
+    name, severity = key
+    group = next(group for group, names in GROUPS.items() if name in names)
+    folders = [root / name / str(severity), root / group / name / str(severity)]
+    folder = next((f for f in folders if f.is_dir()), None)
+    if folder is None:
+        raise DataError(f"there is no {folders[0]}, nor {folders[1]}: unpack ImageNet-C there, or leave {name} out")
+    place = {c: i for i, c in enumerate(images.classes)}
+    found = [
+        (path, place.get(path.parent.name, -1))
+        for path in sorted(folder.glob("*/*"))
+        if path.suffix.lower() in EXTENSIONS
+    ]
+    unknown = sorted({path.parent.name for path, c in found if c < 0})
+    if unknown or not found:
+        what = f"classes that {images.name} does not have: {some(unknown)}" if unknown else "no images in class folders"
+        raise DataError(f"{folder} has {what}")
+    count = len(found) if limit is None else min(limit, len(found))
+    return [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int).tolist()]
+
+
+def _decoded(path: Path) -> Pixels:
+    try:
+        with quiet():
+            return decode(path.read_bytes())
+    except (OSError, UnreadableImage) as error:
+        raise DataError(f"{path} cannot be read ({error}): fetch it again") from None
+
+
+def _as_stored(image: Pixels, settings: Preprocessing) -> Pixels:
+    """The central part, not resized, as the reference's; an image that is too small is prepared as any other."""
+    height, width = settings.size
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    if min(top, left) < 0:
+        return settings.pixels(image).numpy()
+    return image[top : top + height, left : left + width]
 
 
 def _pixels_key(settings: Preprocessing) -> object:
