@@ -59,7 +59,7 @@ def growth_figure(results: Results) -> Figure | None:
         1.0,
         1.0,
         1.35,
-        1.05 + 0.24 * math.ceil(len(models) / 3),
+        1.15 + 0.24 * math.ceil(len(models) / 3),
     )
     width = left + columns * each + (columns - 1) * gap_x + 0.4
     height = top + lines * tall + (lines - 1) * gap_y + bottom
@@ -91,7 +91,7 @@ def growth_figure(results: Results) -> Figure | None:
         _end_labels(axes, ends)
         _write(canvas, x - 0.5, y + tall + 0.2, title, size=11, weight="bold")
         _write(canvas, x - 0.5 + 0.088 * len(title) + 0.12, y + tall + 0.2, unit, size=8.5, color=SOFT)
-    _model_key(canvas, models, 0.4, bottom - 0.62, width)
+    _model_key(canvas, models, 0.4, bottom - 0.85, width)
     said = "Figures at the right end: the exponent of cost against pixels; 1 is in proportion, 2 is quadratic."
     _write(canvas, 0.4, 0.46, said, size=8.5, color=SOFT)
     _write(canvas, 0.4, 0.24, provenance(results), size=7.5, color=PAPER)
@@ -293,10 +293,13 @@ def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
     """The exponents beside the last points, moved apart where they would overlap."""
     low, high = (math.log(v) for v in axes.get_ylim())
     least = 0.062 * (high - low)
-    at = -math.inf
-    for x, y, words, color in sorted(ends, key=lambda e: e[1]):
-        at = max(math.log(y), at + least)
-        axes.text(x * 1.05, math.exp(at), words, fontsize=8, color=color, va="center", family="DejaVu Sans")
+    ends = sorted(ends, key=lambda e: e[1])
+    places: list[float] = []
+    for _, y, _, _ in ends:
+        places.append(max([math.log(y), *(place + least for place in places[-1:])]))
+    below = max([0.0, *(place - high for place in places[-1:])])
+    for (x, _, words, color), place in zip(ends, places, strict=True):
+        axes.text(x * 1.05, math.exp(place - below), words, fontsize=8, color=color, va="center", family="DejaVu Sans")
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
