@@ -11,30 +11,34 @@ resolution, as ImageNet-C's were; each has draws of its own, the same for every 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from nextify.data import DataError, Images, ImageSet
-from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
-from nextify.data.errors import some
+from nextify.data import DataError, Images
 from nextify.environment import Environment, describe
-from nextify.evaluation.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, SMALLEST_SIDE, corrupt, published_size
+from nextify.evaluation.corrupted_images import (
+    Key,
+    Pixels,
+    as_stored,
+    corrupter,
+    decoded,
+    prepared,
+    spread,
+    stored,
+)
+from nextify.evaluation.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, SMALLEST_SIDE, published_size
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.report import Part, match_classes, probabilities
 
 if TYPE_CHECKING:
     from nextify.weights import Loaded, Preprocessing
 
-Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with the images that have gone through a network, and how many will have."""
 
@@ -182,99 +186,63 @@ def measure(
     corruptions, severities = _checked(corruptions, severities, baseline, limit)
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded = load(bundle)
-    networks = [_Network(loaded, images, device, only_present_classes)]
+    networks = [_Network(load(bundle), images, device, only_present_classes)]
     if baseline is not None and baseline != ALEXNET:
         networks.append(_Network(load(baseline), images, device, only_present_classes))
-    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
-    places = [(s, i) for s in sets for i in range(len(s))]
-    count = len(places) if limit is None else min(limit, len(places))
-    if not count:
-        raise DataError(f"{images.name} has no images to measure on")
-    chosen = np.linspace(0, len(places) - 1, count).round().astype(int).tolist()
-    keys = [(name, severity) for name in corruptions for severity in severities]
-    stored = {key: _stored(imagenet_c, key, images, limit) for key in keys} if imagenet_c is not None else {}
     # Networks that take the same pixels share the corrupted ones.
     groups: dict[object, list[_Network]] = {}
     for network in networks:
         groups.setdefault(_pixels_key(network.settings), []).append(network)
-    made = [] if stored else keys
-    total = (len(chosen) * (len(made) + 1) + sum(map(len, stored.values()))) * len(networks)
+
+    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
+    places = [(s, i) for s in sets for i in range(len(s))]
+    chosen = spread(len(places), limit)
+    if not chosen:
+        raise DataError(f"{images.name} has no images to measure on")
+    keys = [(name, severity) for name in corruptions for severity in severities]
+    files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
+    made = [] if files else keys
+    total = (len(chosen) * (len(made) + 1) + sum(map(len, files.values()))) * len(networks)
     done = 0
 
-    def seen(images: int) -> None:
+    def show(group: Sequence[_Network], key: Key | None, pixels: Pixels, classes: npt.NDArray[np.int64]) -> None:
         nonlocal done
-        done += images
-        if progress is not None:
-            progress(done, total)
+        for network in group:
+            network.see(key, pixels, classes)
+            done += len(classes)
+            if progress is not None:
+                progress(done, total)
 
-    with _corrupter(workers, frost_pictures) as corrupted:
-        for start in range(0, len(chosen), BATCH):
-            at = chosen[start : start + BATCH]
-            here = [places[i] for i in at]
-            seeds = [(seed << 32) + i for i in at]
+    with corrupter(workers, frost_pictures) as corrupted:
+        for batch in _batches(chosen):
+            here = [places[i] for i in batch]
             classes = np.array([s.labels[i] for s, i in here])
+            seeds = [(seed << 32) + i for i in batch]
             for group in groups.values():
-                pixels = _prepared(here, group[0].settings)
-                for key, batch in corrupted(pixels, made, seeds):
-                    for network in group:
-                        network.see(key, batch, classes)
-                        seen(len(at))
-    for stored_key, files in stored.items():
-        for start in range(0, len(files), BATCH):
-            part_of = files[start : start + BATCH]
-            classes = np.array([c for _, c in part_of])
-            decoded = [_decoded(path) for path, _ in part_of]
+                for key, pixels in corrupted(prepared(here, group[0].settings), made, seeds):
+                    show(group, key, pixels, classes)
+    for file_key, all_files in files.items():
+        for some_files in _batches(all_files):
+            classes = np.array([c for _, c in some_files])
+            read = [decoded(path) for path, _ in some_files]
             for group in groups.values():
-                batch = np.stack([_as_stored(image, group[0].settings) for image in decoded])
-                for network in group:
-                    network.see(stored_key, batch, classes)
-                    seen(len(part_of))
+                show(group, file_key, np.stack([as_stored(image, group[0].settings) for image in read]), classes)
+
+    found = _conclude(networks, baseline, corruptions, keys)
     first = networks[0]
-    other = networks[1] if len(networks) > 1 else None
-    points = tuple(
-        Point(
-            name,
-            severity,
-            first.error((name, severity)),
-            first.calibration_error((name, severity)),
-            None if other is None else other.error((name, severity)),
-        )
-        for name, severity in keys
-    )
-    base_clean = ALEXNET_CLEAN_ERROR if baseline == ALEXNET else None if other is None else other.error(None)
-    summaries = tuple(
-        summarize(name, [p for p in points if p.corruption == name], first.error(None), base_clean, baseline == ALEXNET)
-        for name in corruptions
-    )
-    size = first.settings.size
-    made_names = {name for name, _ in made}
-    made_frost = "frost" in made_names and frost_pictures is None
+    made_frost = any(name == "frost" for name, _ in made) and frost_pictures is None
     notes = [*images.notes, *(note for network in networks for note in network.notes)]
     if baseline == ALEXNET:
-        notes += _differences_to_published(loaded, size, made_frost, bool(made))
+        notes += _differences_to_published(first, made_frost, bool(made))
     return Robustness(
-        model=loaded.about.name,
+        **found,
+        model=first.name,
         data=images.name if part == "test" else f"{images.name} ({part})",
-        images=count,
-        size=size,
+        images=len(chosen),
+        size=first.settings.size,
         corrupted_here=bool(made),
-        strengths_of=published_size(*size),
-        clean_error=first.error(None),
-        clean_calibration_error=first.calibration_error(None),
-        mean_error=_mean([p.error for p in points], first.error(None)),
-        mean_calibration_error=_mean([p.expected_calibration_error for p in points], first.calibration_error(None)),
-        baseline="AlexNet as published"
-        if baseline == ALEXNET
-        else ""
-        if other is None
-        else other.name or str(baseline),
-        baseline_clean_error=base_clean,
-        mean_corruption_error=_mean_if_all([s.corruption_error for s in summaries]),
-        relative_mean_corruption_error=_mean_if_all([s.relative_corruption_error for s in summaries]),
+        strengths_of=published_size(*first.settings.size),
         severities=tuple(severities) if corruptions else (),
-        corruptions=summaries,
-        points=points,
         only_present_classes=only_present_classes,
         seed=seed,
         made_frost=made_frost,
@@ -282,6 +250,38 @@ def measure(
         notes=tuple(dict.fromkeys(notes)),
         environment={**describe(), "device": device},
     )
+
+
+def _conclude(
+    networks: Sequence[_Network], baseline: str | Path | None, corruptions: Sequence[str], keys: Sequence[Key]
+) -> dict[str, Any]:
+    """The figures of ``Robustness`` from what the networks said."""
+    first, other = networks[0], networks[1] if len(networks) > 1 else None
+    alexnet = baseline == ALEXNET
+    points = tuple(
+        Point(*key, first.error(key), first.calibration_error(key), None if other is None else other.error(key))
+        for key in keys
+    )
+    clean, base_clean = first.error(None), ALEXNET_CLEAN_ERROR if alexnet else None
+    name = "AlexNet as published" if alexnet else ""
+    if other is not None:
+        base_clean, name = other.error(None), other.name or str(baseline)
+    summaries = tuple(
+        summarize(c, [p for p in points if p.corruption == c], clean, base_clean, alexnet) for c in corruptions
+    )
+    calibration_errors = [p.expected_calibration_error for p in points] or [first.calibration_error(None)]
+    return {
+        "clean_error": clean,
+        "clean_calibration_error": first.calibration_error(None),
+        "mean_error": float(np.mean([p.error for p in points] or [clean])),
+        "mean_calibration_error": float(np.mean(calibration_errors)),
+        "baseline": name,
+        "baseline_clean_error": base_clean,
+        "mean_corruption_error": _mean_if_all([s.corruption_error for s in summaries]),
+        "relative_mean_corruption_error": _mean_if_all([s.relative_corruption_error for s in summaries]),
+        "corruptions": summaries,
+        "points": points,
+    }
 
 
 def summarize(
@@ -323,11 +323,12 @@ def _checked(
     return [name for name in CORRUPTIONS if name in corruptions], ordered
 
 
-def _differences_to_published(loaded: Loaded, size: tuple[int, int], made_frost: bool, made: bool) -> list[str]:
+def _differences_to_published(network: _Network, made_frost: bool, made: bool) -> list[str]:
+    size, classes = network.settings.size, network.num_classes
     notes = ["ImageNet-C's images were stored as JPEG of quality 85 once corrupted; these are not"] if made else []
-    if loaded.about.num_classes != 1000:
+    if classes != 1000:
         notes.append(
-            f"AlexNet's errors are for ImageNet's 1,000 classes and this network has {loaded.about.num_classes:,}: the "
+            f"AlexNet's errors are for ImageNet's 1,000 classes and this network has {classes:,}: the "
             f"mCE compares with no other; give a bundle as baseline"
         )
     if size != (224, 224):
@@ -341,7 +342,7 @@ class _Network:
     """A network, and what it said of each key's images so far; the key None is the clean ones."""
 
     def __init__(self, loaded: Loaded, images: Images, device: str, only_present: bool) -> None:
-        self.name, self.settings = loaded.about.name, loaded.preprocessing
+        self.name, self.settings, self.num_classes = loaded.about.name, loaded.preprocessing, loaded.about.num_classes
         if self.settings.channels != 3 or min(self.settings.size) < SMALLEST_SIDE:
             raise ValueError(
                 f"the corruptions are for colour images of {SMALLEST_SIDE} pixels or more a side; this network takes "
@@ -375,112 +376,13 @@ class _Network:
         return calibration(np.concatenate(self.confidence[key]), np.concatenate(self.right[key]))[0]
 
 
-Key = tuple[str, int]
-Corrupter = Callable[[Pixels, Sequence[Key], Sequence[int]], Iterator[tuple[Key | None, Pixels]]]
-
-
-@contextmanager
-def _corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
-    """Gives a function that yields the clean batch and then each key's, ahead of their use where there are workers."""
-    if not workers:
-        import torch
-
-        def one_by_one(
-            pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]
-        ) -> Iterator[tuple[Key | None, Pixels]]:
-            yield None, pixels
-            threads = torch.get_num_threads()
-            for key in keys:
-                torch.set_num_threads(1)  # an image's operations are too small to share
-                try:
-                    batch = corrupt_batch(pixels, *key, seeds, frost_pictures)
-                finally:
-                    torch.set_num_threads(threads)
-                yield key, batch
-
-        yield one_by_one
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-
-        def ahead(pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]) -> Iterator[tuple[Key | None, Pixels]]:
-            yield None, pixels
-            waiting: deque[tuple[Key, Future[Pixels]]] = deque()
-            for key in keys:
-                waiting.append((key, pool.submit(corrupt_batch, pixels, *key, seeds, frost_pictures)))
-                if len(waiting) > workers + 1:
-                    ready, future = waiting.popleft()
-                    yield ready, future.result()
-            for ready, future in waiting:
-                yield ready, future.result()
-
-        yield ahead
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def corrupt_batch(
-    pixels: Pixels, corruption: str, severity: int, seeds: Sequence[int], frost_pictures: Path | None = None
-) -> Pixels:
-    """``(N, H, W, 3)``: each image with its own seed."""
-    found = np.empty_like(pixels)
-    for row, seed in enumerate(seeds):
-        found[row] = corrupt(pixels[row], corruption, severity, seed, frost_pictures=frost_pictures)
-    return found
-
-
-def _prepared(here: Sequence[tuple[ImageSet, int]], settings: Preprocessing) -> Pixels:
-    return np.stack([settings.pixels(images.load(i)).numpy() for images, i in here])
-
-
-def _stored(root: Path, key: Key, images: Images, limit: int | None) -> list[tuple[Path, int]]:
-    """Files of one corruption and severity of ImageNet-C, with their places among the images' classes."""
-    name, severity = key
-    group = next(group for group, names in GROUPS.items() if name in names)
-    folders = [root / name / str(severity), root / group / name / str(severity)]
-    folder = next((f for f in folders if f.is_dir()), None)
-    if folder is None:
-        raise DataError(f"there is no {folders[0]}, nor {folders[1]}: unpack ImageNet-C there, or leave {name} out")
-    place = {c: i for i, c in enumerate(images.classes)}
-    found = [
-        (path, place.get(path.parent.name, -1))
-        for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in EXTENSIONS
-    ]
-    unknown = sorted({path.parent.name for path, c in found if c < 0})
-    if unknown or not found:
-        what = f"classes that {images.name} does not have: {some(unknown)}" if unknown else "no images in class folders"
-        raise DataError(f"{folder} has {what}")
-    count = len(found) if limit is None else min(limit, len(found))
-    return [found[i] for i in np.linspace(0, len(found) - 1, count).round().astype(int).tolist()]
-
-
-def _decoded(path: Path) -> Pixels:
-    try:
-        with quiet():
-            return decode(path.read_bytes())
-    except (OSError, UnreadableImage) as error:
-        raise DataError(f"{path} cannot be read ({error}): fetch it again") from None
-
-
-def _as_stored(image: Pixels, settings: Preprocessing) -> Pixels:
-    """The central part, not resized, as the reference's; an image that is too small is prepared as any other."""
-    height, width = settings.size
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    if min(top, left) < 0:
-        return settings.pixels(image).numpy()
-    return image[top : top + height, left : left + width]
-
-
 def _pixels_key(settings: Preprocessing) -> object:
     return (settings.size, settings.resize_size, settings.fit, settings.interpolation, settings.antialias)
 
 
-def _mean(values: Sequence[float], empty: float) -> float:
-    return float(np.mean(values)) if values else empty
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
 
 
 def _mean_if_all(values: Sequence[float | None]) -> float | None:

@@ -1,0 +1,128 @@
+"""Batches of corrupted images for the robustness measurement: made here, or read from ImageNet-C as published."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from nextify.data import DataError, Images, ImageSet
+from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
+from nextify.data.errors import some
+from nextify.evaluation.corruptions import GROUPS, corrupt
+
+if TYPE_CHECKING:
+    from nextify.weights import Preprocessing
+
+Pixels = npt.NDArray[np.uint8]
+Key = tuple[str, int]
+Corrupter = Callable[[Pixels, Sequence[Key], Sequence[int]], Iterator[tuple[Key | None, Pixels]]]
+
+
+@contextmanager
+def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
+    """Gives a function that yields the clean batch and then each key's, ahead of their use where there are workers."""
+    if not workers:
+        import torch
+
+        def one_by_one(
+            pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]
+        ) -> Iterator[tuple[Key | None, Pixels]]:
+            yield None, pixels
+            threads = torch.get_num_threads()
+            for key in keys:
+                torch.set_num_threads(1)  # an image's operations are too small to share
+                try:
+                    batch = corrupt_batch(pixels, *key, seeds, frost_pictures)
+                finally:
+                    torch.set_num_threads(threads)
+                yield key, batch
+
+        yield one_by_one
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+
+        def ahead(pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]) -> Iterator[tuple[Key | None, Pixels]]:
+            yield None, pixels
+            waiting: deque[tuple[Key, Future[Pixels]]] = deque()
+            for key in keys:
+                waiting.append((key, pool.submit(corrupt_batch, pixels, *key, seeds, frost_pictures)))
+                if len(waiting) > workers + 1:
+                    ready, future = waiting.popleft()
+                    yield ready, future.result()
+            for ready, future in waiting:
+                yield ready, future.result()
+
+        yield ahead
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def corrupt_batch(
+    pixels: Pixels, corruption: str, severity: int, seeds: Sequence[int], frost_pictures: Path | None = None
+) -> Pixels:
+    """``(N, H, W, 3)``: each image with its own seed."""
+    found = np.empty_like(pixels)
+    for row, seed in enumerate(seeds):
+        found[row] = corrupt(pixels[row], corruption, severity, seed, frost_pictures=frost_pictures)
+    return found
+
+
+def prepared(here: Sequence[tuple[ImageSet, int]], settings: Preprocessing) -> Pixels:
+    return np.stack([settings.pixels(images.load(i)).numpy() for images, i in here])
+
+
+def stored(root: Path, key: Key, images: Images, limit: int | None) -> list[tuple[Path, int]]:
+    """Files of one corruption and severity of ImageNet-C, with their places among the images' classes."""
+    name, severity = key
+    group = next(group for group, names in GROUPS.items() if name in names)
+    folders = [root / name / str(severity), root / group / name / str(severity)]
+    folder = next((f for f in folders if f.is_dir()), None)
+    if folder is None:
+        raise DataError(f"there is no {folders[0]}, nor {folders[1]}: unpack ImageNet-C there, or leave {name} out")
+    place = {c: i for i, c in enumerate(images.classes)}
+    found = [
+        (path, place.get(path.parent.name, -1))
+        for path in sorted(folder.glob("*/*"))
+        if path.suffix.lower() in EXTENSIONS
+    ]
+    unknown = sorted({path.parent.name for path, c in found if c < 0})
+    if unknown or not found:
+        what = f"classes that {images.name} does not have: {some(unknown)}" if unknown else "no images in class folders"
+        raise DataError(f"{folder} has {what}")
+    return [found[i] for i in spread(len(found), limit)]
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """``limit`` of ``count`` places, evenly spread; all where there is no limit or fewer."""
+    number = count if limit is None else min(limit, count)
+    places: list[int] = np.linspace(0, count - 1, number).round().astype(int).tolist()
+    return places
+
+
+def decoded(path: Path) -> Pixels:
+    try:
+        with quiet():
+            return decode(path.read_bytes())
+    except (OSError, UnreadableImage) as error:
+        raise DataError(f"{path} cannot be read ({error}): fetch it again") from None
+
+
+def as_stored(image: Pixels, settings: Preprocessing) -> Pixels:
+    """The central part, not resized, as the reference's; an image that is too small is prepared as any other."""
+    height, width = settings.size
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    if min(top, left) < 0:
+        return settings.pixels(image).numpy()
+    return image[top : top + height, left : left + width]
