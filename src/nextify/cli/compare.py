@@ -69,6 +69,9 @@ def run(options: Options) -> int:
     settings = _settings(options)
     out = options.out or Path("runs/compare")
     environment = _environment(settings.conditions.device, settings.threads)
+    load = environment["load_average_start"]
+    if load is not None and load > 0.5 and not options.counts and settings.conditions.device == "cpu":
+        console.print(f"[dim]·[/] other processes are busy (load average {load:.1f}): times will be too long")
     with console.status("counting …") as status:
         comparison = count(settings, lambda words, _: status.update(f"{words} …"))
     for cell in comparison.cells:
