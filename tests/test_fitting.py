@@ -50,6 +50,8 @@ def test_no_data_set_gets_zero_steps(images, epochs):
 def test_batches_leave_steps():
     assert fitted_batch_size(4096, 1_281_167, 300) == 4096
     assert fitted_batch_size(4096, 50_000, 5) == 256
+    assert fitted_batch_size(4096, 600, 30) == 64
+    assert fitted_batch_size(256, 600, 9) == 16
     assert 50_000 * 5 // fitted_batch_size(4096, 50_000, 5) >= 500
 
 

@@ -176,10 +176,11 @@ def fit_recipe(
 
 
 def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
-    """Largest power of two up to ``batch_size`` that gives 8 steps an epoch and 500 in all, but at least 16 images
-    where the data has them."""
-    largest = min(images // 8, images * epochs // 500)
-    fitted = max(largest, min(16, images // 2))
+    """Largest power of two up to ``batch_size`` that gives 8 steps an epoch and 500 in all; but for the sake of 500 steps
+    never below 16 images nor a 64th of the recipe's batch, where small networks spend their time on overhead."""
+    least = max(16, batch_size // 64)
+    fitted = min(images // 8, max(images * epochs // 500, least))
+    fitted = max(fitted, min(16, images // 2))
     return min(batch_size, 1 << (max(2, fitted).bit_length() - 1))
 
 

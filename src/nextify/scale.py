@@ -50,7 +50,7 @@ _STRIDE_2 = {"conv7_pool": "conv3_pool", "patchify4": "patchify2"}
 SCALES: dict[str, Scale] = {
     s.name: s
     for s in (
-        Scale("tiny", 4, 3, _STRIDE_2, 16, 32, 26, "widths ÷ 4, depths ÷ 3, stem stride 2, images of 16 to 32 pixels"),
+        Scale("tiny", 4, 3, _STRIDE_2, 16, 32, 30, "widths ÷ 4, depths ÷ 3, stem stride 2, images of 16 to 32 pixels"),
         Scale(
             "small", 2, 3, _STRIDE_2, 32, 64, 100, "widths ÷ 2, depths ÷ 3, stem stride 2, images of 32 to 64 pixels"
         ),
