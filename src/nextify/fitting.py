@@ -176,8 +176,8 @@ def fit_recipe(
 
 
 def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
-    """Largest power of two up to ``batch_size`` that gives 8 steps an epoch and 500 in all; but for the sake of 500 steps
-    never below 16 images nor a 64th of the recipe's batch, where small networks spend their time on overhead."""
+    """Largest power of two up to ``batch_size`` that gives 8 steps an epoch and 500 in all; but for the sake of 500
+    steps never below 16 images nor a 64th of the recipe's batch, where small networks spend their time on overhead."""
     least = max(16, batch_size // 64)
     fitted = min(images // 8, max(images * epochs // 500, least))
     fitted = max(fitted, min(16, images // 2))
