@@ -30,7 +30,7 @@ def describe() -> Environment:
         "cores": cores(),
         "memory_gib": memory_gib(),
         "gpu": None,
-        "os": f"{platform.system()} {platform.release()}",
+        "os": f"{platform.system()} {platform.release().split('-')[0]}",
         "date": datetime.now(UTC).date().isoformat(),
         "git_commit": git_commit(),
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from nextify.environment import cores, describe
+from nextify.environment import Environment, cores, describe
 from nextify.layout import cost
 from nextify.study.engine import Event, Job, LocalEngine
 from nextify.study.plan import Plan, PlannedTrial
@@ -48,6 +48,8 @@ class Study:
     runtime: Runtime
     side_by_side: int
     command: str = ""
+    environment: Environment = field(default_factory=describe)
+    """Taken when the study begins, since the source tree may move on while it runs."""
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Result or ``{"error": …}`` of each trial by folder, as far as there is one."""
 
@@ -99,8 +101,7 @@ class Study:
         """Everything of the study as plain data: docs/results-schema.md."""
         finished = datetime.now(UTC)
         plan = self.plan
-        environment = describe()
-        environment |= {
+        environment = self.environment | {
             "gpu": _gpu(self.runtime.device),
             "device": self.runtime.device,
             "threads_per_trial": self.runtime.threads,
