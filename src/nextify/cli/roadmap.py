@@ -146,7 +146,7 @@ def _announce(console: Console, study: Study, out: Path) -> None:
         f"thread{'s' if study.runtime.threads > 1 else ''} each on {study.runtime.device}"
     )
     for note in (*images.notes, *plan.notes):
-        console.print(f"  [dim]·[/] {note}", highlight=False, style="dim")
+        console.print(f"  · {note}", highlight=False, markup=False, style="dim")
     finished = len(plan.trials) - len(study.open_trials)
     if finished:
         console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
@@ -189,7 +189,7 @@ def _conclude(console: Console, study: Study, out: Path, started: datetime) -> i
     console.print()
     console.print(table(results))
     for line in legend(results):
-        console.print(line, style="dim", highlight=False)
+        console.print(line, style="dim", highlight=False, markup=False)
     failed = [trial for trial in results["trials"] if trial["status"] == "failed"]
     for trial in failed:
         console.print(f"[red]failed[/] {trial['step']}, seed {trial['seed']}: {trial['error']}", highlight=False)
