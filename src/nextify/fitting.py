@@ -223,7 +223,11 @@ def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
 
 
 def _record(before: Design | Recipe, changes: dict[str, tuple[Any, str]]) -> tuple[Change, ...]:
-    return tuple(Change(name, getattr(before, name), value, reason) for name, (value, reason) in changes.items())
+    return tuple(
+        Change(name, getattr(before, name), value, reason)
+        for name, (value, reason) in changes.items()
+        if value != getattr(before, name)
+    )
 
 
 def _short(value: Any) -> str:

@@ -42,16 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("nextify: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted; stdout must not complain again when the interpreter closes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_stdout()  # the reader (head, less) has what it wanted
         return 1
     except Exception as error:
         line = _explain(error)
         if line is None:
             raise
         print(f"nextify: {line}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _let_go_of_stdout()
         return 1 if isinstance(error, OSError | ImportError) else 2
     return code
+
+
+def _let_go_of_stdout() -> None:
+    """What is still to be written goes nowhere, so that the interpreter does not complain again when it closes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:
