@@ -5,7 +5,9 @@ engine two ways: as many at once as there are cores with one thread each (A), an
 (B), in the order A B A B. Images/s counts the training images of all trials over the wall time of their training;
 workers are warm, so imports and start-up are left out of both.
 
-Command:  python benchmarks/side_by_side.py
+Command:  python benchmarks/side_by_side.py --rounds 5 --epochs 5
+Hardware: Intel Xeon 2.80 GHz, 2 cores; torch 2.15.0, Python 3.11.7; 2026-11-22; n = 5 pairs, 80 s
+Result:   2 side by side 1,730 images/s (1,697 to 1,962), 1 at a time 1,146 (1,009 to 1,282); ratio 1.51 (1.33 to 1.74)
 """
 
 from __future__ import annotations

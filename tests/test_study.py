@@ -139,37 +139,56 @@ def test_a_study_writes_everything_it_promises(undisturbed):
     assert "cannot go below" in done.stdout
 
 
-def kill_until_done(out: Path, kills: int, rng: random.Random) -> None:
-    for _ in range(kills):
-        process = subprocess.Popen(
-            command(out, *SMALL), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        trials = out / "trials"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (trials.exists() and any(trials.iterdir())):
-            time.sleep(0.05)  # until a training has begun; killing the imports would show little
-        time.sleep(rng.uniform(0, 3))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:  # the workers must not outlive their parent
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                break
-            time.sleep(0.1)
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail("workers outlived a killed study")
+def kill(out: Path, options: list[str], wait_seconds: float) -> None:
+    """Start the study, SIGKILL it once it trains, and see that its workers die with it."""
+    process = subprocess.Popen(
+        command(out, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    trials = out / "trials"
+    deadline = time.monotonic() + 60
+    before = set(trials.rglob("*")) if trials.exists() else set()
+    while time.monotonic() < deadline and process.poll() is None:
+        if trials.exists() and set(trials.rglob("*")) != before:
+            break  # training has begun; killing the imports would show little
+        time.sleep(0.05)
+    time.sleep(wait_seconds)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("workers outlived a killed study")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_at_random_and_restarted_the_results_are_identical(undisturbed, tmp_path, kills):
-    kill_until_done(tmp_path, kills, random.Random(kills))
+def test_killed_twice_and_restarted_the_results_are_identical(undisturbed, tmp_path):
+    rng = random.Random(2)
+    for _ in range(2):
+        kill(tmp_path, SMALL, rng.uniform(0, 1.5))
     done = run(tmp_path, *SMALL)
     assert done.returncode == 0, done.stderr
     assert figures(tmp_path) == figures(undisturbed[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_killed_at_ten_random_moments_and_restarted_the_results_are_identical(tmp_path):
+    longer = [*SMALL[:-1], "12"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole, *longer).returncode == 0
+    rng = random.Random(10)
+    unfinished = 0
+    for _ in range(10):
+        kill(killed, longer, rng.uniform(0, 2))
+        unfinished += len(list(killed.rglob("result.json"))) < 4
+    assert unfinished == 10, "the study ended before the last kill: make it longer"
+    assert run(killed, *longer).returncode == 0
+    assert figures(killed) == figures(whole)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes there")
