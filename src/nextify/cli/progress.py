@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from nextify.study.study import Estimate, Study
 
 
+def bars(console: Console) -> Progress:
+    """Bars with a percentage and a field ``right``; nothing where there is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[right]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 class StudyProgress:
     """Shows the events of a study; a context manager."""
 
@@ -26,15 +39,7 @@ class StudyProgress:
         self.total = len(study.plan.trials)
         self.started = time.monotonic()
         self.tasks: dict[str, TaskID] = {}
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[right]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.bars = bars(console)
         self.overall = self.bars.add_task(f"[bold]{self.total} trainings", total=1.0, right="")
 
     def __enter__(self) -> StudyProgress:

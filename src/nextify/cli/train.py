@@ -241,18 +241,10 @@ class _Progress:
     """A bar with images a second and the time left; nothing where there is no terminal."""
 
     def __init__(self, console: Console, batch_size: int) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
+        from nextify.cli.progress import bars
 
         self.batch_size = batch_size
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[right]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.bars = bars(console)
         self.task = self.bars.add_task("training", total=1.0, right="")
 
     def __enter__(self) -> _Progress:

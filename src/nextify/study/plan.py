@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from nextify.design import Design, stem_stride
-from nextify.fitting import Change, Facts, FitError, fit_design, fit_recipe
+from nextify.fitting import Change, Facts, fit_design, fit_recipe
 from nextify.recipe import Recipe
 from nextify.roadmap import Roadmap, Row
 from nextify.scale import Scale
@@ -130,6 +130,3 @@ def _reference(roadmap: Roadmap, row: Row, trained: set[str]) -> str | None:
     while name is not None and name not in trained:
         name = roadmap[name].compared_with
     return name
-
-
-__all__ = ["FitError", "Plan", "PlanError", "PlannedRow", "PlannedTrial", "make_plan"]

@@ -222,6 +222,3 @@ def _gpu(device: str) -> str | None:
     import torch
 
     return torch.cuda.get_device_name(torch.device(device))
-
-
-__all__ = ["SCHEMA", "Estimate", "Study", "default_side_by_side"]
