@@ -26,8 +26,11 @@ from nextify.design import RESNET50
 from nextify.evaluation.report import evaluate
 from nextify.fitting import FitError
 from nextify.recipe import CONVNEXT, RECIPES, RandAugment
-from nextify.training import run as room
-from nextify.training.run import Request, RequestError, setting
+from nextify.training.measure import OutOfMemory, measure
+from nextify.training.prepare import prepare
+from nextify.training.request import Request, RequestError, setting
+from nextify.training.run import UnusableFolder, folder_of, prepare_in, run, taken
+from nextify.training.run import train as train_in_one_call
 from nextify.training.train import TrainingStopped, class_weights
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import load_bundle, save_bundle
@@ -160,13 +163,13 @@ def test_the_same_command_trains_nothing_again(capsys: Captured, out: Path, trai
 
 
 def test_a_stopped_training_resumes_to_the_same_weights(trained: Path, digits: Images, tmp_path: Path) -> None:
-    prepared = room.prepare(Request("convnext_atto", epochs=2, scale="tiny"), digits)
+    prepared = prepare(Request("convnext_atto", epochs=2, scale="tiny"), digits)
     for steps in (10, 45):  # in the first epoch, then in the second
         asked = iter(range(1000))
         with pytest.raises(TrainingStopped):
-            room.run(prepared, tmp_path, ONE_THREAD, should_stop=lambda asked=asked, n=steps: next(asked) >= n - 1)
+            run(prepared, tmp_path, ONE_THREAD, should_stop=lambda asked=asked, n=steps: next(asked) >= n - 1)
         assert (tmp_path / prepared.trial.fingerprint / "checkpoint.pt").exists()
-    done = room.run(prepared, tmp_path, ONE_THREAD)
+    done = run(prepared, tmp_path, ONE_THREAD)
     expected, resumed = bundle_state(trained), bundle_state(done.bundle)
     assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
     log = (done.bundle.parent / "log.jsonl").read_text().splitlines()
@@ -186,7 +189,7 @@ def test_signals_ask_to_stop() -> None:
 
 def test_in_python(shapes: Path, tmp_path: Path) -> None:
     wanted: dict[str, Any] = {"epochs": 1, "scale": "tiny", "settings": {"norm": "batch", "mixup": "off"}}
-    done = room.train("resnet50", str(shapes), out=tmp_path / "out", device="cpu", threads=1, **wanted)
+    done = train_in_one_call("resnet50", str(shapes), out=tmp_path / "out", device="cpu", threads=1, **wanted)
     about = load_bundle(done.bundle).about
     assert about.recipe is not None
     assert (about.recipe.mixup, about.design.norm, about.classes) == ("off", "batch", ("blue", "green", "red"))
@@ -198,24 +201,24 @@ def test_in_python(shapes: Path, tmp_path: Path) -> None:
 def test_fine_tuning_takes_a_new_head_and_leaves_frozen_stages(trained: Path, shapes: Path, tmp_path: Path) -> None:
     images = open_images(str(shapes))
     request = Request("convnext_atto", weights=str(trained), epochs=2, frozen_stages=2)
-    prepared = room.prepare(request, images)
+    prepared = prepare(request, images)
     assert prepared.recipe_name == "finetune_small"
     assert prepared.trial.recipe.layer_decay == 0.8
     assert any("the classifier is new: 3 classes" in note for note in prepared.notes)
     assert not {change.field for change in prepared.changes} & {"stem", "layer_scale", "stage_strides"}
-    done = room.run(prepared, tmp_path, ONE_THREAD)
+    done = run(prepared, tmp_path, ONE_THREAD)
     before, after = bundle_state(trained), bundle_state(done.bundle)
     assert after["head.classifier.weight"].shape[0] == 3
     for name, tensor in before.items():
         if not name.startswith("head.classifier."):
             frozen = name.startswith(("stem.", "stages.0.", "stages.1."))
             assert torch.equal(after[name], tensor) == frozen, name
-    free = room.prepare(replace(request, frozen_stages=0), images)
+    free = prepare(replace(request, frozen_stages=0), images)
     assert free.trial.fingerprint != prepared.trial.fingerprint
 
 
 def test_fine_tuning_on_the_same_classes_keeps_the_head(trained: Path, digits: Images) -> None:
-    prepared = room.prepare(Request("convnext_atto", weights=str(trained), epochs=1), digits)
+    prepared = prepare(Request("convnext_atto", weights=str(trained), epochs=1), digits)
     training = nextify.training.train.Training(prepared.trial, digits, ONE_THREAD, prepared.start)
     state = bundle_state(trained)
     assert all(torch.equal(tensor, state[name]) for name, tensor in training.model.state_dict().items())
@@ -227,8 +230,7 @@ def test_the_weights_decide_the_trial(trained: Path, digits: Images, tmp_path: P
     state["stem.conv.weight"][0] += 1
     other = save_bundle(tmp_path / "other", state, bundle.about)
     prints = {
-        room.prepare(Request("convnext_atto", weights=str(w), epochs=1), digits).trial.fingerprint
-        for w in (trained, other)
+        prepare(Request("convnext_atto", weights=str(w), epochs=1), digits).trial.fingerprint for w in (trained, other)
     }
     assert len(prints) == 2
 
@@ -262,14 +264,14 @@ def test_settings(text: str, value: object) -> None:
 
 
 def test_settings_stand_above_the_fit(digits: Images) -> None:
-    plain = room.prepare(Request("convnext_atto", epochs=3, scale="tiny"), digits).trial
+    plain = prepare(Request("convnext_atto", epochs=3, scale="tiny"), digits).trial
     texts = ("batch_size=32", "ema=off", "kernel_size=3", "layer_scale=1e-6", "horizontal_flip=0.5")
-    changed = room.prepare(Request("convnext_atto", settings=texts, epochs=3, scale="tiny"), digits)
+    changed = prepare(Request("convnext_atto", settings=texts, epochs=3, scale="tiny"), digits)
     recipe, design = changed.trial.recipe, changed.trial.design
     assert (recipe.batch_size, recipe.ema, recipe.horizontal_flip) == (32, "off", 0.5)
     assert (design.kernel_size, design.layer_scale) == (3, 1e-6)
     assert plain.recipe.batch_size != 32
-    slow = room.prepare(Request("convnext_atto", settings=("learning_rate=1e-9",), epochs=3, scale="tiny"), digits)
+    slow = prepare(Request("convnext_atto", settings=("learning_rate=1e-9",), epochs=3, scale="tiny"), digits)
     assert slow.trial.recipe.min_learning_rate == 0
     assert not {"ema", "layer_scale", "horizontal_flip"} & {change.field for change in changed.changes}
 
@@ -315,11 +317,11 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(capsys
 
 
 def test_two_runs_do_not_train_the_same(digits: Images, tmp_path: Path) -> None:
-    prepared = room.prepare(Request("convnext_atto", epochs=1, scale="tiny"), digits)
-    folder = room.folder_of(tmp_path, prepared.trial)
+    prepared = prepare(Request("convnext_atto", epochs=1, scale="tiny"), digits)
+    folder = folder_of(tmp_path, prepared.trial)
     folder.mkdir()
-    with room.taken(folder), pytest.raises(room.UnusableFolder, match="trained by another run"):
-        room.run(prepared, tmp_path, ONE_THREAD)
+    with taken(folder), pytest.raises(UnusableFolder, match="trained by another run"):
+        run(prepared, tmp_path, ONE_THREAD)
 
 
 def test_bad_weights_are_one_line(capsys: Captured, trained: Path, tmp_path: Path) -> None:
@@ -344,7 +346,7 @@ def test_mixed_sizes_are_brought_to_their_middle_one(tmp_path: Path) -> None:
         for i in range(12):
             colour = (20 * i, 10 * ord(c) % 256, 5)
             Image.new("RGB", (200, 60 + i), colour).save(tmp_path / c / f"{i}.png")
-    prepared = room.prepare(Request("convnext_atto", epochs=1), open_images(str(tmp_path)))
+    prepared = prepare(Request("convnext_atto", epochs=1), open_images(str(tmp_path)))
     assert prepared.trial.data.image_size == 64
     assert any("images of 64 pixels" in note for note in prepared.notes)
 
@@ -392,7 +394,7 @@ def test_preflight_refuses_what_cannot_work() -> None:
     with pytest.raises(DataError, match="no image to test on"):
         preflight(images_of([100, 100], [0, 0]), RECIPES["scratch_small"])
     with pytest.raises(FitError, match="too few to train on"):
-        room.prepare(Request("convnext_atto", scale="tiny"), images_of([4, 4], [1, 1]))
+        prepare(Request("convnext_atto", scale="tiny"), images_of([4, 4], [1, 1]))
 
 
 def test_preflight_finds_test_images_among_the_training_images() -> None:
@@ -413,13 +415,13 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.Monk
         return {"step_seconds": 0.1, "test_seconds": 1.0, "total_steps": 10}
 
     monkeypatch.setattr(nextify.training.train, "probe", probe)
-    prepared = room.prepare(Request("convnext_atto", epochs=2, scale="tiny"), digits)
+    prepared = prepare(Request("convnext_atto", epochs=2, scale="tiny"), digits)
     smallest = 4
-    found = room.measure(prepared, ONE_THREAD)
+    found = measure(prepared, ONE_THREAD)
     assert (tried, found.accumulation, found.seconds) == ([1, 2, 4], 4, pytest.approx(2.0))
     smallest = 1000
-    with pytest.raises(room.OutOfMemory, match="smaller --image-size"):
-        room.measure(prepared, ONE_THREAD)
+    with pytest.raises(OutOfMemory, match="smaller --image-size"):
+        measure(prepared, ONE_THREAD)
 
 
 def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Images, tmp_path: Path) -> None:
@@ -431,14 +433,14 @@ def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Ima
 
     monkeypatch.setattr(nextify.training.train, "probe", probe)
     request = Request("convnext_atto", minutes=1.0, scale="tiny")
-    first = room.prepare_in(tmp_path, request, digits, ONE_THREAD).trial
+    first = prepare_in(tmp_path, request, digits, ONE_THREAD).trial
     steps = first.recipe.epochs * (600 // first.recipe.batch_size)
     assert 0.5 * 60 < steps * step <= 60
     step = 0.05  # a slower moment must not make it another training
-    assert room.prepare_in(tmp_path, request, digits, ONE_THREAD).trial.fingerprint == first.fingerprint
+    assert prepare_in(tmp_path, request, digits, ONE_THREAD).trial.fingerprint == first.fingerprint
     step = 100.0
     with pytest.raises(RequestError, match="more than --minutes 1"):
-        room.prepare_in(tmp_path / "other", request, digits, ONE_THREAD)
+        prepare_in(tmp_path / "other", request, digits, ONE_THREAD)
 
 
 def test_one_batch_by_heart(capsys: Captured, tmp_path: Path) -> None:

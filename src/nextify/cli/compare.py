@@ -107,7 +107,7 @@ def _settings(options: Options) -> Any:
     from nextify.compare.settings import Settings
     from nextify.environment import cores
     from nextify.evaluation.profiling import Conditions
-    from nextify.training.run import usable_device
+    from nextify.training.device import usable_device
 
     device = usable_device(options.device)
     cuda = device.startswith("cuda")

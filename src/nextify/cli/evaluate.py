@@ -41,7 +41,7 @@ def run(options: Options) -> int:
     from nextify.data import open_images
     from nextify.evaluation.report import evaluate_with_pictures
     from nextify.report.text import percent
-    from nextify.training.run import runtime
+    from nextify.training.device import runtime
 
     place = runtime(options.device, options.threads)
     images = open_images(options.data, split_seed=options.split_seed)

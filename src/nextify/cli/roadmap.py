@@ -68,7 +68,7 @@ def run(options: Options) -> int:
     from nextify.study.engine import EngineError, LocalEngine
     from nextify.study.store import Store
     from nextify.study.study import Study, default_side_by_side
-    from nextify.training.run import usable_device
+    from nextify.training.device import usable_device
     from nextify.training.trial import Runtime
 
     started = datetime.now(UTC)

@@ -66,7 +66,7 @@ def run(options: Options) -> int:
     from nextify.evaluation.corruptions import CORRUPTIONS
     from nextify.evaluation.robustness import measure
     from nextify.evaluation.robustness_report import write
-    from nextify.training.run import runtime
+    from nextify.training.device import runtime
 
     if options.clean_only and options.corruptions is not None:
         raise ValueError("--clean-only corrupts nothing: leave --corruptions out")

@@ -14,7 +14,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nextify.training.run import Prepared
+    from nextify.training.prepare import Prepared
     from nextify.training.trial import Runtime
 
 
@@ -71,13 +71,17 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from nextify.data import open_images
-    from nextify.training import run as room
+    from nextify.training.device import runtime as runtime_of
+    from nextify.training.measure import measure
+    from nextify.training.request import Request, check
+    from nextify.training.run import finished, prepare_in
+    from nextify.training.run import run as run_prepared
     from nextify.training.train import TrainingDiverged, TrainingStopped
 
     console = Console()
     name = options.data if options.data in ("digits", "cifar10") else Path(options.data).resolve().name
     out = options.out or Path("runs") / f"{options.model}-{name}"
-    request = room.Request(
+    request = Request(
         model=options.model,
         recipe=options.recipe,
         settings=options.set,
@@ -90,31 +94,33 @@ def run(options: Options) -> int:
         precision=options.precision,
         seed=options.seed,
     )
-    room.check(request)
+    check(request)
     images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
     if options.evaluations < 1:
         raise ValueError("--evaluations must be 1 or more: the result is measured at the end")
-    runtime = room.runtime(options.device, options.threads, options.workers)
+    runtime = runtime_of(options.device, options.threads, options.workers)
     runtime = replace(runtime, evaluations=options.evaluations)
     if request.minutes is not None:
         with console.status("measuring how many epochs fit …"):
-            prepared = room.prepare_in(out, request, images, runtime)
+            prepared = prepare_in(out, request, images, runtime)
     else:
-        prepared = room.prepare_in(out, request, images, runtime)
+        prepared = prepare_in(out, request, images, runtime)
     _announce(console, prepared, runtime)
     if options.overfit_batch:
         return _overfit(console, prepared, runtime)
     stopping = _Stopping()
     try:
-        if room.finished(out, prepared.trial) is None:
+        if finished(out, prepared.trial) is None:
             with console.status("measuring a few steps …"):
-                estimate = room.measure(prepared, runtime)
+                estimate = measure(prepared, runtime)
             runtime = _announce_time(console, estimate, runtime)
             if options.dry_run:
                 return 0
         with _Progress(console, prepared.trial.recipe.batch_size) as progress, stopping:
             command = shlex.join(["nextify", *sys.argv[1:]])
-            done = room.run(prepared, out, runtime, command=command, progress=progress.show, should_stop=stopping.asked)
+            done = run_prepared(
+                prepared, out, runtime, command=command, progress=progress.show, should_stop=stopping.asked
+            )
     except TrainingStopped as stopped:
         console.print(f"{stopped}; the same command goes on from there", highlight=False)
         return 130
@@ -176,7 +182,7 @@ def _announce_time(console: Console, estimate: Any, runtime: Runtime) -> Runtime
 
 
 def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
-    from nextify.training.run import overfit_batch
+    from nextify.training.overfit import overfit_batch
 
     with console.status("learning one batch by heart …"):
         found = overfit_batch(prepared, runtime)

@@ -1,0 +1,65 @@
+"""One batch learned by heart: shows in a minute whether data, network and settings can learn at all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from nextify.training.prepare import Prepared
+from nextify.training.trial import Runtime
+
+OVERFIT_STEPS = 100
+OVERFIT_TOP1 = 95.0
+"""Percent of one batch that a working pipeline has learned by heart after ``OVERFIT_STEPS``."""
+
+
+@dataclass(frozen=True)
+class Overfit:
+    """What learning one batch by heart gave."""
+
+    images: int
+    steps: int
+    first_loss: float
+    last_loss: float
+    top1: float
+    """Percent of the batch that is right at the end."""
+
+    @property
+    def works(self) -> bool:
+        return self.top1 >= OVERFIT_TOP1
+
+
+def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STEPS) -> Overfit:
+    """Learn one batch by heart, without augmentation and regularization: whatever cannot, cannot learn the rest."""
+    import torch
+
+    from nextify.training.train import Training
+
+    images = prepared.images
+    recipe = prepared.trial.recipe
+    per_epoch = len(images.train) // recipe.batch_size
+    bare = recipe.with_(
+        epochs=max(1, math.ceil(steps / per_epoch)),
+        warmup_epochs=0.0,
+        schedule="cosine",
+        crop="none",
+        horizontal_flip=0.0,
+        color_jitter="off",
+        rand_augment="off",
+        mixup="off",
+        cutmix="off",
+        random_erasing=0.0,
+        label_smoothing=0.0,
+        stochastic_depth=0.0,
+        weight_decay=0.0,
+        ema="off",
+    )
+    torch.set_num_threads(runtime.threads)
+    training = Training(replace(prepared.trial, recipe=bare), images, runtime, prepared.start)
+    pixels, labels = training.batches.batch(0)
+    losses = [float(training.train_step(pixels, labels)) for _ in range(steps)]
+    with torch.no_grad():
+        # In training mode, as batch norm's running statistics need more steps than these to follow.
+        x, y = training.prepared_test_batch(pixels, labels)
+        right = float((training.model(x).argmax(-1) == y).float().mean())
+    return Overfit(len(labels), steps, losses[0], losses[-1], 100 * right)

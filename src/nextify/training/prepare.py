@@ -1,0 +1,187 @@
+"""From a request to a training that is ready: design and recipe fitted to the images, the user's settings on top, and
+a sentence for everything that was decided on the user's behalf."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nextify.data import Images
+from nextify.data.preflight import Preflight, preflight
+from nextify.fitting import Change, fit
+from nextify.layout import cost
+from nextify.recipe import RECIPES, Recipe
+from nextify.scale import scale
+from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, settings
+from nextify.training.trial import FROM_SCRATCH, IMAGENET_MEAN, IMAGENET_STD, Data, Trial
+from nextify.zoo import find_design
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nextify.weights import About
+
+MANY_IMAGES = 200_000
+"""Training images from which the paper's recipe is taken rather than the one for small sets."""
+SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
+"""Side of the images, pixels, where the request names none."""
+SIZE_STEP = 32
+"""Images of mixed sizes are brought to a multiple of this many pixels near their median short side."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that is ready to run."""
+
+    request: Request
+    trial: Trial
+    images: Images
+    preflight: Preflight
+    recipe_name: str
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+    """What was decided on the user's behalf, a sentence each."""
+    start: Mapping[str, Tensor] | None
+    licence: str
+    """Of the weights it starts from; ``unknown`` for one's own."""
+
+
+def prepare(request: Request, images: Images, epochs: int | None = None) -> Prepared:
+    """The Trial of a request, fitted to the images.
+
+    Args:
+        epochs: what ``request.minutes`` came to; ``epochs_for`` measures it.
+
+    Raises:
+        RequestError: the options contradict each other or name nothing known.
+        DataError, FitError: images that no training can work on.
+        WeightsError: weights to start from that cannot be read, or are of another design.
+    """
+    check(request)
+    recipe_settings, design_settings = settings(request.settings)
+    notes: list[str] = []
+    recipe_name, recipe = _recipe(request, images, notes)
+    about, start = _start(request, images, notes)
+    design = find_design(request.model)
+    chosen_scale = scale(request.scale)
+    if about is not None:
+        if request.scale != "full" or design_settings:
+            raise RequestError("the design comes with --weights: leave --scale and --set of the design's fields out")
+        design = about.design
+    else:
+        design = chosen_scale.shrink(design)
+    size = request.image_size or _image_size(request, images, about, notes)
+    granted = recipe_settings.get("epochs", request.epochs if request.epochs is not None else epochs)
+    if granted is None and request.scale != "full" and request.weights is None:
+        granted = chosen_scale.epochs
+    fitted = fit(design, recipe, images, image_size=size, epochs=granted, batch_size=recipe_settings.get("batch_size"))
+    changes = tuple(change for change in fitted.changes if change.before != change.after)
+    if about is not None:  # trained weights have the design they have
+        changes = tuple(change for change in changes if change.field not in DESIGN_FIELDS)
+    elif design_settings:
+        design = fitted.design.with_(**design_settings)
+    else:
+        design = fitted.design
+    above = dict(recipe_settings)
+    if request.precision is not None:
+        above["precision"] = request.precision
+    rate = above.get("learning_rate")
+    if rate is not None and "min_learning_rate" not in above and rate < fitted.recipe.min_learning_rate:
+        above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
+    changes = tuple(change for change in changes if change.field not in {*above, *design_settings})
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if about is None else (about.preprocessing.mean, about.preprocessing.std)
+    if len(mean) != 3 or len(std) != 3:
+        raise RequestError("the weights take grayscale images, and training is on RGB: choose other weights")
+    if not 0 <= request.frozen_stages <= len(design.depths):
+        raise RequestError(f"--freeze must be between 0 and {len(design.depths)}, the stages of this design")
+    if request.frozen_stages and about is None:
+        raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
+    final = fitted.recipe.with_(**above)
+    data = Data(images.name, images.fingerprint, images.num_classes, size, mean, std)
+    trial = Trial(
+        design,
+        final,
+        data,
+        request.seed,
+        start=FROM_SCRATCH if start is None else _digest(start),
+        frozen_stages=request.frozen_stages,
+    )
+    cost(design, size, images.num_classes)  # raises where the images are too small for the strides
+    report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=design.norm == "batch")
+    licence = "unknown" if about is None else about.licence
+    return Prepared(request, trial, images, report, recipe_name, changes, tuple(notes), start, licence)
+
+
+def resolved(prepared: Prepared) -> dict[str, Any]:
+    """Design and recipe as they are trained, and how they came to be; plain data."""
+    trial = prepared.trial
+    return {
+        "model": prepared.request.model,
+        "recipe_name": prepared.recipe_name,
+        "request": asdict(prepared.request),
+        "changes": [{**asdict(change), "text": str(change)} for change in prepared.changes],
+        "notes": list(prepared.notes),
+        **trial.to_dict(),
+    }
+
+
+def _recipe(request: Request, images: Images, notes: list[str]) -> tuple[str, Recipe]:
+    name = request.recipe
+    if name is None:
+        small = len(images.train) < MANY_IMAGES
+        if request.weights is not None:
+            name = "finetune_small" if small else "convnext_finetune_in22k"
+        else:
+            name = "scratch_small" if small else "convnext_in1k"
+        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
+    return name, RECIPES[name]
+
+
+def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | None, Mapping[str, Tensor] | None]:
+    if request.weights is None:
+        return None, None
+    from nextify.weights import WeightsError, find, is_bundle
+
+    own = Path(request.weights).exists() and is_bundle(request.weights)
+    found = find(request.weights, None if own else request.model)
+    about = found.bundle.about
+    if own and about.name and about.name != request.model:
+        raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
+    notes.append(f"starts from {request.weights}, licence {about.licence}")
+    notes += found.notes
+    state = dict(found.bundle.state)
+    if about.in_channels != 3:
+        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, and training is on 3")
+    if about.classes == images.classes:
+        notes.append("the classes are those of the weights: their classifier is kept")
+    else:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.classifier.")}
+        notes.append(f"the classifier is new: {images.num_classes} classes, where the weights have {about.num_classes}")
+    return about, state
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+    return hashlib.sha256(save(tensors)).hexdigest()[:16]
+
+
+def _image_size(request: Request, images: Images, about: About | None, notes: list[str]) -> int:
+    if about is not None:
+        return min(about.preprocessing.size)
+    native = min(images.native_size) if images.native_size else None
+    sides = images.train.short_sides
+    if native is None and sides is not None:
+        middle = int(np.median(sides))
+        native = max(1, round(middle / SIZE_STEP)) * SIZE_STEP
+        if native < LARGEST_IMAGE:
+            notes.append(f"images of {native} pixels, as the middle one has a short side of {middle}")
+    if request.scale != "full":
+        return scale(request.scale).image_size(native)
+    return LARGEST_IMAGE if native is None else min(max(native, SMALLEST_IMAGE), LARGEST_IMAGE)
