@@ -28,6 +28,7 @@ from nextify.data import (
 )
 from nextify.data.images import FileStore, UniformStore
 from nextify.data.kept import Kept
+from nextify.data.randomness import AUGMENTATION, seeded
 from nextify.data.transforms import shifted
 from nextify.recipe import CONVNEXT, Recipe
 
@@ -199,6 +200,22 @@ def test_pad_is_a_window_of_the_padded_image() -> None:
         for window in [padded[top : top + 16, left : left + 16]]
     }
     assert seen == windows
+
+
+@pytest.mark.parametrize("changes", [{}, {"horizontal_flip": 0.0}, {"crop": "none", "horizontal_flip": 0.3}])
+@pytest.mark.parametrize("side", [8, 11, 32])
+def test_whole_batches_hold_what_single_images_would(changes: dict[str, object], side: int) -> None:
+    recipe = PADDED.with_(rand_augment="off", batch_size=29, **changes)
+    images = noise(60, side, side)
+    before = images.array.copy()  # type: ignore[union-attr]
+    batches = TrainBatches(images, recipe, side, seed=4)
+    transform = train_transform(recipe, side)
+    for step in range(3):
+        with seeded(4, step, AUGMENTATION):
+            expected = np.stack([transform(images.load(i)) for i in batches.indices(step).tolist()])
+        np.testing.assert_array_equal(batches.batch(step)[0].numpy(), expected)
+    assert batches.transform.whole_batches
+    np.testing.assert_array_equal(images.array, before)  # type: ignore[arg-type]
 
 
 def test_flip_share() -> None:

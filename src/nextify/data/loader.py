@@ -59,13 +59,20 @@ class TrainBatches:
     def batch(self, step: int) -> Batch:
         """The batch of ``step`` (counted over all epochs). The global generators are left as they were."""
         chosen = self.indices(step)
+        with seeded(self.seed, step, AUGMENTATION):
+            if self.ready is not None and self.transform.whole_batches:
+                out = self.transform.of_squares(self.ready[chosen])
+            else:
+                out = self._one_by_one(chosen)
+        return torch.from_numpy(out), torch.from_numpy(self.images.labels[chosen])
+
+    def _one_by_one(self, chosen: np.ndarray[Any, np.dtype[np.int64]]) -> Pixels:
         size = self.image_size
         out = np.empty((len(chosen), size, size, 3), np.uint8)
         transform, ready, load = self.transform, self.ready, self.images.load
-        with seeded(self.seed, step, AUGMENTATION):
-            for row, index in enumerate(chosen.tolist()):
-                out[row] = transform(load(index) if ready is None else ready[index])
-        return torch.from_numpy(out), torch.from_numpy(self.images.labels[chosen])
+        for row, index in enumerate(chosen.tolist()):
+            out[row] = transform(load(index) if ready is None else ready[index])
+        return out
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
         """The batches of steps ``start_step`` to ``end_step - 1``, in order. Worker processes live as long as this."""
