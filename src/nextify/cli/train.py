@@ -132,11 +132,13 @@ def run(options: Options) -> int:
 
 
 def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
+    from nextify.design import Design
     from nextify.layout import cost
     from nextify.report.text import count
 
     trial, report = prepared.trial, prepared.preflight
     size = trial.data.image_size
+    assert isinstance(trial.design, Design)  # this command trains networks of ours
     price = cost(trial.design, size, trial.data.num_classes)
     console.print(f"[bold]{prepared.request.model}[/] on {prepared.images.name}", highlight=False)
     for line in report.lines():

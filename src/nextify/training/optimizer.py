@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nextify.foreign import classifier, undecayed_parameters
 from nextify.nn.network import ConvNet
 from nextify.recipe import Recipe
 
@@ -30,18 +31,25 @@ def depth_group(name: str, depths: tuple[int, ...]) -> int:
     return 1 + sum(groups[:stage]) + min(block // BLOCKS_PER_GROUP, groups[stage] - 1)
 
 
-def parameter_groups(model: ConvNet, recipe: Recipe) -> list[dict[str, Any]]:
-    """Groups with their ``weight_decay`` and ``learning_rate_scale``; parameters of equal settings share one."""
-    spared = set(model.undecayed_parameters()) if recipe.optimizer != "sgd" else set()
-    depths = tuple(len(stage.blocks) for stage in model.layout.stages)
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Groups with their ``weight_decay`` and ``learning_rate_scale``; parameters of equal settings share one.
+
+    Raises:
+        ValueError: layer decay for a network of another library, whose depth groups are not known.
+    """
+    spared = undecayed_parameters(model) if recipe.optimizer != "sgd" else set()
+    if not isinstance(model, ConvNet) and recipe.layer_decay != "off":
+        raise ValueError("layer_decay is known for networks of ours only: set it to off")
+    depths = tuple(len(stage.blocks) for stage in model.layout.stages) if isinstance(model, ConvNet) else ()
     deepest = depth_group("head", depths)
+    last = {id(p) for p in classifier(model).parameters()}
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         scale = 1.0 if recipe.layer_decay == "off" else recipe.layer_decay ** (deepest - depth_group(name, depths))
         decay = 0.0 if name in spared else recipe.weight_decay
-        matrix = recipe.optimizer == "muon" and parameter.ndim == 2 and not name.startswith("head")
+        matrix = recipe.optimizer == "muon" and parameter.ndim == 2 and id(parameter) not in last
         groups.setdefault((decay, scale, matrix), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "learning_rate_scale": scale, "matrix": matrix}
@@ -49,7 +57,7 @@ def parameter_groups(model: ConvNet, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def build_optimizers(model: ConvNet, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """The recipe's optimizer; with Muon two, since it takes matrices only and AdamW the rest."""
     groups = parameter_groups(model, recipe)
     matrices = [g for g in groups if g["matrix"]]

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from nextify.data import Images, open_images
+from nextify.design import Design
 from nextify.environment import describe
 from nextify.files import write_bytes_atomic, write_json_atomic
 from nextify.training.device import runtime
@@ -32,7 +33,8 @@ from nextify.training.request import Request
 from nextify.training.trial import Runtime, Trial
 
 if TYPE_CHECKING:
-    from nextify.nn.network import ConvNet
+    from torch import nn
+
     from nextify.training.train import Progress, Result
 
 
@@ -145,7 +147,7 @@ def run(
     write_json_atomic(folder / "recipe.json", resolved(prepared))
     bundle = folder / "bundle"
 
-    def keep(model: ConvNet, result: Result) -> None:
+    def keep(model: nn.Module, result: Result) -> None:
         # All of it before the trainer removes its checkpoint: a run that is killed in between goes on from there.
         _save(bundle, model, prepared, result, runtime, command)
         picture = curves_picture(result.curve, f"{prepared.request.model} on {prepared.images.name}")
@@ -162,10 +164,11 @@ def run(
     )
 
 
-def _save(bundle: Path, model: ConvNet, prepared: Prepared, result: Result, runtime: Runtime, command: str) -> None:
+def _save(bundle: Path, model: nn.Module, prepared: Prepared, result: Result, runtime: Runtime, command: str) -> None:
     from nextify.weights import About, Metric, Preprocessing, save_bundle
 
     trial, images = prepared.trial, prepared.images
+    assert isinstance(trial.design, Design)  # a bundle is a network of ours
     place = _environment(runtime)
     provenance = (
         f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, "

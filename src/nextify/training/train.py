@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nextify.data import Images, TestBatches, TrainBatches, finish
 from nextify.data.errors import some
 from nextify.evaluation.accuracy import Accuracy, accuracy
 from nextify.files import write_text_atomic
+from nextify.foreign import build, classifier
 from nextify.nn.network import ConvNet
 from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from nextify.training.optimizer import build_optimizers, set_learning_rate
 from nextify.training.schedule import learning_rate
 from nextify.training.trial import Runtime, Trial
-from nextify.zoo import create_model
 
 WARM_UP_STEPS = 3
 """Steps left out of the speed, which the first calls' allocations and kernel choices would spoil."""
@@ -83,21 +83,23 @@ class Training:
         recipe = trial.recipe
         self.device = torch.device(runtime.device)
         torch.manual_seed(trial.seed)
-        model = create_model(trial.design, trial.data.num_classes, stochastic_depth=recipe.stochastic_depth)
+        model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth)
         with torch.no_grad():
-            assert isinstance(model.head.classifier, torch.nn.Linear)
-            model.head.classifier.weight.mul_(recipe.head_init_scale)
+            for parameter in list(classifier(model).parameters())[:1]:  # the weight
+                parameter.mul_(recipe.head_init_scale)
         if start is not None:
             _begin_with(model, start)
         self.class_weights: Tensor | None = None
         if recipe.class_balance == "loss":
             self.class_weights = class_weights(images.train.labels, trial.data.num_classes).to(self.device)
-        self.frozen: list[torch.nn.Module] = []
+        self.frozen: list[nn.Module] = []
         if trial.frozen_stages:
+            if not isinstance(model, ConvNet):
+                raise ValueError("only networks of ours have stages that can be frozen: leave frozen_stages at 0")
             self.frozen = [model.stem, *list(model.stages)[: trial.frozen_stages]]
         for module in self.frozen:
             module.requires_grad_(False)
-        self.model: ConvNet = model.to(self.device)
+        self.model: nn.Module = model.to(self.device)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if runtime.compile else self.model
         self.optimizers = build_optimizers(self.model, recipe)
         self.average: AveragedModel | None = None
@@ -167,9 +169,9 @@ class Training:
         batches = (self.prepared_test_batch(pixels, labels) for pixels, labels in tests)
         return accuracy(kept, batches, bf16=recipe.precision == "bf16")
 
-    def kept(self) -> ConvNet:
+    def kept(self) -> nn.Module:
         """The network whose weights are the result: the averaged one where the recipe averages."""
-        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+        return self.model if self.average is None else self.average.module
 
     def prepared_test_batch(self, pixels: Any, labels: Any) -> tuple[Tensor, Tensor]:
         """uint8 ``pixels (N, H, W, 3)`` to normalized ``(N, 3, H, W)`` images on the device."""
@@ -213,7 +215,7 @@ def train(
     progress: Progress | None = None,
     *,
     start: Mapping[str, Tensor] | None = None,
-    keep: Callable[[ConvNet, Result], None] | None = None,
+    keep: Callable[[nn.Module, Result], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Result:
     """Run a trial to its end.
@@ -304,7 +306,7 @@ def class_weights(labels: Any, num_classes: int) -> Tensor:
     return torch.tensor(len(labels) / (present * np.maximum(counts, 1)), dtype=torch.float32)
 
 
-def _begin_with(model: ConvNet, start: Mapping[str, Tensor]) -> None:
+def _begin_with(model: nn.Module, start: Mapping[str, Tensor]) -> None:
     """Put weights into a network; only its classifier may be missing among them."""
     missing, unexpected = model.load_state_dict(dict(start), strict=False)
     missing = [name for name in missing if not name.startswith("head.classifier.")]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nextify.design import Design
+from nextify.foreign import Foreign
 from nextify.recipe import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -40,7 +41,8 @@ class Data:
 class Trial:
     """One training."""
 
-    design: Design
+    design: Design | Foreign
+    """Of a network of ours, or one of another library."""
     recipe: Recipe
     data: Data
     seed: int
