@@ -62,7 +62,7 @@ def classifier(model: nn.Module) -> nn.Module:
     """The last layer of a network of ours or of timm's."""
     from nextify.nn.network import ConvNet
 
-    return model.head.classifier if isinstance(model, ConvNet) else model.get_classifier()  # type: ignore[operator,no-any-return]
+    return model.head.classifier if isinstance(model, ConvNet) else model.get_classifier()  # type: ignore[operator]
 
 
 def undecayed_parameters(model: nn.Module) -> set[str]:

@@ -13,7 +13,7 @@ from nextify.report.text import duration
 from nextify.study.engine import Event
 
 if TYPE_CHECKING:
-    from nextify.study.study import Estimate, Study
+    from nextify.study.study import Estimate, Trainings
 
 
 def bars(console: Console) -> Progress:
@@ -32,7 +32,7 @@ def bars(console: Console) -> Progress:
 class StudyProgress:
     """Shows the events of a study; a context manager."""
 
-    def __init__(self, console: Console, study: Study, estimate: Estimate) -> None:
+    def __init__(self, console: Console, study: Trainings, estimate: Estimate) -> None:
         self.console, self.study, self.estimate = console, study, estimate
         self.names = {p.folder: f"{p.step}, seed {p.trial.seed}" for p in study.plan.trials}
         self.open = {p.folder: 0.0 for p in study.open_trials}  # share done of each

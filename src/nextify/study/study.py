@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nextify.environment import Environment, cores, describe
 from nextify.layout import cost
@@ -38,11 +38,18 @@ class Estimate:
     """By step, each of the trials side by side."""
 
 
-@dataclass
-class Study:
-    """A plan, its store, and how to run it."""
+class Planned(Protocol):
+    """Whatever names its trainings."""
 
-    plan: Plan
+    @property
+    def trials(self) -> tuple[PlannedTrial, ...]: ...
+
+
+@dataclass
+class Trainings:
+    """Planned trials, their store, and how to run them."""
+
+    plan: Planned
     store: Store
     images: Images
     runtime: Runtime
@@ -97,6 +104,30 @@ class Study:
 
         engine.run([Job(p.folder, p.trial, self.store.folder(p)) for p in self.open_trials], record)
 
+    def trial(self, planned: PlannedTrial) -> dict[str, Any]:
+        """What became of a trial, as plain data."""
+        outcome = self.outcomes.get(planned.folder)
+        status = "missing" if outcome is None else "failed" if "error" in outcome else "finished"
+        return {
+            "step": planned.step,
+            "seed": planned.trial.seed,
+            "status": status,
+            **{
+                key: (outcome or {}).get(key)
+                for key in ("top1", "top5", "final_train_loss", "seconds", "images_per_second", "peak_memory_mib")
+            },
+            "error": (outcome or {}).get("error"),
+            "curve": (outcome or {}).get("curve", []),
+            "fingerprint": planned.trial.fingerprint,
+        }
+
+
+@dataclass
+class Study(Trainings):
+    """The trainings of a roadmap, and what follows from them."""
+
+    plan: Plan
+
     def results(self, started: datetime) -> dict[str, Any]:
         """Everything of the study as plain data: docs/results-schema.md."""
         finished = datetime.now(UTC)
@@ -131,7 +162,7 @@ class Study:
                 "recipes": {"original": plan.original.to_dict(), "modern": plan.modern.to_dict()},
             },
             "rows": self._rows(),
-            "trials": [self._trial(planned) for planned in plan.trials],
+            "trials": [self.trial(planned) for planned in plan.trials],
             "environment": environment,
         }
 
@@ -186,22 +217,6 @@ class Study:
                 }
             )
         return rows
-
-    def _trial(self, planned: PlannedTrial) -> dict[str, Any]:
-        outcome = self.outcomes.get(planned.folder)
-        status = "missing" if outcome is None else "failed" if "error" in outcome else "finished"
-        return {
-            "step": planned.step,
-            "seed": planned.trial.seed,
-            "status": status,
-            **{
-                key: (outcome or {}).get(key)
-                for key in ("top1", "top5", "final_train_loss", "seconds", "images_per_second", "peak_memory_mib")
-            },
-            "error": (outcome or {}).get("error"),
-            "curve": (outcome or {}).get("curve", []),
-            "fingerprint": planned.trial.fingerprint,
-        }
 
 
 def default_side_by_side(scale: str, device: str, threads: int | None) -> tuple[int, int]:
