@@ -23,7 +23,7 @@ from nextify.compare.figure import figures
 from nextify.compare.growth import fit
 from nextify.compare.measure import count, measure
 from nextify.compare.memory import Memory, out_of_memory, read
-from nextify.compare.output import COLUMNS, csv_text, tables, write
+from nextify.compare.output import COLUMNS, csv_text, write
 from nextify.compare.results import reference, results
 from nextify.compare.settings import (
     FEWEST_ROUNDS,
@@ -34,6 +34,7 @@ from nextify.compare.settings import (
     fit_batches,
     plan,
 )
+from nextify.compare.tables import tables
 from nextify.evaluation.profiling import Conditions, inference, quantile, random_images, training
 from nextify.evaluation.profiling import count as count_model
 from nextify.published import published_model

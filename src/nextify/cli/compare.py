@@ -215,7 +215,8 @@ class _Progress:
 
 def _conclude(console: Console, options: Options, results: dict[str, Any], out: Path, *, written: bool = True) -> int:
     from nextify.cli.printing import print_json
-    from nextify.compare.output import notes, tables, write
+    from nextify.compare.output import write
+    from nextify.compare.tables import notes, tables
 
     files = write(results, out) if written else []
     if options.json:

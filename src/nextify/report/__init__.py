@@ -24,7 +24,8 @@ def write(results: Results, out: str | Path) -> list[Path]:
 
     The data comes first, so that a figure that fails costs no figures. Raises ``OSError`` when the disk is full.
     """
-    from nextify.report.figure import png, roadmap_figure, svg
+    from nextify.report.drawing import png, svg
+    from nextify.report.figure import roadmap_figure
     from nextify.report.html import page
     from nextify.report.tabular import csv_text
 

@@ -7,23 +7,19 @@ and Ito's, which readers with colour-blindness tell apart; nothing is said by co
 
 from __future__ import annotations
 
-import io
 import math
-import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from nextify.report import text
+from nextify.report.drawing import BAND, DOWN, FAINT, INK, PAPER, SOFT, TRIAL, UP, sheet, shorten, tidy, write
 from nextify.report.text import Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, SOFT, FAINT, BAND = "#1b1b1f", "#55585f", "#c9ccd3", "#f5f6f8"
-UP, DOWN, PAPER, TRIAL = "#0072B2", "#B34700", "#7a7f8a", "#a3a8b3"
 _COLORS = {
     "ResNet": "#7a7f8a",
     "Macro design": "#E69F00",
@@ -56,14 +52,14 @@ def roadmap_figure(results: Results) -> Figure:
     lines = [line for group, members in groups for line in [(group, None), *((group, row) for row in members)]]
     body = sum(_HEADING if row is None else _ROW for _, row in lines) or _ROW
     height = _TOP + body + _BOTTOM
-    figure, canvas = _sheet(_WIDTH, height)
+    figure, canvas = sheet(_WIDTH, height)
 
     y, places, bands = height - _TOP, [], []
     for group, row in lines:
         size = _HEADING if row is None else _ROW
         if row is None:
             bands.append([y, y])
-            _write(canvas, _MARGIN, y - size * 0.56, _HEADINGS.get(group, group), size=9, color=SOFT, weight="bold")
+            write(canvas, _MARGIN, y - size * 0.56, _HEADINGS.get(group, group), size=9, color=SOFT, weight="bold")
         else:
             places.append((y - size / 2, group, row))
         y -= size
@@ -85,18 +81,18 @@ def roadmap_figure(results: Results) -> Figure:
 
     _titles(canvas, results, height)
     head = height - _TOP + 0.12
-    name = _shorten(text.data_name(results), 44)
-    _write(canvas, x_bars, head + 0.17, f"Here: {name}", size=10.5, weight="bold")
-    _write(canvas, x_paper, head + 0.17, "The paper: ImageNet-1K", size=10.5, weight="bold", color=SOFT)
-    _write(canvas, x_bars, head, "top-1 accuracy", size=8.5, color=SOFT)
-    _write(canvas, x_paper, head, "top-1 accuracy", size=8.5, color=SOFT)
+    name = shorten(text.data_name(results), 44)
+    write(canvas, x_bars, head + 0.17, f"Here: {name}", size=10.5, weight="bold")
+    write(canvas, x_paper, head + 0.17, "The paper: ImageNet-1K", size=10.5, weight="bold", color=SOFT)
+    write(canvas, x_bars, head, "top-1 accuracy", size=8.5, color=SOFT)
+    write(canvas, x_paper, head, "top-1 accuracy", size=8.5, color=SOFT)
     for x, label in (
         (x_change, "change"),
         (x_cost, "mult-adds"),
         (x_paper_change, "change"),
         (x_paper_cost, "GFLOPs"),
     ):
-        _write(canvas, x, head, label, size=8.5, color=SOFT, ha="right")
+        write(canvas, x, head, label, size=8.5, color=SOFT, ha="right")
     between = x_cost + _GAP / 2
     canvas.plot([between, between], [y, height - _TOP + 0.42], color=FAINT, linewidth=0.8)
 
@@ -104,25 +100,25 @@ def roadmap_figure(results: Results) -> Figure:
     start = _axis(ours, low, high, room=0.62 / _BARS)
     p_low, p_high = _range([_ends(r.get("published_top1"), r.get("published_std")) for _, _, r in places])
     p_start = _axis(theirs, p_low, p_high, room=0.56 / _PAPER_BARS)
-    _write(canvas, x_bars, y - 0.42, _axis_note(start), size=8.5, color=SOFT)
-    _write(canvas, x_paper, y - 0.42, _axis_note(p_start), size=8.5, color=SOFT)
+    write(canvas, x_bars, y - 0.42, _axis_note(start), size=8.5, color=SOFT)
+    write(canvas, x_paper, y - 0.42, _axis_note(p_start), size=8.5, color=SOFT)
 
     seeds = len(text.study(results).get("seeds") or [])
     for at, group, row in places:
         color, explored = _COLORS.get(group, PAPER), not text.adopted(row)
-        label = _shorten(text.title(row), 36)
+        label = shorten(text.title(row), 36)
         if text.trained(row) and (row.get("n") or 0) < seeds:
-            label = f"{_shorten(label, 26)} (n = {row.get('n')})"
-        _write(canvas, _MARGIN + 0.14, at, label, size=9.5, color=SOFT if explored else INK)
+            label = f"{shorten(label, 26)} (n = {row.get('n')})"
+        write(canvas, _MARGIN + 0.14, at, label, size=9.5, color=SOFT if explored else INK)
         _our_bar(ours, at, row, start, color)
         _change(canvas, x_change, at, row)
-        _write(canvas, x_cost, at, text.count(row.get("macs")), size=9.5, color=SOFT, ha="right")
+        write(canvas, x_cost, at, text.count(row.get("macs")), size=9.5, color=SOFT, ha="right")
         _paper_bar(theirs, at, row, p_start)
         change = text.signed(row.get("published_change"))
-        _write(canvas, x_paper_change, at, change, size=9.5, color=SOFT, ha="right")
-        _write(canvas, x_paper_cost, at, text.percent(row.get("published_gflops")), size=9.5, color=SOFT, ha="right")
+        write(canvas, x_paper_change, at, change, size=9.5, color=SOFT, ha="right")
+        write(canvas, x_paper_cost, at, text.percent(row.get("published_gflops")), size=9.5, color=SOFT, ha="right")
     if not places:
-        _write(canvas, x_bars + 0.1, y + body / 2, "no steps", size=10, color=SOFT, style="italic")
+        write(canvas, x_bars + 0.1, y + body / 2, "no steps", size=10, color=SOFT, style="italic")
     _footer(canvas, results, y - 0.66, any(not text.adopted(r) for _, _, r in places))
     return figure
 
@@ -148,7 +144,7 @@ def curves_figure(results: Results) -> Figure | None:
     if len(path) > 1:
         marked.append((path[-1], UP, "-"))
     width, height, left, gap, bottom, top = 5.2 * len(panels) + 0.9, 4.6, 0.75, 0.85, 1.2, 0.55
-    figure, canvas = _sheet(width, height)
+    figure, canvas = sheet(width, height)
     each = (width - left - 0.3 - gap * (len(panels) - 1)) / len(panels)
     for i, (key, label) in enumerate(panels):
         x = left + i * (each + gap)
@@ -163,68 +159,21 @@ def curves_figure(results: Results) -> Figure | None:
         values = [p[key] for _, curve in curves for p in curve if p.get(key) is not None]
         if key == "train_loss" and min(values) > 0 and max(values) > 12 * min(values):
             _log_scale(axes, min(values), max(values))
-        _tidy(axes)
+        tidy(axes)
         axes.grid(axis="y", color=FAINT, linewidth=0.5)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_xlabel("epoch", fontsize=9.5, color=SOFT)
-        _write(canvas, x, height - top + 0.17, label, size=11, weight="bold")
-    keys = [(f"{_shorten(text.title(row), 36)} (mean)", color, style, 2.2) for row, color, style in marked]
+        write(canvas, x, height - top + 0.17, label, size=11, weight="bold")
+    keys = [(f"{shorten(text.title(row), 36)} (mean)", color, style, 2.2) for row, color, style in marked]
     x, y = left, 0.48
     for words, color, style, line in [*keys, ("every trial", TRIAL, "-", 1.2)]:
         taken = 0.75 + 0.078 * len(words)
         if x > left and x + taken > width:
             x, y = left, y - 0.25
         canvas.plot([x, x + 0.35], [y, y], color=color, linestyle=style, linewidth=line)
-        _write(canvas, x + 0.43, y, words, size=9, color=SOFT)
+        write(canvas, x + 0.43, y, words, size=9, color=SOFT)
         x += taken
     return figure
-
-
-def svg(figure: Figure) -> str:
-    """The figure as SVG text, the same bytes for the same figure; letters are outlines, so it looks alike anywhere."""
-    import matplotlib as mpl
-
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "nextify", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "nextify"})
-    return buffer.getvalue().decode("utf-8")
-
-
-def inline_svg(source: str, prefix: str, label: str) -> str:
-    """What :func:`svg` gave as an ``<svg>`` element for an HTML page: ids carry ``prefix``, ``label`` is read to
-    those who cannot see it, and nothing in it names an address."""
-    from html import escape
-
-    source = source[source.index("<svg") :]
-    source = re.sub(r"<metadata>.*?</metadata>", "", source, flags=re.DOTALL)
-    source = re.sub(r"\sxmlns(:\w+)?=\"[^\"]*\"", "", source).replace("xlink:href", "href")
-    source = re.sub(r'\bid="', f'id="{prefix}-', source)
-    source = re.sub(r'href="#', f'href="#{prefix}-', source)
-    source = re.sub(r"url\(#", f"url(#{prefix}-", source)
-    opening, rest = source.split(">", 1)
-    opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)
-    return f'{opening} role="img" aria-label="{escape(label)}">{rest.strip()}'
-
-
-def png(figure: Figure, dots_per_inch: int = 160) -> bytes:
-    """The figure as PNG bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "nextify"})
-    return buffer.getvalue()
-
-
-def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
-    """A white figure of that many inches, and axes over all of it whose units are inches from the lower left."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    canvas = figure.add_axes((0, 0, 1, 1))
-    canvas.set_xlim(0, width)
-    canvas.set_ylim(0, height)
-    canvas.axis("off")
-    return figure, canvas
 
 
 def _panel(figure: Figure, x: float, width: float, height: float, bottom: float, top: float) -> Axes:
@@ -233,23 +182,9 @@ def _panel(figure: Figure, x: float, width: float, height: float, bottom: float,
     axes.set_facecolor("none")
     axes.set_ylim(bottom, top)
     axes.set_yticks([])
-    _tidy(axes)
+    tidy(axes)
     axes.spines["left"].set_color(SOFT)
     return axes
-
-
-def _tidy(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("bottom", "left"):
-        axes.spines[side].set_color(FAINT)
-    axes.tick_params(colors=SOFT, labelsize=8.5, length=3, color=FAINT)
-    axes.set_axisbelow(True)
-
-
-def _write(axes: Axes, x: float, y: float, words: str, *, size: float, color: str = INK, **style: Any) -> None:
-    style = {"ha": "left", "va": "center"} | style
-    axes.text(x, y, _drawable(words), fontsize=size, color=color, parse_math=False, family="DejaVu Sans", **style)
 
 
 def _titles(canvas: Axes, results: Results, height: float) -> None:
@@ -262,9 +197,9 @@ def _titles(canvas: Axes, results: Results, height: float) -> None:
         f"{size}×{size} pixels" if size else "",
         f"{text.whole(d.get('train_images'))} training and {text.whole(d.get('test_images'))} test images",
     ]
-    title = f"{text.path_title(results)} on {_shorten(text.data_name(results), 60)}"
-    _write(canvas, _MARGIN, height - 0.36, title, size=16, weight="bold")
-    _write(canvas, _MARGIN, height - 0.66, "  ·  ".join(f for f in facts if f), size=10, color=SOFT)
+    title = f"{text.path_title(results)} on {shorten(text.data_name(results), 60)}"
+    write(canvas, _MARGIN, height - 0.36, title, size=16, weight="bold")
+    write(canvas, _MARGIN, height - 0.66, "  ·  ".join(f for f in facts if f), size=10, color=SOFT)
 
 
 def _footer(canvas: Axes, results: Results, y: float, explored: bool) -> None:
@@ -274,13 +209,13 @@ def _footer(canvas: Axes, results: Results, y: float, explored: bool) -> None:
         said = ["No single change here is told from chance (sign-flip test at 0.05 over the paired seeds)."]
     if explored:
         said.insert(0, "Hatched: explored only, the next step does not build on it.")
-    _write(canvas, _MARGIN, y, "  ".join(said), size=8.5, color=SOFT)
+    write(canvas, _MARGIN, y, "  ".join(said), size=8.5, color=SOFT)
     other = (
         "◆ The paper's published values: other images at another scale. Compare the direction of a change, not heights."
     )
-    _write(canvas, _MARGIN, y - 0.2, other, size=8.5, color=SOFT)
+    write(canvas, _MARGIN, y - 0.2, other, size=8.5, color=SOFT)
     for i, line in enumerate(textwrap.wrap(text.provenance(results), 200)[:2]):
-        _write(canvas, _MARGIN, y - 0.2 * (i + 2), line, size=7.5, color=PAPER)
+        write(canvas, _MARGIN, y - 0.2 * (i + 2), line, size=7.5, color=PAPER)
 
 
 def _our_bar(axes: Axes, at: float, row: Row, start: float, color: str) -> None:
@@ -326,7 +261,7 @@ def _change(canvas: Axes, x: float, at: float, row: Row) -> None:
     if verdict in ("higher", "lower"):
         arrow, color, weight = ("▲", UP, "bold") if verdict == "higher" else ("▼", DOWN, "bold")
         words = f"{arrow} {words}"
-    _write(canvas, x, at, words, size=9.5, color=color, weight=weight, ha="right")
+    write(canvas, x, at, words, size=9.5, color=color, weight=weight, ha="right")
 
 
 def _ends(mean: float | None, std: float | None) -> tuple[float, float] | None:
@@ -389,29 +324,3 @@ def _mean_curve(curves: Sequence[Sequence[Row]], key: str) -> tuple[list[float],
             by_epoch.setdefault(epoch, []).append(value)
     found = sorted((e, v) for e, v in by_epoch.items() if len(v) == len(some))
     return [e for e, _ in found], [math.fsum(v) / len(v) for _, v in found]
-
-
-def _shorten(words: str, length: int) -> str:
-    """Cuts the middle out of what is too long: the ends of a path tell most."""
-    if len(words) <= length:
-        return words
-    tail = (length - 1) * 2 // 3
-    return f"{words[: length - 1 - tail]}…{words[-tail:]}"
-
-
-@lru_cache(maxsize=1)
-def _glyphs() -> frozenset[int]:
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
-
-
-def _drawable(words: str) -> str:
-    """The text with a box for every character that matplotlib's own font lacks, instead of a warning for each."""
-    return "".join(_boxes(words))
-
-
-def _boxes(words: str) -> Iterator[str]:
-    glyphs = _glyphs()
-    for character in words:
-        yield character if ord(character) in glyphs else "□"

@@ -1,0 +1,61 @@
+"""What the figures of a comparison share. Colours are Okabe and Ito's, one a network, with a marker each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nextify.compare.results import Results
+from nextify.report.drawing import INK, drawable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7a7f8a", "#1b1b1f")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+FAMILY_COLORS = {
+    "ConvNeXt": "#0072B2",
+    "isotropic ConvNeXt": "#56B4E9",
+    "Swin": "#D55E00",
+    "ViT": "#009E73",
+    "ResNet": "#7a7f8a",
+}
+
+
+def conditions_line(results: Results) -> str:
+    """``cpu, fp32, channels last, 2 threads, 7 rounds in turn``."""
+    s = results["settings"]
+    rounds = f"{s['rounds']} rounds {'in turn' if s['interleaved'] else 'one network after the other'}"
+    parts = [
+        s["device"],
+        s["precision"],
+        s["layout"].replace("_", " "),
+        f"{s['threads']} thread{'s' if s['threads'] > 1 else ''}",
+    ]
+    parts += [rounds if s["rounds"] else "counted only"]
+    parts += [] if s["complete"] or not s["rounds"] else ["stopped before the end"]
+    return "  ·  ".join(parts)
+
+
+def provenance(results: Results) -> str:
+    e = results["environment"]
+    machine = e.get("gpu") if results["settings"]["device"].startswith("cuda") else e.get("cpu")
+    parts = [machine, *(f"{k} {e[k]}" for k in ("torch", "timm", "nextify") if e.get(k)), e.get("date")]
+    return "  ·  ".join(str(p) for p in parts if p)
+
+
+def ticks(axis: Any, places: Sequence[float], words: Sequence[str]) -> None:
+    from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+    axis.set_major_locator(FixedLocator(list(places)))
+    axis.set_major_formatter(FixedFormatter(list(words)))
+    axis.set_minor_locator(NullLocator())
+
+
+def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    for x, y, name in points:
+        axes.annotate(
+            drawable(name), (x, y), (0, 10), textcoords="offset points", fontsize=8.5, color=INK, ha="center",
+            family="DejaVu Sans",
+        )  # fmt: skip

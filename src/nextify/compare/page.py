@@ -1,0 +1,104 @@
+"""A comparison as one offline HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nextify.compare.figure_parts import conditions_line
+from nextify.compare.results import QUANTITIES, Results, exponent
+from nextify.compare.tables import HEAD, cells, notes
+from nextify.report.parts import bullets, document, escaped, figure, row, section, table
+from nextify.report.text import ABSENT, duration
+
+
+def page(results: Results, drawn: dict[str, tuple[str, str]]) -> str:
+    """The report as one HTML document; ``drawn``: ``{name: (label, SVG)}``."""
+    models = [m["model"] for m in results["models"]]
+    title = f"{len(models)} networks compared"
+    s = results["settings"]
+    sections = [
+        section("findings", "Findings", bullets(results["findings"])),
+        section("results", "Results", _results_table(results) + bullets(notes(results))),
+        section("figures", "Figures", "\n".join(figure(n, source, label) for n, (label, source) in drawn.items())),
+        section("growth", "Growth with the pixels", _growth_table(results)),
+        section("ratios", "Speed against one network", _ratio_table(results)),
+        section("reproduce", "How to do it again", _reproduce(results)),
+    ]
+    state = "" if s["complete"] or not s["rounds"] else "Stopped before the end."
+    return document(
+        title,
+        f"{', '.join(models)}. {conditions_line(results)}",
+        state,
+        sections,
+        "Made by nextify. Published values are those of arXiv 2201.03545v2 and are named as such.",
+    )
+
+
+def _results_table(results: Results) -> str:
+    head = [(h.replace("-\n", "").replace("\n", " "), "") for h in HEAD] + [("problems", "text")]
+    body = ""
+    for size in results["settings"]["sizes"]:
+        lines = "".join(
+            row(
+                escaped(r["model"]),
+                [*((escaped(c), "") for c in cells(r)[1:]), (escaped("; ".join(r["problems"])), "wrap")],
+            )
+            for r in results["rows"]
+            if r["image_size"] == size
+        )
+        body += f"<tbody>{lines}</tbody>"
+    return table(head, body, "Cost of each network at each size")
+
+
+def _growth_table(results: Results) -> str:
+    quantities = [q for q in QUANTITIES if any(g["quantity"] == q for g in results["growth"])]
+    if not quantities:
+        return ""
+    found = {(g["model"], g["quantity"]): exponent(g) for g in results["growth"]}
+    lines = "".join(
+        row(escaped(m["model"]), [(escaped(found.get((m["model"], q), ABSENT)), "") for q in quantities])
+        for m in results["models"]
+    )
+    explained = (
+        "<p>The exponent k of cost = c · pixels^k, a least-squares line through the logarithms; ± is its standard "
+        "error. 1 is growth in proportion to the pixels, 2 is quadratic.</p>"
+    )
+    head = [("network", ""), *((QUANTITIES[q], "") for q in quantities)]
+    return explained + table(head, f"<tbody>{lines}</tbody>", "Exponents of cost against pixels")
+
+
+def _ratio_table(results: Results) -> str:
+    if not results["ratios"]:
+        return ""
+    lines = "".join(
+        row(
+            escaped(r["model"]),
+            [
+                (f"{r['image_size']}²", ""),
+                ("training" if r["what"] == "training" else f"inference, batch {r['batch_size']}", "text"),
+                (f"{r['ratio']:.3f}", ""),
+                (f"{r['low']:.3f} – {r['high']:.3f}", ""),
+                (str(r["n"]), ""),
+            ],
+        )
+        for r in results["ratios"]
+    )
+    explained = f"<p>Images/s over those of {escaped(results['ratios'][0]['reference'])}, paired round by round.</p>"
+    head = [("network", ""), ("size", ""), ("what", "text"), ("ratio", ""), ("range", ""), ("rounds", "")]
+    return explained + table(head, f"<tbody>{lines}</tbody>", "Speed ratios")
+
+
+def _reproduce(results: Results) -> str:
+    s, e = results["settings"], results["environment"]
+    found: Sequence[tuple[str, Any]] = (
+        ("conditions", conditions_line(results)),
+        ("batch sizes", ", ".join(map(str, s["batch_sizes"]))),
+        ("training batch", s["training_batch_size"]),
+        ("timed calls a round", s["calls"]),
+        ("took", duration(s["seconds"])),
+        ("expected", duration(s["expected_seconds"])),
+        *((k.replace("_", " "), v) for k, v in e.items()),
+        ("started", s["started"]),
+    )
+    return f"<pre>{escaped(s['command'])}</pre>{facts(found)}"

@@ -1,0 +1,106 @@
+"""How every figure is drawn: sheets in inches, quiet axes, text in matplotlib's own font; as SVG and PNG.
+
+Colours are Okabe and Ito's, which readers with colour-blindness tell apart.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, SOFT, FAINT, BAND = "#1b1b1f", "#55585f", "#c9ccd3", "#f5f6f8"
+UP, DOWN, PAPER, TRIAL = "#0072B2", "#B34700", "#7a7f8a", "#a3a8b3"
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG text, the same bytes for the same figure; letters are outlines, so it looks alike anywhere."""
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "nextify", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "nextify"})
+    return buffer.getvalue().decode("utf-8")
+
+
+def inline_svg(source: str, prefix: str, label: str) -> str:
+    """What :func:`svg` gave as an ``<svg>`` element for an HTML page: ids carry ``prefix``, ``label`` is read to
+    those who cannot see it, and nothing in it names an address."""
+    from html import escape
+
+    source = source[source.index("<svg") :]
+    source = re.sub(r"<metadata>.*?</metadata>", "", source, flags=re.DOTALL)
+    source = re.sub(r"\sxmlns(:\w+)?=\"[^\"]*\"", "", source).replace("xlink:href", "href")
+    source = re.sub(r'\bid="', f'id="{prefix}-', source)
+    source = re.sub(r'href="#', f'href="#{prefix}-', source)
+    source = re.sub(r"url\(#", f"url(#{prefix}-", source)
+    opening, rest = source.split(">", 1)
+    opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)
+    return f'{opening} role="img" aria-label="{escape(label)}">{rest.strip()}'
+
+
+def png(figure: Figure, dots_per_inch: int = 160) -> bytes:
+    """The figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "nextify"})
+    return buffer.getvalue()
+
+
+def sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white figure of that many inches, and axes over all of it whose units are inches from the lower left."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    canvas = figure.add_axes((0, 0, 1, 1))
+    canvas.set_xlim(0, width)
+    canvas.set_ylim(0, height)
+    canvas.axis("off")
+    return figure, canvas
+
+
+def tidy(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(colors=SOFT, labelsize=8.5, length=3, color=FAINT)
+    axes.set_axisbelow(True)
+
+
+def write(axes: Axes, x: float, y: float, words: str, *, size: float, color: str = INK, **style: Any) -> None:
+    style = {"ha": "left", "va": "center"} | style
+    axes.text(x, y, drawable(words), fontsize=size, color=color, parse_math=False, family="DejaVu Sans", **style)
+
+
+def shorten(words: str, length: int) -> str:
+    """Cuts the middle out of what is too long: the ends of a path tell most."""
+    if len(words) <= length:
+        return words
+    tail = (length - 1) * 2 // 3
+    return f"{words[: length - 1 - tail]}…{words[-tail:]}"
+
+
+@lru_cache(maxsize=1)
+def _glyphs() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def drawable(words: str) -> str:
+    """The text with a box for every character that matplotlib's own font lacks, instead of a warning for each."""
+    return "".join(_boxes(words))
+
+
+def _boxes(words: str) -> Iterator[str]:
+    glyphs = _glyphs()
+    for character in words:
+        yield character if ord(character) in glyphs else "□"
