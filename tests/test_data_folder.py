@@ -15,7 +15,7 @@ from PIL import Image
 
 from nextify.data import DataError, open_images
 from nextify.data import kept as kept_module
-from nextify.data.folder import natural
+from nextify.data.listing import natural
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (8, 8), mode: str = "RGB", **save: object) -> None:
@@ -115,7 +115,10 @@ def test_notes_on_content(tmp_path: Path) -> None:
     assert "1 of 56 images have transparency" in text
     assert "2 sizes, from 8×8 to 10×12" in text
     assert "2 test images are also training images" in text
-    assert "1 images stand in more than one class" in text
+    (warning,) = images.warnings
+    examples = "(train/dog/0.png as dog and val/cat/copy.png as cat)"
+    assert warning == f"1 images stand in more than one class {examples}: correct their labels"
+    assert images.test_images_also_in_training == 2
     assert "unequal" not in text
     for i in range(20):
         picture(root / "train" / "dog" / f"evenmore{i}.png", 700 + i)
@@ -199,7 +202,7 @@ def broken(root: Path) -> Path:
     ("make", "parts"),
     [
         (absent, ["no such folder", "nowhere"]),
-        (a_file, ["is a file", "give the folder"]),
+        (a_file, ["is a file of another kind", "give "]),
         (nothing, ["has no images", "one folder per class"]),
         (no_folders, ["no class folders", "put the images of each class"]),
         (one_class, ["one class only (only)", "add a folder"]),
@@ -296,7 +299,7 @@ def test_second_start_reads_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("nextify.data.folder._read", refuse)
+        patch.setattr("nextify.data.encoded.Files.read", refuse)
         second = open_images(str(root), cache=cache)
     assert second.fingerprint == first.fingerprint
     expected = first.train.load(5).copy()

@@ -1,8 +1,9 @@
 """Images in, batches out: ``open_images``, the checks before a training, transforms, loaders.
 
-In reading order: ``sources`` (which images), ``folder`` (class folders and their checks), ``decode`` (one file),
-``images`` (what is held), ``kept`` (decoded images on disk), ``transforms``, ``randomness``, ``loader`` and
-``device_side``.
+In reading order: ``sources`` (which images), ``listing`` (the rules for all of them), ``encoded`` (where images lie),
+a file for each kind (``folder``, ``manifest``, ``parquet``, ``tar``, ``hugging_face``; ``shards`` for those of several
+files), ``checks`` (what is wrong with them), ``decode`` (one file), ``images`` (what is held), ``kept`` (decoded images
+on disk), ``transforms``, ``randomness``, ``balance`` (equal classes), ``loader`` and ``device_side``.
 Importing this package does not import torch.
 """
 

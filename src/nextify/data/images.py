@@ -1,7 +1,7 @@
 """A data set as the rest of Nextify sees it: labelled images to train on and to test on.
 
-Where pixels live is the business of a store: one array (images of one size), one flat array (mixed sizes), or files
-that are decoded when they are asked for (sets too large to hold).
+Where pixels live is the business of a store: one array (images of one size), one flat array (mixed sizes), or encoded
+images that are decoded when they are asked for (sets too large to hold).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data.decode import Pixels, UnreadableImage, decode, quiet
+from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError, printable
 from nextify.data.kept import Kept
 
@@ -50,20 +51,30 @@ class MixedStore:
         return image
 
 
-class FileStore:
+class EncodedStore:
     """Images that are decoded each time they are asked for."""
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, names
+    def __init__(self, images: Encoded, indices: npt.NDArray[np.int64]) -> None:
+        self.images, self.indices = images, indices  # indices: (N,), those of ``images`` that are meant
 
     def load(self, index: int) -> Pixels:
-        name = self.names[index]
         try:
             with quiet():
-                return decode((self.root / name).read_bytes())
+                return decode(self.encoded(index))
+        except UnreadableImage as error:
+            raise self._unreadable(index, str(error)) from None
+
+    def encoded(self, index: int) -> bytes:
+        """The image's file. Raises ``DataError``."""
+        try:
+            return self.images.read(int(self.indices[index]))
         except (OSError, UnreadableImage) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise DataError(f"{printable(name)} cannot be read ({reason}): remove or replace it") from None
+            reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
+            raise self._unreadable(index, reason) from None
+
+    def _unreadable(self, index: int, reason: str) -> DataError:
+        name = printable(self.images.names[self.indices[index]])
+        return DataError(f"{name} cannot be read ({reason}): remove or replace it")
 
 
 class ImageSet:
@@ -90,7 +101,7 @@ class ImageSet:
         return self.store.load(index)
 
     def name(self, index: int) -> str:
-        """The file below the data set's folder, or the image's number."""
+        """What the source calls it (a file below the data set's folder, a shard's member), or its number."""
         return str(index) if self.names is None else printable(self.names[index])
 
     @property
@@ -123,6 +134,10 @@ class Images:
     """What was decided on the user's behalf, and what may surprise; a sentence each."""
     native_size: tuple[int, int] | None
     """Height and width in pixels where all images have the same."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the data without forbidding a training; a sentence each."""
+    test_images_also_in_training: int | None = None
+    """By content; None where nobody has looked yet."""
 
     @property
     def train_images(self) -> int:

@@ -1,7 +1,8 @@
 """Before a training: what the images are, what cannot work, and what will hurt.
 
-The checks of files (unreadable, duplicate, unequal) are made where they are read, in ``folder.py``, and come as the
-data's notes; here they stand beside what follows from the recipe. Nothing is trained and nothing is changed. No torch.
+The checks of images (unreadable, duplicate, contradicting labels) are made where they are read, in ``checks.py``, and
+come as the data's notes and warnings; here they stand beside what follows from the recipe. Nothing is trained and
+nothing is changed. No torch.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from nextify.data.checks import IMBALANCE
 from nextify.data.errors import DataError, some
-from nextify.data.folder import IMBALANCE
 from nextify.data.images import Images, ImageSet
 from nextify.recipe import Recipe
 
@@ -79,8 +80,8 @@ def preflight(
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     absent = [images.classes[i] for i in np.flatnonzero(test_counts == 0)]
     notes = list(images.notes)
-    shared = 0
-    if images.train.names is None:  # a folder's files were compared when they were read
+    shared = images.test_images_also_in_training
+    if shared is None:
         shared = duplicates(images.train, images.test)
         if shared:
             notes.append(f"{shared:,} test images are also training images (the same pixels): accuracy is flattered.")
@@ -99,10 +100,12 @@ def preflight(
         "classes_without_test_images": absent,
         "test_images_also_in_training": shared,
     }
-    warnings = _class_warnings(images, counts, untrained, recipe) + _recipe_warnings(
-        recipe, fitted, train, uses_batch_norm
+    warnings = (
+        *images.warnings,
+        *_class_warnings(images, counts, untrained, recipe),
+        *_recipe_warnings(recipe, fitted, train, uses_batch_norm),
     )
-    return Preflight(facts, tuple(notes), tuple(warnings))
+    return Preflight(facts, tuple(notes), warnings)
 
 
 def duplicates(train: ImageSet, test: ImageSet) -> int:
@@ -124,7 +127,7 @@ def _class_warnings(images: Images, counts: np.ndarray[Any, Any], untrained: lis
     if largest > IMBALANCE * smallest and recipe.class_balance == "off":
         warnings.append(
             f"the largest class has {largest / smallest:,.0f} times the images of the smallest, which will hardly be "
-            f"predicted: --set class_balance=loss weighs them evenly"
+            f"predicted: --set class_balance=loss weighs them evenly, class_balance=sampling shows them equally often"
         )
     few = [name for name, n in zip(images.classes, counts, strict=True) if 0 < n < FEW_PER_CLASS]
     if few:

@@ -1,4 +1,4 @@
-"""``open_images``: the embedded digits, CIFAR-10, or a folder of your own."""
+"""``open_images``: the embedded digits, CIFAR-10, or images of your own, in whatever they lie."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
+from nextify.data.checks import VERSION, check
 from nextify.data.decode import Pixels
-from nextify.data.errors import DataError
-from nextify.data.folder import VERSION, open_folder
+from nextify.data.errors import DataError, printable
+from nextify.data.folder import list_folder
+from nextify.data.hugging_face import PREFIX, list_hugging_face
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep, open_kept
+from nextify.data.listing import Listing, Splitting
+from nextify.data.manifest import list_manifest
+from nextify.data.parquet import holds_images, list_parquet
+from nextify.data.shards import shards_in, shards_of
+from nextify.data.tar import list_tar
 
 DIGITS_TRAIN = 600
 """Training images of ``digits``; the other 1,197 are tested on, enough to tell accuracies apart."""
+KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv or .parquet file, or .tar shards"
 DECODED_LIMIT = 2 * 2**30
 """Bytes up to which a set is held decoded."""
 ON_DISK_FROM = 8 * 2**20
@@ -35,11 +43,13 @@ def open_images(
     """The images of a source, checked.
 
     Args:
-        source: ``digits`` (scikit-learn's, 8×8), ``cifar10``, or the path of an image folder (see ``folder.py``);
-            a folder of one of these two names is given as ``./digits``.
+        source: ``digits`` (scikit-learn's, 8×8), ``cifar10``, ``hf:OWNER/NAME`` (Hugging Face), or a path: an image
+            folder (``folder.py``), a manifest (``manifest.py``), Parquet files with images (``parquet.py``) or tar
+            shards (``tar.py``), these two also as a folder or a pattern such as ``train-{000..003}.tar``. A folder
+            named as one of the first two is given as ``./digits``.
         root: for ``cifar10``, the folder that holds it or is to hold it; ``train/`` and ``test/`` folders of images
             in there are used too. None is ``~/.cache/nextify``.
-        test_fraction: share of each class that is tested on, where a folder has no test images of its own.
+        test_fraction: share of each class that is tested on, where a source has no test images of its own.
         split_seed: decides that split, and that of the digits.
         cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
         decoded_limit: bytes up to which images are held decoded; beyond, they are decoded each time.
@@ -49,22 +59,51 @@ def open_images(
     """
     if source == "digits":
         return _digits(split_seed, cache)
+    splitting = Splitting(test_fraction, split_seed)
     if source == "cifar10":
         local = root or _default_root()
         if not (local / "train").is_dir():
             return _cifar10(local, cache)
-        path, name = local, "cifar10"
+        listing = list_folder(local, splitting)
     else:
-        path = Path(source).expanduser()
-        name = path.resolve().name
-    return open_folder(
-        path,
-        name=name,
-        test_fraction=test_fraction,
-        split_seed=split_seed,
-        cache=cache,
-        decoded_limit=decoded_limit,
-    )
+        listing = _listing(source, splitting)
+    return check(listing, name=source_name(source), cache=cache, decoded_limit=decoded_limit)
+
+
+def source_name(source: str) -> str:
+    """What to call a source: the folder's name, the file's without its ending, the data set's on the Hub."""
+    if source in ("digits", "cifar10"):
+        return source
+    if source.startswith(PREFIX):
+        return source.rstrip("/").rpartition("/")[2].removeprefix(PREFIX)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    plain = path.name.partition("{")[0] if "{" in path.name else path.stem
+    return plain.rstrip("-_. ") or path.parent.resolve().name
+
+
+def _listing(source: str, splitting: Splitting) -> Listing:
+    if source.startswith(PREFIX):
+        return list_hugging_face(source, splitting)
+    path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        for ending, list_shards in ((".tar", list_tar), (".parquet", list_parquet)):
+            shards = shards_in(path, ending)
+            if shards is not None:
+                return list_shards(shards, splitting)
+        return list_folder(path, splitting)
+    pattern = "{" in source and suffix in (".tar", ".parquet")
+    if not path.exists() and not pattern:
+        raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
+    if suffix == ".tar":
+        return list_tar(shards_of(source), splitting)
+    if suffix == ".parquet" and (pattern or holds_images(path)):
+        return list_parquet(shards_of(source), splitting)
+    if suffix in (".csv", ".tsv", ".parquet"):
+        return list_manifest(path, splitting)
+    raise DataError(f"{printable(source)} is a file of another kind: give {KINDS}")
 
 
 def _digits(split_seed: int, cache: Path | None) -> Images:

@@ -1,0 +1,257 @@
+"""From a listing to checked images, the same for every source: each image is looked at once, what cannot be read is
+named, what may surprise is said, and what fits is held decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header
+from nextify.data.encoded import Encoded
+from nextify.data.errors import DataError, printable, some
+from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore
+from nextify.data.kept import keep, open_kept
+from nextify.data.listing import Indices, Listing
+from nextify.files import write_text_atomic
+
+VERSION = 1
+"""Part of every fingerprint and index: raised when decoding or listing changes."""
+IMBALANCE = 10
+"""Ratio of the largest class to the smallest from which a note is made."""
+THREADED_PIXELS = 128 * 128
+"""Mean size of an image from which decoding in threads pays."""
+EXAMPLES = 2
+"""Images named where labels contradict each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one look at an image gives."""
+
+    digest: str
+    """SHA-256 of its file."""
+    header: Header
+
+
+def check(listing: Listing, *, name: str, cache: Path | None, decoded_limit: int) -> Images:
+    """The images of a listing, checked.
+
+    Args:
+        name: of the data set.
+        cache: folder for what later starts need not do again; None for none.
+        decoded_limit: bytes up to which all images are held decoded.
+
+    Raises:
+        DataError: images that cannot be read, named.
+    """
+    records = examine(listing.images, cache)
+    fingerprint = _fingerprint(listing, records)
+    notes = [*listing.notes, *_notes(listing, records)]
+    shared = _shared(listing, records)
+    if shared:
+        first, second = (printable(listing.images.names[i]) for i in shared[0])
+        notes.append(
+            f"{len(shared):,} test images are also training images (the same bytes), so accuracy is flattered: "
+            f"{first} is {second}."
+        )
+    held = sum(r.header.height * r.header.width * 3 for r in records) <= decoded_limit
+    if not held and listing.undecoded_note:
+        notes.append(listing.undecoded_note)
+    sets = []
+    for part, indices in (("train", listing.train), ("test", listing.test)):
+        keep_under = None if cache is None else cache / f"{fingerprint[:16]}-{part}"
+        store: Store = EncodedStore(listing.images, indices)
+        if held:
+            store, refused = _decoded(listing.images, indices, records, keep_under)
+            if refused is not None:
+                notes.append(f"Decoded images could not be kept in {cache} ({refused.strerror}); held in memory.")
+        names = tuple(listing.images.names[i] for i in indices)
+        sets.append(ImageSet(listing.labels[indices], store, names, keep_under))
+    sizes = {(r.header.height, r.header.width) for r in records}
+    return Images(
+        name=name,
+        classes=listing.classes,
+        train=sets[0],
+        test=sets[1],
+        mirror_keeps_class=True,
+        fingerprint=fingerprint,
+        notes=tuple(notes),
+        native_size=sizes.pop() if len(sizes) == 1 else None,
+        warnings=tuple(_contradictions(listing, records)),
+        test_images_also_in_training=len(shared),
+    )
+
+
+# -- looking at the images -----------------------------------------------------------------------------------------
+
+
+def examine(images: Encoded, cache: Path | None = None) -> list[Record]:
+    """Digest and header of each image; with ``cache``, what lies in unchanged files is not read again.
+
+    Raises ``DataError`` that names the unreadable ones.
+    """
+    index_path = None
+    known: dict[str, list[Any]] = {}
+    if cache is not None:
+        place = hashlib.sha256(os.fsencode(images.place)).hexdigest()[:16]
+        index_path = cache / f"index-{place}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+            index = json.loads(index_path.read_text("utf-8"))
+            known = index["files"] if index["version"] == VERSION else {}
+    records: list[Record] = []
+    entries: dict[str, list[Any]] = {}
+    unreadable: list[tuple[str, str]] = []
+    with quiet():
+        for i, name in enumerate(images.names):
+            try:
+                stamp = images.stamp(i)
+                entry = known.get(name)
+                if entry is None or entry[:2] != [*stamp]:
+                    data = images.read(i)
+                    header = read_header(data)
+                    digest = hashlib.sha256(data).hexdigest()
+                    entry = [*stamp, digest, header.height, header.width, header.traits]
+            except OSError as error:
+                unreadable.append((name, error.strerror or "unreadable"))
+            except UnreadableImage as error:
+                unreadable.append((name, str(error)))
+            else:
+                entries[name] = entry
+                records.append(Record(entry[2], Header(*entry[3:])))
+    _refuse(unreadable, len(images.names))
+    if index_path is not None and entries != known:
+        with contextlib.suppress(OSError):  # an index that cannot be written only costs the next start
+            index_path.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomic(index_path, json.dumps({"version": VERSION, "files": entries}))
+    return records
+
+
+def _refuse(unreadable: list[tuple[str, str]], total: int) -> None:
+    if unreadable:
+        raise DataError(
+            f"{len(unreadable):,} of {total:,} images cannot be read: "
+            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; remove or replace them"
+        )
+
+
+def _decoded(
+    images: Encoded, indices: Indices, records: list[Record], keep_under: Path | None
+) -> tuple[UniformStore | MixedStore, OSError | None]:
+    """The images of ``indices`` decoded, from the cache where they are there already. Raises ``DataError``."""
+    sizes = np.array([(records[i].header.height, records[i].header.width) for i in indices], np.int64)  # (N, 2)
+    uniform = bool((sizes == sizes[0]).all())
+    values = int(sizes.prod(1).sum()) * 3
+    shape = (len(indices), *map(int, sizes[0]), 3) if uniform else (values,)
+    path = None if keep_under is None else keep_under.with_name(f"{keep_under.name}.npy")
+    refused = None
+    kept = None if path is None else open_kept(path)
+    if kept is None or kept.array.shape != shape:
+        decoded = _decode_all(images, indices, records)
+        kept, refused = keep(path, shape, (image[None] if uniform else image.reshape(-1) for image in decoded))
+    return (UniformStore(kept) if uniform else MixedStore(kept, sizes)), refused
+
+
+def _decode_all(images: Encoded, indices: Indices, records: list[Record]) -> Iterator[Pixels]:
+    headers = [records[i].header for i in indices]
+    unreadable: list[tuple[str, str]] = []
+
+    def one(position: int) -> Pixels | str:
+        header = headers[position]
+        try:
+            pixels = decode(images.read(int(indices[position])))
+        except OSError as error:
+            return error.strerror or "unreadable"
+        except UnreadableImage as error:
+            return str(error)
+        return pixels if pixels.shape[:2] == (header.height, header.width) else "its size is not what its header says"
+
+    def outcomes() -> Iterable[Pixels | str]:
+        large = sum(h.height * h.width for h in headers) / len(headers) >= THREADED_PIXELS
+        if not large:
+            yield from map(one, range(len(indices)))
+            return
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for start in range(0, len(indices), 64):
+                yield from pool.map(one, range(start, min(start + 64, len(indices))))
+
+    with quiet():
+        for index, header, outcome in zip(indices, headers, outcomes(), strict=True):
+            if isinstance(outcome, str):
+                unreadable.append((images.names[index], outcome))
+                outcome = np.zeros((header.height, header.width, 3), np.uint8)
+            yield outcome
+    _refuse(unreadable, len(indices))
+
+
+# -- what is said of them ------------------------------------------------------------------------------------------
+
+
+def _fingerprint(listing: Listing, records: list[Record]) -> str:
+    # "folder" whatever the source is: the same images, names, classes and order make the same training.
+    digest = hashlib.sha256(json.dumps([VERSION, "folder", listing.classes, len(listing.train)]).encode())
+    for i in (*listing.train, *listing.test):
+        line = f"{listing.images.names[i]}\0{listing.labels[i]}\0{records[i].digest}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _notes(listing: Listing, records: list[Record]) -> Iterator[str]:
+    total = len(records)
+    said = {
+        "g": "are grayscale and become RGB with three equal channels",
+        "t": "have transparency, which is laid on white",
+        "r": "are turned by their EXIF orientation",
+        "a": "are animated; the first frame is used",
+    }
+    for trait, what in said.items():
+        count = sum(trait in record.header.traits for record in records)
+        if count:
+            yield f"{'All' if count == total else f'{count:,} of {total:,}'} images {what}."
+    sizes = sorted({(r.header.height * r.header.width, r.header.height, r.header.width) for r in records})
+    if len(sizes) > 1:
+        (_, *small), (_, *large) = sizes[0], sizes[-1]
+        yield f"The images have {len(sizes):,} sizes, from {_size(small)} to {_size(large)} pixels."
+    counts = Counter(listing.labels[listing.train].tolist())
+    (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
+    if largest > IMBALANCE * smallest:
+        yield (
+            f"Classes are unequal: {printable(listing.classes[most])} has {largest:,} training images, "
+            f"{printable(listing.classes[least])} {smallest:,}."
+        )
+
+
+def _size(height_width: list[int]) -> str:
+    return f"{height_width[1]}×{height_width[0]}"
+
+
+def _shared(listing: Listing, records: list[Record]) -> list[tuple[int, int]]:
+    """Test images that are training images too, each with one of those."""
+    trained = {records[i].digest: int(i) for i in listing.train}
+    return [(int(i), trained[records[i].digest]) for i in listing.test if records[i].digest in trained]
+
+
+def _contradictions(listing: Listing, records: list[Record]) -> Iterator[str]:
+    """One sentence where the same image stands in more than one class."""
+    copies: dict[str, dict[int, int]] = {}  # of a digest: label to the first image that has it
+    for i in (*listing.train, *listing.test):
+        copies.setdefault(records[i].digest, {}).setdefault(int(listing.labels[i]), int(i))
+    torn = [by_label for by_label in copies.values() if len(by_label) > 1]
+    if torn:
+        examples = "; ".join(
+            " and ".join(
+                f"{printable(listing.images.names[i])} as {printable(listing.classes[label])}"
+                for label, i in list(by_label.items())[:2]
+            )
+            for by_label in torn[:EXAMPLES]
+        )
+        yield f"{len(torn):,} images stand in more than one class ({examples}): correct their labels"
