@@ -237,7 +237,9 @@ def test_the_weights_decide_the_trial(trained: Path, digits: Images, tmp_path: P
 
 def test_plain_trials_keep_their_fingerprint() -> None:
     trial = Trial(RESNET50, CONVNEXT, Data("x", "y", 10, 32), 0)
-    assert trial.fingerprint == "ed423bd1ff07"
+    assert trial.fingerprint == "3803c82bcfb8"
+    small = CONVNEXT.with_(crop="pad", rand_augment="off", color_jitter="off")
+    assert replace(trial, recipe=small).fingerprint == "7233cbaa0fdf"  # as before each image had its own draws
     assert replace(trial, recipe=CONVNEXT.with_(class_balance="loss")).fingerprint != trial.fingerprint
 
 

@@ -1,7 +1,8 @@
 """What happens to a batch on the device: normalization, random erasing, mixing, smoothing.
 
 Order as in the ConvNeXt training (timm): erase, then mix. All draws are a function of (seed, step); the rectangles and
-the mixing are the same on every device, the erased pixels' noise is each device's own.
+the mixing are the same on every device, the erased pixels' noise is each device's own. Of several processes each
+finishes its share of a batch, by the draws of the whole batch.
 
 Targets: soft ``(B, K)`` where labels are smoothed or batches mixed, with the smoothing in them, and class indices
 ``(B,)`` where neither is on. Either goes into a plain cross entropy, which must not smooth again.
@@ -12,6 +13,7 @@ its target is smoothed like the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -22,9 +24,14 @@ from torch import Tensor
 
 from nextify.data.decode import Pixels
 from nextify.data.randomness import DEVICE, seeded
+from nextify.data.share import Rows, Share
 from nextify.recipe import Recipe
 
 Triple = tuple[float, float, float]
+Write = Callable[[int, tuple[slice, ...], Tensor], None]
+
+NOISE_ROWS = 64
+"""Rows whose noise is drawn at once on an accelerator."""
 
 
 def finish(
@@ -38,6 +45,7 @@ def finish(
     mean: Triple,
     std: Triple,
     train: bool = True,
+    share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A batch as the network and the loss take it.
 
@@ -46,6 +54,7 @@ def finish(
         labels: int64 ``(B,)``.
         mean, std: of the channels, where pixels run from 0 to 1.
         train: False normalizes only, and gives the labels as they are.
+        share: the rows of a larger batch that these are; None for a whole one.
 
     Returns:
         float32 ``(B, 3, S, S)`` in channels-last memory, and targets: see the top of the file.
@@ -59,7 +68,7 @@ def finish(
     if recipe.random_erasing or mixing:
         with seeded(seed, step, DEVICE) as further:
             if recipe.random_erasing:
-                erase(x, recipe.random_erasing, further)
+                erase(x, recipe.random_erasing, further, share)
             if mixing:
                 return mixed(x, y, recipe, num_classes)
     if recipe.label_smoothing:
@@ -83,18 +92,55 @@ def _scale_and_shift(mean: Triple, std: Triple, width: int, device: torch.device
     return tuple(v.float().repeat(width).to(device) for v in (1 / (255 * s), -m / s))  # type: ignore[return-value]
 
 
-def erase(x: Tensor, probability: float, seed: int) -> None:
-    """timm's random erasing with noise for each pixel (mode ``pixel``), in place."""
-    if x.device.type == "cpu":
-        RandomErasing(probability, mode="pixel", device="cpu")(x)
-        return
-    # On an accelerator a few launches for the whole batch, instead of three for each erased image: timm draws
-    # the rectangles on a mask, by the same draws.
-    kept = torch.ones((len(x), 1, *x.shape[2:]))
-    RandomErasing(probability, mode="const", device="cpu")(kept)
-    generator = torch.Generator(x.device).manual_seed(seed)
-    noise = torch.empty_like(x).normal_(generator=generator)
-    x.copy_(torch.where(kept.to(x.device, torch.bool, non_blocking=True), x, noise))
+def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) -> None:
+    """timm's random erasing with noise for each pixel (mode ``pixel``), in place.
+
+    timm draws the rectangles of the whole batch; those of other rows than this process's are let go. On a CPU the
+    noise is timm's too. On an accelerator all is done in a few launches, instead of three for each erased image.
+    """
+    batch = len(x) if share is None else share.batch
+    rows = np.arange(batch) if share is None else share.rows
+    place = {row: i for i, row in enumerate(rows.tolist())}
+    on_cpu = x.device.type == "cpu"
+    kept = torch.ones((0 if on_cpu else len(x), 3, *x.shape[2:]), dtype=torch.bool)
+
+    def write(row: int, rectangle: tuple[slice, ...], pixels: Tensor) -> None:
+        if row in place:
+            (x if on_cpu else kept)[place[row]][rectangle] = pixels
+
+    erasing = RandomErasing(probability, mode="pixel" if on_cpu else "const", device="cpu")
+    erasing(_WholeBatch((batch, *x.shape[1:]), x.dtype, write))
+    if not on_cpu:
+        x.copy_(torch.where(kept[:, :1].to(x.device, non_blocking=True), x, _noise(x, seed, rows)))
+
+
+class _WholeBatch:
+    """What timm erases in place of a batch, or of one of its rows: hands on what would be written."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, write: Write, row: int = -1) -> None:
+        self.shape, self.dtype, self.write, self.row = shape, dtype, write, row
+
+    def size(self) -> tuple[int, ...]:
+        return self.shape
+
+    def __getitem__(self, row: int) -> _WholeBatch:
+        return _WholeBatch(self.shape, self.dtype, self.write, row)
+
+    def __setitem__(self, rectangle: tuple[slice, ...], pixels: Tensor) -> None:
+        self.write(self.row, rectangle, pixels)
+
+
+def _noise(x: Tensor, seed: int, rows: Rows) -> Tensor:
+    """Normal noise like ``x (N, C, H, W)``, a function of the seed and of each row's place in the whole batch."""
+    out = torch.empty_like(x)
+    generator = torch.Generator(x.device)
+    ends = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] % NOISE_ROWS == 0)) + 1
+    for at, run in zip([0, *ends.tolist()], np.split(rows, ends), strict=True):
+        block, first = divmod(int(run[0]), NOISE_ROWS)
+        drawn = torch.empty((NOISE_ROWS, *x.shape[1:]), device=x.device)
+        drawn.normal_(generator=generator.manual_seed(seed + block))
+        out[at : at + len(run)] = drawn[first : first + len(run)]
+    return out
 
 
 def mixed(x: Tensor, labels: Tensor, recipe: Recipe, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from nextify.data.decode import Pixels
 from nextify.data.errors import DataError
 from nextify.data.images import ImageSet
-from nextify.data.randomness import AUGMENTATION, order, seeded
+from nextify.data.randomness import AUGMENTATION, order, reseed, seeded, words_of_rows
+from nextify.data.share import Rows, Share
 from nextify.data.transforms import Square, TrainTransform
 from nextify.recipe import Recipe
 
@@ -29,10 +30,19 @@ PREFETCHED = 4
 class TrainBatches:
     """The training batches of a recipe, by number; an epoch's last incomplete batch is left out."""
 
-    def __init__(self, images: ImageSet, recipe: Recipe, image_size: int, seed: int, workers: int = 0) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        recipe: Recipe,
+        image_size: int,
+        seed: int,
+        workers: int = 0,
+        share: Share | None = None,
+    ) -> None:
         """
         Args:
             workers: processes that prepare batches; 0 prepares each when it is asked for. The batches are the same.
+            share: rows of each batch to give, where several processes train together; None gives the whole batch.
 
         Raises:
             DataError: the data does not fill one batch.
@@ -45,6 +55,7 @@ class TrainBatches:
             )
         self.images, self.batch_size, self.image_size = images, recipe.batch_size, image_size
         self.seed, self.workers = seed, workers
+        self.rows: Rows = np.arange(self.batch_size) if share is None else share.rows
         self.transform = TrainTransform(recipe, image_size)
         self.ready = self.transform.square.of_all(images) if self.transform.starts_square else images.array
         self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
@@ -58,20 +69,28 @@ class TrainBatches:
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step`` (counted over all epochs). The global generators are left as they were."""
-        chosen = self.indices(step)
+        chosen = self.indices(step)[self.rows]
         with seeded(self.seed, step, AUGMENTATION):
-            if self.ready is not None and self.transform.whole_batches:
-                out = self.transform.of_squares(self.ready[chosen])
+            if self.transform.whole_batches:
+                out = self.transform.of_squares(self._squares(chosen), self.rows, self.batch_size)
             else:
-                out = self._one_by_one(chosen)
+                out = self._one_by_one(chosen, step)
         return torch.from_numpy(out), torch.from_numpy(self.images.labels[chosen])
 
-    def _one_by_one(self, chosen: np.ndarray[Any, np.dtype[np.int64]]) -> Pixels:
+    def _squares(self, chosen: Rows) -> Pixels:
+        if self.ready is not None:
+            return self.ready[chosen]
+        return np.stack([self.transform.square(self.images.load(index)) for index in chosen.tolist()])
+
+    def _one_by_one(self, chosen: Rows, step: int) -> Pixels:
         size = self.image_size
         out = np.empty((len(chosen), size, size, 3), np.uint8)
         transform, ready, load = self.transform, self.ready, self.images.load
-        for row, index in enumerate(chosen.tolist()):
-            out[row] = transform(load(index) if ready is None else ready[index])
+        # Each row has draws of its own, so that a process need not make those of the rows before its own.
+        words = words_of_rows(self.seed, step, AUGMENTATION, self.batch_size)[self.rows]
+        for place, index in enumerate(chosen.tolist()):
+            reseed(words[place])
+            out[place] = transform(load(index) if ready is None else ready[index])
         return out
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
@@ -125,20 +144,31 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class TestBatches:
-    """The test images in order, each once; the last batch may be smaller. Can be gone through any number of times."""
+    """The test images in order, each once; the last batch may be smaller. Can be gone through any number of times.
+
+    Of several processes each takes every so-manieth batch, so that a batch holds what it would for one. All take
+    equally many, as their networks may wait for each other: what is missing is a batch of labels -1, counted by nobody.
+    """
 
     __test__ = False  # not a test, whatever pytest takes the name for
 
-    def __init__(self, images: ImageSet, recipe: Recipe, image_size: int, batch_size: int) -> None:
+    def __init__(
+        self, images: ImageSet, recipe: Recipe, image_size: int, batch_size: int, rank: int = 0, count: int = 1
+    ) -> None:
         self.images, self.batch_size = images, batch_size
+        self.rank, self.count = rank, count
         self.transform = Square(image_size, recipe.test_crop_ratio)
         self.pixels = self.transform.of_all(images)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.images) // (self.batch_size * self.count))
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.images), self.batch_size):
+        for number in range(len(self)):
+            start = (number * self.count + self.rank) * self.batch_size
+            if start >= len(self.images):
+                yield torch.from_numpy(self._part(0, 1)), torch.tensor([-1])
+                continue
             stop = min(start + self.batch_size, len(self.images))
             yield torch.from_numpy(self._part(start, stop)), torch.from_numpy(self.images.labels[start:stop])
 

@@ -28,6 +28,21 @@ def order(images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.RandomState(words(seed, epoch, ORDER)).permutation(images).astype(np.int64)
 
 
+def words_of_rows(seed: int, step: int, stream: int, rows: int) -> npt.NDArray[np.uint32]:
+    """``(rows, 4)`` words of seed, for each row of a step's batch."""
+    state = np.random.SeedSequence([seed & (2**64 - 1), step, stream]).generate_state(4 * rows)
+    return state.astype(np.uint32).reshape(rows, 4)
+
+
+def reseed(state: npt.NDArray[np.uint32]) -> None:
+    """Seed the global CPU generators by four words; for use within :func:`seeded`, which puts them back."""
+    import torch
+
+    random.seed(int.from_bytes(state.tobytes(), "little"))
+    np.random.seed(int(state[0]))  # noqa: NPY002
+    torch.default_generator.manual_seed(int(state[1]) << 31 | int(state[2]) >> 1)
+
+
 @contextmanager
 def seeded(seed: int, step: int, stream: int) -> Iterator[int]:
     """Within: the global CPU generators are seeded. After: they are as they were. Gives a seed for further ones."""

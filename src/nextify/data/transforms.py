@@ -129,9 +129,11 @@ class TrainTransform:
         """Whether :meth:`of_squares` does all of this transform."""
         return self.starts_square and self.augment is None
 
-    def of_squares(self, squares: Pixels) -> Pixels:
-        """``(B, S, S, 3)`` of as many images that are square already; those draws and pixels, all images at once."""
-        count = len(squares)
+    def of_squares(self, squares: Pixels, rows: npt.NDArray[np.int64], count: int) -> Pixels:
+        """``(B, S, S, 3)`` of as many images that are square already; those draws and pixels, all images at once.
+
+        The images are ``rows (B,)`` of a batch of ``count``; all processes draw for the whole of it.
+        """
         tops, lefts = np.zeros(count, np.int64), np.zeros(count, np.int64)
         mirrored = np.zeros(count, bool)
         padded, shifts = self.crop == "pad", 2 * self.margin + 1
@@ -140,6 +142,7 @@ class TrainTransform:
                 tops[i], lefts[i] = int(random.random() * shifts), int(random.random() * shifts)
             if self.flip:
                 mirrored[i] = random.random() < self.flip
+        tops, lefts, mirrored = tops[rows], lefts[rows], mirrored[rows]
         windows = shifted_batch(squares, tops, lefts, self.margin) if padded else squares.copy()
         pixels = windows.view("V3")[..., 0]  # (B, S, S) of whole pixels, which are copied faster than (…, 3)
         pixels[mirrored] = pixels[mirrored, :, ::-1]

@@ -16,8 +16,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Per-channel mean and standard deviation of ImageNet's pixels (0 to 1), the field's customary normalization."""
 
-RESULT_VERSION = 1
-"""Raised whenever a change of the code changes what a trial gives; part of every fingerprint."""
+RESULT_VERSION = 2
+"""Raised whenever a change of the code changes what a trial gives; part of every fingerprint. Since 2, each image's
+crop and distortions are drawn by themselves, so that several processes can share a batch; where there are none, what
+version 1 gave still holds."""
 
 FROM_SCRATCH = "scratch"
 """A training's start that is drawn from its seed."""
@@ -62,7 +64,7 @@ class Trial:
             del recipe["class_balance"]  # younger than the first fingerprints
         fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
         return {
-            "version": RESULT_VERSION,
+            "version": RESULT_VERSION if _draws_by_image(self.recipe) else 1,
             "design": self.design.to_dict(),
             "recipe": recipe,
             "data": {k: v for k, v in asdict(self.data).items() if k != "name"},
@@ -70,6 +72,10 @@ class Trial:
             # Absent from a plain training, whose fingerprint is older than these two.
             **(fine_tuning if self.start != FROM_SCRATCH or self.frozen_stages else {}),
         }
+
+
+def _draws_by_image(recipe: Recipe) -> bool:
+    return recipe.crop == "random_resized" or recipe.rand_augment != "off" or recipe.color_jitter != "off"
 
 
 @dataclass(frozen=True)

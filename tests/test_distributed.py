@@ -1,0 +1,102 @@
+"""Several processes train as one: each takes its share of the same batch, and the result is the same."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from nextify.data import ImageSet, TestBatches, TrainBatches, finish
+from nextify.data.device_side import _noise
+from nextify.data.images import UniformStore
+from nextify.data.kept import Kept
+from nextify.data.share import share
+from nextify.recipe import CONVNEXT, RandAugment
+from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD
+
+
+def noise_images(count: int, side: int = 12) -> ImageSet:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return ImageSet(rng.integers(0, 5, count), UniformStore(Kept(pixels)))
+
+
+# -- shares --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch", "count"), [(8, 2), (16, 4), (17, 2), (22, 3), (23, 5), (64, 1)])
+def test_shares_hold_each_row_once_and_whole_pairs(batch: int, count: int) -> None:
+    shares = [share(batch, rank, count) for rank in range(count)]
+    assert sorted(np.concatenate([s.rows for s in shares]).tolist()) == list(range(batch))
+    assert max(len(s.rows) for s in shares) - min(len(s.rows) for s in shares) <= 3
+    even = batch - batch % 2
+    for s in shares:
+        assert (np.diff(s.rows) > 0).all()
+        paired = s.rows[: len(s.rows) - len(s.rows) % 2]
+        assert (paired + paired[::-1] == even - 1).all()
+
+
+def test_a_batch_without_a_pair_for_each_process_is_refused() -> None:
+    with pytest.raises(ValueError, match="set batch_size to 6 or more, or start fewer processes"):
+        share(5, 0, 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crop": "random_resized", "rand_augment": RandAugment(9.0, 0.5), "color_jitter": "off"},
+        {"crop": "pad", "rand_augment": "off", "color_jitter": 0.4},
+        {"crop": "pad", "rand_augment": "off", "color_jitter": "off"},
+    ],
+    ids=["photographs", "jitter", "small"],
+)
+@pytest.mark.parametrize("batch", [16, 21])
+def test_shares_of_a_batch_are_its_rows(changes: dict[str, object], batch: int) -> None:
+    recipe = CONVNEXT.with_(batch_size=batch, random_erasing=0.7, **changes)
+    images = noise_images(50)
+    whole = TrainBatches(images, recipe, 12, seed=3)
+    for step in range(3):
+        pixels, labels = whole.batch(step)
+        expected = finish(pixels, labels, recipe, 5, step, 3, "cpu", IMAGENET_MEAN, IMAGENET_STD)
+        for rank in range(3):
+            part = share(batch, rank, 3)
+            own = TrainBatches(images, recipe, 12, seed=3, share=part).batch(step)
+            assert torch.equal(own[0], pixels[part.rows])
+            assert torch.equal(own[1], labels[part.rows])
+            found = finish(*own, recipe, 5, step, 3, "cpu", IMAGENET_MEAN, IMAGENET_STD, share=part)
+            assert torch.equal(found[0], expected[0][part.rows])
+            assert torch.equal(found[1], expected[1][part.rows])
+
+
+def test_an_accelerators_noise_is_each_rows_own() -> None:
+    x = torch.zeros(150, 3, 4, 4)
+    whole = _noise(x, 7, np.arange(150))
+    assert whole.std() == pytest.approx(1, abs=0.05)
+    assert len(whole.flatten().unique()) > 7000
+    for rank in range(2):
+        rows = share(150, rank, 2).rows
+        assert torch.equal(_noise(x[rows], 7, rows), whole[rows])
+
+
+def test_draws_of_a_row_leave_the_global_generators_alone() -> None:
+    batches = TrainBatches(noise_images(20), CONVNEXT.with_(batch_size=4), 12, seed=0)
+    random.seed(1)
+    before = random.getstate(), torch.get_rng_state()
+    batches.batch(0)
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+@pytest.mark.parametrize(("images", "count"), [(23, 2), (16, 3), (3, 2), (24, 1)])
+def test_test_batches_of_all_processes_hold_each_image_once(images: int, count: int) -> None:
+    every = noise_images(images)
+    counted: list[int] = []
+    lengths = set()
+    for rank in range(count):
+        batches = list(TestBatches(every, CONVNEXT, 12, 4, rank, count))
+        lengths.add(len(batches))
+        counted += [int(label) for _, labels in batches for label in labels if label >= 0]
+    assert lengths == {-(-images // (4 * count))}
+    assert sorted(counted) == sorted(every.labels.tolist())
