@@ -75,8 +75,9 @@ class Recipe:
     random_erasing: float = 0.25
     """Probability that a rectangle of an image is replaced by noise; 0 switches it off."""
     label_smoothing: float = 0.1
-    class_balance: Literal["loss"] | Off = "off"
-    """``loss``: each image's loss is weighted inversely to the number of its class's images."""
+    class_balance: Literal["loss", "sampling"] | Off = "off"
+    """``loss``: each image's loss is weighted inversely to the number of its class's images. ``sampling``: every class
+    is shown equally often; an epoch stays as many images, of which small classes repeat theirs."""
     stochastic_depth: float = 0.1
     """Chance that the last block's residual branch is dropped; grows linearly from 0 at the first block."""
     ema: float | Off = "off"
@@ -101,7 +102,7 @@ class Recipe:
         need(self.schedule in ("cosine", "step"), "schedule", "cosine or step")
         need(self.weight_decay >= 0, "weight_decay", "0 or more")
         need(self.crop in ("random_resized", "pad", "none"), "crop", "random_resized, pad or none")
-        need(self.class_balance in ("loss", "off"), "class_balance", "loss or off")
+        need(self.class_balance in ("loss", "sampling", "off"), "class_balance", "loss, sampling or off")
         need(self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16")
         for name in ("horizontal_flip", "mixing_probability", "random_erasing"):
             need(0 <= getattr(self, name) <= 1, name, "a probability between 0 and 1")

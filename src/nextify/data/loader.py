@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nextify.data.balance import balanced_order
 from nextify.data.decode import Pixels
 from nextify.data.errors import DataError
 from nextify.data.images import ImageSet
@@ -55,16 +56,19 @@ class TrainBatches:
             )
         self.images, self.batch_size, self.image_size = images, recipe.batch_size, image_size
         self.seed, self.workers = seed, workers
+        self.balanced = recipe.class_balance == "sampling"
         self.rows: Rows = np.arange(self.batch_size) if share is None else share.rows
         self.transform = TrainTransform(recipe, image_size)
         self.ready = self.transform.square.of_all(images) if self.transform.starts_square else images.array
         self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
 
     def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Which images the batch of ``step`` holds: ``(B,)``."""
+        """Which images the batch of ``step`` holds: ``(B,)``. A function of seed and step, see ``balance``."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, order(len(self.images), self.seed, epoch))
+            labels = self.images.labels
+            chosen = balanced_order(labels, self.seed, epoch) if self.balanced else order(len(labels), self.seed, epoch)
+            self._order = (epoch, chosen)
         return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batch(self, step: int) -> Batch:
