@@ -140,11 +140,16 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
+        self.part: tuple[Tensor, int] | None = None
+        """Where the images are rows of a larger batch: which, and of how many. All of its paths are drawn then."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        kept = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate)
+        batch = x.shape[0] if self.part is None else self.part[1]
+        kept = torch.empty((batch, 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate)
+        if self.part is not None:
+            kept = kept[self.part[0]]
         return x * (kept / (1 - self.rate))
 
     def extra_repr(self) -> str:
