@@ -49,7 +49,7 @@ def test_each_class_is_shown_equally_often_and_its_images_too(epoch: int) -> Non
     assert sorted(shown) == [12, 13, 13, 13]  # 51 places for 4 classes
     of_image = np.bincount(order, minlength=51)
     for label, places in enumerate(shown):
-        of_class = of_image[LABELS == label]
+        of_class = of_image[label == LABELS]
         assert set(of_class.tolist()) <= {places // COUNTS[label], places // COUNTS[label] + 1}
     assert of_image[LABELS == 0].max() == 1  # the large class: a draw without replacement
 
