@@ -22,7 +22,7 @@ class Options:
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
     """What nextify train left; also other weights with as many classes."""
     data: str
-    """digits, cifar10, or a folder of images whose classes the bundle knows."""
+    """As for nextify train: digits, cifar10, hf:OWNER/NAME, or a path. The bundle has to know the classes."""
     part: Literal["test", "train", "all"] = "test"
     """test: val/ or test/, or what training would have set apart; all: every image, for a folder never trained on."""
     split_seed: int = 0
@@ -51,7 +51,7 @@ def run(options: Options) -> int:
     if options.json:
         print_json(found.to_dict())
         return 0
-    for note in (*images.notes, *found.notes):
+    for note in (*images.warnings, *images.notes, *found.notes):
         print(f"nextify: note: {note}", file=sys.stderr)
     print(f"{found.model or options.bundle} on {found.images:,} images of {found.data}, {found.precision}")
     print(f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %")

@@ -30,7 +30,7 @@ class Options:
     regime: Literal["resnet50", "resnet200"] = "resnet50"
     """resnet50 → ConvNeXt-T, or resnet200 → ConvNeXt-B."""
     data: str = "digits"
-    """digits (embedded), cifar10, or a folder of images: train/ and val/ or test/, or one folder per class."""
+    """digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar (docs/data.md)."""
     scale: Literal["tiny", "small", "half", "full"] = "tiny"
     """Size of the networks and images; full is the paper's."""
     seeds: int = 3
@@ -65,6 +65,7 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from nextify.data import open_images
+    from nextify.data.sources import source_name
     from nextify.study.engine import EngineError, LocalEngine
     from nextify.study.store import Store
     from nextify.study.study import Study, default_side_by_side
@@ -76,8 +77,7 @@ def run(options: Options) -> int:
     signal.signal(signal.SIGTERM, _as_interrupt)
     if options.seeds < 1:
         raise ValueError("--seeds must be 1 or more: each step needs at least one training")
-    name = options.data if options.data in ("digits", "cifar10") else Path(options.data).resolve().name
-    out = options.out or Path("runs") / f"{options.regime}-{name}-{options.scale}"
+    out = options.out or Path("runs") / f"{options.regime}-{source_name(options.data)}-{options.scale}"
     images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
     plan = _plan(options, images)
     device = usable_device(options.device)
@@ -145,7 +145,7 @@ def _announce(console: Console, study: Study, out: Path) -> None:
         f"{study.side_by_side} side by side with {study.runtime.threads} "
         f"thread{'s' if study.runtime.threads > 1 else ''} each on {study.runtime.device}"
     )
-    for note in (*images.notes, *plan.notes):
+    for note in (*images.warnings, *images.notes, *plan.notes):
         console.print(f"  · {note}", highlight=False, markup=False, style="dim")
     finished = len(plan.trials) - len(study.open_trials)
     if finished:

@@ -26,7 +26,7 @@ class Options:
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
     """What nextify train left; also other weights with as many classes."""
     data: str
-    """digits, cifar10, or a folder of images whose classes the bundle knows."""
+    """As for nextify train: digits, cifar10, hf:OWNER/NAME, or a path. The bundle has to know the classes."""
     corruptions: tuple[str, ...] | None = None
     """Names, such as fog zoom_blur. Default: all 15."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)

@@ -28,7 +28,7 @@ class Options:
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A name that `nextify models` lists, e.g. convnext_atto."""
     data: str
-    """digits (embedded), cifar10, or a folder of images: train/ and val/ or test/, or one folder per class."""
+    """digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar (docs/data.md)."""
     epochs: int | None = None
     """Passes over the images. Default: the recipe's, or the scale's."""
     minutes: float | None = None
@@ -71,6 +71,7 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from nextify.data import open_images
+    from nextify.data.sources import source_name
     from nextify.training.device import runtime as runtime_of
     from nextify.training.measure import measure
     from nextify.training.request import Request, check
@@ -79,8 +80,7 @@ def run(options: Options) -> int:
     from nextify.training.train import TrainingDiverged, TrainingStopped
 
     console = Console()
-    name = options.data if options.data in ("digits", "cifar10") else Path(options.data).resolve().name
-    out = options.out or Path("runs") / f"{options.model}-{name}"
+    out = options.out or Path("runs") / f"{options.model}-{source_name(options.data)}"
     request = Request(
         model=options.model,
         recipe=options.recipe,

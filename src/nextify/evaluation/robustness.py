@@ -231,7 +231,7 @@ def measure(
     found = _conclude(networks, baseline, corruptions, keys)
     first = networks[0]
     made_frost = any(name == "frost" for name, _ in made) and frost_pictures is None
-    notes = [*images.notes, *(note for network in networks for note in network.notes)]
+    notes = [*images.warnings, *images.notes, *(note for network in networks for note in network.notes)]
     if baseline == ALEXNET:
         notes += _differences_to_published(first, made_frost, bool(made))
     return Robustness(
