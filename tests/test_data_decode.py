@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from nextify.data.decode import UnreadableImage, decode, read_header
+from nextify.data.decode import UnreadableImage, decode, decode_crop, read_header
 
 WIDE = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
 
@@ -54,6 +55,77 @@ def test_exif_orientation(orientation: int, turn: object) -> None:
     pixels, traits = both(encoded(Image.fromarray(WIDE), exif=exif))
     np.testing.assert_array_equal(pixels, turn(WIDE))  # type: ignore[operator]
     assert traits == "r"
+
+
+def picture(height: int, width: int) -> Image.Image:
+    """Smooth, as photographs are, and different everywhere."""
+    down, across = np.mgrid[0:height, 0:width]
+    waves = [127 + 100 * np.sin(down / a + across / b) for a, b in ((23, 31), (41, 19), (29, -37))]
+    return Image.fromarray(np.stack(waves, 2).astype(np.uint8))
+
+
+JPEGS = {
+    "colour thinned": encoded(picture(61, 83), "JPEG", quality=90),
+    "colour in full": encoded(picture(61, 83), "JPEG", quality=90, subsampling=0),
+    "progressive": encoded(picture(61, 83), "JPEG", progressive=True),
+    "gray": encoded(picture(61, 83).convert("L"), "JPEG"),
+    "CMYK": encoded(picture(61, 83).convert("CMYK"), "JPEG"),
+    "no JPEG": encoded(picture(61, 83)),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_crop_is_a_slice_of_the_whole(kind: str) -> None:
+    whole = decode(JPEGS[kind])
+    np.testing.assert_array_equal(whole, np.asarray(Image.open(io.BytesIO(JPEGS[kind])).convert("RGB")))
+    asked = []
+    part = decode_crop(JPEGS[kind], lambda *size: asked.append(size) or (7, 11, 30, 50))
+    assert asked == [(61, 83)]
+    np.testing.assert_array_equal(part, whole[7:37, 11:61])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_of_a_jpeg(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture(61, 83), "JPEG", exif=exif, quality=95)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(decode(data), expected)
+    np.testing.assert_array_equal(decode_crop(data, lambda *_: (3, 5, 40, 41)), expected[3:43, 5:46])
+    half = decode_crop(data, lambda *_: (4, 6, 40, 42), enough=20)
+    assert half.shape == (20, 21, 3)
+    coarse = expected[4:44, 6:48].reshape(20, 2, 21, 2, 3).mean((1, 3))
+    assert np.abs(half - coarse).mean() < 6  # turned otherwise it would be 60
+
+
+@pytest.mark.parametrize("enough", [None, 12])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_same_pixels_without_simplejpeg(kind: str, enough: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("simplejpeg")
+    box = (1, 2, 55, 60)
+    quick = decode_crop(JPEGS[kind], lambda *_: box, enough)
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    np.testing.assert_array_equal(quick, decode_crop(JPEGS[kind], lambda *_: box, enough))
+
+
+def test_what_pillow_puts_up_with_is_decoded() -> None:
+    data = JPEGS["colour in full"]
+    at = data.index(b"\xff\xda")
+    odd = data[:at] + b"\x00" + data[at:]  # a stray byte before a marker
+    np.testing.assert_array_equal(decode_crop(odd, lambda *_: (0, 0, 61, 83)), decode(data))
+
+
+def test_decoded_no_larger_than_needed() -> None:
+    data = encoded(picture(800, 1200), "JPEG", subsampling=0, quality=95)
+    whole = decode(data).astype(float)
+    for enough, shrink in ((100, 4), (101, 2), (200, 2), (201, 1), (50, 8), (10, 8), (None, 1)):
+        part = decode_crop(data, lambda *_: (160, 320, 400, 560), enough)
+        assert part.shape == (400 // shrink, 560 // shrink, 3)
+        window = whole[160:560, 320:880]
+        means = window.reshape(400 // shrink, shrink, 560 // shrink, shrink, 3).mean((1, 3))
+        assert np.abs(part - means).mean() < 1.5
+    odd = decode_crop(data, lambda *_: (3, 5, 403, 397), 99)
+    assert odd.shape == (101, 99, 3)  # edges 0.75, 101.5, 1.25 and 100.5, each to the nearest pixel
 
 
 def test_sixteen_bits_keep_the_full_range() -> None:
@@ -103,7 +175,7 @@ def test_refused() -> None:
         (png[: len(png) // 2], "truncated"),
         (encoded(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF"), "floats"),
     ):
-        for reader in (read_header, decode):
+        for reader in (read_header, decode, lambda data: decode_crop(data, lambda *_: (0, 0, 1, 1))):
             with pytest.raises(UnreadableImage, match=reason):
                 reader(data)
 

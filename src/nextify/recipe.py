@@ -61,6 +61,10 @@ class Recipe:
     """``pad``: shift by up to an eighth of the side, for small images; ``none``: resize only."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the area that ``random_resized`` keeps."""
+    resampling: Literal["pillow", "fast"] = "pillow"
+    """How ``random_resized`` gets its pixels. ``pillow``: decoded in full and resized by Pillow, timm's pixels bit for
+    bit. ``fast``: JPEGs decoded at 1/2, 1/4 or 1/8 where the crop stays as large as the network's input, resized by
+    torch; docs/data-pipeline.md has the difference."""
     horizontal_flip: float = 0.5
     """Probability of a mirror image; 0 switches it off."""
     color_jitter: float | Off = "off"
@@ -102,6 +106,7 @@ class Recipe:
         need(self.schedule in ("cosine", "step"), "schedule", "cosine or step")
         need(self.weight_decay >= 0, "weight_decay", "0 or more")
         need(self.crop in ("random_resized", "pad", "none"), "crop", "random_resized, pad or none")
+        need(self.resampling in ("pillow", "fast"), "resampling", "pillow or fast")
         need(self.class_balance in ("loss", "sampling", "off"), "class_balance", "loss, sampling or off")
         need(self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16")
         for name in ("horizontal_flip", "mixing_probability", "random_erasing"):
@@ -192,6 +197,7 @@ SCRATCH_SMALL = CONVNEXT.with_(
     learning_rate=2e-3,
     momentum=0.95,
     ema=0.999,
+    resampling="fast",
 )
 """Up to some hundred thousand images of your own, from fresh weights. Table 5's augmentation and regularization, which
 fitting weakens for short trainings. Muon (arXiv 2502.16982) on the matrices, since in the project's trials on CIFAR-10
@@ -204,6 +210,7 @@ FINETUNE_SMALL = _FINETUNE.with_(
     batch_size=64,
     learning_rate=2e-4,
     layer_decay=0.8,
+    resampling="fast",
 )
 """Up to some hundred thousand images of your own, from trained weights. Table 6's fine-tuning (weight decay 1e-8, a
 head that starts at 0.001 of its size, layer-wise decay 0.8, no mixing). The rate is four times the paper's and the

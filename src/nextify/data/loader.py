@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nextify.data.balance import balanced_order
-from nextify.data.decode import Pixels
+from nextify.data.decode import Pixels, UnreadableImage, quiet
 from nextify.data.errors import DataError
-from nextify.data.images import ImageSet
+from nextify.data.images import EncodedStore, ImageSet
 from nextify.data.randomness import AUGMENTATION, order, reseed, seeded, words_of_rows
 from nextify.data.share import Rows, Share
 from nextify.data.transforms import Square, TrainTransform
@@ -89,13 +89,24 @@ class TrainBatches:
     def _one_by_one(self, chosen: Rows, step: int) -> Pixels:
         size = self.image_size
         out = np.empty((len(chosen), size, size, 3), np.uint8)
-        transform, ready, load = self.transform, self.ready, self.images.load
         # Each row has draws of its own, so that a process need not make those of the rows before its own.
         words = words_of_rows(self.seed, step, AUGMENTATION, self.batch_size)[self.rows]
-        for place, index in enumerate(chosen.tolist()):
-            reseed(words[place])
-            out[place] = transform(load(index) if ready is None else ready[index])
+        with quiet():
+            for place, index in enumerate(chosen.tolist()):
+                reseed(words[place])
+                out[place] = self._one(index)
         return out
+
+    def _one(self, index: int) -> Pixels:
+        if self.ready is not None:
+            return self.transform(self.ready[index])
+        store = self.images.store
+        if not isinstance(store, EncodedStore):
+            return self.transform(store.load(index))
+        try:
+            return self.transform.of_encoded(store.encoded(index))
+        except UnreadableImage as error:
+            raise DataError(f"{self.images.name(index)} cannot be read ({error}): remove or replace it") from None
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
         """The batches of steps ``start_step`` to ``end_step - 1``, in order. Worker processes live as long as this."""

@@ -24,7 +24,7 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision.transforms import ColorJitter, Compose
 
 from nextify.data.augment import from_pillow, rand_augment, to_pillow
-from nextify.data.decode import Pixels
+from nextify.data.decode import Box, Pixels, decode, decode_crop
 from nextify.data.images import ImageSet
 from nextify.data.kept import Kept, keep, open_kept
 from nextify.recipe import Recipe
@@ -106,7 +106,7 @@ class TrainTransform:
 
     def __init__(self, recipe: Recipe, image_size: int) -> None:
         self.image_size = image_size
-        self.crop = recipe.crop
+        self.crop, self.resampling = recipe.crop, recipe.resampling
         self.flip = recipe.horizontal_flip
         self.square = Square(image_size)
         self.resized_crop = RandomResizedCropAndInterpolation(
@@ -149,28 +149,48 @@ class TrainTransform:
         return windows
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        size = self.image_size
         if self.crop == "random_resized":
-            # timm's draw; its crop and resize, as a slice and Pillow's resize without torchvision's layers in between
-            top, left, height, width = self.resized_crop.get_params(
-                _shape_of(*pixels.shape[:2]), self.resized_crop.scale, self.resized_crop.ratio
-            )
-            pixels = self._mirrored(pixels[top : top + height, left : left + width])
-            if (height, width) != (size, size):
-                pixels = from_pillow(to_pillow(pixels).resize((size, size), Image.Resampling.BICUBIC))
-        else:
-            pixels = self.square(pixels)
-            if self.crop == "pad":
-                shifts = 2 * self.margin + 1
-                top, left = int(random.random() * shifts), int(random.random() * shifts)
-                pixels = shifted(pixels, top, left, self.margin)
-            pixels = self._mirrored(pixels)
-        if self.augment is not None:
-            pixels = self.augment(pixels)
-        return np.ascontiguousarray(pixels)
+            top, left, height, width = self._box(*pixels.shape[:2])
+            return self._finished(self._resized(pixels[top : top + height, left : left + width]))
+        pixels = self.square(pixels)
+        if self.crop == "pad":
+            shifts = 2 * self.margin + 1
+            top, left = int(random.random() * shifts), int(random.random() * shifts)
+            pixels = shifted(pixels, top, left, self.margin)
+        return self._finished(pixels[:, ::-1] if self._mirrors() else pixels)
 
-    def _mirrored(self, pixels: Pixels) -> Pixels:
-        return pixels[:, ::-1] if self.flip and random.random() < self.flip else pixels
+    def of_encoded(self, data: bytes) -> Pixels:
+        """As called on the decoded image, but decodes no more of it than ``resampling`` asks for.
+
+        Raises:
+            UnreadableImage: see ``decode``.
+        """
+        if self.crop != "random_resized":
+            return self(decode(data))
+        enough = self.image_size if self.resampling == "fast" else None
+        return self._finished(self._resized(decode_crop(data, self._box, enough)))
+
+    def _box(self, height: int, width: int) -> Box:
+        """timm's draw."""
+        crop = self.resized_crop
+        top, left, height, width = crop.get_params(_shape_of(height, width), crop.scale, crop.ratio)
+        return top, left, height, width
+
+    def _mirrors(self) -> bool:
+        return bool(self.flip) and random.random() < self.flip
+
+    def _resized(self, pixels: Pixels) -> Pixels:
+        size, mirrors = self.image_size, self._mirrors()
+        if self.resampling == "fast":
+            return resized(pixels, size, mirrors)
+        # As a slice and Pillow's resize, without torchvision's layers in between.
+        pixels = pixels[:, ::-1] if mirrors else pixels
+        if pixels.shape[:2] != (size, size):
+            pixels = from_pillow(to_pillow(pixels).resize((size, size), Image.Resampling.BICUBIC))
+        return pixels
+
+    def _finished(self, pixels: Pixels) -> Pixels:
+        return np.ascontiguousarray(pixels if self.augment is None else self.augment(pixels))
 
 
 class Jitter:
@@ -181,6 +201,18 @@ class Jitter:
 
     def __call__(self, pixels: Pixels) -> Pixels:
         return from_pillow(self.jitter(to_pillow(pixels)))
+
+
+def resized(pixels: Pixels, size: int, mirrored: bool) -> Pixels:
+    """``(size, size, 3)``, by torch's antialiased bicubic filter for uint8: Pillow's to within two levels of 255."""
+    # A contiguous copy: of a window, torch's fast kernel would make two.
+    x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]  # (1, 3, H, W) in channels-last memory
+    if x.shape[2:] != (size, size):
+        x = torch.nn.functional.interpolate(x, (size, size), mode="bicubic", antialias=True)
+    if mirrored:
+        x = x.flip(3)
+    out: Pixels = x[0].permute(1, 2, 0).numpy()
+    return out
 
 
 def shifted(pixels: Pixels, top: int, left: int, margin: int) -> Pixels:

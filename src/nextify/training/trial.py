@@ -62,6 +62,8 @@ class Trial:
         recipe = self.recipe.to_dict()
         if recipe["class_balance"] == "off":
             del recipe["class_balance"]  # younger than the first fingerprints
+        if recipe["resampling"] == "pillow" or recipe["crop"] != "random_resized":
+            del recipe["resampling"]  # younger too, and of no effect with other crops
         fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
         return {
             "version": RESULT_VERSION if _draws_by_image(self.recipe) else 1,
