@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; nothing but a bug of ours ends in a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each training as it ends
+        # A log file shows each training as it ends; a name that the terminal cannot write costs no result.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         code = _run(arguments)
         sys.stdout.flush()  # here, so that a full disk or a closed pipe is met where it is handled

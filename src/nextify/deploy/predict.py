@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,9 +136,10 @@ def expand(sources: Iterable[str | Path]) -> Iterator[tuple[str, str]]:
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            found = list(_images(path))
-            yield from ((str(p), "") for p in found)
-            if not found:
+            found, refused = _images(path)
+            yield from ((str(p), "" if p.exists() else "dangling link") for p in found)
+            yield from ((str(error.filename), error.strerror or "unreadable") for error in refused)
+            if not found and not refused:
                 yield str(source), "a folder without images"
         elif path.exists() or path.is_symlink():
             yield str(path), "" if path.exists() else "dangling link"
@@ -151,11 +153,14 @@ def expand(sources: Iterable[str | Path]) -> Iterator[tuple[str, str]]:
             yield str(source), "no such file or folder"
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix.lower() in EXTENSIONS and not path.is_dir():
-            yield path
+def _images(folder: Path) -> tuple[list[Path], list[OSError]]:
+    """Images at any depth, sorted, and why folders could not be looked into."""
+    found: list[Path] = []
+    refused: list[OSError] = []
+    for below, folders, files in os.walk(folder, onerror=refused.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(below, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS), refused
 
 
 def csv_text(predictions: Iterable[Prediction]) -> str:
