@@ -465,9 +465,9 @@ def test_large_row_groups_are_noted_and_refused(tmp_path: Path, monkeypatch: pyt
     source = parquet_folder(tmp_path)
     monkeypatch.setattr(nextify.data.parquet, "SLOW_ROW_GROUP", 10)
     assert open_images(source).notes == ()  # held decoded, so read once
-    assert any("row_group_size=100" in note for note in open_images(source, decoded_limit=0).notes)
+    assert any("row_group_size=10" in note for note in open_images(source, decoded_limit=0).notes)
     monkeypatch.setattr(nextify.data.parquet, "ROW_GROUP_LIMIT", 10)
-    with pytest.raises(DataError, match=r"has row groups of up to .* write the files with row_group_size=100"):
+    with pytest.raises(DataError, match=r"has row groups of up to .* write the files with row_group_size=10"):
         open_images(source)
 
 

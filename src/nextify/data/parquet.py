@@ -25,8 +25,8 @@ from nextify.data.shards import Shards
 
 ROW_GROUP_LIMIT = 512 * 2**20
 """Bytes of a row group's images above which it is refused: it has to be held whole to read one image."""
-SLOW_ROW_GROUP = 32 * 2**20
-"""Bytes of a row group's images from which reading single images is said to be slow."""
+SLOW_ROW_GROUP = 4 * 2**20
+"""Bytes of a row group's images from which reading it takes about as long as decoding an image."""
 HELD_ROW_GROUPS = 2
 """Row groups that a process holds: two, since threads read on either side of a border."""
 LABEL_NAMES = ("label", "labels", "class", "target")
@@ -168,7 +168,7 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
     if largest > ROW_GROUP_LIMIT:
         raise DataError(
             f"{shards.where} has row groups of up to {largest / 2**20:,.0f} MiB of images, each of which has to be "
-            f"held whole to read one image: write the files with row_group_size=100"
+            f"held whole to read one image: write the files with row_group_size=10"
         )
     images = ParquetRows(shards.root, shards.files, columns.image, rows)
     classes, numbers = number_labels(labels, columns, images.names)
@@ -177,7 +177,7 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
         notes.append(f"The classes are those of the column {columns.label}, not of {some(columns.other_labels)}.")
     slow = (
         f"An image is read with its row group of up to {largest / 2**20:,.0f} MiB, which is slow: "
-        f"files written with row_group_size=100, or tar shards, are faster."
+        f"files written with row_group_size=10, or tar shards, are faster."
     )
     return arrange(
         shards.where,
