@@ -18,9 +18,10 @@ from torch import nn
 import nextify
 from nextify.cli import main
 from nextify.compare import measure as measuring
-from nextify.compare.entries import LINE_UP, build, find, find_all
+from nextify.compare.entries import build, find, find_all
 from nextify.compare.figure import figures
 from nextify.compare.growth import fit
+from nextify.compare.line_ups import LINE_UP
 from nextify.compare.measure import count, measure
 from nextify.compare.memory import Memory, out_of_memory, read
 from nextify.compare.output import COLUMNS, csv_text, write
@@ -301,7 +302,7 @@ def compared() -> dict[str, Any]:
     """Two tiny networks at three sizes; the memory processes are left out, and one does not fit at 96²."""
     patch = pytest.MonkeyPatch()
 
-    def memory(entry: Any, size: int, *rest: Any) -> Memory:
+    def memory(entry: Any, size: int, given: Settings) -> Memory:
         if entry.label == "test_vit" and size == 96:
             return Memory(400.0, None, None, "inference: does not fit memory")
         return Memory(400.0, 10.0 * size, 20.0 * size)
@@ -418,7 +419,8 @@ def test_unknown_models_are_refused_in_a_line(capsys: pytest.CaptureFixture[str]
 def test_memory_in_a_process_of_its_own() -> None:
     from nextify.compare import memory
 
-    small, large = (memory.measure(find("convnextv2_atto"), size, Conditions(), 1, 4, 4) for size in (64, 192))
+    given = settings(batch_sizes=(4,), training_batch_size=4)
+    small, large = (memory.measure(find("convnextv2_atto"), size, given) for size in (64, 192))
     assert small.problem is None
     assert large.inference is not None
     assert small.training is not None

@@ -17,38 +17,69 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nextify.compare.measure import Comparison
+    from nextify.compare.settings import Settings
+    from nextify.data import Images
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measure what networks cost at several resolutions: multiply-adds, latency, throughput, memory, and their growth.
+    """Measure networks of different families at several resolutions: cost, speed, memory, their growth, and accuracy.
 
-    Writes results.json, results.csv, figures and report.html to --out.
+    With --data each network is trained by one recipe with the same seeds; stopped, the same command goes on. Writes
+    results.json, results.csv, figures and report.html to --out.
     """
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL …")] = ()
-    """Names that `nextify models` lists, timm:NAME for any timm model, or bundles. Default: resnet50,
-    timm:deit_small_patch16_224 (ViT-S), timm:swin_tiny_patch4_window7_224, convnext_tiny, convnext_isotropic_small."""
-    sizes: tuple[int, ...] = (224, 288, 384, 512)
-    """Sides of the square images, in pixels."""
+    """Names that `nextify models` lists, NAME@SCALE for a smaller one, swin@tiny or vit@tiny (also @small), timm:NAME
+    for any timm model, or bundles. Default: resnet50, timm:deit_small_patch16_224 (ViT-S),
+    timm:swin_tiny_patch4_window7_224, convnext_tiny, convnext_isotropic_small; with --scale a ResNet, a ViT, a Swin
+    and a ConvNeXt of similar multiply-adds."""
+    sizes: tuple[int, ...] | None = None
+    """Sides of the square images, in pixels. Default: 224 288 384 512, or with --data that of its images."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto: a CUDA GPU where there is one."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """bf16 uses autocast; tf32 exists on CUDA GPUs."""
+    """bf16 uses autocast, in trainings too; tf32 exists on CUDA GPUs."""
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     """Memory format of images and convolution weights."""
     batch_sizes: tuple[int, ...] | None = None
     """Of throughput in inference. Default: what --minutes allow, up to 1 8 on a CPU and 1 8 64 on a GPU."""
     training_batch_size: int | None = None
-    """Of training. Default: what --minutes allow, up to 4 on a CPU and 64 on a GPU."""
+    """Of the measured training step. Default: what --minutes allow, up to 4 on a CPU and 64 on a GPU."""
     threads: int | None = None
-    """CPU threads. Default: the cores of this process."""
+    """CPU threads of what is measured. Default: the cores of this process."""
     rounds: int | None = None
     """Times that the networks take turns at a size. Default: as many as --minutes allow, 3 to 20."""
     minutes: float = 15.0
     """Time that the rounds are planned for."""
     counts: bool = False
     """Only count parameters, multiply-adds and activations: seconds, no memory, any size of network."""
+    why: bool = False
+    """Also measure what layout, precision and each kind of operator cost each network, at the smallest size."""
+    budget: str | None = None
+    """Recommend the most accurate network within limits: "latency<20ms, throughput>100, memory<500MiB, macs<5G,
+    parameters<30M"."""
+    data: str | None = None
+    """Train each network on these images, as for nextify train: digits, cifar10, hf:OWNER/NAME, or a path. Bundles are
+    evaluated."""
+    scale: Literal["tiny", "small", "half", "full"] | None = None
+    """Scale of the networks that are named without one, for small images."""
+    seeds: int = 3
+    """Trainings of each network. 6 are needed before a difference can be called significant."""
+    epochs: int | None = None
+    """Of each training. Default: what --training-minutes allow, by a measured probe."""
+    training_minutes: float = 50.0
+    """Time that all trainings together are planned for, where --epochs is not given."""
+    recipe: str = "convnext"
+    """Of all trainings, fitted to the images: convnext (the paper's), scratch_small, resnet, …"""
+    image_size: int | None = None
+    """Side of the images in trainings. Default: the images' own, 16 to 224."""
+    weights: Annotated[tuple[str, ...], arg(metavar="MODEL=FILE …")] = ()
+    """With --data, evaluate these weights of a network instead of training it."""
+    split_seed: int = 0
+    """Seed of the split of a folder that has no test images of its own."""
+    side_by_side: int | None = None
+    """Trainings that run at the same time. Default: one a core for images up to 64 pixels."""
     out: Path | None = None
     """Folder of the results. Default: runs/compare."""
     json: bool = False
@@ -59,15 +90,29 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from nextify.cli.roadmap import _as_interrupt
+    from nextify.compare import why
+    from nextify.compare.budget import read
     from nextify.compare.measure import count, measure, probe
     from nextify.compare.output import write_data
+    from nextify.study.engine import EngineError
 
     signal.signal(signal.SIGTERM, _as_interrupt)
+    limits = read(options.budget) if options.budget else ()
+    if options.data is None and options.weights:
+        raise ValueError("--weights are evaluated on images: give --data too")
+    if options.counts and (options.data is not None or options.why):
+        raise ValueError("--counts runs nothing: leave --data and --why out")
 
     started = datetime.now(UTC)
     console = Console(stderr=options.json)
-    settings = _settings(options)
     out = options.out or Path("runs/compare")
+    names = _names(options)
+    images = None
+    if options.data is not None:
+        from nextify.data import open_images
+
+        images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
+    settings = _settings(options, names, images)
     environment = _environment(settings.conditions.device, settings.threads)
     load = environment["load_average_start"]
     if load is not None and load > 0.5 and not options.counts and settings.conditions.device == "cpu":
@@ -77,17 +122,34 @@ def run(options: Options) -> int:
     for cell in comparison.cells:
         for problem in cell.problems:
             console.print(f"[dim]·[/] {cell.entry.label}: {problem}", highlight=False, style="dim")
+    accuracy: dict[str, Any] | None = None
+    reasons: list[why.Why] = []
 
     def gather() -> dict[str, Any]:
         from nextify.compare.results import results
         from nextify.report import finite
 
+        now = datetime.now(UTC)
         ended = {**environment, **_clock(settings.conditions.device, "end")}
-        return finite(results(comparison, _command(), started, datetime.now(UTC), ended))  # type: ignore[no-any-return]
+        found = results(
+            comparison, _command(), started, now, ended, accuracy=accuracy, why=why.results(reasons), limits=limits
+        )
+        return finite(found)  # type: ignore[no-any-return]
 
     if options.counts:
         comparison.complete = True
         return _conclude(console, options, gather(), out, written=options.out is not None)
+    if images is not None:
+        from nextify.cli.compare_accuracy import Stopped, accuracies
+
+        try:
+            accuracy = accuracies(console, options, settings, images, out)
+        except Stopped as stopped:
+            console.print(f"\n{stopped}", highlight=False)
+            return 130
+        except EngineError as error:
+            print(f"nextify: {error}", file=sys.stderr)
+            return 1
     with console.status("timing one image through each network …"):
         probe(comparison, _batches(options, settings.conditions.device))
     _announce(console, comparison)
@@ -95,6 +157,9 @@ def run(options: Options) -> int:
     try:
         with _Progress(console) as report:
             measure(comparison, report, lambda: write_data(gather(), out))
+        if options.why:
+            with console.status("why …") as status:
+                reasons = why.measure(comparison, lambda words: status.update(f"{words} …"))
     except KeyboardInterrupt:
         interrupted = True
         console.print("\nStopped; what was measured until now:")
@@ -102,8 +167,22 @@ def run(options: Options) -> int:
     return 130 if interrupted else code
 
 
-def _settings(options: Options) -> Any:
-    from nextify.compare.entries import LINE_UP, find
+def _names(options: Options) -> tuple[str, ...]:
+    """The networks' names, with the scale where they are named without one."""
+    from nextify.compare.entries import is_path
+    from nextify.compare.line_ups import line_up
+
+    if not options.models:
+        return line_up(options.scale)
+    if options.scale is None or options.scale == "full":
+        return options.models
+    plain = [name for name in options.models if not (":" in name or "@" in name or is_path(name))]
+    return tuple(f"{name}@{options.scale}" if name in plain else name for name in options.models)
+
+
+def _settings(options: Options, names: tuple[str, ...], images: Images | None) -> Settings:
+    from nextify.compare.accuracy import image_side
+    from nextify.compare.entries import find
     from nextify.compare.settings import Settings
     from nextify.environment import cores
     from nextify.evaluation.profiling import Conditions
@@ -112,12 +191,14 @@ def _settings(options: Options) -> Any:
     device = usable_device(options.device)
     cuda = device.startswith("cuda")
     batch_sizes, training_batch_size = _batches(options, device)[0]
-    models = tuple(dict.fromkeys(options.models or LINE_UP))
+    models = tuple(dict.fromkeys(names))
     for name in models:
         find(name)
+    side = None if images is None else options.image_size or image_side(images)
+    sizes = options.sizes or ((224, 288, 384, 512) if side is None else (side,))
     return Settings(
         models,
-        tuple(sorted(set(options.sizes))),
+        tuple(sorted(set(sizes))),
         Conditions(device, options.precision, options.layout),
         options.threads if options.threads is not None else cores(),
         batch_sizes,
@@ -125,6 +206,8 @@ def _settings(options: Options) -> Any:
         calls=20 if cuda else 5,
         rounds=options.rounds,
         minutes=options.minutes,
+        num_classes=None if images is None else images.num_classes,
+        fitted_to=side,
     )
 
 
@@ -216,7 +299,7 @@ class _Progress:
 def _conclude(console: Console, options: Options, results: dict[str, Any], out: Path, *, written: bool = True) -> int:
     from nextify.cli.printing import print_json
     from nextify.compare.output import write
-    from nextify.compare.tables import notes, tables
+    from nextify.compare.tables import accuracy_notes, accuracy_table, notes, tables
 
     files = write(results, out) if written else []
     if options.json:
@@ -227,10 +310,17 @@ def _conclude(console: Console, options: Options, results: dict[str, Any], out: 
             console.print(part)
         for line in notes(results):
             console.print(line, style="dim", highlight=False)
+        made = accuracy_table(results)
+        if made is not None:
+            console.print(made)
+            for line in accuracy_notes(results["accuracy"]):
+                console.print(line, style="dim", highlight=False, markup=False)
         if results["findings"]:
             console.print("\n[bold]Findings[/]")
         for line in results["findings"]:
-            console.print(f"· {line}", highlight=False)
+            console.print(f"· {line}", highlight=False, markup=False)
+        if results["budget"]:
+            console.print(f"\n{results['budget']['recommendation']}", highlight=False, markup=False)
     if files:
         console.print(f"written: {', '.join(str(path) for path in files)}", highlight=False)
     return 0 if any(row["macs"] for row in results["rows"]) else 1

@@ -1,9 +1,9 @@
-"""Who is compared: a name of ours, any timm model as ``timm:NAME``, or a bundle by its path; built at any size."""
+"""Who is compared: a name of ours, ``NAME@SCALE``, any timm model as ``timm:NAME``, or a bundle by its path; built at
+any size."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,17 +12,14 @@ from typing import Any
 
 from torch import nn
 
+from nextify.compare.line_ups import FOREIGN_FAMILIES, scaled_foreign
+from nextify.design import Design
+from nextify.fitting import fit_design
+from nextify.foreign import Foreign, timm_network
+from nextify.foreign import build as build_network
 from nextify.published import PublishedModel, published_model
+from nextify.scale import scale
 from nextify.zoo import UnknownModel, create_model, find_design
-
-LINE_UP = (
-    "resnet50",
-    "timm:deit_small_patch16_224",
-    "timm:swin_tiny_patch4_window7_224",
-    "convnext_tiny",
-    "convnext_isotropic_small",
-)
-"""About 4 to 5 G multiply-adds at 224x224 each: the paper's smallest comparison. DeiT-S is ViT-S/16 by its layers."""
 
 FAMILIES = {"resnet": "ResNet", "deit": "ViT", "vit": "ViT", "swin": "Swin", "convnext": "ConvNeXt"}
 
@@ -46,6 +43,7 @@ def find(name: str) -> Entry:
 
     Raises:
         UnknownModel: no such model of ours or of timm's.
+        ScaleError: no such scale behind the @.
     """
     if name.startswith("timm:"):
         import timm
@@ -58,13 +56,20 @@ def find(name: str) -> Entry:
             hint = f"did you mean {', '.join(f'timm:{n}' for n in near)}?" if near else "timm.list_models() lists them"
             raise UnknownModel(f"timm has no model {known!r}; {hint}")
         label = re.sub(r"_\d{3}$", "", known.partition(".")[0])
-    elif Path(name).exists():
+        return Entry(name, label, family(label), published_model(name))
+    if is_path(name):
         label = Path(name).resolve().name
         return Entry(name, label, family(_about(name).name), None)
-    else:
-        find_design(name)
-        label = name
-    return Entry(name, label, family(label), published_model(name))
+    if "@" in name:
+        plain, _, size = name.partition("@")
+        scale(size)
+        if plain in FOREIGN_FAMILIES:
+            scaled_foreign(plain, size, 32)
+        else:
+            find_design(plain)
+        return Entry(name, name, family(plain), None)
+    find_design(name)
+    return Entry(name, name, family(name), published_model(name))
 
 
 def find_all(names: Sequence[str]) -> list[Entry]:
@@ -75,12 +80,17 @@ def find_all(names: Sequence[str]) -> list[Entry]:
     return [replace(entry, label=entry.name) if times[entry.label] > 1 else entry for entry in found]
 
 
-def build(entry: Entry, image_size: int) -> nn.Module:
-    """A fresh network for square images of ``image_size``, on torch's current default device.
+def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: int = 0) -> Design | Foreign:
+    """The network of an entry as data, for square images of ``image_size``.
 
     A timm model that its configuration calls of fixed size is made with ``img_size=``: a ViT gets position embeddings
-    for that many patches, a Swin keeps its window and pads. A bundle gives its design and classes; its weights, which
-    change no cost, are not used.
+    for that many patches, a Swin keeps its window and pads. A bundle gives its design; its weights, which change no
+    cost, are not used.
+
+    Args:
+        fitted_to: side of the images that it is trained on: a design of ours is fitted to them as a training fits it.
+            None takes a named design as it is, and fits one at a scale to ``image_size``.
+        steps: of the training, for the fit.
     """
     name = entry.name
     if name.startswith("timm:"):
@@ -88,22 +98,41 @@ def build(entry: Entry, image_size: int) -> nn.Module:
 
         known = name.removeprefix("timm:")
         config = timm.get_pretrained_cfg(known)
-        size: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # timm's notes on its registry are nothing a comparison can act on
-            return timm.create_model(known, pretrained=False, **size)  # type: ignore[no-any-return]
-    if Path(name).exists() and not _is_ours(name):
-        about = _about(name)
+        if config is not None and config.fixed_input_size:
+            return timm_network(known, img_size=image_size)
+        return timm_network(known)
+    if is_path(name):
+        return _about(name).design  # type: ignore[no-any-return]
+    plain, _, size = name.partition("@")
+    if plain in FOREIGN_FAMILIES:
+        return scaled_foreign(plain, size, image_size)
+    design = scale(size).shrink(find_design(plain)) if size else find_design(plain)
+    if fitted_to is None and not size:
+        return design
+    return fit_design(design, image_size=fitted_to or image_size, steps=steps)[0]
+
+
+def build(entry: Entry, image_size: int, num_classes: int | None = None, fitted_to: int | None = None) -> nn.Module:
+    """A fresh network of :func:`network` on torch's current default device.
+
+    Args:
+        num_classes: None takes a bundle's own, otherwise 1000.
+    """
+    if is_path(entry.name):
+        about = _about(entry.name)
         return create_model(about.design, about.num_classes, in_channels=about.in_channels)
-    return create_model(name)
+    return build_network(network(entry, image_size, fitted_to), 1000 if num_classes is None else num_classes)
 
 
-def _is_ours(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether a name is that of a bundle on disk; names of ours go before files of the same name."""
+    if name.startswith("timm:") or not Path(name).exists():
+        return False
     try:
         find_design(name)
     except UnknownModel:
-        return False
-    return True
+        return True
+    return False
 
 
 def _about(path: str) -> Any:
@@ -113,6 +142,7 @@ def _about(path: str) -> Any:
 
 
 def family(name: str) -> str:
+    """The family of a label or name, ``other`` where it is none of those compared."""
     if "isotropic" in name:
         return "isotropic ConvNeXt"
     plain = name.partition(".")[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nextify.compare.figure_accuracy import latency_figure, published_figure
 from nextify.compare.figure_parts import COLORS, MARKERS, conditions_line, provenance, ticks
-from nextify.compare.results import Results
+from nextify.compare.findings import Results
 from nextify.report.drawing import FAINT, PAPER, SOFT, sheet, tidy, write
 from nextify.report.text import signed
 

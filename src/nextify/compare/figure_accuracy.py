@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nextify.compare.entries import family
 from nextify.compare.figure_parts import COLORS, FAMILY_COLORS, MARKERS, name_points, provenance, ticks
-from nextify.compare.results import Results
+from nextify.compare.findings import Results
 from nextify.layout import parameters
 from nextify.published import MODELS, OTHER_FAMILIES
 from nextify.report.drawing import FAINT, INK, PAPER, SOFT, sheet, tidy, write

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nextify.compare.results import Results
+from nextify.compare.findings import Results
 from nextify.report.drawing import INK, drawable
 
 if TYPE_CHECKING:

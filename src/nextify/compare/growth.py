@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from nextify.report.text import signed
+
+QUANTITIES = {
+    "macs": "multiply-adds",
+    "attention_macs": "attention's multiply-adds",
+    "attention_share": "attention's share of the multiply-adds",
+    "latency_ms_p50": "time of one image",
+    "batch_ms_per_image": "time per image in batches",
+    "training_ms_per_image": "time per image in training",
+    "inference_mib": "memory in inference",
+    "training_mib": "memory in training",
+}
+"""The keys of a row whose growth with the pixels is fitted, and their words."""
 
 
 @dataclass(frozen=True)
@@ -31,3 +46,10 @@ def fit(pixels: Sequence[float], costs: Sequence[float]) -> Growth | None:
         return Growth(slope, None, n)
     residual = math.fsum((y - y_mean - slope * (x - x_mean)) ** 2 for x, y in points)
     return Growth(slope, math.sqrt(residual / (n - 2) / spread), n)
+
+
+def exponent(growth: Mapping[str, Any]) -> str:
+    """``1.03 ± 0.02``."""
+    error = growth["standard_error"]
+    value = signed(growth["exponent"]).lstrip("+")
+    return value if error is None else f"{value} ± {error:.2f}"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from nextify.compare import memory as peak
 from nextify.compare.entries import Entry, build, find_all
@@ -30,6 +31,8 @@ from nextify.compare.settings import (
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
 
+MOST_CALLS = 100
+"""Timed calls of a round at batch 1, however small the network."""
 Progress = Callable[[str, float], None]
 """Called with what is being done, and with the share of the whole that is done."""
 
@@ -91,7 +94,7 @@ def count(settings: Settings, progress: Progress | None = None) -> Comparison:
             cell = Cell(entry, size)
             try:
                 with torch.device("meta"):
-                    model = build(entry, size)
+                    model = build(entry, size, settings.num_classes, settings.fitted_to)
                 cell.counts = profiling.count(model, size)
             except Exception as error:  # whatever a library raises for a size that it cannot take
                 cell.problems.append(f"cannot be built at {size}×{size}: {describe_failure(error)}")
@@ -110,8 +113,8 @@ def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
         first = own[0]
         assert first.counts is not None
         try:
-            with _threads(settings.threads), profiling.conditions(settings.conditions):
-                model = profiling.place(build(first.entry, first.image_size), settings.conditions)
+            with threads(settings.threads), profiling.conditions(settings.conditions):
+                model = profiling.place(built(first, settings), settings.conditions)
                 images = profiling.random_images(1, first.image_size, settings.conditions)
                 step = profiling.inference(model, images, settings.conditions)
                 step()
@@ -138,7 +141,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
     settings = comparison.settings
     made = comparison.plan or probe(comparison)
     ledger = _Ledger(progress, made.seconds)
-    with _threads(settings.threads), profiling.conditions(settings.conditions):
+    with threads(settings.threads), profiling.conditions(settings.conditions):
         for size in settings.sizes:
             cells = [cell for cell in comparison.at(size) if cell.possible]
             for cell in cells:
@@ -156,15 +159,12 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
     comparison.complete = True
 
 
+def built(cell: Cell, settings: Settings) -> nn.Module:
+    return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to)
+
+
 def _memory(cell: Cell, settings: Settings) -> None:
-    cell.memory = peak.measure(
-        cell.entry,
-        cell.image_size,
-        settings.conditions,
-        settings.threads,
-        max(settings.batch_sizes),
-        settings.training_batch_size,
-    )
+    cell.memory = peak.measure(cell.entry, cell.image_size, settings)
     if cell.memory.problem:
         cell.problems.append(cell.memory.problem)
 
@@ -183,7 +183,7 @@ def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
 def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -> None:
     """Latency and throughput of all cells in turn, then training of all in turn."""
     given, size = settings.conditions, cells[0].image_size
-    models = [profiling.place(build(cell.entry, size), given) for cell in cells]
+    models = [profiling.place(built(cell, settings), given) for cell in cells]
     batches = sorted({1, *settings.batch_sizes})
     images = {batch: profiling.random_images(batch, size, given) for batch in batches}
     steps: dict[tuple[int, int], Callable[[], None]] = {}
@@ -201,10 +201,10 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
                 if (i, batch) not in steps:
                     continue
                 if batch > 1:
-                    cell.throughput.setdefault(batch, []).append(batch / _repeated(steps[i, batch], given.device))
+                    cell.throughput.setdefault(batch, []).append(batch / repeated(steps[i, batch], given.device))
                     continue
                 # The first call after another network's finds caches full of that one and is not counted.
-                times = [profiling.seconds(steps[i, 1], given.device) for _ in range(settings.calls + 1)][1:]
+                times = [profiling.seconds(steps[i, 1], given.device) for _ in range(calls_of(cell, settings) + 1)][1:]
                 cell.latency.append(times)
                 cell.throughput.setdefault(1, []).append(1 / profiling.median(times))
             ledger.done(inference_seconds(settings, cell.image_seconds))
@@ -221,11 +221,16 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
         for i, cell in trained:
             ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cell.entry.label}")
             if (i, batch) in steps:
-                cell.training.append(batch / _repeated(steps[i, batch], given.device))
+                cell.training.append(batch / repeated(steps[i, batch], given.device))
             ledger.done(training_seconds(settings, cell.image_seconds))
 
 
-def _repeated(step: Callable[[], None], device: str) -> float:
+def calls_of(cell: Cell, settings: Settings) -> int:
+    """Timed calls of a round at batch 1: the settings', and more of a network so small that they would end at once."""
+    return max(settings.calls, min(MOST_CALLS, math.ceil(SHORTEST_TIMED / 2 / cell.image_seconds)))
+
+
+def repeated(step: Callable[[], None], device: str) -> float:
     """Seconds of one call: the mean over as many as take ``SHORTEST_TIMED`` together."""
     found = [profiling.seconds(step, device)]
     while math.fsum(found) < SHORTEST_TIMED:
@@ -246,7 +251,7 @@ def _recorded(cell: Cell, doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nextify.compare.entries import Entry, build, find
+from nextify.compare.settings import Settings
 from nextify.evaluation.profiling import Conditions
 
 MIB = 2**20
@@ -38,20 +39,19 @@ class Memory:
 def measure(
     entry: Entry,
     image_size: int,
-    given: Conditions,
-    threads: int,
-    batch_size: int,
-    training_batch_size: int,
+    settings: Settings,
     timeout: float = 600.0,
 ) -> Memory:
     """Peak memory of one network at one size; never raises for a network that fails."""
     request = {
         "name": entry.name,
         "image_size": image_size,
-        "conditions": asdict(given),
-        "threads": threads,
-        "batch_size": batch_size,
-        "training_batch_size": training_batch_size,
+        "conditions": asdict(settings.conditions),
+        "threads": settings.threads,
+        "batch_size": max(settings.batch_sizes),
+        "training_batch_size": settings.training_batch_size,
+        "num_classes": settings.num_classes,
+        "fitted_to": settings.fitted_to,
     }
     command = [sys.executable, "-m", "nextify.compare.memory"]
     try:
@@ -127,7 +127,9 @@ def main() -> None:
     doing = "building"
     try:
         with profiling.conditions(given):
-            model = profiling.place(build(entry, request["image_size"]), given)
+            model = profiling.place(
+                build(entry, request["image_size"], request["num_classes"], request["fitted_to"]), given
+            )
             doing = "inference"
             say(doing=doing)
             images = profiling.random_images(request["batch_size"], request["image_size"], given)

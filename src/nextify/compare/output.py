@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 
 from nextify.compare.figure import figures
+from nextify.compare.findings import Results, Row
 from nextify.compare.page import page
-from nextify.compare.results import Results
 from nextify.compare.tables import printed_gflops
 from nextify.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.report.drawing import png, svg
@@ -57,12 +57,16 @@ def write(results: Results, out: Path) -> list[Path]:
 
 
 def write_data(results: Results, out: Path) -> list[Path]:
-    """Only results.json, results.csv and counts.md."""
+    """Only results.json, results.csv, counts.md and, where there are accuracies, accuracy.csv."""
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(out / "results.json", results)
     write_text_atomic(out / "results.csv", csv_text(results))
     write_text_atomic(out / "counts.md", markdown_counts(results))
-    return [out / "results.json", out / "results.csv", out / "counts.md"]
+    written = [out / "results.json", out / "results.csv", out / "counts.md"]
+    if results["accuracy"]:
+        write_text_atomic(out / "accuracy.csv", accuracy_csv_text(results["accuracy"]))
+        written.append(out / "accuracy.csv")
+    return written
 
 
 def csv_text(results: Results) -> str:
@@ -77,6 +81,23 @@ def csv_text(results: Results) -> str:
         speeds += [{"what": "training"} | row["training"]] if row["training"] else []
         for speed in speeds or [{}]:
             writer.writerow(plain | speed)
+    return buffer.getvalue()
+
+
+ACCURACY_COLUMNS = (
+    *("model", "how", "n", "top1_mean", "top1_std", "top1_low", "top1_high", "binomial_standard_error"),
+    *("compared_with", "change", "change_low", "change_high", "p_value", "p_value_holm", "verdict"),
+    *("training_images_per_second", "training_seconds", "weights"),
+)
+
+
+def accuracy_csv_text(accuracy: Row) -> str:
+    """A line a network, unrounded."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ACCURACY_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in accuracy["rows"]:
+        writer.writerow({k: "" if v is None else v for k, v in row.items()})
     return buffer.getvalue()
 
 

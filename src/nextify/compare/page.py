@@ -6,9 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from nextify.compare.figure_parts import conditions_line
-from nextify.compare.results import QUANTITIES, Results, exponent
-from nextify.compare.tables import HEAD, cells, notes
-from nextify.report.parts import bullets, document, escaped, figure, row, section, table
+from nextify.compare.findings import Results
+from nextify.compare.growth import QUANTITIES, exponent
+from nextify.compare.tables import (
+    ACCURACY_HEAD,
+    HEAD,
+    accuracy_cells,
+    accuracy_notes,
+    accuracy_title,
+    cells,
+    notes,
+)
+from nextify.report.parts import bullets, document, escaped, facts, figure, row, section, table
 from nextify.report.text import ABSENT, duration
 
 
@@ -19,6 +28,8 @@ def page(results: Results, drawn: dict[str, tuple[str, str]]) -> str:
     s = results["settings"]
     sections = [
         section("findings", "Findings", bullets(results["findings"])),
+        section("budget", "Within the budget", _budget(results)),
+        section("accuracy", "Accuracy", _accuracy_table(results)),
         section("results", "Results", _results_table(results) + bullets(notes(results))),
         section("figures", "Figures", "\n".join(figure(n, source, label) for n, (label, source) in drawn.items())),
         section("growth", "Growth with the pixels", _growth_table(results)),
@@ -33,6 +44,25 @@ def page(results: Results, drawn: dict[str, tuple[str, str]]) -> str:
         sections,
         "Made by nextify. Published values are those of arXiv 2201.03545v2 and are named as such.",
     )
+
+
+def _budget(results: Results) -> str:
+    return f"<p>{escaped(results['budget']['recommendation'])}</p>" if results["budget"] else ""
+
+
+def _accuracy_table(results: Results) -> str:
+    accuracy = results["accuracy"]
+    if not accuracy:
+        return ""
+    lines = "".join(
+        row(escaped(cells[0]), [(escaped(cell), "") for cell in cells[1:]])
+        for cells in map(accuracy_cells, accuracy["rows"])
+    )
+    head = [(name, "") for name in ACCURACY_HEAD]
+    shown = table(head, f"<tbody>{lines}</tbody>", "Accuracy of each network")
+    explained = f"<p>{escaped(accuracy_title(accuracy))}.</p>"
+    fitted = "<h3>What was fitted to these images, and why</h3>" + bullets(accuracy["notes"])
+    return explained + shown + bullets(accuracy_notes(accuracy)) + (fitted if accuracy["notes"] else "")
 
 
 def _results_table(results: Results) -> str:

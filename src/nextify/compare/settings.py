@@ -36,6 +36,10 @@ class Settings:
     rounds: int | None = None
     """None: as many as ``minutes`` allow, from ``FEWEST_ROUNDS`` to ``MOST_ROUNDS``."""
     minutes: float = 15.0
+    num_classes: int | None = None
+    """Of the data that networks are trained on; None takes a bundle's own, otherwise 1000."""
+    fitted_to: int | None = None
+    """Side of the images that networks are trained on and fitted to; None where nothing is trained."""
 
     def __post_init__(self) -> None:
         numbers = (*self.sizes, *self.batch_sizes, self.training_batch_size, self.threads, self.calls)
@@ -60,7 +64,7 @@ class Plan:
 def inference_seconds(settings: Settings, image_seconds: float) -> float:
     """Latency and throughput of one network at one size in one round, given the time of one image in inference."""
     batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
-    return (settings.calls + 1) * image_seconds + batches
+    return max(SHORTEST_TIMED / 2, (settings.calls + 1) * image_seconds) + batches
 
 
 def training_seconds(settings: Settings, image_seconds: float) -> float:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nextify.compare.figure_parts import conditions_line
-from nextify.compare.results import Results, Row
-from nextify.report.text import ABSENT, count, percent, whole
+from nextify.compare.findings import Results, Row
+from nextify.report.text import ABSENT, count, interval, mean_std, percent, signed, whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,6 +67,79 @@ COUNTED = 6
 """Columns of ``HEAD`` that are counted; the others are measured."""
 
 
+ACCURACY_HEAD = (
+    "network",
+    "top-1 %, mean ± std",
+    "95 % interval",
+    "n",
+    "difference",
+    "95 % interval",
+    "verdict",
+    "training images/s",
+)
+"""Intervals are Student's, over seeds; the difference is to the reference, paired seed by seed."""
+
+
+def accuracy_cells(row: Row) -> tuple[str, ...]:
+    """The accuracy of one network, as in ``ACCURACY_HEAD``."""
+    return (
+        row["model"] + ("" if row["how"] == "trained" else " (weights as given)"),
+        mean_std(row["top1_mean"], row["top1_std"]),
+        ABSENT if row["top1_low"] is None else f"[{percent(row['top1_low'])}, {percent(row['top1_high'])}]",
+        str(row["n"]),
+        signed(row["change"]),
+        interval(row["change_low"], row["change_high"]) or ABSENT,
+        row["verdict"] or ABSENT,
+        whole(row["training_images_per_second"]),
+    )
+
+
+def accuracy_table(results: Results) -> Table | None:
+    """For the terminal; None where nothing was trained or evaluated."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    accuracy = results["accuracy"]
+    if not accuracy:
+        return None
+    made = Table(title=escape(accuracy_title(accuracy)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for i, name in enumerate(ACCURACY_HEAD[:-1]):
+        made.add_column(name.replace(", mean ± std", ""), justify="right" if i else "left", no_wrap=i == 0)
+    for row in accuracy["rows"]:
+        made.add_row(*(escape(cell) for cell in accuracy_cells(row)[:-1]))
+    return made
+
+
+def accuracy_title(accuracy: Row) -> str:
+    """``top-1 on cifar10, 10 epochs of the convnext recipe, 3 seeds``."""
+    data, epochs, seeds = accuracy["data"]["name"], accuracy["recipe"]["epochs"], len(accuracy["seeds"])
+    if all(row["how"] != "trained" for row in accuracy["rows"]):
+        return f"top-1 on {data}"
+    of = f"{epochs} epoch{'s' if epochs > 1 else ''} of the {accuracy['recipe_name']} recipe"
+    return f"top-1 on {data}, {of}, {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def accuracy_notes(accuracy: Row) -> list[str]:
+    """What the columns mean, and how little few seeds conclude."""
+    rows = [row for row in accuracy["rows"] if row["how"] == "trained"]
+    said = []
+    base = next((row["compared_with"] for row in rows if row["compared_with"]), None)
+    if base:
+        said.append(
+            f"Differences are to {base}, paired: one seed draws the same images in the same order for every network. "
+            "Intervals are Student's over the seeds, and say nothing of other test images."
+        )
+    errors = [row["binomial_standard_error"] for row in accuracy["rows"] if row["binomial_standard_error"]]
+    if errors:
+        said.append(
+            f"{accuracy['data']['test_images']:,} test images: on others of the same kind an accuracy would move by "
+            f"about {max(errors):.2f} points (binomial standard error)."
+        )
+    said += [f"{row['model']}: {problem}" for row in accuracy["rows"] for problem in row["problems"]]
+    return said
+
+
 def _terminal(results: Results, title: str, columns: Sequence[int]) -> Table:
     from rich import box
     from rich.markup import escape
@@ -106,8 +179,8 @@ def notes(results: Results) -> list[str]:
             f"img/s: inference in batches of {batch}, training in batches of {s['training_batch_size']}, medians of "
             f"{s['rounds']} rounds. MiB: peak beyond the process before the network is built, same batches."
         )
-        calls = s["calls"] * s["rounds"]
-        if calls < 100:
+        calls = min((r["latency_calls"] for r in results["rows"] if r["latency_calls"]), default=0)
+        if 0 < calls < 100:
             said.append(f"p95 and p99 are of {calls} calls: with fewer than 100, p99 is close to the slowest.")
     return said
 

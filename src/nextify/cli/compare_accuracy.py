@@ -1,0 +1,135 @@
+"""The trainings and evaluations of ``nextify compare --data``, shown as they go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nextify.cli.compare import Options
+    from nextify.compare.accuracy import AccuracyPlan
+    from nextify.compare.settings import Settings
+    from nextify.data import Images
+    from nextify.study.engine import LocalEngine
+    from nextify.study.store import Store
+    from nextify.study.study import Trainings
+    from nextify.training.trial import Runtime
+
+
+class Stopped(Exception):
+    """The user stopped the trainings; the message says what is kept."""
+
+
+def accuracies(console: Console, options: Options, settings: Settings, images: Images, out: Path) -> dict[str, Any]:
+    """Trains what is not trained yet, evaluates what has weights, and gives the part ``accuracy`` of results.json.
+
+    Raises:
+        Stopped: interrupted; finished trainings are kept.
+        EngineError: the trainings cannot go on.
+    """
+    from nextify.compare.accuracy import accuracy_results
+    from nextify.compare.weights import evaluate
+    from nextify.study.engine import LocalEngine
+    from nextify.study.store import Store
+    from nextify.study.study import default_side_by_side
+    from nextify.training.trial import Runtime
+
+    assert settings.fitted_to is not None
+    device = settings.conditions.device
+    small = "small" if settings.fitted_to <= 64 else "full"
+    together, threads = default_side_by_side(small, device, None)
+    together = options.side_by_side or together
+    runtime = Runtime(device, threads)
+    with Store(out) as store, LocalEngine(images, runtime, together) as engine:
+        trainings = None
+        try:
+            plan = _plan(console, options, settings, images, store, engine)
+            trainings = _trainings(plan, store, images, runtime, together)
+            _announce(console, plan, trainings, images)
+            if trainings.open_trials:
+                _train(console, trainings, engine)
+            evaluated = {}
+            for entry in plan.entries:
+                if entry.label in plan.weights:
+                    with console.status(f"evaluating {entry.label} …"):
+                        source = plan.weights[entry.label]
+                        evaluated[entry.label] = evaluate(entry, source, images, device, settings.threads)
+        except KeyboardInterrupt:
+            done = 0 if trainings is None else len(trainings.plan.trials) - len(trainings.open_trials)
+            raise Stopped(f"Stopped with {done} trainings finished; the same command goes on.") from None
+    for failed in (t for t in map(trainings.trial, plan.trials) if t["error"]):
+        console.print(f"[red]failed[/] {failed['step']}, seed {failed['seed']}: {failed['error']}", highlight=False)
+    return accuracy_results(plan, trainings, evaluated, images)
+
+
+def _plan(
+    console: Console, options: Options, settings: Settings, images: Images, store: Store, engine: LocalEngine
+) -> AccuracyPlan:
+    """The trainings, with the epochs that are asked for, or that an earlier run chose, or that a probe allows."""
+    from nextify.compare import accuracy
+    from nextify.compare.entries import find_all
+    from nextify.compare.weights import read_choices
+
+    entries = find_all(settings.models)
+    assert settings.fitted_to is not None
+    given: dict[str, Any] = {
+        "image_size": settings.fitted_to,
+        "seeds": options.seeds,
+        "recipe": options.recipe,
+        "precision": "bf16" if options.precision == "bf16" else "fp32",
+        "weights": read_choices(options.weights),
+    }
+    if options.epochs is not None:
+        return accuracy.make_plan(entries, images, epochs=options.epochs, **given)
+    plan = accuracy.make_plan(entries, images, epochs=accuracy.GUESSED_EPOCHS, **given)
+    if not plan.trials:
+        return plan
+    key = accuracy.comparison_key(plan, options.training_minutes)
+    epochs = accuracy.chosen_epochs(store.root, key)
+    if epochs is None:
+        guess = _trainings(plan, store, images, engine.runtime, engine.side_by_side)
+        with console.status("measuring a few steps of each network, to choose the epochs …"):
+            estimate = guess.estimate(engine)
+        minutes = options.training_minutes
+        epochs = accuracy.epochs_within(plan, estimate, len(images.train), minutes, engine.side_by_side)
+        accuracy.keep_epochs(store.root, key, epochs)
+    return accuracy.make_plan(entries, images, epochs=epochs, **given)
+
+
+def _trainings(plan: AccuracyPlan, store: Store, images: Images, runtime: Runtime, together: int) -> Trainings:
+    from nextify.study.study import Trainings
+
+    made = Trainings(plan, store, images, runtime, together)
+    made.load()
+    return made
+
+
+def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images: Images) -> None:
+    side, seeds = plan.data.image_size, len(plan.seeds)
+    if plan.trials:
+        number = len(plan.trials) // seeds
+        console.print(
+            f"{number} network{'s' if number > 1 else ''} × {seeds} seed{'s' if seeds > 1 else ''}, "
+            f"{plan.recipe.epochs} epochs of the {plan.recipe_name} recipe on {len(images.train):,} images of "
+            f"{side}×{side} of {images.name}, tested on {len(images.test):,}; {trainings.side_by_side} side by side",
+            highlight=False,
+        )
+    for note in (*images.warnings, *images.notes, *plan.notes):
+        console.print(f"  · {note}", highlight=False, markup=False, style="dim")
+    finished = len(plan.trials) - len(trainings.open_trials)
+    if finished:
+        console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
+
+
+def _train(console: Console, trainings: Trainings, engine: LocalEngine) -> None:
+    from nextify.cli.progress import StudyProgress
+    from nextify.report.text import duration
+
+    with console.status("measuring a few steps of each network …"):
+        estimate = trainings.estimate(engine)
+    number = len(trainings.open_trials)
+    console.print(f"about [bold]{duration(estimate.seconds)}[/] for {number} trainings, from a measured probe")
+    with StudyProgress(console, trainings, estimate) as progress:
+        trainings.run(engine, progress.on_event)
