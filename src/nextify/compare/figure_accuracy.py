@@ -6,70 +6,159 @@ What the paper printed is named as such.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nextify.compare.budget import candidates
 from nextify.compare.entries import family
-from nextify.compare.figure_parts import COLORS, FAMILY_COLORS, MARKERS, name_points, provenance, ticks
+from nextify.compare.figure_parts import (
+    COLORS,
+    FAMILY_COLORS,
+    MARKERS,
+    accuracy_title,
+    name_points,
+    provenance,
+    ticks,
+)
 from nextify.compare.findings import Results
 from nextify.layout import parameters
 from nextify.published import MODELS, OTHER_FAMILIES
-from nextify.report.drawing import FAINT, INK, PAPER, SOFT, sheet, tidy, write
+from nextify.report.drawing import FAINT, INK, PAPER, SOFT, drawable, sheet, tidy, write
+from nextify.report.text import count
 from nextify.roadmap import roadmap
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def latency_figure(results: Results) -> Figure | None:
-    """Published ImageNet-1K top-1 over the latency measured here at 224x224 (or the smallest size); None without
-    both."""
-    published = {m["model"]: m["published"]["top1"] for m in results["models"] if m["published"]}
-    timed = [r for r in results["rows"] if r["latency_ms_p50"]]
-    sizes = {r["image_size"] for r in timed}
-    size = 224 if 224 in sizes else None
-    points = [r for r in timed if r["image_size"] == size and published.get(r["model"]) is not None]
+    """Accuracy over the latency measured here, and the front of those that nothing beats in both.
+
+    Accuracies are those of this run where it trained or evaluated anything, else the paper's at 224²; None with fewer
+    than two points.
+    """
+    accuracy = results["accuracy"]
+    points = [(r, top1) for r, top1 in candidates(results) if r["latency_ms_p50"]]
+    if not accuracy:
+        points = [(r, top1) for r, top1 in points if r["image_size"] == 224]
     if len(points) < 2:
         return None
+    spreads = {r["model"]: r["top1_std"] or 0.0 for r in accuracy["rows"]} if accuracy else {}
     width, height = 7.4, 5.3
     figure, canvas = sheet(width, height)
     axes = figure.add_axes((0.85 / width, 1.05 / height, (width - 1.2) / width, (height - 2.05) / height))
     models = [m["model"] for m in results["models"]]
-    for r in points:
+    best = front([(r["latency_ms_p50"], top1) for r, top1 in points])
+    axes.plot(*zip(*best, strict=True), color=FAINT, linewidth=1.6, drawstyle="steps-post", zorder=1)
+    for r, y in points:
         i = models.index(r["model"])
-        x, y = r["latency_ms_p50"], published[r["model"]]
-        axes.plot([x, r["latency_ms_p95"]], [y, y], color=COLORS[i % len(COLORS)], linewidth=1.2, alpha=0.6)
+        x, color, spread = r["latency_ms_p50"], COLORS[i % len(COLORS)], spreads.get(r["model"], 0.0)
+        axes.plot([x, r["latency_ms_p95"]], [y, y], color=color, linewidth=1.2, alpha=0.6)
+        axes.plot([x, x], [y - spread, y + spread], color=color, linewidth=1.2, alpha=0.6)
         axes.plot(
-            [x], [y], marker=MARKERS[i % len(MARKERS)], markersize=9, markerfacecolor="white", markeredgewidth=2,
-            color=COLORS[i % len(COLORS)], linestyle="none", zorder=3,
+            [x], [y], marker=MARKERS[i % len(MARKERS)], markersize=9, markeredgewidth=2, color=color,
+            markerfacecolor=color if accuracy else "white", linestyle="none", zorder=3,
         )  # fmt: skip
-    spans = [(r["latency_ms_p50"], published[r["model"]], r["model"]) for r in points]
-    name_points(axes, spans)
-    low, high = min(s[1] for s in spans), max(s[1] for s in spans)
+    name_points(axes, [(r["latency_ms_p50"], y, r["model"]) for r, y in points])
+    low, high = min(y for _, y in points), max(y for _, y in points)
     axes.set_ylim(low - 0.12 * (high - low) - 0.3, high + 0.12 * (high - low) + 0.3)
-    axes.set_xlim(0, max(r["latency_ms_p95"] for r in points) * 1.25)
+    axes.set_xlim(0, max(r["latency_ms_p95"] for r, _ in points) * 1.25)
     tidy(axes)
     axes.grid(color=FAINT, linewidth=0.5)
     axes.set_xlabel("latency of one image measured here, ms (marker: median; line: to the 95th percentile)", fontsize=9,
                     color=SOFT)  # fmt: skip
-    write(canvas, 0.4, height - 0.38, f"Latency here, accuracy as published, {size}×{size}", size=14, weight="bold")
-    write(canvas, 0.4, height - 0.66, "top-1 % on ImageNet-1K: the paper's figures, not measured here", size=9.5,
-           color=SOFT)  # fmt: skip
+    size = points[0][0]["image_size"]
+    title = f"Latency and accuracy here, {size}×{size}" if accuracy else f"Latency here, accuracy as published, {size}²"
+    source = accuracy_title(accuracy) if accuracy else "top-1 % on ImageNet-1K: the paper's figures, not measured here"
+    write(canvas, 0.4, height - 0.38, title, size=14, weight="bold")
+    write(canvas, 0.4, height - 0.66, source, size=9.5, color=SOFT)
+    said = "Grey: the front, on which no network is beaten in both."
+    said += " Bars: ± standard deviation over seeds." if any(spreads.values()) else ""
+    write(canvas, 0.4, 0.42, said, size=8, color=SOFT)
     write(canvas, 0.4, 0.22, provenance(results), size=7.5, color=PAPER)
     return figure
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, accuracy) those that no other beats or equals in both, by rising cost."""
+    found: list[tuple[float, float]] = []
+    for cost, top1 in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not found or top1 > found[-1][1]:
+            found.append((cost, top1))
+    return found
 
 
 def published_figure(results: Results | None = None) -> Figure:
     """The paper's Figure 1 for ImageNet-1K at 224x224: accuracy over multiply-adds, a bubble's area by parameters.
 
-    Every accuracy is the paper's. With ``results``, the networks that took part are outlined in black.
+    Every accuracy there is the paper's. With ``results``, the networks that took part are outlined in black, and what
+    was trained or evaluated stands in a panel of its own: other data, its own axes.
     """
     took_part = {m["name"].removeprefix("timm:") for m in results["models"]} if results else set()
-    width, height = 9.2, 5.9
+    accuracy = results["accuracy"] if results else None
+    panel, height = 9.2, 5.9
+    width = panel + (6.0 if accuracy else 0.0)
     figure, canvas = sheet(width, height)
-    axes = figure.add_axes((0.85 / width, 1.1 / height, (width - 1.25) / width, (height - 2.25) / height))
+    axes = figure.add_axes((0.85 / width, 1.1 / height, (panel - 1.25) / width, (height - 2.25) / height))
     bubbles = list(_published())
+    _paper_panel(axes, bubbles, took_part)
+    write(canvas, 0.4, height - 0.38, "Accuracy against multiply-adds: published values", size=14, weight="bold")
+    said = "top-1 % on ImageNet-1K at 224×224, trained on ImageNet-1K only; the area of a bubble is the parameters"
+    write(canvas, 0.4, height - 0.66, said, size=9.5, color=SOFT)
+    left = 0.5
+    for kind, color in FAMILY_COLORS.items():
+        canvas.scatter([left], [height - 0.93], s=60, color=color, alpha=0.5)
+        write(canvas, left + 0.13, height - 0.93, kind, size=9, color=SOFT)
+        left += 0.5 + 0.075 * len(kind)
+    said = "Source: arXiv 2201.03545v2, Tables 1, 2, 8 and 10; ResNet-50 with its original recipe and with the paper's."
+    write(canvas, 0.4, 0.36, said, size=7.5, color=PAPER)
+    if took_part & {b.name for b in bubbles}:
+        said = "Outlined in black: took part in this comparison, which measured what it costs, not this accuracy."
+        write(canvas, 0.4, 0.2, said, size=7.5, color=PAPER)
+    if results and accuracy:
+        own = figure.add_axes(((panel + 0.6) / width, 1.1 / height, 5.0 / width, (height - 2.25) / height))
+        _own_panel(own, results)
+        write(canvas, panel + 0.2, height - 0.38, "Measured here", size=14, weight="bold")
+        write(canvas, panel + 0.2, height - 0.66, accuracy_title(accuracy), size=9.5, color=SOFT)
+        said = "Other data and other sizes than the paper's: compare the order, not the height."
+        write(canvas, panel + 0.2, 0.36, said, size=7.5, color=PAPER)
+        write(canvas, panel + 0.2, 0.2, provenance(results), size=7.5, color=PAPER)
+    return figure
+
+
+def _own_panel(axes: Axes, results: Results) -> None:
+    """Top-1 of this run over multiply-adds; the largest bubble is the network with the most parameters."""
+    points = candidates(results)
+    spreads = {r["model"]: r["top1_std"] or 0.0 for r in results["accuracy"]["rows"]}
+    families = {m["model"]: m["family"] for m in results["models"]}
+    most = max((r["parameters"] for r, _ in points), default=1)
+    for r, y in sorted(points, key=lambda p: -p[0]["parameters"]):
+        color = FAMILY_COLORS.get(families[r["model"]], PAPER)
+        spread, area = spreads[r["model"]], 420 * r["parameters"] / most
+        axes.plot([r["macs"]] * 2, [y - spread, y + spread], color=color, linewidth=1.4, zorder=2)
+        axes.scatter([r["macs"]], [y], s=area, color=color, alpha=0.5, linewidths=1.5, edgecolors=color, zorder=3)
+        away = math.sqrt(area) / 2
+        axes.annotate(
+            drawable(r["model"]), (r["macs"], y), (0, away + 7), textcoords="offset points", fontsize=8, color=INK,
+            ha="center", va="center", family="DejaVu Sans",
+        )  # fmt: skip
+    tidy(axes)
+    axes.grid(color=FAINT, linewidth=0.5)
+    if points:
+        macs = [r["macs"] for r, _ in points]
+        axes.set_xlim(min(macs) / 1.3, max(macs) * 1.3)
+        places = [p for p in axes.get_xticks() if min(macs) / 1.3 <= p <= max(macs) * 1.3]
+        ticks(axes.xaxis, places, [count(p) for p in places])
+        ends = [y + sign * spreads[r["model"]] for r, y in points for sign in (-1, 1)]
+        room = max(0.15 * (max(ends) - min(ends)), 0.5)
+        axes.set_ylim(min(ends) - room, max(ends) + 1.5 * room)
+    size = results["accuracy"]["image_size"]
+    axes.set_xlabel(f"multiply-adds at {size}×{size}; bars: ± standard deviation over seeds", fontsize=9, color=SOFT)
+
+
+def _paper_panel(axes: Axes, bubbles: Sequence[_Bubble], took_part: set[str]) -> None:
     for b in sorted(bubbles, key=lambda b: -b.millions):
         edge = INK if b.name in took_part else FAMILY_COLORS[b.family]
         axes.scatter(
@@ -100,20 +189,6 @@ def published_figure(results: Results | None = None) -> Figure:
             f"{millions} M", at, (0, 0) if millions > 100 else (0, 18), textcoords="offset points", fontsize=7.5,
             color=SOFT, ha="center", va="center", family="DejaVu Sans",
         )  # fmt: skip
-    write(canvas, 0.4, height - 0.38, "Accuracy against multiply-adds: published values", size=14, weight="bold")
-    said = "top-1 % on ImageNet-1K at 224×224, trained on ImageNet-1K only; the area of a bubble is the parameters"
-    write(canvas, 0.4, height - 0.66, said, size=9.5, color=SOFT)
-    left = 0.5
-    for kind, color in FAMILY_COLORS.items():
-        canvas.scatter([left], [height - 0.93], s=60, color=color, alpha=0.5)
-        write(canvas, left + 0.13, height - 0.93, kind, size=9, color=SOFT)
-        left += 0.5 + 0.075 * len(kind)
-    said = "Source: arXiv 2201.03545v2, Tables 1, 2, 8 and 10; ResNet-50 with its original recipe and with the paper's."
-    write(canvas, 0.4, 0.36, said, size=7.5, color=PAPER)
-    if took_part & {b.name for b in bubbles}:
-        said = "Outlined in black: took part in this comparison, which measured what it costs, not its accuracy."
-        write(canvas, 0.4, 0.2, said, size=7.5, color=PAPER)
-    return figure
 
 
 SIDES = {

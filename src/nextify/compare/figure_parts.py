@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nextify.compare.findings import Results
+from nextify.compare.findings import Results, Row
 from nextify.report.drawing import INK, drawable
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ def conditions_line(results: Results) -> str:
     parts += [rounds if s["rounds"] else "counted only"]
     parts += [] if s["complete"] or not s["rounds"] else ["stopped before the end"]
     return "  ·  ".join(parts)
+
+
+def accuracy_title(accuracy: Row) -> str:
+    """``top-1 on cifar10, 10 epochs of the convnext recipe, 3 seeds``."""
+    data, epochs, seeds = accuracy["data"]["name"], accuracy["recipe"]["epochs"], len(accuracy["seeds"])
+    if all(row["how"] != "trained" for row in accuracy["rows"]):
+        return f"top-1 on {data}"
+    of = f"{epochs} epoch{'s' if epochs > 1 else ''} of the {accuracy['recipe_name']} recipe"
+    return f"top-1 on {data}, {of}, {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def provenance(results: Results) -> str:

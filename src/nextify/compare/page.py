@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nextify.compare.figure_parts import conditions_line
+from nextify.compare.figure_parts import accuracy_title, conditions_line
 from nextify.compare.findings import Results
 from nextify.compare.growth import QUANTITIES, exponent
 from nextify.compare.tables import (
@@ -13,7 +13,6 @@ from nextify.compare.tables import (
     HEAD,
     accuracy_cells,
     accuracy_notes,
-    accuracy_title,
     cells,
     notes,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nextify.compare.figure_parts import conditions_line
+from nextify.compare.figure_parts import accuracy_title, conditions_line
 from nextify.compare.findings import Results, Row
 from nextify.report.text import ABSENT, count, interval, mean_std, percent, signed, whole
 
@@ -83,9 +83,9 @@ ACCURACY_HEAD = (
 def accuracy_cells(row: Row) -> tuple[str, ...]:
     """The accuracy of one network, as in ``ACCURACY_HEAD``."""
     return (
-        row["model"] + ("" if row["how"] == "trained" else " (weights as given)"),
+        row["model"] + ("" if row["how"] == "trained" else " (as given)"),
         mean_std(row["top1_mean"], row["top1_std"]),
-        ABSENT if row["top1_low"] is None else f"[{percent(row['top1_low'])}, {percent(row['top1_high'])}]",
+        ABSENT if row["top1_low"] is None else f"[{percent(row['top1_low'], 1)}, {percent(row['top1_high'], 1)}]",
         str(row["n"]),
         signed(row["change"]),
         interval(row["change_low"], row["change_high"]) or ABSENT,
@@ -104,20 +104,11 @@ def accuracy_table(results: Results) -> Table | None:
     if not accuracy:
         return None
     made = Table(title=escape(accuracy_title(accuracy)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for i, name in enumerate(ACCURACY_HEAD[:-1]):
-        made.add_column(name.replace(", mean ± std", ""), justify="right" if i else "left", no_wrap=i == 0)
+    for i, name in enumerate(("network", "top-1 %", "interval", "n", "difference", "interval")):
+        made.add_column(name, justify="right" if i else "left", no_wrap=True)
     for row in accuracy["rows"]:
-        made.add_row(*(escape(cell) for cell in accuracy_cells(row)[:-1]))
+        made.add_row(*(escape(cell) for cell in accuracy_cells(row)[:6]))
     return made
-
-
-def accuracy_title(accuracy: Row) -> str:
-    """``top-1 on cifar10, 10 epochs of the convnext recipe, 3 seeds``."""
-    data, epochs, seeds = accuracy["data"]["name"], accuracy["recipe"]["epochs"], len(accuracy["seeds"])
-    if all(row["how"] != "trained" for row in accuracy["rows"]):
-        return f"top-1 on {data}"
-    of = f"{epochs} epoch{'s' if epochs > 1 else ''} of the {accuracy['recipe_name']} recipe"
-    return f"top-1 on {data}, {of}, {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def accuracy_notes(accuracy: Row) -> list[str]:
@@ -128,7 +119,7 @@ def accuracy_notes(accuracy: Row) -> list[str]:
     if base:
         said.append(
             f"Differences are to {base}, paired: one seed draws the same images in the same order for every network. "
-            "Intervals are Student's over the seeds, and say nothing of other test images."
+            "Intervals are Student's of 95 % over the seeds, and say nothing of other test images."
         )
     errors = [row["binomial_standard_error"] for row in accuracy["rows"] if row["binomial_standard_error"]]
     if errors:

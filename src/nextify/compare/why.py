@@ -98,11 +98,14 @@ def _of_one(cell: Cell, comparison: Comparison) -> Why:
 
 def shares(step: Callable[[], None], device: str) -> dict[str, float]:
     """``{kind of operator: share of the time}`` of one call, from torch's profiler; the largest first."""
+    from torch.autograd.profiler import profile as profile_cpu
     from torch.profiler import ProfilerActivity, profile
 
     cuda = device.startswith("cuda")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities, record_shapes=True) as profiler:
+    # Kineto, which GPUs need, writes to stderr of what it does not find on a machine without one.
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    recorder: Any = profile(activities=activities, record_shapes=True) if cuda else None
+    with recorder or profile_cpu(use_kineto=False, record_shapes=True) as profiler:
         step()
         profiling.synchronize(device)
     spent: dict[str, float] = {}
