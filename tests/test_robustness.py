@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from PIL import Image
 from nextify.cli import main
 from nextify.data import Images, open_images
 from nextify.design import CONVNEXT_TINY
+from nextify.evaluation import corrupted_images, robustness
+from nextify.evaluation.corruption_error import ALEXNET_ERRORS, Point, summarize
 from nextify.evaluation.corruptions import CORRUPTIONS, corrupt
 from nextify.evaluation.metrics import calibration
-from nextify.evaluation.robustness import ALEXNET_ERRORS, Point, Robustness, measure, summarize
-from nextify.evaluation.robustness_report import csv_text, picture, table, write
+from nextify.evaluation.partial import Partial
+from nextify.evaluation.robustness import Robustness, measure
+from nextify.report.robustness import csv_text, table, write
 from nextify.weights import About, Preprocessing, load, save_bundle
 from nextify.zoo import create_model
 
@@ -227,7 +231,13 @@ def test_settings_that_cannot_be_are_refused(bundle, images, settings, words):
 def test_what_is_written(bundle, images, tmp_path):
     found = measure(bundle, images, corruptions=("fog", "contrast"), severities=(1, 5), baseline=bundle)
     written = write(found, tmp_path / "out")
-    assert [path.name for path in written] == ["robustness.json", "robustness.csv", "robustness.png"]
+    assert [path.name for path in written] == [
+        "robustness.json",
+        "robustness.csv",
+        "robustness.svg",
+        "robustness.png",
+        "robustness.html",
+    ]
     content = json.loads(written[0].read_text(encoding="utf-8"))
     assert content["clean_error"] == found.clean_error
     assert len(content["points"]) == 4
@@ -240,7 +250,14 @@ def test_what_is_written(bundle, images, tmp_path):
         ("contrast", "5"),
     ]
     assert float(lines[2]["error"]) == found.points[1].error
-    assert Image.open(io.BytesIO(picture(found))).width > 500
+    with Image.open(written[3]) as shown_as:
+        assert shown_as.width > 500
+    assert ET.parse(written[2]).getroot().tag.endswith("svg")
+    shown = written[4].read_text(encoding="utf-8")
+    assert "http" not in shown
+    assert "<script" not in shown
+    assert f"{found.points[1].error:.2f}" in shown
+    assert "mCE 100.0, where 100 is tiny-0." in shown
     header, rows = table(found)
     assert all(len(row) == len(header) for row in rows)
     assert rows[-1][0] == "mean"
@@ -263,7 +280,8 @@ def test_the_command(bundle, folder, tmp_path, capsys):
         "made texture",
     ):
         assert words in said.out
-    assert (tmp_path / "robustness.png").is_file()
+    assert (tmp_path / "robustness.html").is_file()
+    assert not (tmp_path / "unfinished").exists()
     assert main([*arguments, "--clean-only", "--present-classes", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["only_present_classes"] is True
@@ -272,6 +290,56 @@ def test_the_command(bundle, folder, tmp_path, capsys):
     assert "no corruption is called rain" in capsys.readouterr().err
     assert main([*arguments, "--clean-only", "--corruptions", "fog"]) == 2
     assert "leave --corruptions out" in capsys.readouterr().err
+
+
+def test_a_killed_measurement_goes_on_to_the_same_figures(bundle, other, images, tmp_path, monkeypatch):
+    """Batches of 5 of 12 images; the second is interrupted, and only that one and the third are made again."""
+    monkeypatch.setattr(robustness, "BATCH", 5)
+    settings = {"corruptions": ("fog", "impulse_noise"), "severities": (1, 4), "baseline": other}
+    whole = measure(bundle, images, **settings)
+    made: list[str] = []
+    corrupt_batch = corrupted_images.corrupt_batch
+
+    def counted(pixels, name, severity, seeds, pictures=None):
+        if len(made) == 11 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        made.append(f"{name}-{severity}")
+        return corrupt_batch(pixels, name, severity, seeds, pictures)
+
+    monkeypatch.setattr(corrupted_images, "corrupt_batch", counted)
+    partial = Partial(tmp_path / "unfinished")
+    with pytest.raises(KeyboardInterrupt):
+        measure(bundle, images, **settings, partial=partial)
+    assert len(list((tmp_path / "unfinished").rglob("*.npz"))) == 1
+    (tmp_path / "again").touch()
+    made.clear()
+    seen = []
+    resumed = Partial(tmp_path / "unfinished")
+    found = measure(
+        bundle, images, **settings, partial=resumed, progress=lambda done, total: seen.append((done, total))
+    )
+    # Two networks that take other pixels: 4 corrupted batches each, of the second and third batch of images.
+    assert len(made) == 2 * 2 * 4
+    assert seen[0] == (2 * 5 * 5, 2 * 12 * 5)
+    assert seen[-1] == (2 * 12 * 5, 2 * 12 * 5)
+    assert (found.points, found.clean_error, found.mean_error) == (whole.points, whole.clean_error, whole.mean_error)
+    different = measure(bundle, images, **settings, seed=1, partial=Partial(tmp_path / "unfinished"))
+    assert different.points != whole.points
+    resumed.remove()
+    assert [len(list(f.iterdir())) for f in (tmp_path / "unfinished").iterdir()] == [3]  # the other request's
+
+
+def test_a_damaged_part_is_made_again(tmp_path):
+    partial = Partial(tmp_path)
+    partial.begin({"a": 1})
+    partial.save("made-0", {"x": np.arange(3)})
+    assert partial.load("made-0")["x"].tolist() == [0, 1, 2]
+    assert partial.load("made-1") is None
+    file = next(tmp_path.rglob("made-0.npz"))
+    file.write_bytes(file.read_bytes()[:40])
+    assert partial.load("made-0") is None
+    partial.remove()
+    assert not tmp_path.exists()
 
 
 def test_more_classes_than_the_bundle_knows_are_refused(folder, tmp_path, capsys):

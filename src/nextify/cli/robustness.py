@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Options:
     """Corrupt images as ImageNet-C does (15 ways, 5 severities) and measure the bundle's error and calibration.
 
-    With --out also robustness.json, robustness.csv and robustness.png. docs/robustness.md says what the corruptions
-    are and where they differ from the published images.
+    With --out also robustness.json, .csv, .svg, .png and .html, and stopped or killed, the same command goes on.
+    docs/robustness.md says what the corruptions are and where they differ from the published images.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
@@ -50,7 +50,7 @@ class Options:
     imagenet_c: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder of ImageNet-C as published, to measure on instead of corrupting here; --data are the clean images."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder for robustness.json, robustness.csv and robustness.png."""
+    """Folder of the results, and of what is finished while the command runs."""
     json: bool = False
     """Print JSON."""
     device: str = "auto"
@@ -64,14 +64,16 @@ class Options:
 def run(options: Options) -> int:
     from nextify.data import open_images
     from nextify.evaluation.corruptions import CORRUPTIONS
+    from nextify.evaluation.partial import Partial
     from nextify.evaluation.robustness import measure
-    from nextify.evaluation.robustness_report import write
+    from nextify.report.robustness import write
     from nextify.training.device import runtime
 
     if options.clean_only and options.corruptions is not None:
         raise ValueError("--clean-only corrupts nothing: leave --corruptions out")
     place = runtime(options.device, options.threads, options.workers)
     images = open_images(options.data, split_seed=options.split_seed)
+    partial = None if options.out is None else Partial(options.out / "unfinished")
     with _Bar() as progress:
         found = measure(
             options.bundle,
@@ -89,8 +91,11 @@ def run(options: Options) -> int:
             threads=options.threads,
             workers=place.workers,
             progress=progress,
+            partial=partial,
         )
     written = [] if options.out is None else write(found, options.out)
+    if partial is not None:
+        partial.remove()
     if options.json:
         print_json(found.to_dict())
         return 0
@@ -101,7 +106,7 @@ def run(options: Options) -> int:
 
 
 def _print(found: Robustness, bundle: str) -> None:
-    from nextify.evaluation.robustness_report import table
+    from nextify.report.robustness import table
     from nextify.report.text import percent
 
     for note in found.notes:

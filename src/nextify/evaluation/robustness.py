@@ -1,17 +1,14 @@
-"""What corruptions cost a bundle: error and calibration at each corruption and severity, and the mean corruption error.
+"""What corruptions cost a bundle: error and calibration at each corruption and severity, and the mean corruption error
+(``corruption_error.py``).
 
-Source: Hendrycks and Dietterich, ICLR 2019 (arXiv 1903.12261), section 4.1. With E the top-1 error of the network and
-B that of the baseline, summed over the severities s, the corruption error of corruption c is
-
-    CE_c = Σ_s E_c,s / Σ_s B_c,s        relative CE_c = Σ_s (E_c,s − E_clean) / Σ_s (B_c,s − B_clean)
-
-and mCE their mean over the corruptions. Images are prepared as the bundle says and corrupted then, at the network's own
-resolution, as ImageNet-C's were; each has draws of its own, the same for every network.
+Images are prepared as the bundle says and corrupted then, at the network's own resolution, as ImageNet-C's were; each
+has draws of its own, the same for every network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,8 +28,17 @@ from nextify.evaluation.corrupted_images import (
     spread,
     stored,
 )
-from nextify.evaluation.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, SMALLEST_SIDE, published_size
+from nextify.evaluation.corruption_error import (
+    ALEXNET,
+    ALEXNET_CLEAN_ERROR,
+    Point,
+    Summary,
+    mean_if_all,
+    summarize,
+)
+from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
 from nextify.evaluation.metrics import calibration
+from nextify.evaluation.partial import Partial
 from nextify.evaluation.report import Part, match_classes, probabilities
 
 if TYPE_CHECKING:
@@ -42,61 +48,9 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with the images that have gone through a network, and how many will have."""
 
+Confidence = npt.NDArray[np.float32]
+
 BATCH = 64
-ALEXNET = "alexnet"
-ALEXNET_CLEAN_ERROR = 43.5
-"""Percent, on ImageNet's validation images: the paper's Table 1."""
-ALEXNET_ERRORS: dict[str, float] = {
-    "gaussian_noise": 88.6428,
-    "shot_noise": 89.4468,
-    "impulse_noise": 92.2640,
-    "defocus_blur": 81.9880,
-    "glass_blur": 82.6268,
-    "motion_blur": 78.5948,
-    "zoom_blur": 79.8360,
-    "snow": 86.6816,
-    "frost": 82.6572,
-    "fog": 81.9324,
-    "brightness": 56.4592,
-    "contrast": 85.3204,
-    "elastic_transform": 64.6056,
-    "pixelate": 71.7840,
-    "jpeg_compression": 60.6500,
-}
-"""Percent, mean over the five severities of ImageNet-C: by these the published mCE is normalized. From the authors'
-code, as given to four digits in google-research/augmix, ``imagenet.py``; rounded, they are the paper's."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A network on the images at one severity of one corruption."""
-
-    corruption: str
-    severity: int
-    error: float
-    """Top-1 error in percent."""
-    expected_calibration_error: float
-    """0 to 1."""
-    baseline_error: float | None
-    """Top-1 error of the baseline in percent, where it was measured here."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One corruption over its severities."""
-
-    corruption: str
-    group: str
-    error: float
-    """Mean top-1 error in percent."""
-    expected_calibration_error: float
-    """Mean, 0 to 1."""
-    baseline_error: float | None
-    """Mean top-1 error of the baseline in percent."""
-    corruption_error: float | None
-    """CE in percent: below 100 is better than the baseline. None without one, or where it makes no error."""
-    relative_corruption_error: float | None
-    """Relative CE in percent; None where the corruption costs the baseline nothing."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +112,7 @@ def measure(
     threads: int | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    partial: Partial | None = None,
 ) -> Robustness:
     """Corrupt images and see how often a bundle is wrong.
 
@@ -173,6 +128,8 @@ def measure(
         imagenet_c: folder of ImageNet-C as published (``fog/3/CLASS/…``, or in its four groups), whose files are taken
             instead of corrupting here; ``images`` are the clean ones. As in the reference, cropped and not resized.
         workers: processes that corrupt; 0 corrupts between the batches.
+        partial: keeps each finished batch, and gives back those of an earlier run of the same measurement that was
+            killed; the figures are the same. None keeps nothing.
 
     Raises:
         WeightsError: no bundle, or a damaged one.
@@ -204,29 +161,62 @@ def measure(
     made = [] if files else keys
     total = (len(chosen) * (len(made) + 1) + sum(map(len, files.values()))) * len(networks)
     done = 0
+    if partial is not None:
+        asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
+        folders = [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
+        partial.begin([*asked, *folders, *(network.identity() for network in networks)])
+
+    def remembered(name: str) -> bool:
+        """Whether a part was finished before; then the networks get back what they said."""
+        nonlocal done
+        kept = None if partial is None else partial.load(name)
+        if kept is None:
+            return False
+        for network, own in zip(networks, _said(kept, len(networks)), strict=True):
+            for key, (right, confidence) in own.items():
+                network.add(key, right, confidence)
+                done += len(right)
+        if progress is not None:
+            progress(done, total)
+        return True
 
     def show(group: Sequence[_Network], key: Key | None, pixels: Pixels, classes: npt.NDArray[np.int64]) -> None:
         nonlocal done
         for network in group:
-            network.see(key, pixels, classes)
+            right, confidence = network.see(pixels, classes)
+            network.add(key, right, confidence)
+            name = f"{networks.index(network)}/{'clean/0' if key is None else f'{key[0]}/{key[1]}'}"
+            said[f"{name}/right"], said[f"{name}/confidence"] = right, confidence
             done += len(classes)
             if progress is not None:
                 progress(done, total)
 
+    said: dict[str, npt.NDArray[Any]] = {}
     with corrupter(workers, frost_pictures) as corrupted:
-        for batch in _batches(chosen):
+        for number, batch in enumerate(_batches(chosen)):
+            if remembered(f"made-{number}"):
+                continue
             here = [places[i] for i in batch]
             classes = np.array([s.labels[i] for s, i in here])
             seeds = [(seed << 32) + i for i in batch]
             for group in groups.values():
                 for key, pixels in corrupted(prepared(here, group[0].settings), made, seeds):
                     show(group, key, pixels, classes)
+            if partial is not None:
+                partial.save(f"made-{number}", said)
+            said.clear()
     for file_key, all_files in files.items():
-        for some_files in _batches(all_files):
+        for number, some_files in enumerate(_batches(all_files)):
+            name = f"{file_key[0]}-{file_key[1]}-{number}"
+            if remembered(name):
+                continue
             classes = np.array([c for _, c in some_files])
             read = [decoded(path) for path, _ in some_files]
             for group in groups.values():
                 show(group, file_key, np.stack([as_stored(image, group[0].settings) for image in read]), classes)
+            if partial is not None:
+                partial.save(name, said)
+            said.clear()
 
     found = _conclude(networks, baseline, corruptions, keys)
     first = networks[0]
@@ -277,34 +267,11 @@ def _conclude(
         "mean_calibration_error": float(np.mean(calibration_errors)),
         "baseline": name,
         "baseline_clean_error": base_clean,
-        "mean_corruption_error": _mean_if_all([s.corruption_error for s in summaries]),
-        "relative_mean_corruption_error": _mean_if_all([s.relative_corruption_error for s in summaries]),
+        "mean_corruption_error": mean_if_all([s.corruption_error for s in summaries]),
+        "relative_mean_corruption_error": mean_if_all([s.relative_corruption_error for s in summaries]),
         "corruptions": summaries,
         "points": points,
     }
-
-
-def summarize(
-    name: str, points: Sequence[Point], clean: float, base_clean: float | None, alexnet: bool = False
-) -> Summary:
-    """CE and relative CE of one corruption from its severities."""
-    error = float(np.mean([p.error for p in points]))
-    base = ALEXNET_ERRORS[name] if alexnet else None
-    measured = [p.baseline_error for p in points if p.baseline_error is not None]
-    if measured:
-        base = float(np.mean(measured))
-    relative = None
-    if base is not None and base_clean is not None and base > base_clean:
-        relative = 100 * (error - clean) / (base - base_clean)
-    return Summary(
-        corruption=name,
-        group=next(group for group, names in GROUPS.items() if name in names),
-        error=error,
-        expected_calibration_error=float(np.mean([p.expected_calibration_error for p in points])),
-        baseline_error=base,
-        corruption_error=100 * error / base if base else None,
-        relative_corruption_error=relative,
-    )
 
 
 def _checked(
@@ -357,7 +324,17 @@ class _Network:
         self.right: dict[object, list[npt.NDArray[np.bool_]]] = {}
         self.confidence: dict[object, list[npt.NDArray[np.float32]]] = {}
 
-    def see(self, key: object, pixels: Pixels, classes: npt.NDArray[np.int64]) -> None:
+    def identity(self) -> list[str]:
+        """What decides its answers: weights and preprocessing."""
+        import torch
+
+        digest = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return [digest.hexdigest(), repr(self.settings), str(self.bf16), str(self.label_of.tolist())]
+
+    def see(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], Confidence]:
+        """Which of the images are right, and how sure the network is of what it says."""
         import torch
 
         found = probabilities(self.model, torch.from_numpy(pixels), self.device, self.settings, bf16=self.bf16)
@@ -366,14 +343,30 @@ class _Network:
             found = found[:, self.present]
             found = found / found.sum(1, keepdims=True)
             labels = np.searchsorted(self.present, labels)
-        self.right.setdefault(key, []).append(found.argmax(1) == labels)
-        self.confidence.setdefault(key, []).append(found.max(1))
+        return found.argmax(1) == labels, found.max(1)
+
+    def add(self, key: object, right: npt.NDArray[np.bool_], confidence: Confidence) -> None:
+        self.right.setdefault(key, []).append(right)
+        self.confidence.setdefault(key, []).append(confidence)
 
     def error(self, key: object) -> float:
         return 100 * (1 - float(np.concatenate(self.right[key]).mean()))
 
     def calibration_error(self, key: object) -> float:
         return calibration(np.concatenate(self.confidence[key]), np.concatenate(self.right[key]))[0]
+
+
+def _said(
+    kept: Mapping[str, npt.NDArray[Any]], networks: int
+) -> list[dict[Key | None, tuple[npt.NDArray[np.bool_], Confidence]]]:
+    """A kept part, network by network: ``{key: (right, confidence)}``."""
+    found: list[dict[Key | None, tuple[npt.NDArray[np.bool_], Confidence]]] = [{} for _ in range(networks)]
+    for name, right in kept.items():
+        number, corruption, severity, what = name.split("/")
+        if what == "right":
+            key = None if corruption == "clean" else (corruption, int(severity))
+            found[int(number)][key] = right, kept[f"{number}/{corruption}/{severity}/confidence"]
+    return found
 
 
 def _pixels_key(settings: Preprocessing) -> object:
@@ -383,8 +376,3 @@ def _pixels_key(settings: Preprocessing) -> object:
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), BATCH):
         yield items[start : start + BATCH]
-
-
-def _mean_if_all(values: Sequence[float | None]) -> float | None:
-    present = [v for v in values if v is not None]
-    return float(np.mean(present)) if present and len(present) == len(values) else None

@@ -1,4 +1,4 @@
-"""A robustness measurement written out: robustness.json, robustness.csv (a line a severity) and robustness.png."""
+"""A robustness measurement written out: JSON, CSV (a line a severity), the table as a picture, and one HTML page."""
 
 from __future__ import annotations
 
@@ -6,27 +6,36 @@ import csv
 import io
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nextify.evaluation.pictures import INK, SOFT, _drawable, _figure, _png, _short
-from nextify.evaluation.robustness import Point, Robustness
+from nextify.evaluation.corruption_error import Point
+from nextify.evaluation.robustness import Robustness
 from nextify.files import write_bytes_atomic, write_json_atomic, write_text_atomic
-from nextify.report.text import percent
+from nextify.report import parts
+from nextify.report.drawing import INK, SOFT, drawable, png, shorten, svg
+from nextify.report.text import percent, whole
 
-FILES = ("robustness.json", "robustness.csv", "robustness.png")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILES = ("robustness.json", "robustness.csv", "robustness.svg", "robustness.png", "robustness.html")
 COLUMNS = ("corruption", "severity", "error", "expected_calibration_error", "baseline_error")
 
 
 def write(found: Robustness, out: Path) -> list[Path]:
-    """``FILES`` in ``out``, the figures first; their paths. Without corruptions there is no picture."""
+    """``FILES`` in ``out``, the figures first; their paths. Without corruptions there is no picture and no page."""
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(out / FILES[0], found.to_dict())
     write_text_atomic(out / FILES[1], csv_text(found))
     if not found.corruptions:
         return [out / name for name in FILES[:2]]
-    write_bytes_atomic(out / FILES[2], picture(found))
+    drawn = picture(found)
+    source = svg(drawn)
+    write_text_atomic(out / FILES[2], source)
+    write_bytes_atomic(out / FILES[3], png(drawn))
+    write_text_atomic(out / FILES[4], page(found, source))
     return [out / name for name in FILES]
 
 
@@ -58,11 +67,15 @@ def table(found: Robustness) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return header, rows
 
 
-def picture(found: Robustness) -> bytes:
+def picture(found: Robustness) -> Figure:
     """Error at each corruption and severity as shades and numbers; right, the means and CE."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names = [s.corruption for s in found.corruptions]
     errors = np.array([[p.error for p in found.points if p.corruption == name] for name in names])
-    figure = _figure(8.2, 1.75 + 0.3 * len(names))
+    figure = Figure(figsize=(8.2, 1.75 + 0.3 * len(names)), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
     columns = len(found.severities)
     axes.imshow(errors, cmap="Blues", vmin=0, vmax=100, aspect="auto")
@@ -91,8 +104,48 @@ def picture(found: Robustness) -> bytes:
     said = f"\ntop-1 error in % of {found.images:,} images at {found.size[0]}×{found.size[1]}: "
     said += f"{found.clean_error:.1f} clean, {found.mean_error:.1f} corrupted"
     if found.mean_corruption_error is not None:
-        said += f"\nmCE {found.mean_corruption_error:.1f} against {_drawable(_short(found.baseline, 40))}"
+        said += f"\nmCE {found.mean_corruption_error:.1f} against {shorten(found.baseline, 40)}"
     if found.made_frost:
         said += "\nfrost: a made texture, not the published pictures"
-    axes.set_title(_drawable(title) + said, fontsize=10, loc="left", color=INK, pad=12)
-    return _png(figure)
+    axes.set_title(drawable(title + said), fontsize=10, loc="left", color=INK, pad=12, parse_math=False)
+    return figure
+
+
+def page(found: Robustness, drawing: str) -> str:
+    """One offline HTML page; ``drawing`` is the picture as SVG."""
+    header, rows = table(found)
+    lines = "".join(parts.row(parts.escaped(cells[0]), [(parts.escaped(c), "") for c in cells[1:]]) for cells in rows)
+    shown = parts.table([(name, "") for name in header], f"<tbody>{lines}</tbody>", "Error at each severity")
+    explained = [
+        "Errors are top-1 errors in percent. ECE: the mean gap between confidence and accuracy, in percent.",
+        *(
+            [f"CE: 100 times the sum of the errors over the severities, over that of {found.baseline}; mCE their mean."]
+            if found.baseline
+            else []
+        ),
+        *found.notes,
+    ]
+    height, width = found.size
+    strengths = f"{found.strengths_of}×{found.strengths_of}" if found.corrupted_here else "ImageNet-C as published"
+    facts = parts.facts(
+        (
+            ("images", whole(found.images)),
+            ("size", f"{height}×{width}"),
+            ("strengths", strengths),
+            ("seed", found.seed),
+            ("precision", found.precision),
+            *((name.replace("_", " "), value) for name, value in found.environment.items()),
+        )
+    )
+    mce = found.mean_corruption_error
+    outcome = f"mCE {percent(mce, 1)}, where 100 is {found.baseline}." if mce is not None else ""
+    lead = (
+        f"Top-1 error {percent(found.clean_error)} % on clean images, {percent(found.mean_error)} % on corrupted ones."
+    )
+    sections = (
+        parts.section("figure", "Figure", parts.figure("robustness", drawing, "Error at each corruption and severity")),
+        parts.section("errors", "Errors", shown + parts.bullets(explained)),
+        parts.section("reproduce", "Conditions", facts),
+    )
+    title = f"{found.model or 'model'} on corrupted images of {found.data}"
+    return parts.document(title, lead, outcome, sections, "Made by nextify. Corruptions: arXiv 1903.12261.")
