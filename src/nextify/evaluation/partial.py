@@ -35,9 +35,9 @@ class Partial:
 
     def load(self, part: str) -> dict[str, npt.NDArray[Any]] | None:
         """The arrays of a finished part, or None; a damaged file counts as none."""
-        with suppress(OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError):
-            with np.load(io.BytesIO(self._path(part).read_bytes())) as found:
-                return {name: found[name] for name in found.files}
+        damaged = (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError)
+        with suppress(*damaged), np.load(io.BytesIO(self._path(part).read_bytes())) as found:
+            return {name: found[name] for name in found.files}
         return None
 
     def save(self, part: str, arrays: Arrays) -> None:
