@@ -1,12 +1,15 @@
-"""timm's RandAugment, at a third of its cost on small images, pixel for pixel the same.
+"""timm's RandAugment at less cost, pixel for pixel the same.
 
 timm draws the operations and their magnitudes (its ``RandAugment`` and ``AugmentOp``, ``rand-m9-mstd0.5-inc1``). What
-it then calls works on Pillow images, and on a small image most of the time goes into building tables of 256 values in
-Python. So here the images are NumPy arrays, and an operation is one of three:
+it then calls works on Pillow images. On small images most of its time goes into building tables of 256 values in
+Python, on large ones into interpolation and filters with doubles. So here the images are NumPy arrays, and an
+operation is one of these:
 
 - a table of its arguments (invert, posterize, solarize): made once by timm's own function, from an image of all values;
-- a table of its arguments and the image's range, histogram or mean (autocontrast, equalize, contrast): found by NumPy;
-- timm's own function, between two conversions (all others).
+- a table of its arguments and the image's histogram or mean (autocontrast, equalize);
+- a blend with another image, for which Pillow takes fewer detours (brightness, contrast, sharpness);
+- a move of each row or column along itself (shears, translations): ``augment_moves``;
+- timm's own function, between two conversions (rotation, colour).
 
 The tests compare each with timm's own on the same draws.
 """
@@ -14,8 +17,8 @@ The tests compare each with timm's own on the same draws.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache
-from typing import Any
+from functools import cache, lru_cache, partial
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +26,14 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment, rand_augment_choices, rand_augment_ops
 from timm.data.constants import IMAGENET_DEFAULT_MEAN
 
+from nextify.data.augment_moves import Shifts, moved
 from nextify.data.decode import Pixels
 from nextify.recipe import RandAugment as Setting
 
 LAYERS = 2
 """Operations drawn for an image, each then applied with probability 0.5: timm's defaults."""
+MOVED_FROM = 96 * 96
+"""Pixels of an image from which shears and translations are faster in NumPy than in Pillow."""
 Operation = Callable[..., Pixels]
 Function = Callable[..., Image.Image]
 _EVERY_VALUE = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # (1, 256, 3)
@@ -69,13 +75,6 @@ def _looked_up(pixels: Pixels, table: bytes) -> Pixels:
     return np.frombuffer(pixels.tobytes().translate(table), np.uint8).reshape(pixels.shape)
 
 
-def _looked_up_by_channel(pixels: Pixels, tables: list[bytes]) -> Pixels:
-    out = np.empty(pixels.shape, np.uint8)
-    for channel, table in enumerate(tables):
-        out[..., channel] = _looked_up(pixels[..., channel], table)
-    return out
-
-
 class _ByPillow:
     """timm's function between two conversions. (A class and not a closure, so that it can be pickled.)"""
 
@@ -104,16 +103,27 @@ def _table(function: Function, args: tuple[Any, ...]) -> bytes:
     return from_pillow(function(to_pillow(_EVERY_VALUE), *args))[0, :, 0].tobytes()
 
 
-class _AutoContrast:
-    """Stretches each channel's range to 0 to 255."""
+class _ByHistogram:
+    """A table for each channel, found from how often it has each value."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
 
+    def table(self, counts: npt.NDArray[np.int64]) -> bytes:
+        raise NotImplementedError
+
     def __call__(self, pixels: Pixels, **_: Any) -> Pixels:
-        flat = pixels.reshape(-1, 3)
-        low, high = flat.min(0).tolist(), flat.max(0).tolist()
-        return _looked_up_by_channel(pixels, [_stretch(self.function, *pair) for pair in zip(low, high, strict=True)])
+        image = to_pillow(pixels)
+        counts = np.array(image.histogram()).reshape(3, 256)
+        return from_pillow(image.point(list(b"".join(self.table(channel) for channel in counts))))
+
+
+class _AutoContrast(_ByHistogram):
+    """Stretches each channel's range to 0 to 255."""
+
+    def table(self, counts: npt.NDArray[np.int64]) -> bytes:
+        present = np.flatnonzero(counts)
+        return _stretch(self.function, int(present[0]), int(present[-1]))
 
 
 @cache  # at most 256 * 255 / 2 tables
@@ -122,50 +132,107 @@ def _stretch(function: Function, low: int, high: int) -> bytes:
     return from_pillow(stretched)[0, :, 0].tobytes()
 
 
-class _Equalize:
-    """Pillow's ``ImageOps.equalize``: each channel's values to their share of the histogram below."""
-
-    def __init__(self, function: Function) -> None:
-        self.function = function
-
-    def __call__(self, pixels: Pixels, **_: Any) -> Pixels:
-        return _looked_up_by_channel(pixels, [_equalizing(pixels[..., channel]) for channel in range(3)])
-
-
 _IDENTITY = bytes(range(256))
 
 
-def _equalizing(channel: npt.NDArray[np.uint8]) -> bytes:
-    counts = np.bincount(channel.ravel(), minlength=256)  # (256,)
-    last = counts[int(channel.max())]
-    step = int(channel.size - last) // 255  # 0 too where there is one value only
-    if not step:
-        return _IDENTITY
-    below = np.cumsum(counts) - counts
-    table: Pixels = np.minimum((below + step // 2) // step, 255).astype(np.uint8)
-    return table.tobytes()
+class _Equalize(_ByHistogram):
+    """Pillow's ``ImageOps.equalize``: each channel's values to their share of the histogram below."""
+
+    def table(self, counts: npt.NDArray[np.int64]) -> bytes:
+        last = counts[np.flatnonzero(counts)[-1]]
+        step = int(counts.sum() - last) // 255  # 0 too where there is one value only
+        if not step:
+            return _IDENTITY
+        below = np.cumsum(counts) - counts
+        table: Pixels = np.minimum((below + step // 2) // step, 255).astype(np.uint8)
+        return table.tobytes()
 
 
-class _Contrast:
-    """Pillow's ``ImageEnhance.Contrast``, whose mean it takes a detour to: away from the mean gray, or towards it."""
+class _Brightness:
+    """Pillow's ``ImageEnhance.Brightness``: away from black, or towards it."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
 
     def __call__(self, pixels: Pixels, factor: float, **_: Any) -> Pixels:
-        image = to_pillow(pixels)
-        gray = image.convert("L").tobytes()
+        image = _flat(pixels)
+        return _blended(Image.new("L", image.size), image, factor, pixels)
+
+
+class _Contrast:
+    """Pillow's ``ImageEnhance.Contrast``: away from the mean gray, or towards it."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+
+    def __call__(self, pixels: Pixels, factor: float, **_: Any) -> Pixels:
+        gray = to_pillow(pixels).convert("L").tobytes()
         mean = int(np.frombuffer(gray, np.uint8).mean() + 0.5)
-        return from_pillow(Image.blend(Image.new("RGB", image.size, (mean, mean, mean)), image, factor))
+        image = _flat(pixels)
+        return _blended(Image.new("L", image.size, mean), image, factor, pixels)
+
+
+class _Sharpness:
+    """Pillow's ``ImageEnhance.Sharpness``: away from the smoothed image, or towards it."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+
+    def __call__(self, pixels: Pixels, factor: float, **_: Any) -> Pixels:
+        return _blended(_flat(_smooth(pixels)), _flat(pixels), factor, pixels)
+
+
+def _smooth(pixels: Pixels) -> Pixels:
+    """Pillow's ``SMOOTH``: the mean of 3×3 pixels in which the middle one counts five times; the border as it is."""
+    if min(pixels.shape[:2]) < 3:
+        return pixels
+    deep = pixels.astype(np.uint16)
+    rows = deep[:-2] + deep[1:-1] + deep[2:]
+    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * deep[1:-1, 1:-1]
+    out = pixels.copy()
+    out[1:-1, 1:-1] = (2 * total + 13) // 26  # total / 13, rounded; a half does not happen
+    return out
+
+
+def _flat(pixels: Pixels) -> Image.Image:
+    """Bytes for Pillow's operations that take each byte by itself, without its fourth byte a pixel: ``(3 W, H)``."""
+    height, width, _ = pixels.shape
+    return Image.frombuffer("L", (3 * width, height), pixels.tobytes(), "raw", "L", 0, 1)
+
+
+def _blended(start: Image.Image, end: Image.Image, factor: float, like: Pixels) -> Pixels:
+    return np.frombuffer(Image.blend(start, end, factor).tobytes(), np.uint8).reshape(like.shape)
+
+
+class _Moved:
+    """A shear or translation, see :func:`nextify.data.augment_moves.moved`."""
+
+    def __init__(self, function: Function, axis: Literal[0, 1], shears: bool) -> None:
+        self.function, self.axis, self.shears = function, axis, shears
+
+    def __call__(self, pixels: Pixels, amount: float, **settings: Any) -> Pixels:
+        lines, length = pixels.shape[1 - self.axis], pixels.shape[self.axis]
+        out = None
+        if lines * length >= MOVED_FROM and settings["resample"] == Image.Resampling.BICUBIC:
+            shifts: Shifts = np.arange(lines) + 0.5 if self.shears else np.full(lines, float(length))
+            shifts *= amount
+            out = moved(pixels, shifts, self.axis, settings["fillcolor"])
+        return from_pillow(self.function(to_pillow(pixels), amount, **settings)) if out is None else out
 
 
 _OPERATIONS: dict[str, Callable[[Function], Operation]] = {
     "AutoContrast": _AutoContrast,
+    "BrightnessIncreasing": _Brightness,
     "ContrastIncreasing": _Contrast,
     "Equalize": _Equalize,
     "Invert": _ByTable,
     "PosterizeIncreasing": _ByTable,
+    "SharpnessIncreasing": _Sharpness,
+    "ShearX": partial(_Moved, axis=1, shears=True),
+    "ShearY": partial(_Moved, axis=0, shears=True),
     "SolarizeAdd": _ByTable,
     "SolarizeIncreasing": _ByTable,
+    "TranslateXRel": partial(_Moved, axis=1, shears=False),
+    "TranslateYRel": partial(_Moved, axis=0, shears=False),
 }
 """Of timm's names; all others go by Pillow."""
