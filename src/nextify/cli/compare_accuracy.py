@@ -109,11 +109,11 @@ def _trainings(plan: AccuracyPlan, store: Store, images: Images, runtime: Runtim
 def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images: Images) -> None:
     side, seeds = plan.data.image_size, len(plan.seeds)
     if plan.trials:
-        number = len(plan.trials) // seeds
+        number, epochs, several = len(plan.trials) // seeds, plan.recipe.epochs, trainings.side_by_side
         console.print(
             f"{number} network{'s' if number > 1 else ''} × {seeds} seed{'s' if seeds > 1 else ''}, "
-            f"{plan.recipe.epochs} epochs of the {plan.recipe_name} recipe on {len(images.train):,} images of "
-            f"{side}×{side} of {images.name}, tested on {len(images.test):,}; {trainings.side_by_side} side by side",
+            f"{epochs} epoch{'s' if epochs > 1 else ''} of the {plan.recipe_name} recipe on {len(images.train):,} "
+            f"images of {side}×{side} of {images.name}, tested on {len(images.test):,}; {several} side by side",
             highlight=False,
         )
     for note in (*images.warnings, *images.notes, *plan.notes):

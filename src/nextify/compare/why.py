@@ -7,7 +7,10 @@ is profiled once in each.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,14 +101,11 @@ def _of_one(cell: Cell, comparison: Comparison) -> Why:
 
 def shares(step: Callable[[], None], device: str) -> dict[str, float]:
     """``{kind of operator: share of the time}`` of one call, from torch's profiler; the largest first."""
-    from torch.autograd.profiler import profile as profile_cpu
     from torch.profiler import ProfilerActivity, profile
 
     cuda = device.startswith("cuda")
-    # Kineto, which GPUs need, writes to stderr of what it does not find on a machine without one.
-    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
-    recorder: Any = profile(activities=activities, record_shapes=True) if cuda else None
-    with recorder or profile_cpu(use_kineto=False, record_shapes=True) as profiler:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with _quiet_stderr(), profile(activities=activities, record_shapes=True) as profiler:
         step()
         profiling.synchronize(device)
     spent: dict[str, float] = {}
@@ -116,6 +116,20 @@ def shares(step: Callable[[], None], device: str) -> dict[str, float]:
             spent[kind] = spent.get(kind, 0.0) + time
     total = sum(spent.values()) or 1.0
     return {kind: time / total for kind, time in sorted(spent.items(), key=lambda s: -s[1])}
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """The profiler's library writes what it starts, and what it does not find, to the process's stderr itself."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def kind_of(operator: str, shapes: Any) -> str:

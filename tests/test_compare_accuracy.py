@@ -1,0 +1,451 @@
+"""Accuracy in a comparison: small line-ups, other families trained by our recipe, budgets, and the whole command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nextify.cli import main
+from nextify.compare import measure as measuring
+from nextify.compare import weights as weighing
+from nextify.compare.accuracy import (
+    chosen_epochs,
+    comparison_key,
+    epochs_within,
+    image_side,
+    keep_epochs,
+    make_plan,
+)
+from nextify.compare.budget import BudgetError, candidates, read, recommend
+from nextify.compare.entries import build, find, find_all, network
+from nextify.compare.figure_accuracy import front
+from nextify.compare.line_ups import line_up
+from nextify.compare.memory import Memory
+from nextify.compare.output import ACCURACY_COLUMNS
+from nextify.compare.why import kind_of
+from nextify.compare.why_findings import why_findings
+from nextify.data import Images, open_images
+from nextify.evaluation.profiling import count
+from nextify.foreign import Foreign, classifier, timm_network, undecayed_parameters
+from nextify.foreign import build as build_network
+from nextify.recipe import RECIPES
+from nextify.scale import ScaleError
+from nextify.study import engine as engines
+from nextify.study.engine import Event, Job
+from nextify.study.plan import PlanError
+from nextify.study.study import Estimate
+from nextify.training.optimizer import parameter_groups
+from nextify.training.train import TrainingStopped, probe, train
+from nextify.training.trial import Data, Runtime, Trial
+from nextify.weights import About, Preprocessing, save_bundle
+from nextify.zoo import UnknownModel, create_model
+
+SMALL_RECIPE = RECIPES["convnext"].with_(
+    epochs=2, warmup_epochs=0.0, batch_size=8, crop="pad", rand_augment="off", test_crop_ratio=1.0
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of noise around a colour, 16 images to train and 4 to test on each."""
+    root = tmp_path_factory.mktemp("colours")
+    random = np.random.RandomState(0)
+    for name, color in {"blue": (60, 80, 200), "green": (60, 180, 60), "red": (200, 60, 40)}.items():
+        for part, number in (("train", 16), ("test", 4)):
+            (root / part / name).mkdir(parents=True)
+            for i in range(number):
+                pixels = np.clip(random.normal(color, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path) -> Images:
+    return open_images(str(folder))
+
+
+# --- line-ups ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_a_small_line_up_has_similar_multiply_adds(scale: str) -> None:
+    macs = {}
+    for name in line_up(scale):
+        with torch.device("meta"):
+            macs[find(name).family] = count(build(find(name), 32, 10), 32).macs
+    assert set(macs) == {"ResNet", "ViT", "Swin", "ConvNeXt"}
+    assert all(abs(value / macs["ConvNeXt"] - 1) < 0.04 for value in macs.values())
+
+
+def test_names_at_a_scale() -> None:
+    assert line_up(None) == line_up("full")
+    with pytest.raises(ScaleError, match="tiny or small"):
+        line_up("half")
+    with pytest.raises(UnknownModel, match="swin@tiny"):
+        find("swin@half")
+    with pytest.raises(ScaleError, match="no scale 'wee'"):
+        find("convnext_tiny@wee")
+    with pytest.raises(UnknownModel, match="did you mean"):
+        find("convnext_tin@tiny")
+    fitted = network(find("convnext_tiny@tiny"), 16, fitted_to=8)
+    assert fitted != network(find("convnext_tiny@tiny"), 16)
+
+
+# --- other families by our recipe -------------------------------------------------------------------------------------
+
+
+def tiny_vit(side: int = 16) -> Foreign:
+    return timm_network(
+        "deit_small_patch16_224", img_size=side, patch_size=4, embed_dim=12, depth=2, num_heads=3, fused_attention=False
+    )
+
+
+def trial(made: Any, images: Images, seed: int = 0, **recipe: Any) -> Trial:
+    data = Data(images.name, images.fingerprint, images.num_classes, 16)
+    return Trial(made, SMALL_RECIPE.with_(**recipe), data, seed)
+
+
+def test_a_fingerprint_names_the_network_and_timms_version(images: Images) -> None:
+    given = trial(tiny_vit(), images)
+    design = given.to_dict()["design"]
+    assert design["library"] == "timm"
+    assert design["version"]
+    assert (design["name"], design["arguments"]["embed_dim"]) == ("deit_small_patch16_224", 12)
+    other = Foreign(tiny_vit().name, tiny_vit().arguments, "0.0", fused_attention=False)
+    assert len({given.fingerprint, trial(other, images).fingerprint, trial(tiny_vit(32), images).fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        (tiny_vit(), {"cls_token", "pos_embed"}),
+        (network(find("swin@tiny"), 32), {"layers.0.blocks.0.attn.relative_position_bias_table"}),
+        (timm_network("test_resnet"), {"bn1.weight", "bn1.bias", "fc.bias"}),
+    ],
+)
+def test_what_weight_decay_spares(made: Foreign, named: set[str]) -> None:
+    model = build_network(made, 10)
+    spared = undecayed_parameters(model)
+    assert named <= spared
+    sizes = {name: p.ndim for name, p in model.named_parameters()}
+    assert all(name in spared for name, ndim in sizes.items() if ndim <= 1)
+    assert classifier(model).out_features == 10
+    groups = parameter_groups(model, RECIPES["convnext"])
+    decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == {id(p) for name, p in model.named_parameters() if name not in spared}
+    muon = parameter_groups(model, RECIPES["scratch_small"])
+    matrices = {id(p) for g in muon if g["matrix"] for p in g["params"]}
+    assert not matrices & {id(p) for p in classifier(model).parameters()}
+
+
+def test_stochastic_depth_reaches_timms_networks() -> None:
+    rates = [m.drop_prob for m in build_network(tiny_vit(), 10, 0.3).modules() if type(m).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.3)
+
+
+def test_settings_that_only_our_networks_have_are_refused(images: Images) -> None:
+    with pytest.raises(ValueError, match="layer_decay"):
+        train(trial(tiny_vit(), images, layer_decay=0.8), images, Runtime())
+    given = trial(tiny_vit(), images)
+    with pytest.raises(ValueError, match="frozen"):
+        train(Trial(given.design, given.recipe, given.data, 0, frozen_stages=1), images, Runtime())
+
+
+def test_a_stopped_training_of_timms_network_ends_with_the_same_weights(images: Images, tmp_path: Path) -> None:
+    kept: dict[str, dict[str, torch.Tensor]] = {}
+
+    def keep(name: str) -> Any:
+        return lambda weights, result: kept.update({name: {k: v.clone() for k, v in weights.items()}})
+
+    given = trial(tiny_vit(), images, ema=0.9, stochastic_depth=0.2)
+    whole = train(given, images, Runtime(), keep=keep("whole"))
+    asked: list[None] = []
+
+    def stop() -> bool:
+        asked.append(None)
+        return len(asked) == 4
+
+    with pytest.raises(TrainingStopped):
+        train(given, images, Runtime(), tmp_path, should_stop=stop)
+    resumed = train(given, images, Runtime(), tmp_path, keep=keep("resumed"))
+    assert (resumed.top1, resumed.final_train_loss) == (whole.top1, whole.final_train_loss)
+    assert all(torch.equal(kept["whole"][name], kept["resumed"][name]) for name in kept["whole"])
+    other = train(trial(tiny_vit(), images, seed=1), images, Runtime())
+    assert other.final_train_loss != whole.final_train_loss
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_share_one_recipe_and_the_seeds(images: Images) -> None:
+    entries = find_all(["convnext_tiny@tiny", "vit@tiny", "timm:test_resnet"])
+    plan = make_plan(entries, images, image_size=16, seeds=2, epochs=3, precision="bf16")
+    assert [p.trial.seed for p in plan.trials] == [0, 0, 0, 1, 1, 1]
+    assert {p.trial.recipe for p in plan.trials} == {plan.recipe}
+    assert (plan.recipe.epochs, plan.recipe.precision) == (3, "bf16")
+    assert all(":" not in p.folder and "/" not in p.folder for p in plan.trials)
+    assert image_side(images) == 16
+    with pytest.raises(PlanError, match="takes no part"):
+        make_plan(entries, images, image_size=16, seeds=1, epochs=1, weights={"resnet50": "a.pth"})
+    with pytest.raises(PlanError, match="no recipe 'x'"):
+        make_plan(entries, images, image_size=16, seeds=1, epochs=1, recipe="x")
+    with pytest.raises(PlanError, match="--seeds 1"):
+        make_plan(entries, images, image_size=16, seeds=0, epochs=1)
+
+
+def test_epochs_fill_the_minutes_and_a_restart_keeps_them(images: Images, tmp_path: Path) -> None:
+    plan = make_plan(find_all(["convnext_tiny@tiny", "vit@tiny"]), images, image_size=16, seeds=3, epochs=10)
+    a_batch = plan.recipe.batch_size
+    seen = a_batch * (48 // a_batch)
+    speeds = {"convnext_tiny@tiny": seen / 2.0, "vit@tiny": seen / 1.0}  # 2 s and 1 s an epoch
+    seconds = {p.folder: 10 * seen / speeds[p.step] + 5 for p in plan.trials}  # and 5 s of tests
+    estimate = Estimate(0.0, seconds, speeds)
+    # 6 trainings: 9 s an epoch together and 30 s of tests, on 2 processors of 60 s each, 8 % kept back.
+    assert epochs_within(plan, estimate, 48, 1.0, 2) == int((0.92 * 120 - 30) / 9)
+    assert epochs_within(plan, estimate, 48, 0.01, 2) == 1
+    key = comparison_key(plan, 50.0)
+    assert chosen_epochs(tmp_path, key) is None
+    keep_epochs(tmp_path, key, 7)
+    assert chosen_epochs(tmp_path, key) == 7
+    assert chosen_epochs(tmp_path, comparison_key(plan, 40.0)) is None
+
+
+# --- budgets ----------------------------------------------------------------------------------------------------------
+
+
+def results_of(rows: list[dict[str, Any]], accuracy: dict[str, float] | None = None) -> dict[str, Any]:
+    """As much of a results.json as a recommendation reads; rows are (model, size, latency, images/s, MiB)."""
+    empty = {"macs": 4.5e9, "parameters": 28e6, "image_size": 224}
+    published = {"convnext_tiny": 82.1, "resnet50": 76.1}
+    part = None
+    if accuracy is not None:
+        found = [{"model": m, "top1_mean": v, "n": 3} for m, v in accuracy.items()]
+        part = {"image_size": 224, "data": {"name": "photos"}, "rows": found}
+    return {
+        "rows": [{**empty, **row} for row in rows],
+        "models": [{"model": m, "published": {"top1": v, "top1_384": None}} for m, v in published.items()],
+        "accuracy": part,
+    }
+
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "model": "convnext_tiny",
+        "latency_ms_p50": 30.0,
+        "throughput": [{"images_per_second": 40.0}],
+        "inference_mib": 300.0,
+    },
+    {"model": "resnet50", "latency_ms_p50": 18.0, "throughput": [{"images_per_second": 60.0}], "inference_mib": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("latency<0.05s", "convnext_tiny at 224²: 82.10 % top-1 on ImageNet-1K as the paper prints it, not measured"),
+        ("latency<20ms", "take resnet50 at 224²: 76.10 %"),
+        ("throughput > 50, macs<5G", "resnet50"),
+        ("memory<1GiB", "convnext_tiny"),
+        ("latency<5ms", "Nothing compared here stays within latency<5ms; nearest by latency is resnet50"),
+        ("memory<100MiB", "nearest by memory is convnext_tiny at 224² with memory 300 MiB"),
+        ("parameters<30M", "parameters 28.0 M"),
+    ],
+)
+def test_the_most_accurate_within_a_budget(budget: str, words: str) -> None:
+    said = recommend(results_of(ROWS), read(budget))
+    assert words in said
+    assert said.count(". ") == 0
+
+
+def test_measured_accuracies_go_before_published_ones() -> None:
+    found = results_of(ROWS, {"resnet50": 91.0, "convnext_tiny": 88.0})
+    said = recommend(found, read("latency<50ms"))
+    assert "take resnet50 at 224²: 91.00 % top-1 measured here on photos (n = 3)" in said
+    assert [value for _, value in candidates(found)] == [88.0, 91.0]
+    counted = results_of([{**row, "latency_ms_p50": None} for row in ROWS])
+    assert "latency was not measured" in recommend(counted, read("latency<50ms"))
+    assert "no accuracy is known" in recommend(results_of([{**ROWS[0], "image_size": 100}]), read("macs<9G"))
+
+
+@pytest.mark.parametrize("budget", ["fast", "latency>20ms", "latency<20", "latency<20ms,", "speed<3", "macs<5GiB", ""])
+def test_a_budget_that_is_none_gives_examples(budget: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BudgetError, match="latency<20ms, throughput>100"):
+        read(budget)
+    if budget:
+        assert main(["compare", "resnet50", "--counts", "--budget", budget]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    assert front([(3, 80.0), (1, 70.0), (2, 70.0), (2, 75.0), (4, 79.0)]) == [(1, 70.0), (2, 75.0), (3, 80.0)]
+
+
+# --- why --------------------------------------------------------------------------------------------------------------
+
+
+def test_kinds_of_operators() -> None:
+    depthwise, full = [[1, 8, 4, 4], [8, 1, 7, 7], []], [[1, 8, 4, 4], [8, 8, 3, 3], []]
+    assert kind_of("aten::mkldnn_convolution", depthwise) == "depthwise convolutions"
+    assert kind_of("aten::mkldnn_convolution", full) == "convolutions"
+    assert kind_of("nextify::depthwise_forward", []) == "depthwise convolutions"
+    assert kind_of("aten::_scaled_dot_product_flash_attention_for_cpu", []) == "attention"
+    assert kind_of("aten::addmm", []) == "matrix products"
+    assert kind_of("aten::native_layer_norm", []) == "norms"
+    assert kind_of("aten::copy_", []) == "copies and casts"
+    assert kind_of("aten::sin", []) == "other"
+
+
+def test_findings_say_what_the_rounds_show() -> None:
+    def variant(layout: str, precision: str, rounds: list[float], depthwise: float) -> dict[str, Any]:
+        shares = {"matrix products": 1 - depthwise, "depthwise convolutions": depthwise}
+        return {"layout": layout, "precision": precision, "rounds_ms": rounds, "shares": shares}
+
+    found = {
+        "model": "a",
+        "image_size": 224,
+        "batch_size": 8,
+        "variants": [
+            variant("channels_last", "fp32", [10, 10, 10], 0.1),
+            variant("channels_last", "bf16", [5, 6, 5], 0.2),
+            variant("contiguous", "fp32", [11, 9, 10], 0.1),
+            variant("contiguous", "bf16", [10, 11, 10], 0.38),
+        ],
+    }
+    said = list(why_findings([found], {"a": "ConvNeXt"}))
+    assert "cannot be told apart" in said[0]
+    assert "bf16: NCHW (contiguous) takes 100 % more time than channels-last (n = 3 rounds, +83 to +100 %)" in said[1]
+    assert "bf16 takes 50 % less time than fp32 (n = 3 rounds, −50 to −40 %)" in said[2]
+    assert "depthwise convolutions take 10 % in NHWC fp32, 20 % in NHWC bf16" in said[-1]
+    assert "38 % in NCHW bf16" in said[-1]
+    assert not any("NCHW" in line for line in why_findings([found], {"a": "ViT"}) if "takes" in line and "more" in line)
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_for_networks_of_ours_and_of_timms(images: Images, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vit = build_network(timm_network("test_vit"), 3)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    entry = find("timm:test_vit")
+    found = weighing.evaluate(entry, str(tmp_path / "vit.pth"), images, "cpu", 1)
+    model, about = weighing._of_timm("test_vit", str(tmp_path / "vit.pth"))
+    right = 0
+    with torch.no_grad():
+        for i in range(len(images.test)):
+            logits = model.eval()(about.preprocessing(images.test.load(i))[None])
+            right += int(logits.argmax()) == images.test.labels[i]
+    assert found.images == 12
+    assert found.top1 == pytest.approx(100 * right / 12)
+    assert found.top5 == 100
+    with pytest.raises(ValueError, match="MODEL=FILE"):
+        weighing.read_choices(["vit.pth"])
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"has no head\.weight"):
+        weighing.evaluate(entry, str(tmp_path / "other.pth"), images, "cpu", 1)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+class HereEngine:
+    """Runs trials in this process, as workers would: processes cost more than such trainings."""
+
+    def __init__(self, images: Images, runtime: Runtime, side_by_side: int) -> None:
+        self.images, self.runtime, self.side_by_side = images, runtime, side_by_side
+
+    def __enter__(self) -> HereEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def run(self, jobs: list[Job], on_event: Any) -> None:
+        from nextify.study.store import save_result
+
+        for job in jobs:
+            if job.folder is None:
+                on_event(Event("done", job.key, dict(probe(job.trial, self.images, self.runtime, steps=2))))
+                continue
+            job.folder.mkdir(parents=True, exist_ok=True)
+            on_event(Event("started", job.key, {}))
+            result = train(job.trial, self.images, self.runtime, job.folder).to_dict()
+            save_result(job.folder, job.trial.fingerprint, result)
+            on_event(Event("done", job.key, result))
+
+
+def test_the_command_trains_evaluates_recommends_and_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "LocalEngine", HereEngine)
+    monkeypatch.setattr(measuring.peak, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
+    monkeypatch.setattr(measuring, "SHORTEST_TIMED", 0.002)
+    design = network(find("convnext_tiny@tiny"), 16)
+    settings = Preprocessing.from_crop_ratio(16, 1)
+    about = About(design, 3, name="mine", classes=("blue", "green", "red"), preprocessing=settings)
+    bundle = save_bundle(tmp_path / "mine", create_model(design, 3).state_dict(), about)
+    out = tmp_path / "out"
+    arguments = ["compare", "convnext_tiny@tiny", "vit@tiny", str(bundle), "--data", str(folder), "--out", str(out)]
+    arguments += ["--seeds", "2", "--rounds", "1", "--threads", "1", "--batch-sizes", "1", "2", "--device", "cpu"]
+    arguments += ["--training-batch-size", "2", "--training-minutes", "0.02", "--budget", "latency<10s", "--why"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"2 networks × 2 seeds, \d+ epochs? of the convnext recipe", said)
+    found = json.loads((out / "results.json").read_text())
+    accuracy = {row["model"]: row for row in found["accuracy"]["rows"]}
+    assert [(row["how"], row["n"]) for row in accuracy.values()] == [("trained", 2), ("trained", 2), ("evaluated", 1)]
+    trained = [t for t in found["accuracy"]["trials"] if t["model"] == "vit@tiny"]
+    assert accuracy["vit@tiny"]["top1_mean"] == pytest.approx(np.mean([t["top1"] for t in trained]))
+    assert accuracy["vit@tiny"]["compared_with"] == "convnext_tiny@tiny"
+    assert "2 paired seeds" in accuracy["vit@tiny"]["conclusion"]
+    assert accuracy["mine"]["weights"] == str(bundle)
+    assert [row["image_size"] for row in found["rows"]] == [16, 16, 16]
+    assert "measured here on colours" in found["budget"]["recommendation"]
+    assert {w["model"] for w in found["why"]} == {"convnext_tiny@tiny", "vit@tiny", "mine"}
+    shares = found["why"][0]["variants"][0]["shares"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["depthwise convolutions"] > 0
+    lines = list(csv.DictReader((out / "accuracy.csv").read_text().splitlines()))
+    assert tuple(lines[0]) == ACCURACY_COLUMNS
+    for drawing in out.glob("*.svg"):
+        ET.parse(drawing)
+    page = (out / "report.html").read_text()
+    assert "Within the budget" in page
+    assert "2 seeds" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+    before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
+    assert len(before) == 4
+    assert main([*arguments, "--json"]) == 0
+    captured = capsys.readouterr()
+    again = json.loads(captured.out)
+    assert "4 of 4 trainings are finished already" in captured.err
+    assert {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")} == before
+    assert again["accuracy"]["rows"] == found["accuracy"]["rows"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--weights", "resnet50=a.pth"], "give --data too"),
+        (["--counts", "--data", "digits"], "leave --data and --why out"),
+        (["--scale", "half"], "tiny or small"),
+        (["swin@tin"], "no scale 'tin'"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_a_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["compare", *arguments, "--out", str(tmp_path)]) == 2
+    captured = capsys.readouterr().err
+    assert words in captured
+    assert captured.count("\n") == 1
