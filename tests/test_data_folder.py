@@ -165,6 +165,12 @@ def nested(root: Path) -> Path:
     return root
 
 
+def listed(root: Path) -> Path:
+    picture(root / "images" / "1.png", 0)
+    (root / "train.csv").write_text("path,label\nimages/1.png,a\n")
+    return root
+
+
 def empty_class(root: Path) -> Path:
     split_folder(root)
     (root / "train" / "emu").mkdir()
@@ -207,6 +213,7 @@ def broken(root: Path) -> Path:
         (no_folders, ["no class folders", "put the images of each class"]),
         (one_class, ["one class only (only)", "add a folder"]),
         (nested, ["one class only (pets)", "give ", "/pets"]),
+        (listed, ["one class only (images)", "or give ", "/train.csv if it lists paths and labels"]),
         (empty_class, ["class emu without images", "delete the folder"]),
         (unknown_class, ["val/ has class emu that train/ lacks", "add training images"]),
         (no_train, ["no train/", "add train/"]),

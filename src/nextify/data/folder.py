@@ -81,15 +81,24 @@ def _class_files(root: Path, below: str) -> dict[str, list[str]]:
     by_class = {name: _images_in(root, folder / name) for name in sorted(subfolders(folder), key=natural)}
     if not any(by_class.values()):
         if any(map(_is_image, files_in(folder))):
-            raise DataError(f"{shown} has images but no class folders: put the images of each class in one folder")
-        raise DataError(f"{shown} has no images: it needs one folder per class with files such as .jpg or .png in it")
+            raise DataError(
+                f"{shown} has images but no class folders: put the images of each class in one folder{_or_list(folder)}"
+            )
+        raise DataError(
+            f"{shown} has no images: it needs one folder per class with files such as .jpg or .png in it"
+            f"{_or_list(folder)}"
+        )
     empty = [name for name, files in by_class.items() if not files]
     if empty:
         raise DataError(f"{shown} has {count_classes(empty)} without images: add some, or delete the folder")
     if len(by_class) == 1:
         (only,) = by_class
         inner = {name.lower() for name in subfolders(folder / only)}
-        hint = f"give {shown}/{printable(only)}" if TRAIN_NAME in inner else "add a folder of images of another class"
+        hint = (
+            f"give {shown}/{printable(only)}"
+            if TRAIN_NAME in inner
+            else f"add a folder of images of another class{_or_list(folder)}"
+        )
         raise DataError(f"{shown} has one class only ({printable(only)}), so there is nothing to tell apart: {hint}")
     return by_class
 
@@ -101,6 +110,12 @@ def _entries(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
             yield entries
     except OSError as error:
         raise DataError(f"cannot look into {printable(folder)} ({error.strerror}): check its permissions") from None
+
+
+def _or_list(folder: Path) -> str:
+    """A further remedy where the folder has what may be a manifest."""
+    lists = [name for name in files_in(folder) if name.lower().endswith((".csv", ".tsv"))]
+    return f", or give {printable(str(folder / lists[0]))} if it lists paths and labels" if lists else ""
 
 
 def _hidden(name: str) -> bool:
