@@ -112,7 +112,7 @@ def test_differences_of_networks_with_different_numbers_of_stages() -> None:
     assert changes[0].part == "stem"
 
 
-@pytest.mark.parametrize("tool", ["cards.py", "models_table.py", "results_pages.py"])
+@pytest.mark.parametrize("tool", ["cards.py", "models_table.py", "results_pages.py", "compare_pages.py"])
 def test_generated_docs_are_current(tool: str) -> None:
     command = [sys.executable, str(ROOT / "tools" / tool), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -85,7 +85,9 @@ def accuracy_cells(row: Row) -> tuple[str, ...]:
     return (
         row["model"] + ("" if row["how"] == "trained" else " (as given)"),
         mean_std(row["top1_mean"], row["top1_std"]),
-        ABSENT if row["top1_low"] is None else f"[{percent(row['top1_low'], 1)}, {percent(row['top1_high'], 1)}]",
+        ABSENT
+        if row["top1_low"] is None
+        else f"[{percent(row['top1_low'], 1)}, {percent(row['top1_high'], 1)}]".replace("-", "−"),
         str(row["n"]),
         signed(row["change"]),
         interval(row["change_low"], row["change_high"]) or ABSENT,
