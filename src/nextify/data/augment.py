@@ -26,7 +26,7 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment, rand_augment_choices, rand_augment_ops
 from timm.data.constants import IMAGENET_DEFAULT_MEAN
 
-from nextify.data.augment_moves import Shifts, moved
+from nextify.data.augment_moves import moved
 from nextify.data.decode import Pixels
 from nextify.recipe import RandAugment as Setting
 
@@ -214,7 +214,9 @@ class _Moved:
         lines, length = pixels.shape[1 - self.axis], pixels.shape[self.axis]
         out = None
         if lines * length >= MOVED_FROM and settings["resample"] == Image.Resampling.BICUBIC:
-            shifts: Shifts = np.arange(lines) + 0.5 if self.shears else np.full(lines, float(length))
+            shifts = np.full(lines, float(length))
+            if self.shears:
+                shifts = np.arange(lines, dtype=np.float64) + 0.5
             shifts *= amount
             out = moved(pixels, shifts, self.axis, settings["fillcolor"])
         return from_pillow(self.function(to_pillow(pixels), amount, **settings)) if out is None else out
