@@ -40,6 +40,8 @@ class Recipe:
     """``sgd`` has Nesterov off, as the original; ``muon`` is torch.optim.Muon on matrices and AdamW on the rest."""
     learning_rate: float = 4e-3
     """Peak learning rate at ``batch_size`` images a step."""
+    rest_learning_rate_share: float = 1.0
+    """With Muon, AdamW's share of ``learning_rate``, for all that is no matrix: norms, biases, kernels, classifier."""
     min_learning_rate: float = 1e-6
     """Where the cosine ends."""
     schedule: Literal["cosine", "step"] = "cosine"
@@ -102,6 +104,7 @@ class Recipe:
         need(isinstance(self.batch_size, int) and self.batch_size >= 1, "batch_size", "an int of 1 or more")
         need(self.optimizer in ("sgd", "adamw", "muon"), "optimizer", "sgd, adamw or muon")
         need(self.learning_rate > 0, "learning_rate", "above 0")
+        need(self.rest_learning_rate_share > 0, "rest_learning_rate_share", "above 0")
         need(0 <= self.min_learning_rate <= self.learning_rate, "min_learning_rate", "between 0 and learning_rate")
         need(self.schedule in ("cosine", "step"), "schedule", "cosine or step")
         need(self.weight_decay >= 0, "weight_decay", "0 or more")
@@ -191,18 +194,18 @@ _FINETUNE = CONVNEXT.with_(
 
 SCRATCH_SMALL = CONVNEXT.with_(
     epochs=100,
-    warmup_epochs=5.0,
-    batch_size=128,
+    warmup_epochs=10.0,
+    batch_size=256,
     optimizer="muon",
-    learning_rate=2e-3,
+    learning_rate=0.02,
+    rest_learning_rate_share=0.15,
     momentum=0.95,
     ema=0.999,
     resampling="fast",
 )
 """Up to some hundred thousand images of your own, from fresh weights. Table 5's augmentation and regularization, which
-fitting weakens for short trainings. Muon (arXiv 2502.16982) on the matrices, since in the project's trials on CIFAR-10
-it beat AdamW at equal time; its momentum is torch's default. Epochs, batch, rate and average are rules of thumb: not
-tuned."""
+fitting weakens for short trainings. Muon (arXiv 2502.16982) on the matrices; its momentum is torch's default. Batch and
+rates are the best of a few one-epoch trials on CIFAR-10 (docs/log.md), the rest is a rule of thumb, not tuned."""
 
 FINETUNE_SMALL = _FINETUNE.with_(
     epochs=20,

@@ -50,6 +50,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         scale = 1.0 if recipe.layer_decay == "off" else recipe.layer_decay ** (deepest - depth_group(name, depths))
         decay = 0.0 if name in spared else recipe.weight_decay
         matrix = recipe.optimizer == "muon" and parameter.ndim == 2 and id(parameter) not in last
+        if recipe.optimizer == "muon" and not matrix:
+            scale *= recipe.rest_learning_rate_share
         groups.setdefault((decay, scale, matrix), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "learning_rate_scale": scale, "matrix": matrix}
