@@ -1,0 +1,70 @@
+"""The rates of Muon and of AdamW beside it, and the fingerprints that must not change with them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nextify.design import CONVNEXT_TINY
+from nextify.recipe import CONVNEXT, RECIPES, RecipeError
+from nextify.training.optimizer import build_optimizers, set_learning_rate
+from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD, Data, Trial
+from nextify.zoo import create_model
+
+DESIGN = CONVNEXT_TINY.with_(depths=(1, 1, 1, 1), widths=(8, 16, 16, 16))
+MUON = CONVNEXT.with_(optimizer="muon", learning_rate=0.02, rest_learning_rate_share=0.15)
+
+
+def trial(**changes: object) -> Trial:
+    return Trial(DESIGN, CONVNEXT.with_(**changes), Data("x", "0" * 64, 10, 32, IMAGENET_MEAN, IMAGENET_STD), 0)
+
+
+def test_the_rest_has_its_share_of_the_rate_of_the_matrices() -> None:
+    model = create_model(DESIGN, 10)
+    optimizers = build_optimizers(model, MUON)
+    set_learning_rate(optimizers, 0.01)
+    rates = {
+        id(parameter): group["lr"]
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert len(found) == len(rates)
+    for name, rate in found.items():
+        assert rate == pytest.approx(0.01 if name.endswith(("pointwise1.weight", "pointwise2.weight")) else 0.0015)
+
+
+def test_with_layer_decay_both_count() -> None:
+    model = create_model(DESIGN, 10)
+    optimizers = build_optimizers(model, MUON.with_(layer_decay=0.5))
+    scales = sorted({g["learning_rate_scale"] for o in optimizers for g in o.param_groups if not g["matrix"]})
+    assert scales == pytest.approx([0.15 * 0.5**depth for depth in (5, 4, 3, 2, 1, 0)])
+
+
+def test_the_share_leaves_other_fingerprints_alone() -> None:
+    assert "rest_learning_rate_share" not in trial().to_dict()["recipe"]
+    assert trial(rest_learning_rate_share=0.5).fingerprint == trial().fingerprint, "AdamW alone has no rest"
+    muon = trial(optimizer="muon")
+    assert muon.fingerprint != trial(optimizer="muon", rest_learning_rate_share=0.5).fingerprint
+    assert "rest_learning_rate_share" not in muon.to_dict()["recipe"]
+
+
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(RecipeError, match="rest_learning_rate_share must be above 0, got 0"):
+        RECIPES["scratch_small"].with_(rest_learning_rate_share=0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
+def test_freed_memory_is_kept() -> None:
+    code = (
+        "import numpy, resource; from nextify.memory import keep_freed_memory; kept = keep_freed_memory(); "
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; "
+        "work = lambda: numpy.ones(64 * 2**20, numpy.uint8).sum(); work(); before = faults(); work(); "
+        "print(kept, faults() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, faults = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this C library is not glibc")
+    assert int(faults) < 1_000, "64 MiB are 16,384 pages"
