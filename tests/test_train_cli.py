@@ -31,7 +31,8 @@ from nextify.training.prepare import prepare
 from nextify.training.request import Request, RequestError, setting
 from nextify.training.run import UnusableFolder, folder_of, prepare_in, run, taken
 from nextify.training.run import train as train_in_one_call
-from nextify.training.train import TrainingStopped, class_weights
+from nextify.training.train import TrainingStopped
+from nextify.training.training import Training, class_weights
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import load_bundle, save_bundle
 
@@ -219,7 +220,7 @@ def test_fine_tuning_takes_a_new_head_and_leaves_frozen_stages(trained: Path, sh
 
 def test_fine_tuning_on_the_same_classes_keeps_the_head(trained: Path, digits: Images) -> None:
     prepared = prepare(Request("convnext_atto", weights=str(trained), epochs=1), digits)
-    training = nextify.training.train.Training(prepared.trial, digits, ONE_THREAD, prepared.start)
+    training = Training(prepared.trial, digits, ONE_THREAD, prepared.start)
     state = bundle_state(trained)
     assert all(torch.equal(tensor, state[name]) for name, tensor in training.model.state_dict().items())
 

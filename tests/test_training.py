@@ -14,7 +14,8 @@ from nextify.scale import scale
 from nextify.training.checkpoint import load_checkpoint, save_checkpoint
 from nextify.training.optimizer import build_optimizers, depth_group, parameter_groups
 from nextify.training.schedule import learning_rate
-from nextify.training.train import Training, TrainingDiverged, probe, train
+from nextify.training.train import TrainingDiverged, TrainingOutOfMemory, probe, train
+from nextify.training.training import Training
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.zoo import create_model
 
@@ -184,6 +185,49 @@ def test_a_failed_save_loses_only_itself(tmp_path, monkeypatch):
         save_checkpoint(path, {"step": 2})
     monkeypatch.undo()
     assert load_checkpoint(path) == {"step": 1}
+
+
+def test_a_full_disk_in_the_middle_costs_one_line_and_no_training(images, tmp_path, monkeypatch):
+    trial, said, saves = small_trial(), [], []
+
+    def full_from_the_second_on(path, state):
+        saves.append(state["step"])
+        if len(saves) > 1:
+            raise OSError(28, "No space left on device")
+        save_checkpoint(path, state)
+
+    monkeypatch.setattr("nextify.training.records.save_checkpoint", full_from_the_second_on)
+    kept = []
+    runtime = replace(RUNTIME, checkpoint_seconds=0.0)
+    result = train(
+        trial,
+        images,
+        runtime,
+        tmp_path,
+        keep=lambda *_: kept.append(load_checkpoint(tmp_path / "checkpoint.pt")["step"]),
+        warn=said.append,
+    )
+    assert len(said) == 1
+    assert "cannot save a checkpoint" in said[0]
+    assert "No space left" in said[0]
+    assert kept == saves[:1]
+    assert result.top1 == train(trial, images, RUNTIME).top1
+
+
+def test_out_of_memory_in_the_middle_says_how_to_go_on(images, tmp_path, monkeypatch):
+    step = Training.train_step
+
+    def short_of_memory(run, *batch):
+        if run.step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return step(run, *batch)
+
+    monkeypatch.setattr(Training, "train_step", short_of_memory)
+    with pytest.raises(TrainingOutOfMemory, match=r"--accumulation 2 .*from the last checkpoint"):
+        train(small_trial(), images, replace(RUNTIME, checkpoint_seconds=0.0), tmp_path)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert state is not None
+    assert state["step"] == 3
 
 
 def test_schedules():

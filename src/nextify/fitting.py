@@ -154,11 +154,12 @@ def fit_recipe(
             changes["min_learning_rate"] = (0.0, "below the fitted learning rate")
     steps = budget * (images // batch)
     if recipe.ema != "off" and 1 / (1 - recipe.ema) > steps / 5:
-        decay = max(0.5, 1 - 10 / steps)
+        # Even an average over two steps is too long for fewer than eight: preflight would warn of it.
+        decay: float | str = "off" if steps < 8 else round(max(0.5, 1 - 10 / steps), 6)
         reason = (
             f"an average over {1 / (1 - recipe.ema):,.0f} steps would mostly hold the initial weights after {steps:,}"
         )
-        changes["ema"] = (round(decay, 6), reason)
+        changes["ema"] = (decay, reason)
 
     if recipe.horizontal_flip and not data.mirror_keeps_class:
         changes["horizontal_flip"] = (0.0, "a mirror image of this data is another class or none")

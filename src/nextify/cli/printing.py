@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -18,3 +19,16 @@ def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (header, *rows):
         cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
         print("  ".join(cells).rstrip())
+
+
+@contextmanager
+def one_voice(first: bool) -> Iterator[None]:
+    """Around what every one of several processes does alike: the first one tells of an error, the others just end."""
+    from nextify.processes import FirstFailed
+
+    try:
+        yield
+    except (FirstFailed, OSError, ValueError, KeyError, ImportError):
+        if first:
+            raise
+        raise SystemExit(1) from None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nextify.training.prepare import Prepared
+    from nextify.training.request import Request
     from nextify.training.trial import Runtime
 
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Options:
     """Train a network on your images: the data is checked, the recipe fitted to it, and a bundle left in --out.
 
-    Interrupted, it goes on where it stopped when the same command is given again.
+    Interrupted, it goes on where it stopped when the same command is given again. Several processes or machines train
+    together when torchrun starts them: torchrun --nproc-per-node 8 -m nextify train …
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
@@ -53,6 +55,16 @@ class Options:
     """Processes that prepare images. Default: none on a CPU, the cores less one beside a GPU."""
     threads: int | None = None
     """CPU threads of the network. Default: all on a CPU."""
+    accumulation: int | None = None
+    """Parts into which each batch is cut to save memory. Default: as few as fit, by a measurement."""
+    distributed: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Under torchrun: ddp gives each process the whole network, fsdp a part of it, where it does not fit. auto: ddp."""
+    checkpoint_seconds: float = 20.0
+    """Longest time between two checkpoints."""
+    track: Annotated[
+        UseAppendAction[tuple[Literal["tensorboard", "wandb", "trackio"], ...]], arg(metavar="TRACKER")
+    ] = ()
+    """Tell tensorboard, wandb or trackio of each epoch too; can be given several times. log.jsonl is always written."""
     evaluations: int = 2
     """How often the test images are measured, evenly spaced, the end included."""
     seed: int = 0
@@ -68,20 +80,34 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from rich.console import Console
-
-    from nextify.data import open_images
-    from nextify.data.sources import source_name
+    from nextify import processes
+    from nextify.cli.printing import one_voice
+    from nextify.memory import keep_freed_memory
     from nextify.training.device import runtime as runtime_of
-    from nextify.training.measure import measure
-    from nextify.training.request import Request, check
-    from nextify.training.run import finished, prepare_in
-    from nextify.training.run import run as run_prepared
-    from nextify.training.train import TrainingDiverged, TrainingStopped
+    from nextify.training.request import check
+    from nextify.training.tracking import check_trackers
 
-    console = Console()
-    out = options.out or Path("runs") / f"{options.model}-{source_name(options.data)}"
-    request = Request(
+    with one_voice(first=processes.number() == 0):
+        request = _request(options)
+        check(request)
+        check_trackers(options.track)
+        if options.evaluations < 1:
+            raise ValueError("--evaluations must be 1 or more: the result is measured at the end")
+        if options.checkpoint_seconds < 0:
+            raise ValueError("--checkpoint-seconds must be 0 or more")
+        runtime = runtime_of(
+            options.device, options.threads, options.workers, options.accumulation, options.distributed
+        )
+    runtime = replace(runtime, evaluations=options.evaluations, checkpoint_seconds=options.checkpoint_seconds)
+    keep_freed_memory()
+    with processes.joined(runtime.device):
+        return _run(options, request, runtime)
+
+
+def _request(options: Options) -> Request:
+    from nextify.training.request import Request
+
+    return Request(
         model=options.model,
         recipe=options.recipe,
         settings=options.set,
@@ -94,39 +120,72 @@ def run(options: Options) -> int:
         precision=options.precision,
         seed=options.seed,
     )
-    check(request)
-    images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
-    if options.evaluations < 1:
-        raise ValueError("--evaluations must be 1 or more: the result is measured at the end")
-    runtime = runtime_of(options.device, options.threads, options.workers)
-    runtime = replace(runtime, evaluations=options.evaluations)
-    if request.minutes is not None:
-        with console.status("measuring how many epochs fit …"):
+
+
+def _run(options: Options, request: Request, runtime: Runtime) -> int:
+    from rich.console import Console
+
+    from nextify import processes
+    from nextify.cli.printing import one_voice
+    from nextify.data import Images, open_images
+    from nextify.data.sources import source_name
+    from nextify.training.measure import measure
+    from nextify.training.run import finished, prepare_in
+    from nextify.training.run import run as run_prepared
+    from nextify.training.train import TrainingDiverged, TrainingOutOfMemory, TrainingStopped
+
+    console = Console(quiet=not processes.is_first())
+    out = options.out or Path("runs") / f"{options.model}-{source_name(options.data)}"
+
+    def read() -> Images:
+        return open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
+
+    with one_voice(first=processes.is_first()):
+        images = processes.first_alone(read)
+        if request.minutes is not None:
+            with console.status("measuring how many epochs fit …"):
+                prepared = prepare_in(out, request, images, runtime)
+        else:
             prepared = prepare_in(out, request, images, runtime)
-    else:
-        prepared = prepare_in(out, request, images, runtime)
-    _announce(console, prepared, runtime)
-    if options.overfit_batch:
-        return _overfit(console, prepared, runtime)
-    stopping = _Stopping()
-    try:
-        if finished(out, prepared.trial) is None:
+        _announce(console, prepared, runtime)
+        if options.overfit_batch:
+            return _overfit(console, prepared, runtime)
+        if processes.from_first(lambda: finished(out, prepared.trial)) is None:
             with console.status("measuring a few steps …"):
                 estimate = measure(prepared, runtime)
             runtime = _announce_time(console, estimate, runtime)
             if options.dry_run:
                 return 0
+    stopping = _Stopping()
+    command = shlex.join(["nextify", *sys.argv[1:]])
+    try:
         with _Progress(console, prepared.trial.recipe.batch_size) as progress, stopping:
-            command = shlex.join(["nextify", *sys.argv[1:]])
             done = run_prepared(
-                prepared, out, runtime, command=command, progress=progress.show, should_stop=stopping.asked
+                prepared,
+                out,
+                runtime,
+                command=command,
+                progress=progress.show,
+                should_stop=stopping.asked,
+                track=options.track,
             )
     except TrainingStopped as stopped:
         console.print(f"{stopped}; the same command goes on from there", highlight=False)
         return 130
     except TrainingDiverged as diverged:
-        print(f"nextify: {diverged}", file=sys.stderr)
+        if processes.is_first():
+            print(f"nextify: {diverged}", file=sys.stderr)
         return 1
+    except TrainingOutOfMemory as short:
+        print(f"nextify: {short}", file=sys.stderr)
+        return 1
+    except processes.FirstFailed:
+        return 1
+    except RuntimeError as error:
+        if processes.lost(error):
+            print(f"nextify: process {processes.rank()} lost the others; one of them failed", file=sys.stderr)
+            return 1
+        raise
     _conclude(console, done)
     return 0
 
@@ -146,6 +205,8 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     for note in report.notes:
         _say(console, note)
     threads = f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}"
+    if runtime.processes > 1:
+        threads += f" in each of {runtime.processes} processes ({runtime.distributed})"
     recipe = trial.recipe
     steps = len(prepared.images.train) // recipe.batch_size
     console.print(
@@ -158,7 +219,7 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     )
     for text in (*prepared.notes, *map(str, prepared.changes)):
         _say(console, text)
-    for warning in report.warnings:
+    for warning in report.warnings if not console.quiet else ():
         print(f"nextify: warning: {warning}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy over a set of images, each counted once."""
+"""Top-1 and top-5 accuracy over a set of images, each counted once, by one process or several."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from nextify import processes
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,11 @@ class Accuracy:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, bf16: bool = False) -> Accuracy:
-    """Accuracy of ``model`` in evaluation mode over ``(images (N, C, H, W), labels (N,))`` batches on its device."""
+    """Accuracy of ``model`` in evaluation mode over ``(images (N, C, H, W), labels (N,))`` batches on its device.
+
+    Of several processes each gives its own batches, and all get the accuracy over all of them; every process must call
+    this. An image with a label below 0 is not counted.
+    """
     was_training = model.training
     model.eval()
     hits1 = hits5 = images = 0
@@ -31,8 +37,10 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, bf16
         hit = best == labels[:, None]
         hits1 += int(hit[:, 0].sum())
         hits5 += int(hit.any(1).sum())
-        images += len(labels)
+        images += int((labels >= 0).sum())
     model.train(was_training)
+    counts = torch.tensor([hits1, hits5, images], device=next(model.parameters()).device)
+    hits1, hits5, images = processes.summed(counts).tolist()
     if not images:
         raise ValueError("no images to measure accuracy on")
     return Accuracy(100 * hits1 / images, 100 * hits5 / images, images)

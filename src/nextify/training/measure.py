@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import dataclass, replace
 
+from nextify import processes
 from nextify.data import Images
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.request import Request, RequestError
@@ -24,7 +25,7 @@ class Estimate:
     step_seconds: float
     images_per_second: float
     memory_mib: int
-    """Most memory held while measuring: the device's, or on a CPU the whole process's."""
+    """Most memory that a process held while measuring: the device's, or on a CPU all of its own."""
     accumulation: int
     """Parts into which each batch has to be cut so that it fits the memory."""
 
@@ -37,25 +38,33 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     """
     import torch
 
-    from nextify.training.train import probe
+    from nextify.training.train import is_out_of_memory, probe
 
     recipe = prepared.trial.recipe
+    most = max(1, recipe.batch_size // processes.count())
     parts = runtime.accumulation
+    if parts > most:
+        raise RequestError(f"--accumulation {parts} cuts a batch of {recipe.batch_size} into less than images: {most}")
     while True:
         try:
             found = probe(prepared.trial, prepared.images, replace(runtime, accumulation=parts), steps=6)
             break
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-        if parts >= recipe.batch_size:
+        if runtime.distributed == "fsdp" and processes.count() > 1:
+            raise OutOfMemory(
+                f"a batch in {parts} parts does not fit the memory: try --accumulation {2 * parts}, or more processes"
+            )
+        if parts >= most:
             raise OutOfMemory("one image at a time does not fit the memory: take a smaller --image-size or model")
-        parts = min(2 * parts, recipe.batch_size)
+        parts = min(2 * parts, most)
         if runtime.device.startswith("cuda"):
             torch.cuda.empty_cache()
-    step = found["step_seconds"]
-    seconds = step * found["total_steps"] + found["test_seconds"]
-    return Estimate(seconds, step, recipe.batch_size / step, _peak_memory_mib(runtime.device), parts)
+    slowest = [found["step_seconds"], found["test_seconds"], parts, _peak_memory_mib(runtime.device)]
+    step, tests, parts_of_all, memory = processes.largest(slowest)
+    seconds = step * found["total_steps"] + tests
+    return Estimate(seconds, step, recipe.batch_size / step, int(memory), int(parts_of_all))
 
 
 def _peak_memory_mib(device: str) -> int:
@@ -69,11 +78,6 @@ def _peak_memory_mib(device: str) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def epochs_for(request: Request, images: Images, runtime: Runtime) -> int:

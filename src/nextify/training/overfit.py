@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from nextify import processes
 from nextify.training.prepare import Prepared
+from nextify.training.request import RequestError
 from nextify.training.trial import Runtime
 
 OVERFIT_STEPS = 100
@@ -33,8 +35,10 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
     """Learn one batch by heart, without augmentation and regularization: whatever cannot, cannot learn the rest."""
     import torch
 
-    from nextify.training.train import Training
+    from nextify.training.training import Training
 
+    if processes.launched() > 1:
+        raise RequestError("--overfit-batch takes one process: start it without torchrun")
     images = prepared.images
     recipe = prepared.trial.recipe
     per_epoch = len(images.train) // recipe.batch_size

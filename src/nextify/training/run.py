@@ -17,11 +17,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from nextify import processes
 from nextify.data import Images, open_images
 from nextify.design import Design
 from nextify.environment import describe
@@ -30,10 +31,11 @@ from nextify.training.device import runtime
 from nextify.training.measure import epochs_for
 from nextify.training.prepare import Prepared, prepare, resolved
 from nextify.training.request import Request
+from nextify.training.tracking import check_trackers, open_trackers
 from nextify.training.trial import Runtime, Trial
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
     from nextify.training.train import Progress, Result
 
@@ -59,21 +61,32 @@ class Finished:
 def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) -> Prepared:
     """``prepare``, with the epochs that ``--minutes`` came to remembered in ``out``, so that the same request is the
     same training when it is given again."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before anything is measured
-    except OSError as error:
-        raise UnusableFolder(f"cannot make {out}: {error.strerror}; choose another --out") from error
+    processes.from_first(lambda: _make(out))  # what cannot be written is better known before anything is measured
     if request.minutes is None:
         return prepare(request, images)
     key = hashlib.sha256(json.dumps([asdict(request), images.fingerprint]).encode()).hexdigest()[:12]
     path = out / f"minutes-{key}.json"
-    try:
-        epochs = int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        epochs = epochs_for(request, images, runtime)
-        write_json_atomic(path, {"minutes": request.minutes, "epochs": epochs})
+    epochs = processes.from_first(lambda: _remembered_epochs(path))
+    if epochs is None:
+        measured = epochs_for(request, images, runtime)
+        processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
+        epochs = measured
     prepared = prepare(request, images, epochs)
     return replace(prepared, notes=(*prepared.notes, f"{request.minutes:g} minutes hold {epochs} epochs here"))
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableFolder(f"cannot make {out}: {error.strerror}; choose another --out") from error
+
+
+def _remembered_epochs(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextlib.contextmanager
@@ -126,45 +139,66 @@ def run(
     command: str = "",
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
+    track: Sequence[str] = (),
 ) -> Finished:
     """Train to the end and leave a bundle; go on from a checkpoint, and train nothing that is finished.
+
+    Args:
+        track: names of ``tracking.TRACKERS`` that are told of each epoch.
 
     Raises:
         TrainingStopped: ``should_stop`` said so; the same call goes on.
         TrainingDiverged: the loss is no number any more.
-        OSError: something could not be written.
+        TrainingOutOfMemory: in the middle of the training.
+        OSError: the bundle or its records could not be written.
     """
     from nextify.evaluation.pictures import curves_picture
     from nextify.training.train import train as train_trial
 
     trial = prepared.trial
-    done = finished(out, trial)
-    if done is not None:
-        return done
     folder = folder_of(out, trial)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
-    write_json_atomic(folder / "recipe.json", resolved(prepared))
     bundle = folder / "bundle"
 
-    def keep(model: nn.Module, result: Result) -> None:
+    def begin() -> Finished | None:
+        done = finished(out, trial)
+        if done is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(taken(folder))
+            write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
+            write_json_atomic(folder / "recipe.json", resolved(prepared))
+        return done
+
+    def keep(weights: Mapping[str, Tensor], result: Result) -> None:
         # All of it before the trainer removes its checkpoint: a run that is killed in between goes on from there.
-        _save(bundle, model, prepared, result, runtime, command)
+        _save(bundle, weights, prepared, result, runtime, command)
         picture = curves_picture(result.curve, f"{prepared.request.model} on {prepared.images.name}")
         write_bytes_atomic(folder / "curves.png", picture)
         content = {"fingerprint": trial.fingerprint, **result.to_dict(), "runtime": asdict(runtime), "command": command}
         write_json_atomic(folder / "result.json", {**content, "environment": _environment(runtime)})
 
-    with taken(folder):
+    with contextlib.ExitStack() as lock:
+        done = processes.from_first(begin)
+        if done is not None:
+            return done
         result = train_trial(
-            trial, prepared.images, runtime, folder, progress, start=prepared.start, keep=keep, should_stop=should_stop
+            trial,
+            prepared.images,
+            runtime,
+            folder,
+            progress,
+            start=prepared.start,
+            keep=keep,
+            should_stop=should_stop,
+            trackers=lambda step: open_trackers(track, folder, trial.fingerprint, resolved(prepared), step),
         )
     return Finished(
         bundle, result.top1, result.top5, result.test_images, result.seconds, result.images_per_second, trained=True
     )
 
 
-def _save(bundle: Path, model: nn.Module, prepared: Prepared, result: Result, runtime: Runtime, command: str) -> None:
+def _save(
+    bundle: Path, weights: Mapping[str, Tensor], prepared: Prepared, result: Result, runtime: Runtime, command: str
+) -> None:
     from nextify.weights import About, Metric, Preprocessing, save_bundle
 
     trial, images = prepared.trial, prepared.images
@@ -193,7 +227,7 @@ def _save(bundle: Path, model: nn.Module, prepared: Prepared, result: Result, ru
         source=f"nextify train, trial {trial.fingerprint}"
         + (f", from {prepared.request.weights}" if prepared.request.weights else ""),
     )
-    save_bundle(bundle, model.state_dict(), about)
+    save_bundle(bundle, weights, about)
 
 
 def _environment(runtime: Runtime) -> dict[str, Any]:
@@ -216,19 +250,28 @@ def train(
     split_seed: int = 0,
     progress: Progress | None = None,
     settings: Mapping[str, Any] | None = None,
+    track: Sequence[str] = (),
     **request: Any,
 ) -> Finished:
     """Train a named model on images and leave a bundle in ``out``; the same call goes on where it stopped.
 
+    Under torchrun all processes train one network together; the first one writes.
+
     Args:
         data: ``digits``, ``cifar10``, a folder (``open_images``), or images that are open already.
         settings: fields of recipe and design that stand above the fit.
+        track: ``tensorboard``, ``wandb``, ``trackio``.
         request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
     """
     out = Path(out)
     texts = tuple(f"{name}={value}" for name, value in (settings or {}).items())
     wanted = Request(model, settings=texts, **request)
-    images = open_images(data, split_seed=split_seed, cache=out / "cache") if isinstance(data, str) else data
     place = runtime(device, threads, workers)
-    prepared = prepare_in(out, wanted, images, place)
-    return run(prepared, out, place, progress=progress)
+    check_trackers(track)
+    with processes.joined(place.device):
+
+        def read() -> Images:
+            return open_images(data, split_seed=split_seed, cache=out / "cache") if isinstance(data, str) else data
+
+        prepared = prepare_in(out, wanted, processes.first_alone(read), place)
+        return run(prepared, out, place, progress=progress, track=track)

@@ -1,44 +1,38 @@
 """The trainer: one function that runs a Trial to its result, and continues where a killed run stopped.
 
-Everything random is a function of (seed, step): the data's order and augmentation, mixing, erasing, and the dropped
-paths. So a resumed training equals an undisturbed one bit for bit on the CPU, and two designs trained with one seed
-see the same images in the same order with the same augmentation (the pairing that a study's statistics rest on).
+Several processes run it in step (``processes``): each computes its share of every batch, all see the same loss and stop
+together, and the first one writes. What a step is stands in ``training.py``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
-from nextify.data import Images, TestBatches, TrainBatches, finish
+from nextify import processes
+from nextify.data import Images, TestBatches
 from nextify.data.errors import some
 from nextify.evaluation.accuracy import Accuracy, accuracy
-from nextify.files import write_text_atomic
-from nextify.foreign import build, classifier
-from nextify.nn.network import ConvNet
-from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
-from nextify.training.optimizer import build_optimizers, set_learning_rate
+from nextify.training.records import Entry, Records, Warn, to_stderr
 from nextify.training.schedule import learning_rate
+from nextify.training.tracking import Tracker
+from nextify.training.training import TEST_BATCH, Training
 from nextify.training.trial import Runtime, Trial
 
 WARM_UP_STEPS = 3
 """Steps left out of the speed, which the first calls' allocations and kernel choices would spoil."""
 CHECK_EVERY = 20
 """Steps between two looks at the loss; each look waits for the device."""
-TEST_BATCH = 256
+AGREE_EVERY = 5
+"""Steps between two times that several processes ask each other whether to stop or to save."""
 
 
 class TrainingStopped(RuntimeError):
@@ -47,6 +41,10 @@ class TrainingStopped(RuntimeError):
 
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a number; the message says where and what to try."""
+
+
+class TrainingOutOfMemory(RuntimeError):
+    """The memory ran out in the middle of a training; the message says how to go on."""
 
 
 @dataclass
@@ -63,7 +61,7 @@ class Result:
     """Time spent training and evaluating, over all its runs."""
     images_per_second: float
     """Batch size over the median time of a step: forward, backward, update and the preparation of the batch."""
-    curve: list[dict[str, float | int | None]] = field(default_factory=list)
+    curve: list[Entry] = field(default_factory=list)
     """One entry an epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,140 +69,6 @@ class Result:
 
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-class Training:
-    """The state of one training: model, optimizer, averages, position."""
-
-    def __init__(
-        self, trial: Trial, images: Images, runtime: Runtime, start: Mapping[str, Tensor] | None = None
-    ) -> None:
-        self.trial, self.images, self.runtime = trial, images, runtime
-        recipe = trial.recipe
-        self.device = torch.device(runtime.device)
-        torch.manual_seed(trial.seed)
-        model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth)
-        with torch.no_grad():
-            for parameter in list(classifier(model).parameters())[:1]:  # the weight
-                parameter.mul_(recipe.head_init_scale)
-        if start is not None:
-            _begin_with(model, start)
-        self.class_weights: Tensor | None = None
-        if recipe.class_balance == "loss":
-            self.class_weights = class_weights(images.train.labels, trial.data.num_classes).to(self.device)
-        self.frozen: list[nn.Module] = []
-        if trial.frozen_stages:
-            if not isinstance(model, ConvNet):
-                raise ValueError("only networks of ours have stages that can be frozen: leave frozen_stages at 0")
-            self.frozen = [model.stem, *list(model.stages)[: trial.frozen_stages]]
-        for module in self.frozen:
-            module.requires_grad_(False)
-        self.model: nn.Module = model.to(self.device)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if runtime.compile else self.model
-        self.optimizers = build_optimizers(self.model, recipe)
-        self.average: AveragedModel | None = None
-        if recipe.ema != "off":
-            averaging = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
-        self.batches = TrainBatches(images.train, recipe, trial.data.image_size, trial.seed, workers=runtime.workers)
-        self.steps_per_epoch = self.batches.steps_per_epoch
-        self.total_steps = recipe.epochs * self.steps_per_epoch
-        self.step = 0
-        self.epoch_loss = 0.0  # summed over the epoch's steps so far
-        self.curve: list[dict[str, float | int | None]] = []
-        self.seconds = 0.0
-        self.step_seconds: list[float] = []
-
-    # -- one step ------------------------------------------------------------------------------------------------
-
-    def train_step(self, pixels: Any, labels: Any) -> Tensor:
-        """One optimizer step on uint8 ``pixels (N, H, W, 3)`` and ``labels (N,)``; the loss, detached."""
-        trial, recipe = self.trial, self.trial.recipe
-        x, targets = finish(
-            pixels,
-            labels,
-            recipe,
-            trial.data.num_classes,
-            self.step,
-            trial.seed,
-            self.device,
-            trial.data.mean,
-            trial.data.std,
-        )
-        torch.manual_seed((trial.seed << 32) + self.step)
-        set_learning_rate(self.optimizers, learning_rate(recipe, self.step, self.steps_per_epoch))
-        self.model.train()
-        for module in self.frozen:
-            module.eval()  # running statistics and dropped paths too
-        parts = self.runtime.accumulation
-        total = torch.zeros((), device=self.device)
-        for part_x, part_y in zip(x.chunk(parts), targets.chunk(parts), strict=True):
-            with self._autocast():
-                logits = self.forward(part_x).float()
-                if self.class_weights is None:
-                    loss = F.cross_entropy(logits, part_y) * (len(part_x) / len(x))
-                else:  # summed by hand, as a weighted mean would divide by each part's weights
-                    loss = F.cross_entropy(logits, part_y, self.class_weights, reduction="none").sum() / len(x)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        if recipe.gradient_clip != "off":
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        self.step += 1
-        return total
-
-    def _autocast(self) -> Any:
-        bf16 = self.trial.recipe.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
-
-    def evaluate(self) -> Accuracy:
-        """Accuracy of the weights as they would be kept now: the averaged ones where the recipe averages."""
-        recipe = self.trial.recipe
-        tests = TestBatches(self.images.test, recipe, self.trial.data.image_size, TEST_BATCH)
-        kept = self.kept()
-        batches = (self.prepared_test_batch(pixels, labels) for pixels, labels in tests)
-        return accuracy(kept, batches, bf16=recipe.precision == "bf16")
-
-    def kept(self) -> nn.Module:
-        """The network whose weights are the result: the averaged one where the recipe averages."""
-        return self.model if self.average is None else self.average.module
-
-    def prepared_test_batch(self, pixels: Any, labels: Any) -> tuple[Tensor, Tensor]:
-        """uint8 ``pixels (N, H, W, 3)`` to normalized ``(N, 3, H, W)`` images on the device."""
-        data = self.trial.data
-        recipe, device = self.trial.recipe, self.device
-        return finish(pixels, labels, recipe, data.num_classes, 0, 0, device, data.mean, data.std, train=False)
-
-    # -- state ---------------------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "fingerprint": self.trial.fingerprint,
-            "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "average": None if self.average is None else self.average.state_dict(),
-            "step": self.step,
-            "epoch_loss": self.epoch_loss,
-            "curve": self.curve,
-            "seconds": self.seconds,
-            "step_seconds": self.step_seconds[-200:],
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.step = state["step"]
-        self.epoch_loss = state["epoch_loss"]
-        self.curve = state["curve"]
-        self.seconds = state["seconds"]
-        self.step_seconds = state["step_seconds"]
 
 
 def train(
@@ -215,134 +79,167 @@ def train(
     progress: Progress | None = None,
     *,
     start: Mapping[str, Tensor] | None = None,
-    keep: Callable[[nn.Module, Result], None] | None = None,
+    keep: Callable[[dict[str, Tensor], Result], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    trackers: Callable[[int], list[Tracker]] | None = None,
+    warn: Warn = to_stderr,
 ) -> Result:
     """Run a trial to its end.
 
     Args:
         folder: holds the checkpoint while the training runs and the log (``log.jsonl``, one line an epoch); a
             checkpoint found there is continued. None keeps nothing.
-        progress: called after steps with ``{"step", "total_steps", "loss", "images_per_second"}``, a few times a
-            second at most.
+        progress: called after steps with ``{"step", "total_steps", "images_per_second"}``, a few times a second at
+            most.
         start: weights to begin with, in our names; ``trial.start`` must be their digest. What they lack (a new
             classifier) stays as the seed draws it.
-        keep: called at the end with the network of the result, before the checkpoint is removed.
-        should_stop: asked after each step; True saves a checkpoint and raises ``TrainingStopped``.
+        keep: called at the end, in the first process, with the weights of the result, before the checkpoint is removed.
+        should_stop: asked after a step; True, in any process, saves a checkpoint and raises ``TrainingStopped``.
+        trackers: called in the first process with the steps that are done already.
+        warn: told of a record that could not be written; the training goes on.
 
     Raises:
         TrainingStopped: ``should_stop`` said so.
         TrainingDiverged: the loss became NaN or infinite; the last good checkpoint stays.
-        OSError: a file could not be written, a full disk for one; the checkpoint before stays whole.
+        TrainingOutOfMemory: likewise.
     """
     torch.set_num_threads(runtime.threads)
-    run = Training(trial, images, runtime, start)
-    checkpoint = None if folder is None else folder / "checkpoint.pt"
-    if checkpoint is not None:
-        state = load_checkpoint(checkpoint)
-        if state is not None and state["fingerprint"] == trial.fingerprint:
+    records = Records(folder if processes.is_first() else None, warn)
+    try:
+        run = Training(trial, images, runtime, start)
+        state = processes.from_first(lambda: records.load(trial.fingerprint))
+        if state is not None:
             run.load_state(state)
-        _restart_log(checkpoint.with_name("log.jsonl"), run.curve)
+        records.whole_log(run.curve)
+        if trackers is not None:
+            processes.from_first(lambda: records.track(trackers(run.step)))
+        final = _run(run, records, progress, should_stop)
+    except (TrainingStopped, TrainingDiverged):
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingOutOfMemory(_less_memory(trial, runtime)) from error
+    finally:
+        records.close()
+    records.whole_log(run.curve)  # in case a full disk had cost a line
+    last_loss = run.curve[-1]["train_loss"]
+    assert last_loss is not None
+    result = Result(
+        final.top1, final.top5, final.images, last_loss, round(run.seconds, 2), round(_speed(run), 1), run.curve
+    )
+    weights = run.kept_weights()
+
+    def finish() -> None:
+        if keep is not None:
+            keep(weights, result)
+        records.remove_checkpoint()
+
+    processes.from_first(finish)
+    return result
+
+
+def _run(
+    run: Training, records: Records, progress: Progress | None, should_stop: Callable[[], bool] | None
+) -> Accuracy:
+    """All steps that are left; the accuracy of the final weights."""
+    trial, runtime = run.trial, run.runtime
     epochs = trial.recipe.epochs
-    measured = {math.ceil(epochs * (i + 1) / runtime.evaluations) for i in range(runtime.evaluations)} - {epochs}
+    measured = {math.ceil(epochs * (i + 1) / runtime.evaluations) for i in range(runtime.evaluations)}
     saved_at = shown_at = before = time.perf_counter()
     pending: list[Tensor] = []
     final: Accuracy | None = None
+    folderless = records.folder is None
+
+    def look() -> None:
+        if pending:
+            run.epoch_loss += _checked(pending, run, records)
+            pending.clear()
+
     for pixels, labels in run.batches.iterate(run.step, run.total_steps):
         pending.append(run.train_step(pixels, labels))
         end_of_epoch = run.step % run.steps_per_epoch == 0
-        if end_of_epoch or len(pending) >= CHECK_EVERY or runtime.device == "cpu":
-            run.epoch_loss += _checked(pending, run)
-            pending.clear()
+        if end_of_epoch or len(pending) >= CHECK_EVERY or run.device.type == "cpu":
+            look()
         now = time.perf_counter()
         run.step_seconds.append(now - before)
         run.seconds += now - before
         before = now
         if end_of_epoch:
             epoch = run.step // run.steps_per_epoch
-            test = run.evaluate() if epoch in measured or epoch == epochs else None
-            final = test if epoch == epochs else None
-            entry: dict[str, float | int | None] = {
-                "epoch": epoch,
-                "train_loss": run.epoch_loss / run.steps_per_epoch,
-                "learning_rate": learning_rate(trial.recipe, run.step - 1, run.steps_per_epoch),
-                "test_top1": None if test is None else test.top1,
-            }
-            run.curve.append(entry)
-            run.epoch_loss = 0.0
-            if folder is not None:
-                _append_log(folder / "log.jsonl", entry)
+            final = run.evaluate() if epoch in measured else None
+            records.epoch(_end_epoch(run, epoch, final), run.step)
             run.seconds += time.perf_counter() - before
         now = time.perf_counter()
         if progress is not None and now - shown_at > 0.3:
             shown_at = now
             progress({"step": run.step, "total_steps": run.total_steps, "images_per_second": _speed(run)})
-        if checkpoint is not None and not pending and now - saved_at > runtime.checkpoint_seconds:
-            save_checkpoint(checkpoint, run.state())
-            saved_at = time.perf_counter()
-        if should_stop is not None and should_stop() and run.step < run.total_steps:
-            if checkpoint is not None:
-                run.epoch_loss += _checked(pending, run) if pending else 0.0
-                save_checkpoint(checkpoint, run.state())
-            raise TrainingStopped(f"stopped at step {run.step:,} of {run.total_steps:,}")
+        if run.step < run.total_steps and (processes.count() == 1 or run.step % AGREE_EVERY == 0):
+            due = records.folder is not None and now - saved_at > runtime.checkpoint_seconds
+            stop, save = processes.largest([should_stop is not None and should_stop(), due])
+            if stop or save:
+                look()
+                saved = records.save(run.state())
+                saved_at = time.perf_counter()
+            if stop:
+                how = "" if saved or folderless else ", which could not be saved: the checkpoint before is kept"
+                raise TrainingStopped(f"stopped at step {run.step:,} of {run.total_steps:,}{how}")
         before = time.perf_counter()
-    final = final or run.evaluate()
-    last_loss = run.curve[-1]["train_loss"]
-    assert last_loss is not None
-    result = Result(
-        final.top1, final.top5, final.images, last_loss, round(run.seconds, 2), round(_speed(run), 1), run.curve
-    )
-    if keep is not None:
-        keep(run.kept(), result)
-    if checkpoint is not None:
-        remove_checkpoint(checkpoint)
-    return result
+    return final or run.evaluate()
 
 
-def class_weights(labels: Any, num_classes: int) -> Tensor:
-    """``(K,)``: inversely proportional to each class's images, 1 on average over the images ``labels (N,)``."""
-    counts = np.bincount(labels, minlength=num_classes)
-    present = np.count_nonzero(counts)
-    return torch.tensor(len(labels) / (present * np.maximum(counts, 1)), dtype=torch.float32)
+def _end_epoch(run: Training, epoch: int, test: Accuracy | None) -> Entry:
+    entry: Entry = {
+        "epoch": epoch,
+        "train_loss": run.epoch_loss / run.steps_per_epoch,
+        "learning_rate": learning_rate(run.trial.recipe, run.step - 1, run.steps_per_epoch),
+        "test_top1": None if test is None else test.top1,
+    }
+    run.curve.append(entry)
+    run.epoch_loss = 0.0
+    return entry
 
 
-def _begin_with(model: nn.Module, start: Mapping[str, Tensor]) -> None:
-    """Put weights into a network; only its classifier may be missing among them."""
-    missing, unexpected = model.load_state_dict(dict(start), strict=False)
-    missing = [name for name in missing if not name.startswith("head.classifier.")]
-    if missing or unexpected:
-        raise ValueError(f"the weights to start from do not fit the design: {', '.join([*missing, *unexpected][:5])}")
-
-
-def _checked(losses: list[Tensor], run: Training) -> float:
-    stacked = torch.stack(losses)
-    total = float(stacked.sum())
+def _checked(shares: list[Tensor], run: Training, records: Records) -> float:
+    """The sum of the last steps' losses, of which each process has its shares. Raises ``TrainingDiverged``."""
+    losses = processes.summed(torch.stack(shares))
+    total = float(losses.sum())
     if math.isfinite(total):
         return total
-    first = int((~stacked.isfinite()).int().argmax())
+    first = int((~losses.isfinite()).int().argmax())
     step = run.step - len(losses) + first
     rate = learning_rate(run.trial.recipe, step, run.steps_per_epoch)
     names = [run.images.train.name(int(i)) for i in run.batches.indices(step)]
     raise TrainingDiverged(
-        f"the loss is {float(stacked[first])} at step {step + 1} of {run.total_steps} (learning rate {rate:.3g}); "
-        f"try a lower learning rate, gradient_clip=1.0 or fp32; the batch was {some(names)}"
+        f"the loss is {float(losses[first])} at step {step + 1} of {run.total_steps} (learning rate {rate:.3g}); "
+        f"try a lower learning rate, gradient_clip=1.0 or fp32; the batch was {some(names)}; the last good checkpoint "
+        f"is {_last_good(records)}"
     )
+
+
+def _last_good(records: Records) -> str:
+    return "none yet, the beginning" if records.last_good is None else str(records.last_good)
+
+
+def _less_memory(trial: Trial, runtime: Runtime) -> str:
+    parts = 2 * runtime.accumulation
+    if parts > trial.recipe.batch_size // processes.count():
+        return "the memory ran out: take a smaller model or image size, or end other programs on this machine"
+    return (
+        f"the memory ran out: the same command with --accumulation {parts} needs less of it, and goes on from the "
+        f"last checkpoint"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that a device's or the machine's memory is used up."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def _speed(run: Training) -> float:
     steady = run.step_seconds[WARM_UP_STEPS:] or run.step_seconds
     return run.trial.recipe.batch_size / statistics.median(steady) if steady else 0.0
-
-
-def _restart_log(path: Path, curve: list[dict[str, float | int | None]]) -> None:
-    """The log as the checkpoint knows it: an epoch that is trained again must not stand there twice."""
-    if path.exists():
-        write_text_atomic(path, "".join(json.dumps(entry) + "\n" for entry in curve))
-
-
-def _append_log(path: Path, entry: dict[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
 
 
 PROBE_SECONDS = 3.0
@@ -351,9 +248,14 @@ PROBE_SECONDS = 3.0
 
 def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> dict[str, float]:
     """``step_seconds`` (median), ``test_seconds`` (all evaluations) and ``total_steps``, measured in a few steps and
-    one batch of test images; nothing is kept."""
+    one batch of test images; nothing is kept.
+
+    Of several processes each measures its own share, without waiting for the others in each step, so that one may
+    find that its memory does not suffice; but for ``fsdp``, where none can compute without the others.
+    """
     torch.set_num_threads(runtime.threads)
-    run = Training(trial, images, runtime)
+    together = runtime.distributed == "fsdp"
+    run = Training(trial, images, runtime, together=together)
     times: list[float] = []
     before = time.perf_counter()
     for pixels, labels in run.batches.iterate(0, min(steps, run.total_steps)):
@@ -361,7 +263,7 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> dic
         now = time.perf_counter()
         times.append(now - before)
         before = now
-        if sum(times[1:]) > PROBE_SECONDS:
+        if sum(times[1:]) > PROBE_SECONDS and not run.together:
             break
     pixels, labels = next(iter(TestBatches(images.test, trial.recipe, trial.data.image_size, TEST_BATCH)))
     before = time.perf_counter()
@@ -369,6 +271,8 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> dic
     test_batch_seconds = time.perf_counter() - before
     return {
         "step_seconds": statistics.median(times[2:] or times[1:] or times),
-        "test_seconds": test_batch_seconds * runtime.evaluations * math.ceil(len(images.test) / TEST_BATCH),
+        "test_seconds": test_batch_seconds
+        * runtime.evaluations
+        * math.ceil(len(images.test) / (TEST_BATCH * processes.count())),
         "total_steps": run.total_steps,
     }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nextify.design import Design
 from nextify.foreign import Foreign
@@ -20,6 +20,8 @@ RESULT_VERSION = 2
 """Raised whenever a change of the code changes what a trial gives; part of every fingerprint. Since 2, each image's
 crop and distortions are drawn by themselves, so that several processes can share a batch; where there are none, what
 version 1 gave still holds."""
+
+Distributed = Literal["ddp", "fsdp"]
 
 FROM_SCRATCH = "scratch"
 """A training's start that is drawn from its seed."""
@@ -62,6 +64,8 @@ class Trial:
         recipe = self.recipe.to_dict()
         if recipe["class_balance"] == "off":
             del recipe["class_balance"]  # younger than the first fingerprints
+        if recipe["rest_learning_rate_share"] == 1.0 or recipe["optimizer"] != "muon":
+            del recipe["rest_learning_rate_share"]  # younger too
         if recipe["resampling"] == "pillow" or recipe["crop"] != "random_resized":
             del recipe["resampling"]  # younger too, and of no effect with other crops
         fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
@@ -94,6 +98,10 @@ class Runtime:
     """``torch.compile`` the network; needs a C++ compiler on the CPU."""
     accumulation: int = 1
     """Parts into which a batch is cut to save memory. Exact for layer norm; batch norm then sees smaller batches."""
+    processes: int = 1
+    """That train together, each on its share of every batch."""
+    distributed: Distributed = "ddp"
+    """How several processes train together: ``ddp`` gives each the whole network, ``fsdp`` a part of it."""
     checkpoint_seconds: float = 20.0
     """Longest time between two checkpoints."""
     evaluations: int = 2

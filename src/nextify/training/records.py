@@ -1,0 +1,129 @@
+"""What a training writes while it runs: checkpoints, a line an epoch, and what trackers are told.
+
+None of it may end a training that can go on: a full disk or a tracker out of reach costs that one record, with one line
+of warning. What the training is for (bundle and result) is written at its end by ``run.py``, and must not fail.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nextify.files import write_text_atomic
+from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, remove_leftovers, save_checkpoint
+from nextify.training.tracking import Tracker
+
+Entry = dict[str, float | int | None]
+"""Of one epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
+Warn = Callable[[str], None]
+
+
+def to_stderr(message: str) -> None:
+    print(f"nextify: warning: {message}", file=sys.stderr)
+
+
+class Records:
+    """The files of one training in its folder; without a folder nothing is written."""
+
+    def __init__(self, folder: Path | None, warn: Warn = to_stderr) -> None:
+        self.folder, self.warn = folder, warn
+        self.trackers: list[Tracker] = []
+        self.last_good: Path | None = None
+        """The checkpoint that a training that fails now goes on from."""
+        self._warned: set[str] = set()
+
+    def load(self, fingerprint: str) -> dict[str, Any] | None:
+        """The state to go on from, or None; removes what a killed process has left half-written."""
+        if self.folder is None:
+            return None
+        path = self._checkpoint()
+        self._try("clean up", lambda: remove_leftovers(path))
+        state = load_checkpoint(path)
+        if state is None or state["fingerprint"] != fingerprint:
+            return None
+        self.last_good = path
+        return state
+
+    def save(self, state: dict[str, Any]) -> bool:
+        """A checkpoint, unless its weights are no numbers any more: then the one there is the last good one."""
+        if self.folder is None or not all(map(_finite, state["model"].values())):
+            return False
+        path = self._checkpoint()
+        saved = self._try("save a checkpoint", lambda: save_checkpoint(path, state))
+        if saved:
+            self.last_good = path
+        return saved
+
+    def track(self, trackers: list[Tracker]) -> None:
+        """From now on these are told of each epoch too."""
+        self.trackers = trackers
+
+    def epoch(self, entry: Entry, step: int) -> None:
+        """A line in the log, and the same to the trackers."""
+        if self.folder is None:
+            return
+        log = self.folder / "log.jsonl"
+        self._try("write the log", lambda: _append(log, entry))
+        values = {name: float(value) for name, value in entry.items() if value is not None and math.isfinite(value)}
+        self._each_tracker(lambda tracker: tracker.log(values, step))
+
+    def whole_log(self, curve: Sequence[Entry]) -> None:
+        """The log as the training knows it: an epoch that is trained again must not stand there twice."""
+        if self.folder is not None and (curve or (self.folder / "log.jsonl").exists()):
+            log = self.folder / "log.jsonl"
+            text = "".join(json.dumps(entry) + "\n" for entry in curve)
+            self._try("write the log", lambda: write_text_atomic(log, text))
+
+    def close(self) -> None:
+        """Let the trackers go."""
+        self._each_tracker(lambda tracker: tracker.close())
+        self.trackers = []
+
+    def remove_checkpoint(self) -> None:
+        if self.folder is not None:
+            remove_checkpoint(self._checkpoint())
+
+    def _checkpoint(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "checkpoint.pt"
+
+    def _each_tracker(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in list(self.trackers):
+            try:
+                call(tracker)
+            except Exception as error:  # whatever another library raises
+                self.trackers.remove(tracker)
+                self._warn_once(str(tracker), f"{tracker} fails ({_first_line(error)}); the training goes on without")
+
+    def _try(self, what: str, write: Callable[[], None]) -> bool:
+        try:
+            write()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._warn_once(what, f"cannot {what} in {self.folder} ({reason}); the training goes on, make room there")
+            return False
+        return True
+
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            self.warn(message)
+
+
+def _append(path: Path, entry: Entry) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def _finite(value: Tensor) -> bool:
+    return bool(value.isfinite().all())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
