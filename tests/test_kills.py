@@ -38,6 +38,12 @@ def start(out: Path, epochs: int) -> subprocess.Popen[bytes]:
     )
 
 
+def trained(out: Path, epochs: int) -> bool:
+    with start(out, epochs) as process:
+        process.communicate(timeout=600)
+    return process.returncode == 0
+
+
 def wait_for_a_new_checkpoint(out: Path, process: subprocess.Popen[bytes]) -> None:
     def stamps() -> list[int]:
         return [path.stat().st_mtime_ns for path in out.glob("*/checkpoint.pt") if path.exists()]
@@ -74,7 +80,7 @@ def final_weights(out: Path) -> dict[str, torch.Tensor]:
 
 def killed(kills: int, epochs: int, folder: Path, seed: int) -> None:
     whole, torn = folder / "whole", folder / "torn"
-    assert start(whole, epochs).wait(600) == 0
+    assert trained(whole, epochs)
     chance = random.Random(seed)
     reached, codes = [0], []
     for number in range(kills):
@@ -84,7 +90,7 @@ def killed(kills: int, epochs: int, folder: Path, seed: int) -> None:
         else:
             wait_for_a_new_checkpoint(torn, process)
             time.sleep(chance.uniform(0.0, 0.3))
-        how = chance.choice([signal.SIGKILL, signal.SIGTERM])
+        how = signal.SIGTERM if number % 2 else signal.SIGKILL
         process.send_signal(how)
         _, errors = process.communicate(timeout=120)
         codes.append(process.returncode)
@@ -93,7 +99,7 @@ def killed(kills: int, epochs: int, folder: Path, seed: int) -> None:
         reached.append(all_readable(torn))
         assert reached[-1] >= reached[-2], "a kill lost more than was written"
     assert reached[-1] > 0, "no kill fell into the training"
-    assert start(torn, epochs).wait(600) == 0
+    assert trained(torn, epochs)
     expected, found = final_weights(whole), final_weights(torn)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -372,7 +372,7 @@ def images_of(train: list[int], test: list[int], pixels: int | None = None) -> I
 
 
 def test_preflight_tells_facts_and_what_will_hurt() -> None:
-    recipe = RECIPES["scratch_small"].with_(epochs=5, batch_size=16, learning_rate=1.0)
+    recipe = RECIPES["scratch_small"].with_(epochs=5, warmup_epochs=0.5, batch_size=16, learning_rate=1.0)
     fitted = recipe.with_(learning_rate=0.01)
     report = preflight(images_of([100, 4, 0], [5, 5, 0]), recipe, fitted=fitted)
     assert report.facts["classes_without_test_images"] == ["class 2"]
@@ -392,10 +392,10 @@ def test_preflight_tells_facts_and_what_will_hurt() -> None:
 
 
 def test_preflight_refuses_what_cannot_work() -> None:
-    with pytest.raises(DataError, match="a batch of 128 images leaves no step in an epoch of 40"):
+    with pytest.raises(DataError, match="a batch of 256 images leaves no step in an epoch of 40"):
         preflight(images_of([20, 20], [1, 1]), RECIPES["scratch_small"])
     with pytest.raises(DataError, match="no image to test on"):
-        preflight(images_of([100, 100], [0, 0]), RECIPES["scratch_small"])
+        preflight(images_of([200, 200], [0, 0]), RECIPES["scratch_small"])
     with pytest.raises(FitError, match="too few to train on"):
         prepare(Request("convnext_atto", scale="tiny"), images_of([4, 4], [1, 1]))
 
