@@ -315,8 +315,9 @@ def table(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {result['versions'][name]}" for name in result["versions"])
     lines = [
         f"{where['cpu']}, {where['cores']} cores, {where['os']}, Python {where['python']}; {versions}; "
-        f"{where['date']}; commit {where['git_commit']}; {result['images']}; {result['rounds']} rounds; load average at the start "
-        f"{result['load_average']:.1f}. Images per second: median (lowest to highest round). Ratio: round by round.",
+        f"{where['date']}; commit {where['git_commit']}; {result['images']}; {result['rounds']} rounds; "
+        f"load average at the start {result['load_average']:.1f}. "
+        "Images per second: median (lowest to highest round). Ratio: round by round.",
         "",
         "| level | workers | pipeline | images/s | times timm (small: torchvision) |",
         "|---|--:|---|--:|--:|",
