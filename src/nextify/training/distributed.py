@@ -10,6 +10,7 @@ Batch norm takes its statistics over all processes. Dropped paths are drawn for 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -153,13 +154,21 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Whole state into an optimizer whose parameters may be cut in parts."""
+    """A copy of a whole state into an optimizer whose parameters may be cut in parts."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     values = {
-        number: {key: _as(value, parameters[number]) for key, value in of_one.items()}
+        number: {key: _laid_out_as(_as(value, parameters[number]), parameters[number]) for key, value in of_one.items()}
         for number, of_one in state["state"].items()
     }
-    optimizer.load_state_dict({**state, "state": values})
+    # torch would keep counters such as AdamW's step, and count on in the caller's.
+    optimizer.load_state_dict(copy.deepcopy({**state, "state": values}))
+
+
+def _laid_out_as(value: Any, parameter: Tensor) -> Any:
+    """In the parameter's order in memory, by which fused optimizers pair the two; parts came out of theirs."""
+    if isinstance(value, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _as(value: Any, other: Tensor | None) -> Any:
