@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from nextify.data import ImageSet, TestBatches, TrainBatches, finish
+from nextify.data import ImageSet, TestBatches, TrainBatches, finish, open_images
 from nextify.data.device_side import _noise
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.share import share
+from nextify.evaluation.report import evaluate
 from nextify.recipe import CONVNEXT, RandAugment
 from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD
 
@@ -160,3 +162,20 @@ def test_two_processes_share_batch_norms_statistics(by_two: dict[str, dict[str, 
 def test_a_state_moves_between_one_process_and_two_that_hold_parts(by_two: dict[str, dict[str, Any]]) -> None:
     one = play("fsdp", by_two["fsdp"]["state"])
     assert difference(one, by_two["fsdp, resumed"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_commands_train_and_evaluate_as_one(tmp_path: Path) -> None:
+    options = ("--data", "digits", "--scale", "tiny", "--epochs", "2", "--device", "cpu", "--threads", "1")
+    done = together("-m", "nextify", "train", "convnext_atto", *options, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("top-1") == 1, "the first process speaks for all"
+    (bundle,) = tmp_path.glob("*/bundle")
+    result = json.loads((bundle.parent / "result.json").read_text())
+    alone = evaluate(bundle, open_images("digits"))
+    assert (result["top1"], result["test_images"]) == (alone.top1, 1197)
+    counted = together("-m", "nextify", "evaluate", str(bundle), "--data", "digits", "--device", "cpu", "--json")
+    assert counted.returncode == 0, counted.stderr
+    found = json.loads(counted.stdout)
+    assert (found["top1"], found["top5"], found["images"]) == (alone.top1, alone.top5, 1197)
+    assert found["confusion"] == [list(row) for row in alone.confusion]

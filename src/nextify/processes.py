@@ -100,6 +100,17 @@ def summed(values: Tensor) -> Tensor:
     return total
 
 
+def gathered(value: T) -> list[T]:
+    """What each process gives, in their order, to all; every process must call this."""
+    if count() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    found: list[T | None] = [None] * count()
+    dist.all_gather_object(found, value)
+    return found  # type: ignore[return-value]
+
+
 def largest(values: Sequence[float]) -> list[float]:
     """Of each number the largest that any process gave; every process must call this."""
     if count() == 1:

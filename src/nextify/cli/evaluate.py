@@ -16,7 +16,8 @@ from nextify.cli.printing import print_columns, print_json
 class Options:
     """Measure a bundle on images: top-1, top-5, each class, confusion matrix and calibration.
 
-    With --out also evaluation.json and the pictures: confusion matrix, reliability diagram, worst mistakes.
+    With --out also evaluation.json and the pictures: confusion matrix, reliability diagram, worst mistakes. Several
+    processes share the images when torchrun starts them.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
@@ -38,16 +39,20 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from nextify import processes
     from nextify.data import open_images
     from nextify.evaluation.report import evaluate_with_pictures
     from nextify.report.text import percent
     from nextify.training.device import runtime
 
     place = runtime(options.device, options.threads)
-    images = open_images(options.data, split_seed=options.split_seed)
-    found, written = evaluate_with_pictures(
-        options.bundle, images, part=options.part, device=place.device, threads=options.threads, out=options.out
-    )
+    with processes.joined(place.device):
+        images = open_images(options.data, split_seed=options.split_seed)
+        found, written = evaluate_with_pictures(
+            options.bundle, images, part=options.part, device=place.device, threads=options.threads, out=options.out
+        )
+    if processes.number() > 0:
+        return 0  # the first process speaks for all
     if options.json:
         print_json(found.to_dict())
         return 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from nextify import processes
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.errors import some
 from nextify.environment import Environment, describe
@@ -139,7 +140,7 @@ def evaluate_with_pictures(
         notes=tuple(notes),
         environment={**describe(), "device": device},
     )
-    if out is None:
+    if out is None or not processes.is_first():
         return found, []
     shown = [_image(sets, i) for i in worst.tolist()]
     return found, write(found, out, shown)
@@ -175,11 +176,14 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
 def predict_set(
     model: nn.Module, images: ImageSet, settings: Preprocessing, device: str, *, bf16: bool = False
 ) -> npt.NDArray[np.float32]:
-    """``(N, K)`` probabilities of a whole set, in order."""
-    pixels = (images.load(i) for i in range(len(images)))
-    return np.concatenate(
-        [probabilities(model, batch, device, settings, bf16=bf16) for batch in _batches(pixels, settings)]
-    )
+    """``(N, K)`` probabilities of a whole set, in order.
+
+    Of several processes each computes its run of the images, and all get the whole; every process must call this.
+    """
+    first, last = (len(images) * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
+    pixels = (images.load(i) for i in range(first, last))
+    own = [probabilities(model, batch, device, settings, bf16=bf16) for batch in _batches(pixels, settings)]
+    return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
 
 
 def _batches(images: Iterator[Any], settings: Preprocessing) -> Iterator[Tensor]:
