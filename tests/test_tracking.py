@@ -79,3 +79,18 @@ def test_a_missing_tracker_is_one_line_with_the_command(
     assert (
         capsys.readouterr().err == "nextify: --track tensorboard needs a package: pip install 'nextify[tensorboard]'\n"
     )
+
+
+def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    records = Records(tmp_path)
+    records.track(open_trackers(["tensorboard"], tmp_path, "abc", {"seed": 0}, 0))
+    records.epoch(ENTRY, 6)
+    records.epoch({**ENTRY, "train_loss": 2.0, "test_top1": 50.0}, 12)
+    records.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train_loss")] == [(6, 2.5), (12, 2.0)]
+    assert [(e.step, e.value) for e in events.Scalars("test_top1")] == [(12, 50.0)]
