@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,9 +123,9 @@ def one(options: argparse.Namespace) -> None:
     if options.device == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        import resource
-
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        # Not getrusage's, which a child of a large process inherits.
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        print(int(status["VmHWM"].split()[0]) / 2**10)
 
 
 def main() -> None:
