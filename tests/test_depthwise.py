@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from nextify.nn import depthwise
+from nextify.nn import compiled
 from nextify.nn.depthwise import depthwise_conv, describe_kernels, enable, fast_kernels_available
 
 needs_kernels = pytest.mark.skipif(
@@ -222,7 +222,7 @@ def test_operators_pass_torch_checks() -> None:
 @needs_kernels
 @pytest.mark.parametrize("mode", [True, False, "auto"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_operations_are_counted_alike(mode: depthwise.Mode, dtype: torch.dtype) -> None:
+def test_operations_are_counted_alike(mode: compiled.Mode, dtype: torch.dtype) -> None:
     x, weight, bias = case(2, 9, 9, 24, 7, dtype)
     counter = FlopCounterMode(display=False)
     with enable(mode), counter, torch.no_grad():
@@ -258,8 +258,8 @@ def test_enable_undoes_itself() -> None:
 def test_without_a_working_compiler(
     compiler: str | None, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    monkeypatch.setattr(depthwise, "_builds", {})
-    monkeypatch.setattr(depthwise, "_compiler", lambda: compiler and shutil.which(compiler))
+    monkeypatch.setattr(compiled, "_builds", {})
+    monkeypatch.setattr(compiled, "_compiler", lambda: compiler and shutil.which(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     inputs = case(2, 9, 9, 24, 7, torch.float32)
     got, expected = (outputs(f, inputs, 1, torch.float32) for f in (depthwise_conv, reference))

@@ -32,7 +32,8 @@ def test_the_rest_has_its_share_of_the_rate_of_the_matrices() -> None:
     found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
     assert len(found) == len(rates)
     for name, rate in found.items():
-        assert rate == pytest.approx(0.01 if name.endswith(("pointwise1.weight", "pointwise2.weight")) else 0.0015)
+        kernels = ("pointwise1.weight", "pointwise2.weight", "downsample.conv.weight")
+        assert rate == pytest.approx(0.01 if name.endswith(kernels) else 0.0015)
 
 
 def test_with_layer_decay_both_count() -> None:

@@ -37,11 +37,11 @@ class Recipe:
     batch_size: int = 4096
     """Images per optimizer step, over all processes and accumulation steps."""
     optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
-    """``sgd`` has Nesterov off, as the original; ``muon`` is torch.optim.Muon on matrices and AdamW on the rest."""
+    """``sgd`` has Nesterov off, as the original; ``muon`` is Muon on matrices and dense kernels, AdamW on the rest."""
     learning_rate: float = 4e-3
     """Peak learning rate at ``batch_size`` images a step."""
     rest_learning_rate_share: float = 1.0
-    """With Muon, AdamW's share of ``learning_rate``, for all that is no matrix: norms, biases, kernels, classifier."""
+    """With Muon, AdamW's share of ``learning_rate``, for first layer, depthwise kernels, norms, biases, classifier."""
     min_learning_rate: float = 1e-6
     """Where the cosine ends."""
     schedule: Literal["cosine", "step"] = "cosine"
@@ -204,7 +204,7 @@ SCRATCH_SMALL = CONVNEXT.with_(
     resampling="fast",
 )
 """Up to some hundred thousand images of your own, from fresh weights. Table 5's augmentation and regularization, which
-fitting weakens for short trainings. Muon (arXiv 2502.16982) on the matrices; its momentum is torch's default. Batch and
+fitting weakens for short trainings. Muon (arXiv 2502.16982) with its usual momentum. Batch and
 rates are the best of a few one-epoch trials on CIFAR-10 (docs/log.md), the rest is a rule of thumb, not tuned."""
 
 FINETUNE_SMALL = _FINETUNE.with_(

@@ -13,17 +13,8 @@ gradient checkpointing and double backward, and tell `torch.utils.flop_counter` 
 graphs contain torch's convolution only, so that they run without nextify.
 """
 
-import contextlib
 import ctypes
-import hashlib
 import importlib.util
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import threading
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,28 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-Mode = bool | Literal["auto"]
+from nextify.nn import compiled
+from nextify.nn.compiled import Mode, enable
+
+__all__ = ["depthwise_conv", "describe_kernels", "enable", "fast_kernels_available"]
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 """Kernel sizes with kernels of our own; others take torch's route."""
 STRIDES = (1, 2)
-
-_mode: Mode = "auto"
-
-
-def enable(mode: Mode) -> contextlib.AbstractContextManager[Any]:
-    """Chooses the kernels from now on; used as a context manager, until its end.
-
-    `False`: torch's only. `True`: ours wherever they support the case. `"auto"` (the default): ours where they can be
-    built and were measured to be faster, see `_pays`. Holds for the whole process.
-    """
-    global _mode
-    if mode not in (True, False, "auto"):
-        raise ValueError(f'mode is True, False or "auto", not {mode!r}')
-    previous, _mode = _mode, mode
-    undo = contextlib.ExitStack()
-    undo.callback(globals().__setitem__, "_mode", previous)
-    return undo
 
 
 def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_grad"], mode: Mode) -> bool:
@@ -71,98 +48,24 @@ def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_gr
 # The compiled CPU kernels: one library per kernel size
 
 
-class _Build:
-    """The library for one kernel size, or the reason why there is none."""
-
-    def __init__(self, kernel_size: int) -> None:
-        self.forward: Any = None
-        self.weight_grad: Any = None
-        try:
-            library, self.note = _load(kernel_size)
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            self.note = f"torch, because {error}"
-        else:
-            self.forward, self.weight_grad = library
-
-    @property
-    def usable(self) -> bool:
-        return self.forward is not None
+def _build(kernel_size: int) -> compiled.Build:
+    name = f"{kernel_size}×{kernel_size}"
+    return compiled.build(
+        name, "depthwise_cpu.cpp", lambda library: _check(library, kernel_size), (f"KERNEL={kernel_size}",)
+    )
 
 
-_builds: dict[int, _Build] = {}
-_lock = threading.Lock()
-
-_SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
-_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast")
-
-
-def _build(kernel_size: int) -> _Build:
-    with _lock:
-        if kernel_size not in _builds:
-            _builds[kernel_size] = _Build(kernel_size)
-        return _builds[kernel_size]
-
-
-def _compiler() -> str | None:
-    candidates = (os.environ.get("CXX"), "g++", "c++", "clang++")
-    return next((found for name in candidates if name and (found := shutil.which(name))), None)
-
-
-def _cpu() -> str:
-    """What `-march=native` depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
-    return "\n".join([platform.machine(), platform.processor(), *sorted(kept)])
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nextify" / "kernels"
-
-
-def _load(kernel_size: int) -> tuple[tuple[Any, Any], str]:
-    """Builds, loads and checks. Raises OSError, RuntimeError or SubprocessError with the reason when that fails."""
-    compiler = _compiler()
-    if compiler is None:
-        raise RuntimeError("no C++ compiler was found (install g++ or clang++, or name one in CXX)")
-    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    command = [compiler, *_FLAGS, native, f"-DKERNEL={kernel_size}"]
-    key = hashlib.sha256("\n".join([*command, _cpu(), _SOURCE.read_text()]).encode()).hexdigest()[:20]
-    path = _cache() / f"depthwise{kernel_size}-{key}.so"
-    if path.exists():
-        with contextlib.suppress(OSError, RuntimeError):  # damaged: built anew below
-            return _open(path, kernel_size), f"compiled, from {path}"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fresh = Path(folder) / path.name
-        result = subprocess.run(
-            [*command, str(_SOURCE), "-o", str(fresh)], capture_output=True, text=True, timeout=600, check=False
-        )
-        if result.returncode:
-            raise RuntimeError(f"{compiler} failed: {result.stderr.strip()[:500] or 'without a message'}")
-        functions = _open(fresh, kernel_size)
-        os.replace(fresh, path)  # atomic: processes that build at the same time do not disturb each other
-    return functions, f"compiled, from {path}"
-
-
-def _open(path: Path, kernel_size: int) -> tuple[Any, Any]:
-    library = ctypes.CDLL(str(path))
+def _declare(library: ctypes.CDLL) -> tuple[Any, Any]:
     forward, weight_grad = library.nextify_depthwise_forward, library.nextify_depthwise_weight_grad
     shape = [ctypes.c_int, *[ctypes.c_int64] * 4]  # bfloat16, N, H, W, C
     forward.argtypes = [*[ctypes.c_void_p] * 4, *shape, *[ctypes.c_int] * 3]
     weight_grad.argtypes = [*[ctypes.c_void_p] * 4, *shape, *[ctypes.c_int] * 2]
-    _check(forward, weight_grad, kernel_size)
     return forward, weight_grad
 
 
-def _check(forward: Any, weight_grad: Any, kernel_size: int) -> None:
-    """Both kernels against NumPy on a small case with ragged channels; raises RuntimeError where they differ.
-
-    In NumPy, because a first use may fall inside a torch mode that counts or fakes torch's operations.
-    """
+def _check(library: ctypes.CDLL, kernel_size: int) -> None:
+    """Both kernels against NumPy on a small case with ragged channels; raises RuntimeError where they differ."""
+    forward, weight_grad = _declare(library)
     random = np.random.default_rng(0)
     (n, h, w, c), k, stride = (2, 6, 9, 21), kernel_size, 1
     x, grad = (random.standard_normal((n, h, w, c), dtype=np.float32) for _ in range(2))
@@ -201,10 +104,10 @@ def fast_kernels_available(device: str = "cpu", kernel_size: int = 7) -> bool:
 
 
 def describe_kernels() -> str:
-    """What depthwise convolutions run on in this process, and why, for run records and bug reports. Builds nothing."""
-    lines = [f"depthwise kernels: mode {_mode!r}"]
-    lines += [f"cpu, {size}×{size}: {build.note}" for size, build in sorted(_builds.items())]
-    if not _builds:
+    """What our kernels run on in this process, and why, for run records and bug reports. Builds nothing."""
+    lines = [f"kernels: mode {compiled.mode()!r}"]
+    lines += [f"cpu, {name}: {note}" for name, note in compiled.notes().items()]
+    if not compiled.notes():
         lines += ["cpu: torch; none of ours was asked for yet"]
     lines += ["gpu: " + ("triton, after enable(True) (speed not measured)" if _gpu_ready() else "torch, no triton")]
     return "\n".join(lines)
@@ -234,7 +137,7 @@ def _forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, fli
     n, h, w, c = x.shape
     out = x.new_empty(n, _out_size(h, stride), _out_size(w, stride), c)
     taps, shift = weight.float().contiguous(), None if bias is None else bias.float().contiguous()
-    code = _build(kernel_size).forward(
+    code = _build(kernel_size).library.nextify_depthwise_forward(
         *(x.data_ptr(), taps.data_ptr(), None if shift is None else shift.data_ptr(), out.data_ptr()),
         *(x.dtype == torch.bfloat16, n, h, w, c, stride, flip, torch.get_num_threads()),
     )
@@ -265,7 +168,7 @@ def _weight_grad_op(grad: Tensor, x: Tensor, kernel_size: int, stride: int) -> t
             *([kernel_size // 2] * 2, [1, 1], False, [0, 0], c, [False, True, True]),
         )
         return of_weight.float().contiguous(), of_bias.float()
-    code = _build(kernel_size).weight_grad(
+    code = _build(kernel_size).library.nextify_depthwise_weight_grad(
         *(x.data_ptr(), grad.data_ptr(), weight_grad.data_ptr(), bias_grad.data_ptr()),
         *(x.dtype == torch.bfloat16, n, h, w, c, stride, torch.get_num_threads()),
     )
@@ -300,7 +203,7 @@ def _input_grad(grad: Tensor, weight: Tensor, stride: int, height: int, width: i
     """Gradient `(N, H, W, C)` with respect to the input, differentiable itself."""
     channels, _, kernel_size, _ = weight.shape
     if stride == 1:
-        if _pays(grad.device.type, grad.dtype, "forward", _mode) and not _differentiates(grad, weight):
+        if _pays(grad.device.type, grad.dtype, "forward", compiled.mode()) and not _differentiates(grad, weight):
             x_grad: Tensor = _forward_op(grad, weight, None, 1, True)
             return x_grad
         return _torch_conv(grad, weight.flip(2, 3).to(grad.dtype), None, 1)
@@ -316,7 +219,7 @@ def _differentiates(*tensors: Tensor | None) -> bool:
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    if _pays(x.device.type, x.dtype, "forward", _mode):
+    if _pays(x.device.type, x.dtype, "forward", compiled.mode()):
         y: Tensor = _forward_op(x, weight, bias, stride, False)
         return y
     return _torch_conv(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride)
@@ -374,7 +277,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
         raise ValueError(f"weight is ({channels}, 1, K, K) with odd K for this input, not {tuple(weight.shape)}")
     device = x.device.type
     if (
-        _mode is False
+        compiled.mode() is False
         or device not in ("cpu", "cuda")
         or kernel_size not in KERNEL_SIZES
         or stride not in STRIDES
@@ -383,10 +286,10 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
     ):
         return _torch_conv(x, weight, bias, stride)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    if dtype not in (torch.float32, torch.bfloat16) or not _pays(device, dtype, "weight_grad", _mode):
+    if dtype not in (torch.float32, torch.bfloat16) or not _pays(device, dtype, "weight_grad", compiled.mode()):
         return _torch_conv(x, weight, bias, stride)
     differentiates = _differentiates(x, weight, bias)
-    if not differentiates and not _pays(device, dtype, "forward", _mode):
+    if not differentiates and not _pays(device, dtype, "forward", compiled.mode()):
         return _torch_conv(x, weight, bias, stride)
     if not (_cpu_ready(kernel_size) if device == "cpu" else _gpu_ready()):
         return _torch_conv(x, weight, bias, stride)

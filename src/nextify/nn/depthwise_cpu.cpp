@@ -20,60 +20,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <type_traits>
-#include <utility>
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, REGISTERS = 32;
-#elif defined(__AVX__)
-constexpr int LANES = 8, REGISTERS = 16;
-#elif defined(__aarch64__)
-constexpr int LANES = 4, REGISTERS = 32;
-#else
-constexpr int LANES = 4, REGISTERS = 16;
-#endif
+#include "simd.h"
+
 constexpr int UNROLL = 4;                // output pixels per tile of the weight gradient
 constexpr int WIDE = 8;                  // output pixels per tile of the forward pass
 constexpr int64_t SCRATCH = 320 * 1024;  // bytes staged per thread: stays in a second-level cache
 constexpr int64_t NEAR = 32 * 1024;      // bytes walked by all kernel rows in turn: stays in a first-level cache
 constexpr int64_t TASKS = 128;           // tasks to aim for, where there are enough images
-
-#define INLINE inline __attribute__((always_inline))
-typedef float Vector __attribute__((vector_size(LANES * 4)));
-typedef float LooseVector __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(LANES * 4)));
-typedef uint16_t LooseHalf __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-
-template <int... I, class F>
-INLINE void repeat_(std::integer_sequence<int, I...>, F f) {
-  (f(std::integral_constant<int, I>{}), ...);
-}
-template <int N, class F>
-INLINE void repeat(F f) {
-  repeat_(std::make_integer_sequence<int, N>{}, f);
-}
-
-template <class I>
-constexpr int number = std::decay_t<I>::value;  // of the index that `repeat` hands over
-
-INLINE Vector load(const float* p) { return *reinterpret_cast<const LooseVector*>(p); }
-INLINE Vector load(const uint16_t* p) {  // bfloat16 is the upper half of a float
-  return (Vector)(__builtin_convertvector(*reinterpret_cast<const LooseHalf*>(p), Bits) << 16);
-}
-template <class T>
-INLINE Vector load(const T* p, int64_t channels) {  // fewer channels than lanes: the rest is zero
-  if (__builtin_expect(channels >= LANES, 1)) return load(p);
-  T lanes[LANES] = {};
-  std::memcpy(lanes, p, channels * sizeof(T));
-  return load(lanes);
-}
-
-INLINE void store(float* p, Vector v) { *reinterpret_cast<LooseVector*>(p) = v; }
-INLINE void store(uint16_t* p, Vector v) {  // rounded to nearest even; a NaN stays one
-  const Bits bits = (Bits)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Bits number = (Bits)(v == v);
-  *reinterpret_cast<LooseHalf*>(p) = __builtin_convertvector((rounded & number) | (~number & 0x7fc0), LooseHalf);
-}
 
 struct Problem {
   int64_t images, height, width, channels, out_height, out_width, threads;

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nextify.layout import Activation, Conv, Layer, MaxPool, Norm, ResponseNorm
 from nextify.nn.depthwise import depthwise_conv
+from nextify.nn.gelu import GELU
 
 LAYER_NORM_EPS = 1e-6
 """As in the released ConvNeXt; batch norm keeps torch's 1e-5, as torchvision's ResNet."""
@@ -128,7 +129,7 @@ def build(layer: Layer) -> nn.Module:
     if isinstance(layer, Norm):
         return norm(layer)
     if isinstance(layer, Activation):
-        return nn.ReLU() if layer.kind == "relu" else nn.GELU()
+        return nn.ReLU() if layer.kind == "relu" else GELU()
     if isinstance(layer, ResponseNorm):
         return GlobalResponseNorm(layer.channels)
     return Pool(layer)
@@ -180,5 +181,12 @@ def initialize(module: nn.Module, how: str) -> None:
 
 
 def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor) -> Tensor:
-    """``scale * linear(x)`` with the scale folded into the weights: exact, and a pass over the activations less."""
+    """``scale * linear(x)``, on the smaller of the two: folded into the weights, exact, or on the output.
+
+    A graph for elsewhere has it folded, and one compiled for inference on the output, where the sum absorbs it.
+    """
+    exporting = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    fused = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    if not exporting and (fused or x.numel() // linear.in_features <= linear.in_features):
+        return linear(x) * scale
     return F.linear(x, scale[:, None] * linear.weight, None if linear.bias is None else scale * linear.bias)

@@ -14,6 +14,7 @@ from torch import nn
 from nextify.foreign import classifier, undecayed_parameters
 from nextify.nn.network import ConvNet
 from nextify.recipe import Recipe
+from nextify.training.muon import Muon
 
 BLOCKS_PER_GROUP = 3
 
@@ -31,6 +32,18 @@ def depth_group(name: str, depths: tuple[int, ...]) -> int:
     return 1 + sum(groups[:stage]) + min(block // BLOCKS_PER_GROUP, groups[stage] - 1)
 
 
+def matrices(model: nn.Module) -> set[int]:
+    """Ids of the parameters that Muon takes: weights of linear layers and kernels of convolutions that mix all
+    channels, but for the first layer's, which sees the image, and the classifier's."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    last = {id(p) for p in classifier(model).parameters()}
+    return {
+        id(layer.weight)
+        for layer in layers[1:]
+        if id(layer.weight) not in last and (isinstance(layer, nn.Linear) or layer.groups == 1)
+    }
+
+
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Groups with their ``weight_decay`` and ``learning_rate_scale``; parameters of equal settings share one.
 
@@ -42,14 +55,14 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         raise ValueError("layer_decay is known for networks of ours only: set it to off")
     depths = tuple(len(stage.blocks) for stage in model.layout.stages) if isinstance(model, ConvNet) else ()
     deepest = depth_group("head", depths)
-    last = {id(p) for p in classifier(model).parameters()}
+    chosen = matrices(model) if recipe.optimizer == "muon" else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         scale = 1.0 if recipe.layer_decay == "off" else recipe.layer_decay ** (deepest - depth_group(name, depths))
         decay = 0.0 if name in spared else recipe.weight_decay
-        matrix = recipe.optimizer == "muon" and parameter.ndim == 2 and id(parameter) not in last
+        matrix = id(parameter) in chosen
         if recipe.optimizer == "muon" and not matrix:
             scale *= recipe.rest_learning_rate_share
         groups.setdefault((decay, scale, matrix), []).append(parameter)
@@ -62,16 +75,15 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """The recipe's optimizer; with Muon two, since it takes matrices only and AdamW the rest."""
     groups = parameter_groups(model, recipe)
-    matrices = [g for g in groups if g["matrix"]]
+    for_muon = [g for g in groups if g["matrix"]]
     rest = [g for g in groups if not g["matrix"]]
     rate = recipe.learning_rate
     if recipe.optimizer == "sgd":
         return [torch.optim.SGD(rest, rate, recipe.momentum, weight_decay=recipe.weight_decay, fused=True)]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, rate, recipe.betas, fused=True)]
-    if matrices:
-        # "match_rms_adamw" lets both share one learning rate and weight decay (arXiv 2502.16982, section 2.2).
-        muon = torch.optim.Muon(matrices, rate, momentum=recipe.momentum, adjust_lr_fn="match_rms_adamw")
-        optimizers.append(muon)
+    if for_muon:
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        optimizers.append(Muon(for_muon, rate, momentum=recipe.momentum, dtype=dtype))
     return optimizers
 
 
