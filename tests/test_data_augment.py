@@ -11,8 +11,9 @@ from PIL import Image
 from timm.data import auto_augment as timm_ops
 from timm.data.auto_augment import rand_augment_transform
 
+from nextify import compiled
+from nextify.data.affine import affine, available
 from nextify.data.augment import rand_augment
-from nextify.data.augment_moves import moved
 from nextify.recipe import RandAugment
 
 NAMES = timm_ops.rand_augment_choices("rand", increasing=True)
@@ -28,31 +29,40 @@ def pictures() -> list[np.ndarray]:
     return [noise, ramp, flat, two, noise[:, ::-1]]
 
 
-@pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateXRel", "TranslateYRel"])
-def test_moves_in_numpy_are_pillows(name: str) -> None:
-    """On images large enough for them, smooth and not; at nought and whole pixels, where Pillow is left to it."""
+@pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateXRel", "TranslateYRel", "Rotate"])
+@pytest.mark.parametrize("mode", ["auto", False])
+def test_moves_are_pillows(name: str, mode: compiled.Mode) -> None:
+    """On images smooth and not; at nought, at whole pixels and at right angles too."""
     draw = np.random.default_rng(1)
-    down, across = np.mgrid[0:100, 0:120]
+    down, across = np.mgrid[0:60, 0:75]
     waves = np.stack([127 + 140 * np.sin(down / a + across / b) for a, b in ((7, 9), (30, -11), (5, 40))], 2)
     smooth = waves.clip(0, 255).astype(np.uint8)  # with saturated parts
-    noise = draw.integers(0, 256, (131, 97, 3), dtype=np.uint8)
-    flat = np.full((100, 100, 3), 77, np.uint8)
+    noise = draw.integers(0, 256, (71, 53, 3), dtype=np.uint8)
+    flat = np.full((50, 50, 3), 77, np.uint8)
     hparams = {"translate_const": 7, "img_mean": (124, 116, 104), "interpolation": Image.Resampling.BICUBIC}
     (theirs,) = timm_ops.rand_augment_ops(9, hparams=hparams, transforms=[name])
     ours = {op.name: op for op in rand_augment(RandAugment(), 100).ops}[name]
-    for amount in (0.0, 0.01, 0.3, -0.2971, 0.1234567, -0.05, 0.45):
-        for pixels in (smooth, noise, flat, smooth[:, ::-1]):
-            expected = theirs.aug_fn(Image.fromarray(pixels), amount, **theirs.kwargs)
-            np.testing.assert_array_equal(ours.aug_fn(pixels, amount, **ours.kwargs), np.asarray(expected))
+    amounts = (0.0, 0.01, 0.2, -0.2971, 0.1234567, -0.05, 0.5, 1.0)
+    if name == "Rotate":
+        amounts = (0.0, 0.3, -29.71, 17.3, 90.0, -90.0, 180.0)
+    with compiled.enable(mode):
+        for amount in amounts:
+            for pixels in (smooth, noise, flat, smooth[:, ::-1], noise[:1], noise[:, :1]):
+                expected = theirs.aug_fn(Image.fromarray(pixels), amount, **theirs.kwargs)
+                np.testing.assert_array_equal(ours.aug_fn(pixels, amount, **ours.kwargs), np.asarray(expected))
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_moves_leave_doubtful_distances_to_pillow(axis: int) -> None:
-    pixels = np.zeros((20, 30, 3), np.uint8)
-    for shift, known in ((0.25, True), (1.0, False), (-2.5, False), (3.0 + 1e-7, False)):
-        shifts = np.full(pixels.shape[1 - axis], 0.3)
-        shifts[4] = shift
-        assert (moved(pixels, shifts, axis, (0, 0, 0)) is not None) == known  # type: ignore[arg-type]
+@pytest.mark.skipif(not available(), reason="no C++ compiler here")
+def test_any_affine_transform_is_pillows() -> None:
+    draw = np.random.default_rng(2)
+    for _ in range(60):
+        height, width = draw.integers(1, 40, 2)
+        pixels = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        matrix = (np.eye(3)[:2] + draw.normal(0, (0.3, 0.3, 4), (2, 3))).ravel().tolist()
+        fill = tuple(draw.integers(0, 256, 3).tolist())
+        image = Image.fromarray(pixels)
+        expected = image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=fill)
+        np.testing.assert_array_equal(affine(pixels, matrix, fill), np.asarray(expected))
 
 
 def seed(value: int) -> None:

@@ -64,6 +64,7 @@ def equal(a, b):
         ("training_technique", SMALL),
         ("baseline", SMALL.with_(optimizer="sgd", schedule="step", warmup_epochs=0.0, min_learning_rate=0.0)),
         ("layer_norm", SMALL.with_(optimizer="muon", gradient_clip=1.0)),
+        ("layer_norm", SMALL.with_(progressive_resizing=0.5)),
     ],
 )
 def test_resumed_in_the_middle_of_an_epoch_the_weights_are_bit_identical(images, tmp_path, step, recipe):

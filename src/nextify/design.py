@@ -7,6 +7,7 @@ in ``layout.py`` and nowhere else. No torch here.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
@@ -154,6 +155,11 @@ _CHOICES: dict[str, Any] = {
 def stem_stride(stem: str) -> int:
     """Total stride of a named stem."""
     return {"conv7_pool": 4, "conv3_pool": 2, "conv3": 1}.get(stem) or int(stem.removeprefix("patchify"))
+
+
+def total_stride(design: Design) -> int:
+    """Pixels of the image, along a side, for one of the last stage."""
+    return stem_stride(design.stem) * math.prod(design.stage_strides)
 
 
 RESNET50 = Design()

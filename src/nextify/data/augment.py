@@ -8,8 +8,8 @@ operation is one of these:
 - a table of its arguments (invert, posterize, solarize): made once by timm's own function, from an image of all values;
 - a table of its arguments and the image's histogram or mean (autocontrast, equalize);
 - a blend with another image, for which Pillow takes fewer detours (brightness, contrast, sharpness);
-- a move of each row or column along itself (shears, translations): ``augment_moves``;
-- timm's own function, between two conversions (rotation, colour).
+- a shear, translation or rotation, for which timm's own function finds the matrix: ``affine``;
+- timm's own function, between two conversions (colour).
 
 The tests compare each with timm's own on the same draws.
 """
@@ -17,8 +17,8 @@ The tests compare each with timm's own on the same draws.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
-from typing import Any, Literal
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,12 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment, rand_augment_choices, rand_augment_ops
 from timm.data.constants import IMAGENET_DEFAULT_MEAN
 
-from nextify.data.augment_moves import moved
+from nextify.data.affine import affine, available
 from nextify.data.decode import Pixels
 from nextify.recipe import RandAugment as Setting
 
 LAYERS = 2
 """Operations drawn for an image, each then applied with probability 0.5: timm's defaults."""
-MOVED_FROM = 96 * 96
-"""Pixels of an image from which shears and translations are faster in NumPy than in Pillow."""
 Operation = Callable[..., Pixels]
 Function = Callable[..., Image.Image]
 _EVERY_VALUE = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # (1, 256, 3)
@@ -205,21 +203,35 @@ def _blended(start: Image.Image, end: Image.Image, factor: float, like: Pixels) 
 
 
 class _Moved:
-    """A shear or translation, see :func:`nextify.data.augment_moves.moved`."""
+    """A shear, translation or rotation."""
 
-    def __init__(self, function: Function, axis: Literal[0, 1], shears: bool) -> None:
-        self.function, self.axis, self.shears = function, axis, shears
+    def __init__(self, function: Function) -> None:
+        self.function = function
 
     def __call__(self, pixels: Pixels, amount: float, **settings: Any) -> Pixels:
-        lines, length = pixels.shape[1 - self.axis], pixels.shape[self.axis]
-        out = None
-        if lines * length >= MOVED_FROM and settings["resample"] == Image.Resampling.BICUBIC:
-            shifts = np.full(lines, float(length))
-            if self.shears:
-                shifts = np.arange(lines, dtype=np.float64) + 0.5
-            shifts *= amount
-            out = moved(pixels, shifts, self.axis, settings["fillcolor"])
-        return from_pillow(self.function(to_pillow(pixels), amount, **settings)) if out is None else out
+        if settings["resample"] == Image.Resampling.BICUBIC and available():
+            return self.function(_Canvas(pixels), amount, **settings)  # type: ignore[return-value]
+        return from_pillow(self.function(to_pillow(pixels), amount, **settings))
+
+
+class _Canvas:
+    """As much of a Pillow image as timm's moves ask for; a move gives an array."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
+        self.height, self.width, _ = pixels.shape
+        self.size = (self.width, self.height)
+
+    rotate = Image.Image.rotate
+
+    def transform(self, size: Any, method: Any, data: Any, resample: Any = None, *, fillcolor: Any = None) -> Pixels:
+        return affine(self.pixels, data, fillcolor)
+
+    def copy(self) -> Pixels:
+        return self.pixels
+
+    def transpose(self, method: Image.Transpose) -> Pixels:
+        return from_pillow(to_pillow(self.pixels).transpose(method))
 
 
 _OPERATIONS: dict[str, Callable[[Function], Operation]] = {
@@ -230,11 +242,12 @@ _OPERATIONS: dict[str, Callable[[Function], Operation]] = {
     "Invert": _ByTable,
     "PosterizeIncreasing": _ByTable,
     "SharpnessIncreasing": _Sharpness,
-    "ShearX": partial(_Moved, axis=1, shears=True),
-    "ShearY": partial(_Moved, axis=0, shears=True),
+    "Rotate": _Moved,
+    "ShearX": _Moved,
+    "ShearY": _Moved,
     "SolarizeAdd": _ByTable,
     "SolarizeIncreasing": _ByTable,
-    "TranslateXRel": partial(_Moved, axis=1, shears=False),
-    "TranslateYRel": partial(_Moved, axis=0, shears=False),
+    "TranslateXRel": _Moved,
+    "TranslateYRel": _Moved,
 }
 """Of timm's names; all others go by Pillow."""

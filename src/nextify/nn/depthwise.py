@@ -15,6 +15,7 @@ graphs contain torch's convolution only, so that they run without nextify.
 
 import ctypes
 import importlib.util
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from nextify.nn import compiled
-from nextify.nn.compiled import Mode, enable
+from nextify import compiled
+from nextify.compiled import Mode, enable
 
 __all__ = ["depthwise_conv", "describe_kernels", "enable", "fast_kernels_available"]
 
@@ -49,10 +50,8 @@ def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_gr
 
 
 def _build(kernel_size: int) -> compiled.Build:
-    name = f"{kernel_size}×{kernel_size}"
-    return compiled.build(
-        name, "depthwise_cpu.cpp", lambda library: _check(library, kernel_size), (f"KERNEL={kernel_size}",)
-    )
+    name, source = f"{kernel_size}×{kernel_size}", Path(__file__).with_name("depthwise_cpu.cpp")
+    return compiled.build(name, source, lambda library: _check(library, kernel_size), (f"-DKERNEL={kernel_size}",))
 
 
 def _declare(library: ctypes.CDLL) -> tuple[Any, Any]:

@@ -188,5 +188,5 @@ def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor) -> Tensor:
     exporting = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
     fused = torch.compiler.is_compiling() and not torch.is_grad_enabled()
     if not exporting and (fused or x.numel() // linear.in_features <= linear.in_features):
-        return linear(x) * scale
+        return F.linear(x, linear.weight, linear.bias) * scale
     return F.linear(x, scale[:, None] * linear.weight, None if linear.bias is None else scale * linear.bias)

@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
                     raise ValueError(f"Muon takes matrices and kernels, not a tensor of shape {tuple(parameter.shape)}")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step from the gradients at hand; gives the closure's value."""
         value = None
         if closure is not None:

@@ -1,10 +1,13 @@
-"""Learning rate over a training, as a pure function of the step."""
+"""Learning rate and image size over a training, as pure functions of the step."""
 
 from __future__ import annotations
 
 import math
 
 from nextify.recipe import Recipe
+
+GROWTH = 0.6
+"""Share of the steps after which progressive resizing has reached the whole side."""
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -18,3 +21,28 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         return max(recipe.learning_rate * 0.1 ** min(int(3 * done), 2), recipe.min_learning_rate)
     span = recipe.learning_rate - recipe.min_learning_rate
     return recipe.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def image_side(recipe: Recipe, step: int, total_steps: int, size: int, stride: int) -> int:
+    """Side in pixels of the images that optimizer step ``step`` (from 0) sees, of ``size`` prepared.
+
+    Args:
+        stride: of the network; sides are its multiples, from two of them on, up to the whole.
+    """
+    smaller = _smaller_sides(recipe, size, stride)
+    at = int(len(smaller) * step / max(1, total_steps) / GROWTH)
+    return smaller[at] if at < len(smaller) else size
+
+
+def relative_cost(recipe: Recipe, size: int, stride: int) -> float:
+    """Pixels that a training computes, over those without progressive resizing."""
+    smaller = _smaller_sides(recipe, size, stride)
+    share = GROWTH if smaller else 0.0
+    return 1 - share + sum(share / len(smaller) * (side / size) ** 2 for side in smaller)
+
+
+def _smaller_sides(recipe: Recipe, size: int, stride: int) -> list[int]:
+    if recipe.progressive_resizing == "off":
+        return []
+    start = max(2, round(recipe.progressive_resizing * size / stride))
+    return list(range(start * stride, size, stride))

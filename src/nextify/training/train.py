@@ -10,7 +10,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from torch import Tensor
 from nextify import processes
 from nextify.data import Images, TestBatches
 from nextify.data.errors import some
+from nextify.design import Design
 from nextify.evaluation.accuracy import Accuracy, accuracy
 from nextify.training.records import Entry, Records, Warn, to_stderr
-from nextify.training.schedule import learning_rate
+from nextify.training.schedule import learning_rate, relative_cost
 from nextify.training.tracking import Tracker
 from nextify.training.training import TEST_BATCH, Training
 from nextify.training.trial import Runtime, Trial
@@ -255,7 +256,10 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> dic
     """
     torch.set_num_threads(runtime.threads)
     together = runtime.distributed == "fsdp"
-    run = Training(trial, images, runtime, together=together)
+    recipe, size = trial.recipe, trial.data.image_size
+    if isinstance(trial.design, Design):  # what others make of it is for Training to say
+        recipe = recipe.with_(progressive_resizing="off")
+    run = Training(replace(trial, recipe=recipe), images, runtime, together=together)
     times: list[float] = []
     before = time.perf_counter()
     for pixels, labels in run.batches.iterate(0, min(steps, run.total_steps)):
@@ -265,12 +269,13 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> dic
         before = now
         if sum(times[1:]) > PROBE_SECONDS and not run.together:
             break
-    pixels, labels = next(iter(TestBatches(images.test, trial.recipe, trial.data.image_size, TEST_BATCH)))
+    pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
     before = time.perf_counter()
     accuracy(run.model, [run.prepared_test_batch(pixels, labels)])
     test_batch_seconds = time.perf_counter() - before
     return {
-        "step_seconds": statistics.median(times[2:] or times[1:] or times),
+        "step_seconds": statistics.median(times[2:] or times[1:] or times)
+        * relative_cost(trial.recipe, size, run.stride),
         "test_seconds": test_batch_seconds
         * runtime.evaluations
         * math.ceil(len(images.test) / (TEST_BATCH * processes.count())),

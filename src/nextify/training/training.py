@@ -21,12 +21,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nextify import processes
 from nextify.data import Images, TestBatches, TrainBatches, finish
 from nextify.data.share import share
+from nextify.design import Design, total_stride
 from nextify.evaluation.accuracy import Accuracy, accuracy
 from nextify.foreign import build, classifier
 from nextify.nn.network import ConvNet
 from nextify.training import distributed
 from nextify.training.optimizer import build_optimizers, set_learning_rate
-from nextify.training.schedule import learning_rate
+from nextify.training.schedule import image_side, learning_rate
 from nextify.training.trial import Runtime, Trial
 
 TEST_BATCH = 256
@@ -69,6 +70,9 @@ class Training:
             self.frozen = [model.stem, *list(model.stages)[: trial.frozen_stages]]
         for module in self.frozen:
             module.requires_grad_(False)
+        if recipe.progressive_resizing != "off" and not isinstance(trial.design, Design):
+            raise ValueError("progressive_resizing is known for networks of ours only: set it to off")
+        self.stride = total_stride(trial.design) if isinstance(trial.design, Design) else 1
         several = processes.count() > 1
         if several and not isinstance(model, ConvNet):
             raise ValueError("networks of other libraries are trained by one process: start it without torchrun")
@@ -121,6 +125,10 @@ class Training:
             trial.data.std,
             share=self.share,
         )
+        side = image_side(recipe, self.step, self.total_steps, trial.data.image_size, self.stride)
+        if side != x.shape[-1]:
+            x = F.interpolate(x, size=side, mode="bilinear", antialias=True)
+            x = x.contiguous(memory_format=torch.channels_last)
         set_learning_rate(self.optimizers, learning_rate(recipe, self.step, self.steps_per_epoch))
         self.model.train()
         for module in self.frozen:

@@ -20,6 +20,8 @@ RESULT_VERSION = 2
 """Raised whenever a change of the code changes what a trial gives; part of every fingerprint. Since 2, each image's
 crop and distortions are drawn by themselves, so that several processes can share a batch; where there are none, what
 version 1 gave still holds."""
+MUON_VERSION = 3
+"""Of trials with Muon: since 3 it takes dense kernels too, and float32 where the training does."""
 
 Distributed = Literal["ddp", "fsdp"]
 
@@ -66,11 +68,13 @@ class Trial:
             del recipe["class_balance"]  # younger than the first fingerprints
         if recipe["rest_learning_rate_share"] == 1.0 or recipe["optimizer"] != "muon":
             del recipe["rest_learning_rate_share"]  # younger too
+        if recipe["progressive_resizing"] == "off":
+            del recipe["progressive_resizing"]  # younger too
         if recipe["resampling"] == "pillow" or recipe["crop"] != "random_resized":
             del recipe["resampling"]  # younger too, and of no effect with other crops
         fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
         return {
-            "version": RESULT_VERSION if _draws_by_image(self.recipe) else 1,
+            "version": _version(self.recipe),
             "design": self.design.to_dict(),
             "recipe": recipe,
             "data": {k: v for k, v in asdict(self.data).items() if k != "name"},
@@ -78,6 +82,12 @@ class Trial:
             # Absent from a plain training, whose fingerprint is older than these two.
             **(fine_tuning if self.start != FROM_SCRATCH or self.frozen_stages else {}),
         }
+
+
+def _version(recipe: Recipe) -> int:
+    if recipe.optimizer == "muon":
+        return MUON_VERSION
+    return RESULT_VERSION if _draws_by_image(recipe) else 1
 
 
 def _draws_by_image(recipe: Recipe) -> bool:

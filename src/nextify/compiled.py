@@ -1,8 +1,8 @@
-"""Kernels in plain C++, compiled on first use by the C++ compiler at hand and kept in the user's cache.
+"""Kernels in C++, compiled on first use by the C++ compiler at hand and kept in the user's cache.
 
 A kernel is used only after it gave the right numbers on a small case; where it cannot be built or does not, its reason
-is kept and everything runs on torch. Which kernels are used is a matter of Runtime: `enable(True | False | "auto")`,
-for the whole process. `describe_kernels()` says what is used and why.
+is kept and the work is torch's or Pillow's. Which kernels are used is a matter of Runtime: `enable(True | False |
+"auto")`, for the whole process. `describe_kernels()` says what is used and why.
 """
 
 import contextlib
@@ -46,12 +46,12 @@ def enable(mode: Mode) -> contextlib.AbstractContextManager[Any]:
 class Build:
     """A compiled library, or the reason why there is none."""
 
-    def __init__(self, source: str, defines: tuple[str, ...], check: Callable[[ctypes.CDLL], None]) -> None:
+    def __init__(self, source: Path, flags: tuple[str, ...], check: Callable[[ctypes.CDLL], None]) -> None:
         self.library: Any = None
         try:
-            self.library, self.note = _load(Path(__file__).with_name(source), defines, check)
+            self.library, self.note = _load(source, flags, check)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            self.note = f"torch, because {error}"
+            self.note = f"not ours, because {error}"
 
     @property
     def usable(self) -> bool:
@@ -64,15 +64,15 @@ _lock = threading.Lock()
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast")
 
 
-def build(name: str, source: str, check: Callable[[ctypes.CDLL], None], defines: tuple[str, ...] = ()) -> Build:
-    """The library `name` of a source file beside this one, built when it is asked for first.
+def build(name: str, source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...] = ()) -> Build:
+    """The library `name` of a source file, built with further compiler flags when it is asked for first.
 
     `check` declares the functions' arguments, calls them on a small case and raises RuntimeError where they are wrong;
     in NumPy, because a first use may fall inside a torch mode that counts or fakes torch's operations.
     """
     with _lock:
         if name not in _builds:
-            _builds[name] = Build(source, defines, check)
+            _builds[name] = Build(source, flags, check)
         return _builds[name]
 
 
@@ -101,14 +101,14 @@ def _cache() -> Path:
     return Path(base) / "nextify" / "kernels"
 
 
-def _load(source: Path, defines: tuple[str, ...], check: Callable[[ctypes.CDLL], None]) -> tuple[ctypes.CDLL, str]:
+def _load(source: Path, flags: tuple[str, ...], check: Callable[[ctypes.CDLL], None]) -> tuple[ctypes.CDLL, str]:
     """Builds, loads and checks. Raises OSError, RuntimeError or SubprocessError with the reason when that fails."""
     compiler = _compiler()
     if compiler is None:
         raise RuntimeError("no C++ compiler was found (install g++ or clang++, or name one in CXX)")
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    command = [compiler, *_FLAGS, native, *(f"-D{define}" for define in defines)]
-    texts = [source.read_text(), source.with_name("simd.h").read_text()]
+    command = [compiler, *_FLAGS, native, *flags]
+    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
     key = hashlib.sha256("\n".join([*command, _cpu(), *texts]).encode()).hexdigest()[:20]
     path = _cache() / f"{source.stem}-{key}.so"
     if path.exists():
