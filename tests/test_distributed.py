@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from nextify.data.kept import Kept
 from nextify.data.share import share
 from nextify.evaluation.report import evaluate
 from nextify.recipe import CONVNEXT, RandAugment
+from nextify.training.checkpoint import load_checkpoint
 from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD
+from nextify.weights.bundle import load_bundle
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_processes import SCENES, play
@@ -179,3 +182,30 @@ def test_the_commands_train_and_evaluate_as_one(tmp_path: Path) -> None:
     found = json.loads(counted.stdout)
     assert (found["top1"], found["top5"], found["images"]) == (alone.top1, alone.top5, 1197)
     assert found["confusion"] == [list(row) for row in alone.confusion]
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_loses_nothing(tmp_path: Path) -> None:
+    options = ("--data", "digits", "--scale", "tiny", "--epochs", "6", "--device", "cpu", "--threads", "1")
+    train = ("-m", "nextify", "train", "convnext_atto", *options, "--checkpoint-seconds", "0", "--out")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torn = tmp_path / "torn"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*start, *train, str(torn)], env=environment, stdout=pipe, stderr=pipe) as run:
+        while not list(torn.glob("*/checkpoint.pt")):
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.05)
+        run.terminate()
+        _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0
+    (checkpoint,) = torn.glob("*/checkpoint.pt")
+    state = load_checkpoint(checkpoint)
+    assert state is not None, errors.decode()
+    assert not list(torn.glob("*/bundle"))
+    for folder in (torn, tmp_path / "whole"):
+        done = together(*train, str(folder))
+        assert done.returncode == 0, done.stderr
+    torn_weights, weights = (load_bundle(next((tmp_path / name).glob("*/bundle"))).state for name in ("torn", "whole"))
+    for name, tensor in weights.items():
+        assert torch.equal(torn_weights[name], tensor), name
