@@ -85,10 +85,13 @@ def test_gradients_of_gradients_checkpoints_and_autocast() -> None:
         assert net(torch.randn(2, 8)).dtype == torch.bfloat16
 
 
-def test_compiled_and_exported() -> None:
+@pytest.mark.parametrize("mode", [True, False, "auto"])
+def test_compiled_and_exported(mode: compiled.Mode) -> None:
     net = nn.Sequential(nn.Linear(8, 16), GELU())
     x = torch.randn(2, 8)
-    torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x))
+    torch._dynamo.reset()
+    with enable(mode):
+        torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x))
     targets = {str(node.target) for node in torch.export.export(net, (x,)).graph.nodes}
     assert "aten.gelu.default" in targets
     assert not any("nextify" in target for target in targets)
