@@ -16,7 +16,7 @@ from nextify.report.text import data_name, path_title
 NOTES = {
     "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG: accuracies can lie slightly below those on the "
     "original pixels.",
-    "line-up": "The first of two runs in succession. Between them the ratios to ConvNeXt-T agree within 5 % in 16 of 16 "
+    "line-up": "The first of two runs in succession. Between them the ratios to ConvNeXt-T agree within 5 % in all 16 "
     "at batch 1, in 7 of 16 in batches of 8 and in 10 of 16 in training, where the first round of a network is often "
     "slow: memory was given back to the system and got again. `nextify compare` has kept it since: in two runs of "
     "`nextify compare --sizes 224 --minutes 1.5`, the eight ratios at batch 1 and in training agreed within 4 %; the "
