@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import math
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -427,3 +430,13 @@ def test_memory_in_a_process_of_its_own() -> None:
     assert large.training is not None
     assert large.training > large.inference
     assert large.training > 1.5 * small.training
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc there")
+def test_the_peak_is_of_the_process_itself() -> None:
+    """And not of the one that started it, which ``getrusage`` goes on from."""
+    code = "from nextify.evaluation.profiling import resident_bytes; print(*resident_bytes())"
+    large = np.ones(2**30, np.uint8)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    now, most = map(int, done.stdout.split())
+    assert now <= most < large.nbytes

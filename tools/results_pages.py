@@ -20,7 +20,9 @@ NOTES = {
     "at batch 1, in 7 of 16 in batches of 8 and in 10 of 16 in training, where the first round of a network is often "
     "slow: memory was given back to the system and got again. `nextify compare` has kept it since: in two runs of "
     "`nextify compare --sizes 224 --minutes 1.5`, the eight ratios at batch 1 and in training agreed within 4 %; the "
-    "whole line-up has not been run again.",
+    "whole line-up has not been run again. Peak memory: not measured. From the second size on, each process read the "
+    "peak of the one that had started it (and the networks were measured one after the other without need); these "
+    "figures were struck out and the reading is mended.",
     "line-up-again": "The second run.",
 }
 """What a reader must know of a data set beside its figures, by the folder's name."""

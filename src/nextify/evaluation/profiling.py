@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -186,11 +186,18 @@ def median(values: Sequence[float]) -> float:
 
 
 def resident_bytes() -> tuple[int, int]:
-    """(now, most so far) of this process's resident memory."""
+    """(now, most so far) of this process's resident memory.
+
+    On Linux the most is that of /proc: ``getrusage`` starts from the peak of the process that started this one.
+    """
     import resource
     import sys
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                most = int(line.split()[1]) * 1024
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

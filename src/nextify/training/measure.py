@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass, replace
 
 from nextify import processes
@@ -72,12 +71,12 @@ def _peak_memory_mib(device: str) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(device) // 2**20
+    from nextify.evaluation.profiling import resident_bytes
+
     try:
-        import resource
+        return resident_bytes()[1] // 2**20
     except ImportError:  # Windows
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def epochs_for(request: Request, images: Images, runtime: Runtime) -> int:
