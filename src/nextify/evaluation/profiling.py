@@ -202,7 +202,8 @@ def resident_bytes() -> tuple[int, int]:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
         return most, most
-    return pages * resource.getpagesize(), most
+    now = pages * resource.getpagesize()
+    return now, max(now, most)
 
 
 def available_bytes() -> int | None:
