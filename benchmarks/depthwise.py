@@ -58,7 +58,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextify.nn.depthwise import _pays, describe_kernels, enable, fast_kernels_available
+from nextify.compiled import enable
+from nextify.nn.depthwise import _pays, describe_kernels, fast_kernels_available
 
 SHAPES = [(16, 56, 96), (16, 28, 192), (16, 14, 384), (16, 7, 768), (64, 8, 24)]  # N, H = W, C
 KERNEL_SIZE = 7

@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 import nextify
 from nextify.environment import describe, version
+from nextify.evaluation.profiling import resident_bytes
 
 LIBRARIES = ("nextify", "timm", "torchvision", "transformers")
 MACS = nextify.macs(nextify.roadmap("resnet50")[-1].design)
@@ -123,9 +123,7 @@ def one(options: argparse.Namespace) -> None:
     if options.device == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        # Not getrusage's, which a child of a large process inherits.
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        print(int(status["VmHWM"].split()[0]) / 2**10)
+        print(resident_bytes()[1] / 2**20)
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ from nextify import compiled
 from nextify.data.affine import affine, available
 from nextify.data.augment import rand_augment
 from nextify.recipe import RandAugment
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kernels import needs_kernels
 
 NAMES = timm_ops.rand_augment_choices("rand", increasing=True)
 
@@ -52,8 +57,9 @@ def test_moves_are_pillows(name: str, mode: compiled.Mode) -> None:
                 np.testing.assert_array_equal(ours.aug_fn(pixels, amount, **ours.kwargs), np.asarray(expected))
 
 
-@pytest.mark.skipif(not available(), reason="no C++ compiler here")
+@needs_kernels
 def test_any_affine_transform_is_pillows() -> None:
+    assert available(), compiled.notes()
     draw = np.random.default_rng(2)
     for _ in range(60):
         height, width = draw.integers(1, 40, 2)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +15,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextify import compiled
-from nextify.nn.depthwise import depthwise_conv, describe_kernels, enable, fast_kernels_available
+from nextify.compiled import enable
+from nextify.nn.depthwise import depthwise_conv, describe_kernels, fast_kernels_available
 
-needs_kernels = pytest.mark.skipif(
-    not any(shutil.which(name) for name in ("g++", "c++", "clang++")), reason="no C++ compiler here"
-)
-DTYPES = [torch.float32, torch.bfloat16]
+sys.path.insert(0, str(Path(__file__).parent))
+from kernels import DTYPES, needs_kernels
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD
 from nextify.weights.bundle import load_bundle
 
 sys.path.insert(0, str(Path(__file__).parent))
+from test_kills import wait_for_a_new_checkpoint
 from two_processes import SCENES, play
 
 
@@ -118,12 +118,17 @@ def test_test_batches_of_all_processes_hold_each_image_once(images: int, count: 
 # -- two real processes --------------------------------------------------------------------------------------------
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
 def together(*command: str, **more: Any) -> subprocess.CompletedProcess[str]:
     """A command under torchrun, in two processes of one thread."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*start, *command], capture_output=True, text=True, timeout=600, env=environment, check=False, **more
+        [*TORCHRUN, *command], capture_output=True, text=True, timeout=600, env=environment(), check=False, **more
     )
 
 
@@ -188,14 +193,10 @@ def test_the_commands_train_and_evaluate_as_one(tmp_path: Path) -> None:
 def test_sigterm_to_torchrun_loses_nothing(tmp_path: Path) -> None:
     options = ("--data", "digits", "--scale", "tiny", "--epochs", "6", "--device", "cpu", "--threads", "1")
     train = ("-m", "nextify", "train", "convnext_atto", *options, "--checkpoint-seconds", "0", "--out")
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    torn = tmp_path / "torn"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen([*start, *train, str(torn)], env=environment, stdout=pipe, stderr=pipe) as run:
-        while not list(torn.glob("*/checkpoint.pt")):
-            assert run.poll() is None, run.communicate()
-            time.sleep(0.05)
+    torn, pipe = tmp_path / "torn", subprocess.PIPE
+    with subprocess.Popen([*TORCHRUN, *train, str(torn)], env=environment(), stdout=pipe, stderr=pipe) as run:
+        wait_for_a_new_checkpoint(torn, run)
+        assert run.poll() is None, run.communicate()
         run.terminate()
         _, errors = run.communicate(timeout=120)
     assert run.returncode != 0

@@ -1,7 +1,8 @@
 """Our GELU against torch's in float64, and under everything that takes autograd apart."""
 
-import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nextify import compiled
-from nextify.nn.depthwise import describe_kernels, enable
+from nextify.compiled import enable
+from nextify.nn.depthwise import describe_kernels
 from nextify.nn.gelu import GELU, gelu
 
-pytestmark = pytest.mark.skipif(
-    not any(shutil.which(name) for name in ("g++", "c++", "clang++")), reason="no C++ compiler here"
-)
-DTYPES = [torch.float32, torch.bfloat16]
+sys.path.insert(0, str(Path(__file__).parent))
+from kernels import DTYPES, needs_kernels
+
+pytestmark = needs_kernels
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ def test_which_parameters_it_takes() -> None:
     taken = {name for name, p in model.named_parameters() if id(p) in matrices(model)}
     assert any("downsampl" in name for name in taken)
     assert all(p.ndim >= 2 for name, p in model.named_parameters() if name in taken)
-    assert not any(name.startswith(("stem", "head")) or "depthwise" in name for name in taken)
+    assert not any(name.startswith(("stem", "head")) or "spatial" in name for name in taken)
     resnet = create_model(RESNET50.with_(depths=(1, 1, 1, 1)), 10)
     kernels = [m for m in resnet.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(matrices(resnet)) == len(kernels) - 2, "all but the stem and the classifier"

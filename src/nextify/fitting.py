@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nextify.design import Design, stem_stride
+from nextify.design import Design, stem_stride, total_stride
 from nextify.recipe import RandAugment, Recipe
 
 MIN_IMAGES = 16
@@ -97,7 +97,7 @@ def fit_design(design: Design, *, image_size: int, steps: int) -> tuple[Design, 
     # At least 2x2 pixels must reach the last stage, else the spatial convolutions there see padding only.
     stem, strides = design.stem, list(design.stage_strides)
     reason = f"images of {image_size} pixels would leave less than 2x2 in the last stage"
-    if image_size // (stem_stride(stem) * math.prod(strides)) < 2:
+    if image_size // total_stride(design) < 2:
         smaller = {
             "conv7_pool": "conv3_pool",
             "patchify4": "patchify2",

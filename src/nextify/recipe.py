@@ -70,7 +70,7 @@ class Recipe:
     progressive_resizing: float | Off = "off"
     """Share of the side at which training starts (arXiv 2104.00298, section 4, without its changes of regularization).
     The side grows through the multiples of the network's stride, each for the same time, to the whole after 60 % of the
-    steps: with 0.5, at 32 pixels and stride 8, 16, 24 and 32. About 0.64 of the cost, and faster learning early on."""
+    steps: with 0.5, at 32 pixels and stride 8, 16, 24 and 32. At 0.64 of the cost; docs/log.md has what it gave."""
     horizontal_flip: float = 0.5
     """Probability of a mirror image; 0 switches it off."""
     color_jitter: float | Off = "off"

@@ -25,9 +25,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from nextify import compiled
-from nextify.compiled import Mode, enable
-
-__all__ = ["depthwise_conv", "describe_kernels", "enable", "fast_kernels_available"]
+from nextify.compiled import Mode
+from nextify.nn.tracing import for_elsewhere
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 """Kernel sizes with kernels of our own; others take torch's route."""
@@ -280,8 +279,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
         or device not in ("cpu", "cuda")
         or kernel_size not in KERNEL_SIZES
         or stride not in STRIDES
-        or torch._C._get_tracing_state() is not None
-        or torch.compiler.is_exporting()
+        or for_elsewhere()
     ):
         return _torch_conv(x, weight, bias, stride)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

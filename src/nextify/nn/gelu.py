@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextify import compiled
+from nextify.nn.tracing import for_elsewhere
 
 
 def _build() -> compiled.Build:
@@ -44,7 +45,8 @@ _AVX2_ALONE = torch.backends.cpu.get_cpu_capability() == "AVX2"  # asked here: a
 
 def _pays() -> bool:
     """Whether to use ours. With AVX2 alone, 19.3 M elements of fp32 took torch 88 ms forward and 95 backward, ours 15
-    and 19 (2 cores of an AMD EPYC); with AVX-512, 23 and 23 both (2 cores of an Intel Xeon). Others: not measured."""
+    and 19 (2 cores of an AMD EPYC, one run beside other work); with AVX-512, 23 and 23 both (2 cores of an Intel Xeon,
+    medians of 7). Others: not measured."""
     mode = compiled.mode()
     return mode is True or (mode == "auto" and _AVX2_ALONE)
 
@@ -54,10 +56,14 @@ def _ready() -> bool:
     return _build().usable
 
 
+def _takes(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and _ready()
+
+
 @torch.library.custom_op("nextify::gelu", mutates_args=())
 def _value_op(x: Tensor) -> Tensor:
     x = x.contiguous()
-    if x.device.type != "cpu" or not _ready():
+    if not _takes(x):
         return F.gelu(x)
     out = torch.empty_like(x)
     _build().library.nextify_gelu(
@@ -74,7 +80,7 @@ def _(x: Tensor) -> Tensor:
 @torch.library.custom_op("nextify::gelu_grad", mutates_args=())
 def _gradient_op(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = grad.contiguous(), x.contiguous()
-    if x.device.type != "cpu" or not _ready():
+    if not _takes(x):
         out: Tensor = torch.ops.aten.gelu_backward(grad, x)
         return out
     out = torch.empty_like(x)
@@ -111,14 +117,7 @@ class _Gelu(torch.autograd.Function):
 
 def gelu(x: Tensor) -> Tensor:
     """The exact GELU of any tensor, elementwise; ours for float32 and bfloat16 on CPUs, else torch's."""
-    if (
-        x.device.type != "cpu"
-        or x.dtype not in (torch.float32, torch.bfloat16)
-        or torch._C._get_tracing_state() is not None
-        or torch.compiler.is_exporting()
-        or not _pays()
-        or not _ready()
-    ):
+    if for_elsewhere() or not _pays() or not _takes(x):
         return F.gelu(x)
     if torch.is_grad_enabled() and x.requires_grad:
         y: Tensor = _Gelu.apply(x)

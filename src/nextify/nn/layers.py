@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nextify.layout import Activation, Conv, Layer, MaxPool, Norm, ResponseNorm
 from nextify.nn.depthwise import depthwise_conv
 from nextify.nn.gelu import GELU
+from nextify.nn.tracing import for_elsewhere
 
 LAYER_NORM_EPS = 1e-6
 """As in the released ConvNeXt; batch norm keeps torch's 1e-5, as torchvision's ResNet."""
@@ -185,8 +186,7 @@ def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor) -> Tensor:
 
     A graph for elsewhere has it folded, and one compiled for inference on the output, where the sum absorbs it.
     """
-    exporting = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
     fused = torch.compiler.is_compiling() and not torch.is_grad_enabled()
-    if not exporting and (fused or x.numel() // linear.in_features <= linear.in_features):
+    if not for_elsewhere() and (fused or x.numel() // linear.in_features <= linear.in_features):
         return F.linear(x, linear.weight, linear.bias) * scale
     return F.linear(x, scale[:, None] * linear.weight, None if linear.bias is None else scale * linear.bias)
