@@ -113,6 +113,7 @@ def peak_memory_mib(library: str, training: bool, options: argparse.Namespace) -
     command += [options.precision, "--device", options.device, "--threads", str(options.threads)]
     command += ["--training"] if training else []
     command += ["--channels-last"] if options.channels_last else []
+    command += ["--compiled"] if options.compiled else []
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 

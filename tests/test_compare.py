@@ -36,7 +36,10 @@ from nextify.compare.settings import (
     WANTED_ROUNDS,
     Settings,
     fit_batches,
+    fixed_seconds,
+    inference_seconds,
     plan,
+    training_seconds,
 )
 from nextify.compare.tables import tables
 from nextify.evaluation.profiling import Conditions, inference, quantile, random_images, training
@@ -207,23 +210,54 @@ def settings(**changes: Any) -> Settings:
 
 
 def test_the_rounds_fill_the_minutes() -> None:
-    few, many = (plan(settings(minutes=m), [0.2] * 4) for m in (1.5, 15))
-    assert FEWEST_ROUNDS <= few.rounds < many.rounds <= MOST_ROUNDS
+    few, many = (plan(settings(minutes=m), {32: [0.2] * 2, 64: [0.2] * 2}) for m in (1.5, 15))
+    assert FEWEST_ROUNDS <= min(few.rounds.values()) < min(many.rounds.values()) <= MOST_ROUNDS
     assert not few.over_budget
     assert few.seconds <= 90
-    slow = plan(settings(minutes=1), [20.0])
-    assert (slow.rounds, slow.over_budget) == (FEWEST_ROUNDS, True)
-    assert plan(settings(rounds=7, minutes=1), [20.0]).rounds == 7
+    slow = plan(settings(minutes=1), {32: [20.0]})
+    assert (slow.rounds, slow.over_budget) == ({32: FEWEST_ROUNDS}, True)
+    assert plan(settings(rounds=7, minutes=1), {32: [20.0], 64: [1.0]}).rounds == {32: 7, 64: 7}
+
+
+def test_short_rounds_are_more_than_long_ones() -> None:
+    made = plan(settings(minutes=15), {32: [0.5] * 2, 64: [2.0] * 2})
+    assert WANTED_ROUNDS <= made.rounds[64] < made.rounds[32]
+    assert 0.8 * 900 < made.seconds <= 0.9 * 900
+
+
+def test_a_slower_machine_than_expected_gets_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, given = [0.0], settings(minutes=10)
+    found = count(given)
+    for cell in found.cells:
+        cell.image_seconds = 1.0
+    found.plan = planned = plan(given, {size: [1.0] for size in given.sizes})
+
+    def time_passes(cells: Any, settings: Settings, rounds: int, ledger: Any) -> None:
+        spent = rounds * (inference_seconds(settings, 1.0) + training_seconds(settings, 1.0))
+        ledger.done(spent)
+        clock[0] += 1.3 * spent
+
+    def memory(cell: Any, settings: Settings) -> None:
+        cell.memory = Memory(0.0, 1.0, 1.0)
+        clock[0] += 1.3 * fixed_seconds(settings, 1.0)
+
+    monkeypatch.setattr(measuring, "_time", time_passes)
+    monkeypatch.setattr(measuring, "_memory", memory)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    measure(found, lambda words, share: None)
+    assert found.plan.rounds[32] == planned.rounds[32]
+    assert found.plan.rounds[64] < planned.rounds[64]
+    assert clock[0] <= 600
 
 
 @pytest.mark.parametrize(("giga", "training"), [(120, 4), (60, 2), (40, 1)])
 def test_the_default_line_up_is_planned_within_fifteen_minutes(giga: float, training: int) -> None:
     """4.5 G multiply-adds at 224², growing as pixels^1.1, on processors of so many G a second."""
-    images = [4.5 / giga * (size / 224) ** 2.2 for size in (224, 288, 384, 512) for _ in LINE_UP]
+    images = {size: [4.5 / giga * (size / 224) ** 2.2] * len(LINE_UP) for size in (224, 288, 384, 512)}
     fitted = fit_batches(settings(calls=5), images, ON_CPU)
     made = plan(fitted, images)
     assert fitted.training_batch_size == training
-    assert made.rounds >= WANTED_ROUNDS
+    assert min(made.rounds.values()) >= WANTED_ROUNDS
     assert not made.over_budget
 
 

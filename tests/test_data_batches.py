@@ -111,6 +111,16 @@ def test_equal_seed_equal_batches(crop: str) -> None:
     assert not torch.equal(first.batch(0)[0], first.batch(4)[0])
 
 
+@pytest.mark.parametrize(("share", "pixels"), [(0.125, 4), (0.0625, 2), (0.01, 1)])
+def test_images_are_shifted_by_the_share_asked_for(share: float, pixels: int) -> None:
+    transform = TrainTransform(PADDED.with_(rand_augment="off", horizontal_flip=0.0, crop_shift=share), 32)
+    images = np.zeros((200, 32, 32, 3), np.uint8)
+    images[:, 16, 16] = 255
+    with seeded(0, 0, AUGMENTATION):
+        places = np.argwhere(transform.of_squares(images, np.arange(200), 200)[..., 0])[:, 1:] - 16
+    assert {(-pixels, pixels)} == set(zip(places.min(0).tolist(), places.max(0).tolist(), strict=True))
+
+
 def test_global_generators_are_left_alone() -> None:
     batches = TrainBatches(noise(16), PADDED, 16, seed=0)
     before = global_state()

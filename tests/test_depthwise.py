@@ -168,6 +168,25 @@ def test_checkpointing() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_single_image_takes_our_forward_pass_in_a_compiled_graph(batch: int) -> None:
+    """Inductor would copy it around torch's convolution; eager fp32 stays with torch's."""
+    x, weight, bias = (t.detach() for t in case(batch, 8, 8, 16, 7, torch.float32))
+    called: list[str] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        called.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.compiler.reset()
+    with enable("auto"), torch.inference_mode():
+        got = torch.compile(depthwise_conv, fullgraph=True, backend=record)(x, weight, bias)
+    assert any("depthwise_forward" in name for name in called) == (batch == 1)
+    assert error(got, reference(x, weight, bias, 1)) < 5e-6
+    assert got.is_contiguous()
+
+
+@needs_kernels
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_compiles_without_a_graph_break(backend: str, dtype: torch.dtype) -> None:

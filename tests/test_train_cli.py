@@ -242,6 +242,8 @@ def test_plain_trials_keep_their_fingerprint() -> None:
     small = CONVNEXT.with_(crop="pad", rand_augment="off", color_jitter="off")
     assert replace(trial, recipe=small).fingerprint == "7233cbaa0fdf"  # as before each image had its own draws
     assert replace(trial, recipe=CONVNEXT.with_(class_balance="loss")).fingerprint != trial.fingerprint
+    assert replace(trial, recipe=CONVNEXT.with_(crop_shift=0.25)).fingerprint == trial.fingerprint  # nothing is shifted
+    assert replace(trial, recipe=small.with_(crop_shift=0.25)).fingerprint != "7233cbaa0fdf"
 
 
 # -- settings and refusals -----------------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ class Recipe:
     """The head's initial weights are multiplied by this (fine-tuning: 0.001)."""
 
     crop: Literal["random_resized", "pad", "none"] = "random_resized"
-    """``pad``: shift by up to an eighth of the side, for small images; ``none``: resize only."""
+    """``pad``: shift by up to ``crop_shift``, for small images; ``none``: resize only."""
+    crop_shift: float = 0.125
+    """Share of the side by which ``pad`` shifts at most: 4 pixels of 32, as He et al. 2015."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the area that ``random_resized`` keeps."""
     resampling: Literal["pillow", "fast"] = "pillow"
@@ -113,6 +115,7 @@ class Recipe:
         need(self.schedule in ("cosine", "step"), "schedule", "cosine or step")
         need(self.weight_decay >= 0, "weight_decay", "0 or more")
         need(self.crop in ("random_resized", "pad", "none"), "crop", "random_resized, pad or none")
+        need(0 < self.crop_shift <= 0.5, "crop_shift", "above 0 and at most 0.5")
         need(self.resampling in ("pillow", "fast"), "resampling", "pillow or fast")
         need(self.class_balance in ("loss", "sampling", "off"), "class_balance", "loss, sampling or off")
         need(self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16")

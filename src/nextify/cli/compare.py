@@ -245,20 +245,22 @@ def _clock(device: str, when: str) -> dict[str, float | None]:
 
 
 def _announce(console: Console, comparison: Comparison) -> None:
-    from nextify.report.text import duration
+    from nextify.report.text import duration, listing
 
     settings, made = comparison.settings, comparison.plan
     assert made is not None
+    fewest = min(made.rounds.values())
     number = len({cell.entry.name for cell in comparison.cells})
     sizes = ", ".join(f"{s}²" for s in settings.sizes)
-    console.print(f"{number} network{'s' if number > 1 else ''} at {sizes}, {made.rounds} rounds", highlight=False)
+    rounds = listing([str(n) for n in made.rounds.values()]) if len(set(made.rounds.values())) > 1 else fewest
+    console.print(f"{number} network{'s' if number > 1 else ''} at {sizes}, {rounds} rounds", highlight=False)
     console.print(
         f"about [bold]{duration(made.seconds)}[/], from one image timed through each network", highlight=False
     )
     if made.over_budget and settings.rounds is None:
         minutes = f"--minutes {settings.minutes:g}"
         console.print(
-            f"[dim]·[/] longer than {minutes}: {made.rounds} rounds are the fewest that show a spread; "
+            f"[dim]·[/] longer than {minutes}: {fewest} rounds are the fewest that show a spread; "
             "fewer --sizes or smaller --batch-sizes take less",
             highlight=False,
         )

@@ -24,9 +24,9 @@ FAMILY_COLORS = {
 
 
 def conditions_line(results: Results) -> str:
-    """``cpu, fp32, channels last, 2 threads, 7 rounds in turn``."""
+    """``cpu, fp32, channels last, 2 threads, 5 to 9 rounds in turn``."""
     s = results["settings"]
-    rounds = f"{s['rounds']} rounds {'in turn' if s['interleaved'] else 'one network after the other'}"
+    rounds = f"{number_of_rounds(results)} {'in turn' if s['interleaved'] else 'one network after the other'}"
     parts = [
         s["device"],
         s["precision"],
@@ -36,6 +36,13 @@ def conditions_line(results: Results) -> str:
     parts += [rounds if s["rounds"] else "counted only"]
     parts += [] if s["complete"] or not s["rounds"] else ["stopped before the end"]
     return "  ·  ".join(parts)
+
+
+def number_of_rounds(results: Results) -> str:
+    """``7 rounds``, or ``5 to 9 rounds`` where sizes differ."""
+    found = {speed["n"] for row in results["rows"] for speed in row["throughput"]} or {results["settings"]["rounds"]}
+    fewest, most = min(found), max(found)
+    return f"{fewest} round{'s' if fewest != 1 else ''}" if fewest == most else f"{fewest} to {most} rounds"
 
 
 def accuracy_title(accuracy: Row) -> str:

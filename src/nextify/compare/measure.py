@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from nextify.compare import memory as peak
 from nextify.compare.entries import Entry, build, find_all
 from nextify.compare.memory import Memory, describe_failure
 from nextify.compare.settings import (
+    RESERVE,
     SHORTEST_TIMED,
     Choices,
     Plan,
@@ -126,11 +128,27 @@ def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
         for cell in own:
             assert cell.counts is not None
             cell.image_seconds = seconds * cell.counts.macs / first.counts.macs
-    expected = [cell.image_seconds for cell in comparison.cells if cell.possible]
+    expected = _expected(comparison, settings.sizes)
     if batches:
         comparison.settings = settings = fit_batches(settings, expected, batches)
     comparison.plan = plan(settings, expected)
     return comparison.plan
+
+
+def _expected(comparison: Comparison, sizes: Sequence[int], slowness: float = 1.0) -> dict[int, list[float]]:
+    """``{image size: expected seconds of one image of each network}``."""
+    return {size: [slowness * c.image_seconds for c in comparison.at(size) if c.possible] for size in sizes}
+
+
+def _replanned(comparison: Comparison, sizes: Sequence[int], elapsed: float, slowness: float) -> None:
+    """Fits the rounds of the sizes that are left to the time that is left, where the machine is slower or faster than
+    the probe said; rounds that were asked for stay."""
+    settings, made = comparison.settings, comparison.plan
+    assert made is not None
+    if settings.rounds is None:
+        left = (1 - RESERVE / 2) * settings.minutes * 60 - elapsed
+        again = plan(settings, _expected(comparison, sizes, slowness), left)
+        comparison.plan = replace(made, rounds={**made.rounds, **again.rounds})
 
 
 def measure(comparison: Comparison, progress: Progress, after_size: Callable[[], object] | None = None) -> None:
@@ -141,8 +159,14 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
     settings = comparison.settings
     made = comparison.plan or probe(comparison)
     ledger = _Ledger(progress, made.seconds)
+    start, fewest_to_judge_by = time.perf_counter(), 0.02 * made.seconds
     with threads(settings.threads), profiling.conditions(settings.conditions):
-        for size in settings.sizes:
+        for i, size in enumerate(settings.sizes):
+            if ledger.spent > fewest_to_judge_by:
+                elapsed = time.perf_counter() - start
+                _replanned(comparison, settings.sizes[i:], elapsed, elapsed / ledger.spent)
+            assert comparison.plan is not None
+            rounds = comparison.plan.rounds[size]
             cells = [cell for cell in comparison.at(size) if cell.possible]
             for cell in cells:
                 ledger.say(f"{size}×{size}, memory: {cell.entry.label}")
@@ -150,7 +174,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
                 ledger.done(fixed_seconds(settings, cell.image_seconds))
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
             for group in _groups(runnable, comparison):
-                _time(group, settings, made.rounds, ledger)
+                _time(group, settings, rounds, ledger)
                 gc.collect()
                 if settings.conditions.device.startswith("cuda"):
                     torch.cuda.empty_cache()

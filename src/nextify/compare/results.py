@@ -51,7 +51,7 @@ def results(
             "batch_sizes": list(settings.batch_sizes),
             "training_batch_size": settings.training_batch_size,
             "calls": settings.calls,
-            "rounds": comparison.plan.rounds if comparison.plan else None,
+            "rounds": min(comparison.plan.rounds.values()) if comparison.plan else None,
             "minutes": settings.minutes,
             "expected_seconds": comparison.plan.seconds if comparison.plan else None,
             "seconds": (finished - started).total_seconds(),

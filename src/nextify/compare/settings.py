@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nextify.evaluation.profiling import Conditions
@@ -15,6 +15,10 @@ TRAINING_PER_INFERENCE = 3.3
 PROCESS_SECONDS = 6.0
 """Start of a fresh process with torch and timm in it. For estimates."""
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
+WANTED_ROUNDS = 5
+"""At every size, where the time allows; batches become smaller for it."""
+RESERVE = 0.1
+"""Of the minutes, for what is not foreseen."""
 SHORTEST_TIMED = 0.2
 """Seconds: a throughput is timed over as many steps as take about this long."""
 
@@ -53,9 +57,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds, and the seconds that they should take."""
+    """How many rounds at each size, and the seconds that they should take."""
 
-    rounds: int
+    rounds: Mapping[int, int]
+    """``{image size: rounds}``."""
     seconds: float
     over_budget: bool
     """Even the fewest rounds take longer than the minutes asked for."""
@@ -79,28 +84,43 @@ def fixed_seconds(settings: Settings, image_seconds: float) -> float:
     return PROCESS_SECONDS + (images + warming) * image_seconds
 
 
-def plan(settings: Settings, image_seconds: Sequence[float]) -> Plan:
-    """Rounds and time for networks and sizes whose images take these seconds each."""
-    fixed = sum(fixed_seconds(settings, s) for s in image_seconds)
-    each = sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in image_seconds)
+def plan(settings: Settings, image_seconds: Mapping[int, Sequence[float]], available: float | None = None) -> Plan:
+    """Rounds and time for ``{image size: seconds of one image of each network there}``.
+
+    Beyond ``WANTED_ROUNDS``, small sizes get more rounds than large ones, since theirs are short and scatter more:
+    their number goes with one over the root of a round's time. ``available``: seconds; default the settings' minutes
+    less ``RESERVE``.
+    """
     budget = settings.minutes * 60
-    affordable = math.floor((0.9 * budget - fixed) / each) if each else MOST_ROUNDS  # a tenth for what is not foreseen
-    rounds = settings.rounds or max(FEWEST_ROUNDS, min(MOST_ROUNDS, affordable))
-    seconds = fixed + rounds * each
+    available = (1 - RESERVE) * budget if available is None else available
+    fixed = sum(fixed_seconds(settings, s) for own in image_seconds.values() for s in own)
+    each = {
+        size: sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in own)
+        for size, own in image_seconds.items()
+    }
+    rounds = dict.fromkeys(image_seconds, settings.rounds or FEWEST_ROUNDS)
+    seconds = fixed + sum(rounds[size] * each[size] for size in each)
+    while settings.rounds is None:
+        fitting = [s for s in each if rounds[s] < MOST_ROUNDS and seconds + each[s] <= available]
+        if not fitting:
+            break
+        fewest = min(fitting, key=lambda s: (rounds[s] >= WANTED_ROUNDS, rounds[s] * math.sqrt(each[s])))
+        rounds[fewest] += 1
+        seconds += each[fewest]
     return Plan(rounds, seconds, seconds > budget)
 
 
 ON_CPU = (((1, 8), 4), ((1, 4), 4), ((1, 4), 2), ((1, 2), 1))
 ON_GPU = (((1, 8, 64), 64), ((1, 8, 32), 16))
 """Batch sizes of inference and of training to choose from, the largest first."""
-WANTED_ROUNDS = 5
 
 
-def fit_batches(settings: Settings, image_seconds: Sequence[float], choices: Choices) -> Settings:
+def fit_batches(settings: Settings, image_seconds: Mapping[int, Sequence[float]], choices: Choices) -> Settings:
     """The settings with the largest batches that leave time for ``WANTED_ROUNDS``, else with the smallest."""
     wanted = settings.rounds or WANTED_ROUNDS
     for batch_sizes, training_batch_size in choices:
         settings = replace(settings, batch_sizes=batch_sizes, training_batch_size=training_batch_size)
-        if not plan(replace(settings, rounds=wanted, minutes=0.9 * settings.minutes), image_seconds).over_budget:
+        tried = replace(settings, rounds=wanted, minutes=(1 - RESERVE) * settings.minutes)
+        if not plan(tried, image_seconds).over_budget:
             break
     return settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nextify.compare.figure_parts import accuracy_title, conditions_line
+from nextify.compare.figure_parts import accuracy_title, conditions_line, number_of_rounds
 from nextify.compare.findings import Results, Row
 from nextify.report.text import ABSENT, count, interval, mean_std, percent, signed, whole
 
@@ -170,7 +170,7 @@ def notes(results: Results) -> list[str]:
         batch = max(s["batch_sizes"])
         said.append(
             f"img/s: inference in batches of {batch}, training in batches of {s['training_batch_size']}, medians of "
-            f"{s['rounds']} rounds. MiB: peak beyond the process before the network is built, same batches."
+            f"{number_of_rounds(results)}. MiB: peak beyond the process before the network is built, same batches."
         )
         calls = min((r["latency_calls"] for r in results["rows"] if r["latency_calls"]), default=0)
         if 0 < calls < 100:

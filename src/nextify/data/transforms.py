@@ -4,8 +4,8 @@ Source: timm's ``create_transform``, as the ConvNeXt recipe uses it (Table 5): c
 colour jitter; bicubic throughout. timm's own classes do the work. Here they are called with less around them:
 images stay NumPy arrays wherever Pillow has nothing to do, and what gives the same result every time is done once.
 
-``pad`` is the small images' augmentation (He et al. 2015, section 4.2): the image with an eighth of its side of black
-on each edge, and a square of the image's own side cut from that.
+``pad`` is the small images' augmentation (He et al. 2015, section 4.2): the image with ``crop_shift`` of its side of
+black on each edge, and a square of the image's own side cut from that.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ Transform = Callable[[Pixels], Pixels]
 
 ASPECT = (3 / 4, 4 / 3)
 """Range of a random resized crop's aspect ratio: timm's and the paper's."""
-PAD_SHARE = 8
-"""``pad`` shifts by up to one part in so many of the side: 4 pixels of 32, as He et al. 2015."""
 SQUARES_LIMIT = 2**30
 """Bytes up to which resized copies of a whole set are held."""
 
@@ -112,7 +110,7 @@ class TrainTransform:
         self.resized_crop = RandomResizedCropAndInterpolation(
             image_size, scale=recipe.crop_scale, ratio=ASPECT, interpolation="bicubic"
         )
-        self.margin = max(1, image_size // PAD_SHARE)
+        self.margin = max(1, int(image_size * recipe.crop_shift))
         self.augment: Transform | None = None
         if recipe.rand_augment != "off":
             self.augment = rand_augment(recipe.rand_augment, image_size)

@@ -200,10 +200,10 @@ def _weight_grad_flops(grad: Any, x: Any, kernel_size: int, stride: int, out_sha
 def _input_grad(grad: Tensor, weight: Tensor, stride: int, height: int, width: int) -> Tensor:
     """Gradient `(N, H, W, C)` with respect to the input, differentiable itself."""
     channels, _, kernel_size, _ = weight.shape
+    if _forward_pays(grad, grad.dtype) and not _differentiates(grad, weight):
+        x_grad: Tensor = _forward_op(_spread(grad, stride, height, width), weight, None, 1, True)
+        return x_grad
     if stride == 1:
-        if _pays(grad.device.type, grad.dtype, "forward", compiled.mode()) and not _differentiates(grad, weight):
-            x_grad: Tensor = _forward_op(grad, weight, None, 1, True)
-            return x_grad
         return _torch_conv(grad, weight.flip(2, 3).to(grad.dtype), None, 1)
     pad, rest = kernel_size // 2, ((height - 1) % stride, (width - 1) % stride)
     y = F.conv_transpose2d(
@@ -212,12 +212,29 @@ def _input_grad(grad: Tensor, weight: Tensor, stride: int, height: int, width: i
     return y.permute(0, 2, 3, 1)
 
 
+def _spread(grad: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Each pixel where its window's centre is in the input, zeros between."""
+    if stride == 1:
+        return grad
+    spread = grad.new_zeros(grad.shape[0], height, width, grad.shape[-1])
+    spread[:, ::stride, ::stride] = grad
+    return spread
+
+
 def _differentiates(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
+def _forward_pays(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the forward pass is ours. In a compiled graph, that of a single image is: inductor gives its batch axis
+    no stride, takes it for NCHW, and would copy it before and after torch's convolution."""
+    device = x.device.type
+    single = device == "cpu" and x.shape[0] == 1 and torch.compiler.is_compiling()
+    return single or _pays(device, dtype, "forward", compiled.mode())
+
+
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    if _pays(x.device.type, x.dtype, "forward", compiled.mode()):
+    if _forward_pays(x, x.dtype):
         y: Tensor = _forward_op(x, weight, bias, stride, False)
         return y
     return _torch_conv(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride)
@@ -286,7 +303,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
     if dtype not in (torch.float32, torch.bfloat16) or not _pays(device, dtype, "weight_grad", compiled.mode()):
         return _torch_conv(x, weight, bias, stride)
     differentiates = _differentiates(x, weight, bias)
-    if not differentiates and not _pays(device, dtype, "forward", compiled.mode()):
+    if not differentiates and not _forward_pays(x, dtype):
         return _torch_conv(x, weight, bias, stride)
     if not (_cpu_ready(kernel_size) if device == "cpu" else _gpu_ready()):
         return _torch_conv(x, weight, bias, stride)

@@ -70,6 +70,8 @@ class Trial:
             del recipe["rest_learning_rate_share"]  # younger too
         if recipe["progressive_resizing"] == "off":
             del recipe["progressive_resizing"]  # younger too
+        if recipe["crop_shift"] == 0.125 or recipe["crop"] != "pad":
+            del recipe["crop_shift"]  # younger too
         if recipe["resampling"] == "pillow" or recipe["crop"] != "random_resized":
             del recipe["resampling"]  # younger too, and of no effect with other crops
         fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
