@@ -16,6 +16,10 @@ from nextify.report.text import data_name, path_title
 NOTES = {
     "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG: accuracies can lie slightly below those on the "
     "original pixels.",
+    "cifar10-tiny": "Three epochs of the paper's recipe, fitted: networks that learn fast are ahead, and nothing is "
+    "said of long trainings. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores during "
+    "part of the trainings, so their images/s are low and uneven; the times of one image and of batches were measured "
+    "with nothing beside them, on a processor shared with other machines.",
     "line-up": "The first of two runs in succession. Between them the ratios to ConvNeXt-T agree within 5 % in all 16 "
     "at batch 1, in 7 of 16 in batches of 8 and in 10 of 16 in training, where the first round of a network is often "
     "slow: memory was given back to the system and got again. `nextify compare` has kept it since: in two runs of "

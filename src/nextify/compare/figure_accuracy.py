@@ -24,7 +24,7 @@ from nextify.compare.figure_parts import (
 from nextify.compare.findings import Results
 from nextify.layout import parameters
 from nextify.published import MODELS, OTHER_FAMILIES
-from nextify.report.drawing import FAINT, INK, PAPER, SOFT, drawable, sheet, tidy, write
+from nextify.report.drawing import FAINT, INK, PAPER, SOFT, sheet, tidy, write
 from nextify.report.text import count
 from nextify.roadmap import roadmap
 
@@ -61,10 +61,10 @@ def latency_figure(results: Results) -> Figure | None:
             [x], [y], marker=MARKERS[i % len(MARKERS)], markersize=9, markeredgewidth=2, color=color,
             markerfacecolor=color if accuracy else "white", linestyle="none", zorder=3,
         )  # fmt: skip
-    name_points(axes, [(r["latency_ms_p50"], y, r["model"]) for r, y in points])
     low, high = min(y for _, y in points), max(y for _, y in points)
     axes.set_ylim(low - 0.12 * (high - low) - 0.3, high + 0.12 * (high - low) + 0.3)
     axes.set_xlim(0, max(r["latency_ms_p95"] for r, _ in points) * 1.25)
+    name_points(axes, [(r["latency_ms_p50"], y, r["model"]) for r, y in points], [6.0] * len(points), 8.5)
     tidy(axes)
     axes.grid(color=FAINT, linewidth=0.5)
     axes.set_xlabel("latency of one image measured here, ms (marker: median; line: to the 95th percentile)", fontsize=9,
@@ -136,14 +136,9 @@ def _own_panel(axes: Axes, results: Results) -> None:
     most = max((r["parameters"] for r, _ in points), default=1)
     for r, y in sorted(points, key=lambda p: -p[0]["parameters"]):
         color = FAMILY_COLORS.get(families[r["model"]], PAPER)
-        spread, area = spreads[r["model"]], 420 * r["parameters"] / most
+        spread, area = spreads[r["model"]], OWN_BUBBLE * r["parameters"] / most
         axes.plot([r["macs"]] * 2, [y - spread, y + spread], color=color, linewidth=1.4, zorder=2)
         axes.scatter([r["macs"]], [y], s=area, color=color, alpha=0.5, linewidths=1.5, edgecolors=color, zorder=3)
-        away = math.sqrt(area) / 2
-        axes.annotate(
-            drawable(r["model"]), (r["macs"], y), (0, away + 7), textcoords="offset points", fontsize=8, color=INK,
-            ha="center", va="center", family="DejaVu Sans",
-        )  # fmt: skip
     tidy(axes)
     axes.grid(color=FAINT, linewidth=0.5)
     if points:
@@ -154,6 +149,8 @@ def _own_panel(axes: Axes, results: Results) -> None:
         ends = [y + sign * spreads[r["model"]] for r, y in points for sign in (-1, 1)]
         room = max(0.15 * (max(ends) - min(ends)), 0.5)
         axes.set_ylim(min(ends) - room, max(ends) + 1.5 * room)
+        radii = [math.sqrt(OWN_BUBBLE * r["parameters"] / most) / 2 for r, _ in points]
+        name_points(axes, [(r["macs"], y, r["model"]) for r, y in points], radii, 8)
     size = results["accuracy"]["image_size"]
     axes.set_xlabel(f"multiply-adds at {size}×{size}; bars: ± standard deviation over seeds", fontsize=9, color=SOFT)
 
@@ -201,6 +198,8 @@ SIDES = {
 """Where a family's names stand beside their bubbles."""
 BUBBLE = 4.2
 """Area in square points of a million parameters."""
+OWN_BUBBLE = 420
+"""Area in square points of the most parameters in a run's own panel."""
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,37 @@ def ticks(axis: Any, places: Sequence[float], words: Sequence[str]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    for x, y, name in points:
-        axes.annotate(
-            drawable(name), (x, y), (0, 10), textcoords="offset points", fontsize=8.5, color=INK, ha="center",
-            family="DejaVu Sans",
-        )  # fmt: skip
+SIDES = ((0, 1, "center", "bottom"), (0, -1, "center", "top"), (1, 0, "left", "center"), (-1, 0, "right", "center"))
+"""Where a name may stand beside its point, the first first: right, up, and its alignment."""
+
+
+def name_points(axes: Axes, points: Sequence[tuple[float, float, str]], radii: Sequence[float], size: float) -> None:
+    """Names beside their markers (of these radii, in typographic points as ``size``), each where it covers no other
+    name and no marker, as far as there is such a side. The axes' limits must be set already."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    renderer: Any = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    dots = figure.dpi / 72
+    taken = [
+        Bbox([[x - r * dots, y - r * dots], [x + r * dots, y + r * dots]])
+        for (x, y), r in zip(axes.transData.transform([(x, y) for x, y, _ in points]), radii, strict=True)
+    ]
+    frame = axes.get_window_extent(renderer)
+    for (x, y, name), radius in zip(points, radii, strict=True):
+        found: list[tuple[int, int, Any, Any]] = []
+        away = radius + 3
+        for right, up, horizontal, vertical in SIDES:
+            text = axes.annotate(
+                drawable(name), (x, y), (right * away, up * away), textcoords="offset points", fontsize=size,
+                color=INK, ha=horizontal, va=vertical, family="DejaVu Sans",
+            )  # fmt: skip
+            box = text.get_window_extent(renderer)
+            outside = box.x0 < frame.x0 or box.x1 > frame.x1
+            found.append((sum(box.overlaps(other) for other in taken) + 2 * outside, len(found), text, box))
+        found.sort(key=lambda f: f[:2])
+        taken.append(found[0][3])
+        for _, _, text, _ in found[1:]:
+            text.remove()
