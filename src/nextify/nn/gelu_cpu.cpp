@@ -1,7 +1,6 @@
 // GELU with the exact normal distribution, Y = X * Phi(X), and its gradient dX = dY * (Phi(X) + X * phi(X)), elementwise.
 //
-// Phi(x) - 1/2 is x P(x²) / Q(x²) with P and Q of degree 5, a minimax fit of our own on |x| <= LIMIT (error 1e-8, below
-// float's rounding) and ±1/2 beyond. phi(x) takes one exponential. Both are a few multiply-adds and one division a
+// Phi(x) - 1/2 is x P(x²) / Q(x²) on |x| <= LIMIT and ±1/2 beyond, both from gelu.py. phi(x) takes one exponential. Both are a few multiply-adds and one division a
 // vector, where torch calls a library's error function, so that the memory sets the speed.
 //
 // Plain C; nextify/nn/gelu.py builds it, loads it and checks it.
@@ -10,20 +9,17 @@
 
 #include "simd.h"
 
-constexpr float LIMIT = 5.6f;
 constexpr int64_t CHUNK = 4096;  // elements a thread takes at once: a multiple of LANES
 
 INLINE Vector same(float value) { return Vector{} + value; }
 
 INLINE Vector choose(Bits mask, Vector yes, Vector no) { return (Vector)((mask & (Bits)yes) | (~mask & (Bits)no)); }
 
+constexpr float P[] = {NUMERATOR}, Q[] = {DENOMINATOR};  // from gelu.py, the highest power first
+
 INLINE Vector distribution(Vector x, Vector square) {
-  Vector p = same(2.214555472e-8f), q = same(1.180216466e-6f);
-  p = p * square + 6.356495760e-6f, q = q * square + 7.510057912e-5f;
-  p = p * square + 1.738466526e-4f, q = q * square + 1.912954845e-3f;
-  p = p * square + 4.707233980e-3f, q = q * square + 2.893985994e-2f;
-  p = p * square + 3.437571228e-2f, q = q * square + 2.528327596e-1f;
-  p = p * square + 3.989422321e-1f, q = q * square + 1.f;
+  Vector p = same(P[0]), q = same(Q[0]);
+  for (int i = 1; i < 6; ++i) p = p * square + P[i], q = q * square + Q[i];
   const Vector inside = x * p / q + 0.5f;
   return choose((Bits)(x > LIMIT), same(1.f), choose((Bits)(x < -LIMIT), same(0.f), inside));
 }

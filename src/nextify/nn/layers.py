@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nextify.layout import Activation, Conv, Layer, MaxPool, Norm, ResponseNorm
 from nextify.nn.depthwise import depthwise_conv
 from nextify.nn.gelu import GELU
-from nextify.nn.tracing import for_elsewhere
+from nextify.nn.tracing import for_elsewhere, for_inference
 
 LAYER_NORM_EPS = 1e-6
 """As in the released ConvNeXt; batch norm keeps torch's 1e-5, as torchvision's ResNet."""
@@ -44,7 +44,7 @@ class Pointwise(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.stride > 1:
             x = x[:, :: self.stride, :: self.stride]
-        return super().forward(x)
+        return linear(x, self)
 
 
 class SpatialConv(nn.Conv2d):
@@ -181,12 +181,20 @@ def initialize(module: nn.Module, how: str) -> None:
         nn.init.zeros_(module.bias)
 
 
-def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor) -> Tensor:
-    """``scale * linear(x)``, on the smaller of the two: folded into the weights, exact, or on the output.
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """The layer's output. In a graph compiled for inference in float32 on a CPU the bias is added afterwards, where the
+    elementwise operations that follow absorb it: torch's product with a bias copies the bias over its output first."""
+    single = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if layer.bias is not None and single and for_inference():
+        return F.linear(x, layer.weight) + layer.bias
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def scaled_linear(x: Tensor, layer: nn.Linear, scale: Tensor) -> Tensor:
+    """``scale * layer(x)``, on the smaller of the two: folded into the weights, exact, or on the output.
 
     A graph for elsewhere has it folded, and one compiled for inference on the output, where the sum absorbs it.
     """
-    fused = torch.compiler.is_compiling() and not torch.is_grad_enabled()
-    if not for_elsewhere() and (fused or x.numel() // linear.in_features <= linear.in_features):
-        return F.linear(x, linear.weight, linear.bias) * scale
-    return F.linear(x, scale[:, None] * linear.weight, None if linear.bias is None else scale * linear.bias)
+    if not for_elsewhere() and (for_inference() or x.numel() // layer.in_features <= layer.in_features):
+        return linear(x, layer) * scale
+    return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)
