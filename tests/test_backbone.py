@@ -221,6 +221,28 @@ def test_one_graph(name: str) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(precision: torch.dtype) -> None:
+    """In float32; under autocast a bias added afterwards would be rounded once more."""
+    model = create_model(SHAPES["convnext"], 0).eval()
+    linear: list[bool] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        nodes = [node for node in graph.graph.nodes if "linear" in str(node.target)]
+        linear.extend(len(node.args) > 2 and node.args[2] is not None for node in nodes)
+        return graph.forward
+
+    torch._dynamo.reset()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        got = torch.compile(model, fullgraph=True, backend=record)(IMAGES)
+        expected = model(IMAGES)
+    assert linear
+    assert all(has_bias == (precision == torch.bfloat16) for has_bias in linear)
+    error = (got - expected).norm() / expected.norm()
+    assert error < (1e-5 if precision == torch.float32 else 2e-2)
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnext", "convnextv2", "isotropic", "resnet"])
 def test_compiled_code_gives_the_same(name: str) -> None:

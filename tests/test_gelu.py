@@ -99,6 +99,25 @@ def test_compiled_and_exported(mode: compiled.Mode) -> None:
     assert not any("nextify" in target for target in targets)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_compiled_for_inference_it_is_in_parts_that_can_be_fused(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.linspace(-12, 12, 1001), torch.tensor([-60.0, 60.0, -3e38, 3e38])]).to(dtype)
+    operators: set[str] = set()
+
+    def record(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
+        operators.update(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        got = torch.compile(gelu, fullgraph=True, backend=record)(x)
+    limit = 2e-6 if dtype == torch.float32 else 2**-8
+    expected = F.gelu(x.double())
+    assert got.dtype == dtype
+    assert (got.double() - expected).abs().le(limit * expected.abs().clamp_min(1)).all()
+    assert not any("gelu" in name for name in operators)
+
+
 def test_without_a_working_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(compiled, "_builds", {})
     monkeypatch.setattr(compiled, "_compiler", lambda: None)
