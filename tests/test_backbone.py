@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from nextify.layout import ImageSizeError
 from nextify.nn.backbone import Backbone, create_backbone, features, pick
 from nextify.weights import About, Preprocessing, rename, save_bundle
 from nextify.zoo import create_model, designs
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kernels import recorder
 
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32), layer_scale=0.5)
 SHAPES = {
@@ -225,17 +229,13 @@ def test_one_graph(name: str) -> None:
 def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(precision: torch.dtype) -> None:
     """In float32; under autocast a bias added afterwards would be rounded once more."""
     model = create_model(SHAPES["convnext"], 0).eval()
-    linear: list[bool] = []
-
-    def record(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
-        nodes = [node for node in graph.graph.nodes if "linear" in str(node.target)]
-        linear.extend(len(node.args) > 2 and node.args[2] is not None for node in nodes)
-        return graph.forward
-
+    nodes: list[torch.fx.Node] = []
     torch._dynamo.reset()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        got = torch.compile(model, fullgraph=True, backend=record)(IMAGES)
+        got = torch.compile(model, fullgraph=True, backend=recorder(nodes))(IMAGES)
         expected = model(IMAGES)
+    layers = [node for node in nodes if "linear" in str(node.target)]
+    linear = [len(node.args) > 2 and node.args[2] is not None for node in layers]
     assert linear
     assert all(has_bias == (precision == torch.bfloat16) for has_bias in linear)
     error = (got - expected).norm() / expected.norm()

@@ -19,7 +19,7 @@ from nextify.compiled import enable
 from nextify.nn.depthwise import depthwise_conv, describe_kernels, fast_kernels_available
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import DTYPES, needs_kernels
+from kernels import DTYPES, needs_kernels, recorder
 
 
 @pytest.fixture(autouse=True)
@@ -172,16 +172,11 @@ def test_checkpointing() -> None:
 def test_a_single_image_takes_our_forward_pass_in_a_compiled_graph(batch: int) -> None:
     """Inductor would copy it around torch's convolution; eager fp32 stays with torch's."""
     x, weight, bias = (t.detach() for t in case(batch, 8, 8, 16, 7, torch.float32))
-    called: list[str] = []
-
-    def record(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
-        called.extend(str(node.target) for node in graph.graph.nodes)
-        return graph.forward
-
+    nodes: list[torch.fx.Node] = []
     torch.compiler.reset()
     with enable("auto"), torch.inference_mode():
-        got = torch.compile(depthwise_conv, fullgraph=True, backend=record)(x, weight, bias)
-    assert any("depthwise_forward" in name for name in called) == (batch == 1)
+        got = torch.compile(depthwise_conv, fullgraph=True, backend=recorder(nodes))(x, weight, bias)
+    assert any("depthwise_forward" in str(node.target) for node in nodes) == (batch == 1)
     assert error(got, reference(x, weight, bias, 1)) < 5e-6
     assert got.is_contiguous()
 

@@ -24,15 +24,15 @@ NOTES = {
     "at batch 1, in 7 of 16 in batches of 8 and in 10 of 16 in training, where the first round of a network is often "
     "slow: memory was given back to the system and got again. `nextify compare` has kept it since: in two runs of "
     "`nextify compare --sizes 224 --minutes 1.5`, the eight ratios at batch 1 and in training agreed within 4 %; the "
-    "whole line-up has not been run again. Peak memory: not measured. From the second size on, each process read the "
-    "peak of the one that had started it (and the networks were measured one after the other without need); these "
-    "figures were struck out and the reading is mended.",
+    "whole line-up has not been run again on this processor. Peak memory: not measured. From the second size on, each "
+    "process read the peak of the one that had started it (and the networks were measured one after the other without "
+    "need); these figures were struck out and the reading is mended.",
     "line-up-again": "The second run.",
     "line-up-epyc": "On another processor, since memory is kept, peak memory is read from the process itself, small "
     "sizes get more rounds and the rounds are fitted to the time left. The processor is shared with other machines: a "
-    "2048³ matrix product ran at 88 to 189 GFLOP/s within 30 seconds (median 163). Beside two earlier runs of that day "
-    "there, the ratios to ConvNeXt-T agree within 5 % in 11 and 9 of 16 at batch 1 and in 11 and 11 of 16 in training: "
-    "runs that agree within 5 % throughout have not been seen.",
+    "2048³ matrix product ran at 88 to 189 GFLOP/s within 30 seconds (n = 249, median 163). Beside two earlier runs of "
+    "that day there, the ratios to ConvNeXt-T agree within 5 % in 11 and 9 of 16 at batch 1 and in 11 and 11 of 16 in "
+    "training: runs that agree within 5 % throughout have not been seen.",
 }
 """What a reader must know of a data set beside its figures, by the folder's name."""
 

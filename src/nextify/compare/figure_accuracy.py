@@ -134,9 +134,10 @@ def _own_panel(axes: Axes, results: Results) -> None:
     spreads = {r["model"]: r["top1_std"] or 0.0 for r in results["accuracy"]["rows"]}
     families = {m["model"]: m["family"] for m in results["models"]}
     most = max((r["parameters"] for r, _ in points), default=1)
-    for r, y in sorted(points, key=lambda p: -p[0]["parameters"]):
+    areas = [OWN_BUBBLE * r["parameters"] / most for r, _ in points]
+    for (r, y), area in sorted(zip(points, areas, strict=True), key=lambda p: -p[1]):
         color = FAMILY_COLORS.get(families[r["model"]], PAPER)
-        spread, area = spreads[r["model"]], OWN_BUBBLE * r["parameters"] / most
+        spread = spreads[r["model"]]
         axes.plot([r["macs"]] * 2, [y - spread, y + spread], color=color, linewidth=1.4, zorder=2)
         axes.scatter([r["macs"]], [y], s=area, color=color, alpha=0.5, linewidths=1.5, edgecolors=color, zorder=3)
     tidy(axes)
@@ -149,8 +150,7 @@ def _own_panel(axes: Axes, results: Results) -> None:
         ends = [y + sign * spreads[r["model"]] for r, y in points for sign in (-1, 1)]
         room = max(0.15 * (max(ends) - min(ends)), 0.5)
         axes.set_ylim(min(ends) - room, max(ends) + 1.5 * room)
-        radii = [math.sqrt(OWN_BUBBLE * r["parameters"] / most) / 2 for r, _ in points]
-        name_points(axes, [(r["macs"], y, r["model"]) for r, y in points], radii, 8)
+        name_points(axes, [(r["macs"], y, r["model"]) for r, y in points], [math.sqrt(a) / 2 for a in areas], 8)
     size = results["accuracy"]["image_size"]
     axes.set_xlabel(f"multiply-adds at {size}×{size}; bars: ± standard deviation over seeds", fontsize=9, color=SOFT)
 

@@ -69,7 +69,12 @@ def ticks(axis: Any, places: Sequence[float], words: Sequence[str]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-SIDES = ((0, 1, "center", "bottom"), (0, -1, "center", "top"), (1, 0, "left", "center"), (-1, 0, "right", "center"))
+NAME_SIDES = (
+    (0, 1, "center", "bottom"),
+    (0, -1, "center", "top"),
+    (1, 0, "left", "center"),
+    (-1, 0, "right", "center"),
+)
 """Where a name may stand beside its point, the first first: right, up, and its alignment."""
 
 
@@ -91,7 +96,7 @@ def name_points(axes: Axes, points: Sequence[tuple[float, float, str]], radii: S
     for (x, y, name), radius in zip(points, radii, strict=True):
         found: list[tuple[int, int, Any, Any]] = []
         away = radius + 3
-        for right, up, horizontal, vertical in SIDES:
+        for right, up, horizontal, vertical in NAME_SIDES:
             text = axes.annotate(
                 drawable(name), (x, y), (right * away, up * away), textcoords="offset points", fontsize=size,
                 color=INK, ha=horizontal, va=vertical, family="DejaVu Sans",

@@ -142,7 +142,7 @@ def _expected(comparison: Comparison, sizes: Sequence[int], slowness: float = 1.
 
 def _replanned(comparison: Comparison, sizes: Sequence[int], elapsed: float, slowness: float) -> None:
     """Fits the rounds of the sizes that are left to the time that is left, where the machine is slower or faster than
-    the probe said; rounds that were asked for stay."""
+    the probe said, and keeps half of the reserve; rounds that were asked for stay."""
     settings, made = comparison.settings, comparison.plan
     assert made is not None
     if settings.rounds is None:

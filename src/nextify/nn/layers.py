@@ -184,8 +184,8 @@ def initialize(module: nn.Module, how: str) -> None:
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """The layer's output. In a graph compiled for inference in float32 on a CPU the bias is added afterwards, where the
     elementwise operations that follow absorb it: torch's product with a bias copies the bias over its output first."""
-    single = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if layer.bias is not None and single and for_inference():
+    float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if layer.bias is not None and x.device.type == "cpu" and float32 and for_inference():
         return F.linear(x, layer.weight) + layer.bias
     return F.linear(x, layer.weight, layer.bias)
 
