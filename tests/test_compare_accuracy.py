@@ -387,7 +387,7 @@ def test_the_command_trains_evaluates_recommends_and_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engines, "LocalEngine", HereEngine)
-    monkeypatch.setattr(measuring.peak, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
+    monkeypatch.setattr(measuring.peak.Processes, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
     monkeypatch.setattr(measuring, "SHORTEST_TIMED", 0.002)
     design = network(find("convnext_tiny@tiny"), 16)
     settings = Preprocessing.from_crop_ratio(16, 1)

@@ -205,7 +205,7 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
         options.threads if options.threads is not None else cores(),
         batch_sizes,
         training_batch_size,
-        calls=20 if cuda else 5,
+        calls=20 if cuda else 1,
         rounds=options.rounds,
         minutes=options.minutes,
         num_classes=None if images is None else images.num_classes,

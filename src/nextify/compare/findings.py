@@ -1,4 +1,4 @@
-"""What a comparison found, in sentences: each from this run's own figures, with n and range."""
+"""What a comparison found, in sentences: each from this run's own figures, with n and spread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 def findings(found: Results) -> Iterator[str]:
-    """Sentences, each from this run's own figures, with n and range."""
+    """Sentences, each from this run's own figures, with n and spread."""
     rows, settings = found["rows"], found["settings"]
     yield from _attention_findings(rows)
     yield from _growth_findings(found["growth"])
@@ -72,11 +72,15 @@ def _speed_findings(ratios: Sequence[Row]) -> Iterator[str]:
     for r in chosen:
         doing = "in training" if r["what"] == "training" else f"in batches of {r['batch_size']}"
         place = f"At {r['image_size']}² {doing} {r['model']}"
-        spread = f"n = {r['n']} rounds, {r['low']:.2f} to {r['high']:.2f}"
+        spread = _spread(r)
         if r["n"] > 1 and r["low"] <= 1 <= r["high"]:
             yield f"{place} and {r['reference']} cannot be told apart in speed: ratio {r['ratio']:.2f} ({spread})."
         else:
             yield f"{place} handles {r['ratio']:.2f} times the images/s of {r['reference']} ({spread})."
+
+
+def _spread(ratio: Row) -> str:
+    return f"n = {ratio['n']} rounds, {ratio['low']:.2f} to {ratio['high']:.2f}"
 
 
 def _paper_findings(ratios: Sequence[Row], models: Sequence[Row], settings: Row) -> Iterator[str]:
@@ -88,8 +92,8 @@ def _paper_findings(ratios: Sequence[Row], models: Sequence[Row], settings: Row)
         if r["image_size"] == 224 and r["what"] == "inference" and r["batch_size"] == largest and theirs and base:
             yield (
                 f"{r['model']} over {r['reference']} in images/s at 224²: {r['ratio']:.2f} here ({settings['device']}, "
-                f"{settings['precision']}, batches of {largest}, n = {r['n']} rounds, {r['low']:.2f} to "
-                f"{r['high']:.2f}), {theirs / base:.2f} in the paper (A100, TF32, channels-last)."
+                f"{settings['precision']}, batches of {largest}, {_spread(r)}), {theirs / base:.2f} in the paper "
+                "(A100, TF32, channels-last)."
             )
 
 

@@ -29,6 +29,7 @@ from nextify.compare.settings import (
     inference_seconds,
     plan,
     training_seconds,
+    uncounted_calls,
 )
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
@@ -160,7 +161,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
     made = comparison.plan or probe(comparison)
     ledger = _Ledger(progress, made.seconds)
     start, fewest_to_judge_by = time.perf_counter(), 0.02 * made.seconds
-    with threads(settings.threads), profiling.conditions(settings.conditions):
+    with threads(settings.threads), profiling.conditions(settings.conditions), peak.Processes() as processes:
         for i, size in enumerate(settings.sizes):
             if ledger.spent > fewest_to_judge_by:
                 elapsed = time.perf_counter() - start
@@ -170,7 +171,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
             cells = [cell for cell in comparison.at(size) if cell.possible]
             for cell in cells:
                 ledger.say(f"{size}×{size}, memory: {cell.entry.label}")
-                _memory(cell, settings)
+                _memory(cell, settings, processes)
                 ledger.done(fixed_seconds(settings, cell.image_seconds))
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
             for group in _groups(runnable, comparison):
@@ -187,8 +188,8 @@ def built(cell: Cell, settings: Settings) -> nn.Module:
     return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to)
 
 
-def _memory(cell: Cell, settings: Settings) -> None:
-    cell.memory = peak.measure(cell.entry, cell.image_size, settings)
+def _memory(cell: Cell, settings: Settings, processes: peak.Processes) -> None:
+    cell.memory = processes.measure(cell.entry, cell.image_size, settings)
     if cell.memory.problem:
         cell.problems.append(cell.memory.problem)
 
@@ -219,19 +220,20 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
                 step()
             steps[i, batch] = step
     for turn in range(rounds):
-        for i, cell in enumerate(cells):
-            ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.label}")
-            for batch in batches:
+        for batch in batches:
+            for i, cell in enumerate(cells):
+                ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.label}")
                 if (i, batch) not in steps:
                     continue
                 if batch > 1:
                     cell.throughput.setdefault(batch, []).append(batch / repeated(steps[i, batch], given.device))
                     continue
-                # The first call after another network's finds caches full of that one and is not counted.
-                times = [profiling.seconds(steps[i, 1], given.device) for _ in range(calls_of(cell, settings) + 1)][1:]
+                if uncounted_calls(cell.image_seconds):
+                    steps[i, 1]()
+                times = [profiling.seconds(steps[i, 1], given.device) for _ in range(calls_of(cell, settings))]
                 cell.latency.append(times)
                 cell.throughput.setdefault(1, []).append(1 / profiling.median(times))
-            ledger.done(inference_seconds(settings, cell.image_seconds))
+        ledger.done(sum(inference_seconds(settings, cell.image_seconds) for cell in cells))
     steps.clear()
     batch = settings.training_batch_size
     trained = [(i, c) for i, c in enumerate(cells) if c.memory is not None and c.memory.training is not None]

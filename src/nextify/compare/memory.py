@@ -1,16 +1,23 @@
-"""Peak memory of one network in a fresh process: ``python -m nextify.compare.memory`` with one JSON object on stdin.
+"""Peak memory of one network in a process of its own.
 
-The process loads the libraries (by training a small network of the same library for a step), notes its size, builds
-the network, runs inference, notes the peak, trains two steps, and notes the peak again, a JSON line each; so a process
-that the system ends for want of memory has said how far it came. On a CUDA device the figures are the allocator's.
-Inference runs before training, so that its peak is its own.
+``python -m nextify.compare.memory`` imports the libraries and forks for each JSON object on its stdin, so that they are
+imported once; where there is no safe fork it measures one network and ends. The fork loads what is loaded on first use
+(by training a small network of the same library for a step), notes its size, builds the network, runs inference, notes
+the peak, trains two steps, and notes the peak again, a JSON line each; so a process that the system ends for want of
+memory has said how far it came. On a CUDA device the figures are the allocator's. Inference runs before training, so
+that its peak is its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import traceback
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +28,10 @@ from nextify.compare.settings import Settings
 from nextify.evaluation.profiling import Conditions
 
 MIB = 2**20
+FORKS = sys.platform == "linux"
+"""Elsewhere a process that has loaded torch is not safe to fork, or cannot."""
+ENDED = "ended "
+"""Begins the line after the last of a measurement; how it failed follows, in JSON: null for well."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +47,54 @@ class Memory:
     problem: str | None = None
 
 
-def measure(
-    entry: Entry,
-    image_size: int,
-    settings: Settings,
-    timeout: float = 600.0,
-) -> Memory:
-    """Peak memory of one network at one size; never raises for a network that fails."""
-    request = {
-        "name": entry.name,
-        "image_size": image_size,
-        "conditions": asdict(settings.conditions),
-        "threads": settings.threads,
-        "batch_size": max(settings.batch_sizes),
-        "training_batch_size": settings.training_batch_size,
-        "num_classes": settings.num_classes,
-        "fitted_to": settings.fitted_to,
-    }
-    command = [sys.executable, "-m", "nextify.compare.memory"]
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(request), capture_output=True, text=True, timeout=timeout, check=False
-        )
-        output, code, complaint = done.stdout, done.returncode, done.stderr
-    except subprocess.TimeoutExpired as late:
-        partial = late.stdout or b""
-        output = partial.decode() if isinstance(partial, bytes) else partial
-        return read(output, f"took longer than {timeout:.0f} s")
-    return read(output, _why(code, complaint) if code else None)
+class Processes:
+    """Starts the processes; to be used as a context, at whose end nothing is left running."""
+
+    def __init__(self) -> None:
+        self._forking: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._forking is not None:
+            self._forking.kill()
+            self._forking.communicate()
+            self._forking = None
+
+    def measure(self, entry: Entry, image_size: int, settings: Settings, timeout: float = 600.0) -> Memory:
+        """Peak memory of one network at one size; never raises for a network that fails. ``timeout``: seconds."""
+        request = {
+            "name": entry.name,
+            "image_size": image_size,
+            "conditions": asdict(settings.conditions),
+            "threads": settings.threads,
+            "batch_size": max(settings.batch_sizes),
+            "training_batch_size": settings.training_batch_size,
+            "num_classes": settings.num_classes,
+            "fitted_to": settings.fitted_to,
+            "timeout": timeout,
+        }
+        if self._forking is None:
+            command = [sys.executable, "-m", "nextify.compare.memory"]
+            pipe = subprocess.PIPE
+            self._forking = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        process = self._forking
+        assert process.stdin is not None
+        assert process.stdout is not None
+        lines: list[str] = []
+        failure: str | None = "the process that measures memory ended"
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                if line.startswith(ENDED):
+                    failure = json.loads(line.removeprefix(ENDED))
+                    break
+                lines.append(line)
+        if not FORKS or process.poll() is not None:
+            self.__exit__()
+        return read("".join(lines), failure)
 
 
 def read(output: str, failure: str | None) -> Memory:
@@ -104,11 +135,58 @@ def describe_failure(error: BaseException) -> str:
 
 
 def main() -> None:
+    """Measures what stdin asks for, a JSON object a line."""
+    if FORKS:
+        import timm  # noqa: F401  (what every fork needs, and starts no thread)
+
+        import nextify.zoo  # noqa: F401
+        from nextify.evaluation import profiling  # noqa: F401
+    for line in sys.stdin:
+        request = json.loads(line)
+        failure = None
+        if FORKS:
+            failure = _in_fork(request)
+        else:
+            _work(request)
+        print(ENDED + json.dumps(failure), flush=True)
+        if not FORKS:
+            break
+
+
+def _in_fork(request: dict[str, Any]) -> str | None:
+    """How the measurement failed, or None."""
+    with tempfile.TemporaryFile("w+", errors="replace") as complaint:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.dup2(complaint.fileno(), 2)
+                _work(request)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                with suppress(OSError):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                os._exit(code)
+        deadline = time.monotonic() + request["timeout"]
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return f"took longer than {request['timeout']:.0f} s"
+            time.sleep(0.02)
+        code = os.waitstatus_to_exitcode(ended[1])
+        complaint.seek(0)
+        return _why(code, complaint.read()) if code else None
+
+
+def _work(request: dict[str, Any]) -> None:
     import torch
 
     from nextify.evaluation import profiling
 
-    request = json.load(sys.stdin)
     given = Conditions(**request["conditions"])
     torch.set_num_threads(request["threads"])
     with suppress(OSError):  # where memory runs out, the system should end this process and not the comparison

@@ -114,7 +114,7 @@ def _ratio_table(results: Results) -> str:
         for r in results["ratios"]
     )
     explained = f"<p>Images/s over those of {escaped(results['ratios'][0]['reference'])}, paired round by round.</p>"
-    head = [("network", ""), ("size", ""), ("what", "text"), ("ratio", ""), ("range", ""), ("rounds", "")]
+    head = [("network", ""), ("size", ""), ("what", "text"), ("ratio", ""), ("95 % interval", ""), ("rounds", "")]
     return explained + table(head, f"<tbody>{lines}</tbody>", "Speed ratios")
 
 

@@ -14,7 +14,7 @@ from nextify.compare.budget import Limit, recommend
 from nextify.compare.findings import findings
 from nextify.compare.growth import QUANTITIES, Growth, fit
 from nextify.compare.measure import Cell, Comparison
-from nextify.evaluation.profiling import median, quantile
+from nextify.evaluation.profiling import median, median_interval, quantile
 
 SCHEMA = 1
 Results = Mapping[str, Any]
@@ -163,6 +163,7 @@ def _ratios(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 pairs = list(zip(speeds, ours.get((what, batch), ()), strict=False))
                 if pairs:
                     found = [a / b for a, b in pairs]
+                    low, high = median_interval(found)
                     yield {
                         "model": label,
                         "reference": base,
@@ -170,8 +171,8 @@ def _ratios(comparison: Comparison) -> Iterator[dict[str, Any]]:
                         "what": what,
                         "batch_size": batch,
                         "ratio": median(found),
-                        "low": min(found),
-                        "high": max(found),
+                        "low": low,
+                        "high": high,
                         "n": len(found),
                     }
 

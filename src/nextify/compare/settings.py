@@ -12,11 +12,15 @@ Choices = Sequence[tuple[tuple[int, ...], int]]
 
 TRAINING_PER_INFERENCE = 3.3
 """Time of a training step over that of a forward pass, for estimates: forward, twice that backward, the optimizer."""
-PROCESS_SECONDS = 6.0
-"""Start of a fresh process with torch and timm in it. For estimates."""
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
-WANTED_ROUNDS = 5
-"""At every size, where the time allows; batches become smaller for it."""
+PROCESS_SECONDS = 2.0
+"""Start of a process for memory, and what it loads. For estimates."""
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 60
+WANTED_ROUNDS = 20
+"""At every size, where the time allows; batches become smaller for it. Networks that take turns call by call share a
+machine's slow moments, which last seconds where it is shared with others: many short rounds, not few long ones."""
+LONG_CALL = 0.03
+"""Seconds: from here on a network's first call after another's counts. It reads its weights from memory either way;
+a shorter one would be judged by caches full of the other network."""
 RESERVE = 0.1
 """Of the minutes, for what is not foreseen."""
 SHORTEST_TIMED = 0.2
@@ -66,10 +70,15 @@ class Plan:
     """Even the fewest rounds take longer than the minutes asked for."""
 
 
+def uncounted_calls(image_seconds: float) -> int:
+    """Calls at batch 1 that precede the timed ones of a round, given the time of one."""
+    return int(image_seconds < LONG_CALL)
+
+
 def inference_seconds(settings: Settings, image_seconds: float) -> float:
     """Latency and throughput of one network at one size in one round, given the time of one image in inference."""
     batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
-    return max(SHORTEST_TIMED / 2, (settings.calls + 1) * image_seconds) + batches
+    return max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * image_seconds) + batches
 
 
 def training_seconds(settings: Settings, image_seconds: float) -> float:

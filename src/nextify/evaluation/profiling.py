@@ -8,6 +8,7 @@ softmax and pooling are in no published figure and not in this one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -183,6 +184,22 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def median(values: Sequence[float]) -> float:
     return quantile(values, 0.5)
+
+
+def median_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
+    """Ends of an interval that holds the true median with at least this chance, whatever the distribution.
+
+    By order statistics: the number of values below the median is binomial with one half. Fewer than 6 values cannot
+    reach 95 %; then the interval is their range.
+    """
+    found, n = sorted(values), len(values)
+    if not n:
+        raise ValueError("an interval needs at least one value")
+    outside, cut = 2 * 0.5**n, 0
+    while outside + 2 * math.comb(n, cut + 1) * 0.5**n <= 1 - coverage:
+        cut += 1
+        outside += 2 * math.comb(n, cut) * 0.5**n
+    return found[cut], found[n - 1 - cut]
 
 
 def resident_bytes() -> tuple[int, int]:
