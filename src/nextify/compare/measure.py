@@ -1,4 +1,5 @@
-"""The comparison itself: count, probe, plan, then measure size by size with the networks in turn (A B C A B C …).
+"""The comparison itself: count, probe, plan, then measure size by size with the networks in turn (A B C A B C …), and
+all sizes again.
 
 What fails for one network at one size (a size that it cannot take, memory) is recorded in its row and the run goes on.
 """
@@ -22,14 +23,16 @@ from nextify.compare.settings import (
     RESERVE,
     SHORTEST_TIMED,
     Choices,
+    Left,
     Plan,
     Settings,
     fit_batches,
-    fixed_seconds,
     inference_seconds,
+    memory_seconds,
     plan,
     training_seconds,
     uncounted_calls,
+    warming_seconds,
 )
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
@@ -141,44 +144,51 @@ def _expected(comparison: Comparison, sizes: Sequence[int], slowness: float = 1.
     return {size: [slowness * c.image_seconds for c in comparison.at(size) if c.possible] for size in sizes}
 
 
-def _replanned(comparison: Comparison, sizes: Sequence[int], elapsed: float, slowness: float) -> None:
-    """Fits the rounds of the sizes that are left to the time that is left, where the machine is slower or faster than
-    the probe said, and keeps half of the reserve; rounds that were asked for stay."""
+def _replanned(comparison: Comparison, left: Left, elapsed: float, slowness: float) -> None:
+    """Fits the rounds that are left to the time that is left, where the machine is slower or faster than the probe
+    said, and keeps half of the reserve; rounds that were asked for stay."""
     settings, made = comparison.settings, comparison.plan
     assert made is not None
     if settings.rounds is None:
-        left = (1 - RESERVE / 2) * settings.minutes * 60 - elapsed
-        again = plan(settings, _expected(comparison, sizes, slowness), left)
-        comparison.plan = replace(made, rounds={**made.rounds, **again.rounds})
+        available = (1 - RESERVE / 2) * settings.minutes * 60 - elapsed
+        again = plan(settings, _expected(comparison, settings.sizes, slowness), available, left)
+        comparison.plan = replace(made, rounds=again.rounds)
 
 
 def measure(comparison: Comparison, progress: Progress, after_size: Callable[[], object] | None = None) -> None:
     """Fills the cells. ``after_size`` is called whenever a size is done, so that what was found can be kept.
 
-    A ``KeyboardInterrupt`` passes through; the cells hold what was measured until then.
+    The sizes are gone through several times, for a share of the rounds each. A ``KeyboardInterrupt`` passes through;
+    the cells hold what was measured until then.
     """
     settings = comparison.settings
     made = comparison.plan or probe(comparison)
     ledger = _Ledger(progress, made.seconds)
     start, fewest_to_judge_by = time.perf_counter(), 0.02 * made.seconds
+    done, passes = dict.fromkeys(settings.sizes, 0), dict.fromkeys(settings.sizes, settings.passes)
+    unknown = set(settings.sizes)
     with threads(settings.threads), profiling.conditions(settings.conditions), peak.Processes() as processes:
-        for i, size in enumerate(settings.sizes):
+        for size in settings.sizes * settings.passes:
             if ledger.spent > fewest_to_judge_by:
                 elapsed = time.perf_counter() - start
-                _replanned(comparison, settings.sizes[i:], elapsed, elapsed / ledger.spent)
+                left = Left(done, passes, frozenset(unknown))
+                _replanned(comparison, left, elapsed, elapsed / ledger.spent)
             assert comparison.plan is not None
-            rounds = comparison.plan.rounds[size]
+            rounds = max(1, (comparison.plan.rounds[size] - done[size]) // passes[size])
             cells = [cell for cell in comparison.at(size) if cell.possible]
-            for cell in cells:
+            for cell in cells if size in unknown else ():
                 ledger.say(f"{size}×{size}, memory: {cell.entry.label}")
                 _memory(cell, settings, processes)
-                ledger.done(fixed_seconds(settings, cell.image_seconds))
+                ledger.done(memory_seconds(settings, cell.image_seconds))
+            unknown.discard(size)
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
             for group in _groups(runnable, comparison):
                 _time(group, settings, rounds, ledger)
                 gc.collect()
                 if settings.conditions.device.startswith("cuda"):
                     torch.cuda.empty_cache()
+            done[size] += rounds
+            passes[size] -= 1
             if after_size:
                 after_size()
     comparison.complete = True
@@ -219,6 +229,7 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
             for _ in range(2 if batch == 1 else 1):
                 step()
             steps[i, batch] = step
+    ledger.done(sum(warming_seconds(settings, cell.image_seconds) for cell in cells))
     for turn in range(rounds):
         for batch in batches:
             for i, cell in enumerate(cells):
@@ -272,7 +283,9 @@ def _recorded(cell: Cell, doing: str) -> Iterator[None]:
     except Exception as error:
         if not peak.out_of_memory(error):
             raise
-        cell.problems.append(f"{doing}: {describe_failure(error)}")
+        problem = f"{doing}: {describe_failure(error)}"
+        if problem not in cell.problems:  # it comes again with every pass
+            cell.problems.append(problem)
         gc.collect()
 
 

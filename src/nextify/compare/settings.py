@@ -14,6 +14,11 @@ TRAINING_PER_INFERENCE = 3.3
 """Time of a training step over that of a forward pass, for estimates: forward, twice that backward, the optimizer."""
 PROCESS_SECONDS = 2.0
 """Start of a process for memory, and what it loads. For estimates."""
+BUILDING_SECONDS = 0.5
+"""Of a network with random weights. For estimates."""
+PASSES = 3
+"""Times that the sizes are gone through, a share of the rounds each: a machine that becomes slower or faster meanwhile
+would otherwise look like growth with resolution."""
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 60
 WANTED_ROUNDS = 20
 """At every size, where the time allows; batches become smaller for it. Networks that take turns call by call share a
@@ -58,6 +63,23 @@ class Settings:
         if self.conditions.precision == "tf32" and not self.conditions.device.startswith("cuda"):
             raise ValueError("tf32 exists on CUDA GPUs only; choose fp32 or bf16")
 
+    @property
+    def passes(self) -> int:
+        """How often the sizes are gone through."""
+        return min(PASSES, self.rounds or FEWEST_ROUNDS) if len(self.sizes) > 1 else 1
+
+
+@dataclass(frozen=True)
+class Left:
+    """Where a comparison stands, by image size."""
+
+    done: Mapping[int, int]
+    """Rounds."""
+    passes: Mapping[int, int]
+    """Still to come."""
+    memory: frozenset[int]
+    """Sizes at which memory has not been measured."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -86,31 +108,51 @@ def training_seconds(settings: Settings, image_seconds: float) -> float:
     return max(SHORTEST_TIMED, TRAINING_PER_INFERENCE * settings.training_batch_size * image_seconds)
 
 
-def fixed_seconds(settings: Settings, image_seconds: float) -> float:
-    """What one network at one size takes however many rounds there are: a process for its memory, and warming up."""
+def memory_seconds(settings: Settings, image_seconds: float) -> float:
+    """Peak memory of one network at one size."""
     images = max(settings.batch_sizes) + 2 * TRAINING_PER_INFERENCE * settings.training_batch_size
-    warming = 2 + sum(settings.batch_sizes) + TRAINING_PER_INFERENCE * settings.training_batch_size
-    return PROCESS_SECONDS + (images + warming) * image_seconds
+    return PROCESS_SECONDS + images * image_seconds
 
 
-def plan(settings: Settings, image_seconds: Mapping[int, Sequence[float]], available: float | None = None) -> Plan:
+def warming_seconds(settings: Settings, image_seconds: float) -> float:
+    """Building one network at one size and warming it up, once a pass."""
+    images = 2 + sum(settings.batch_sizes) + TRAINING_PER_INFERENCE * settings.training_batch_size
+    return BUILDING_SECONDS + images * image_seconds
+
+
+def plan(
+    settings: Settings,
+    image_seconds: Mapping[int, Sequence[float]],
+    available: float | None = None,
+    left: Left | None = None,
+) -> Plan:
     """Rounds and time for ``{image size: seconds of one image of each network there}``.
 
     Beyond ``WANTED_ROUNDS``, small sizes get more rounds than large ones, since theirs are short and scatter more:
     their number goes with one over the root of a round's time. ``available``: seconds; default the settings' minutes
-    less ``RESERVE``.
+    less ``RESERVE``. ``left``: where the comparison stands, default at its beginning; the rounds that are planned
+    include those done, the seconds do not.
     """
-    budget = settings.minutes * 60
+    sizes, budget = list(image_seconds), settings.minutes * 60
     available = (1 - RESERVE) * budget if available is None else available
-    fixed = sum(fixed_seconds(settings, s) for own in image_seconds.values() for s in own)
+    if left is None:
+        left = Left(dict.fromkeys(sizes, 0), dict.fromkeys(sizes, settings.passes), frozenset(sizes))
+    seconds = 0.0
+    for size, own in image_seconds.items():
+        seconds += left.passes[size] * sum(warming_seconds(settings, s) for s in own)
+        seconds += sum(memory_seconds(settings, s) for s in own) if size in left.memory else 0.0
     each = {
         size: sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in own)
         for size, own in image_seconds.items()
     }
-    rounds = dict.fromkeys(image_seconds, settings.rounds or FEWEST_ROUNDS)
-    seconds = fixed + sum(rounds[size] * each[size] for size in each)
+    open_sizes = [size for size in sizes if left.passes[size]]
+    rounds = {
+        **left.done,
+        **{s: max(settings.rounds or FEWEST_ROUNDS, left.done[s] + left.passes[s]) for s in open_sizes},
+    }
+    seconds += sum((rounds[s] - left.done[s]) * each[s] for s in open_sizes)
     while settings.rounds is None:
-        fitting = [s for s in each if rounds[s] < MOST_ROUNDS and seconds + each[s] <= available]
+        fitting = [s for s in open_sizes if rounds[s] < MOST_ROUNDS and seconds + each[s] <= available]
         if not fitting:
             break
         fewest = min(fitting, key=lambda s: (rounds[s] >= WANTED_ROUNDS, rounds[s] * math.sqrt(each[s])))
