@@ -20,13 +20,14 @@ NOTES = {
     "said of long trainings. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores during "
     "part of the trainings, so their images/s are low and uneven; the times of one image and of batches were measured "
     "with nothing beside them, on a processor shared with other machines.",
-    "line-up": "The first of two runs in succession, of 13 min 56 s and 11 min 59 s. Between them 45 of the 48 ratios to "
-    "ConvNeXt-T agree within 5 %: the median difference is 1.4 %, the largest three are 5.0, 5.4 and 5.4 %. The "
-    "processor is shared with other machines: within one session a 2048³ matrix product in fp32 ran at 112 to 195 "
-    "GFLOP/s. By five calls a turn in 5 to 8 rounds (all sizes and batches of the line-up, two runs an hour before) 29 "
-    "of 48 agreed, the largest difference 17 %; call by call in 20 to 24 rounds cost no more time.",
+    "line-up": "The first of two runs in succession (14 min 03 s and 14 min 13 s). Between them 47 of the 48 ratios to "
+    "ConvNeXt-T agree within 5 %: the median difference is 1.6 %, the largest 4.7 and 5.3 %. The processor is shared "
+    "with other machines: within these hours a 2048³ matrix product in fp32 ran at 112 to 195 GFLOP/s. Two runs before "
+    "them that took all rounds of a size together (commit 4bd122f) agreed in 45 of 48 but gave ConvNeXt-T's latency "
+    "exponents of 1.02 and 0.62, since the machine became faster on the way (now 0.94 and 0.91); two that took five "
+    "calls at each turn, in 5 to 8 rounds (01f7dc4), agreed in 29 of 48, the largest difference 17 %.",
     "line-up-again": "The second run.",
-    "line-up-xeon": "On another processor, less busy, by the earlier five calls a turn. Peak memory: not measured. From "
+    "line-up-xeon": "On another processor, less busy, by five calls a turn as before. Peak memory: not measured. From "
     "the second size on, each process read the peak of the one that had started it (and the networks were measured one "
     "after the other without need); these figures were struck out and the reading is mended.",
 }
