@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from generated import ROOT, write_or_check
@@ -18,6 +19,7 @@ from results_pages import NOTES
 from nextify.compare.figure_parts import accuracy_title, conditions_line, provenance
 from nextify.compare.growth import QUANTITIES, exponent
 from nextify.compare.tables import ACCURACY_HEAD, HEAD, accuracy_cells, accuracy_notes, cells, notes
+from nextify.evaluation.profiling import median
 from nextify.report.text import ABSENT, duration
 
 FOLDER = ROOT / "docs" / "results" / "compare"
@@ -33,16 +35,18 @@ def page() -> str:
     parts = ["# Comparisons: our own figures", "", "<!-- Made by tools/compare_pages.py; do not edit. -->", ""]
     found = sorted(FOLDER.glob("*/results.json"))
     parts += [] if found else ["No comparison has been run for these docs yet: not measured.", ""]
-    for path in found:
-        parts += one(path.parent.name, json.loads(path.read_text(encoding="utf-8")))
+    read = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
+    for name, results in read.items():
+        parts += one(name, results, read.get(f"{name}-again"))
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
-def one(name: str, results: Mapping[str, Any]) -> list[str]:
-    """The section of one comparison."""
+def one(name: str, results: Mapping[str, Any], again: Mapping[str, Any] | None = None) -> list[str]:
+    """The section of one comparison; ``again``: a repetition of it."""
     accuracy, settings = results["accuracy"], results["settings"]
     parts = [f"## {name}", ""]
     parts += [NOTES[name], ""] if name in NOTES else []
+    parts += [agreement(results, again), ""] if again else []
     if accuracy:
         parts += [f"{accuracy_title(accuracy)}.", "", *table(ACCURACY_HEAD, map(accuracy_cells, accuracy["rows"])), ""]
         parts += [*(f"- {line}" for line in accuracy_notes(accuracy)), ""]
@@ -62,6 +66,18 @@ def one(name: str, results: Mapping[str, Any]) -> list[str]:
     parts += ["Findings, each from this run's own figures:", "", *(f"- {line}" for line in results["findings"]), ""]
     took = duration(settings["seconds"])
     return [*parts, f"Command: `{settings['command']}` · {provenance(results)} · {took}", ""]
+
+
+def agreement(results: Mapping[str, Any], again: Mapping[str, Any]) -> str:
+    """How far the speed ratios of two runs of one comparison agree, in a sentence."""
+    key = itemgetter("model", "image_size", "what", "batch_size")
+    second = {key(r): r["ratio"] for r in again["ratios"]}
+    differences = [100 * abs(r["ratio"] / second[key(r)] - 1) for r in results["ratios"]]
+    within = sum(d <= 5 for d in differences)
+    return (
+        f"Between this run and the one again, {within} of {len(differences)} ratios agree within 5 %: the median "
+        f"difference is {median(differences):.1f} %, the largest {max(differences):.1f} %."
+    )
 
 
 def drawn(name: str, picture: str) -> bool:

@@ -19,13 +19,13 @@ NOTES = {
     "cifar10-tiny": "Three epochs of the paper's recipe, fitted: networks that learn fast are ahead, and nothing is "
     "said of long trainings. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores during "
     "part of the trainings, so their images/s are low and uneven; the times of one image and of batches were measured "
-    "with nothing beside them, on a processor shared with other machines.",
-    "line-up": "The first of two runs in succession (14 min 03 s and 14 min 13 s). Between them 47 of the 48 ratios to "
-    "ConvNeXt-T agree within 5 %: the median difference is 1.6 %, the largest 4.7 and 5.3 %. The processor is shared "
-    "with other machines: within these hours a 2048³ matrix product in fp32 ran at 112 to 195 GFLOP/s. Two runs before "
-    "them that took all rounds of a size together (commit 4bd122f) agreed in 45 of 48 but gave ConvNeXt-T's latency "
-    "exponents of 1.02 and 0.62, since the machine became faster on the way (now 0.94 and 0.91); two that took five "
-    "calls at each turn, in 5 to 8 rounds (01f7dc4), agreed in 29 of 48, the largest difference 17 %.",
+    "with nothing beside them, on a processor shared with other machines. Behind its ratios stands the range of the "
+    'rounds, as in "line-up-xeon"; later runs give the interval of the median.',
+    "line-up": "The first of two runs in succession. The processor is shared with other machines: in those hours a "
+    "2048³ matrix product in fp32 ran at 112 to 195 GFLOP/s (five tries of 22). Two runs before them that took all "
+    "rounds of a size together (commit 4bd122f, records in commit ef844f4) agreed in 45 of 48 ratios but gave "
+    "ConvNeXt-T's latency exponents of 1.02 and 0.62, since the machine became faster on the way; two that took five "
+    "calls at each turn, in 5 to 10 rounds (01f7dc4, records not kept), agreed in 29 of 48, the largest apart 17 %.",
     "line-up-again": "The second run.",
     "line-up-xeon": "On another processor, less busy, by five calls a turn as before. Peak memory: not measured. From "
     "the second size on, each process read the peak of the one that had started it (and the networks were measured one "

@@ -49,7 +49,7 @@ class Options:
     threads: int | None = None
     """CPU threads of what is measured. Default: the cores of this process."""
     rounds: int | None = None
-    """Times that the networks take turns at a size. Default: as many as --minutes allow, 3 to 20."""
+    """Times that the networks take turns at a size. Default: as many as --minutes allow, 3 to 60."""
     minutes: float = 15.0
     """Time that the rounds are planned for."""
     counts: bool = False

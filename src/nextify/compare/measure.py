@@ -166,21 +166,18 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
     ledger = _Ledger(progress, made.seconds)
     start, fewest_to_judge_by = time.perf_counter(), 0.02 * made.seconds
     done, passes = dict.fromkeys(settings.sizes, 0), dict.fromkeys(settings.sizes, settings.passes)
-    unknown = set(settings.sizes)
     with threads(settings.threads), profiling.conditions(settings.conditions), peak.Processes() as processes:
         for size in settings.sizes * settings.passes:
             if ledger.spent > fewest_to_judge_by:
                 elapsed = time.perf_counter() - start
-                left = Left(done, passes, frozenset(unknown))
-                _replanned(comparison, left, elapsed, elapsed / ledger.spent)
+                _replanned(comparison, Left(done, passes), elapsed, elapsed / ledger.spent)
             assert comparison.plan is not None
             rounds = max(1, (comparison.plan.rounds[size] - done[size]) // passes[size])
             cells = [cell for cell in comparison.at(size) if cell.possible]
-            for cell in cells if size in unknown else ():
+            for cell in cells if passes[size] == settings.passes else ():
                 ledger.say(f"{size}×{size}, memory: {cell.entry.label}")
                 _memory(cell, settings, processes)
                 ledger.done(memory_seconds(settings, cell.image_seconds))
-            unknown.discard(size)
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
             for group in _groups(runnable, comparison):
                 _time(group, settings, rounds, ledger)

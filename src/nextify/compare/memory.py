@@ -1,10 +1,10 @@
 """Peak memory of one network in a process of its own.
 
 ``python -m nextify.compare.memory`` imports the libraries and forks for each JSON object on its stdin, so that they are
-imported once; where there is no safe fork it measures one network and ends. The fork loads what is loaded on first use
-(by training a small network of the same library for a step), notes its size, builds the network, runs inference, notes
-the peak, trains two steps, and notes the peak again, a JSON line each; so a process that the system ends for want of
-memory has said how far it came. On a CUDA device the figures are the allocator's. Inference runs before training, so
+imported once; where there is no safe fork each network has a fresh process. That process loads what is loaded on first
+use (by training a small network of the same library for a step), notes its size, builds the network, runs inference,
+notes the peak, trains two steps, and notes the peak again, a JSON line each; so a process that the system ends for want
+of memory has said how far it came. On a CUDA device the figures are the allocator's. Inference runs before training, so
 that its peak is its own.
 """
 
@@ -30,6 +30,7 @@ from nextify.evaluation.profiling import Conditions
 MIB = 2**20
 FORKS = sys.platform == "linux"
 """Elsewhere a process that has loaded torch is not safe to fork, or cannot."""
+COMMAND = [sys.executable, "-m", "nextify.compare.memory"]
 ENDED = "ended "
 """Begins the line after the last of a measurement; how it failed follows, in JSON: null for well."""
 
@@ -58,7 +59,8 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         if self._forking is not None:
-            self._forking.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._forking.pid, signal.SIGKILL)  # the forks as well
             self._forking.communicate()
             self._forking = None
 
@@ -75,26 +77,45 @@ class Processes:
             "fitted_to": settings.fitted_to,
             "timeout": timeout,
         }
+        return read(*(self._forked(request) if FORKS else _fresh(request)))
+
+    def _forked(self, request: dict[str, Any]) -> tuple[str, str | None]:
+        """What the fork printed, and how it failed."""
         if self._forking is None:
-            command = [sys.executable, "-m", "nextify.compare.memory"]
             pipe = subprocess.PIPE
-            self._forking = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        process = self._forking
-        assert process.stdin is not None
-        assert process.stdout is not None
-        lines: list[str] = []
-        failure: str | None = "the process that measures memory ended"
+            self._forking = subprocess.Popen(
+                COMMAND, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+            )
+        requests, answers = self._forking.stdin, self._forking.stdout
+        assert requests is not None
+        assert answers is not None
+        printed: list[str] = []
         with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            for line in process.stdout:
+            requests.write(json.dumps(request) + "\n")
+            requests.flush()
+            for line in answers:
                 if line.startswith(ENDED):
-                    failure = json.loads(line.removeprefix(ENDED))
-                    break
-                lines.append(line)
-        if not FORKS or process.poll() is not None:
-            self.__exit__()
-        return read("".join(lines), failure)
+                    return "".join(printed), json.loads(line.removeprefix(ENDED))
+                printed.append(line)
+        self.__exit__()
+        return "".join(printed), "the process that measures memory ended"
+
+
+def _fresh(request: dict[str, Any]) -> tuple[str, str | None]:
+    """What a process that is started for this request printed, and how it failed."""
+    try:
+        done = subprocess.run(
+            COMMAND,
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=request["timeout"],
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        partial = late.stdout or b""
+        return partial.decode() if isinstance(partial, bytes) else partial, _late(request)
+    return done.stdout, _why(done.returncode, done.stderr) if done.returncode else None
 
 
 def read(output: str, failure: str | None) -> Memory:
@@ -109,6 +130,10 @@ def read(output: str, failure: str | None) -> Memory:
     if problem is not None and "problem" not in found:
         problem = f"{found.get('doing', 'starting')}: {problem}"
     return Memory(None if start is None else start / MIB, **beyond, problem=problem)
+
+
+def _late(request: dict[str, Any]) -> str:
+    return f"took longer than {request['timeout']:.0f} s"
 
 
 def _why(code: int, complaint: str) -> str:
@@ -135,22 +160,17 @@ def describe_failure(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Measures what stdin asks for, a JSON object a line."""
-    if FORKS:
-        import timm  # noqa: F401  (what every fork needs, and starts no thread)
+    """Measures what stdin asks for: a JSON object a line where it forks, else one."""
+    if not FORKS:
+        _work(json.load(sys.stdin))
+        return
+    import timm  # noqa: F401  (what every fork needs, and starts no thread)
 
-        import nextify.zoo  # noqa: F401
-        from nextify.evaluation import profiling  # noqa: F401
+    import nextify.zoo  # noqa: F401
+    from nextify.evaluation import profiling  # noqa: F401
+
     for line in sys.stdin:
-        request = json.loads(line)
-        failure = None
-        if FORKS:
-            failure = _in_fork(request)
-        else:
-            _work(request)
-        print(ENDED + json.dumps(failure), flush=True)
-        if not FORKS:
-            break
+        print(ENDED + json.dumps(_in_fork(json.loads(line))), flush=True)
 
 
 def _in_fork(request: dict[str, Any]) -> str | None:
@@ -175,7 +195,7 @@ def _in_fork(request: dict[str, Any]) -> str | None:
             if time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return f"took longer than {request['timeout']:.0f} s"
+                return _late(request)
             time.sleep(0.02)
         code = os.waitstatus_to_exitcode(ended[1])
         complaint.seek(0)

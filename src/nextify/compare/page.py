@@ -113,7 +113,10 @@ def _ratio_table(results: Results) -> str:
         )
         for r in results["ratios"]
     )
-    explained = f"<p>Images/s over those of {escaped(results['ratios'][0]['reference'])}, paired round by round.</p>"
+    explained = (
+        f"<p>Images/s over those of {escaped(results['ratios'][0]['reference'])}, paired round by round: the median "
+        "and its interval; with fewer than 6 rounds, their range.</p>"
+    )
     head = [("network", ""), ("size", ""), ("what", "text"), ("ratio", ""), ("95 % interval", ""), ("rounds", "")]
     return explained + table(head, f"<tbody>{lines}</tbody>", "Speed ratios")
 

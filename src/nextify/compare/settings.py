@@ -76,9 +76,7 @@ class Left:
     done: Mapping[int, int]
     """Rounds."""
     passes: Mapping[int, int]
-    """Still to come."""
-    memory: frozenset[int]
-    """Sizes at which memory has not been measured."""
+    """Still to come. Memory is measured in the first."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +134,12 @@ def plan(
     sizes, budget = list(image_seconds), settings.minutes * 60
     available = (1 - RESERVE) * budget if available is None else available
     if left is None:
-        left = Left(dict.fromkeys(sizes, 0), dict.fromkeys(sizes, settings.passes), frozenset(sizes))
+        left = Left(dict.fromkeys(sizes, 0), dict.fromkeys(sizes, settings.passes))
     seconds = 0.0
     for size, own in image_seconds.items():
         seconds += left.passes[size] * sum(warming_seconds(settings, s) for s in own)
-        seconds += sum(memory_seconds(settings, s) for s in own) if size in left.memory else 0.0
+        if left.passes[size] == settings.passes:
+            seconds += sum(memory_seconds(settings, s) for s in own)
     each = {
         size: sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in own)
         for size, own in image_seconds.items()
