@@ -22,6 +22,7 @@ from nextify.compare.memory import Memory, describe_failure
 from nextify.compare.settings import (
     RESERVE,
     SHORTEST_TIMED,
+    VISITS,
     Choices,
     Left,
     Plan,
@@ -38,7 +39,7 @@ from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
 
 MOST_CALLS = 100
-"""Timed calls of a round at batch 1, however small the network."""
+"""Timed calls of a visit at batch 1, however small the network."""
 Progress = Callable[[str, float], None]
 """Called with what is being done, and with the share of the whole that is done."""
 
@@ -228,7 +229,8 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
             steps[i, batch] = step
     ledger.done(sum(warming_seconds(settings, cell.image_seconds) for cell in cells))
     for turn in range(rounds):
-        for batch in batches:
+        calls: dict[int, list[float]] = {i: [] for i, batch in steps if batch == 1}
+        for batch in (*[1] * VISITS, *batches[1:]):
             for i, cell in enumerate(cells):
                 ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.label}")
                 if (i, batch) not in steps:
@@ -238,9 +240,10 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
                     continue
                 if uncounted_calls(cell.image_seconds):
                     steps[i, 1]()
-                times = [profiling.seconds(steps[i, 1], given.device) for _ in range(calls_of(cell, settings))]
-                cell.latency.append(times)
-                cell.throughput.setdefault(1, []).append(1 / profiling.median(times))
+                calls[i] += [profiling.seconds(steps[i, 1], given.device) for _ in range(calls_of(cell, settings))]
+        for i, times in calls.items():
+            cells[i].latency.append(times)
+            cells[i].throughput.setdefault(1, []).append(1 / profiling.median(times))
         ledger.done(sum(inference_seconds(settings, cell.image_seconds) for cell in cells))
     steps.clear()
     batch = settings.training_batch_size
@@ -260,7 +263,7 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
 
 
 def calls_of(cell: Cell, settings: Settings) -> int:
-    """Timed calls of a round at batch 1: the settings', and more of a network so small that they would end at once."""
+    """Timed calls of a visit at batch 1: the settings', and more of a network so small that they would end at once."""
     return max(settings.calls, min(MOST_CALLS, math.ceil(SHORTEST_TIMED / 2 / cell.image_seconds)))
 
 

@@ -26,6 +26,8 @@ machine's slow moments, which last seconds where it is shared with others: many 
 LONG_CALL = 0.03
 """Seconds: from here on a network's first call after another's counts. It reads its weights from memory either way;
 a shorter one would be judged by caches full of the other network."""
+VISITS = 2
+"""Of each network in a round at batch 1, A B C A B C: its calls are the shortest, and scatter the most."""
 RESERVE = 0.1
 """Of the minutes, for what is not foreseen."""
 SHORTEST_TIMED = 0.2
@@ -45,7 +47,7 @@ class Settings:
     """Of throughput, ascending; peak memory in inference is that of the largest."""
     training_batch_size: int
     calls: int
-    """Timed calls of a round at batch 1."""
+    """Timed calls of a visit at batch 1; a round has ``VISITS``."""
     rounds: int | None = None
     """None: as many as ``minutes`` allow, from ``FEWEST_ROUNDS`` to ``MOST_ROUNDS``."""
     minutes: float = 15.0
@@ -91,14 +93,15 @@ class Plan:
 
 
 def uncounted_calls(image_seconds: float) -> int:
-    """Calls at batch 1 that precede the timed ones of a round, given the time of one."""
+    """Calls at batch 1 that precede the timed ones of a visit, given the time of one."""
     return int(image_seconds < LONG_CALL)
 
 
 def inference_seconds(settings: Settings, image_seconds: float) -> float:
     """Latency and throughput of one network at one size in one round, given the time of one image in inference."""
     batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
-    return max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * image_seconds) + batches
+    visit = max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * image_seconds)
+    return VISITS * visit + batches
 
 
 def training_seconds(settings: Settings, image_seconds: float) -> float:
