@@ -44,7 +44,28 @@ run before it gave 42 of the 60 times within 10 % of these, 57 within 30 % (the 
     bfloat16      64×8×8×24  weight gradient     10.60     0.76  13.97       13  ours
 
 In training, torch's route for the input gradient is a forward pass with the kernel flipped (the "forward" rows) rather
-than the backward convolution timed here. On CPUs with bfloat16 instructions torch's bfloat16 figures will differ.
+than the backward convolution timed here.
+
+With bfloat16 instructions torch's forward pass in bfloat16 is the faster one, and "auto" leaves it to torch. 2026-11-26:
+AMD EPYC with AVX512-bf16, 2 cores shared with others, two threads, n = 9 (``--repeats 9 --threads 2``), same versions:
+
+    type            N×H×W×C  kernel           torch ms  ours ms  ratio
+    float32     16×56×56×96  forward             11.51     8.39   1.37
+    float32     16×56×56×96  weight gradient     44.41     5.14   8.64
+    float32    16×28×28×192  forward              2.39     2.40   1.00
+    float32    16×28×28×192  weight gradient     21.62     2.61   8.28
+    float32    16×14×14×384  forward              1.01     1.29   0.79
+    float32    16×14×14×384  weight gradient     10.62     1.54   6.90
+    float32      16×7×7×768  forward              0.69     1.03   0.67
+    float32      16×7×7×768  weight gradient     20.89     1.20  17.39
+    bfloat16    16×56×56×96  forward              3.39     3.66   0.93
+    bfloat16    16×56×56×96  weight gradient     59.16     4.99  11.86
+    bfloat16   16×28×28×192  forward              1.42     1.96   0.73
+    bfloat16   16×28×28×192  weight gradient     25.51     2.27  11.26
+    bfloat16   16×14×14×384  forward              1.24     1.26   0.98
+    bfloat16   16×14×14×384  weight gradient     19.01     1.53  12.43
+    bfloat16     16×7×7×768  forward              0.41     0.80   0.51
+    bfloat16     16×7×7×768  weight gradient     26.59     0.93  28.64
 """
 
 import argparse

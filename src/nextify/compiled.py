@@ -46,10 +46,16 @@ def enable(mode: Mode) -> contextlib.AbstractContextManager[Any]:
 class Build:
     """A compiled library, or the reason why there is none."""
 
-    def __init__(self, source: Path, flags: tuple[str, ...], check: Callable[[ctypes.CDLL], None]) -> None:
+    def __init__(
+        self,
+        source: Path,
+        check: Callable[[ctypes.CDLL], None],
+        flags: tuple[str, ...] = (),
+        libraries: tuple[str, ...] = (),
+    ) -> None:
         self.library: Any = None
         try:
-            self.library, self.note = _load(source, flags, check)
+            self.library, self.note = _load(source, check, flags, libraries)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             self.note = f"not ours, because {error}"
 
@@ -64,15 +70,22 @@ _lock = threading.Lock()
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast")
 
 
-def build(name: str, source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...] = ()) -> Build:
-    """The library `name` of a source file, built with further compiler flags when it is asked for first.
+def build(
+    name: str,
+    source: Path,
+    check: Callable[[ctypes.CDLL], None],
+    flags: tuple[str, ...] = (),
+    libraries: tuple[str, ...] = (),
+) -> Build:
+    """The library `name` of a source file, built when it is asked for first, with further compiler flags and linked to
+    further `libraries`.
 
     `check` declares the functions' arguments, calls them on a small case and raises RuntimeError where they are wrong;
     in NumPy, because a first use may fall inside a torch mode that counts or fakes torch's operations.
     """
     with _lock:
         if name not in _builds:
-            _builds[name] = Build(source, flags, check)
+            _builds[name] = Build(source, check, flags, libraries)
         return _builds[name]
 
 
@@ -101,15 +114,17 @@ def _cache() -> Path:
     return Path(base) / "nextify" / "kernels"
 
 
-def _load(source: Path, flags: tuple[str, ...], check: Callable[[ctypes.CDLL], None]) -> tuple[ctypes.CDLL, str]:
+def _load(
+    source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...], libraries: tuple[str, ...]
+) -> tuple[ctypes.CDLL, str]:
     """Builds, loads and checks. Raises OSError, RuntimeError or SubprocessError with the reason when that fails."""
     compiler = _compiler()
     if compiler is None:
         raise RuntimeError("no C++ compiler was found (install g++ or clang++, or name one in CXX)")
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    command = [compiler, *_FLAGS, native, *flags]
+    command, linked = [compiler, *_FLAGS, native, *flags], [f"-l{name}" for name in libraries]
     texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
-    key = hashlib.sha256("\n".join([*command, _cpu(), *texts]).encode()).hexdigest()[:20]
+    key = hashlib.sha256("\n".join([*command, *linked, _cpu(), *texts]).encode()).hexdigest()[:20]
     path = _cache() / f"{source.stem}-{key}.so"
     if path.exists():
         with contextlib.suppress(OSError, RuntimeError):  # damaged: built anew below
@@ -118,7 +133,11 @@ def _load(source: Path, flags: tuple[str, ...], check: Callable[[ctypes.CDLL], N
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
         result = subprocess.run(
-            [*command, str(source), "-o", str(fresh)], capture_output=True, text=True, timeout=600, check=False
+            [*command, str(source), "-o", str(fresh), *linked],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
         if result.returncode:
             raise RuntimeError(f"{compiler} failed: {result.stderr.strip()[:500] or 'without a message'}")

@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from nextify.data import jpeg
+
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 """Top, left, height, width, in pixels."""
@@ -63,7 +65,7 @@ def read_header(data: bytes) -> Header:
     with _reading(data) as image:
         width, height = image.size
         orientation = image.getexif().get(_ORIENTATION, 1)
-        if orientation in (5, 6, 7, 8):
+        if orientation in _TURNED:
             width, height = height, width
         traits = (
             "g" * (image.mode in _GRAY)
@@ -103,12 +105,24 @@ def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | No
             top, left, height, width = choose(*pixels.shape[:2])
             return pixels[top : top + height, left : left + width]
         orientation = image.getexif().get(_ORIENTATION, 1)
-        across, down = image.size if orientation not in (5, 6, 7, 8) else image.size[::-1]
+        across, down = image.size if orientation not in _TURNED else image.size[::-1]
         top, left, height, width = choose(down, across)
         shrink = 1 if enough is None else next(n for n in (8, 4, 2, 1) if n == 1 or min(height, width) >= n * enough)
-        pixels = _jpeg(data, image, shrink)
-        rows, columns = ((round(a / shrink), round((a + n) / shrink)) for a, n in ((top, height), (left, width)))
-        return _upright(pixels, orientation)[slice(*rows), slice(*columns)]
+        (top, bottom), (left, right) = (
+            (round(a / shrink), round((a + n) / shrink)) for a, n in ((top, height), (left, width))
+        )
+        box = top, left, bottom - top, right - left
+        return _upright(_jpeg_part(data, image, shrink, _stored(box, image.size, shrink, orientation)), orientation)
+
+
+def _jpeg_part(data: bytes, image: Image.Image, shrink: int, box: Box) -> Pixels:
+    """A part of what `_jpeg` gives."""
+    if jpeg.available() and min(box[2:]) > 0:
+        part = jpeg.decode_part(data, shrink, box)
+        if part is not None:
+            return part
+    top, left, height, width = box
+    return _jpeg(data, image, shrink)[top : top + height, left : left + width]
 
 
 def _jpeg(data: bytes, image: Image.Image, shrink: int) -> Pixels:
@@ -132,12 +146,30 @@ def _jpeg(data: bytes, image: Image.Image, shrink: int) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
+_TURNED, _MIRRORED = (5, 6, 7, 8), ((3, 4, 7, 8), (2, 3, 6, 7))
+"""EXIF orientations whose rows are columns, and those mirrored top to bottom, and left to right, after that."""
+
+
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
     """A view, turned or mirrored as the EXIF orientation (1 to 8) asks for."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _TURNED:
         pixels = pixels.transpose(1, 0, 2)
-    down, right = (-1 if orientation in mirrored else 1 for mirrored in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    down, right = (-1 if orientation in mirrored else 1 for mirrored in _MIRRORED)
     return pixels[::down, ::right]
+
+
+def _stored(box: Box, size: tuple[int, int], shrink: int, orientation: int) -> Box:
+    """Where a part of the upright image lies in the image as it is stored, of ``size`` (width, height), decoded at a
+    ``shrink``-th."""
+    top, left, height, width = box
+    across, down = (-(-side // shrink) for side in size)
+    if orientation in _TURNED:
+        across, down = down, across
+    if orientation in _MIRRORED[0]:
+        top = down - top - height
+    if orientation in _MIRRORED[1]:
+        left = across - left - width
+    return (left, top, width, height) if orientation in _TURNED else (top, left, height, width)
 
 
 @contextmanager

@@ -203,9 +203,10 @@ class Jitter:
 
 def resized(pixels: Pixels, size: int, mirrored: bool) -> Pixels:
     """``(size, size, 3)``, by torch's antialiased bicubic filter for uint8: Pillow's to within two levels of 255."""
-    # A contiguous copy with the batch's axis added first: only this is channels-last to torch, whose kernel is then the
-    # fast one and leaves (H, W, 3) as it is.
-    x = torch.from_numpy(pixels.copy())[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
+    # Contiguous, with the batch's axis added first: only this is channels-last to torch, whose kernel is then the fast
+    # one and leaves (H, W, 3) as it is.
+    as_is = pixels.shape[:2] != (size, size) and pixels.flags.c_contiguous and pixels.flags.writeable
+    x = torch.from_numpy(pixels if as_is else pixels.copy())[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
     if x.shape[2:] != (size, size):
         x = torch.nn.functional.interpolate(x, (size, size), mode="bicubic", antialias=True)
     if mirrored:

@@ -31,16 +31,18 @@ from nextify.nn.tracing import for_elsewhere
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 """Kernel sizes with kernels of our own; others take torch's route."""
 STRIDES = (1, 2)
+_BFLOAT16_INSTRUCTIONS = torch.cpu._is_avx512_bf16_supported()  # asked here: a compiled graph cannot
 
 
 def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_grad"], mode: Mode) -> bool:
     """The rule of "auto", from the table in benchmarks/depthwise.py.
 
     On CPUs the weight gradient was faster at every shape measured, the forward pass (and with it the input gradient) in
-    bfloat16 only. On GPUs nothing has been measured, so "auto" leaves them to torch.
+    bfloat16 only, and there only without instructions for it. On GPUs nothing has been measured, so "auto" leaves them
+    to torch.
     """
     if mode == "auto":
-        return device == "cpu" and (kernel == "weight_grad" or dtype == torch.bfloat16)
+        return device == "cpu" and (kernel == "weight_grad" or (dtype == torch.bfloat16 and not _BFLOAT16_INSTRUCTIONS))
     return kernel == "weight_grad" or device == "cpu"
 
 
@@ -200,7 +202,8 @@ def _weight_grad_flops(grad: Any, x: Any, kernel_size: int, stride: int, out_sha
 def _input_grad(grad: Tensor, weight: Tensor, stride: int, height: int, width: int) -> Tensor:
     """Gradient `(N, H, W, C)` with respect to the input, differentiable itself."""
     channels, _, kernel_size, _ = weight.shape
-    if _forward_pays(grad, grad.dtype) and not _differentiates(grad, weight):
+    slow = stride > 1 and grad.device.type == "cpu" and grad.dtype == torch.bfloat16  # torch's, up to a hundredfold
+    if (slow or _forward_pays(grad, grad.dtype)) and not _differentiates(grad, weight):
         x_grad: Tensor = _forward_op(_spread(grad, stride, height, width), weight, None, 1, True)
         return x_grad
     if stride == 1:

@@ -149,6 +149,16 @@ def gelu(x: Tensor) -> Tensor:
     return y
 
 
+def gelu_(x: Tensor) -> Tensor:
+    """The same in place of a contiguous tensor that needs no gradient."""
+    if not _pays() or not _takes(x):
+        return torch.ops.aten.gelu_(x)  # type: ignore[no-any-return]
+    _build().library.nextify_gelu(
+        x.data_ptr(), x.data_ptr(), x.dtype == torch.bfloat16, x.numel(), torch.get_num_threads()
+    )
+    return x
+
+
 class GELU(nn.Module):
     """`gelu` as a module."""
 

@@ -1,0 +1,164 @@
+"""Blocks run in strips of pixels against the same layers one by one, and where they must not be."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nextify.compiled import enable
+from nextify.design import CONVNEXT_TINY, DESIGNS, Design
+from nextify.nn import strips
+from nextify.zoo import create_model
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kernels import recorder
+
+SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32), layer_scale=0.5)
+IN_STRIPS = {
+    "convnext": SMALL,
+    "isotropic": DESIGNS["convnext_isotropic_small"].with_(depths=(2,), widths=(8,)),
+    "no layer scale": SMALL.with_(layer_scale="off"),
+    "batch norm": SMALL.with_(norm="batch"),
+    "relu": SMALL.with_(activation="relu"),
+}
+IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _short_strips(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(strips, "STRIP_BYTES", 1)
+    monkeypatch.setattr(strips, "LEAST_BYTES", 1)
+    monkeypatch.setattr(strips, "FEWEST_PIXELS", 37)  # divides no number of pixels here
+    yield
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The channels of every block that runs in strips, in turn."""
+    seen: list[int] = []
+    real = strips.run
+
+    def run(x: Tensor, *others: Any) -> Tensor:
+        seen.append(x.shape[-1])
+        return real(x, *others)
+
+    monkeypatch.setattr(strips, "run", run)
+    return seen
+
+
+def one_by_one(model: nn.Module, images: Tensor) -> Tensor:
+    with enable(False):
+        y: Tensor = model(images)
+    return y
+
+
+@pytest.mark.parametrize("design", IN_STRIPS.values(), ids=IN_STRIPS)
+def test_gives_what_the_layers_give_one_by_one(design: Design, blocks: list[int]) -> None:
+    torch.manual_seed(0)
+    model = create_model(design, 0).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        got, expected = model(IMAGES), one_by_one(model, IMAGES)
+        assert len(blocks) == sum(design.depths)
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5)
+        double = model.double()(IMAGES.double())
+        assert torch.allclose(double, one_by_one(model, IMAGES.double()), rtol=1e-9, atol=1e-9)
+    with torch.inference_mode():
+        assert torch.equal(model.float()(IMAGES), got)
+
+
+@pytest.mark.parametrize("how", ["autocast", "bfloat16"])
+def test_bfloat16(how: str, blocks: list[int]) -> None:
+    torch.manual_seed(0)
+    model, images = create_model(SMALL, 0).eval(), IMAGES
+    if how == "bfloat16":
+        model, images = model.bfloat16(), images.bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        got, expected = model(images), one_by_one(model, images)
+    assert len(blocks) == sum(SMALL.depths)
+    assert got.dtype == expected.dtype
+    assert (got - expected).norm() < 2e-2 * expected.norm()
+
+
+def test_training_takes_the_layers_one_by_one(blocks: list[int]) -> None:
+    model = create_model(SMALL, 2, stochastic_depth=0.5)
+    model(IMAGES).sum().backward()
+    model.eval()(IMAGES).sum().backward()  # gradients in evaluation mode
+    with torch.no_grad():
+        model.train()(IMAGES)
+    assert blocks == [8]  # the first block's path is never dropped
+    frozen = create_model(SMALL, 2).eval().requires_grad_(False)
+    frozen(IMAGES)
+    assert len(blocks) == 1 + sum(SMALL.depths)
+    frozen(IMAGES.clone().requires_grad_()).sum().backward()
+    assert len(blocks) == 1 + sum(SMALL.depths)
+
+
+def test_a_hook_sees_whole_layers(blocks: list[int]) -> None:
+    model = create_model(SMALL, 2).eval()
+    seen: list[tuple[int, ...]] = []
+    layer = model.stages[0].blocks[0].pointwise1
+    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    with torch.no_grad():
+        with_hook = model(IMAGES)
+        assert seen == [(2, 16, 24, 32)]
+        assert blocks == [16, 24, 24, 32]
+        hook.remove()
+        assert torch.allclose(model(IMAGES), with_hook, rtol=1e-4, atol=1e-5)
+    assert blocks[4:] == [8, 16, 24, 24, 32]
+
+
+def test_a_layer_of_another_kind_is_called(blocks: list[int]) -> None:
+    class Adapter(nn.Linear):
+        pass
+
+    model = create_model(SMALL, 2).eval()
+    model.stages[0].blocks[0].pointwise2 = Adapter(32, 8)
+    with torch.no_grad():
+        model(IMAGES)
+    assert blocks == [16, 24, 24, 32]
+
+
+def test_under_vmap(blocks: list[int]) -> None:
+    block = create_model(SMALL, 2).eval().stages[1].blocks[0]
+    images = torch.randn(3, 2, 5, 7, 16)
+    with torch.no_grad():
+        got = torch.vmap(block)(images)
+        assert not blocks
+        assert torch.allclose(got[0], block(images[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_few_pixels_stay_in_a_cache_as_they_are(blocks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(SMALL, 2).eval()
+    monkeypatch.setattr(strips, "LEAST_BYTES", 2 * 16 * 24 * 32 * 4)  # the first block's hidden activations
+    with torch.no_grad():
+        model(IMAGES)
+    assert blocks == [8]
+
+
+def test_a_compiled_graph_holds_one_operator_a_block() -> None:
+    model = create_model(SMALL, 2).eval()
+    nodes: list[torch.fx.Node] = []
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        got = torch.compile(model, fullgraph=True, backend=recorder(nodes))(IMAGES)
+        assert torch.allclose(got, model(IMAGES), rtol=1e-5, atol=1e-6)
+    assert sum("nextify.strips" in str(node.target) for node in nodes) == sum(SMALL.depths)
+    torch._dynamo.reset()
+
+
+def test_multiply_adds_are_counted() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = create_model(SMALL, 2).eval()
+    counts = []
+    for mode in ("auto", False):
+        with enable(mode), torch.no_grad(), FlopCounterMode(display=False) as counter:  # type: ignore[arg-type]
+            model(IMAGES)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]
