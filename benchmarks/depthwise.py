@@ -46,8 +46,9 @@ run before it gave 42 of the 60 times within 10 % of these, 57 within 30 % (the 
 In training, torch's route for the input gradient is a forward pass with the kernel flipped (the "forward" rows) rather
 than the backward convolution timed here.
 
-With bfloat16 instructions torch's forward pass in bfloat16 is the faster one, and "auto" leaves it to torch. 2026-11-26:
-AMD EPYC with AVX512-bf16, 2 cores shared with others, two threads, n = 9 (``--repeats 9 --threads 2``), same versions:
+With bfloat16 instructions torch's forward pass in bfloat16 is the faster one, and "auto" leaves it to torch.
+2026-11-26: AMD EPYC with AVX512-bf16, 2 cores shared with others, two threads, n = 9 (``--repeats 9 --threads 2``),
+same versions:
 
     type            N×H×W×C  kernel           torch ms  ours ms  ratio
     float32     16×56×56×96  forward             11.51     8.39   1.37

@@ -69,9 +69,16 @@ def test_every_orientation(orientation: int) -> None:
 def test_damage_counts_as_far_down_as_is_read() -> None:
     data = photo(quality=95)
     cut = data[: len(data) // 2]
-    np.testing.assert_array_equal(crop(cut, (3, 5, 30, 40)), crop(data, (3, 5, 30, 40)))
+    part = jpeg.decode_part(cut, 1, (3, 5, 30, 40))
+    np.testing.assert_array_equal(part, crop(data, (3, 5, 30, 40)))
+    assert jpeg.decode_part(cut, 1, (150, 5, 60, 40)) is None
     with pytest.raises(UnreadableImage, match="truncated"):
-        crop(cut, (150, 5, 60, 40))
-    assert jpeg.decode_part(data, 1, (200, 5, 60, 40)) is None  # beyond the image
-    assert jpeg.decode_part(b"no JPEG", 1, (0, 0, 1, 1)) is None
-    assert jpeg.decode_part(b"", 1, (0, 0, 1, 1)) is None
+        crop(cut, (3, 5, 30, 40))
+
+
+@needs_library
+def test_what_is_no_part() -> None:
+    for box in ((200, 5, 60, 40), (0, 300, 10, 32), (-1, 0, 5, 5), (0, 0, 0, 5)):
+        assert jpeg.decode_part(PHOTOS["4:2:0"], 1, box) is None
+    for data in (b"no JPEG", b"", PHOTOS["gray"][:100]):
+        assert jpeg.decode_part(data, 1, (0, 0, 1, 1)) is None

@@ -83,6 +83,8 @@ def build(
     `check` declares the functions' arguments, calls them on a small case and raises RuntimeError where they are wrong;
     in NumPy, because a first use may fall inside a torch mode that counts or fakes torch's operations.
     """
+    if name in _builds:  # asked at every use: without the lock, which a library once built needs no more
+        return _builds[name]
     with _lock:
         if name not in _builds:
             _builds[name] = Build(source, check, flags, libraries)

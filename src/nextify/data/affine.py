@@ -15,6 +15,7 @@ from PIL import Image
 from nextify import compiled
 from nextify.data.decode import Pixels
 
+_SOURCE = Path(__file__).with_name("affine.cpp")
 Colour = tuple[int, ...]
 
 
@@ -38,7 +39,7 @@ def affine(pixels: Pixels, matrix: Sequence[float], fill: Colour) -> Pixels:
 def _build() -> compiled.Build:
     # Fused multiply-adds round otherwise than Pillow's instructions.
     flags = ("-ffp-contract=off", "-fno-trapping-math")
-    return compiled.build("affine", Path(__file__).with_name("affine.cpp"), _check, flags)
+    return compiled.build("affine", _SOURCE, _check, flags)
 
 
 def _run(library: ctypes.CDLL, pixels: Pixels, out: Pixels, matrix: Sequence[float], fill: Colour) -> None:

@@ -34,6 +34,7 @@ EXTENSIONS = frozenset(
 )
 """Of image files, in lower case."""
 _ORIENTATION = 0x0112  # EXIF tag
+_JPEG_END = b"\xff\xd9"
 _GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -75,7 +76,7 @@ def read_header(data: bytes) -> Header:
         )
         if image.mode == "F":
             raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
-        if (image.format == "JPEG" and not data.endswith(b"\xff\xd9")) or (
+        if (image.format == "JPEG" and not data.endswith(_JPEG_END)) or (
             image.format == "PNG" and b"IEND" not in data[-12:]
         ):
             image.load()
@@ -116,8 +117,8 @@ def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | No
 
 
 def _jpeg_part(data: bytes, image: Image.Image, shrink: int, box: Box) -> Pixels:
-    """A part of what `_jpeg` gives."""
-    if jpeg.available() and min(box[2:]) > 0:
+    """A part of what `_jpeg` gives; a file that is cut off is `_jpeg`'s to refuse, wherever the part lies."""
+    if data.endswith(_JPEG_END) and min(box[2:]) > 0 and jpeg.available():
         part = jpeg.decode_part(data, shrink, box)
         if part is not None:
             return part

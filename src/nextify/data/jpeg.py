@@ -15,6 +15,7 @@ from PIL import Image
 
 from nextify import compiled
 
+_SOURCE = Path(__file__).with_name("jpeg.cpp")
 Part = tuple[int, int, int, int]
 """Top, left, height, width, in pixels of the image as it is decoded."""
 
@@ -31,7 +32,7 @@ def decode_part(data: bytes, shrink: int, part: Part) -> np.ndarray[tuple[int, .
 
 
 def _build() -> compiled.Build:
-    return compiled.build("jpeg", Path(__file__).with_name("jpeg.cpp"), _check, libraries=("jpeg",))
+    return compiled.build("jpeg", _SOURCE, _check, libraries=("jpeg",))
 
 
 def _run(
@@ -54,7 +55,7 @@ def _check(library: ctypes.CDLL) -> None:
         image.convert(mode).save(buffer, "jpeg", quality=90, subsampling=sampling)
         for shrink in (1, 2, 4, 8):
             drafted = Image.open(io.BytesIO(buffer.getvalue()))
-            drafted.draft(mode, (-(-203 // shrink), -(-150 // shrink)))
+            drafted.draft(mode, (203 // shrink, 150 // shrink))
             whole = np.asarray(drafted.convert("RGB"))
             height, width = whole.shape[0] // 3, whole.shape[1] // 2
             for top, left in ((0, 0), (whole.shape[0] // 2, whole.shape[1] // 3), (whole.shape[0] - height, 0)):

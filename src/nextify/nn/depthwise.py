@@ -31,6 +31,7 @@ from nextify.nn.tracing import for_elsewhere
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 """Kernel sizes with kernels of our own; others take torch's route."""
 STRIDES = (1, 2)
+_SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
 _BFLOAT16_INSTRUCTIONS = torch.cpu._is_avx512_bf16_supported()  # asked here: a compiled graph cannot
 
 
@@ -51,8 +52,8 @@ def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_gr
 
 
 def _build(kernel_size: int) -> compiled.Build:
-    name, source = f"{kernel_size}×{kernel_size}", Path(__file__).with_name("depthwise_cpu.cpp")
-    return compiled.build(name, source, lambda library: _check(library, kernel_size), (f"-DKERNEL={kernel_size}",))
+    name = f"{kernel_size}×{kernel_size}"
+    return compiled.build(name, _SOURCE, lambda library: _check(library, kernel_size), (f"-DKERNEL={kernel_size}",))
 
 
 def _declare(library: ctypes.CDLL) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nextify import compiled
 from nextify.nn.tracing import for_elsewhere, for_inference
 
+_SOURCE = Path(__file__).with_name("gelu_cpu.cpp")
 LIMIT = 5.6
 NUMERATOR = (2.214555472e-8, 6.356495760e-6, 1.738466526e-4, 4.707233980e-3, 3.437571228e-2, 3.989422321e-1)
 DENOMINATOR = (1.180216466e-6, 7.510057912e-5, 1.912954845e-3, 2.893985994e-2, 2.528327596e-1, 1.0)
@@ -26,13 +27,16 @@ DENOMINATOR = (1.180216466e-6, 7.510057912e-5, 1.912954845e-3, 2.893985994e-2, 2
 1e-8 is below float32's rounding. Beyond, it is ±1/2."""
 
 
+FLAGS = (
+    f"-DLIMIT={LIMIT}f",
+    "-DNUMERATOR=" + ",".join(f"{c}f" for c in NUMERATOR),
+    "-DDENOMINATOR=" + ",".join(f"{c}f" for c in DENOMINATOR),
+)
+"""Of the compiler, for sources that include ``gelu.h``."""
+
+
 def _build() -> compiled.Build:
-    flags = (
-        f"-DLIMIT={LIMIT}f",
-        "-DNUMERATOR=" + ",".join(f"{c}f" for c in NUMERATOR),
-        "-DDENOMINATOR=" + ",".join(f"{c}f" for c in DENOMINATOR),
-    )
-    return compiled.build("gelu", Path(__file__).with_name("gelu_cpu.cpp"), _check, flags)
+    return compiled.build("gelu", _SOURCE, _check, FLAGS)
 
 
 def _check(library: ctypes.CDLL) -> None:
@@ -147,16 +151,6 @@ def gelu(x: Tensor) -> Tensor:
         return y
     y = torch.ops.nextify.gelu(x)
     return y
-
-
-def gelu_(x: Tensor) -> Tensor:
-    """The same in place of a contiguous tensor that needs no gradient."""
-    if not _pays() or not _takes(x):
-        return torch.ops.aten.gelu_(x)  # type: ignore[no-any-return]
-    _build().library.nextify_gelu(
-        x.data_ptr(), x.data_ptr(), x.dtype == torch.bfloat16, x.numel(), torch.get_num_threads()
-    )
-    return x
 
 
 class GELU(nn.Module):

@@ -1,28 +1,14 @@
 // GELU with the exact normal distribution, Y = X * Phi(X), and its gradient dX = dY * (Phi(X) + X * phi(X)), elementwise.
 //
-// Phi(x) - 1/2 is x P(x²) / Q(x²) on |x| <= LIMIT and ±1/2 beyond, both from gelu.py. phi(x) takes one exponential. Both are a few multiply-adds and one division a
-// vector, where torch calls a library's error function, so that the memory sets the speed.
+// phi(x) takes one exponential. Torch calls a library's error function; here the memory sets the speed.
 //
 // Plain C; nextify/nn/gelu.py builds it, loads it and checks it.
 
 #include <cstdint>
 
-#include "simd.h"
+#include "gelu.h"
 
 constexpr int64_t CHUNK = 4096;  // elements a thread takes at once: a multiple of LANES
-
-INLINE Vector same(float value) { return Vector{} + value; }
-
-INLINE Vector choose(Bits mask, Vector yes, Vector no) { return (Vector)((mask & (Bits)yes) | (~mask & (Bits)no)); }
-
-constexpr float P[] = {NUMERATOR}, Q[] = {DENOMINATOR};  // from gelu.py, the highest power first
-
-INLINE Vector distribution(Vector x, Vector square) {
-  Vector p = same(P[0]), q = same(Q[0]);
-  for (int i = 1; i < 6; ++i) p = p * square + P[i], q = q * square + Q[i];
-  const Vector inside = x * p / q + 0.5f;
-  return choose((Bits)(x > LIMIT), same(1.f), choose((Bits)(x < -LIMIT), same(0.f), inside));
-}
 
 // exp(-square / 2) for square >= 0: 2^n times a polynomial on half a binade (Taylor's, error 2e-7 relative).
 INLINE Vector bell(Vector square) {

@@ -17,7 +17,7 @@ from nextify.layout import Block as BlockPlan
 from nextify.layout import ImageSizeError, Layout, Named, smallest_image
 from nextify.layout import Stage as StagePlan
 from nextify.nn import strips
-from nextify.nn.layers import GELU, DropPath, LayerNorm, Pointwise, build, initialize, scaled_linear, to_nhwc
+from nextify.nn.layers import DropPath, build, initialize, scaled_linear, to_nhwc
 
 
 class Chain(nn.Module):
@@ -52,30 +52,23 @@ class Block(Chain):
 
     undecayed = ("layer_scale",)
 
-    def pixelwise(self) -> tuple[nn.Module, ...]:
-        """The last layers, where they are a layer norm or none, a 1x1 layer, an activation and a 1x1 layer."""
-        layers = tuple(getattr(self, name) for name in self.order[-4:])
-        kinds = tuple(type(layer) for layer in layers)
-        for activation in (GELU, nn.ReLU):
-            if kinds[-3:] == (Pointwise, activation, Pointwise) and layers[-3].stride == layers[-1].stride == 1:
-                return layers if kinds[0] is LayerNorm and len(layers) == 4 else layers[-3:]
-        return ()
-
     def forward(self, x: Tensor) -> Tensor:  # (N, H, W, C) -> (N, H / stride, W / stride, C')
-        y, last_layers = x, self.pixelwise()
-        if last_layers and not (self.training and self.drop_path.rate) and strips.applies(x, last_layers):
-            for name in self.order[: -len(last_layers)]:
-                y = getattr(self, name)(y)
-            return self.after(strips.run(y, self.shortcut(x), last_layers, self.layer_scale))  # type: ignore[no-any-return]
-        for name in self.order[:-1]:
-            y = getattr(self, name)(y)
-        last = getattr(self, self.order[-1])
+        y, dropped = x, self.training and self.drop_path.rate > 0
+        layers = [getattr(self, name) for name in self.order]
+        last = None if dropped else strips.last_layers(layers)
+        if last is not None and strips.applies(x, last):
+            for layer in layers[: -4 if last.norm is not None else -3]:
+                y = layer(y)
+            return self.after(strips.run(y, self.shortcut(x), last, self.layer_scale))  # type: ignore[no-any-return]
+        for layer in layers[:-1]:
+            y = layer(y)
+        last_layer = layers[-1]
         if self.layer_scale is None:
-            y = last(y)
+            y = last_layer(y)
         elif self.folds_scale:
-            y = scaled_linear(y, last, self.layer_scale)
+            y = scaled_linear(y, last_layer, self.layer_scale)
         else:
-            y = last(y) * self.layer_scale
+            y = last_layer(y) * self.layer_scale
         return self.after(self.shortcut(x) + self.drop_path(y))  # type: ignore[no-any-return]
 
 

@@ -1,21 +1,28 @@
-"""What a ConvNeXt block does to each pixel by itself (norm, both 1x1 layers and the activation between them, layer scale
-and the sum with the shortcut), in inference on a CPU: for a strip of pixels at a time.
+"""What a ConvNeXt block does to each pixel by itself, in inference on a CPU: for a strip of pixels at a time. That is
+the norm, both 1x1 layers and the activation between them, layer scale, and the sum with the shortcut.
 
 The hidden activations of a batch are the largest tensor of a block, and would be written and read in memory three times
-over: the product with its bias, the activation, the next product. Those of a strip stay in a cache. The operations are
-torch's, or our GELU, and the result differs from that of the layers one by one in rounding only.
+over: the product with its bias, the activation, the next product. Those of a strip stay in a cache. The products are
+torch's; what stands between and after them is done in one pass each by ``strips_cpu.cpp``, compiled on first use; where
+that cannot be built, blocks run layer by layer. The result differs from theirs in rounding only, and is rounded no more
+often.
 """
 
+import ctypes
 import math
 import threading
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextify import compiled
-from nextify.nn.gelu import GELU, gelu_
+from nextify.nn.gelu import FLAGS, GELU
+from nextify.nn.layers import LayerNorm, Pointwise
 from nextify.nn.tracing import for_elsewhere, for_inference
 
 STRIP_BYTES = 3 << 20
@@ -26,36 +33,91 @@ FEWEST_PIXELS = 512
 """In a strip: fewer would read the weights too often."""
 
 
-def applies(x: Tensor, layers: tuple[nn.Module, ...]) -> bool:
-    """Whether a block's last layers (an optional norm, linear, activation, linear) can be run in strips on ``x``: in
-    inference, on a CPU, and where nobody looks at a layer by itself."""
+_SOURCE = Path(__file__).with_name("strips_cpu.cpp")
+
+
+def _build() -> compiled.Build:
+    return compiled.build("strips", _SOURCE, _check, FLAGS)
+
+
+def _check(library: ctypes.CDLL) -> None:
+    """Both kernels against NumPy on a small case with ragged columns; raises RuntimeError where they differ."""
+    bias_gelu, scaled_sum = library.nextify_bias_gelu, library.nextify_scaled_sum
+    pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    bias_gelu.argtypes = [pointer, pointer, flag, number, number, flag]
+    scaled_sum.argtypes = [pointer, flag, pointer, flag, pointer, pointer, pointer, flag, number, number, flag]
+    bias_gelu.restype = scaled_sum.restype = None
+    random = np.random.default_rng(0)
+    x, s = random.standard_normal((2, 3, 37), dtype=np.float32)
+    bias, scale = random.standard_normal((2, 37), dtype=np.float32)
+    z, sums, shifted = x.copy(), np.empty_like(x), x + bias
+    bias_gelu(z.ctypes.data, bias.ctypes.data, 0, 3, 37, 1)
+    scaled_sum(
+        *(s.ctypes.data, 0, x.ctypes.data, 0, bias.ctypes.data, scale.ctypes.data, sums.ctypes.data, 0, 3, 37, 1)
+    )
+    phi = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in shifted.ravel().tolist()]).reshape(x.shape)
+    pairs = ((z, shifted * phi), (sums, s + scale * shifted))
+    if not all(np.allclose(got, expected, rtol=1e-5, atol=5e-6) for got, expected in pairs):
+        raise RuntimeError("the compiled kernel does not agree with NumPy")
+
+
+class Layers(NamedTuple):
+    """The last layers of a block: a norm or none, and two 1x1 layers with GELU between them."""
+
+    norm: LayerNorm | None
+    first: Pointwise
+    second: Pointwise
+
+
+def last_layers(layers: Sequence[nn.Module]) -> Layers | None:
+    """Of a block's layers those that can be run in strips; None where the last are others. Subclasses are others."""
+    kinds = tuple(type(layer) for layer in layers)
+    if kinds[-3:] != (Pointwise, GELU, Pointwise):
+        return None
+    norm = layers[-4] if kinds[-4:-3] == (LayerNorm,) else None
+    found = Layers(norm, layers[-3], layers[-1])  # type: ignore[arg-type]
+    return found if found.first.stride == found.second.stride == 1 else None
+
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
+def _ready() -> bool:
+    return _build().usable
+
+
+def applies(x: Tensor, layers: Layers) -> bool:
+    """Whether they are run in strips for a block's input ``x``: in inference, on a CPU, and where nobody looks at a
+    layer by itself."""
     if x.device.type != "cpu" or for_elsewhere() or compiled.mode() is False:
         return False
-    if x.numel() // x.shape[-1] * layers[-1].in_features * _dtype(x).itemsize < LEAST_BYTES:
+    if x.numel() // x.shape[-1] * layers.second.in_features * _dtype(x).itemsize < LEAST_BYTES:
         return False
-    if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+    modules = [layer for layer in layers if layer is not None]
+    if _dtype(x) not in _DTYPES or x.dtype not in _DTYPES or not _ready():
+        return False
+    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         return False
     if torch.compiler.is_compiling():
         return for_inference()
-    tensors = [x, *(p for layer in layers for p in layer._parameters.values() if p is not None)]
+    tensors = [x, *(p for module in modules for p in module._parameters.values() if p is not None)]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return False
     plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
     return plain and not torch._C._are_functorch_transforms_active()
 
 
-def run(x: Tensor, shortcut: Tensor, layers: tuple[nn.Module, ...], scale: Tensor | None) -> Tensor:
+def run(x: Tensor, shortcut: Tensor, layers: Layers, scale: Tensor | None) -> Tensor:
     """``shortcut + scale * layers(x)`` for ``(N, H, W, C)``."""
-    *norm, first, activation, second = layers
-    arguments = (
-        *(x, shortcut, norm[0].weight if norm else None, norm[0].bias if norm else None),
-        *(norm[0].eps if norm else 0.0, first.weight, first.bias, isinstance(activation, GELU)),
+    norm, first, second = layers
+    norm_weight, norm_bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
+    function = torch.ops.nextify.strips if torch.compiler.is_compiling() else _run
+    y: Tensor = function(
+        *(x, shortcut, norm_weight, norm_bias, eps, first.weight, first.bias),
         *(second.weight, second.bias, scale, _dtype(x)),
     )
-    if torch.compiler.is_compiling():
-        y: Tensor = torch.ops.nextify.strips(*arguments)
-        return y
-    return _run(*arguments)
+    return y
 
 
 def _dtype(x: Tensor) -> torch.dtype:
@@ -77,7 +139,6 @@ def _run(
     eps: float,
     weight1: Tensor,
     bias1: Tensor | None,
-    is_gelu: bool,
     weight2: Tensor,
     bias2: Tensor | None,
     scale: Tensor | None,
@@ -86,31 +147,29 @@ def _run(
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         channels, wide = x.shape[-1], weight1.shape[0]
         out = torch.empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype))
-        xs, shortcuts, outs = (t.reshape(-1, t.shape[-1]) for t in (x, shortcut, out))
+        xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
         pixels = xs.shape[0]
-        if scale is not None and pixels > wide:  # on the smaller of weights and output
-            weight2, bias2, scale = scale[:, None] * weight2, None if bias2 is None else scale * bias2, None
+        library, threads = _build().library, torch.get_num_threads()
+        vectors = [None if v is None else v.float().contiguous() for v in (bias1, bias2, scale)]
+        shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
+        halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
         to_wide, to_narrow = (_cast(w, dtype, name).t() for w, name in ((weight1, "first"), (weight2, "second")))
-        shift1, shift2 = (None if b is None else b.to(dtype) for b in (bias1, bias2))
         most = max(FEWEST_PIXELS, STRIP_BYTES // (wide * dtype.itemsize))
         strip = max(1, -(-pixels // max(1, round(pixels / most))))
         hidden, narrow = _scratch("hidden", (strip, wide), dtype), _scratch("narrow", (strip, out.shape[-1]), dtype)
         for start in range(0, pixels, strip):
-            part = xs[start : start + strip]
+            rows = slice(start, start + strip)
+            part = xs[rows]
             if norm_weight is not None:
                 part = F.layer_norm(part, (channels,), norm_weight, norm_bias, eps)
-            inside = _product(part.to(dtype), to_wide, shift1, hidden[: part.shape[0]])
-            inside = gelu_(inside) if is_gelu else inside.relu_()
-            y = _product(inside, to_narrow, shift2, narrow[: part.shape[0]])
-            if scale is None:
-                torch.add(shortcuts[start : start + strip], y, out=outs[start : start + strip])
-            else:
-                torch.addcmul(shortcuts[start : start + strip], y, scale, out=outs[start : start + strip])
+            inside = torch.mm(part.to(dtype), to_wide, out=hidden[: part.shape[0]])
+            library.nextify_bias_gelu(inside.data_ptr(), shift1, halves[1], *inside.shape, threads)
+            y = torch.mm(inside, to_narrow, out=narrow[: part.shape[0]])
+            library.nextify_scaled_sum(
+                *(shortcuts[rows].data_ptr(), halves[0], y.data_ptr(), halves[1], shift2, factor),
+                *(outs[rows].data_ptr(), halves[2], *y.shape, threads),
+            )
     return out
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-    return torch.mm(x, weight, out=out) if bias is None else torch.addmm(bias, x, weight, out=out)
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, name: str) -> Tensor:
@@ -127,7 +186,7 @@ def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside of it
             buffer = torch.empty(needed, dtype=torch.uint8)
         setattr(_kept, name, buffer)
-    return buffer[:needed].view(dtype).view(*shape)  # type: ignore[no-any-return]
+    return buffer[:needed].view(dtype).view(*shape)
 
 
 _strips_op = torch.library.custom_op("nextify::strips", _run, mutates_args=())
@@ -142,7 +201,6 @@ def _(
     eps: float,
     weight1: Tensor,
     bias1: Tensor | None,
-    is_gelu: bool,
     weight2: Tensor,
     bias2: Tensor | None,
     scale: Tensor | None,
