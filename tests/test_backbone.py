@@ -15,6 +15,7 @@ from torch import nn
 import nextify.timm
 from nextify.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design
 from nextify.layout import ImageSizeError
+from nextify.nn import layers
 from nextify.nn.backbone import Backbone, create_backbone, features, pick
 from nextify.weights import About, Preprocessing, rename, save_bundle
 from nextify.zoo import create_model, designs
@@ -226,16 +227,19 @@ def test_one_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
-def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(precision: torch.dtype) -> None:
+def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(
+    precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In float32; under autocast a bias added afterwards would be rounded once more."""
+    monkeypatch.setattr(layers, "_AVX2_ALONE", True)
     model = create_model(SHAPES["convnext"], 0).eval()
     nodes: list[torch.fx.Node] = []
     torch._dynamo.reset()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         got = torch.compile(model, fullgraph=True, backend=recorder(nodes))(IMAGES)
         expected = model(IMAGES)
-    layers = [node for node in nodes if "linear" in str(node.target)]
-    linear = [len(node.args) > 2 and node.args[2] is not None for node in layers]
+    products = [node for node in nodes if "linear" in str(node.target)]
+    linear = [len(node.args) > 2 and node.args[2] is not None for node in products]
     assert linear
     assert all(has_bias == (precision == torch.bfloat16) for has_bias in linear)
     error = (got - expected).norm() / expected.norm()

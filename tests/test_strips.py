@@ -32,6 +32,7 @@ IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 def _short_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "STRIP_BYTES", 1)
     monkeypatch.setattr(strips, "LEAST_BYTES", 1)
+    monkeypatch.setattr(strips, "LEAST_BYTES_COMPILED", 1)
     monkeypatch.setattr(strips, "FEWEST_PIXELS", 37)  # divides no number of pixels here
 
 

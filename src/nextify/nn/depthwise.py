@@ -132,7 +132,8 @@ def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> 
 def _forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -> Tensor:
     x = x.contiguous()
     kernel_size = weight.shape[-1]
-    if x.device.type != "cpu" or x.numel() == 0 or not _cpu_ready(kernel_size):
+    ours = x.device.type == "cpu" and x.numel() > 0 and _pays("cpu", x.dtype, "forward", compiled.mode())
+    if not ours or not _cpu_ready(kernel_size):
         taps = weight.flip(2, 3) if flip else weight
         return _torch_conv(x, taps.to(x.dtype), None if bias is None else bias.to(x.dtype), stride).contiguous()
     n, h, w, c = x.shape
@@ -230,8 +231,9 @@ def _differentiates(*tensors: Tensor | None) -> bool:
 
 
 def _forward_pays(x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the forward pass is ours. In a compiled graph, that of a single image is: inductor gives its batch axis
-    no stride, takes it for NCHW, and would copy it before and after torch's convolution."""
+    """Whether the forward pass is our operator's. In a compiled graph, that of a single image is, whatever it runs:
+    inductor gives its batch axis no stride, takes it for NCHW, and would copy it before and after a convolution that it
+    sees."""
     device = x.device.type
     single = device == "cpu" and x.shape[0] == 1 and torch.compiler.is_compiling()
     return single or _pays(device, dtype, "forward", compiled.mode())

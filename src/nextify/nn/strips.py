@@ -27,8 +27,8 @@ from nextify.nn.tracing import for_elsewhere, for_inference
 
 STRIP_BYTES = 3 << 20
 """Of hidden activations in a strip."""
-LEAST_BYTES = 1 << 21
-"""Of hidden activations in all: fewer stay in a cache as they are."""
+LEAST_BYTES, LEAST_BYTES_COMPILED = 1 << 21, 1 << 23
+"""Of hidden activations in all: fewer stay in a cache as they are. A compiled graph does well with more of them."""
 FEWEST_PIXELS = 512
 """In a strip: fewer would read the weights too often."""
 
@@ -92,7 +92,8 @@ def applies(x: Tensor, layers: Layers) -> bool:
     layer by itself."""
     if x.device.type != "cpu" or for_elsewhere() or compiled.mode() is False:
         return False
-    if x.numel() // x.shape[-1] * layers.second.in_features * _dtype(x).itemsize < LEAST_BYTES:
+    least = LEAST_BYTES_COMPILED if torch.compiler.is_compiling() else LEAST_BYTES
+    if x.numel() // x.shape[-1] * layers.second.in_features * _dtype(x).itemsize < least:
         return False
     modules = [layer for layer in layers if layer is not None]
     if _dtype(x) not in _DTYPES or x.dtype not in _DTYPES or not _ready():
