@@ -25,9 +25,9 @@ from nextify.nn.gelu import FLAGS, GELU
 from nextify.nn.layers import LayerNorm, Pointwise
 from nextify.nn.tracing import for_elsewhere, for_inference
 
-STRIP_BYTES = 3 << 20
+STRIP_BYTES = 6 << 20
 """Of hidden activations in a strip."""
-LEAST_BYTES, LEAST_BYTES_COMPILED = 1 << 21, 1 << 23
+LEAST_BYTES, LEAST_BYTES_COMPILED = 1 << 22, 1 << 23
 """Of hidden activations in all: fewer stay in a cache as they are. A compiled graph does well with more of them."""
 FEWEST_PIXELS = 512
 """In a strip: fewer would read the weights too often."""
