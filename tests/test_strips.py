@@ -182,3 +182,13 @@ def test_multiply_adds_are_counted() -> None:
             model(IMAGES)
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1]
+
+
+def test_a_profiler_sees_all_steps() -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    model = create_model(SMALL, 2).eval()
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as profiler:
+        model(IMAGES)
+    seen = {event.key for event in profiler.key_averages()}
+    assert {"aten::mm", "aten::native_layer_norm", "nextify::bias_gelu", "nextify::scaled_sum"} <= seen

@@ -12,6 +12,7 @@ import ctypes
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from nextify import compiled
 from nextify.nn.gelu import FLAGS, GELU
@@ -151,6 +153,8 @@ def _run(
         xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
         pixels = xs.shape[0]
         library, threads = _build().library, torch.get_num_threads()
+        # A profiler sees torch's operators by itself; what is called without torch has to tell it.
+        named = record_function if torch._C._autograd._profiler_enabled() else nullcontext
         vectors = [None if v is None else v.float().contiguous() for v in (bias1, bias2, scale)]
         shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
         halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
@@ -164,12 +168,14 @@ def _run(
             if norm_weight is not None:
                 part = F.layer_norm(part, (channels,), norm_weight, norm_bias, eps)
             inside = torch.mm(part.to(dtype), to_wide, out=hidden[: part.shape[0]])
-            library.nextify_bias_gelu(inside.data_ptr(), shift1, halves[1], *inside.shape, threads)
+            with named("nextify::bias_gelu"):
+                library.nextify_bias_gelu(inside.data_ptr(), shift1, halves[1], *inside.shape, threads)
             y = torch.mm(inside, to_narrow, out=narrow[: part.shape[0]])
-            library.nextify_scaled_sum(
-                *(shortcuts[rows].data_ptr(), halves[0], y.data_ptr(), halves[1], shift2, factor),
-                *(outs[rows].data_ptr(), halves[2], *y.shape, threads),
-            )
+            with named("nextify::scaled_sum"):
+                library.nextify_scaled_sum(
+                    *(shortcuts[rows].data_ptr(), halves[0], y.data_ptr(), halves[1], shift2, factor),
+                    *(outs[rows].data_ptr(), halves[2], *y.shape, threads),
+                )
     return out
 
 
