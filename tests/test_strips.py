@@ -1,6 +1,8 @@
 """Blocks run in strips of pixels against the same layers one by one, and where they must not be."""
 
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,31 @@ def test_any_memory_layout(blocks: list[int]) -> None:
             got = block(images.permute(0, 2, 3, 1))  # (N, H, W, C), and not contiguous
             assert torch.allclose(got, one_by_one(block, images.permute(0, 2, 3, 1).contiguous()), rtol=1e-4, atol=1e-5)
     assert blocks == [16, 16]
+
+
+def test_beside_another_default_device(blocks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(SMALL, 2).eval()
+    monkeypatch.setattr(strips, "_kept", threading.local())
+    with torch.inference_mode():
+        with torch.device("meta"):
+            got = model(IMAGES)
+        assert got.device.type == "cpu"
+        assert torch.equal(got, model(IMAGES))
+    assert len(blocks) == 2 * sum(SMALL.depths)
+
+
+def test_in_threads() -> None:
+    model = create_model(SMALL, 2).eval()
+    with torch.no_grad():
+        expected = model(IMAGES)
+
+        def run(_: int) -> Tensor:
+            with torch.no_grad():
+                y: Tensor = model(IMAGES)
+            return y
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(torch.equal(got, expected) for got in pool.map(run, range(12)))
 
 
 def test_under_vmap(blocks: list[int]) -> None:

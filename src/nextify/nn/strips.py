@@ -149,7 +149,7 @@ def _run(
 ) -> Tensor:
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         channels, wide = x.shape[-1], weight1.shape[0]
-        out = torch.empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype))
+        out = torch.empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype), device="cpu")
         xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
         pixels = xs.shape[0]
         library, threads = _build().library, torch.get_num_threads()
@@ -191,7 +191,7 @@ def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     needed, buffer = math.prod(shape) * dtype.itemsize, getattr(_kept, name, None)
     if buffer is None or buffer.numel() < needed:
         with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside of it
-            buffer = torch.empty(needed, dtype=torch.uint8)
+            buffer = torch.empty(needed, dtype=torch.uint8, device="cpu")
         setattr(_kept, name, buffer)
     return buffer[:needed].view(dtype).view(*shape)
 
