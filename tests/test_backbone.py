@@ -231,7 +231,7 @@ def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(
     precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float32; under autocast a bias added afterwards would be rounded once more."""
-    monkeypatch.setattr(layers, "_AVX2_ALONE", True)
+    monkeypatch.setattr(layers, "AVX2_ALONE", True)
     model = create_model(SHAPES["convnext"], 0).eval()
     nodes: list[torch.fx.Node] = []
     torch._dynamo.reset()

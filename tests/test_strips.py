@@ -112,10 +112,20 @@ def test_training_takes_the_layers_one_by_one(blocks: list[int]) -> None:
     assert len(blocks) == 1 + sum(SMALL.depths)
 
 
-def test_a_hook_sees_whole_layers(blocks: list[int]) -> None:
+@pytest.mark.parametrize("trained", ["spatial.weight", "layer_scale", "norm.bias", "pointwise2.bias"])
+def test_one_trained_parameter_gets_its_gradient(trained: str, blocks: list[int]) -> None:
+    block = create_model(SMALL, 2).eval().requires_grad_(False).stages[1].blocks[0]
+    parameter = block.get_parameter(trained).requires_grad_()
+    block(torch.randn(2, 5, 7, 16)).square().sum().backward()
+    assert parameter.grad is not None
+    assert not blocks
+
+
+@pytest.mark.parametrize("name", ["pointwise1", "activation"])
+def test_a_hook_sees_whole_layers(name: str, blocks: list[int]) -> None:
     model = create_model(SMALL, 2).eval()
     seen: list[tuple[int, ...]] = []
-    layer = model.stages[0].blocks[0].pointwise1
+    layer = getattr(model.stages[0].blocks[0], name)
     hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
     with torch.no_grad():
         with_hook = model(IMAGES)
@@ -124,6 +134,19 @@ def test_a_hook_sees_whole_layers(blocks: list[int]) -> None:
         hook.remove()
         assert torch.allclose(model(IMAGES), with_hook, rtol=1e-4, atol=1e-5)
     assert blocks[4:] == [8, 16, 24, 24, 32]
+
+
+def test_a_hook_on_every_module_sees_whole_layers(blocks: list[int]) -> None:
+    model = create_model(SMALL, 2).eval()
+    seen: list[nn.Module] = []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(module))
+    try:
+        with torch.no_grad():
+            model(IMAGES)
+    finally:
+        hook.remove()
+    assert not blocks
+    assert sum(type(module).__name__ == "GELU" for module in seen) == sum(SMALL.depths)
 
 
 def test_a_layer_of_another_kind_is_called(blocks: list[int]) -> None:

@@ -1,7 +1,8 @@
 """A part of a JPEG by libjpeg-turbo's own functions for it, which no Python package offers.
 
 ``jpeg.cpp`` is built on first use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``; the
-official Python images have it), and used where its pixels are Pillow's; elsewhere whole images are decoded.
+official Python images have it, the slim ones not), and used where its pixels are Pillow's; elsewhere whole images are
+decoded.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import ctypes
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from nextify import compiled
 
+if TYPE_CHECKING:  # decode.py calls this file
+    from nextify.data.decode import Box, Pixels
+
 _SOURCE = Path(__file__).with_name("jpeg.cpp")
-Part = tuple[int, int, int, int]
-"""Top, left, height, width, in pixels of the image as it is decoded."""
 
 
 def available() -> bool:
@@ -25,9 +28,10 @@ def available() -> bool:
     return compiled.mode() is not False and _build().usable
 
 
-def decode_part(data: bytes, shrink: int, part: Part) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
-    """``(height, width, 3)`` RGB of a gray or colour JPEG at a ``shrink``-th (1, 2, 4, 8) of its size; needs
-    :func:`available`. None where the data are damaged as far down as the part reaches."""
+def decode_part(data: bytes, shrink: int, part: Box) -> Pixels | None:
+    """``(height, width, 3)`` RGB of a gray or colour JPEG at a ``shrink``-th (1, 2, 4, 8) of its size, in whose
+    pixels ``part`` is given; needs :func:`available`. None where the data are damaged as far down as the
+    part reaches."""
     return _run(_build().library, data, shrink, part)
 
 
@@ -35,9 +39,7 @@ def _build() -> compiled.Build:
     return compiled.build("jpeg", _SOURCE, _check, libraries=("jpeg",))
 
 
-def _run(
-    library: ctypes.CDLL, data: bytes, shrink: int, part: Part
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+def _run(library: ctypes.CDLL, data: bytes, shrink: int, part: Box) -> Pixels | None:
     out = np.empty((*part[2:], 3), np.uint8)
     code = library.nextify_jpeg_part(
         *(data, ctypes.c_uint64(len(data)), ctypes.c_int(shrink), *map(ctypes.c_int64, part)),

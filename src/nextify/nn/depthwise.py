@@ -26,13 +26,13 @@ from torch.utils.flop_counter import register_flop_formula
 
 from nextify import compiled
 from nextify.compiled import Mode
+from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, computed_in
 from nextify.nn.tracing import for_elsewhere
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 """Kernel sizes with kernels of our own; others take torch's route."""
 STRIDES = (1, 2)
 _SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
-_BFLOAT16_INSTRUCTIONS = torch.cpu._is_avx512_bf16_supported()  # asked here: a compiled graph cannot
 
 
 def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_grad"], mode: Mode) -> bool:
@@ -43,7 +43,7 @@ def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_gr
     to torch.
     """
     if mode == "auto":
-        return device == "cpu" and (kernel == "weight_grad" or (dtype == torch.bfloat16 and not _BFLOAT16_INSTRUCTIONS))
+        return device == "cpu" and (kernel == "weight_grad" or (dtype == torch.bfloat16 and not BFLOAT16_INSTRUCTIONS))
     return kernel == "weight_grad" or device == "cpu"
 
 
@@ -305,7 +305,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
         or for_elsewhere()
     ):
         return _torch_conv(x, weight, bias, stride)
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    dtype = computed_in(x)
     if dtype not in (torch.float32, torch.bfloat16) or not _pays(device, dtype, "weight_grad", compiled.mode()):
         return _torch_conv(x, weight, bias, stride)
     differentiates = _differentiates(x, weight, bias)

@@ -5,8 +5,6 @@
 
 #include "simd.h"
 
-INLINE Vector same(float value) { return Vector{} + value; }
-
 INLINE Vector choose(Bits mask, Vector yes, Vector no) { return (Vector)((mask & (Bits)yes) | (~mask & (Bits)no)); }
 
 constexpr float P[] = {NUMERATOR}, Q[] = {DENOMINATOR};  // from gelu.py, the highest power first

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextify import compiled
+from nextify.nn.precision import AVX2_ALONE
 from nextify.nn.tracing import for_elsewhere, for_inference
 
 _SOURCE = Path(__file__).with_name("gelu_cpu.cpp")
@@ -35,6 +37,11 @@ FLAGS = (
 """Of the compiler, for sources that include ``gelu.h``."""
 
 
+def normal_distribution(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Phi of each element, to check kernels against."""
+    return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.ravel().tolist()]).reshape(x.shape)
+
+
 def _build() -> compiled.Build:
     return compiled.build("gelu", _SOURCE, _check, FLAGS)
 
@@ -48,14 +55,11 @@ def _check(library: ctypes.CDLL) -> None:
     grad, out, grad_out = np.full_like(x, 2), np.empty_like(x), np.empty_like(x)
     value(x.ctypes.data, out.ctypes.data, 0, x.size, 2)
     gradient(x.ctypes.data, grad.ctypes.data, grad_out.ctypes.data, 0, x.size, 2)
-    phi = np.array([0.5 * math.erfc(-float(v) / math.sqrt(2)) for v in x])
+    phi = normal_distribution(x)
     density = np.exp(-(x.astype(np.float64) ** 2) / 2) / math.sqrt(2 * math.pi)
     pairs = ((out, x * phi), (grad_out, 2 * (phi + x * density)))
     if not all(np.allclose(got, expected, rtol=1e-5, atol=5e-6) for got, expected in pairs):
         raise RuntimeError("the compiled kernel does not agree with NumPy")
-
-
-_AVX2_ALONE = torch.backends.cpu.get_cpu_capability() == "AVX2"  # asked here: a compiled graph cannot
 
 
 def _pays() -> bool:
@@ -63,7 +67,7 @@ def _pays() -> bool:
     and 19 (2 cores of an AMD EPYC, one run beside other work); with AVX-512, 23 and 23 both (2 cores of an Intel Xeon,
     medians of 7). Others: not measured."""
     mode = compiled.mode()
-    return mode is True or (mode == "auto" and _AVX2_ALONE)
+    return mode is True or (mode == "auto" and AVX2_ALONE)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced

@@ -28,40 +28,31 @@ INLINE Vector bell(Vector square) {
 
 struct Value {
   template <class T>
-  INLINE Vector operator()(const T* x, const T*) const {
-    const Vector v = load(x);
+  INLINE Vector operator()(const T* x, const T*, int64_t lanes) const {
+    const Vector v = load(x, lanes);
     return v * distribution(v, v * v);
   }
 };
 
 struct Gradient {
   template <class T>
-  INLINE Vector operator()(const T* x, const T* grad) const {
-    const Vector v = load(x), square = v * v;
-    return load(grad) * (distribution(v, square) + v * bell(square) * 0.3989422804f);
+  INLINE Vector operator()(const T* x, const T* grad, int64_t lanes) const {
+    const Vector v = load(x, lanes), square = v * v;
+    return load(grad, lanes) * (distribution(v, square) + v * bell(square) * 0.3989422804f);
   }
 };
-
-template <class Function, class T>
-void range(Function function, const T* x, const T* grad, T* out, int64_t begin, int64_t end) {
-  int64_t i = begin;
-  for (; i + LANES <= end; i += LANES) store(out + i, function(x + i, grad + i));
-  if (i < end) {
-    T xs[LANES] = {}, grads[LANES] = {}, outs[LANES];
-    std::memcpy(xs, x + i, (end - i) * sizeof(T));
-    std::memcpy(grads, grad + i, (end - i) * sizeof(T));
-    store(outs, function(xs, grads));
-    std::memcpy(out + i, outs, (end - i) * sizeof(T));
-  }
-}
 
 template <class Function, class T>
 void all(Function function, const void* x, const void* grad, void* out, int64_t size, int threads) {
   const int64_t chunks = (size + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && chunks > 8)
   for (int64_t i = 0; i < chunks; ++i) {
-    const int64_t end = (i + 1) * CHUNK < size ? (i + 1) * CHUNK : size;
-    range(function, static_cast<const T*>(x), static_cast<const T*>(grad), static_cast<T*>(out), i * CHUNK, end);
+    const int64_t begin = i * CHUNK, count = size - begin < CHUNK ? size - begin : CHUNK;
+    const T *xs = static_cast<const T*>(x) + begin, *grads = static_cast<const T*>(grad) + begin;
+    T* outs = static_cast<T*>(out) + begin;
+    along(count, [&](int64_t j, int64_t lanes) __attribute__((always_inline)) {
+      store(outs + j, function(xs + j, grads + j, lanes), lanes);
+    });
   }
 }
 

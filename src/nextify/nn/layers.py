@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nextify.layout import Activation, Conv, Layer, MaxPool, Norm, ResponseNorm
 from nextify.nn.depthwise import depthwise_conv
 from nextify.nn.gelu import GELU
+from nextify.nn.precision import AVX2_ALONE, computed_in
 from nextify.nn.tracing import for_elsewhere, for_inference
 
 LAYER_NORM_EPS = 1e-6
@@ -181,22 +182,20 @@ def initialize(module: nn.Module, how: str) -> None:
         nn.init.zeros_(module.bias)
 
 
-_AVX2_ALONE = torch.backends.cpu.get_cpu_capability() == "AVX2"  # asked here: a compiled graph cannot
-
-
 def _adds_afterwards() -> bool:
     """Whether bias and layer scale are applied after the product, where the elementwise operations that follow absorb
     them: in a graph compiled for inference, on a CPU with AVX2 alone. torch's product with a bias copies the bias over
     its output first. ConvNeXt-T, float32, 224², images/s over timm's compiled ones: with AVX2 alone 1.03 to 1.04 so,
-    0.98 to 1.00 otherwise (batch 16); with AVX-512 0.96 so, 0.99 otherwise (batch 16) and 0.94, 0.98 (batch 1)."""
-    return _AVX2_ALONE and for_inference()
+    0.98 to 1.00 otherwise (batch 16, 7 rounds); with AVX-512 0.96 so, 0.99 otherwise (batch 16, 8 rounds) and 0.94,
+    0.98 (batch 1, 20 rounds); 2 cores of two kinds of AMD EPYC, shared with other machines, torch 2.15.0."""
+    return AVX2_ALONE and for_inference()
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """The layer's output; the bias is added afterwards where that pays, in float32 only: under autocast it would be
     rounded once more."""
-    float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if layer.bias is not None and x.device.type == "cpu" and float32 and _adds_afterwards():
+    afterwards = _adds_afterwards() and x.device.type == "cpu" and computed_in(x) == torch.float32
+    if afterwards and layer.bias is not None:
         return F.linear(x, layer.weight) + layer.bias
     return F.linear(x, layer.weight, layer.bias)
 

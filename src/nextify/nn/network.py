@@ -55,20 +55,20 @@ class Block(Chain):
     def forward(self, x: Tensor) -> Tensor:  # (N, H, W, C) -> (N, H / stride, W / stride, C')
         y, dropped = x, self.training and self.drop_path.rate > 0
         layers = [getattr(self, name) for name in self.order]
-        last = None if dropped else strips.last_layers(layers)
-        if last is not None and strips.applies(x, last):
-            for layer in layers[: -4 if last.norm is not None else -3]:
+        parts = None if dropped else strips.split(layers)
+        if parts is not None and strips.applies(x, parts, self):
+            for layer in parts.before:
                 y = layer(y)
-            return self.after(strips.run(y, self.shortcut(x), last, self.layer_scale))  # type: ignore[no-any-return]
-        for layer in layers[:-1]:
+            return self.after(strips.run(y, self.shortcut(x), parts, self.layer_scale))  # type: ignore[no-any-return]
+        *layers, last = layers
+        for layer in layers:
             y = layer(y)
-        last_layer = layers[-1]
         if self.layer_scale is None:
-            y = last_layer(y)
+            y = last(y)
         elif self.folds_scale:
-            y = scaled_linear(y, last_layer, self.layer_scale)
+            y = scaled_linear(y, last, self.layer_scale)
         else:
-            y = last_layer(y) * self.layer_scale
+            y = last(y) * self.layer_scale
         return self.after(self.shortcut(x) + self.drop_path(y))  # type: ignore[no-any-return]
 
 

@@ -40,6 +40,8 @@ INLINE Vector load(const float* p) { return *reinterpret_cast<const LooseVector*
 INLINE Vector load(const uint16_t* p) {  // bfloat16 is the upper half of a float
   return (Vector)(__builtin_convertvector(*reinterpret_cast<const LooseHalf*>(p), Bits) << 16);
 }
+INLINE Vector same(float value) { return Vector{} + value; }
+
 template <class T>
 INLINE Vector load(const T* p, int64_t channels) {  // fewer channels than lanes: the rest is zero
   if (__builtin_expect(channels >= LANES, 1)) return load(p);
@@ -53,4 +55,19 @@ INLINE void store(uint16_t* p, Vector v) {  // rounded to nearest even; a NaN st
   const Bits bits = (Bits)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const Bits number = (Bits)(v == v);
   *reinterpret_cast<LooseHalf*>(p) = __builtin_convertvector((rounded & number) | (~number & 0x7fc0), LooseHalf);
+}
+template <class T>
+INLINE void store(T* p, Vector v, int64_t channels) {  // the first of its lanes only
+  if (__builtin_expect(channels >= LANES, 1)) return store(p, v);
+  T lanes[LANES];
+  store(lanes, v);
+  std::memcpy(p, lanes, channels * sizeof(T));
+}
+
+// f(offset, lanes) on every vector of `size` elements; the last one may have fewer lanes.
+template <class F>
+INLINE void along(int64_t size, F f) {
+  int64_t i = 0;
+  for (; i + LANES <= size; i += LANES) f(i, int64_t(LANES));
+  if (i < size) f(i, size - i);
 }

@@ -14,17 +14,19 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.profiler import record_function
 
 from nextify import compiled
-from nextify.nn.gelu import FLAGS, GELU
+from nextify.nn.gelu import FLAGS, GELU, normal_distribution
 from nextify.nn.layers import LayerNorm, Pointwise
+from nextify.nn.precision import computed_in
 from nextify.nn.tracing import for_elsewhere, for_inference
 
 STRIP_BYTES = 6 << 20
@@ -33,8 +35,6 @@ LEAST_BYTES, LEAST_BYTES_COMPILED = 1 << 22, 1 << 23
 """Of hidden activations in all: fewer stay in a cache as they are. A compiled graph does well with more of them."""
 FEWEST_PIXELS = 512
 """In a strip: fewer would read the weights too often."""
-
-
 _SOURCE = Path(__file__).with_name("strips_cpu.cpp")
 
 
@@ -57,27 +57,29 @@ def _check(library: ctypes.CDLL) -> None:
     scaled_sum(
         *(s.ctypes.data, 0, x.ctypes.data, 0, bias.ctypes.data, scale.ctypes.data, sums.ctypes.data, 0, 3, 37, 1)
     )
-    phi = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in shifted.ravel().tolist()]).reshape(x.shape)
-    pairs = ((z, shifted * phi), (sums, s + scale * shifted))
+    pairs = ((z, shifted * normal_distribution(shifted)), (sums, s + scale * shifted))
     if not all(np.allclose(got, expected, rtol=1e-5, atol=5e-6) for got, expected in pairs):
         raise RuntimeError("the compiled kernel does not agree with NumPy")
 
 
 class Layers(NamedTuple):
-    """The last layers of a block: a norm or none, and two 1x1 layers with GELU between them."""
+    """A block's layers."""
 
+    before: Sequence[nn.Module]
+    """Those that see neighbouring pixels, or are of other kinds."""
     norm: LayerNorm | None
     first: Pointwise
+    activation: GELU
     second: Pointwise
 
 
-def last_layers(layers: Sequence[nn.Module]) -> Layers | None:
-    """Of a block's layers those that can be run in strips; None where the last are others. Subclasses are others."""
+def split(layers: Sequence[nn.Module]) -> Layers | None:
+    """A block's layers as they can be run; None where the last are of other kinds. Subclasses are other kinds."""
     kinds = tuple(type(layer) for layer in layers)
     if kinds[-3:] != (Pointwise, GELU, Pointwise):
         return None
-    norm = layers[-4] if kinds[-4:-3] == (LayerNorm,) else None
-    found = Layers(norm, layers[-3], layers[-1])  # type: ignore[arg-type]
+    at = -4 if kinds[-4:-3] == (LayerNorm,) else -3
+    found = Layers(layers[:at], layers[-4] if at == -4 else None, *layers[-3:])  # type: ignore[arg-type]
     return found if found.first.stride == found.second.stride == 1 else None
 
 
@@ -89,43 +91,39 @@ def _ready() -> bool:
     return _build().usable
 
 
-def applies(x: Tensor, layers: Layers) -> bool:
-    """Whether they are run in strips for a block's input ``x``: in inference, on a CPU, and where nobody looks at a
+def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
+    """Whether the block runs them in strips for its input ``x``: in inference, on a CPU, and where nobody looks at a
     layer by itself."""
     if x.device.type != "cpu" or for_elsewhere() or compiled.mode() is False:
         return False
     least = LEAST_BYTES_COMPILED if torch.compiler.is_compiling() else LEAST_BYTES
-    if x.numel() // x.shape[-1] * layers.second.in_features * _dtype(x).itemsize < least:
+    if x.numel() // x.shape[-1] * layers.second.in_features * computed_in(x).itemsize < least:
         return False
-    modules = [layer for layer in layers if layer is not None]
-    if _dtype(x) not in _DTYPES or x.dtype not in _DTYPES or not _ready():
+    if computed_in(x) not in _DTYPES or x.dtype not in _DTYPES or not _ready():
         return False
+    modules = [layer for layer in layers[1:] if layer is not None]
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         return False
     if torch.compiler.is_compiling():
         return for_inference()
-    tensors = [x, *(p for module in modules for p in module._parameters.values() if p is not None)]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters())):
         return False
+    tensors = [x, *(p for module in modules for p in module._parameters.values() if p is not None)]
     plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
-    return plain and not torch._C._are_functorch_transforms_active()
+    watched: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return plain and not watched and not torch._C._are_functorch_transforms_active()
 
 
 def run(x: Tensor, shortcut: Tensor, layers: Layers, scale: Tensor | None) -> Tensor:
-    """``shortcut + scale * layers(x)`` for ``(N, H, W, C)``."""
-    norm, first, second = layers
+    """``shortcut + scale * y``, ``y`` what the layers behind ``before`` make of ``x (N, H, W, C)``."""
+    _, norm, first, _, second = layers
     norm_weight, norm_bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     function = torch.ops.nextify.strips if torch.compiler.is_compiling() else _run
     y: Tensor = function(
         *(x, shortcut, norm_weight, norm_bias, eps, first.weight, first.bias),
-        *(second.weight, second.bias, scale, _dtype(x)),
+        *(second.weight, second.bias, scale, computed_in(x)),
     )
     return y
-
-
-def _dtype(x: Tensor) -> torch.dtype:
-    """What torch computes a linear layer of ``x`` in."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 def _result_dtype(shortcut: Tensor, scale: Tensor | None, dtype: torch.dtype) -> torch.dtype:
@@ -200,17 +198,6 @@ _strips_op = torch.library.custom_op("nextify::strips", _run, mutates_args=())
 
 
 @_strips_op.register_fake
-def _(
-    x: Tensor,
-    shortcut: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    scale: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+def _(x: Tensor, shortcut: Tensor, *others: Any) -> Tensor:
+    *_, scale, dtype = others
     return shortcut.new_empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype))

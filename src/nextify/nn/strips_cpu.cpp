@@ -7,24 +7,8 @@
 
 #include "gelu.h"
 
-// f(offset, lanes) on every vector of a row; the last one may have fewer lanes.
-template <class F>
-INLINE void along(int64_t columns, F f) {
-  int64_t c = 0;
-  for (; c + LANES <= columns; c += LANES) f(c, int64_t(LANES));
-  if (c < columns) f(c, columns - c);
-}
-
-template <class T>
-INLINE void store(T* to, Vector v, int64_t lanes) {
-  if (__builtin_expect(lanes >= LANES, 1)) return store(to, v);
-  T values[LANES];
-  store(values, v);
-  std::memcpy(to, values, lanes * sizeof(T));
-}
-
 INLINE Vector load_or(const float* p, int64_t at, int64_t lanes, float otherwise) {
-  return p ? load(p + at, lanes) : Vector{} + otherwise;
+  return p ? load(p + at, lanes) : same(otherwise);
 }
 
 template <class T>
