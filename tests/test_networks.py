@@ -83,7 +83,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "activations": ("after_every_conv", "between_pointwise"),
     "norms": ("after_every_conv", "before_expand"),
     "norm": ("batch", "layer"),
-    "downsampling": ("in_block", "separate", "none"),
+    "downsampling": ("in_block", "separate", "pooled", "none"),
     "layer_scale": ("off", 1e-6),
     "response_norm": ("off", "global"),
 }

@@ -20,7 +20,7 @@ ActivationKind = Literal["relu", "gelu"]
 ActivationPlaces = Literal["after_every_conv", "between_pointwise"]
 NormPlaces = Literal["after_every_conv", "before_expand"]
 NormKind = Literal["batch", "layer"]
-Downsampling = Literal["in_block", "separate", "none"]
+Downsampling = Literal["in_block", "separate", "pooled", "none"]
 LayerScale = float | Literal["off"]
 ResponseNorm = Literal["off", "global"]
 
@@ -63,7 +63,9 @@ class Design:
     norm: NormKind = "batch"
     downsampling: Downsampling = "in_block"
     """``in_block``: the stage's first block strides; ``separate``: norm + strided conv between stages, a norm after the
-    stem and after global average pooling; ``none``: isotropic, one resolution throughout, a norm only after pooling."""
+    stem and after global average pooling; ``pooled``: 3x3 conv, max pooling, norm and activation between stages, norm
+    and activation after the stem, a norm after global average pooling (not the paper's: for small images, where
+    non-overlapping patches learn slowly); ``none``: isotropic, one resolution throughout, a norm only after pooling."""
     layer_scale: LayerScale = "off"
     """Initial value of the learned per-channel scale of each residual branch, or ``off``."""
     response_norm: ResponseNorm = "off"

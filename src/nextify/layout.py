@@ -114,6 +114,10 @@ def layout(design: Design, in_channels: int = 3) -> Layout:
                 ("conv", Conv(channels, out, stride, stride, 0, 1, bias=True)),
             )
             channels, stride = out, 1
+        if design.downsampling == "pooled" and (index > 0 or stride > 1):
+            out = _block_widths(design, width)[0]
+            downsample = _pooled(design, Conv(channels, out, 3, 1, 1, 1, _bias(design, norm_follows=True)), stride)
+            channels, stride = out, 1
         blocks = []
         for position in range(depth):
             block = _block(design, width, channels, stride if position == 0 else 1)
@@ -133,10 +137,22 @@ def _bias(design: Design, *, norm_follows: bool) -> bool:
     return not (norm_follows and design.norm == "batch")
 
 
+def _pooled(design: Design, conv: Conv, stride: int) -> Named:
+    """A convolution and what follows it where a resolution is entered through pooling.
+
+    Ruling: the pooling stands directly behind the convolution, where norm and activation have the fewest pixels left.
+    The activation is there wherever the design places its others.
+    """
+    layers: list[tuple[str, Layer]] = [("conv", conv)]
+    if stride > 1:
+        layers.append(("pool", MaxPool(stride, stride, 0)))
+    return (*layers, ("norm", Norm(design.norm, conv.out_channels)), ("activation", Activation(design.activation)))
+
+
 def _stem(design: Design, in_channels: int) -> Named:
     # Ruling: the stem's norm and activation follow the placements; with one norm a block the stem has none, until
     # separate downsampling brings "one after the stem" (section 2.6) back.
-    norm = design.norms == "after_every_conv" or design.downsampling == "separate"
+    norm = design.norms == "after_every_conv" or design.downsampling in ("separate", "pooled")
     width = design.widths[0]
     bias = _bias(design, norm_follows=norm)
     if design.stem.startswith("patchify"):
@@ -145,6 +161,8 @@ def _stem(design: Design, in_channels: int) -> Named:
     else:
         kernel, stride = (7, 2) if design.stem == "conv7_pool" else (3, 1)
         conv = Conv(in_channels, width, kernel, stride, kernel // 2, 1, bias)
+    if design.downsampling == "pooled":
+        return _pooled(design, conv, 2 if design.stem.endswith("_pool") else 1)
     layers: list[tuple[str, Layer]] = [("conv", conv)]
     if norm:
         layers.append(("norm", Norm(design.norm, width)))
@@ -287,7 +305,7 @@ def smallest_image(net: Layout) -> int:
     size = 1
     spatial = [layer for _, layer in net.stem if isinstance(layer, Conv | MaxPool)]
     for stage in net.stages:
-        spatial += [layer for _, layer in stage.downsample if isinstance(layer, Conv)]
+        spatial += [layer for _, layer in stage.downsample if isinstance(layer, Conv | MaxPool)]
         spatial += [layer for _, layer in stage.blocks[0].branch if isinstance(layer, Conv) and layer.stride > 1]
     for layer in reversed(spatial):
         size = max(1, (size - 1) * layer.stride + layer.kernel_size - 2 * layer.padding)
