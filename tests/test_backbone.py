@@ -28,6 +28,7 @@ SHAPES = {
     "convnext": SMALL,
     "convnextv2": SMALL.with_(layer_scale="off", response_norm="global"),
     "isotropic": DESIGNS["convnext_isotropic_small"].with_(depths=(2,), widths=(8,)),
+    "pooled": DESIGNS["convnext_pooled"].with_(widths=(8, 16, 24)),
     "resnet": RESNET50.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32)),
     **{
         name: design.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32))
@@ -248,7 +249,7 @@ def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnext", "convnextv2", "isotropic", "resnet"])
+@pytest.mark.parametrize("name", ["convnext", "convnextv2", "isotropic", "pooled", "resnet"])
 def test_compiled_code_gives_the_same(name: str) -> None:
     model = create_model(SHAPES[name], 5).eval()
     with warnings.catch_warnings():
@@ -260,7 +261,7 @@ def test_compiled_code_gives_the_same(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnext", "convnextv2", "isotropic", "resnet"])
+@pytest.mark.parametrize("name", ["convnext", "convnextv2", "isotropic", "pooled", "resnet"])
 def test_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")

@@ -198,6 +198,19 @@ def _isotropic(width: int, depth: int, layer_scale: LayerScale) -> Design:
     )
 
 
+POOLED = CONVNEXT_TINY.with_(
+    depths=(1, 1, 1),
+    widths=(64, 256, 256),
+    stem="conv3_pool",
+    stage_strides=(1, 2, 2),
+    kernel_size=3,
+    norm="batch",
+    downsampling="pooled",
+    layer_scale="off",
+)
+"""Ours, for images of 32 to 64 pixels and fresh weights: ConvNeXt's blocks between pooled downsamplings. docs/log.md has
+what it was chosen against."""
+
 # Table 9 of the paper; atto to nano are the V2 paper's shapes, which timm also uses for V1; isotropic from Table 2.
 _SHAPES: dict[str, tuple[int, tuple[int, ...]]] = {
     "atto": (40, (2, 2, 6, 2)),
@@ -219,6 +232,7 @@ DESIGNS: dict[str, Design] = {
     "convnext_isotropic_small": _isotropic(384, 18, "off"),
     "convnext_isotropic_base": _isotropic(768, 18, "off"),
     "convnext_isotropic_large": _isotropic(1024, 36, 1e-6),
+    "convnext_pooled": POOLED,
     **{
         f"convnextv2_{n}": _convnext(*s, layer_scale="off", response_norm="global")
         for n, s in _SHAPES.items()

@@ -2,7 +2,8 @@
 
 glibc hands a freed block of some megabytes back to the system at once, and the next one comes with fresh pages that the
 system has to clear. A training frees and asks for the same activations in every step. Keeping them made a bf16 step of
-a small ConvNeXt on 2 cores about an eighth faster (docs/log.md). No result depends on it. No torch here.
+a small ConvNeXt on 2 cores about an eighth faster (docs/log.md). Every command does so; no result depends on it. No
+torch here.
 """
 
 from __future__ import annotations

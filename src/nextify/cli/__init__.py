@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, get_type_hints
 
+from nextify.memory import keep_freed_memory
+
 COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one brings",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
@@ -85,6 +87,7 @@ def _run(arguments: list[str]) -> int:
         options = _parse(name, module, rest)
     except SystemExit as end:  # tyro has printed the help, or what is wrong
         return end.code if isinstance(end.code, int) else 0
+    keep_freed_memory()
     return int(module.run(options))
 
 

@@ -94,11 +94,9 @@ def run(options: Options) -> int:
     from nextify.compare.budget import read
     from nextify.compare.measure import count, measure, probe
     from nextify.compare.output import write_data
-    from nextify.memory import keep_freed_memory
     from nextify.study.engine import EngineError
 
     signal.signal(signal.SIGTERM, _as_interrupt)
-    keep_freed_memory()
     limits = read(options.budget) if options.budget else ()
     if options.data is None and options.weights:
         raise ValueError("--weights are evaluated on images: give --data too")

@@ -82,7 +82,6 @@ class Options:
 def run(options: Options) -> int:
     from nextify import processes
     from nextify.cli.printing import one_voice
-    from nextify.memory import keep_freed_memory
     from nextify.training.device import runtime as runtime_of
     from nextify.training.request import check
     from nextify.training.tracking import check_trackers
@@ -99,7 +98,6 @@ def run(options: Options) -> int:
             options.device, options.threads, options.workers, options.accumulation, options.distributed
         )
     runtime = replace(runtime, evaluations=options.evaluations, checkpoint_seconds=options.checkpoint_seconds)
-    keep_freed_memory()
     with processes.joined(runtime.device):
         return _run(options, request, runtime)
 
