@@ -76,6 +76,29 @@ def test_a_strided_block_convolves_the_incoming_width() -> None:
     assert (spatial.in_channels, spatial.groups, spatial.stride) == (96, 96, 2)
 
 
+def test_pooled_downsampling_enters_a_stage_as_the_stem_does() -> None:
+    net = layout(DESIGNS["convnext_pooled"])
+    order = ("conv", "pool", "norm", "activation")
+    assert tuple(dict(net.stem)) == tuple(dict(net.stages[1].downsample)) == order
+    assert net.stages[0].downsample == ()  # its stride is 1
+    assert all(block.shortcut == () for stage in net.stages for block in stage.blocks)
+    assert tuple(dict(net.head)) == ("norm",)
+    by_hand = (
+        27 * 64 * 32**2
+        + (9 * 64 + 8 * 64**2) * 16**2
+        + (9 * 64 * 256) * 16**2
+        + (9 * 256 + 8 * 256**2) * 8**2
+        + (9 * 256**2) * 8**2
+        + (9 * 256 + 8 * 256**2) * 4**2
+        + 2560
+    )
+    assert cost(DESIGNS["convnext_pooled"], 32, 10).macs == by_hand
+    narrow = layout(RESNET50.with_(downsampling="pooled", stem="conv3", stage_strides=(1, 2, 1, 2)))
+    entered = [dict(stage.downsample) for stage in narrow.stages]
+    assert ["pool" in layers for layers in entered] == [False, True, False, True]
+    assert [layers["conv"].out_channels for layers in entered[1:]] == [512, 1024, 2048]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -27,7 +27,7 @@ from nextify.evaluation.report import evaluate
 from nextify.fitting import FitError
 from nextify.recipe import CONVNEXT, RECIPES, RandAugment
 from nextify.training.measure import OutOfMemory, measure
-from nextify.training.prepare import prepare
+from nextify.training.prepare import Prepared, prepare
 from nextify.training.request import Request, RequestError, setting
 from nextify.training.run import UnusableFolder, folder_of, prepare_in, run, taken
 from nextify.training.run import train as train_in_one_call
@@ -279,6 +279,17 @@ def test_settings_stand_above_the_fit(digits: Images) -> None:
     slow = prepare(Request("convnext_atto", settings=("learning_rate=1e-9",), epochs=3, scale="tiny"), digits)
     assert slow.trial.recipe.min_learning_rate == 0
     assert not {"ema", "layer_scale", "horizontal_flip"} & {change.field for change in changed.changes}
+
+
+def test_weights_beside_batch_norm_are_not_averaged(digits: Images) -> None:
+    def prepared(*texts: str) -> Prepared:
+        return prepare(Request("convnext_atto", settings=texts, epochs=3, scale="tiny"), digits)
+
+    layer, batch, asked = prepared(), prepared("norm=batch"), prepared("norm=batch", "ema=0.5")
+    assert layer.trial.recipe.ema != "off"
+    assert (batch.trial.recipe.ema, asked.trial.recipe.ema) == ("off", 0.5)
+    assert [change.after for change in batch.changes if change.field == "ema"] == ["off"]
+    assert any("batch norm's running statistics" in warning for warning in asked.preflight.warnings)
 
 
 DIGITS = ("convnext_atto", "--data", "digits")

@@ -16,8 +16,8 @@ HEADER = "| name | parameters | multiply-adds | G as printed | top-1 %, printed 
 
 INTRODUCTION = """Every name works in `nextify.create_model(name)`, `nextify show`, `nextify diff` and `nextify models`.
 Parameters with a 1000-class head; multiply-adds of convolutions and linear layers for one 224×224 RGB image. Accuracies
-are the paper's (arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours; – where it prints none. `convnext_pooled` is ours, for
-small images and fresh weights: [what it reaches](training.md#cifar-10-from-fresh-weights-on-two-cpu-cores).
+are the paper's (arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours; – where it prints none. `convnext_pooled` is ours,
+for small images and fresh weights: [what it reaches](training.md#cifar-10-from-fresh-weights-on-two-cpu-cores).
 """
 
 

@@ -208,8 +208,8 @@ POOLED = CONVNEXT_TINY.with_(
     downsampling="pooled",
     layer_scale="off",
 )
-"""Ours, for images of 32 to 64 pixels and fresh weights: ConvNeXt's blocks between pooled downsamplings. docs/log.md has
-what it was chosen against."""
+"""Ours, for images of 32 to 64 pixels and fresh weights: ConvNeXt's blocks between pooled downsamplings. docs/log.md
+has what it was chosen against."""
 
 # Table 9 of the paper; atto to nano are the V2 paper's shapes, which timm also uses for V1; isotropic from Table 2.
 _SHAPES: dict[str, tuple[int, tuple[int, ...]]] = {

@@ -123,6 +123,12 @@ def fit_design(design: Design, *, image_size: int, steps: int) -> tuple[Design, 
     return fitted, _record(design, changes)
 
 
+def without_average(recipe: Recipe) -> tuple[Recipe, Change]:
+    """For networks with batch norm: their running statistics do not belong to averaged weights."""
+    reason = "averaged weights do not fit batch norm's running statistics: the paper, and docs/log.md"
+    return recipe.with_(ema="off"), Change("ema", recipe.ema, "off", reason)
+
+
 def fit_recipe(
     recipe: Recipe, data: Facts, *, image_size: int, epochs: int | None = None, batch_size: int | None = None
 ) -> tuple[Recipe, tuple[Change, ...]]:
@@ -167,7 +173,7 @@ def fit_recipe(
         if recipe.crop == "random_resized":
             changes["crop"] = (
                 "pad",
-                f"a crop of 8 % of {image_size} pixels shows nothing; shifted by an eighth instead",
+                f"a crop of 8 % of {image_size} pixels shows nothing; shifted by up to crop_shift of the side instead",
             )
         if recipe.test_crop_ratio < 1:
             changes["test_crop_ratio"] = (1.0, f"cropping would enlarge images of {image_size} pixels first")

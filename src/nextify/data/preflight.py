@@ -155,6 +155,10 @@ def _recipe_warnings(recipe: Recipe, fitted: Recipe | None, train: int, uses_bat
                 f"learning_rate={recipe.learning_rate:g} is {what} the fitted {fitted.learning_rate:.3g}: "
                 f"{'it may diverge' if ratio > 1 else 'it may hardly learn'}"
             )
+    if uses_batch_norm and recipe.ema != "off":
+        warnings.append(
+            f"ema={recipe.ema:g} averages weights, which batch norm's running statistics do not fit: set ema=off"
+        )
     if uses_batch_norm and recipe.batch_size < SMALL_BATCH_FOR_BATCH_NORM:
         warnings.append(
             f"{recipe.batch_size} images at a time make batch norm's statistics noise: "

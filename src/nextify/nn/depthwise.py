@@ -241,6 +241,9 @@ def _forward_pays(x: Tensor, dtype: torch.dtype) -> bool:
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     if _forward_pays(x, x.dtype):
+        if not _pays(x.device.type, x.dtype, "forward", compiled.mode()):
+            # The operator will run torch's, which takes one type: a compiled graph casts faster than the operator does.
+            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
         y: Tensor = _forward_op(x, weight, bias, stride, False)
         return y
     return _torch_conv(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride)

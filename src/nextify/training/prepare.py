@@ -13,7 +13,7 @@ import numpy as np
 
 from nextify.data import Images
 from nextify.data.preflight import Preflight, preflight
-from nextify.fitting import Change, fit
+from nextify.fitting import Change, fit, without_average
 from nextify.layout import cost
 from nextify.recipe import RECIPES, Recipe
 from nextify.scale import scale
@@ -102,6 +102,9 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
     if request.frozen_stages and about is None:
         raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
     final = fitted.recipe.with_(**above)
+    if design.norm == "batch" and final.ema != "off" and "ema" not in above:
+        final, change = without_average(final)
+        changes = (*(c for c in changes if c.field != "ema"), change)
     data = Data(images.name, images.fingerprint, images.num_classes, size, mean, std)
     trial = Trial(
         design,
