@@ -5,7 +5,8 @@ a 4x4 stem and three more halvings leave nothing of a 32-pixel image, an EMA of 
 weights, and a batch of 4096 gives zero steps an epoch. Each is corrected here, in one place, with a message.
 
 The recipe's changes depend on data and budget only, never on the design, so that one fitted recipe serves every row of
-a roadmap. Constants without a source are ours, tuned on scikit-learn's digits and CIFAR-10: docs/log.md. No torch here.
+a roadmap; ``without_average`` stands apart, for a network that is trained by itself. Constants without a source are
+ours, tuned on scikit-learn's digits and CIFAR-10: docs/log.md. No torch here.
 """
 
 from __future__ import annotations

@@ -106,17 +106,15 @@ def layout(design: Design, in_channels: int = 3) -> Layout:
     for index, (depth, width) in enumerate(zip(design.depths, design.widths, strict=True)):
         stride = design.stage_strides[index]
         downsample: Named = ()
-        if design.downsampling == "separate" and (index > 0 or stride > 1):
+        if design.downsampling in ("separate", "pooled") and (index > 0 or stride > 1):
             out = _block_widths(design, width)[0]
-            # Ruling: this conv has a bias and no norm of its own behind it; the norm stands before it (section 2.6).
-            downsample = (
-                ("norm", Norm(design.norm, channels)),
-                ("conv", Conv(channels, out, stride, stride, 0, 1, bias=True)),
-            )
-            channels, stride = out, 1
-        if design.downsampling == "pooled" and (index > 0 or stride > 1):
-            out = _block_widths(design, width)[0]
-            downsample = _pooled(design, Conv(channels, out, 3, 1, 1, 1, _bias(design, norm_follows=True)), stride)
+            if design.downsampling == "pooled":
+                conv = Conv(channels, out, 3, 1, 1, 1, _bias(design, norm_follows=True))
+                downsample = _pooled(design, conv, stride)
+            else:
+                # Ruling: this conv has a bias and no norm behind it; its norm stands before it (section 2.6).
+                conv = Conv(channels, out, stride, stride, 0, 1, bias=True)
+                downsample = (("norm", Norm(design.norm, channels)), ("conv", conv))
             channels, stride = out, 1
         blocks = []
         for position in range(depth):
