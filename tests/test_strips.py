@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nextify.compiled import enable
 from nextify.design import CONVNEXT_TINY, DESIGNS, Design
-from nextify.nn import strips
+from nextify.nn import pixelwise, strips
 from nextify.zoo import create_model
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,12 +30,16 @@ IN_STRIPS = {
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(autouse=True)
-def _short_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["our products", "torch's products"])
+def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the matrix products are our own, on any CPU."""
+    ours: bool = request.param == "our products"
+    monkeypatch.setattr(pixelwise, "pays", lambda: ours)
     monkeypatch.setattr(strips, "STRIP_BYTES", 1)
-    monkeypatch.setattr(strips, "LEAST_BYTES", 1)
-    monkeypatch.setattr(strips, "LEAST_BYTES_COMPILED", 1)
+    for name in ("LEAST_BYTES", "LEAST_BYTES_COMPILED", "LEAST_BYTES_OWN"):
+        monkeypatch.setattr(strips, name, 1)
     monkeypatch.setattr(strips, "FEWEST_PIXELS", 37)  # divides no number of pixels here
+    return ours
 
 
 @pytest.fixture
@@ -82,6 +86,15 @@ def test_bfloat16(how: str, blocks: list[int]) -> None:
         got, expected = model(images), one_by_one(model, images)
     assert len(blocks) == sum(SMALL.depths)
     assert got.dtype == expected.dtype
+    assert (got - expected).norm() < 2e-2 * expected.norm()
+
+
+def test_odd_widths_in_bfloat16(blocks: list[int]) -> None:
+    torch.manual_seed(0)
+    model = create_model(SMALL.with_(widths=(5, 9, 13, 21)), 0).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        got, expected = model(IMAGES), one_by_one(model, IMAGES)
+    assert blocks == [5, 9, 13, 13, 21]
     assert (got - expected).norm() < 2e-2 * expected.norm()
 
 
@@ -205,7 +218,8 @@ def test_under_vmap(blocks: list[int]) -> None:
 
 def test_few_pixels_stay_in_a_cache_as_they_are(blocks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     model = create_model(SMALL, 2).eval()
-    monkeypatch.setattr(strips, "LEAST_BYTES", 2 * 16 * 24 * 32 * 4)  # the first block's hidden activations
+    for name in ("LEAST_BYTES", "LEAST_BYTES_OWN"):
+        monkeypatch.setattr(strips, name, 2 * 16 * 24 * 32 * 4)  # the first block's hidden activations
     with torch.no_grad():
         model(IMAGES)
     assert blocks == [8]
@@ -234,11 +248,12 @@ def test_multiply_adds_are_counted() -> None:
     assert counts[0] == counts[1]
 
 
-def test_a_profiler_sees_all_steps() -> None:
+def test_a_profiler_sees_all_steps(ours: bool) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     model = create_model(SMALL, 2).eval()
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         model(IMAGES)
     seen = {event.key for event in profiler.key_averages()}
-    assert {"aten::mm", "aten::native_layer_norm", "nextify::bias_gelu", "nextify::scaled_sum"} <= seen
+    torchs = {"aten::mm", "aten::native_layer_norm", "nextify::bias_gelu", "nextify::scaled_sum"}
+    assert ({"nextify::pixelwise"} if ours else torchs) <= seen

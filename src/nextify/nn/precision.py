@@ -8,6 +8,8 @@ from torch import Tensor
 
 AVX2_ALONE = torch.backends.cpu.get_cpu_capability() == "AVX2"
 BFLOAT16_INSTRUCTIONS: bool = torch.cpu._is_avx512_bf16_supported()
+MATRIX_UNITS: bool = torch.cpu._is_amx_tile_supported()
+"""Intel's AMX."""
 
 
 def computed_in(x: Tensor) -> torch.dtype:

@@ -49,6 +49,9 @@ INLINE Vector load(const T* p, int64_t channels) {  // fewer channels than lanes
   std::memcpy(lanes, p, channels * sizeof(T));
   return load(lanes);
 }
+INLINE Vector load_or(const float* p, int64_t at, int64_t lanes, float otherwise) {  // where there is no p
+  return p ? load(p + at, lanes) : same(otherwise);
+}
 
 INLINE void store(float* p, Vector v) { *reinterpret_cast<LooseVector*>(p) = v; }
 INLINE void store(uint16_t* p, Vector v) {  // rounded to nearest even; a NaN stays one

@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.profiler import record_function
+from torch.utils.flop_counter import register_flop_formula
 
 from nextify import compiled
+from nextify.nn import pixelwise
 from nextify.nn.gelu import FLAGS, GELU, normal_distribution
 from nextify.nn.layers import LayerNorm, Pointwise
 from nextify.nn.precision import computed_in
@@ -33,6 +35,8 @@ STRIP_BYTES = 6 << 20
 """Of hidden activations in a strip."""
 LEAST_BYTES, LEAST_BYTES_COMPILED = 1 << 22, 1 << 23
 """Of hidden activations in all: fewer stay in a cache as they are. A compiled graph does well with more of them."""
+LEAST_BYTES_OWN = 1 << 14
+"""The same where the matrix products are our own."""
 FEWEST_PIXELS = 512
 """In a strip: fewer would read the weights too often."""
 _SOURCE = Path(__file__).with_name("strips_cpu.cpp")
@@ -97,6 +101,8 @@ def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
     if x.device.type != "cpu" or for_elsewhere() or compiled.mode() is False:
         return False
     least = LEAST_BYTES_COMPILED if torch.compiler.is_compiling() else LEAST_BYTES
+    if pixelwise.pays():
+        least = LEAST_BYTES_OWN
     if x.numel() // x.shape[-1] * layers.second.in_features * computed_in(x).itemsize < least:
         return False
     if computed_in(x) not in _DTYPES or x.dtype not in _DTYPES or not _ready():
@@ -118,7 +124,8 @@ def run(x: Tensor, shortcut: Tensor, layers: Layers, scale: Tensor | None) -> Te
     """``shortcut + scale * y``, ``y`` what the layers behind ``before`` make of ``x (N, H, W, C)``."""
     _, norm, first, _, second = layers
     norm_weight, norm_bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
-    function = torch.ops.nextify.strips if torch.compiler.is_compiling() else _run
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    function = torch.ops.nextify.strips if watched else _run
     y: Tensor = function(
         *(x, shortcut, norm_weight, norm_bias, eps, first.weight, first.bias),
         *(second.weight, second.bias, scale, computed_in(x)),
@@ -150,6 +157,16 @@ def _run(
         out = torch.empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype), device="cpu")
         xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
         pixels = xs.shape[0]
+        most = max(FEWEST_PIXELS, STRIP_BYTES // (wide * dtype.itemsize))
+        strip = max(1, -(-pixels // max(1, round(pixels / most))))
+        hidden = _scratch("hidden", (strip, wide), dtype)
+        if pixelwise.pays() and (dtype == torch.float32 or channels % 2 == wide % 2 == 0):
+            with record_function("nextify::pixelwise") if torch._C._autograd._profiler_enabled() else nullcontext():
+                pixelwise.run(
+                    *(xs, shortcuts, (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2), scale),
+                    *(outs, _scratch("inputs", (strip, channels), dtype), hidden),
+                )
+            return out
         library, threads = _build().library, torch.get_num_threads()
         # A profiler sees torch's operators by itself; what is called without torch has to tell it.
         named = record_function if torch._C._autograd._profiler_enabled() else nullcontext
@@ -157,9 +174,7 @@ def _run(
         shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
         halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
         to_wide, to_narrow = (_cast(w, dtype, name).t() for w, name in ((weight1, "first"), (weight2, "second")))
-        most = max(FEWEST_PIXELS, STRIP_BYTES // (wide * dtype.itemsize))
-        strip = max(1, -(-pixels // max(1, round(pixels / most))))
-        hidden, narrow = _scratch("hidden", (strip, wide), dtype), _scratch("narrow", (strip, out.shape[-1]), dtype)
+        narrow = _scratch("narrow", (strip, out.shape[-1]), dtype)
         for start in range(0, pixels, strip):
             rows = slice(start, start + strip)
             part = xs[rows]
@@ -201,3 +216,9 @@ _strips_op = torch.library.custom_op("nextify::strips", _run, mutates_args=())
 def _(x: Tensor, shortcut: Tensor, *others: Any) -> Tensor:
     *_, scale, dtype = others
     return shortcut.new_empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype))
+
+
+@register_flop_formula(torch.ops.nextify.strips)
+def _flops(x: Any, shortcut: Any, *others: Any, out_shape: Any = None, **_: Any) -> int:
+    wide = others[3][0]
+    return int(2 * math.prod(x[:-1]) * wide * (x[-1] + shortcut[-1]))

@@ -7,10 +7,6 @@
 
 #include "gelu.h"
 
-INLINE Vector load_or(const float* p, int64_t at, int64_t lanes, float otherwise) {
-  return p ? load(p + at, lanes) : same(otherwise);
-}
-
 template <class T>
 void bias_gelu(T* x, const float* bias, int64_t rows, int64_t columns, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && rows * columns > 32768)

@@ -1,0 +1,100 @@
+"""What a ConvNeXt block does to each pixel by itself, in inference on a CPU, with matrix products of our own: one call
+of ``pixelwise_cpu.cpp``, compiled on first use.
+
+A library's product is told nothing of what follows it, and gets its weights in memory in the product's type. Here each
+weight is read once, in its own type, straight into the order in which a thread multiplies by it; bias, GELU, layer scale
+and the sum with the shortcut are done while a product's sums are still in a cache, in float32, and rounded once.
+"""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nextify import compiled
+from nextify.nn.gelu import FLAGS, normal_distribution
+from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, MATRIX_UNITS
+
+_SOURCE = Path(__file__).with_name("pixelwise_cpu.cpp")
+
+
+class _Work(ctypes.Structure):
+    """``Work`` of pixelwise_cpu.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "shortcut", "weight1", "weight2")),
+        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "bias1", "bias2", "scale")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "hidden", "z")),
+        *((name, ctypes.c_int64) for name in ("rows", "columns", "wide", "outputs", "strip")),
+        ("eps", ctypes.c_float),
+        *((f"{name}_half", ctypes.c_int) for name in ("x", "shortcut", "weight1", "weight2", "inner", "z")),
+        ("threads", ctypes.c_int),
+    )
+
+
+def _build() -> compiled.Build:
+    return compiled.build("pixelwise", _SOURCE, _check, FLAGS)
+
+
+def _check(library: ctypes.CDLL) -> None:
+    """Against NumPy on a small case with ragged sizes; raises RuntimeError where it differs."""
+    function = library.nextify_pixelwise
+    function.argtypes, function.restype = [ctypes.POINTER(_Work)], ctypes.c_int
+    random = np.random.default_rng(0)
+    rows, columns, wide, outputs, strip = 23, 22, 90, 20, 15
+
+    def draw(*shape: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+        return random.standard_normal(shape, dtype=np.float32)
+
+    x, shortcut, weight1, weight2 = draw(rows, columns), draw(rows, outputs), draw(wide, columns), draw(outputs, wide)
+    norm_weight, norm_bias, bias1, bias2, scale = (draw(n) for n in (columns, columns, wide, outputs, outputs))
+    inputs, hidden, z = np.empty((strip, columns), np.float32), np.empty((strip, wide), np.float32), draw(rows, outputs)
+    arrays = (x, shortcut, weight1, weight2, norm_weight, norm_bias, bias1, bias2, scale, inputs, hidden, z)
+    code = function(
+        _Work(*(a.ctypes.data for a in arrays), rows, columns, wide, outputs, strip, 1e-6, *[0] * 6, 2)
+    )
+    centred = x - x.mean(1, keepdims=True, dtype=np.float64)
+    normal = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6) * norm_weight + norm_bias
+    inside = (normal @ weight1.T + bias1).astype(np.float32)
+    expected = shortcut + scale * ((inside * normal_distribution(inside)) @ weight2.T + bias2)
+    if code or not np.allclose(z, expected, rtol=1e-4, atol=1e-3):
+        raise RuntimeError("the compiled kernel does not agree with NumPy")
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
+def pays() -> bool:
+    """Whether our products are used: on request, and by themselves on the CPUs where they were measured to be faster
+    than torch's, which are those with bfloat16 instructions and without matrix units (benchmarks/models.py)."""
+    if compiled.mode() == "auto" and (MATRIX_UNITS or not BFLOAT16_INSTRUCTIONS):
+        return False
+    return compiled.mode() is not False and _build().usable
+
+
+def run(
+    x: Tensor,
+    shortcut: Tensor,
+    norm: tuple[Tensor | None, Tensor | None, float],
+    first: tuple[Tensor, Tensor | None],
+    second: tuple[Tensor, Tensor | None],
+    scale: Tensor | None,
+    out: Tensor,
+    inputs: Tensor,
+    hidden: Tensor,
+) -> None:
+    """``out = shortcut + scale * (W2 gelu(W1 norm(x) + b1) + b2)``, all ``(pixels, channels)`` and contiguous.
+
+    ``inputs (strip, C)`` and ``hidden (strip, wide)`` are memory of the type that is computed in, for a strip of pixels.
+    """
+    vectors = [None if v is None else v.float().contiguous() for v in (*norm[:2], first[1], second[1], scale)]
+    weights = [first[0].contiguous(), second[0].contiguous()]
+    tensors = [x, shortcut, *weights, *vectors, inputs, hidden, out]
+    halves = [t.dtype == torch.bfloat16 for t in (x, shortcut, *weights, hidden, out)]
+    work = _Work(
+        *(None if t is None else t.data_ptr() for t in tensors),
+        *(x.shape[0], x.shape[1], hidden.shape[1], out.shape[1], hidden.shape[0], norm[2]),
+        *(*halves, torch.get_num_threads()),
+    )
+    if code := _build().library.nextify_pixelwise(ctypes.byref(work)):
+        raise RuntimeError(f"the pixelwise kernel failed with code {code}; enable(False) goes without it")
