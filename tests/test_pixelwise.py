@@ -66,7 +66,9 @@ def error(got: Tensor, expected: Tensor) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("sizes", [(1, 2, 6, 2), (5, 96, 384, 96), (49, 130, 70, 34), (100, 64, 256, 128), (7, 2, 300, 18)])
+@pytest.mark.parametrize(
+    "sizes", [(1, 2, 6, 2), (5, 96, 384, 96), (49, 130, 70, 34), (100, 64, 256, 128), (7, 2, 300, 18)]
+)
 @pytest.mark.parametrize("strip", [1, 8, 1000])
 def test_any_size_in_float32(sizes: tuple[int, int, int, int], strip: int) -> None:
     got, expected = ours_and_exact(*sizes, strip)

@@ -34,7 +34,7 @@ from nextify.training.run import train as train_in_one_call
 from nextify.training.train import TrainingStopped
 from nextify.training.training import Training, class_weights
 from nextify.training.trial import Data, Runtime, Trial
-from nextify.weights import load_bundle, save_bundle
+from nextify.weights import load, load_bundle, model_card, save_bundle
 
 Captured = pytest.CaptureFixture[str]
 ONE_THREAD = Runtime(threads=1)
@@ -139,6 +139,40 @@ def test_evaluate_command_writes_and_prints(capsys: Captured, trained: Path, tmp
     assert {path.name for path in tmp_path.iterdir()} == names
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == top1
+
+
+def test_mirror_images_are_asked_wherever_the_network_is(trained: Path, digits: Images, tmp_path: Path) -> None:
+    loaded = load(trained)
+    recipe = loaded.about.recipe
+    assert recipe is not None
+    mirrored = save_bundle(
+        tmp_path / "mirrored",
+        loaded.model.state_dict(),
+        replace(loaded.about, recipe=recipe.with_(test_mirror="on")),
+    )
+    pixels = torch.stack([loaded.preprocessing.pixels(image) for image in digits.test.array[:50]])  # type: ignore[index]
+    mean, std = torch.tensor(loaded.preprocessing.mean), torch.tensor(loaded.preprocessing.std)
+    x = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = (loaded.model(x) + loaded.model(x.flip(3))) / 2
+    part = replace(digits, test=ImageSet(digits.test.labels[:50], UniformStore(Kept(digits.test.array[:50]))))  # type: ignore[index]
+    found = evaluate(mirrored, part, threads=1)
+    assert found.top1 == 100 * np.mean(logits.argmax(1).numpy() == part.test.labels)
+    assert found.notes[-1] == "logits are the mean of each image's and its mirror image's (test_mirror)"
+    assert "mirror" in model_card(load_bundle(mirrored).about)
+    Image.fromarray(digits.test.load(0)).save(tmp_path / "digit.png")
+    (prediction,) = predict(mirrored, [tmp_path / "digit.png"])
+    assert prediction.guesses[0].probability == pytest.approx(float(logits[0].softmax(0).max()), rel=1e-5)
+
+
+def test_a_training_with_mirror_images_measures_with_them(digits: Images, tmp_path: Path) -> None:
+    request = Request("convnext_atto", epochs=1, scale="tiny", settings=("test_mirror=on",))
+    prepared = prepare(request, digits)
+    done = run(prepared, tmp_path, ONE_THREAD)
+    assert done.top1 == evaluate(done.bundle, digits, threads=1).top1
+    plain = prepare(replace(request, settings=()), digits)
+    assert prepared.trial.fingerprint != plain.trial.fingerprint
+    assert "test_mirror" not in plain.trial.to_dict()["recipe"]
 
 
 def test_evaluate_refuses_other_classes(capsys: Captured, trained: Path, shapes: Path) -> None:

@@ -170,6 +170,8 @@ def fit_recipe(
 
     if recipe.horizontal_flip and not data.mirror_keeps_class:
         changes["horizontal_flip"] = (0.0, "a mirror image of this data is another class or none")
+    if recipe.test_mirror == "on" and not data.mirror_keeps_class:
+        changes["test_mirror"] = ("off", "a mirror image of this data is another class or none")
     if image_size <= SMALL_IMAGE:
         if recipe.crop == "random_resized":
             changes["crop"] = (

@@ -97,6 +97,9 @@ class Recipe:
 
     test_crop_ratio: float = 0.875
     """Side of the central test crop over the resized short side."""
+    test_mirror: Literal["on"] | Off = "off"
+    """``on``: the network's answer is the mean of the logits of an image and of its mirror image, at twice the cost;
+    in evaluations and predictions too."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16``: autocast; weights stay fp32."""
 
@@ -133,6 +136,7 @@ class Recipe:
             "'off' or RandAugment(...)",
         )
         need(0 < self.test_crop_ratio <= 1, "test_crop_ratio", "above 0 and at most 1")
+        need(self.test_mirror in ("on", "off"), "test_mirror", "on or off")
 
     def with_(self, **changes: Any) -> Recipe:
         """A copy with the named settings changed. Raises ``RecipeError`` for an unknown name or value."""

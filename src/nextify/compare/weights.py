@@ -43,6 +43,7 @@ def evaluate(entry: Entry, source: str, images: Images, device: str, threads: in
     """
     import torch
 
+    from nextify.evaluation.inference import Inference
     from nextify.evaluation.metrics import top_k
     from nextify.evaluation.report import match_classes, predict_set
     from nextify.weights import load
@@ -56,8 +57,7 @@ def evaluate(entry: Entry, source: str, images: Images, device: str, threads: in
         model, about = loaded.model, loaded.about
         notes += loaded.notes
     label_of = match_classes(about, images, notes)
-    bf16 = about.recipe is not None and about.recipe.precision == "bf16"
-    found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, bf16=bf16)
+    found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, Inference.of(about.recipe))
     labels = label_of[images.test.labels]
     return Evaluated(top_k(found, labels, 1), top_k(found, labels, 5), len(labels), tuple(notes))
 

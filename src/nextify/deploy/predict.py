@@ -60,6 +60,7 @@ class Predictor:
         """
         import torch
 
+        from nextify.evaluation.inference import Inference
         from nextify.weights import WeightsError, load
 
         if threads is not None:
@@ -69,7 +70,7 @@ class Predictor:
         if not self.about.num_classes:
             raise WeightsError(f"{weights} has no classifier, so it names no class: take weights with one")
         self.model = loaded.model.to(device)
-        self.bf16 = self.about.recipe is not None and self.about.recipe.precision == "bf16"
+        self.inference = Inference.of(self.about.recipe)
 
     def __call__(self, sources: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
         """Predictions of all images of ``sources``, in order; see ``expand``.
@@ -106,7 +107,7 @@ class Predictor:
         ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
         found: Any = ()
         if ready:
-            found = probabilities(self.model, torch.stack(ready), self.device, self.preprocessing, bf16=self.bf16)
+            found = probabilities(self.model, torch.stack(ready), self.device, self.preprocessing, self.inference)
         rows = iter(found)
         for entry in waiting:
             if isinstance(entry, Prediction):

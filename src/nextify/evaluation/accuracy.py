@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nextify import processes
+from nextify.evaluation.inference import PLAIN, Inference
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Accuracy:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, bf16: bool = False) -> Accuracy:
+def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], inference: Inference = PLAIN) -> Accuracy:
     """Accuracy of ``model`` in evaluation mode over ``(images (N, C, H, W), labels (N,))`` batches on its device.
 
     Of several processes each gives its own batches, and all get the accuracy over all of them; every process must call
@@ -31,9 +32,8 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, bf16
     model.eval()
     hits1 = hits5 = images = 0
     for inputs, labels in batches:
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(inputs)
-        best = logits.float().topk(min(5, logits.shape[-1])).indices  # (N, 5)
+        logits = inference.logits(model, inputs)
+        best = logits.topk(min(5, logits.shape[-1])).indices  # (N, 5)
         hit = best == labels[:, None]
         hits1 += int(hit[:, 0].sum())
         hits5 += int(hit.any(1).sum())

@@ -18,6 +18,7 @@ from nextify import processes
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.errors import some
 from nextify.environment import Environment, describe
+from nextify.evaluation.inference import PLAIN, Inference
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class, top_k
 from nextify.files import write_bytes_atomic, write_json_atomic
 
@@ -109,10 +110,11 @@ def evaluate_with_pictures(
     loaded = load(bundle)
     notes = list(loaded.notes)
     labels_of = match_classes(loaded.about, images, notes)
-    bf16 = loaded.about.recipe is not None and loaded.about.recipe.precision == "bf16"
+    inference = Inference.of(loaded.about.recipe)
+    notes += inference.notes
     model = loaded.model.to(device)
     sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
-    probabilities = np.concatenate([predict_set(model, s, loaded.preprocessing, device, bf16=bf16) for s in sets])
+    probabilities = np.concatenate([predict_set(model, s, loaded.preprocessing, device, inference) for s in sets])
     labels = labels_of[np.concatenate([s.labels for s in sets])]
     names = [s.name(i) for s in sets for i in range(len(s))]
     classes = loaded.about.classes or images.classes
@@ -136,7 +138,7 @@ def evaluate_with_pictures(
         classes=tuple(per_class(counts, classes)),
         confusion=tuple(map(tuple, counts.tolist())),
         mistakes=mistakes,
-        precision="bf16" if bf16 else "fp32",
+        precision="bf16" if inference.bf16 else "fp32",
         notes=tuple(notes),
         environment={**describe(), "device": device},
     )
@@ -174,7 +176,7 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
 
 
 def predict_set(
-    model: nn.Module, images: ImageSet, settings: Preprocessing, device: str, *, bf16: bool = False
+    model: nn.Module, images: ImageSet, settings: Preprocessing, device: str, inference: Inference = PLAIN
 ) -> npt.NDArray[np.float32]:
     """``(N, K)`` probabilities of a whole set, in order.
 
@@ -182,7 +184,7 @@ def predict_set(
     """
     first, last = (len(images) * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
     pixels = (images.load(i) for i in range(first, last))
-    own = [probabilities(model, batch, device, settings, bf16=bf16) for batch in _batches(pixels, settings)]
+    own = [probabilities(model, batch, device, settings, inference) for batch in _batches(pixels, settings)]
     return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
 
 
@@ -200,7 +202,7 @@ def _batches(images: Iterator[Any], settings: Preprocessing) -> Iterator[Tensor]
 
 
 def probabilities(
-    model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, *, bf16: bool = False
+    model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference = PLAIN
 ) -> npt.NDArray[np.float32]:
     """``(B, K)`` probabilities of uint8 ``pixels (B, H, W, C)`` as ``settings.pixels`` gives them.
 
@@ -213,9 +215,7 @@ def probabilities(
     place = torch.device(device)
     with torch.inference_mode():
         x = normalized(pixels, place, settings.mean, settings.std)  # type: ignore[arg-type]
-        with torch.autocast(place.type, torch.bfloat16, enabled=bf16):
-            logits = model(x)
-        return logits.float().softmax(-1).cpu().numpy()  # type: ignore[no-any-return]
+        return inference.logits(model, x).softmax(-1).cpu().numpy()
 
 
 def _image(sets: Sequence[ImageSet], index: int) -> npt.NDArray[np.uint8]:

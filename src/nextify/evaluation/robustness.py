@@ -37,6 +37,7 @@ from nextify.evaluation.corruption_error import (
     summarize,
 )
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
+from nextify.evaluation.inference import Inference
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.partial import Partial
 from nextify.evaluation.report import Part, match_classes, probabilities
@@ -236,7 +237,7 @@ def measure(
         only_present_classes=only_present_classes,
         seed=seed,
         made_frost=made_frost,
-        precision="bf16" if first.bf16 else "fp32",
+        precision="bf16" if first.inference.bf16 else "fp32",
         notes=tuple(dict.fromkeys(notes)),
         environment={**describe(), "device": device},
     )
@@ -317,9 +318,10 @@ class _Network:
             )
         notes: list[str] = list(loaded.notes)
         self.label_of = match_classes(loaded.about, images, notes)
-        self.notes, self.device = notes, device
+        self.device = device
         self.present = np.unique(self.label_of) if only_present else None
-        self.bf16 = loaded.about.recipe is not None and loaded.about.recipe.precision == "bf16"
+        self.inference = Inference.of(loaded.about.recipe)
+        self.notes = notes + self.inference.notes
         self.model = loaded.model.to(device)
         self.right: dict[object, list[npt.NDArray[np.bool_]]] = {}
         self.confidence: dict[object, list[npt.NDArray[np.float32]]] = {}
@@ -331,13 +333,15 @@ class _Network:
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return [digest.hexdigest(), repr(self.settings), str(self.bf16), str(self.label_of.tolist())]
+        bf16, mirror = self.inference
+        asked = f"{bf16}" + (", mirror" if mirror else "")
+        return [digest.hexdigest(), repr(self.settings), asked, str(self.label_of.tolist())]
 
     def see(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], Confidence]:
         """Which of the images are right, and how sure the network is of what it says."""
         import torch
 
-        found = probabilities(self.model, torch.from_numpy(pixels), self.device, self.settings, bf16=self.bf16)
+        found = probabilities(self.model, torch.from_numpy(pixels), self.device, self.settings, self.inference)
         labels = self.label_of[classes]
         if self.present is not None:
             found = found[:, self.present]

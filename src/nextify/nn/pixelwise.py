@@ -1,9 +1,9 @@
 """What a ConvNeXt block does to each pixel by itself, in inference on a CPU, with matrix products of our own: one call
 of ``pixelwise_cpu.cpp``, compiled on first use.
 
-A library's product is told nothing of what follows it, and gets its weights in memory in the product's type. Here each
-weight is read once, in its own type, straight into the order in which a thread multiplies by it; bias, GELU, layer scale
-and the sum with the shortcut are done while a product's sums are still in a cache, in float32, and rounded once.
+A library's product is told nothing of what follows it, and needs its weights in memory in the product's type. Here each
+weight is read once, in its own type, straight into the order in which a thread multiplies by it; bias, GELU, layer
+scale and the sum with the shortcut are done while a product's sums are still in a cache, in float32, and rounded once.
 """
 
 import ctypes
@@ -52,9 +52,7 @@ def _check(library: ctypes.CDLL) -> None:
     norm_weight, norm_bias, bias1, bias2, scale = (draw(n) for n in (columns, columns, wide, outputs, outputs))
     inputs, hidden, z = np.empty((strip, columns), np.float32), np.empty((strip, wide), np.float32), draw(rows, outputs)
     arrays = (x, shortcut, weight1, weight2, norm_weight, norm_bias, bias1, bias2, scale, inputs, hidden, z)
-    code = function(
-        _Work(*(a.ctypes.data for a in arrays), rows, columns, wide, outputs, strip, 1e-6, *[0] * 6, 2)
-    )
+    code = function(_Work(*(a.ctypes.data for a in arrays), rows, columns, wide, outputs, strip, 1e-6, *[0] * 6, 2))
     centred = x - x.mean(1, keepdims=True, dtype=np.float64)
     normal = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6) * norm_weight + norm_bias
     inside = (normal @ weight1.T + bias1).astype(np.float32)
@@ -85,7 +83,7 @@ def run(
 ) -> None:
     """``out = shortcut + scale * (W2 gelu(W1 norm(x) + b1) + b2)``, all ``(pixels, channels)`` and contiguous.
 
-    ``inputs (strip, C)`` and ``hidden (strip, wide)`` are memory of the type that is computed in, for a strip of pixels.
+    ``inputs (strip, C)`` and ``hidden (strip, wide)`` are memory of the type computed in, for a strip of pixels.
     """
     vectors = [None if v is None else v.float().contiguous() for v in (*norm[:2], first[1], second[1], scale)]
     weights = [first[0].contiguous(), second[0].contiguous()]

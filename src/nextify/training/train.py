@@ -22,6 +22,7 @@ from nextify.data import Images, TestBatches
 from nextify.data.errors import some
 from nextify.design import Design
 from nextify.evaluation.accuracy import Accuracy, accuracy
+from nextify.evaluation.inference import Inference
 from nextify.training.records import Entry, Records, Warn, to_stderr
 from nextify.training.schedule import learning_rate, relative_cost
 from nextify.training.tracking import Tracker
@@ -271,7 +272,7 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> dic
             break
     pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
     before = time.perf_counter()
-    accuracy(run.model, [run.prepared_test_batch(pixels, labels)])
+    accuracy(run.model, [run.prepared_test_batch(pixels, labels)], Inference.of(recipe))
     test_batch_seconds = time.perf_counter() - before
     return {
         "step_seconds": statistics.median(times[2:] or times[1:] or times)

@@ -23,6 +23,7 @@ from nextify.data import Images, TestBatches, TrainBatches, finish
 from nextify.data.share import share
 from nextify.design import Design, total_stride
 from nextify.evaluation.accuracy import Accuracy, accuracy
+from nextify.evaluation.inference import Inference
 from nextify.foreign import build, classifier
 from nextify.nn.network import ConvNet
 from nextify.training import distributed
@@ -172,7 +173,7 @@ class Training:
         tests = TestBatches(self.images.test, recipe, self.trial.data.image_size, TEST_BATCH, *place)
         kept = self.kept()
         batches = (self.prepared_test_batch(pixels, labels) for pixels, labels in tests)
-        return accuracy(kept, batches, bf16=recipe.precision == "bf16")
+        return accuracy(kept, batches, Inference.of(recipe))
 
     def kept(self) -> nn.Module:
         """The network whose weights are the result: the averaged one where the recipe averages."""

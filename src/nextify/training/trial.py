@@ -72,6 +72,8 @@ class Trial:
             del recipe["progressive_resizing"]  # younger too
         if recipe["crop_shift"] == 0.125 or recipe["crop"] != "pad":
             del recipe["crop_shift"]  # younger too
+        if recipe["test_mirror"] == "off":
+            del recipe["test_mirror"]  # younger too
         if recipe["resampling"] == "pillow" or recipe["crop"] != "random_resized":
             del recipe["resampling"]  # younger too, and of no effect with other crops
         fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}

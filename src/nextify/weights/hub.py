@@ -115,6 +115,8 @@ def model_card(about: About, hub_id: str = "owner/name") -> str:
         "## Figures",
         "",
     ]
+    if about.recipe is not None and about.recipe.test_mirror == "on":
+        body += ["Measured on the mean of each image's logits and its mirror image's.", ""]
     if about.metrics:
         body += ["| metric | value | data | images | measured by |", "|---|---|---|---|---|"]
         body += [
