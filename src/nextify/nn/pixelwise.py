@@ -17,6 +17,8 @@ from nextify import compiled
 from nextify.nn.gelu import FLAGS, normal_distribution
 from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, MATRIX_UNITS
 
+LINE = 64
+"""Bytes, of a cache."""
 _SOURCE = Path(__file__).with_name("pixelwise_cpu.cpp")
 
 
@@ -26,7 +28,7 @@ class _Work(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "shortcut", "weight1", "weight2")),
         *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "bias1", "bias2", "scale")),
-        *((name, ctypes.c_void_p) for name in ("inputs", "hidden", "z")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "hidden", "panels", "z")),
         *((name, ctypes.c_int64) for name in ("rows", "columns", "wide", "outputs", "strip")),
         ("eps", ctypes.c_float),
         *((f"{name}_half", ctypes.c_int) for name in ("x", "shortcut", "weight1", "weight2", "inner", "z")),
@@ -40,8 +42,9 @@ def _build() -> compiled.Build:
 
 def _check(library: ctypes.CDLL) -> None:
     """Against NumPy on a small case with ragged sizes; raises RuntimeError where it differs."""
-    function = library.nextify_pixelwise
+    function, panel = library.nextify_pixelwise, library.nextify_pixelwise_panel
     function.argtypes, function.restype = [ctypes.POINTER(_Work)], ctypes.c_int
+    panel.argtypes, panel.restype = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int], ctypes.c_int64
     random = np.random.default_rng(0)
     rows, columns, wide, outputs, strip = 23, 22, 90, 20, 15
 
@@ -51,7 +54,9 @@ def _check(library: ctypes.CDLL) -> None:
     x, shortcut, weight1, weight2 = draw(rows, columns), draw(rows, outputs), draw(wide, columns), draw(outputs, wide)
     norm_weight, norm_bias, bias1, bias2, scale = (draw(n) for n in (columns, columns, wide, outputs, outputs))
     inputs, hidden, z = np.empty((strip, columns), np.float32), np.empty((strip, wide), np.float32), draw(rows, outputs)
-    arrays = (x, shortcut, weight1, weight2, norm_weight, norm_bias, bias1, bias2, scale, inputs, hidden, z)
+    panels = np.empty(2 * panel(columns, wide, 0) + LINE, np.uint8)
+    panels = panels[-panels.ctypes.data % LINE :]
+    arrays = (x, shortcut, weight1, weight2, norm_weight, norm_bias, bias1, bias2, scale, inputs, hidden, panels, z)
     code = function(_Work(*(a.ctypes.data for a in arrays), rows, columns, wide, outputs, strip, 1e-6, *[0] * 6, 2))
     centred = x - x.mean(1, keepdims=True, dtype=np.float64)
     normal = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6) * norm_weight + norm_bias
@@ -70,6 +75,11 @@ def pays() -> bool:
     return compiled.mode() is not False and _build().usable
 
 
+def panel_bytes(columns: int, wide: int, dtype: torch.dtype) -> int:
+    """Of memory that each thread needs for weights in the order of the product."""
+    return int(_build().library.nextify_pixelwise_panel(columns, wide, dtype == torch.bfloat16))
+
+
 def run(
     x: Tensor,
     shortcut: Tensor,
@@ -80,14 +90,16 @@ def run(
     out: Tensor,
     inputs: Tensor,
     hidden: Tensor,
+    panels: Tensor,
 ) -> None:
     """``out = shortcut + scale * (W2 gelu(W1 norm(x) + b1) + b2)``, all ``(pixels, channels)`` and contiguous.
 
-    ``inputs (strip, C)`` and ``hidden (strip, wide)`` are memory of the type computed in, for a strip of pixels.
+    ``inputs (strip, C)`` and ``hidden (strip, wide)`` are memory of the type computed in, for a strip of pixels;
+    ``panels`` is of ``threads * panel_bytes(C, wide, type)``, at a multiple of LINE.
     """
     vectors = [None if v is None else v.float().contiguous() for v in (*norm[:2], first[1], second[1], scale)]
     weights = [first[0].contiguous(), second[0].contiguous()]
-    tensors = [x, shortcut, *weights, *vectors, inputs, hidden, out]
+    tensors = [x, shortcut, *weights, *vectors, inputs, hidden, panels, out]
     halves = [t.dtype == torch.bfloat16 for t in (x, shortcut, *weights, hidden, out)]
     work = _Work(
         *(None if t is None else t.data_ptr() for t in tensors),

@@ -8,8 +8,9 @@
 //
 // Plain C interface; nextify/nn/strips.py builds it, loads it and checks it.
 
+#include <omp.h>
+
 #include <cstdint>
-#include <cstdlib>
 
 #include "gelu.h"
 
@@ -184,32 +185,20 @@ INLINE void multiply(const T* rows, int64_t count, int64_t inner, const uint32_t
   }
 }
 
-uint32_t* panel_memory(int64_t inner) {  // this thread's, for a panel of `inner` words
-  struct Memory {
-    uint32_t* start = nullptr;
-    int64_t size = 0;
-    ~Memory() { std::free(start); }
-  };
-  static thread_local Memory memory;
-  const int64_t size = (inner * WIDTH * 4 + 63) / 64 * 64;
-  if (memory.size < size) {
-    std::free(memory.start);
-    memory.start = static_cast<uint32_t*>(std::aligned_alloc(64, size));
-    memory.size = memory.start ? size : 0;
-  }
-  return memory.start;
+template <class T>
+int64_t panel_width(int64_t inner) {
+  return inner / IN_WORD<T> * WIDTH * 4 > PANEL_BYTES ? WIDTH / 2 : WIDTH;
 }
 
 // finish(row, column, lanes, sums) on each vector of the product of `rows` (count, inner) with weights (columns, inner).
-// Called by every thread of a team, which shares the work.
+// Called by every thread of a team, which shares the work, each with memory for a panel.
 template <class T, class Finish>
-void product(const T* rows, int64_t count, int64_t inner, Matrix weight, int64_t columns, int threads, Finish finish) {
-  const int64_t steps = inner / IN_WORD<T>, widest = steps * WIDTH * 4 > PANEL_BYTES ? WIDTH / 2 : WIDTH;
-  const int64_t panels = (columns + widest - 1) / widest;
+void product(const T* rows, int64_t count, int64_t inner, Matrix weight, int64_t columns, uint32_t* memory, int threads,
+             Finish finish) {
+  const int64_t widest = panel_width<T>(inner), panels = (columns + widest - 1) / widest;
   const int64_t wanted = (4 * threads + panels - 1) / panels, most = (count + 4 * ROWS - 1) / (4 * ROWS);
   const int64_t groups = wanted < most ? wanted : most;  // of rows, where there are few panels for the threads
   int64_t packed = -1;
-  uint32_t* memory = panel_memory(steps);
 #pragma omp for schedule(dynamic)
   for (int64_t item = 0; item < panels * groups; ++item) {
     const int64_t panel = item / groups, group = item % groups;
@@ -284,7 +273,7 @@ void normalize(const X* x, const float* weight, const float* bias, float eps, T*
 struct Work {
   const void *x, *shortcut, *weight1, *weight2;                          // (rows, inputs), (rows, outputs), Linear's
   const float *norm_weight, *norm_bias, *bias1, *bias2, *scale;          // or null
-  void *inputs, *hidden, *z;                                             // (strip, inputs), (strip, wide), (rows, outputs)
+  void *inputs, *hidden, *panels, *z;  // (strip, inputs), (strip, wide), a panel a thread, (rows, outputs)
   int64_t rows, columns, wide, outputs, strip;
   float eps;
   int x_half, shortcut_half, weight1_half, weight2_half, inner_half, z_half;  // bfloat16 (1) or float (0)
@@ -295,22 +284,33 @@ INLINE Vector load(const void* p, bool half, int64_t at, int64_t lanes) {
   return half ? load(static_cast<const uint16_t*>(p) + at, lanes) : load(static_cast<const float*>(p) + at, lanes);
 }
 
+// Bytes of a thread's panel.
+extern "C" int64_t nextify_pixelwise_panel(int64_t columns, int64_t wide, int half) {
+  const auto bytes = [&](int64_t inner) {
+    return (half ? inner / 2 * panel_width<uint16_t>(inner) : inner * panel_width<float>(inner)) * 4;
+  };
+  const int64_t most = bytes(columns) > bytes(wide) ? bytes(columns) : bytes(wide);
+  return (most + LINE - 1) / LINE * LINE;
+}
+
 template <class T>
 void run(const Work& w) {
   T *inputs = static_cast<T*>(w.inputs), *hidden = static_cast<T*>(w.hidden);
+  const int64_t panel_bytes = nextify_pixelwise_panel(w.columns, w.wide, w.inner_half);
 #pragma omp parallel num_threads(w.threads)
   for (int64_t start = 0; start < w.rows; start += w.strip) {
+    uint32_t* memory = reinterpret_cast<uint32_t*>(static_cast<char*>(w.panels) + omp_get_thread_num() * panel_bytes);
     const int64_t rows = w.rows - start < w.strip ? w.rows - start : w.strip, from = start * w.columns;
     if (w.x_half)
       normalize(static_cast<const uint16_t*>(w.x) + from, w.norm_weight, w.norm_bias, w.eps, inputs, rows, w.columns);
     else
       normalize(static_cast<const float*>(w.x) + from, w.norm_weight, w.norm_bias, w.eps, inputs, rows, w.columns);
-    product(inputs, rows, w.columns, {w.weight1, w.weight1_half != 0}, w.wide, w.threads,
+    product(inputs, rows, w.columns, {w.weight1, w.weight1_half != 0}, w.wide, memory, w.threads,
             [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
               const Vector v = sum + load_or(w.bias1, c, lanes, 0);
               put(hidden + r * w.wide + c, v * distribution(v, v * v), lanes);
             });
-    product(hidden, rows, w.wide, {w.weight2, w.weight2_half != 0}, w.outputs, w.threads,
+    product(hidden, rows, w.wide, {w.weight2, w.weight2_half != 0}, w.outputs, memory, w.threads,
             [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
               const int64_t at = (start + r) * w.outputs + c;
               const Vector branch = sum + load_or(w.bias2, c, lanes, 0);

@@ -156,20 +156,22 @@ def _run(
         channels, wide = x.shape[-1], weight1.shape[0]
         out = torch.empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype), device="cpu")
         xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
-        pixels = xs.shape[0]
+        pixels, threads = xs.shape[0], torch.get_num_threads()
+        # A profiler sees torch's operators by itself; what is called without torch has to tell it.
+        named = record_function if torch._C._autograd._profiler_enabled() else nullcontext
         most = max(FEWEST_PIXELS, STRIP_BYTES // (wide * dtype.itemsize))
         strip = max(1, -(-pixels // max(1, round(pixels / most))))
         hidden = _scratch("hidden", (strip, wide), dtype)
         if pixelwise.pays() and (dtype == torch.float32 or channels % 2 == wide % 2 == 0):
-            with record_function("nextify::pixelwise") if torch._C._autograd._profiler_enabled() else nullcontext():
+            inputs = _scratch("inputs", (strip, channels), dtype)
+            panels = _scratch("panels", (threads * pixelwise.panel_bytes(channels, wide, dtype),), torch.uint8)
+            with named("nextify::pixelwise"):
                 pixelwise.run(
                     *(xs, shortcuts, (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2), scale),
-                    *(outs, _scratch("inputs", (strip, channels), dtype), hidden),
+                    *(outs, inputs, hidden, panels),
                 )
             return out
-        library, threads = _build().library, torch.get_num_threads()
-        # A profiler sees torch's operators by itself; what is called without torch has to tell it.
-        named = record_function if torch._C._autograd._profiler_enabled() else nullcontext
+        library = _build().library
         vectors = [None if v is None else v.float().contiguous() for v in (bias1, bias2, scale)]
         shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
         halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
