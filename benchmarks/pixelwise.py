@@ -50,7 +50,7 @@ def by_layers(x: Tensor, shortcut: Tensor, b: Block, dtype: torch.dtype) -> Tens
 
 def in_strips(ours: bool) -> Callable[[Tensor, Tensor, Block, torch.dtype], Tensor]:
     def run(x: Tensor, shortcut: Tensor, b: Block, dtype: torch.dtype) -> Tensor:
-        pixelwise.pays = lambda: ours  # type: ignore[assignment]
+        pixelwise.pays = lambda: ours
         norm = b["norm_weight"], b["norm_bias"], 1e-6
         return strips._run(x, shortcut, *norm, b["weight1"], b["bias1"], b["weight2"], b["bias2"], b["scale"], dtype)
 
