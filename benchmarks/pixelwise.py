@@ -5,9 +5,28 @@ One process; A, B and C in turn (A B C A B C …), medians. Shapes: ConvNeXt-T's
 call finds its weights in memory and not in a cache: each takes the next of as many blocks as fill 100 MB. Float32
 weights; bfloat16 computes as autocast does. The share is of what a 2048³ product of torch's reaches in the same type.
 
-    python benchmarks/pixelwise.py --rounds 15
+    python benchmarks/pixelwise.py --rounds 9
 
-RESULTS
+Measured 2026-11-27, commit a17a53e: AMD EPYC with AVX512-bf16, 2 cores shared with other machines, two threads; torch
+2.15.0, Python 3.11.7, g++ 12.2.0; n = 9. Part of "layers" is memory given back to the system and got again.
+
+    type      pixels channels  layers ms  strips ms  ours ms  layers/ours  strips/ours  share
+    bfloat16    3136       96       1.87       1.80     1.45         1.29         1.25    75%
+    bfloat16     784      192       1.66       1.67     1.41         1.18         1.18    77%
+    bfloat16     196      384       1.65       1.66     1.37         1.20         1.21    79%
+    bfloat16      49      768       2.24       2.39     1.63         1.37         1.47    66%
+    bfloat16   50176       96      35.76      28.23    24.12         1.48         1.17    72%
+    bfloat16   12544      192      26.63      23.09    21.62         1.23         1.07    80%
+    bfloat16    3136      384      22.73      21.81    19.74         1.15         1.10    88%
+    bfloat16     784      768      22.19      21.51    19.08         1.16         1.13    91%
+    float32     3136       96       3.30       3.14     2.61         1.27         1.20    96%
+    float32      784      192       2.80       2.89     2.50         1.12         1.16   100%
+    float32      196      384       2.87       2.95     2.39         1.20         1.24   105%
+    float32       49      768       4.39       4.58     3.26         1.35         1.41    77%
+    float32    50176       96     112.07      53.52    44.31         2.53         1.21    91%
+    float32    12544      192      65.33      45.34    42.59         1.53         1.06    94%
+    float32     3136      384      50.01      46.84    41.63         1.20         1.13    96%
+    float32      784      768      43.75      45.99    37.33         1.17         1.23   107%
 """
 
 import argparse

@@ -25,7 +25,8 @@ NOTES = {
     "2048³ matrix product in fp32 ran at 112 to 195 GFLOP/s (five tries of 22). Two runs before them that took all "
     "rounds of a size together (commit 4bd122f, records in commit ef844f4) agreed in 45 of 48 ratios but gave "
     "ConvNeXt-T's latency exponents of 1.02 and 0.62, since the machine became faster on the way; two that took five "
-    "calls at each turn, in 5 to 10 rounds (01f7dc4, records not kept), agreed in 29 of 48, the largest apart 17 %.",
+    "calls at each turn, in 5 to 10 rounds (01f7dc4, records not kept), agreed in 29 of 48, the largest apart 17 %. "
+    "ConvNeXt's inference has become faster since (docs/weights.md).",
     "line-up-again": "The second run.",
     "line-up-xeon": "On another processor, less busy, by five calls a turn as before. Peak memory: not measured. From "
     "the second size on, each process read the peak of the one that had started it (and the networks were measured one "
