@@ -6,7 +6,7 @@
 // nowhere but into its cache. Between the products nothing is written but the hidden activations of a strip of pixels.
 // Sums are float32, in the order of the inner dimension, whatever the number of threads.
 //
-// Plain C interface; nextify/nn/strips.py builds it, loads it and checks it.
+// Plain C interface; nextify/nn/pixelwise.py builds it, loads it and checks it.
 
 #include <omp.h>
 
@@ -21,7 +21,8 @@
 // A product's tile of accumulators: ROWS rows of COLUMNS vectors, and a panel's width in columns.
 constexpr int ROWS = 6, COLUMNS = REGISTERS == 32 ? 4 : 2, WIDTH = COLUMNS * LANES;
 
-constexpr int LINE = 64, PANEL_BYTES = 320 << 10;  // of a cache; a panel may take in the next cache (narrower above it)
+constexpr int LINE = 64;                // bytes, of a cache
+constexpr int PANEL_BYTES = 320 << 10;  // of a second cache, that a panel may take: a larger one is made of half the width
 
 typedef uint32_t LooseBits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 

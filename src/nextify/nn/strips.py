@@ -2,9 +2,10 @@
 the norm, both 1x1 layers and the activation between them, layer scale, and the sum with the shortcut.
 
 The hidden activations of a batch are the largest tensor of a block, and would be written and read in memory three times
-over: the product with its bias, the activation, the next product. Those of a strip stay in a cache. The products are
-torch's; what stands between and after them is done in one pass each by ``strips_cpu.cpp``, compiled on first use; where
-that cannot be built, blocks run layer by layer. The result differs from theirs in rounding only, and is rounded no more
+over: the product with its bias, the activation, the next product. Those of a strip stay in a cache. Where it pays, all
+of it is one kernel with matrix products of our own (``pixelwise.py``); elsewhere the products are torch's, and what
+stands between and after them is done in one pass each by ``strips_cpu.cpp``. Both are compiled on first use; where that
+cannot be done, blocks run layer by layer. The result differs from theirs in rounding only, and is rounded no more
 often.
 """
 
