@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_score, recall_score, top_k_accuracy_score
 
@@ -15,6 +16,7 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.design import CONVNEXT_TINY
+from nextify.evaluation.accuracy import accuracy
 from nextify.evaluation.metrics import calibration, confusion, per_class, top_k
 from nextify.evaluation.pictures import confusion_picture, curves_picture, reliability_picture
 from nextify.evaluation.report import Evaluation, Mistake, match_classes, write
@@ -57,6 +59,16 @@ def test_confusion_and_classes_are_scikit_learns(table: tuple[np.ndarray, np.nda
     assert [c.top1 for c in found] == pytest.approx(100 * recall_score(labels, predicted, average=None))
     assert [c.precision for c in found] == pytest.approx(100 * precision_score(labels, predicted, average=None))
     assert sum(c.images for c in found) == sum(c.predicted for c in found) == 200
+
+
+def test_equal_logits_count_the_same_in_a_training_and_in_an_evaluation() -> None:
+    logits = torch.randint(4, (500, 7), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.randint(7, (500,), generator=torch.Generator().manual_seed(1))
+    model = torch.nn.Linear(7, 7, bias=False)
+    torch.nn.init.eye_(model.weight)
+    found = accuracy(model, [(logits[:300], labels[:300]), (logits[300:], labels[300:])])
+    assert found.top1 == top_k(logits.numpy(), labels.numpy(), 1)
+    assert found.top5 == top_k(logits.numpy(), labels.numpy(), 5)
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:

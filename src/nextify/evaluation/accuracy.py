@@ -33,7 +33,8 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], inferen
     hits1 = hits5 = images = 0
     for inputs, labels in batches:
         logits = inference.logits(model, inputs)
-        best = logits.topk(min(5, logits.shape[-1])).indices  # (N, 5)
+        # Of equal logits, which bfloat16 has now and then, the first counts as the higher, as in `metrics.top_k`.
+        best = logits.argsort(dim=-1, descending=True, stable=True)[:, :5]  # (N, 5)
         hit = best == labels[:, None]
         hits1 += int(hit[:, 0].sum())
         hits5 += int(hit.any(1).sum())
