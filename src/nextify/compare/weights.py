@@ -57,7 +57,9 @@ def evaluate(entry: Entry, source: str, images: Images, device: str, threads: in
         model, about = loaded.model, loaded.about
         notes += loaded.notes
     label_of = match_classes(about, images, notes)
-    found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, Inference.of(about.recipe))
+    inference = Inference.of(about.recipe)
+    notes += inference.notes
+    found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, inference)
     labels = label_of[images.test.labels]
     return Evaluated(top_k(found, labels, 1), top_k(found, labels, 5), len(labels), tuple(notes))
 
