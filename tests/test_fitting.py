@@ -88,6 +88,9 @@ def test_an_average_over_more_steps_than_there_are_is_shortened():
 
 def test_digits_are_not_mirrored():
     assert fit_recipe(CONVNEXT, Facts(600, mirror_keeps_class=False), image_size=16)[0].horizontal_flip == 0
+    mirrored = CONVNEXT.with_(test_mirror="on")
+    assert fit_recipe(mirrored, Facts(600, mirror_keeps_class=False), image_size=16)[0].test_mirror == "off"
+    assert fit_recipe(mirrored, Facts(600), image_size=16)[0].test_mirror == "on"
     assert fit_recipe(CONVNEXT, Facts(600), image_size=16)[0].horizontal_flip == 0.5
 
 

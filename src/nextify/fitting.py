@@ -168,10 +168,12 @@ def fit_recipe(
         )
         changes["ema"] = (decay, reason)
 
-    if recipe.horizontal_flip and not data.mirror_keeps_class:
-        changes["horizontal_flip"] = (0.0, "a mirror image of this data is another class or none")
-    if recipe.test_mirror == "on" and not data.mirror_keeps_class:
-        changes["test_mirror"] = ("off", "a mirror image of this data is another class or none")
+    if not data.mirror_keeps_class:
+        reason = "a mirror image of this data is another class or none"
+        if recipe.horizontal_flip:
+            changes["horizontal_flip"] = (0.0, reason)
+        if recipe.test_mirror == "on":
+            changes["test_mirror"] = ("off", reason)
     if image_size <= SMALL_IMAGE:
         if recipe.crop == "random_resized":
             changes["crop"] = (

@@ -334,7 +334,7 @@ class _Network:
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         bf16, mirror = self.inference
-        asked = f"{bf16}" + (", mirror" if mirror else "")
+        asked = f"{bf16}, mirror" if mirror else str(bf16)  # the latter as before there were mirror images
         return [digest.hexdigest(), repr(self.settings), asked, str(self.label_of.tolist())]
 
     def see(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], Confidence]:

@@ -221,6 +221,7 @@ void product(const T* rows, int64_t count, int64_t inner, Matrix weight, int64_t
 // ---------------------------------------------------------------------------------------------------------------------
 // What stands before, between and after the products
 
+// `store`, by the processor's own conversion where it has one, which takes denormal numbers for zero.
 template <class T>
 INLINE void put(T* p, Vector v, int64_t lanes) {
 #if defined(__AVX512BF16__)

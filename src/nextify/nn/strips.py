@@ -96,23 +96,37 @@ def _ready() -> bool:
     return _build().usable
 
 
+def _ours(dtype: torch.dtype, channels: int, wide: int) -> bool:
+    """Whether the products are our own: those of bfloat16 take numbers in pairs."""
+    return (dtype == torch.float32 or channels % 2 == wide % 2 == 0) and pixelwise.pays()
+
+
 def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
     """Whether the block runs them in strips for its input ``x``: in inference, on a CPU, and where nobody looks at a
-    layer by itself."""
+    layer by itself. Kernels are built only where nothing else speaks against it: a training needs none of them."""
     if x.device.type != "cpu" or for_elsewhere() or compiled.mode() is False:
         return False
-    least = LEAST_BYTES_COMPILED if torch.compiler.is_compiling() else LEAST_BYTES
-    if pixelwise.pays():
-        least = LEAST_BYTES_OWN
-    if x.numel() // x.shape[-1] * layers.second.in_features * computed_in(x).itemsize < least:
-        return False
-    if computed_in(x) not in _DTYPES or x.dtype not in _DTYPES or not _ready():
+    dtype = computed_in(x)
+    if dtype not in _DTYPES or x.dtype not in _DTYPES:
         return False
     modules = [layer for layer in layers[1:] if layer is not None]
     if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
         return False
     if torch.compiler.is_compiling():
-        return for_inference()
+        if not for_inference():
+            return False
+    elif not _plain(x, modules, block):
+        return False
+    wide = layers.second.in_features
+    ours = _ours(dtype, x.shape[-1], wide)
+    least = LEAST_BYTES_COMPILED if torch.compiler.is_compiling() else LEAST_BYTES
+    if x.numel() // x.shape[-1] * wide * dtype.itemsize < (LEAST_BYTES_OWN if ours else least):
+        return False
+    return ours or _ready()
+
+
+def _plain(x: Tensor, modules: Sequence[nn.Module], block: nn.Module) -> bool:
+    """Outside of a compiled graph: plain tensors without gradients, and nothing that watches or transforms them."""
     if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters())):
         return False
     tensors = [x, *(p for module in modules for p in module._parameters.values() if p is not None)]
@@ -163,7 +177,7 @@ def _run(
         most = max(FEWEST_PIXELS, STRIP_BYTES // (wide * dtype.itemsize))
         strip = max(1, -(-pixels // max(1, round(pixels / most))))
         hidden = _scratch("hidden", (strip, wide), dtype)
-        if pixelwise.pays() and (dtype == torch.float32 or channels % 2 == wide % 2 == 0):
+        if _ours(dtype, channels, wide):
             inputs = _scratch("inputs", (strip, channels), dtype)
             panels = _scratch("panels", (threads * pixelwise.panel_bytes(channels, wide, dtype),), torch.uint8)
             with named("nextify::pixelwise"):
