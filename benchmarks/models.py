@@ -15,13 +15,13 @@ import itertools
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timing import matrix_peak, timed
 from torch import Tensor, nn
 
 import nextify
@@ -90,23 +90,6 @@ def runner(library: str, training: bool, options: argparse.Namespace) -> Callabl
     return train if training else infer
 
 
-def timed(run: Callable[[], None], device: str, repeats: int) -> float:
-    """Seconds of one step."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
-
-
-def matrix_peak(options: argparse.Namespace) -> float:
-    """Multiply-adds a second of a 2048³ matrix product in the chosen precision, best of 5."""
-    kind = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    a, b = (torch.randn(2048, 2048, device=options.device, dtype=kind) for _ in range(2))
-    return 2048**3 / min(timed(lambda: a @ b, options.device, 2) for _ in range(5))
-
-
 def peak_memory_mib(library: str, training: bool, options: argparse.Namespace) -> float:
     """Of two steps in a fresh process."""
     command = [sys.executable, __file__, "--one", library, "--batch", str(options.batch), "--precision"]
@@ -151,7 +134,7 @@ def main() -> None:
     )
     print(f"{here['cpu']}, {options.threads} threads, {options.device}; {here['date']}; python {here['python']}")
     print(", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES)))
-    peak = matrix_peak(options)
+    peak = matrix_peak(torch.bfloat16 if options.precision == "bf16" else torch.float32, options.device)
     print(f"2048³ matrix product: {2 * peak / 1e9:.0f} GFLOP/s\n")
     for training in (True, False):
         if options.only and training != (options.only == "training"):

@@ -32,19 +32,20 @@ Measured 2026-11-27, commit a17a53e: AMD EPYC with AVX512-bf16, 2 cores shared w
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import matrix_peak, timed
 from torch import Tensor
 
 from nextify.environment import describe
-from nextify.nn import pixelwise, strips
+from nextify.nn import pixelwise, pixelwise_grad, strips
 
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side, channels
 WEIGHTS_BYTES = 100_000_000
 Block = dict[str, Tensor]
+Way = Callable[[Tensor, Tensor, Block, torch.dtype], Tensor]
 
 
 def block(channels: int) -> Block:
@@ -67,7 +68,7 @@ def by_layers(x: Tensor, shortcut: Tensor, b: Block, dtype: torch.dtype) -> Tens
         return shortcut + b["scale"] * y
 
 
-def in_strips(ours: bool) -> Callable[[Tensor, Tensor, Block, torch.dtype], Tensor]:
+def in_strips(ours: bool) -> Way:
     def run(x: Tensor, shortcut: Tensor, b: Block, dtype: torch.dtype) -> Tensor:
         pixelwise.pays = lambda: ours
         norm = b["norm_weight"], b["norm_bias"], 1e-6
@@ -76,63 +77,76 @@ def in_strips(ours: bool) -> Callable[[Tensor, Tensor, Block, torch.dtype], Tens
     return run
 
 
-WAYS = (by_layers, in_strips(ours=False), in_strips(ours=True))
+def with_gradients(x: Tensor, shortcut: Tensor, b: Block, dtype: torch.dtype) -> Tensor:
+    norm = b["norm_weight"], b["norm_bias"]
+    linears = b["weight1"], b["bias1"], b["weight2"], b["bias2"]
+    return pixelwise_grad._Pixelwise.apply(x, shortcut, 1e-6, dtype, *norm, *linears, b["scale"])
 
 
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+INFERENCE = {"layers": by_layers, "strips": in_strips(ours=False), "ours": in_strips(ours=True)}
+TRAINING = {"layers": by_layers, "compiled": torch.compile(by_layers), "ours": with_gradients}
 
 
-def matrix_peak(dtype: torch.dtype) -> float:
-    """Multiply-adds a second of a 2048³ product, the best of 9."""
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    return float(2048**3 / min(timed(lambda: a @ b) for _ in range(9)))
-
-
-@torch.inference_mode()
-def medians(x: Tensor, shortcut: Tensor, blocks: list[Block], dtype: torch.dtype, rounds: int) -> list[float]:
-    """Seconds of a block in each of the WAYS."""
-    found: list[list[float]] = [[] for _ in WAYS]
-
-    def all_of_them(way: Callable[[Tensor, Tensor, Block, torch.dtype], Tensor]) -> None:
-        for b in blocks:
+def run_all(way: Way, blocks: list[Block], x: Tensor, shortcut: Tensor, dtype: torch.dtype, training: bool) -> None:
+    for b in blocks:
+        if training:
+            way(x, shortcut, b, dtype).backward(shortcut)
+            for t in (x, *b.values()):
+                t.grad = None
+        else:
             way(x, shortcut, b, dtype)
 
-    for turn in range(rounds + 1):
-        for way, kept in zip(WAYS, found, strict=True):
-            seconds = timed(lambda way=way: all_of_them(way))  # type: ignore[misc]
-            if turn:  # the first warms up
-                kept.append(seconds / len(blocks))
-    return [statistics.median(kept) for kept in found]
+
+def medians(
+    ways: dict[str, Way], x: Tensor, shortcut: Tensor, blocks: list[Block], dtype: torch.dtype, rounds: int
+) -> dict[str, float]:
+    """Seconds of a block in each of the ways, in turn."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    training = x.requires_grad
+    with torch.inference_mode(not training):
+        for turn in range(rounds + 1):
+            for name, way in ways.items():
+                seconds = timed(lambda way=way: run_all(way, blocks, x, shortcut, dtype, training))  # type: ignore[misc]
+                if turn:  # the first warms up
+                    found[name].append(seconds / len(blocks))
+    return {name: statistics.median(kept) for name, kept in found.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="a block's pixelwise part: layers, strips, our products")
+    parser = argparse.ArgumentParser(description="a block's pixelwise part: torch's layers and products beside ours")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--training", action="store_true", help="forward and backward; otherwise inference")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--precision", choices=("bf16", "fp32"), nargs="+", default=["bf16", "fp32"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if not pixelwise._build().usable or not strips._ready():
-        raise SystemExit(pixelwise._build().note)
+    for build in (pixelwise._build(), strips._build(), pixelwise_grad._build()):
+        if not build.usable:
+            raise SystemExit(build.note)
     here = describe()
     print(f"{here['cpu']}, {options.threads} threads; torch {torch.__version__}, Python {platform.python_version()}")
     print(f"{here['date']}, n = {options.rounds} rounds\n")
-    print(f"{'type':9}{'pixels':>7}{'channels':>9}{'layers ms':>11}{'strips ms':>11}{'ours ms':>9}", end="")
-    print(f"{'layers/ours':>13}{'strips/ours':>13}{'share':>7}")
-    for dtype in (torch.bfloat16, torch.float32):
+    ways = TRAINING if options.training else INFERENCE
+    others = [name for name in ways if name != "ours"]
+    print(f"{'type':9}{'pixels':>7}{'channels':>9}" + "".join(f"{name + ' ms':>12}" for name in ways), end="")
+    print("".join(f"{name + '/ours':>15}" for name in others) + f"{'share':>7}")
+    for precision in options.precision:
+        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
         peak = matrix_peak(dtype)
-        for batch in (1, 16):
+        for batch in options.batch:
             for side, channels in STAGES:
                 torch.manual_seed(0)
                 pixels = batch * side * side
                 blocks = [block(channels) for _ in range(min(16, 1 + WEIGHTS_BYTES // (32 * channels * channels)))]
                 x, shortcut = torch.randn(pixels, channels).to(dtype), torch.randn(pixels, channels)
-                layers, strip, ours = medians(x, shortcut, blocks, dtype, options.rounds)
-                share = 8 * pixels * channels * channels / ours / peak
-                print(f"{str(dtype).removeprefix('torch.'):9}{pixels:7}{channels:9}{layers * 1e3:11.2f}", end="")
-                print(f"{strip * 1e3:11.2f}{ours * 1e3:9.2f}{layers / ours:13.2f}{strip / ours:13.2f}{share:7.0%}")
+                for t in (x, *(t for b in blocks for t in b.values())):
+                    t.requires_grad_(options.training)
+                found = medians(ways, x, shortcut, blocks, dtype, options.rounds)
+                share = (3 if options.training else 1) * 8 * pixels * channels * channels / found["ours"] / peak
+                print(f"{str(dtype).removeprefix('torch.'):9}{pixels:7}{channels:9}", end="")
+                print("".join(f"{found[name] * 1e3:12.2f}" for name in ways), end="")
+                print("".join(f"{found[name] / found['ours']:15.2f}" for name in others) + f"{share:7.0%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -228,8 +228,9 @@ def test_operators_pass_torch_checks() -> None:
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(torch.ops.nextify.depthwise_forward.default, (x, weight, bias, 1, False), test_utils=tests)
     torch.library.opcheck(torch.ops.nextify.depthwise_forward.default, (x, weight, None, 2, True), test_utils=tests)
-    torch.library.opcheck(torch.ops.nextify.depthwise_weight_grad.default, (grad, x, 3, 1), test_utils=tests)
-    needs = (grad.requires_grad_(), x.requires_grad_(), 3, 1)
+    rows = x.view(-1, 20)
+    torch.library.opcheck(torch.ops.nextify.depthwise_weight_grad.default, (grad, rows, 5, 6, 3, 1), test_utils=tests)
+    needs = (grad.requires_grad_(), rows.requires_grad_(), 5, 6, 3, 1)
     torch.library.opcheck(torch.ops.nextify.depthwise_weight_grad.default, needs)
 
 
@@ -281,7 +282,7 @@ def test_without_a_working_compiler(
     assert "cpu, 7×7: not ours, because" in describe_kernels()
     assert reason in describe_kernels()
     grad, x = torch.randn(2, 9, 9, 24), inputs[0].detach()  # the operator itself, as in a graph from elsewhere
-    weight_grad, bias_grad = torch.ops.nextify.depthwise_weight_grad(grad, x, 7, 1)
+    weight_grad, bias_grad = torch.ops.nextify.depthwise_weight_grad(grad, x.view(-1, 24), 9, 9, 7, 1)
     y = depthwise_conv(x, inputs[1], inputs[2], 1)
     expected = list(torch.autograd.grad(y, inputs[1:], grad))
     assert_close([weight_grad, bias_grad], expected, torch.float32)

@@ -29,11 +29,6 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
-def memory_for(strip: int, columns: int, wide: int, inner: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    panels = torch.empty(torch.get_num_threads() * pixelwise.panel_bytes(columns, wide, inner), dtype=torch.uint8)
-    return torch.empty(strip, columns, dtype=inner), torch.empty(strip, wide, dtype=inner), panels
-
-
 def ours_and_exact(
     rows: int,
     columns: int,
@@ -52,9 +47,8 @@ def ours_and_exact(
         None if name in without else draw(n, seed=seed) for seed, (name, n) in enumerate(vectors.items())
     )
     out = torch.full((rows, outputs), torch.nan, dtype=out_type)
-    memory = memory_for(strip, columns, wide, inner)
     norm = (weight, None if weight is None else norm_bias, 1e-6)
-    pixelwise.run(x, shortcut, norm, (weight1, bias1), (weight2, bias2), scale, out, *memory)
+    pixelwise.run(x, shortcut, norm, (weight1, bias1), (weight2, bias2), scale, out, strip=strip, dtype=inner)
 
     def exact(t: Tensor | None, otherwise: float) -> Tensor:
         return torch.tensor(otherwise, dtype=torch.float64) if t is None else t.double()
@@ -123,8 +117,8 @@ def test_large_and_missing_numbers_go_through() -> None:
     x[1, 3], x[2] = torch.nan, 1e30
     out = torch.zeros(4, columns)
     eye = torch.eye(columns)
-    memory = memory_for(4, columns, columns, torch.float32)
-    pixelwise.run(x, torch.zeros(4, columns), (None, None, 0.0), (eye, None), (eye, None), None, out, *memory)
+    layers = (None, None, 0.0), (eye, None), (eye, None), None
+    pixelwise.run(x, torch.zeros(4, columns), *layers, out, strip=4, dtype=torch.float32)
     assert torch.allclose(out[[0, 2, 3]], F.gelu(x[[0, 2, 3]]), rtol=1e-5, atol=1e-6)
     assert out[1].isnan().all()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nextify.compiled import enable
 from nextify.design import CONVNEXT_TINY, DESIGNS, Design
-from nextify.nn import pixelwise, strips
+from nextify.nn import pixelwise, pixelwise_grad, scratch, strips
 from nextify.zoo import create_model
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,6 +35,7 @@ def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
     """Whether the matrix products are our own, on any CPU."""
     ours: bool = request.param == "our products"
     monkeypatch.setattr(pixelwise, "pays", lambda: ours)
+    monkeypatch.setattr(pixelwise_grad, "_ready", lambda: False)
     monkeypatch.setattr(strips, "STRIP_BYTES", 1)
     for name in ("LEAST_BYTES", "LEAST_BYTES_COMPILED", "LEAST_BYTES_OWN"):
         monkeypatch.setattr(strips, name, 1)
@@ -185,7 +186,7 @@ def test_any_memory_layout(blocks: list[int]) -> None:
 
 def test_beside_another_default_device(blocks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     model = create_model(SMALL, 2).eval()
-    monkeypatch.setattr(strips, "_kept", threading.local())
+    monkeypatch.setattr(scratch, "_kept", threading.local())
     with torch.inference_mode():
         with torch.device("meta"):
             got = model(IMAGES)

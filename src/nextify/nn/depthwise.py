@@ -15,6 +15,7 @@ graphs contain torch's convolution only, so that they run without nextify.
 
 import ctypes
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,8 +156,12 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -
 
 
 @torch.library.custom_op("nextify::depthwise_weight_grad", mutates_args=())
-def _weight_grad_op(grad: Tensor, x: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
-    grad, x = grad.contiguous(), x.contiguous()
+def _weight_grad_op(
+    grad: Tensor, x: Tensor, height: int, width: int, kernel_size: int, stride: int
+) -> tuple[Tensor, Tensor]:
+    """`x` is `(N H W, C)`: what has four axes is kept for the backward pass, in a compiled graph, in the order that
+    inductor takes for channels-last, which costs a copy of it forth and one back."""
+    grad, x = grad.contiguous(), x.contiguous().view(grad.shape[0], height, width, -1)
     n, h, w, c = x.shape
     if x.device.type == "cuda" and _gpu_ready():
         from nextify.nn import depthwise_gpu
@@ -180,7 +185,7 @@ def _weight_grad_op(grad: Tensor, x: Tensor, kernel_size: int, stride: int) -> t
 
 
 @_weight_grad_op.register_fake
-def _(grad: Tensor, x: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, x: Tensor, height: int, width: int, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
     c = x.shape[-1]
     return x.new_empty((c, 1, kernel_size, kernel_size), dtype=torch.float32), x.new_empty(c, dtype=torch.float32)
 
@@ -192,7 +197,9 @@ def _forward_flops(x: Any, weight: Any, bias: Any, stride: int, flip: bool, out_
 
 
 @register_flop_formula(torch.ops.nextify.depthwise_weight_grad)
-def _weight_grad_flops(grad: Any, x: Any, kernel_size: int, stride: int, out_shape: Any = None, **_: Any) -> int:
+def _weight_grad_flops(
+    grad: Any, x: Any, height: int, width: int, kernel_size: int, stride: int, out_shape: Any = None, **_: Any
+) -> int:
     n, h, w, c = grad
     return int(2 * n * h * w * c * kernel_size**2)
 
@@ -250,13 +257,17 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor
 
 
 class _Depthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        return _conv(x, weight, bias, stride)
+    """Takes the input as `(N H W, C)`, as its operator does, and the shape."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
-        x, weight, bias, ctx.stride = inputs
+    def forward(x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        return _conv(x.view(shape), weight, bias, stride)
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Sequence[int], Tensor, Tensor | None, int], output: Tensor
+    ) -> None:
+        x, ctx.shape, weight, bias, ctx.stride = inputs
         ctx.save_for_backward(x, weight)
         ctx.bias_dtype = None if bias is None else bias.dtype
 
@@ -265,23 +276,29 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         x_grad = weight_grad = bias_grad = None
         if ctx.needs_input_grad[0]:
-            x_grad = _input_grad(grad, weight, ctx.stride, x.shape[1], x.shape[2])
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            of_weight, of_bias = torch.ops.nextify.depthwise_weight_grad(grad, x, weight.shape[-1], ctx.stride)
-            weight_grad = of_weight.to(weight.dtype) if ctx.needs_input_grad[1] else None
-            bias_grad = of_bias.to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
-        return x_grad, weight_grad, bias_grad, None
+            x_grad = _input_grad(grad, weight, ctx.stride, *ctx.shape[1:3]).reshape(x.shape)
+        if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+            of_weight, of_bias = torch.ops.nextify.depthwise_weight_grad(
+                grad, x, *ctx.shape[1:3], weight.shape[-1], ctx.stride
+            )
+            weight_grad = of_weight.to(weight.dtype) if ctx.needs_input_grad[2] else None
+            bias_grad = of_bias.to(ctx.bias_dtype) if ctx.needs_input_grad[3] else None
+        return x_grad, None, weight_grad, bias_grad, None
 
 
-def _weight_grad_setup(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: tuple[Tensor, Tensor]) -> None:
-    grad, x, _, ctx.stride = inputs
+def _weight_grad_setup(
+    ctx: Any, inputs: tuple[Tensor, Tensor, int, int, int, int], output: tuple[Tensor, Tensor]
+) -> None:
+    grad, x, *ctx.size, _, ctx.stride = inputs
     ctx.save_for_backward(grad, x)
 
 
 def _weight_grad_backward(ctx: Any, of_weight: Tensor, of_bias: Tensor) -> tuple[Tensor | None, ...]:
     grad, x = ctx.saved_tensors  # the weight gradient is linear in each of them
-    of_grad = _torch_conv(x, of_weight.to(x.dtype), of_bias.to(x.dtype), ctx.stride)
-    return of_grad, _input_grad(grad, of_weight, ctx.stride, x.shape[1], x.shape[2]), None, None
+    images = x.view(grad.shape[0], *ctx.size, -1)
+    of_grad = _torch_conv(images, of_weight.to(x.dtype), of_bias.to(x.dtype), ctx.stride)
+    of_x = _input_grad(grad, of_weight, ctx.stride, *ctx.size).reshape(x.shape)
+    return of_grad, of_x, None, None, None, None
 
 
 torch.library.register_autograd(
@@ -319,5 +336,5 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
     x = x.to(dtype)
     if not differentiates:
         return _conv(x, weight, bias, stride)
-    y: Tensor = _Depthwise.apply(x, weight, bias, stride)
+    y: Tensor = _Depthwise.apply(x.reshape(-1, channels), x.shape, weight, bias, stride)
     return y

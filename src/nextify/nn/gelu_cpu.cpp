@@ -10,22 +10,6 @@
 
 constexpr int64_t CHUNK = 4096;  // elements a thread takes at once: a multiple of LANES
 
-// exp(-square / 2) for square >= 0: 2^n times a polynomial on half a binade (Taylor's, error 2e-7 relative).
-INLINE Vector bell(Vector square) {
-  Vector y = square * -0.7213475204f;  // the exponent to the base 2
-  y = choose((Bits)(y < -126.f), same(-126.f), y);
-  const Vector shift = same(12582912.f);  // 1.5 * 2^23: adding it rounds to the nearest whole number
-  const Vector whole = y + shift, n = whole - shift, r = (y - n) * 0.6931471806f;
-  Vector e = same(1.f / 720);
-  e = e * r + 1.f / 120;
-  e = e * r + 1.f / 24;
-  e = e * r + 1.f / 6;
-  e = e * r + 0.5f;
-  e = e * r + 1.f;
-  e = e * r + 1.f;
-  return (Vector)((Bits)e + ((Bits)whole << 23));
-}
-
 struct Value {
   template <class T>
   INLINE Vector operator()(const T* x, const T*, int64_t lanes) const {
@@ -38,7 +22,7 @@ struct Gradient {
   template <class T>
   INLINE Vector operator()(const T* x, const T* grad, int64_t lanes) const {
     const Vector v = load(x, lanes), square = v * v;
-    return load(grad, lanes) * (distribution(v, square) + v * bell(square) * 0.3989422804f);
+    return load(grad, lanes) * slope(v, square, distribution(v, square));
   }
 };
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from nextify.layout import Block as BlockPlan
 from nextify.layout import ImageSizeError, Layout, Named, smallest_image
 from nextify.layout import Stage as StagePlan
-from nextify.nn import strips
+from nextify.nn import pixelwise_grad, strips
 from nextify.nn.layers import DropPath, build, initialize, scaled_linear, to_nhwc
 
 
@@ -55,11 +55,20 @@ class Block(Chain):
     def forward(self, x: Tensor) -> Tensor:  # (N, H, W, C) -> (N, H / stride, W / stride, C')
         y, dropped = x, self.training and self.drop_path.rate > 0
         layers = [getattr(self, name) for name in self.order]
-        parts = None if dropped else strips.split(layers)
-        if parts is not None and strips.applies(x, parts, self):
+        parts = strips.split(layers)
+        if parts is not None and not dropped and strips.applies(x, parts, self):
             for layer in parts.before:
                 y = layer(y)
             return self.after(strips.run(y, self.shortcut(x), parts, self.layer_scale))  # type: ignore[no-any-return]
+        if parts is not None and pixelwise_grad.applies(x, parts, self):
+            for layer in parts.before:
+                y = layer(y)
+            shortcut = self.shortcut(x)
+            if dropped:
+                y = shortcut + self.drop_path(pixelwise_grad.run(y, None, parts, self.layer_scale))
+            else:
+                y = pixelwise_grad.run(y, shortcut, parts, self.layer_scale)
+            return self.after(y)  # type: ignore[no-any-return]
         *layers, last = layers
         for layer in layers:
             y = layer(y)

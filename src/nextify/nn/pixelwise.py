@@ -1,5 +1,5 @@
-"""What a ConvNeXt block does to each pixel by itself, in inference on a CPU, with matrix products of our own: one call
-of ``pixelwise_cpu.cpp``, compiled on first use.
+"""What a ConvNeXt block does to each pixel by itself, on a CPU, with matrix products of our own: one call of
+``pixelwise_cpu.cpp``, compiled on first use. Its gradients: ``pixelwise_grad.py``.
 
 A library's product is told nothing of what follows it, and needs its weights in memory in the product's type. Here each
 weight is read once, in its own type, straight into the order in which a thread multiplies by it; bias, GELU, layer
@@ -16,6 +16,7 @@ from torch import Tensor
 from nextify import compiled
 from nextify.nn.gelu import FLAGS, normal_distribution
 from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, MATRIX_UNITS
+from nextify.nn.scratch import scratch
 
 LINE = 64
 """Bytes, of a cache."""
@@ -28,7 +29,7 @@ class _Work(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "shortcut", "weight1", "weight2")),
         *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "bias1", "bias2", "scale")),
-        *((name, ctypes.c_void_p) for name in ("inputs", "hidden", "panels", "z")),
+        *((name, ctypes.c_void_p) for name in ("inputs", "hidden", "panels", "before", "z")),
         *((name, ctypes.c_int64) for name in ("rows", "columns", "wide", "outputs", "strip")),
         ("eps", ctypes.c_float),
         *((f"{name}_half", ctypes.c_int) for name in ("x", "shortcut", "weight1", "weight2", "inner", "z")),
@@ -56,13 +57,16 @@ def _check(library: ctypes.CDLL) -> None:
     inputs, hidden, z = np.empty((strip, columns), np.float32), np.empty((strip, wide), np.float32), draw(rows, outputs)
     panels = np.empty(2 * panel(columns, wide, 0) + LINE, np.uint8)
     panels = panels[-panels.ctypes.data % LINE :]
-    arrays = (x, shortcut, weight1, weight2, norm_weight, norm_bias, bias1, bias2, scale, inputs, hidden, panels, z)
+    before = np.empty((rows, wide), np.float32)
+    given = (x, shortcut, weight1, weight2, norm_weight, norm_bias, bias1, bias2, scale)
+    arrays = (*given, inputs, hidden, panels, before, z)
     code = function(_Work(*(a.ctypes.data for a in arrays), rows, columns, wide, outputs, strip, 1e-6, *[0] * 6, 2))
     centred = x - x.mean(1, keepdims=True, dtype=np.float64)
     normal = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6) * norm_weight + norm_bias
     inside = (normal @ weight1.T + bias1).astype(np.float32)
     expected = shortcut + scale * ((inside * normal_distribution(inside)) @ weight2.T + bias2)
-    if code or not np.allclose(z, expected, rtol=1e-4, atol=1e-3):
+    pairs = ((z, expected), (before, inside))
+    if code or not all(np.allclose(got, exact, rtol=1e-4, atol=1e-3) for got, exact in pairs):
         raise RuntimeError("the compiled kernel does not agree with NumPy")
 
 
@@ -82,28 +86,32 @@ def panel_bytes(columns: int, wide: int, dtype: torch.dtype) -> int:
 
 def run(
     x: Tensor,
-    shortcut: Tensor,
+    shortcut: Tensor | None,
     norm: tuple[Tensor | None, Tensor | None, float],
     first: tuple[Tensor, Tensor | None],
     second: tuple[Tensor, Tensor | None],
     scale: Tensor | None,
     out: Tensor,
-    inputs: Tensor,
-    hidden: Tensor,
-    panels: Tensor,
+    *,
+    strip: int,
+    dtype: torch.dtype,
+    before: Tensor | None = None,
 ) -> None:
     """``out = shortcut + scale * (W2 gelu(W1 norm(x) + b1) + b2)``, all ``(pixels, channels)`` and contiguous.
 
-    ``inputs (strip, C)`` and ``hidden (strip, wide)`` are memory of the type computed in, for a strip of pixels;
-    ``panels`` is of ``threads * panel_bytes(C, wide, type)``, at a multiple of LINE.
+    Computed in ``dtype``, ``strip`` pixels at a time. ``before (pixels, wide)``, of that type, where it is given, takes
+    what goes into GELU.
     """
+    columns, wide = first[0].shape[1], first[0].shape[0]
+    inputs, hidden = scratch("inputs", (strip, columns), dtype), scratch("hidden", (strip, wide), dtype)
+    panels = scratch("panels", (torch.get_num_threads() * panel_bytes(columns, wide, dtype),), torch.uint8)
     vectors = [None if v is None else v.float().contiguous() for v in (*norm[:2], first[1], second[1], scale)]
     weights = [first[0].contiguous(), second[0].contiguous()]
-    tensors = [x, shortcut, *weights, *vectors, inputs, hidden, panels, out]
-    halves = [t.dtype == torch.bfloat16 for t in (x, shortcut, *weights, hidden, out)]
+    tensors = [x, shortcut, *weights, *vectors, inputs, hidden, panels, before, out]
+    halves = [t is not None and t.dtype == torch.bfloat16 for t in (x, shortcut, *weights, hidden, out)]
     work = _Work(
         *(None if t is None else t.data_ptr() for t in tensors),
-        *(x.shape[0], x.shape[1], hidden.shape[1], out.shape[1], hidden.shape[0], norm[2]),
+        *(x.shape[0], columns, wide, out.shape[1], strip, norm[2]),
         *(*halves, torch.get_num_threads()),
     )
     if code := _build().library.nextify_pixelwise(ctypes.byref(work)):

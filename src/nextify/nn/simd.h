@@ -54,10 +54,13 @@ INLINE Vector load_or(const float* p, int64_t at, int64_t lanes, float otherwise
 }
 
 INLINE void store(float* p, Vector v) { *reinterpret_cast<LooseVector*>(p) = v; }
-INLINE void store(uint16_t* p, Vector v) {  // rounded to nearest even; a NaN stays one
-  const Bits bits = (Bits)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  const Bits number = (Bits)(v == v);
-  *reinterpret_cast<LooseHalf*>(p) = __builtin_convertvector((rounded & number) | (~number & 0x7fc0), LooseHalf);
+// As bfloat16 in the upper half of each lane, to nearest even; a NaN stays one.
+INLINE Bits rounded(Vector v) {
+  const Bits bits = (Bits)v, number = (Bits)(v == v);
+  return (((bits + 0x7fff + ((bits >> 16) & 1)) & number) | (~number & 0x7fc00000u)) & 0xffff0000u;
+}
+INLINE void store(uint16_t* p, Vector v) {
+  *reinterpret_cast<LooseHalf*>(p) = __builtin_convertvector(rounded(v) >> 16, LooseHalf);
 }
 template <class T>
 INLINE void store(T* p, Vector v, int64_t channels) {  // the first of its lanes only

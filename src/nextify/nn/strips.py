@@ -11,7 +11,6 @@ often.
 
 import ctypes
 import math
-import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,6 +29,7 @@ from nextify.nn import pixelwise
 from nextify.nn.gelu import FLAGS, GELU, normal_distribution
 from nextify.nn.layers import LayerNorm, Pointwise
 from nextify.nn.precision import computed_in
+from nextify.nn.scratch import scratch
 from nextify.nn.tracing import for_elsewhere, for_inference
 
 STRIP_BYTES = 6 << 20
@@ -88,7 +88,7 @@ def split(layers: Sequence[nn.Module]) -> Layers | None:
     return found if found.first.stride == found.second.stride == 1 else None
 
 
-_DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
@@ -96,7 +96,7 @@ def _ready() -> bool:
     return _build().usable
 
 
-def _ours(dtype: torch.dtype, channels: int, wide: int) -> bool:
+def ours(dtype: torch.dtype, channels: int, wide: int) -> bool:
     """Whether the products are our own: those of bfloat16 take numbers in pairs."""
     return (dtype == torch.float32 or channels % 2 == wide % 2 == 0) and pixelwise.pays()
 
@@ -107,32 +107,35 @@ def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
     if x.device.type != "cpu" or for_elsewhere() or compiled.mode() is False:
         return False
     dtype = computed_in(x)
-    if dtype not in _DTYPES or x.dtype not in _DTYPES:
-        return False
-    modules = [layer for layer in layers[1:] if layer is not None]
-    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+    if dtype not in DTYPES or x.dtype not in DTYPES:
         return False
     if torch.compiler.is_compiling():
         if not for_inference():
             return False
-    elif not _plain(x, modules, block):
+    elif torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters())):
+        return False
+    if not unwatched(x, layers):
         return False
     wide = layers.second.in_features
-    ours = _ours(dtype, x.shape[-1], wide)
+    own = ours(dtype, x.shape[-1], wide)
     least = LEAST_BYTES_COMPILED if torch.compiler.is_compiling() else LEAST_BYTES
-    if x.numel() // x.shape[-1] * wide * dtype.itemsize < (LEAST_BYTES_OWN if ours else least):
+    if x.numel() // x.shape[-1] * wide * dtype.itemsize < (LEAST_BYTES_OWN if own else least):
         return False
-    return ours or _ready()
+    return own or _ready()
 
 
-def _plain(x: Tensor, modules: Sequence[nn.Module], block: nn.Module) -> bool:
-    """Outside of a compiled graph: plain tensors without gradients, and nothing that watches or transforms them."""
-    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters())):
+def unwatched(x: Tensor, layers: Layers) -> bool:
+    """Whether nobody looks at a layer by itself, and the tensors are plain ones."""
+    modules = [layer for layer in layers[1:] if layer is not None]
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(module, name) for module in modules for name in hooks):
         return False
+    if torch.compiler.is_compiling():
+        return True
     tensors = [x, *(p for module in modules for p in module._parameters.values() if p is not None)]
     plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
-    watched: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    return plain and not watched and not torch._C._are_functorch_transforms_active()
+    everywhere: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return plain and not everywhere
 
 
 def run(x: Tensor, shortcut: Tensor, layers: Layers, scale: Tensor | None) -> Tensor:
@@ -148,10 +151,18 @@ def run(x: Tensor, shortcut: Tensor, layers: Layers, scale: Tensor | None) -> Te
     return y
 
 
-def _result_dtype(shortcut: Tensor, scale: Tensor | None, dtype: torch.dtype) -> torch.dtype:
-    if scale is not None:
-        dtype = torch.promote_types(dtype, scale.dtype)
-    return torch.promote_types(dtype, shortcut.dtype)
+def strip_of(pixels: int, bytes_of_each: int, most_bytes: int | None = None) -> int:
+    """Pixels in a strip, the last of which may have fewer; all of about one size."""
+    most = max(FEWEST_PIXELS, (most_bytes or STRIP_BYTES) // bytes_of_each)
+    return max(1, -(-pixels // max(1, round(pixels / most))))
+
+
+def result_dtype(dtype: torch.dtype, *others: Tensor | None) -> torch.dtype:
+    """Of a block that computes in ``dtype``, from layer scale and the shortcut."""
+    for other in others:
+        if other is not None:
+            dtype = torch.promote_types(dtype, other.dtype)
+    return dtype
 
 
 def _run(
@@ -169,29 +180,26 @@ def _run(
 ) -> Tensor:
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         channels, wide = x.shape[-1], weight1.shape[0]
-        out = torch.empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype), device="cpu")
+        out = torch.empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut), device="cpu")
         xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
         pixels, threads = xs.shape[0], torch.get_num_threads()
         # A profiler sees torch's operators by itself; what is called without torch has to tell it.
         named = record_function if torch._C._autograd._profiler_enabled() else nullcontext
-        most = max(FEWEST_PIXELS, STRIP_BYTES // (wide * dtype.itemsize))
-        strip = max(1, -(-pixels // max(1, round(pixels / most))))
-        hidden = _scratch("hidden", (strip, wide), dtype)
-        if _ours(dtype, channels, wide):
-            inputs = _scratch("inputs", (strip, channels), dtype)
-            panels = _scratch("panels", (threads * pixelwise.panel_bytes(channels, wide, dtype),), torch.uint8)
+        strip = strip_of(pixels, wide * dtype.itemsize)
+        if ours(dtype, channels, wide):
+            norm = norm_weight, norm_bias, eps
             with named("nextify::pixelwise"):
                 pixelwise.run(
-                    *(xs, shortcuts, (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2), scale),
-                    *(outs, inputs, hidden, panels),
+                    xs, shortcuts, norm, (weight1, bias1), (weight2, bias2), scale, outs, strip=strip, dtype=dtype
                 )
             return out
+        hidden = scratch("hidden", (strip, wide), dtype)
         library = _build().library
         vectors = [None if v is None else v.float().contiguous() for v in (bias1, bias2, scale)]
         shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
         halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
         to_wide, to_narrow = (_cast(w, dtype, name).t() for w, name in ((weight1, "first"), (weight2, "second")))
-        narrow = _scratch("narrow", (strip, out.shape[-1]), dtype)
+        narrow = scratch("narrow", (strip, out.shape[-1]), dtype)
         for start in range(0, pixels, strip):
             rows = slice(start, start + strip)
             part = xs[rows]
@@ -210,20 +218,7 @@ def _run(
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    return weight if weight.dtype == dtype else _scratch(name, weight.shape, dtype).copy_(weight)
-
-
-_kept = threading.local()
-
-
-def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory that this thread keeps: what is given back to the system and got again costs as much as the work in it."""
-    needed, buffer = math.prod(shape) * dtype.itemsize, getattr(_kept, name, None)
-    if buffer is None or buffer.numel() < needed:
-        with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside of it
-            buffer = torch.empty(needed, dtype=torch.uint8, device="cpu")
-        setattr(_kept, name, buffer)
-    return buffer[:needed].view(dtype).view(*shape)
+    return weight if weight.dtype == dtype else scratch(name, weight.shape, dtype).copy_(weight)
 
 
 _strips_op = torch.library.custom_op("nextify::strips", _run, mutates_args=())
@@ -232,7 +227,7 @@ _strips_op = torch.library.custom_op("nextify::strips", _run, mutates_args=())
 @_strips_op.register_fake
 def _(x: Tensor, shortcut: Tensor, *others: Any) -> Tensor:
     *_, scale, dtype = others
-    return shortcut.new_empty(shortcut.shape, dtype=_result_dtype(shortcut, scale, dtype))
+    return shortcut.new_empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut))
 
 
 @register_flop_formula(torch.ops.nextify.strips)

@@ -4,8 +4,11 @@ import torch
 
 
 def for_elsewhere() -> bool:
-    """True while torch exports (``torch.export``) or traces (ONNX's older way): such graphs hold torch's operators."""
-    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
+    """True while torch exports (``torch.export``) or traces (ONNX's older way), and inside of ``torch.func``'s
+    transforms: such graphs hold torch's operators, and so do functions that are taken apart."""
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+        return True
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def for_inference() -> bool:
