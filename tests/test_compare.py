@@ -36,6 +36,7 @@ from nextify.compare.settings import (
     MOST_ROUNDS,
     ON_CPU,
     PASSES,
+    PASSES_KEPT,
     VISITS,
     WANTED_ROUNDS,
     Settings,
@@ -230,17 +231,25 @@ def test_short_rounds_are_more_than_long_ones() -> None:
     assert 0.8 * 900 < made.seconds <= 0.9 * 900
 
 
-def test_a_slower_machine_than_expected_gets_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, given = [0.0], settings(minutes=10)
+@pytest.mark.parametrize(("keeps", "passes"), [(False, PASSES), (True, PASSES_KEPT)])
+def test_a_slower_machine_than_expected_gets_fewer_rounds(
+    keeps: bool, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, given = [0.0], settings(minutes=10, keeps=keeps)
     sizes: list[tuple[int, int]] = []
     found = count(given)
     for cell in found.cells:
         cell.image_seconds = 1.0
     found.plan = planned = plan(given, {size: [1.0] for size in given.sizes})
 
-    def time_passes(cells: Any, settings: Settings, rounds: int, ledger: Any) -> None:
+    def warm(cells: Any, settings: Settings, ledger: Any) -> Any:
         spent = warming_seconds(settings, 1.0)
-        spent += rounds * (inference_seconds(settings, 1.0) + training_seconds(settings, 1.0))
+        ledger.done(spent)
+        clock[0] += 1.3 * spent
+        return cells
+
+    def time_passes(cells: Any, settings: Settings, rounds: int, ledger: Any) -> None:
+        spent = rounds * (inference_seconds(settings, 1.0) + training_seconds(settings, 1.0))
         sizes.append((cells[0].image_size, rounds))
         ledger.done(spent)
         clock[0] += 1.3 * spent
@@ -249,11 +258,12 @@ def test_a_slower_machine_than_expected_gets_fewer_rounds(monkeypatch: pytest.Mo
         cell.memory = Memory(0.0, 1.0, 1.0)
         clock[0] += 1.3 * memory_seconds(settings, 1.0)
 
+    monkeypatch.setattr(measuring, "_Runners", warm)
     monkeypatch.setattr(measuring, "_time", time_passes)
     monkeypatch.setattr(measuring, "_memory", memory)
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     measure(found, lambda words, share: None)
-    assert [size for size, _ in sizes] == [32, 64] * PASSES
+    assert [size for size, _ in sizes] == [32, 64] * passes
     for size in given.sizes:
         assert FEWEST_ROUNDS < found.plan.rounds[size] < planned.rounds[size]
         assert found.plan.rounds[size] == sum(n for at, n in sizes if at == size)

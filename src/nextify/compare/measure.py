@@ -20,6 +20,7 @@ from nextify.compare import memory as peak
 from nextify.compare.entries import Entry, build, find_all
 from nextify.compare.memory import Memory, describe_failure
 from nextify.compare.settings import (
+    KEPT_SHARE,
     RESERVE,
     SHORTEST_TIMED,
     VISITS,
@@ -137,7 +138,17 @@ def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
     if batches:
         comparison.settings = settings = fit_batches(settings, expected, batches)
     comparison.plan = plan(settings, expected)
+    if _can_be_kept(comparison):
+        keeping = replace(settings, keeps=True)
+        if not (made := plan(keeping, expected)).over_budget:
+            comparison.settings, comparison.plan = keeping, made
     return comparison.plan
+
+
+def _can_be_kept(comparison: Comparison) -> bool:
+    """Whether the networks of all sizes fit memory, with the optimizer's moments."""
+    parameters = sum(cell.counts.parameters for cell in comparison.cells if cell.counts is not None)
+    return 3 * 4 * parameters <= KEPT_SHARE * _free_bytes(comparison.settings)
 
 
 def _expected(comparison: Comparison, sizes: Sequence[int], slowness: float = 1.0) -> dict[int, list[float]]:
@@ -167,6 +178,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
     ledger = _Ledger(progress, made.seconds)
     start, fewest_to_judge_by = time.perf_counter(), 0.02 * made.seconds
     done, passes = dict.fromkeys(settings.sizes, 0), dict.fromkeys(settings.sizes, settings.passes)
+    kept: dict[tuple[int, str], _Runners] = {}
     with threads(settings.threads), profiling.conditions(settings.conditions), peak.Processes() as processes:
         for size in settings.sizes * settings.passes:
             if ledger.spent > fewest_to_judge_by:
@@ -181,7 +193,12 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
                 ledger.done(memory_seconds(settings, cell.image_seconds))
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
             for group in _groups(runnable, comparison):
-                _time(group, settings, rounds, ledger)
+                key = size, group[0].entry.name
+                runners = kept.pop(key, None) or _Runners(group, settings, ledger)
+                _time(runners, settings, rounds, ledger)
+                if settings.keeps:
+                    kept[key] = runners
+                del runners
                 gc.collect()
                 if settings.conditions.device.startswith("cuda"):
                     torch.cuda.empty_cache()
@@ -204,33 +221,67 @@ def _memory(cell: Cell, settings: Settings, processes: peak.Processes) -> None:
 
 def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
     """All networks together, or, where memory does not hold them all, each by itself."""
-    device = comparison.settings.conditions.device
-    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else profiling.available_bytes() or 2**62
     needed = sum(max(c.memory.inference or 0, c.memory.training or 0) for c in cells if c.memory) * peak.MIB
-    if needed <= 0.8 * free:
+    if comparison.settings.keeps or needed <= 0.8 * _free_bytes(comparison.settings):
         return [cells] if cells else []
     comparison.interleaved = False
     return [[cell] for cell in cells]
 
 
-def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -> None:
+def _free_bytes(settings: Settings) -> int:
+    device = settings.conditions.device
+    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else profiling.available_bytes()
+    return free or 2**62
+
+
+class _Runners:
+    """Networks at one size, built and warmed up for inference; those that train are warmed up for it when asked."""
+
+    def __init__(self, cells: list[Cell], settings: Settings, ledger: _Ledger) -> None:
+        given, size = settings.conditions, cells[0].image_size
+        self.cells, self.size = cells, size
+        self.models = [profiling.place(built(cell, settings), given) for cell in cells]
+        self.batches = sorted({1, *settings.batch_sizes})
+        self.inference: dict[tuple[int, int], Callable[[], None]] = {}
+        """``{(cell, batch size): step}``."""
+        self._training: dict[int, Callable[[], None]] | None = None
+        images = {batch: profiling.random_images(batch, size, given) for batch in self.batches}
+        for (i, cell), batch in ((c, b) for c in enumerate(cells) for b in self.batches):
+            ledger.say(f"{size}×{size}, inference: warming up {cell.entry.label}")
+            with _recorded(cell, f"inference in batches of {batch}"):
+                step = profiling.inference(self.models[i], images[batch], given)
+                for _ in range(2 if batch == 1 else 1):
+                    step()
+                self.inference[i, batch] = step
+        ledger.done(sum(warming_seconds(settings, cell.image_seconds) for cell in cells))
+
+    def training(self, settings: Settings, ledger: _Ledger) -> dict[int, Callable[[], None]]:
+        """``{cell: step}`` of those whose training fits memory."""
+        if self._training is None:
+            self._training, given = {}, settings.conditions
+            for i, cell in enumerate(self.cells):
+                if cell.memory is None or cell.memory.training is None:
+                    continue
+                ledger.say(f"{self.size}×{self.size}, training: warming up {cell.entry.label}")
+                with _recorded(cell, "training"):
+                    images = profiling.random_images(settings.training_batch_size, self.size, given)
+                    step = profiling.training(self.models[i], images, given)
+                    step()
+                    self._training[i] = step
+        return self._training
+
+    def to(self, training: bool) -> None:
+        for model in self.models:
+            model.train(training)
+
+
+def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -> None:
     """Latency and throughput of all cells in turn, then training of all in turn."""
-    given, size = settings.conditions, cells[0].image_size
-    models = [profiling.place(built(cell, settings), given) for cell in cells]
-    batches = sorted({1, *settings.batch_sizes})
-    images = {batch: profiling.random_images(batch, size, given) for batch in batches}
-    steps: dict[tuple[int, int], Callable[[], None]] = {}
-    for (i, cell), batch in ((c, b) for c in enumerate(cells) for b in batches):
-        ledger.say(f"{size}×{size}, inference: warming up {cell.entry.label}")
-        with _recorded(cell, f"inference in batches of {batch}"):
-            step = profiling.inference(models[i], images[batch], given)
-            for _ in range(2 if batch == 1 else 1):
-                step()
-            steps[i, batch] = step
-    ledger.done(sum(warming_seconds(settings, cell.image_seconds) for cell in cells))
+    cells, size, steps, given = runners.cells, runners.size, runners.inference, settings.conditions
+    runners.to(training=False)
     for turn in range(rounds):
         calls: dict[int, list[float]] = {i: [] for i, batch in steps if batch == 1}
-        for batch in (*[1] * VISITS, *batches[1:]):
+        for batch in (*[1] * VISITS, *runners.batches[1:]):
             for i, cell in enumerate(cells):
                 ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.label}")
                 if (i, batch) not in steps:
@@ -245,21 +296,13 @@ def _time(cells: list[Cell], settings: Settings, rounds: int, ledger: _Ledger) -
             cells[i].latency.append(times)
             cells[i].throughput.setdefault(1, []).append(1 / profiling.median(times))
         ledger.done(sum(inference_seconds(settings, cell.image_seconds) for cell in cells))
-    steps.clear()
-    batch = settings.training_batch_size
-    trained = [(i, c) for i, c in enumerate(cells) if c.memory is not None and c.memory.training is not None]
-    for i, cell in trained:
-        ledger.say(f"{size}×{size}, training: warming up {cell.entry.label}")
-        with _recorded(cell, "training"):
-            step = profiling.training(models[i], profiling.random_images(batch, size, given), given)
-            step()
-            steps[i, batch] = step
+    training = runners.training(settings, ledger)
+    runners.to(training=True)
     for turn in range(rounds):
-        for i, cell in trained:
-            ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cell.entry.label}")
-            if (i, batch) in steps:
-                cell.training.append(batch / repeated(steps[i, batch], given.device))
-            ledger.done(training_seconds(settings, cell.image_seconds))
+        for i, step in training.items():
+            ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cells[i].entry.label}")
+            cells[i].training.append(settings.training_batch_size / repeated(step, given.device))
+            ledger.done(training_seconds(settings, cells[i].image_seconds))
 
 
 def calls_of(cell: Cell, settings: Settings) -> int:

@@ -55,6 +55,7 @@ def results(
             "minutes": settings.minutes,
             "expected_seconds": comparison.plan.seconds if comparison.plan else None,
             "seconds": (finished - started).total_seconds(),
+            "passes": settings.passes,
             "interleaved": comparison.interleaved,
             "complete": comparison.complete,
             "command": command,

@@ -16,9 +16,12 @@ PROCESS_SECONDS = 2.0
 """Start of a process for memory, and what it loads. For estimates."""
 BUILDING_SECONDS = 0.5
 """Of a network with random weights. For estimates."""
-PASSES = 3
+PASSES, PASSES_KEPT = 3, 10
 """Times that the sizes are gone through, a share of the rounds each: a machine that becomes slower or faster meanwhile
-would otherwise look like growth with resolution."""
+would otherwise look like growth with resolution, and each size would be compared in minutes of its own. More often
+where the networks of all sizes stay in memory and need not be built and warmed up anew."""
+KEPT_SHARE = 0.4
+"""Of free memory that they may take: weights, and two moments of the optimizer."""
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 60
 WANTED_ROUNDS = 20
 """At every size, where the time allows; batches become smaller for it. Networks that take turns call by call share a
@@ -55,6 +58,8 @@ class Settings:
     """Of the data that networks are trained on; None takes a bundle's own, otherwise 1000."""
     fitted_to: int | None = None
     """Side of the images that networks are trained on and fitted to; None where nothing is trained."""
+    keeps: bool = False
+    """Networks stay in memory until the end, those of all sizes."""
 
     def __post_init__(self) -> None:
         numbers = (*self.sizes, *self.batch_sizes, self.training_batch_size, self.threads, self.calls)
@@ -68,7 +73,8 @@ class Settings:
     @property
     def passes(self) -> int:
         """How often the sizes are gone through."""
-        return min(PASSES, self.rounds or FEWEST_ROUNDS) if len(self.sizes) > 1 else 1
+        most = PASSES_KEPT if self.keeps else PASSES
+        return min(most, self.rounds or most) if len(self.sizes) > 1 else 1
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def memory_seconds(settings: Settings, image_seconds: float) -> float:
 
 
 def warming_seconds(settings: Settings, image_seconds: float) -> float:
-    """Building one network at one size and warming it up, once a pass."""
+    """Building one network at one size and warming it up: once where it is kept, else once a pass."""
     images = 2 + sum(settings.batch_sizes) + TRAINING_PER_INFERENCE * settings.training_batch_size
     return BUILDING_SECONDS + images * image_seconds
 
@@ -140,8 +146,10 @@ def plan(
         left = Left(dict.fromkeys(sizes, 0), dict.fromkeys(sizes, settings.passes))
     seconds = 0.0
     for size, own in image_seconds.items():
-        seconds += left.passes[size] * sum(warming_seconds(settings, s) for s in own)
-        if left.passes[size] == settings.passes:
+        fresh = left.passes[size] == settings.passes
+        times = int(fresh) if settings.keeps else left.passes[size]
+        seconds += times * sum(warming_seconds(settings, s) for s in own)
+        if fresh:
             seconds += sum(memory_seconds(settings, s) for s in own)
     each = {
         size: sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in own)

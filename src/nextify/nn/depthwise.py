@@ -27,6 +27,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from nextify import compiled
 from nextify.compiled import Mode
+from nextify.nn.operators import operator
 from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, computed_in
 from nextify.nn.tracing import for_elsewhere
 
@@ -129,8 +130,7 @@ def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> 
     return y.permute(0, 2, 3, 1)  # (N, H', W', C)
 
 
-@torch.library.custom_op("nextify::depthwise_forward", mutates_args=())
-def _forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -> Tensor:
     x = x.contiguous()
     kernel_size = weight.shape[-1]
     ours = x.device.type == "cpu" and x.numel() > 0 and _pays("cpu", x.dtype, "forward", compiled.mode())
@@ -149,7 +149,10 @@ def _forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, fli
     return out
 
 
-@_forward_op.register_fake
+_forward_op = operator("depthwise_forward", _forward)
+
+
+@torch.library.register_fake("nextify::depthwise_forward")  # type: ignore[untyped-decorator]
 def _(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -> Tensor:
     n, h, w, c = x.shape
     return x.new_empty(n, _out_size(h, stride), _out_size(w, stride), c)

@@ -7,6 +7,7 @@ scale and the sum with the shortcut are done while a product's sums are still in
 """
 
 import ctypes
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from nextify import compiled
 from nextify.nn.gelu import FLAGS, normal_distribution
 from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, MATRIX_UNITS
-from nextify.nn.scratch import scratch
+from nextify.nn.scratch import scratch_address
 
 LINE = 64
 """Bytes, of a cache."""
@@ -79,9 +80,19 @@ def pays() -> bool:
     return compiled.mode() is not False and _build().usable
 
 
-def panel_bytes(columns: int, wide: int, dtype: torch.dtype) -> int:
-    """Of memory that each thread needs for weights in the order of the product."""
-    return int(_build().library.nextify_pixelwise_panel(columns, wide, dtype == torch.bfloat16))
+@functools.cache
+def _layout(strip: int, columns: int, wide: int, half: bool, threads: int) -> tuple[int, int, int]:
+    """Bytes from the normed input to the hidden activations of a strip, to the threads' panels, and in all."""
+    size = 2 if half else 4
+    panel = int(_build().library.nextify_pixelwise_panel(columns, wide, half))
+    parts = [-(-count * size // LINE) * LINE for count in (strip * columns, strip * wide)]
+    return parts[0], sum(parts), sum(parts) + threads * panel
+
+
+def _floats(vector: Tensor | None) -> Tensor | None:
+    if vector is None or (vector.dtype is torch.float32 and vector.is_contiguous()):
+        return vector
+    return vector.float().contiguous()
 
 
 def run(
@@ -102,17 +113,17 @@ def run(
     Computed in ``dtype``, ``strip`` pixels at a time. ``before (pixels, wide)``, of that type, where it is given, takes
     what goes into GELU.
     """
-    columns, wide = first[0].shape[1], first[0].shape[0]
-    inputs, hidden = scratch("inputs", (strip, columns), dtype), scratch("hidden", (strip, wide), dtype)
-    panels = scratch("panels", (torch.get_num_threads() * panel_bytes(columns, wide, dtype),), torch.uint8)
-    vectors = [None if v is None else v.float().contiguous() for v in (*norm[:2], first[1], second[1], scale)]
+    (wide, columns), threads, half = first[0].shape, torch.get_num_threads(), dtype is torch.bfloat16
+    to_hidden, to_panels, size = _layout(strip, columns, wide, half, threads)
+    memory = scratch_address("pixelwise", size)
+    vectors = [_floats(v) for v in (norm[0], norm[1], first[1], second[1], scale)]
     weights = [first[0].contiguous(), second[0].contiguous()]
-    tensors = [x, shortcut, *weights, *vectors, inputs, hidden, panels, before, out]
-    halves = [t is not None and t.dtype == torch.bfloat16 for t in (x, shortcut, *weights, hidden, out)]
+    halves = [t is not None and t.dtype is torch.bfloat16 for t in (x, shortcut, *weights)]
     work = _Work(
-        *(None if t is None else t.data_ptr() for t in tensors),
-        *(x.shape[0], columns, wide, out.shape[1], strip, norm[2]),
-        *(*halves, torch.get_num_threads()),
+        *(None if t is None else t.data_ptr() for t in (x, shortcut, *weights, *vectors)),
+        *(memory, memory + to_hidden, memory + to_panels, None if before is None else before.data_ptr()),
+        *(out.data_ptr(), x.shape[0], columns, wide, out.shape[1], strip, norm[2]),
+        *(*halves, half, out.dtype is torch.bfloat16, threads),
     )
     if code := _build().library.nextify_pixelwise(ctypes.byref(work)):
         raise RuntimeError(f"the pixelwise kernel failed with code {code}; enable(False) goes without it")

@@ -21,7 +21,7 @@ from nextify import compiled
 from nextify.nn import pixelwise, strips
 from nextify.nn.gelu import FLAGS, normal_distribution
 from nextify.nn.precision import computed_in
-from nextify.nn.scratch import scratch
+from nextify.nn.scratch import scratch_address
 from nextify.nn.tracing import for_elsewhere
 
 STRIP_BYTES = 3 << 20
@@ -193,8 +193,7 @@ def _backward_op(
         *(_strip(rows, wide, before.dtype), eps, *halves, threads),
     )
     library = _build().library
-    memory = scratch("gradients", (library.nextify_pixelwise_grad_bytes(ctypes.byref(work)),), torch.uint8)
-    work.memory = memory.data_ptr()
+    work.memory = scratch_address("gradients", library.nextify_pixelwise_grad_bytes(ctypes.byref(work)))
     if code := library.nextify_pixelwise_grad(ctypes.byref(work)):
         raise RuntimeError(f"the pixelwise kernel failed with code {code}; enable(False) goes without it")
     return grads

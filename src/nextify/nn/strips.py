@@ -12,7 +12,7 @@ often.
 import ctypes
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from nextify import compiled
 from nextify.nn import pixelwise
 from nextify.nn.gelu import FLAGS, GELU, normal_distribution
 from nextify.nn.layers import LayerNorm, Pointwise
+from nextify.nn.operators import operator
 from nextify.nn.precision import computed_in
 from nextify.nn.scratch import scratch
 from nextify.nn.tracing import for_elsewhere, for_inference
@@ -178,53 +179,68 @@ def _run(
     scale: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        channels, wide = x.shape[-1], weight1.shape[0]
-        out = torch.empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut), device="cpu")
-        xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
-        pixels, threads = xs.shape[0], torch.get_num_threads()
-        # A profiler sees torch's operators by itself; what is called without torch has to tell it.
-        named = record_function if torch._C._autograd._profiler_enabled() else nullcontext
-        strip = strip_of(pixels, wide * dtype.itemsize)
-        if ours(dtype, channels, wide):
-            norm = norm_weight, norm_bias, eps
-            with named("nextify::pixelwise"):
-                pixelwise.run(
-                    xs, shortcuts, norm, (weight1, bias1), (weight2, bias2), scale, outs, strip=strip, dtype=dtype
-                )
-            return out
-        hidden = scratch("hidden", (strip, wide), dtype)
-        library = _build().library
-        vectors = [None if v is None else v.float().contiguous() for v in (bias1, bias2, scale)]
-        shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
-        halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
-        to_wide, to_narrow = (_cast(w, dtype, name).t() for w, name in ((weight1, "first"), (weight2, "second")))
-        narrow = scratch("narrow", (strip, out.shape[-1]), dtype)
-        for start in range(0, pixels, strip):
-            rows = slice(start, start + strip)
-            part = xs[rows]
-            if norm_weight is not None:
-                part = F.layer_norm(part, (channels,), norm_weight, norm_bias, eps)
-            inside = torch.mm(part.to(dtype), to_wide, out=hidden[: part.shape[0]])
-            with named("nextify::bias_gelu"):
-                library.nextify_bias_gelu(inside.data_ptr(), shift1, halves[1], *inside.shape, threads)
-            y = torch.mm(inside, to_narrow, out=narrow[: part.shape[0]])
-            with named("nextify::scaled_sum"):
-                library.nextify_scaled_sum(
-                    *(shortcuts[rows].data_ptr(), halves[0], y.data_ptr(), halves[1], shift2, factor),
-                    *(outs[rows].data_ptr(), halves[2], *y.shape, threads),
-                )
+    out = torch.empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut), device="cpu")
+    channels, wide = x.shape[-1], weight1.shape[0]
+    xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
+    strip = strip_of(xs.shape[0], wide * dtype.itemsize)
+    norm, first, second = (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2)
+    if ours(dtype, channels, wide):
+        with _named("nextify::pixelwise"):
+            pixelwise.run(xs, shortcuts, norm, first, second, scale, outs, strip=strip, dtype=dtype)
+    else:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            _run_with_torch(xs, shortcuts, norm, first, second, scale, outs, strip, dtype)
     return out
+
+
+def _named(name: str) -> AbstractContextManager[object]:
+    """A profiler sees torch's operators by itself; what is called without torch has to tell it."""
+    return record_function(name) if torch._C._autograd._profiler_enabled() else nullcontext()
+
+
+def _run_with_torch(
+    x: Tensor,
+    shortcut: Tensor,
+    norm: tuple[Tensor | None, Tensor | None, float],
+    first: tuple[Tensor, Tensor | None],
+    second: tuple[Tensor, Tensor | None],
+    scale: Tensor | None,
+    out: Tensor,
+    strip: int,
+    dtype: torch.dtype,
+) -> None:
+    """As ``pixelwise.run``, with torch's matrix products."""
+    library, threads, wide = _build().library, torch.get_num_threads(), first[0].shape[0]
+    vectors = [None if v is None else v.float().contiguous() for v in (first[1], second[1], scale)]
+    shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
+    halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
+    to_wide, to_narrow = (_cast(w, dtype, name).t() for w, name in ((first[0], "first"), (second[0], "second")))
+    hidden = scratch("hidden", (strip, wide), dtype)
+    narrow = scratch("narrow", (strip, out.shape[-1]), dtype)
+    for start in range(0, x.shape[0], strip):
+        rows = slice(start, start + strip)
+        part = x[rows]
+        if norm[0] is not None:
+            part = F.layer_norm(part, x.shape[-1:], *norm)
+        inside = torch.mm(part.to(dtype), to_wide, out=hidden[: part.shape[0]])
+        with _named("nextify::bias_gelu"):
+            library.nextify_bias_gelu(inside.data_ptr(), shift1, halves[1], *inside.shape, threads)
+        y = torch.mm(inside, to_narrow, out=narrow[: part.shape[0]])
+        with _named("nextify::scaled_sum"):
+            library.nextify_scaled_sum(
+                *(shortcut[rows].data_ptr(), halves[0], y.data_ptr(), halves[1], shift2, factor),
+                *(out[rows].data_ptr(), halves[2], *y.shape, threads),
+            )
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return weight if weight.dtype == dtype else scratch(name, weight.shape, dtype).copy_(weight)
 
 
-_strips_op = torch.library.custom_op("nextify::strips", _run, mutates_args=())
+operator("strips", _run)
 
 
-@_strips_op.register_fake
+@torch.library.register_fake("nextify::strips")  # type: ignore[untyped-decorator]
 def _(x: Tensor, shortcut: Tensor, *others: Any) -> Tensor:
     *_, scale, dtype = others
     return shortcut.new_empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut))
