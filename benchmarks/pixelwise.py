@@ -1,14 +1,15 @@
-"""The pixelwise part of a ConvNeXt block in inference: layer by layer (A), in strips with torch's matrix products (B),
-and with products of our own (C).
+"""The pixelwise part of a ConvNeXt block. In inference: layer by layer, in strips with torch's matrix products, and
+with products of our own. In training, forward and backward: layer by layer, the same compiled, and with our products.
 
-One process; A, B and C in turn (A B C A B C …), medians. Shapes: ConvNeXt-T's four stages at 224². As in a network, a
+One process; the ways in turn (A B C A B C …), medians. Shapes: ConvNeXt-T's four stages at 224². As in a network, a
 call finds its weights in memory and not in a cache: each takes the next of as many blocks as fill 100 MB. Float32
 weights; bfloat16 computes as autocast does. The share is of what a 2048³ product of torch's reaches in the same type.
 
     python benchmarks/pixelwise.py --rounds 9
+    python benchmarks/pixelwise.py --rounds 5 --training
 
-Measured 2026-11-27, commit a17a53e: AMD EPYC with AVX512-bf16, 2 cores shared with other machines, two threads; torch
-2.15.0, Python 3.11.7, g++ 12.2.0; n = 9. Part of "layers" is memory given back to the system and got again.
+Inference, measured 2026-11-27, commit a17a53e: AMD EPYC with AVX512-bf16, 2 cores shared with other machines, two
+threads; torch 2.15.0, Python 3.11.7, g++ 12.2.0; n = 9. Part of "layers" is memory given back to the system and got again.
 
     type      pixels channels  layers ms  strips ms  ours ms  layers/ours  strips/ours  share
     bfloat16    3136       96       1.87       1.80     1.45         1.29         1.25    75%
@@ -27,6 +28,27 @@ Measured 2026-11-27, commit a17a53e: AMD EPYC with AVX512-bf16, 2 cores shared w
     float32    12544      192      65.33      45.34    42.59         1.53         1.06    94%
     float32     3136      384      50.01      46.84    41.63         1.20         1.13    96%
     float32      784      768      43.75      45.99    37.33         1.17         1.23   107%
+
+Training, on the same processor and versions, 2026-11-27, commit 4cd91c6, n = 5. Of batches of 16 a good part is fresh
+memory, for all three.
+
+    type      pixels channels   layers ms compiled ms     ours ms    layers/ours  compiled/ours  share
+    bfloat16    3136       96        6.91        6.56        6.01           1.15           1.09    56%
+    bfloat16     784      192        6.00        5.73        5.07           1.18           1.13    66%
+    bfloat16     196      384        5.22        5.22        4.93           1.06           1.06    68%
+    bfloat16      49      768        7.74        7.80        7.81           0.99           1.00    43%
+    bfloat16   50176       96      136.97      138.45      117.82           1.16           1.18    46%
+    bfloat16   12544      192       89.35       90.28       87.18           1.02           1.04    62%
+    bfloat16    3136      384       71.23       71.72       69.57           1.02           1.03    77%
+    bfloat16     784      768       72.77       69.57       70.40           1.03           0.99    76%
+    float32     3136       96       12.87       12.41       10.17           1.27           1.22    75%
+    float32      784      192        9.89       10.43        8.94           1.11           1.17    85%
+    float32      196      384        9.78       10.10        8.92           1.10           1.13    85%
+    float32       49      768       13.17       13.43       10.28           1.28           1.31    74%
+    float32    50176       96      289.30      268.98      197.88           1.46           1.36    62%
+    float32    12544      192      252.94      204.89      136.88           1.85           1.50    89%
+    float32     3136      384      145.11      137.48      123.60           1.17           1.11    99%
+    float32      784      768      141.04      146.79      124.29           1.13           1.18    98%
 """
 
 import argparse

@@ -27,7 +27,7 @@ from nextify.compare.entries import build, find, find_all
 from nextify.compare.figure import figures
 from nextify.compare.growth import fit
 from nextify.compare.line_ups import LINE_UP
-from nextify.compare.measure import count, measure
+from nextify.compare.measure import count, measure, probe
 from nextify.compare.memory import Memory, Processes, out_of_memory, read
 from nextify.compare.output import COLUMNS, csv_text, write
 from nextify.compare.results import reference, results
@@ -223,6 +223,30 @@ def test_the_rounds_fill_the_minutes() -> None:
     slow = plan(settings(minutes=1), {32: [20.0]})
     assert (slow.rounds, slow.over_budget) == ({32: FEWEST_ROUNDS}, True)
     assert plan(settings(rounds=7, minutes=1), {32: [20.0], 64: [1.0]}).rounds == {32: 7, 64: 7}
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_networks_of_all_sizes_stay_in_memory_where_they_fit(fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    builds: list[int] = []
+    real = measuring.built
+
+    def built(cell: Any, settings: Settings) -> Any:
+        builds.append(cell.image_size)
+        return real(cell, settings)
+
+    def memory(cell: Any, settings: Settings, processes: Any) -> None:
+        cell.memory = Memory(0.0, 1.0, 1.0)
+
+    monkeypatch.setattr(measuring, "built", built)
+    monkeypatch.setattr(measuring, "_memory", memory)
+    monkeypatch.setattr(measuring, "_free_bytes", lambda settings: 2**40 if fits else 2**20)
+    found = count(settings(rounds=2))
+    probe(found)
+    assert found.settings.keeps is fits
+    builds.clear()
+    measure(found, lambda words, share: None)
+    assert builds == [32, 64] * (1 if fits else 2)
+    assert all(len(cell.training) == len(cell.latency) == 2 for cell in found.cells)
 
 
 def test_short_rounds_are_more_than_long_ones() -> None:

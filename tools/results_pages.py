@@ -21,12 +21,13 @@ NOTES = {
     "part of the trainings, so their images/s are low and uneven; the times of one image and of batches were measured "
     "with nothing beside them, on a processor shared with other machines. Behind its ratios stands the range of the "
     'rounds, as in "line-up-xeon"; later runs give the interval of the median.',
-    "line-up": "The first of two runs in succession. The processor is shared with other machines: in those hours a "
-    "2048³ matrix product in fp32 ran at 112 to 195 GFLOP/s (five tries of 22). Two runs before them that took all "
-    "rounds of a size together (commit 4bd122f, records in commit ef844f4) agreed in 45 of 48 ratios but gave "
-    "ConvNeXt-T's latency exponents of 1.02 and 0.62, since the machine became faster on the way; two that took five "
-    "calls at each turn, in 5 to 10 rounds (01f7dc4, records not kept), agreed in 29 of 48, the largest apart 17 %. "
-    "ConvNeXt's inference has become faster since (docs/weights.md).",
+    "line-up": "The first of two runs in succession (commit 4cd91c6). The processor is shared with other machines: a "
+    "2048³ matrix product in fp32 ran at 160 to 183 GFLOP/s after the second (12 tries). Two just before them that "
+    "went through the sizes three times instead of ten (commit f90d094, records not kept) agreed in 43 of 48 ratios "
+    "within 5 %, the largest difference 8.5 %. Two before ConvNeXt had matrix products of its own (records in commit "
+    "c1667f1) agreed in 47, the largest 5.3 %. Two that took all rounds of a size together (commit 4bd122f, records in "
+    "commit ef844f4) agreed in 45 but gave ConvNeXt-T's latency exponents of 1.02 and 0.62, since the machine became "
+    "faster on the way.",
     "line-up-again": "The second run.",
     "line-up-xeon": "On another processor, less busy, by five calls a turn as before. Peak memory: not measured. From "
     "the second size on, each process read the peak of the one that had started it (and the networks were measured one "

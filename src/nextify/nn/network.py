@@ -6,7 +6,7 @@ Parameter names follow the Layout: ``stem.conv``, ``stages.2.downsample.norm``, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -56,19 +56,18 @@ class Block(Chain):
         y, dropped = x, self.training and self.drop_path.rate > 0
         layers = [getattr(self, name) for name in self.order]
         parts = strips.split(layers)
+        together: Callable[..., Tensor] | None = None
         if parts is not None and not dropped and strips.applies(x, parts, self):
-            for layer in parts.before:
-                y = layer(y)
-            return self.after(strips.run(y, self.shortcut(x), parts, self.layer_scale))  # type: ignore[no-any-return]
-        if parts is not None and pixelwise_grad.applies(x, parts, self):
+            together = strips.run
+        elif parts is not None and pixelwise_grad.applies(x, parts, self):
+            together = pixelwise_grad.run
+        if parts is not None and together is not None:
             for layer in parts.before:
                 y = layer(y)
             shortcut = self.shortcut(x)
             if dropped:
-                y = shortcut + self.drop_path(pixelwise_grad.run(y, None, parts, self.layer_scale))
-            else:
-                y = pixelwise_grad.run(y, shortcut, parts, self.layer_scale)
-            return self.after(y)  # type: ignore[no-any-return]
+                return self.after(shortcut + self.drop_path(together(y, None, parts, self.layer_scale)))  # type: ignore[no-any-return]
+            return self.after(together(y, shortcut, parts, self.layer_scale))  # type: ignore[no-any-return]
         *layers, last = layers
         for layer in layers:
             y = layer(y)
