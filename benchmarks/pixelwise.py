@@ -9,7 +9,8 @@ weights; bfloat16 computes as autocast does. The share is of what a 2048³ produ
     python benchmarks/pixelwise.py --rounds 5 --training
 
 Inference, measured 2026-11-27, commit a17a53e: AMD EPYC with AVX512-bf16, 2 cores shared with other machines, two
-threads; torch 2.15.0, Python 3.11.7, g++ 12.2.0; n = 9. Part of "layers" is memory given back to the system and got again.
+threads; torch 2.15.0, Python 3.11.7, g++ 12.2.0; n = 9. Part of "layers" is memory given back to
+the system and got again.
 
     type      pixels channels  layers ms  strips ms  ours ms  layers/ours  strips/ours  share
     bfloat16    3136       96       1.87       1.80     1.45         1.29         1.25    75%
