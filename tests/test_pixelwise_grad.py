@@ -256,6 +256,15 @@ def test_a_hook_sees_whole_layers(kind: str, blocks: list[int]) -> None:
     assert blocks[4:] == [8, 16, 24, 24, 32]
 
 
+def test_odd_widths_in_bfloat16_go_layer_by_layer(blocks: list[int]) -> None:
+    model = randomized(SMALL.with_(widths=(5, 8, 9, 12)))
+    with torch.autocast("cpu", torch.bfloat16):
+        step(model, ours=True)
+    assert blocks == [8, 12]
+    step(model, ours=True)
+    assert blocks[2:] == [5, 8, 9, 9, 12]
+
+
 @pytest.mark.parametrize("change", ["relu", "float64", "no compiler", "evaluation without gradients"])
 def test_others_go_layer_by_layer(change: str, blocks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = create_model(SMALL.with_(activation="relu") if change == "relu" else SMALL, 2), IMAGES

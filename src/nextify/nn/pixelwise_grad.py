@@ -120,10 +120,11 @@ def applies(x: Tensor, layers: strips.Layers, block: nn.Module) -> bool:
         return False
     if x.numel() == 0 or not strips.unwatched(x, layers):
         return False
-    norm, channels, wide = layers.norm, layers.first.in_features, layers.first.out_features
+    _, norm, first, _, second = layers
     if norm is not None and len(list(norm.parameters())) != 2:
         return False
-    return strips.ours(dtype, channels, wide) and _ready()
+    widths = first.in_features, first.out_features, second.out_features
+    return strips.ours(dtype, *widths) and _ready()
 
 
 @torch.library.custom_op("nextify::pixelwise", mutates_args=())

@@ -97,9 +97,9 @@ def _ready() -> bool:
     return _build().usable
 
 
-def ours(dtype: torch.dtype, channels: int, wide: int) -> bool:
-    """Whether the products are our own: those of bfloat16 take numbers in pairs."""
-    return (dtype == torch.float32 or channels % 2 == wide % 2 == 0) and pixelwise.pays()
+def ours(dtype: torch.dtype, *widths: int) -> bool:
+    """Whether products of these widths are our own: those of bfloat16 take numbers in pairs."""
+    return (dtype == torch.float32 or not any(width % 2 for width in widths)) and pixelwise.pays()
 
 
 def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
