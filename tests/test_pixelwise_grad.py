@@ -126,6 +126,15 @@ def test_bfloat16_against_float64(incoming: torch.dtype, strip: int, monkeypatch
         assert error(own, expected) < 1e-2, name
 
 
+def test_a_last_strip_whose_panels_are_wider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,300 rows panels have half the width, of the 1,200 that are left the whole, and more bytes."""
+    monkeypatch.setattr(pixelwise_grad, "_strip", lambda *_: 1300)
+    inputs = case(2500, 8, 70, 8)
+    got = outputs_of(inputs, torch.float32, torch.float32)
+    for name, own, expected in zip(("y", *inputs), got, exact(inputs), strict=True):
+        assert error(own, expected) < 3e-6, name
+
+
 @pytest.mark.parametrize("without", [("norm_weight", "norm_bias"), ("bias1",), ("bias2",), ("scale",), ("shortcut",)])
 def test_what_is_absent(without: tuple[str, ...]) -> None:
     inputs = case(50, 32, 64, 32, without)

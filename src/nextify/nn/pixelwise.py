@@ -89,7 +89,8 @@ def _layout(strip: int, columns: int, wide: int, half: bool, threads: int) -> tu
     return parts[0], sum(parts), sum(parts) + threads * panel
 
 
-def _floats(vector: Tensor | None) -> Tensor | None:
+def floats(vector: Tensor | None) -> Tensor | None:
+    """As the kernels take it: contiguous, in float32."""
     if vector is None or (vector.dtype is torch.float32 and vector.is_contiguous()):
         return vector
     return vector.float().contiguous()
@@ -116,7 +117,7 @@ def run(
     (wide, columns), threads, half = first[0].shape, torch.get_num_threads(), dtype is torch.bfloat16
     to_hidden, to_panels, size = _layout(strip, columns, wide, half, threads)
     memory = scratch_address("pixelwise", size)
-    vectors = [_floats(v) for v in (norm[0], norm[1], first[1], second[1], scale)]
+    vectors = [floats(v) for v in (norm[0], norm[1], first[1], second[1], scale)]
     weights = [first[0].contiguous(), second[0].contiguous()]
     halves = [t is not None and t.dtype is torch.bfloat16 for t in (x, shortcut, *weights)]
     work = _Work(

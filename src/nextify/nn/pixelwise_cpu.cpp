@@ -23,10 +23,8 @@ struct Work {
 
 // Bytes of a thread's panel.
 extern "C" int64_t nextify_pixelwise_panel(int64_t columns, int64_t wide, int half) {
-  const int64_t inner = columns > wide ? columns : wide, other = columns > wide ? wide : columns;
-  const int64_t first = half ? panel_bytes<uint16_t>(inner) : panel_bytes<float>(inner);
-  const int64_t second = half ? panel_bytes<uint16_t>(other) : panel_bytes<float>(other);
-  return first > second ? first : second;  // the wider panels of the smaller may be larger
+  const int64_t inner = columns > wide ? columns : wide;
+  return half ? panel_bytes<uint16_t>(inner) : panel_bytes<float>(inner);
 }
 
 template <class T>

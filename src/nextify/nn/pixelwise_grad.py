@@ -183,7 +183,7 @@ def _backward_op(
     grad, x, before = grad.contiguous(), x.contiguous(), before.contiguous()
     wide, columns = weight1.shape
     rows, threads = x.shape[0], torch.get_num_threads()
-    vectors = [None if v is None else v.float().contiguous() for v in (norm_weight, norm_bias, bias2, scale)]
+    vectors = [pixelwise.floats(v) for v in (norm_weight, norm_bias, bias2, scale)]
     tensors = [grad, x, before, weight1.contiguous(), weight2.contiguous(), *vectors]
     halves = [t.dtype == torch.bfloat16 for t in (grad, x, weight1, weight2, before)]
     work = _Gradients(

@@ -301,10 +301,11 @@ int64_t panel_width(int64_t inner) {
   return words_of<T>(inner) * WIDTH * 4 > PANEL_BYTES ? WIDTH / 2 : WIDTH;
 }
 
-// Of a thread's panel, in whole lines.
+// Whole lines that hold a thread's panel of any inner dimension up to this: shorter ones may be wider.
 template <class T>
 int64_t panel_bytes(int64_t inner) {
-  return up_to(words_of<T>(inner) * panel_width<T>(inner) * 4, LINE);
+  const int64_t width = panel_width<T>(inner), own = up_to(words_of<T>(inner) * width * 4, LINE);
+  return width < WIDTH && own < PANEL_BYTES ? PANEL_BYTES : own;
 }
 
 // finish(row, column, lanes, sums) on each vector of the product of `count` rows with a matrix of `columns`. Called by

@@ -104,7 +104,7 @@ def ours(dtype: torch.dtype, *widths: int) -> bool:
 
 def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
     """Whether the block runs them in strips for its input ``x``: in inference, on a CPU, and where nobody looks at a
-    layer by itself. Kernels are built only where nothing else speaks against it: a training needs none of them."""
+    layer by itself. Kernels are built only where nothing else speaks against it."""
     if x.device.type != "cpu" or for_elsewhere() or compiled.mode() is False:
         return False
     dtype = computed_in(x)
@@ -211,7 +211,7 @@ def _run_with_torch(
 ) -> None:
     """As ``pixelwise.run``, with torch's matrix products."""
     library, threads, wide = _build().library, torch.get_num_threads(), first[0].shape[0]
-    vectors = [None if v is None else v.float().contiguous() for v in (first[1], second[1], scale)]
+    vectors = [pixelwise.floats(v) for v in (first[1], second[1], scale)]
     shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
     halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
     to_wide, to_narrow = (_cast(w, dtype, name).t() for w, name in ((first[0], "first"), (second[0], "second")))
