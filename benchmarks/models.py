@@ -2,7 +2,8 @@
 
 One process, the same images, the libraries in turn (A B C D A B C D …), medians over the rounds, ratios round by round.
 A training step is forward, cross-entropy, backward and fused AdamW. Peak memory is the largest resident size of a
-process of its own that does nothing else (on a CUDA device, the allocator's peak). "Share of peak" is the multiply-adds
+process of its own that does nothing else; on a CUDA device, the allocator's peak in a second step, beyond what was
+there before. "Share of peak" is the multiply-adds
 of convolutions and linear layers (three times the forward for training) over what a 2048³ matrix product reaches.
 
 Command:  python benchmarks/models.py --batch 16 --rounds 5
@@ -11,6 +12,7 @@ Command:  python benchmarks/models.py --batch 16 --rounds 5
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import statistics
 import subprocess
@@ -91,9 +93,18 @@ def runner(library: str, training: bool, options: argparse.Namespace) -> Callabl
 
 
 def peak_memory_mib(library: str, training: bool, options: argparse.Namespace) -> float:
-    """Of two steps in a fresh process."""
+    """Of two steps in a fresh process; on a CUDA device of the second step here."""
+    if options.device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        run = runner(library, training, options)
+        run()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     command = [sys.executable, __file__, "--one", library, "--batch", str(options.batch), "--precision"]
-    command += [options.precision, "--device", options.device, "--threads", str(options.threads)]
+    command += [options.precision, "--threads", str(options.threads)]
     command += ["--training"] if training else []
     command += ["--channels-last"] if options.channels_last else []
     command += ["--compiled"] if options.compiled else []
@@ -104,16 +115,13 @@ def one(options: argparse.Namespace) -> None:
     run = runner(options.one, options.training, options)
     run()
     run()
-    if options.device == "cuda":
-        print(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        print(resident_bytes()[1] / 2**20)
+    print(resident_bytes()[1] / 2**20)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--channels-last", action="store_true", help="give the others channels-last weights and images")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -125,6 +133,7 @@ def main() -> None:
     parser.add_argument("--training", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     if options.one:
         return one(options)
 
@@ -132,7 +141,8 @@ def main() -> None:
     print(
         f"ConvNeXt-T, 224², batch {options.batch}, {options.precision}, {'compiled' if options.compiled else 'eager'}"
     )
-    print(f"{here['cpu']}, {options.threads} threads, {options.device}; {here['date']}; python {here['python']}")
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{here['cpu']}, {options.threads} threads"
+    print(f"{where}; {here['date']}; python {here['python']}")
     print(", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES)))
     peak = matrix_peak(torch.bfloat16 if options.precision == "bf16" else torch.float32, options.device)
     print(f"2048³ matrix product: {2 * peak / 1e9:.0f} GFLOP/s\n")
@@ -142,7 +152,7 @@ def main() -> None:
         runs = {library: runner(library, training, options) for library in LIBRARIES}
         for run in runs.values():
             timed(run, options.device, 2)
-        repeats = 1 if training or options.batch > 4 else 5
+        repeats = 10 if options.device == "cuda" else 1 if training or options.batch > 4 else 5
         seconds: dict[str, list[float]] = {library: [] for library in LIBRARIES}
         for _, library in itertools.product(range(options.rounds), LIBRARIES):
             seconds[library].append(timed(runs[library], options.device, repeats))

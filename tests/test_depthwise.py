@@ -299,19 +299,26 @@ def test_processes_that_build_at_the_same_time(tmp_path: object) -> None:
 
 TRITON = """
 import torch
-from nextify.nn.depthwise_gpu import weight_grad
-for n, h, w, c, k, stride in [(2, 5, 6, 40, 3, 1), (1, 7, 5, 8, 7, 2), (1, 4, 4, 33, 11, 1)]:
+from nextify.nn.depthwise_gpu import forward, weight_grad
+for n, h, w, c, k, stride in [(2, 5, 6, 40, 3, 1), (1, 7, 5, 8, 7, 2), (1, 4, 4, 33, 11, 1), (2, 9, 11, 20, 7, 1)]:
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(n, h, w, c).to(dtype)
         grad = torch.randn(n, (h - 1) // stride + 1, (w - 1) // stride + 1, c).to(dtype)
         got = weight_grad(grad, x, k, stride)
-        weight = torch.zeros(c, 1, k, k, dtype=torch.float64)
-        _, *expected = torch.ops.aten.convolution_backward(
+        weight, bias = torch.randn(c, 1, k, k, dtype=torch.float64), torch.randn(c, dtype=torch.float64)
+        of_x, *expected = torch.ops.aten.convolution_backward(
             grad.double().permute(0, 3, 1, 2), x.double().permute(0, 3, 1, 2), weight, [c], [stride, stride],
-            [k // 2, k // 2], [1, 1], False, [0, 0], c, [False, True, True])
+            [k // 2, k // 2], [1, 1], False, [0, 0], c, [True, True, True])
         for a, b in zip(got, expected, strict=True):
             assert a.shape == b.shape and a.dtype == torch.float32
             assert (a - b).norm() / b.norm() < 1e-6
+        if stride > 1:
+            continue
+        y = torch.nn.functional.conv2d(x.double().permute(0, 3, 1, 2), weight, bias, 1, k // 2, groups=c)
+        for a, b in ((forward(x, weight, bias), y), (forward(grad, weight, None, flip=True), of_x)):
+            b = b.permute(0, 2, 3, 1)
+            assert a.shape == b.shape and a.dtype == dtype
+            assert (a - b).norm() / b.norm() < (1e-6 if dtype == torch.float32 else 4e-3)
 """
 
 
@@ -327,13 +334,16 @@ def test_gpu_kernel_in_the_interpreter() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_gpu_agrees_with_float64(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gpu_agrees_with_float64(stride: int, dtype: torch.dtype) -> None:
     for shape in SHAPES:
         for kernel_size in (3, 7, 11):
             inputs = tuple(t.detach().cuda() for t in case(*shape, kernel_size, dtype))
             results = []
             for function, kind in ((depthwise_conv, dtype), (reference, torch.float64)):
                 own = tuple(t.to(kind).requires_grad_() for t in inputs)
-                results.append(list(torch.autograd.grad(function(*own, 2).float().sin().sum(), own)))
+                y = function(*own, stride)
+                incoming = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(y)
+                results.append([y.detach(), *torch.autograd.grad(y, own, incoming)])
             limit = 2e-4 if dtype == torch.float32 else 1e-2
             assert all(error(a, b) < limit for a, b in zip(*results, strict=True))

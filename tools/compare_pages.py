@@ -16,6 +16,7 @@ from typing import Any
 from generated import ROOT, write_or_check
 from results_pages import NOTES
 
+from nextify.compare import table_12
 from nextify.compare.figure_parts import accuracy_title, conditions_line, provenance
 from nextify.compare.growth import QUANTITIES, exponent
 from nextify.compare.tables import ACCURACY_HEAD, HEAD, accuracy_cells, accuracy_notes, cells, notes
@@ -57,6 +58,9 @@ def one(name: str, results: Mapping[str, Any], again: Mapping[str, Any] | None =
     head = [column.replace("-\n", "").replace("\n", " ") for column in HEAD]
     parts += ["", f"{conditions_line(results)}.", "", *table(head, map(cells, results["rows"])), ""]
     parts += [f"- {line}" for line in notes(results)] + [""]
+    if results.get("table_12"):
+        parts += ["Beside the paper's Table 12 (inference on an A100, TF32, channels-last):", ""]
+        parts += [*table(table_12.HEAD, map(table_12.cells, results["table_12"])), ""]
     quantities = [q for q in QUANTITIES if any(g["quantity"] == q for g in results["growth"])]
     if quantities:
         fitted = {(g["model"], g["quantity"]): exponent(g) for g in results["growth"]}

@@ -232,14 +232,24 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
     found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     if device.startswith("cuda"):
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        found |= {
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "gpu_memory_gib": _gpu_memory_gib(device),
+        }
     return found | _clock(device, "start")
 
 
-def _clock(device: str, when: str) -> dict[str, float | None]:
-    from nextify.evaluation.profiling import cpu_mhz
+def _gpu_memory_gib(device: str) -> float:
+    import torch
 
-    clock = cpu_mhz()
-    return {f"cpu_mhz_{when}": None if clock is None else round(clock)}
+    return round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
+
+
+def _clock(device: str, when: str) -> dict[str, float | None]:
+    from nextify.evaluation.profiling import cpu_mhz, gpu_mhz
+
+    clocks = {"cpu": cpu_mhz(), **({"gpu": gpu_mhz(device)} if device.startswith("cuda") else {})}
+    return {f"{what}_mhz_{when}": None if clock is None else round(clock) for what, clock in clocks.items()}
 
 
 def _announce(console: Console, comparison: Comparison) -> None:

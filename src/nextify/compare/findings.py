@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nextify.compare import table_12
 from nextify.compare.growth import QUANTITIES, exponent
 from nextify.compare.why_findings import why_findings
 from nextify.report.text import count, listing, signed
@@ -19,7 +20,7 @@ def findings(found: Results) -> Iterator[str]:
     yield from _attention_findings(rows)
     yield from _growth_findings(found["growth"])
     yield from _speed_findings(found["ratios"])
-    yield from _paper_findings(found["ratios"], found["models"], settings)
+    yield from table_12.findings(found["table_12"], settings)
     yield from _work_findings(rows)
     yield from _accuracy_findings(found["accuracy"])
     yield from why_findings(found["why"], {m["model"]: m["family"] for m in found["models"]})
@@ -81,20 +82,6 @@ def _speed_findings(ratios: Sequence[Row]) -> Iterator[str]:
 
 def _spread(ratio: Row) -> str:
     return f"n = {ratio['n']} rounds, {ratio['low']:.2f} to {ratio['high']:.2f}"
-
-
-def _paper_findings(ratios: Sequence[Row], models: Sequence[Row], settings: Row) -> Iterator[str]:
-    """Beside a ratio measured here at 224², the paper's, where it prints the speed of both (Table 12)."""
-    printed = {m["model"]: (m["published"] or {}).get("images_per_second") for m in models}
-    largest = max((r["batch_size"] for r in ratios), default=0)
-    for r in ratios:
-        theirs, base = printed.get(r["model"]), printed.get(r["reference"])
-        if r["image_size"] == 224 and r["what"] == "inference" and r["batch_size"] == largest and theirs and base:
-            yield (
-                f"{r['model']} over {r['reference']} in images/s at 224²: {r['ratio']:.2f} here ({settings['device']}, "
-                f"{settings['precision']}, batches of {largest}, {_spread(r)}), {theirs / base:.2f} in the paper "
-                "(A100, TF32, channels-last)."
-            )
 
 
 def _accuracy_findings(accuracy: Row | None) -> Iterator[str]:

@@ -210,7 +210,8 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
 
 
 def built(cell: Cell, settings: Settings) -> nn.Module:
-    return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to)
+    with torch.device(settings.conditions.device):
+        return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to)
 
 
 def _memory(cell: Cell, settings: Settings, processes: peak.Processes) -> None:

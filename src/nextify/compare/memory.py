@@ -4,13 +4,18 @@
 imported once; where there is no safe fork each network has a fresh process. That process loads what is loaded on first
 use (by training a small network of the same library for a step), notes its size, builds the network, runs inference,
 notes the peak, trains two steps, and notes the peak again, a JSON line each; so a process that the system ends for want
-of memory has said how far it came. On a CUDA device the figures are the allocator's. Inference runs before training, so
-that its peak is its own.
+of memory has said how far it came. Inference runs before training, so that its peak is its own.
+
+On a CUDA device the figures are the allocator's, which can be reset: one process measures all, since each would take
+seconds to find the device.
 """
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +46,7 @@ class Memory:
     """In MiB; None where it was not reached, and ``problem`` says why."""
 
     start: float | None = None
-    """The process with its libraries, before the network is built; on CUDA 0."""
+    """The process with its libraries, before the network is built; on CUDA what its allocator holds by then."""
     inference: float | None = None
     """Peak of a forward pass, beyond ``start``: weights and activations."""
     training: float | None = None
@@ -170,7 +176,21 @@ def main() -> None:
     from nextify.evaluation import profiling  # noqa: F401
 
     for line in sys.stdin:
-        print(ENDED + json.dumps(_in_fork(json.loads(line))), flush=True)
+        request = json.loads(line)
+        of_device = request["conditions"]["device"].startswith("cuda")
+        print(ENDED + json.dumps((_in_this_process if of_device else _in_fork)(request)), flush=True)
+
+
+def _in_this_process(request: dict[str, Any]) -> str | None:
+    """How the measurement failed, or None. After the timeout the process ends, and the next request finds another."""
+    signal.alarm(math.ceil(request["timeout"]))
+    try:
+        _work(request)
+    except Exception as error:
+        return describe_failure(error)
+    finally:
+        signal.alarm(0)
+    return None
 
 
 def _in_fork(request: dict[str, Any]) -> str | None:
@@ -217,27 +237,39 @@ def _work(request: dict[str, Any]) -> None:
     def peak() -> int:
         return torch.cuda.max_memory_allocated(given.device) if cuda else profiling.resident_bytes()[1]
 
+    def now() -> int:
+        return torch.cuda.memory_allocated(given.device) if cuda else profiling.resident_bytes()[0]
+
+    def tried(step: Callable[[], None]) -> None:
+        """One call that does not count: what a GPU's libraries need once."""
+        step()
+        profiling.synchronize(given.device)
+        torch.cuda.reset_peak_memory_stats(given.device)
+
     def say(**values: Any) -> None:
         print(json.dumps(values), flush=True)
 
     _load_libraries(entry, given)
-    say(start=0 if cuda else profiling.resident_bytes()[0], doing="building")
+    say(start=now(), doing="building")
     doing = "building"
     try:
         with profiling.conditions(given):
-            model = profiling.place(
-                build(entry, request["image_size"], request["num_classes"], request["fitted_to"]), given
-            )
+            with torch.device(given.device):
+                model = build(entry, request["image_size"], request["num_classes"], request["fitted_to"])
+            model = profiling.place(model, given)
             doing = "inference"
             say(doing=doing)
             images = profiling.random_images(request["batch_size"], request["image_size"], given)
-            profiling.inference(model, images, given)()
+            step = profiling.inference(model, images, given)
+            if cuda:
+                tried(step)
+            step()
             profiling.synchronize(given.device)
             say(inference=peak(), doing="training")
             doing = "training"
             images = profiling.random_images(request["training_batch_size"], request["image_size"], given)
             step = profiling.training(model, images, given)
-            step()
+            tried(step) if cuda else step()
             step()
             profiling.synchronize(given.device)
             say(training=peak())
@@ -246,18 +278,23 @@ def _work(request: dict[str, Any]) -> None:
 
 
 def _load_libraries(entry: Entry, given: Conditions) -> None:
-    """One training step of a small network, so that what torch loads on first use is not taken for the network's."""
-    from nextify.evaluation import profiling
-
-    small = find("timm:test_vit" if entry.name.startswith("timm:") else "convnextv2_atto")
-    model = profiling.place(build(small, 64), given)
-    profiling.training(model, profiling.random_images(1, 64, given), given)()
+    """So that what torch loads on first use is not taken for the network's."""
+    _train_small("timm:test_vit" if entry.name.startswith("timm:") else "convnextv2_atto", given)
     if given.device.startswith("cuda"):
         import torch
 
-        del model
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(given.device)
+
+
+@functools.cache
+def _train_small(name: str, given: Conditions) -> None:
+    """One training step of a small network."""
+    from nextify.evaluation import profiling
+
+    model = profiling.place(build(find(name), 64), given)
+    profiling.training(model, profiling.random_images(1, 64, given), given)()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nextify.compare import table_12
 from nextify.compare.figure_parts import accuracy_title, conditions_line
 from nextify.compare.findings import Results
 from nextify.compare.growth import QUANTITIES, exponent
@@ -33,6 +34,7 @@ def page(results: Results, drawn: dict[str, tuple[str, str]]) -> str:
         section("figures", "Figures", "\n".join(figure(n, source, label) for n, (label, source) in drawn.items())),
         section("growth", "Growth with the pixels", _growth_table(results)),
         section("ratios", "Speed against one network", _ratio_table(results)),
+        section("table-12", "Beside the paper's Table 12", _table_12(results)),
         section("reproduce", "How to do it again", _reproduce(results)),
     ]
     state = "" if s["complete"] or not s["rounds"] else "Stopped before the end."
@@ -119,6 +121,18 @@ def _ratio_table(results: Results) -> str:
     )
     head = [("network", ""), ("size", ""), ("what", "text"), ("ratio", ""), ("95 % interval", ""), ("rounds", "")]
     return explained + table(head, f"<tbody>{lines}</tbody>", "Speed ratios")
+
+
+def _table_12(results: Results) -> str:
+    if not results["table_12"]:
+        return ""
+    shown = [table_12.cells(r) for r in results["table_12"]]
+    lines = "".join(row(escaped(cells[0]), [(escaped(cell), "") for cell in cells[1:]]) for cells in shown)
+    explained = (
+        "<p>Inference in the largest batches. The paper's figures are of an A100, TF32, channels-last; ratios are "
+        "paired round by round, the median and its interval.</p>"
+    )
+    return explained + table([(name, "") for name in table_12.HEAD], f"<tbody>{lines}</tbody>", "Table 12")
 
 
 def _reproduce(results: Results) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from nextify.compare import table_12
 from nextify.compare.budget import Limit, recommend
 from nextify.compare.findings import findings
 from nextify.compare.growth import QUANTITIES, Growth, fit
@@ -67,6 +68,7 @@ def results(
         "rows": rows,
         "growth": list(_growth(rows)),
         "ratios": list(_ratios(comparison)),
+        "table_12": list(table_12.table(comparison)),
         "accuracy": accuracy,
         "why": list(why),
     }

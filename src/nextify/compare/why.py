@@ -22,6 +22,7 @@ from nextify.evaluation.profiling import Conditions, MemoryLayout, Precision, me
 ROUNDS = 5
 LAYOUTS: tuple[MemoryLayout, ...] = ("channels_last", "contiguous")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+ON_GPU: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
 
 _KINDS = (
     ("depthwise convolutions", ("nextify::depthwise",)),
@@ -67,7 +68,7 @@ def measure(comparison: Comparison, progress: Callable[[str], object]) -> list[W
             continue
         progress(f"why: {cells[0].entry.label}")
         try:
-            with threads(settings.threads), profiling.conditions(settings.conditions):
+            with threads(settings.threads):
                 found.append(_of_one(cells[0], comparison))
         except Exception as error:
             if not out_of_memory(error):
@@ -83,11 +84,11 @@ def _of_one(cell: Cell, comparison: Comparison) -> Why:
     steps: list[tuple[Variant, Callable[[], None]]] = []
     for layout in LAYOUTS:
         model = None
-        for precision in PRECISIONS:
+        for precision in ON_GPU if device.startswith("cuda") else PRECISIONS:
             given = Conditions(device, precision, layout)
             model = profiling.place(built(cell, settings), given) if model is None else model
             images = profiling.random_images(batch, cell.image_size, given)
-            step = profiling.inference(model, images, given)
+            step = _under(given, profiling.inference(model, images, given))
             step()
             steps.append((Variant(layout, precision, [], {}), step))
     for _ in range(ROUNDS):
@@ -97,6 +98,16 @@ def _of_one(cell: Cell, comparison: Comparison) -> Why:
     for variant, step in steps:
         variant.shares = shares(step, device)
     return Why(cell, batch, [variant for variant, _ in steps])
+
+
+def _under(given: Conditions, step: Callable[[], None]) -> Callable[[], None]:
+    """The step with what is global set for it alone, since variants take turns."""
+
+    def run() -> None:
+        with profiling.conditions(given):
+            step()
+
+    return run
 
 
 def shares(step: Callable[[], None], device: str) -> dict[str, float]:
@@ -110,6 +121,8 @@ def shares(step: Callable[[], None], device: str) -> dict[str, float]:
         profiling.synchronize(device)
     spent: dict[str, float] = {}
     for event in profiler.key_averages(group_by_input_shape=True):
+        if event.device_type.name != "CPU":  # a kernel, whose time the operator that launched it has too
+            continue
         time = event.self_device_time_total if cuda else event.self_cpu_time_total
         if time > 0 and "::" in event.key:
             kind = kind_of(event.key, event.input_shapes)

@@ -8,7 +8,6 @@ from typing import Any
 from nextify.evaluation.profiling import median
 
 Row = Mapping[str, Any]
-PRECISIONS = ("fp32", "bf16")
 WORTH_SAYING = 0.05
 """Share of the time from which an operator is named."""
 
@@ -17,13 +16,15 @@ def why_findings(why: Sequence[Row], families: Mapping[str, str]) -> Iterator[st
     """Sentences about layout, precision and operators, each from the figures of one network."""
     for one in why:
         variants = {(v["layout"], v["precision"]): v for v in one["variants"]}
+        precisions = list(dict.fromkeys(precision for _, precision in variants))
         place = f"{one['model']} at {one['image_size']}² in batches of {one['batch_size']}"
         if families.get(one["model"]) in ("ResNet", "ConvNeXt", "isotropic ConvNeXt", "other"):
-            for precision in PRECISIONS:
+            for precision in precisions:
                 pair = variants["contiguous", precision], variants["channels_last", precision]
                 yield _costs(f"{place}, {precision}", "NCHW (contiguous)", "channels-last", *pair)
-        pair = variants["channels_last", "bf16"], variants["channels_last", "fp32"]
-        yield _costs(place, "bf16", "fp32", *pair)
+        for precision in precisions[1:]:
+            pair = variants["channels_last", precision], variants["channels_last", precisions[0]]
+            yield _costs(place, precision, precisions[0], *pair)
         yield from _operators(place, variants)
 
 
@@ -39,7 +40,7 @@ def _costs(place: str, name: str, other: str, ours: Row, theirs: Row) -> str:
 
 
 def _operators(place: str, variants: Mapping[tuple[str, str], Row]) -> Iterator[str]:
-    for precision in PRECISIONS:
+    for precision in dict.fromkeys(precision for _, precision in variants):
         shares = variants["channels_last", precision]["shares"]
         named = [f"{kind} {100 * share:.0f} %" for kind, share in shares.items() if share >= WORTH_SAYING]
         yield f"{place}, {precision}, channels-last: {', '.join(named)} of the time (one profiled call)."

@@ -9,6 +9,7 @@ softmax and pooling are in no published figure and not in this one.
 from __future__ import annotations
 
 import math
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -242,3 +243,13 @@ def cpu_mhz() -> float | None:
         return None
     found = [float(line.split(":")[1]) for line in text.splitlines() if line.startswith("cpu MHz")]
     return sum(found) / len(found) if found else None
+
+
+def gpu_mhz(device: str) -> float | None:
+    """Clock of a GPU's multiprocessors at this moment, as its driver reports it."""
+    with suppress(OSError, subprocess.SubprocessError, ValueError, RuntimeError, AttributeError):
+        number = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        command = ["nvidia-smi", "-i", number, "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return float(done.stdout)
+    return None

@@ -5,7 +5,7 @@ of a depthwise weight costs about nine times its forward pass, and its bfloat16 
 bfloat16 instructions. `depthwise_cpu.cpp` computes both at the speed of a good float32 forward pass (figures:
 `benchmarks/depthwise.py`). It is compiled on first use by the C++ compiler at hand, checked against NumPy, and kept in
 the user's cache; where that fails, everything runs on torch with the same results, and `describe_kernels()` says why.
-On GPUs there is a Triton kernel for the weight gradient (`depthwise_gpu.py`), whose speed is not measured yet.
+On GPUs both are Triton kernels (`depthwise_gpu.py`); strides other than 1 are cuDNN's but for the weight gradient.
 
 Which kernels are used is a matter of Runtime: `enable(True | False | "auto")`. Results do not depend on the number of
 threads, and differ from torch's by rounding only. The kernels work under `torch.compile(fullgraph=True)`, autocast,
@@ -14,7 +14,6 @@ graphs contain torch's convolution only, so that they run without nextify.
 """
 
 import ctypes
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,25 +27,26 @@ from torch.utils.flop_counter import register_flop_formula
 from nextify import compiled
 from nextify.compiled import Mode
 from nextify.nn.operators import operator
-from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, computed_in
-from nextify.nn.tracing import for_elsewhere
+from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, computed_in, triton_here
+from nextify.nn.tracing import for_elsewhere, seen_as_operators
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 """Kernel sizes with kernels of our own; others take torch's route."""
 STRIDES = (1, 2)
+LEAST_BYTES_GPU = 1 << 22
+"""Of the input: less is done before cuDNN or Triton has been called."""
 _SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
 
 
 def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_grad"], mode: Mode) -> bool:
-    """The rule of "auto", from the table in benchmarks/depthwise.py.
+    """The rule of "auto", from the tables in benchmarks/depthwise.py.
 
     On CPUs the weight gradient was faster at every shape measured, the forward pass (and with it the input gradient) in
-    bfloat16 only, and there only without instructions for it. On GPUs nothing has been measured, so "auto" leaves them
-    to torch.
+    bfloat16 only, and there only without instructions for it. On GPUs both were faster than cuDNN's.
     """
-    if mode == "auto":
-        return device == "cpu" and (kernel == "weight_grad" or (dtype == torch.bfloat16 and not BFLOAT16_INSTRUCTIONS))
-    return kernel == "weight_grad" or device == "cpu"
+    if mode == "auto" and device == "cpu":
+        return kernel == "weight_grad" or (dtype == torch.bfloat16 and not BFLOAT16_INSTRUCTIONS)
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -94,16 +94,11 @@ def _cpu_ready(kernel_size: int) -> bool:
     return _build(kernel_size).usable
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _gpu_ready() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def fast_kernels_available(device: str = "cpu", kernel_size: int = 7) -> bool:
     """Whether there are kernels of our own for this kind of device ("cpu", "cuda"); compiles them when asked first."""
     if kernel_size not in KERNEL_SIZES:
         return False
-    return _cpu_ready(kernel_size) if device == "cpu" else device == "cuda" and _gpu_ready()
+    return _cpu_ready(kernel_size) if device == "cpu" else device == "cuda" and triton_here()
 
 
 def describe_kernels() -> str:
@@ -112,7 +107,7 @@ def describe_kernels() -> str:
     lines += [f"cpu, {name}: {note}" for name, note in compiled.notes().items()]
     if not compiled.notes():
         lines += ["cpu: torch; none of ours was asked for yet"]
-    lines += ["gpu: " + ("triton, after enable(True) (speed not measured)" if _gpu_ready() else "torch, no triton")]
+    lines += ["gpu: " + ("triton" if triton_here() else "torch, no triton")]
     return "\n".join(lines)
 
 
@@ -133,6 +128,10 @@ def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -> Tensor:
     x = x.contiguous()
     kernel_size = weight.shape[-1]
+    if _on_gpu(x, kernel_size, stride) and _pays("cuda", x.dtype, "forward", compiled.mode()):
+        from nextify.nn import depthwise_gpu
+
+        return depthwise_gpu.forward(x, weight, bias, flip)
     ours = x.device.type == "cpu" and x.numel() > 0 and _pays("cpu", x.dtype, "forward", compiled.mode())
     if not ours or not _cpu_ready(kernel_size):
         taps = weight.flip(2, 3) if flip else weight
@@ -149,6 +148,11 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: 
     return out
 
 
+def _on_gpu(x: Tensor, kernel_size: int, stride: int) -> bool:
+    """Whether our forward kernel can do it."""
+    return x.device.type == "cuda" and x.numel() > 0 and stride == 1 and kernel_size in KERNEL_SIZES and triton_here()
+
+
 _forward_op = operator("depthwise_forward", _forward)
 
 
@@ -158,15 +162,14 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -
     return x.new_empty(n, _out_size(h, stride), _out_size(w, stride), c)
 
 
-@torch.library.custom_op("nextify::depthwise_weight_grad", mutates_args=())
-def _weight_grad_op(
+def _weight_grad(
     grad: Tensor, x: Tensor, height: int, width: int, kernel_size: int, stride: int
 ) -> tuple[Tensor, Tensor]:
     """`x` is `(N H W, C)`: what has four axes is kept for the backward pass, in a compiled graph, in the order that
     inductor takes for channels-last, which costs a copy of it forth and one back."""
     grad, x = grad.contiguous(), x.contiguous().view(grad.shape[0], height, width, -1)
     n, h, w, c = x.shape
-    if x.device.type == "cuda" and _gpu_ready():
+    if x.device.type == "cuda" and x.numel() > 0 and triton_here():
         from nextify.nn import depthwise_gpu
 
         return depthwise_gpu.weight_grad(grad, x, kernel_size, stride)
@@ -185,6 +188,9 @@ def _weight_grad_op(
     if code:
         raise RuntimeError(f"the depthwise kernel failed with code {code}; enable(False) goes without it")
     return weight_grad, bias_grad
+
+
+_weight_grad_op = torch.library.custom_op("nextify::depthwise_weight_grad", _weight_grad, mutates_args=())
 
 
 @_weight_grad_op.register_fake
@@ -215,7 +221,8 @@ def _input_grad(grad: Tensor, weight: Tensor, stride: int, height: int, width: i
     """Gradient `(N, H, W, C)` with respect to the input, differentiable itself."""
     channels, _, kernel_size, _ = weight.shape
     slow = stride > 1 and grad.device.type == "cpu" and grad.dtype == torch.bfloat16  # torch's, up to a hundredfold
-    if (slow or _forward_pays(grad, grad.dtype)) and not _differentiates(grad, weight):
+    ours = _forward_pays(grad, grad.dtype) and (stride == 1 or grad.device.type == "cpu")
+    if (slow or ours) and not _differentiates(grad, weight):
         x_grad: Tensor = _forward_op(_spread(grad, stride, height, width), weight, None, 1, True)
         return x_grad
     if stride == 1:
@@ -281,9 +288,10 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             x_grad = _input_grad(grad, weight, ctx.stride, *ctx.shape[1:3]).reshape(x.shape)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            of_weight, of_bias = torch.ops.nextify.depthwise_weight_grad(
-                grad, x, *ctx.shape[1:3], weight.shape[-1], ctx.stride
-            )
+            # Beside a GPU, which waits for nothing but calls, the operator's checks would be felt.
+            plain = grad.device.type == "cuda" and not seen_as_operators()
+            function: Any = _weight_grad if plain else torch.ops.nextify.depthwise_weight_grad
+            of_weight, of_bias = function(grad, x, *ctx.shape[1:3], weight.shape[-1], ctx.stride)
             weight_grad = of_weight.to(weight.dtype) if ctx.needs_input_grad[2] else None
             bias_grad = of_bias.to(ctx.bias_dtype) if ctx.needs_input_grad[3] else None
         return x_grad, None, weight_grad, bias_grad, None
@@ -331,10 +339,12 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
     dtype = computed_in(x)
     if dtype not in (torch.float32, torch.bfloat16) or not _pays(device, dtype, "weight_grad", compiled.mode()):
         return _torch_conv(x, weight, bias, stride)
+    if device == "cuda" and compiled.mode() == "auto" and x.numel() * dtype.itemsize < LEAST_BYTES_GPU:
+        return _torch_conv(x, weight, bias, stride)
     differentiates = _differentiates(x, weight, bias)
     if not differentiates and not _forward_pays(x, dtype):
         return _torch_conv(x, weight, bias, stride)
-    if not (_cpu_ready(kernel_size) if device == "cpu" else _gpu_ready()):
+    if not (_cpu_ready(kernel_size) if device == "cpu" else triton_here()):
         return _torch_conv(x, weight, bias, stride)
     x = x.to(dtype)
     if not differentiates:

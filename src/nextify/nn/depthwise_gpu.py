@@ -1,19 +1,26 @@
-"""The weight and bias gradient of a depthwise convolution on NHWC activations, as a Triton kernel.
+"""Depthwise convolution on NHWC activations and its weight gradient, as Triton kernels.
 
-A program sums over a run of output pixels for a block of channels and one kernel row; the accumulators of all taps of
-that row stay in registers. Programs write partial sums of their own, added up in a fixed order, so that the result is
-the same from run to run. How the pixels are split depends on the shape alone, not on the device.
+Forward: a program computes some rows of a run of columns for a block of channels. It goes through the columns of the
+kernel; with the taps of one in registers, a row of the input that is read once serves every output row that it touches.
 
-Speed on a GPU: not measured. `nextify.nn.depthwise` therefore uses it only after `enable(True)`. Its results are
-checked with Triton's interpreter. Imports triton: import this module only where triton is installed.
+Weight gradient: a program goes down the rows of a run of columns, for one column of the kernel. The last rows of the
+output's gradient stay in registers, so that each row of both is read once for all taps of that column. Programs write
+partial sums of their own, added up in a fixed order, so that the result is the same from run to run. How the work is
+split depends on the shape alone, not on the device. Strides other than 1 have a kernel that reads more.
+
+Everything is summed in float32. Figures: `benchmarks/depthwise.py`. Results are checked with Triton's interpreter too.
+Imports triton: import this module only where triton is installed.
 """
 
-# mypy: disable-error-code="import-untyped, import-not-found, untyped-decorator, no-untyped-def"
+# mypy: disable-error-code="import-untyped, import-not-found, untyped-decorator, no-untyped-def, assignment"
+# ruff: noqa: RUF005 (Triton has + for tuples, and no unpacking into them)
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from nextify.nn.launch import launch
 
 BLOCK_CHANNELS = 32
 BLOCK_PIXELS = 16
@@ -21,7 +28,126 @@ PROGRAMS = 2048  # to aim for: several per multiprocessor on any current GPU
 
 
 @triton.jit
-def _weight_grad(
+def _columns(row, height, width):
+    """Of a row, in the image: none outside of it."""
+    return tl.where((row >= 0) & (row < height), width, 0)
+
+
+@triton.jit
+def _conv(
+    x_pointer,
+    taps_pointer,
+    bias_pointer,
+    out_pointer,
+    height,
+    width,
+    channels,
+    KERNEL: tl.constexpr,
+    FLIP: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    column_tiles = tl.cdiv(width, WIDTH)
+    first_row = tl.program_id(1) // column_tiles * ROWS
+    column = tl.program_id(1) % column_tiles * WIDTH + tl.arange(0, WIDTH)
+    image = tl.program_id(2).to(tl.int64) * height * width * channels
+    here = channel < channels
+    start = tl.zeros((WIDTH, CHANNELS), tl.float32)
+    if BIAS:
+        start += tl.load(bias_pointer + channel, mask=here, other=0.0)[None, :]
+    sums = ()
+    for _ in tl.static_range(ROWS):
+        sums = sums + (start,)
+    for kernel_column in range(KERNEL):
+        taps = ()
+        for kernel_row in tl.static_range(KERNEL):
+            tap = kernel_row * KERNEL + kernel_column
+            if FLIP:
+                tap = KERNEL * KERNEL - 1 - tap
+            taps = taps + (tl.load(taps_pointer + tap * channels + channel, mask=here, other=0.0)[None, :],)
+        w = column + kernel_column - KERNEL // 2
+        at = x_pointer + image + w[:, None] * channels + channel[None, :]
+        for row in tl.static_range(ROWS + KERNEL - 1):
+            h = first_row + row - KERNEL // 2
+            inside = ((w >= 0) & (w < _columns(h, height, width)))[:, None] & here[None, :]
+            x = tl.load(at + h * width * channels, mask=inside, other=0.0).to(tl.float32)
+            added = ()
+            for i in tl.static_range(ROWS):
+                if row - i >= 0 and row - i < KERNEL:
+                    added = added + (sums[i] + x * taps[row - i],)
+                else:
+                    added = added + (sums[i],)
+            sums = added
+    out = out_pointer + image + column[:, None] * channels + channel[None, :]
+    for i in tl.static_range(ROWS):
+        h = first_row + i
+        inside = (column < _columns(h, height, width))[:, None] & here[None, :]
+        tl.store(out + h * width * channels, sums[i], mask=inside)
+
+
+@triton.jit
+def _weight_grad_columns(
+    x_pointer,
+    grad_pointer,
+    partial_pointer,
+    images,
+    height,
+    width,
+    channels,
+    run,
+    KERNEL: tl.constexpr,
+    STEPS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    kernel_column = tl.program_id(1)
+    split = tl.program_id(2)
+    column_tiles = tl.cdiv(width, WIDTH)
+    here = (channel < channels)[None, :]
+    zero = tl.zeros((WIDTH, CHANNELS), tl.float32)
+    bias = zero
+    sums = ()
+    for _ in tl.static_range(KERNEL):
+        sums = sums + (zero,)
+    for item in range(split * run, tl.minimum((split + 1) * run, images * column_tiles)):
+        column = item % column_tiles * WIDTH + tl.arange(0, WIDTH)
+        image = (item // column_tiles).to(tl.int64) * height * width * channels + channel[None, :]
+        w = column + kernel_column - KERNEL // 2
+        x_at, grad_at = x_pointer + image + w[:, None] * channels, grad_pointer + image + column[:, None] * channels
+        rows = ()  # of the gradient, the latest first
+        for _ in tl.static_range(KERNEL):
+            rows = rows + (zero,)
+        for first in range(0, height + KERNEL // 2, STEPS):
+            for step in tl.static_range(STEPS):
+                row = first + step
+                h = row - KERNEL // 2
+                grad_mask = (column < _columns(row, height, width))[:, None] & here
+                x_mask = ((w >= 0) & (w < _columns(h, height, width)))[:, None] & here
+                grad = tl.load(grad_at + row * width * channels, mask=grad_mask, other=0.0).to(tl.float32)
+                x = tl.load(x_at + h * width * channels, mask=x_mask, other=0.0).to(tl.float32)
+                bias += grad
+                latest = (grad,)
+                for i in tl.static_range(KERNEL - 1):
+                    latest = latest + (rows[i],)
+                rows = latest
+                added = ()
+                for i in tl.static_range(KERNEL):
+                    added = added + (sums[i] + x * rows[i],)
+                sums = added
+    partial = partial_pointer + split * (KERNEL * KERNEL + 1) * channels + channel
+    for i in tl.static_range(KERNEL):
+        to = partial + (i * KERNEL + kernel_column) * channels
+        tl.store(to, tl.sum(sums[i], 0), mask=channel < channels)
+    if kernel_column == 0:
+        tl.store(partial + KERNEL * KERNEL * channels, tl.sum(bias, 0), mask=channel < channels)
+
+
+@triton.jit
+def _weight_grad_strided(
     x_pointer,
     grad_pointer,
     partial_pointer,
@@ -67,35 +193,74 @@ def _weight_grad(
         tl.store(partial_pointer + to_bias, tl.sum(bias, 0), mask=channel < channels)
 
 
-def weight_grad(grad: Tensor, x: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    flip: bool = False,
+    *,
+    rows: int = 7,
+    columns: int = 8,
+    block: int = 32,
+    warps: int = 2,
+) -> Tensor:
+    """`(N, H, W, C)` contiguous of any float type to the same; `weight` `(C, 1, K, K)`, stride 1, padding K // 2.
+
+    `flip` turns the kernel by 180°: the gradient with respect to the input. The rest says how the work is split.
+    """
+    images, height, width, channels = x.shape
+    kernel_size = weight.shape[-1]
+    taps = weight.reshape(channels, -1).t().float().contiguous()
+    out = torch.empty_like(x)
+    grid = triton.cdiv(channels, block), triton.cdiv(height, rows) * triton.cdiv(width, columns), images
+    tensors = x, taps, taps if bias is None else bias.float(), out
+    constants = kernel_size, flip, bias is not None, rows, columns, block
+    launch(_conv, grid, *tensors, height, width, channels, constants=constants, warps=warps)
+    return out
+
+
+def weight_grad(
+    grad: Tensor,
+    x: Tensor,
+    kernel_size: int,
+    stride: int,
+    *,
+    steps: int = 5,
+    columns: int | None = None,
+    block: int = 32,
+    warps: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """Gradients `(C, 1, K, K)` of the weight and `(C,)` of the bias, in float32.
 
     `x` is `(N, H, W, C)` and `grad` `(N, H', W', C)` with H' = (H - 1) // stride + 1; both contiguous, any float type.
+    The rest says how the work is split at stride 1.
     """
     images, height, width, channels = x.shape
     _, out_height, out_width, _ = grad.shape
-    pixels = images * out_height * out_width
-    blocks = triton.cdiv(channels, BLOCK_CHANNELS)
-    wanted = max(1, PROGRAMS // (blocks * kernel_size))
-    run = triton.cdiv(triton.cdiv(pixels, wanted), BLOCK_PIXELS) * BLOCK_PIXELS  # output pixels per program
-    splits = triton.cdiv(pixels, run)
-    partial = torch.empty(splits, kernel_size**2 + 1, channels, dtype=torch.float32, device=x.device)
-    _weight_grad[(blocks, kernel_size, splits)](
-        x,
-        grad,
-        partial,
-        images,
-        height,
-        width,
-        channels,
-        out_height,
-        out_width,
-        run,
-        KERNEL=kernel_size,
-        STRIDE=stride,
-        TAPS=triton.next_power_of_2(kernel_size),
-        PIXELS=BLOCK_PIXELS,
-        CHANNELS=BLOCK_CHANNELS,
-    )
+
+    def empty(splits: int) -> Tensor:
+        return torch.empty(splits, kernel_size**2 + 1, channels, dtype=torch.float32, device=x.device)
+
+    columns = columns or 16 // x.element_size()
+    warps = warps or columns // 4
+    if stride == 1:
+        blocks, items = triton.cdiv(channels, block), images * triton.cdiv(width, columns)
+        run = triton.cdiv(items, max(1, PROGRAMS // (blocks * kernel_size)))
+        partial = empty(splits := triton.cdiv(items, run))
+        launch(
+            _weight_grad_columns, (blocks, kernel_size, splits), x, grad, partial, images, height, width, channels, run,
+            constants=(kernel_size, steps, columns, block), warps=warps,
+        )  # fmt: skip
+    else:
+        pixels = images * out_height * out_width
+        blocks = triton.cdiv(channels, BLOCK_CHANNELS)
+        wanted = max(1, PROGRAMS // (blocks * kernel_size))
+        run = triton.cdiv(triton.cdiv(pixels, wanted), BLOCK_PIXELS) * BLOCK_PIXELS  # output pixels per program
+        partial = empty(splits := triton.cdiv(pixels, run))
+        launch(
+            _weight_grad_strided, (blocks, kernel_size, splits), x, grad, partial, images, height, width, channels,
+            out_height, out_width, run,
+            constants=(kernel_size, stride, triton.next_power_of_2(kernel_size), BLOCK_PIXELS, BLOCK_CHANNELS),
+        )  # fmt: skip
     total = partial.sum(0)  # (K*K + 1, C)
-    return total[:-1].t().reshape(channels, 1, kernel_size, kernel_size).contiguous(), total[-1].clone()
+    return total[:-1].t().reshape(channels, 1, kernel_size, kernel_size).contiguous(), total[-1]

@@ -1,10 +1,11 @@
-"""What a ConvNeXt block does to each pixel by itself, in training on a CPU, with matrix products of our own: forward by
-``pixelwise_cpu.cpp``, backward by ``pixelwise_grad_cpu.cpp``, both compiled on first use.
+"""What a ConvNeXt block does to each pixel by itself, in training. On a CPU with matrix products of our own: forward by
+``pixelwise_cpu.cpp``, backward by ``pixelwise_grad_cpu.cpp``, both compiled on first use. On a GPU by torch's products
+and the Triton kernels of ``pixelwise_gpu.py``.
 
 Layer by layer, autograd keeps the normed input, the hidden activations before and after GELU and the branch's output:
 eleven times the block's channels for each pixel, with what the norm keeps. Here it is the norm's input and the hidden
-activations before GELU, five times; the rest is computed again, for a strip of pixels whose activations stay in a
-cache. The result differs from the layers' in rounding only.
+activations before GELU, five times; the rest is computed again, on a CPU for a strip of pixels whose activations stay
+in a cache. The result differs from the layers' in rounding only.
 """
 
 import ctypes
@@ -22,7 +23,7 @@ from nextify.nn import pixelwise, strips
 from nextify.nn.gelu import FLAGS, normal_distribution
 from nextify.nn.precision import computed_in
 from nextify.nn.scratch import scratch_address
-from nextify.nn.tracing import for_elsewhere
+from nextify.nn.tracing import for_elsewhere, seen_as_operators
 
 STRIP_BYTES = 3 << 20
 """Of hidden activations in a strip of the backward pass, which has three tensors of them."""
@@ -109,9 +110,9 @@ def _ready() -> bool:
 
 
 def applies(x: Tensor, layers: strips.Layers, block: nn.Module) -> bool:
-    """Whether the block's last layers run so for its input ``x``: in training on a CPU, where all of them learn, and
-    where nobody looks at a layer by itself."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or for_elsewhere() or compiled.mode() is False:
+    """Whether the block's last layers run so for its input ``x``: in training on a CPU or a GPU, where all of them
+    learn, and where nobody looks at a layer by itself. Not in graphs for a GPU: inductor makes such kernels itself."""
+    if not torch.is_grad_enabled() or for_elsewhere() or compiled.mode() is False:
         return False
     dtype = computed_in(x)
     if dtype not in strips.DTYPES or x.dtype not in strips.DTYPES:
@@ -123,12 +124,13 @@ def applies(x: Tensor, layers: strips.Layers, block: nn.Module) -> bool:
     _, norm, first, _, second = layers
     if norm is not None and len(list(norm.parameters())) != 2:
         return False
+    if x.device.type == "cuda":
+        return strips.on_gpu(x)
     widths = first.in_features, first.out_features, second.out_features
-    return strips.ours(dtype, *widths) and _ready()
+    return x.device.type == "cpu" and strips.ours(dtype, *widths) and _ready()
 
 
-@torch.library.custom_op("nextify::pixelwise", mutates_args=())
-def _forward_op(
+def _forward(
     x: Tensor,
     shortcut: Tensor | None,
     norm_weight: Tensor | None,
@@ -141,8 +143,16 @@ def _forward_op(
     scale: Tensor | None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    out, before = _outputs(x, weight1, weight2, strips.result_dtype(dtype, scale, shortcut), dtype)
     x, shortcut = x.contiguous(), None if shortcut is None else shortcut.contiguous()
+    if x.device.type == "cuda":
+        from nextify.nn import pixelwise_gpu
+
+        out = x.new_empty((x.shape[0], weight2.shape[0]), dtype=strips.result_dtype(dtype, scale, shortcut))
+        linears = weight1, bias1, weight2, bias2
+        kept = pixelwise_gpu.forward(x, shortcut, norm_weight, norm_bias, eps, *linears, scale, dtype, out, keeps=True)
+        assert kept is not None
+        return out, kept
+    out, before = _outputs(x, weight1, weight2, strips.result_dtype(dtype, scale, shortcut), dtype)
     pixelwise.run(
         *(x, shortcut, (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2), scale),
         out,
@@ -160,14 +170,16 @@ def _outputs(
     return out, x.new_empty((x.shape[0], weight1.shape[0]), dtype=dtype)
 
 
+_forward_op = torch.library.custom_op("nextify::pixelwise", _forward, mutates_args=())
+
+
 @_forward_op.register_fake
 def _(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
     _, _, _, weight1, _, weight2, _, scale, dtype = others
     return _outputs(x, weight1, weight2, strips.result_dtype(dtype, scale, shortcut), dtype)
 
 
-@torch.library.custom_op("nextify::pixelwise_grad", mutates_args=())
-def _backward_op(
+def _backward(
     grad: Tensor,
     x: Tensor,
     before: Tensor,
@@ -179,8 +191,13 @@ def _backward_op(
     bias2: Tensor | None,
     scale: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grads = _gradients(x, weight1, weight2)
     grad, x, before = grad.contiguous(), x.contiguous(), before.contiguous()
+    if x.device.type == "cuda":
+        from nextify.nn import pixelwise_gpu
+
+        rest = norm_weight, norm_bias, eps, weight1, weight2, bias2, scale
+        return pixelwise_gpu.backward(grad, x, before, *rest)
+    grads = _gradients(x, weight1, weight2)
     wide, columns = weight1.shape
     rows, threads = x.shape[0], torch.get_num_threads()
     vectors = [pixelwise.floats(v) for v in (norm_weight, norm_bias, bias2, scale)]
@@ -218,6 +235,9 @@ def _gradients(
     return x_grad, *norm, of(wide, columns), of(wide), of(outputs, wide), of(outputs), scale
 
 
+_backward_op = torch.library.custom_op("nextify::pixelwise_grad", _backward, mutates_args=())
+
+
 @_backward_op.register_fake
 def _(grad: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
     return _gradients(x, others[4], others[5])
@@ -233,13 +253,17 @@ def _backward_flops(grad: Any, x: Any, *others: Any, out_shape: Any = None, **_:
     return int(4 * x[0] * others[4][0] * (others[4][1] + others[5][0]))
 
 
+def _seen(x: Tensor) -> bool:
+    """Whether to call the operators: beside a GPU, which waits for nothing but calls, only where somebody looks."""
+    return x.device.type == "cpu" or seen_as_operators()
+
+
 class _Pixelwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shortcut: Tensor | None, eps: float, dtype: torch.dtype, *rest: Any) -> Tensor:
         norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = rest
-        out, before = torch.ops.nextify.pixelwise(
-            x, shortcut, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, dtype
-        )
+        function = torch.ops.nextify.pixelwise if _seen(x) else _forward
+        out, before = function(x, shortcut, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, dtype)
         ctx.save_for_backward(x, before, *rest)
         ctx.eps, ctx.dtype, ctx.shortcut_dtype = eps, dtype, None if shortcut is None else shortcut.dtype
         y: Tensor = out
@@ -252,7 +276,8 @@ class _Pixelwise(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             x_grad, *of_rest = _twice(grad, x, ctx.eps, ctx.dtype, rest)
         else:
-            x_grad, *of_rest = torch.ops.nextify.pixelwise_grad(
+            function = torch.ops.nextify.pixelwise_grad if _seen(x) else _backward
+            x_grad, *of_rest = function(
                 grad, x, before, norm_weight, norm_bias, ctx.eps, weight1, weight2, bias2, scale
             )
             of_rest = [None if p is None else g.to(p.dtype) for g, p in zip(of_rest, rest, strict=True)]
@@ -263,7 +288,7 @@ class _Pixelwise(torch.autograd.Function):
 def _branch(x: Tensor, eps: float, dtype: torch.dtype, rest: Any) -> Tensor:
     """The same, without the shortcut, in torch's operators."""
     norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = rest
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = x if norm_weight is None else F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
         y = F.linear(F.gelu(F.linear(y, weight1, bias1)), weight2, bias2)
     return y if scale is None else y * scale

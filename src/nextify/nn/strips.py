@@ -1,5 +1,6 @@
-"""What a ConvNeXt block does to each pixel by itself, in inference on a CPU: for a strip of pixels at a time. That is
-the norm, both 1x1 layers and the activation between them, layer scale, and the sum with the shortcut.
+"""What a ConvNeXt block does to each pixel by itself, in inference, on a CPU for a strip of pixels at a time. That is
+the norm, both 1x1 layers and the activation between them, layer scale, and the sum with the shortcut. On a GPU it is
+``pixelwise_gpu.py``, without strips.
 
 The hidden activations of a batch are the largest tensor of a block, and would be written and read in memory three times
 over: the product with its bias, the activation, the next product. Those of a strip stay in a cache. Where it pays, all
@@ -29,9 +30,9 @@ from nextify.nn import pixelwise
 from nextify.nn.gelu import FLAGS, GELU, normal_distribution
 from nextify.nn.layers import LayerNorm, Pointwise
 from nextify.nn.operators import operator
-from nextify.nn.precision import computed_in
+from nextify.nn.precision import computed_in, triton_here
 from nextify.nn.scratch import scratch
-from nextify.nn.tracing import for_elsewhere, for_inference
+from nextify.nn.tracing import for_elsewhere, for_inference, seen_as_operators
 
 STRIP_BYTES = 6 << 20
 """Of hidden activations in a strip."""
@@ -39,6 +40,8 @@ LEAST_BYTES, LEAST_BYTES_COMPILED = 1 << 22, 1 << 23
 """Of hidden activations in all: fewer stay in a cache as they are. A compiled graph does well with more of them."""
 LEAST_BYTES_OWN = 1 << 14
 """The same where the matrix products are our own."""
+LEAST_BYTES_GPU = 1 << 23
+"""Of a block's input."""
 FEWEST_PIXELS = 512
 """In a strip: fewer would read the weights too often."""
 _SOURCE = Path(__file__).with_name("strips_cpu.cpp")
@@ -103,9 +106,9 @@ def ours(dtype: torch.dtype, *widths: int) -> bool:
 
 
 def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
-    """Whether the block runs them in strips for its input ``x``: in inference, on a CPU, and where nobody looks at a
+    """Whether the block runs them so for its input ``x``: in inference, on a CPU or a GPU, and where nobody looks at a
     layer by itself. Kernels are built only where nothing else speaks against it."""
-    if x.device.type != "cpu" or for_elsewhere() or compiled.mode() is False:
+    if x.device.type not in ("cpu", "cuda") or for_elsewhere() or compiled.mode() is False:
         return False
     dtype = computed_in(x)
     if dtype not in DTYPES or x.dtype not in DTYPES:
@@ -117,12 +120,21 @@ def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
         return False
     if not unwatched(x, layers):
         return False
+    if x.device.type == "cuda":
+        return on_gpu(x)
     wide = layers.second.in_features
     own = ours(dtype, x.shape[-1], wide)
     least = LEAST_BYTES_COMPILED if torch.compiler.is_compiling() else LEAST_BYTES
     if x.numel() // x.shape[-1] * wide * dtype.itemsize < (LEAST_BYTES_OWN if own else least):
         return False
     return own or _ready()
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether our kernels for GPUs do it: not in a compiled graph, where inductor makes such kernels itself, and by
+    themselves only for as much as keeps a GPU busy longer than their calls take."""
+    least = 1 if compiled.mode() is True else LEAST_BYTES_GPU
+    return x.numel() * computed_in(x).itemsize >= least and triton_here() and not torch.compiler.is_compiling()
 
 
 def unwatched(x: Tensor, layers: Layers) -> bool:
@@ -143,8 +155,7 @@ def run(x: Tensor, shortcut: Tensor, layers: Layers, scale: Tensor | None) -> Te
     """``shortcut + scale * y``, ``y`` what the layers behind ``before`` make of ``x (N, H, W, C)``."""
     _, norm, first, _, second = layers
     norm_weight, norm_bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
-    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    function = torch.ops.nextify.strips if watched else _run
+    function = torch.ops.nextify.strips if seen_as_operators() else _run
     y: Tensor = function(
         *(x, shortcut, norm_weight, norm_bias, eps, first.weight, first.bias),
         *(second.weight, second.bias, scale, computed_in(x)),
@@ -179,9 +190,16 @@ def _run(
     scale: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    out = torch.empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut), device="cpu")
+    out = torch.empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut), device=x.device)
     channels, wide = x.shape[-1], weight1.shape[0]
     xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
+    if x.device.type == "cuda":
+        from nextify.nn import pixelwise_gpu
+
+        linears = weight1, bias1, weight2, bias2
+        with torch.no_grad(), torch.autocast("cuda", enabled=False):
+            pixelwise_gpu.forward(xs, shortcuts, norm_weight, norm_bias, eps, *linears, scale, dtype, outs, keeps=False)
+        return out
     strip = strip_of(xs.shape[0], wide * dtype.itemsize)
     norm, first, second = (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2)
     if ours(dtype, channels, wide):

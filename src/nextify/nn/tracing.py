@@ -14,3 +14,8 @@ def for_elsewhere() -> bool:
 def for_inference() -> bool:
     """True while `torch.compile` traces for inference: what is elementwise is fused then, and written in place."""
     return torch.compiler.is_compiling() and not torch.is_grad_enabled() and not for_elsewhere()
+
+
+def seen_as_operators() -> bool:
+    """Whether an operator must be called as one: a compiler, or a mode such as a counter of operations, looks at it."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
