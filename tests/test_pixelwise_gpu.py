@@ -132,7 +132,7 @@ def test_gpu_infers_as_the_layers_one_by_one(dtype: torch.dtype, monkeypatch: py
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_gpu_compiled_network_agrees() -> None:
     model, images = network(SMALL)
     expected = step(model, images, ours=False)

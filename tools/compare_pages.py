@@ -75,13 +75,15 @@ def one(name: str, results: Mapping[str, Any], again: Mapping[str, Any] | None =
 def agreement(results: Mapping[str, Any], again: Mapping[str, Any]) -> str:
     """How far the speed ratios of two runs of one comparison agree, in a sentence."""
     key = itemgetter("model", "image_size", "what", "batch_size")
-    second = {key(r): r["ratio"] for r in again["ratios"]}
-    differences = [100 * abs(r["ratio"] / second[key(r)] - 1) for r in results["ratios"]]
-    within = sum(d <= 5 for d in differences)
-    return (
-        f"Between this run and the one again, {within} of {len(differences)} ratios agree within 5 %: the median "
-        f"difference is {median(differences):.1f} %, the largest {max(differences):.1f} %."
-    )
+    second = {key(r): r for r in again["ratios"]}
+    said = []
+    for which, words in (("ratio_undisturbed", "undisturbed ratios"), ("ratio", "medians of paired rounds")):
+        differences = [100 * abs(r[which] / second[key(r)][which] - 1) for r in results["ratios"]]
+        said.append(
+            f"{sum(d <= 5 for d in differences)} of {len(differences)} {words} agree within 5 % (the median difference "
+            f"is {median(differences):.1f} %, the largest {max(differences):.1f} %)"
+        )
+    return f"Between this run and the one again, {' and '.join(said)}."
 
 
 def drawn(name: str, picture: str) -> bool:

@@ -39,6 +39,8 @@ from nextify.compare.settings import (
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
 
+PROBED_ON_GPU = 16
+"""Images in the batch that a probe times."""
 MOST_CALLS = 100
 """Timed calls of a visit at batch 1, however small the network."""
 Progress = Callable[[str, float], None]
@@ -111,8 +113,9 @@ def count(settings: Settings, progress: Progress | None = None) -> Comparison:
 
 
 def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
-    """Times one image through each network at its smallest size, expects the rest in proportion to multiply-adds, and
-    plans the rounds by it; of ``batches``, where given, the largest that fit the time replace the settings'."""
+    """Times one image through each network at its smallest size (on a GPU one of a batch, since a single image is no
+    work for it), expects the rest in proportion to multiply-adds, and plans the rounds by it; of ``batches``, where
+    given, the largest that fit the time replace the settings'."""
     settings = comparison.settings
     for label in dict.fromkeys(cell.entry.name for cell in comparison.cells):
         own = [cell for cell in comparison.cells if cell.entry.name == label and cell.counts is not None]
@@ -123,10 +126,11 @@ def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
         try:
             with threads(settings.threads), profiling.conditions(settings.conditions):
                 model = profiling.place(built(first, settings), settings.conditions)
-                images = profiling.random_images(1, first.image_size, settings.conditions)
+                batch = PROBED_ON_GPU if settings.on_gpu else 1
+                images = profiling.random_images(batch, first.image_size, settings.conditions)
                 step = profiling.inference(model, images, settings.conditions)
                 step()
-                seconds = min(profiling.seconds(step, settings.conditions.device) for _ in range(2))
+                seconds = min(profiling.seconds(step, settings.conditions.device) for _ in range(2)) / batch
         except Exception as error:
             if not peak.out_of_memory(error):
                 raise
@@ -200,7 +204,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
                     kept[key] = runners
                 del runners
                 gc.collect()
-                if settings.conditions.device.startswith("cuda"):
+                if settings.on_gpu:
                     torch.cuda.empty_cache()
             done[size] += rounds
             passes[size] -= 1
@@ -308,6 +312,8 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
 
 def calls_of(cell: Cell, settings: Settings) -> int:
     """Timed calls of a visit at batch 1: the settings', and more of a network so small that they would end at once."""
+    if settings.on_gpu:
+        return settings.calls
     return max(settings.calls, min(MOST_CALLS, math.ceil(SHORTEST_TIMED / 2 / cell.image_seconds)))
 
 

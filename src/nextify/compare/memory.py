@@ -190,6 +190,7 @@ def _in_this_process(request: dict[str, Any]) -> str | None:
         return describe_failure(error)
     finally:
         signal.alarm(0)
+        _free()
     return None
 
 
@@ -283,9 +284,16 @@ def _load_libraries(entry: Entry, given: Conditions) -> None:
     if given.device.startswith("cuda"):
         import torch
 
-        gc.collect()
-        torch.cuda.empty_cache()
+        _free()
         torch.cuda.reset_peak_memory_stats(given.device)
+
+
+def _free() -> None:
+    """Gives what networks took of a GPU's memory back to it, where others need it."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 @functools.cache

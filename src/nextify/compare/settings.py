@@ -33,6 +33,9 @@ VISITS = 2
 """Of each network in a round at batch 1, A B C A B C: its calls are the shortest, and scatter the most."""
 RESERVE = 0.1
 """Of the minutes, for what is not foreseen."""
+CALL_ON_GPU = 0.008
+"""Seconds of a call there, however small the work: a network is some hundred kernels, called one after the other. For
+estimates."""
 SHORTEST_TIMED = 0.2
 """Seconds: a throughput is timed over as many steps as take about this long."""
 
@@ -67,8 +70,12 @@ class Settings:
             raise ValueError("models, sizes and batch sizes must be given, and every number must be 1 or more")
         if (self.rounds is not None and self.rounds < 1) or self.minutes <= 0:
             raise ValueError("rounds must be 1 or more, and minutes above 0")
-        if self.conditions.precision == "tf32" and not self.conditions.device.startswith("cuda"):
+        if self.conditions.precision == "tf32" and not self.on_gpu:
             raise ValueError("tf32 exists on CUDA GPUs only; choose fp32 or bf16")
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.conditions.device.startswith("cuda")
 
     @property
     def passes(self) -> int:
@@ -106,7 +113,8 @@ def uncounted_calls(image_seconds: float) -> int:
 def inference_seconds(settings: Settings, image_seconds: float) -> float:
     """Latency and throughput of one network at one size in one round, given the time of one image in inference."""
     batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
-    visit = max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * image_seconds)
+    call = max(image_seconds, CALL_ON_GPU) if settings.on_gpu else image_seconds
+    visit = max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * call)
     return VISITS * visit + batches
 
 

@@ -27,14 +27,12 @@ from torch.utils.flop_counter import register_flop_formula
 from nextify import compiled
 from nextify.compiled import Mode
 from nextify.nn.operators import operator
-from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, computed_in, triton_here
+from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, LEAST_BYTES_GPU, computed_in, triton_here
 from nextify.nn.tracing import for_elsewhere, seen_as_operators
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 """Kernel sizes with kernels of our own; others take torch's route."""
 STRIDES = (1, 2)
-LEAST_BYTES_GPU = 1 << 22
-"""Of the input: less is done before cuDNN or Triton has been called."""
 _SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
 
 
@@ -47,6 +45,14 @@ def _pays(device: str, dtype: torch.dtype, kernel: Literal["forward", "weight_gr
     if mode == "auto" and device == "cpu":
         return kernel == "weight_grad" or (dtype == torch.bfloat16 and not BFLOAT16_INSTRUCTIONS)
     return True
+
+
+def _least(dtype: torch.dtype, differentiates: bool) -> int:
+    """Bytes of input from which "auto" takes our kernels on a GPU: for less, a processor takes longer to call them than
+    cuDNN takes to be done. Its weight gradient in float32 is slow at any size."""
+    if dtype == torch.float32:
+        return 1 << 22
+    return LEAST_BYTES_GPU[differentiates]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -339,9 +345,9 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
     dtype = computed_in(x)
     if dtype not in (torch.float32, torch.bfloat16) or not _pays(device, dtype, "weight_grad", compiled.mode()):
         return _torch_conv(x, weight, bias, stride)
-    if device == "cuda" and compiled.mode() == "auto" and x.numel() * dtype.itemsize < LEAST_BYTES_GPU:
-        return _torch_conv(x, weight, bias, stride)
     differentiates = _differentiates(x, weight, bias)
+    if device == "cuda" and compiled.mode() == "auto" and x.numel() * dtype.itemsize < _least(dtype, differentiates):
+        return _torch_conv(x, weight, bias, stride)
     if not differentiates and not _forward_pays(x, dtype):
         return _torch_conv(x, weight, bias, stride)
     if not (_cpu_ready(kernel_size) if device == "cpu" else triton_here()):

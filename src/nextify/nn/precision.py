@@ -12,6 +12,11 @@ AVX2_ALONE = torch.backends.cpu.get_cpu_capability() == "AVX2"
 BFLOAT16_INSTRUCTIONS: bool = torch.cpu._is_avx512_bf16_supported()
 MATRIX_UNITS: bool = torch.cpu._is_amx_tile_supported()
 """Intel's AMX."""
+LEAST_BYTES_GPU = {False: 1 << 23, True: 1 << 25}
+"""Of a block's input, from which kernels of our own are called on a GPU, without and with gradients: for less, it waits
+for the processor. ConvNeXt-T at 224² in bfloat16, batch 64, with our kernels in all blocks and in none, on an H200
+beside a slow processor: the kernels by themselves 4.9 and 7.6 ms in inference, 17.1 and 22.8 in training (one profiled
+step), but a training step 48 and 37 ms, since calling them took so long."""
 
 
 def computed_in(x: Tensor) -> torch.dtype:

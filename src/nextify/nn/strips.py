@@ -30,7 +30,7 @@ from nextify.nn import pixelwise
 from nextify.nn.gelu import FLAGS, GELU, normal_distribution
 from nextify.nn.layers import LayerNorm, Pointwise
 from nextify.nn.operators import operator
-from nextify.nn.precision import computed_in, triton_here
+from nextify.nn.precision import LEAST_BYTES_GPU, computed_in, triton_here
 from nextify.nn.scratch import scratch
 from nextify.nn.tracing import for_elsewhere, for_inference, seen_as_operators
 
@@ -40,8 +40,6 @@ LEAST_BYTES, LEAST_BYTES_COMPILED = 1 << 22, 1 << 23
 """Of hidden activations in all: fewer stay in a cache as they are. A compiled graph does well with more of them."""
 LEAST_BYTES_OWN = 1 << 14
 """The same where the matrix products are our own."""
-LEAST_BYTES_GPU = 1 << 23
-"""Of a block's input."""
 FEWEST_PIXELS = 512
 """In a strip: fewer would read the weights too often."""
 _SOURCE = Path(__file__).with_name("strips_cpu.cpp")
@@ -133,7 +131,7 @@ def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
 def on_gpu(x: Tensor) -> bool:
     """Whether our kernels for GPUs do it: not in a compiled graph, where inductor makes such kernels itself, and by
     themselves only for as much as keeps a GPU busy longer than their calls take."""
-    least = 1 if compiled.mode() is True else LEAST_BYTES_GPU
+    least = 1 if compiled.mode() is True else LEAST_BYTES_GPU[torch.is_grad_enabled()]
     return x.numel() * computed_in(x).itemsize >= least and triton_here() and not torch.compiler.is_compiling()
 
 
