@@ -84,11 +84,17 @@ from nextify.compiled import enable
 from nextify.nn.depthwise import _pays, describe_kernels, fast_kernels_available
 
 SHAPES = [(16, 56, 96), (16, 28, 192), (16, 14, 384), (16, 7, 768), (64, 8, 24)]  # N, H = W, C
+ON_GPU = [(64, 56, 96), (64, 28, 192), (64, 14, 384), (64, 7, 768)]
 KERNEL_SIZE = 7
 
 
-def alternate(a: Callable[[], object], b: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median milliseconds of a and of b, run in turn: processor time with one thread, else wall-clock time."""
+def alternate(a: Callable[[], object], b: Callable[[], object], repeats: int, device: str) -> tuple[float, float]:
+    """Median milliseconds of a and of b, run in turn: processor time with one thread, else wall-clock time; on a GPU
+    one after the other, by its own clock."""
+    if device == "cuda":
+        from triton.testing import do_bench
+
+        return do_bench(a, return_mode="median"), do_bench(b, return_mode="median")
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     times: tuple[list[float], list[float]] = ([], [])
     a(), b()
@@ -101,11 +107,11 @@ def alternate(a: Callable[[], object], b: Callable[[], object], repeats: int) ->
 
 
 def pairs(
-    n: int, size: int, c: int, dtype: torch.dtype
+    n: int, size: int, c: int, dtype: torch.dtype, device: str
 ) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
     k = KERNEL_SIZE
-    x, grad = torch.randn(n, size, size, c).to(dtype), torch.randn(n, size, size, c).to(dtype)
-    weight, bias = torch.randn(c, 1, k, k).to(dtype), torch.randn(c).to(dtype)
+    x, grad = (torch.randn(n, size, size, c, device=device).to(dtype) for _ in range(2))
+    weight, bias = (torch.randn(*shape, device=device).to(dtype) for shape in ((c, 1, k, k), (c,)))
 
     def nchw(t: Tensor) -> Tensor:
         return t.permute(0, 3, 1, 2)
@@ -141,24 +147,29 @@ def main() -> None:
     options = argparse.ArgumentParser(description="torch's depthwise kernels against ours")
     options.add_argument("--repeats", type=int, default=15)
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = options.parse_args()
-    repeats = arguments.repeats
+    repeats, device = arguments.repeats, arguments.device
+    torch.backends.cudnn.allow_tf32 = True
     torch.set_num_threads(arguments.threads)
     enable(True)
-    if not fast_kernels_available(kernel_size=KERNEL_SIZE):
+    if not fast_kernels_available(device, KERNEL_SIZE):
         raise SystemExit(describe_kernels())
-    print(f"{processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
+    if device == "cuda":
+        print(torch.cuda.get_device_name())
+    else:
+        print(f"{processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     print(f"torch {torch.__version__}, Python {platform.python_version()}, 7×7, stride 1, {repeats} repeats\n")
     print(f"{'type':9}{'N×H×W×C':>14}  {'kernel':16}{'torch ms':>9}{'ours ms':>9}{'ratio':>7}{'GFLOP/s':>9}  auto")
     for dtype in (torch.float32, torch.bfloat16):
-        for n, size, c in SHAPES:
+        for n, size, c in ON_GPU if device == "cuda" else SHAPES:
             flops = 2 * n * size * size * c * KERNEL_SIZE**2
-            for name, (a, b) in pairs(n, size, c, dtype).items():
-                theirs, own = alternate(a, b, repeats)
-                auto = _pays("cpu", dtype, "weight_grad" if name == "weight gradient" else "forward", "auto")
+            for name, (a, b) in pairs(n, size, c, dtype, device).items():
+                theirs, own = alternate(a, b, repeats, device)
+                auto = _pays(device, dtype, "weight_grad" if name == "weight gradient" else "forward", "auto")
                 print(
                     f"{str(dtype).removeprefix('torch.'):9}{f'{n}×{size}×{size}×{c}':>14}  {name:16}"
-                    f"{theirs:9.2f}{own:9.2f}{theirs / own:7.2f}{flops / own / 1e6:9.0f}  {'ours' if auto else 'torch'}"
+                    f"{theirs:9.3f}{own:9.3f}{theirs / own:7.2f}{flops / own / 1e6:9.0f}  {'ours' if auto else 'torch'}"
                 )
 
 

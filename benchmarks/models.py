@@ -111,6 +111,17 @@ def peak_memory_mib(library: str, training: bool, options: argparse.Namespace) -
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
+def kernels_ms(run: Callable[[], None]) -> float:
+    """Of a CUDA device in one profiled step: what is left of its time when calls cost nothing."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    events = [event for event in profiler.key_averages() if event.device_type.name == "CUDA"]
+    return sum(event.self_device_time_total for event in events) / 1e3
+
+
 def one(options: argparse.Namespace) -> None:
     run = runner(options.one, options.training, options)
     run()
@@ -128,6 +139,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    parser.add_argument("--kernels", action="store_true", help="on a CUDA device: also its kernels' time in one step")
     parser.add_argument("--only", choices=("training", "inference"))
     parser.add_argument("--one", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--training", action="store_true", help=argparse.SUPPRESS)
@@ -156,6 +168,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {library: [] for library in LIBRARIES}
         for _, library in itertools.product(range(options.rounds), LIBRARIES):
             seconds[library].append(timed(runs[library], options.device, repeats))
+        kernels = {library: kernels_ms(run) for library, run in runs.items()} if options.kernels else {}
         del runs
         print(f"{'training step' if training else 'inference'} (n = {options.rounds} rounds)")
         print(f"{'':14s}{'images/s':>10s}{'range':>16s}{'ours / it':>11s}{'share of peak':>15s}{'peak MiB':>10s}")
@@ -165,9 +178,10 @@ def main() -> None:
             share = statistics.median(speed) * MACS * (3 if training else 1) / peak
             memory = "" if options.no_memory else f"{peak_memory_mib(library, training, options):.0f}"
             spread = f"{min(speed):.2f}–{max(speed):.2f}"
+            alone = f"   kernels alone {kernels[library]:.2f} ms" if kernels else ""
             print(
                 f"{library:14s}{statistics.median(speed):10.2f}{spread:>16s}{statistics.median(ratios):11.2f}"
-                f"{share:15.0%}{memory:>10s}"
+                f"{share:15.0%}{memory:>10s}{alone}"
             )
         print()
     return None

@@ -1,6 +1,8 @@
 """What the tests of compiled kernels share."""
 
 from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -19,3 +21,17 @@ def recorder(nodes: list[torch.fx.Node]) -> Callable[[torch.fx.GraphModule, list
         return graph.forward
 
     return backend
+
+
+def noting_blocks(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The channels of every block that the module's ``run`` takes from now on, in turn."""
+    seen: list[int] = []
+    real = module.run
+
+    def run(x: torch.Tensor, *others: Any) -> torch.Tensor:
+        seen.append(x.shape[-1])
+        y: torch.Tensor = real(x, *others)
+        return y
+
+    monkeypatch.setattr(module, "run", run)
+    return seen

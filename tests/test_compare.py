@@ -541,3 +541,40 @@ def test_the_peak_is_of_the_process_itself() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     now, most = map(int, done.stdout.split())
     assert now <= most < large.nbytes
+
+
+def test_undisturbed_ratios_lean_on_the_fastest_rounds() -> None:
+    from nextify.compare.results import _undisturbed
+
+    assert _undisturbed([2.0] * 5, [1.0] * 5) == pytest.approx(2)
+    assert _undisturbed([1.0], [4.0]) == pytest.approx(0.25)
+    disturbed = [3.0, 1.0, 4.0, 2.0]  # weights 1, 4, 9 and 16 from the slowest on
+    assert _undisturbed(disturbed, [1.0] * 4) == pytest.approx((1 + 8 + 27 + 64) / 30)
+    shares = [[0.9] * slow + [1.0] * (20 - slow) for slow in (8, 12)]  # a network that others slow down, a tenth
+    kept = [_undisturbed(rounds, [1.0] * 20) for rounds in shares]
+    assert abs(kept[1] / kept[0] - 1) < 0.03 < abs(float(np.median(shares[1]) / np.median(shares[0])) - 1)
+
+
+def test_table_12_beside_the_paper() -> None:
+    from nextify.compare import table_12
+    from nextify.compare.measure import Cell, Comparison
+
+    names = ("convnext_tiny", "timm:swin_tiny_patch4_window7_224", "convnext_xlarge", "resnet50")
+    settings = Settings(names, (224, 288), Conditions(), 1, (2,), 1, 1)
+    cells = [
+        Cell(entry, size, throughput={2: [4.0 * (i + 1), 2.0 * (i + 1)]})
+        for size in (224, 288)
+        for i, entry in enumerate(find_all(names))
+    ]
+    rows = list(table_12.table(Comparison(settings, cells)))
+    assert [(row["model"], row["image_size"]) for row in rows] == [
+        ("convnext_tiny", 224), ("swin_tiny_patch4_window7", 224), ("convnext_xlarge", 224)
+    ]  # fmt: skip
+    first = rows[0]
+    assert (first["swin"], first["ratio"], first["n"]) == ("swin_tiny_patch4_window7", 0.5, 2)
+    assert first["published_ratio"] == pytest.approx(1943.5 / 1325.6)
+    assert rows[1]["ratio"] is rows[2]["ratio"] is None
+    assert [table_12.cells(row)[3] for row in rows] == ["1,943.5", "1,325.6", "424.4"]
+    said = list(table_12.findings(rows, {"device": "cuda", "precision": "tf32"}))
+    assert len(said) == 1
+    assert "0.50 here (cuda, tf32, batches of 2, n = 2 rounds, 0.50 to 0.50), 1.47 in the paper" in said[0]

@@ -13,11 +13,12 @@ from torch import nn
 
 from nextify.compiled import enable
 from nextify.design import CONVNEXT_TINY, DESIGNS, Design
-from nextify.nn import strips
+from nextify.nn import gpu, strips
+from nextify.nn.depthwise import describe_kernels
 from nextify.zoo import create_model
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import DTYPES
+from kernels import DTYPES, noting_blocks
 
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 40), layer_scale=0.5)
 NETWORKS = {
@@ -30,7 +31,11 @@ INTERPRETED = """
 import sys
 sys.path.insert(0, {tests!r})
 import torch
-from nextify.nn import pixelwise_gpu
+from nextify.nn import gpu, pixelwise_gpu
+assert gpu._try_on("cpu") == "triton"
+right, pixelwise_gpu.normalize = pixelwise_gpu.normalize, lambda x, *others: x
+assert "do not agree" in gpu._try_on("cpu")
+pixelwise_gpu.normalize = right
 from test_pixelwise_grad import NAMES, case, draw, error, exact
 nothing, without_norm = (), ("norm_weight", "norm_bias")
 for sizes, absent in [((5, 96, 384, 96), nothing), ((149, 130, 70, 34), nothing), ((11, 7, 29, 5), without_norm),
@@ -63,6 +68,16 @@ def test_kernels_in_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_without_a_gpu_the_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(gpu, "_notes", [])
+    assert gpu.describe() == "torch; none of ours was asked for yet"
+    assert not gpu.ready()
+    assert gpu.describe().startswith(("not ours, because", "torch, no triton"))
+    assert f"gpu: {gpu.describe()}" in describe_kernels()
 
 
 @pytest.fixture
@@ -120,8 +135,7 @@ def test_gpu_trains_as_the_layers_one_by_one(design: Design, dtype: torch.dtype)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gpu_infers_as_the_layers_one_by_one(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = network(SMALL)
-    seen, real = [], strips.run
-    monkeypatch.setattr(strips, "run", lambda x, *others: (seen.append(x.shape[-1]), real(x, *others))[1])
+    seen = noting_blocks(strips, monkeypatch)
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
         found = []
         for ours in (True, False):

@@ -21,7 +21,7 @@ from nextify.nn.network import Block
 from nextify.zoo import create_model
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import DTYPES, needs_kernels, recorder
+from kernels import DTYPES, needs_kernels, noting_blocks, recorder
 
 pytestmark = needs_kernels
 
@@ -50,15 +50,7 @@ def _ours_on_any_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The channels of every block that runs so, in turn."""
-    seen: list[int] = []
-    real = pixelwise_grad.run
-
-    def run(x: Tensor, *others: Any) -> Tensor:
-        seen.append(x.shape[-1])
-        return real(x, *others)
-
-    monkeypatch.setattr(pixelwise_grad, "run", run)
-    return seen
+    return noting_blocks(pixelwise_grad, monkeypatch)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -4,7 +4,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from nextify.nn import pixelwise, pixelwise_grad, scratch, strips
 from nextify.zoo import create_model
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kernels import needs_kernels, recorder
+from kernels import needs_kernels, noting_blocks, recorder
 
 pytestmark = needs_kernels
 
@@ -46,15 +45,7 @@ def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The channels of every block that runs in strips, in turn."""
-    seen: list[int] = []
-    real = strips.run
-
-    def run(x: Tensor, *others: Any) -> Tensor:
-        seen.append(x.shape[-1])
-        return real(x, *others)
-
-    monkeypatch.setattr(strips, "run", run)
-    return seen
+    return noting_blocks(strips, monkeypatch)
 
 
 def one_by_one(model: nn.Module, images: Tensor) -> Tensor:

@@ -29,6 +29,20 @@ NOTES = {
     "commit ef844f4) agreed in 45 but gave ConvNeXt-T's latency exponents of 1.02 and 0.62, since the machine became "
     "faster on the way.",
     "line-up-again": "The second run.",
+    "h200-line-up": "On an NVIDIA H200 beside 16 cores of an Intel Xeon at 2.1 GHz, up to 1024² (commit 882fb77, "
+    "each kernel of ours called by way of Triton). Ended after the time that was left: two or three rounds of "
+    "three, without `--why`. At 224², and in training up to 384², networks waited for their calls: a round's speed "
+    "there depends on the processor, and only from 384² on do batches of 64 show the GPU (rounds within 2 % of each"
+    " other). From there to 1024² images/s fall as pixels^0.97 (ConvNeXt-T), 0.96 (Swin-T), 0.95 (isotropic "
+    "ConvNeXt-S), 0.92 (ResNet-50) and 1.67 (DeiT-S), by the two ends. What did not fit beside the others ran by "
+    "itself.",
+    "h200-table-12": "ConvNeXt beside Swin, the paper's Table 12, on an NVIDIA H200 beside 16 cores of an Intel "
+    "Xeon at 2.1 GHz (commit 882fb77). Swin is timm's, in channels-last memory like ConvNeXt. Our ConvNeXt runs "
+    "with its own kernels between the matrix products; with cuDNN's, ConvNeXt-T gave 6,520 images/s in batches of "
+    "64, and over Swin-T 1.41 (before that commit, batches of 32, one round). Ended after the time that was left: "
+    "inference is complete, training was measured for two networks, one round.",
+    "h200-table-12-384": "The same at 384², with Swin's windows of 12. Ended in training, of which there are "
+    "fewer rounds.",
     "line-up-xeon": "On another processor, less busy, by five calls a turn as before. Peak memory: not measured. From "
     "the second size on, each process read the peak of the one that had started it (and the networks were measured one "
     "after the other without need); these figures were struck out and the reading is mended.",
@@ -44,7 +58,7 @@ def page() -> str:
         "<!-- Made by tools/results_pages.py; do not edit. -->",
         "",
         "Each table was written by the command beneath it. The raw list of trainings is in `results.json`",
-        "([schema](../results-schema.md)). On a CUDA GPU: not measured.",
+        "([schema](../results-schema.md)). Studies on a CUDA GPU: not measured; costs there: [compare.md](compare.md).",
         "",
     ]
     for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):

@@ -9,7 +9,6 @@ from nextify.compare import table_12
 from nextify.compare.figure_parts import accuracy_title, conditions_line
 from nextify.compare.findings import Results
 from nextify.compare.growth import QUANTITIES, exponent
-from nextify.compare.results import FASTEST, FEWEST_OF_THEM
 from nextify.compare.tables import (
     ACCURACY_HEAD,
     HEAD,
@@ -112,15 +111,15 @@ def _ratio_table(results: Results) -> str:
                 (f"{r['ratio']:.3f}", ""),
                 (f"{r['low']:.3f} – {r['high']:.3f}", ""),
                 (str(r["n"]), ""),
-                (ABSENT if r["ratio_undisturbed"] is None else f"{r['ratio_undisturbed']:.3f}", ""),
+                (f"{r['ratio_undisturbed']:.3f}", ""),
             ],
         )
         for r in results["ratios"]
     )
     explained = (
         f"<p>Images/s over those of {escaped(results['ratios'][0]['reference'])}, paired round by round: the median "
-        "and its interval; with fewer than 6 rounds, their range. Undisturbed: the mean of each network's fastest "
-        f"{100 * FASTEST:.0f} % of the rounds, {FEWEST_OF_THEM} at least.</p>"
+        "and its interval; with fewer than 6 rounds, their range. Undisturbed: of mean speeds in which "
+        "rounds weigh by the square of their rank, the fastest the most.</p>"
     )
     columns = ("network", "size", "what", "ratio", "95 % interval", "rounds", "undisturbed")
     head = [(name, "text" if name == "what" else "") for name in columns]

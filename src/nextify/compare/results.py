@@ -182,24 +182,18 @@ def _ratios(comparison: Comparison) -> Iterator[dict[str, Any]]:
                     }
 
 
-FASTEST, FEWEST_OF_THEM = 0.15, 3
-"""Share of a network's rounds that were disturbed least, and their number at least."""
-
-
-def _undisturbed(speeds: Sequence[float], reference: Sequence[float]) -> float | None:
-    """The ratio of the mean speeds of each one's fastest rounds; None with too few.
+def _undisturbed(speeds: Sequence[float], reference: Sequence[float]) -> float:
+    """The ratio of two networks' mean speeds, in which rounds weigh by the square of their rank, the fastest the most.
 
     What else runs on a machine only ever takes time, and from some networks more than from others: where its share of
-    the rounds changes, their median changes sides.
+    the rounds changes from run to run, a median changes sides.
     """
 
-    def fastest(values: Sequence[float]) -> float:
-        number = max(FEWEST_OF_THEM, round(FASTEST * len(values)))
-        return math.fsum(sorted(values)[-number:]) / number
+    def mean(values: Sequence[float]) -> float:
+        weights = [rank**2 for rank in range(1, len(values) + 1)]
+        return math.fsum(w * v for w, v in zip(weights, sorted(values), strict=True)) / sum(weights)
 
-    if min(len(speeds), len(reference)) < FEWEST_OF_THEM:
-        return None
-    return fastest(speeds) / fastest(reference)
+    return mean(speeds) / mean(reference)
 
 
 def _speeds(cell: Cell) -> dict[tuple[str, int], list[float]]:

@@ -26,8 +26,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from nextify import compiled
 from nextify.compiled import Mode
+from nextify.nn import gpu
 from nextify.nn.operators import operator
-from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, LEAST_BYTES_GPU, computed_in, triton_here
+from nextify.nn.precision import BFLOAT16_INSTRUCTIONS, computed_in
 from nextify.nn.tracing import for_elsewhere, seen_as_operators
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
@@ -52,7 +53,7 @@ def _least(dtype: torch.dtype, differentiates: bool) -> int:
     cuDNN takes to be done. Its weight gradient in float32 is slow at any size."""
     if dtype == torch.float32:
         return 1 << 22
-    return LEAST_BYTES_GPU[differentiates]
+    return gpu.LEAST_BYTES[differentiates]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def fast_kernels_available(device: str = "cpu", kernel_size: int = 7) -> bool:
     """Whether there are kernels of our own for this kind of device ("cpu", "cuda"); compiles them when asked first."""
     if kernel_size not in KERNEL_SIZES:
         return False
-    return _cpu_ready(kernel_size) if device == "cpu" else device == "cuda" and triton_here()
+    return _cpu_ready(kernel_size) if device == "cpu" else device == "cuda" and gpu.ready()
 
 
 def describe_kernels() -> str:
@@ -113,7 +114,7 @@ def describe_kernels() -> str:
     lines += [f"cpu, {name}: {note}" for name, note in compiled.notes().items()]
     if not compiled.notes():
         lines += ["cpu: torch; none of ours was asked for yet"]
-    lines += ["gpu: " + ("triton" if triton_here() else "torch, no triton")]
+    lines += [f"gpu: {gpu.describe()}"]
     return "\n".join(lines)
 
 
@@ -156,7 +157,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: 
 
 def _on_gpu(x: Tensor, kernel_size: int, stride: int) -> bool:
     """Whether our forward kernel can do it."""
-    return x.device.type == "cuda" and x.numel() > 0 and stride == 1 and kernel_size in KERNEL_SIZES and triton_here()
+    return x.device.type == "cuda" and x.numel() > 0 and stride == 1 and kernel_size in KERNEL_SIZES and gpu.ready()
 
 
 _forward_op = operator("depthwise_forward", _forward)
@@ -175,7 +176,7 @@ def _weight_grad(
     inductor takes for channels-last, which costs a copy of it forth and one back."""
     grad, x = grad.contiguous(), x.contiguous().view(grad.shape[0], height, width, -1)
     n, h, w, c = x.shape
-    if x.device.type == "cuda" and x.numel() > 0 and triton_here():
+    if x.device.type == "cuda" and x.numel() > 0 and gpu.ready():
         from nextify.nn import depthwise_gpu
 
         return depthwise_gpu.weight_grad(grad, x, kernel_size, stride)
@@ -350,7 +351,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride
         return _torch_conv(x, weight, bias, stride)
     if not differentiates and not _forward_pays(x, dtype):
         return _torch_conv(x, weight, bias, stride)
-    if not (_cpu_ready(kernel_size) if device == "cpu" else triton_here()):
+    if not (_cpu_ready(kernel_size) if device == "cpu" else gpu.ready()):
         return _torch_conv(x, weight, bias, stride)
     x = x.to(dtype)
     if not differentiates:

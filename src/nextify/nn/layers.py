@@ -203,9 +203,8 @@ def linear(x: Tensor, layer: nn.Linear) -> Tensor:
 def scaled_linear(x: Tensor, layer: nn.Linear, scale: Tensor) -> Tensor:
     """``scale * layer(x)``, on the smaller of the two: folded into the weights, exact, or on the output.
 
-    A graph for elsewhere has it folded. On a GPU the output is scaled, which takes fewer calls.
+    A graph for elsewhere has it folded.
     """
-    on_output = x.is_cuda or _adds_afterwards() or x.numel() // layer.in_features <= layer.in_features
-    if on_output and not for_elsewhere():
+    if not for_elsewhere() and (_adds_afterwards() or x.numel() // layer.in_features <= layer.in_features):
         return linear(x, layer) * scale
     return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)

@@ -194,7 +194,8 @@ def _grid(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
     return (blocks, max(1, min(triton.cdiv(rows, tile[0]), PROGRAMS // blocks))), tile
 
 
-def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Layer norm of the rows of ``x``, in ``dtype``."""
     rows, columns = x.shape
     out, (tile, warps) = torch.empty_like(x, dtype=dtype), _rows_of(columns)
     grid = (triton.cdiv(rows, tile[0]),)
@@ -264,7 +265,7 @@ def forward(
     Gives the hidden activations before GELU where the backward pass ``keeps`` them.
     """
     rows, outputs = out.shape
-    normed = x.to(dtype) if norm_weight is None else _norm(x, norm_weight, _bias(norm_bias), eps, dtype)
+    normed = x.to(dtype) if norm_weight is None else normalize(x, norm_weight, _bias(norm_bias), eps, dtype)
     before = _linear(normed, weight1, bias1)
     del normed
     hidden = torch.empty_like(before) if keeps else before

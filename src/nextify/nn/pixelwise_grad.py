@@ -9,6 +9,7 @@ in a cache. The result differs from the layers' in rounding only.
 """
 
 import ctypes
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,14 @@ def _gradients(
     return x_grad, *norm, of(wide, columns), of(wide), of(outputs, wide), of(outputs), scale
 
 
-_backward_op = torch.library.custom_op("nextify::pixelwise_grad", _backward, mutates_args=())
+@functools.wraps(_backward)
+def _backward_apart(*args: Any) -> tuple[Tensor, ...]:
+    """As an operator must: no two outputs share memory."""
+    found = _backward(*args)
+    return tuple(t.clone() for t in found) if args[0].is_cuda else found
+
+
+_backward_op = torch.library.custom_op("nextify::pixelwise_grad", _backward_apart, mutates_args=())
 
 
 @_backward_op.register_fake

@@ -26,11 +26,11 @@ from torch.profiler import record_function
 from torch.utils.flop_counter import register_flop_formula
 
 from nextify import compiled
-from nextify.nn import pixelwise
+from nextify.nn import gpu, pixelwise
 from nextify.nn.gelu import FLAGS, GELU, normal_distribution
 from nextify.nn.layers import LayerNorm, Pointwise
 from nextify.nn.operators import operator
-from nextify.nn.precision import LEAST_BYTES_GPU, computed_in, triton_here
+from nextify.nn.precision import computed_in
 from nextify.nn.scratch import scratch
 from nextify.nn.tracing import for_elsewhere, for_inference, seen_as_operators
 
@@ -131,8 +131,8 @@ def applies(x: Tensor, layers: Layers, block: nn.Module) -> bool:
 def on_gpu(x: Tensor) -> bool:
     """Whether our kernels for GPUs do it: not in a compiled graph, where inductor makes such kernels itself, and by
     themselves only for as much as keeps a GPU busy longer than their calls take."""
-    least = 1 if compiled.mode() is True else LEAST_BYTES_GPU[torch.is_grad_enabled()]
-    return x.numel() * computed_in(x).itemsize >= least and triton_here() and not torch.compiler.is_compiling()
+    least = 1 if compiled.mode() is True else gpu.LEAST_BYTES[torch.is_grad_enabled()]
+    return x.numel() * computed_in(x).itemsize >= least and not torch.compiler.is_compiling() and gpu.ready()
 
 
 def unwatched(x: Tensor, layers: Layers) -> bool:
