@@ -32,11 +32,13 @@ from nextify.compare.memory import Memory, Processes, out_of_memory, read
 from nextify.compare.output import COLUMNS, csv_text, write
 from nextify.compare.results import reference, results
 from nextify.compare.settings import (
+    CALL_ON_GPU,
     FEWEST_ROUNDS,
     MOST_ROUNDS,
     ON_CPU,
     PASSES,
     PASSES_KEPT,
+    SHORTEST_TIMED,
     VISITS,
     WANTED_ROUNDS,
     Settings,
@@ -578,3 +580,29 @@ def test_table_12_beside_the_paper() -> None:
     said = list(table_12.findings(rows, {"device": "cuda", "precision": "tf32"}))
     assert len(said) == 1
     assert "0.50 here (cuda, tf32, batches of 2, n = 2 rounds, 0.50 to 0.50), 1.47 in the paper" in said[0]
+
+
+def test_calls_on_a_gpu_take_a_while_however_small() -> None:
+    on_cpu = Settings(("convnext_atto",), (224,), Conditions(), 1, (1, 8), 4, 20)
+    on_gpu = replace(on_cpu, conditions=Conditions("cuda", "tf32"))
+    assert inference_seconds(on_gpu, 1e-4) == pytest.approx(VISITS * 21 * CALL_ON_GPU + SHORTEST_TIMED)
+    assert inference_seconds(on_cpu, 1e-4) == pytest.approx(VISITS * SHORTEST_TIMED / 2 + SHORTEST_TIMED)
+    assert inference_seconds(on_gpu, 1.0) == inference_seconds(on_cpu, 1.0)
+
+
+def test_memory_in_one_process_as_on_a_gpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(memory, "Path", lambda _: tmp_path / "score")  # the tests' process is not to be ended first
+    request = {
+        "name": "convnext_atto", "image_size": 32, "conditions": {}, "threads": 1, "batch_size": 1,
+        "training_batch_size": 1, "num_classes": 10, "fitted_to": None, "timeout": 60.0,
+    }  # fmt: skip
+    assert memory._in_this_process(request) is None
+    found = read(capsys.readouterr().out, None)
+    assert found.problem is None
+    assert found.inference is not None
+    assert found.training is not None
+    failure = memory._in_this_process({**request, "name": "convnext_nano_of_nobody"})
+    assert failure is not None
+    assert failure.startswith("UnknownModel")

@@ -21,13 +21,14 @@ NOTES = {
     "part of the trainings, so their images/s are low and uneven; the times of one image and of batches were measured "
     "with nothing beside them, on a processor shared with other machines. Behind its ratios stands the range of the "
     'rounds, as in "line-up-xeon"; later runs give the interval of the median.',
-    "line-up": "The first of two runs in succession (commit 4cd91c6). The processor is shared with other machines: a "
-    "2048³ matrix product in fp32 ran at 160 to 183 GFLOP/s after the second (12 tries). Two just before them that "
-    "went through the sizes three times instead of ten (commit f90d094, records not kept) agreed in 43 of 48 ratios "
-    "within 5 %, the largest difference 8.5 %. Two before ConvNeXt had matrix products of its own (records in commit "
-    "c1667f1) agreed in 47, the largest 5.3 %. Two that took all rounds of a size together (commit 4bd122f, records in "
-    "commit ef844f4) agreed in 45 but gave ConvNeXt-T's latency exponents of 1.02 and 0.62, since the machine became "
-    "faster on the way.",
+    "line-up": "The first of two runs in succession (commit 55beb20). The processor is shared with other "
+    "machines: a 2048³ matrix product in fp32 ran at 129 to 185 GFLOP/s before, between and after (3 tries each). "
+    "The weights of the undisturbed ratio were chosen by four pairs before this one, over which it differed by 2.0 "
+    "% from run to run where the median did by 2.5 (root mean square of 192; the last of them, commit df53cb8, by "
+    "medians 46 of 48, the largest 5.5 %). Those four runs together, an hour long, agree in 286 of 288 undisturbed "
+    "ratios, the largest difference 5.7 %, and in 265 medians. Before: medians 44 (commit 4cd91c6), 43 (f90d094, "
+    "three passes), 47 (c1667f1, before ConvNeXt had matrix products of its own) and 45 (4bd122f, all rounds of a "
+    "size together, which gave latency exponents of 1.02 and 0.62, since the machine became faster on the way).",
     "line-up-again": "The second run.",
     "h200-line-up": "On an NVIDIA H200 beside 16 cores of an Intel Xeon at 2.1 GHz, up to 1024² (commit 882fb77, "
     "each kernel of ours called by way of Triton). Ended after the time that was left: two or three rounds of "
