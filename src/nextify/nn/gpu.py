@@ -46,9 +46,9 @@ def _check(device: str) -> None:
     """A norm and a depthwise convolution on a small case with ragged sizes; raises RuntimeError where they differ."""
     from nextify.nn import depthwise_gpu, pixelwise_gpu
 
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)  # whatever torch's default device is
     x, weight, bias, taps = (
-        torch.randn(*shape, generator=generator) for shape in ((2, 6, 9, 21), (21,), (21,), (21, 1, 3, 3))
+        torch.randn(*shape, generator=generator, device="cpu") for shape in ((2, 6, 9, 21), (21,), (21,), (21, 1, 3, 3))
     )
     images, scale, shift, kernel = (t.to(device) for t in (x, weight, bias, taps))
     convolved = F.conv2d(x.double().permute(0, 3, 1, 2), taps.double(), bias.double(), 1, 1, groups=21)
