@@ -30,6 +30,7 @@ from nextify.compare.line_ups import LINE_UP
 from nextify.compare.measure import count, measure, probe
 from nextify.compare.memory import Memory, Processes, out_of_memory, read
 from nextify.compare.output import COLUMNS, csv_text, write
+from nextify.compare.ratios import undisturbed
 from nextify.compare.results import reference, results
 from nextify.compare.settings import (
     CALL_ON_GPU,
@@ -546,14 +547,12 @@ def test_the_peak_is_of_the_process_itself() -> None:
 
 
 def test_undisturbed_ratios_lean_on_the_fastest_rounds() -> None:
-    from nextify.compare.results import _undisturbed
-
-    assert _undisturbed([2.0] * 5, [1.0] * 5) == pytest.approx(2)
-    assert _undisturbed([1.0], [4.0]) == pytest.approx(0.25)
+    assert undisturbed([2.0] * 5, [1.0] * 5) == pytest.approx(2)
+    assert undisturbed([1.0], [4.0]) == pytest.approx(0.25)
     disturbed = [3.0, 1.0, 4.0, 2.0]  # weights 1, 4, 9 and 16 from the slowest on
-    assert _undisturbed(disturbed, [1.0] * 4) == pytest.approx((1 + 8 + 27 + 64) / 30)
+    assert undisturbed(disturbed, [1.0] * 4) == pytest.approx((1 + 8 + 27 + 64) / 30)
     shares = [[0.9] * slow + [1.0] * (20 - slow) for slow in (8, 12)]  # a network that others slow down, a tenth
-    kept = [_undisturbed(rounds, [1.0] * 20) for rounds in shares]
+    kept = [undisturbed(rounds, [1.0] * 20) for rounds in shares]
     assert abs(kept[1] / kept[0] - 1) < 0.03 < abs(float(np.median(shares[1]) / np.median(shares[0])) - 1)
 
 

@@ -45,9 +45,8 @@ for sizes, absent in [((5, 96, 384, 96), nothing), ((149, 130, 70, 34), nothing)
         x, values = inputs["x"].to(dtype), [inputs.get(name) for name in NAMES]
         norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = values
         out = torch.empty(sizes[0], sizes[3])
-        before = pixelwise_gpu.forward(
-            x, inputs.get("shortcut"), norm_weight, norm_bias, 1e-6, weight1, bias1, weight2, bias2, scale, dtype, out,
-            keeps=True)
+        parts = x, inputs.get("shortcut"), (norm_weight, norm_bias, 1e-6), (weight1, bias1), (weight2, bias2), scale
+        before = pixelwise_gpu.run(*parts, out, dtype=dtype, keeps=True)
         grad = draw(*out.shape, seed=8).bfloat16().float()
         found = pixelwise_gpu.backward(
             grad, x, before, norm_weight, norm_bias, 1e-6, weight1, weight2, bias2, scale)
@@ -55,9 +54,7 @@ for sizes, absent in [((5, 96, 384, 96), nothing), ((149, 130, 70, 34), nothing)
         for name, expected in zip(("y", *inputs), exact(inputs), strict=True):
             assert error(got[name], expected) < (3e-6 if dtype == torch.float32 else 1.5e-2), (sizes, dtype, name)
         again = torch.empty_like(out)
-        pixelwise_gpu.forward(
-            x, inputs.get("shortcut"), norm_weight, norm_bias, 1e-6, weight1, bias1, weight2, bias2, scale, dtype,
-            again, keeps=False)
+        pixelwise_gpu.run(*parts, again, dtype=dtype, keeps=False)
         assert torch.equal(again, out)
 """
 

@@ -234,15 +234,9 @@ def _environment(device: str, threads: int) -> dict[str, Any]:
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
         found |= {
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-            "gpu_memory_gib": _gpu_memory_gib(device),
+            "gpu_memory_gib": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1),
         }
     return found | _clock(device, "start")
-
-
-def _gpu_memory_gib(device: str) -> float:
-    import torch
-
-    return round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
 
 
 def _clock(device: str, when: str) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nextify.compare import table_12
 from nextify.compare.growth import QUANTITIES, exponent
+from nextify.compare.ratios import spread
 from nextify.compare.why_findings import why_findings
 from nextify.report.text import count, listing, signed
 
@@ -73,15 +74,11 @@ def _speed_findings(ratios: Sequence[Row]) -> Iterator[str]:
     for r in chosen:
         doing = "in training" if r["what"] == "training" else f"in batches of {r['batch_size']}"
         place = f"At {r['image_size']}² {doing} {r['model']}"
-        spread = _spread(r)
+        said = spread(r)
         if r["n"] > 1 and r["low"] <= 1 <= r["high"]:
-            yield f"{place} and {r['reference']} cannot be told apart in speed: ratio {r['ratio']:.2f} ({spread})."
+            yield f"{place} and {r['reference']} cannot be told apart in speed: ratio {r['ratio']:.2f} ({said})."
         else:
-            yield f"{place} handles {r['ratio']:.2f} times the images/s of {r['reference']} ({spread})."
-
-
-def _spread(ratio: Row) -> str:
-    return f"n = {ratio['n']} rounds, {ratio['low']:.2f} to {ratio['high']:.2f}"
+            yield f"{place} handles {r['ratio']:.2f} times the images/s of {r['reference']} ({said})."
 
 
 def _accuracy_findings(accuracy: Row | None) -> Iterator[str]:

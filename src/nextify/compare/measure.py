@@ -235,7 +235,7 @@ def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
 
 def _free_bytes(settings: Settings) -> int:
     device = settings.conditions.device
-    free = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else profiling.available_bytes()
+    free = torch.cuda.mem_get_info(device)[0] if settings.on_gpu else profiling.available_bytes()
     return free or 2**62
 
 

@@ -242,10 +242,11 @@ def _work(request: dict[str, Any]) -> None:
         return torch.cuda.memory_allocated(given.device) if cuda else profiling.resident_bytes()[0]
 
     def tried(step: Callable[[], None]) -> None:
-        """One call that does not count: what a GPU's libraries need once."""
+        """A call that on a GPU does not count: what its libraries need once."""
         step()
-        profiling.synchronize(given.device)
-        torch.cuda.reset_peak_memory_stats(given.device)
+        if cuda:
+            profiling.synchronize(given.device)
+            torch.cuda.reset_peak_memory_stats(given.device)
 
     def say(**values: Any) -> None:
         print(json.dumps(values), flush=True)
@@ -270,7 +271,7 @@ def _work(request: dict[str, Any]) -> None:
             doing = "training"
             images = profiling.random_images(request["training_batch_size"], request["image_size"], given)
             step = profiling.training(model, images, given)
-            tried(step) if cuda else step()
+            tried(step)
             step()
             profiling.synchronize(given.device)
             say(training=peak())

@@ -5,7 +5,6 @@ docs/compare.md lists the keys. Every figure is of this run; what the paper prin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -16,7 +15,8 @@ from nextify.compare.budget import Limit, recommend
 from nextify.compare.findings import findings
 from nextify.compare.growth import QUANTITIES, Growth, fit
 from nextify.compare.measure import Cell, Comparison
-from nextify.evaluation.profiling import median, median_interval, quantile
+from nextify.compare.ratios import paired, undisturbed
+from nextify.evaluation.profiling import median, quantile
 
 SCHEMA = 1
 Results = Mapping[str, Any]
@@ -164,36 +164,17 @@ def _ratios(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 continue
             ours, theirs = _speeds(cells[base]), _speeds(cells[label])
             for (what, batch), speeds in theirs.items():
-                pairs = list(zip(speeds, ours.get((what, batch), ()), strict=False))
-                if pairs:
-                    found = [a / b for a, b in pairs]
-                    low, high = median_interval(found)
+                base_speeds = ours.get((what, batch))
+                if base_speeds:
                     yield {
                         "model": label,
                         "reference": base,
                         "image_size": size,
                         "what": what,
                         "batch_size": batch,
-                        "ratio": median(found),
-                        "low": low,
-                        "high": high,
-                        "n": len(found),
-                        "ratio_undisturbed": _undisturbed(speeds, ours[what, batch]),
+                        **paired(speeds, base_speeds),
+                        "ratio_undisturbed": undisturbed(speeds, base_speeds),
                     }
-
-
-def _undisturbed(speeds: Sequence[float], reference: Sequence[float]) -> float:
-    """The ratio of two networks' mean speeds, in which rounds weigh by the square of their rank, the fastest the most.
-
-    What else runs on a machine only ever takes time, and from some networks more than from others: where its share of
-    the rounds changes from run to run, a median changes sides.
-    """
-
-    def mean(values: Sequence[float]) -> float:
-        weights = [rank**2 for rank in range(1, len(values) + 1)]
-        return math.fsum(w * v for w, v in zip(weights, sorted(values), strict=True)) / sum(weights)
-
-    return mean(speeds) / mean(reference)
 
 
 def _speeds(cell: Cell) -> dict[tuple[str, int], list[float]]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nextify.compare.measure import Cell, Comparison
-from nextify.evaluation.profiling import median, median_interval
+from nextify.compare.ratios import paired, spread
+from nextify.evaluation.profiling import median
 from nextify.published import PublishedModel
 
 Row = Mapping[str, Any]
@@ -47,16 +48,8 @@ def _row(cell: Cell, swin: Cell | None, size: int) -> dict[str, Any]:
     theirs = None if swin is None else _printed(swin.entry.published, size)
     if swin is None or printed is None or theirs is None or batch not in swin.throughput:
         return found
-    ratios = [a / b for a, b in zip(cell.throughput[batch], swin.throughput[batch], strict=False)]
-    low, high = median_interval(ratios)
-    return found | {
-        "swin": swin.entry.label,
-        "ratio": median(ratios),
-        "low": low,
-        "high": high,
-        "n": len(ratios),
-        "published_ratio": printed / theirs,
-    }
+    ratio = paired(cell.throughput[batch], swin.throughput[batch])
+    return found | {"swin": swin.entry.label, **ratio, "published_ratio": printed / theirs}
 
 
 def _printed(published: PublishedModel | None, size: int) -> float | None:
@@ -94,7 +87,6 @@ def findings(rows: Sequence[Row], settings: Row) -> Iterator[str]:
         if row["ratio"] is not None:
             yield (
                 f"{row['model']} over {row['swin']} in images/s at {row['image_size']}²: {row['ratio']:.2f} here "
-                f"({settings['device']}, {settings['precision']}, batches of {row['batch_size']}, n = {row['n']} "
-                f"rounds, {row['low']:.2f} to {row['high']:.2f}), {row['published_ratio']:.2f} in the paper (A100, "
-                "TF32, channels-last)."
+                f"({settings['device']}, {settings['precision']}, batches of {row['batch_size']}, {spread(row)}), "
+                f"{row['published_ratio']:.2f} in the paper (A100, TF32, channels-last)."
             )

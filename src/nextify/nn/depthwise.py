@@ -135,7 +135,7 @@ def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool) -> Tensor:
     x = x.contiguous()
     kernel_size = weight.shape[-1]
-    if _on_gpu(x, kernel_size, stride) and _pays("cuda", x.dtype, "forward", compiled.mode()):
+    if _on_gpu(x, kernel_size, stride):
         from nextify.nn import depthwise_gpu
 
         return depthwise_gpu.forward(x, weight, bias, flip)

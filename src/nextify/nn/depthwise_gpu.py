@@ -22,8 +22,14 @@ from torch import Tensor
 
 from nextify.nn.launch import launch
 
-BLOCK_CHANNELS = 32
-BLOCK_PIXELS = 16
+CHANNELS = 32
+"""Of a program."""
+ROWS, COLUMNS = 7, 8
+"""Of the output of a forward program."""
+STEPS = 5
+"""Rows between which the weight gradient's registers change places."""
+PIXELS = 16
+"""At a time, of the weight gradient at other strides."""
 PROGRAMS = 2048  # to aim for: several per multiprocessor on any current GPU
 
 
@@ -193,74 +199,46 @@ def _weight_grad_strided(
         tl.store(partial_pointer + to_bias, tl.sum(bias, 0), mask=channel < channels)
 
 
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    flip: bool = False,
-    *,
-    rows: int = 7,
-    columns: int = 8,
-    block: int = 32,
-    warps: int = 2,
-) -> Tensor:
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, flip: bool = False) -> Tensor:
     """`(N, H, W, C)` contiguous of any float type to the same; `weight` `(C, 1, K, K)`, stride 1, padding K // 2.
 
-    `flip` turns the kernel by 180°: the gradient with respect to the input. The rest says how the work is split.
+    `flip` turns the kernel by 180°: the gradient with respect to the input.
     """
     images, height, width, channels = x.shape
     kernel_size = weight.shape[-1]
     taps = weight.reshape(channels, -1).t().float().contiguous()
     out = torch.empty_like(x)
-    grid = triton.cdiv(channels, block), triton.cdiv(height, rows) * triton.cdiv(width, columns), images
+    grid = triton.cdiv(channels, CHANNELS), triton.cdiv(height, ROWS) * triton.cdiv(width, COLUMNS), images
     tensors = x, taps, taps if bias is None else bias.float(), out
-    constants = kernel_size, flip, bias is not None, rows, columns, block
-    launch(_conv, grid, *tensors, height, width, channels, constants=constants, warps=warps)
+    constants = kernel_size, flip, bias is not None, ROWS, COLUMNS, CHANNELS
+    launch(_conv, grid, *tensors, height, width, channels, constants=constants, warps=2)
     return out
 
 
-def weight_grad(
-    grad: Tensor,
-    x: Tensor,
-    kernel_size: int,
-    stride: int,
-    *,
-    steps: int = 5,
-    columns: int | None = None,
-    block: int = 32,
-    warps: int | None = None,
-) -> tuple[Tensor, Tensor]:
+def weight_grad(grad: Tensor, x: Tensor, kernel_size: int, stride: int) -> tuple[Tensor, Tensor]:
     """Gradients `(C, 1, K, K)` of the weight and `(C,)` of the bias, in float32.
 
     `x` is `(N, H, W, C)` and `grad` `(N, H', W', C)` with H' = (H - 1) // stride + 1; both contiguous, any float type.
-    The rest says how the work is split at stride 1.
     """
     images, height, width, channels = x.shape
     _, out_height, out_width, _ = grad.shape
-
-    def empty(splits: int) -> Tensor:
-        return torch.empty(splits, kernel_size**2 + 1, channels, dtype=torch.float32, device=x.device)
-
-    columns = columns or 16 // x.element_size()
-    warps = warps or columns // 4
+    blocks = triton.cdiv(channels, CHANNELS)
+    wanted = max(1, PROGRAMS // (blocks * kernel_size))
+    columns = 16 // x.element_size()  # of a tile at stride 1, whose work is counted in tiles, otherwise in pixels
+    work = images * (triton.cdiv(width, columns) if stride == 1 else out_height * out_width)
+    run = triton.cdiv(work, wanted)
+    if stride > 1:
+        run = triton.cdiv(run, PIXELS) * PIXELS
+    splits = triton.cdiv(work, run)
+    partial = torch.empty(splits, kernel_size**2 + 1, channels, dtype=torch.float32, device=x.device)
+    grid, tensors = (blocks, kernel_size, splits), (x, grad, partial)
     if stride == 1:
-        blocks, items = triton.cdiv(channels, block), images * triton.cdiv(width, columns)
-        run = triton.cdiv(items, max(1, PROGRAMS // (blocks * kernel_size)))
-        partial = empty(splits := triton.cdiv(items, run))
-        launch(
-            _weight_grad_columns, (blocks, kernel_size, splits), x, grad, partial, images, height, width, channels, run,
-            constants=(kernel_size, steps, columns, block), warps=warps,
-        )  # fmt: skip
+        constants = kernel_size, STEPS, columns, CHANNELS
+        sizes = images, height, width, channels, run
+        launch(_weight_grad_columns, grid, *tensors, *sizes, constants=constants, warps=columns // 4)
     else:
-        pixels = images * out_height * out_width
-        blocks = triton.cdiv(channels, BLOCK_CHANNELS)
-        wanted = max(1, PROGRAMS // (blocks * kernel_size))
-        run = triton.cdiv(triton.cdiv(pixels, wanted), BLOCK_PIXELS) * BLOCK_PIXELS  # output pixels per program
-        partial = empty(splits := triton.cdiv(pixels, run))
-        launch(
-            _weight_grad_strided, (blocks, kernel_size, splits), x, grad, partial, images, height, width, channels,
-            out_height, out_width, run,
-            constants=(kernel_size, stride, triton.next_power_of_2(kernel_size), BLOCK_PIXELS, BLOCK_CHANNELS),
-        )  # fmt: skip
+        constants = kernel_size, stride, triton.next_power_of_2(kernel_size), PIXELS, CHANNELS
+        strided = images, height, width, channels, out_height, out_width, run
+        launch(_weight_grad_strided, grid, *tensors, *strided, constants=constants)
     total = partial.sum(0)  # (K*K + 1, C)
     return total[:-1].t().reshape(channels, 1, kernel_size, kernel_size).contiguous(), total[-1]

@@ -244,39 +244,33 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32)
 
 
-def forward(
+def run(
     x: Tensor,
     shortcut: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
+    norm: tuple[Tensor | None, Tensor | None, float],
+    first: tuple[Tensor, Tensor | None],
+    second: tuple[Tensor, Tensor | None],
     scale: Tensor | None,
-    dtype: torch.dtype,
     out: Tensor,
     *,
+    dtype: torch.dtype,
     keeps: bool,
-) -> Tensor | None:
-    """Writes ``[shortcut +] scale * branch(x)`` to ``out``; ``x`` is ``(pixels, channels)``, all are contiguous.
-
-    Gives the hidden activations before GELU where the backward pass ``keeps`` them.
-    """
-    rows, outputs = out.shape
+) -> Tensor:
+    """As ``pixelwise.run``, without strips. Gives the hidden activations: where the backward pass ``keeps`` them those
+    before GELU, else what became of them."""
+    (rows, outputs), (norm_weight, norm_bias, eps) = out.shape, norm
     normed = x.to(dtype) if norm_weight is None else normalize(x, norm_weight, _bias(norm_bias), eps, dtype)
-    before = _linear(normed, weight1, bias1)
+    before = _linear(normed, *first)
     del normed
     hidden = torch.empty_like(before) if keeps else before
     torch.ops.aten.gelu.out(before, out=hidden)
-    y = _linear(hidden, weight2, bias2)
+    y = _linear(hidden, *second)
     tile = TILE // COLUMNS, COLUMNS
     grid = triton.cdiv(rows, tile[0]), triton.cdiv(outputs, tile[1])
     tensors = y, y if shortcut is None else shortcut, y if scale is None else scale, out
     flags = shortcut is not None, scale is not None
     launch(_scaled_sum_kernel, grid, *tensors, rows, outputs, constants=(*flags, *tile))
-    return before if keeps else None
+    return before
 
 
 def _bias(bias: Tensor | None) -> Tensor:

@@ -113,6 +113,9 @@ def _ready() -> bool:
 def applies(x: Tensor, layers: strips.Layers, block: nn.Module) -> bool:
     """Whether the block's last layers run so for its input ``x``: in training on a CPU or a GPU, where all of them
     learn, and where nobody looks at a layer by itself. Not in graphs for a GPU: inductor makes such kernels itself."""
+    on_gpu = x.device.type == "cuda"
+    if not (on_gpu or x.device.type == "cpu"):
+        return False
     if not torch.is_grad_enabled() or for_elsewhere() or compiled.mode() is False:
         return False
     dtype = computed_in(x)
@@ -125,10 +128,10 @@ def applies(x: Tensor, layers: strips.Layers, block: nn.Module) -> bool:
     _, norm, first, _, second = layers
     if norm is not None and len(list(norm.parameters())) != 2:
         return False
-    if x.device.type == "cuda":
+    if on_gpu:
         return strips.on_gpu(x)
     widths = first.in_features, first.out_features, second.out_features
-    return x.device.type == "cpu" and strips.ours(dtype, *widths) and _ready()
+    return strips.ours(dtype, *widths) and _ready()
 
 
 def _forward(
@@ -145,17 +148,15 @@ def _forward(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     x, shortcut = x.contiguous(), None if shortcut is None else shortcut.contiguous()
+    parts = x, shortcut, (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2), scale
     if x.device.type == "cuda":
         from nextify.nn import pixelwise_gpu
 
         out = x.new_empty((x.shape[0], weight2.shape[0]), dtype=strips.result_dtype(dtype, scale, shortcut))
-        linears = weight1, bias1, weight2, bias2
-        kept = pixelwise_gpu.forward(x, shortcut, norm_weight, norm_bias, eps, *linears, scale, dtype, out, keeps=True)
-        assert kept is not None
-        return out, kept
+        return out, pixelwise_gpu.run(*parts, out, dtype=dtype, keeps=True)
     out, before = _outputs(x, weight1, weight2, strips.result_dtype(dtype, scale, shortcut), dtype)
     pixelwise.run(
-        *(x, shortcut, (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2), scale),
+        *parts,
         out,
         strip=strips.strip_of(x.shape[0], before.shape[-1] * dtype.itemsize),
         dtype=dtype,

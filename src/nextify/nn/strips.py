@@ -191,15 +191,14 @@ def _run(
     out = torch.empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut), device=x.device)
     channels, wide = x.shape[-1], weight1.shape[0]
     xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
+    norm, first, second = (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2)
     if x.device.type == "cuda":
         from nextify.nn import pixelwise_gpu
 
-        linears = weight1, bias1, weight2, bias2
         with torch.no_grad(), torch.autocast("cuda", enabled=False):
-            pixelwise_gpu.forward(xs, shortcuts, norm_weight, norm_bias, eps, *linears, scale, dtype, outs, keeps=False)
+            pixelwise_gpu.run(xs, shortcuts, norm, first, second, scale, outs, dtype=dtype, keeps=False)
         return out
     strip = strip_of(xs.shape[0], wide * dtype.itemsize)
-    norm, first, second = (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2)
     if ours(dtype, channels, wide):
         with _named("nextify::pixelwise"):
             pixelwise.run(xs, shortcuts, norm, first, second, scale, outs, strip=strip, dtype=dtype)
