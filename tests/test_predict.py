@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,9 +16,19 @@ import torch
 from PIL import Image
 
 from nextify.cli import main
-from nextify.deploy.predict import BATCH, predict
+from nextify.compare.entries import find_all
+from nextify.compare.weights import read_choices
+from nextify.data import DataError, open_images
+from nextify.deploy.predict import BATCH, Guess, Source, predict
 from nextify.design import CONVNEXT_TINY
-from nextify.weights import About, Preprocessing, load, save_bundle
+from nextify.roadmap import roadmap
+from nextify.scale import scale
+from nextify.several import several
+from nextify.study.plan import make_plan
+from nextify.training.request import settings
+from nextify.training.tracking import check_trackers
+from nextify.training.trial import Data
+from nextify.weights import About, Preprocessing, WeightsError, load, save_bundle
 from nextify.zoo import create_model
 
 Captured = pytest.CaptureFixture[str]
@@ -73,6 +85,148 @@ def test_files_folders_and_patterns(bundle: Path, photos: Path) -> None:
     assert names == ["a.png", "b.PNG", "c ü.png"]
     assert [Path(p.path).name for p in predict(bundle, [photos / "b.PNG", photos / "a.png"])] == ["b.PNG", "a.png"]
     assert [Path(p.path).name for p in predict(bundle, [f"{photos}/**/*.png"])] == ["a.png", "c ü.png"]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("name", ["a.png", "", "deep/**/*.png", "missing.png"])
+def test_a_bare_path_is_one_source(bundle: Path, photos: Path, kind: type[str] | type[Path], name: str) -> None:
+    source = kind(photos / name)
+    found = predict(bundle, source)
+    assert found == predict(bundle, [source])
+    assert {"a.png": 1, "": 3, "deep/**/*.png": 1, "missing.png": 1}[name] == len(found)
+
+
+def in_memory(mode: str) -> Image.Image:
+    """An image of which every step of the preparation changes the outcome."""
+    if mode == "I;16":
+        return Image.fromarray(np.random.default_rng(0).integers(0, 65_536, (30, 50), np.uint16))
+    image = picture(3)
+    if mode in ("RGBA", "LA"):
+        image.putalpha(picture(4).convert("L"))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 7])
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "I;16"])
+def test_a_pillow_image_is_prepared_as_its_file(bundle: Path, tmp_path: Path, mode: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "x.png"
+    in_memory(mode).save(path, exif=exif)
+    expected = predict(bundle, path)[0].guesses
+    with Image.open(path) as image:
+        opened, copied = predict(bundle, [image, image.copy()])
+        assert (opened.path, copied.path) == ("image 0", "image 1")
+        assert predict(bundle, image)[0].guesses == expected
+    assert_alike(opened.guesses, expected)
+    assert_alike(copied.guesses, expected)
+
+
+def assert_alike(given: tuple[Guess, ...], expected: tuple[Guess, ...]) -> None:
+    """The same but for the rounding of other batch sizes."""
+    assert [g.index for g in given] == [g.index for g in expected]
+    assert [g.probability for g in given] == pytest.approx([g.probability for g in expected], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_array_is_prepared_as_its_file(bundle: Path, tmp_path: Path, mode: str) -> None:
+    image = picture(5).convert(mode)
+    image.save(tmp_path / "x.png")
+    array = np.asarray(image)
+    alone = predict(bundle, array)
+    assert [p.path for p in alone] == ["image 0"]
+    assert_alike(alone[0].guesses, predict(bundle, tmp_path / "x.png")[0].guesses)
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert predict(bundle, array[:, ::-1]) == predict(bundle, mirrored)
+
+
+def test_sources_of_all_kinds_together(bundle: Path, photos: Path) -> None:
+    images = [picture(i) for i in range(3)]
+    mixed = predict(bundle, iter([photos / "a.png", images[1], np.asarray(images[2]), str(photos / "b.PNG")]))
+    assert [p.path for p in mixed] == [str(photos / "a.png"), "image 1", "image 2", str(photos / "b.PNG")]
+    batch = predict(bundle, np.stack([np.asarray(image) for image in images]))
+    assert [p.path for p in batch] == ["image 0", "image 1", "image 2"]
+    for found, i in ((mixed[0], 0), (mixed[1], 1), (mixed[2], 2), (mixed[3], 1)):
+        assert_alike(found.guesses, batch[i].guesses)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (Image.new("F", (30, 30)), "floats"),
+        (Image.new("RGB", (0, 30)), "no pixels"),
+        (np.zeros((0, 30, 3), np.uint8), "no pixels"),
+    ],
+)
+def test_an_image_that_cannot_be_prepared_is_an_outcome(bundle: Path, source: Source, reason: str) -> None:
+    good, bad = predict(bundle, [picture(0), source])
+    assert good.guesses
+    assert (bad.path, bad.guesses) == ("image 1", ())
+    assert reason in bad.error
+
+
+def test_a_pillow_image_of_a_truncated_file_is_an_outcome(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    picture(0, 200, 300).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    with Image.open(path) as image:
+        assert [p.error for p in predict(bundle, [image, path])] == ["truncated", "truncated"]
+
+
+@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize(
+    ("source", "got"),
+    [
+        (None, "NoneType"),
+        (7, "int"),
+        (b"photo.jpg", "bytes"),
+        (np.zeros((30, 30, 3), np.float32), "float32"),
+        (np.zeros((30, 30, 4), np.uint8), r"\(30, 30, 4\)"),
+        (np.zeros(30, np.uint8), r"\(30,\)"),
+    ],
+)
+def test_what_is_no_source_is_refused(bundle: Path, source: Any, got: str, bare: bool) -> None:
+    with pytest.raises(TypeError, match=f"^an image .*(H, W).*{got}") as caught:
+        predict(bundle, source if bare else [source])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [
+        (lambda: several("fog"), lambda: several(["fog"])),
+        (lambda: several(3), lambda: several((3,))),
+        (lambda: settings("epochs=3"), lambda: settings(["epochs=3"])),
+        (lambda: find_all("convnext_tiny"), lambda: find_all(["convnext_tiny"])),
+        (lambda: read_choices("a=b"), lambda: read_choices(["a=b"])),
+        (lambda: study("patchify", 0), lambda: study(("patchify",), (0,))),
+    ],
+)
+def test_a_bare_value_stands_for_itself_elsewhere(one: Callable[[], object], many: Callable[[], object]) -> None:
+    assert one() == many()
+
+
+def study(steps: Any, seeds: Any) -> object:
+    data = Data("digits", "", 10, 32)
+    return make_plan(roadmap("resnet50"), scale("tiny"), open_images("digits"), data, steps=steps, seeds=seeds).trials
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: check_trackers("wand"), ValueError, "--track wand: not known"),
+        (lambda: About(DESIGN, 3, classes=cast(Any, "ant")), WeightsError, "got the string 'ant'"),
+        (lambda: Preprocessing().batch(np.zeros((9, 9, 3), np.uint8)), WeightsError, "an array of"),
+        (lambda: open_images(cast(Any, ["a", "b"])), TypeError, "got list"),
+        (lambda: open_images(Path("digits")), DataError, "no such folder or file: ./digits"),
+    ],
+)
+def test_what_would_be_taken_apart_is_refused(
+    call: Callable[[], object], error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_more_images_than_a_batch_with_a_bad_one_among_them(bundle: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from nextify.foreign import Foreign, timm_network
 from nextify.foreign import build as build_network
 from nextify.published import PublishedModel, published_model
 from nextify.scale import scale
+from nextify.several import several
 from nextify.zoo import UnknownModel, create_model, find_design
 
 FAMILIES = {"resnet": "ResNet", "deit": "ViT", "vit": "ViT", "swin": "Swin", "convnext": "ConvNeXt"}
@@ -72,10 +73,10 @@ def find(name: str) -> Entry:
     return Entry(name, name, family(name), published_model(name))
 
 
-def find_all(names: Sequence[str]) -> list[Entry]:
+def find_all(names: str | Sequence[str]) -> list[Entry]:
     """``find`` for each name. Labels leave out the tag and the size at the end of timm's names, since the network is
     rebuilt at other sizes; where that would make two of them alike, they are the names as given."""
-    found = [find(name) for name in dict.fromkeys(names)]
+    found = [find(name) for name in dict.fromkeys(several(names))]
     times = Counter(entry.label for entry in found)
     return [replace(entry, label=entry.name) if times[entry.label] > 1 else entry for entry in found]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nextify.evaluation.profiling import Conditions
+from nextify.several import several
 
 Choices = Sequence[tuple[tuple[int, ...], int]]
 
@@ -65,6 +66,8 @@ class Settings:
     """Networks stay in memory until the end, those of all sizes."""
 
     def __post_init__(self) -> None:
+        for name in ("models", "sizes", "batch_sizes"):
+            object.__setattr__(self, name, several(getattr(self, name)))
         numbers = (*self.sizes, *self.batch_sizes, self.training_batch_size, self.threads, self.calls)
         if not self.models or not self.sizes or not self.batch_sizes or min(numbers) < 1:
             raise ValueError("models, sizes and batch sizes must be given, and every number must be 1 or more")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nextify.compare.entries import Entry, is_path
+from nextify.several import several
 
 if TYPE_CHECKING:
     from nextify.data import Images
@@ -23,10 +24,10 @@ class Evaluated:
     notes: tuple[str, ...]
 
 
-def read_choices(choices: Sequence[str]) -> dict[str, str]:
+def read_choices(choices: str | Sequence[str]) -> dict[str, str]:
     """``MODEL=FILE`` as a dict. Raises ``ValueError`` for anything else."""
     found = {}
-    for choice in choices:
+    for choice in several(choices):
         name, equals, source = choice.partition("=")
         if not equals or not name or not source:
             raise ValueError(f"--weights needs MODEL=FILE, got {choice!r}; for example --weights convnext_tiny=a.pth")

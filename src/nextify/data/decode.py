@@ -86,8 +86,43 @@ def read_header(data: bytes) -> Header:
 def decode(data: bytes) -> Pixels:
     """``(H, W, 3)`` RGB pixels of an encoded image. Raises ``UnreadableImage``."""
     with _reading(data) as image:
-        image.load()
-        return _upright(np.asarray(_rgb(image)), image.getexif().get(_ORIENTATION, 1))
+        return _pixels(image)
+
+
+def from_memory(image: object) -> Pixels:
+    """``(H, W, 3)`` RGB pixels of an image in memory, by the rules for a file's.
+
+    Args:
+        image: a Pillow image of any mode, of an animation the frame it is at; or a uint8 array, ``(H, W, 3)`` RGB or
+            ``(H, W)`` grayscale.
+
+    Raises:
+        TypeError: anything else.
+        UnreadableImage: a Pillow image whose file is damaged or closed, or whose pixels have no agreed range; an image
+            without pixels.
+    """
+    if isinstance(image, Image.Image):
+        with _refusing():
+            pixels = _pixels(image)
+    elif isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+            raise TypeError(
+                f"an image array must be uint8 of (H, W, 3) or (H, W), got {image.dtype} of {image.shape}; "
+                f"convert it to that, or give a PIL image"
+            )
+        pixels = image if image.ndim == 3 else np.stack([image] * 3, axis=-1)
+    else:
+        raise TypeError(
+            f"an image must be a path, a PIL image or a uint8 array of (H, W, 3) or (H, W), got {type(image).__name__}"
+        )
+    if not pixels.size:
+        raise UnreadableImage("no pixels")
+    return pixels
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    image.load()
+    return _upright(np.asarray(_rgb(image)), image.getexif().get(_ORIENTATION, 1))
 
 
 def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | None = None) -> Pixels:
@@ -177,9 +212,15 @@ def _stored(box: Box, size: tuple[int, int], shrink: int, orientation: int) -> B
 def _reading(data: bytes) -> Iterator[Image.Image]:
     if not data:
         raise UnreadableImage("empty file")
+    with _refusing(), Image.open(io.BytesIO(data)) as image:
+        yield image
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turns whatever Pillow raises for a damaged image into ``UnreadableImage``."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            yield image
+        yield
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError:

@@ -32,7 +32,7 @@ ON_DISK_FROM = 8 * 2**20
 
 
 def open_images(
-    source: str,
+    source: str | Path,
     *,
     root: Path | None = None,
     test_fraction: float = 0.2,
@@ -46,7 +46,7 @@ def open_images(
         source: ``digits`` (scikit-learn's, 8×8), ``cifar10``, ``hf:OWNER/NAME`` (Hugging Face), or a path: an image
             folder (``folder.py``), a manifest (``manifest.py``), Parquet files with images (``parquet.py``) or tar
             shards (``tar.py``), these two also as a folder or a pattern such as ``train-{000..003}.tar``. A folder
-            named as one of the first two is given as ``./digits``.
+            named as one of the first two is given as ``./digits`` or as a ``Path``.
         root: for ``cifar10``, the folder that holds it or is to hold it; ``train/`` and ``test/`` folders of images
             in there are used too. None is ``~/.cache/nextify``.
         test_fraction: share of each class that is tested on, where a source has no test images of its own.
@@ -56,7 +56,12 @@ def open_images(
 
     Raises:
         DataError: what is wrong and what to do about it.
+        TypeError: a source that is neither a string nor a path, such as a list of several.
     """
+    if isinstance(source, Path):
+        source = os.path.join(os.curdir, source.expanduser())  # a path is never one of the names
+    elif not isinstance(source, str):
+        raise TypeError(f"a source must be one string or Path, got {type(source).__name__}; give {KINDS}")
     if source == "digits":
         return _digits(split_seed, cache)
     splitting = Splitting(test_fraction, split_seed)

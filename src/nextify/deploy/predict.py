@@ -1,7 +1,8 @@
-"""What is in these images: the bundle's classes with their probabilities, for files, folders and patterns.
+"""What is in these images: the bundle's classes with their probabilities, for files, folders, patterns,
+and images in memory.
 
-An image that cannot be read is an outcome of its own; the others are predicted all the same. Files are decoded and
-prepared exactly as the training's test images were.
+An image that cannot be read is an outcome of its own; the others are predicted all the same. Images, from files
+or in memory, are prepared exactly as the training's test images were.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ import csv
 import glob
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
+import numpy as np
+from PIL import Image
+
+from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, from_memory, quiet
 from nextify.data.errors import printable
 
 BATCH = 64
 COLUMNS = ("path", "rank", "class", "index", "probability")
 """Of the CSV: a line for each of an image's classes."""
+Source = str | os.PathLike[str] | Image.Image | Pixels
+"""A file, folder or pattern; a Pillow image; or a uint8 array, ``(H, W, 3)`` RGB or ``(H, W)`` grayscale."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +42,10 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What came out for one path."""
+    """What came out for one image."""
 
     path: str
+    """``image 2`` for the third source (counted from 0) where that is an image in memory."""
     guesses: tuple[Guess, ...]
     """Most probable first; empty where there is an error."""
     error: str = ""
@@ -72,26 +80,38 @@ class Predictor:
         self.model = loaded.model.to(device)
         self.inference = Inference.of(self.about.recipe)
 
-    def __call__(self, sources: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
-        """Predictions of all images of ``sources``, in order; see ``expand``.
+    def __call__(self, sources: Source | Iterable[Source], top: int = 5) -> Iterator[Prediction]:
+        """Yields a prediction for each image of ``sources``, in order; see ``expand`` for paths.
+
+        Args:
+            sources: one or several; an array of ``(N, H, W, 3)`` is N of them.
 
         Raises:
             ValueError: ``top`` is below 1.
+            TypeError: a source is neither a path nor an image.
         """
         if top < 1:
             raise ValueError(f"top must be 1 or more, got {top}")
         waiting: list[Prediction | tuple[str, Any]] = []
-        for path, reason in expand(sources):
-            waiting.append(Prediction(path, (), reason) if reason else self._read(path))
+        for entry in self._entries(sources):
+            waiting.append(entry)
             if len(waiting) == BATCH:
                 yield from self._predict(waiting, top)
                 waiting = []
         yield from self._predict(waiting, top)
 
-    def _read(self, path: str) -> Prediction | tuple[str, Any]:
+    def _entries(self, sources: Source | Iterable[Source]) -> Iterator[Prediction | tuple[str, Any]]:
+        for i, source in enumerate(_listed(sources)):
+            if isinstance(source, str | os.PathLike):
+                for path, reason in expand(source):
+                    yield Prediction(path, (), reason) if reason else self._read(path, partial(_decoded, path))
+            else:
+                yield self._read(f"image {i}", partial(from_memory, source))
+
+    def _read(self, path: str, pixels: Callable[[], Pixels]) -> Prediction | tuple[str, Any]:
         try:
             with quiet():
-                return path, self.preprocessing.pixels(decode(Path(path).read_bytes()))
+                return path, self.preprocessing.pixels(pixels())
         except OSError as error:
             return Prediction(path, (), error.strerror or "unreadable")
         except UnreadableImage as error:
@@ -122,36 +142,54 @@ class Predictor:
 
 
 def predict(
-    weights: str | Path, sources: Iterable[str | Path], *, top: int = 5, device: str = "cpu", threads: int | None = None
+    weights: str | Path,
+    sources: Source | Iterable[Source],
+    *,
+    top: int = 5,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> list[Prediction]:
-    """What is in the images of ``sources``: files, folders (searched in depth) and patterns."""
+    """Predict what is in images: one source or several, of files, folders (searched in depth), patterns, Pillow images
+    and uint8 arrays. Raises what ``Predictor`` and its call raise."""
     return list(Predictor(weights, device=device, threads=threads)(sources, top))
 
 
-def expand(sources: Iterable[str | Path]) -> Iterator[tuple[str, str]]:
+def _decoded(path: str) -> Pixels:
+    return decode(Path(path).read_bytes())
+
+
+def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
+    """Several sources; a path is one, never its characters, and an image one, never its rows."""
+    if isinstance(sources, np.ndarray):
+        return sources if sources.ndim > 3 else [sources]
+    if isinstance(sources, str | os.PathLike | Image.Image | bytes) or not isinstance(sources, Iterable):
+        return [sources]
+    return sources
+
+
+def expand(source: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
     """(path, "") of each image, or (source, reason) of what leads to none.
 
     A file is taken whatever its name; a folder gives its images at any depth, sorted, without hidden ones; what does
     not exist is tried as a pattern (``**`` for any depth).
     """
-    for source in sources:
-        path = Path(source).expanduser()
-        if path.is_dir():
-            found, refused = _images(path)
-            yield from ((str(p), "" if p.exists() else "dangling link") for p in found)
-            yield from ((str(error.filename), error.strerror or "unreadable") for error in refused)
-            if not found and not refused:
-                yield str(source), "a folder without images"
-        elif path.exists() or path.is_symlink():
-            yield str(path), "" if path.exists() else "dangling link"
-        elif glob.has_magic(str(source)):
-            matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-            images = [p for p in matches if p.is_file() and p.suffix.lower() in EXTENSIONS]
-            yield from ((str(p), "") for p in images)
-            if not images:
-                yield str(source), "no image matches"
-        else:
-            yield str(source), "no such file or folder"
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found, refused = _images(path)
+        yield from ((str(p), "" if p.exists() else "dangling link") for p in found)
+        yield from ((str(error.filename), error.strerror or "unreadable") for error in refused)
+        if not found and not refused:
+            yield str(source), "a folder without images"
+    elif path.exists() or path.is_symlink():
+        yield str(path), "" if path.exists() else "dangling link"
+    elif glob.has_magic(str(source)):
+        matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+        images = [p for p in matches if p.is_file() and p.suffix.lower() in EXTENSIONS]
+        yield from ((str(p), "") for p in images)
+        if not images:
+            yield str(source), "no image matches"
+    else:
+        yield str(source), "no such file or folder"
 
 
 def _images(folder: Path) -> tuple[list[Path], list[OSError]]:

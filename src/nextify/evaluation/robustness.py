@@ -41,6 +41,7 @@ from nextify.evaluation.inference import Inference
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.partial import Partial
 from nextify.evaluation.report import Part, match_classes, probabilities
+from nextify.several import several
 
 if TYPE_CHECKING:
     from nextify.weights import Loaded, Preprocessing
@@ -100,8 +101,8 @@ def measure(
     bundle: str | Path,
     images: Images,
     *,
-    corruptions: Sequence[str] = CORRUPTIONS,
-    severities: Sequence[int] = SEVERITIES,
+    corruptions: str | Sequence[str] = CORRUPTIONS,
+    severities: int | Sequence[int] = SEVERITIES,
     baseline: str | Path | None = None,
     part: Part = "test",
     limit: int | None = None,
@@ -118,7 +119,7 @@ def measure(
     """Corrupt images and see how often a bundle is wrong.
 
     Args:
-        corruptions: which ones; none measures clean images only.
+        corruptions: one or several; none measures clean images only.
         baseline: another bundle, measured on the same corrupted images; ``alexnet`` for the published errors of AlexNet
             on ImageNet-C, which need all five severities; None for none.
         part: the images' test part, their training part, or both.
@@ -141,7 +142,7 @@ def measure(
 
     from nextify.weights import load
 
-    corruptions, severities = _checked(corruptions, severities, baseline, limit)
+    corruptions, severities = _checked(several(corruptions), several(severities), baseline, limit)
     if threads is not None:
         torch.set_num_threads(threads)
     networks = [_Network(load(bundle), images, device, only_present_classes)]

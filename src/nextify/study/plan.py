@@ -10,6 +10,7 @@ from nextify.fitting import Change, Facts, fit_design, fit_recipe
 from nextify.recipe import Recipe
 from nextify.roadmap import Roadmap, Row
 from nextify.scale import Scale
+from nextify.several import several
 from nextify.training.trial import Data, Trial
 
 
@@ -59,23 +60,25 @@ def make_plan(
     facts: Facts,
     data: Data,
     *,
-    seeds: tuple[int, ...],
+    seeds: int | tuple[int, ...],
     epochs: int | None = None,
     explore: bool = False,
-    steps: tuple[str, ...] = (),
+    steps: str | tuple[str, ...] = (),
     precision: str = "fp32",
 ) -> Plan:
     """The trials of a study.
 
     Args:
         facts: of the data set, for fitting.
+        seeds: one or several; every row is trained with each.
         epochs: of the paper's recipe; the original recipe keeps its 90 : 300 of them. None takes the scale's.
         explore: also the steps that the paper tried and did not adopt.
-        steps: names of the rows to train; none named takes all.
+        steps: name or names of the rows to train; none named takes all.
 
     Raises:
         PlanError: no seed, an unknown or repeated step, or images too small for the scale.
     """
+    seeds, steps = several(seeds), several(steps)
     if not seeds:
         raise PlanError("a study needs at least one seed: give --seeds 1 or more")
     rows = _chosen(roadmap, explore, steps)

@@ -10,6 +10,7 @@ from typing import Any
 from nextify.design import Design
 from nextify.recipe import RECIPES, RandAugment, Recipe
 from nextify.scale import scale
+from nextify.several import several
 from nextify.zoo import find_design
 
 DESIGN_FIELDS = frozenset(f.name for f in fields(Design))
@@ -75,9 +76,9 @@ def setting(text: str) -> tuple[str, Any]:
     return name, parsed
 
 
-def settings(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of several ``field=value``: those of the recipe, and those of the design."""
-    given = dict(map(setting, texts))
+def settings(texts: str | Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of one or several ``field=value``: those of the recipe, and those of the design."""
+    given = dict(map(setting, several(texts)))
     return (
         {name: value for name, value in given.items() if name in RECIPE_FIELDS},
         {name: value for name, value in given.items() if name in DESIGN_FIELDS},

@@ -27,6 +27,7 @@ from nextify.data import Images, open_images
 from nextify.design import Design
 from nextify.environment import describe
 from nextify.files import write_bytes_atomic, write_json_atomic
+from nextify.several import several
 from nextify.training.device import runtime
 from nextify.training.measure import epochs_for
 from nextify.training.prepare import Prepared, prepare, resolved
@@ -241,7 +242,7 @@ def _environment(runtime: Runtime) -> dict[str, Any]:
 
 def train(
     model: str,
-    data: str | Images,
+    data: str | Path | Images,
     *,
     out: str | Path,
     device: str = "auto",
@@ -250,7 +251,7 @@ def train(
     split_seed: int = 0,
     progress: Progress | None = None,
     settings: Mapping[str, Any] | None = None,
-    track: Sequence[str] = (),
+    track: str | Sequence[str] = (),
     **request: Any,
 ) -> Finished:
     """Train a named model on images and leave a bundle in ``out``; the same call goes on where it stopped.
@@ -260,18 +261,21 @@ def train(
     Args:
         data: ``digits``, ``cifar10``, a folder (``open_images``), or images that are open already.
         settings: fields of recipe and design that stand above the fit.
-        track: ``tensorboard``, ``wandb``, ``trackio``.
+        track: one or several of ``tensorboard``, ``wandb``, ``trackio``.
         request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
     """
     out = Path(out)
     texts = tuple(f"{name}={value}" for name, value in (settings or {}).items())
     wanted = Request(model, settings=texts, **request)
     place = runtime(device, threads, workers)
+    track = several(track)
     check_trackers(track)
     with processes.joined(place.device):
 
         def read() -> Images:
-            return open_images(data, split_seed=split_seed, cache=out / "cache") if isinstance(data, str) else data
+            if isinstance(data, Images):
+                return data
+            return open_images(data, split_seed=split_seed, cache=out / "cache")
 
         prepared = prepare_in(out, wanted, processes.first_alone(read), place)
         return run(prepared, out, place, progress=progress, track=track)

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from nextify.several import several
+
 PROJECT = "nextify"
 
 
@@ -82,9 +84,9 @@ TRACKERS: dict[str, Open] = {
 }
 
 
-def check_trackers(names: Sequence[str]) -> None:
+def check_trackers(names: str | Sequence[str]) -> None:
     """Raises ``MissingTracker`` for one that is not installed, ``ValueError`` for one that is not known."""
-    for name in names:
+    for name in several(names):
         if name not in TRACKERS:
             raise ValueError(f"--track {name}: not known; there are {', '.join(TRACKERS)}")
         if find_spec(name) is None:
@@ -92,7 +94,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(
-    names: Sequence[str], folder: Path, name: str, config: Mapping[str, Any], first_step: int
+    names: str | Sequence[str], folder: Path, name: str, config: Mapping[str, Any], first_step: int
 ) -> list[Tracker]:
     """A tracker for each of ``names``.
 
@@ -102,5 +104,6 @@ def open_trackers(
         config: what is trained, plain data.
         first_step: optimizer steps that are done already.
     """
+    names = several(names)
     check_trackers(names)
     return [TRACKERS[tracker](folder, name, config, first_step) for tracker in dict.fromkeys(names)]

@@ -69,6 +69,9 @@ class About:
     """Version that wrote the bundle."""
 
     def __post_init__(self) -> None:
+        given: object = self.classes
+        if isinstance(given, str):
+            raise WeightsError(f"classes must be a tuple of names, got the string {given!r}; give (name, …)")
         if self.classes and len(self.classes) != self.num_classes:
             raise WeightsError(f"{len(self.classes)} class names for {self.num_classes} classes; give one name each")
 

@@ -8,6 +8,7 @@ libraries also differ in the short side (torchvision's ConvNeXt-T: 236 for 224),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,8 +89,14 @@ class Preprocessing:
         """The same image before normalization: uint8 ``(height, width, channels)``."""
         return _Route(self).pixels(image).permute(1, 2, 0).contiguous()
 
-    def batch(self, images: list[Image | np.ndarray]) -> Tensor:
-        """Images of any sizes to ``(N, channels, height, width)``."""
+    def batch(self, images: Sequence[Image | np.ndarray] | np.ndarray) -> Tensor:
+        """Images of any sizes to ``(N, channels, height, width)``.
+
+        Raises:
+            WeightsError: a single image, whose rows would pass for grayscale images.
+        """
+        if isinstance(images, np.ndarray) and images.ndim != 4:
+            raise WeightsError(f"images must be a list or an array of (N, H, W, 3), got an array of {images.shape}")
         return torch.stack([self(image) for image in images])
 
 
