@@ -75,8 +75,13 @@ def create_model(
     if weights is not None:
         from nextify.weights import load
 
-        wanted = {"num_classes": num_classes, "in_channels": in_channels}
-        return load(weights, name_or_design, stochastic_depth=stochastic_depth, **wanted).model.train()
+        return load(
+            weights,
+            name_or_design,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            stochastic_depth=stochastic_depth,
+        ).model.train()
     from nextify.nn.network import ConvNet
 
     net = layout(design, 3 if in_channels is None else in_channels)

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from nextify.cli.options import ClassNames
+
 
 @dataclass(frozen=True)
 class Options:
@@ -22,12 +24,15 @@ class Options:
     """Whose names and shapes the tensors get; nextify writes a bundle."""
     design: str | None = None
     """What the weights are; only needed for bare nextify weights that fit several designs."""
+    class_order: ClassNames = None
 
 
 def run(options: Options) -> int:
     from nextify.weights import convert
 
-    done = convert(options.source, options.destination, options.to, design=options.design)
+    done = convert(
+        options.source, options.destination, options.to, design=options.design, class_order=options.class_order
+    )
     for note in done.notes:
         print(f"nextify: note: {note}", file=sys.stderr)
     name = done.about.name or "an unnamed design"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from nextify.cli.options import ClassOrder
 from nextify.cli.printing import print_columns, print_json
 
 
@@ -24,6 +25,7 @@ class Options:
     """What nextify train left; also other weights with as many classes."""
     data: str
     """As for nextify train: digits, cifar10, hf:OWNER/NAME, or a path. The bundle has to know the classes."""
+    class_order: ClassOrder = None
     part: Literal["test", "train", "all"] = "test"
     """test: val/ or test/, or what training would have set apart; all: every image, for a folder never trained on."""
     split_seed: int = 0
@@ -49,7 +51,13 @@ def run(options: Options) -> int:
     with processes.joined(place.device):
         images = open_images(options.data, split_seed=options.split_seed)
         found, written = evaluate_with_pictures(
-            options.bundle, images, part=options.part, device=place.device, threads=options.threads, out=options.out
+            options.bundle,
+            images,
+            part=options.part,
+            device=place.device,
+            threads=options.threads,
+            class_order=options.class_order,
+            out=options.out,
         )
     if processes.number() > 0:
         return 0  # the first process speaks for all

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from nextify.cli.options import ClassNames
 from nextify.cli.printing import print_columns, print_json
 
 
@@ -24,6 +25,7 @@ class Options:
     """Files, folders (searched in depth), or patterns such as 'photos/**/*.jpg'."""
     top: int = 5
     """Classes for each image."""
+    class_order: ClassNames = None
     json: bool = False
     """Print JSON."""
     csv: bool = False
@@ -46,7 +48,7 @@ def run(options: Options) -> int:
     if options.top < 1:
         raise ValueError(f"--top must be 1 or more, got {options.top}")
     place = runtime(options.device, options.threads)
-    predictor = Predictor(options.bundle, device=place.device, threads=options.threads)
+    predictor = Predictor(options.bundle, device=place.device, threads=options.threads, class_order=options.class_order)
     predictions = list(predictor(options.images, options.top))
     if options.json:
         print_json([{**p.to_dict(), "path": printable(p.path)} for p in predictions])
@@ -54,12 +56,18 @@ def run(options: Options) -> int:
         print(csv_text(predictions), end="")
     else:
         rows = [
-            (printable(p.path) if rank == 0 else "", guess.name, f"{100 * guess.probability:.2f} %")
+            (printable(p.path) if rank == 0 else "", guess.label, f"{100 * guess.probability:.2f} %")
             for p in predictions
             for rank, guess in enumerate(p.guesses)
         ]
         if rows:
             print_columns(("image", "class", "probability"), rows)
+    if not predictor.about.classes:
+        print(
+            "nextify: note: the weights do not name their classes: #N is the index among their outputs, from 0; "
+            "--class-order FILE names them, one class per line",
+            file=sys.stderr,
+        )
     failed = [p for p in predictions if p.error]
     for p in failed:
         print(f"nextify: {printable(p.path)}: {p.error}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from nextify.cli.options import ClassOrder
 from nextify.cli.printing import print_columns, print_json
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Options:
     """Choose among the classes that have images, as ImageNet-A and -R are measured."""
     baseline: str | None = None
     """A bundle whose errors count as 100, or alexnet: its published errors on ImageNet-C. Default: no mCE."""
+    class_order: ClassOrder = None
     part: Literal["test", "train", "all"] = "test"
     """test: val/ or test/, or what training would have set apart; all: every image, for a folder never trained on."""
     split_seed: int = 0
@@ -84,6 +86,7 @@ def run(options: Options) -> int:
             part=options.part,
             limit=options.limit,
             only_present_classes=options.present_classes,
+            class_order=options.class_order,
             seed=options.seed,
             frost_pictures=options.frost,
             imagenet_c=options.imagenet_c,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from nextify.cli.options import ClassOrder
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -42,7 +44,9 @@ class Options:
     scale: Literal["tiny", "small", "half", "full"] = "full"
     """A smaller network than the name says, for smaller images."""
     weights: str | None = None
-    """Start from these: a bundle, another library's file, hf:owner/name or timm:name. The classifier becomes new."""
+    """Start from these: a bundle, another library's file, hf:owner/name or timm:name. The classifier becomes
+    new unless the classes are the same."""
+    class_order: ClassOrder = None
     freeze: Annotated[int, arg(metavar="STAGES")] = 0
     """With --weights: so many stages, from the stem on, stay as they are."""
     image_size: int | None = None
@@ -113,6 +117,7 @@ def _request(options: Options) -> Request:
         minutes=options.minutes,
         scale=options.scale,
         weights=options.weights,
+        class_order=options.class_order,
         frozen_stages=options.freeze,
         image_size=options.image_size,
         precision=options.precision,

@@ -66,16 +66,18 @@ def evaluate(entry: Entry, source: str, images: Images, device: str, threads: in
 
 
 def _of_timm(name: str, source: str) -> tuple[Any, Any]:
-    """timm's network with the weights of a file, and what is known of them: classes by number, timm's preprocessing."""
+    """timm's network with the weights of a file, and what is known of them: its classes, timm's preprocessing."""
     import timm
     from timm.data import resolve_model_data_config
 
     from nextify.design import RESNET50
     from nextify.foreign import build, timm_network
     from nextify.weights import About, WeightsError, read_weights
+    from nextify.weights.class_names import class_names, names_beside
     from nextify.weights.preprocessing import from_timm_config
 
-    state = read_weights(source).state
+    file = read_weights(source)
+    state = file.state
     last = f"{timm.get_pretrained_cfg(name).classifier}.weight"
     if last not in state:
         raise WeightsError(f"{source} has no {last}: give weights of timm's {name}")
@@ -86,4 +88,6 @@ def _of_timm(name: str, source: str) -> tuple[Any, Any]:
         raise WeightsError(f"{source} does not fit timm's {name}: {str(error).splitlines()[-1].strip()}") from None
     settings = from_timm_config(resolve_model_data_config(model))
     # ``About`` describes networks of ours; of this one only classes and preprocessing are read.
-    return model, About(RESNET50, len(state[last]), name=name, preprocessing=settings)
+    classes, _ = class_names({**file.metadata, **file.beside}, len(state[last]), file.path.parent)
+    classes = classes or names_beside(file.path, len(state[last]))[0]
+    return model, About(RESNET50, len(state[last]), name=name, classes=classes, preprocessing=settings)

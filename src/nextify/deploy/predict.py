@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, from_memory, quiet
 from nextify.data.errors import printable
+
+if TYPE_CHECKING:
+    from nextify.weights.class_names import ClassOrder
 
 BATCH = 64
 COLUMNS = ("path", "rank", "class", "index", "probability")
@@ -34,10 +37,16 @@ Source = str | os.PathLike[str] | Image.Image | Pixels
 class Guess:
     """One class of an image."""
 
-    name: str
-    """Of the class; its index where the weights name none."""
+    name: str | None
+    """Of the class; None where the weights name none."""
     index: int
+    """Place among the logits, from 0."""
     probability: float
+
+    @property
+    def label(self) -> str:
+        """For people: the name, or ``class #3``, its index."""
+        return f"class #{self.index}" if self.name is None else self.name
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,18 @@ class Prediction:
 class Predictor:
     """A network that is loaded once and asked many times."""
 
-    def __init__(self, weights: str | Path, *, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        class_order: ClassOrder | None = None,
+    ) -> None:
         """
         Args:
             weights: a bundle, or anything else that ``nextify.weights.load`` reads.
+            class_order: the class names in the order of the logits, or a file of them, for weights that name none.
 
         Raises:
             WeightsError, FileNotFoundError: they cannot be loaded.
@@ -73,7 +90,7 @@ class Predictor:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        loaded = load(weights)
+        loaded = load(weights, class_order=class_order)
         self.about, self.preprocessing, self.device = loaded.about, loaded.preprocessing, device
         if not self.about.num_classes:
             raise WeightsError(f"{weights} has no classifier, so it names no class: take weights with one")
@@ -137,8 +154,8 @@ class Predictor:
             best = (-row).argsort(kind="stable")[:top]
             yield Prediction(entry[0], tuple(Guess(self._name(i), i, float(row[i])) for i in best.tolist()))
 
-    def _name(self, index: int) -> str:
-        return self.about.classes[index] if self.about.classes else str(index)
+    def _name(self, index: int) -> str | None:
+        return self.about.classes[index] if self.about.classes else None
 
 
 def predict(
@@ -148,10 +165,11 @@ def predict(
     top: int = 5,
     device: str = "cpu",
     threads: int | None = None,
+    class_order: ClassOrder | None = None,
 ) -> list[Prediction]:
     """Predict what is in images: one source or several, of files, folders (searched in depth), patterns, Pillow images
     and uint8 arrays. Raises what ``Predictor`` and its call raise."""
-    return list(Predictor(weights, device=device, threads=threads)(sources, top))
+    return list(Predictor(weights, device=device, threads=threads, class_order=class_order)(sources, top))
 
 
 def _decoded(path: str) -> Pixels:
@@ -204,7 +222,7 @@ def _images(folder: Path) -> tuple[list[Path], list[OSError]]:
 
 def csv_text(predictions: Iterable[Prediction]) -> str:
     """``COLUMNS``, a line for each class of each image (RFC 4180 quoting, ``\\n`` line ends); images that could not be
-    read have none."""
+    read have none, and a class without a name has an empty one."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)

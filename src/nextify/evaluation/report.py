@@ -1,13 +1,14 @@
 """A bundle on a set of images: the figures, and the pictures of them.
 
 Each image is prepared as the bundle says and counted once. Classes are matched by name: the images' folders may hold
-fewer classes than the bundle knows, in any order, but none that it does not know.
+fewer classes than the bundle knows, in any order, but none that it does not know. The classes of weights that name
+none are matched by order, where there is no doubt about it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nextify.weights import About, Preprocessing
+    from nextify.weights.class_names import ClassOrder, Order
 
 BATCH = 256
 SHOWN_MISTAKES = 24
@@ -78,17 +80,21 @@ def evaluate(
     part: Part = "test",
     device: str = "cpu",
     threads: int | None = None,
+    class_order: ClassOrder | None = None,
 ) -> Evaluation:
     """Evaluate a bundle (or other weights whose classes are known) on images.
 
     Args:
         part: the images' test part, their training part, or both.
+        class_order: for weights that do not name their classes: ``imagefolder`` (by code point, as torchvision and
+            Hugging Face), ``natural`` (as timm), ``data`` (as the images number them), or the names in the order of the
+            logits, or a file of them.
 
     Raises:
-        WeightsError: no bundle, or a damaged one.
+        WeightsError: no bundle, or a damaged one; no class names and more than one possible order.
         DataError: classes that the bundle does not know.
     """
-    return evaluate_with_pictures(bundle, images, part=part, device=device, threads=threads)[0]
+    return evaluate_with_pictures(bundle, images, part=part, device=device, threads=threads, class_order=class_order)[0]
 
 
 def evaluate_with_pictures(
@@ -98,18 +104,22 @@ def evaluate_with_pictures(
     part: Part = "test",
     device: str = "cpu",
     threads: int | None = None,
+    class_order: ClassOrder | None = None,
     out: Path | None = None,
 ) -> tuple[Evaluation, list[Path]]:
     """``evaluate``; with ``out`` also its files there: evaluation.json and three pictures."""
     import torch
 
     from nextify.weights import load
+    from nextify.weights.class_names import is_word
 
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded = load(bundle)
+    order = is_word(class_order)
+    loaded = load(bundle, class_order=None if order else class_order)
     notes = list(loaded.notes)
-    labels_of = match_classes(loaded.about, images, notes)
+    about = name_classes(loaded.about, images, notes, order)
+    labels_of = match_classes(about, images, notes)
     inference = Inference.of(loaded.about.recipe)
     notes += inference.notes
     model = loaded.model.to(device)
@@ -117,7 +127,7 @@ def evaluate_with_pictures(
     probabilities = np.concatenate([predict_set(model, s, loaded.preprocessing, device, inference) for s in sets])
     labels = labels_of[np.concatenate([s.labels for s in sets])]
     names = [s.name(i) for s in sets for i in range(len(s))]
-    classes = loaded.about.classes or images.classes
+    classes = about.classes
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)
     counts = confusion(predicted, labels, len(classes))
@@ -148,20 +158,53 @@ def evaluate_with_pictures(
     return found, write(found, out, shown)
 
 
-def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray[np.int64]:
-    """The bundle's index of each of the images' classes, by name.
+def name_classes(about: About, images: Images, notes: list[str], order: Order | None = None) -> About:
+    """``about`` with class names: its own, or the images' in the order of the logits.
 
     Raises:
-        DataError: the bundle lacks a class, or does not name its classes and has another number of them.
+        WeightsError: no names, no order given, and libraries order the images' classes differently; or an order that
+            contradicts the weights' own names.
+        DataError: no names, and another number of classes.
     """
-    if not about.classes:
-        if about.num_classes != images.num_classes:
-            raise DataError(
-                f"the weights have {about.num_classes} classes without names, the images {images.num_classes}: "
-                f"evaluate on images of the classes they were trained on"
-            )
-        notes.append("the weights do not name their classes: matched by order")
-        return np.arange(images.num_classes, dtype=np.int64)
+    from nextify.weights import WeightsError
+    from nextify.weights.class_names import in_order
+
+    if about.classes and order is None:
+        return about
+    if about.num_classes != images.num_classes:
+        named = "" if about.classes else " without names"
+        raise DataError(
+            f"the weights have {about.num_classes} classes{named}, the images {images.num_classes}: evaluate on images "
+            f"of the classes they were trained on, or name the weights' classes with --class-order FILE"
+        )
+    classes = in_order(images.classes, order)
+    if set(about.classes) == set(classes) and about.classes != classes:
+        raise WeightsError(f"the weights name their classes, in another order than {order}: leave --class-order out")
+    how = f"the order of {order}" if order else "order, which is the same in torchvision, Hugging Face and timm"
+    notes.append(
+        f"the class names of the weights were not used: matched by {how}"
+        if about.classes and about.classes != classes
+        else f"the weights do not name their classes: matched by {how}"
+    )
+    return replace(about, classes=classes)
+
+
+def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray[np.int64]:
+    """The bundle's index of each of the images' classes, by name (see ``name_classes`` for weights without names).
+
+    Raises:
+        DataError: the bundle lacks a class or has one twice, or does not name its classes and has another number of
+            them.
+    """
+    from nextify.weights.class_names import repeated
+
+    about = name_classes(about, images, notes)
+    twice = repeated(about.classes) & set(images.classes)
+    if twice:
+        raise DataError(
+            f"the weights have several classes called {some(sorted(twice))}, so images cannot be matched with "
+            f"them: give each class a name of its own with --class-order FILE"
+        )
     place = {name: i for i, name in enumerate(about.classes)}
     unknown = [name for name in images.classes if name not in place]
     if unknown:

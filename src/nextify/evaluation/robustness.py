@@ -40,11 +40,12 @@ from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SID
 from nextify.evaluation.inference import Inference
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.partial import Partial
-from nextify.evaluation.report import Part, match_classes, probabilities
+from nextify.evaluation.report import Part, match_classes, name_classes, probabilities
 from nextify.several import several
 
 if TYPE_CHECKING:
     from nextify.weights import Loaded, Preprocessing
+    from nextify.weights.class_names import ClassOrder, Order
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -107,6 +108,7 @@ def measure(
     part: Part = "test",
     limit: int | None = None,
     only_present_classes: bool = False,
+    class_order: ClassOrder | None = None,
     seed: int = 0,
     frost_pictures: Path | None = None,
     imagenet_c: Path | None = None,
@@ -125,6 +127,7 @@ def measure(
         part: the images' test part, their training part, or both.
         limit: so many images, evenly spread over the set; None takes all.
         only_present_classes: choose among the classes that have images, as ImageNet-A and -R are measured.
+        class_order: for a bundle that does not name its classes; see ``nextify.evaluation.report.evaluate``.
         seed: decides what is drawn for each image.
         frost_pictures: folder of the reference's pictures of frost; None takes made textures.
         imagenet_c: folder of ImageNet-C as published (``fog/3/CLASS/…``, or in its four groups), whose files are taken
@@ -141,13 +144,16 @@ def measure(
     import torch
 
     from nextify.weights import load
+    from nextify.weights.class_names import is_word
 
     corruptions, severities = _checked(several(corruptions), several(severities), baseline, limit)
     if threads is not None:
         torch.set_num_threads(threads)
-    networks = [_Network(load(bundle), images, device, only_present_classes)]
+    order = is_word(class_order)
+    loaded = load(bundle, class_order=None if order else class_order)
+    networks = [_Network(loaded, images, device, only_present_classes, order)]
     if baseline is not None and baseline != ALEXNET:
-        networks.append(_Network(load(baseline), images, device, only_present_classes))
+        networks.append(_Network(load(baseline), images, device, only_present_classes, None))
     # Networks that take the same pixels share the corrupted ones.
     groups: dict[object, list[_Network]] = {}
     for network in networks:
@@ -310,7 +316,7 @@ def _differences_to_published(network: _Network, made_frost: bool, made: bool) -
 class _Network:
     """A network, and what it said of each key's images so far; the key None is the clean ones."""
 
-    def __init__(self, loaded: Loaded, images: Images, device: str, only_present: bool) -> None:
+    def __init__(self, loaded: Loaded, images: Images, device: str, only_present: bool, order: Order | None) -> None:
         self.name, self.settings, self.num_classes = loaded.about.name, loaded.preprocessing, loaded.about.num_classes
         if self.settings.channels != 3 or min(self.settings.size) < SMALLEST_SIDE:
             raise ValueError(
@@ -318,7 +324,7 @@ class _Network:
                 f"{self.settings.channels} channel(s) of {self.settings.size[0]}×{self.settings.size[1]}"
             )
         notes: list[str] = list(loaded.notes)
-        self.label_of = match_classes(loaded.about, images, notes)
+        self.label_of = match_classes(name_classes(loaded.about, images, notes, order), images, notes)
         self.device = device
         self.present = np.unique(self.label_of) if only_present else None
         self.inference = Inference.of(loaded.about.recipe)

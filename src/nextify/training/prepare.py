@@ -149,9 +149,11 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
     if request.weights is None:
         return None, None
     from nextify.weights import WeightsError, find, is_bundle
+    from nextify.weights.class_names import in_order, is_word
 
     own = Path(request.weights).exists() and is_bundle(request.weights)
-    found = find(request.weights, None if own else request.model)
+    order = is_word(request.class_order)
+    found = find(request.weights, None if own else request.model, None if order else request.class_order)
     about = found.bundle.about
     if own and about.name and about.name != request.model:
         raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
@@ -160,9 +162,21 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
     state = dict(found.bundle.state)
     if about.in_channels != 3:
         raise WeightsError(f"{request.weights} takes {about.in_channels} channels, and training is on 3")
-    if about.classes == images.classes:
-        notes.append("the classes are those of the weights: their classifier is kept")
+    classes = about.classes
+    if order is not None:
+        if classes or about.num_classes != images.num_classes:
+            have = "names its classes" if classes else f"has {about.num_classes} classes, not {images.num_classes}"
+            raise RequestError(f"{request.weights} {have}: leave --class-order {order} out")
+        classes = in_order(images.classes, order)
+    if sorted(classes) == sorted(images.classes) and len(set(classes)) == len(classes):
+        rows = [classes.index(name) for name in images.classes]
+        for name in ("head.classifier.weight", "head.classifier.bias"):
+            state[name] = state[name][rows]
+        moved = "" if classes == images.classes else ", its outputs put into the images' order"
+        notes.append(f"the classes are those of the weights: their classifier is kept{moved}")
     else:
+        if not classes and about.num_classes == images.num_classes:
+            notes.append("the weights do not name their classes; --class-order would keep their classifier")
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.classifier.")}
         notes.append(f"the classifier is new: {images.num_classes} classes, where the weights have {about.num_classes}")
     return about, state

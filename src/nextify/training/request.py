@@ -37,6 +37,8 @@ class Request:
     scale: str = "full"
     weights: str | None = None
     """Where to start from: whatever ``nextify.weights`` reads."""
+    class_order: str | None = None
+    """Of weights that do not name their classes: ``imagefolder``, ``natural``, ``data``, or a file of their names."""
     frozen_stages: int = 0
     image_size: int | None = None
     precision: str | None = None
@@ -100,5 +102,7 @@ def check(request: Request) -> None:
     for name, value in (("--epochs", request.epochs), ("--image-size", request.image_size)):
         if value is not None and value < 1:
             raise RequestError(f"{name} must be 1 or more, got {value}")
+    if request.class_order is not None and request.weights is None:
+        raise RequestError("--class-order says how the classes of --weights are numbered: give --weights too")
     if request.minutes is not None and not request.minutes > 0:
         raise RequestError(f"--minutes must be above 0, got {request.minutes:g}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nextify.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.bundle import About, save_bundle
+from nextify.weights.class_names import CLASSES_FILE, ClassOrder, write_class_file
 from nextify.weights.loading import find
 from nextify.weights.naming import Naming, WeightsError, family, rename
 from nextify.weights.preprocessing import to_huggingface_config
@@ -32,28 +33,48 @@ class Conversion:
     notes: tuple[str, ...]
 
 
-def convert(source: str | Path, destination: str | Path, to: Naming, *, design: str | None = None) -> Conversion:
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    to: Naming,
+    *,
+    design: str | None = None,
+    class_order: ClassOrder | None = None,
+) -> Conversion:
     """Read weights in any naming and write them in another.
+
+    Class names go into the bundle's JSON, or the ``config.json`` of transformers or timm; elsewhere into a
+    ``classes.txt`` beside the weights, one per line in the order of the logits.
 
     Args:
         source: as for ``nextify.weights.load``.
         destination: ``.safetensors``, a ``.pth``, ``.pt`` or ``.bin`` of torch.save (official files then hold
             ``{"model": …}``), or a directory: a bundle for ``nextify``, ``config.json`` and ``model.safetensors`` that
-            ``from_pretrained`` reads for ``huggingface``, and ``model.safetensors`` alone for the others.
+            ``from_pretrained`` reads for ``huggingface``, the same for timm, ``model.safetensors`` for the others.
         to: whose naming. ``nextify`` writes a bundle.
         design: needed only for bare nextify weights whose design cannot be told.
+        class_order: as for ``nextify.weights.load``.
 
     Raises:
-        WeightsError: the source cannot be read, or the target library has no such model.
+        WeightsError: the source cannot be read, the target library has no such model, or another ``classes.txt`` is
+            in the way.
     """
-    found = find(source, design)
+    found = find(source, design, class_order)
     about, path = found.bundle.about, Path(destination)
+    notes = found.notes
+    if about.num_classes and not about.classes:
+        notes += ("the weights do not name their classes: note their order, or give it with --class-order FILE",)
     if to == "nextify":
         if path.suffix in _PICKLES:
             raise WeightsError(f"nextify writes no pickles: end {path} in .safetensors, or give a directory")
         save_bundle(path, found.bundle.state, about)
-        return Conversion(about, found.naming, to, path, len(found.bundle.state), found.notes)
+        return Conversion(about, found.naming, to, path, len(found.bundle.state), notes)
     state = rename(found.bundle.state, about.design, to)
+    single = path.suffix in (*_PICKLES, ".safetensors")
+    if single or to in ("official", "torchvision"):
+        names = (path.parent if single else path) / CLASSES_FILE
+        write_class_file(names, about.classes)
+        notes += (f"the class names are in {names}",) if about.classes else ()
     if path.suffix in _PICKLES:
         path.parent.mkdir(parents=True, exist_ok=True)
         plain = {name: tensor.contiguous().clone() for name, tensor in state.items()}
@@ -69,7 +90,9 @@ def convert(source: str | Path, destination: str | Path, to: Naming, *, design: 
         if to == "huggingface":
             write_json_atomic(path / "config.json", huggingface_config(about))
             write_json_atomic(path / "preprocessor_config.json", to_huggingface_config(about.preprocessing))
-    return Conversion(about, found.naming, to, path, len(state), found.notes)
+        elif to == "timm":
+            write_json_atomic(path / "config.json", timm_config(about))
+    return Conversion(about, found.naming, to, path, len(state), notes)
 
 
 def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -77,6 +100,29 @@ def _write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(path, save({n: t.contiguous() for n, t in state.items()}, {"format": "pt"}))
+
+
+def timm_config(about: About) -> dict[str, Any]:
+    """``config.json`` as ``timm.models.push_to_hf_hub`` writes it, for ``timm.create_model("local-dir:…")``."""
+    given, size = about.preprocessing, about.preprocessing.size
+    config: dict[str, Any] = {
+        "num_classes": about.num_classes,
+        "pretrained_cfg": {
+            "input_size": [about.in_channels, *size],
+            "num_classes": about.num_classes,
+            "crop_pct": given.crop_ratio,
+            "crop_mode": "squash" if given.fit == "squash" else "center",
+            "interpolation": given.interpolation,
+            "mean": list(given.mean),
+            "std": list(given.std),
+            "license": about.licence,
+        },
+    }
+    if about.name:
+        config["architecture"] = about.name
+    if about.classes:
+        config["label_names"] = list(about.classes)
+    return config
 
 
 def huggingface_config(about: About) -> dict[str, Any]:

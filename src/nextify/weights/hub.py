@@ -9,9 +9,10 @@ from typing import Any
 
 from nextify.files import write_text_atomic
 from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
+from nextify.weights.class_names import CLASSES_FILE
 from nextify.weights.naming import WeightsError
 
-_WANTED = (WEIGHTS_FILE, "pytorch_model.bin", "*.json", "README.md")
+_WANTED = (WEIGHTS_FILE, "pytorch_model.bin", "*.json", CLASSES_FILE, "README.md")
 
 
 def _client() -> Any:

@@ -16,6 +16,7 @@ from nextify.design import Design
 from nextify.layout import layout
 from nextify.nn.layers import LAYER_NORM_EPS
 from nextify.weights.bundle import About, Bundle, explain, is_bundle, load_bundle
+from nextify.weights.class_names import ClassOrder, class_names, given_names, names_beside
 from nextify.weights.inference import channel_count, class_count, infer_design, mismatches
 from nextify.weights.naming import Naming, Recognized, State, WeightsError, recognize
 from nextify.weights.preprocessing import (
@@ -65,6 +66,7 @@ def load(
     num_classes: int | None = None,
     in_channels: int | None = None,
     stochastic_depth: float = 0.0,
+    class_order: ClassOrder | None = None,
 ) -> Loaded:
     """A network with the weights of ``source``, in evaluation mode. Logs the licence, and whatever was adapted.
 
@@ -75,13 +77,14 @@ def load(
         num_classes: asks for another classifier, freshly drawn, where the weights have another count.
         in_channels: asks for another stem, adapted as timm does (``adapt_channels``), where the weights have another.
         stochastic_depth: for further training.
+        class_order: the class names in the order of the logits, or a file of them, for weights that name none.
 
     Raises:
         WeightsError: not readable, not recognized, not safe, or not of the design asked for.
     """
     from nextify.nn.network import ConvNet
 
-    found = find(source, design)
+    found = find(source, design, class_order)
     about, notes = found.bundle.about, list(found.notes)
     state = adapt(found.bundle.state, num_classes, in_channels, notes)
     classes = class_count(state) if num_classes is None else num_classes
@@ -182,12 +185,31 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
     return weight.repeat(1, copies, 1, 1)[:, :in_channels] * (channels / in_channels)
 
 
-def find(source: str | Path, design: str | Design | None = None) -> Source:
+def find(source: str | Path, design: str | Design | None = None, class_order: ClassOrder | None = None) -> Source:
     """Read weights from anywhere, translated into our names and checked against the design.
+
+    Class names are ``class_order``'s, or else the weights' own, or else those of a ``classes.txt`` beside them.
 
     Raises:
         WeightsError: as for ``load``.
     """
+    names = given_names(class_order)
+    found = _find(source, design, own_names=names is None)
+    about = found.bundle.about
+    if names is not None and len(names) != about.num_classes:
+        raise WeightsError(f"--class-order names {len(names)} classes, and {source} has {about.num_classes}")
+    notes = found.notes
+    if names is None and about.classes:
+        return found
+    if names is None:
+        names, of_names = names_beside(Path(source), about.num_classes)
+        notes += of_names
+    elif about.classes and about.classes != names:
+        notes += ("the class names are those given, not the weights' own",)
+    return replace(found, notes=notes, bundle=replace(found.bundle, about=replace(about, classes=names)))
+
+
+def _find(source: str | Path, design: str | Design | None, *, own_names: bool) -> Source:
     text = str(source)
     if text.startswith("timm:"):
         return _checked(_from_timm(text.removeprefix("timm:")), design)
@@ -201,17 +223,18 @@ def find(source: str | Path, design: str | Design | None = None) -> Source:
             if text.startswith("hf:"):
                 raise
             raise WeightsError(f"there is no path {text}, and as a Hub id: {error}") from error
-        found = find(folder, design)
+        found = find(folder, design) if own_names else _find(folder, design, own_names=False)
         about = replace(found.bundle.about, source=f"hf:{text.removeprefix('hf:')}")
         return replace(found, bundle=replace(found.bundle, about=about))
     if is_bundle(path):
         return _checked(Source(load_bundle(path), "nextify", ()), design)
     if path.is_dir():
-        return _from_directory(path, design)
+        return _from_directory(path, design, own_names=own_names)
     if not path.exists():
         raise FileNotFoundError(f"no weights at {path}; a Hub id is written hf:owner/name, a timm model timm:name")
     file = read_weights(path)
-    return _from_foreign(file.state, design, str(path), file.notes)
+    beside = {**file.metadata, **file.beside} if own_names else {}
+    return _from_foreign(file.state, design, str(path), file.notes, beside=beside)
 
 
 def _checked(source: Source, design: str | Design | None) -> Source:
@@ -251,6 +274,8 @@ def _from_foreign(
     where: str,
     notes: tuple[str, ...] = (),
     preprocessing: Preprocessing | None = None,
+    *,
+    beside: Mapping[str, Any],
     **known: Any,
 ) -> Source:
     recognized = recognize(state)
@@ -265,6 +290,8 @@ def _from_foreign(
     _complain(recognized, found, where)
     name = name_of(found)
     classes = class_count(recognized.state)
+    names, of_names = class_names(beside, classes, Path(where) if Path(where).is_dir() else Path(where).parent)
+    notes += of_names
     if preprocessing is None:
         preprocessing = _assumed(recognized.naming, name, classes)
         notes += (
@@ -276,6 +303,7 @@ def _from_foreign(
         num_classes=classes,
         in_channels=channel_count(recognized.state),
         name=name,
+        classes=names,
         preprocessing=preprocessing,
         source=f"{where} ({recognized.naming})",
         **known,
@@ -319,7 +347,7 @@ def _assumed(naming: Naming, name: str, classes: int) -> Preprocessing:
     return Preprocessing()
 
 
-def _from_directory(path: Path, design: str | Design | None) -> Source:
+def _from_directory(path: Path, design: str | Design | None, *, own_names: bool) -> Source:
     """A directory as timm or transformers save it: ``config.json`` beside the weights."""
     weights = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
     if weights is None:
@@ -332,16 +360,10 @@ def _from_directory(path: Path, design: str | Design | None) -> Source:
     elif isinstance(config.get("pretrained_cfg"), dict):
         preprocessing = from_timm_config(config["pretrained_cfg"])
         known["licence"] = config["pretrained_cfg"].get("license") or known["licence"]
-    labels = config.get("id2label")
-    if isinstance(labels, dict):
-        names = tuple(str(labels[key]) for key in sorted(labels, key=int))
-        if names != tuple(f"LABEL_{i}" for i in range(len(names))):
-            known["classes"] = names
-    elif isinstance(config.get("label_names"), list):
-        known["classes"] = tuple(str(name) for name in config["label_names"])
     _refuse_config(config, path)
     file = read_weights(weights)
-    return _from_foreign(file.state, design, str(path), file.notes, preprocessing, **known)
+    beside = {**config, **file.metadata, "checkpoint": file.beside} if own_names else {}
+    return _from_foreign(file.state, design, str(path), file.notes, preprocessing, beside=beside, **known)
 
 
 def _refuse_config(config: Mapping[str, Any], path: Path) -> None:
@@ -382,6 +404,6 @@ def _from_timm(name: str) -> Source:
         f"timm:{name}",
         (),
         from_timm_config(config),
+        beside={"label_names": config.get("label_names")},
         licence=config.get("license") or "unknown",
-        classes=tuple(config.get("label_names") or ()),
     )

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextify.weights.class_names import NAME_KEYS
 from nextify.weights.naming import State, WeightsError
 
 HARMLESS_TYPES = (argparse.Namespace,)
@@ -41,6 +42,8 @@ class WeightsFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Of a safetensors file."""
     notes: tuple[str, ...] = ()
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """What a trainer saved beside the tensors."""
 
 
 def read_weights(path: str | Path) -> WeightsFile:
@@ -89,22 +92,24 @@ def _read_pickle(path: Path) -> WeightsFile:
         raise WeightsError(
             f"{path} is truncated, or not a file of torch.save ({_first_line(error)}); copy or download it again"
         ) from error
-    state, notes = _find_state(content, path)
-    return WeightsFile(path, state, notes=notes)
+    state, notes, beside = _find_state(content, path)
+    return WeightsFile(path, state, notes=notes, beside=beside)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _find_state(content: Any, path: Path) -> tuple[State, tuple[str, ...]]:
-    """The state dict in what a trainer saved, and what was left aside."""
+def _find_state(content: Any, path: Path) -> tuple[State, tuple[str, ...], Mapping[str, Any]]:
+    """The state dict in what a trainer saved, a note of what was left aside, and everything beside it."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict or a dict with one in it")
     notes: tuple[str, ...] = ()
+    beside: dict[str, Any] = {}
     for key in _STATE_KEYS:
         if isinstance(content.get(key), Mapping):
-            others = [str(k) for k in content if k != key]
+            beside = {str(k): v for k, v in content.items() if k != key and k not in _STATE_KEYS}
+            others = [str(k) for k in content if k != key and k not in NAME_KEYS]
             if others:
                 notes = (f"took {key!r} and left {', '.join(others)} aside",)
             content = content[key]
@@ -115,7 +120,7 @@ def _find_state(content: Any, path: Path) -> tuple[State, tuple[str, ...]]:
             f"{path} holds no state dict: it has {keys}; "
             f"a state dict is needed, alone or under {', '.join(_STATE_KEYS)}"
         )
-    return dict(content), notes
+    return dict(content), notes, beside
 
 
 def read_json(path: Path) -> dict[str, Any]:

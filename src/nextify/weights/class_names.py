@@ -1,0 +1,219 @@
+"""The class that each logit stands for: the names a weights file carries, or else the order its library gives classes.
+
+torchvision's ImageFolder and Hugging Face's ``imagefolder`` number classes by code point (1, 10, 2; Bee, ant); timm's
+reader sorts naturally (1, 2, 10; ant, Bee; ``timm.data.readers.class_map``). Data may number its classes itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from nextify.files import write_text_atomic
+from nextify.weights.naming import WeightsError
+
+Order = Literal["imagefolder", "natural", "data"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+ClassOrder = str | Path | Sequence[str]
+"""One of ``ORDERS``; or a file that names the classes in the order of the logits; or these names."""
+
+CLASSES_FILE = "classes.txt"
+NAME_KEYS = ("class_to_idx", "label2id", "id2label", "idx_to_class", "classes", "class_names", "names", "label_names")
+"""Under which trainers and configs keep class names."""
+
+
+def in_order(classes: Sequence[str], order: Order | None = None) -> tuple[str, ...]:
+    """The data's classes in the order of the logits of weights that do not name theirs.
+
+    Raises:
+        WeightsError: no order is given, and libraries order these classes differently.
+    """
+    orders: dict[Order, tuple[str, ...]] = {
+        "imagefolder": tuple(sorted(classes)),
+        "natural": tuple(sorted(classes, key=_natural)),
+        "data": tuple(classes),
+    }
+    if order is not None:
+        return orders[order]
+    if len(set(orders.values())) == 1:
+        return orders["data"]
+    if orders["data"] in (orders["natural"], orders["imagefolder"]):
+        del orders["data"]
+    place = next(i for i, names in enumerate(zip(*orders.values(), strict=True)) if len(set(names)) > 1)
+    listed = ", ".join(f"{names[place]!r} by {name}" for name, names in orders.items())
+    raise WeightsError(
+        f"the weights do not name their classes, and libraries order these differently (#{place} is {listed}): give "
+        f"--class-order {'|'.join(orders)}|FILE (imagefolder: torchvision, Hugging Face; natural: timm; FILE: one "
+        f"class per line), or put such a {CLASSES_FILE} beside the weights"
+    )
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """timm's ``natural_key``; names that it holds to be equal (1 and 01) go by code point."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def given_names(order: ClassOrder | None) -> tuple[str, ...] | None:
+    """The names of a ``ClassOrder`` that states them; None for none.
+
+    Raises:
+        WeightsError: a word of ``ORDERS``, which needs data; a file that cannot be read; a name that is there twice.
+    """
+    if order is None:
+        return None
+    if not isinstance(order, str | Path):
+        return _distinct(tuple(order), "the class names given")
+    if order in ORDERS:
+        raise WeightsError(f"--class-order {order} orders the classes of data, and there are none here: give a FILE")
+    if not Path(order).is_file():
+        raise WeightsError(
+            f"--class-order is {', '.join(ORDERS)} or a file with one class per line; {order} is no file"
+        )
+    return read_class_file(Path(order))
+
+
+def is_word(order: ClassOrder | None) -> Order | None:
+    """The word of ``ORDERS`` that ``order`` is, if any."""
+    return next((word for word in ORDERS if order == word), None)
+
+
+def read_class_file(path: Path) -> tuple[str, ...]:
+    """Class names in order: one per line, or a JSON list, ``{index: name}`` or ``{name: index}``.
+
+    Raises:
+        WeightsError: it is none of these, or has a name twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path} is no text of class names: {error}") from error
+    names = _ordered(text)
+    if names is None:
+        names = tuple(line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n"))
+        if "" in names:
+            raise WeightsError(f"line {names.index('') + 1} of {path} is blank; write one class name on each line")
+        if path.suffix == ".json":
+            raise WeightsError(f"{path} must hold a JSON list of class names, or a dict that numbers them from 0")
+    return _distinct(names, str(path))
+
+
+def names_beside(weights: Path, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names in a ``classes.txt`` in a folder of weights or beside a file of them, and a note; or none."""
+    path = (weights if weights.is_dir() else weights.parent) / CLASSES_FILE
+    if not count or not weights.exists() or not path.is_file():
+        return (), ()
+    names = read_class_file(path)
+    if len(names) != count:
+        return (), (f"left {path} aside: it names {len(names)} classes, and the weights have {count}",)
+    return names, (f"the class names are those of {path}",)
+
+
+def write_class_file(path: Path, names: tuple[str, ...]) -> None:
+    """One name per line. Raises ``WeightsError`` where there is another such file, which would be lost."""
+    if any("\n" in name or not name for name in names):
+        raise WeightsError(f"a class name is empty or has a line break, which {path} cannot hold; convert to nextify")
+    if path.is_file() and (not names or read_class_file(path) != names):
+        raise WeightsError(f"{path} is there and names other classes; choose another folder, or remove it")
+    if names:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, "\n".join(names) + "\n")
+
+
+def _distinct(names: tuple[str, ...], where: str) -> tuple[str, ...]:
+    twice = repeated(names)
+    if twice:
+        raise WeightsError(f"{where} has the class {sorted(twice)[0]!r} twice; give each class a name of its own")
+    return names
+
+
+def repeated(names: Sequence[str]) -> set[str]:
+    """Names that are there more than once."""
+    return {name for name, count in Counter(names).items() if count > 1}
+
+
+def class_names(content: Mapping[str, Any], count: int, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of ``count`` classes in what stands beside weights, in the order of the logits, and notes; or none.
+
+    Args:
+        content: what a checkpoint holds beside its tensors, a ``config.json``, a file's metadata.
+        folder: of the weights, where timm's ``class_map`` is looked for.
+
+    Raises:
+        WeightsError: two entries order the same names differently.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    notes = []
+    for key, value in _entries(content):
+        names = None
+        if key == "class_map":
+            if isinstance(value, str) and value and (folder / Path(value).name).suffix != ".pkl":
+                file = folder / Path(value).name
+                names = read_class_file(file) if file.is_file() else None
+                if names is None:
+                    notes.append(f"the weights' classes are numbered by {value}: give it with --class-order FILE")
+        else:
+            names = _ordered(value, key)
+        if names is None or not count or names == tuple(f"LABEL_{i}" for i in range(len(names))):
+            continue
+        if len(names) == count:
+            found.setdefault(key, names)
+        elif key != "names":
+            notes.append(f"left {key} aside: it names {len(names)} classes, and the weights have {count}")
+    if not found:
+        return (), tuple(notes)
+    first, names = next(iter(found.items()))
+    for key, other in found.items():
+        if other != names and sorted(other) == sorted(names):
+            raise WeightsError(
+                f"{first} and {key} in the weights order the classes differently: give the right order with "
+                f"--class-order FILE, one class per line"
+            )
+    return names, tuple(notes)
+
+
+def _entries(content: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Entries that may name classes, the outermost first and in the order of ``NAME_KEYS``."""
+    if not isinstance(content, Mapping):
+        content = getattr(content, "__dict__", {})
+    for key in (*NAME_KEYS, "class_map", "CLASSES"):
+        if key in content:
+            yield key, content[key]
+    if depth < 3:
+        for value in content.values():
+            yield from _entries(value, depth + 1)
+
+
+def _ordered(value: Any, key: str = "") -> tuple[str, ...] | None:
+    """The names of a list, ``{index: name}`` or ``{name: index}``, also as JSON; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return None
+    if isinstance(value, Mapping):
+        numbers, names = list(value.keys()), list(value.values())
+        match key:
+            case "class_to_idx" | "label2id":
+                by_name = True
+            case "id2label" | "idx_to_class":
+                by_name = False
+            case _:
+                whole = all(type(v) is int for v in names) and not all(type(k) is int for k in numbers)
+                by_name = whole or not all(_is_number(k) for k in numbers)
+        if by_name:
+            numbers, names = names, numbers
+        if not all(_is_number(n) for n in numbers) or sorted(map(int, numbers)) != list(range(len(numbers))):
+            return None
+        value = [name for _, name in sorted(zip(map(int, numbers), names, strict=True), key=lambda pair: pair[0])]
+    if not isinstance(value, list | tuple) or not value or not all(type(name) in (str, int) for name in value):
+        return None
+    return tuple(map(str, value))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, str) and value.isdecimal())
