@@ -37,8 +37,8 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from nextify.environment import describe
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from nextify.system.environment import describe
 
 ASKED = 200
 """Images a second and core."""

@@ -80,8 +80,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextify.compiled import enable
-from nextify.nn.depthwise import _pays, describe_kernels, fast_kernels_available
+from nextify.kernels.depthwise.cpu import _pays, describe_kernels, fast_kernels_available
+from nextify.system.native import enable
 
 SHAPES = [(16, 56, 96), (16, 28, 192), (16, 14, 384), (16, 7, 768), (64, 8, 24)]  # N, H = W, C
 ON_GPU = [(64, 56, 96), (64, 28, 192), (64, 14, 384), (64, 7, 768)]

@@ -27,8 +27,8 @@ from timing import matrix_peak, timed
 from torch import Tensor, nn
 
 import nextify
-from nextify.environment import describe, version
 from nextify.evaluation.profiling import resident_bytes
+from nextify.system.environment import describe, version
 
 LIBRARIES = ("nextify", "timm", "torchvision", "transformers")
 MACS = nextify.macs(nextify.roadmap("resnet50")[-1].design)

@@ -48,9 +48,9 @@ from nextify.data.encoded import Files
 from nextify.data.images import EncodedStore, Store, UniformStore
 from nextify.data.kept import Kept
 from nextify.data.randomness import AUGMENTATION, seeded
-from nextify.environment import describe, version
-from nextify.files import write_text_atomic
-from nextify.recipe import CONVNEXT, Recipe
+from nextify.paper.recipe import CONVNEXT, Recipe
+from nextify.system.environment import describe, version
+from nextify.system.files import write_text_atomic
 
 SIZE, BATCH, CLASSES = 224, 32, 10
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

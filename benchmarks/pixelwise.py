@@ -62,8 +62,10 @@ import torch.nn.functional as F
 from timing import matrix_peak, timed
 from torch import Tensor
 
-from nextify.environment import describe
-from nextify.nn import pixelwise, pixelwise_grad, strips
+from nextify.kernels.pixelwise import inference as pixelwise
+from nextify.kernels.pixelwise import strips
+from nextify.kernels.pixelwise import training as pixelwise_grad
+from nextify.system.environment import describe
 
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side, channels
 WEIGHTS_BYTES = 100_000_000

@@ -18,11 +18,11 @@ import time
 from dataclasses import replace
 
 from nextify.data import open_images
-from nextify.environment import cores, describe
-from nextify.roadmap import roadmap
-from nextify.scale import scale
+from nextify.fitting.scale import scale
+from nextify.paper.roadmap import roadmap
 from nextify.study.engine import Event, Job, LocalEngine
 from nextify.study.plan import make_plan
+from nextify.system.environment import cores, describe
 from nextify.training.trial import Data, Runtime, Trial
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nextify import compiled
+from nextify.system import native as compiled
 
 needs_kernels = pytest.mark.skipif(compiled._compiler() is None, reason="no C++ compiler here")
 DTYPES = [torch.float32, torch.bfloat16]

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 import nextify.timm
-from nextify.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design
-from nextify.layout import ImageSizeError
-from nextify.nn import layers
-from nextify.nn.backbone import Backbone, create_backbone, features, pick
+from nextify.networks import layers
+from nextify.networks.backbone import Backbone, create_backbone, features, pick
+from nextify.networks.layout import ImageSizeError
+from nextify.networks.zoo import create_model, designs
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design
 from nextify.weights import About, Preprocessing, rename, save_bundle
-from nextify.zoo import create_model, designs
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernels import recorder
@@ -56,7 +56,7 @@ def test_maps_have_the_channels_and_strides_they_state(design: Design) -> None:
 
 def test_every_design_states_its_features() -> None:
     for design in designs().values():
-        from nextify.layout import layout
+        from nextify.networks.layout import layout
 
         found = features(layout(design))
         assert len(found) == len(design.depths)

@@ -19,10 +19,10 @@ from PIL import Image
 
 from nextify.cli import main
 from nextify.data import open_images
-from nextify.deploy.predict import predict
-from nextify.design import CONVNEXT_TINY
+from nextify.evaluation.predict import predict
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY
 from nextify.weights import About, Preprocessing, save_bundle
-from nextify.zoo import create_model
 
 Captured = pytest.CaptureFixture[str]
 CLASSES = ("cat", "dog")

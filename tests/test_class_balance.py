@@ -13,11 +13,11 @@ from nextify.data import Images, ImageSet, TrainBatches, open_images
 from nextify.data.balance import balanced_order
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
-from nextify.recipe import CONVNEXT, RecipeError
+from nextify.paper.recipe import CONVNEXT, RecipeError
+from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import prepare
 from nextify.training.request import Request
 from nextify.training.run import run
-from nextify.training.train import TrainingStopped
 from nextify.training.trial import Runtime
 from nextify.weights import load_bundle
 

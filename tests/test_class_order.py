@@ -18,14 +18,14 @@ from torch import Tensor
 
 from nextify.cli import main
 from nextify.data import DataError, Images, open_images
-from nextify.deploy.predict import predict
-from nextify.design import CONVNEXT_TINY, DESIGNS
-from nextify.evaluation.report import evaluate, match_classes
+from nextify.evaluation.evaluate import evaluate, match_classes
+from nextify.evaluation.predict import predict
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS
 from nextify.training.prepare import prepare
 from nextify.training.request import Request, RequestError
 from nextify.weights import About, WeightsError, convert, find, load, rename, save_bundle
 from nextify.weights.class_names import in_order, read_class_file
-from nextify.zoo import create_model
 
 DESIGN = CONVNEXT_TINY.with_(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32))
 KINDS: dict[str, tuple[str, ...]] = {

@@ -190,7 +190,7 @@ def run_raising(monkeypatch: pytest.MonkeyPatch, error: BaseException, module: s
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "no space left on the disk (/x); free some"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: Permission denied; check the path"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (nextify.design.DesignError("two\nlines"), 2, "nextify: two lines"),
+        (nextify.paper.design.DesignError("two\nlines"), 2, "nextify: two lines"),
     ],
 )
 def test_errors_and_their_exit_codes(

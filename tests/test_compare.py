@@ -53,8 +53,8 @@ from nextify.compare.settings import (
 from nextify.compare.tables import tables
 from nextify.evaluation.profiling import Conditions, inference, median_interval, quantile, random_images, training
 from nextify.evaluation.profiling import count as count_model
-from nextify.published import published_model
-from nextify.zoo import UnknownModel, find_design
+from nextify.networks.zoo import UnknownModel, find_design
+from nextify.paper.published import published_model
 
 
 def on_meta(name: str, size: int = 224) -> nn.Module:

@@ -35,19 +35,19 @@ from nextify.compare.why import kind_of
 from nextify.compare.why_findings import why_findings
 from nextify.data import Images, open_images
 from nextify.evaluation.profiling import count
-from nextify.foreign import Foreign, classifier, timm_network, undecayed_parameters
-from nextify.foreign import build as build_network
-from nextify.recipe import RECIPES
-from nextify.scale import ScaleError
+from nextify.fitting.scale import ScaleError
+from nextify.networks.foreign import Foreign, classifier, timm_network, undecayed_parameters
+from nextify.networks.foreign import build as build_network
+from nextify.networks.zoo import UnknownModel, create_model
+from nextify.paper.recipe import RECIPES
 from nextify.study import engine as engines
 from nextify.study.engine import Event, Job
 from nextify.study.plan import PlanError
 from nextify.study.study import Estimate
-from nextify.training.optimizer import parameter_groups
-from nextify.training.train import TrainingStopped, probe, train
+from nextify.training.loop import TrainingStopped, probe, train
+from nextify.training.optimizers import parameter_groups
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, Preprocessing, save_bundle
-from nextify.zoo import UnknownModel, create_model
 
 SMALL_RECIPE = RECIPES["convnext"].with_(
     epochs=2, warmup_epochs=0.0, batch_size=8, crop="pad", rand_augment="off", test_crop_ratio=1.0

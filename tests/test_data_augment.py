@@ -13,10 +13,10 @@ from PIL import Image
 from timm.data import auto_augment as timm_ops
 from timm.data.auto_augment import rand_augment_transform
 
-from nextify import compiled
 from nextify.data.affine import affine, available
 from nextify.data.augment import rand_augment
-from nextify.recipe import RandAugment
+from nextify.paper.recipe import RandAugment
+from nextify.system import native as compiled
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernels import needs_kernels

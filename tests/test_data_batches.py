@@ -34,7 +34,7 @@ from nextify.data.images import EncodedStore, UniformStore
 from nextify.data.kept import Kept
 from nextify.data.randomness import AUGMENTATION, seeded
 from nextify.data.transforms import TrainTransform, shifted
-from nextify.recipe import CONVNEXT, Recipe
+from nextify.paper.recipe import CONVNEXT, Recipe
 
 PLAIN = CONVNEXT.with_(crop="none", rand_augment="off", horizontal_flip=0.0, test_crop_ratio=1.0, batch_size=8)
 PADDED = CONVNEXT.with_(crop="pad", test_crop_ratio=1.0, batch_size=8)

@@ -10,9 +10,9 @@ import torch
 from timm.data.mixup import Mixup
 
 from nextify.data import finish
-from nextify.data.device_side import erase, mixed, normalized
+from nextify.data.on_device import erase, mixed, normalized
 from nextify.data.randomness import DEVICE, seeded
-from nextify.recipe import CONVNEXT, Recipe
+from nextify.paper.recipe import CONVNEXT, Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OFF = CONVNEXT.with_(mixup="off", cutmix="off", random_erasing=0.0, label_smoothing=0.0)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nextify.data import DataError, open_images
 from nextify.data import kept as kept_module
-from nextify.data.listing import natural
+from nextify.data.sources.listing import natural
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (8, 8), mode: str = "RGB", **save: object) -> None:

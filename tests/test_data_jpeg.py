@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nextify.compiled import enable
 from nextify.data import jpeg
 from nextify.data.decode import UnreadableImage, decode_crop
+from nextify.system.native import enable
 
 needs_library = pytest.mark.skipif(not jpeg.available(), reason="libjpeg-turbo's header is not installed here")
 

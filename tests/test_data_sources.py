@@ -20,12 +20,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-import nextify.data.parquet
+import nextify.data.sources.parquet
 from nextify.data import DataError, Images, TrainBatches, open_images
-from nextify.data.hugging_face import Rows
-from nextify.data.shards import expand_braces, part_of
-from nextify.data.sources import source_name
-from nextify.recipe import CONVNEXT
+from nextify.data.opening import source_name
+from nextify.data.sources.hugging_face import Rows
+from nextify.data.sources.shards import expand_braces, part_of
+from nextify.paper.recipe import CONVNEXT
 
 CLASSES = ("cat", "dog")
 Sample = tuple[bytes, int]
@@ -463,20 +463,20 @@ def test_refused_in_one_line(tmp_path: Path, make: Make, parts: list[str]) -> No
 
 def test_large_row_groups_are_noted_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = parquet_folder(tmp_path)
-    monkeypatch.setattr(nextify.data.parquet, "SLOW_ROW_GROUP", 10)
+    monkeypatch.setattr(nextify.data.opening.parquet, "SLOW_ROW_GROUP", 10)
     assert open_images(source).notes == ()  # held decoded, so read once
     assert any("row_group_size=10" in note for note in open_images(source, decoded_limit=0).notes)
-    monkeypatch.setattr(nextify.data.parquet, "ROW_GROUP_LIMIT", 10)
+    monkeypatch.setattr(nextify.data.opening.parquet, "ROW_GROUP_LIMIT", 10)
     with pytest.raises(DataError, match=r"has row groups of up to .* write the files with row_group_size=10"):
         open_images(source)
 
 
 def test_memory_of_a_set_that_is_not_held_stays_that_of_row_groups(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", samples(0, 20))
-    rows = nextify.data.parquet.ParquetRows(tmp_path, ["a.parquet"], "image.bytes", [[2] * 20])
+    rows = nextify.data.opening.parquet.ParquetRows(tmp_path, ["a.parquet"], "image.bytes", [[2] * 20])
     for i in (39, 0, 17, 5):
         assert rows.read(i) == samples(0, 20)[i][0]
-        assert len(rows._held) <= nextify.data.parquet.HELD_ROW_GROUPS
+        assert len(rows._held) <= nextify.data.opening.parquet.HELD_ROW_GROUPS
 
 
 def test_a_class_that_no_image_has_stays_a_class(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from nextify import compiled
-from nextify.compiled import enable
-from nextify.nn.depthwise import depthwise_conv, describe_kernels, fast_kernels_available
+from nextify.kernels.depthwise.cpu import depthwise_conv, describe_kernels, fast_kernels_available
+from nextify.system import native as compiled
+from nextify.system.native import enable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernels import DTYPES, needs_kernels, recorder
@@ -291,7 +291,9 @@ def test_without_a_working_compiler(
 @needs_kernels
 @pytest.mark.slow
 def test_processes_that_build_at_the_same_time(tmp_path: object) -> None:
-    code = "from nextify.nn.depthwise import *; assert fast_kernels_available(kernel_size=3), describe_kernels()"
+    code = (
+        "from nextify.kernels.depthwise.cpu import *; assert fast_kernels_available(kernel_size=3), describe_kernels()"
+    )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     started = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait(300) for process in started] == [0, 0, 0]
@@ -299,7 +301,7 @@ def test_processes_that_build_at_the_same_time(tmp_path: object) -> None:
 
 TRITON = """
 import torch
-from nextify.nn.depthwise_gpu import forward, weight_grad
+from nextify.kernels.depthwise.gpu import forward, weight_grad
 for n, h, w, c, k, stride in [(2, 5, 6, 40, 3, 1), (1, 7, 5, 8, 7, 2), (1, 4, 4, 33, 11, 1), (2, 9, 11, 20, 7, 1)]:
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(n, h, w, c).to(dtype)

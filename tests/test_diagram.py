@@ -11,11 +11,19 @@ from pathlib import Path
 import pytest
 
 import nextify
-from nextify.design import CONVNEXT_TINY, DESIGNS, RESNET50
-from nextify.diagram import Change, block_lines, block_svg, block_text, full_label, layer_differences, side_by_side_svg
-from nextify.layout import Conv
-from nextify.roadmap import ROADMAPS
-from nextify.zoo import designs
+from nextify.networks.layout import Conv
+from nextify.networks.zoo import designs
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50
+from nextify.paper.roadmap import ROADMAPS
+from nextify.report.diagram import (
+    Change,
+    block_lines,
+    block_svg,
+    block_text,
+    full_label,
+    layer_differences,
+    side_by_side_svg,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SVG = "{http://www.w3.org/2000/svg}"

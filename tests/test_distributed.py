@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from nextify.data import ImageSet, TestBatches, TrainBatches, finish, open_images
-from nextify.data.device_side import _noise
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
+from nextify.data.on_device import _noise
 from nextify.data.share import share
-from nextify.evaluation.report import evaluate
-from nextify.recipe import CONVNEXT, RandAugment
+from nextify.evaluation.evaluate import evaluate
+from nextify.paper.recipe import CONVNEXT, RandAugment
 from nextify.training.checkpoint import load_checkpoint
 from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD
 from nextify.weights.bundle import load_bundle

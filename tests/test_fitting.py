@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from nextify.design import CONVNEXT_TINY, RESNET50, stem_stride
-from nextify.fitting import FitError, fit, fit_recipe, fitted_batch_size
-from nextify.recipe import CONVNEXT, RECIPES, RESNET
-from nextify.roadmap import roadmap
-from nextify.scale import SCALES, ScaleError, scale
+from nextify.fitting.fit import FitError, fit, fit_recipe, fitted_batch_size
+from nextify.fitting.scale import SCALES, ScaleError, scale
+from nextify.paper.design import CONVNEXT_TINY, RESNET50, stem_stride
+from nextify.paper.recipe import CONVNEXT, RECIPES, RESNET
+from nextify.paper.roadmap import roadmap
 
 
 @dataclass

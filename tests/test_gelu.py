@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nextify import compiled
-from nextify.compiled import enable
-from nextify.nn.depthwise import describe_kernels
-from nextify.nn.gelu import GELU, gelu
+from nextify.kernels.depthwise.cpu import describe_kernels
+from nextify.kernels.gelu.cpu import GELU, gelu
+from nextify.system import native as compiled
+from nextify.system.native import enable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernels import DTYPES, needs_kernels, recorder

@@ -9,10 +9,10 @@ import warnings
 import pytest
 
 import nextify
-from nextify.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design, DesignError, InertChoice
-from nextify.layout import Conv, ImageSizeError, cost, cost_by_part, layout, smallest_image, walk
-from nextify.published import MODELS, published_gflops, published_top1
-from nextify.zoo import designs, list_models
+from nextify.networks.layout import Conv, ImageSizeError, cost, cost_by_part, layout, smallest_image, walk
+from nextify.networks.zoo import designs, list_models
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design, DesignError, InertChoice
+from nextify.paper.published import MODELS, published_gflops, published_top1
 
 
 def test_parameters_of_both_ends_of_the_roadmap() -> None:
@@ -140,7 +140,8 @@ def test_differences_are_the_changed_fields() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "import nextify, nextify.layout, nextify.roadmap, nextify.fitting, nextify.diagram, nextify.published",
+        "import nextify, nextify.networks.layout, nextify.paper.roadmap, nextify.paper.published",
+        "import nextify.fitting.fit.fit, nextify.report.diagram",
         "import nextify; nextify.macs(nextify.roadmap('resnet50')[0].design); nextify.list_models()",
         "from nextify.cli import main; main(['--help']); main([]); main(['--version'])",
         "from nextify.cli import main; main(['models']); main(['show', 'convnext_tiny'])",

@@ -15,11 +15,11 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score, top
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
-from nextify.design import CONVNEXT_TINY
 from nextify.evaluation.accuracy import accuracy
+from nextify.evaluation.evaluate import Evaluation, Mistake, match_classes, write
 from nextify.evaluation.metrics import calibration, confusion, per_class, top_k
 from nextify.evaluation.pictures import confusion_picture, curves_picture, reliability_picture
-from nextify.evaluation.report import Evaluation, Mistake, match_classes, write
+from nextify.paper.design import CONVNEXT_TINY
 from nextify.weights import About
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from nextify.design import CONVNEXT_TINY, RESNET50
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY, RESNET50
 from nextify.training.muon import Muon, orthogonalized
-from nextify.training.optimizer import matrices
-from nextify.zoo import create_model
+from nextify.training.optimizers import matrices
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (40, 9), (9, 40)])

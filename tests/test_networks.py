@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import nextify
-from nextify.design import DESIGNS, Design, DesignError, InertChoice
-from nextify.layout import (
+from nextify.networks.layout import (
     Conv,
     ImageSizeError,
     Layer,
@@ -31,8 +30,9 @@ from nextify.layout import (
     smallest_image,
     walk,
 )
-from nextify.nn.network import ConvNet
-from nextify.roadmap import ROADMAPS
+from nextify.networks.network import ConvNet
+from nextify.paper.design import DESIGNS, Design, DesignError, InertChoice
+from nextify.paper.roadmap import ROADMAPS
 
 NAMES = [
     *(name for name in DESIGNS if not name.startswith("resnet")),
@@ -51,7 +51,7 @@ def test_the_network_has_the_layouts_parameters_and_multiply_adds(name: str) -> 
     with torch.no_grad(), counter:
         logits = model(images)
     assert logits.shape == (1, 1000)
-    price = cost(nextify.zoo.designs()[name])
+    price = cost(nextify.networks.zoo.designs()[name])
     assert sum(p.numel() for p in model.parameters()) == price.parameters
     assert counter.get_total_flops() == 2 * price.macs
     regime, _, step = name.partition("_")
@@ -265,7 +265,7 @@ def test_in_channels_and_unusual_sizes() -> None:
 
 
 def test_an_unknown_design_names_the_nearest() -> None:
-    with pytest.raises(nextify.zoo.UnknownModel, match="did you mean convnext_tiny"):
+    with pytest.raises(nextify.networks.zoo.UnknownModel, match="did you mean convnext_tiny"):
         nextify.create_model("convnext_tinny")
     with pytest.raises(DesignError):
         Design().with_(kernel_size=2)

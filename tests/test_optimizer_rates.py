@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from nextify.design import CONVNEXT_TINY
-from nextify.recipe import CONVNEXT, RECIPES, RecipeError
-from nextify.training.optimizer import build_optimizers, set_learning_rate
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY
+from nextify.paper.recipe import CONVNEXT, RECIPES, RecipeError
+from nextify.training.optimizers import build_optimizers, set_learning_rate
 from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD, Data, Trial
-from nextify.zoo import create_model
 
 DESIGN = CONVNEXT_TINY.with_(depths=(1, 1, 1, 1), widths=(8, 16, 16, 16))
 MUON = CONVNEXT.with_(optimizer="muon", learning_rate=0.02, rest_learning_rate_share=0.15)
@@ -59,7 +59,7 @@ def test_a_share_of_nothing_is_refused() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the allocator is glibc's")
 def test_freed_memory_is_kept() -> None:
     code = (
-        "import numpy, resource; from nextify.memory import keep_freed_memory; kept = keep_freed_memory(); "
+        "import numpy, resource; from nextify.system.allocator import keep_freed_memory; kept = keep_freed_memory(); "
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; "
         "work = lambda: numpy.ones(64 * 2**20, numpy.uint8).sum(); work(); before = faults(); work(); "
         "print(kept, faults() - before)"

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextify import compiled
-from nextify.nn import pixelwise
+from nextify.kernels.pixelwise import inference as pixelwise
+from nextify.system import native as compiled
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernels import DTYPES, needs_kernels

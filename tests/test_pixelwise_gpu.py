@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from nextify.compiled import enable
-from nextify.design import CONVNEXT_TINY, DESIGNS, Design
-from nextify.nn import gpu, strips
-from nextify.nn.depthwise import describe_kernels
-from nextify.zoo import create_model
+from nextify.kernels import gpu
+from nextify.kernels.depthwise.cpu import describe_kernels
+from nextify.kernels.pixelwise import strips
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, Design
+from nextify.system.native import enable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernels import DTYPES, noting_blocks
@@ -31,7 +32,8 @@ INTERPRETED = """
 import sys
 sys.path.insert(0, {tests!r})
 import torch
-from nextify.nn import gpu, pixelwise_gpu
+from nextify.kernels import gpu
+from nextify.kernels.pixelwise import gpu as pixelwise_gpu
 assert gpu._try_on("cpu") == "triton"
 right, pixelwise_gpu.normalize = pixelwise_gpu.normalize, lambda x, *others: x
 assert "do not agree" in gpu._try_on("cpu")

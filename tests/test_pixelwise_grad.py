@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from nextify.compiled import enable
-from nextify.design import CONVNEXT_TINY, DESIGNS, Design
-from nextify.nn import pixelwise, pixelwise_grad, strips
-from nextify.nn.network import Block
-from nextify.zoo import create_model
+from nextify.kernels.pixelwise import inference as pixelwise
+from nextify.kernels.pixelwise import strips
+from nextify.kernels.pixelwise import training as pixelwise_grad
+from nextify.networks.network import Block
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, Design
+from nextify.system.native import enable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernels import DTYPES, needs_kernels, noting_blocks, recorder

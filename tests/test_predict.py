@@ -19,17 +19,17 @@ from nextify.cli import main
 from nextify.compare.entries import find_all
 from nextify.compare.weights import read_choices
 from nextify.data import DataError, open_images
-from nextify.deploy.predict import BATCH, Guess, Source, predict
-from nextify.design import CONVNEXT_TINY
-from nextify.roadmap import roadmap
-from nextify.scale import scale
-from nextify.several import several
+from nextify.evaluation.predict import BATCH, Guess, Source, predict
+from nextify.fitting.scale import scale
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY
+from nextify.paper.roadmap import roadmap
 from nextify.study.plan import make_plan
+from nextify.system.several import several
 from nextify.training.request import settings
 from nextify.training.tracking import check_trackers
 from nextify.training.trial import Data
 from nextify.weights import About, Preprocessing, WeightsError, load, save_bundle
-from nextify.zoo import create_model
 
 Captured = pytest.CaptureFixture[str]
 CLASSES = ("ant", "bee", "cow", "dog", "eel", "fox")

@@ -12,11 +12,15 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from nextify import files, report
-from nextify.recipe import CONVNEXT, RESNET
-from nextify.report import figure, html, table, tabular, text
-from nextify.roadmap import ROADMAPS
+from nextify import report
+from nextify.paper.recipe import CONVNEXT, RESNET
+from nextify.paper.roadmap import ROADMAPS
+from nextify.report import figures as figure
+from nextify.report import page as html
+from nextify.report import tables as table
+from nextify.report import tabular, text
 from nextify.study.statistics import conclude
+from nextify.system import files
 
 
 def fake(seeds=3, *, adopted_only=False, finished=None, name="digits", epochs=20, regime="resnet50"):

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import nextify
-from nextify.design import CONVNEXT_TINY, DESIGNS, RESNET50
-from nextify.recipe import CONVNEXT, RESNET
-from nextify.roadmap import ROADMAPS, STEP_NAMES, StepError
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50
+from nextify.paper.recipe import CONVNEXT, RESNET
+from nextify.paper.roadmap import ROADMAPS, STEP_NAMES, StepError
 
 PAPER: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "roadmap.json").read_text(encoding="utf-8"))
 ROWS = [(regime, index) for regime in ROADMAPS for index in range(17)]

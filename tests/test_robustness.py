@@ -15,16 +15,16 @@ from PIL import Image
 
 from nextify.cli import main
 from nextify.data import Images, open_images
-from nextify.design import CONVNEXT_TINY
 from nextify.evaluation import corrupted_images, robustness
 from nextify.evaluation.corruption_error import ALEXNET_ERRORS, Point, summarize
 from nextify.evaluation.corruptions import CORRUPTIONS, corrupt
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.partial import Partial
 from nextify.evaluation.robustness import Robustness, measure
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY
 from nextify.report.robustness import csv_text, table, write
 from nextify.weights import About, Preprocessing, load, save_bundle
-from nextify.zoo import create_model
 
 CLASSES = ("ant", "bee", "cow", "dog")
 DESIGN = CONVNEXT_TINY.with_(depths=(1, 1), widths=(8, 16), stage_strides=(1, 2), layer_scale="off")

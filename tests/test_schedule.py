@@ -2,8 +2,8 @@
 
 import pytest
 
-from nextify.design import CONVNEXT_TINY, RESNET50, total_stride
-from nextify.recipe import CONVNEXT, RecipeError
+from nextify.paper.design import CONVNEXT_TINY, RESNET50, total_stride
+from nextify.paper.recipe import CONVNEXT, RecipeError
 from nextify.training.schedule import image_side, relative_cost
 
 HALF = CONVNEXT.with_(progressive_resizing=0.5)

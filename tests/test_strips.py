@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nextify.compiled import enable
-from nextify.design import CONVNEXT_TINY, DESIGNS, Design
-from nextify.nn import pixelwise, pixelwise_grad, scratch, strips
-from nextify.zoo import create_model
+from nextify.kernels.pixelwise import inference as pixelwise
+from nextify.kernels.pixelwise import scratch, strips
+from nextify.kernels.pixelwise import training as pixelwise_grad
+from nextify.networks.zoo import create_model
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, Design
+from nextify.system.native import enable
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kernels import needs_kernels, noting_blocks, recorder

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nextify.roadmap import STEP_NAMES, roadmap
-from nextify.scale import scale
+from nextify.fitting.scale import scale
+from nextify.paper.roadmap import STEP_NAMES, roadmap
 from nextify.study.plan import PlanError, make_plan
 from nextify.study.store import Store, StoreError, save_result
 from nextify.training.trial import Data

@@ -14,25 +14,25 @@ import pytest
 import torch
 from PIL import Image
 
-import nextify.training.train
+import nextify.training.loop
 from nextify.cli import main
 from nextify.cli.train import _Stopping
 from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.preflight import preflight
-from nextify.deploy.predict import predict
-from nextify.design import RESNET50
-from nextify.evaluation.report import evaluate
-from nextify.fitting import FitError
-from nextify.recipe import CONVNEXT, RECIPES, RandAugment
-from nextify.training.measure import OutOfMemory, measure
+from nextify.evaluation.evaluate import evaluate
+from nextify.evaluation.predict import predict
+from nextify.fitting.fit import FitError
+from nextify.paper.design import RESNET50
+from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment
+from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
+from nextify.training.probe import OutOfMemory, measure
 from nextify.training.request import Request, RequestError, setting
 from nextify.training.run import UnusableFolder, folder_of, prepare_in, run, taken
 from nextify.training.run import train as train_in_one_call
-from nextify.training.train import TrainingStopped
-from nextify.training.training import Training, class_weights
+from nextify.training.trainer import Training, class_weights
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import load, load_bundle, model_card, save_bundle
 
@@ -464,7 +464,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.Monk
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         return {"step_seconds": 0.1, "test_seconds": 1.0, "total_steps": 10}
 
-    monkeypatch.setattr(nextify.training.train, "probe", probe)
+    monkeypatch.setattr(nextify.training.loop, "probe", probe)
     prepared = prepare(Request("convnext_atto", epochs=2, scale="tiny"), digits)
     smallest = 4
     found = measure(prepared, ONE_THREAD)
@@ -481,7 +481,7 @@ def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Ima
         total = trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size)
         return {"step_seconds": step, "test_seconds": 0.0, "total_steps": total}
 
-    monkeypatch.setattr(nextify.training.train, "probe", probe)
+    monkeypatch.setattr(nextify.training.loop, "probe", probe)
     request = Request("convnext_atto", minutes=1.0, scale="tiny")
     first = prepare_in(tmp_path, request, digits, ONE_THREAD).trial
     steps = first.recipe.epochs * (600 // first.recipe.batch_size)

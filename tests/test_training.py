@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from nextify.data import open_images
-from nextify.recipe import CONVNEXT, RECIPES, RandAugment, Recipe
-from nextify.roadmap import roadmap
-from nextify.scale import scale
+from nextify.fitting.scale import scale
+from nextify.networks.zoo import create_model
+from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Recipe
+from nextify.paper.roadmap import roadmap
 from nextify.training.checkpoint import load_checkpoint, save_checkpoint
-from nextify.training.optimizer import build_optimizers, depth_group, parameter_groups
+from nextify.training.loop import TrainingDiverged, TrainingOutOfMemory, probe, train
+from nextify.training.optimizers import build_optimizers, depth_group, parameter_groups
 from nextify.training.schedule import learning_rate
-from nextify.training.train import TrainingDiverged, TrainingOutOfMemory, probe, train
-from nextify.training.training import Training
+from nextify.training.trainer import Training
 from nextify.training.trial import Data, Runtime, Trial
-from nextify.zoo import create_model
 
 RUNTIME = Runtime()
 SMALL = Recipe(
@@ -181,7 +181,7 @@ def test_a_failed_save_loses_only_itself(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("nextify.files.os.fsync", full)
+    monkeypatch.setattr("nextify.system.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, {"step": 2})
     monkeypatch.undo()

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from nextify.cli import convert as command
-from nextify.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design
-from nextify.recipe import CONVNEXT, RESNET
+from nextify.networks.zoo import create_model, designs
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design
+from nextify.paper.recipe import CONVNEXT, RESNET
 from nextify.weights import (
     About,
     Metric,
@@ -36,9 +37,8 @@ from nextify.weights import (
     rename,
     save_bundle,
 )
-from nextify.weights.inference import infer_design
+from nextify.weights.design_detection import infer_design
 from nextify.weights.loading import adapt_channels
-from nextify.zoo import create_model, designs
 
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32))
 V2 = SMALL.with_(layer_scale="off", response_norm="global")

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nextify.design import DESIGNS
-from nextify.weights.inference import infer_design
+from nextify.networks.zoo import create_model
+from nextify.paper.design import DESIGNS
+from nextify.weights.design_detection import infer_design
 from nextify.weights.loading import _complain
 from nextify.weights.naming import Naming, WeightsError, recognize, rename
-from nextify.zoo import create_model
 
 IMAGES = 100
 TOLERANCE = 1e-5

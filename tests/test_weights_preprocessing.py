@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from nextify.weights import Preprocessing, WeightsError, library_settings, report_differences
-from nextify.weights.preprocessing import (
+from nextify.data.preprocessing import (
     foreign_preprocess,
     from_huggingface_config,
     from_timm_config,
     to_huggingface_config,
 )
+from nextify.weights import Preprocessing, PreprocessingError, library_settings, report_differences
 
 SETTINGS = Preprocessing(size=(32, 32), resize_size=37)
 
@@ -43,7 +43,7 @@ def test_same_pixels_as_timm_and_torchvision(foreign: Any, interpolation: Any, r
 def test_squash_as_timm_at_384(image: Image.Image) -> None:
     settings = Preprocessing(size=(48, 48), resize_size=48, fit="squash")
     assert torch.allclose(settings(image), foreign_preprocess(image, settings, "timm"), atol=2e-6)
-    with pytest.raises(WeightsError, match="squash"):
+    with pytest.raises(PreprocessingError, match="squash"):
         foreign_preprocess(image, settings, "torchvision")
 
 
@@ -82,7 +82,7 @@ def test_what_libraries_use_themselves() -> None:
     assert (squash.fit, squash.size) == ("squash", (384, 384))
     # transformers' bare processor has the mean and std of no released ConvNeXt.
     assert library_settings("huggingface", "").mean == (0.5, 0.5, 0.5)
-    with pytest.raises(WeightsError, match="no pretrained configuration"):
+    with pytest.raises(PreprocessingError, match="no pretrained configuration"):
         library_settings("timm", "nonesuch")
 
 
@@ -101,5 +101,5 @@ def test_settings_are_checked() -> None:
         {"std": (0.0, 1.0, 1.0)},
         {"interpolation": "lanczos", "antialias": False},
     ):
-        with pytest.raises(WeightsError):
+        with pytest.raises(PreprocessingError):
             Preprocessing(**wrong)  # type: ignore[arg-type]

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from nextify import processes
 from nextify.data import open_images
-from nextify.recipe import RandAugment, Recipe
-from nextify.roadmap import roadmap
-from nextify.scale import scale
-from nextify.training.training import Training
+from nextify.fitting.scale import scale
+from nextify.paper.recipe import RandAugment, Recipe
+from nextify.paper.roadmap import roadmap
+from nextify.system import processes
+from nextify.training.trainer import Training
 from nextify.training.trial import Data, Runtime, Trial
 
 EVERYTHING = Recipe(

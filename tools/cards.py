@@ -15,11 +15,11 @@ from typing import Any
 from card_texts import TEXTS
 from generated import ROOT, write_or_check
 
-from nextify.design import Design
-from nextify.diagram import block_lines, side_by_side_svg
-from nextify.layout import macs, parameters
+from nextify.networks.layout import macs, parameters
+from nextify.paper.design import Design
+from nextify.paper.roadmap import ROADMAPS, Row
 from nextify.report import text
-from nextify.roadmap import ROADMAPS, Row
+from nextify.report.diagram import block_lines, side_by_side_svg
 
 FOLDER = "docs/decisions"
 REGIMES = tuple(ROADMAPS)

@@ -6,11 +6,11 @@ import sys
 
 from generated import write_or_check
 
-from nextify.design import DESIGNS
-from nextify.layout import cost
-from nextify.published import MODELS, published_gflops, published_top1
-from nextify.roadmap import ROADMAPS
-from nextify.zoo import designs
+from nextify.networks.layout import cost
+from nextify.networks.zoo import designs
+from nextify.paper.design import DESIGNS
+from nextify.paper.published import MODELS, published_gflops, published_top1
+from nextify.paper.roadmap import ROADMAPS
 
 HEADER = "| name | parameters | multiply-adds | G as printed | top-1 %, printed |\n|---|--:|--:|--:|--:|"
 

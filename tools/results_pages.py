@@ -10,7 +10,7 @@ import sys
 
 from generated import ROOT, write_or_check
 
-from nextify.report.table import markdown
+from nextify.report.tables import markdown
 from nextify.report.text import data_name, path_title
 
 NOTES = {

@@ -5,29 +5,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nextify.networks.layout import Layout, cost, layout, macs, parameters
+
 # Light modules first, so that ``nextify.roadmap`` and ``nextify.layout`` are the functions, whatever is imported later.
-from nextify.design import Design
-from nextify.layout import Layout, cost, layout, macs, parameters
-from nextify.recipe import Recipe
-from nextify.roadmap import Roadmap, Step, roadmap
+from nextify.paper.design import Design
+from nextify.paper.recipe import Recipe
+from nextify.paper.roadmap import Roadmap, Step, roadmap
 
 if TYPE_CHECKING:
     from nextify.data import open_images
-    from nextify.deploy.predict import predict
-    from nextify.evaluation.report import evaluate
-    from nextify.fitting import fit
+    from nextify.evaluation.evaluate import evaluate
+    from nextify.evaluation.predict import predict
+    from nextify.fitting.fit import fit
+    from nextify.networks.zoo import create_model, list_models
     from nextify.training.run import train
-    from nextify.zoo import create_model, list_models
 
 __version__ = "0.1.0"
 
 _LATER = {
-    "create_model": "nextify.zoo",
-    "evaluate": "nextify.evaluation.report",
-    "fit": "nextify.fitting",
-    "list_models": "nextify.zoo",
+    "create_model": "nextify.networks.zoo",
+    "evaluate": "nextify.evaluation.evaluate",
+    "fit": "nextify.fitting.fit.fit",
+    "list_models": "nextify.networks.zoo",
     "open_images": "nextify.data",
-    "predict": "nextify.deploy.predict",
+    "predict": "nextify.evaluation.predict",
     "train": "nextify.training.run",
 }
 

@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from nextify.design import Design
-from nextify.layout import layout
-from nextify.nn.backbone import features, pick
-from nextify.nn.layers import to_nchw, to_nhwc
-from nextify.nn.network import ConvNet, Head
+from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nextify.networks.backbone import features, pick
+from nextify.networks.layers import to_nchw, to_nhwc
+from nextify.networks.layout import layout
+from nextify.networks.network import ConvNet, Head
+from nextify.networks.zoo import designs
+from nextify.paper.design import Design
 from nextify.weights.naming import recognize
-from nextify.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from nextify.zoo import designs
 
 __all__: list[str] = []  # timm's registry adds the entry points
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, get_type_hints
 
-from nextify.memory import keep_freed_memory
+from nextify.system.allocator import keep_freed_memory
 
 COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one brings",

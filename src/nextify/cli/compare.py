@@ -184,8 +184,8 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
     from nextify.compare.accuracy import image_side
     from nextify.compare.entries import find
     from nextify.compare.settings import Settings
-    from nextify.environment import cores
     from nextify.evaluation.profiling import Conditions
+    from nextify.system.environment import cores
     from nextify.training.device import usable_device
 
     device = usable_device(options.device)
@@ -225,7 +225,7 @@ def _batches(options: Options, device: str) -> list[tuple[tuple[int, ...], int]]
 def _environment(device: str, threads: int) -> dict[str, Any]:
     import torch
 
-    from nextify.environment import describe
+    from nextify.system.environment import describe
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     found: dict[str, Any] = {**describe(), "threads": threads, "load_average_start": load}

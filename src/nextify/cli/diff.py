@@ -8,10 +8,10 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from nextify.cli.printing import print_columns, print_json
-from nextify.diagram import layer_differences
-from nextify.layout import cost
+from nextify.networks.layout import cost
+from nextify.networks.zoo import find_design
+from nextify.report.diagram import layer_differences
 from nextify.report.text import ABSENT
-from nextify.zoo import find_design
 
 
 @dataclass(frozen=True)

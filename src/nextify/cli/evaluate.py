@@ -41,10 +41,10 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from nextify import processes
     from nextify.data import open_images
-    from nextify.evaluation.report import evaluate_with_pictures
+    from nextify.evaluation.evaluate import evaluate_with_pictures
     from nextify.report.text import percent
+    from nextify.system import processes
     from nextify.training.device import runtime
 
     place = runtime(options.device, options.threads)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from nextify.cli.printing import print_columns, print_json
-from nextify.layout import cost
-from nextify.published import published_gflops, published_top1
+from nextify.networks.layout import cost
+from nextify.networks.zoo import UnknownModel, find_design, list_models
+from nextify.paper.published import published_gflops, published_top1
 from nextify.report.text import ABSENT
-from nextify.zoo import UnknownModel, find_design, list_models
 
 
 @dataclass(frozen=True)

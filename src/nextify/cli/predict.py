@@ -38,7 +38,7 @@ class Options:
 
 def run(options: Options) -> int:
     from nextify.data.errors import printable
-    from nextify.deploy.predict import Predictor, csv_text
+    from nextify.evaluation.predict import Predictor, csv_text
     from nextify.training.device import runtime
 
     if options.json and options.csv:

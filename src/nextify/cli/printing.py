@@ -24,7 +24,7 @@ def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 @contextmanager
 def one_voice(first: bool) -> Iterator[None]:
     """Around what every one of several processes does alike: the first one tells of an error, the others just end."""
-    from nextify.processes import FirstFailed
+    from nextify.system.processes import FirstFailed
 
     try:
         yield

@@ -65,7 +65,7 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from nextify.data import open_images
-    from nextify.data.sources import source_name
+    from nextify.data.opening import source_name
     from nextify.study.engine import EngineError, LocalEngine
     from nextify.study.store import Store
     from nextify.study.study import Study, default_side_by_side
@@ -108,8 +108,8 @@ def run(options: Options) -> int:
 
 def _plan(options: Options, images: object) -> Plan:
     from nextify.data import Images
-    from nextify.roadmap import roadmap
-    from nextify.scale import scale
+    from nextify.fitting.scale import scale
+    from nextify.paper.roadmap import roadmap
     from nextify.study.plan import make_plan
     from nextify.training.trial import Data
 
@@ -182,7 +182,7 @@ def _train(console: Console, study: Study, engine: object, estimate: Estimate) -
 
 def _conclude(console: Console, study: Study, out: Path, started: datetime) -> int:
     from nextify import report
-    from nextify.report.table import legend, table
+    from nextify.report.tables import legend, table
 
     results = study.results(started)
     written = report.write(results, out)

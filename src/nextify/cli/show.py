@@ -12,12 +12,12 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from nextify.cli.printing import print_columns, print_json
-from nextify.design import Design, DesignError, InertChoice
-from nextify.diagram import block_lines, block_svg, block_text
-from nextify.files import write_text_atomic
-from nextify.layout import Cost, cost, cost_by_part, layout, walk
-from nextify.published import published_gflops, published_top1
-from nextify.zoo import find_design
+from nextify.networks.layout import Cost, cost, cost_by_part, layout, walk
+from nextify.networks.zoo import find_design
+from nextify.paper.design import Design, DesignError, InertChoice
+from nextify.paper.published import published_gflops, published_top1
+from nextify.report.diagram import block_lines, block_svg, block_text
+from nextify.system.files import write_text_atomic
 
 
 @dataclass(frozen=True)

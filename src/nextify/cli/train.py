@@ -84,8 +84,8 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from nextify import processes
     from nextify.cli.printing import one_voice
+    from nextify.system import processes
     from nextify.training.device import runtime as runtime_of
     from nextify.training.request import check
     from nextify.training.tracking import check_trackers
@@ -128,14 +128,14 @@ def _request(options: Options) -> Request:
 def _run(options: Options, request: Request, runtime: Runtime) -> int:
     from rich.console import Console
 
-    from nextify import processes
     from nextify.cli.printing import one_voice
     from nextify.data import Images, open_images
-    from nextify.data.sources import source_name
-    from nextify.training.measure import measure
+    from nextify.data.opening import source_name
+    from nextify.system import processes
+    from nextify.training.loop import TrainingDiverged, TrainingOutOfMemory, TrainingStopped
+    from nextify.training.probe import measure
     from nextify.training.run import finished, prepare_in
     from nextify.training.run import run as run_prepared
-    from nextify.training.train import TrainingDiverged, TrainingOutOfMemory, TrainingStopped
 
     console = Console(quiet=not processes.is_first())
     out = options.out or Path("runs") / f"{options.model}-{source_name(options.data)}"
@@ -194,8 +194,8 @@ def _run(options: Options, request: Request, runtime: Runtime) -> int:
 
 
 def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
-    from nextify.design import Design
-    from nextify.layout import cost
+    from nextify.networks.layout import cost
+    from nextify.paper.design import Design
     from nextify.report.text import count
 
     trial, report = prepared.trial, prepared.preflight

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from nextify.compare.entries import Entry, is_path, network
 from nextify.compare.results import reference
-from nextify.files import write_json_atomic
-from nextify.fitting import fit_recipe
-from nextify.recipe import RECIPES, Recipe
+from nextify.fitting.fit import fit_recipe
+from nextify.paper.recipe import RECIPES, Recipe
 from nextify.study.plan import PlanError, PlannedTrial
 from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
+from nextify.system.files import write_json_atomic
 from nextify.training.trial import Data, Trial
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from typing import Any
 from torch import nn
 
 from nextify.compare.line_ups import FOREIGN_FAMILIES, scaled_foreign
-from nextify.design import Design
-from nextify.fitting import fit_design
-from nextify.foreign import Foreign, timm_network
-from nextify.foreign import build as build_network
-from nextify.published import PublishedModel, published_model
-from nextify.scale import scale
-from nextify.several import several
-from nextify.zoo import UnknownModel, create_model, find_design
+from nextify.fitting.fit import fit_design
+from nextify.fitting.scale import scale
+from nextify.networks.foreign import Foreign, timm_network
+from nextify.networks.foreign import build as build_network
+from nextify.networks.zoo import UnknownModel, create_model, find_design
+from nextify.paper.design import Design
+from nextify.paper.published import PublishedModel, published_model
+from nextify.system.several import several
 
 FAMILIES = {"resnet": "ResNet", "deit": "ViT", "vit": "ViT", "swin": "Swin", "convnext": "ConvNeXt"}
 

@@ -22,11 +22,11 @@ from nextify.compare.figure_parts import (
     ticks,
 )
 from nextify.compare.findings import Results
-from nextify.layout import parameters
-from nextify.published import MODELS, OTHER_FAMILIES
+from nextify.networks.layout import parameters
+from nextify.paper.published import MODELS, OTHER_FAMILIES
+from nextify.paper.roadmap import roadmap
 from nextify.report.drawing import FAINT, INK, PAPER, SOFT, sheet, tidy, write
 from nextify.report.text import count
-from nextify.roadmap import roadmap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

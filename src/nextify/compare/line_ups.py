@@ -12,9 +12,9 @@ pixels, windows of 4, and widths and depths that bring their multiply-adds withi
 
 from __future__ import annotations
 
-from nextify.foreign import Foreign, timm_network
-from nextify.scale import SCALES, ScaleError
-from nextify.zoo import UnknownModel
+from nextify.fitting.scale import SCALES, ScaleError
+from nextify.networks.foreign import Foreign, timm_network
+from nextify.networks.zoo import UnknownModel
 
 LINE_UP = (
     "resnet50",

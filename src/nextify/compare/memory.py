@@ -172,7 +172,7 @@ def main() -> None:
         return
     import timm  # noqa: F401  (what every fork needs, and starts no thread)
 
-    import nextify.zoo  # noqa: F401
+    import nextify.networks.zoo  # noqa: F401
     from nextify.evaluation import profiling  # noqa: F401
 
     for line in sys.stdin:

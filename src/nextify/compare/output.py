@@ -10,9 +10,9 @@ from nextify.compare.figure import figures
 from nextify.compare.findings import Results, Row
 from nextify.compare.page import page
 from nextify.compare.tables import printed_gflops
-from nextify.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.report.drawing import png, svg
 from nextify.report.text import ABSENT
+from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 
 COLUMNS = (
     "model",

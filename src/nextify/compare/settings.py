@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nextify.evaluation.profiling import Conditions
-from nextify.several import several
+from nextify.system.several import several
 
 Choices = Sequence[tuple[tuple[int, ...], int]]
 

@@ -9,7 +9,7 @@ from typing import Any
 from nextify.compare.measure import Cell, Comparison
 from nextify.compare.ratios import paired, spread
 from nextify.evaluation.profiling import median
-from nextify.published import PublishedModel
+from nextify.paper.published import PublishedModel
 
 Row = Mapping[str, Any]
 HEAD = (

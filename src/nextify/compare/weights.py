@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nextify.compare.entries import Entry, is_path
-from nextify.several import several
+from nextify.system.several import several
 
 if TYPE_CHECKING:
     from nextify.data import Images
@@ -44,9 +44,9 @@ def evaluate(entry: Entry, source: str, images: Images, device: str, threads: in
     """
     import torch
 
+    from nextify.evaluation.evaluate import match_classes, predict_set
     from nextify.evaluation.inference import Inference
     from nextify.evaluation.metrics import top_k
-    from nextify.evaluation.report import match_classes, predict_set
     from nextify.weights import load
 
     torch.set_num_threads(threads)
@@ -70,11 +70,11 @@ def _of_timm(name: str, source: str) -> tuple[Any, Any]:
     import timm
     from timm.data import resolve_model_data_config
 
-    from nextify.design import RESNET50
-    from nextify.foreign import build, timm_network
+    from nextify.data.preprocessing import from_timm_config
+    from nextify.networks.foreign import build, timm_network
+    from nextify.paper.design import RESNET50
     from nextify.weights import About, WeightsError, read_weights
     from nextify.weights.class_names import class_names, names_beside
-    from nextify.weights.preprocessing import from_timm_config
 
     file = read_weights(source)
     state = file.state

@@ -1,9 +1,10 @@
 """Images in, batches out: ``open_images``, the checks before a training, transforms, loaders.
 
-In reading order: ``sources`` (which images), ``listing`` (the rules for all of them), ``encoded`` (where images lie),
+In reading order: ``opening`` (which images), ``sources.listing`` (the rules for all of them), ``encoded`` (where
+images lie),
 a file for each kind (``folder``, ``manifest``, ``parquet``, ``tar``, ``hugging_face``; ``shards`` for those of several
 files), ``checks`` (what is wrong with them), ``decode`` (one file), ``images`` (what is held), ``kept`` (decoded images
-on disk), ``transforms``, ``randomness``, ``balance`` (equal classes), ``loader`` and ``device_side``.
+on disk), ``transforms``, ``randomness``, ``balance`` (equal classes), ``batches`` and ``on_device``.
 Importing this package does not import torch.
 """
 
@@ -14,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet
-from nextify.data.sources import open_images
+from nextify.data.opening import open_images
 
 if TYPE_CHECKING:
-    from nextify.data.device_side import finish
-    from nextify.data.loader import TestBatches, TrainBatches
+    from nextify.data.batches import TestBatches, TrainBatches
+    from nextify.data.on_device import finish
     from nextify.data.transforms import test_pixels, test_transform, train_transform
 
 _LATER = {
-    "TestBatches": "loader",
-    "TrainBatches": "loader",
-    "finish": "device_side",
+    "TestBatches": "batches",
+    "TrainBatches": "batches",
+    "finish": "on_device",
     "test_pixels": "transforms",
     "test_transform": "transforms",
     "train_transform": "transforms",

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nextify import compiled
 from nextify.data.decode import Pixels
+from nextify.system import native as compiled
 
 _SOURCE = Path(__file__).with_name("affine.cpp")
 Colour = tuple[int, ...]

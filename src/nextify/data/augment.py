@@ -28,7 +28,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN
 
 from nextify.data.affine import affine, available
 from nextify.data.decode import Pixels
-from nextify.recipe import RandAugment as Setting
+from nextify.paper.recipe import RandAugment as Setting
 
 LAYERS = 2
 """Operations drawn for an image, each then applied with probability 0.5: timm's defaults."""

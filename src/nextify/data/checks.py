@@ -21,8 +21,8 @@ from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError, printable, some
 from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore
 from nextify.data.kept import keep, open_kept
-from nextify.data.listing import Indices, Listing
-from nextify.files import write_text_atomic
+from nextify.data.sources.listing import Indices, Listing
+from nextify.system.files import write_text_atomic
 
 VERSION = 1
 """Part of every fingerprint and index: raised when decoding or listing changes."""

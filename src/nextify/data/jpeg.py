@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from nextify import compiled
+from nextify.system import native as compiled
 
 if TYPE_CHECKING:  # decode.py calls this file
     from nextify.data.decode import Box, Pixels

@@ -16,7 +16,7 @@ import numpy as np
 from nextify.data.checks import IMBALANCE
 from nextify.data.errors import DataError, some
 from nextify.data.images import Images, ImageSet
-from nextify.recipe import Recipe
+from nextify.paper.recipe import Recipe
 
 FEW_STEPS = 100
 """Optimizer steps in all below which hardly anything is learned."""

@@ -27,7 +27,7 @@ from nextify.data.augment import from_pillow, rand_augment, to_pillow
 from nextify.data.decode import Box, Pixels, decode, decode_crop
 from nextify.data.images import ImageSet
 from nextify.data.kept import Kept, keep, open_kept
-from nextify.recipe import Recipe
+from nextify.paper.recipe import Recipe
 
 Transform = Callable[[Pixels], Pixels]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nextify import processes
 from nextify.evaluation.inference import PLAIN, Inference
+from nextify.system import processes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from nextify.recipe import Recipe
+    from nextify.paper.recipe import Recipe
 
 
 class Inference(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nextify.files import write_bytes_atomic
+from nextify.system.files import write_bytes_atomic
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

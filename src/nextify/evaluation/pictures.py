@@ -14,7 +14,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from nextify.evaluation.report import Evaluation
+    from nextify.evaluation.evaluate import Evaluation
 
 INK, SOFT, BLUE, ORANGE = "#1b1b1f", "#55585f", "#0072B2", "#B34700"
 WRITTEN_COUNTS = 20

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data import DataError, Images
-from nextify.environment import Environment, describe
 from nextify.evaluation.corrupted_images import (
     Key,
     Pixels,
@@ -37,11 +36,12 @@ from nextify.evaluation.corruption_error import (
     summarize,
 )
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
+from nextify.evaluation.evaluate import Part, match_classes, name_classes, probabilities
 from nextify.evaluation.inference import Inference
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.partial import Partial
-from nextify.evaluation.report import Part, match_classes, name_classes, probabilities
-from nextify.several import several
+from nextify.system.environment import Environment, describe
+from nextify.system.several import several
 
 if TYPE_CHECKING:
     from nextify.weights import Loaded, Preprocessing
@@ -127,7 +127,7 @@ def measure(
         part: the images' test part, their training part, or both.
         limit: so many images, evenly spread over the set; None takes all.
         only_present_classes: choose among the classes that have images, as ImageNet-A and -R are measured.
-        class_order: for a bundle that does not name its classes; see ``nextify.evaluation.report.evaluate``.
+        class_order: for a bundle that does not name its classes; see ``nextify.evaluation.evaluate.evaluate``.
         seed: decides what is drawn for each image.
         frost_pictures: folder of the reference's pictures of frost; None takes made textures.
         imagenet_c: folder of ImageNet-C as published (``fog/3/CLASS/…``, or in its four groups), whose files are taken

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nextify.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 
 Results = Mapping[str, Any]
 FILES = ("results.json", "results.csv", "roadmap.svg", "roadmap.png", "report.html")
@@ -25,8 +25,8 @@ def write(results: Results, out: str | Path) -> list[Path]:
     The data comes first, so that a figure that fails costs no figures. Raises ``OSError`` when the disk is full.
     """
     from nextify.report.drawing import png, svg
-    from nextify.report.figure import roadmap_figure
-    from nextify.report.html import page
+    from nextify.report.figures import roadmap_figure
+    from nextify.report.page import page
     from nextify.report.tabular import csv_text
 
     out = Path(out)

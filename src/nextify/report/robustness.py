@@ -12,10 +12,10 @@ import numpy as np
 
 from nextify.evaluation.corruption_error import Point
 from nextify.evaluation.robustness import Robustness
-from nextify.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.report import parts
 from nextify.report.drawing import INK, SOFT, drawable, png, shorten, svg
 from nextify.report.text import percent, whole
+from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -112,7 +112,7 @@ def trained(row: Row) -> bool:
 
 def groups(results: Results) -> list[tuple[str, list[Row]]]:
     """Neighbouring rows of the same section of the paper's Figure 2, in order; ``group`` in a row goes first."""
-    from nextify.roadmap import ROADMAPS
+    from nextify.paper.roadmap import ROADMAPS
 
     roadmap = ROADMAPS.get(str(study(results).get("regime")))
     known = {r.name: r.group for r in roadmap} if roadmap else {}

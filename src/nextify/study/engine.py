@@ -137,8 +137,8 @@ class LocalEngine:
 def _worker(connection: Connection, images: Images, runtime: Runtime) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from nextify.memory import keep_freed_memory
-    from nextify.training.train import TrainingDiverged, probe, train
+    from nextify.system.allocator import keep_freed_memory
+    from nextify.training.loop import TrainingDiverged, probe, train
 
     keep_freed_memory()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from nextify.design import Design, stem_stride
-from nextify.fitting import Change, Facts, fit_design, fit_recipe
-from nextify.recipe import Recipe
-from nextify.roadmap import Roadmap, Row
-from nextify.scale import Scale
-from nextify.several import several
+from nextify.fitting.fit import Change, Facts, fit_design, fit_recipe
+from nextify.fitting.scale import Scale
+from nextify.paper.design import Design, stem_stride
+from nextify.paper.recipe import Recipe
+from nextify.paper.roadmap import Roadmap, Row
+from nextify.system.several import several
 from nextify.training.trial import Data, Trial
 
 

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from nextify.files import write_json_atomic
 from nextify.study.plan import PlannedTrial
+from nextify.system.files import write_json_atomic
 
 
 class StoreError(OSError):

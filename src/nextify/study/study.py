@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nextify.environment import Environment, cores, describe
-from nextify.layout import cost
+from nextify.networks.layout import cost
 from nextify.study.engine import Event, Job, LocalEngine
 from nextify.study.plan import Plan, PlannedTrial
 from nextify.study.statistics import conclude
 from nextify.study.store import Store
+from nextify.system.environment import Environment, cores, describe
 from nextify.training.trial import Runtime
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nextify.files import write_bytes_atomic
+from nextify.system.files import write_bytes_atomic
 
 _MAGIC = b"nextify-checkpoint-1\n"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from nextify import processes
-from nextify.environment import cores
+from nextify.system import processes
+from nextify.system.environment import cores
 from nextify.training.request import RequestError
 from nextify.training.trial import Distributed, Runtime
 

@@ -20,9 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from nextify import processes
-from nextify.nn.layers import BatchNorm, DropPath, to_nchw, to_nhwc
-from nextify.nn.network import Block
+from nextify.networks.layers import BatchNorm, DropPath, to_nchw, to_nhwc
+from nextify.networks.network import Block
+from nextify.system import processes
 
 Kind = Literal["ddp", "fsdp"]
 Forward = Callable[[Tensor], Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from nextify import processes
+from nextify.system import processes
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
 from nextify.training.trial import Runtime
@@ -35,7 +35,7 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
     """Learn one batch by heart, without augmentation and regularization: whatever cannot, cannot learn the rest."""
     import torch
 
-    from nextify.training.training import Training
+    from nextify.training.trainer import Training
 
     if processes.launched() > 1:
         raise RequestError("--overfit-batch takes one process: start it without torchrun")

@@ -13,13 +13,13 @@ import numpy as np
 
 from nextify.data import Images
 from nextify.data.preflight import Preflight, preflight
-from nextify.fitting import Change, fit, without_average
-from nextify.layout import cost
-from nextify.recipe import RECIPES, Recipe
-from nextify.scale import scale
+from nextify.fitting.fit import Change, fit, without_average
+from nextify.fitting.scale import scale
+from nextify.networks.layout import cost
+from nextify.networks.zoo import find_design
+from nextify.paper.recipe import RECIPES, Recipe
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, settings
 from nextify.training.trial import FROM_SCRATCH, IMAGENET_MEAN, IMAGENET_STD, Data, Trial
-from nextify.zoo import find_design
 
 if TYPE_CHECKING:
     from torch import Tensor

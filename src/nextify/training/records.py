@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nextify.files import write_text_atomic
+from nextify.system.files import write_text_atomic
 from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, remove_leftovers, save_checkpoint
 from nextify.training.tracking import Tracker
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nextify.design import Design
-from nextify.recipe import RECIPES, RandAugment, Recipe
-from nextify.scale import scale
-from nextify.several import several
-from nextify.zoo import find_design
+from nextify.fitting.scale import scale
+from nextify.networks.zoo import find_design
+from nextify.paper.design import Design
+from nextify.paper.recipe import RECIPES, RandAugment, Recipe
+from nextify.system.several import several
 
 DESIGN_FIELDS = frozenset(f.name for f in fields(Design))
 RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))

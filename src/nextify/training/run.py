@@ -22,15 +22,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from nextify import processes
 from nextify.data import Images, open_images
-from nextify.design import Design
-from nextify.environment import describe
-from nextify.files import write_bytes_atomic, write_json_atomic
-from nextify.several import several
+from nextify.paper.design import Design
+from nextify.system import processes
+from nextify.system.environment import describe
+from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.several import several
 from nextify.training.device import runtime
-from nextify.training.measure import epochs_for
 from nextify.training.prepare import Prepared, prepare, resolved
+from nextify.training.probe import epochs_for
 from nextify.training.request import Request
 from nextify.training.tracking import check_trackers, open_trackers
 from nextify.training.trial import Runtime, Trial
@@ -38,7 +38,7 @@ from nextify.training.trial import Runtime, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nextify.training.train import Progress, Result
+    from nextify.training.loop import Progress, Result
 
 
 class UnusableFolder(OSError):
@@ -154,7 +154,7 @@ def run(
         OSError: the bundle or its records could not be written.
     """
     from nextify.evaluation.pictures import curves_picture
-    from nextify.training.train import train as train_trial
+    from nextify.training.loop import train as train_trial
 
     trial = prepared.trial
     folder = folder_of(out, trial)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nextify.recipe import Recipe
+from nextify.paper.recipe import Recipe
 
 GROWTH = 0.6
 """Share of the steps after which progressive resizing has reached the whole side."""

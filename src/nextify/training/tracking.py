@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from nextify.several import several
+from nextify.system.several import several
 
 PROJECT = "nextify"
 

@@ -8,9 +8,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from nextify.design import Design
-from nextify.foreign import Foreign
-from nextify.recipe import Recipe
+from nextify.networks.foreign import Foreign
+from nextify.paper.design import Design
+from nextify.paper.recipe import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

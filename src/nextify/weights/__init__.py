@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
+from nextify.data.preprocessing import (
+    Differences,
+    Preprocessing,
+    PreprocessingError,
+    library_settings,
+    preprocess,
+    report_differences,
+)
 from nextify.weights.bundle import About, Bundle, Metric, is_bundle, load_bundle, save_bundle
 from nextify.weights.convert import Conversion, convert
 from nextify.weights.hub import model_card, pull, push
 from nextify.weights.loading import Loaded, find, load, load_into
 from nextify.weights.naming import NAMINGS, Naming, WeightsError, recognize, rename
-from nextify.weights.preprocessing import (
-    Differences,
-    Preprocessing,
-    library_settings,
-    preprocess,
-    report_differences,
-)
 from nextify.weights.reading import UnsafeFile, read_weights
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Metric",
     "Naming",
     "Preprocessing",
+    "PreprocessingError",
     "UnsafeFile",
     "WeightsError",
     "convert",

@@ -19,12 +19,12 @@ from typing import Any
 
 from torch import Tensor
 
-from nextify.design import Design, DesignError
-from nextify.files import write_bytes_atomic, write_json_atomic
-from nextify.recipe import RandAugment, Recipe, RecipeError
-from nextify.weights.inference import mismatches
+from nextify.data.preprocessing import OFFICIAL, Preprocessing, PreprocessingError
+from nextify.paper.design import Design, DesignError
+from nextify.paper.recipe import RandAugment, Recipe, RecipeError
+from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.weights.design_detection import mismatches
 from nextify.weights.naming import State, WeightsError
-from nextify.weights.preprocessing import OFFICIAL, Preprocessing
 from nextify.weights.reading import read_json, read_weights
 
 SCHEMA = 1
@@ -110,7 +110,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         values["preprocessing"] = _fill(Preprocessing, values["preprocessing"])
         values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
         about: About = _fill(About, {k: v for k, v in values.items() if k in {f.name for f in fields(About)}})
-    except (KeyError, TypeError, AttributeError, DesignError, RecipeError) as error:
+    except (KeyError, TypeError, AttributeError, DesignError, RecipeError, PreprocessingError) as error:
         raise WeightsError(f"{path} is damaged or was edited: {error}") from error
     return about
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from nextify.files import write_text_atomic
+from nextify.system.files import write_text_atomic
 from nextify.weights.naming import WeightsError
 
 Order = Literal["imagefolder", "natural", "data"]

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nextify.files import write_text_atomic
+from nextify.system.files import write_text_atomic
 from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
 from nextify.weights.class_names import CLASSES_FILE
 from nextify.weights.naming import WeightsError

@@ -12,23 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nextify.design import Design
-from nextify.layout import layout
-from nextify.nn.layers import LAYER_NORM_EPS
+from nextify.data.preprocessing import Preprocessing, from_huggingface_config, from_timm_config, library_settings
+from nextify.networks.layers import LAYER_NORM_EPS
+from nextify.networks.layout import layout
+from nextify.paper.design import Design
 from nextify.weights.bundle import About, Bundle, explain, is_bundle, load_bundle
 from nextify.weights.class_names import ClassOrder, class_names, given_names, names_beside
-from nextify.weights.inference import channel_count, class_count, infer_design, mismatches
+from nextify.weights.design_detection import channel_count, class_count, infer_design, mismatches
 from nextify.weights.naming import Naming, Recognized, State, WeightsError, recognize
-from nextify.weights.preprocessing import (
-    Preprocessing,
-    from_huggingface_config,
-    from_timm_config,
-    library_settings,
-)
 from nextify.weights.reading import read_json, read_weights
 
 if TYPE_CHECKING:
-    from nextify.nn.network import ConvNet
+    from nextify.networks.network import ConvNet
 
 log = logging.getLogger("nextify")
 
@@ -82,7 +77,7 @@ def load(
     Raises:
         WeightsError: not readable, not recognized, not safe, or not of the design asked for.
     """
-    from nextify.nn.network import ConvNet
+    from nextify.networks.network import ConvNet
 
     found = find(source, design, class_order)
     about, notes = found.bundle.about, list(found.notes)
@@ -244,7 +239,7 @@ def _checked(source: Source, design: str | Design | None) -> Source:
 
 
 def _require(found: Design, wanted: str | Design, where: str) -> None:
-    from nextify.zoo import find_design
+    from nextify.networks.zoo import find_design
 
     expected = find_design(wanted)
     differences = found.differences(expected)
@@ -259,7 +254,7 @@ def _require(found: Design, wanted: str | Design, where: str) -> None:
 
 def name_of(design: Design) -> str:
     """The first name of a design in the zoo, whatever its layer scale starts at; empty without one."""
-    from nextify.zoo import designs
+    from nextify.networks.zoo import designs
 
     for name, known in designs().items():
         differences = design.differences(known)
@@ -280,7 +275,7 @@ def _from_foreign(
 ) -> Source:
     recognized = recognize(state)
     if design is not None and recognized.naming == "nextify":
-        from nextify.zoo import find_design
+        from nextify.networks.zoo import find_design
 
         found = find_design(design)
     else:

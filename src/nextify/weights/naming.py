@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from nextify.design import CONVNEXT_TINY, RESNET50, Design
+from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design
 
 Naming = Literal["nextify", "official", "timm", "torchvision", "huggingface"]
 NAMINGS: tuple[Naming, ...] = get_args(Naming)

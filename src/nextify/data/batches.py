@@ -1,0 +1,193 @@
+"""Batches whose content is a function of (seed, step): the same for every design, number of workers and resumption."""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nextify.data.balance import balanced_order
+from nextify.data.decode import Pixels, UnreadableImage, quiet
+from nextify.data.errors import DataError
+from nextify.data.images import EncodedStore, ImageSet
+from nextify.data.randomness import AUGMENTATION, order, reseed, seeded, words_of_rows
+from nextify.data.share import Rows, Share
+from nextify.data.transforms import Square, TrainTransform
+from nextify.paper.recipe import Recipe
+
+Batch = tuple[Tensor, Tensor]
+"""uint8 ``(B, S, S, 3)`` and int64 ``(B,)``, on the CPU."""
+
+PREFETCHED = 4
+"""Batches that each worker prepares ahead."""
+
+
+class TrainBatches:
+    """The training batches of a recipe, by number; an epoch's last incomplete batch is left out."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        recipe: Recipe,
+        image_size: int,
+        seed: int,
+        workers: int = 0,
+        share: Share | None = None,
+    ) -> None:
+        """
+        Args:
+            workers: processes that prepare batches; 0 prepares each when it is asked for. The batches are the same.
+            share: rows of each batch to give, where several processes train together; None gives the whole batch.
+
+        Raises:
+            DataError: the data does not fill one batch.
+        """
+        self.steps_per_epoch = len(images) // recipe.batch_size
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"{len(images):,} training images do not fill one batch of {recipe.batch_size:,}, so an epoch would "
+                f"have no step: set batch_size to {len(images)} or less, or let the recipe be fitted to the data"
+            )
+        self.images, self.batch_size, self.image_size = images, recipe.batch_size, image_size
+        self.seed, self.workers = seed, workers
+        self.balanced = recipe.class_balance == "sampling"
+        self.rows: Rows = np.arange(self.batch_size) if share is None else share.rows
+        self.transform = TrainTransform(recipe, image_size)
+        self.ready = self.transform.square.of_all(images) if self.transform.starts_square else images.array
+        self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
+
+    def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Which images the batch of ``step`` holds: ``(B,)``. A function of seed and step, see ``balance``."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            labels = self.images.labels
+            chosen = balanced_order(labels, self.seed, epoch) if self.balanced else order(len(labels), self.seed, epoch)
+            self._order = (epoch, chosen)
+        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of ``step`` (counted over all epochs). The global generators are left as they were."""
+        chosen = self.indices(step)[self.rows]
+        with seeded(self.seed, step, AUGMENTATION):
+            if self.transform.whole_batches:
+                out = self.transform.of_squares(self._squares(chosen), self.rows, self.batch_size)
+            else:
+                out = self._one_by_one(chosen, step)
+        return torch.from_numpy(out), torch.from_numpy(self.images.labels[chosen])
+
+    def _squares(self, chosen: Rows) -> Pixels:
+        if self.ready is not None:
+            return self.ready[chosen]
+        return np.stack([self.transform.square(self.images.load(index)) for index in chosen.tolist()])
+
+    def _one_by_one(self, chosen: Rows, step: int) -> Pixels:
+        size = self.image_size
+        out = np.empty((len(chosen), size, size, 3), np.uint8)
+        # Each row has draws of its own, so that a process need not make those of the rows before its own.
+        words = words_of_rows(self.seed, step, AUGMENTATION, self.batch_size)[self.rows]
+        with quiet():
+            for place, index in enumerate(chosen.tolist()):
+                reseed(words[place])
+                out[place] = self._one(index)
+        return out
+
+    def _one(self, index: int) -> Pixels:
+        if self.ready is not None:
+            return self.transform(self.ready[index])
+        store = self.images.store
+        if not isinstance(store, EncodedStore):
+            return self.transform(store.load(index))
+        try:
+            return self.transform.of_encoded(store.encoded(index))
+        except UnreadableImage as error:
+            raise DataError(f"{self.images.name(index)} cannot be read ({error}): remove or replace it") from None
+
+    def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
+        """The batches of steps ``start_step`` to ``end_step - 1``, in order. Worker processes live as long as this."""
+        if not self.workers:
+            for step in range(start_step, end_step):
+                yield self.batch(step)
+            return
+        fork = "fork" in multiprocessing.get_all_start_methods()
+        loader: DataLoader[Batch | DataError] = DataLoader(
+            _ByStep(self),
+            sampler=range(start_step, end_step),
+            batch_size=None,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context="fork" if fork else None,
+            generator=torch.Generator(),  # else it would draw from the global one, which is the model's
+            prefetch_factor=PREFETCHED,
+        )
+        with warnings.catch_warnings():
+            # Python warns of forking a process with threads; the workers run NumPy and Pillow, and torch on one thread.
+            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+            batches = iter(loader)
+        for batch in batches:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The array is found again through the image set, whose own way of pickling it is cheaper.
+        return self.__dict__ | {"ready": None, "_order": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.ready = self.transform.square.of_all(self.images) if self.transform.starts_square else self.images.array
+
+
+class _ByStep(Dataset[Batch | DataError]):
+    def __init__(self, batches: TrainBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch | DataError:
+        try:
+            return self.batches.batch(step)
+        except DataError as error:
+            return error  # raised in the main process, which would make it a traceback of many lines
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class TestBatches:
+    """The test images in order, each once; the last batch may be smaller. Can be gone through any number of times.
+
+    Of several processes each takes every so-manieth batch, so that a batch holds what it would for one. All take
+    equally many, as their networks may wait for each other: what is missing is a batch of labels -1, counted by nobody.
+    """
+
+    __test__ = False  # not a test, whatever pytest takes the name for
+
+    def __init__(
+        self, images: ImageSet, recipe: Recipe, image_size: int, batch_size: int, rank: int = 0, count: int = 1
+    ) -> None:
+        self.images, self.batch_size = images, batch_size
+        self.rank, self.count = rank, count
+        self.transform = Square(image_size, recipe.test_crop_ratio)
+        self.pixels = self.transform.of_all(images)
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // (self.batch_size * self.count))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in range(len(self)):
+            start = (number * self.count + self.rank) * self.batch_size
+            if start >= len(self.images):
+                yield torch.from_numpy(self._part(0, 1)), torch.tensor([-1])
+                continue
+            stop = min(start + self.batch_size, len(self.images))
+            yield torch.from_numpy(self._part(start, stop)), torch.from_numpy(self.images.labels[start:stop])
+
+    def _part(self, start: int, stop: int) -> Pixels:
+        if self.pixels is not None:
+            return self.pixels[start:stop]
+        return np.stack([self.transform(self.images.load(i)) for i in range(start, stop)])

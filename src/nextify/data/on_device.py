@@ -1,0 +1,161 @@
+"""What happens to a batch on the device: normalization, random erasing, mixing, smoothing.
+
+Order as in the ConvNeXt training (timm): erase, then mix. All draws are a function of (seed, step); the rectangles and
+the mixing are the same on every device, the erased pixels' noise is each device's own. Of several processes each
+finishes its share of a batch, by the draws of the whole batch.
+
+Targets: soft ``(B, K)`` where labels are smoothed or batches mixed, with the smoothing in them, and class indices
+``(B,)`` where neither is on. Either goes into a plain cross entropy, which must not smooth again.
+
+timm's Mixup pairs image i with image B-1-i and needs an even batch. Of an odd batch the last image is left as it is;
+its target is smoothed like the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from timm.data.mixup import Mixup, mixup_target
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+
+from nextify.data.decode import Pixels
+from nextify.data.randomness import DEVICE, seeded
+from nextify.data.share import Rows, Share
+from nextify.paper.recipe import Recipe
+
+Triple = tuple[float, float, float]
+Write = Callable[[int, tuple[slice, ...], Tensor], None]
+
+NOISE_ROWS = 64
+"""Rows whose noise is drawn at once on an accelerator."""
+
+
+def finish(
+    pixels: Tensor | Pixels,
+    labels: Tensor | np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    recipe: Recipe,
+    num_classes: int,
+    step: int,
+    seed: int,
+    device: torch.device | str,
+    mean: Triple,
+    std: Triple,
+    train: bool = True,
+    share: Share | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A batch as the network and the loss take it.
+
+    Args:
+        pixels: uint8 ``(B, S, S, 3)``.
+        labels: int64 ``(B,)``.
+        mean, std: of the channels, where pixels run from 0 to 1.
+        train: False normalizes only, and gives the labels as they are.
+        share: the rows of a larger batch that these are; None for a whole one.
+
+    Returns:
+        float32 ``(B, 3, S, S)`` in channels-last memory, and targets: see the top of the file.
+    """
+    device = torch.device(device)
+    x = normalized(torch.as_tensor(pixels), device, mean, std)
+    y = torch.as_tensor(labels).to(device, non_blocking=True)
+    if not train:
+        return x, y
+    mixing = (recipe.mixup != "off" or recipe.cutmix != "off") and recipe.mixing_probability > 0
+    if recipe.random_erasing or mixing:
+        with seeded(seed, step, DEVICE) as further:
+            if recipe.random_erasing:
+                erase(x, recipe.random_erasing, further, share)
+            if mixing:
+                return mixed(x, y, recipe, num_classes)
+    if recipe.label_smoothing:
+        y = mixup_target(y, num_classes, smoothing=recipe.label_smoothing)
+    return x, y
+
+
+def normalized(pixels: Tensor, device: torch.device, mean: Triple, std: Triple) -> Tensor:
+    """float32 ``(B, 3, S, S)`` in channels-last memory of uint8 ``(B, S, S, 3)``."""
+    batch, height, width, channels = pixels.shape
+    scale, shift = _scale_and_shift(mean, std, width, device)
+    x = pixels.to(device, non_blocking=True).to(torch.float32)
+    # By rows of the image, since arithmetic on a last axis of three is slow.
+    x.view(batch, height, width * channels).mul_(scale).add_(shift)
+    return x.permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=16)
+def _scale_and_shift(mean: Triple, std: Triple, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    return tuple(v.float().repeat(width).to(device) for v in (1 / (255 * s), -m / s))  # type: ignore[return-value]
+
+
+def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) -> None:
+    """timm's random erasing with noise for each pixel (mode ``pixel``), in place.
+
+    timm draws the rectangles of the whole batch; those of other rows than this process's are let go. On a CPU the
+    noise is timm's too. On an accelerator all is done in a few launches, instead of three for each erased image.
+    """
+    batch = len(x) if share is None else share.batch
+    rows = np.arange(batch) if share is None else share.rows
+    place = {row: i for i, row in enumerate(rows.tolist())}
+    on_cpu = x.device.type == "cpu"
+    kept = torch.ones((0 if on_cpu else len(x), 3, *x.shape[2:]), dtype=torch.bool)
+
+    def write(row: int, rectangle: tuple[slice, ...], pixels: Tensor) -> None:
+        if row in place:
+            (x if on_cpu else kept)[place[row]][rectangle] = pixels
+
+    erasing = RandomErasing(probability, mode="pixel" if on_cpu else "const", device="cpu")
+    erasing(_WholeBatch((batch, *x.shape[1:]), x.dtype, write))
+    if not on_cpu:
+        x.copy_(torch.where(kept[:, :1].to(x.device, non_blocking=True), x, _noise(x, seed, rows)))
+
+
+class _WholeBatch:
+    """What timm erases in place of a batch, or of one of its rows: hands on what would be written."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, write: Write, row: int = -1) -> None:
+        self.shape, self.dtype, self.write, self.row = shape, dtype, write, row
+
+    def size(self) -> tuple[int, ...]:
+        return self.shape
+
+    def __getitem__(self, row: int) -> _WholeBatch:
+        return _WholeBatch(self.shape, self.dtype, self.write, row)
+
+    def __setitem__(self, rectangle: tuple[slice, ...], pixels: Tensor) -> None:
+        self.write(self.row, rectangle, pixels)
+
+
+def _noise(x: Tensor, seed: int, rows: Rows) -> Tensor:
+    """Normal noise like ``x (N, C, H, W)``, a function of the seed and of each row's place in the whole batch."""
+    out = torch.empty_like(x)
+    generator = torch.Generator(x.device)
+    ends = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] % NOISE_ROWS == 0)) + 1
+    for at, run in zip([0, *ends.tolist()], np.split(rows, ends), strict=True):
+        block, first = divmod(int(run[0]), NOISE_ROWS)
+        drawn = torch.empty((NOISE_ROWS, *x.shape[1:]), device=x.device)
+        drawn.normal_(generator=generator.manual_seed(seed + block))
+        out[at : at + len(run)] = drawn[first : first + len(run)]
+    return out
+
+
+def mixed(x: Tensor, labels: Tensor, recipe: Recipe, num_classes: int) -> tuple[Tensor, Tensor]:
+    """timm's Mixup and CutMix, in place, and the soft targets; of an odd batch all but the last image."""
+    mixup = Mixup(
+        mixup_alpha=0.0 if recipe.mixup == "off" else recipe.mixup,
+        cutmix_alpha=0.0 if recipe.cutmix == "off" else recipe.cutmix,
+        prob=recipe.mixing_probability,
+        switch_prob=0.5,
+        mode="batch",
+        label_smoothing=recipe.label_smoothing,
+        num_classes=num_classes,
+    )
+    even = len(x) - len(x) % 2
+    targets = mixup_target(labels, num_classes, smoothing=recipe.label_smoothing)
+    if even:
+        targets[:even] = mixup(x[:even], labels[:even])[1]
+    return x, targets

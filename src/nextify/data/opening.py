@@ -1,0 +1,190 @@
+"""``open_images``: the embedded digits, CIFAR-10, or images of your own, in whatever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from nextify.data.checks import VERSION, check
+from nextify.data.decode import Pixels
+from nextify.data.errors import DataError, printable
+from nextify.data.images import Images, ImageSet, Labels, UniformStore
+from nextify.data.kept import Kept, keep, open_kept
+from nextify.data.sources.folder import list_folder
+from nextify.data.sources.hugging_face import PREFIX, list_hugging_face
+from nextify.data.sources.listing import Listing, Splitting
+from nextify.data.sources.manifest import list_manifest
+from nextify.data.sources.parquet import holds_images, list_parquet
+from nextify.data.sources.shards import shards_in, shards_of
+from nextify.data.sources.tar import list_tar
+
+DIGITS_TRAIN = 600
+"""Training images of ``digits``; the other 1,197 are tested on, enough to tell accuracies apart."""
+KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv or .parquet file, or .tar shards"
+DECODED_LIMIT = 2 * 2**30
+"""Bytes up to which a set is held decoded."""
+ON_DISK_FROM = 8 * 2**20
+"""Bytes from which a set given as an array goes to the cache, so that processes share it."""
+
+
+def open_images(
+    source: str | Path,
+    *,
+    root: Path | None = None,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    cache: Path | None = None,
+    decoded_limit: int = DECODED_LIMIT,
+) -> Images:
+    """The images of a source, checked.
+
+    Args:
+        source: ``digits`` (scikit-learn's, 8×8), ``cifar10``, ``hf:OWNER/NAME`` (Hugging Face), or a path: an image
+            folder (``folder.py``), a manifest (``manifest.py``), Parquet files with images (``parquet.py``) or tar
+            shards (``tar.py``), these two also as a folder or a pattern such as ``train-{000..003}.tar``. A folder
+            named as one of the first two is given as ``./digits`` or as a ``Path``.
+        root: for ``cifar10``, the folder that holds it or is to hold it; ``train/`` and ``test/`` folders of images
+            in there are used too. None is ``~/.cache/nextify``.
+        test_fraction: share of each class that is tested on, where a source has no test images of its own.
+        split_seed: decides that split, and that of the digits.
+        cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
+        decoded_limit: bytes up to which images are held decoded; beyond, they are decoded each time.
+
+    Raises:
+        DataError: what is wrong and what to do about it.
+        TypeError: a source that is neither a string nor a path, such as a list of several.
+    """
+    if isinstance(source, Path):
+        source = os.path.join(os.curdir, source.expanduser())  # a path is never one of the names
+    elif not isinstance(source, str):
+        raise TypeError(f"a source must be one string or Path, got {type(source).__name__}; give {KINDS}")
+    if source == "digits":
+        return _digits(split_seed, cache)
+    splitting = Splitting(test_fraction, split_seed)
+    if source == "cifar10":
+        local = root or _default_root()
+        if not (local / "train").is_dir():
+            return _cifar10(local, cache)
+        listing = list_folder(local, splitting)
+    else:
+        listing = _listing(source, splitting)
+    return check(listing, name=source_name(source), cache=cache, decoded_limit=decoded_limit)
+
+
+def source_name(source: str) -> str:
+    """What to call a source: the folder's name, the file's without its ending, the data set's on the Hub."""
+    if source in ("digits", "cifar10"):
+        return source
+    if source.startswith(PREFIX):
+        return source.rstrip("/").rpartition("/")[2].removeprefix(PREFIX)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    plain = path.name.partition("{")[0] if "{" in path.name else path.stem
+    return plain.rstrip("-_. ") or path.parent.resolve().name
+
+
+def _listing(source: str, splitting: Splitting) -> Listing:
+    if source.startswith(PREFIX):
+        return list_hugging_face(source, splitting)
+    path = Path(source).expanduser()
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        for ending, list_shards in ((".tar", list_tar), (".parquet", list_parquet)):
+            shards = shards_in(path, ending)
+            if shards is not None:
+                return list_shards(shards, splitting)
+        return list_folder(path, splitting)
+    pattern = "{" in source and suffix in (".tar", ".parquet")
+    if not path.exists() and not pattern:
+        raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
+    if suffix == ".tar":
+        return list_tar(shards_of(source), splitting)
+    if suffix == ".parquet" and (pattern or holds_images(path)):
+        return list_parquet(shards_of(source), splitting)
+    if suffix in (".csv", ".tsv", ".parquet"):
+        return list_manifest(path, splitting)
+    raise DataError(f"{printable(source)} is a file of another kind: give {KINDS}")
+
+
+def _digits(split_seed: int, cache: Path | None) -> Images:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    found = load_digits()
+    pixels = np.repeat((found.images * (255 / 16)).round().astype(np.uint8)[..., None], 3, axis=-1)  # (1797, 8, 8, 3)
+    labels = found.target.astype(np.int64)
+    train, test = train_test_split(
+        np.arange(len(labels)), train_size=DIGITS_TRAIN, stratify=labels, random_state=split_seed
+    )
+    return _from_arrays(
+        "digits",
+        tuple(str(digit) for digit in range(10)),
+        (pixels[train], labels[train]),
+        (pixels[test], labels[test]),
+        cache,
+        mirror_keeps_class=False,
+        notes=(
+            f"{len(train):,} images to train and {len(test):,} to test on (stratified, seed {split_seed}).",
+            "All images are grayscale and become RGB with three equal channels.",
+        ),
+    )
+
+
+def _default_root() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextify"
+
+
+def _cifar10(root: Path, cache: Path | None) -> Images:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        here = (root / CIFAR10.base_folder).is_dir()
+        parts = [CIFAR10(str(root), train=train, download=not here) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"CIFAR-10 is not in {root} and could not be downloaded ({str(error).splitlines()[0]}): "
+            f"put cifar-10-batches-py/, or train/ and test/ folders of its images, there"
+        ) from None
+    (train, train_labels), (test, test_labels) = ((p.data, np.array(p.targets, np.int64)) for p in parts)
+    return _from_arrays(
+        "cifar10",
+        tuple(parts[0].classes),
+        (train, train_labels),
+        (test, test_labels),
+        cache,
+        mirror_keeps_class=True,
+        notes=(),
+    )
+
+
+def _from_arrays(
+    name: str,
+    classes: tuple[str, ...],
+    train: tuple[Pixels, Labels],
+    test: tuple[Pixels, Labels],
+    cache: Path | None,
+    *,
+    mirror_keeps_class: bool,
+    notes: tuple[str, ...],
+) -> Images:
+    digest = hashlib.sha256(json.dumps([VERSION, "arrays", classes]).encode())
+    for pixels, labels in (train, test):
+        digest.update(f"{pixels.shape}".encode())
+        digest.update(np.ascontiguousarray(pixels).data)
+        digest.update(labels.astype("<i8").data)
+    fingerprint = digest.hexdigest()
+    sets = []
+    for part, (pixels, labels) in (("train", train), ("test", test)):
+        kept, keep_under = Kept(np.ascontiguousarray(pixels)), None
+        if cache is not None and pixels.nbytes >= ON_DISK_FROM:
+            keep_under = cache / f"{fingerprint[:16]}-{part}"
+            path = keep_under.with_name(f"{keep_under.name}.npy")
+            kept = open_kept(path) or keep(path, pixels.shape, [pixels])[0]
+        sets.append(ImageSet(labels, UniformStore(kept), None, keep_under))
+    height, width = train[0].shape[1:3]
+    return Images(name, classes, sets[0], sets[1], mirror_keeps_class, fingerprint, notes, (height, width))

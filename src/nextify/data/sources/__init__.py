@@ -1,0 +1,1 @@
+"""Where images come from: folders, lists, Parquet, tar shards, Hugging Face."""

@@ -1,0 +1,102 @@
+"""Data sets of the Hugging Face Hub, ``hf:OWNER/NAME``, through its library ``datasets``.
+
+Downloads and their cache are the library's business; images stay encoded until they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nextify.data.decode import UnreadableImage
+from nextify.data.encoded import Stamp
+from nextify.data.errors import DataError, some
+from nextify.data.sources.listing import Listing, Splitting, arrange, choose_parts, is_part
+from nextify.data.sources.parquet import LABEL_NAMES, Columns, number_labels
+
+PREFIX = "hf:"
+
+
+class Rows:
+    """Images that lie in the splits of a ``datasets.DatasetDict``."""
+
+    def __init__(self, name: str, splits: Sequence[tuple[str, Any]], column: str) -> None:
+        """
+        Args:
+            splits: name and ``datasets.Dataset`` of each, whose images come as ``{"bytes", "path"}``.
+        """
+        self.place, self.splits, self.column = f"{PREFIX}{name}", splits, column
+        self.names = tuple(f"{split}#{row}" for split, rows in splits for row in range(len(rows)))
+
+    def stamp(self, index: int) -> Stamp:
+        rows, _ = self._row(index)
+        # The library's own mark of a split's content, as a number.
+        return len(rows), int.from_bytes(str(rows._fingerprint).encode()[:8], "big")
+
+    def read(self, index: int) -> bytes:
+        rows, row = self._row(index)
+        image = rows[row][self.column]
+        if image is None:
+            raise UnreadableImage("no image in its row")
+        if image["bytes"] is not None:
+            return bytes(image["bytes"])
+        with open(image["path"], "rb") as file:
+            return file.read()
+
+    def _row(self, index: int) -> tuple[Any, int]:
+        for _, rows in self.splits:
+            if index < len(rows):
+                return rows, index
+            index -= len(rows)
+        raise IndexError(index)
+
+
+def list_hugging_face(source: str, splitting: Splitting) -> Listing:
+    """The images of ``hf:OWNER/NAME``. Raises ``DataError``: the library or the data set is not there, odd columns."""
+    datasets = _library()
+    name = source.removeprefix(PREFIX)
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:  # the library and what is below it raise almost anything: network, names, formats
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source} could not be loaded ({reason}): check the name and the connection") from None
+    if not any(map(is_part, found)):
+        raise DataError(f"{source} has the splits {some(list(found))}: it needs train, and val or test if wanted")
+    parts = choose_parts(filter(is_part, found), source)
+    columns = _columns(datasets, found[parts.train].features, source)
+    splits = [
+        (part, found[part].select_columns([columns.image, columns.label]).cast_column(
+            columns.image, datasets.Image(decode=False)))
+        for part in parts.used
+    ]  # fmt: skip
+    images = Rows(name, splits, columns.image)
+    labels = [label for _, rows in splits for label in rows[columns.label]]
+    classes, numbers = number_labels(labels, columns, images.names)
+    notes = []
+    if columns.other_labels:
+        notes.append(f"The classes are those of the column {columns.label}, not of {some(columns.other_labels)}.")
+    return arrange(source, classes, images, numbers, parts, len(splits[0][1]), splitting, notes=notes)
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError("data sets of the Hub need its library: pip install 'nextify[datasets]'") from None
+    return datasets
+
+
+def _columns(datasets: Any, features: Any, source: str) -> Columns:
+    there = some(list(features))
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if len(images) != 1:
+        raise DataError(f"{source} has {len(images) or 'no'} columns of images (its columns: {there}): one is needed")
+    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels.sort(key=lambda name: name not in LABEL_NAMES)
+    labels = labels or [name for name in features if name.lower() in LABEL_NAMES]
+    if not labels:
+        raise DataError(f"{source} has no column of class labels (its columns: {there}): take another data set")
+    label, *others = labels
+    feature = features[label]
+    classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    return Columns(images[0], label, classes, tuple(others))

@@ -1,0 +1,276 @@
+"""Parquet files that hold the images themselves, as Hugging Face data sets do: a column of images, one of labels.
+
+Format: https://huggingface.co/docs/hub/datasets-image#parquet-format (an image is a struct of ``bytes`` and ``path``;
+the names of classes stand in the schema's metadata under ``huggingface``). Read with pyarrow, a row group at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextify.data.decode import UnreadableImage
+from nextify.data.encoded import Stamp, stamp_of
+from nextify.data.errors import DataError, printable, some
+from nextify.data.sources.listing import Listing, Splitting, arrange, number_classes
+from nextify.data.sources.shards import Shards
+
+ROW_GROUP_LIMIT = 512 * 2**20
+"""Bytes of a row group's images above which it is refused: it has to be held whole to read one image."""
+SLOW_ROW_GROUP = 4 * 2**20
+"""Bytes of a row group's images from which reading it takes about as long as decoding an image."""
+HELD_ROW_GROUPS = 2
+"""Row groups that a process holds: two, since threads read on either side of a border."""
+LABEL_NAMES = ("label", "labels", "class", "target")
+
+
+def pyarrow_parquet() -> Any:
+    """``pyarrow.parquet``. Raises ``DataError`` where it is not installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError("Parquet files need pyarrow: pip install 'nextify[data]'") from None
+    return pyarrow.parquet
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """An open ``pyarrow.parquet.ParquetFile``. Raises ``DataError`` for what is none."""
+    parquet = pyarrow_parquet()
+    import pyarrow
+
+    try:
+        # Buffered and on one thread: bounded memory, and no thread pool that a forked worker would lack.
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+            yield file
+    except pyarrow.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{printable(path.name)} is no whole Parquet file ({reason}): copy it again") from None
+    except OSError as error:
+        raise DataError(
+            f"{printable(str(path))} cannot be read ({error.strerror or str(error).splitlines()[0]}): check the file"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a Parquet file are meant."""
+
+    image: str
+    """Path of the column of bytes, such as ``image.bytes``."""
+    label: str
+    classes: tuple[str, ...] | None
+    """Names of the labels 0, 1, …, where the file tells them."""
+    other_labels: tuple[str, ...] = ()
+    """Further columns of class labels, which are not used."""
+
+
+class ParquetRows:
+    """Images that lie in rows of Parquet files. An image is read with its row group."""
+
+    def __init__(self, root: Path, files: Sequence[str], column: str, rows: Sequence[Sequence[int]]) -> None:
+        """
+        Args:
+            files: below ``root``.
+            column: path of the column of bytes.
+            rows: of each file, how many each of its row groups has.
+        """
+        self.root, self.files, self.column = root, files, column
+        self.groups = [(file, group) for file, counts in enumerate(rows) for group in range(len(counts))]
+        self.ends = np.cumsum([count for counts in rows for count in counts], dtype=np.int64)
+        self.names = tuple(
+            f"{name}#{row}" for name, counts in zip(files, rows, strict=True) for row in range(sum(counts))
+        )
+        self.stamps = [stamp_of(root / name) for name in files]
+        self._forget()
+
+    @property
+    def place(self) -> str:
+        return str(self.root.resolve())
+
+    def stamp(self, index: int) -> Stamp:
+        return self.stamps[self.groups[self._group_of(index)][0]]
+
+    def read(self, index: int) -> bytes:
+        if self._process != os.getpid():  # a fork, made perhaps while another thread held the lock
+            self._forget()
+        group = self._group_of(index)
+        before = int(self.ends[group - 1]) if group else 0
+        with self._lock:
+            if group not in self._held:
+                self._held[group] = self._load(*self.groups[group])
+                if len(self._held) > HELD_ROW_GROUPS:
+                    self._held.pop(next(iter(self._held)))
+            data = self._held[group][index - before].as_py()
+        if data is None:
+            raise UnreadableImage("no bytes in its row")
+        return bytes(data)
+
+    def _group_of(self, index: int) -> int:
+        return int(np.searchsorted(self.ends, index, side="right"))
+
+    def _load(self, file: int, group: int) -> Any:
+        """The bytes of a row group's images, as an Arrow array."""
+        import pyarrow
+
+        with reading(self.root / self.files[file]) as opened:
+            column = opened.read_row_group(group, columns=[self.column], use_threads=False).column(0)
+        if "." not in self.column:
+            return column
+        return pyarrow.chunked_array([chunk.field(0) for chunk in column.chunks])
+
+    def _forget(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._held: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_process", "_lock", "_held")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a Parquet file has a column of encoded images; otherwise it may list paths. Raises ``DataError``."""
+    with reading(path) as file:
+        return bool(_image_columns(file.schema_arrow))
+
+
+def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
+    """The images in Parquet files. Reads labels and metadata. Raises ``DataError``."""
+    columns: Columns | None = None
+    labels: list[Any] = []
+    rows: list[list[int]] = []
+    largest = train_count = 0
+    for number, (name, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
+        with reading(path) as file:
+            found = columns_of(file.schema_arrow, name)
+            if columns is not None and found != columns:
+                raise DataError(f"{printable(name)} has not the columns or classes of {printable(shards.files[0])}: "
+                                f"give files of one data set")  # fmt: skip
+            columns = found
+            metadata = file.metadata
+            rows.append([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)])
+            largest = max(largest, _largest_group(metadata, columns.image))
+            labels += file.read(columns=[columns.label], use_threads=False).column(0).to_pylist()
+        if number < shards.train_files:
+            train_count = len(labels)
+    assert columns is not None
+    if largest > ROW_GROUP_LIMIT:
+        raise DataError(
+            f"{shards.where} has row groups of up to {largest / 2**20:,.0f} MiB of images, each of which has to be "
+            f"held whole to read one image: write the files with row_group_size=10"
+        )
+    images = ParquetRows(shards.root, shards.files, columns.image, rows)
+    classes, numbers = number_labels(labels, columns, images.names)
+    notes = []
+    if columns.other_labels:
+        notes.append(f"The classes are those of the column {columns.label}, not of {some(columns.other_labels)}.")
+    slow = (
+        f"An image is read with its row group of up to {largest / 2**20:,.0f} MiB, which is slow: "
+        f"files written with row_group_size=10, or tar shards, are faster."
+    )
+    return arrange(
+        shards.where,
+        classes,
+        images,
+        numbers,
+        shards.parts,
+        train_count,
+        splitting,
+        notes=notes,
+        undecoded_note=slow if largest > SLOW_ROW_GROUP else "",
+    )
+
+
+def number_labels(labels: Sequence[Any], columns: Columns, names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
+    """Class names and each label's number. Raises ``DataError`` that names rows without a label."""
+    known = columns.classes
+    empty = [name for name, label in zip(names, labels, strict=True) if label in (None, "") or (known and label == -1)]
+    if empty:
+        raise DataError(
+            f"{len(empty):,} of {len(labels):,} images have no label in the column {columns.label}: {some(empty)}; "
+            f"label them or leave them out"
+        )
+    odd = [label for label in labels if not isinstance(label, str | int)]
+    if odd:
+        raise DataError(f"the column {columns.label} has labels such as {odd[0]!r}: labels are numbers or names")
+    if known is None:
+        return number_classes([str(label) for label in labels])
+    number = {name: i for i, name in enumerate(known)}
+    numbers = [label if isinstance(label, int) else number.get(label, -1) for label in labels]
+    if strange := sorted({str(label) for label, n in zip(labels, numbers, strict=True) if not 0 <= n < len(known)}):
+        raise DataError(
+            f"the column {columns.label} has labels beyond its {len(known):,} classes: {some(strange)}; correct them"
+        )
+    return known, numbers
+
+
+def columns_of(schema: Any, where: str) -> Columns:
+    """The columns of images and of labels. Raises ``DataError`` that names the columns there are."""
+    features = _features(schema)
+    images = _image_columns(schema)
+    there = some(schema.names)
+    if len(images) != 1:
+        what = f"{len(images)} columns" if images else "no column"
+        raise DataError(
+            f"{printable(where)} has {what} of encoded images (its columns: {there}): "
+            f"it needs one, a struct of bytes and path or binary"
+        )
+    labels = [name for name in schema.names if _is_class_label(features.get(name))]
+    labels = [*filter(LABEL_NAMES.__contains__, labels), *(name for name in labels if name not in LABEL_NAMES)]
+    labels = labels or [name for name in schema.names if name.lower() in LABEL_NAMES]
+    if not labels:
+        raise DataError(f"{printable(where)} has no column label (its columns: {there}): rename or add it")
+    label, *others = labels
+    names = features[label].get("names") if _is_class_label(features.get(label)) else None
+    return Columns(images[0], label, tuple(map(str, names)) if names else None, tuple(others))
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What Hugging Face's metadata says of the columns; empty where there is none."""
+    try:
+        found = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    except (TypeError, KeyError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_class_label(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+
+
+def _image_columns(schema: Any) -> list[str]:
+    import pyarrow.types as types
+
+    def holds_bytes(kind: Any) -> bool:
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+    found = []
+    for field in schema:
+        if holds_bytes(field.type):
+            found.append(field.name)
+        elif types.is_struct(field.type):
+            inner = {field.type.field(i).name: field.type.field(i).type for i in range(field.type.num_fields)}
+            if "bytes" in inner and holds_bytes(inner["bytes"]):
+                found.append(f"{field.name}.bytes")
+    return found
+
+
+def _largest_group(metadata: Any, column: str) -> int:
+    """Bytes, uncompressed."""
+    largest = 0
+    for g in range(metadata.num_row_groups):
+        group = metadata.row_group(g)
+        parts = (group.column(c) for c in range(group.num_columns))
+        largest = max(largest, sum(part.total_uncompressed_size for part in parts if part.path_in_schema == column))
+    return largest

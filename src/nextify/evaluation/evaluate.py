@@ -1,0 +1,283 @@
+"""A bundle on a set of images: the figures, and the pictures of them.
+
+Each image is prepared as the bundle says and counted once. Classes are matched by name: the images' folders may hold
+fewer classes than the bundle knows, in any order, but none that it does not know. The classes of weights that name
+none are matched by order, where there is no doubt about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nextify.data import DataError, Images, ImageSet
+from nextify.data.errors import some
+from nextify.evaluation.inference import PLAIN, Inference
+from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class, top_k
+from nextify.system import processes
+from nextify.system.environment import Environment, describe
+from nextify.system.files import write_bytes_atomic, write_json_atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from nextify.weights import About, Preprocessing
+    from nextify.weights.class_names import ClassOrder, Order
+
+BATCH = 256
+SHOWN_MISTAKES = 24
+Part = Literal["test", "train", "all"]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image that is wrong, and how sure the network was."""
+
+    name: str
+    true: str
+    predicted: str
+    probability: float
+    """Of the predicted class."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a bundle gives on a set of images."""
+
+    model: str
+    data: str
+    images: int
+    top1: float
+    """Percent."""
+    top5: float
+    """Percent; of all classes where there are fewer than five."""
+    expected_calibration_error: float
+    """0 to 1."""
+    bins: tuple[Bin, ...]
+    classes: tuple[ClassAccuracy, ...]
+    """The bundle's, in the order of the logits."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Row the true class, column the predicted one."""
+    mistakes: tuple[Mistake, ...]
+    """The worst: wrong with the highest probability."""
+    precision: str
+    notes: tuple[str, ...]
+    environment: Environment
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    bundle: str | Path,
+    images: Images,
+    *,
+    part: Part = "test",
+    device: str = "cpu",
+    threads: int | None = None,
+    class_order: ClassOrder | None = None,
+) -> Evaluation:
+    """Evaluate a bundle (or other weights whose classes are known) on images.
+
+    Args:
+        part: the images' test part, their training part, or both.
+        class_order: for weights that do not name their classes: ``imagefolder`` (by code point, as torchvision and
+            Hugging Face), ``natural`` (as timm), ``data`` (as the images number them), or the names in the order of the
+            logits, or a file of them.
+
+    Raises:
+        WeightsError: no bundle, or a damaged one; no class names and more than one possible order.
+        DataError: classes that the bundle does not know.
+    """
+    return evaluate_with_pictures(bundle, images, part=part, device=device, threads=threads, class_order=class_order)[0]
+
+
+def evaluate_with_pictures(
+    bundle: str | Path,
+    images: Images,
+    *,
+    part: Part = "test",
+    device: str = "cpu",
+    threads: int | None = None,
+    class_order: ClassOrder | None = None,
+    out: Path | None = None,
+) -> tuple[Evaluation, list[Path]]:
+    """``evaluate``; with ``out`` also its files there: evaluation.json and three pictures."""
+    import torch
+
+    from nextify.weights import load
+    from nextify.weights.class_names import is_word
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    order = is_word(class_order)
+    loaded = load(bundle, class_order=None if order else class_order)
+    notes = list(loaded.notes)
+    about = name_classes(loaded.about, images, notes, order)
+    labels_of = match_classes(about, images, notes)
+    inference = Inference.of(loaded.about.recipe)
+    notes += inference.notes
+    model = loaded.model.to(device)
+    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
+    probabilities = np.concatenate([predict_set(model, s, loaded.preprocessing, device, inference) for s in sets])
+    labels = labels_of[np.concatenate([s.labels for s in sets])]
+    names = [s.name(i) for s in sets for i in range(len(s))]
+    classes = about.classes
+    predicted = probabilities.argmax(1)
+    confidence = probabilities.max(1)
+    counts = confusion(predicted, labels, len(classes))
+    error, bins = calibration(confidence, predicted == labels)
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
+    mistakes = tuple(
+        Mistake(names[i], classes[labels[i]], classes[predicted[i]], float(confidence[i])) for i in worst.tolist()
+    )
+    found = Evaluation(
+        model=loaded.about.name,
+        data=images.name if part == "test" else f"{images.name} ({part})",
+        images=len(labels),
+        top1=top_k(probabilities, labels, 1),
+        top5=top_k(probabilities, labels, 5),
+        expected_calibration_error=error,
+        bins=tuple(bins),
+        classes=tuple(per_class(counts, classes)),
+        confusion=tuple(map(tuple, counts.tolist())),
+        mistakes=mistakes,
+        precision="bf16" if inference.bf16 else "fp32",
+        notes=tuple(notes),
+        environment={**describe(), "device": device},
+    )
+    if out is None or not processes.is_first():
+        return found, []
+    shown = [_image(sets, i) for i in worst.tolist()]
+    return found, write(found, out, shown)
+
+
+def name_classes(about: About, images: Images, notes: list[str], order: Order | None = None) -> About:
+    """``about`` with class names: its own, or the images' in the order of the logits.
+
+    Raises:
+        WeightsError: no names, no order given, and libraries order the images' classes differently; or an order that
+            contradicts the weights' own names.
+        DataError: no names, and another number of classes.
+    """
+    from nextify.weights import WeightsError
+    from nextify.weights.class_names import in_order
+
+    if about.classes and order is None:
+        return about
+    if about.num_classes != images.num_classes:
+        named = "" if about.classes else " without names"
+        raise DataError(
+            f"the weights have {about.num_classes} classes{named}, the images {images.num_classes}: evaluate on images "
+            f"of the classes they were trained on, or name the weights' classes with --class-order FILE"
+        )
+    classes = in_order(images.classes, order)
+    if set(about.classes) == set(classes) and about.classes != classes:
+        raise WeightsError(f"the weights name their classes, in another order than {order}: leave --class-order out")
+    how = f"the order of {order}" if order else "order, which is the same in torchvision, Hugging Face and timm"
+    notes.append(
+        f"the class names of the weights were not used: matched by {how}"
+        if about.classes and about.classes != classes
+        else f"the weights do not name their classes: matched by {how}"
+    )
+    return replace(about, classes=classes)
+
+
+def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray[np.int64]:
+    """The bundle's index of each of the images' classes, by name (see ``name_classes`` for weights without names).
+
+    Raises:
+        DataError: the bundle lacks a class or has one twice, or does not name its classes and has another number of
+            them.
+    """
+    from nextify.weights.class_names import repeated
+
+    about = name_classes(about, images, notes)
+    twice = repeated(about.classes) & set(images.classes)
+    if twice:
+        raise DataError(
+            f"the weights have several classes called {some(sorted(twice))}, so images cannot be matched with "
+            f"them: give each class a name of its own with --class-order FILE"
+        )
+    place = {name: i for i, name in enumerate(about.classes)}
+    unknown = [name for name in images.classes if name not in place]
+    if unknown:
+        raise DataError(
+            f"{images.name} has {len(unknown)} of {images.num_classes} classes that the bundle does not know: "
+            f"{some(unknown)}; it knows {some(about.classes)}: rename the folders, or leave those classes out"
+        )
+    absent = [name for name in about.classes if name not in images.classes]
+    if absent:
+        notes.append(f"{images.name} has no images of {some(absent)}: accuracy is over the other classes")
+    return np.array([place[name] for name in images.classes], np.int64)
+
+
+def predict_set(
+    model: nn.Module, images: ImageSet, settings: Preprocessing, device: str, inference: Inference = PLAIN
+) -> npt.NDArray[np.float32]:
+    """``(N, K)`` probabilities of a whole set, in order.
+
+    Of several processes each computes its run of the images, and all get the whole; every process must call this.
+    """
+    first, last = (len(images) * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
+    pixels = (images.load(i) for i in range(first, last))
+    own = [probabilities(model, batch, device, settings, inference) for batch in _batches(pixels, settings)]
+    return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
+
+
+def _batches(images: Iterator[Any], settings: Preprocessing) -> Iterator[Tensor]:
+    import torch
+
+    batch: list[Tensor] = []
+    for image in images:
+        batch.append(settings.pixels(image))
+        if len(batch) == BATCH:
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)
+
+
+def probabilities(
+    model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference = PLAIN
+) -> npt.NDArray[np.float32]:
+    """``(B, K)`` probabilities of uint8 ``pixels (B, H, W, C)`` as ``settings.pixels`` gives them.
+
+    Normalized as in training, so that the result is the training's own.
+    """
+    import torch
+
+    from nextify.data.on_device import normalized
+
+    place = torch.device(device)
+    with torch.inference_mode():
+        x = normalized(pixels, place, settings.mean, settings.std)  # type: ignore[arg-type]
+        return inference.logits(model, x).softmax(-1).cpu().numpy()
+
+
+def _image(sets: Sequence[ImageSet], index: int) -> npt.NDArray[np.uint8]:
+    for images in sets:
+        if index < len(images):
+            return images.load(index)
+        index -= len(images)
+    raise IndexError(index)
+
+
+def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]] = ()) -> list[Path]:
+    """evaluation.json, confusion.png, reliability.png and, where anything is wrong, mistakes.png; their paths."""
+    from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(out / "evaluation.json", found.to_dict())
+    pictures = {"confusion.png": confusion_picture(found), "reliability.png": reliability_picture(found)}
+    if shown:
+        pictures["mistakes.png"] = mistakes_picture(found, shown)
+    for name, data in pictures.items():
+        write_bytes_atomic(out / name, data)
+    return [out / name for name in ("evaluation.json", *pictures)]

@@ -1,0 +1,232 @@
+"""What is in these images: the bundle's classes with their probabilities, for files, folders, patterns,
+and images in memory.
+
+An image that cannot be read is an outcome of its own; the others are predicted all the same. Images, from files
+or in memory, are prepared exactly as the training's test images were.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, from_memory, quiet
+from nextify.data.errors import printable
+
+if TYPE_CHECKING:
+    from nextify.weights.class_names import ClassOrder
+
+BATCH = 64
+COLUMNS = ("path", "rank", "class", "index", "probability")
+"""Of the CSV: a line for each of an image's classes."""
+Source = str | os.PathLike[str] | Image.Image | Pixels
+"""A file, folder or pattern; a Pillow image; or a uint8 array, ``(H, W, 3)`` RGB or ``(H, W)`` grayscale."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class of an image."""
+
+    name: str | None
+    """Of the class; None where the weights name none."""
+    index: int
+    """Place among the logits, from 0."""
+    probability: float
+
+    @property
+    def label(self) -> str:
+        """For people: the name, or ``class #3``, its index."""
+        return f"class #{self.index}" if self.name is None else self.name
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What came out for one image."""
+
+    path: str
+    """``image 2`` for the third source (counted from 0) where that is an image in memory."""
+    guesses: tuple[Guess, ...]
+    """Most probable first; empty where there is an error."""
+    error: str = ""
+    """Why there is none, in a few words; empty where all is well."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"path": self.path, "error": self.error} if self.error else asdict(self) | {"error": None}
+
+
+class Predictor:
+    """A network that is loaded once and asked many times."""
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        class_order: ClassOrder | None = None,
+    ) -> None:
+        """
+        Args:
+            weights: a bundle, or anything else that ``nextify.weights.load`` reads.
+            class_order: the class names in the order of the logits, or a file of them, for weights that name none.
+
+        Raises:
+            WeightsError, FileNotFoundError: they cannot be loaded.
+        """
+        import torch
+
+        from nextify.evaluation.inference import Inference
+        from nextify.weights import WeightsError, load
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        loaded = load(weights, class_order=class_order)
+        self.about, self.preprocessing, self.device = loaded.about, loaded.preprocessing, device
+        if not self.about.num_classes:
+            raise WeightsError(f"{weights} has no classifier, so it names no class: take weights with one")
+        self.model = loaded.model.to(device)
+        self.inference = Inference.of(self.about.recipe)
+
+    def __call__(self, sources: Source | Iterable[Source], top: int = 5) -> Iterator[Prediction]:
+        """Yields a prediction for each image of ``sources``, in order; see ``expand`` for paths.
+
+        Args:
+            sources: one or several; an array of ``(N, H, W, 3)`` is N of them.
+
+        Raises:
+            ValueError: ``top`` is below 1.
+            TypeError: a source is neither a path nor an image.
+        """
+        if top < 1:
+            raise ValueError(f"top must be 1 or more, got {top}")
+        waiting: list[Prediction | tuple[str, Any]] = []
+        for entry in self._entries(sources):
+            waiting.append(entry)
+            if len(waiting) == BATCH:
+                yield from self._predict(waiting, top)
+                waiting = []
+        yield from self._predict(waiting, top)
+
+    def _entries(self, sources: Source | Iterable[Source]) -> Iterator[Prediction | tuple[str, Any]]:
+        for i, source in enumerate(_listed(sources)):
+            if isinstance(source, str | os.PathLike):
+                for path, reason in expand(source):
+                    yield Prediction(path, (), reason) if reason else self._read(path, partial(_decoded, path))
+            else:
+                yield self._read(f"image {i}", partial(from_memory, source))
+
+    def _read(self, path: str, pixels: Callable[[], Pixels]) -> Prediction | tuple[str, Any]:
+        try:
+            with quiet():
+                return path, self.preprocessing.pixels(pixels())
+        except OSError as error:
+            return Prediction(path, (), error.strerror or "unreadable")
+        except UnreadableImage as error:
+            return Prediction(path, (), str(error))
+        except MemoryError:
+            return Prediction(path, (), "too large for the memory")
+
+    def _predict(self, waiting: Sequence[Prediction | tuple[str, Any]], top: int) -> Iterator[Prediction]:
+        import torch
+
+        from nextify.evaluation.evaluate import probabilities
+
+        ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
+        found: Any = ()
+        if ready:
+            found = probabilities(self.model, torch.stack(ready), self.device, self.preprocessing, self.inference)
+        rows = iter(found)
+        for entry in waiting:
+            if isinstance(entry, Prediction):
+                yield entry
+                continue
+            row = next(rows)
+            best = (-row).argsort(kind="stable")[:top]
+            yield Prediction(entry[0], tuple(Guess(self._name(i), i, float(row[i])) for i in best.tolist()))
+
+    def _name(self, index: int) -> str | None:
+        return self.about.classes[index] if self.about.classes else None
+
+
+def predict(
+    weights: str | Path,
+    sources: Source | Iterable[Source],
+    *,
+    top: int = 5,
+    device: str = "cpu",
+    threads: int | None = None,
+    class_order: ClassOrder | None = None,
+) -> list[Prediction]:
+    """Predict what is in images: one source or several, of files, folders (searched in depth), patterns, Pillow images
+    and uint8 arrays. Raises what ``Predictor`` and its call raise."""
+    return list(Predictor(weights, device=device, threads=threads, class_order=class_order)(sources, top))
+
+
+def _decoded(path: str) -> Pixels:
+    return decode(Path(path).read_bytes())
+
+
+def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
+    """Several sources; a path is one, never its characters, and an image one, never its rows."""
+    if isinstance(sources, np.ndarray):
+        return sources if sources.ndim > 3 else [sources]
+    if isinstance(sources, str | os.PathLike | Image.Image | bytes) or not isinstance(sources, Iterable):
+        return [sources]
+    return sources
+
+
+def expand(source: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
+    """(path, "") of each image, or (source, reason) of what leads to none.
+
+    A file is taken whatever its name; a folder gives its images at any depth, sorted, without hidden ones; what does
+    not exist is tried as a pattern (``**`` for any depth).
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        found, refused = _images(path)
+        yield from ((str(p), "" if p.exists() else "dangling link") for p in found)
+        yield from ((str(error.filename), error.strerror or "unreadable") for error in refused)
+        if not found and not refused:
+            yield str(source), "a folder without images"
+    elif path.exists() or path.is_symlink():
+        yield str(path), "" if path.exists() else "dangling link"
+    elif glob.has_magic(str(source)):
+        matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
+        images = [p for p in matches if p.is_file() and p.suffix.lower() in EXTENSIONS]
+        yield from ((str(p), "") for p in images)
+        if not images:
+            yield str(source), "no image matches"
+    else:
+        yield str(source), "no such file or folder"
+
+
+def _images(folder: Path) -> tuple[list[Path], list[OSError]]:
+    """Images at any depth, sorted, and why folders could not be looked into."""
+    found: list[Path] = []
+    refused: list[OSError] = []
+    for below, folders, files in os.walk(folder, onerror=refused.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(below, name) for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS), refused
+
+
+def csv_text(predictions: Iterable[Prediction]) -> str:
+    """``COLUMNS``, a line for each class of each image (RFC 4180 quoting, ``\\n`` line ends); images that could not be
+    read have none, and a class without a name has an empty one."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for prediction in predictions:
+        for rank, guess in enumerate(prediction.guesses, 1):
+            writer.writerow((printable(prediction.path), rank, guess.name, guess.index, repr(guess.probability)))
+    return buffer.getvalue()

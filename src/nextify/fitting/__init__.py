@@ -1,0 +1,1 @@
+"""From the paper's settings to the user's images, each change with a reason."""

@@ -1,0 +1,250 @@
+"""Fit a design and a recipe to the data they meet; every change comes with its reason.
+
+ConvNeXt's ImageNet settings fail on small data in known ways: layer scale 1e-6 never leaves the identity in few steps,
+a 4x4 stem and three more halvings leave nothing of a 32-pixel image, an EMA of 0.9999 over 600 steps is the initial
+weights, and a batch of 4096 gives zero steps an epoch. Each is corrected here, in one place, with a message.
+
+The recipe's changes depend on data and budget only, never on the design, so that one fitted recipe serves every row of
+a roadmap; ``without_average`` stands apart, for a network that is trained by itself. Constants without a source are
+ours, tuned on scikit-learn's digits and CIFAR-10: docs/log.md. No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nextify.paper.design import Design, stem_stride, total_stride
+from nextify.paper.recipe import RandAugment, Recipe
+
+MIN_IMAGES = 16
+"""Fewer training images than this make no batch worth the name."""
+SMALL_IMAGE = 64
+"""Up to this side, in pixels, an image is too small for crops of a twelfth of its area."""
+STEPS_FOR_TINY_LAYER_SCALE = 20_000
+"""Optimizer steps below which an initial layer scale under 0.1 is raised."""
+FITTED_LAYER_SCALE = 0.1
+RAND_AUGMENT_EPOCHS = 75
+"""Epochs below which RandAugment is switched off."""
+FULL_REGULARIZATION_EPOCHS = 300
+"""Epochs from which a recipe's regularization is kept at full strength; the paper's number."""
+
+
+class FitError(ValueError):
+    """Data that no training can work on; the message names the remedy."""
+
+
+class Facts(Protocol):
+    """What fitting has to know of a data set."""
+
+    @property
+    def train_images(self) -> int: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def mirror_keeps_class(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting that fitting changed, and why."""
+
+    field: str
+    before: Any
+    after: Any
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {_short(self.before)} → {_short(self.after)} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    design: Design
+    recipe: Recipe
+    changes: tuple[Change, ...]
+
+
+def fit(
+    design: Design,
+    recipe: Recipe,
+    data: Facts,
+    *,
+    image_size: int,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Fitted:
+    """Design and recipe fitted to a data set.
+
+    Args:
+        data: how many images, how many classes, whether a mirror image keeps its class.
+        image_size: side of the images the network sees, in pixels.
+        epochs: passes over the data the user grants; None keeps the recipe's.
+        batch_size: images a step the user insists on; None fits the recipe's.
+
+    Raises:
+        FitError: too few images to train on at all, or for that batch.
+    """
+    new_recipe, recipe_changes = fit_recipe(recipe, data, image_size=image_size, epochs=epochs, batch_size=batch_size)
+    steps = new_recipe.epochs * (data.train_images // new_recipe.batch_size)
+    new_design, design_changes = fit_design(design, image_size=image_size, steps=steps)
+    return Fitted(new_design, new_recipe, recipe_changes + design_changes)
+
+
+def fit_design(design: Design, *, image_size: int, steps: int) -> tuple[Design, tuple[Change, ...]]:
+    """The parts of a design that small images and short trainings force: stem, stage strides, layer scale."""
+    changes: dict[str, tuple[Any, str]] = {}
+    # At least 2x2 pixels must reach the last stage, else the spatial convolutions there see padding only.
+    stem, strides = design.stem, list(design.stage_strides)
+    reason = f"images of {image_size} pixels would leave less than 2x2 in the last stage"
+    if image_size // total_stride(design) < 2:
+        smaller = {
+            "conv7_pool": "conv3_pool",
+            "patchify4": "patchify2",
+            "patchify8": "patchify2",
+            "patchify16": "patchify2",
+        }
+        stem = smaller.get(stem, stem)
+        for stage in reversed(range(len(strides))):
+            if image_size // (stem_stride(stem) * math.prod(strides)) >= 2:
+                break
+            strides[stage] = 1
+        if stem != design.stem:
+            changes["stem"] = (stem, reason)
+        if tuple(strides) != design.stage_strides:
+            changes["stage_strides"] = (tuple(strides), reason)
+    scale = design.layer_scale
+    if scale != "off" and scale < FITTED_LAYER_SCALE and steps < STEPS_FOR_TINY_LAYER_SCALE:
+        changes["layer_scale"] = (
+            FITTED_LAYER_SCALE,
+            f"in {steps:,} steps a branch scaled by {scale:g} stays the identity",
+        )
+    fitted = design.with_(**{field: value for field, (value, _) in changes.items()})
+    return fitted, _record(design, changes)
+
+
+def without_average(recipe: Recipe) -> tuple[Recipe, Change]:
+    """For networks with batch norm: their running statistics do not belong to averaged weights."""
+    reason = "averaged weights do not fit batch norm's running statistics: the paper, and docs/log.md"
+    return recipe.with_(ema="off"), Change("ema", recipe.ema, "off", reason)
+
+
+def fit_recipe(
+    recipe: Recipe, data: Facts, *, image_size: int, epochs: int | None = None, batch_size: int | None = None
+) -> tuple[Recipe, tuple[Change, ...]]:
+    """The parts of a recipe that data and budget force."""
+    images = data.train_images
+    if images < MIN_IMAGES:
+        raise FitError(f"{images} training images are too few to train on: give at least {MIN_IMAGES}")
+    changes: dict[str, tuple[Any, str]] = {}
+    budget = recipe.epochs if epochs is None else epochs
+    if budget < 1:
+        raise FitError(f"epochs must be 1 or more, got {budget}")
+    if budget != recipe.epochs:
+        changes["epochs"] = (budget, "the given budget")
+        if recipe.warmup_epochs:
+            warmup = round(recipe.warmup_epochs * budget / recipe.epochs, 2)
+            changes["warmup_epochs"] = (warmup, "the recipe's share of the epochs")
+
+    if batch_size is not None and not 1 <= batch_size <= images:
+        raise FitError(
+            f"a batch of {batch_size:,} images leaves no step in an epoch of {images:,}: "
+            f"set batch_size to at most {images:,}, or leave it to the fit"
+        )
+    batch = batch_size or fitted_batch_size(recipe.batch_size, images, budget)
+    if batch != recipe.batch_size:
+        steps = images // batch
+        changes["batch_size"] = (batch, f"{images:,} images make {steps:,} steps an epoch, {steps * budget:,} in all")
+        changes["learning_rate"] = _fitted_learning_rate(recipe, batch, budget)
+        if recipe.min_learning_rate > changes["learning_rate"][0]:
+            changes["min_learning_rate"] = (0.0, "below the fitted learning rate")
+    steps = budget * (images // batch)
+    if recipe.ema != "off" and 1 / (1 - recipe.ema) > steps / 5:
+        # Even an average over two steps is too long for fewer than eight: preflight would warn of it.
+        decay: float | str = "off" if steps < 8 else round(max(0.5, 1 - 10 / steps), 6)
+        reason = (
+            f"an average over {1 / (1 - recipe.ema):,.0f} steps would mostly hold the initial weights after {steps:,}"
+        )
+        changes["ema"] = (decay, reason)
+
+    if not data.mirror_keeps_class:
+        reason = "a mirror image of this data is another class or none"
+        if recipe.horizontal_flip:
+            changes["horizontal_flip"] = (0.0, reason)
+        if recipe.test_mirror == "on":
+            changes["test_mirror"] = ("off", reason)
+    if image_size <= SMALL_IMAGE:
+        if recipe.crop == "random_resized":
+            changes["crop"] = (
+                "pad",
+                f"a crop of 8 % of {image_size} pixels shows nothing; shifted by up to crop_shift of the side instead",
+            )
+        if recipe.test_crop_ratio < 1:
+            changes["test_crop_ratio"] = (1.0, f"cropping would enlarge images of {image_size} pixels first")
+    changes |= _gentler(recipe, budget)
+    fitted = recipe.with_(**{field: value for field, (value, _) in changes.items()})
+    return fitted, _record(recipe, changes)
+
+
+def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
+    """Largest power of two up to ``batch_size`` that gives 8 steps an epoch and 500 in all; but for the sake of 500
+    steps never below 16 images nor a 64th of the recipe's batch, where small networks spend their time on overhead."""
+    least = max(16, batch_size // 64)
+    fitted = min(images // 8, max(images * epochs // 500, least))
+    fitted = max(fitted, min(16, images // 2))
+    return min(batch_size, 1 << (max(2, fitted).bit_length() - 1))
+
+
+def _fitted_learning_rate(recipe: Recipe, batch: int, epochs: int) -> tuple[float, str]:
+    """SGD's rate is proportional to the batch (arXiv 1706.02677), AdamW's to its root (arXiv 2205.10287). Fewer epochs
+    need longer steps: AdamW's rises in proportion to the epochs left out, SGD's with their root; neither ever rises
+    above the recipe's own rate."""
+    ratio = batch / recipe.batch_size
+    longer = max(1.0, recipe.epochs / epochs)
+    if recipe.optimizer == "sgd":
+        factor, batch_rule, epochs_rule = ratio * math.sqrt(longer), "the batch", "the root of "
+    else:
+        factor, batch_rule, epochs_rule = math.sqrt(ratio) * longer, "the root of the batch", ""
+    epochs_rule += f"the epochs ({recipe.epochs} / {epochs})"
+    return recipe.learning_rate * min(
+        1.0, factor
+    ), f"with {batch_rule} ({batch} / {recipe.batch_size}) and {epochs_rule}"
+
+
+def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
+    """Regularization fights memorizing, which takes many passes over the same images; in few passes it only slows
+    learning. Its strengths fall with the root of the epochs' share; label smoothing, which costs nothing, stays."""
+    strength = math.sqrt(min(1.0, epochs / FULL_REGULARIZATION_EPOCHS))
+    if strength == 1.0:
+        return {}
+    reason = f"{strength:.0%} of what {FULL_REGULARIZATION_EPOCHS} epochs need, with the root of the epochs"
+    changes: dict[str, tuple[Any, str]] = {}
+    if recipe.mixup != "off" or recipe.cutmix != "off":
+        changes["mixing_probability"] = (round(recipe.mixing_probability * strength, 3), reason)
+    for name in ("random_erasing", "stochastic_depth"):
+        if getattr(recipe, name):
+            changes[name] = (round(getattr(recipe, name) * strength, 3), reason)
+    if recipe.rand_augment != "off" and epochs < RAND_AUGMENT_EPOCHS:
+        reason = f"below {RAND_AUGMENT_EPOCHS} epochs there is no time to learn from distorted images as well"
+        changes["rand_augment"] = ("off", reason)
+    elif recipe.rand_augment != "off":
+        weaker = RandAugment(round(recipe.rand_augment.magnitude * strength), recipe.rand_augment.magnitude_std)
+        changes["rand_augment"] = (weaker, reason)
+    return changes
+
+
+def _record(before: Design | Recipe, changes: dict[str, tuple[Any, str]]) -> tuple[Change, ...]:
+    return tuple(
+        Change(name, getattr(before, name), value, reason)
+        for name, (value, reason) in changes.items()
+        if value != getattr(before, name)
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, RandAugment):
+        return f"RandAugment({value.magnitude:g}, {value.magnitude_std:g})"
+    return str(value)

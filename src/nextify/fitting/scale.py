@@ -1,0 +1,69 @@
+"""Scales: the same roadmap, smaller. A scale shrinks widths, depths and the stem together, and keeps every decision.
+
+At every scale the widths keep the paper's ratios (64 : 84 : 96 : 128), the stage ratio still moves blocks into stage 3,
+and both stems of a pair keep one total stride, so each step means what it means in the paper. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nextify.paper.design import Design
+
+
+class ScaleError(ValueError):
+    """An unknown scale; the message lists the known ones."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much smaller than the paper's a network is."""
+
+    name: str
+    width_divisor: int
+    depth_divisor: float
+    stems: dict[str, str]
+    """Stem of the paper -> stem of this scale."""
+    smallest_image: int
+    """Smaller images are enlarged to this side, pixels."""
+    largest_image: int
+    """Larger images are reduced to this side, pixels."""
+    epochs: int
+    """Epochs of the paper's recipe when the user names none; the original recipe keeps its 90 : 300."""
+    summary: str
+
+    def shrink(self, design: Design) -> Design:
+        """The design at this scale."""
+        return design.with_(
+            widths=tuple(max(1, round(w / self.width_divisor)) for w in design.widths),
+            depths=tuple(max(1, int(d / self.depth_divisor)) for d in design.depths),
+            stem=self.stems.get(design.stem, design.stem),
+        )
+
+    def image_size(self, native_side: int | None) -> int:
+        """Side of the square images to train on, in pixels, for images whose shorter side is ``native_side``."""
+        side = self.largest_image if native_side is None else native_side
+        return min(max(side, self.smallest_image), self.largest_image)
+
+
+_STRIDE_2 = {"conv7_pool": "conv3_pool", "patchify4": "patchify2"}
+SCALES: dict[str, Scale] = {
+    s.name: s
+    for s in (
+        Scale("tiny", 4, 3, _STRIDE_2, 16, 32, 30, "widths ÷ 4, depths ÷ 3, stem stride 2, images of 16 to 32 pixels"),
+        Scale(
+            "small", 2, 3, _STRIDE_2, 32, 64, 100, "widths ÷ 2, depths ÷ 3, stem stride 2, images of 32 to 64 pixels"
+        ),
+        Scale(
+            "half", 2, 1.5, {}, 64, 128, 200, "widths ÷ 2, depths ÷ 1.5, the paper's stem, images of 64 to 128 pixels"
+        ),
+        Scale("full", 1, 1, {}, 224, 224, 300, "the paper's networks at 224 pixels"),
+    )
+}
+
+
+def scale(name: str) -> Scale:
+    """A scale by name. Raises ``ScaleError`` with the known names for an unknown one."""
+    if name not in SCALES:
+        raise ScaleError(f"no scale {name!r}; there are {', '.join(SCALES)}")
+    return SCALES[name]

@@ -1,0 +1,1 @@
+"""A Design becomes a torch module."""

@@ -1,0 +1,354 @@
+"""The layers a design asks for, as plain data; what they cost.
+
+``layout(design)`` is the only place that branches on a Design's fields. Everything the paper leaves open is ruled here,
+next to the code that needs it and marked ``Ruling``; docs/design.md lists the rulings. Source of the block shapes:
+arXiv 2201.03545v2, sections 2.2 to 2.6, Figures 3 and 4 and Table 9. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from nextify.paper.design import ActivationKind, Design, LayerScale, NormKind
+
+EXPANSION = 4
+"""Wide over narrow side of a block, in ResNet's bottleneck and ConvNeXt's inverted one alike."""
+
+
+class ImageSizeError(ValueError):
+    """An image too small for a network's strides; the message says which sizes work."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int
+    padding: int
+    groups: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Norm:
+    kind: NormKind
+    channels: int
+
+
+@dataclass(frozen=True)
+class Activation:
+    kind: ActivationKind
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    kernel_size: int
+    stride: int
+    padding: int
+
+
+@dataclass(frozen=True)
+class ResponseNorm:
+    channels: int
+
+
+Layer = Conv | Norm | Activation | MaxPool | ResponseNorm
+Named = tuple[tuple[str, Layer], ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    in_channels: int
+    out_channels: int
+    stride: int
+    branch: Named
+    """The residual branch, in order."""
+    shortcut: Named
+    """Empty where the shortcut is the identity."""
+    after: Named
+    """What follows the sum."""
+    layer_scale: LayerScale
+
+
+@dataclass(frozen=True)
+class Stage:
+    downsample: Named
+    """Layers between the stage before and this one; empty where the first block strides."""
+    blocks: tuple[Block, ...]
+
+    @property
+    def channels(self) -> int:
+        """Channels that the stage gives."""
+        return self.blocks[-1].out_channels
+
+
+@dataclass(frozen=True)
+class Layout:
+    stem: Named
+    stages: tuple[Stage, ...]
+    head: Named
+    """Layers between global average pooling and the classifier."""
+    init: Literal["he", "truncated_normal"]
+
+    @property
+    def features(self) -> int:
+        """Channels that enter the classifier."""
+        return self.stages[-1].channels
+
+
+def layout(design: Design, in_channels: int = 3) -> Layout:
+    """The layers of a design for images of ``in_channels`` channels."""
+    stages: list[Stage] = []
+    channels = design.widths[0]
+    for index, (depth, width) in enumerate(zip(design.depths, design.widths, strict=True)):
+        stride = design.stage_strides[index]
+        downsample: Named = ()
+        if design.downsampling in ("separate", "pooled") and (index > 0 or stride > 1):
+            out = _block_widths(design, width)[0]
+            if design.downsampling == "pooled":
+                conv = Conv(channels, out, 3, 1, 1, 1, _bias(design, norm_follows=True))
+                downsample = _pooled(design, conv, stride)
+            else:
+                # Ruling: this conv has a bias and no norm behind it; its norm stands before it (section 2.6).
+                conv = Conv(channels, out, stride, stride, 0, 1, bias=True)
+                downsample = (("norm", Norm(design.norm, channels)), ("conv", conv))
+            channels, stride = out, 1
+        blocks = []
+        for position in range(depth):
+            block = _block(design, width, channels, stride if position == 0 else 1)
+            blocks.append(block)
+            channels = block.out_channels
+        stages.append(Stage(downsample, tuple(blocks)))
+    # The norm after global average pooling comes with separate downsampling; isotropic designs have it too.
+    head: Named = (("norm", Norm(design.norm, channels)),) if design.downsampling != "in_block" else ()
+    # Ruling: where a norm follows every conv the weights' scale is free and torchvision's ResNet init is kept;
+    # elsewhere the released ConvNeXt's truncated normal of 0.02. No norm starts at zero: neither parent does that.
+    init: Literal["he", "truncated_normal"] = "he" if design.norms == "after_every_conv" else "truncated_normal"
+    return Layout(_stem(design, in_channels), tuple(stages), head, init)
+
+
+def _bias(design: Design, *, norm_follows: bool) -> bool:
+    """Ruling: a conv has a bias unless a batch norm follows it at once, which would subtract it again."""
+    return not (norm_follows and design.norm == "batch")
+
+
+def _pooled(design: Design, conv: Conv, stride: int) -> Named:
+    """A convolution and what follows it where a resolution is entered through pooling.
+
+    Ruling: the pooling stands directly behind the convolution, where norm and activation have the fewest pixels left.
+    The activation is there wherever the design places its others.
+    """
+    layers: list[tuple[str, Layer]] = [("conv", conv)]
+    if stride > 1:
+        layers.append(("pool", MaxPool(stride, stride, 0)))
+    return (*layers, ("norm", Norm(design.norm, conv.out_channels)), ("activation", Activation(design.activation)))
+
+
+def _stem(design: Design, in_channels: int) -> Named:
+    # Ruling: the stem's norm and activation follow the placements; with one norm a block the stem has none, until
+    # separate downsampling brings "one after the stem" (section 2.6) back.
+    norm = design.norms == "after_every_conv" or design.downsampling in ("separate", "pooled")
+    width = design.widths[0]
+    bias = _bias(design, norm_follows=norm)
+    if design.stem.startswith("patchify"):
+        patch = int(design.stem.removeprefix("patchify"))
+        conv = Conv(in_channels, width, patch, patch, 0, 1, bias)
+    else:
+        kernel, stride = (7, 2) if design.stem == "conv7_pool" else (3, 1)
+        conv = Conv(in_channels, width, kernel, stride, kernel // 2, 1, bias)
+    if design.downsampling == "pooled":
+        return _pooled(design, conv, 2 if design.stem.endswith("_pool") else 1)
+    layers: list[tuple[str, Layer]] = [("conv", conv)]
+    if norm:
+        layers.append(("norm", Norm(design.norm, width)))
+    if design.activations == "after_every_conv":
+        layers.append(("activation", Activation(design.activation)))
+    if design.stem.endswith("_pool"):
+        layers.append(("pool", MaxPool(3, 2, 1)))
+    return tuple(layers)
+
+
+def _block_widths(design: Design, width: int) -> tuple[int, int]:
+    """(output, hidden) channels of a block whose narrow side is ``width``."""
+    wide = EXPANSION * width
+    return (wide, width) if design.bottleneck == "narrow" else (width, wide)
+
+
+def _block(design: Design, width: int, channels: int, stride: int) -> Block:
+    out, hidden = _block_widths(design, width)
+    norm_everywhere = design.norms == "after_every_conv"
+
+    def conv(inputs: int, outputs: int, kernel: int, step: int, groups: int, norm_follows: bool) -> Conv:
+        return Conv(inputs, outputs, kernel, step, kernel // 2, groups, _bias(design, norm_follows=norm_follows))
+
+    # From "move up" on, a strided block runs its spatial conv on the *incoming* width.
+    spatial_width = channels if design.spatial == "first" else hidden
+    groups = spatial_width if design.groups == "depthwise" else design.groups
+    if spatial_width % groups:
+        raise ValueError(f"groups={groups} does not divide a spatial conv's {spatial_width} channels; change widths")
+    # The one norm of a block stands before the first 1x1, so behind the spatial conv where that comes first.
+    spatial_norm = norm_everywhere or design.spatial == "first"
+    spatial = ("spatial", conv(spatial_width, spatial_width, design.kernel_size, stride, groups, spatial_norm))
+    first = ("pointwise1", conv(channels, hidden, 1, 1, 1, norm_everywhere))
+    last = ("pointwise2", conv(hidden, out, 1, 1, 1, norm_everywhere))
+    order = (spatial, first, last) if design.spatial == "first" else (first, spatial, last)
+
+    branch: list[tuple[str, Layer]] = []
+    for name, layer in order:
+        if name == "pointwise1" and not norm_everywhere:
+            branch.append(("norm", Norm(design.norm, layer.in_channels)))
+        # Ruling: the only activation stands directly before the last 1x1, also where the spatial conv is in the middle.
+        if name == "pointwise2":
+            if design.activations == "between_pointwise":
+                branch.append(("activation", Activation(design.activation)))
+            if design.response_norm == "global":
+                branch.append(("response_norm", ResponseNorm(hidden)))
+        branch.append((name, layer))
+        if norm_everywhere:
+            branch.append((f"{name}_norm", Norm(design.norm, layer.out_channels)))
+        if design.activations == "after_every_conv" and name != "pointwise2":
+            branch.append((f"{name}_activation", Activation(design.activation)))
+
+    shortcut: list[tuple[str, Layer]] = []
+    if stride > 1 or channels != out:
+        # Ruling: a 1x1 conv wherever the block changes shape (ResNet's option B), with a norm only while every conv
+        # has one: "one BN a block" leaves none for the shortcut.
+        projection = Conv(channels, out, 1, stride, 0, 1, _bias(design, norm_follows=norm_everywhere))
+        shortcut.append(("conv", projection))
+        if norm_everywhere:
+            shortcut.append(("norm", Norm(design.norm, out)))
+    after: Named = (("activation", Activation(design.activation)),) if design.activations == "after_every_conv" else ()
+    return Block(channels, out, stride, tuple(branch), tuple(shortcut), after, design.layer_scale)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A layer at its place in a network, for one image size."""
+
+    path: str
+    layer: Layer | Literal["layer_scale", "classifier"]
+    channels: int
+    height: int
+    width: int
+    """Of the output, in pixels."""
+    macs: int
+    """Multiply-adds of convolutions and linear layers for one image."""
+    parameters: int
+
+    @property
+    def activations(self) -> int:
+        """Output elements of a convolution or linear layer for one image (the count of RegNet, arXiv 2003.13678)."""
+        counted = isinstance(self.layer, Conv) or self.layer == "classifier"
+        return self.channels * self.height * self.width if counted else 0
+
+
+def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int = 1000) -> Iterator[Placed]:
+    """Every layer in the order of computation (a block's shortcut before its branch).
+
+    Raises:
+        ImageSizeError: the image is too small for the strides.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    requested = (height, width)
+
+    def place(path: str, layer: Layer, h: int, w: int) -> Placed:
+        if isinstance(layer, Conv | MaxPool):
+            h, w = ((n + 2 * layer.padding - layer.kernel_size) // layer.stride + 1 for n in (h, w))
+            if h < 1 or w < 1:
+                raise ImageSizeError(
+                    f"images of {requested[0]}x{requested[1]} are too small: nothing is left at {path}; "
+                    f"each side must be at least {smallest_image(net)} pixels"
+                )
+        if isinstance(layer, Conv):
+            weights = layer.out_channels * (layer.in_channels // layer.groups) * layer.kernel_size**2
+            parameters = weights + (layer.out_channels if layer.bias else 0)
+            return Placed(path, layer, layer.out_channels, h, w, weights * h * w, parameters)
+        if isinstance(layer, Norm | ResponseNorm):
+            return Placed(path, layer, layer.channels, h, w, 0, 2 * layer.channels)
+        return Placed(path, layer, 0, h, w, 0, 0)
+
+    def chain(prefix: str, layers: Named) -> Iterator[Placed]:
+        nonlocal height, width
+        for name, layer in layers:
+            placed = place(f"{prefix}.{name}", layer, height, width)
+            height, width = placed.height, placed.width
+            yield placed
+
+    yield from chain("stem", net.stem)
+    for s, stage in enumerate(net.stages):
+        yield from chain(f"stages.{s}.downsample", stage.downsample)
+        for b, block in enumerate(stage.blocks):
+            prefix = f"stages.{s}.blocks.{b}"
+            inputs = height, width
+            yield from chain(f"{prefix}.shortcut", block.shortcut)
+            height, width = inputs
+            yield from chain(prefix, block.branch)
+            if block.layer_scale != "off":
+                yield Placed(
+                    f"{prefix}.layer_scale", "layer_scale", block.out_channels, height, width, 0, block.out_channels
+                )
+            yield from chain(prefix, block.after)
+    height = width = 1
+    yield from chain("head", net.head)
+    if num_classes:
+        weights = net.features * num_classes
+        yield Placed("head.classifier", "classifier", num_classes, 1, 1, weights, weights + num_classes)
+
+
+def smallest_image(net: Layout) -> int:
+    """Shortest side in pixels that leaves at least one pixel at every layer."""
+    size = 1
+    spatial = [layer for _, layer in net.stem if isinstance(layer, Conv | MaxPool)]
+    for stage in net.stages:
+        spatial += [layer for _, layer in stage.downsample if isinstance(layer, Conv | MaxPool)]
+        spatial += [layer for _, layer in stage.blocks[0].branch if isinstance(layer, Conv) and layer.stride > 1]
+    for layer in reversed(spatial):
+        size = max(1, (size - 1) * layer.stride + layer.kernel_size - 2 * layer.padding)
+    return size
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    macs: int
+    """Multiply-adds of convolutions and linear layers for one image."""
+    activations: int
+    """Output elements of convolutions and linear layers for one image."""
+
+
+def cost(design: Design, image_size: int = 224, num_classes: int = 1000, in_channels: int = 3) -> Cost:
+    """What a design costs at one image size."""
+    return _sum(walk(layout(design, in_channels), image_size, num_classes))
+
+
+def cost_by_part(design: Design, image_size: int = 224, num_classes: int = 1000) -> dict[str, Cost]:
+    """``{"stem": Cost, "stage 1": Cost, …, "head": Cost}``; a downsampling layer counts to the stage it enters."""
+    parts: dict[str, list[Placed]] = {}
+    for placed in walk(layout(design), image_size, num_classes):
+        place = placed.path.split(".")
+        part = f"stage {int(place[1]) + 1}" if place[0] == "stages" else place[0]
+        parts.setdefault(part, []).append(placed)
+    return {part: _sum(iter(layers)) for part, layers in parts.items()}
+
+
+def _sum(layers: Iterator[Placed]) -> Cost:
+    parameters = macs = activations = 0
+    for placed in layers:
+        parameters += placed.parameters
+        macs += placed.macs
+        activations += placed.activations
+    return Cost(parameters, macs, activations)
+
+
+def macs(design: Design, image_size: int = 224, num_classes: int = 1000) -> int:
+    """Multiply-adds of a design's convolutions and linear layers for one RGB image of ``image_size`` squared."""
+    return cost(design, image_size, num_classes).macs
+
+
+def parameters(design: Design, num_classes: int = 1000) -> int:
+    """Learned numbers of a design with a classifier of ``num_classes``."""
+    net = layout(design)
+    return _sum(walk(net, smallest_image(net), num_classes)).parameters

@@ -1,0 +1,194 @@
+"""The network of a Layout: stem, stages of residual blocks, head.
+
+Images come in as ``(N, channels, H, W)`` in any memory format; inside, activations are ``(N, H, W, C)``.
+Parameter names follow the Layout: ``stem.conv``, ``stages.2.downsample.norm``, ``stages.2.blocks.0.pointwise1``, ….
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nextify.kernels.pixelwise import strips
+from nextify.kernels.pixelwise import training as pixelwise_grad
+from nextify.networks.layers import DropPath, build, initialize, scaled_linear, to_nhwc
+from nextify.networks.layout import Block as BlockPlan
+from nextify.networks.layout import ImageSizeError, Layout, Named, smallest_image
+from nextify.networks.layout import Stage as StagePlan
+
+
+class Chain(nn.Module):
+    """Named layers, one after the other."""
+
+    def __init__(self, layers: Named) -> None:
+        super().__init__()
+        self.order = tuple(name for name, _ in layers)
+        for name, layer in layers:
+            self.add_module(name, build(layer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name in self.order:
+            x = getattr(self, name)(x)
+        return x
+
+
+class Block(Chain):
+    """A residual block: ``after(shortcut(x) + layer_scale * branch(x))``."""
+
+    def __init__(self, block: BlockPlan, drop_rate: float) -> None:
+        super().__init__(block.branch)
+        self.shortcut = Chain(block.shortcut)
+        self.drop_path = DropPath(drop_rate)
+        self.after = Chain(block.after)
+        scale = None
+        if block.layer_scale != "off":
+            scale = nn.Parameter(torch.full((block.out_channels,), float(block.layer_scale)))
+        self.layer_scale = scale
+        # The scale can be folded into the last linear layer unless a norm stands between the two.
+        self.folds_scale = scale is not None and self.order[-1] == "pointwise2"
+
+    undecayed = ("layer_scale",)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, H, W, C) -> (N, H / stride, W / stride, C')
+        y, dropped = x, self.training and self.drop_path.rate > 0
+        layers = [getattr(self, name) for name in self.order]
+        parts = strips.split(layers)
+        together: Callable[..., Tensor] | None = None
+        if parts is not None and not dropped and strips.applies(x, parts, self):
+            together = strips.run
+        elif parts is not None and pixelwise_grad.applies(x, parts, self):
+            together = pixelwise_grad.run
+        if parts is not None and together is not None:
+            for layer in parts.before:
+                y = layer(y)
+            shortcut = self.shortcut(x)
+            if dropped:
+                return self.after(shortcut + self.drop_path(together(y, None, parts, self.layer_scale)))  # type: ignore[no-any-return]
+            return self.after(together(y, shortcut, parts, self.layer_scale))  # type: ignore[no-any-return]
+        *layers, last = layers
+        for layer in layers:
+            y = layer(y)
+        if self.layer_scale is None:
+            y = last(y)
+        elif self.folds_scale:
+            y = scaled_linear(y, last, self.layer_scale)
+        else:
+            y = last(y) * self.layer_scale
+        return self.after(self.shortcut(x) + self.drop_path(y))  # type: ignore[no-any-return]
+
+
+class Stage(nn.Module):
+    """What stands before a stage's blocks, and the blocks."""
+
+    def __init__(self, stage: StagePlan, drop_rates: list[float]) -> None:
+        super().__init__()
+        self.downsample = Chain(stage.downsample)
+        self.blocks = nn.ModuleList(Block(b, r) for b, r in zip(stage.blocks, drop_rates, strict=True))
+        self.checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for block in self.blocks:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class Head(Chain):
+    """Norm and classifier on pooled features ``(N, C)``."""
+
+    def __init__(self, layers: Named, features: int, num_classes: int) -> None:
+        super().__init__(layers)
+        self.classifier: nn.Module = nn.Linear(features, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(super().forward(x))  # type: ignore[no-any-return]
+
+
+class ConvNet(nn.Module):
+    """Any network of the roadmap, built from its Layout.
+
+    Args:
+        net: the layers.
+        num_classes: width of the classifier; 0 gives pooled (and normed) features instead of logits.
+        stochastic_depth: chance that the last block's branch is dropped in training; grows linearly from 0.
+    """
+
+    def __init__(self, net: Layout, num_classes: int = 1000, stochastic_depth: float = 0.0) -> None:
+        super().__init__()
+        self.layout = net
+        self.num_classes = num_classes
+        self.smallest_image = smallest_image(net)
+        self.stem = Chain(net.stem)
+        depths = [len(stage.blocks) for stage in net.stages]
+        last = max(sum(depths) - 1, 1)
+        rates = [stochastic_depth * i / last for i in range(sum(depths))]
+        self.stages = nn.ModuleList(
+            Stage(stage, rates[sum(depths[:i]) : sum(depths[: i + 1])]) for i, stage in enumerate(net.stages)
+        )
+        self.head = Head(net.head, net.features, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new initial weights of all convolutions and linear layers from torch's global generator."""
+        for name, module in self.named_modules():
+            initialize(module, "truncated_normal" if name.startswith("head") else self.layout.init)
+
+    @property
+    def num_features(self) -> int:
+        """Channels that enter the classifier."""
+        return self.layout.features
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a fresh one of ``num_classes``; 0 removes it."""
+        self.num_classes = num_classes
+        device = next(self.parameters()).device
+        classifier: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        initialize(classifier, "truncated_normal")
+        self.head.classifier = classifier.to(device)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for stage in self.stages:
+            stage.checkpointing = enable  # type: ignore[assignment]
+
+    def undecayed_parameters(self) -> Iterator[str]:
+        """Names of the parameters that weight decay spares: biases, norms and layer scale."""
+        for prefix, module in self.named_modules():
+            own = getattr(module, "undecayed", ("bias",))
+            for name, _ in module.named_parameters(prefix, recurse=False):
+                if name.rpartition(".")[2] in own:
+                    yield name
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """``(N, channels, H, W)`` images to the last stage's ``(N, H', W', C)`` map.
+
+        Raises:
+            ImageSizeError: images smaller than the strides allow.
+        """
+        if min(images.shape[-2:]) < self.smallest_image:
+            raise ImageSizeError(
+                f"images of {images.shape[-2]}x{images.shape[-1]} are too small for this network; "
+                f"each side must be at least {self.smallest_image} pixels"
+            )
+        x = to_nhwc(images.contiguous(memory_format=torch.channels_last))
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x  # type: ignore[no-any-return]
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """The last stage's ``(N, H', W', C)`` map to ``(N, num_classes)`` logits."""
+        return self.head(x.mean(dim=(1, 2)))  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+    def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return super().__call__(images, *args, **kwargs)  # type: ignore[no-any-return]

@@ -1,1 +1,0 @@
-"""Torch modules that build any Layout. Nothing here knows what a Design means."""

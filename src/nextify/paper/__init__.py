@@ -1,0 +1,1 @@
+"""What the paper decides and prints, as data. No torch here."""

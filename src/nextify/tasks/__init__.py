@@ -1,0 +1,1 @@
+"""What is learned: loss, targets, metrics, and which of two results is better."""

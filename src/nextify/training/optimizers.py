@@ -1,0 +1,94 @@
+"""Optimizers and parameter groups from a recipe.
+
+A network says itself which parameters weight decay spares; depth groups for layer-wise learning-rate decay follow the
+paper's appendix A.2: three blocks make a group in a stage of more than three, each other stage is one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from nextify.networks.foreign import classifier, undecayed_parameters
+from nextify.networks.network import ConvNet
+from nextify.paper.recipe import Recipe
+from nextify.training.muon import Muon
+
+BLOCKS_PER_GROUP = 3
+
+
+def depth_group(name: str, depths: tuple[int, ...]) -> int:
+    """Depth group of a parameter: 0 for the stem, rising to the head."""
+    place = name.split(".")
+    groups = [max(1, depth // BLOCKS_PER_GROUP) if depth > BLOCKS_PER_GROUP else 1 for depth in depths]
+    if place[0] == "stem":
+        return 0
+    if place[0] != "stages":
+        return sum(groups) + 1
+    stage = int(place[1])
+    block = int(place[3]) if place[2] == "blocks" else 0
+    return 1 + sum(groups[:stage]) + min(block // BLOCKS_PER_GROUP, groups[stage] - 1)
+
+
+def matrices(model: nn.Module) -> set[int]:
+    """Ids of the parameters that Muon takes: weights of linear layers and kernels of convolutions that mix all
+    channels, but for the first layer's, which sees the image, and the classifier's."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    last = {id(p) for p in classifier(model).parameters()}
+    return {
+        id(layer.weight)
+        for layer in layers[1:]
+        if id(layer.weight) not in last and (isinstance(layer, nn.Linear) or layer.groups == 1)
+    }
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Groups with their ``weight_decay`` and ``learning_rate_scale``; parameters of equal settings share one.
+
+    Raises:
+        ValueError: layer decay for a network of another library, whose depth groups are not known.
+    """
+    spared = undecayed_parameters(model) if recipe.optimizer != "sgd" else set()
+    if not isinstance(model, ConvNet) and recipe.layer_decay != "off":
+        raise ValueError("layer_decay is known for networks of ours only: set it to off")
+    depths = tuple(len(stage.blocks) for stage in model.layout.stages) if isinstance(model, ConvNet) else ()
+    deepest = depth_group("head", depths)
+    chosen = matrices(model) if recipe.optimizer == "muon" else set()
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = 1.0 if recipe.layer_decay == "off" else recipe.layer_decay ** (deepest - depth_group(name, depths))
+        decay = 0.0 if name in spared else recipe.weight_decay
+        matrix = id(parameter) in chosen
+        if recipe.optimizer == "muon" and not matrix:
+            scale *= recipe.rest_learning_rate_share
+        groups.setdefault((decay, scale, matrix), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "learning_rate_scale": scale, "matrix": matrix}
+        for (decay, scale, matrix), parameters in groups.items()
+    ]
+
+
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """The recipe's optimizer; with Muon two, since it takes matrices only and AdamW the rest."""
+    groups = parameter_groups(model, recipe)
+    for_muon = [g for g in groups if g["matrix"]]
+    rest = [g for g in groups if not g["matrix"]]
+    rate = recipe.learning_rate
+    if recipe.optimizer == "sgd":
+        return [torch.optim.SGD(rest, rate, recipe.momentum, weight_decay=recipe.weight_decay, fused=True)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, rate, recipe.betas, fused=True)]
+    if for_muon:
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        optimizers.append(Muon(for_muon, rate, momentum=recipe.momentum, dtype=dtype))
+    return optimizers
+
+
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    """Give every group its share of ``rate``."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["learning_rate_scale"]

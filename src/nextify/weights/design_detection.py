@@ -1,0 +1,133 @@
+"""Which design a state dict holds, read off its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nextify.networks.layout import layout
+from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design, DesignError
+from nextify.weights.naming import Recognized, WeightsError
+
+_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.")
+
+
+def infer_design(recognized: Recognized) -> Design:
+    """The design of recognized weights: widths, depths, kernel, groups, stem, layer scale, response norm.
+
+    The initial value of layer scale and the activations leave no trace in the weights: they are the released models'.
+
+    Raises:
+        WeightsError: the tensors are those of no ConvNeXt or ResNet, or, in our own names, of several designs.
+    """
+    state = recognized.state
+    guess: Design | None
+    try:
+        guess = _guess(state)
+    except (KeyError, DesignError) as error:
+        guess = None
+        reason = str(error)
+    else:
+        reason = "the tensors' shapes disagree"
+    if recognized.naming != "nextify":
+        if guess is None:
+            raise WeightsError(f"the weights have {recognized.naming}'s names, but no design has them: {reason}")
+        return guess
+    from nextify.networks.zoo import designs
+
+    # Our own names serve every design, and what has no weights (activations, strides) tells many of them apart.
+    fitting: dict[Design, str] = {}
+    for name, design in designs().items():
+        if design.depths == depths(state) and not mismatches(state, design):
+            fitting.setdefault(design, name)
+    if guess is not None and not fitting and not mismatches(state, guess):
+        return guess
+    if len(fitting) == 1:
+        return next(iter(fitting))
+    if not fitting:
+        raise WeightsError("the weights have nextify's names, but fit no named design: give the design, or a bundle")
+    raise WeightsError(
+        f"the weights fit {', '.join(fitting.values())} alike (activations have no weights); name the one it is"
+    )
+
+
+def depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Blocks per stage."""
+    counts: dict[int, int] = {}
+    for name in state:
+        if found := _BLOCK.match(name):
+            stage, block = int(found[1]), int(found[2])
+            counts[stage] = max(counts.get(stage, 0), block + 1)
+    return tuple(counts.get(stage, 0) for stage in range(max(counts, default=-1) + 1))
+
+
+def _guess(state: Mapping[str, Tensor]) -> Design:
+    blocks = depths(state)
+    stages = range(len(blocks))
+    stem = state["stem.conv.weight"]
+    spatial = state["stages.0.blocks.0.spatial.weight"]
+    if "stages.0.blocks.0.pointwise1_norm.weight" in state:
+        groups = spatial.shape[0] // spatial.shape[1]
+        return RESNET50.with_(
+            depths=blocks,
+            widths=tuple(state[f"stages.{s}.blocks.0.pointwise1.weight"].shape[0] for s in stages),
+            stage_strides=tuple(1 if s == 0 else 2 for s in stages),
+            kernel_size=spatial.shape[-1],
+            groups=groups if groups > 1 else 1,
+        )
+    isotropic = "stem.norm.weight" not in state
+    return CONVNEXT_TINY.with_(
+        depths=blocks,
+        widths=tuple(state[f"stages.{s}.blocks.0.pointwise2.weight"].shape[0] for s in stages),
+        stage_strides=tuple(1 if s == 0 or isotropic else 2 for s in stages),
+        kernel_size=spatial.shape[-1],
+        stem=f"patchify{stem.shape[-1]}",
+        downsampling="none" if isotropic else "separate",
+        layer_scale=1e-6 if "stages.0.blocks.0.layer_scale" in state else "off",
+        response_norm="global" if "stages.0.blocks.0.response_norm.weight" in state else "off",
+    )
+
+
+def class_count(state: Mapping[str, Tensor]) -> int:
+    """Width of the classifier; 0 without one."""
+    head = state.get("head.classifier.weight")
+    return 0 if head is None else head.shape[0]
+
+
+def channel_count(state: Mapping[str, Tensor]) -> int:
+    """Channels of the images."""
+    return state["stem.conv.weight"].shape[1]
+
+
+@lru_cache(maxsize=128)
+def expected_shapes(design: Design, num_classes: int, in_channels: int) -> Mapping[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a design's network, without allocating it."""
+    from nextify.networks.network import ConvNet
+
+    with torch.device("meta"):
+        net = ConvNet(layout(design, in_channels), num_classes)
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+
+def mismatches(
+    state: Mapping[str, Tensor], design: Design, num_classes: int | None = None, in_channels: int | None = None
+) -> tuple[list[str], list[str], list[str]] | None:
+    """(missing, unexpected, misshapen) tensors in our names, or None where all is as the design has it.
+
+    A batch norm's counter may be missing, as in files older than the counter.
+    """
+    classes = class_count(state) if num_classes is None else num_classes
+    channels = channel_count(state) if in_channels is None else in_channels
+    expected = expected_shapes(design, classes, channels)
+    missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in state if n not in expected]
+    misshapen = [
+        f"{n} is {tuple(state[n].shape)}, not {expected[n]}"
+        for n in expected
+        if n in state and tuple(state[n].shape) != expected[n]
+    ]
+    return (missing, unexpected, misshapen) if missing or unexpected or misshapen else None
