@@ -166,6 +166,8 @@ def test_names_that_contradict_each_other_or_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="class_to_idx and classes in the weights order the classes differently"):
         load(tmp_path / "x.pth")
     assert load(tmp_path / "x.pth", class_order=["a", "b", "c"]).about.classes == ("a", "b", "c")
+    torch.save({"model": state, "classes": [0, 1, 2], "idx_to_class": {0: 0, 1: 1, 2: 2}}, tmp_path / "z.pth")
+    assert find(tmp_path / "z.pth").bundle.about.classes == ()  # a numbering is no name
     torch.save({"model": state, "classes": ["a", "b"]}, tmp_path / "y.pth")
     found = find(tmp_path / "y.pth")
     assert found.bundle.about.classes == ()

@@ -156,7 +156,7 @@ def class_names(content: Mapping[str, Any], count: int, folder: Path) -> tuple[t
                 names = read_class_file(file) if file.is_file() else None
                 if names is None:
                     notes.append(f"the weights' classes are numbered by {value}: give it with --class-order FILE")
-        else:
+        elif not _is_numbering(value):
             names = _ordered(value, key)
         if names is None or not count or names == tuple(f"LABEL_{i}" for i in range(len(names))):
             continue
@@ -213,6 +213,14 @@ def _ordered(value: Any, key: str = "") -> tuple[str, ...] | None:
     if not isinstance(value, list | tuple) or not value or not all(type(name) in (str, int) for name in value):
         return None
     return tuple(map(str, value))
+
+
+def _is_numbering(value: Any) -> bool:
+    """Whether it counts the classes, 0, 1, 2, … as integers, and names none."""
+    places = value if isinstance(value, list | tuple) else list(value.values()) if isinstance(value, Mapping) else []
+    if isinstance(value, Mapping) and list(value) != places:
+        return False
+    return bool(places) and all(type(p) is int for p in places) and sorted(places) == list(range(len(places)))
 
 
 def _is_number(value: Any) -> bool:
