@@ -3,7 +3,7 @@
 The small line-ups are for images of about 32², where networks of 4 G multiply-adds are out of place. Ours are shrunk
 as ``scale.py`` shrinks them and fitted to the image size; Swin and ViT have timm's layers with patches of 2 and 4
 pixels, windows of 4, and widths and depths that bring their multiply-adds within 4 % of ConvNeXt's at the same scale
-(counted at 32² with 10 classes; ``tests/test_compare_accuracy.py`` holds them to it):
+(counted at 32² with 10 classes; ``tests/compare/test_accuracy.py`` holds them to it):
 
     scale   ConvNeXt  ResNet   Swin     ViT
     tiny    8.75 M    8.44 M   8.84 M   8.96 M

@@ -1,0 +1,504 @@
+"""``nextify train`` and what it leaves: fitted and resolved, resumed bit for bit, evaluated to the same figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import nextify.training.loop
+from nextify.cli import main
+from nextify.cli.train import _Stopping
+from nextify.data import DataError, Images, ImageSet, open_images
+from nextify.data.images import UniformStore
+from nextify.data.kept import Kept
+from nextify.data.preflight import preflight
+from nextify.evaluation.evaluate import evaluate
+from nextify.evaluation.predict import predict
+from nextify.fitting.fit import FitError
+from nextify.paper.design import RESNET50
+from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment
+from nextify.training.loop import TrainingStopped
+from nextify.training.prepare import Prepared, prepare
+from nextify.training.probe import OutOfMemory, measure
+from nextify.training.request import Request, RequestError, setting
+from nextify.training.run import UnusableFolder, folder_of, prepare_in, run, taken
+from nextify.training.run import train as train_in_one_call
+from nextify.training.trainer import Training, class_weights
+from nextify.training.trial import Data, Runtime, Trial
+from nextify.weights import load, load_bundle, model_card, save_bundle
+from tests.helpers import Captured
+
+ONE_THREAD = Runtime(threads=1)
+TINY = ("--scale", "tiny", "--device", "cpu", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the command has trained on the digits for two epochs."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    assert main(["train", "convnext_atto", "--data", "digits", "--epochs", "2", *TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(out: Path) -> Path:
+    (bundle,) = out.glob("*/bundle")
+    return bundle
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """An image folder of three classes that are told apart by their colour: 24 images of each, split by the opener."""
+    rng = np.random.default_rng(0)
+    for c, name in enumerate(("blue", "green", "red")):
+        (tmp_path / "shapes" / name).mkdir(parents=True)
+        for i in range(24):
+            pixels = rng.integers(0, 90, (16, 16, 3))
+            pixels[..., 2 - c] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "shapes" / name / f"{i}.png")
+    return tmp_path / "shapes"
+
+
+def bundle_state(path: Path) -> dict[str, torch.Tensor]:
+    return dict(load_bundle(path).state)
+
+
+def refused(capsys: Captured, code: int, *arguments: str) -> str:
+    assert main(["train", *arguments, "--device", "cpu", "--threads", "1"]) == code
+    lines = [line for line in capsys.readouterr().err.splitlines() if "warning: " not in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+# -- what a training leaves ----------------------------------------------------------------------------------------
+
+
+def test_a_training_leaves_a_bundle_that_says_everything(trained: Path, digits: Images) -> None:
+    about = load_bundle(trained).about
+    assert about.classes == digits.classes
+    assert about.recipe is not None
+    assert (about.recipe.epochs, about.recipe.horizontal_flip) == (2, 0.0)
+    assert about.preprocessing.size == (16, 16)
+    assert about.preprocessing.crop_ratio == about.recipe.test_crop_ratio == 1.0
+    top1, top5 = about.metrics
+    assert (top1.name, top5.name, top1.dataset, top1.images) == ("top1", "top5", "digits", 1197)
+    assert 20 < top1.value < top5.value
+    for word in ("n = 1", "seed 0", "torch", "nextify"):
+        assert word in top1.provenance
+
+
+def test_a_training_leaves_its_records(trained: Path) -> None:
+    folder = trained.parent
+    assert not list(folder.glob("checkpoint*"))
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log] == [1, 2]
+    resolved = json.loads((folder / "recipe.json").read_text())
+    assert resolved["recipe_name"] == "scratch_small"
+    assert resolved["recipe"]["optimizer"] == "muon"
+    assert {"batch_size", "epochs", "layer_scale"} <= {change["field"] for change in resolved["changes"]}
+    assert all(change["reason"] for change in resolved["changes"])
+    result = json.loads((folder / "result.json").read_text())
+    assert folder.name == result["fingerprint"]
+    assert result["environment"]["torch"]
+    report = json.loads((folder / "preflight.json").read_text())
+    assert (report["train_images"], report["test_images"], report["classes"]) == (600, 1197, 10)
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.size[0] > 300
+
+
+def test_evaluation_gives_the_trainings_own_figures(trained: Path, digits: Images) -> None:
+    found = evaluate(trained, digits, threads=1)
+    top1, top5 = load_bundle(trained).about.metrics
+    assert (found.top1, found.top5, found.images) == (top1.value, top5.value, 1197)
+    assert sum(map(sum, found.confusion)) == sum(c.images for c in found.classes) == 1197
+    assert sum(found.confusion[i][i] for i in range(10)) == round(found.top1 / 100 * 1197)
+    assert evaluate(trained, digits, part="all", threads=1).images == 1797
+
+
+def test_evaluate_command_writes_and_prints(capsys: Captured, trained: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", str(trained), "--data", "digits", "--device", "cpu", "--threads", "1"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    top1 = load_bundle(trained).about.metrics[0].value
+    text = capsys.readouterr().out
+    assert f"top-1 {top1:.2f} %" in text
+    names = {"evaluation.json", "confusion.png", "reliability.png", "mistakes.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == top1
+
+
+def test_mirror_images_are_asked_wherever_the_network_is(trained: Path, digits: Images, tmp_path: Path) -> None:
+    loaded = load(trained)
+    recipe = loaded.about.recipe
+    assert recipe is not None
+    mirrored = save_bundle(
+        tmp_path / "mirrored",
+        loaded.model.state_dict(),
+        replace(loaded.about, recipe=recipe.with_(test_mirror="on")),
+    )
+    pixels = torch.stack([loaded.preprocessing.pixels(image) for image in digits.test.array[:50]])  # type: ignore[index]
+    mean, std = torch.tensor(loaded.preprocessing.mean), torch.tensor(loaded.preprocessing.std)
+    x = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = (loaded.model(x) + loaded.model(x.flip(3))) / 2
+    part = replace(digits, test=ImageSet(digits.test.labels[:50], UniformStore(Kept(digits.test.array[:50]))))  # type: ignore[index]
+    found = evaluate(mirrored, part, threads=1)
+    assert found.top1 == 100 * np.mean(logits.argmax(1).numpy() == part.test.labels)
+    assert found.notes[-1] == "logits are the mean of each image's and its mirror image's (test_mirror)"
+    assert "mirror" in model_card(load_bundle(mirrored).about)
+    Image.fromarray(digits.test.load(0)).save(tmp_path / "digit.png")
+    (prediction,) = predict(mirrored, [tmp_path / "digit.png"])
+    assert prediction.guesses[0].probability == pytest.approx(float(logits[0].softmax(0).max()), rel=1e-5)
+
+
+def test_a_training_with_mirror_images_measures_with_them(digits: Images, tmp_path: Path) -> None:
+    request = Request("convnext_atto", epochs=1, scale="tiny", settings=("test_mirror=on",))
+    prepared = prepare(request, digits)
+    done = run(prepared, tmp_path, ONE_THREAD)
+    assert done.top1 == evaluate(done.bundle, digits, threads=1).top1
+    plain = prepare(replace(request, settings=()), digits)
+    assert prepared.trial.fingerprint != plain.trial.fingerprint
+    assert "test_mirror" not in plain.trial.to_dict()["recipe"]
+
+
+def test_evaluate_refuses_other_classes(capsys: Captured, trained: Path, shapes: Path) -> None:
+    arguments = ["evaluate", str(trained), "--data", str(shapes), "--device", "cpu", "--threads", "1"]
+    assert main(arguments) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "3 of 3 classes that the bundle does not know: blue, green, red; it knows 0, 1, 2" in line
+
+
+def test_predictions_on_files_are_the_evaluations(trained: Path, digits: Images, tmp_path: Path) -> None:
+    for i in range(20):
+        Image.fromarray(digits.test.load(i)).save(tmp_path / f"{i:02}.png")
+    part = ImageSet(digits.test.labels[:20], UniformStore(Kept(digits.test.array[:20])))  # type: ignore[index]
+    right = [p.guesses[0].index == label for p, label in zip(predict(trained, [tmp_path]), part.labels, strict=True)]
+    assert 100 * np.mean(right) == evaluate(trained, replace(digits, test=part), threads=1).top1
+
+
+def test_the_same_command_trains_nothing_again(capsys: Captured, out: Path, trained: Path) -> None:
+    before = (trained / "model.safetensors").stat().st_mtime_ns
+    assert main(["train", "convnext_atto", "--data", "digits", "--epochs", "2", *TINY, "--out", str(out)]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (trained / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_stopped_training_resumes_to_the_same_weights(trained: Path, digits: Images, tmp_path: Path) -> None:
+    prepared = prepare(Request("convnext_atto", epochs=2, scale="tiny"), digits)
+    for steps in (10, 45):  # in the first epoch, then in the second
+        asked = iter(range(1000))
+        with pytest.raises(TrainingStopped):
+            run(prepared, tmp_path, ONE_THREAD, should_stop=lambda asked=asked, n=steps: next(asked) >= n - 1)
+        assert (tmp_path / prepared.trial.fingerprint / "checkpoint.pt").exists()
+    done = run(prepared, tmp_path, ONE_THREAD)
+    expected, resumed = bundle_state(trained), bundle_state(done.bundle)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
+    log = (done.bundle.parent / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in log] == [1, 2]
+
+
+def test_signals_ask_to_stop() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with _Stopping() as stopping:
+        assert not stopping.asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_in_python(shapes: Path, tmp_path: Path) -> None:
+    wanted: dict[str, Any] = {"epochs": 1, "scale": "tiny", "settings": {"norm": "batch", "mixup": "off"}}
+    done = train_in_one_call("resnet50", str(shapes), out=tmp_path / "out", device="cpu", threads=1, **wanted)
+    about = load_bundle(done.bundle).about
+    assert about.recipe is not None
+    assert (about.recipe.mixup, about.design.norm, about.classes) == ("off", "batch", ("blue", "green", "red"))
+
+
+# -- fine-tuning ---------------------------------------------------------------------------------------------------
+
+
+def test_fine_tuning_takes_a_new_head_and_leaves_frozen_stages(trained: Path, shapes: Path, tmp_path: Path) -> None:
+    images = open_images(str(shapes))
+    request = Request("convnext_atto", weights=str(trained), epochs=2, frozen_stages=2)
+    prepared = prepare(request, images)
+    assert prepared.recipe_name == "finetune_small"
+    assert prepared.trial.recipe.layer_decay == 0.8
+    assert any("the classifier is new: 3 classes" in note for note in prepared.notes)
+    assert not {change.field for change in prepared.changes} & {"stem", "layer_scale", "stage_strides"}
+    done = run(prepared, tmp_path, ONE_THREAD)
+    before, after = bundle_state(trained), bundle_state(done.bundle)
+    assert after["head.classifier.weight"].shape[0] == 3
+    for name, tensor in before.items():
+        if not name.startswith("head.classifier."):
+            frozen = name.startswith(("stem.", "stages.0.", "stages.1."))
+            assert torch.equal(after[name], tensor) == frozen, name
+    free = prepare(replace(request, frozen_stages=0), images)
+    assert free.trial.fingerprint != prepared.trial.fingerprint
+
+
+def test_fine_tuning_on_the_same_classes_keeps_the_head(trained: Path, digits: Images) -> None:
+    prepared = prepare(Request("convnext_atto", weights=str(trained), epochs=1), digits)
+    training = Training(prepared.trial, digits, ONE_THREAD, prepared.start)
+    state = bundle_state(trained)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in training.model.state_dict().items())
+
+
+def test_the_weights_decide_the_trial(trained: Path, digits: Images, tmp_path: Path) -> None:
+    bundle = load_bundle(trained)
+    state = {name: tensor.clone() for name, tensor in bundle.state.items()}
+    state["stem.conv.weight"][0] += 1
+    other = save_bundle(tmp_path / "other", state, bundle.about)
+    prints = {
+        prepare(Request("convnext_atto", weights=str(w), epochs=1), digits).trial.fingerprint for w in (trained, other)
+    }
+    assert len(prints) == 2
+
+
+def test_plain_trials_keep_their_fingerprint() -> None:
+    trial = Trial(RESNET50, CONVNEXT, Data("x", "y", 10, 32), 0)
+    assert trial.fingerprint == "3803c82bcfb8"
+    small = CONVNEXT.with_(crop="pad", rand_augment="off", color_jitter="off")
+    assert replace(trial, recipe=small).fingerprint == "7233cbaa0fdf"  # as before each image had its own draws
+    assert replace(trial, recipe=CONVNEXT.with_(class_balance="loss")).fingerprint != trial.fingerprint
+    assert replace(trial, recipe=CONVNEXT.with_(crop_shift=0.25)).fingerprint == trial.fingerprint  # nothing is shifted
+    assert replace(trial, recipe=small.with_(crop_shift=0.25)).fingerprint != "7233cbaa0fdf"
+
+
+# -- settings and refusals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("batch_size=64", 64),
+        ("learning_rate=1e-3", 1e-3),
+        ("mixup=off", "off"),
+        ("betas=0.9,0.95", (0.9, 0.95)),
+        ("rand_augment=9,0.5", RandAugment(9, 0.5)),
+        ("rand_augment=7", RandAugment(7)),
+        ("kernel_size=9", 9),
+        ("depths=1,1,3,1", (1, 1, 3, 1)),
+        ("norm=batch", "batch"),
+    ],
+)
+def test_settings(text: str, value: object) -> None:
+    name, found = setting(text)
+    assert (name, found) == (text.partition("=")[0], value)
+
+
+def test_settings_stand_above_the_fit(digits: Images) -> None:
+    plain = prepare(Request("convnext_atto", epochs=3, scale="tiny"), digits).trial
+    texts = ("batch_size=32", "ema=off", "kernel_size=3", "layer_scale=1e-6", "horizontal_flip=0.5")
+    changed = prepare(Request("convnext_atto", settings=texts, epochs=3, scale="tiny"), digits)
+    recipe, design = changed.trial.recipe, changed.trial.design
+    assert (recipe.batch_size, recipe.ema, recipe.horizontal_flip) == (32, "off", 0.5)
+    assert (design.kernel_size, design.layer_scale) == (3, 1e-6)
+    assert plain.recipe.batch_size != 32
+    slow = prepare(Request("convnext_atto", settings=("learning_rate=1e-9",), epochs=3, scale="tiny"), digits)
+    assert slow.trial.recipe.min_learning_rate == 0
+    assert not {"ema", "layer_scale", "horizontal_flip"} & {change.field for change in changed.changes}
+
+
+def test_weights_beside_batch_norm_are_not_averaged(digits: Images) -> None:
+    def prepared(*texts: str) -> Prepared:
+        return prepare(Request("convnext_atto", settings=texts, epochs=3, scale="tiny"), digits)
+
+    layer, batch, asked = prepared(), prepared("norm=batch"), prepared("norm=batch", "ema=0.5")
+    assert layer.trial.recipe.ema != "off"
+    assert (batch.trial.recipe.ema, asked.trial.recipe.ema) == ("off", 0.5)
+    assert [change.after for change in batch.changes if change.field == "ema"] == ["off"]
+    assert any("batch norm's running statistics" in warning for warning in asked.preflight.warnings)
+
+
+DIGITS = ("convnext_atto", "--data", "digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("convnext_ato", "--data", "digits"), "did you mean convnext_atto"),
+        ((*DIGITS, "--recipe", "best"), "no recipe 'best'; there are resnet, convnext"),
+        ((*DIGITS, "--set", "lr=1"), "--set lr: neither the recipe nor the design has it"),
+        ((*DIGITS, "--set", "batch_sise=1"), "did you mean batch_size"),
+        ((*DIGITS, "--set", "batch_size"), "--set needs FIELD=VALUE"),
+        ((*DIGITS, "--set", "learning_rate=fast"), "--set learning_rate needs a number"),
+        ((*DIGITS, "--set", "betas=0.9"), "--set betas needs two numbers"),
+        ((*DIGITS, "--set", "rand_augment=strong"), "--set rand_augment needs off"),
+        ((*DIGITS, "--set", "mixing_probability=2"), "mixing_probability must be a probability"),
+        ((*DIGITS, "--set", "batch_size=601"), "leaves no step in an epoch of 600"),
+        ((*DIGITS, "--set", "batch_size=1.5"), "batch_size must be an int"),
+        ((*DIGITS, "--set", "epochs=0"), "epochs must be 1 or more"),
+        ((*DIGITS, "--epochs", "0"), "--epochs must be 1 or more"),
+        ((*DIGITS, "--minutes", "0"), "--minutes must be above 0"),
+        ((*DIGITS, "--epochs", "1", "--minutes", "1"), "decide the same thing: give one"),
+        ((*DIGITS, "--image-size", "0"), "--image-size must be 1 or more"),
+        ((*DIGITS, "--freeze", "1"), "give --weights too"),
+        ((*DIGITS, "--workers", "-1"), "--workers must be 0 or more"),
+        ((*DIGITS, "--evaluations", "0"), "--evaluations must be 1 or more"),
+        (("convnext_atto", "--data", "/nowhere/at/all"), "no such folder"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    capsys: Captured, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(capsys, 2, *arguments, "--out", str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(capsys: Captured, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, 1, *DIGITS, "--scale", "tiny", "--out", str(tmp_path / "file" / "out"))
+    assert "choose another --out" in line
+
+
+def test_two_runs_do_not_train_the_same(digits: Images, tmp_path: Path) -> None:
+    prepared = prepare(Request("convnext_atto", epochs=1, scale="tiny"), digits)
+    folder = folder_of(tmp_path, prepared.trial)
+    folder.mkdir()
+    with taken(folder), pytest.raises(UnusableFolder, match="trained by another run"):
+        run(prepared, tmp_path, ONE_THREAD)
+
+
+def test_bad_weights_are_one_line(capsys: Captured, trained: Path, tmp_path: Path) -> None:
+    there = ("--out", str(tmp_path))
+    assert "no weights at" in refused(capsys, 1, *DIGITS, "--weights", str(tmp_path / "none.pth"), *there)
+    line = refused(capsys, 2, "convnext_nano", "--data", "digits", "--weights", str(trained), *there)
+    assert "holds convnext_atto, not convnext_nano" in line
+    line = refused(capsys, 2, *DIGITS, "--weights", str(trained), "--scale", "tiny", *there)
+    assert "the design comes with --weights" in line
+
+
+def test_a_loss_that_is_no_number_ends_with_one_line(capsys: Captured, tmp_path: Path) -> None:
+    arguments = (*DIGITS, "--scale", "tiny", "--epochs", "2", "--set", "optimizer=sgd", "--set", "learning_rate=1e30")
+    line = refused(capsys, 1, *arguments, "--out", str(tmp_path))
+    assert "nextify: the loss is" in line
+    assert "the batch was" in line
+
+
+def test_mixed_sizes_are_brought_to_their_middle_one(tmp_path: Path) -> None:
+    for c in ("a", "b"):
+        (tmp_path / c).mkdir()
+        for i in range(12):
+            colour = (20 * i, 10 * ord(c) % 256, 5)
+            Image.new("RGB", (200, 60 + i), colour).save(tmp_path / c / f"{i}.png")
+    prepared = prepare(Request("convnext_atto", epochs=1), open_images(str(tmp_path)))
+    assert prepared.trial.data.image_size == 64
+    assert any("images of 64 pixels" in note for note in prepared.notes)
+
+
+# -- preflight, memory, time ---------------------------------------------------------------------------------------
+
+
+def images_of(train: list[int], test: list[int], pixels: int | None = None) -> Images:
+    """Images of noise, ``train[c]`` and ``test[c]`` of class c; all the same with ``pixels``."""
+    rng = np.random.default_rng(0)
+    sets = []
+    for counts in (train, test):
+        labels = np.repeat(np.arange(len(counts)), counts)
+        array = rng.integers(0, 256, (len(labels), 8, 8, 3), np.uint8)
+        if pixels is not None:
+            array[:] = pixels
+        sets.append(ImageSet(labels, UniformStore(Kept(array))))
+    names = tuple(f"class {c}" for c in range(len(train)))
+    return Images("noise", names, *sets, True, "f", (), (8, 8))
+
+
+def test_preflight_tells_facts_and_what_will_hurt() -> None:
+    recipe = RECIPES["scratch_small"].with_(epochs=5, warmup_epochs=0.5, batch_size=16, learning_rate=1.0)
+    fitted = recipe.with_(learning_rate=0.01)
+    report = preflight(images_of([100, 4, 0], [5, 5, 0]), recipe, fitted=fitted)
+    assert report.facts["classes_without_test_images"] == ["class 2"]
+    assert report.facts["images_per_class"] == {"class 0": 100, "class 1": 4, "class 2": 0}
+    text = "\n".join(report.warnings)
+    for part in (
+        "no training images of class 2",
+        "fewer than 5 training images of class 1",
+        "25 times the images of the smallest",
+        "30 steps in all teach little",
+        "ema=0.999 averages over 1,000 of 30 steps",
+        "learning_rate=1 is 100 times the fitted 0.01: it may diverge",
+    ):
+        assert part in text
+    calm = RECIPES["scratch_small"].with_(epochs=50, batch_size=16, ema="off")
+    assert preflight(images_of([100, 100], [9, 9]), calm, fitted=calm).warnings == ()
+
+
+def test_preflight_refuses_what_cannot_work() -> None:
+    with pytest.raises(DataError, match="a batch of 256 images leaves no step in an epoch of 40"):
+        preflight(images_of([20, 20], [1, 1]), RECIPES["scratch_small"])
+    with pytest.raises(DataError, match="no image to test on"):
+        preflight(images_of([200, 200], [0, 0]), RECIPES["scratch_small"])
+    with pytest.raises(FitError, match="too few to train on"):
+        prepare(Request("convnext_atto", scale="tiny"), images_of([4, 4], [1, 1]))
+
+
+def test_preflight_finds_test_images_among_the_training_images() -> None:
+    recipe = RECIPES["scratch_small"].with_(batch_size=8)
+    report = preflight(images_of([20, 20], [3, 4], pixels=7), recipe)
+    assert report.facts["test_images_also_in_training"] == 7
+    assert any("7 test images are also training images" in note for note in report.notes)
+    assert preflight(images_of([20, 20], [3, 4]), recipe).facts["test_images_also_in_training"] == 0
+
+
+def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.MonkeyPatch, digits: Images) -> None:
+    tried = []
+
+    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int) -> dict[str, float]:
+        tried.append(runtime.accumulation)
+        if runtime.accumulation < smallest:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return {"step_seconds": 0.1, "test_seconds": 1.0, "total_steps": 10}
+
+    monkeypatch.setattr(nextify.training.loop, "probe", probe)
+    prepared = prepare(Request("convnext_atto", epochs=2, scale="tiny"), digits)
+    smallest = 4
+    found = measure(prepared, ONE_THREAD)
+    assert (tried, found.accumulation, found.seconds) == ([1, 2, 4], 4, pytest.approx(2.0))
+    smallest = 1000
+    with pytest.raises(OutOfMemory, match="smaller --image-size"):
+        measure(prepared, ONE_THREAD)
+
+
+def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Images, tmp_path: Path) -> None:
+    step = 0.01
+
+    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int) -> dict[str, float]:
+        total = trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size)
+        return {"step_seconds": step, "test_seconds": 0.0, "total_steps": total}
+
+    monkeypatch.setattr(nextify.training.loop, "probe", probe)
+    request = Request("convnext_atto", minutes=1.0, scale="tiny")
+    first = prepare_in(tmp_path, request, digits, ONE_THREAD).trial
+    steps = first.recipe.epochs * (600 // first.recipe.batch_size)
+    assert 0.5 * 60 < steps * step <= 60
+    step = 0.05  # a slower moment must not make it another training
+    assert prepare_in(tmp_path, request, digits, ONE_THREAD).trial.fingerprint == first.fingerprint
+    step = 100.0
+    with pytest.raises(RequestError, match="more than --minutes 1"):
+        prepare_in(tmp_path / "other", request, digits, ONE_THREAD)
+
+
+def test_one_batch_by_heart(capsys: Captured, tmp_path: Path) -> None:
+    arguments = ["train", *DIGITS, *TINY, "--epochs", "20", "--out", str(tmp_path), "--overfit-batch"]
+    assert main(arguments) == 0
+    assert "can learn" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*/bundle"))
+    assert main([*arguments, "--set", "learning_rate=1e-9"]) == 1
+    assert "not even one batch was learned by heart" in capsys.readouterr().err
+
+
+def test_class_weights_are_one_on_average_over_the_images() -> None:
+    labels = np.repeat([0, 1, 3], [60, 30, 10])
+    weights = class_weights(labels, 4)
+    assert float(weights[labels].mean()) == pytest.approx(1)
+    assert weights[3] / weights[0] == pytest.approx(6)

@@ -1,0 +1,54 @@
+"""What the tests of compiled kernels share."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from nextify.paper.design import DESIGNS, Design
+from nextify.system import native as compiled
+from tests.helpers import SMALL
+
+needs_kernels = pytest.mark.skipif(compiled._compiler() is None, reason="no C++ compiler here")
+DTYPES = [torch.float32, torch.bfloat16]
+IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def networks(small: Design = SMALL) -> dict[str, Design]:
+    """Networks by name that differ in what their blocks are made of."""
+    return {
+        "convnext": small,
+        "isotropic": DESIGNS["convnext_isotropic_small"].with_(depths=(2,), widths=(8,)),
+        "no layer scale": small.with_(layer_scale="off"),
+        "batch norm": small.with_(norm="batch"),
+    }
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def recorder(nodes: list[torch.fx.Node]) -> Callable[[torch.fx.GraphModule, list[torch.Tensor]], object]:
+    """A backend of `torch.compile` that notes a graph's nodes and runs them as they are."""
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        nodes.extend(graph.graph.nodes)
+        return graph.forward
+
+    return backend
+
+
+def noting_blocks(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The channels of every block that the module's ``run`` takes from now on, in turn."""
+    seen: list[int] = []
+    real = module.run
+
+    def run(x: torch.Tensor, *others: Any) -> torch.Tensor:
+        seen.append(x.shape[-1])
+        y: torch.Tensor = real(x, *others)
+        return y
+
+    monkeypatch.setattr(module, "run", run)
+    return seen

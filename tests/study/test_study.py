@@ -1,0 +1,261 @@
+"""The study: its plan, its store, and that a kill loses nothing and changes nothing."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nextify.fitting.scale import scale
+from nextify.paper.roadmap import STEP_NAMES, roadmap
+from nextify.study.plan import PlanError, make_plan
+from nextify.study.store import Store, StoreError, save_result
+from nextify.training.trial import Data
+from tests.helpers import save_noise
+
+
+class Facts:
+    train_images = 600
+    num_classes = 10
+    mirror_keeps_class = False
+
+
+DATA = Data("digits", "test", 10, 16)
+ADOPTED = [name for name in STEP_NAMES if name not in ("kernel_5", "kernel_9", "kernel_11")]
+
+
+def plan(**options):
+    options = {"seeds": (0, 1, 2)} | options
+    return make_plan(roadmap("resnet50"), scale("tiny"), Facts(), DATA, **options)
+
+
+def test_a_plan_has_the_adopted_rows_times_the_seeds_seed_by_seed():
+    made = plan()
+    assert [row.row.name for row in made.rows] == ADOPTED
+    assert [(t.step, t.trial.seed) for t in made.trials] == [(name, seed) for seed in (0, 1, 2) for name in ADOPTED]
+    assert len({t.folder for t in made.trials}) == 42
+    assert [row.row.name for row in plan(explore=True).rows] == list(STEP_NAMES)
+
+
+def test_one_recipe_for_all_rows_but_the_baseline():
+    made = plan()
+    assert made.rows[0].recipe == made.original
+    assert {row.recipe for row in made.rows[1:]} == {made.modern}
+    assert made.original.optimizer == "sgd"
+    assert made.original.epochs == round(made.modern.epochs * 90 / 300)
+
+
+def test_every_row_trains_another_network_or_recipe():
+    rows = plan(explore=True).rows
+    assert len({(row.design, row.recipe) for row in rows}) == len(rows) == 17
+
+
+def test_left_out_steps_are_bridged():
+    rows = plan(steps=("baseline", "patchify", "kernel_9", "gelu")).rows
+    assert [row.compared_with for row in rows] == [None, "baseline", "patchify", "patchify"]
+
+
+def test_a_single_step_has_nothing_to_compare_with():
+    assert [row.compared_with for row in plan(steps=("gelu",)).rows] == [None]
+
+
+def test_bad_plans_name_the_remedy():
+    with pytest.raises(PlanError, match="--seeds 1"):
+        plan(seeds=())
+    with pytest.raises(PlanError, match=r"no step 'gelo'; the steps are baseline, .*separate_downsampling"):
+        plan(steps=("gelo",))
+
+
+def test_a_store_knows_its_own_results_only(tmp_path):
+    trial = plan().trials[0]
+    store = Store(tmp_path)
+    assert store.result(trial) is None
+    folder = store.folder(trial)
+    folder.mkdir()
+    save_result(folder, "another", {"top1": 1.0})
+    assert store.result(trial) is None
+    save_result(folder, trial.trial.fingerprint, {"top1": 2.0})
+    assert store.result(trial) == {"fingerprint": trial.trial.fingerprint, "top1": 2.0}
+    (folder / "result.json").write_text('{"fingerpr')
+    assert store.result(trial) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")
+def test_two_runs_cannot_share_a_store(tmp_path):
+    with Store(tmp_path), pytest.raises(StoreError, match="in use by another run"), Store(tmp_path):
+        pass
+    with Store(tmp_path):
+        pass
+
+
+# -- the command, in processes of its own ------------------------------------------------------------------------------
+
+SMALL = ["--steps", "training_technique", "separate_downsampling", "--seeds", "2", "--epochs", "1"]
+
+
+def command(out: Path, *options: str) -> list[str]:
+    fixed = ["--device", "cpu", "--side-by-side", "2", "--threads", "1", "--checkpoint-seconds", "0.1"]
+    return [sys.executable, "-m", "nextify", "roadmap", "--out", str(out), *fixed, *options]
+
+
+def run(out: Path, *options: str, **how) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(out, *options), capture_output=True, text=True, timeout=300, check=False, **how)
+
+
+def figures(out: Path) -> list:
+    """What must not depend on interruptions: accuracies, losses, statistics; times may."""
+    results = json.loads((out / "results.json").read_text())
+    rows = [{k: v for k, v in row.items() if k != "images_per_second"} for row in results["rows"]]
+    keep = ("step", "seed", "status", "top1", "top5", "final_train_loss", "curve", "fingerprint")
+    return [rows, [{k: trial[k] for k in keep} for trial in results["trials"]]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    done = run(out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_a_study_writes_everything_it_promises(undisturbed):
+    out, done = undisturbed
+    names = {"results.json", "results.csv", "roadmap.svg", "roadmap.png", "report.html"}
+    assert names <= {path.name for path in out.iterdir()}
+    results = json.loads((out / "results.json").read_text())
+    assert [row["step"] for row in results["rows"]] == ["training_technique", "separate_downsampling"]
+    assert all(row["n"] == 2 and row["top1_mean"] > 0 and row["parameters"] and row["macs"] for row in results["rows"])
+    assert results["rows"][1]["compared_with"] == "training_technique"
+    assert results["rows"][1]["published_change"] == pytest.approx(81.97 - 78.82)
+    assert results["trials"][0]["peak_memory_mib"] < 2048
+    assert "from a measured probe" in done.stdout
+    assert "cannot go below" in done.stdout
+
+
+def kill(out: Path, options: list[str], wait_seconds: float) -> None:
+    """Start the study, SIGKILL it once it trains, and see that its workers die with it."""
+    process = subprocess.Popen(
+        command(out, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    trials = out / "trials"
+    deadline = time.monotonic() + 60
+    before = set(trials.rglob("*")) if trials.exists() else set()
+    while time.monotonic() < deadline and process.poll() is None:
+        if trials.exists() and set(trials.rglob("*")) != before:
+            break  # training has begun; killing the imports would show little
+        time.sleep(0.05)
+    time.sleep(wait_seconds)
+    assert process.poll() is None, "the study ended before the kill: wait less or make it longer"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("workers outlived a killed study")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_killed_twice_and_restarted_the_results_are_identical(undisturbed, tmp_path):
+    rng = random.Random(2)
+    for _ in range(2):
+        kill(tmp_path, SMALL, rng.uniform(0, 0.3))
+    done = run(tmp_path, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert figures(tmp_path) == figures(undisturbed[0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_killed_at_ten_random_moments_and_restarted_the_results_are_identical(tmp_path):
+    longer = [*SMALL[:-1], "12"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole, *longer).returncode == 0
+    rng = random.Random(10)
+    unfinished = 0
+    for _ in range(10):
+        kill(killed, longer, rng.uniform(0, 2))
+        unfinished += len(list(killed.rglob("result.json"))) < 4
+    assert unfinished == 10, "the study ended before the last kill: make it longer"
+    assert run(killed, *longer).returncode == 0
+    assert figures(killed) == figures(whole)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes there")
+def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path):
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+
+    done = run(tmp_path, "--steps", "gelu", "--seeds", "1", "--epochs", "1", preexec_fn=small_files_only)
+    assert done.returncode == 1
+    *saves, result = done.stderr.strip().splitlines()
+    assert len(saves) == 1, "a save that fails is said once"
+    assert saves[0].startswith("nextify: warning: cannot save a checkpoint in ")
+    assert "cannot write" in result
+    assert "make room and run the same command again" in result
+
+
+def no_images(root: Path) -> None:
+    (root / "train" / "cat").mkdir(parents=True)
+
+
+def one_class(root: Path) -> None:
+    for i in range(20):
+        save_noise(root / "cat" / f"{i}.png", i, (16, 16))
+
+
+def unreadable(root: Path) -> None:
+    for i in range(40):
+        save_noise(root / ("cat" if i % 2 else "dog") / f"{i}.png", i, (16, 16))
+    (root / "cat" / "broken.png").write_bytes(b"this is text")
+
+
+def class_only_in_val(root: Path) -> None:
+    for i in range(40):
+        save_noise(root / "train" / ("cat" if i % 2 else "dog") / f"{i}.png", i, (16, 16))
+    for i, name in enumerate(("cat", "dog", "fox")):
+        save_noise(root / "val" / name / "0.png", 100 + i, (16, 16))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(no_images, "no"), (one_class, "class"), (unreadable, "broken.png"), (class_only_in_val, "fox")],
+)
+def test_bad_folders_are_one_clear_line(tmp_path, make, words, capsys):
+    from nextify.cli import main
+
+    make(tmp_path / "images")
+    code = main(["roadmap", "--data", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    error = capsys.readouterr().err.strip()
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    assert words in error
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seeds", "0"], "--seeds must be 1 or more"),
+        (["--steps", "gelo"], "no step 'gelo'"),
+        (["--data", "/no/such/folder"], "/no/such/folder"),
+        (["--epochs", "0"], "epochs"),
+    ],
+)
+def test_bad_options_are_one_clear_line(tmp_path, options, words, capsys):
+    from nextify.cli import main
+
+    code = main(["roadmap", "--out", str(tmp_path), "--device", "cpu", *options])
+    error = capsys.readouterr().err.strip()
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    assert words in error

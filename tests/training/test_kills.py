@@ -1,0 +1,101 @@
+"""``nextify train`` killed at random moments, by SIGKILL and by SIGTERM: every life goes on where the last one stopped,
+no checkpoint is ever unreadable, and the weights at the end are those of a training that nobody disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nextify.training.checkpoint import before, load_checkpoint
+from nextify.weights import load_bundle
+from tests.training.helpers import wait_for_a_new_checkpoint
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+STOPPED = 130
+"""Exit code of a training that saved and stopped when it was asked to."""
+
+
+def command(out: Path, epochs: int) -> list[str]:
+    settings = ("batch_size=16", "optimizer=muon", "ema=0.9", "mixup=0.8", "stochastic_depth=0.1")
+    return [
+        *(sys.executable, "-m", "nextify", "train", "convnext_atto", "--data", "digits", "--scale", "tiny"),
+        *("--device", "cpu", "--threads", "1", "--epochs", str(epochs), "--checkpoint-seconds", "0"),
+        *(word for setting in settings for word in ("--set", setting)),
+        *("--out", str(out)),
+    ]
+
+
+def start(out: Path, epochs: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command(out, epochs), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "NO_COLOR": "1"}
+    )
+
+
+def trained(out: Path, epochs: int) -> bool:
+    with start(out, epochs) as process:
+        process.communicate(timeout=600)
+    return process.returncode == 0
+
+
+def all_readable(out: Path) -> int:
+    """Steps of the last checkpoint; each file that is there was read by itself."""
+    steps = 0
+    for path in out.glob("*/checkpoint.pt"):
+        assert load_checkpoint(path) is not None
+    for path in out.glob("*/checkpoint.pt*"):
+        if path.name in ("checkpoint.pt", "checkpoint.pt.before"):
+            state = load_checkpoint(path if path.name == "checkpoint.pt" else before(path.with_suffix("")))
+            assert state is not None, path
+            steps = max(steps, state["step"])
+    return steps
+
+
+def final_weights(out: Path) -> dict[str, torch.Tensor]:
+    (bundle,) = out.glob("*/bundle")
+    return dict(load_bundle(bundle).state)
+
+
+def killed(kills: int, epochs: int, folder: Path, seed: int) -> None:
+    whole, torn = folder / "whole", folder / "torn"
+    assert trained(whole, epochs)
+    chance = random.Random(seed)
+    reached, codes = [0], []
+    for number in range(kills):
+        process = start(torn, epochs)
+        if number % 5 == 4:
+            time.sleep(chance.uniform(0.0, 6.0))  # anywhere: starting, measuring, the first steps
+        else:
+            wait_for_a_new_checkpoint(torn, process)
+            time.sleep(chance.uniform(0.0, 0.3))
+        how = signal.SIGTERM if number % 2 else signal.SIGKILL
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=120)
+        codes.append(process.returncode)
+        assert process.returncode in (-how, STOPPED), (process.returncode, errors.decode()[-500:])
+        assert b"Traceback" not in errors
+        reached.append(all_readable(torn))
+        assert reached[-1] >= reached[-2], "a kill lost more than was written"
+    assert reached[-1] > 0, "no kill fell into the training"
+    assert trained(torn, epochs)
+    expected, found = final_weights(whole), final_weights(torn)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not list(torn.glob("*/checkpoint*"))
+    print(f"{kills} kills, exit codes {sorted(set(codes))}, steps reached {reached}")
+
+
+def test_three_kills(tmp_path: Path) -> None:
+    killed(3, 2, tmp_path, seed=0)
+
+
+@pytest.mark.slow
+def test_thirty_kills(tmp_path: Path) -> None:
+    killed(30, 12, tmp_path, seed=1)

@@ -1,0 +1,270 @@
+"""The trainer: exact resume, ingredients that can each be switched off, checkpoints that survive damage."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from nextify.networks.zoo import create_model
+from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Recipe
+from nextify.training.checkpoint import load_checkpoint, save_checkpoint
+from nextify.training.loop import TrainingDiverged, TrainingOutOfMemory, probe, train
+from nextify.training.optimizers import build_optimizers, depth_group, parameter_groups
+from nextify.training.schedule import learning_rate
+from nextify.training.trainer import Training
+from nextify.training.trial import Runtime
+from tests.training.helpers import small_trial
+
+RUNTIME = Runtime()
+SMALL = Recipe(
+    epochs=2,
+    warmup_epochs=0.5,
+    batch_size=100,
+    learning_rate=2e-3,
+    crop="pad",
+    test_crop_ratio=1.0,
+    horizontal_flip=0.0,
+)
+
+
+def trial_of(step="separate_downsampling", recipe=SMALL, seed=0):
+    return small_trial(step, recipe, seed)
+
+
+def advance(run, steps):
+    for pixels, labels in run.batches.iterate(run.step, run.step + steps):
+        run.train_step(pixels, labels)
+    return run
+
+
+def weights(run):
+    return {k: v.clone() for k, v in run.model.state_dict().items()}
+
+
+def equal(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a) and a.keys() == b.keys()
+
+
+@pytest.mark.parametrize(
+    ("step", "recipe"),
+    [
+        ("separate_downsampling", SMALL.with_(ema=0.9, stochastic_depth=0.3)),
+        ("training_technique", SMALL),
+        ("baseline", SMALL.with_(optimizer="sgd", schedule="step", warmup_epochs=0.0, min_learning_rate=0.0)),
+        ("layer_norm", SMALL.with_(optimizer="muon", gradient_clip=1.0)),
+        ("layer_norm", SMALL.with_(progressive_resizing=0.5)),
+    ],
+)
+def test_resumed_in_the_middle_of_an_epoch_the_weights_are_bit_identical(digits, tmp_path, step, recipe):
+    torch.set_num_threads(1)
+    trial = trial_of(step, recipe)
+    undisturbed = advance(Training(trial, digits, RUNTIME), 9)
+
+    stopped = advance(Training(trial, digits, RUNTIME), 4)  # six steps an epoch
+    save_checkpoint(tmp_path / "c.pt", stopped.state())
+    torch.manual_seed(12345)  # what happened in between must not matter
+    resumed = Training(trial, digits, RUNTIME)
+    state = load_checkpoint(tmp_path / "c.pt")
+    assert state is not None
+    resumed.load_state(state)
+    advance(resumed, 5)
+
+    assert equal(weights(undisturbed), weights(resumed))
+    assert not equal(weights(stopped), weights(resumed))
+    if undisturbed.average is not None:
+        assert resumed.average is not None
+        assert equal(undisturbed.average.state_dict(), resumed.average.state_dict())
+
+
+def test_train_continues_from_a_checkpoint_to_the_same_result(digits, tmp_path):
+    trial = trial_of()
+    whole = train(trial, digits, RUNTIME)
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    stopped = advance(Training(trial, digits, RUNTIME), 3)
+    save_checkpoint(folder / "checkpoint.pt", stopped.state())
+    seen = []
+    continued = train(trial, digits, replace(RUNTIME, checkpoint_seconds=0.0), folder, seen.append)
+    assert (continued.top1, continued.top5) == (whole.top1, whole.top5)
+    assert continued.curve[-1]["train_loss"] == whole.curve[-1]["train_loss"]
+    assert not (folder / "checkpoint.pt").exists()
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_seed_changes_the_result_and_the_fingerprint(digits):
+    a, b = trial_of(seed=0), trial_of(seed=1)
+    assert a.fingerprint != b.fingerprint
+    assert a.fingerprint == trial_of(seed=0).fingerprint
+    first, second = (advance(Training(t, digits, RUNTIME), 2) for t in (a, b))
+    assert not equal(weights(first), weights(second))
+
+
+@pytest.mark.parametrize(
+    "off",
+    [
+        {"rand_augment": "off"},
+        {"mixup": "off"},
+        {"cutmix": "off"},
+        {"mixup": "off", "cutmix": "off"},
+        {"random_erasing": 0.0},
+        {"label_smoothing": 0.0},
+        {"stochastic_depth": 0.0},
+        {"warmup_epochs": 0.0},
+        {"weight_decay": 0.0},
+        {"crop": "none"},
+    ],
+    ids=str,
+)
+def test_each_ingredient_can_be_switched_off_alone_and_does_something(digits, off):
+    everything = SMALL.with_(stochastic_depth=0.3, random_erasing=0.5, rand_augment=RandAugment())
+    with_it = advance(Training(trial_of(recipe=everything), digits, RUNTIME), 2)
+    without = advance(Training(trial_of(recipe=everything.with_(**off)), digits, RUNTIME), 2)
+    assert not equal(weights(with_it), weights(without))
+
+
+def test_accumulation_gives_the_same_step(digits):
+    trial = trial_of(recipe=SMALL.with_(stochastic_depth=0.0))
+    whole = advance(Training(trial, digits, RUNTIME), 2)
+    parts = advance(Training(trial, digits, replace(RUNTIME, accumulation=4)), 2)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(parts.model.state_dict()[name], value, rtol=1e-4, atol=2e-5)
+
+
+def test_bf16_trains(digits):
+    run = Training(trial_of(recipe=SMALL.with_(precision="bf16")), digits, RUNTIME)
+    advance(run, 1)
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_a_loss_that_is_no_number_stops_with_step_and_remedy(digits):
+    trial = trial_of("fewer_norms", SMALL.with_(optimizer="sgd", learning_rate=1e30, warmup_epochs=0.0))
+    with pytest.raises(TrainingDiverged, match=r"step \d+ of 12 .*learning rate \S+e\+.*try a lower"):
+        train(trial, digits, RUNTIME)
+
+
+def test_probe_measures_without_keeping(digits):
+    found = probe(trial_of(), digits, RUNTIME, steps=3)
+    assert found["step_seconds"] > 0
+    assert found["total_steps"] == 12
+
+
+def test_a_damaged_checkpoint_gives_the_one_before(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"step": 1})
+    save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path) == {"step": 2}
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    assert load_checkpoint(path) == {"step": 1}
+    path.write_bytes(b"")
+    (tmp_path / "c.pt.before").write_bytes(b"also damaged")
+    assert load_checkpoint(path) is None
+
+
+def test_a_failed_save_loses_only_itself(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nextify.system.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, {"step": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path) == {"step": 1}
+
+
+def test_a_full_disk_in_the_middle_costs_one_line_and_no_training(digits, tmp_path, monkeypatch):
+    trial, said, saves = trial_of(), [], []
+
+    def full_from_the_second_on(path, state):
+        saves.append(state["step"])
+        if len(saves) > 1:
+            raise OSError(28, "No space left on device")
+        save_checkpoint(path, state)
+
+    monkeypatch.setattr("nextify.training.records.save_checkpoint", full_from_the_second_on)
+    kept = []
+    runtime = replace(RUNTIME, checkpoint_seconds=0.0)
+    result = train(
+        trial,
+        digits,
+        runtime,
+        tmp_path,
+        keep=lambda *_: kept.append(load_checkpoint(tmp_path / "checkpoint.pt")["step"]),
+        warn=said.append,
+    )
+    assert len(said) == 1
+    assert "cannot save a checkpoint" in said[0]
+    assert "No space left" in said[0]
+    assert kept == saves[:1]
+    assert result.top1 == train(trial, digits, RUNTIME).top1
+
+
+def test_out_of_memory_in_the_middle_says_how_to_go_on(digits, tmp_path, monkeypatch):
+    step = Training.train_step
+
+    def short_of_memory(run, *batch):
+        if run.step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return step(run, *batch)
+
+    monkeypatch.setattr(Training, "train_step", short_of_memory)
+    with pytest.raises(TrainingOutOfMemory, match=r"--accumulation 2 .*from the last checkpoint"):
+        train(trial_of(), digits, replace(RUNTIME, checkpoint_seconds=0.0), tmp_path)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert state is not None
+    assert state["step"] == 3
+
+
+def test_schedules():
+    recipe = CONVNEXT.with_(epochs=10, warmup_epochs=2.0)
+    rates = [learning_rate(recipe, step, 100) for step in range(1000)]
+    assert rates[0] == recipe.learning_rate / 200
+    assert rates[199] == max(rates) == recipe.learning_rate
+    assert rates[-1] == pytest.approx(recipe.min_learning_rate, rel=0.05)
+    assert all(a >= b for a, b in pairwise(rates[199:]))
+    steps = RECIPES["resnet"]
+    assert [learning_rate(steps, e * 10, 10) for e in (0, 29, 30, 60, 89)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.001, 0.001]
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_optimizes_every_parameter_once(name):
+    model = create_model(trial_of().design, 10)
+    optimizers = build_optimizers(model, RECIPES[name])
+    found = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert sorted(found) == sorted(id(p) for p in model.parameters())
+
+
+def test_decay_spares_what_modules_declare():
+    model = create_model(trial_of().design, 10)
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = parameter_groups(model, CONVNEXT)
+    spared = {names[id(p)] for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    assert spared == {n for n, p in model.named_parameters() if p.ndim == 1}
+    assert all(g["weight_decay"] > 0 for g in parameter_groups(model, RECIPES["resnet"]))
+
+
+def test_depth_groups_of_the_paper():
+    depths = (3, 3, 27, 3)  # appendix A.2: 12 groups, the head one more
+    assert depth_group("stem.conv.weight", depths) == 0
+    assert depth_group("stages.0.blocks.2.norm.weight", depths) == 1
+    assert depth_group("stages.1.downsample.conv.weight", depths) == 2
+    assert depth_group("stages.2.blocks.0.norm.weight", depths) == 3
+    assert depth_group("stages.2.blocks.26.norm.weight", depths) == 11
+    assert depth_group("stages.3.blocks.0.norm.weight", depths) == 12
+    assert depth_group("head.classifier.weight", depths) == 13
+
+
+def test_top1_of_untrained_weights_is_chance(digits):
+    accuracy = Training(trial_of(), digits, RUNTIME).evaluate()
+    assert accuracy.images == 1197
+    assert accuracy.top1 < 40
+    assert accuracy.top5 >= accuracy.top1
+    assert math.isclose(accuracy.top1 * 1197 / 100, round(accuracy.top1 * 1197 / 100), abs_tol=1e-6)
