@@ -63,7 +63,7 @@ Source = Callable[[str, int], Batches]
 
 
 def recipe_of(level: str) -> Recipe:
-    recipe = CONVNEXT.with_(batch_size=BATCH, resampling="fast")
+    recipe = CONVNEXT.with_(batch_size=BATCH, **{"crop.resampling": "fast"})
     return recipe if level != "crop" else recipe.with_(rand_augment="off")
 
 
@@ -81,7 +81,7 @@ def ours(store: Store, resampling: str = "fast") -> Source:
     images = ImageSet(np.arange(LINKS, dtype=np.int64) % CLASSES, store)
 
     def batches(level: str, workers: int) -> Batches:
-        recipe = recipe_of(level).with_(resampling=resampling)
+        recipe = recipe_of(level).with_(**{"crop.resampling": resampling})
         found = TrainBatches(images, recipe, SIZE, seed=0, workers=workers).iterate(0, LINKS // BATCH)
         for step, (pixels, labels) in enumerate(found):
             if level == "full":
@@ -170,9 +170,9 @@ def small(pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> dict[st
     """Name to a measurement in images a second."""
     from torchvision.transforms import v2
 
-    recipe = CONVNEXT.with_(crop="pad", rand_augment="off", batch_size=512)
+    recipe = CONVNEXT.with_(crop="shift", rand_augment="off", batch_size=512)
     batches = TrainBatches(ImageSet(labels, UniformStore(Kept(pixels))), recipe, 32, seed=0)
-    plain = recipe.with_(mixup="off", cutmix="off", random_erasing=0.0, label_smoothing=0.0)
+    plain = recipe.with_(mixing="off", random_erasing=0.0, label_smoothing=0.0)
     transform = batches.transform
 
     def one_by_one(step: int) -> None:

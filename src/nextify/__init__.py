@@ -9,7 +9,18 @@ from nextify.networks.layout import Layout, cost, layout, macs, parameters
 
 # Light modules first, so that ``nextify.roadmap`` and ``nextify.layout`` are the functions, whatever is imported later.
 from nextify.paper.design import Design
-from nextify.paper.recipe import Recipe
+from nextify.paper.recipe import (
+    RECIPES,
+    SGD,
+    AdamW,
+    Mixing,
+    Muon,
+    NoCrop,
+    RandAugment,
+    RandomResized,
+    Recipe,
+    Shift,
+)
 from nextify.paper.roadmap import Roadmap, Step, roadmap
 
 if TYPE_CHECKING:
@@ -25,7 +36,7 @@ __version__ = "0.1.0"
 _LATER = {
     "create_model": "nextify.networks.zoo",
     "evaluate": "nextify.evaluation.evaluate",
-    "fit": "nextify.fitting.fit.fit",
+    "fit": "nextify.fitting.fit",
     "list_models": "nextify.networks.zoo",
     "open_images": "nextify.data",
     "predict": "nextify.evaluation.predict",
@@ -33,10 +44,19 @@ _LATER = {
 }
 
 __all__ = [
+    "RECIPES",
+    "SGD",
+    "AdamW",
     "Design",
     "Layout",
+    "Mixing",
+    "Muon",
+    "NoCrop",
+    "RandAugment",
+    "RandomResized",
     "Recipe",
     "Roadmap",
+    "Shift",
     "Step",
     "cost",
     "create_model",

@@ -16,6 +16,7 @@ from PIL import Image
 
 import nextify.training.loop
 from nextify.cli import main
+from nextify.cli.settings import setting, settings
 from nextify.cli.train import _Stopping
 from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import UniformStore
@@ -25,11 +26,11 @@ from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.predict import predict
 from nextify.fitting.fit import FitError
 from nextify.paper.design import RESNET50
-from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment
+from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
 from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.probe import OutOfMemory, measure
-from nextify.training.request import Request, RequestError, setting
+from nextify.training.request import Request, RequestError
 from nextify.training.run import UnusableFolder, folder_of, prepare_in, run, taken
 from nextify.training.run import train as train_in_one_call
 from nextify.training.trainer import Training, class_weights
@@ -103,7 +104,7 @@ def test_a_training_leaves_its_records(trained: Path) -> None:
     assert [entry["epoch"] for entry in log] == [1, 2]
     resolved = json.loads((folder / "recipe.json").read_text())
     assert resolved["recipe_name"] == "scratch_small"
-    assert resolved["recipe"]["optimizer"] == "muon"
+    assert resolved["recipe"]["optimizer"]["kind"] == "muon"
     assert {"batch_size", "epochs", "layer_scale"} <= {change["field"] for change in resolved["changes"]}
     assert all(change["reason"] for change in resolved["changes"])
     result = json.loads((folder / "result.json").read_text())
@@ -161,13 +162,13 @@ def test_mirror_images_are_asked_wherever_the_network_is(trained: Path, digits: 
 
 
 def test_a_training_with_mirror_images_measures_with_them(digits: Images, tmp_path: Path) -> None:
-    request = Request("convnext_atto", epochs=1, scale="tiny", settings=("test_mirror=on",))
+    request = Request("convnext_atto", epochs=1, scale="tiny", settings={"test_mirror": "on"})
     prepared = prepare(request, digits)
     done = run(prepared, tmp_path, ONE_THREAD)
     assert done.top1 == evaluate(done.bundle, digits, threads=1).top1
-    plain = prepare(replace(request, settings=()), digits)
+    plain = prepare(replace(request, settings={}), digits)
     assert prepared.trial.fingerprint != plain.trial.fingerprint
-    assert "test_mirror" not in plain.trial.to_dict()["recipe"]
+    assert plain.trial.recipe.test_mirror == "off"
 
 
 def test_evaluate_refuses_other_classes(capsys: Captured, trained: Path, shapes: Path) -> None:
@@ -217,12 +218,16 @@ def test_signals_ask_to_stop() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+CHOSEN = {"norm": "batch", "mixing": "off", "rand_augment": RandAugment(7.0, 0.5), "optimizer.momentum": 0.9}
+
+
 def test_in_python(shapes: Path, tmp_path: Path) -> None:
-    wanted: dict[str, Any] = {"epochs": 1, "scale": "tiny", "settings": {"norm": "batch", "mixup": "off"}}
+    wanted: dict[str, Any] = {"epochs": 1, "scale": "tiny", "settings": CHOSEN}
     done = train_in_one_call("resnet50", str(shapes), out=tmp_path / "out", device="cpu", threads=1, **wanted)
     about = load_bundle(done.bundle).about
     assert about.recipe is not None
-    assert (about.recipe.mixup, about.design.norm, about.classes) == ("off", "batch", ("blue", "green", "red"))
+    assert (about.recipe.rand_augment, about.recipe.get("optimizer.momentum")) == (RandAugment(7.0, 0.5), 0.9)
+    assert (about.recipe.mixing, about.design.norm, about.classes) == ("off", "batch", ("blue", "green", "red"))
 
 
 # -- fine-tuning ---------------------------------------------------------------------------------------------------
@@ -268,11 +273,10 @@ def test_the_weights_decide_the_trial(trained: Path, digits: Images, tmp_path: P
 def test_plain_trials_keep_their_fingerprint() -> None:
     trial = Trial(RESNET50, CONVNEXT, Data("x", "y", 10, 32), 0)
     assert trial.fingerprint == "3803c82bcfb8"
-    small = CONVNEXT.with_(crop="pad", rand_augment="off", color_jitter="off")
+    small = CONVNEXT.with_(crop="shift", rand_augment="off", color_jitter="off")
     assert replace(trial, recipe=small).fingerprint == "7233cbaa0fdf"  # as before each image had its own draws
     assert replace(trial, recipe=CONVNEXT.with_(class_balance="loss")).fingerprint != trial.fingerprint
-    assert replace(trial, recipe=CONVNEXT.with_(crop_shift=0.25)).fingerprint == trial.fingerprint  # nothing is shifted
-    assert replace(trial, recipe=small.with_(crop_shift=0.25)).fingerprint != "7233cbaa0fdf"
+    assert replace(trial, recipe=small.with_(crop=Shift(0.25))).fingerprint != "7233cbaa0fdf"
 
 
 # -- settings and refusals -----------------------------------------------------------------------------------------
@@ -283,8 +287,10 @@ def test_plain_trials_keep_their_fingerprint() -> None:
     [
         ("batch_size=64", 64),
         ("learning_rate=1e-3", 1e-3),
-        ("mixup=off", "off"),
-        ("betas=0.9,0.95", (0.9, 0.95)),
+        ("mixing=off", "off"),
+        ("mixing.mixup=off", "off"),
+        ("optimizer=muon", "muon"),
+        ("optimizer.betas=0.9,0.95", (0.9, 0.95)),
         ("rand_augment=9,0.5", RandAugment(9, 0.5)),
         ("rand_augment=7", RandAugment(7)),
         ("kernel_size=9", 9),
@@ -300,19 +306,19 @@ def test_settings(text: str, value: object) -> None:
 def test_settings_stand_above_the_fit(digits: Images) -> None:
     plain = prepare(Request("convnext_atto", epochs=3, scale="tiny"), digits).trial
     texts = ("batch_size=32", "ema=off", "kernel_size=3", "layer_scale=1e-6", "horizontal_flip=0.5")
-    changed = prepare(Request("convnext_atto", settings=texts, epochs=3, scale="tiny"), digits)
+    changed = prepare(Request("convnext_atto", settings=settings(texts), epochs=3, scale="tiny"), digits)
     recipe, design = changed.trial.recipe, changed.trial.design
     assert (recipe.batch_size, recipe.ema, recipe.horizontal_flip) == (32, "off", 0.5)
     assert (design.kernel_size, design.layer_scale) == (3, 1e-6)
     assert plain.recipe.batch_size != 32
-    slow = prepare(Request("convnext_atto", settings=("learning_rate=1e-9",), epochs=3, scale="tiny"), digits)
+    slow = prepare(Request("convnext_atto", settings={"learning_rate": 1e-9}, epochs=3, scale="tiny"), digits)
     assert slow.trial.recipe.min_learning_rate == 0
     assert not {"ema", "layer_scale", "horizontal_flip"} & {change.field for change in changed.changes}
 
 
 def test_weights_beside_batch_norm_are_not_averaged(digits: Images) -> None:
     def prepared(*texts: str) -> Prepared:
-        return prepare(Request("convnext_atto", settings=texts, epochs=3, scale="tiny"), digits)
+        return prepare(Request("convnext_atto", settings=settings(texts), epochs=3, scale="tiny"), digits)
 
     layer, batch, asked = prepared(), prepared("norm=batch"), prepared("norm=batch", "ema=0.5")
     assert layer.trial.recipe.ema != "off"
@@ -329,16 +335,19 @@ DIGITS = ("convnext_atto", "--data", "digits")
     [
         (("convnext_ato", "--data", "digits"), "did you mean convnext_atto"),
         ((*DIGITS, "--recipe", "best"), "no recipe 'best'; there are resnet, convnext"),
-        ((*DIGITS, "--set", "lr=1"), "--set lr: neither the recipe nor the design has it"),
+        ((*DIGITS, "--set", "lr=1"), "--set Recipe and Design have no lr"),
         ((*DIGITS, "--set", "batch_sise=1"), "did you mean batch_size"),
         ((*DIGITS, "--set", "batch_size"), "--set needs FIELD=VALUE"),
-        ((*DIGITS, "--set", "learning_rate=fast"), "--set learning_rate needs a number"),
-        ((*DIGITS, "--set", "betas=0.9"), "--set betas needs two numbers"),
-        ((*DIGITS, "--set", "rand_augment=strong"), "--set rand_augment needs off"),
-        ((*DIGITS, "--set", "mixing_probability=2"), "mixing_probability must be a probability"),
+        ((*DIGITS, "--set", "learning_rate=fast"), "--set learning_rate must be a number above 0"),
+        ((*DIGITS, "--set", "optimizer.betas=0.9"), "--set optimizer.betas must be two numbers"),
+        ((*DIGITS, "--set", "rand_augment=strong"), "--set rand_augment.magnitude must be a number"),
+        (
+            (*DIGITS, "--set", "mixing.probability=2"),
+            "--set mixing.probability must be a number at least 0",
+        ),
         ((*DIGITS, "--set", "batch_size=601"), "leaves no step in an epoch of 600"),
-        ((*DIGITS, "--set", "batch_size=1.5"), "batch_size must be an int"),
-        ((*DIGITS, "--set", "epochs=0"), "epochs must be 1 or more"),
+        ((*DIGITS, "--set", "batch_size=1.5"), "batch_size must be a whole number"),
+        ((*DIGITS, "--set", "epochs=0"), "epochs must be a whole number at least 1"),
         ((*DIGITS, "--epochs", "0"), "--epochs must be 1 or more"),
         ((*DIGITS, "--minutes", "0"), "--minutes must be above 0"),
         ((*DIGITS, "--epochs", "1", "--minutes", "1"), "decide the same thing: give one"),

@@ -50,7 +50,7 @@ from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, Preprocessing, save_bundle
 
 SMALL_RECIPE = RECIPES["convnext"].with_(
-    epochs=2, warmup_epochs=0.0, batch_size=8, crop="pad", rand_augment="off", test_crop_ratio=1.0
+    epochs=2, warmup_epochs=0.0, batch_size=8, crop="shift", rand_augment="off", test_crop_ratio=1.0
 )
 
 

@@ -34,10 +34,10 @@ from nextify.data.images import EncodedStore, UniformStore
 from nextify.data.kept import Kept
 from nextify.data.randomness import AUGMENTATION, seeded
 from nextify.data.transforms import TrainTransform, shifted
-from nextify.paper.recipe import CONVNEXT, Recipe
+from nextify.paper.recipe import CONVNEXT, RandomResized, Recipe, Shift
 
 PLAIN = CONVNEXT.with_(crop="none", rand_augment="off", horizontal_flip=0.0, test_crop_ratio=1.0, batch_size=8)
-PADDED = CONVNEXT.with_(crop="pad", test_crop_ratio=1.0, batch_size=8)
+PADDED = CONVNEXT.with_(crop="shift", test_crop_ratio=1.0, batch_size=8)
 
 
 def noise(count: int, height: int = 16, width: int = 16) -> ImageSet:
@@ -96,7 +96,7 @@ def test_last_incomplete_batch_is_left_out_and_no_batch_is_refused() -> None:
 # -- a function of seed and step -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("crop", ["pad", "random_resized", "none"])
+@pytest.mark.parametrize("crop", ["shift", "random_resized", "none"])
 def test_equal_seed_equal_batches(crop: str) -> None:
     images, recipe = noise(32), PADDED.with_(crop=crop)
     first, second = (TrainBatches(images, recipe, 16, seed=5) for _ in range(2))
@@ -113,7 +113,7 @@ def test_equal_seed_equal_batches(crop: str) -> None:
 
 @pytest.mark.parametrize(("share", "pixels"), [(0.125, 4), (0.0625, 2), (0.01, 1)])
 def test_images_are_shifted_by_the_share_asked_for(share: float, pixels: int) -> None:
-    transform = TrainTransform(PADDED.with_(rand_augment="off", horizontal_flip=0.0, crop_shift=share), 32)
+    transform = TrainTransform(PADDED.with_(rand_augment="off", horizontal_flip=0.0, crop=Shift(share)), 32)
     images = np.zeros((200, 32, 32, 3), np.uint8)
     images[:, 16, 16] = 255
     with seeded(0, 0, AUGMENTATION):
@@ -229,7 +229,7 @@ def test_pillow_resampling_of_a_file_is_that_of_its_pixels() -> None:
 def test_fast_resampling_draws_the_same_crops_and_is_close(shape: tuple[int, int]) -> None:
     data = photo(*shape)
     recipe = CONVNEXT.with_(rand_augment="off")
-    exact, fast = (TrainTransform(recipe.with_(resampling=kind), 32) for kind in ("pillow", "fast"))
+    exact, fast = (TrainTransform(recipe.with_(crop=RandomResized(resampling=kind)), 32) for kind in ("pillow", "fast"))
     errors = []
     for i in range(30):
         random.seed(i)

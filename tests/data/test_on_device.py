@@ -12,10 +12,10 @@ from timm.data.mixup import Mixup
 from nextify.data import finish
 from nextify.data.on_device import erase, mixed, normalized
 from nextify.data.randomness import DEVICE, seeded
-from nextify.paper.recipe import CONVNEXT, Recipe
+from nextify.paper.recipe import CONVNEXT, Mixing, Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OFF = CONVNEXT.with_(mixup="off", cutmix="off", random_erasing=0.0, label_smoothing=0.0)
+OFF = CONVNEXT.with_(mixing="off", random_erasing=0.0, label_smoothing=0.0)
 CPU = torch.device("cpu")
 
 
@@ -67,9 +67,9 @@ def test_smoothing_alone_is_in_the_targets() -> None:
     "recipe",
     [
         CONVNEXT,
-        CONVNEXT.with_(mixup="off"),
-        CONVNEXT.with_(cutmix="off"),
-        CONVNEXT.with_(mixing_probability=0.5),
+        CONVNEXT.with_(mixing=Mixing(cutmix=1.0)),
+        CONVNEXT.with_(mixing=Mixing(mixup=0.8)),
+        CONVNEXT.with_(**{"mixing.probability": 0.5}),
         OFF.with_(random_erasing=1.0),
     ],
 )
@@ -81,7 +81,7 @@ def test_function_of_seed_and_step_and_no_trace(recipe: Recipe) -> None:
     assert torch.equal(again[0], expected[3][0])
     assert torch.equal(again[1], expected[3][1])
     assert not torch.equal(finished(recipe, 3, seed=1)[0], expected[3][0])
-    assert not torch.equal(expected[0][0], expected[1][0]) or recipe.mixing_probability < 1
+    assert not torch.equal(expected[0][0], expected[1][0]) or recipe.mixing.probability < 1
 
 
 def test_mixing_is_timms() -> None:
@@ -102,7 +102,7 @@ def test_odd_batches_keep_their_last_image(count: int) -> None:
     x = normalized(pixels, CPU, MEAN, STD)
     before = x.clone()
     with seeded(0, 0, DEVICE):
-        x, targets = mixed(x, labels, CONVNEXT.with_(cutmix="off"), 5)
+        x, targets = mixed(x, labels, Mixing(mixup=0.8), 0.1, 5)
     assert torch.equal(x[-1], before[-1])
     assert targets[-1].argmax() == labels[-1]
     torch.testing.assert_close(targets.sum(1), torch.ones(count))

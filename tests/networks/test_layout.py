@@ -102,12 +102,12 @@ def test_pooled_downsampling_enters_a_stage_as_the_stem_does() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kernel_size": 4}, "kernel_size must be odd"),
+        ({"kernel_size": 4}, "kernel_size must be a whole number odd"),
         ({"depths": (3, 3)}, "one value per stage"),
-        ({"stem": "patchify3"}, "stem 'patchify3' is not known"),
-        ({"norm": "group"}, "norm must be one of batch, layer"),
-        ({"groups": 0}, "groups must be 'depthwise' or an int"),
-        ({"layer_scale": 0.0}, "layer_scale must be 'off' or a number above 0"),
+        ({"stem": "patchify3"}, "stem must be conv7_pool, .* or patchify32, got 'patchify3'"),
+        ({"norm": "group"}, "norm must be batch or layer"),
+        ({"groups": 0}, "groups must be a whole number at least 1 .* or depthwise"),
+        ({"layer_scale": 0.0}, "layer_scale must be a number above 0"),
         ({"kernel": 7}, "Design has no kernel"),
         ({"downsampling": "none"}, "stage_strides must all be 1"),
     ],
@@ -141,7 +141,7 @@ def test_differences_are_the_changed_fields() -> None:
     "statement",
     [
         "import nextify, nextify.networks.layout, nextify.paper.roadmap, nextify.paper.published",
-        "import nextify.fitting.fit.fit, nextify.report.diagram",
+        "import nextify.fitting.fit, nextify.report.diagram",
         "import nextify; nextify.macs(nextify.roadmap('resnet50')[0].design); nextify.list_models()",
         "from nextify.cli import main; main(['--help']); main([]); main(['--version'])",
         "from nextify.cli import main; main(['models']); main(['show', 'convnext_tiny'])",

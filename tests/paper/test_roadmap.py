@@ -78,6 +78,12 @@ def test_a_step_refuses_a_design_it_does_not_expect() -> None:
     assert gelu.apply(RESNET50, RESNET)[0] == RESNET50.with_(activation="gelu")
 
 
+def test_slices_are_rows() -> None:
+    roadmap = nextify.roadmap("resnet50")
+    assert roadmap[:2] == roadmap.rows[:2]
+    assert roadmap[-1] == roadmap.rows[-1]
+
+
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(KeyError, match="there are resnet50, resnet200"):
         nextify.roadmap("resnet18")

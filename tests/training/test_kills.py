@@ -24,7 +24,7 @@ STOPPED = 130
 
 
 def command(out: Path, epochs: int) -> list[str]:
-    settings = ("batch_size=16", "optimizer=muon", "ema=0.9", "mixup=0.8", "stochastic_depth=0.1")
+    settings = ("batch_size=16", "optimizer=muon", "ema=0.9", "mixing.mixup=0.8", "stochastic_depth=0.1")
     return [
         *(sys.executable, "-m", "nextify", "train", "convnext_atto", "--data", "digits", "--scale", "tiny"),
         *("--device", "cpu", "--threads", "1", "--epochs", str(epochs), "--checkpoint-seconds", "0"),

@@ -30,5 +30,5 @@ def test_what_it_saves() -> None:
 
 def test_strides_and_bad_shares() -> None:
     assert total_stride(CONVNEXT_TINY) == total_stride(RESNET50) == 32
-    with pytest.raises(RecipeError, match=r"progressive_resizing must be 'off' or between 0 and 1, got 1\.5"):
+    with pytest.raises(RecipeError, match=r"progressive_resizing must be a number above 0 and below 1.*got 1\.5"):
         CONVNEXT.with_(progressive_resizing=1.5)

@@ -23,7 +23,7 @@ SMALL = Recipe(
     warmup_epochs=0.5,
     batch_size=100,
     learning_rate=2e-3,
-    crop="pad",
+    crop="shift",
     test_crop_ratio=1.0,
     horizontal_flip=0.0,
 )
@@ -105,9 +105,9 @@ def test_a_seed_changes_the_result_and_the_fingerprint(digits):
     "off",
     [
         {"rand_augment": "off"},
-        {"mixup": "off"},
-        {"cutmix": "off"},
-        {"mixup": "off", "cutmix": "off"},
+        {"mixing.mixup": "off"},
+        {"mixing.cutmix": "off"},
+        {"mixing": "off"},
         {"random_erasing": 0.0},
         {"label_smoothing": 0.0},
         {"stochastic_depth": 0.0},

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nextify.data import open_images
-from nextify.paper.recipe import RandAugment, Recipe
+from nextify.paper.recipe import RandAugment, Recipe, Shift
 from nextify.system import processes
 from nextify.training.trainer import Training
 from nextify.training.trial import Runtime
@@ -21,7 +21,7 @@ EVERYTHING = Recipe(
     warmup_epochs=1.0,
     batch_size=100,
     learning_rate=1e-3,
-    crop="pad",
+    crop=Shift(),
     test_crop_ratio=1.0,
     horizontal_flip=0.0,
     rand_augment=RandAugment(),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from nextify.cli.printing import print_columns, print_json
+from nextify.cli.settings import settings
 from nextify.networks.layout import Cost, cost, cost_by_part, layout, walk
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design, DesignError, InertChoice
@@ -30,7 +30,7 @@ class Options:
     """Side of the square images, in pixels."""
     num_classes: int = 1000
     """Classes; 0 leaves the classifier out."""
-    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="DECISION=VALUE")] = ()
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
     """Change a decision, e.g. --set kernel_size=9 --set norm=batch."""
     svg: Annotated[Path | None, arg(metavar="FILE")] = None
     """Also draw the first stage's block into this file, in the manner of the paper's Figure 4."""
@@ -41,7 +41,7 @@ class Options:
 def run(options: Options) -> int:
     if options.image_size < 1 or options.num_classes < 0:
         raise DesignError("--image-size must be 1 or more, and --num-classes 0 or more")
-    design = find_design(options.name).with_(**dict(map(decision, options.set)))
+    design = find_design(options.name).with_(**settings(options.set, [Design]))
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", InertChoice)
         design.warn_of_inert_choices()
@@ -86,17 +86,6 @@ def run(options: Options) -> int:
     if options.svg is not None:
         print(f"\nDrawn into {options.svg}")
     return 0
-
-
-def decision(text: str) -> tuple[str, Any]:
-    """``"kernel_size=9"`` as ``("kernel_size", 9)``; a value that is no Python literal is a string."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise DesignError(f"--set needs DECISION=VALUE, e.g. kernel_size=9; got {text!r}")
-    try:
-        return name.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        return name.strip(), value.strip()
 
 
 def resolutions(design: Design, image_size: int, num_classes: int) -> dict[str, tuple[int, int]]:

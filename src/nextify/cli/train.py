@@ -40,7 +40,7 @@ class Options:
     recipe: str | None = None
     """convnext_in1k, scratch_small, finetune_small, … Default: by the number of images and by --weights."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
-    """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set mixup=off --set norm=batch."""
+    """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set mixing=off --set norm=batch."""
     scale: Literal["tiny", "small", "half", "full"] = "full"
     """A smaller network than the name says, for smaller images."""
     weights: str | None = None
@@ -107,12 +107,13 @@ def run(options: Options) -> int:
 
 
 def _request(options: Options) -> Request:
+    from nextify.cli.settings import settings
     from nextify.training.request import Request
 
     return Request(
         model=options.model,
         recipe=options.recipe,
-        settings=options.set,
+        settings=settings(options.set),
         epochs=options.epochs,
         minutes=options.minutes,
         scale=options.scale,

@@ -223,7 +223,7 @@ def _published() -> Iterator[_Bubble]:
         size = next(shorts[part] for part in name.split("_") if part in shorts)
         millions = model.parameters_millions or 0.0
         yield _Bubble(name, f"{kind}-{size}", family(name), model.gflops, model.top1, millions)
-    for row, short in zip(list(roadmap("resnet50"))[:2], ("ResNet-50", "ResNet-50, modern recipe"), strict=True):
+    for row, short in zip(roadmap("resnet50")[:2], ("ResNet-50", "ResNet-50, modern recipe"), strict=True):
         name = "resnet50" if short == "ResNet-50" else row.name
         top1, gflops = row.published.top1, row.published.gflops
         yield _Bubble(name, short, "ResNet", gflops, top1, parameters(row.design) / 1e6)

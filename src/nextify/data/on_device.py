@@ -25,7 +25,7 @@ from torch import Tensor
 from nextify.data.decode import Pixels
 from nextify.data.randomness import DEVICE, seeded
 from nextify.data.share import Rows, Share
-from nextify.paper.recipe import Recipe
+from nextify.paper.recipe import Mixing, Recipe
 
 Triple = tuple[float, float, float]
 Write = Callable[[int, tuple[slice, ...], Tensor], None]
@@ -64,13 +64,13 @@ def finish(
     y = torch.as_tensor(labels).to(device, non_blocking=True)
     if not train:
         return x, y
-    mixing = (recipe.mixup != "off" or recipe.cutmix != "off") and recipe.mixing_probability > 0
+    mixing = recipe.mixing if recipe.mixing != "off" and recipe.mixing.probability > 0 else None
     if recipe.random_erasing or mixing:
         with seeded(seed, step, DEVICE) as further:
             if recipe.random_erasing:
                 erase(x, recipe.random_erasing, further, share)
             if mixing:
-                return mixed(x, y, recipe, num_classes)
+                return mixed(x, y, mixing, recipe.label_smoothing, num_classes)
     if recipe.label_smoothing:
         y = mixup_target(y, num_classes, smoothing=recipe.label_smoothing)
     return x, y
@@ -143,19 +143,19 @@ def _noise(x: Tensor, seed: int, rows: Rows) -> Tensor:
     return out
 
 
-def mixed(x: Tensor, labels: Tensor, recipe: Recipe, num_classes: int) -> tuple[Tensor, Tensor]:
+def mixed(x: Tensor, labels: Tensor, mixing: Mixing, smoothing: float, num_classes: int) -> tuple[Tensor, Tensor]:
     """timm's Mixup and CutMix, in place, and the soft targets; of an odd batch all but the last image."""
     mixup = Mixup(
-        mixup_alpha=0.0 if recipe.mixup == "off" else recipe.mixup,
-        cutmix_alpha=0.0 if recipe.cutmix == "off" else recipe.cutmix,
-        prob=recipe.mixing_probability,
+        mixup_alpha=0.0 if mixing.mixup == "off" else mixing.mixup,
+        cutmix_alpha=0.0 if mixing.cutmix == "off" else mixing.cutmix,
+        prob=mixing.probability,
         switch_prob=0.5,
         mode="batch",
-        label_smoothing=recipe.label_smoothing,
+        label_smoothing=smoothing,
         num_classes=num_classes,
     )
     even = len(x) - len(x) % 2
-    targets = mixup_target(labels, num_classes, smoothing=recipe.label_smoothing)
+    targets = mixup_target(labels, num_classes, smoothing=smoothing)
     if even:
         targets[:even] = mixup(x[:even], labels[:even])[1]
     return x, targets

@@ -4,7 +4,7 @@ Source: timm's ``create_transform``, as the ConvNeXt recipe uses it (Table 5): c
 colour jitter; bicubic throughout. timm's own classes do the work. Here they are called with less around them:
 images stay NumPy arrays wherever Pillow has nothing to do, and what gives the same result every time is done once.
 
-``pad`` is the small images' augmentation (He et al. 2015, section 4.2): the image with ``crop_shift`` of its side of
+``Shift`` is the small images' augmentation (He et al. 2015, section 4.2): the image with ``share`` of its side of
 black on each edge, and a square of the image's own side cut from that.
 """
 
@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Callable
 from functools import lru_cache
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from nextify.data.augment import from_pillow, rand_augment, to_pillow
 from nextify.data.decode import Box, Pixels, decode, decode_crop
 from nextify.data.images import ImageSet
 from nextify.data.kept import Kept, keep, open_kept
-from nextify.paper.recipe import Recipe
+from nextify.paper.recipe import NoCrop, RandomResized, Recipe, Shift
 
 Transform = Callable[[Pixels], Pixels]
 
@@ -104,13 +105,22 @@ class TrainTransform:
 
     def __init__(self, recipe: Recipe, image_size: int) -> None:
         self.image_size = image_size
-        self.crop, self.resampling = recipe.crop, recipe.resampling
+        self.crop = recipe.crop
         self.flip = recipe.horizontal_flip
         self.square = Square(image_size)
-        self.resized_crop = RandomResizedCropAndInterpolation(
-            image_size, scale=recipe.crop_scale, ratio=ASPECT, interpolation="bicubic"
-        )
-        self.margin = max(1, int(image_size * recipe.crop_shift))
+        self.margin = 0
+        match recipe.crop:
+            case RandomResized(scale, resampling):
+                self.fast = resampling == "fast"
+                self.resized_crop = RandomResizedCropAndInterpolation(
+                    image_size, scale=scale, ratio=ASPECT, interpolation="bicubic"
+                )
+            case Shift(share):
+                self.margin = max(1, int(image_size * share))
+            case NoCrop():
+                pass
+            case unknown:
+                assert_never(unknown)
         self.augment: Transform | None = None
         if recipe.rand_augment != "off":
             self.augment = rand_augment(recipe.rand_augment, image_size)
@@ -120,7 +130,7 @@ class TrainTransform:
     @property
     def starts_square(self) -> bool:
         """Whether the first thing that happens to an image is the same every time, and can be done once for all."""
-        return self.crop != "random_resized"
+        return not isinstance(self.crop, RandomResized)
 
     @property
     def whole_batches(self) -> bool:
@@ -134,7 +144,7 @@ class TrainTransform:
         """
         tops, lefts = np.zeros(count, np.int64), np.zeros(count, np.int64)
         mirrored = np.zeros(count, bool)
-        padded, shifts = self.crop == "pad", 2 * self.margin + 1
+        padded, shifts = self.margin > 0, 2 * self.margin + 1
         for i in range(count):  # one image's draws after the other's, as one by one
             if padded:
                 tops[i], lefts[i] = int(random.random() * shifts), int(random.random() * shifts)
@@ -147,11 +157,11 @@ class TrainTransform:
         return windows
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        if self.crop == "random_resized":
+        if not self.starts_square:
             top, left, height, width = self._box(*pixels.shape[:2])
             return self._finished(self._resized(pixels[top : top + height, left : left + width]))
         pixels = self.square(pixels)
-        if self.crop == "pad":
+        if self.margin:
             shifts = 2 * self.margin + 1
             top, left = int(random.random() * shifts), int(random.random() * shifts)
             pixels = shifted(pixels, top, left, self.margin)
@@ -163,9 +173,9 @@ class TrainTransform:
         Raises:
             UnreadableImage: see ``decode``.
         """
-        if self.crop != "random_resized":
+        if self.starts_square:
             return self(decode(data))
-        enough = self.image_size if self.resampling == "fast" else None
+        enough = self.image_size if self.fast else None
         return self._finished(self._resized(decode_crop(data, self._box, enough)))
 
     def _box(self, height: int, width: int) -> Box:
@@ -179,7 +189,7 @@ class TrainTransform:
 
     def _resized(self, pixels: Pixels) -> Pixels:
         size, mirrors = self.image_size, self._mirrors()
-        if self.resampling == "fast":
+        if self.fast:
             return resized(pixels, size, mirrors)
         # As a slice and Pillow's resize, without torchvision's layers in between.
         pixels = pixels[:, ::-1] if mirrors else pixels

@@ -15,8 +15,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nextify.paper.design import Design, stem_stride, total_stride
-from nextify.paper.recipe import RandAugment, Recipe
+from nextify.paper.design import Design, Stem, stem_stride, total_stride
+from nextify.paper.recipe import SGD, RandAugment, RandomResized, Recipe, Shift
+from nextify.paper.settings import Settings, plain
 
 MIN_IMAGES = 16
 """Fewer training images than this make no batch worth the name."""
@@ -54,6 +55,11 @@ class Change:
     before: Any
     after: Any
     reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON, and the change in words."""
+        values = {"before": plain(self.before), "after": plain(self.after)}
+        return {"field": self.field, **values, "reason": self.reason, "text": str(self)}
 
     def __str__(self) -> str:
         return f"{self.field}: {_short(self.before)} → {_short(self.after)} ({self.reason})"
@@ -99,7 +105,7 @@ def fit_design(design: Design, *, image_size: int, steps: int) -> tuple[Design, 
     stem, strides = design.stem, list(design.stage_strides)
     reason = f"images of {image_size} pixels would leave less than 2x2 in the last stage"
     if image_size // total_stride(design) < 2:
-        smaller = {
+        smaller: dict[Stem, Stem] = {
             "conv7_pool": "conv3_pool",
             "patchify4": "patchify2",
             "patchify8": "patchify2",
@@ -175,10 +181,10 @@ def fit_recipe(
         if recipe.test_mirror == "on":
             changes["test_mirror"] = ("off", reason)
     if image_size <= SMALL_IMAGE:
-        if recipe.crop == "random_resized":
+        if isinstance(recipe.crop, RandomResized):
             changes["crop"] = (
-                "pad",
-                f"a crop of 8 % of {image_size} pixels shows nothing; shifted by up to crop_shift of the side instead",
+                Shift(),
+                f"a crop of 8 % of {image_size} pixels shows nothing; shifted by up to crop.share of the side instead",
             )
         if recipe.test_crop_ratio < 1:
             changes["test_crop_ratio"] = (1.0, f"cropping would enlarge images of {image_size} pixels first")
@@ -202,7 +208,7 @@ def _fitted_learning_rate(recipe: Recipe, batch: int, epochs: int) -> tuple[floa
     above the recipe's own rate."""
     ratio = batch / recipe.batch_size
     longer = max(1.0, recipe.epochs / epochs)
-    if recipe.optimizer == "sgd":
+    if isinstance(recipe.optimizer, SGD):
         factor, batch_rule, epochs_rule = ratio * math.sqrt(longer), "the batch", "the root of "
     else:
         factor, batch_rule, epochs_rule = math.sqrt(ratio) * longer, "the root of the batch", ""
@@ -220,8 +226,8 @@ def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
         return {}
     reason = f"{strength:.0%} of what {FULL_REGULARIZATION_EPOCHS} epochs need, with the root of the epochs"
     changes: dict[str, tuple[Any, str]] = {}
-    if recipe.mixup != "off" or recipe.cutmix != "off":
-        changes["mixing_probability"] = (round(recipe.mixing_probability * strength, 3), reason)
+    if recipe.mixing != "off":
+        changes["mixing.probability"] = (round(recipe.mixing.probability * strength, 3), reason)
     for name in ("random_erasing", "stochastic_depth"):
         if getattr(recipe, name):
             changes[name] = (round(getattr(recipe, name) * strength, 3), reason)
@@ -236,9 +242,9 @@ def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
 
 def _record(before: Design | Recipe, changes: dict[str, tuple[Any, str]]) -> tuple[Change, ...]:
     return tuple(
-        Change(name, getattr(before, name), value, reason)
+        Change(name, before.get(name), value, reason)
         for name, (value, reason) in changes.items()
-        if value != getattr(before, name)
+        if value != before.get(name)
     )
 
 
@@ -247,4 +253,6 @@ def _short(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, RandAugment):
         return f"RandAugment({value.magnitude:g}, {value.magnitude_std:g})"
+    if isinstance(value, Settings):
+        return str(value.kind)
     return str(value)

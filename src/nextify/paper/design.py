@@ -8,12 +8,20 @@ in ``layout.py`` and nowhere else. No torch here.
 from __future__ import annotations
 
 import math
-import re
 import warnings
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-Groups = int | Literal["depthwise"]
+from nextify.paper.settings import Range, SettingError, Settings
+
+Depths = tuple[Annotated[int, Range(least=1, most=1000)], ...]
+Widths = tuple[Annotated[int, Range(least=1, most=100_000)], ...]
+Strides = tuple[Annotated[int, Range(least=1, most=64)], ...]
+Stem = Literal[
+    "conv7_pool", "conv3_pool", "conv3",
+    "patchify1", "patchify2", "patchify4", "patchify8", "patchify16", "patchify32",
+]  # fmt: skip
+Groups = Annotated[int, Range(least=1, most=100_000)] | Literal["depthwise"]
 Bottleneck = Literal["narrow", "inverted"]
 Spatial = Literal["middle", "first"]
 ActivationKind = Literal["relu", "gelu"]
@@ -21,13 +29,11 @@ ActivationPlaces = Literal["after_every_conv", "between_pointwise"]
 NormPlaces = Literal["after_every_conv", "before_expand"]
 NormKind = Literal["batch", "layer"]
 Downsampling = Literal["in_block", "separate", "pooled", "none"]
-LayerScale = float | Literal["off"]
+LayerScale = Annotated[float, Range(above=0, most=1000)] | Literal["off"]
 ResponseNorm = Literal["off", "global"]
 
-STEM_PATTERN = re.compile(r"^(conv7_pool|conv3_pool|conv3|patchify(1|2|4|8|16|32))$")
 
-
-class DesignError(ValueError):
+class DesignError(SettingError):
     """A value that no design can have; the message names the field and what it accepts."""
 
 
@@ -36,16 +42,18 @@ class InertChoice(UserWarning):
 
 
 @dataclass(frozen=True)
-class Design:
+class Design(Settings):
     """One architecture. The defaults are ResNet-50's values, the starting point of the roadmap."""
 
-    depths: tuple[int, ...] = (3, 4, 6, 3)
+    error = DesignError
+
+    depths: Depths = (3, 4, 6, 3)
     """Blocks per stage."""
-    widths: tuple[int, ...] = (64, 128, 256, 512)
+    widths: Widths = (64, 128, 256, 512)
     """Channels on the narrow side of each stage's blocks."""
-    stem: str = "conv7_pool"
+    stem: Stem = "conv7_pool"
     """``conv7_pool`` (stride 4), ``conv3_pool`` (2), ``conv3`` (1), or ``patchifyP``, a PxP convolution of stride P."""
-    stage_strides: tuple[int, ...] = (1, 2, 2, 2)
+    stage_strides: Strides = (1, 2, 2, 2)
     """Stride with which each stage is entered."""
     groups: Groups = 1
     """Groups of the spatial convolution: an int (ResNeXt's cardinality) or ``depthwise``."""
@@ -53,7 +61,7 @@ class Design:
     """``narrow``: 4C -> C -> 4C; ``inverted``: C -> 4C -> C."""
     spatial: Spatial = "middle"
     """Where the spatial convolution stands: between the two 1x1 layers, or before both."""
-    kernel_size: int = 3
+    kernel_size: Annotated[int, Range(least=1, most=255, odd=True)] = 3
     """Kernel of the spatial convolution, in pixels; odd."""
     activation: ActivationKind = "relu"
     activations: ActivationPlaces = "after_every_conv"
@@ -72,62 +80,14 @@ class Design:
     """``global``: ConvNeXt-V2's global response normalization before the last 1x1 layer of each block."""
 
     def __post_init__(self) -> None:
-        for name in ("depths", "widths", "stage_strides"):
-            try:
-                object.__setattr__(self, name, tuple(int(n) for n in getattr(self, name)))
-            except (TypeError, ValueError):
-                message = f"{name} must be one whole number per stage, got {getattr(self, name)!r}"
-                raise DesignError(message) from None
-        stages = len(self.depths)
-        if not stages or len(self.widths) != stages or len(self.stage_strides) != stages:
+        super().__post_init__()
+        if not len(self.depths) == len(self.widths) == len(self.stage_strides) >= 1:
             raise DesignError(
                 f"depths, widths and stage_strides need one value per stage each, and at least one stage; "
                 f"got {self.depths}, {self.widths} and {self.stage_strides}"
             )
-        for name in ("depths", "widths", "stage_strides"):
-            if min(getattr(self, name)) < 1:
-                raise DesignError(f"{name} must all be 1 or more, got {getattr(self, name)}")
-        if not (isinstance(self.stem, str) and STEM_PATTERN.match(self.stem)):
-            raise DesignError(
-                f"stem {self.stem!r} is not known: use conv7_pool, conv3_pool, conv3 or patchify1, 2, 4, 8, 16, 32"
-            )
-        for name, kind in _CHOICES.items():
-            if getattr(self, name) not in get_args(kind):
-                raise DesignError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
-        if not isinstance(self.kernel_size, int) or self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise DesignError(f"kernel_size must be odd and positive, got {self.kernel_size}")
-        if self.groups != "depthwise" and (not isinstance(self.groups, int) or self.groups < 1):
-            raise DesignError(f"groups must be 'depthwise' or an int of 1 or more, got {self.groups!r}")
-        if self.layer_scale != "off" and not (isinstance(self.layer_scale, int | float) and self.layer_scale > 0):
-            raise DesignError(f"layer_scale must be 'off' or a number above 0, got {self.layer_scale!r}")
         if self.downsampling == "none" and max(self.stage_strides) > 1:
             raise DesignError("downsampling 'none' keeps one resolution: stage_strides must all be 1")
-
-    def with_(self, **changes: Any) -> Design:
-        """A copy with the named decisions changed. Raises ``DesignError`` for an unknown name or value."""
-        unknown = set(changes) - {f.name for f in fields(self)}
-        if unknown:
-            raise DesignError(
-                f"Design has no {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(self))}"
-            )
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Design:
-        """The design of ``to_dict``'s plain data (lists for tuples allowed). Raises ``DesignError``."""
-        return cls().with_(**values)
-
-    def differences(self, other: Design) -> dict[str, tuple[Any, Any]]:
-        """``{field: (mine, theirs)}`` for every decision on which the two disagree."""
-        return {
-            f.name: (getattr(self, f.name), getattr(other, f.name))
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(other, f.name)
-        }
 
     def warn_of_inert_choices(self) -> None:
         """Warn (``InertChoice``) where a decision changes nothing next to the others."""
@@ -140,18 +100,6 @@ class Design:
                 InertChoice("layer_scale after a norm repeats that norm's own learned scale"),
                 stacklevel=2,
             )
-
-
-_CHOICES: dict[str, Any] = {
-    "bottleneck": Bottleneck,
-    "spatial": Spatial,
-    "activation": ActivationKind,
-    "activations": ActivationPlaces,
-    "norms": NormPlaces,
-    "norm": NormKind,
-    "downsampling": Downsampling,
-    "response_norm": ResponseNorm,
-}
 
 
 def stem_stride(stem: str) -> int:

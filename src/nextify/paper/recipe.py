@@ -7,168 +7,241 @@ No torch here.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from nextify.paper.settings import LARGEST_FLOAT32, Range, SettingError, Settings
 
 Off = Literal["off"]
+Probability = Annotated[float, Range(least=0, most=1)]
+Decay = Annotated[float, Range(least=0, below=1)]
+Fraction = Annotated[float, Range(above=0, below=1)]
+Strength = Annotated[float, Range(above=0, most=10)]
+Rate = Annotated[float, Range(least=0, most=LARGEST_FLOAT32)]
+Positive = Annotated[float, Range(above=0, most=LARGEST_FLOAT32)]
+Count = Annotated[int, Range(least=1, most=10**9)]
 
 
-class RecipeError(ValueError):
-    """A setting no training can have; the message names the field and what it accepts."""
+class RecipeError(SettingError):
+    """A setting that no training can have; the message names the field and what it accepts."""
+
+
+class _Part(Settings):
+    error = RecipeError
 
 
 @dataclass(frozen=True)
-class RandAugment:
-    """RandAugment's strength, as timm's ``rand-mM-mstdS-inc1``."""
+class SGD(_Part):
+    """Stochastic gradient descent; Nesterov momentum is off, as in the original recipe."""
 
-    magnitude: float = 9.0
-    """0 to 10."""
-    magnitude_std: float = 0.5
+    kind: ClassVar[str] = "sgd"
+    momentum: Decay = 0.9
 
 
 @dataclass(frozen=True)
-class Recipe:
+class AdamW(_Part):
+    """Adam with decoupled weight decay (arXiv 1711.05101)."""
+
+    kind: ClassVar[str] = "adamw"
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Muon(_Part):
+    """Muon (arXiv 2502.16982) on matrices and dense kernels, AdamW on the rest: the first layer, depthwise kernels,
+    norms, biases and the classifier."""
+
+    kind: ClassVar[str] = "muon"
+    momentum: Decay = 0.95
+    """Of Muon; 0.95 is customary."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Of AdamW."""
+    rest_learning_rate_share: Annotated[float, Range(above=0, most=1000)] = 1.0
+    """AdamW's learning rate as a share of the recipe's ``learning_rate``."""
+
+
+@dataclass(frozen=True)
+class RandomResized(_Part):
+    """A crop of random area and aspect ratio, resized to the network's input."""
+
+    kind: ClassVar[str] = "random_resized"
+    scale: tuple[Annotated[float, Range(above=0, most=1)], Annotated[float, Range(above=0, most=1)]] = (0.08, 1.0)
+    """Smallest and largest share of the image's area."""
+    resampling: Literal["pillow", "fast"] = "pillow"
+    """``pillow``: decoded in full and resized by Pillow, timm's pixels bit for bit. ``fast``: JPEGs are decoded at 1/2,
+    1/4 or 1/8 where the crop stays as large as the network's input, and resized by torch; docs/data-pipeline.md has
+    the difference."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale[0] > self.scale[1]:
+            raise RecipeError(f"scale must be the smallest and then the largest share, got {self.scale}")
+
+
+@dataclass(frozen=True)
+class Shift(_Part):
+    """The whole image, shifted by a random number of pixels over black (He et al. 2015): for small images."""
+
+    kind: ClassVar[str] = "shift"
+    share: Annotated[float, Range(above=0, most=0.5)] = 0.125
+    """Largest shift as a share of the side; 0.125 is He's 4 pixels of 32."""
+
+
+@dataclass(frozen=True)
+class NoCrop(_Part):
+    """The image is resized and nothing else."""
+
+    kind: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True)
+class RandAugment(_Part):
+    """RandAugment (arXiv 1909.13719) as timm's ``rand-mM-mstdS-inc1``."""
+
+    magnitude: Annotated[float, Range(least=0, most=10)] = 9.0
+    magnitude_std: Annotated[float, Range(least=0, most=10)] = 0.5
+
+
+@dataclass(frozen=True)
+class Mixing(_Part):
+    """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899); with both on, each batch uses one, by equal chance."""
+
+    mixup: Annotated[float, Range(above=0, most=1000)] | Off = "off"
+    """Mixup's alpha."""
+    cutmix: Annotated[float, Range(above=0, most=1000)] | Off = "off"
+    """CutMix's alpha."""
+    probability: Probability = 1.0
+    """Share of batches that are mixed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mixup == self.cutmix == "off":
+            raise RecipeError("mixup or cutmix must be on; mixing=off switches both off")
+
+
+Optimizer = SGD | AdamW | Muon
+Crop = RandomResized | Shift | NoCrop
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
     """How a network is trained. The defaults are the paper's ImageNet-1K recipe as used on the roadmap (EMA off)."""
 
-    epochs: int = 300
+    error = RecipeError
+    renamed: ClassVar[Mapping[str, str]] = {
+        "momentum": "optimizer.momentum",
+        "betas": "optimizer.betas",
+        "rest_learning_rate_share": "optimizer.rest_learning_rate_share",
+        "crop_scale": "crop.scale",
+        "resampling": "crop.resampling",
+        "crop_shift": "crop.share",
+        "mixup": "mixing.mixup (mixing=off switches Mixup and CutMix off)",
+        "cutmix": "mixing.cutmix (mixing=off switches Mixup and CutMix off)",
+        "mixing_probability": "mixing.probability",
+    }
+
+    epochs: Annotated[int, Range(least=1, most=10**6)] = 300
     """Passes over the training images."""
-    warmup_epochs: float = 20.0
-    """Epochs of linear warmup; 0 switches it off."""
-    batch_size: int = 4096
+    warmup_epochs: Annotated[float, Range(least=0, most=10**6)] = 20.0
+    """Epochs of linear warmup, at most ``epochs``; 0 switches it off."""
+    batch_size: Count = 4096
     """Images per optimizer step, over all processes and accumulation steps."""
-    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
-    """``sgd`` has Nesterov off, as the original; ``muon`` is Muon on matrices and dense kernels, AdamW on the rest."""
-    learning_rate: float = 4e-3
-    """Peak learning rate at ``batch_size`` images a step."""
-    rest_learning_rate_share: float = 1.0
-    """With Muon, AdamW's share of ``learning_rate``, for first layer, depthwise kernels, norms, biases, classifier."""
-    min_learning_rate: float = 1e-6
-    """Where the cosine ends."""
+    optimizer: Optimizer = AdamW()
+    learning_rate: Positive = 4e-3
+    """Peak learning rate at ``batch_size`` images per step."""
+    min_learning_rate: Rate = 1e-6
+    """Where the cosine ends, at most ``learning_rate``."""
     schedule: Literal["cosine", "step"] = "cosine"
     """``step`` divides by 10 after each third of the epochs."""
-    weight_decay: float = 0.05
-    """Not applied to biases, norms and layer scale with AdamW and Muon; applied to all with SGD, as the original."""
-    momentum: float = 0.9
-    """SGD and Muon."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW."""
-    gradient_clip: float | Off = "off"
+    weight_decay: Rate = 0.05
+    """Not applied to biases, norms and layer scale with AdamW and Muon; applied to all with SGD, as in the original."""
+    gradient_clip: Positive | Off = "off"
     """Largest global L2 norm of the gradient."""
-    layer_decay: float | Off = "off"
+    layer_decay: Fraction | Off = "off"
     """Factor by which the learning rate falls from one depth group to the one below it (fine-tuning)."""
-    head_init_scale: float = 1.0
+    head_init_scale: Annotated[float, Range(above=0, most=1000)] = 1.0
     """The head's initial weights are multiplied by this (fine-tuning: 0.001)."""
 
-    crop: Literal["random_resized", "pad", "none"] = "random_resized"
-    """``pad``: shift by up to ``crop_shift``, for small images; ``none``: resize only."""
-    crop_shift: float = 0.125
-    """Share of the side by which ``pad`` shifts at most: 4 pixels of 32, as He et al. 2015."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the area that ``random_resized`` keeps."""
-    resampling: Literal["pillow", "fast"] = "pillow"
-    """How ``random_resized`` gets its pixels. ``pillow``: decoded in full and resized by Pillow, timm's pixels bit for
-    bit. ``fast``: JPEGs decoded at 1/2, 1/4 or 1/8 where the crop stays as large as the network's input, resized by
-    torch; docs/data-pipeline.md has the difference."""
-    progressive_resizing: float | Off = "off"
+    crop: Crop = RandomResized()
+    """How a training image becomes the network's square input."""
+    progressive_resizing: Fraction | Off = "off"
     """Share of the side at which training starts (arXiv 2104.00298, section 4, without its changes of regularization).
     The side grows through the multiples of the network's stride, each for the same time, to the whole after 60 % of the
-    steps: with 0.5, at 32 pixels and stride 8, 16, 24 and 32. At 0.64 of the cost; docs/log.md has what it gave."""
-    horizontal_flip: float = 0.5
+    steps: with 0.5, at 32 pixels and stride 8, 16, 24 and 32."""
+    horizontal_flip: Probability = 0.5
     """Probability of a mirror image; 0 switches it off."""
-    color_jitter: float | Off = "off"
-    """Strength; timm leaves it out when RandAugment is on."""
+    color_jitter: Strength | Off = "off"
+    """Strength of random brightness, contrast and saturation; as in timm, RandAugment takes its place where both are
+    on."""
     rand_augment: RandAugment | Off = RandAugment()
-    mixup: float | Off = 0.8
-    """Mixup's alpha."""
-    cutmix: float | Off = 1.0
-    """CutMix's alpha; with both on, each batch uses one of the two with equal chance."""
-    mixing_probability: float = 1.0
-    """Share of batches that are mixed."""
-    random_erasing: float = 0.25
+    mixing: Mixing | Off = Mixing(mixup=0.8, cutmix=1.0)
+    random_erasing: Probability = 0.25
     """Probability that a rectangle of an image is replaced by noise; 0 switches it off."""
-    label_smoothing: float = 0.1
+    label_smoothing: Decay = 0.1
     class_balance: Literal["loss", "sampling"] | Off = "off"
-    """``loss``: each image's loss is weighted inversely to the number of its class's images. ``sampling``: every class
-    is shown equally often; an epoch stays as many images, of which small classes repeat theirs."""
-    stochastic_depth: float = 0.1
-    """Chance that the last block's residual branch is dropped; grows linearly from 0 at the first block."""
-    ema: float | Off = "off"
-    """Decay of the weights' exponential moving average per step; the averaged weights are then the result."""
+    """``loss``: each image's loss is weighted inversely to the number of images of its class. ``sampling``: every class
+    is shown equally often; an epoch keeps its number of images, so small classes repeat theirs."""
+    stochastic_depth: Decay = 0.1
+    """Probability that the last block's residual branch is dropped; grows linearly from 0 at the first block."""
+    ema: Fraction | Off = "off"
+    """Decay per step of the weights' exponential moving average; the averaged weights are then the result."""
 
-    test_crop_ratio: float = 0.875
+    test_crop_ratio: Annotated[float, Range(least=0.1, most=1)] = 0.875
     """Side of the central test crop over the resized short side."""
     test_mirror: Literal["on"] | Off = "off"
-    """``on``: the network's answer is the mean of the logits of an image and of its mirror image, at twice the cost;
+    """``on``: the network's answer is the mean of the logits of an image and of its mirror image, at twice the cost,
     in evaluations and predictions too."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """``bf16``: autocast; weights stay fp32."""
 
     def __post_init__(self) -> None:
-        def need(condition: bool, name: str, what: str) -> None:
-            if not condition:
-                raise RecipeError(f"{name} must be {what}, got {getattr(self, name)!r}")
-
-        need(isinstance(self.epochs, int) and self.epochs >= 1, "epochs", "an int of 1 or more")
-        need(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", f"between 0 and epochs ({self.epochs})")
-        need(isinstance(self.batch_size, int) and self.batch_size >= 1, "batch_size", "an int of 1 or more")
-        need(self.optimizer in ("sgd", "adamw", "muon"), "optimizer", "sgd, adamw or muon")
-        need(self.learning_rate > 0, "learning_rate", "above 0")
-        need(self.rest_learning_rate_share > 0, "rest_learning_rate_share", "above 0")
-        need(0 <= self.min_learning_rate <= self.learning_rate, "min_learning_rate", "between 0 and learning_rate")
-        need(self.schedule in ("cosine", "step"), "schedule", "cosine or step")
-        need(self.weight_decay >= 0, "weight_decay", "0 or more")
-        need(self.crop in ("random_resized", "pad", "none"), "crop", "random_resized, pad or none")
-        need(0 < self.crop_shift <= 0.5, "crop_shift", "above 0 and at most 0.5")
-        need(self.resampling in ("pillow", "fast"), "resampling", "pillow or fast")
-        need(self.class_balance in ("loss", "sampling", "off"), "class_balance", "loss, sampling or off")
-        need(self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16")
-        for name in ("horizontal_flip", "mixing_probability", "random_erasing"):
-            need(0 <= getattr(self, name) <= 1, name, "a probability between 0 and 1")
-        for name in ("label_smoothing", "stochastic_depth"):
-            need(0 <= getattr(self, name) < 1, name, "at least 0 and below 1")
-        for name in ("gradient_clip", "mixup", "cutmix", "color_jitter"):
-            need(getattr(self, name) == "off" or getattr(self, name) > 0, name, "'off' or above 0")
-        for name in ("ema", "layer_decay", "progressive_resizing"):
-            need(getattr(self, name) == "off" or 0 < getattr(self, name) < 1, name, "'off' or between 0 and 1")
-        need(
-            self.rand_augment == "off" or isinstance(self.rand_augment, RandAugment),
-            "rand_augment",
-            "'off' or RandAugment(...)",
-        )
-        need(0 < self.test_crop_ratio <= 1, "test_crop_ratio", "above 0 and at most 1")
-        need(self.test_mirror in ("on", "off"), "test_mirror", "on or off")
-
-    def with_(self, **changes: Any) -> Recipe:
-        """A copy with the named settings changed. Raises ``RecipeError`` for an unknown name or value."""
-        unknown = set(changes) - {f.name for f in fields(self)}
-        if unknown:
+        super().__post_init__()
+        if self.warmup_epochs > self.epochs:
+            raise RecipeError(f"warmup_epochs must be at most epochs ({self.epochs}), got {self.warmup_epochs:g}")
+        if self.min_learning_rate > self.learning_rate:
             raise RecipeError(
-                f"Recipe has no {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(self))}"
+                f"min_learning_rate must be at most learning_rate ({self.learning_rate:g}), "
+                f"got {self.min_learning_rate:g}"
             )
-        return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe of ``to_dict``'s plain data (lists for tuples allowed). Raises ``RecipeError``."""
-        values = dict(values)
-        if isinstance(values.get("rand_augment"), dict):
-            values["rand_augment"] = RandAugment(**values["rand_augment"])
-        for name in ("betas", "crop_scale"):
-            if name in values:
-                values[name] = tuple(values[name])
-        return cls().with_(**values)
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The recipe of ``to_dict``'s plain data, or of the flat form in which bundles before the groups hold it."""
+        flat = any(name in values for name in _FLAT) or isinstance(values.get("crop"), str)
+        return super().from_dict(_grouped(values) if flat else values)
 
-    def differences(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
-        """``{field: (mine, theirs)}`` for every setting on which the two disagree."""
-        return {
-            f.name: (getattr(self, f.name), getattr(other, f.name))
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(other, f.name)
-        }
+    def to_flat(self) -> dict[str, Any]:
+        """The form without groups, in which fingerprints know recipes; what the kinds do not have is at its default."""
+        grouped = {"optimizer": self.optimizer.kind, "crop": "pad" if self.crop.kind == "shift" else self.crop.kind}
+        flat = {name: default if self.get(new) is None else self.get(new) for name, (new, default) in _FLAT.items()}
+        return {**{name: value for name, value in self.to_dict().items() if name != "mixing"}, **grouped, **flat}
+
+
+_FLAT: dict[str, tuple[str, object]] = {
+    "momentum": ("optimizer.momentum", 0.9),
+    "betas": ("optimizer.betas", (0.9, 0.999)),
+    "rest_learning_rate_share": ("optimizer.rest_learning_rate_share", 1.0),
+    "crop_shift": ("crop.share", 0.125),
+    "crop_scale": ("crop.scale", (0.08, 1.0)),
+    "resampling": ("crop.resampling", "pillow"),
+    "mixup": ("mixing.mixup", "off"),
+    "cutmix": ("mixing.cutmix", "off"),
+    "mixing_probability": ("mixing.probability", 1.0),
+}
+"""Names and defaults of the settings that are grouped today, in the flat form."""
+
+
+def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Today's form of the flat one."""
+    found = {name: value for name, value in values.items() if name not in _FLAT}
+    if found.get("crop") == "pad":
+        found["crop"] = "shift"
+    if values.get("mixup") == values.get("cutmix") == "off":
+        found["mixing"] = "off"
+    kinds = Recipe().with_(**{name: found[name] for name in ("optimizer", "crop", "mixing") if name in found})
+    grouped = {new: values[name] for name, (new, _) in _FLAT.items() if name in values and kinds.get(new) is not None}
+    return found | grouped
 
 
 CONVNEXT = Recipe()
@@ -178,14 +251,13 @@ RESNET = Recipe(
     epochs=90,
     warmup_epochs=0.0,
     batch_size=256,
-    optimizer="sgd",
+    optimizer=SGD(),
     learning_rate=0.1,
     min_learning_rate=0.0,
     schedule="step",
     weight_decay=1e-4,
     rand_augment="off",
-    mixup="off",
-    cutmix="off",
+    mixing="off",
     random_erasing=0.0,
     label_smoothing=0.0,
     stochastic_depth=0.0,
@@ -198,8 +270,7 @@ _FINETUNE = CONVNEXT.with_(
     batch_size=512,
     learning_rate=5e-5,
     weight_decay=1e-8,
-    mixup="off",
-    cutmix="off",
+    mixing="off",
     head_init_scale=1e-3,
 )
 
@@ -207,12 +278,10 @@ SCRATCH_SMALL = CONVNEXT.with_(
     epochs=100,
     warmup_epochs=10.0,
     batch_size=256,
-    optimizer="muon",
+    optimizer=Muon(rest_learning_rate_share=0.15),
     learning_rate=0.02,
-    rest_learning_rate_share=0.15,
-    momentum=0.95,
     ema=0.999,
-    resampling="fast",
+    crop=RandomResized(resampling="fast"),
 )
 """Up to some hundred thousand images of your own, from fresh weights. Table 5's augmentation and regularization, which
 fitting weakens for short trainings. Muon (arXiv 2502.16982) with its usual momentum. Batch and
@@ -224,7 +293,7 @@ FINETUNE_SMALL = _FINETUNE.with_(
     batch_size=64,
     learning_rate=2e-4,
     layer_decay=0.8,
-    resampling="fast",
+    crop=RandomResized(resampling="fast"),
 )
 """Up to some hundred thousand images of your own, from trained weights. Table 6's fine-tuning (weight decay 1e-8, a
 head that starts at 0.001 of its size, layer-wise decay 0.8, no mixing). The rate is four times the paper's and the

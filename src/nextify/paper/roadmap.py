@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, RESNET200, Design
 from nextify.paper.recipe import CONVNEXT, RESNET, Recipe
@@ -102,10 +102,19 @@ class Roadmap:
     def __len__(self) -> int:
         return len(self.steps) + 1
 
-    def __getitem__(self, key: int | str) -> Row:
-        """A row by position or by step name. Raises ``KeyError`` with the known names for an unknown one."""
+    @overload
+    def __getitem__(self, key: int | str) -> Row: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[Row, ...]: ...
+    def __getitem__(self, key: int | str | slice) -> Row | tuple[Row, ...]:
+        """A row by position or by step name, or the rows of a slice.
+
+        Raises:
+            IndexError: no row at that position.
+            KeyError: no step of that name; the message lists the known ones.
+        """
         rows = self.rows
-        if isinstance(key, int):
+        if isinstance(key, int | slice):
             return rows[key]
         for row in rows:
             if row.name == key:

@@ -6,14 +6,15 @@ paper's appendix A.2: three blocks make a group in a stage of more than three, e
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import nn
 
 from nextify.networks.foreign import classifier, undecayed_parameters
 from nextify.networks.network import ConvNet
-from nextify.paper.recipe import Recipe
+from nextify.paper.recipe import SGD, AdamW, Recipe
+from nextify.paper.recipe import Muon as MuonSettings
 from nextify.training.muon import Muon
 
 BLOCKS_PER_GROUP = 3
@@ -50,12 +51,12 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     Raises:
         ValueError: layer decay for a network of another library, whose depth groups are not known.
     """
-    spared = undecayed_parameters(model) if recipe.optimizer != "sgd" else set()
+    spared = undecayed_parameters(model) if not isinstance(recipe.optimizer, SGD) else set()
     if not isinstance(model, ConvNet) and recipe.layer_decay != "off":
         raise ValueError("layer_decay is known for networks of ours only: set it to off")
     depths = tuple(len(stage.blocks) for stage in model.layout.stages) if isinstance(model, ConvNet) else ()
     deepest = depth_group("head", depths)
-    chosen = matrices(model) if recipe.optimizer == "muon" else set()
+    chosen = matrices(model) if isinstance(recipe.optimizer, MuonSettings) else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -63,8 +64,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         scale = 1.0 if recipe.layer_decay == "off" else recipe.layer_decay ** (deepest - depth_group(name, depths))
         decay = 0.0 if name in spared else recipe.weight_decay
         matrix = id(parameter) in chosen
-        if recipe.optimizer == "muon" and not matrix:
-            scale *= recipe.rest_learning_rate_share
+        if isinstance(recipe.optimizer, MuonSettings) and not matrix:
+            scale *= recipe.optimizer.rest_learning_rate_share
         groups.setdefault((decay, scale, matrix), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "learning_rate_scale": scale, "matrix": matrix}
@@ -78,13 +79,19 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     for_muon = [g for g in groups if g["matrix"]]
     rest = [g for g in groups if not g["matrix"]]
     rate = recipe.learning_rate
-    if recipe.optimizer == "sgd":
-        return [torch.optim.SGD(rest, rate, recipe.momentum, weight_decay=recipe.weight_decay, fused=True)]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, rate, recipe.betas, fused=True)]
-    if for_muon:
-        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        optimizers.append(Muon(for_muon, rate, momentum=recipe.momentum, dtype=dtype))
-    return optimizers
+    match recipe.optimizer:
+        case SGD(momentum):
+            return [torch.optim.SGD(rest, rate, momentum, weight_decay=recipe.weight_decay, fused=True)]
+        case AdamW(betas):
+            return [torch.optim.AdamW(rest, rate, betas, fused=True)]
+        case MuonSettings(momentum, betas):
+            optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, rate, betas, fused=True)]
+            if for_muon:
+                dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+                optimizers.append(Muon(for_muon, rate, momentum=momentum, dtype=dtype))
+            return optimizers
+        case unknown:
+            assert_never(unknown)
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from nextify.fitting.scale import scale
 from nextify.networks.layout import cost
 from nextify.networks.zoo import find_design
 from nextify.paper.recipe import RECIPES, Recipe
-from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, settings
+from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
 from nextify.training.trial import FROM_SCRATCH, IMAGENET_MEAN, IMAGENET_STD, Data, Trial
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
         WeightsError: weights to start from that cannot be read, or are of another design.
     """
     check(request)
-    recipe_settings, design_settings = settings(request.settings)
+    recipe_settings, design_settings = split(request.settings)
     notes: list[str] = []
     recipe_name, recipe = _recipe(request, images, notes)
     about, start = _start(request, images, notes)
@@ -93,7 +93,6 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
     rate = above.get("learning_rate")
     if rate is not None and "min_learning_rate" not in above and rate < fitted.recipe.min_learning_rate:
         above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
-    changes = tuple(change for change in changes if change.field not in {*above, *design_settings})
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if about is None else (about.preprocessing.mean, about.preprocessing.std)
     if len(mean) != 3 or len(std) != 3:
         raise RequestError("the weights take grayscale images, and training is on RGB: choose other weights")
@@ -102,6 +101,7 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
     if request.frozen_stages and about is None:
         raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
     final = fitted.recipe.with_(**above)
+    changes = tuple(c for c in changes if c.after == (design if c.field in DESIGN_FIELDS else final).get(c.field))
     if design.norm == "batch" and final.ema != "off" and "ema" not in above:
         final, change = without_average(final)
         changes = (*(c for c in changes if c.field != "ema"), change)
@@ -126,8 +126,8 @@ def resolved(prepared: Prepared) -> dict[str, Any]:
     return {
         "model": prepared.request.model,
         "recipe_name": prepared.recipe_name,
-        "request": asdict(prepared.request),
-        "changes": [{**asdict(change), "text": str(change)} for change in prepared.changes],
+        "request": prepared.request.to_dict(),
+        "changes": [change.to_dict() for change in prepared.changes],
         "notes": list(prepared.notes),
         **trial.to_dict(),
     }

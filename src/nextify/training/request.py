@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nextify.fitting.scale import scale
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
-from nextify.paper.recipe import RECIPES, RandAugment, Recipe
-from nextify.system.several import several
+from nextify.paper.recipe import RECIPES, Recipe
+from nextify.paper.settings import hints, owner, plain
 
-DESIGN_FIELDS = frozenset(f.name for f in fields(Design))
-RECIPE_FIELDS = frozenset(f.name for f in fields(Recipe))
+DESIGN_FIELDS = frozenset(hints(Design))
 
 
 class RequestError(ValueError):
@@ -29,8 +27,9 @@ class Request:
     """A name that ``nextify models`` lists."""
     recipe: str | None = None
     """A name of ``RECIPES``; by default one for small sets, or the paper's for large ones."""
-    settings: tuple[str, ...] = ()
-    """``field=value`` of the recipe or the design; they stand above the fit."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the recipe's and the design's fields, by name, dotted where a field has parts; they stand above the
+    fit."""
     epochs: int | None = None
     minutes: float | None = None
     """Wall time to fill with epochs, by a measurement on this machine."""
@@ -44,52 +43,32 @@ class Request:
     precision: str | None = None
     seed: int = 0
 
-
-def setting(text: str) -> tuple[str, Any]:
-    """``field=value`` as name and value: numbers and tuples as Python writes them, ``rand_augment=9,0.5``, words."""
-    name, equals, value = text.partition("=")
-    name = name.strip()
-    if not equals or not value:
-        raise RequestError(f"--set needs FIELD=VALUE, got {text!r}; for example --set learning_rate=1e-3")
-    if name not in DESIGN_FIELDS | RECIPE_FIELDS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, DESIGN_FIELDS | RECIPE_FIELDS, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(sorted(RECIPE_FIELDS))}"
-        raise RequestError(f"--set {name}: neither the recipe nor the design has it; {hint}")
-    try:
-        parsed: Any = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        parsed = value
-    if name == "rand_augment" and parsed != "off":
-        numbers = parsed if isinstance(parsed, tuple) else (parsed,)
-        if not 1 <= len(numbers) <= 2 or not all(isinstance(n, int | float) for n in numbers):
-            raise RequestError(f"--set rand_augment needs off, MAGNITUDE or MAGNITUDE,STD, got {value!r}")
-        parsed = RandAugment(*map(float, numbers))
-    elif name in RECIPE_FIELDS:
-        known = getattr(RECIPES["convnext_in1k"], name)
-        numeric = isinstance(known, int | float) or name in ("gradient_clip", "layer_decay", "color_jitter")
-        if numeric and parsed != "off" and not (isinstance(parsed, int | float) and not isinstance(parsed, bool)):
-            raise RequestError(f"--set {name} needs a number, got {value!r}")
-        if isinstance(known, tuple) and not (
-            isinstance(parsed, tuple) and len(parsed) == 2 and all(isinstance(n, int | float) for n in parsed)
-        ):
-            raise RequestError(f"--set {name} needs two numbers with a comma, got {value!r}")
-    return name, parsed
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
-def settings(texts: str | Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of one or several ``field=value``: those of the recipe, and those of the design."""
-    given = dict(map(setting, several(texts)))
+def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the recipe and those of the design.
+
+    Raises:
+        SettingError: an unknown name, or a value that its field does not accept.
+        RequestError: not a mapping.
+    """
+    if not isinstance(settings, Mapping):
+        raise RequestError(f'settings must map names to values, such as {{"batch_size": 64}}, got {settings!r}')
+    owners = {name: owner(name, (Recipe, Design)) for name in settings}
+    values = {name: kind.accept(name, settings[name]) for name, kind in owners.items()}
+    values |= {name: value for name, value in settings.items() if isinstance(value, str)}  # kinds stay names
     return (
-        {name: value for name, value in given.items() if name in RECIPE_FIELDS},
-        {name: value for name, value in given.items() if name in DESIGN_FIELDS},
+        {name: value for name, value in values.items() if owners[name] is Recipe},
+        {name: value for name, value in values.items() if owners[name] is Design},
     )
 
 
 def check(request: Request) -> None:
     """What can be told of a request without looking at an image or a tensor. Raises ``RequestError`` and kin."""
-    recipe_settings, _ = settings(request.settings)
+    recipe_settings, _ = split(request.settings)
     find_design(request.model)
     scale(request.scale)
     if request.recipe is not None and request.recipe not in RECIPES:

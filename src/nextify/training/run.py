@@ -65,7 +65,7 @@ def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) ->
     processes.from_first(lambda: _make(out))  # what cannot be written is better known before anything is measured
     if request.minutes is None:
         return prepare(request, images)
-    key = hashlib.sha256(json.dumps([asdict(request), images.fingerprint]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([request.to_dict(), images.fingerprint]).encode()).hexdigest()[:12]
     path = out / f"minutes-{key}.json"
     epochs = processes.from_first(lambda: _remembered_epochs(path))
     if epochs is None:
@@ -260,13 +260,13 @@ def train(
 
     Args:
         data: ``digits``, ``cifar10``, a folder (``open_images``), or images that are open already.
-        settings: fields of recipe and design that stand above the fit.
+        settings: values of the recipe's and the design's fields that stand above the fit, such as
+            ``{"optimizer": Muon(), "optimizer.momentum": 0.9, "norm": "batch"}``.
         track: one or several of ``tensorboard``, ``wandb``, ``trackio``.
         request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
     """
     out = Path(out)
-    texts = tuple(f"{name}={value}" for name, value in (settings or {}).items())
-    wanted = Request(model, settings=texts, **request)
+    wanted = Request(model, settings={} if settings is None else settings, **request)
     place = runtime(device, threads, workers)
     track = several(track)
     check_trackers(track)

@@ -60,27 +60,15 @@ class Trial:
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with anything that decides the result."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        deciding = {**self.to_dict(), "recipe": _deciding(self.recipe)}
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
-        recipe = self.recipe.to_dict()
-        if recipe["class_balance"] == "off":
-            del recipe["class_balance"]  # younger than the first fingerprints
-        if recipe["rest_learning_rate_share"] == 1.0 or recipe["optimizer"] != "muon":
-            del recipe["rest_learning_rate_share"]  # younger too
-        if recipe["progressive_resizing"] == "off":
-            del recipe["progressive_resizing"]  # younger too
-        if recipe["crop_shift"] == 0.125 or recipe["crop"] != "pad":
-            del recipe["crop_shift"]  # younger too
-        if recipe["test_mirror"] == "off":
-            del recipe["test_mirror"]  # younger too
-        if recipe["resampling"] == "pillow" or recipe["crop"] != "random_resized":
-            del recipe["resampling"]  # younger too, and of no effect with other crops
         fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
         return {
             "version": _version(self.recipe),
             "design": self.design.to_dict(),
-            "recipe": recipe,
+            "recipe": self.recipe.to_dict(),
             "data": {k: v for k, v in asdict(self.data).items() if k != "name"},
             "seed": self.seed,
             # Absent from a plain training, whose fingerprint is older than these two.
@@ -88,14 +76,31 @@ class Trial:
         }
 
 
+_YOUNGER = {
+    "class_balance": "off",
+    "rest_learning_rate_share": 1.0,
+    "progressive_resizing": "off",
+    "crop_shift": 0.125,
+    "test_mirror": "off",
+    "resampling": "pillow",
+}
+"""Settings that are younger than the first fingerprints, which leave them out at these defaults."""
+
+
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as fingerprints have it: flat, so that trials keep the fingerprints they had before the groups."""
+    flat = recipe.to_flat()
+    return {name: value for name, value in flat.items() if name not in _YOUNGER or value != _YOUNGER[name]}
+
+
 def _version(recipe: Recipe) -> int:
-    if recipe.optimizer == "muon":
+    if recipe.optimizer.kind == "muon":
         return MUON_VERSION
     return RESULT_VERSION if _draws_by_image(recipe) else 1
 
 
 def _draws_by_image(recipe: Recipe) -> bool:
-    return recipe.crop == "random_resized" or recipe.rand_augment != "off" or recipe.color_jitter != "off"
+    return recipe.crop.kind == "random_resized" or recipe.rand_augment != "off" or recipe.color_jitter != "off"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nextify.data.preprocessing import OFFICIAL, Preprocessing, PreprocessingError
 from nextify.paper.design import Design, DesignError
-from nextify.paper.recipe import RandAugment, Recipe, RecipeError
+from nextify.paper.recipe import Recipe, RecipeError
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.design_detection import mismatches
 from nextify.weights.naming import State, WeightsError
@@ -84,7 +84,8 @@ class Bundle:
 
 def to_json(about: About) -> dict[str, Any]:
     """The JSON object of a bundle; see ``docs/weights.md``."""
-    return {"schema": SCHEMA, **asdict(about)}
+    recipe = None if about.recipe is None else about.recipe.to_dict()
+    return {"schema": SCHEMA, **asdict(about), "recipe": recipe}
 
 
 def from_json(content: Mapping[str, Any], path: str | Path) -> About:
@@ -100,13 +101,10 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         raise WeightsError(f"{path} has schema {schema}; this nextify reads up to {SCHEMA}: pip install -U nextify")
     values = dict(content)
     try:
-        values["design"] = _fill(Design, values["design"])
+        values["design"] = Design.from_dict(values["design"])
         recipe = values.get("recipe")
         if recipe is not None:
-            augment = recipe.get("rand_augment")
-            if isinstance(augment, Mapping):
-                recipe = {**recipe, "rand_augment": _fill(RandAugment, augment)}
-            values["recipe"] = _fill(Recipe, recipe)
+            values["recipe"] = Recipe.from_dict(recipe)
         values["preprocessing"] = _fill(Preprocessing, values["preprocessing"])
         values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
         about: About = _fill(About, {k: v for k, v in values.items() if k in {f.name for f in fields(About)}})

@@ -135,7 +135,7 @@ def _plain(about: About) -> dict[str, Any]:
 
     return {
         "design": asdict(about.design),
-        "recipe": None if about.recipe is None else asdict(about.recipe),
+        "recipe": None if about.recipe is None else about.recipe.to_dict(),
     }
 
 
