@@ -17,30 +17,30 @@ import statistics
 import time
 from dataclasses import replace
 
-from nextify.data import open_images
+from nextify.data import Images, open_images
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
-from nextify.study.engine import Event, Job, LocalEngine
+from nextify.study.engine import Event, Failed, Job, LocalEngine, Stopped
 from nextify.study.plan import make_plan
 from nextify.system.environment import cores, describe
 from nextify.training.trial import Data, Runtime, Trial
 
 
-def images_per_second(engine: LocalEngine, trials: list[Trial], train_images: int, folder: str) -> float:
+def images_per_second(engine: LocalEngine, trials: list[Trial], images: Images, folder: str) -> float:
     """Training images of all trials over the wall time they take together."""
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
     def on_event(event: Event) -> None:
-        if event.kind in ("failed", "stopped"):
-            raise RuntimeError(event.values["error"])
+        if isinstance(event, Failed | Stopped):
+            raise RuntimeError(event.error)
 
     with TemporaryDirectory() as root:
-        jobs = [Job(f"{folder}-{i}", trial, Path(root) / str(i)) for i, trial in enumerate(trials)]
+        jobs = [Job(f"{folder}-{i}", trial, images, Path(root) / str(i)) for i, trial in enumerate(trials)]
         start = time.perf_counter()
         engine.run(jobs, on_event)
         seconds = time.perf_counter() - start
-    return len(trials) * trials[0].recipe.epochs * train_images / seconds
+    return len(trials) * trials[0].recipe.epochs * len(images.train) / seconds
 
 
 def main() -> None:
@@ -62,14 +62,14 @@ def main() -> None:
     beside: list[float] = []
     alone: list[float] = []
     with (
-        LocalEngine(images, quick, count) as many,
-        LocalEngine(images, replace(quick, threads=cores()), 1) as one,
+        LocalEngine(quick, count) as many,
+        LocalEngine(replace(quick, threads=cores()), 1) as one,
     ):
         for engine in (many, one):  # imports and first allocations
-            engine.run([Job(f"warm-{i}", trial, None) for i in range(count)], lambda event: None)
+            engine.run([Job(f"warm-{i}", trial, images) for i in range(count)], lambda event: None)
         for _ in range(options.rounds):
-            beside.append(images_per_second(many, trials, len(images.train), "a"))
-            alone.append(images_per_second(one, trials, len(images.train), "b"))
+            beside.append(images_per_second(many, trials, images, "a"))
+            alone.append(images_per_second(one, trials, images, "b"))
             ratio = beside[-1] / alone[-1]
             print(f"  side by side {beside[-1]:7.0f}   one at a time {alone[-1]:7.0f}   ratio {ratio:.2f}", flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-import nextify.training.loop
+import nextify.training.probe
 from nextify.cli import main
+from nextify.cli.running import Stopping
 from nextify.cli.settings import setting, settings
-from nextify.cli.train import _Stopping
 from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
@@ -26,15 +27,16 @@ from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.predict import predict
 from nextify.fitting.fit import FitError
 from nextify.paper.design import RESNET50
-from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
+from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment
+from nextify.system import native
 from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
-from nextify.training.probe import OutOfMemory, measure
+from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
-from nextify.training.run import UnusableFolder, folder_of, prepare_in, run, taken
+from nextify.training.run import UnusableFolder, finished, folder_of, prepare_in, run, taken
 from nextify.training.run import train as train_in_one_call
-from nextify.training.trainer import Training, class_weights
-from nextify.training.trial import Data, Runtime, Trial
+from nextify.training.trainer import Trainer, class_weights
+from nextify.training.trial import Data, Runtime, Trial, _deciding
 from nextify.weights import load, load_bundle, model_card, save_bundle
 from tests.helpers import Captured
 
@@ -168,7 +170,6 @@ def test_a_training_with_mirror_images_measures_with_them(digits: Images, tmp_pa
     assert done.top1 == evaluate(done.bundle, digits, threads=1).top1
     plain = prepare(replace(request, settings={}), digits)
     assert prepared.trial.fingerprint != plain.trial.fingerprint
-    assert plain.trial.recipe.test_mirror == "off"
 
 
 def test_evaluate_refuses_other_classes(capsys: Captured, trained: Path, shapes: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_stopped_training_resumes_to_the_same_weights(trained: Path, digits: I
 
 def test_signals_ask_to_stop() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with _Stopping() as stopping:
+    with Stopping() as stopping:
         assert not stopping.asked()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopping.asked()
@@ -254,9 +255,9 @@ def test_fine_tuning_takes_a_new_head_and_leaves_frozen_stages(trained: Path, sh
 
 def test_fine_tuning_on_the_same_classes_keeps_the_head(trained: Path, digits: Images) -> None:
     prepared = prepare(Request("convnext_atto", weights=str(trained), epochs=1), digits)
-    training = Training(prepared.trial, digits, ONE_THREAD, prepared.start)
+    trainer = Trainer(prepared.trial, digits, ONE_THREAD, prepared.start)
     state = bundle_state(trained)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in training.model.state_dict().items())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in trainer.model.state_dict().items())
 
 
 def test_the_weights_decide_the_trial(trained: Path, digits: Images, tmp_path: Path) -> None:
@@ -270,13 +271,41 @@ def test_the_weights_decide_the_trial(trained: Path, digits: Images, tmp_path: P
     assert len(prints) == 2
 
 
-def test_plain_trials_keep_their_fingerprint() -> None:
+def test_settings_at_their_defaults_are_not_part_of_a_fingerprint() -> None:
     trial = Trial(RESNET50, CONVNEXT, Data("x", "y", 10, 32), 0)
-    assert trial.fingerprint == "3803c82bcfb8"
-    small = CONVNEXT.with_(crop="shift", rand_augment="off", color_jitter="off")
-    assert replace(trial, recipe=small).fingerprint == "7233cbaa0fdf"  # as before each image had its own draws
-    assert replace(trial, recipe=CONVNEXT.with_(class_balance="loss")).fingerprint != trial.fingerprint
-    assert replace(trial, recipe=small.with_(crop=Shift(0.25))).fingerprint != "7233cbaa0fdf"
+    assert replace(trial, data=replace(trial.data, name="another name of the same images")) == replace(
+        trial, data=Data("another name of the same images", "y", 10, 32)
+    )
+    assert replace(trial, data=replace(trial.data, name="z")).fingerprint == trial.fingerprint
+    text = json.dumps(_deciding(trial))
+    assert "class_balance" not in text
+    assert "frozen_stages" not in text
+    changed = (
+        replace(trial, recipe=CONVNEXT.with_(class_balance="loss")),
+        replace(trial, recipe=CONVNEXT.with_(rand_augment=RandAugment(7.0))),
+        replace(trial, recipe=CONVNEXT.with_(rand_augment="off")),
+        replace(trial, design=RESNET50.with_(kernel_size=5)),
+        replace(trial, data=replace(trial.data, fingerprint="z")),
+        replace(trial, seed=1),
+        replace(trial, start="abc"),
+        replace(trial, frozen_stages=1),
+        replace(trial, accumulation=2),
+    )
+    assert len({t.fingerprint for t in (trial, *changed)}) == 1 + len(changed)
+
+
+def test_a_training_of_an_earlier_version_is_named_and_not_reused(out: Path, digits: Images, tmp_path: Path) -> None:
+    request = Request("convnext_atto", epochs=2, scale="tiny")
+    prepared = prepare(request, digits)
+    (folder,) = (path.parent for path in out.glob("*/result.json"))
+    earlier = shutil.copytree(folder, tmp_path / "0123456789ab")
+    for name in ("result.json", "recipe.json"):
+        content = json.loads((earlier / name).read_text())
+        (earlier / name).write_text(json.dumps({**content, "version": 3}))
+    assert finished(earlier, prepared.trial) is not None  # the same trial, but in a folder of another name
+    (note,) = (note for note in prepare_in(tmp_path, request, digits, ONE_THREAD).notes if "earlier version" in note)
+    assert str(earlier) in note
+    assert not any("earlier version" in note for note in prepare_in(out, request, digits, ONE_THREAD).notes)
 
 
 # -- settings and refusals -----------------------------------------------------------------------------------------
@@ -364,6 +393,27 @@ def test_what_cannot_be_done_is_one_line(
     assert message in refused(capsys, 2, *arguments, "--out", str(tmp_path))
 
 
+def test_parts_that_were_asked_for_are_not_called_a_lack_of_memory(capsys: Captured, tmp_path: Path) -> None:
+    arguments = ["train", *DIGITS, *TINY, "--epochs", "1", "--accumulation", "2", "--dry-run", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "in 2 parts, as --accumulation asks" in text
+    assert "memory)" in text
+    assert "fit the memory" not in text
+
+
+def test_kernels_can_be_switched_off(tmp_path: Path) -> None:
+    before = native.mode()
+    arguments = ["train", *DIGITS, *TINY, "--epochs", "1", "--kernels", "off", "--out", str(tmp_path)]
+    try:
+        assert main(arguments) == 0
+        assert native.mode() is False
+    finally:
+        native.enable(before)
+    (result,) = tmp_path.glob("*/result.json")
+    assert json.loads(result.read_text())["runtime"]["kernels"] == "off"
+
+
 def test_a_folder_that_cannot_be_made_is_said_before_anything_is_measured(capsys: Captured, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     line = refused(capsys, 1, *DIGITS, "--scale", "tiny", "--out", str(tmp_path / "file" / "out"))
@@ -374,7 +424,7 @@ def test_two_runs_do_not_train_the_same(digits: Images, tmp_path: Path) -> None:
     prepared = prepare(Request("convnext_atto", epochs=1, scale="tiny"), digits)
     folder = folder_of(tmp_path, prepared.trial)
     folder.mkdir()
-    with taken(folder), pytest.raises(UnusableFolder, match="trained by another run"):
+    with taken(folder), pytest.raises(UnusableFolder, match="in use by another run"):
         run(prepared, tmp_path, ONE_THREAD)
 
 
@@ -462,13 +512,13 @@ def test_preflight_finds_test_images_among_the_training_images() -> None:
 def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.MonkeyPatch, digits: Images) -> None:
     tried = []
 
-    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int) -> dict[str, float]:
+    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int) -> Speed:
         tried.append(runtime.accumulation)
         if runtime.accumulation < smallest:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-        return {"step_seconds": 0.1, "test_seconds": 1.0, "total_steps": 10}
+        return Speed(0.1, 1.0, 10)
 
-    monkeypatch.setattr(nextify.training.loop, "probe", probe)
+    monkeypatch.setattr(nextify.training.probe, "probe", probe)
     prepared = prepare(Request("convnext_atto", epochs=2, scale="tiny"), digits)
     smallest = 4
     found = measure(prepared, ONE_THREAD)
@@ -476,16 +526,26 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.Monk
     smallest = 1000
     with pytest.raises(OutOfMemory, match="smaller --image-size"):
         measure(prepared, ONE_THREAD)
+    tried.clear()
+    smallest = 2
+    batch_norm = prepare(replace(prepared.request, settings=("norm=batch",)), digits)
+    with pytest.raises(OutOfMemory, match=r"--accumulation 2 .*another training"):
+        measure(batch_norm, ONE_THREAD)
+    assert tried == [1]
+    in_parts = prepare(replace(batch_norm.request, accumulation=2), digits)
+    assert measure(in_parts, ONE_THREAD).accumulation == 2
+    assert in_parts.trial.accumulation == 2
+    assert prepare(replace(prepared.request, accumulation=2), digits).trial == prepared.trial
 
 
 def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Images, tmp_path: Path) -> None:
     step = 0.01
 
-    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int) -> dict[str, float]:
+    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int) -> Speed:
         total = trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size)
-        return {"step_seconds": step, "test_seconds": 0.0, "total_steps": total}
+        return Speed(step, 0.0, total)
 
-    monkeypatch.setattr(nextify.training.loop, "probe", probe)
+    monkeypatch.setattr(nextify.training.probe, "probe", probe)
     request = Request("convnext_atto", minutes=1.0, scale="tiny")
     first = prepare_in(tmp_path, request, digits, ONE_THREAD).trial
     steps = first.recipe.epochs * (600 // first.recipe.batch_size)

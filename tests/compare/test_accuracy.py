@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from nextify.cli import main
 from nextify.compare import measure as measuring
@@ -41,11 +42,12 @@ from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model
 from nextify.paper.recipe import RECIPES
 from nextify.study import engine as engines
-from nextify.study.engine import Event, Job
+from nextify.study.engine import Job, run_job
 from nextify.study.plan import PlanError
 from nextify.study.study import Estimate
-from nextify.training.loop import TrainingStopped, probe, train
+from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import parameter_groups
+from nextify.training.run import FOREIGN_JSON, run_trial
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, Preprocessing, save_bundle
 
@@ -152,22 +154,17 @@ def test_stochastic_depth_reaches_timms_networks() -> None:
     assert max(rates) == pytest.approx(0.3)
 
 
-def test_settings_that_only_our_networks_have_are_refused(images: Images) -> None:
+def test_settings_that_only_our_networks_have_are_refused(images: Images, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="layer_decay"):
-        train(trial(tiny_vit(), images, layer_decay=0.8), images, Runtime())
+        run_trial(trial(tiny_vit(), images, layer_decay=0.8), images, Runtime(), tmp_path)
     given = trial(tiny_vit(), images)
     with pytest.raises(ValueError, match="frozen"):
-        train(Trial(given.design, given.recipe, given.data, 0, frozen_stages=1), images, Runtime())
+        run_trial(Trial(given.design, given.recipe, given.data, 0, frozen_stages=1), images, Runtime(), tmp_path)
 
 
 def test_a_stopped_training_of_timms_network_ends_with_the_same_weights(images: Images, tmp_path: Path) -> None:
-    kept: dict[str, dict[str, torch.Tensor]] = {}
-
-    def keep(name: str) -> Any:
-        return lambda weights, result: kept.update({name: {k: v.clone() for k, v in weights.items()}})
-
     given = trial(tiny_vit(), images, ema=0.9, stochastic_depth=0.2)
-    whole = train(given, images, Runtime(), keep=keep("whole"))
+    whole = run_trial(given, images, Runtime(), tmp_path / "whole")
     asked: list[None] = []
 
     def stop() -> bool:
@@ -175,11 +172,16 @@ def test_a_stopped_training_of_timms_network_ends_with_the_same_weights(images: 
         return len(asked) == 4
 
     with pytest.raises(TrainingStopped):
-        train(given, images, Runtime(), tmp_path, should_stop=stop)
-    resumed = train(given, images, Runtime(), tmp_path, keep=keep("resumed"))
+        run_trial(given, images, Runtime(), tmp_path / "cut", should_stop=stop)
+    resumed = run_trial(given, images, Runtime(), tmp_path / "cut")
     assert (resumed.top1, resumed.final_train_loss) == (whole.top1, whole.final_train_loss)
-    assert all(torch.equal(kept["whole"][name], kept["resumed"][name]) for name in kept["whole"])
-    other = train(trial(tiny_vit(), images, seed=1), images, Runtime())
+    first, second = (load_file(result.bundle / "model.safetensors") for result in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    build_network(given.design, 3).load_state_dict(first)
+    about = json.loads((whole.bundle / FOREIGN_JSON).read_text())
+    assert about["network"]["name"] == "deit_small_patch16_224"
+    assert about["metrics"][0]["value"] == whole.top1
+    other = run_trial(trial(tiny_vit(), images, seed=1), images, Runtime(), tmp_path / "other")
     assert other.final_train_loss != whole.final_train_loss
 
 
@@ -360,8 +362,8 @@ def test_weights_for_networks_of_ours_and_of_timms(images: Images, tmp_path: Pat
 class HereEngine:
     """Runs trials in this process, as workers would: processes cost more than such trainings."""
 
-    def __init__(self, images: Images, runtime: Runtime, side_by_side: int) -> None:
-        self.images, self.runtime, self.side_by_side = images, runtime, side_by_side
+    def __init__(self, runtime: Runtime, side_by_side: int) -> None:
+        self.runtime, self.side_by_side = runtime, side_by_side
 
     def __enter__(self) -> HereEngine:
         return self
@@ -370,17 +372,8 @@ class HereEngine:
         pass
 
     def run(self, jobs: list[Job], on_event: Any) -> None:
-        from nextify.study.store import save_result
-
         for job in jobs:
-            if job.folder is None:
-                on_event(Event("done", job.key, dict(probe(job.trial, self.images, self.runtime, steps=2))))
-                continue
-            job.folder.mkdir(parents=True, exist_ok=True)
-            on_event(Event("started", job.key, {}))
-            result = train(job.trial, self.images, self.runtime, job.folder).to_dict()
-            save_result(job.folder, job.trial.fingerprint, result)
-            on_event(Event("done", job.key, result))
+            run_job(job, self.runtime, on_event)
 
 
 def test_the_command_trains_evaluates_recommends_and_goes_on(

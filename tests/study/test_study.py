@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from nextify.data import open_images
+from nextify.evaluation.evaluate import evaluate
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import STEP_NAMES, roadmap
 from nextify.study.plan import PlanError, make_plan
-from nextify.study.store import Store, StoreError, save_result
+from nextify.study.store import Store
+from nextify.training.run import UnusableFolder
 from nextify.training.trial import Data
 from tests.helpers import save_noise
 
@@ -72,23 +76,54 @@ def test_bad_plans_name_the_remedy():
         plan(steps=("gelo",))
 
 
-def test_a_store_knows_its_own_results_only(tmp_path):
-    trial = plan().trials[0]
+def test_a_store_knows_its_own_results_only(undisturbed, tmp_path):
+    source, _ = undisturbed
+    images = open_images("digits")
+    made = make_plan(
+        roadmap("resnet50"),
+        scale("tiny"),
+        images,
+        Data(images.name, images.fingerprint, 10, 16),
+        seeds=(0,),
+        epochs=1,
+        steps=("training_technique", "separate_downsampling"),
+    )
+    trial, other = made.trials
     store = Store(tmp_path)
     assert store.result(trial) is None
     folder = store.folder(trial)
-    folder.mkdir()
-    save_result(folder, "another", {"top1": 1.0})
-    assert store.result(trial) is None
-    save_result(folder, trial.trial.fingerprint, {"top1": 2.0})
-    assert store.result(trial) == {"fingerprint": trial.trial.fingerprint, "top1": 2.0}
+    shutil.copytree(Store(source).folder(other), folder)
+    assert store.result(trial) is None, "another trial's"
+    shutil.rmtree(folder)
+    shutil.copytree(Store(source).folder(trial), folder)
+    found = store.result(trial)
+    assert found is not None
+    assert (found.fingerprint, found.trained) == (trial.trial.fingerprint, False)
+    assert store.of_earlier_versions(trial) == []
+    content = json.loads((folder / "result.json").read_text())
+    earlier = folder.with_name(f"{trial.step}-seed0-0123456789ab")
+    shutil.copytree(folder, earlier)
+    (earlier / "result.json").write_text(json.dumps({k: v for k, v in content.items() if k != "version"}))
+    assert store.of_earlier_versions(trial) == [earlier]
     (folder / "result.json").write_text('{"fingerpr')
     assert store.result(trial) is None
 
 
+def test_every_network_of_a_study_evaluates_to_its_figures(undisturbed):
+    out, _ = undisturbed
+    trials = json.loads((out / "results.json").read_text())["trials"]
+    assert len(trials) == 4
+    for trial in trials:
+        folder = out / "trials" / f"{trial['step']}-seed{trial['seed']}-{trial['fingerprint']}"
+        found = evaluate(folder / "bundle", open_images("digits"), threads=1)
+        assert (found.top1, found.top5) == (trial["top1"], trial["top5"])
+        assert found.model == f"resnet50_{trial['step']}"
+        assert json.loads((folder / "result.json").read_text())["environment"]["torch"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no file locks there")
 def test_two_runs_cannot_share_a_store(tmp_path):
-    with Store(tmp_path), pytest.raises(StoreError, match="in use by another run"), Store(tmp_path):
+    with Store(tmp_path), pytest.raises(UnusableFolder, match="in use by another run"), Store(tmp_path):
         pass
     with Store(tmp_path):
         pass

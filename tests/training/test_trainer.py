@@ -10,10 +10,12 @@ import torch
 from nextify.networks.zoo import create_model
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Recipe
 from nextify.training.checkpoint import load_checkpoint, save_checkpoint
-from nextify.training.loop import TrainingDiverged, TrainingOutOfMemory, probe, train
+from nextify.training.loop import TrainingDiverged
 from nextify.training.optimizers import build_optimizers, depth_group, parameter_groups
+from nextify.training.probe import probe
+from nextify.training.run import TrainingOutOfMemory, run_trial
 from nextify.training.schedule import learning_rate
-from nextify.training.trainer import Training
+from nextify.training.trainer import Trainer, build_average
 from nextify.training.trial import Runtime
 from tests.training.helpers import small_trial
 
@@ -60,12 +62,12 @@ def equal(a, b):
 def test_resumed_in_the_middle_of_an_epoch_the_weights_are_bit_identical(digits, tmp_path, step, recipe):
     torch.set_num_threads(1)
     trial = trial_of(step, recipe)
-    undisturbed = advance(Training(trial, digits, RUNTIME), 9)
+    undisturbed = advance(Trainer(trial, digits, RUNTIME), 9)
 
-    stopped = advance(Training(trial, digits, RUNTIME), 4)  # six steps an epoch
+    stopped = advance(Trainer(trial, digits, RUNTIME), 4)  # six steps an epoch
     save_checkpoint(tmp_path / "c.pt", stopped.state())
     torch.manual_seed(12345)  # what happened in between must not matter
-    resumed = Training(trial, digits, RUNTIME)
+    resumed = Trainer(trial, digits, RUNTIME)
     state = load_checkpoint(tmp_path / "c.pt")
     assert state is not None
     resumed.load_state(state)
@@ -80,13 +82,13 @@ def test_resumed_in_the_middle_of_an_epoch_the_weights_are_bit_identical(digits,
 
 def test_train_continues_from_a_checkpoint_to_the_same_result(digits, tmp_path):
     trial = trial_of()
-    whole = train(trial, digits, RUNTIME)
+    whole = run_trial(trial, digits, RUNTIME, tmp_path / "whole")
     folder = tmp_path / "trial"
     folder.mkdir()
-    stopped = advance(Training(trial, digits, RUNTIME), 3)
+    stopped = advance(Trainer(trial, digits, RUNTIME), 3)
     save_checkpoint(folder / "checkpoint.pt", stopped.state())
     seen = []
-    continued = train(trial, digits, replace(RUNTIME, checkpoint_seconds=0.0), folder, seen.append)
+    continued = run_trial(trial, digits, replace(RUNTIME, checkpoint_seconds=0.0), folder, seen.append)
     assert (continued.top1, continued.top5) == (whole.top1, whole.top5)
     assert continued.curve[-1]["train_loss"] == whole.curve[-1]["train_loss"]
     assert not (folder / "checkpoint.pt").exists()
@@ -97,7 +99,7 @@ def test_a_seed_changes_the_result_and_the_fingerprint(digits):
     a, b = trial_of(seed=0), trial_of(seed=1)
     assert a.fingerprint != b.fingerprint
     assert a.fingerprint == trial_of(seed=0).fingerprint
-    first, second = (advance(Training(t, digits, RUNTIME), 2) for t in (a, b))
+    first, second = (advance(Trainer(t, digits, RUNTIME), 2) for t in (a, b))
     assert not equal(weights(first), weights(second))
 
 
@@ -119,35 +121,71 @@ def test_a_seed_changes_the_result_and_the_fingerprint(digits):
 )
 def test_each_ingredient_can_be_switched_off_alone_and_does_something(digits, off):
     everything = SMALL.with_(stochastic_depth=0.3, random_erasing=0.5, rand_augment=RandAugment())
-    with_it = advance(Training(trial_of(recipe=everything), digits, RUNTIME), 2)
-    without = advance(Training(trial_of(recipe=everything.with_(**off)), digits, RUNTIME), 2)
+    with_it = advance(Trainer(trial_of(recipe=everything), digits, RUNTIME), 2)
+    without = advance(Trainer(trial_of(recipe=everything.with_(**off)), digits, RUNTIME), 2)
     assert not equal(weights(with_it), weights(without))
 
 
 def test_accumulation_gives_the_same_step(digits):
     trial = trial_of(recipe=SMALL.with_(stochastic_depth=0.0))
-    whole = advance(Training(trial, digits, RUNTIME), 2)
-    parts = advance(Training(trial, digits, replace(RUNTIME, accumulation=4)), 2)
+    whole = advance(Trainer(trial, digits, RUNTIME), 2)
+    parts = advance(Trainer(trial, digits, replace(RUNTIME, accumulation=4)), 2)
     for name, value in weights(whole).items():
         torch.testing.assert_close(parts.model.state_dict()[name], value, rtol=1e-4, atol=2e-5)
 
 
+def test_the_parts_of_a_batch_belong_to_the_trial_where_batch_norm_sees_them(digits):
+    trial = trial_of("training_technique", SMALL.with_(stochastic_depth=0.0))
+    in_parts = replace(trial, accumulation=4)
+    assert in_parts.fingerprint != trial.fingerprint
+    assert replace(trial, accumulation=1).fingerprint == trial.fingerprint
+    whole, parts = (advance(Trainer(t, digits, RUNTIME), 2) for t in (trial, in_parts))
+    name = next(name for name in weights(whole) if name.endswith("running_mean"))
+    assert not torch.allclose(weights(whole)[name], weights(parts)[name], rtol=1e-3)
+    with pytest.raises(ValueError, match="the trial's accumulation"):
+        Trainer(trial, digits, replace(RUNTIME, accumulation=4))
+
+
+def test_an_average_copies_what_is_no_float():
+    model = torch.nn.BatchNorm1d(3)
+    model.register_buffer("index", torch.arange(1000))
+    average = build_average(model, 0.99)
+    assert not average.module.training
+    for step in range(4):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        model(torch.randn(5, 3) + 10)
+        average.update_parameters(model)
+    assert torch.equal(average.module.index, torch.arange(1000))
+    assert average.module.num_batches_tracked == 4
+    assert 0 < average.module.weight.detach()[0] < 0.1
+    assert torch.all(average.module.running_mean < model.running_mean)
+
+
+def test_a_training_resumed_with_other_threads_says_so(digits, tmp_path):
+    trial, said = trial_of(recipe=SMALL.with_(epochs=1)), []
+    save_checkpoint(tmp_path / "checkpoint.pt", advance(Trainer(trial, digits, RUNTIME), 3).state())
+    run_trial(trial, digits, replace(RUNTIME, threads=2), tmp_path, warn=said.append)
+    assert len(said) == 1
+    assert "--threads 1 and goes on with 2" in said[0]
+
+
 def test_bf16_trains(digits):
-    run = Training(trial_of(recipe=SMALL.with_(precision="bf16")), digits, RUNTIME)
+    run = Trainer(trial_of(recipe=SMALL.with_(precision="bf16")), digits, RUNTIME)
     advance(run, 1)
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.model.parameters())
 
 
-def test_a_loss_that_is_no_number_stops_with_step_and_remedy(digits):
+def test_a_loss_that_is_no_number_stops_with_step_and_remedy(digits, tmp_path):
     trial = trial_of("fewer_norms", SMALL.with_(optimizer="sgd", learning_rate=1e30, warmup_epochs=0.0))
     with pytest.raises(TrainingDiverged, match=r"step \d+ of 12 .*learning rate \S+e\+.*try a lower"):
-        train(trial, digits, RUNTIME)
+        run_trial(trial, digits, RUNTIME, tmp_path)
 
 
 def test_probe_measures_without_keeping(digits):
     found = probe(trial_of(), digits, RUNTIME, steps=3)
-    assert found["step_seconds"] > 0
-    assert found["total_steps"] == 12
+    assert found.step_seconds > 0
+    assert found.total_steps == 12
 
 
 def test_a_damaged_checkpoint_gives_the_one_before(tmp_path):
@@ -189,33 +227,31 @@ def test_a_full_disk_in_the_middle_costs_one_line_and_no_training(digits, tmp_pa
 
     monkeypatch.setattr("nextify.training.records.save_checkpoint", full_from_the_second_on)
     kept = []
-    runtime = replace(RUNTIME, checkpoint_seconds=0.0)
-    result = train(
-        trial,
-        digits,
-        runtime,
-        tmp_path,
-        keep=lambda *_: kept.append(load_checkpoint(tmp_path / "checkpoint.pt")["step"]),
-        warn=said.append,
-    )
+
+    def save_bundle(*_):
+        kept.append(load_checkpoint(tmp_path / "checkpoint.pt")["step"])
+
+    with monkeypatch.context() as at_the_end:
+        at_the_end.setattr("nextify.training.run.save_bundle", save_bundle)
+        result = run_trial(trial, digits, replace(RUNTIME, checkpoint_seconds=0.0), tmp_path, warn=said.append)
     assert len(said) == 1
     assert "cannot save a checkpoint" in said[0]
     assert "No space left" in said[0]
     assert kept == saves[:1]
-    assert result.top1 == train(trial, digits, RUNTIME).top1
+    assert result.top1 == run_trial(trial, digits, RUNTIME, tmp_path / "undisturbed").top1
 
 
 def test_out_of_memory_in_the_middle_says_how_to_go_on(digits, tmp_path, monkeypatch):
-    step = Training.train_step
+    step = Trainer.train_step
 
     def short_of_memory(run, *batch):
         if run.step == 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return step(run, *batch)
 
-    monkeypatch.setattr(Training, "train_step", short_of_memory)
+    monkeypatch.setattr(Trainer, "train_step", short_of_memory)
     with pytest.raises(TrainingOutOfMemory, match=r"--accumulation 2 .*from the last checkpoint"):
-        train(trial_of(), digits, replace(RUNTIME, checkpoint_seconds=0.0), tmp_path)
+        run_trial(trial_of(), digits, replace(RUNTIME, checkpoint_seconds=0.0), tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert state is not None
     assert state["step"] == 3
@@ -263,7 +299,7 @@ def test_depth_groups_of_the_paper():
 
 
 def test_top1_of_untrained_weights_is_chance(digits):
-    accuracy = Training(trial_of(), digits, RUNTIME).evaluate()
+    accuracy = Trainer(trial_of(), digits, RUNTIME).evaluate()
     assert accuracy.images == 1197
     assert accuracy.top1 < 40
     assert accuracy.top5 >= accuracy.top1

@@ -12,7 +12,7 @@ import torch
 from nextify.data import open_images
 from nextify.paper.recipe import RandAugment, Recipe, Shift
 from nextify.system import processes
-from nextify.training.trainer import Training
+from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime
 from tests.training.helpers import small_trial
 
@@ -45,7 +45,7 @@ def play(name: str, state: dict[str, Any] | None = None) -> dict[str, Any]:
     step, changes, runtime_changes, steps = SCENES[name]
     torch.set_num_threads(1)
     trial = small_trial(step, EVERYTHING.with_(**changes))
-    run = Training(trial, open_images("digits"), replace(Runtime(), **runtime_changes))
+    run = Trainer(trial, open_images("digits"), replace(Runtime(), **runtime_changes))
     if state is not None:
         run.load_state(state)
     before = run.evaluate()

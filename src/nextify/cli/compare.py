@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -89,14 +88,14 @@ class Options:
 def run(options: Options) -> int:
     from rich.console import Console
 
-    from nextify.cli.roadmap import _as_interrupt
+    from nextify.cli.running import interrupt_on_sigterm
     from nextify.compare import why
     from nextify.compare.budget import read
     from nextify.compare.measure import count, measure, probe
     from nextify.compare.output import write_data
     from nextify.study.engine import EngineError
 
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    interrupt_on_sigterm()
     limits = read(options.budget) if options.budget else ()
     if options.data is None and options.weights:
         raise ValueError("--weights are evaluated on images: give --data too")
@@ -185,8 +184,8 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
     from nextify.compare.entries import find
     from nextify.compare.settings import Settings
     from nextify.evaluation.profiling import Conditions
+    from nextify.system.device import usable_device
     from nextify.system.environment import cores
-    from nextify.training.device import usable_device
 
     device = usable_device(options.device)
     cuda = device.startswith("cuda")

@@ -42,7 +42,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
     together, threads = default_side_by_side(small, device, None)
     together = options.side_by_side or together
     runtime = Runtime(device, threads)
-    with Store(out) as store, LocalEngine(images, runtime, together) as engine:
+    with Store(out) as store, LocalEngine(runtime, together) as engine:
         trainings = None
         try:
             plan = _plan(console, options, settings, images, store, engine)
@@ -116,7 +116,7 @@ def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images
             f"images of {side}×{side} of {images.name}, tested on {len(images.test):,}; {several} side by side",
             highlight=False,
         )
-    for note in (*images.warnings, *images.notes, *plan.notes):
+    for note in (*images.warnings, *images.notes, *plan.notes, *trainings.notes):
         console.print(f"  · {note}", highlight=False, markup=False, style="dim")
     finished = len(plan.trials) - len(trainings.open_trials)
     if finished:

@@ -45,7 +45,7 @@ def run(options: Options) -> int:
     from nextify.evaluation.evaluate import evaluate_with_pictures
     from nextify.report.text import percent
     from nextify.system import processes
-    from nextify.training.device import runtime
+    from nextify.training.trial import runtime
 
     place = runtime(options.device, options.threads)
     with processes.joined(place.device):

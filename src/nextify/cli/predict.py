@@ -39,7 +39,7 @@ class Options:
 def run(options: Options) -> int:
     from nextify.data.errors import printable
     from nextify.evaluation.predict import Predictor, csv_text
-    from nextify.training.device import runtime
+    from nextify.training.trial import runtime
 
     if options.json and options.csv:
         raise ValueError("--json and --csv are two forms of the same output: give one")

@@ -1,53 +1,71 @@
-"""What a running study shows: a bar for the whole, a line a trial, the time left; plain lines where there is no
-terminal."""
+"""What a running training or study shows: bars and the time left, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import Self, assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextify.report.text import duration
-from nextify.study.engine import Event
-
-if TYPE_CHECKING:
-    from nextify.study.study import Estimate, Trainings
-
-
-def bars(console: Console) -> Progress:
-    """Bars with a percentage and a field ``right``; nothing where there is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[right]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started, Stopped
+from nextify.study.study import Estimate, Trainings
+from nextify.training import loop
 
 
-class StudyProgress:
-    """Shows the events of a study; a context manager."""
+class _Bars:
+    """Bars with a percentage and a text at their right; nothing where there is no terminal. A context manager."""
 
-    def __init__(self, console: Console, study: Trainings, estimate: Estimate) -> None:
-        self.console, self.study, self.estimate = console, study, estimate
-        self.names = {p.folder: f"{p.step}, seed {p.trial.seed}" for p in study.plan.trials}
-        self.open = {p.folder: 0.0 for p in study.open_trials}  # share done of each
-        self.total = len(study.plan.trials)
-        self.started = time.monotonic()
-        self.tasks: dict[str, TaskID] = {}
-        self.bars = bars(console)
-        self.overall = self.bars.add_task(f"[bold]{self.total} trainings", total=1.0, right="")
+    def __init__(self, console: Console, title: str) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[right]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.overall = self.add(title)
 
-    def __enter__(self) -> StudyProgress:
+    def __enter__(self) -> Self:
         self.bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.bars.stop()
+
+    def add(self, title: str) -> TaskID:
+        return self.bars.add_task(title, total=1.0, right="")
+
+
+class TrainingProgress(_Bars):
+    """Shows how far one training is."""
+
+    def __init__(self, console: Console, batch_size: int) -> None:
+        super().__init__(console, "training")
+        self.batch_size = batch_size
+
+    def show(self, progress: loop.Progress) -> None:
+        left, speed = progress.total_steps - progress.step, progress.images_per_second
+        seconds = left * self.batch_size / speed if speed else None
+        done = progress.step / progress.total_steps
+        self.bars.update(self.overall, completed=done, right=f"{speed:,.0f} images/s, {duration(seconds)} left")
+
+
+class StudyProgress(_Bars):
+    """Shows the events of a study: a bar for the whole, one for each running trial, and a line when it ends."""
+
+    def __init__(self, console: Console, study: Trainings, estimate: Estimate) -> None:
+        self.study, self.estimate = study, estimate
+        self.names = {p.folder: f"{p.step}, seed {p.trial.seed}" for p in study.plan.trials}
+        self.open = {p.folder: 0.0 for p in study.open_trials}  # share done of each
+        self.total = len(study.plan.trials)
+        self.started = time.monotonic()
+        self.tasks: dict[str, TaskID] = {}
+        super().__init__(console, f"[bold]{self.total} trainings")
 
     def seconds_left(self) -> float:
         """From the probe's estimate, corrected by how far the work done so far went from it."""
@@ -59,31 +77,32 @@ class StudyProgress:
         return left * (spent / done if done > 5 else 1.0)
 
     def on_event(self, event: Event) -> None:
-        name = self.names[event.key]
-        if event.kind == "started":
-            self.tasks[event.key] = self.bars.add_task(f"  {name}", total=1.0, right="")
-        elif event.kind == "progress":
-            self.open[event.key] = event.values["step"] / event.values["total_steps"]
-            right = f"{event.values['images_per_second']:,.0f} images/s"
-            self.bars.update(self.tasks[event.key], completed=self.open[event.key], right=right)
-        else:
-            self.open[event.key] = 1.0
-            if event.key in self.tasks:
-                self.bars.remove_task(self.tasks.pop(event.key))
-            self._finished(event, name)
+        match event:
+            case Started(key):
+                self.tasks[key] = self.add(f"  {self.names[key]}")
+            case Advanced(key, progress):
+                self.open[key] = progress.step / progress.total_steps
+                right = f"{progress.images_per_second:,.0f} images/s"
+                self.bars.update(self.tasks[key], completed=self.open[key], right=right)
+            case Done(key, result):
+                self._ended(
+                    key,
+                    f"[bold]{result.top1:.2f} %[/] in {duration(result.seconds)} "
+                    f"({result.images_per_second:,.0f} images/s), ",
+                )
+            case Failed(key, error) | Stopped(key, error):
+                self._ended(key, f"[red]failed[/], {error}; ")
+            case Probed():
+                pass
+            case unknown:
+                assert_never(unknown)
         done = sum(self.open.values()) + self.total - len(self.open)
-        left = duration(self.seconds_left())
-        self.bars.update(self.overall, completed=done / self.total, right=f"{left} left")
+        self.bars.update(self.overall, completed=done / self.total, right=f"{duration(self.seconds_left())} left")
 
-    def _finished(self, event: Event, name: str) -> None:
+    def _ended(self, key: str, outcome: str) -> None:
+        self.open[key] = 1.0
+        if key in self.tasks:
+            self.bars.remove_task(self.tasks.pop(key))
         finished = sum(share == 1.0 for share in self.open.values()) + self.total - len(self.open)
-        where = f"[dim]{finished:>3}/{self.total}[/]"
-        if event.kind == "done":
-            values = event.values
-            self.console.print(
-                f"{where} {name}: [bold]{values['top1']:.2f} %[/] in {duration(values['seconds'])} "
-                f"({values['images_per_second']:,.0f} images/s), {duration(self.seconds_left())} left",
-                highlight=False,
-            )
-        else:
-            self.console.print(f"{where} {name}: [red]failed[/], {event.values['error']}", highlight=False)
+        left = f"{duration(self.seconds_left())} left"
+        self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}", highlight=False)

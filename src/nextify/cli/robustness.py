@@ -69,7 +69,7 @@ def run(options: Options) -> int:
     from nextify.evaluation.partial import Partial
     from nextify.evaluation.robustness import measure
     from nextify.report.robustness import write
-    from nextify.training.device import runtime
+    from nextify.training.trial import runtime
 
     if options.clean_only and options.corruptions is not None:
         raise ValueError("--clean-only corrupts nothing: leave --corruptions out")

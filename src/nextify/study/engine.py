@@ -1,7 +1,8 @@
-"""Runs trials on this machine, several side by side, each in a process of its own that lives for the whole study.
+"""Engines run the trials of a study; the one here uses this machine's processes, several trials side by side.
 
 Small networks are bound by overhead, so one thread each for as many trials as there are cores beats all threads for one
-(benchmarks/side_by_side.py). A worker that dies takes only its trial with it; a dead parent takes its workers along.
+(benchmarks/side_by_side.py). Each worker process lives for the whole study; one that dies takes only its trial with it,
+and a dead parent takes its workers along.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
-from nextify.study.store import save_result
+from nextify.data import Images
+from nextify.system.allocator import keep_freed_memory
+from nextify.training.loop import Progress, TrainingDiverged
+from nextify.training.probe import Speed, probe
+from nextify.training.run import Result, TrainingOutOfMemory, run_trial
 from nextify.training.trial import Runtime, Trial
-
-if TYPE_CHECKING:
-    from nextify.data import Images
 
 
 class EngineError(RuntimeError):
@@ -31,30 +33,94 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """A trial to run in ``folder``, or to probe where there is none."""
+    """A trial to train on ``images`` in ``folder``, or to probe where there is no folder."""
 
     key: str
     trial: Trial
-    folder: Path | None
+    images: Images
+    folder: Path | None = None
+    name: str = ""
+    """Of the design, for the bundle."""
 
 
 @dataclass(frozen=True)
-class Event:
-    """What a worker reports: ``started``, ``progress``, ``done``, ``failed`` (the trial) or ``stopped`` (the disk)."""
-
-    kind: str
+class Started:
     key: str
-    values: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Advanced:
+    key: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Probed:
+    key: str
+    speed: Speed
+
+
+@dataclass(frozen=True)
+class Done:
+    key: str
+    result: Result
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job failed; the others go on."""
+
+    key: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The job failed for a reason that will stop the others too, such as a full disk."""
+
+    key: str
+    error: str
+
+
+Event = Started | Advanced | Probed | Done | Failed | Stopped
 OnEvent = Callable[[Event], None]
+
+
+class Engine(Protocol):
+    """Runs jobs somewhere."""
+
+    def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
+        """Run all jobs; every event reaches ``on_event`` in the calling process. Raises ``EngineError``."""
+
+
+def run_job(job: Job, runtime: Runtime, on_event: OnEvent) -> None:
+    """Train or probe in this process, and report every outcome as an event; only a broken pipe is raised."""
+    try:
+        if job.folder is None:
+            on_event(Probed(job.key, probe(job.trial, job.images, runtime)))
+            return
+        on_event(Started(job.key))
+
+        def advanced(progress: Progress) -> None:
+            on_event(Advanced(job.key, progress))
+
+        on_event(Done(job.key, run_trial(job.trial, job.images, runtime, job.folder, advanced, name=job.name)))
+    except BrokenPipeError:
+        raise
+    except (TrainingDiverged, TrainingOutOfMemory) as error:
+        on_event(Failed(job.key, str(error)))
+    except OSError as error:
+        reason = f"cannot write {error.filename or job.folder}: {error.strerror or error}"
+        on_event(Stopped(job.key, f"{reason}; make room and run the same command again, finished trials are kept"))
+    except Exception as error:
+        on_event(Failed(job.key, f"{type(error).__name__}: {error}"))
 
 
 class LocalEngine:
     """A pool of worker processes. Use it as a context manager; leaving it ends the workers."""
 
-    def __init__(self, images: Images, runtime: Runtime, side_by_side: int) -> None:
-        self.images, self.runtime, self.side_by_side = images, runtime, side_by_side
+    def __init__(self, runtime: Runtime, side_by_side: int) -> None:
+        self.runtime, self.side_by_side = runtime, side_by_side
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
 
@@ -73,26 +139,18 @@ class LocalEngine:
             process.join(5)
         self._workers.clear()
 
-    def _start_worker(self) -> Connection:
+    def _start_worker(self, images: Images) -> Connection:
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, self.images, self.runtime)
-        process = self._context.Process(target=_worker, args=arguments, daemon=True)
+        process = self._context.Process(target=_worker, args=(theirs, images, self.runtime), daemon=True)
         # Read by the OpenMP runtime when the child loads it: spinning threads would steal from the trial beside.
-        before = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = str(self.runtime.threads)
-        try:
+        with _environment_variable("OMP_NUM_THREADS", str(self.runtime.threads)):
             process.start()
-        finally:
-            if before is None:
-                del os.environ["OMP_NUM_THREADS"]
-            else:
-                os.environ["OMP_NUM_THREADS"] = before
         theirs.close()
         self._workers[ours] = process
         return ours
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """Run all jobs; every event reaches ``on_event`` in this process.
+        """Run all jobs, which must be on the same images as the first job that this engine was given.
 
         Raises:
             EngineError: a worker could not write its files, or workers die one after the other.
@@ -101,12 +159,12 @@ class LocalEngine:
         running: dict[Connection, Job] = {}
         deaths = 0
         while len(self._workers) < min(self.side_by_side, len(waiting)):
-            self._start_worker()
+            self._start_worker(jobs[0].images)
         idle = list(self._workers)
         while waiting or running:
             while waiting and idle:
                 connection, job = idle.pop(0), waiting.pop(0)
-                connection.send(job)
+                connection.send((job.key, job.trial, job.folder, job.name))
                 running[connection] = job
             for connection in [c for c in wait(list(running)) if isinstance(c, Connection)]:
                 job = running[connection]
@@ -117,65 +175,45 @@ class LocalEngine:
                     process = self._workers.pop(connection)
                     process.join(5)
                     deaths += 1
-                    values = {"error": f"its process ended with code {process.exitcode}; out of memory?"}
-                    on_event(Event("failed", job.key, values))
-                    if deaths >= 3 or (job.folder is None):
-                        message = f"trials end with code {process.exitcode}; too little memory for {self.side_by_side}"
+                    on_event(Failed(job.key, f"its process ended with code {process.exitcode}; out of memory?"))
+                    if deaths >= 3 or job.folder is None:
                         raise EngineError(
-                            f"{message} side by side? Try --side-by-side 1 or a smaller --scale"
+                            f"trials end with code {process.exitcode}; too little memory for {self.side_by_side} side "
+                            f"by side? Try --side-by-side 1 or a smaller --scale"
                         ) from None
-                    idle.append(self._start_worker())
+                    idle.append(self._start_worker(job.images))
                     continue
-                if event.kind in ("done", "failed", "stopped"):
+                if not isinstance(event, Started | Advanced):
                     idle.append(connection)
                     del running[connection]
                 on_event(event)
-                if event.kind == "stopped":
-                    raise EngineError(event.values["error"])
+                if isinstance(event, Stopped):
+                    raise EngineError(event.error)
+
+
+@contextmanager
+def _environment_variable(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _worker(connection: Connection, images: Images, runtime: Runtime) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from nextify.system.allocator import keep_freed_memory
-    from nextify.training.loop import TrainingDiverged, probe, train
-
     keep_freed_memory()
-
-    def report(kind: str, job: Job, **values: Any) -> None:
-        connection.send(Event(kind, job.key, values))
-
     while True:
         try:
-            job: Job = connection.recv()
+            key, trial, folder, name = connection.recv()
+            run_job(Job(key, trial, images, folder, name), runtime, connection.send)
         except (EOFError, OSError):
             return
-        try:
-            if job.folder is None:
-                report("done", job, **probe(job.trial, images, runtime))
-                continue
-            job.folder.mkdir(parents=True, exist_ok=True)
-            report("started", job)
-
-            def progress(values: dict[str, Any], job: Job = job) -> None:
-                report("progress", job, **values)
-
-            result = train(job.trial, images, runtime, job.folder, progress).to_dict()
-            result["peak_memory_mib"] = _peak_memory_mib()
-            save_result(job.folder, job.trial.fingerprint, result)
-            report("done", job, **result)
-        except BrokenPipeError:
-            return
-        except TrainingDiverged as error:
-            report("failed", job, error=str(error))
-        except OSError as error:
-            where = error.filename or job.folder
-            reason = f"cannot write {where}: {error.strerror or error}"
-            report(
-                "stopped", job, error=f"{reason}; make room and run the same command again, finished trials are kept"
-            )
-        except Exception as error:
-            report("failed", job, error=f"{type(error).__name__}: {error}")
 
 
 def _die_with_parent() -> None:
@@ -183,14 +221,3 @@ def _die_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
     os._exit(1)
-
-
-def _peak_memory_mib() -> int | None:
-    """Most memory this process has held, MiB."""
-    with suppress(ImportError):
-        import resource
-        import sys
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak // (2**20 if sys.platform == "darwin" else 2**10)
-    return None

@@ -33,6 +33,8 @@ class PlannedRow:
 class PlannedTrial:
     step: str
     trial: Trial
+    name: str = ""
+    """Of the design, for the bundle."""
 
     @property
     def folder(self) -> str:
@@ -112,7 +114,11 @@ def make_plan(
         for a, b in itertools.pairwise(planned)
         if a.design == b.design and a.recipe == b.recipe
     ]
-    trials = tuple(PlannedTrial(p.row.name, Trial(p.design, p.recipe, data, seed)) for seed in seeds for p in planned)
+    trials = tuple(
+        PlannedTrial(p.row.name, Trial(p.design, p.recipe, data, seed), f"{roadmap.name}_{p.row.name}")
+        for seed in seeds
+        for p in planned
+    )
     return Plan(roadmap, scale, data, tuple(planned), trials, original, modern, tuple(notes))
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from nextify.data import Images
 from nextify.networks.layout import cost
-from nextify.study.engine import Event, Job, LocalEngine
+from nextify.study.engine import Done, Engine, Event, Failed, Job, Probed
 from nextify.study.plan import Plan, PlannedTrial
 from nextify.study.statistics import conclude
 from nextify.study.store import Store
+from nextify.system.device import gpu_name
 from nextify.system.environment import Environment, cores, describe
+from nextify.training.probe import Speed
 from nextify.training.trial import Runtime
-
-if TYPE_CHECKING:
-    from nextify.data import Images
 
 SCHEMA = 1
 """Version of results.json, described in docs/results-schema.md."""
@@ -65,44 +65,55 @@ class Trainings:
         for planned in self.plan.trials:
             result = self.store.result(planned)
             if result is not None:
-                self.outcomes[planned.folder] = result
+                self.outcomes[planned.folder] = result.to_dict()
 
     @property
     def open_trials(self) -> list[PlannedTrial]:
         """What is still to be trained."""
         return [planned for planned in self.plan.trials if planned.folder not in self.outcomes]
 
-    def estimate(self, engine: LocalEngine, on_probe: Callable[[str], None] = lambda step: None) -> Estimate:
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of earlier trainings in the store."""
+        earlier = {folder for planned in self.open_trials for folder in self.store.of_earlier_versions(planned)}
+        if not earlier:
+            return []
+        return [
+            f"{len(earlier)} trainings in {self.store.trials} are of an earlier version of nextify: they stay as they "
+            f"are, and these are trained anew"
+        ]
+
+    def estimate(self, engine: Engine, on_probe: Callable[[str], None] = lambda step: None) -> Estimate:
         """Measure a few steps of each network that is still to be trained, side by side as it will run."""
         first = {planned.step: planned for planned in reversed(self.open_trials)}
-        jobs = [Job(step, first[step].trial, None) for step in first]
-        measured: dict[str, dict[str, Any]] = {}
+        measured: dict[str, Speed] = {}
 
         def on_event(event: Event) -> None:
-            if event.kind == "done":
-                measured[event.key] = event.values
+            if isinstance(event, Probed):
+                measured[event.key] = event.speed
                 on_probe(event.key)
 
-        engine.run(jobs, on_event)
+        engine.run([Job(step, first[step].trial, self.images) for step in first], on_event)
         trial_seconds, speed = {}, {}
         for planned in self.open_trials:
             if planned.step in measured:
-                probe = measured[planned.step]
-                step_seconds = probe["step_seconds"]
-                trial_seconds[planned.folder] = step_seconds * probe["total_steps"] + probe["test_seconds"]
-                speed[planned.step] = planned.trial.recipe.batch_size / step_seconds
+                trial_seconds[planned.folder] = measured[planned.step].seconds
+                speed[planned.step] = planned.trial.recipe.batch_size / measured[planned.step].step_seconds
         together = min(self.side_by_side, len(trial_seconds)) or 1
         return Estimate(sum(trial_seconds.values()) / together, trial_seconds, speed)
 
-    def run(self, engine: LocalEngine, on_event: Callable[[Event], None]) -> None:
+    def run(self, engine: Engine, on_event: Callable[[Event], None]) -> None:
         """Train what is missing. Raises ``EngineError`` where the study cannot go on; what is finished stays."""
 
         def record(event: Event) -> None:
-            if event.kind in ("done", "failed"):
-                self.outcomes[event.key] = dict(event.values)
+            if isinstance(event, Done):
+                self.outcomes[event.key] = event.result.to_dict()
+            elif isinstance(event, Failed):
+                self.outcomes[event.key] = {"error": event.error}
             on_event(event)
 
-        engine.run([Job(p.folder, p.trial, self.store.folder(p)) for p in self.open_trials], record)
+        jobs = [Job(p.folder, p.trial, self.images, self.store.folder(p), p.name) for p in self.open_trials]
+        engine.run(jobs, record)
 
     def trial(self, planned: PlannedTrial) -> dict[str, Any]:
         """What became of a trial, as plain data."""
@@ -133,7 +144,7 @@ class Study(Trainings):
         finished = datetime.now(UTC)
         plan = self.plan
         environment = self.environment | {
-            "gpu": _gpu(self.runtime.device),
+            "gpu": gpu_name(self.runtime.device),
             "device": self.runtime.device,
             "threads_per_trial": self.runtime.threads,
             "trials_side_by_side": self.side_by_side,
@@ -229,11 +240,3 @@ def default_side_by_side(scale: str, device: str, threads: int | None) -> tuple[
         return (4 if small else 1), threads or max(1, available // 4)
     each = threads or (1 if small else available)
     return max(1, available // each), each
-
-
-def _gpu(device: str) -> str | None:
-    if not device.startswith("cuda"):
-        return None
-    import torch
-
-    return torch.cuda.get_device_name(torch.device(device))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import torch
+
 from nextify.system import processes
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
+from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime
 
 OVERFIT_STEPS = 100
@@ -33,10 +36,6 @@ class Overfit:
 
 def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STEPS) -> Overfit:
     """Learn one batch by heart, without augmentation and regularization: whatever cannot, cannot learn the rest."""
-    import torch
-
-    from nextify.training.trainer import Training
-
     if processes.launched() > 1:
         raise RequestError("--overfit-batch takes one process: start it without torchrun")
     images = prepared.images
@@ -58,11 +57,11 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
         ema="off",
     )
     torch.set_num_threads(runtime.threads)
-    training = Training(replace(prepared.trial, recipe=bare), images, runtime, prepared.start)
-    pixels, labels = training.batches.batch(0)
-    losses = [float(training.train_step(pixels, labels)) for _ in range(steps)]
+    trainer = Trainer(replace(prepared.trial, recipe=bare), images, runtime, prepared.start)
+    pixels, labels = trainer.batches.batch(0)
+    losses = [float(trainer.train_step(pixels, labels)) for _ in range(steps)]
     with torch.no_grad():
         # In training mode, as batch norm's running statistics need more steps than these to follow.
-        x, y = training.prepared_test_batch(pixels, labels)
-        right = float((training.model(x).argmax(-1) == y).float().mean())
+        x, y = trainer.prepared_test_batch(pixels, labels)
+        right = float((trainer.model(x).argmax(-1) == y).float().mean())
     return Overfit(len(labels), steps, losses[0], losses[-1], 100 * right)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ from nextify.fitting.fit import Change, fit, without_average
 from nextify.fitting.scale import scale
 from nextify.networks.layout import cost
 from nextify.networks.zoo import find_design
+from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
-from nextify.training.trial import FROM_SCRATCH, IMAGENET_MEAN, IMAGENET_STD, Data, Trial
+from nextify.training.trial import FROM_SCRATCH, Data, Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,86 +51,123 @@ class Prepared:
     licence: str
     """Of the weights it starts from; ``unknown`` for one's own."""
 
+    @property
+    def uses_batch_norm(self) -> bool:
+        return isinstance(self.trial.design, Design) and self.trial.design.norm == "batch"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A request's data and starting weights, read once; ``fitted_to`` makes a training of them."""
+
+    request: Request
+    images: Images
+    recipe_name: str
+    recipe: Recipe
+    about: About | None
+    start: Mapping[str, Tensor] | None
+    start_digest: str
+    image_size: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, request: Request, images: Images) -> Preparation:
+        """Check the request and read what it starts from; raises as ``prepare`` does."""
+        check(request)
+        notes: list[str] = []
+        recipe_name, recipe = _recipe(request, images, notes)
+        about, start = _start(request, images, notes)
+        if about is not None:
+            if request.scale != "full" or split(request.settings)[1]:
+                raise RequestError(
+                    "the design comes with --weights: leave --scale and --set of the design's fields out"
+                )
+            if len(about.preprocessing.mean) != 3 or len(about.preprocessing.std) != 3:
+                raise RequestError("the weights take grayscale images, and training is on RGB: choose other weights")
+        elif request.frozen_stages:
+            raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
+        size = request.image_size or _image_size(request, images, about, notes)
+        digest = FROM_SCRATCH if start is None else _digest(start)
+        return cls(request, images, recipe_name, recipe, about, start, digest, size, tuple(notes))
+
+    def fitted_to(self, epochs: int | None = None) -> Prepared:
+        """The training, of ``epochs`` unless the request names them itself."""
+        request, images, size = self.request, self.images, self.image_size
+        recipe_settings, design_settings = split(request.settings)
+        chosen_scale = scale(request.scale)
+        design = chosen_scale.shrink(find_design(request.model)) if self.about is None else self.about.design
+        if not 0 <= request.frozen_stages <= len(design.depths):
+            raise RequestError(f"--freeze must be between 0 and {len(design.depths)}, the stages of this design")
+        granted = recipe_settings.get("epochs", request.epochs if request.epochs is not None else epochs)
+        if granted is None and request.scale != "full":
+            granted = chosen_scale.epochs
+        fitted = fit(
+            design, self.recipe, images, image_size=size, epochs=granted, batch_size=recipe_settings.get("batch_size")
+        )
+        changes = [change for change in fitted.changes if change.before != change.after]
+        if self.about is None:
+            design = fitted.design.with_(**design_settings) if design_settings else fitted.design
+        else:  # trained weights have the design they have
+            changes = [change for change in changes if change.field not in DESIGN_FIELDS]
+        above = dict(recipe_settings)
+        if request.precision is not None:
+            above["precision"] = request.precision
+        rate = above.get("learning_rate")
+        if rate is not None and "min_learning_rate" not in above and rate < fitted.recipe.min_learning_rate:
+            above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
+        final = fitted.recipe.with_(**above)
+        changes = [c for c in changes if c.after == (design if c.field in DESIGN_FIELDS else final).get(c.field)]
+        if design.norm == "batch" and final.ema != "off" and "ema" not in above:
+            final, change = without_average(final)
+            changes = [*(c for c in changes if c.field != "ema"), change]
+        cost(design, size, images.num_classes)  # raises where the images are too small for the strides
+        report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=design.norm == "batch")
+        trial = Trial(
+            design,
+            final,
+            self._data(),
+            request.seed,
+            self.start_digest,
+            request.frozen_stages,
+            (request.accumulation or 1) if design.norm == "batch" else 1,
+        )
+        licence = "unknown" if self.about is None else self.about.licence
+        return Prepared(
+            *(request, trial, images, report, self.recipe_name, tuple(changes), self.notes, self.start, licence)
+        )
+
+    def _data(self) -> Data:
+        images, size = self.images, self.image_size
+        data = Data(images.name, images.fingerprint, images.num_classes, size)
+        if self.about is None:
+            return data
+        mean, std = self.about.preprocessing.mean, self.about.preprocessing.std
+        return replace(data, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
+
 
 def prepare(request: Request, images: Images, epochs: int | None = None) -> Prepared:
-    """The Trial of a request, fitted to the images.
+    """The training of a request, fitted to the images.
 
     Args:
-        epochs: what ``request.minutes`` came to; ``epochs_for`` measures it.
+        epochs: of a request that names none; None takes the scale's or the recipe's.
 
     Raises:
         RequestError: the options contradict each other or name nothing known.
-        DataError, FitError: images that no training can work on.
-        WeightsError: weights to start from that cannot be read, or are of another design.
+        DataError, FitError: no training can work on the images.
+        WeightsError: the weights to start from cannot be read, or are of another design.
     """
-    check(request)
-    recipe_settings, design_settings = split(request.settings)
-    notes: list[str] = []
-    recipe_name, recipe = _recipe(request, images, notes)
-    about, start = _start(request, images, notes)
-    design = find_design(request.model)
-    chosen_scale = scale(request.scale)
-    if about is not None:
-        if request.scale != "full" or design_settings:
-            raise RequestError("the design comes with --weights: leave --scale and --set of the design's fields out")
-        design = about.design
-    else:
-        design = chosen_scale.shrink(design)
-    size = request.image_size or _image_size(request, images, about, notes)
-    granted = recipe_settings.get("epochs", request.epochs if request.epochs is not None else epochs)
-    if granted is None and request.scale != "full" and request.weights is None:
-        granted = chosen_scale.epochs
-    fitted = fit(design, recipe, images, image_size=size, epochs=granted, batch_size=recipe_settings.get("batch_size"))
-    changes = tuple(change for change in fitted.changes if change.before != change.after)
-    if about is not None:  # trained weights have the design they have
-        changes = tuple(change for change in changes if change.field not in DESIGN_FIELDS)
-    elif design_settings:
-        design = fitted.design.with_(**design_settings)
-    else:
-        design = fitted.design
-    above = dict(recipe_settings)
-    if request.precision is not None:
-        above["precision"] = request.precision
-    rate = above.get("learning_rate")
-    if rate is not None and "min_learning_rate" not in above and rate < fitted.recipe.min_learning_rate:
-        above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if about is None else (about.preprocessing.mean, about.preprocessing.std)
-    if len(mean) != 3 or len(std) != 3:
-        raise RequestError("the weights take grayscale images, and training is on RGB: choose other weights")
-    if not 0 <= request.frozen_stages <= len(design.depths):
-        raise RequestError(f"--freeze must be between 0 and {len(design.depths)}, the stages of this design")
-    if request.frozen_stages and about is None:
-        raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
-    final = fitted.recipe.with_(**above)
-    changes = tuple(c for c in changes if c.after == (design if c.field in DESIGN_FIELDS else final).get(c.field))
-    if design.norm == "batch" and final.ema != "off" and "ema" not in above:
-        final, change = without_average(final)
-        changes = (*(c for c in changes if c.field != "ema"), change)
-    data = Data(images.name, images.fingerprint, images.num_classes, size, mean, std)
-    trial = Trial(
-        design,
-        final,
-        data,
-        request.seed,
-        start=FROM_SCRATCH if start is None else _digest(start),
-        frozen_stages=request.frozen_stages,
-    )
-    cost(design, size, images.num_classes)  # raises where the images are too small for the strides
-    report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=design.norm == "batch")
-    licence = "unknown" if about is None else about.licence
-    return Prepared(request, trial, images, report, recipe_name, changes, tuple(notes), start, licence)
+    return Preparation.of(request, images).fitted_to(epochs)
 
 
 def resolved(prepared: Prepared) -> dict[str, Any]:
     """Design and recipe as they are trained, and how they came to be; plain data."""
-    trial = prepared.trial
     return {
         "model": prepared.request.model,
         "recipe_name": prepared.recipe_name,
         "request": prepared.request.to_dict(),
         "changes": [change.to_dict() for change in prepared.changes],
         "notes": list(prepared.notes),
-        **trial.to_dict(),
+        **prepared.trial.to_dict(),
     }
 
 

@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from nextify.data import Images
+import torch
+
+from nextify.data import Images, TestBatches
+from nextify.evaluation.accuracy import accuracy
+from nextify.evaluation.inference import Inference
+from nextify.paper.design import Design
 from nextify.system import processes
-from nextify.training.prepare import Prepared, prepare
-from nextify.training.request import Request, RequestError
-from nextify.training.trial import Runtime
+from nextify.system.device import peak_memory_mib
+from nextify.training.prepare import Prepared
+from nextify.training.request import RequestError
+from nextify.training.schedule import relative_cost
+from nextify.training.trainer import TEST_BATCH, Trainer
+from nextify.training.trial import Runtime, Trial
+
+PROBE_SECONDS = 3.0
+"""A probe takes no further step once it has run this long, the first step aside: that one may build kernels."""
+FIRST_GUESS = 10
+"""Epochs for which the first probe of ``--minutes`` is fitted."""
+PLANNED_SHARE = 0.97
+"""Of ``--minutes``, for what a probe does not see."""
 
 
 class OutOfMemory(RequestError):
-    """Not even one image at a time fits."""
+    """A batch does not fit the memory, in parts as small as may be chosen here."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a few steps of a training took."""
+
+    step_seconds: float
+    """Median of a step, at the mean size of the images over the training."""
+    test_seconds: float
+    """All evaluations."""
+    total_steps: int
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole training."""
+        return self.step_seconds * self.total_steps + self.test_seconds
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """From a few measured steps."""
+    """A training's time and memory, from a few measured steps."""
 
     seconds: float
     step_seconds: float
@@ -26,77 +60,113 @@ class Estimate:
     memory_mib: int
     """Most memory that a process held while measuring: the device's, or on a CPU all of its own."""
     accumulation: int
-    """Parts into which each batch has to be cut so that it fits the memory."""
+    """Parts into which each batch has to be cut so that it fits the memory, at least as many as were asked for."""
+
+
+def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Speed:
+    """Measure a few steps and one batch of test images; nothing is kept.
+
+    With several processes each measures its own share, without waiting for the others in each step, so that one may
+    find that its memory does not suffice; except for ``fsdp``, where none can compute without the others.
+    """
+    torch.set_num_threads(runtime.threads)
+    recipe, size = trial.recipe, trial.data.image_size
+    if isinstance(trial.design, Design):  # for others the Trainer refuses it
+        recipe = recipe.with_(progressive_resizing="off")
+    together = runtime.distributed == "fsdp"
+    trainer = Trainer(replace(trial, recipe=recipe), images, runtime, together=together)
+    times: list[float] = []
+    before = time.perf_counter()
+    for pixels, labels in trainer.batches.iterate(0, min(steps, trainer.total_steps)):
+        float(trainer.train_step(pixels, labels))
+        now = time.perf_counter()
+        times.append(now - before)
+        before = now
+        if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
+            break
+    pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
+    before = time.perf_counter()
+    accuracy(trainer.model, [trainer.prepared_test_batch(pixels, labels)], Inference.of(recipe))
+    test_batches = runtime.evaluations * math.ceil(len(images.test) / (TEST_BATCH * processes.count()))
+    return Speed(
+        statistics.median(times[2:] or times[1:] or times) * relative_cost(trial.recipe, size, trainer.stride),
+        (time.perf_counter() - before) * test_batches,
+        trainer.total_steps,
+    )
 
 
 def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     """Time a few steps; where a batch does not fit the memory, cut it in two until it does.
 
+    With batch norm the parts would change the result, so there it is left to the user to choose them.
+
     Raises:
-        OutOfMemory: a part of one image does not fit either.
+        OutOfMemory: a part of one image does not fit, or the network has batch norm.
     """
-    import torch
-
-    from nextify.training.loop import is_out_of_memory, probe
-
-    recipe = prepared.trial.recipe
-    most = max(1, recipe.batch_size // processes.count())
-    parts = runtime.accumulation
+    trial = prepared.trial
+    batch = trial.recipe.batch_size
+    most = max(1, batch // processes.count())
+    parts = asked = max(runtime.accumulation, trial.accumulation)
     if parts > most:
-        raise RequestError(f"--accumulation {parts} cuts a batch of {recipe.batch_size} into less than images: {most}")
+        raise RequestError(f"--accumulation {parts} cuts a batch of {batch} into parts without an image; most: {most}")
     while True:
         try:
-            found = probe(prepared.trial, prepared.images, replace(runtime, accumulation=parts), steps=6)
+            speed = probe(trial, prepared.images, replace(runtime, accumulation=parts), steps=6)
             break
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        if runtime.distributed == "fsdp" and processes.count() > 1:
-            raise OutOfMemory(
-                f"a batch in {parts} parts does not fit the memory: try --accumulation {2 * parts}, or more processes"
-            )
         if parts >= most:
             raise OutOfMemory("one image at a time does not fit the memory: take a smaller --image-size or model")
-        parts = min(2 * parts, most)
+        more = min(2 * parts, most)
+        if prepared.uses_batch_norm:
+            raise OutOfMemory(
+                f"a batch of {batch} in {asked} part{'s' if asked > 1 else ''} does not fit the memory: --accumulation "
+                f"{more} needs less, but is another training, as batch norm then sees smaller parts"
+            )
+        if runtime.distributed == "fsdp" and processes.count() > 1:
+            raise OutOfMemory(
+                f"a batch in {parts} parts does not fit the memory: try --accumulation {more}, or more processes"
+            )
+        parts = more
         if runtime.device.startswith("cuda"):
             torch.cuda.empty_cache()
-    slowest = [found["step_seconds"], found["test_seconds"], parts, _peak_memory_mib(runtime.device)]
-    step, tests, parts_of_all, memory = processes.largest(slowest)
-    seconds = step * found["total_steps"] + tests
-    return Estimate(seconds, step, recipe.batch_size / step, int(memory), int(parts_of_all))
+    memory = peak_memory_mib() or 0
+    if runtime.device.startswith("cuda"):
+        memory = torch.cuda.max_memory_allocated(runtime.device) // 2**20
+    step, tests, parts_of_all, memory_of_all = processes.largest(
+        [speed.step_seconds, speed.test_seconds, parts, memory]
+    )
+    slowest = Speed(step, tests, speed.total_steps)
+    return Estimate(slowest.seconds, step, batch / step, int(memory_of_all), int(parts_of_all))
 
 
-def _peak_memory_mib(device: str) -> int:
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    from nextify.evaluation.profiling import resident_bytes
-
-    try:
-        return resident_bytes()[1] // 2**20
-    except ImportError:  # Windows
-        return 0
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that a device's or the machine's memory is used up."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
-def epochs_for(request: Request, images: Images, runtime: Runtime) -> int:
-    """Epochs that fill ``request.minutes`` here. The batch that the fit chooses depends on the epochs, so twice.
+def epochs_for(minutes: float, fitted_to: Callable[[int], Prepared], runtime: Runtime) -> int:
+    """Epochs that fill ``minutes`` here. The fit chooses the batch by the epochs, so this measures twice.
+
+    Args:
+        fitted_to: the training of so many epochs.
 
     Raises:
         RequestError: not one epoch fits.
     """
-    assert request.minutes is not None
-    epochs = 10
+    epochs = FIRST_GUESS
     for _ in range(2):
-        prepared = prepare(request, images, epochs)
+        prepared = fitted_to(epochs)
         found = measure(prepared, runtime)
-        per_epoch = found.step_seconds * (len(images.train) // prepared.trial.recipe.batch_size)
+        per_epoch = found.step_seconds * (len(prepared.images.train) // prepared.trial.recipe.batch_size)
         tests = max(0.0, found.seconds - per_epoch * epochs)
-        exact = (60 * request.minutes * 0.97 - tests) / per_epoch
+        exact = (60 * minutes * PLANNED_SHARE - tests) / per_epoch
         if exact < 1:
             raise RequestError(
                 f"one epoch takes about {(per_epoch + tests) / 60:.1f} minutes here, more than --minutes "
-                f"{request.minutes:g}: give more minutes, a smaller --scale or a smaller --image-size"
+                f"{minutes:g}: give more minutes, a smaller --scale or a smaller --image-size"
             )
         epochs = math.floor(exact)
     return epochs

@@ -1,4 +1,4 @@
-"""What a training writes while it runs: checkpoints, a line an epoch, and what trackers are told.
+"""What a training writes while it runs: checkpoints, one line per epoch, and what trackers are told.
 
 None of it may end a training that can go on: a full disk or a tracker out of reach costs that one record, with one line
 of warning. What the training is for (bundle and result) is written at its end by ``run.py``, and must not fail.
@@ -20,7 +20,7 @@ from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, remo
 from nextify.training.tracking import Tracker
 
 Entry = dict[str, float | int | None]
-"""Of one epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
+"""One epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
 Warn = Callable[[str], None]
 
 
@@ -38,7 +38,7 @@ class Records:
         """The checkpoint that a training that fails now goes on from."""
         self._warned: set[str] = set()
 
-    def load(self, fingerprint: str) -> dict[str, Any] | None:
+    def load(self, fingerprint: str, threads: int) -> dict[str, Any] | None:
         """The state to go on from, or None; removes what a killed process has left half-written."""
         if self.folder is None:
             return None
@@ -47,11 +47,16 @@ class Records:
         state = load_checkpoint(path)
         if state is None or state["fingerprint"] != fingerprint:
             return None
+        if state["threads"] != threads:
+            self.warn(
+                f"this training began with --threads {state['threads']} and goes on with {threads}: the last bits of "
+                f"its weights may differ from those of an undisturbed one"
+            )
         self.last_good = path
         return state
 
     def save(self, state: dict[str, Any]) -> bool:
-        """A checkpoint, unless its weights are no numbers any more: then the one there is the last good one."""
+        """Save a checkpoint, unless a weight is NaN or infinite: then the one there is the last good one."""
         if self.folder is None or not all(map(_finite, state["model"].values())):
             return False
         path = self._checkpoint()
@@ -61,11 +66,11 @@ class Records:
         return saved
 
     def track(self, trackers: list[Tracker]) -> None:
-        """From now on these are told of each epoch too."""
+        """Tell these of each epoch too, from now on."""
         self.trackers = trackers
 
     def epoch(self, entry: Entry, step: int) -> None:
-        """A line in the log, and the same to the trackers."""
+        """Append a line to the log, and tell the trackers the same."""
         if self.folder is None:
             return
         log = self.folder / "log.jsonl"
@@ -74,14 +79,14 @@ class Records:
         self._each_tracker(lambda tracker: tracker.log(values, step))
 
     def whole_log(self, curve: Sequence[Entry]) -> None:
-        """The log as the training knows it: an epoch that is trained again must not stand there twice."""
+        """Rewrite the log as the training knows it, since an epoch that is trained again must not stand there twice."""
         if self.folder is not None and (curve or (self.folder / "log.jsonl").exists()):
             log = self.folder / "log.jsonl"
             text = "".join(json.dumps(entry) + "\n" for entry in curve)
             self._try("write the log", lambda: write_text_atomic(log, text))
 
     def close(self) -> None:
-        """Let the trackers go."""
+        """Close the trackers."""
         self._each_tracker(lambda tracker: tracker.close())
         self.trackers = []
 

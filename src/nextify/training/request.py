@@ -41,6 +41,8 @@ class Request:
     frozen_stages: int = 0
     image_size: int | None = None
     precision: str | None = None
+    accumulation: int | None = None
+    """Parts into which each batch is cut; decides the result where the network has batch norm."""
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,93 +1,224 @@
-"""From a training that is prepared to a bundle: it runs, resumes, and leaves its records.
+"""The one way a training happens: a trial runs in a folder, resumes there, and leaves its network and its records.
 
-Each training has a folder named by its Trial's fingerprint, so the same request goes on where it stopped, and a
-finished one is not trained again::
+``train`` runs one trial, a study many through an engine, ``compare`` through a study. A folder holds::
 
-    OUT/FINGERPRINT/recipe.json    the resolved design and recipe, and what was changed with the reason
-                    preflight.json what was found of the data
-                    log.jsonl      one line an epoch
-                    checkpoint.pt  while it runs
-                    curves.png     training loss and test accuracy
-                    result.json    figures, runtime, hardware, versions
-                    bundle/        the result
+    log.jsonl      one line per epoch
+    checkpoint.pt  while the training runs
+    bundle/        the network (of timm's networks, which have no Design: the weights and what they are, timm.json)
+    result.json    figures, runtime, kernels, hardware, versions; written last, so it means "finished"
+
+and ``train`` adds recipe.json (the resolved design and recipe, every change with its reason), preflight.json (what was
+found of the data) and curves.png. Its folders are named by the trials' fingerprints, so the same request goes on where
+it stopped, and a finished one is not trained again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
+
+import torch
+from torch import Tensor
 
 from nextify.data import Images, open_images
+from nextify.evaluation.pictures import curves_picture
 from nextify.paper.design import Design
-from nextify.system import processes
-from nextify.system.environment import describe
+from nextify.system import native, processes
+from nextify.system.device import gpu_name, peak_memory_mib
+from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.several import several
-from nextify.training.device import runtime
-from nextify.training.prepare import Prepared, prepare, resolved
-from nextify.training.probe import epochs_for
+from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
+from nextify.training.prepare import Preparation, Prepared, resolved
+from nextify.training.probe import epochs_for, is_out_of_memory
+from nextify.training.records import Entry, Records, Warn, to_stderr
 from nextify.training.request import Request
 from nextify.training.tracking import check_trackers, open_trackers
-from nextify.training.trial import Runtime, Trial
+from nextify.training.trainer import Start, Trainer
+from nextify.training.trial import VERSION, Kernels, Runtime, Trial, runtime
+from nextify.weights import About, Metric, Preprocessing, is_bundle, save_bundle
+from nextify.weights.bundle import WEIGHTS_FILE
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nextify.training.loop import Progress, Result
+FOREIGN_JSON = "timm.json"
+"""Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
 
 
 class UnusableFolder(OSError):
     """A folder that cannot hold a training; the message names the remedy."""
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A training's outcome."""
+class TrainingOutOfMemory(RuntimeError):
+    """The memory ran out in the middle of a training; the message says how to go on."""
 
+
+@dataclass(frozen=True)
+class Result:
+    """What a training gave."""
+
+    fingerprint: str
     bundle: Path
+    """The network: a bundle that can be evaluated, predicted with and exported; of a network of timm's, its weights."""
     top1: float
+    """Of the final (averaged, where the recipe averages) weights on the test images, percent."""
     top5: float
     test_images: int
+    final_train_loss: float
+    """Mean over the last epoch."""
     seconds: float
+    """Time spent training and evaluating, over all its runs."""
     images_per_second: float
-    trained: bool
+    """Batch size over the median time of a step: forward, backward, update and the preparation of the batch."""
+    peak_memory_mib: int | None
+    """Most memory that the training's process has held."""
+    curve: list[Entry]
+    """One entry per epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
+    trained: bool = True
     """False where an earlier run had finished it."""
 
-
-def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) -> Prepared:
-    """``prepare``, with the epochs that ``--minutes`` came to remembered in ``out``, so that the same request is the
-    same training when it is given again."""
-    processes.from_first(lambda: _make(out))  # what cannot be written is better known before anything is measured
-    if request.minutes is None:
-        return prepare(request, images)
-    key = hashlib.sha256(json.dumps([request.to_dict(), images.fingerprint]).encode()).hexdigest()[:12]
-    path = out / f"minutes-{key}.json"
-    epochs = processes.from_first(lambda: _remembered_epochs(path))
-    if epochs is None:
-        measured = epochs_for(request, images, runtime)
-        processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
-        epochs = measured
-    prepared = prepare(request, images, epochs)
-    return replace(prepared, notes=(*prepared.notes, f"{request.minutes:g} minutes hold {epochs} epochs here"))
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain data, as ``result.json`` has them."""
+        return {name: value for name, value in asdict(self).items() if name not in ("bundle", "trained")}
 
 
-def _make(out: Path) -> None:
+def finished(folder: Path, trial: Trial) -> Result | None:
+    """The result of a training that is done, or None. A file that is not this trial's result counts as none."""
+    bundle = folder / "bundle"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnusableFolder(f"cannot make {out}: {error.strerror}; choose another --out") from error
-
-
-def _remembered_epochs(path: Path) -> int | None:
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        if content["fingerprint"] != trial.fingerprint or not (is_bundle(bundle) or (bundle / FOREIGN_JSON).exists()):
+            return None
+        figures = {f: content[f] for f in Result.__dataclass_fields__ if f not in ("bundle", "trained")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return Result(bundle=bundle, trained=False, **figures)
+
+
+def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
+    """Those of ``folders`` that hold a training of another version of nextify, whose results are not reused."""
+    found = []
+    for folder in folders:
+        for name in ("result.json", "recipe.json"):
+            with contextlib.suppress(OSError, ValueError):
+                if json.loads((folder / name).read_text(encoding="utf-8")).get("version") != VERSION:
+                    found.append(folder)
+                break
+    return found
+
+
+def run_trial(
+    trial: Trial,
+    images: Images,
+    runtime: Runtime,
+    folder: Path,
+    on_progress: OnProgress | None = None,
+    *,
+    name: str = "",
+    start: Start | None = None,
+    start_source: str = "",
+    licence: str = "unknown",
+    command: str = "",
+    should_stop: ShouldStop | None = None,
+    track: Sequence[str] = (),
+    warn: Warn = to_stderr,
+) -> Result:
+    """Train to the end and leave the network in ``folder``; go on from a checkpoint there, and repeat nothing finished.
+
+    Args:
+        on_progress: called after steps, a few times a second at most.
+        name: of the design, for the bundle.
+        start: weights to begin with, in our names; ``trial.start`` must be their digest.
+        start_source: where they come from.
+        licence: of those weights, and so of the result.
+        command: that asked for the training.
+        should_stop: asked after a step; True, in any process, saves a checkpoint and raises ``TrainingStopped``.
+        track: names of ``tracking.TRACKERS`` that are told of each epoch.
+        warn: told of a record that could not be written; the training goes on.
+
+    Raises:
+        TrainingStopped: ``should_stop`` returned True; the same call goes on.
+        TrainingDiverged: the loss became NaN or infinite; the last good checkpoint stays.
+        TrainingOutOfMemory: in the middle of the training; likewise.
+        UnusableFolder: another process trains in ``folder``.
+        OSError: the network or its records could not be written.
+    """
+    torch.set_num_threads(runtime.threads)
+    with contextlib.ExitStack() as opened:
+
+        def begin() -> Result | None:
+            done = finished(folder, trial)
+            if done is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                opened.enter_context(taken(folder))
+            return done
+
+        done = processes.from_first(begin)
+        if done is not None:
+            return done
+        records = Records(folder if processes.is_first() else None, warn)
+        opened.callback(records.close)
+        try:
+            trainer = Trainer(trial, images, runtime, start)
+            state = processes.from_first(lambda: records.load(trial.fingerprint, runtime.threads))
+            if state is not None:
+                trainer.load_state(state)
+            records.whole_log(trainer.curve)
+            processes.from_first(
+                lambda: records.track(open_trackers(track, folder, trial.fingerprint, trial.to_dict(), trainer.step))
+            )
+            final = run_steps(trainer, records, on_progress, should_stop)
+        except (TrainingStopped, TrainingDiverged):
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingOutOfMemory(_less_memory(trial, runtime)) from error
+        records.whole_log(trainer.curve)  # in case a full disk had cost a line
+        loss = trainer.curve[-1]["train_loss"]
+        assert loss is not None
+        result = Result(
+            *(trial.fingerprint, folder / "bundle", final.top1, final.top5, final.images, loss),
+            *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
+        )
+        weights = trainer.kept_weights()
+
+        def keep() -> None:  # all of it before the checkpoint goes: a run that is killed in between goes on from there
+            place = _environment(runtime.device)
+            _save_network(
+                *(weights, trial, images, result),
+                name=name,
+                source=f"trial {trial.fingerprint}" + (f", from {start_source}" if start_source else ""),
+                licence=licence,
+                provenance=_provenance(trial, result.seconds, place, command),
+            )
+            content = {
+                "version": VERSION,
+                **result.to_dict(),
+                "runtime": asdict(runtime),
+                "kernels": native.notes(),
+                "command": command,
+                "environment": place,
+            }
+            write_json_atomic(folder / "result.json", content)
+            records.remove_checkpoint()
+
+        processes.from_first(keep)
+    return result
+
+
+def _less_memory(trial: Trial, runtime: Runtime) -> str:
+    asked = max(runtime.accumulation, trial.accumulation)
+    if 2 * asked > trial.recipe.batch_size // processes.count():
+        return "the memory ran out: take a smaller model or image size, or end other programs on this machine"
+    less = f"the memory ran out: the same command with --accumulation {2 * asked} needs less of it"
+    if trial.accumulation > 1 or (isinstance(trial.design, Design) and trial.design.norm == "batch"):
+        return f"{less}, but is another training, from the beginning, as batch norm then sees smaller parts of a batch"
+    return f"{less}, and goes on from the last checkpoint"
 
 
 @contextlib.contextmanager
@@ -107,29 +238,119 @@ def taken(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            message = f"{folder} is being trained by another run; wait for it, or choose another --out"
+            message = f"{folder} is in use by another run; wait for it, or choose another --out"
             raise UnusableFolder(message) from error
         yield
+
+
+# -- the network that is left --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _environment(device: str) -> Environment:
+    return {**describe(), "gpu": gpu_name(device)}
+
+
+def _save_network(
+    weights: Mapping[str, Tensor],
+    trial: Trial,
+    images: Images,
+    result: Result,
+    *,
+    name: str,
+    source: str,
+    licence: str,
+    provenance: str,
+) -> None:
+    """A bundle; for a network of timm's, its weights and a JSON that says the same things about them."""
+    preprocessing = Preprocessing.from_crop_ratio(
+        trial.data.image_size, trial.recipe.test_crop_ratio, mean=trial.data.mean, std=trial.data.std
+    )
+    metrics = tuple(
+        Metric(metric, value, images.name, result.test_images, provenance)
+        for metric, value in (("top1", result.top1), ("top5", result.top5))
+    )
+    if isinstance(trial.design, Design):
+        about = About(
+            design=trial.design,
+            num_classes=images.num_classes,
+            name=name,
+            classes=images.classes,
+            preprocessing=preprocessing,
+            recipe=trial.recipe,
+            metrics=metrics,
+            licence=licence,
+            source=source,
+        )
+        save_bundle(result.bundle, weights, about)
+        return
+    from safetensors.torch import save
+
+    data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
+    content = {
+        "network": trial.design.to_dict(),
+        "num_classes": images.num_classes,
+        "classes": images.classes,
+        "preprocessing": asdict(preprocessing),
+        "recipe": trial.recipe.to_dict(),
+        "metrics": [asdict(metric) for metric in metrics],
+        "source": source,
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    result.bundle.mkdir(exist_ok=True)
+    write_bytes_atomic(result.bundle / WEIGHTS_FILE, data)
+    write_json_atomic(result.bundle / FOREIGN_JSON, content)
+
+
+def _provenance(trial: Trial, seconds: float, place: Environment, command: str) -> str:
+    return (
+        f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, "
+        f"torch {place['torch']}, {seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
+    )
+
+
+# -- one training of a request -------------------------------------------------------------------------------------
+
+
+def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) -> Prepared:
+    """``prepare``, with the epochs that ``--minutes`` came to remembered in ``out``, so that the same request is the
+    same training when it is given again."""
+    processes.from_first(lambda: _make(out))  # what cannot be written is better known before anything is measured
+    preparation = Preparation.of(request, images)
+    notes = []
+    epochs = None
+    if request.minutes is not None:
+        key = hashlib.sha256(json.dumps([request.to_dict(), images.fingerprint]).encode()).hexdigest()[:12]
+        path = out / f"minutes-{key}.json"
+        epochs = processes.from_first(lambda: _remembered_epochs(path))
+        if epochs is None:
+            epochs = measured = epochs_for(request.minutes, preparation.fitted_to, runtime)
+            processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
+        notes.append(f"{request.minutes:g} minutes hold {epochs} epochs here")
+    prepared = preparation.fitted_to(epochs)
+    if finished(folder_of(out, prepared.trial), prepared.trial) is None:
+        for folder in of_earlier_versions(sorted(out.iterdir())):
+            notes.append(f"{folder} is of an earlier version of nextify: it stays as it is, and this is trained anew")
+    return replace(prepared, notes=(*prepared.notes, *notes))
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableFolder(f"cannot make {out}: {error.strerror}; choose another --out") from error
+
+
+def _remembered_epochs(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def folder_of(out: Path, trial: Trial) -> Path:
     """Where a training keeps what belongs to it."""
     return out / trial.fingerprint
-
-
-def finished(out: Path, trial: Trial) -> Finished | None:
-    """The outcome of a training that is done, or None."""
-    from nextify.weights import is_bundle
-
-    folder = folder_of(out, trial)
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if result.get("fingerprint") != trial.fingerprint or not is_bundle(folder / "bundle"):
-        return None
-    kept = ("top1", "top5", "test_images", "seconds", "images_per_second")
-    return Finished(folder / "bundle", **{name: result[name] for name in kept}, trained=False)
 
 
 def run(
@@ -138,106 +359,40 @@ def run(
     runtime: Runtime,
     *,
     command: str = "",
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
     track: Sequence[str] = (),
-) -> Finished:
-    """Train to the end and leave a bundle; go on from a checkpoint, and train nothing that is finished.
+) -> Result:
+    """Run a prepared training in its folder below ``out``, with its preflight, resolved recipe and curves beside it.
 
-    Args:
-        track: names of ``tracking.TRACKERS`` that are told of each epoch.
-
-    Raises:
-        TrainingStopped: ``should_stop`` said so; the same call goes on.
-        TrainingDiverged: the loss is no number any more.
-        TrainingOutOfMemory: in the middle of the training.
-        OSError: the bundle or its records could not be written.
+    Raises as ``run_trial``.
     """
-    from nextify.evaluation.pictures import curves_picture
-    from nextify.training.loop import train as train_trial
-
-    trial = prepared.trial
+    trial, request, images = prepared.trial, prepared.request, prepared.images
     folder = folder_of(out, trial)
-    bundle = folder / "bundle"
 
-    def begin() -> Finished | None:
-        done = finished(out, trial)
-        if done is None:
+    def write_request() -> None:
+        if finished(folder, trial) is None:
             folder.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(taken(folder))
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
             write_json_atomic(folder / "recipe.json", resolved(prepared))
-        return done
 
-    def keep(weights: Mapping[str, Tensor], result: Result) -> None:
-        # All of it before the trainer removes its checkpoint: a run that is killed in between goes on from there.
-        _save(bundle, weights, prepared, result, runtime, command)
-        picture = curves_picture(result.curve, f"{prepared.request.model} on {prepared.images.name}")
-        write_bytes_atomic(folder / "curves.png", picture)
-        content = {"fingerprint": trial.fingerprint, **result.to_dict(), "runtime": asdict(runtime), "command": command}
-        write_json_atomic(folder / "result.json", {**content, "environment": _environment(runtime)})
+    def write_curves() -> None:
+        if result.trained or not (folder / "curves.png").exists():
+            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, f"{request.model} on {images.name}"))
 
-    with contextlib.ExitStack() as lock:
-        done = processes.from_first(begin)
-        if done is not None:
-            return done
-        result = train_trial(
-            trial,
-            prepared.images,
-            runtime,
-            folder,
-            progress,
-            start=prepared.start,
-            keep=keep,
-            should_stop=should_stop,
-            trackers=lambda step: open_trackers(track, folder, trial.fingerprint, resolved(prepared), step),
-        )
-    return Finished(
-        bundle, result.top1, result.top5, result.test_images, result.seconds, result.images_per_second, trained=True
-    )
-
-
-def _save(
-    bundle: Path, weights: Mapping[str, Tensor], prepared: Prepared, result: Result, runtime: Runtime, command: str
-) -> None:
-    from nextify.weights import About, Metric, Preprocessing, save_bundle
-
-    trial, images = prepared.trial, prepared.images
-    assert isinstance(trial.design, Design)  # a bundle is a network of ours
-    place = _environment(runtime)
-    provenance = (
-        f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, "
-        f"torch {place['torch']}, {result.seconds:.0f} s, {place['date']}"
-    )
-    if command:
-        provenance += f": {command}"
-    about = About(
-        design=trial.design,
-        num_classes=images.num_classes,
-        name=prepared.request.model,
-        classes=images.classes,
-        preprocessing=Preprocessing.from_crop_ratio(
-            trial.data.image_size, trial.recipe.test_crop_ratio, mean=trial.data.mean, std=trial.data.std
-        ),
-        recipe=trial.recipe,
-        metrics=(
-            Metric("top1", result.top1, images.name, result.test_images, provenance),
-            Metric("top5", result.top5, images.name, result.test_images, provenance),
-        ),
+    processes.from_first(write_request)
+    result = run_trial(
+        *(trial, images, runtime, folder, on_progress),
+        name=request.model,
+        start=prepared.start,
+        start_source=request.weights or "",
         licence=prepared.licence,
-        source=f"nextify train, trial {trial.fingerprint}"
-        + (f", from {prepared.request.weights}" if prepared.request.weights else ""),
+        command=command,
+        should_stop=should_stop,
+        track=track,
     )
-    save_bundle(bundle, weights, about)
-
-
-def _environment(runtime: Runtime) -> dict[str, Any]:
-    gpu = None
-    if runtime.device.startswith("cuda"):
-        import torch
-
-        gpu = torch.cuda.get_device_name(torch.device(runtime.device))
-    return {**describe(), "gpu": gpu}
+    processes.from_first(write_curves)
+    return result
 
 
 def train(
@@ -248,18 +403,23 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     workers: int | None = None,
+    kernels: Kernels = "auto",
+    compile: bool = False,
     split_seed: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     settings: Mapping[str, Any] | None = None,
     track: str | Sequence[str] = (),
     **request: Any,
-) -> Finished:
+) -> Result:
     """Train a named model on images and leave a bundle in ``out``; the same call goes on where it stopped.
 
     Under torchrun all processes train one network together; the first one writes.
 
     Args:
         data: ``digits``, ``cifar10``, a folder (``open_images``), or images that are open already.
+        kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
+        compile: ``torch.compile`` the network.
+        progress: called with a ``Progress`` after steps, a few times a second at most.
         settings: values of the recipe's and the design's fields that stand above the fit, such as
             ``{"optimizer": Muon(), "optimizer.momentum": 0.9, "norm": "batch"}``.
         track: one or several of ``tensorboard``, ``wandb``, ``trackio``.
@@ -267,8 +427,8 @@ def train(
     """
     out = Path(out)
     wanted = Request(model, settings={} if settings is None else settings, **request)
-    place = runtime(device, threads, workers)
     track = several(track)
+    place = runtime(device, threads, workers, wanted.accumulation, kernels=kernels, compile=compile)
     check_trackers(track)
     with processes.joined(place.device):
 
@@ -278,4 +438,4 @@ def train(
             return open_images(data, split_seed=split_seed, cache=out / "cache")
 
         prepared = prepare_in(out, wanted, processes.first_alone(read), place)
-        return run(prepared, out, place, progress=progress, track=track)
+        return run(prepared, out, place, on_progress=progress, track=track)

@@ -9,13 +9,14 @@ processes can each compute their share of the same batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nextify.data import Images, TestBatches, TrainBatches, finish
@@ -25,130 +26,186 @@ from nextify.evaluation.inference import Inference
 from nextify.networks.foreign import build, classifier
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design, total_stride
-from nextify.system import processes
+from nextify.system import native, processes
 from nextify.training import distributed
 from nextify.training.optimizers import build_optimizers, set_learning_rate
+from nextify.training.records import Entry
 from nextify.training.schedule import image_side, learning_rate
 from nextify.training.trial import Runtime, Trial
 
 TEST_BATCH = 256
+KEPT_STEP_SECONDS = 200
+"""Step times that a checkpoint carries, for the speed of a resumed training."""
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+Start = Mapping[str, Tensor]
+"""Weights that a training starts from, by name."""
 
 
-class Training:
-    """The state of one training: model, optimizer, averages, position."""
+# -- what a training consists of -----------------------------------------------------------------------------------
+
+
+def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
+    """The trial's network with its initial weights, on the CPU.
+
+    Raises:
+        ValueError: the recipe asks for what only networks of ours have, or ``start`` does not fit the design.
+    """
+    recipe = trial.recipe
+    torch.manual_seed(trial.seed)
+    model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth)
+    with torch.no_grad():
+        for parameter in list(classifier(model).parameters())[:1]:  # the weight
+            parameter.mul_(recipe.head_init_scale)
+    if not isinstance(model, ConvNet):
+        if trial.frozen_stages:
+            raise ValueError("only networks of ours have stages that can be frozen: leave frozen_stages at 0")
+        if recipe.progressive_resizing != "off":
+            raise ValueError("progressive_resizing is known for networks of ours only: set it to off")
+        if processes.count() > 1:
+            raise ValueError("networks of other libraries are trained by one process: start it without torchrun")
+    if start is not None:
+        _begin_with(model, start)
+    for module in frozen_modules(model, trial.frozen_stages):
+        module.requires_grad_(False)
+    return model
+
+
+def _begin_with(model: nn.Module, start: Start) -> None:
+    """Put weights into a network; only its classifier may be missing among them."""
+    missing, unexpected = model.load_state_dict(dict(start), strict=False)
+    missing = [name for name in missing if not name.startswith("head.classifier.")]
+    if missing or unexpected:
+        raise ValueError(f"the weights to start from do not fit the design: {', '.join([*missing, *unexpected][:5])}")
+
+
+def frozen_modules(model: nn.Module, stages: int) -> list[nn.Module]:
+    """The stem and the first ``stages`` stages, or nothing where that is 0."""
+    return [model.stem, *list(model.stages)[:stages]] if stages and isinstance(model, ConvNet) else []
+
+
+def build_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of parameters and floating-point buffers; other buffers are copied.
+
+    torch's own averages integers too and truncates them, which spoils tables of indices and counters.
+    """
+    average_floats = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:  # tensors of one dtype
+        if averaged[0].is_floating_point():
+            average_floats(averaged, current, count)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average.eval()
+    return average
+
+
+def parts_of_a_batch(model: nn.Module, trial: Trial, runtime: Runtime) -> int:
+    """Parts into which each batch is cut: the trial's where batch norm makes them matter, else the runtime's.
+
+    Raises:
+        ValueError: the runtime cuts the batches of a network with batch norm otherwise than its trial.
+    """
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return runtime.accumulation
+    if runtime.accumulation not in (1, trial.accumulation):
+        raise ValueError(
+            f"with batch norm the parts of a batch change the result: set the trial's accumulation, not the runtime's, "
+            f"to {runtime.accumulation}"
+        )
+    return trial.accumulation
+
+
+def use_kernels(runtime: Runtime) -> None:
+    """Choose the kernels for the networks that this process runs from now on."""
+    if runtime.kernels != "auto":
+        native.enable(runtime.kernels == "on")
+
+
+def class_weights(labels: Any, num_classes: int) -> Tensor:
+    """``(K,)``: inversely proportional to each class's images, 1 on average over the images ``labels (N,)``."""
+    counts = np.bincount(labels, minlength=num_classes)
+    present = np.count_nonzero(counts)
+    return torch.tensor(len(labels) / (present * np.maximum(counts, 1)), dtype=torch.float32)
+
+
+class Trainer:
+    """One training: its network, optimizers and average, its batches, and how far it is."""
 
     def __init__(
-        self,
-        trial: Trial,
-        images: Images,
-        runtime: Runtime,
-        start: Mapping[str, Tensor] | None = None,
-        together: bool = True,
+        self, trial: Trial, images: Images, runtime: Runtime, start: Start | None = None, together: bool = True
     ) -> None:
         """
         Args:
-            start: weights to begin with.
+            start: weights to begin with; what they lack (a new classifier) stays as the seed draws it.
             together: False computes this process's share without waiting for the others, which measures but does not
                 train.
         """
         self.trial, self.images, self.runtime = trial, images, runtime
-        recipe = trial.recipe
+        recipe, data, several = trial.recipe, trial.data, processes.count() > 1
         self.device = torch.device(runtime.device)
-        torch.manual_seed(trial.seed)
-        model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth)
-        with torch.no_grad():
-            for parameter in list(classifier(model).parameters())[:1]:  # the weight
-                parameter.mul_(recipe.head_init_scale)
-        if start is not None:
-            _begin_with(model, start)
-        self.class_weights: Tensor | None = None
-        if recipe.class_balance == "loss":
-            self.class_weights = class_weights(images.train.labels, trial.data.num_classes).to(self.device)
-        self.frozen: list[nn.Module] = []
-        if trial.frozen_stages:
-            if not isinstance(model, ConvNet):
-                raise ValueError("only networks of ours have stages that can be frozen: leave frozen_stages at 0")
-            self.frozen = [model.stem, *list(model.stages)[: trial.frozen_stages]]
-        for module in self.frozen:
-            module.requires_grad_(False)
-        if recipe.progressive_resizing != "off" and not isinstance(trial.design, Design):
-            raise ValueError("progressive_resizing is known for networks of ours only: set it to off")
-        self.stride = total_stride(trial.design) if isinstance(trial.design, Design) else 1
-        several = processes.count() > 1
-        if several and not isinstance(model, ConvNet):
-            raise ValueError("networks of other libraries are trained by one process: start it without torchrun")
         self.together = several and together
+        use_kernels(runtime)
+        model = build_network(trial, start)
+        self.parts = parts_of_a_batch(model, trial, runtime)
         if self.together:
             distributed.synchronized(model, self.device)
         self.model: nn.Module = model.to(self.device)
-        self.average: AveragedModel | None = None
-        if recipe.ema != "off":
-            averaging = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
-        forward: nn.Module = self.model
-        if self.together and runtime.distributed == "fsdp":
-            for network in (self.model, *([] if self.average is None else [self.average.module])):
-                distributed.cut_in_parts(network, self.device)
-        elif self.together:
-            forward = distributed.data_parallel(self.model)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(forward) if runtime.compile else forward
+        self.frozen = frozen_modules(self.model, trial.frozen_stages)
+        self.average = None if recipe.ema == "off" else build_average(self.model, recipe.ema)
+        self.forward = self._distributed_forward()
         self.optimizers = build_optimizers(self.model, recipe)
+        self.stride = total_stride(trial.design) if isinstance(trial.design, Design) else 1
+        self.class_weights: Tensor | None = None
+        if recipe.class_balance == "loss":
+            self.class_weights = class_weights(images.train.labels, data.num_classes).to(self.device)
         self.share = share(recipe.batch_size, processes.rank(), processes.count()) if several else None
         self.rows = torch.arange(recipe.batch_size) if self.share is None else torch.from_numpy(self.share.rows)
         self.batches = TrainBatches(
-            images.train, recipe, trial.data.image_size, trial.seed, workers=runtime.workers, share=self.share
+            images.train, recipe, data.image_size, trial.seed, workers=runtime.workers, share=self.share
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self.step = 0
         self.epoch_loss = 0.0  # summed over the epoch's steps so far
-        self.curve: list[dict[str, float | int | None]] = []
+        self.curve: list[Entry] = []
         self.seconds = 0.0
         self.step_seconds: list[float] = []
 
+    def _distributed_forward(self) -> Callable[[Tensor], Tensor]:
+        forward: nn.Module = self.model
+        if self.together and self.runtime.distributed == "fsdp":
+            for network in (self.model, *([] if self.average is None else [self.average.module])):
+                distributed.cut_in_parts(network, self.device)
+        elif self.together:
+            forward = distributed.data_parallel(self.model)
+        return torch.compile(forward) if self.runtime.compile else forward
+
     # -- one step ------------------------------------------------------------------------------------------------
 
-    def train_step(self, pixels: Any, labels: Any) -> Tensor:
-        """One optimizer step on uint8 ``pixels (N, H, W, 3)`` and ``labels (N,)``, this process's rows of the batch.
+    def train_step(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Take one optimizer step on uint8 ``pixels (N, H, W, 3)`` and ``labels (N,)``, this process's rows of a batch.
 
-        Gives their part of the batch's mean loss, detached: the sum over the processes is the loss.
+        Returns their part of the batch's mean loss, detached: the sum over the processes is the loss.
         """
-        trial, recipe = self.trial, self.trial.recipe
-        x, targets = finish(
-            pixels,
-            labels,
-            recipe,
-            trial.data.num_classes,
-            self.step,
-            trial.seed,
-            self.device,
-            trial.data.mean,
-            trial.data.std,
-            share=self.share,
-        )
-        side = image_side(recipe, self.step, self.total_steps, trial.data.image_size, self.stride)
-        if side != x.shape[-1]:
-            x = F.interpolate(x, size=side, mode="bilinear", antialias=True)
-            x = x.contiguous(memory_format=torch.channels_last)
+        recipe, whole = self.trial.recipe, self.trial.recipe.batch_size
+        x, targets = self._training_inputs(pixels, labels)
         set_learning_rate(self.optimizers, learning_rate(recipe, self.step, self.steps_per_epoch))
         self.model.train()
         for module in self.frozen:
             module.eval()  # running statistics and dropped paths too
-        parts, whole = self.runtime.accumulation, recipe.batch_size
         total = torch.zeros((), device=self.device)
-        split = (x.tensor_split(parts), targets.tensor_split(parts), self.rows.tensor_split(parts))
+        split = (x.tensor_split(self.parts), targets.tensor_split(self.parts), self.rows.tensor_split(self.parts))
         for number, (part_x, part_y, rows) in enumerate(zip(*split, strict=True)):
             # Each part and each process draws the dropped paths of the whole batch, and so the same.
-            torch.manual_seed((trial.seed << 32) + self.step)
+            torch.manual_seed((self.trial.seed << 32) + self.step)
             if len(rows) < whole:
                 distributed.drops_for(self.model, rows.to(self.device), whole)
-            with distributed.gradients_wait(self.forward, last=number == parts - 1):
+            with distributed.gradients_wait(self.forward, last=number == self.parts - 1):
                 with self._autocast():
-                    logits = self.forward(part_x).float()
-                    if self.class_weights is None:
-                        loss = F.cross_entropy(logits, part_y) * (len(part_x) / whole)
-                    else:  # summed by hand, as a weighted mean would divide by each part's weights
-                        loss = F.cross_entropy(logits, part_y, self.class_weights, reduction="none").sum() / whole
+                    loss = self._loss(self.forward(part_x).float(), part_y)
                 # Times the processes, as the gradients are averaged over them.
                 (loss * processes.count()).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -162,18 +219,47 @@ class Training:
         self.step += 1
         return total
 
-    def _autocast(self) -> Any:
+    def _training_inputs(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch on the device, normalized, mixed and at this step's size, and its targets ``(N, K)``."""
+        trial, data = self.trial, self.trial.data
+        x, targets = finish(
+            *(pixels, labels, trial.recipe, data.num_classes, self.step, trial.seed, self.device),
+            *(data.mean, data.std),
+            share=self.share,
+        )
+        side = image_side(trial.recipe, self.step, self.total_steps, data.image_size, self.stride)
+        if side != x.shape[-1]:
+            x = F.interpolate(x, size=side, mode="bilinear", antialias=True)
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, targets
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The share of these rows in the whole batch's mean loss."""
+        whole = self.trial.recipe.batch_size
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets) * (len(logits) / whole)
+        # Summed by hand, as a weighted mean would divide by each part's weights.
+        return F.cross_entropy(logits, targets, self.class_weights, reduction="none").sum() / whole
+
+    def _autocast(self) -> AbstractContextManager[Any]:
         bf16 = self.trial.recipe.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+    # -- tests ---------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> Accuracy:
         """Accuracy of the weights as they would be kept now: the averaged ones where the recipe averages."""
         recipe = self.trial.recipe
         place = processes.rank(), processes.count()
         tests = TestBatches(self.images.test, recipe, self.trial.data.image_size, TEST_BATCH, *place)
-        kept = self.kept()
         batches = (self.prepared_test_batch(pixels, labels) for pixels, labels in tests)
-        return accuracy(kept, batches, Inference.of(recipe))
+        return accuracy(self.kept(), batches, Inference.of(recipe))
+
+    def prepared_test_batch(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 ``pixels (N, H, W, 3)`` to normalized ``(N, 3, H, W)`` images on the device."""
+        data = self.trial.data
+        recipe, device = self.trial.recipe, self.device
+        return finish(pixels, labels, recipe, data.num_classes, 0, 0, device, data.mean, data.std, train=False)
 
     def kept(self) -> nn.Module:
         """The network whose weights are the result: the averaged one where the recipe averages."""
@@ -183,18 +269,13 @@ class Training:
         """The weights of the result, whole; every process must call this."""
         return distributed.whole(self.kept().state_dict())  # type: ignore[no-any-return]
 
-    def prepared_test_batch(self, pixels: Any, labels: Any) -> tuple[Tensor, Tensor]:
-        """uint8 ``pixels (N, H, W, 3)`` to normalized ``(N, 3, H, W)`` images on the device."""
-        data = self.trial.data
-        recipe, device = self.trial.recipe, self.device
-        return finish(pixels, labels, recipe, data.num_classes, 0, 0, device, data.mean, data.std, train=False)
-
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """All that a resumed training needs, whole however many processes there are; every process must call this."""
         return {
             "fingerprint": self.trial.fingerprint,
+            "threads": self.runtime.threads,
             "model": distributed.whole(self.model.state_dict()),
             "optimizers": [distributed.whole(optimizer.state_dict()) for optimizer in self.optimizers],
             "average": None if self.average is None else distributed.whole(self.average.state_dict()),
@@ -202,32 +283,15 @@ class Training:
             "epoch_loss": self.epoch_loss,
             "curve": self.curve,
             "seconds": self.seconds,
-            "step_seconds": self.step_seconds[-200:],
+            "step_seconds": self.step_seconds[-KEPT_STEP_SECONDS:],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
         distributed.load_into(self.model, state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             distributed.load_optimizer(optimizer, saved)
         if self.average is not None:
             distributed.load_into(self.average, state["average"])
-        self.step = state["step"]
-        self.epoch_loss = state["epoch_loss"]
-        self.curve = state["curve"]
-        self.seconds = state["seconds"]
-        self.step_seconds = state["step_seconds"]
-
-
-def class_weights(labels: Any, num_classes: int) -> Tensor:
-    """``(K,)``: inversely proportional to each class's images, 1 on average over the images ``labels (N,)``."""
-    counts = np.bincount(labels, minlength=num_classes)
-    present = np.count_nonzero(counts)
-    return torch.tensor(len(labels) / (present * np.maximum(counts, 1)), dtype=torch.float32)
-
-
-def _begin_with(model: nn.Module, start: Mapping[str, Tensor]) -> None:
-    """Put weights into a network; only its classifier may be missing among them."""
-    missing, unexpected = model.load_state_dict(dict(start), strict=False)
-    missing = [name for name in missing if not name.startswith("head.classifier.")]
-    if missing or unexpected:
-        raise ValueError(f"the weights to start from do not fit the design: {', '.join([*missing, *unexpected][:5])}")
+        for name in ("step", "epoch_loss", "curve", "seconds", "step_seconds"):
+            setattr(self, name, state[name])

@@ -1,32 +1,37 @@
-"""A trial: everything that decides the result of one training, and its fingerprint; and the Runtime, which decides
-nothing of it. No torch here."""
+"""A trial, everything that decides the result of one training, with its fingerprint; and the Runtime, which must not
+change it. No torch here."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, cast
 
 from nextify.networks.foreign import Foreign
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
+from nextify.system import processes
+from nextify.system.device import usable_device
+from nextify.system.environment import cores
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Per-channel mean and standard deviation of ImageNet's pixels (0 to 1), the field's customary normalization."""
 
-RESULT_VERSION = 2
-"""Raised whenever a change of the code changes what a trial gives; part of every fingerprint. Since 2, each image's
-crop and distortions are drawn by themselves, so that several processes can share a batch; where there are none, what
-version 1 gave still holds."""
-MUON_VERSION = 3
-"""Of trials with Muon: since 3 it takes dense kernels too, and float32 where the training does."""
+VERSION = 4
+"""Part of every fingerprint. Raise it whenever a change of the code changes the result of any trial, and whenever the
+default of a setting changes, since fingerprints leave settings at their defaults out."""
 
 Distributed = Literal["ddp", "fsdp"]
+Kernels = Literal["auto", "on", "off"]
 
 FROM_SCRATCH = "scratch"
-"""A training's start that is drawn from its seed."""
+"""The start of a training whose weights are drawn from its seed."""
+
+
+class RuntimeOptionError(ValueError):
+    """A runtime that this machine cannot give; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -56,51 +61,42 @@ class Trial:
     """Digest of the weights that the training starts from, or ``scratch``."""
     frozen_stages: int = 0
     """Stages that stay as they are, counted from the stem; with 1 or more the stem stays too."""
+    accumulation: int = 1
+    """Parts into which a batch is cut where the network has batch norm, which normalizes each part by itself. For other
+    networks the parts do not matter, and are the Runtime's."""
 
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with anything that decides the result."""
-        deciding = {**self.to_dict(), "recipe": _deciding(self.recipe)}
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
+        nameless = replace(self, data=replace(self.data, name=""))
+        text = json.dumps([VERSION, _deciding(nameless)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
-        fine_tuning: dict[str, Any] = {"start": self.start, "frozen_stages": self.frozen_stages}
+        """Everything in full, as plain data for JSON."""
         return {
-            "version": _version(self.recipe),
+            "version": VERSION,
             "design": self.design.to_dict(),
             "recipe": self.recipe.to_dict(),
-            "data": {k: v for k, v in asdict(self.data).items() if k != "name"},
+            "data": asdict(self.data),
             "seed": self.seed,
-            # Absent from a plain training, whose fingerprint is older than these two.
-            **(fine_tuning if self.start != FROM_SCRATCH or self.frozen_stages else {}),
+            "start": self.start,
+            "frozen_stages": self.frozen_stages,
+            "accumulation": self.accumulation,
         }
 
 
-_YOUNGER = {
-    "class_balance": "off",
-    "rest_learning_rate_share": 1.0,
-    "progressive_resizing": "off",
-    "crop_shift": 0.125,
-    "test_mirror": "off",
-    "resampling": "pillow",
-}
-"""Settings that are younger than the first fingerprints, which leave them out at these defaults."""
+def _deciding(value: Any) -> Any:
+    """A dataclass as its type's name and the fields that differ from their defaults, at every depth; so a new setting
+    leaves the fingerprints of all trials that do not use it as they are."""
+    if not is_dataclass(value):
+        return value
+    changed = {f.name: _deciding(got) for f in fields(value) if (got := getattr(value, f.name)) != _default(f)}
+    return [type(value).__name__, changed]
 
 
-def _deciding(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as fingerprints have it: flat, so that trials keep the fingerprints they had before the groups."""
-    flat = recipe.to_flat()
-    return {name: value for name, value in flat.items() if name not in _YOUNGER or value != _YOUNGER[name]}
-
-
-def _version(recipe: Recipe) -> int:
-    if recipe.optimizer.kind == "muon":
-        return MUON_VERSION
-    return RESULT_VERSION if _draws_by_image(recipe) else 1
-
-
-def _draws_by_image(recipe: Recipe) -> bool:
-    return recipe.crop.kind == "random_resized" or recipe.rand_augment != "off" or recipe.color_jitter != "off"
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 @dataclass(frozen=True)
@@ -113,10 +109,13 @@ class Runtime:
     """CPU threads of one training."""
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training's own process."""
+    kernels: Kernels = "auto"
+    """Nextify's own kernels: where they were measured to be faster, wherever they support the case, or nowhere."""
     compile: bool = False
     """``torch.compile`` the network; needs a C++ compiler on the CPU."""
     accumulation: int = 1
-    """Parts into which a batch is cut to save memory. Exact for layer norm; batch norm then sees smaller batches."""
+    """Parts into which a batch is cut to save memory, in networks without batch norm; the step is that of the whole
+    batch."""
     processes: int = 1
     """That train together, each on its share of every batch."""
     distributed: Distributed = "ddp"
@@ -125,3 +124,50 @@ class Runtime:
     """Longest time between two checkpoints."""
     evaluations: int = 2
     """Test evaluations over a training, evenly spaced, the last one of the final weights."""
+
+
+def runtime(
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    accumulation: int | None = None,
+    distributed: str = "auto",
+    kernels: Kernels = "auto",
+    compile: bool = False,
+) -> Runtime:
+    """Choose where and how fast: on a CPU all cores and no workers, beside a GPU all cores but one as workers.
+
+    Several processes on one machine share its cores, and each takes the GPU of its number.
+
+    Raises:
+        DeviceError: the device cannot be used.
+        RuntimeOptionError: another option is out of range.
+    """
+    device = usable_device(device)
+    accelerated = device != "cpu"
+    for name, value, least in (
+        ("--threads", threads, 1),
+        ("--workers", workers, 0),
+        ("--accumulation", accumulation, 1),
+    ):
+        if value is not None and value < least:
+            raise RuntimeOptionError(f"{name} must be {least} or more, got {value}")
+    if distributed not in ("auto", "ddp", "fsdp"):
+        raise RuntimeOptionError(f"--distributed is ddp or fsdp, got {distributed!r}")
+    if distributed == "fsdp" and processes.launched() == 1:
+        raise RuntimeOptionError("--distributed fsdp needs several processes: use torchrun --nproc-per-node N")
+    if kernels not in ("auto", "on", "off"):
+        raise RuntimeOptionError(f"--kernels is auto, on or off, got {kernels!r}")
+    own_cores = max(1, cores() // processes.on_this_machine()[1])
+    if workers is None:
+        workers = max(1, own_cores - 1) if accelerated else 0
+    return Runtime(
+        device,
+        threads or (1 if accelerated else own_cores),
+        workers,
+        kernels,
+        compile,
+        accumulation=accumulation or 1,
+        processes=processes.launched(),
+        distributed=cast("Distributed", "ddp" if distributed == "auto" else distributed),
+    )

@@ -1,0 +1,70 @@
+"""Devices: which one can be used, what it is called, and how much memory was taken."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from nextify.system import processes
+
+
+class DeviceError(ValueError):
+    """A device that cannot be used; the message names the remedy."""
+
+
+def usable_device(device: str) -> str:
+    """Resolve ``auto`` to ``cuda`` or ``cpu``; return any other name as it is, once it was tried.
+
+    With several processes on a machine, each takes the GPU of its number.
+
+    Raises:
+        DeviceError: torch cannot use the device, or there are too few GPUs for the processes.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" or processes.launched() == 1:
+            return device
+    if processes.launched() > 1:
+        number, here = processes.on_this_machine()
+        if device != "cuda":
+            raise DeviceError(f"--device {device} for {here} processes: leave it out, or take cpu or cuda")
+        if here > torch.cuda.device_count():
+            raise DeviceError(
+                f"{here} processes on a machine with {torch.cuda.device_count()} GPUs: start one for each GPU with "
+                f"--nproc-per-node, or take --device cpu"
+            )
+        device = f"cuda:{number}"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise DeviceError(f"--device {device} cannot be used ({first}); try --device cpu") from error
+    return device
+
+
+def gpu_name(device: str) -> str | None:
+    """Name of a CUDA device, or None for the CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(torch.device(device))
+
+
+def peak_memory_mib() -> int | None:
+    """Most memory that this process has held on the CPU, MiB, or None on systems that do not say."""
+    with suppress(OSError):  # on Linux, as getrusage starts from the peak of the process that started this one
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 2**10
+    with suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak // (2**20 if sys.platform == "darwin" else 2**10)
+    return None
