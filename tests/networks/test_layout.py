@@ -102,7 +102,7 @@ def test_pooled_downsampling_enters_a_stage_as_the_stem_does() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kernel_size": 4}, "kernel_size must be a whole number odd"),
+        ({"kernel_size": 4}, "kernel_size must be an odd whole number"),
         ({"depths": (3, 3)}, "one value per stage"),
         ({"stem": "patchify3"}, "stem must be conv7_pool, .* or patchify32, got 'patchify3'"),
         ({"norm": "group"}, "norm must be batch or layer"),

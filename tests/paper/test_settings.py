@@ -89,7 +89,7 @@ def test_recipes_that_cannot_be(name: str, value: object) -> None:
 
 @pytest.mark.parametrize("value", [True, 4, 10**21, 7.0, "7"])
 def test_kernels_that_cannot_be(value: object) -> None:
-    with pytest.raises(DesignError, match=r"^kernel_size must be a whole number odd, at least 1 and at most 255, got "):
+    with pytest.raises(DesignError, match=r"^kernel_size must be an odd whole number at least 1 and at most 255, got "):
         RESNET50.with_(kernel_size=value)
 
 

@@ -1,12 +1,12 @@
-"""Fit a design and a recipe to the data they meet; every change comes with its reason.
+"""Fit a design and a recipe to the images they are trained on, and give a reason for every change.
 
-ConvNeXt's ImageNet settings fail on small data in known ways: layer scale 1e-6 never leaves the identity in few steps,
-a 4x4 stem and three more halvings leave nothing of a 32-pixel image, an EMA of 0.9999 over 600 steps is the initial
-weights, and a batch of 4096 gives zero steps an epoch. Each is corrected here, in one place, with a message.
+ConvNeXt's ImageNet settings fail on small data in known ways: in few steps, branches scaled by 1e-6 stay close to the
+identity; a 4x4 stem and three more halvings leave nothing of a 32-pixel image; an EMA of 0.9999 over 600 steps is still
+the initial weights; and a batch of 4096 leaves no step in an epoch. All of this is corrected here.
 
-The recipe's changes depend on data and budget only, never on the design, so that one fitted recipe serves every row of
-a roadmap; ``without_average`` stands apart, for a network that is trained by itself. Constants without a source are
-ours, tuned on scikit-learn's digits and CIFAR-10: docs/log.md. No torch here.
+Changes to the recipe depend on the data and the budget only, never on the design, so that one fitted recipe serves
+every row of a roadmap; ``without_average`` is separate, for a network that is trained by itself. Constants without a
+source are ours, tuned on scikit-learn's digits and CIFAR-10 (docs/log.md). No torch here.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from nextify.paper.recipe import SGD, RandAugment, RandomResized, Recipe, Shift
 from nextify.paper.settings import Settings, plain
 
 MIN_IMAGES = 16
-"""Fewer training images than this make no batch worth the name."""
+"""Fewest training images that can be trained on."""
 SMALL_IMAGE = 64
-"""Up to this side, in pixels, an image is too small for crops of a twelfth of its area."""
+"""Largest side, in pixels, of an image that is too small for crops of a twelfth of its area."""
 STEPS_FOR_TINY_LAYER_SCALE = 20_000
 """Optimizer steps below which an initial layer scale under 0.1 is raised."""
 FITTED_LAYER_SCALE = 0.1
 RAND_AUGMENT_EPOCHS = 75
 """Epochs below which RandAugment is switched off."""
 FULL_REGULARIZATION_EPOCHS = 300
-"""Epochs from which a recipe's regularization is kept at full strength; the paper's number."""
+"""Fewest epochs at which a recipe's regularization keeps its full strength; the paper's number."""
 
 
 class FitError(ValueError):
-    """Data that no training can work on; the message names the remedy."""
+    """Images that cannot be trained on; the message names the remedy."""
 
 
 class Facts(Protocol):
-    """What fitting has to know of a data set."""
+    """What fitting needs to know about a data set."""
 
     @property
     def train_images(self) -> int: ...
@@ -52,6 +52,7 @@ class Change:
     """One setting that fitting changed, and why."""
 
     field: str
+    """Its name, dotted for one part of a setting."""
     before: Any
     after: Any
     reason: str
@@ -84,13 +85,13 @@ def fit(
     """Design and recipe fitted to a data set.
 
     Args:
-        data: how many images, how many classes, whether a mirror image keeps its class.
-        image_size: side of the images the network sees, in pixels.
-        epochs: passes over the data the user grants; None keeps the recipe's.
-        batch_size: images a step the user insists on; None fits the recipe's.
+        data: number of training images and classes, and whether a mirror image keeps its class.
+        image_size: side of the square images that the network sees, in pixels.
+        epochs: passes over the training images; None keeps the recipe's.
+        batch_size: images per step; None fits the recipe's.
 
     Raises:
-        FitError: too few images to train on at all, or for that batch.
+        FitError: too few images to train on, or to fill that batch.
     """
     new_recipe, recipe_changes = fit_recipe(recipe, data, image_size=image_size, epochs=epochs, batch_size=batch_size)
     steps = new_recipe.epochs * (data.train_images // new_recipe.batch_size)
@@ -99,9 +100,9 @@ def fit(
 
 
 def fit_design(design: Design, *, image_size: int, steps: int) -> tuple[Design, tuple[Change, ...]]:
-    """The parts of a design that small images and short trainings force: stem, stage strides, layer scale."""
+    """A design with the stem, stage strides and layer scale that small images and short trainings require."""
     changes: dict[str, tuple[Any, str]] = {}
-    # At least 2x2 pixels must reach the last stage, else the spatial convolutions there see padding only.
+    # With less than 2x2 pixels in the last stage, its spatial convolutions would see little but padding.
     stem, strides = design.stem, list(design.stage_strides)
     reason = f"images of {image_size} pixels would leave less than 2x2 in the last stage"
     if image_size // total_stride(design) < 2:
@@ -131,7 +132,7 @@ def fit_design(design: Design, *, image_size: int, steps: int) -> tuple[Design, 
 
 
 def without_average(recipe: Recipe) -> tuple[Recipe, Change]:
-    """For networks with batch norm: their running statistics do not belong to averaged weights."""
+    """The recipe without EMA, for networks with batch norm, whose running statistics do not fit averaged weights."""
     reason = "averaged weights do not fit batch norm's running statistics: the paper, and docs/log.md"
     return recipe.with_(ema="off"), Change("ema", recipe.ema, "off", reason)
 
@@ -139,7 +140,7 @@ def without_average(recipe: Recipe) -> tuple[Recipe, Change]:
 def fit_recipe(
     recipe: Recipe, data: Facts, *, image_size: int, epochs: int | None = None, batch_size: int | None = None
 ) -> tuple[Recipe, tuple[Change, ...]]:
-    """The parts of a recipe that data and budget force."""
+    """The recipe with what the data and the budget require. Raises ``FitError`` as ``fit``."""
     images = data.train_images
     if images < MIN_IMAGES:
         raise FitError(f"{images} training images are too few to train on: give at least {MIN_IMAGES}")
@@ -167,7 +168,7 @@ def fit_recipe(
             changes["min_learning_rate"] = (0.0, "below the fitted learning rate")
     steps = budget * (images // batch)
     if recipe.ema != "off" and 1 / (1 - recipe.ema) > steps / 5:
-        # Even an average over two steps is too long for fewer than eight: preflight would warn of it.
+        # In fewer than eight steps even an average over two is too long; preflight would warn of it.
         decay: float | str = "off" if steps < 8 else round(max(0.5, 1 - 10 / steps), 6)
         reason = (
             f"an average over {1 / (1 - recipe.ema):,.0f} steps would mostly hold the initial weights after {steps:,}"
@@ -194,8 +195,9 @@ def fit_recipe(
 
 
 def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
-    """Largest power of two up to ``batch_size`` that gives 8 steps an epoch and 500 in all; but for the sake of 500
-    steps never below 16 images nor a 64th of the recipe's batch, where small networks spend their time on overhead."""
+    """The largest power of two up to ``batch_size`` that gives 8 steps per epoch and 500 in all. Reaching 500 steps
+    never takes it below 16 images or a 64th of the recipe's batch, where small networks spend their time on overhead.
+    """
     least = max(16, batch_size // 64)
     fitted = min(images // 8, max(images * epochs // 500, least))
     fitted = max(fitted, min(16, images // 2))
@@ -203,8 +205,8 @@ def fitted_batch_size(batch_size: int, images: int, epochs: int) -> int:
 
 
 def _fitted_learning_rate(recipe: Recipe, batch: int, epochs: int) -> tuple[float, str]:
-    """SGD's rate is proportional to the batch (arXiv 1706.02677), AdamW's to its root (arXiv 2205.10287). Fewer epochs
-    need longer steps: AdamW's rises in proportion to the epochs left out, SGD's with their root; neither ever rises
+    """SGD's rate scales with the batch (arXiv 1706.02677), AdamW's with its root (arXiv 2205.10287). Fewer epochs
+    need longer steps: AdamW's rate rises inversely with the epochs, SGD's with the root of that; neither rises
     above the recipe's own rate."""
     ratio = batch / recipe.batch_size
     longer = max(1.0, recipe.epochs / epochs)
@@ -219,8 +221,9 @@ def _fitted_learning_rate(recipe: Recipe, batch: int, epochs: int) -> tuple[floa
 
 
 def _gentler(recipe: Recipe, epochs: int) -> dict[str, tuple[Any, str]]:
-    """Regularization fights memorizing, which takes many passes over the same images; in few passes it only slows
-    learning. Its strengths fall with the root of the epochs' share; label smoothing, which costs nothing, stays."""
+    """Weaker regularization for few epochs: it prevents memorizing, which takes many passes over the same images, and
+    otherwise slows learning. Strengths fall with the root of the epochs; label smoothing, which costs nothing, stays.
+    """
     strength = math.sqrt(min(1.0, epochs / FULL_REGULARIZATION_EPOCHS))
     if strength == 1.0:
         return {}

@@ -1,7 +1,7 @@
-"""Scales: the same roadmap, smaller. A scale shrinks widths, depths and the stem together, and keeps every decision.
+"""Smaller versions of the roadmaps: a scale shrinks widths, depths and the stem together and keeps every decision.
 
 At every scale the widths keep the paper's ratios (64 : 84 : 96 : 128), the stage ratio still moves blocks into stage 3,
-and both stems of a pair keep one total stride, so each step means what it means in the paper. No torch here.
+and the ResNet stem and the patchify stem share one stride, so each step means what it means in the paper. No torch.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ class ScaleError(ValueError):
 
 @dataclass(frozen=True)
 class Scale:
-    """How much smaller than the paper's a network is."""
+    """How much smaller a network is than the paper's."""
 
     name: str
     width_divisor: int
     depth_divisor: float
     stems: dict[str, str]
-    """Stem of the paper -> stem of this scale."""
+    """The paper's stems, and the ones that replace them at this scale."""
     smallest_image: int
-    """Smaller images are enlarged to this side, pixels."""
+    """Side in pixels to which smaller images are enlarged."""
     largest_image: int
-    """Larger images are reduced to this side, pixels."""
+    """Side in pixels to which larger images are reduced."""
     epochs: int
-    """Epochs of the paper's recipe when the user names none; the original recipe keeps its 90 : 300."""
+    """Default epochs of the paper's recipe; the original recipe gets 90/300 of them."""
     summary: str
 
     def shrink(self, design: Design) -> Design:
@@ -41,7 +41,7 @@ class Scale:
         )
 
     def image_size(self, native_side: int | None) -> int:
-        """Side of the square images to train on, in pixels, for images whose shorter side is ``native_side``."""
+        """Side in pixels of the square images to train on, for images whose shorter side has ``native_side`` pixels."""
         side = self.largest_image if native_side is None else native_side
         return min(max(side, self.smallest_image), self.largest_image)
 

@@ -54,20 +54,20 @@ class Design(Settings):
     stem: Stem = "conv7_pool"
     """``conv7_pool`` (stride 4), ``conv3_pool`` (2), ``conv3`` (1), or ``patchifyP``, a PxP convolution of stride P."""
     stage_strides: Strides = (1, 2, 2, 2)
-    """Stride with which each stage is entered."""
+    """Stride at the start of each stage."""
     groups: Groups = 1
     """Groups of the spatial convolution: an int (ResNeXt's cardinality) or ``depthwise``."""
     bottleneck: Bottleneck = "narrow"
     """``narrow``: 4C -> C -> 4C; ``inverted``: C -> 4C -> C."""
     spatial: Spatial = "middle"
-    """Where the spatial convolution stands: between the two 1x1 layers, or before both."""
+    """Position of the spatial convolution: between the two 1x1 layers, or before both."""
     kernel_size: Annotated[int, Range(least=1, most=255, odd=True)] = 3
     """Kernel of the spatial convolution, in pixels; odd."""
     activation: ActivationKind = "relu"
     activations: ActivationPlaces = "after_every_conv"
-    """``after_every_conv`` includes the stem and the sum; ``between_pointwise`` is one a block."""
+    """``after_every_conv`` includes the stem and the sum; ``between_pointwise`` is one per block."""
     norms: NormPlaces = "after_every_conv"
-    """``after_every_conv`` includes stem and shortcut; ``before_expand`` is one a block, before its first 1x1."""
+    """``after_every_conv`` includes stem and shortcut; ``before_expand`` is one per block, before its first 1x1."""
     norm: NormKind = "batch"
     downsampling: Downsampling = "in_block"
     """``in_block``: the stage's first block strides; ``separate``: norm + strided conv between stages, a norm after the
@@ -108,7 +108,7 @@ def stem_stride(stem: str) -> int:
 
 
 def total_stride(design: Design) -> int:
-    """Pixels of the image, along a side, for one of the last stage."""
+    """Image pixels, along a side, per pixel of the last stage."""
     return stem_stride(design.stem) * math.prod(design.stage_strides)
 
 

@@ -1,8 +1,8 @@
-"""The paper's two roadmaps as data: ResNet-50 -> ConvNeXt-T and ResNet-200 -> ConvNeXt-B, one checked step a row.
+"""The paper's two roadmaps as data: ResNet-50 -> ConvNeXt-T and ResNet-200 -> ConvNeXt-B, one checked step per row.
 
 Source: arXiv 2201.03545v2, Figure 2 and Tables 10 and 11 (top-1 of the mean of 3 seeds where a spread is published,
-GFLOPs as printed). A step is a change that *must* change something and must meet the design it expects; so a roadmap
-cannot silently skip a decision. No torch here.
+GFLOPs as printed). A step must find the design it expects and must change it, so a roadmap cannot silently
+skip a decision. No torch here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nextify.paper.recipe import CONVNEXT, RESNET, Recipe
 
 
 class StepError(ValueError):
-    """A step that does not fit the design it is applied to, or that changes nothing."""
+    """A step that does not fit the design it is applied to, or that would change nothing."""
 
 
 @dataclass(frozen=True)

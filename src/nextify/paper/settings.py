@@ -48,8 +48,7 @@ class Range:
 
     def __str__(self) -> str:
         limits = {"above": self.above, "at least": self.least, "below": self.below, "at most": self.most}
-        words = " and ".join(f"{word} {_figure(limit)}" for word, limit in limits.items() if limit is not None)
-        return f"odd, {words}" if self.odd else words
+        return " and ".join(f"{word} {_figure(limit)}" for word, limit in limits.items() if limit is not None)
 
 
 class Settings:
@@ -207,7 +206,8 @@ def describe(hint: Any) -> str:
     """What an annotation accepts, in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return " ".join([describe(arguments[0]), *map(str, arguments[1:])])
+        number, limits = describe(arguments[0]), arguments[1]
+        return f"{number.replace('a whole', 'an odd whole') if limits.odd else number} {limits}"
     if origin is Literal:
         return _or([str(choice) for choice in arguments])
     if origin is tuple:
