@@ -137,7 +137,7 @@ def test_a_broken_image_is_named_in_one_line(
         assert code == 2
         assert line.startswith("nextify: 1 of 21 images cannot be read: ")
         assert f"val/dog/{name} (" in line
-        assert line.endswith("remove or replace them")
+        assert line.endswith("replace them, or move them elsewhere")
         assert not (pets.parent / "out").exists() or not list((pets.parent / "out").glob("*/bundle"))
     assert reason in line
 
@@ -320,4 +320,4 @@ def test_contradicting_labels_of_a_manifest_are_warned_of(capsys: Captured, bund
 def test_a_manifest_without_labels_is_refused(capsys: Captured, bundle: Path, pets: Path, command: str) -> None:
     (pets / "m.csv").write_text("path,label\ntrain/cat/0.png,\ntrain/dog/0.png,dog\n")
     assert main(run(command, bundle, pets / "m.csv", pets.parent / "out")) == 2
-    assert errors(capsys) == ["nextify: 1 rows of m.csv have no label: row 2; fill them in or delete them"]
+    assert errors(capsys) == ["nextify: 1 rows of m.csv have no label: row 2; fill them in or leave those rows out"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from nextify.data.decode import UnreadableImage, decode, decode_crop, read_header
+from nextify.data.decode import UnreadableImage, decode, read_header
+from nextify.data.jpeg import decode_crop
 
 WIDE = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
 

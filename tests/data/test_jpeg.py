@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from nextify.data import jpeg
-from nextify.data.decode import UnreadableImage, decode_crop
+from nextify.data.decode import UnreadableImage
+from nextify.data.jpeg import decode_crop
 from nextify.system.native import enable
 
 needs_library = pytest.mark.skipif(not jpeg.available(), reason="libjpeg-turbo's header is not installed here")

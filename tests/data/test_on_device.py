@@ -10,7 +10,8 @@ import torch
 from timm.data.mixup import Mixup
 
 from nextify.data import finish
-from nextify.data.on_device import erase, mixed, normalized
+from nextify.data.on_device import erase, mixed
+from nextify.data.preprocessing import normalized
 from nextify.data.randomness import DEVICE, seeded
 from nextify.paper.recipe import CONVNEXT, Mixing, Recipe
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nextify.data.preprocessing import (
+from nextify.data.foreign import (
     foreign_preprocess,
     from_huggingface_config,
     from_timm_config,

@@ -198,7 +198,7 @@ def test_second_start_reads_no_image(tmp_path: Path, make: Make, monkeypatch: py
     def refuse(*_: object) -> bytes:
         raise AssertionError("read again")
 
-    for kind in ("encoded.Files", "parquet.ParquetRows", "tar.TarMembers"):
+    for kind in ("encoded.Files", "sources.parquet.ParquetRows", "sources.tar.TarMembers"):
         monkeypatch.setattr(f"nextify.data.{kind}.read", refuse)
     assert open_images(source, cache=cache).fingerprint == first.fingerprint
 
@@ -463,20 +463,20 @@ def test_refused_in_one_line(tmp_path: Path, make: Make, parts: list[str]) -> No
 
 def test_large_row_groups_are_noted_and_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = parquet_folder(tmp_path)
-    monkeypatch.setattr(nextify.data.opening.parquet, "SLOW_ROW_GROUP", 10)
+    monkeypatch.setattr(nextify.data.sources.parquet, "SLOW_ROW_GROUP", 10)
     assert open_images(source).notes == ()  # held decoded, so read once
     assert any("row_group_size=10" in note for note in open_images(source, decoded_limit=0).notes)
-    monkeypatch.setattr(nextify.data.opening.parquet, "ROW_GROUP_LIMIT", 10)
+    monkeypatch.setattr(nextify.data.sources.parquet, "ROW_GROUP_LIMIT", 10)
     with pytest.raises(DataError, match=r"has row groups of up to .* write the files with row_group_size=10"):
         open_images(source)
 
 
 def test_memory_of_a_set_that_is_not_held_stays_that_of_row_groups(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", samples(0, 20))
-    rows = nextify.data.opening.parquet.ParquetRows(tmp_path, ["a.parquet"], "image.bytes", [[2] * 20])
+    rows = nextify.data.sources.parquet.ParquetRows(tmp_path, ["a.parquet"], "image.bytes", [[2] * 20])
     for i in (39, 0, 17, 5):
         assert rows.read(i) == samples(0, 20)[i][0]
-        assert len(rows._held) <= nextify.data.opening.parquet.HELD_ROW_GROUPS
+        assert len(rows._held) <= nextify.data.sources.parquet.HELD_ROW_GROUPS
 
 
 def test_a_class_that_no_image_has_stays_a_class(tmp_path: Path) -> None:
@@ -504,12 +504,14 @@ def test_braces(pattern: str, files: list[str]) -> None:
     ("name", "part"),
     [
         ("train-00000-of-00001.parquet", "train"),
-        ("Validation-0.tar", "validation"),
+        ("Validation-0.tar", "val"),
         ("test.tar", "test"),
         ("val_07.tar", "val"),
         ("train/7.tar", "train"),
         ("data/test-0.tar", "test"),
-        ("training.tar", None),
+        ("training.tar", "train"),
+        ("imagenet1k-validation-07.tar", "val"),
+        ("testament.tar", None),
         ("data-0.tar", None),
     ],
 )

@@ -49,7 +49,7 @@ def run(options: Options) -> int:
 
     place = runtime(options.device, options.threads)
     with processes.joined(place.device):
-        images = open_images(options.data, split_seed=options.split_seed)
+        images = open_images(options.data, split_seed=options.split_seed, to_train=False)
         found, written = evaluate_with_pictures(
             options.bundle,
             images,

@@ -70,7 +70,7 @@ def _of_timm(name: str, source: str) -> tuple[Any, Any]:
     import timm
     from timm.data import resolve_model_data_config
 
-    from nextify.data.preprocessing import from_timm_config
+    from nextify.data.foreign import from_timm_config
     from nextify.networks.foreign import build, timm_network
     from nextify.paper.design import RESNET50
     from nextify.weights import About, WeightsError, read_weights

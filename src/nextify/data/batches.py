@@ -106,7 +106,9 @@ class TrainBatches:
         try:
             return self.transform.of_encoded(store.encoded(index))
         except UnreadableImage as error:
-            raise DataError(f"{self.images.name(index)} cannot be read ({error}): remove or replace it") from None
+            raise DataError(
+                f"{self.images.name(index)} cannot be read ({error}): replace it, or move it elsewhere"
+            ) from None
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
         """The batches of steps ``start_step`` to ``end_step - 1``, in order. Worker processes live as long as this."""

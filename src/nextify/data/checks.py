@@ -24,12 +24,14 @@ from nextify.data.kept import keep, open_kept
 from nextify.data.sources.listing import Indices, Listing
 from nextify.system.files import write_text_atomic
 
-VERSION = 1
+VERSION = 2
 """Part of every fingerprint and index: raised when decoding or listing changes."""
 IMBALANCE = 10
 """Ratio of the largest class to the smallest from which a note is made."""
 THREADED_PIXELS = 128 * 128
 """Mean size of an image from which decoding in threads pays."""
+DARK_PEAK = 2**14
+"""Largest value below which images of 16 bits are nearly black: they hold 14 bits or fewer."""
 EXAMPLES = 2
 """Images named where labels contradict each other."""
 
@@ -71,7 +73,7 @@ def check(listing: Listing, *, name: str, cache: Path | None, decoded_limit: int
     for part, indices in (("train", listing.train), ("test", listing.test)):
         keep_under = None if cache is None else cache / f"{fingerprint[:16]}-{part}"
         store: Store = EncodedStore(listing.images, indices)
-        if held:
+        if held and len(indices):
             store, refused = _decoded(listing.images, indices, records, keep_under)
             if refused is not None:
                 notes.append(f"Decoded images could not be kept in {cache} ({refused.strerror}); held in memory.")
@@ -87,8 +89,9 @@ def check(listing: Listing, *, name: str, cache: Path | None, decoded_limit: int
         fingerprint=fingerprint,
         notes=tuple(notes),
         native_size=sizes.pop() if len(sizes) == 1 else None,
-        warnings=tuple(_contradictions(listing, records)),
+        warnings=(*_contradictions(listing, records), *_odd_pixels(records)),
         test_images_also_in_training=len(shared),
+        left_out=listing.left_out,
     )
 
 
@@ -120,7 +123,7 @@ def examine(images: Encoded, cache: Path | None = None) -> list[Record]:
                     data = images.read(i)
                     header = read_header(data)
                     digest = hashlib.sha256(data).hexdigest()
-                    entry = [*stamp, digest, header.height, header.width, header.traits]
+                    entry = [*stamp, digest, header.height, header.width, header.traits, header.peak]
             except OSError as error:
                 unreadable.append((name, error.strerror or "unreadable"))
             except UnreadableImage as error:
@@ -140,7 +143,7 @@ def _refuse(unreadable: list[tuple[str, str]], total: int) -> None:
     if unreadable:
         raise DataError(
             f"{len(unreadable):,} of {total:,} images cannot be read: "
-            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; remove or replace them"
+            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; replace them, or move them elsewhere"
         )
 
 
@@ -210,7 +213,7 @@ def _notes(listing: Listing, records: list[Record]) -> Iterator[str]:
     said = {
         "g": "are grayscale and become RGB with three equal channels",
         "t": "have transparency, which is laid on white",
-        "r": "are turned by their EXIF orientation",
+        "r": "are turned by their EXIF or TIFF orientation",
         "a": "are animated; the first frame is used",
     }
     for trait, what in said.items():
@@ -222,11 +225,28 @@ def _notes(listing: Listing, records: list[Record]) -> Iterator[str]:
         (_, *small), (_, *large) = sizes[0], sizes[-1]
         yield f"The images have {len(sizes):,} sizes, from {_size(small)} to {_size(large)} pixels."
     counts = Counter(listing.labels[listing.train].tolist())
-    (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
+    (most, largest), *_, (least, smallest) = counts.most_common() * 2 or [(0, 0)] * 2
     if largest > IMBALANCE * smallest:
         yield (
             f"Classes are unequal: {printable(listing.classes[most])} has {largest:,} training images, "
             f"{printable(listing.classes[least])} {smallest:,}."
+        )
+
+
+def _odd_pixels(records: list[Record]) -> Iterator[str]:
+    """What may make images look other than meant, one sentence for each kind."""
+    said = {
+        "b": "are TIFFs with bands beside their colours (infrared or alpha): these bands are left out, not blended in",
+        "n": "are transparent everywhere: their colours are taken, not a white sheet; check that they hold a picture",
+    }
+    for trait, what in said.items():
+        if count := sum(trait in record.header.traits for record in records):
+            yield f"{count:,} of {len(records):,} images {what}"
+    deep = [record.header.peak for record in records if record.header.peak]
+    if deep and max(deep) < DARK_PEAK:
+        yield (
+            f"{len(deep):,} images of 16 bits hold values up to {max(deep):,} of 65,535, so they are nearly black "
+            f"({max(deep).bit_length()} bits in 16?): scale them to the full range"
         )
 
 

@@ -1,41 +1,49 @@
-"""One image file to RGB pixels, and what its header says; whatever the file holds, the same rules.
+"""One image to upright RGB pixels, and what its file's header says: the same rules for a file and an image in memory.
 
-Grayscale is replicated. Transparency (palette or alpha) is laid on white, as a page would show it. 16-bit values are
-scaled by 255 / 65,535 over the full range, never stretched to an image's own. CMYK and other colour spaces are
-converted by Pillow, without ICC profiles. Of an animation, the first frame. The EXIF orientation is applied. Refused:
-truncated and empty files, files that are no image, float pixels (their range is not agreed), and Pillow's decompression
-bombs.
-
-A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at less cost, by a shorter inverse cosine transform;
-``decode_crop`` does that only when it is told which resolution is enough.
+Grayscale is replicated. Transparency (alpha or palette) is laid on white, as a page would show it; where all of an
+image is transparent its colours are kept. A TIFF's further bands (infrared, alpha) are left out. 16-bit values are
+scaled by 255 / 65,535 over the full range, never stretched to an image's own; a TIFF whose white is zero is inverted.
+CMYK and other colour spaces are converted by Pillow, without ICC profiles. Of an animation, the first frame is used.
+The EXIF or TIFF orientation is applied. Refused with a reason: truncated and empty files, other formats, float and
+signed pixels (their range is not agreed), TIFFs of more bands than Pillow reads, and Pillow's decompression bombs.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
-
-from nextify.data import jpeg
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.uint8]
-Box = tuple[int, int, int, int]
-"""Top, left, height, width, in pixels."""
 
+PLUGINS = {
+    ".heic": ("pillow_heif", "pillow-heif"),
+    ".heif": ("pillow_heif", "pillow-heif"),
+    ".jxl": ("pillow_jxl", "pillow-jxl-plugin"),
+}
+"""Extensions that Pillow reads by a plug-in: its module and its package. It is used where it is installed."""
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"}
     | {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
+    | {extension for extension, (module, _) in PLUGINS.items() if find_spec(module)}
 )
 """Of image files, in lower case."""
-_ORIENTATION = 0x0112  # EXIF tag
-_JPEG_END = b"\xff\xd9"
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "HEIF", "JXL")
+_ORIENTATION, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT = 0x0112, 262, 277, 339  # tags of TIFF; EXIF has the first too
+_STRIPS, _TILES = (273, 279), (324, 325)  # offsets and lengths of a TIFF's pixels in bytes
+_MOST_BANDS = 6  # that Pillow reads of a TIFF
 _GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_TURNED, _MIRRORED = (5, 6, 7, 8), ((3, 4, 7, 8), (2, 3, 6, 7))
+"""EXIF orientations whose rows are columns, and those mirrored top to bottom, and left to right, after that."""
 
 
 class UnreadableImage(ValueError):
@@ -47,45 +55,56 @@ class Header:
     """What a file says of itself."""
 
     height: int
-    """Pixels, after the EXIF orientation."""
+    """Pixels, upright."""
     width: int
     traits: str
-    """Letters: g grayscale, t transparent, r rotated or mirrored by EXIF, a animated."""
+    """Letters: g grayscale, t transparent, r rotated or mirrored by its orientation, a animated, b further bands,
+    n nothing visible: transparent everywhere."""
+    peak: int = 0
+    """The largest value where they have 16 bits, else 0."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warnings of odd metadata, which say nothing of the pixels."""
+    """Silence Pillow's warnings of odd metadata, which say nothing of the pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def read_header(data: bytes) -> Header:
-    """Size and traits of an encoded image. Decodes it only where its end looks cut off. Raises ``UnreadableImage``."""
-    with _reading(data) as image:
+    """Size and traits of an encoded image, decoded only where it has 16 bits or transparency, or its end looks cut off.
+
+    Raises:
+        UnreadableImage: see the top of the file.
+    """
+    with opened(data) as image:
         width, height = image.size
         orientation = image.getexif().get(_ORIENTATION, 1)
-        if orientation in _TURNED:
+        if stored_orientation(image) in _TURNED:
             width, height = height, width
+        further = _further_bands(image)
+        transparent = _has_transparency(image) and not further
+        hidden = transparent and _is_hidden(_with_alpha(image))
         traits = (
             "g" * (image.mode in _GRAY)
-            + "t" * _has_transparency(image)
+            + "t" * (transparent and not hidden)
             + "r" * (orientation in range(2, 9))
             + "a" * bool(getattr(image, "is_animated", False))
+            + "b" * further
+            + "n" * hidden
         )
         if image.mode == "F":
             raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
-        if (image.format == "JPEG" and not data.endswith(_JPEG_END)) or (
-            image.format == "PNG" and b"IEND" not in data[-12:]
-        ):
+        deep = image.mode.startswith("I")
+        if not deep and not _is_whole(image, data):
             image.load()
-    return Header(height, width, traits)
+        return Header(height, width, traits, int(_sixteen_bits(image).max()) if deep else 0)
 
 
 def decode(data: bytes) -> Pixels:
     """``(H, W, 3)`` RGB pixels of an encoded image. Raises ``UnreadableImage``."""
-    with _reading(data) as image:
+    with opened(data) as image:
         return _pixels(image)
 
 
@@ -94,7 +113,7 @@ def from_memory(image: object) -> Pixels:
 
     Args:
         image: a Pillow image of any mode, of an animation the frame it is at; or a uint8 array, ``(H, W, 3)`` RGB or
-            ``(H, W)`` grayscale.
+            ``(H, W)`` or ``(H, W, 1)`` grayscale.
 
     Raises:
         TypeError: anything else.
@@ -105,12 +124,13 @@ def from_memory(image: object) -> Pixels:
         with _refusing():
             pixels = _pixels(image)
     elif isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        gray = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
+        if image.dtype != np.uint8 or not (gray or (image.ndim == 3 and image.shape[2] == 3)):
             raise TypeError(
                 f"an image array must be uint8 of (H, W, 3) or (H, W), got {image.dtype} of {image.shape}; "
                 f"convert it to that, or give a PIL image"
             )
-        pixels = image if image.ndim == 3 else np.stack([image] * 3, axis=-1)
+        pixels = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1) if gray else image
     else:
         raise TypeError(
             f"an image must be a path, a PIL image or a uint8 array of (H, W, 3) or (H, W), got {type(image).__name__}"
@@ -120,73 +140,29 @@ def from_memory(image: object) -> Pixels:
     return pixels
 
 
-def _pixels(image: Image.Image) -> Pixels:
-    image.load()
-    return _upright(np.asarray(_rgb(image)), image.getexif().get(_ORIENTATION, 1))
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """A file's image, not decoded yet. Whatever Pillow raises within becomes ``UnreadableImage``."""
+    if not data:
+        raise UnreadableImage("empty file")
+    if reason := _too_many_bands(data):
+        raise UnreadableImage(reason)
+    with _refusing(data), Image.open(io.BytesIO(data), formats=_formats()) as image:
+        yield image
 
 
-def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | None = None) -> Pixels:
-    """The part of an image that ``choose`` takes, given its height and width.
-
-    Args:
-        enough: pixels a side that the part needs. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size as long as the
-            part keeps them, and the part's edges go to the nearest pixel of that size. None decodes in full.
-
-    Raises:
-        UnreadableImage: see :func:`decode`.
-    """
-    with _reading(data) as image:
-        if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
-            pixels = decode(data)
-            top, left, height, width = choose(*pixels.shape[:2])
-            return pixels[top : top + height, left : left + width]
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        across, down = image.size if orientation not in _TURNED else image.size[::-1]
-        top, left, height, width = choose(down, across)
-        shrink = 1 if enough is None else next(n for n in (8, 4, 2, 1) if n == 1 or min(height, width) >= n * enough)
-        (top, bottom), (left, right) = (
-            (round(a / shrink), round((a + n) / shrink)) for a, n in ((top, height), (left, width))
-        )
-        box = top, left, bottom - top, right - left
-        return _upright(_jpeg_part(data, image, shrink, _stored(box, image.size, shrink, orientation)), orientation)
+def stored_orientation(image: Image.Image) -> int:
+    """How the pixels that Pillow gives lie (EXIF, 1 to 8); Pillow turns TIFFs itself."""
+    orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
-def _jpeg_part(data: bytes, image: Image.Image, shrink: int, box: Box) -> Pixels:
-    """A part of what `_jpeg` gives; a file that is cut off is `_jpeg`'s to refuse, wherever the part lies."""
-    if data.endswith(_JPEG_END) and min(box[2:]) > 0 and jpeg.available():
-        part = jpeg.decode_part(data, shrink, box)
-        if part is not None:
-            return part
-    top, left, height, width = box
-    return _jpeg(data, image, shrink)[top : top + height, left : left + width]
+def is_turned(orientation: int) -> bool:
+    """Whether height and width change places."""
+    return orientation in _TURNED
 
 
-def _jpeg(data: bytes, image: Image.Image, shrink: int) -> Pixels:
-    """A gray or RGB JPEG, opened as ``image``, at a ``shrink``-th of its size; not turned by its orientation.
-
-    By simplejpeg where it is installed, else by Pillow: the same library underneath and the same pixels, with less
-    around them. What simplejpeg finds fault with is Pillow's to judge.
-    """
-    try:
-        from simplejpeg import decode_jpeg
-    except ImportError:
-        pass
-    else:
-        with suppress(ValueError):
-            pixels: Pixels = decode_jpeg(
-                data, "RGB", min_height=-(-image.height // shrink), min_width=-(-image.width // shrink)
-            )
-            return pixels
-    if shrink > 1:
-        image.draft(image.mode, (image.width // shrink, image.height // shrink))
-    return np.asarray(image.convert("RGB"))
-
-
-_TURNED, _MIRRORED = (5, 6, 7, 8), ((3, 4, 7, 8), (2, 3, 6, 7))
-"""EXIF orientations whose rows are columns, and those mirrored top to bottom, and left to right, after that."""
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
+def upright(pixels: Pixels, orientation: int) -> Pixels:
     """A view, turned or mirrored as the EXIF orientation (1 to 8) asks for."""
     if orientation in _TURNED:
         pixels = pixels.transpose(1, 0, 2)
@@ -194,11 +170,9 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels[::down, ::right]
 
 
-def _stored(box: Box, size: tuple[int, int], shrink: int, orientation: int) -> Box:
-    """Where a part of the upright image lies in the image as it is stored, of ``size`` (width, height), decoded at a
-    ``shrink``-th."""
+def stored_box(box: tuple[int, int, int, int], across: int, down: int, orientation: int) -> tuple[int, int, int, int]:
+    """Where a part (top, left, height, width) of the upright image lies in the stored one, ``across`` by ``down``."""
     top, left, height, width = box
-    across, down = (-(-side // shrink) for side in size)
     if orientation in _TURNED:
         across, down = down, across
     if orientation in _MIRRORED[0]:
@@ -208,23 +182,24 @@ def _stored(box: Box, size: tuple[int, int], shrink: int, orientation: int) -> B
     return (left, top, width, height) if orientation in _TURNED else (top, left, height, width)
 
 
-@contextmanager
-def _reading(data: bytes) -> Iterator[Image.Image]:
-    if not data:
-        raise UnreadableImage("empty file")
-    with _refusing(), Image.open(io.BytesIO(data)) as image:
-        yield image
+@cache
+def _formats() -> list[str]:
+    for module in {module for module, _ in PLUGINS.values() if find_spec(module)}:
+        register = getattr(import_module(module), "register_heif_opener", None)
+        if register is not None:
+            register()
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
-    """Turns whatever Pillow raises for a damaged image into ``UnreadableImage``."""
+def _refusing(data: bytes = b"") -> Iterator[None]:
     try:
         yield
     except (UnreadableImage, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("not an image") from None
+        raise UnreadableImage(_kind(data)) from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise UnreadableImage(f"more than {limit:,} million pixels") from None
@@ -233,22 +208,118 @@ def _refusing() -> Iterator[None]:
         raise UnreadableImage("truncated" if "truncated" in reason.lower() else reason or "damaged") from None
 
 
+def _kind(data: bytes) -> str:
+    """What a file is that Pillow does not know, as a reason."""
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
+        return f"HEIC, which needs a plug-in: pip install {PLUGINS['.heic'][1]}"
+    if brand in (b"avif", b"avis"):
+        return "AVIF, which this Pillow was built without: install its wheel, or pillow-avif-plugin"
+    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return f"JPEG XL, which needs a plug-in: pip install {PLUGINS['.jxl'][1]}"
+    if data.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer: git lfs pull"
+    tags = _tiff_tags(data)
+    if tags is not None:
+        bits = tags.get(258, (1,))
+        return (
+            f"a TIFF of {tags.get(_SAMPLES, 1)} bands of {bits[0]} bits, which Pillow does not read: "
+            f"store 1, 3 or 4 bands of 8 bits, or 1 of 16"
+        )
+    return "not an image"
+
+
+def _too_many_bands(data: bytes) -> str:
+    tags = _tiff_tags(data)
+    bands = 1 if tags is None else tags.get(_SAMPLES, 1)
+    return (
+        f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: store three of them"
+        if bands > _MOST_BANDS
+        else ""
+    )
+
+
+def _tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+    file = io.BytesIO(data)
+    file.seek(tags.next)
+    with suppress(Exception):  # what cannot be read here is refused by Pillow later
+        tags.load(file)
+    return tags
+
+
+def _is_whole(image: Image.Image, data: bytes) -> bool:
+    """Whether the file ends where it should, as far as its header tells."""
+    match image.format:
+        case "JPEG" | "MPO":
+            return data.endswith(b"\xff\xd9")
+        case "PNG":
+            return b"IEND" in data[-12:]
+        case "GIF":
+            return data.endswith(b";")
+        case "WEBP":
+            return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+        case "TIFF":
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            parts = [zip(tags.get(at, ()), tags.get(size, ()), strict=False) for at, size in (_STRIPS, _TILES)]
+            return all(at + size <= len(data) for part in parts for at, size in part)
+        case _:
+            return False
+
+
+def _further_bands(image: Image.Image) -> bool:
+    """Whether a TIFF has bands beside gray or colour."""
+    if image.format != "TIFF" or image.mode not in ("LA", "RGB", "RGBA"):
+        return False
+    return bool(image.tag_v2.get(_SAMPLES, 1) > (1 if image.mode == "LA" else 3))  # type: ignore[attr-defined]
+
+
 def _has_transparency(image: Image.Image) -> bool:
-    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    return alpha or ("transparency" in image.info and image.mode in ("1", "L", "P", "RGB"))
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    name = getattr(image, "filename", "")
+    if name and image.format == "TIFF":
+        # A file's name makes Pillow map the pixels into memory, and it then takes a turned TIFF's sides for each other.
+        image.filename = ""  # type: ignore[attr-defined]
+    image.load()
+    if name:
+        image.filename = name  # type: ignore[attr-defined]
+    return upright(np.asarray(_rgb(image)), stored_orientation(image))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16 bits, which Pillow also gives as 32
-        deep = np.asarray(image).astype(np.int64)
-        if deep.min() < 0 or deep.max() > 65_535:
-            raise UnreadableImage("its pixels have more than 16 bits; store 8 or 16 bits")
-        image = Image.fromarray(((deep * 255 + 32_767) // 65_535).astype(np.uint8))
+    if image.mode.startswith("I"):
+        image = Image.fromarray(((_sixteen_bits(image) * 255 + 32_767) // 65_535).astype(np.uint8))
     elif _has_transparency(image):
-        over = image.convert("RGBA")
-        page = Image.new("RGBA", over.size, (255, 255, 255, 255))
-        return Image.alpha_composite(page, over).convert("RGB")
-    return image.convert("RGB")
+        over = _with_alpha(image)
+        if _further_bands(image) or _is_hidden(over):
+            return over.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    # Premultiplied gray has one way out, by way of plain gray.
+    return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+
+
+def _is_hidden(image: Image.Image) -> bool:
+    return image.getchannel("A").getextrema() == (0, 0)
+
+
+def _sixteen_bits(image: Image.Image) -> npt.NDArray[np.int64]:
+    """``(H, W)`` values from 0 (black) to 65,535, of 16 bits that Pillow also gives as 32."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min(initial=0) < 0:
+        raise UnreadableImage("its pixels are signed and some negative: store them from 0 to 255 or 65,535")
+    if values.max(initial=0) > 65_535:
+        raise UnreadableImage("its pixels have more than 16 bits; store 8 or 16 bits")
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    return 65_535 - values if white_is_zero else values

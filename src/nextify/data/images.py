@@ -6,8 +6,8 @@ images that are decoded when they are asked for (sets too large to hold).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,7 +74,7 @@ class EncodedStore:
 
     def _unreadable(self, index: int, reason: str) -> DataError:
         name = printable(self.images.names[self.indices[index]])
-        return DataError(f"{name} cannot be read ({reason}): remove or replace it")
+        return DataError(f"{name} cannot be read ({reason}): replace it, or move it elsewhere")
 
 
 class ImageSet:
@@ -138,6 +138,8 @@ class Images:
     """What is wrong with the data without forbidding a training; a sentence each."""
     test_images_also_in_training: int | None = None
     """By content; None where nobody has looked yet."""
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of what the source holds and is not used, by the reason."""
 
     @property
     def train_images(self) -> int:

@@ -1,38 +1,99 @@
-"""A part of a JPEG by libjpeg-turbo's own functions for it, which no Python package offers.
+"""A part of an image, decoded at no more cost than it needs: ``decode_crop``.
 
-``jpeg.cpp`` is built on first use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``; the
-official Python images have it, the slim ones not), and used where its pixels are Pillow's; elsewhere whole images are
-decoded.
+Of a JPEG only the part is decoded, by libjpeg-turbo's own functions, which no Python package offers: ``jpeg.cpp`` is
+built on first use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``; the official Python
+images have it, the slim ones do not), and used where its pixels are Pillow's. Elsewhere whole images are decoded. At
+1/2, 1/4 or 1/8 of its size a JPEG costs less still, by a shorter inverse cosine transform.
 """
 
 from __future__ import annotations
 
 import ctypes
 import io
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from nextify.data.decode import Pixels, decode, is_turned, opened, stored_box, stored_orientation, upright
 from nextify.system import native as compiled
 
-if TYPE_CHECKING:  # decode.py calls this file
-    from nextify.data.decode import Box, Pixels
+Box = tuple[int, int, int, int]
+"""Top, left, height, width, in pixels."""
 
 _SOURCE = Path(__file__).with_name("jpeg.cpp")
+_END = b"\xff\xd9"
+
+
+def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | None = None) -> Pixels:
+    """The part of an image that ``choose`` takes, given its height and width.
+
+    Args:
+        enough: pixels a side that the part needs. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size as long as the
+            part keeps them, and the part's edges go to the nearest pixel of that size. None decodes in full.
+
+    Raises:
+        UnreadableImage: see :func:`nextify.data.decode.decode`.
+    """
+    with opened(data) as image:
+        if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+            pixels = decode(data)
+            top, left, height, width = choose(*pixels.shape[:2])
+            return pixels[top : top + height, left : left + width]
+        orientation = stored_orientation(image)
+        across, down = image.size[::-1] if is_turned(orientation) else image.size
+        top, left, height, width = choose(down, across)
+        shrink = 1 if enough is None else next(n for n in (8, 4, 2, 1) if n == 1 or min(height, width) >= n * enough)
+        (top, bottom), (left, right) = (
+            (round(a / shrink), round((a + n) / shrink)) for a, n in ((top, height), (left, width))
+        )
+        stored = -(-image.width // shrink), -(-image.height // shrink)
+        box = stored_box((top, left, bottom - top, right - left), *stored, orientation)
+        return upright(_part(data, image, shrink, box), orientation)
 
 
 def available() -> bool:
-    """Whether parts can be decoded here. The first call builds what does it."""
+    """Whether parts alone can be decoded here. The first call builds what does it."""
     return compiled.mode() is not False and _build().usable
 
 
 def decode_part(data: bytes, shrink: int, part: Box) -> Pixels | None:
-    """``(height, width, 3)`` RGB of a gray or colour JPEG at a ``shrink``-th (1, 2, 4, 8) of its size, in whose
-    pixels ``part`` is given; needs :func:`available`. None where the data are damaged as far down as the
-    part reaches."""
+    """``(height, width, 3)`` RGB of a gray or colour JPEG at 1/``shrink`` (1, 2, 4, 8) of its size, in whose pixels
+    ``part`` is given; needs :func:`available`. None where the data are damaged as far down as the part reaches."""
     return _run(_build().library, data, shrink, part)
+
+
+def _part(data: bytes, image: Image.Image, shrink: int, box: Box) -> Pixels:
+    # A file that is cut off goes the way of whole images, which refuses it wherever the part lies.
+    if data.endswith(_END) and min(box[2:]) > 0 and available():
+        part = decode_part(data, shrink, box)
+        if part is not None:
+            return part
+    top, left, height, width = box
+    return _whole(data, image, shrink)[top : top + height, left : left + width]
+
+
+def _whole(data: bytes, image: Image.Image, shrink: int) -> Pixels:
+    """A gray or RGB JPEG, opened as ``image``, at 1/``shrink`` of its size, as it is stored.
+
+    By simplejpeg where it is installed, else by Pillow: the same library underneath and the same pixels, with less
+    around them. What simplejpeg finds fault with is left to Pillow to judge.
+    """
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError:
+        pass
+    else:
+        with suppress(ValueError):
+            pixels: Pixels = decode_jpeg(
+                data, "RGB", min_height=-(-image.height // shrink), min_width=-(-image.width // shrink)
+            )
+            return pixels
+    if shrink > 1:
+        image.draft(image.mode, (image.width // shrink, image.height // shrink))
+    return np.asarray(image.convert("RGB"))
 
 
 def _build() -> compiled.Build:
@@ -49,7 +110,7 @@ def _run(library: ctypes.CDLL, data: bytes, shrink: int, part: Box) -> Pixels | 
 
 
 def _check(library: ctypes.CDLL) -> None:
-    """Against Pillow on a colour and a gray image at each size; raises RuntimeError where they differ."""
+    """Compare with Pillow on a colour and a gray image at each size; raises RuntimeError where they differ."""
     noise = np.random.default_rng(0).integers(0, 256, (13, 17, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((203, 150))
     for mode, sampling in (("RGB", 2), ("RGB", 1), ("RGB", 0), ("L", 0)):

@@ -14,7 +14,6 @@ its target is smoothed like the others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from nextify.data.decode import Pixels
+from nextify.data.preprocessing import normalized
 from nextify.data.randomness import DEVICE, seeded
 from nextify.data.share import Rows, Share
 from nextify.paper.recipe import Mixing, Recipe
@@ -74,22 +74,6 @@ def finish(
     if recipe.label_smoothing:
         y = mixup_target(y, num_classes, smoothing=recipe.label_smoothing)
     return x, y
-
-
-def normalized(pixels: Tensor, device: torch.device, mean: Triple, std: Triple) -> Tensor:
-    """float32 ``(B, 3, S, S)`` in channels-last memory of uint8 ``(B, S, S, 3)``."""
-    batch, height, width, channels = pixels.shape
-    scale, shift = _scale_and_shift(mean, std, width, device)
-    x = pixels.to(device, non_blocking=True).to(torch.float32)
-    # By rows of the image, since arithmetic on a last axis of three is slow.
-    x.view(batch, height, width * channels).mul_(scale).add_(shift)
-    return x.permute(0, 3, 1, 2)
-
-
-@lru_cache(maxsize=16)
-def _scale_and_shift(mean: Triple, std: Triple, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-    return tuple(v.float().repeat(width).to(device) for v in (1 / (255 * s), -m / s))  # type: ignore[return-value]
 
 
 def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) -> None:

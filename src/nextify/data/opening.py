@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nextify.data.checks import VERSION, check
+from nextify.data.checks import check
 from nextify.data.decode import Pixels
 from nextify.data.errors import DataError, printable
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep, open_kept
-from nextify.data.sources.folder import list_folder
+from nextify.data.sources.folder import ARCHIVES, list_folder
 from nextify.data.sources.hugging_face import PREFIX, list_hugging_face
 from nextify.data.sources.listing import Listing, Splitting
 from nextify.data.sources.manifest import list_manifest
@@ -39,6 +39,7 @@ def open_images(
     split_seed: int = 0,
     cache: Path | None = None,
     decoded_limit: int = DECODED_LIMIT,
+    to_train: bool = True,
 ) -> Images:
     """The images of a source, checked.
 
@@ -53,6 +54,8 @@ def open_images(
         split_seed: decides that split, and that of the digits.
         cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
         decoded_limit: bytes up to which images are held decoded; beyond, they are decoded each time.
+        to_train: False where the images are only to be tested on: a source may then hold no training images, and one
+            class only; a folder that is named as a test part, or holds nothing else, is tested on as a whole.
 
     Raises:
         DataError: what is wrong and what to do about it.
@@ -64,7 +67,7 @@ def open_images(
         raise TypeError(f"a source must be one string or Path, got {type(source).__name__}; give {KINDS}")
     if source == "digits":
         return _digits(split_seed, cache)
-    splitting = Splitting(test_fraction, split_seed)
+    splitting = Splitting(test_fraction, split_seed, to_train)
     if source == "cifar10":
         local = root or _default_root()
         if not (local / "train").is_dir():
@@ -95,7 +98,7 @@ def _listing(source: str, splitting: Splitting) -> Listing:
     suffix = path.suffix.lower()
     if path.is_dir():
         for ending, list_shards in ((".tar", list_tar), (".parquet", list_parquet)):
-            shards = shards_in(path, ending)
+            shards = shards_in(path, ending, to_train=splitting.to_train)
             if shards is not None:
                 return list_shards(shards, splitting)
         return list_folder(path, splitting)
@@ -108,6 +111,8 @@ def _listing(source: str, splitting: Splitting) -> Listing:
         return list_parquet(shards_of(source), splitting)
     if suffix in (".csv", ".tsv", ".parquet"):
         return list_manifest(path, splitting)
+    if path.name.lower().endswith(ARCHIVES):
+        raise DataError(f"{printable(source)} is an archive: unpack it and give its folder")
     raise DataError(f"{printable(source)} is a file of another kind: give {KINDS}")
 
 
@@ -172,7 +177,7 @@ def _from_arrays(
     mirror_keeps_class: bool,
     notes: tuple[str, ...],
 ) -> Images:
-    digest = hashlib.sha256(json.dumps([VERSION, "arrays", classes]).encode())
+    digest = hashlib.sha256(json.dumps([1, "arrays", classes]).encode())
     for pixels, labels in (train, test):
         digest.update(f"{pixels.shape}".encode())
         digest.update(np.ascontiguousarray(pixels).data)

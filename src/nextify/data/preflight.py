@@ -99,6 +99,7 @@ def preflight(
         "classes_without_training_images": untrained,
         "classes_without_test_images": absent,
         "test_images_also_in_training": shared,
+        "left_out": {reason: list(names) for reason, names in images.left_out.items() if names},
     }
     warnings = (
         *images.warnings,
@@ -122,7 +123,7 @@ def _digest(images: ImageSet, index: int) -> bytes:
 def _class_warnings(images: Images, counts: np.ndarray[Any, Any], untrained: list[str], recipe: Recipe) -> list[str]:
     warnings = []
     if untrained:
-        warnings.append(f"no training images of {some(untrained)}: add some, or remove the class")
+        warnings.append(f"no training images of {some(untrained)}: add some, or leave the class out")
     largest, smallest = int(counts.max()), int(counts[counts > 0].min())
     if largest > IMBALANCE * smallest and recipe.class_balance == "off":
         warnings.append(

@@ -1,30 +1,31 @@
-"""Image to tensor, locked to the weights: the same pixels by every route, and what other libraries would do instead.
+"""One image to a network's input, locked to the weights: every image takes this way, whatever asks for it.
 
-The reference is PIL's resize (antialiased, on 8-bit pixels) and a rounded center crop: what torchvision's transforms do
-with a PIL image, and so what timm and the official code evaluate with. Resizing float tensors differs by rounding;
-libraries also differ in the short side (torchvision's ConvNeXt-T: 236 for 224), the filter and the place of the crop.
-``report_differences`` runs the other library's own code and shows which setting is worth how much.
+Training's test images, ``evaluate``, ``predict`` and ``loaded.preprocessing`` read an image by the rules of
+``decode.py``, resize it with Pillow (antialiased, on 8-bit pixels), crop the centre and normalize: the same values bit
+for bit. Resize and crop are torchvision's for a PIL image, and so those that timm and the official code evaluate with;
+``foreign.py`` shows what other libraries do otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import nn
+from nextify.data.decode import Pixels, from_memory
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Foreign = Literal["timm", "torchvision", "huggingface"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_LARGE = 2**26
+"""Pixels of a whole resized image from which only the crop is resized, so that long, thin images need little memory."""
 
 
 class PreprocessingError(ValueError):
@@ -81,23 +82,27 @@ class Preprocessing:
     def channels(self) -> int:
         return len(self.mean)
 
-    def __call__(self, image: Image | np.ndarray) -> Tensor:
-        """One image to ``(channels, height, width)``, float32.
+    def __call__(self, image: Image.Image | Pixels) -> Tensor:
+        """Prepare one image: float32 ``(channels, height, width)``.
 
         Args:
-            image: a PIL image of any mode, or an array ``(H, W)`` or ``(H, W, 3)`` of uint8.
+            image: a PIL image of any mode, as ``Image.open`` gives it, or a uint8 array of ``(H, W, 3)`` or ``(H, W)``.
+
+        Raises:
+            TypeError: anything else.
+            UnreadableImage: a PIL image whose file is damaged, or whose pixels have no agreed range.
         """
-        return _Route(self)(image)
+        return normalized(self.pixels(image)[None], torch.device("cpu"), self.mean, self.std)[0].contiguous()
 
-    def pixels(self, image: Image | np.ndarray) -> Tensor:
+    def pixels(self, image: Image.Image | Pixels) -> Tensor:
         """The same image before normalization: uint8 ``(height, width, channels)``."""
-        return _Route(self).pixels(image).permute(1, 2, 0).contiguous()
+        return torch.from_numpy(self.resized(from_memory(image)))
 
-    def batch(self, images: Sequence[Image | np.ndarray] | np.ndarray) -> Tensor:
+    def batch(self, images: Sequence[Image.Image | Pixels] | Pixels) -> Tensor:
         """Images of any sizes to ``(N, channels, height, width)``.
 
         Raises:
-            WeightsError: a single image, whose rows would pass for grayscale images.
+            PreprocessingError: a single image, whose rows would pass for grayscale images.
         """
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise PreprocessingError(
@@ -105,314 +110,82 @@ class Preprocessing:
             )
         return torch.stack([self(image) for image in images])
 
+    def resized(self, pixels: Pixels) -> Pixels:
+        """Resize and crop ``(H, W, 3)`` uint8 RGB to ``(height, width, channels)``."""
+        height, width = self.size
+        kept = self.fit == "squash" or self.resize_size == min(self.size)
+        if pixels.shape[:2] == self.size and self.channels == 3 and kept:
+            return pixels if pixels.flags.c_contiguous and pixels.flags.writeable else pixels.copy()
+        image = Image.frombuffer("RGB", (pixels.shape[1], pixels.shape[0]), pixels.tobytes(), "raw", "RGB", 0, 1)
+        if self.channels == 1:
+            image = image.convert("L")
+        if not self.antialias:
+            image = _without_antialias(image, self)
+        elif self.fit == "squash":
+            image = image.resize((width, height), _filter(self.interpolation))
+        else:
+            across, down = self._resized_size(*image.size)
+            left, top = _start(across, width), _start(down, height)
+            if across * down > _LARGE and left >= 0 and top >= 0:
+                x, y = image.width / across, image.height / down  # original pixels per resized one
+                box = (left * x, top * y, (left + width) * x, (top + height) * y)
+                image = image.resize((width, height), _filter(self.interpolation), box)
+            else:
+                image = image.resize((across, down), _filter(self.interpolation))
+                image = image.crop((left, top, left + width, top + height))
+        return np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(height, width, self.channels)
+
+    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height once the short side is ``resize_size``, rounded as in torchvision."""
+        long = int(self.resize_size * max(width, height) / min(width, height))
+        return (self.resize_size, long) if width <= height else (long, self.resize_size)
+
 
 OFFICIAL = Preprocessing()
 
 
-def preprocess(image: Image | np.ndarray, settings: Preprocessing) -> Tensor:
+def preprocess(image: Image.Image | Pixels, settings: Preprocessing) -> Tensor:
     """``settings(image)``."""
     return settings(image)
 
 
-def to_pil(image: Image | np.ndarray, channels: int) -> Image:
-    """An 8-bit RGB (3) or grayscale (1) PIL image. Transparent pixels show black, as everywhere else.
-
-    Raises:
-        PreprocessingError: an array of another type or shape.
-    """
-    from PIL import Image as pil
-
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise PreprocessingError(
-                f"an image array must be uint8 of (H, W) or (H, W, 3), got {image.dtype} of {image.shape}; "
-                f"scale it to 0..255 first"
-            )
-        image = pil.fromarray(image.squeeze(-1) if image.ndim == 3 and image.shape[-1] == 1 else image)
-    return image.convert("L" if channels == 1 else "RGB")
+def normalized(pixels: Tensor, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """float32 ``(B, C, H, W)`` in channels-last memory of uint8 ``pixels (B, H, W, C)``; ``mean`` and ``std`` are of
+    pixels from 0 to 1."""
+    batch, height, width, channels = pixels.shape
+    scale, shift = _scale_and_shift(mean, std, width, device)
+    x = pixels.to(device, non_blocking=True).to(torch.float32)
+    # By rows of the image, since arithmetic on a last axis of three is slow.
+    x.view(batch, height, width * channels).mul_(scale).add_(shift)
+    return x.permute(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
-class _Route:
-    """One way through: settings, on what the resize works and where the crop lands between two pixels."""
-
-    settings: Preprocessing
-    resize_on: Literal["pil", "float tensor", "uint8 tensor"] = "pil"
-    """torchvision's v1 resize turns a tensor into floats and rounds; its v2 resize, which transformers calls, stays in
-    8-bit integers, as PIL does."""
-    crop_offset: Literal["round", "floor"] = "round"
-    """``round``: Python's round of half a pixel (to even), as torchvision; ``floor``: as transformers."""
-
-    def __call__(self, image: Image | np.ndarray) -> Tensor:
-        from torchvision.transforms import functional as tv
-
-        pixels = self.pixels(image)
-        s = self.settings
-        return tv.normalize(pixels.float().div(255), list(s.mean), list(s.std))  # type: ignore[no-any-return]
-
-    def pixels(self, image: Image | np.ndarray) -> Tensor:
-        """uint8 ``(channels, height, width)``."""
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms import functional as tv
-        from torchvision.transforms.v2 import functional as v2
-
-        s = self.settings
-        pixels: Any = to_pil(image, s.channels)
-        # PIL always antialiases, so a route without antialias resizes tensors.
-        if self.resize_on != "pil" or not s.antialias:
-            pixels = tv.pil_to_tensor(pixels)
-        mode = InterpolationMode(s.interpolation)
-        size = list(s.size) if s.fit == "squash" else [s.resize_size]
-        resize = v2.resize if self.resize_on == "uint8 tensor" else tv.resize
-        pixels = resize(pixels, size, interpolation=mode, antialias=s.antialias)
-        if s.fit == "crop":
-            height, width = tv.get_dimensions(pixels)[1:]
-            if self.crop_offset == "round" or height < s.size[0] or width < s.size[1]:
-                pixels = tv.center_crop(pixels, list(s.size))
-            else:
-                pixels = tv.crop(pixels, (height - s.size[0]) // 2, (width - s.size[1]) // 2, *s.size)
-        return pixels if isinstance(pixels, Tensor) else tv.pil_to_tensor(pixels)
+@lru_cache(maxsize=16)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+    return (1 / (255 * s)).float().repeat(width).to(device), (-m / s).float().repeat(width).to(device)
 
 
-@dataclass(frozen=True)
-class Effect:
-    """What one setting is worth, in units of the network's input (and of its logits, where a model is given)."""
-
-    setting: str
-    ours: str
-    theirs: str
-    max_abs: float
-    mean_abs: float
-    logits_max_abs: float | None = None
-    same_top1: bool | None = None
+def _filter(interpolation: Interpolation) -> Image.Resampling:
+    return Image.Resampling[interpolation.upper()]
 
 
-@dataclass(frozen=True)
-class Differences:
-    """How a foreign route differs from ours on one image."""
-
-    foreign: Foreign
-    total: Effect
-    """The other library's own code against ours."""
-    causes: tuple[Effect, ...]
-    """Each differing setting alone, put into our route."""
-    unexplained: float
-    """Largest difference that is left once all causes are put into our route; 0 where they explain everything."""
-    notes: tuple[str, ...] = field(default=())
-
-    def __str__(self) -> str:
-        lines = [f"{self.foreign} against nextify on this image: {_figures(self.total)}"]
-        lines += [f"  {c.setting}: {c.ours} here, {c.theirs} there: {_figures(c)}" for c in self.causes]
-        if self.unexplained:
-            lines.append(f"  not explained by these: max {self.unexplained:.3g}")
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+def _start(length: int, kept: int) -> int:
+    """Where a central crop begins, as in torchvision: half a pixel rounds to even; below 0 it is padded with black."""
+    return round((length - kept) / 2) if length >= kept else -((kept - length) // 2)
 
 
-def _figures(effect: Effect) -> str:
-    if effect.max_abs == 0:
-        return "identical"
-    text = f"max {effect.max_abs:.3g}, mean {effect.mean_abs:.3g}"
-    if effect.logits_max_abs is not None:
-        text += f", logits max {effect.logits_max_abs:.3g}, top-1 {'same' if effect.same_top1 else 'differs'}"
-    return text
+def _without_antialias(image: Image.Image, settings: Preprocessing) -> Image.Image:
+    """Resize and crop by torchvision's tensors: Pillow always antialiases."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as tv
 
-
-def report_differences(
-    image: Image | np.ndarray,
-    settings: Preprocessing,
-    foreign: Foreign,
-    *,
-    foreign_settings: Preprocessing | None = None,
-    on: Literal["pil", "tensor"] = "pil",
-    model: nn.Module | None = None,
-) -> Differences:
-    """Run another library's preprocessing on the same image and say where it differs, and by how much.
-
-    Args:
-        image: the image.
-        settings: ours.
-        foreign: whose code to run; the library must be installed.
-        foreign_settings: what the other library is told, such as ``library_settings("torchvision", "convnext_tiny")``;
-            without it, the same as ours.
-        on: what the other library is given (torchvision: a PIL image or a tensor; transformers always makes a tensor).
-        model: shows the effect on its logits too.
-    """
-    theirs = foreign_settings or settings
-    route, notes = _foreign_route(foreign, theirs, on)
-    ours = _Route(settings)
-    mine, other = ours(image), foreign_preprocess(image, theirs, foreign, on=on)
-
-    def effect(setting: str, here: object, there: object, tensor: Tensor) -> Effect:
-        if tensor.shape != mine.shape:
-            return Effect(setting, str(here), str(there), float("inf"), float("inf"))
-        gap = (tensor - mine).abs()
-        logits = same = None
-        if model is not None:
-            with torch.inference_mode():
-                a, b = (model(t[None]) for t in (mine, tensor))
-            logits, same = float((a - b).abs().max()), bool((a.argmax() == b.argmax()).item())
-        return Effect(setting, str(here), str(there), float(gap.max()), float(gap.mean()), logits, same)
-
-    causes, changed = [], settings
-    for f in fields(Preprocessing):
-        here, there = getattr(settings, f.name), getattr(route.settings, f.name)
-        if here != there:
-            changed = replace(changed, **{f.name: there})
-            alone = _Route(replace(settings, **{f.name: there}))
-            causes.append(effect(f.name, here, there, alone(image)))
-    if route.resize_on != "pil":
-        causes.append(effect("resize on", "pil", route.resize_on, replace(ours, resize_on=route.resize_on)(image)))
-    if route.crop_offset != "round":
-        causes.append(effect("crop offset", "round", "floor", replace(ours, crop_offset=route.crop_offset)(image)))
-    explained = route(image)
-    left = float((explained - other).abs().max()) if explained.shape == other.shape else float("inf")
-    # One unit of float32 rounding in the normalization is no difference worth a line.
-    unexplained = 0.0 if left < 2e-6 else left
-    return Differences(foreign, effect("all", "nextify", foreign, other), tuple(causes), unexplained, notes)
-
-
-def _foreign_route(foreign: Foreign, settings: Preprocessing, on: str) -> tuple[_Route, tuple[str, ...]]:
-    """Our description of what the other library's code does with these settings."""
-    if foreign == "huggingface":
-        notes: tuple[str, ...] = ()
-        short = min(settings.size)
-        fit: Literal["crop", "squash"] = "crop" if short < 384 else "squash"
-        if fit != settings.fit:
-            notes = (f"transformers decides by size alone: {fit} at {short} pixels",)
-        told = replace(settings, fit=fit, antialias=True, resize_size=int(short / settings.crop_ratio))
-        return _Route(told, "uint8 tensor", "floor"), notes
-    if foreign == "torchvision" and on == "tensor":
-        return _Route(settings, "float tensor"), ()
-    return _Route(settings if settings.antialias else replace(settings, antialias=True)), ()
-
-
-def foreign_preprocess(
-    image: Image | np.ndarray, settings: Preprocessing, foreign: Foreign, *, on: Literal["pil", "tensor"] = "pil"
-) -> Tensor:
-    """The other library's own code on an image, told these settings as well as it can be: ``(C, H, W)``."""
-    pil = to_pil(image, settings.channels)
-    if foreign == "timm":
-        import timm.data
-
-        transform = timm.data.create_transform(
-            input_size=(settings.channels, *settings.size),
-            # A hair more than the ratio, so that its floor gives our short side.
-            crop_pct=min(settings.size) / (settings.resize_size + 1e-6),
-            crop_mode="squash" if settings.fit == "squash" else "center",
-            interpolation=settings.interpolation,
-            mean=settings.mean,
-            std=settings.std,
-        )
-        return transform(pil)  # type: ignore[no-any-return]
-    if foreign == "torchvision":
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms import functional as tv
-        from torchvision.transforms._presets import ImageClassification
-
-        if settings.fit != "crop" or settings.size[0] != settings.size[1]:
-            raise PreprocessingError("torchvision's presets crop a square; they have no squash and no rectangles")
-        preset = ImageClassification(
-            crop_size=settings.size[0],
-            resize_size=settings.resize_size,
-            mean=settings.mean,
-            std=settings.std,
-            interpolation=InterpolationMode(settings.interpolation),
-            antialias=settings.antialias,
-        )
-        return preset(tv.pil_to_tensor(pil) if on == "tensor" else pil)  # type: ignore[no-any-return]
-    if foreign == "huggingface":
-        transformers = _import_transformers()
-        processor = transformers.ConvNextImageProcessor(
-            size={"shortest_edge": min(settings.size)},
-            crop_pct=settings.crop_ratio,
-            resample={"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[settings.interpolation],
-            image_mean=list(settings.mean),
-            image_std=list(settings.std),
-        )
-        return processor(pil, return_tensors="pt")["pixel_values"][0]  # type: ignore[no-any-return]
-    raise PreprocessingError(f"foreign must be timm, torchvision or huggingface, got {foreign!r}")
-
-
-def library_settings(foreign: Foreign, name: str) -> Preprocessing:
-    """What a library itself uses for a model of that name (torchvision's default weights, timm's pretrained
-    configuration such as ``convnext_tiny.fb_in1k``, transformers' image processor with nothing configured)."""
-    if foreign == "torchvision":
-        from torchvision.models import get_model_weights
-
-        preset = next(iter(get_model_weights(name))).transforms()
-        return Preprocessing(
-            size=(preset.crop_size[0], preset.crop_size[0]),
-            resize_size=preset.resize_size[0],
-            interpolation=preset.interpolation.value,
-            antialias=bool(preset.antialias),
-            mean=tuple(preset.mean),
-            std=tuple(preset.std),
-        )
-    if foreign == "timm":
-        import timm
-
-        config = timm.get_pretrained_cfg(name)
-        if config is None:
-            raise PreprocessingError(f"timm knows no pretrained configuration of {name!r}")
-        return from_timm_config(config.to_dict())
-    if foreign == "huggingface":
-        processor = _import_transformers().ConvNextImageProcessor()
-        config = {k: getattr(processor, k) for k in _HUGGINGFACE_FIELDS}
-        return from_huggingface_config({**config, "size": {"shortest_edge": processor.size["shortest_edge"]}})
-    raise PreprocessingError(f"foreign must be timm, torchvision or huggingface, got {foreign!r}")
-
-
-def _import_transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise PreprocessingError("transformers is not installed: pip install 'nextify[huggingface]'") from error
-    return transformers
-
-
-def from_timm_config(config: dict[str, Any]) -> Preprocessing:
-    """Settings of a timm ``pretrained_cfg``."""
-    size = tuple(config.get("input_size") or (3, 224, 224))[-2:]
-    squash = config.get("crop_mode") == "squash"
-    return Preprocessing.from_crop_ratio(
-        (int(size[0]), int(size[1])),
-        float(config.get("crop_pct") or 0.875),
-        fit="squash" if squash else "crop",
-        interpolation=config.get("interpolation") or "bicubic",
-        mean=tuple(config.get("mean") or IMAGENET_MEAN),
-        std=tuple(config.get("std") or IMAGENET_STD),
-    )
-
-
-_HUGGINGFACE_FIELDS = ("size", "crop_pct", "resample", "image_mean", "image_std")
-
-
-def from_huggingface_config(config: dict[str, Any]) -> Preprocessing:
-    """Settings of a transformers ``preprocessor_config.json`` of ConvNeXt; the fit follows from the size, as there."""
-    size = config.get("size", 224)
-    short = int((size.get("shortest_edge") or size["height"]) if isinstance(size, dict) else size)
-    by_number: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-    return Preprocessing.from_crop_ratio(
-        short,
-        float(config.get("crop_pct") or 224 / 256) if short < 384 else 1.0,
-        fit="crop" if short < 384 else "squash",
-        interpolation=by_number[int(config.get("resample", 3))],
-        mean=tuple(config.get("image_mean") or IMAGENET_MEAN),
-        std=tuple(config.get("image_std") or IMAGENET_STD),
-    )
-
-
-def to_huggingface_config(settings: Preprocessing) -> dict[str, Any]:
-    """``preprocessor_config.json`` for these settings, as near as transformers comes."""
-    return {
-        "image_processor_type": "ConvNextImageProcessor",
-        "size": {"shortest_edge": min(settings.size)},
-        "crop_pct": settings.crop_ratio,
-        "resample": {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[settings.interpolation],
-        "image_mean": list(settings.mean),
-        "image_std": list(settings.std),
-        "do_resize": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-    }
+    size = list(settings.size) if settings.fit == "squash" else [settings.resize_size]
+    mode = InterpolationMode(settings.interpolation)
+    pixels = tv.resize(tv.pil_to_tensor(image), size, interpolation=mode, antialias=False)
+    if settings.fit == "crop":
+        pixels = tv.center_crop(pixels, list(settings.size))
+    out: Image.Image = tv.to_pil_image(pixels)
+    return out

@@ -21,13 +21,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from timm.data.transforms_factory import transforms_imagenet_eval
-from torchvision.transforms import ColorJitter, Compose
+from torchvision.transforms import ColorJitter
 
 from nextify.data.augment import from_pillow, rand_augment, to_pillow
-from nextify.data.decode import Box, Pixels, decode, decode_crop
+from nextify.data.decode import Pixels, decode
 from nextify.data.images import ImageSet
+from nextify.data.jpeg import Box, decode_crop
 from nextify.data.kept import Kept, keep, open_kept
+from nextify.data.preprocessing import Preprocessing
 from nextify.paper.recipe import NoCrop, RandomResized, Recipe, Shift
 
 Transform = Callable[[Pixels], Pixels]
@@ -56,20 +57,15 @@ test_transform.__test__ = False  # type: ignore[attr-defined]
 
 
 class Square:
-    """timm's test transform: resize the short side, bicubic, and crop the centre."""
+    """The test transform, ``Preprocessing`` without its normalization: resize the short side, crop the centre."""
 
     def __init__(self, image_size: int, crop_ratio: float = 1.0) -> None:
         self.image_size = image_size
-        self.short_side = math.floor(image_size / crop_ratio)
-        factory = transforms_imagenet_eval(
-            image_size, crop_pct=crop_ratio, interpolation="bicubic", use_prefetcher=True
-        )
-        self.steps = Compose(factory.transforms[:-1])  # without the last, which makes a tensor
+        self.preprocessing = Preprocessing.from_crop_ratio(image_size, crop_ratio)
+        self.short_side = self.preprocessing.resize_size
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        if pixels.shape[0] == pixels.shape[1] == self.image_size == self.short_side:
-            return pixels
-        return from_pillow(self.steps(to_pillow(pixels)))
+        return self.preprocessing.resized(pixels)
 
     def of_all(self, images: ImageSet) -> Pixels | None:
         """``(N, image_size, image_size, 3)`` of a whole set, made once; None where that would be too large."""

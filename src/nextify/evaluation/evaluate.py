@@ -253,11 +253,11 @@ def probabilities(
     """
     import torch
 
-    from nextify.data.on_device import normalized
+    from nextify.data.preprocessing import normalized
 
     place = torch.device(device)
     with torch.inference_mode():
-        x = normalized(pixels, place, settings.mean, settings.std)  # type: ignore[arg-type]
+        x = normalized(pixels, place, settings.mean, settings.std)
         return inference.logits(model, x).softmax(-1).cpu().numpy()
 
 

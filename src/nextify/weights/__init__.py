@@ -5,14 +5,8 @@
 
 from __future__ import annotations
 
-from nextify.data.preprocessing import (
-    Differences,
-    Preprocessing,
-    PreprocessingError,
-    library_settings,
-    preprocess,
-    report_differences,
-)
+from nextify.data.foreign import Differences, library_settings, report_differences
+from nextify.data.preprocessing import Preprocessing, PreprocessingError, preprocess
 from nextify.weights.bundle import About, Bundle, Metric, is_bundle, load_bundle, save_bundle
 from nextify.weights.convert import Conversion, convert
 from nextify.weights.hub import model_card, pull, push

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextify.data.preprocessing import to_huggingface_config
+from nextify.data.foreign import to_huggingface_config
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.bundle import About, save_bundle
 from nextify.weights.class_names import CLASSES_FILE, ClassOrder, write_class_file

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nextify.data.preprocessing import Preprocessing, from_huggingface_config, from_timm_config, library_settings
+from nextify.data.foreign import from_huggingface_config, from_timm_config, library_settings
+from nextify.data.preprocessing import Preprocessing
 from nextify.networks.layers import LAYER_NORM_EPS
 from nextify.networks.layout import layout
 from nextify.paper.design import Design

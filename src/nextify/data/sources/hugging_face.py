@@ -11,8 +11,9 @@ from typing import Any
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp
 from nextify.data.errors import DataError, some
-from nextify.data.sources.listing import Listing, Splitting, arrange, choose_parts, is_part
+from nextify.data.sources.listing import Listing, Splitting, arrange
 from nextify.data.sources.parquet import LABEL_NAMES, Columns, number_labels
+from nextify.data.sources.parts import choose_parts, kind_of
 
 PREFIX = "hf:"
 
@@ -60,10 +61,10 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
     except Exception as error:  # the library and what is below it raise almost anything: network, names, formats
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{source} could not be loaded ({reason}): check the name and the connection") from None
-    if not any(map(is_part, found)):
+    if not any(map(kind_of, found)):
         raise DataError(f"{source} has the splits {some(list(found))}: it needs train, and val or test if wanted")
-    parts = choose_parts(filter(is_part, found), source)
-    columns = _columns(datasets, found[parts.train].features, source)
+    parts = choose_parts(filter(kind_of, found), source, to_train=splitting.to_train)
+    columns = _columns(datasets, found[parts.used[0]].features, source)
     splits = [
         (part, found[part].select_columns([columns.image, columns.label]).cast_column(
             columns.image, datasets.Image(decode=False)))
@@ -71,11 +72,12 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
     ]  # fmt: skip
     images = Rows(name, splits, columns.image)
     labels = [label for _, rows in splits for label in rows[columns.label]]
-    classes, numbers = number_labels(labels, columns, images.names)
+    classes, numbers = number_labels(labels, columns)
+    train_count = len(splits[0][1]) if parts.train else 0
     notes = []
     if columns.other_labels:
         notes.append(f"The classes are those of the column {columns.label}, not of {some(columns.other_labels)}.")
-    return arrange(source, classes, images, numbers, parts, len(splits[0][1]), splitting, notes=notes)
+    return arrange(source, classes, images, numbers, parts, train_count, splitting, notes=notes)
 
 
 def _library() -> Any:

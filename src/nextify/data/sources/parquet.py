@@ -20,7 +20,7 @@ import numpy as np
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.listing import Listing, Splitting, arrange, number_classes
+from nextify.data.sources.listing import UNLABELLED, Listing, Splitting, arrange, no_label, number_classes
 from nextify.data.sources.shards import Shards
 
 ROW_GROUP_LIMIT = 512 * 2**20
@@ -171,7 +171,7 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
             f"held whole to read one image: write the files with row_group_size=10"
         )
     images = ParquetRows(shards.root, shards.files, columns.image, rows)
-    classes, numbers = number_labels(labels, columns, images.names)
+    classes, numbers = number_labels(labels, columns)
     notes = []
     if columns.other_labels:
         notes.append(f"The classes are those of the column {columns.label}, not of {some(columns.other_labels)}.")
@@ -188,27 +188,25 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
         train_count,
         splitting,
         notes=notes,
+        left_out=shards.left_out,
         undecoded_note=slow if largest > SLOW_ROW_GROUP else "",
     )
 
 
-def number_labels(labels: Sequence[Any], columns: Columns, names: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Class names and each label's number. Raises ``DataError`` that names rows without a label."""
+def number_labels(labels: Sequence[Any], columns: Columns) -> tuple[tuple[str, ...], list[int]]:
+    """Class names and each label's number, ``UNLABELLED`` where there is none. Raises ``DataError``: odd labels."""
     known = columns.classes
-    empty = [name for name, label in zip(names, labels, strict=True) if label in (None, "") or (known and label == -1)]
-    if empty:
-        raise DataError(
-            f"{len(empty):,} of {len(labels):,} images have no label in the column {columns.label}: {some(empty)}; "
-            f"label them or leave them out"
-        )
-    odd = [label for label in labels if not isinstance(label, str | int)]
+    odd = [label for label in labels if not no_label(label) and not isinstance(label, str | int)]
     if odd:
         raise DataError(f"the column {columns.label} has labels such as {odd[0]!r}: labels are numbers or names")
     if known is None:
-        return number_classes([str(label) for label in labels])
+        return number_classes(["" if no_label(label) else str(label) for label in labels])
     number = {name: i for i, name in enumerate(known)}
-    numbers = [label if isinstance(label, int) else number.get(label, -1) for label in labels]
-    if strange := sorted({str(label) for label, n in zip(labels, numbers, strict=True) if not 0 <= n < len(known)}):
+    numbers = [
+        label if isinstance(label, int) else number.get(label, UNLABELLED if no_label(label) else len(known))
+        for label in labels
+    ]
+    if strange := sorted({str(label) for label, n in zip(labels, numbers, strict=True) if not -1 <= n < len(known)}):
         raise DataError(
             f"the column {columns.label} has labels beyond its {len(known):,} classes: {some(strange)}; correct them"
         )

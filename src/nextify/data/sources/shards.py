@@ -1,8 +1,8 @@
 """The files of a set that lies in several: which there are, in which order, and which part each belongs to.
 
-For Parquet files and tar shards alike. A folder of them tells the part by a file's beginning (``train-*.tar``,
-``test-00000-of-00002.parquet``) or by the folder a file is in (``train/``, ``test/``), also below ``data/``, as on the
-Hugging Face Hub. Files that are given by name or by a pattern such as ``data-{000..003}.tar`` may tell no part.
+For Parquet files and tar shards alike. The part is told by a file's name (``imagenet1k-train-0000.tar``,
+``test-00000-of-00002.parquet``) or by the folder it is in (``train/``), at any depth, as on the Hugging Face Hub. Files
+that are given by name or by a pattern such as ``data-{000..003}.tar`` may tell no part.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.folder import files_in, subfolders
-from nextify.data.sources.listing import TEST_NAMES, TRAIN_NAME, Parts, choose_parts, is_part, natural
+from nextify.data.sources.folder import files_below, is_image
+from nextify.data.sources.listing import BESIDE, LeftOut
+from nextify.data.sources.parts import Parts, choose_parts, kind_of, looks_like_part, natural
 
-_PART = re.compile(rf"({'|'.join((TRAIN_NAME, *TEST_NAMES))})(?:-|[_.]?[0-9]|\.)", re.IGNORECASE)
+CLASSES_FILE = "classes.txt"
+"""Names of numbered labels, beside tar shards."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
-DATA_FOLDER = "data"
 
 
 @dataclass(frozen=True)
@@ -34,28 +35,43 @@ class Shards:
     parts: Parts | None
     where: str
     """The source, as a message names it."""
+    left_out: LeftOut = field(default_factory=dict)
+    """Files that are not used, by the reason."""
 
     @property
     def paths(self) -> list[Path]:
         return [self.root / name for name in self.files]
 
 
-def shards_in(folder: Path, suffix: str) -> Shards | None:
-    """The files of a folder that end in ``suffix``; None where it is a folder of something else.
-
-    An archive beside class folders makes no set of shards.
+def shards_in(folder: Path, suffix: str, *, to_train: bool = True) -> Shards | None:
+    """The files of a folder that end in ``suffix``, at any depth; None where there are none, or images beside them.
 
     Raises:
-        DataError: files without a part beside files with one; test files only.
+        DataError: files without a part beside files with one; several data sets; test files only, though ``to_train``.
     """
-    folders = subfolders(folder)
-    named = [name for name in folders if is_part(name) or name.lower() == DATA_FOLDER]
-    if len(named) < len(folders) or any(subfolders(folder / name) for name in named):
-        return None
-    found = [f"{name}/{file}" for name in named for file in files_in(folder / name) if file.lower().endswith(suffix)]
+    found, others = [], []
+    for name in files_below(folder):
+        if is_image(name):
+            return None
+        if name.lower().endswith(suffix):
+            found.append(name)
+        elif name != CLASSES_FILE:
+            others.append(name)
     if not found:
-        found = [file for file in files_in(folder) if file.lower().endswith(suffix)]
-    return _by_part(folder, found, printable(str(folder))) if found else None
+        return None
+    sets = sorted({_set_of(name) for name in found}, key=natural)
+    where = printable(str(folder))
+    if len(sets) > 1:
+        raise DataError(
+            f"{where} holds several data sets, {some([f'{where}/{name}' for name in sets])}: give one of them"
+        )
+    left = {BESIDE: others} if others else {}
+    return _by_part(folder, found, where, left, to_train=to_train)
+
+
+def _set_of(name: str) -> str:
+    """The folders that a file lies in, without those that say its part."""
+    return "/".join(folder for folder in name.split("/")[:-1] if kind_of(folder) is None)
 
 
 def shards_of(pattern: str) -> Shards:
@@ -78,13 +94,12 @@ def shards_of(pattern: str) -> Shards:
 
 
 def part_of(name: str) -> str | None:
-    """``train``, ``val``, … as a file's name or its folder has it; None where they say nothing."""
+    """``train``, ``val`` or ``test`` as a file's name or its folder has it; None where they say nothing."""
     *folders, file = name.split("/")
-    for folder in reversed(folders):
-        if is_part(folder):
-            return folder.lower()
-    found = _PART.match(file)
-    return found[1].lower() if found else None
+    for place in (file, *reversed(folders)):
+        if (kind := kind_of(place.partition(".")[0])) is not None:
+            return kind
+    return None
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -102,17 +117,21 @@ def expand_braces(pattern: str) -> list[str]:
     return [before + choice + rest for choice in choices for rest in expand_braces(after)]
 
 
-def _by_part(root: Path, names: Sequence[str], where: str) -> Shards:
+def _by_part(
+    root: Path, names: Sequence[str], where: str, left_out: LeftOut | None = None, *, to_train: bool = True
+) -> Shards:
     names = sorted(names, key=natural)
+    left = dict(left_out or {})
     part = {name: part_of(name) for name in names}
     known = {p for p in part.values() if p is not None}
+    if odd := [name for name in names if part[name] is None and (known or looks_like_part(Path(name).stem))]:
+        others = f", where others say {some(sorted(known))}" if known else " that is known"
+        raise DataError(f"{where}: the name of {some(odd)} says no part{others}: rename or move the file")
     if not known:
-        return Shards(root, tuple(names), len(names), None, where)
-    if odd := [name for name in names if part[name] is None]:
-        raise DataError(
-            f"{where}: the name of {some(odd)} says no part, where others say {some(sorted(known))}: "
-            f"rename or move the file"
-        )
-    parts = choose_parts(known, where)
-    files = [[name for name in names if part[name] == used] for used in parts.used]
-    return Shards(root, tuple(name for of_part in files for name in of_part), len(files[0]), parts, where)
+        return Shards(root, tuple(names), len(names), None, where, left)
+    parts = choose_parts(known, where, to_train=to_train)
+    files = {used: [name for name in names if part[name] == used] for used in parts.used}
+    for unused in parts.unused:
+        left[f"in the split {unused}, which is not used"] = [name for name in names if part[name] == unused]
+    train_files = len(files[parts.train]) if parts.train else 0
+    return Shards(root, tuple(name for of_part in files.values() for name in of_part), train_files, parts, where, left)

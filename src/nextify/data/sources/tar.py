@@ -1,14 +1,16 @@
 """WebDataset shards: tar files in which ``KEY.jpg`` and ``KEY.cls`` (or ``KEY.json`` with a ``label``) are a sample.
 
-Format: https://github.com/webdataset/webdataset (a member's key ends at the first dot of its file name). The headers
-are gone through once; from then on an image is read at its offset, in any order. Labels are numbers or names;
-``classes.txt`` beside the shards, one name a line, names the numbers.
+Format: https://github.com/webdataset/webdataset, where a member's key ends at the first dot of its file name. Here a
+dot may also stand in a key, as long as image and label share all of it. The headers are gone through once; from then on
+an image is read at its offset, in any order. Labels are numbers or names; ``classes.txt`` beside the shards, one name a
+line, names the numbers.
 """
 
 from __future__ import annotations
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,9 @@ import numpy.typing as npt
 from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.listing import Listing, Splitting, arrange, number_classes
-from nextify.data.sources.shards import Shards
+from nextify.data.sources.listing import Listing, Splitting, arrange, no_label, number_classes
+from nextify.data.sources.shards import CLASSES_FILE, Shards
 
-CLASSES_FILE = "classes.txt"
 _BLOCK = 512
 
 
@@ -67,7 +68,7 @@ class TarMembers:
 @dataclass(slots=True)
 class _Sample:
     key: str
-    image: tarfile.TarInfo | None = None
+    image: tarfile.TarInfo
     label: str | int | None = None
 
 
@@ -76,59 +77,87 @@ def list_tar(shards: Shards, splitting: Splitting) -> Listing:
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     labels: list[str | int] = []
-    train_count = imageless = 0
+    train_count = 0
+    left: dict[str, list[str]] = {reason: list(files) for reason, files in shards.left_out.items()}
     for number, (shard, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
-        samples = _samples(path)
-        unlabelled = [s.key for s in samples if s.image is not None and s.label is None]
-        if unlabelled:
+        samples, imageless = _samples(path)
+        for reason, members in imageless.items():
+            left.setdefault(reason, []).extend(f"{shard}/{member}" for member in members)
+        unlabelled = [s.key for s in samples if s.label is None]
+        if unlabelled and (len(unlabelled) < len(samples) or number < shards.train_files):
             raise DataError(
                 f"{len(unlabelled):,} images of {printable(shard)} have no label: {some(unlabelled)}; "
-                f'add KEY.cls, or KEY.json with "label", beside each'
+                f'add KEY.cls, or KEY.json with "label", beside each (such as 1.jpg and 1.cls)'
             )
         for sample in samples:
-            if sample.image is None or sample.label is None:
-                imageless += 1
-                continue
             names.append(f"{shard}/{sample.image.name}")
             places.append((number, sample.image.offset_data, sample.image.size))
-            labels.append(sample.label)
+            labels.append("" if sample.label is None else sample.label)
         if number < shards.train_files:
             train_count = len(names)
     classes, numbers = _classes(shards, labels)
     index = np.array(places, np.int64).reshape(-1, 3)
     images = TarMembers(shards.root, shards.files, tuple(names), index[:, 0], index[:, 1], index[:, 2])
-    notes = [f"{imageless:,} samples have no image and are left out."] if imageless else []
-    return arrange(shards.where, classes, images, numbers, shards.parts, train_count, splitting, notes=notes)
+    return arrange(shards.where, classes, images, numbers, shards.parts, train_count, splitting, left_out=left)
 
 
-def _samples(path: Path) -> list[_Sample]:
-    """The samples of a shard in its order. Raises ``DataError``."""
-    samples: dict[str, _Sample] = {}
+def _samples(path: Path) -> tuple[list[_Sample], dict[str, list[str]]]:
+    """The samples of a shard in its order, and the names of its other members by reason. Raises ``DataError``."""
+    images: dict[str, tarfile.TarInfo] = {}
+    labels: dict[str, str | int | None] = {}
+    left: dict[str, list[str]] = {}
     try:
         with tarfile.open(path, "r:") as archive:
             for member in _members(archive):
-                folder, slash, file = member.name.removeprefix("./").rpartition("/")
-                stem, _, extension = file.partition(".")
-                extension = extension.lower()
-                if not stem or not member.isfile():
+                if not member.isfile():
                     continue
-                key = f"{folder}{slash}{stem}"
-                if f".{extension}" in EXTENSIONS:
-                    sample = samples.setdefault(key, _Sample(key))
-                    if sample.image is not None:
+                key, _, extension = member.name.removeprefix("./").rpartition(".")
+                extension = extension.lower()
+                if f".{extension}" in EXTENSIONS and key:
+                    if key in images:
                         raise DataError(f"{path.name} has two images of the key {printable(key)}: leave one")
-                    sample.image = member
-                elif extension in ("cls", "json"):
-                    sample = samples.setdefault(key, _Sample(key))
+                    images[key] = member
+                elif extension in ("cls", "json") and key:
                     held = archive.extractfile(member)
                     assert held is not None
                     label = _label(held.read(), extension, f"{path.name}/{member.name}")
-                    sample.label = label if extension == "cls" or sample.label is None else sample.label
+                    labels[key] = label if extension == "cls" or labels.get(key) is None else labels[key]
+                else:
+                    left.setdefault("members that are neither image nor label", []).append(member.name)
     except tarfile.TarError as error:
         raise DataError(_no_tar(path, str(error))) from None
     except OSError as error:
         raise DataError(f"{printable(str(path))} cannot be read ({error.strerror}): check the file") from None
-    return list(samples.values())
+    return _paired(images, labels, left), left
+
+
+def _paired(
+    images: dict[str, tarfile.TarInfo], labels: dict[str, str | int | None], left: dict[str, list[str]]
+) -> list[_Sample]:
+    """Each image with the label of its key, else with the only one that has its key up to the first dot."""
+    by_first: dict[str, list[str]] = {}
+    for key in labels:
+        if key not in images:
+            by_first.setdefault(_first(key), []).append(key)
+    alone = Counter(_first(key) for key in images if key not in labels)
+    samples = []
+    for key, member in images.items():
+        first = _first(key)
+        if key not in labels and first in images and first in labels:
+            left.setdefault("further images of a sample", []).append(member.name)
+        elif key not in labels and alone[first] == 1 and len(by_first.get(first, ())) == 1:
+            (other,) = by_first.pop(first)
+            samples.append(_Sample(key, member, labels[other]))
+        else:
+            samples.append(_Sample(key, member, labels.get(key)))
+    if imageless := [key for keys in by_first.values() for key in keys]:
+        left["labels without an image"] = imageless
+    return samples
+
+
+def _first(key: str) -> str:
+    folder, slash, file = key.rpartition("/")
+    return f"{folder}{slash}{file.partition('.')[0]}"
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -162,7 +191,7 @@ def _label(data: bytes, extension: str, where: str) -> str | int | None:
         value = value.get("label") if isinstance(value, dict) else None
     elif value.isdecimal():
         value = int(value)
-    if value is None or value == "":
+    if no_label(value):
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{printable(where)} has the label {value!r}: write a number or a name")
@@ -179,7 +208,9 @@ def _classes(shards: Shards, labels: Sequence[str | int]) -> tuple[tuple[str, ..
         raise DataError(f"{CLASSES_FILE} names a class twice: write each once")
     by_name = {name: i for i, name in enumerate(classes)}
     numbers = [label if isinstance(label, int) else by_name.get(label, -1) for label in labels]
-    unknown = {str(label) for label, n in zip(labels, numbers, strict=True) if not 0 <= n < len(classes)}
+    unknown = {
+        str(label) for label, n in zip(labels, numbers, strict=True) if label != "" and not 0 <= n < len(classes)
+    }
     if unknown:
         raise DataError(
             f"{CLASSES_FILE} has {len(classes):,} classes and not the label {some(sorted(unknown))} "
