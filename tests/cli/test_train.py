@@ -27,7 +27,7 @@ from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.predict import predict
 from nextify.fitting.fit import FitError
 from nextify.paper.design import RESNET50
-from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment
+from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
 from nextify.system import native
 from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
@@ -284,6 +284,10 @@ def test_settings_at_their_defaults_are_not_part_of_a_fingerprint() -> None:
         replace(trial, recipe=CONVNEXT.with_(class_balance="loss")),
         replace(trial, recipe=CONVNEXT.with_(rand_augment=RandAugment(7.0))),
         replace(trial, recipe=CONVNEXT.with_(rand_augment="off")),
+        replace(trial, recipe=CONVNEXT.with_(crop="shift")),
+        replace(trial, recipe=CONVNEXT.with_(crop=Shift(0.25))),
+        replace(trial, recipe=CONVNEXT.with_(optimizer="sgd")),
+        replace(trial, recipe=CONVNEXT.with_(optimizer="muon")),
         replace(trial, design=RESNET50.with_(kernel_size=5)),
         replace(trial, data=replace(trial.data, fingerprint="z")),
         replace(trial, seed=1),

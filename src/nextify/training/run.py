@@ -427,8 +427,8 @@ def train(
     """
     out = Path(out)
     wanted = Request(model, settings={} if settings is None else settings, **request)
-    track = several(track)
     place = runtime(device, threads, workers, wanted.accumulation, kernels=kernels, compile=compile)
+    track = several(track)
     check_trackers(track)
     with processes.joined(place.device):
 
