@@ -1,8 +1,8 @@
 """Depthwise convolution: torch's kernels (A) against ours (B), for forward, input gradient and weight gradient.
 
 One process; A and B alternate, and each figure is the median of its runs, called through torch's dispatcher as training
-calls them. Both weight gradients include the bias gradient. `auto` marks what `enable("auto")` uses (`nn/depthwise.py`,
-`_pays`). Shapes: ConvNeXt-T's four stages at 224² with batch 16, and a small study's.
+calls them. Both weight gradients include the bias gradient. `auto` marks what kernels.install(model, "auto") uses
+(`kernels/choice.py`). Shapes: ConvNeXt-T's four stages at 224² with batch 16, and a small study's.
 
     python benchmarks/depthwise.py --repeats 15 --threads 1
 
@@ -80,8 +80,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextify.kernels.depthwise.cpu import _pays, describe_kernels, fast_kernels_available
-from nextify.system.native import enable
+from nextify.kernels import choice, gpu, libraries
+from nextify.kernels.depthwise import cpu
 
 SHAPES = [(16, 56, 96), (16, 28, 192), (16, 14, 384), (16, 7, 768), (64, 8, 24)]  # N, H = W, C
 ON_GPU = [(64, 56, 96), (64, 28, 192), (64, 14, 384), (64, 7, 768)]
@@ -124,15 +124,15 @@ def pairs(
     return {
         "forward": (
             lambda: F.conv2d(nchw(x), weight, bias, 1, k // 2, groups=c),
-            lambda: ours.depthwise_forward(x, weight, bias, 1, False),
+            lambda: ours.depthwise_forward(x, weight, bias, 1, False, True),
         ),
         "input gradient": (
             lambda: backward(True, False, False),
-            lambda: ours.depthwise_forward(grad, weight, None, 1, True),
+            lambda: ours.depthwise_forward(grad, weight, None, 1, True, True),
         ),
         "weight gradient": (
             lambda: backward(False, True, True),
-            lambda: ours.depthwise_weight_grad(grad, x.view(-1, c), size, size, k, 1),
+            lambda: ours.depthwise_weight_grad(grad, x.view(-1, c), size, size, k, 1, True, True),
         ),
     }
 
@@ -152,9 +152,8 @@ def main() -> None:
     repeats, device = arguments.repeats, arguments.device
     torch.backends.cudnn.allow_tf32 = True
     torch.set_num_threads(arguments.threads)
-    enable(True)
-    if not fast_kernels_available(device, KERNEL_SIZE):
-        raise SystemExit(describe_kernels())
+    if not (gpu.ready() if device == "cuda" else cpu.ready(KERNEL_SIZE)):
+        raise SystemExit(str(libraries()))
     if device == "cuda":
         print(torch.cuda.get_device_name())
     else:
@@ -166,7 +165,7 @@ def main() -> None:
             flops = 2 * n * size * size * c * KERNEL_SIZE**2
             for name, (a, b) in pairs(n, size, c, dtype, device).items():
                 theirs, own = alternate(a, b, repeats, device)
-                auto = _pays(device, dtype, "weight_grad" if name == "weight gradient" else "forward", "auto")
+                auto = name == "weight gradient" or choice.own_depthwise(device, dtype, "auto")
                 print(
                     f"{str(dtype).removeprefix('torch.'):9}{f'{n}×{size}×{size}×{c}':>14}  {name:16}"
                     f"{theirs:9.3f}{own:9.3f}{theirs / own:7.2f}{flops / own / 1e6:9.0f}  {'ours' if auto else 'torch'}"

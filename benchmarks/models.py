@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from timing import matrix_peak, timed
 from torch import Tensor, nn
 
-import nextify
+import nextify.kernels
 from nextify.evaluation.profiling import resident_bytes
 from nextify.system.environment import describe, version
 
@@ -45,10 +45,12 @@ class Logits(nn.Module):
         return self.model(x).logits
 
 
-def build(library: str) -> nn.Module:
+def build(library: str, kernels: str) -> nn.Module:
     """ConvNeXt-T with 1000 classes as the library makes it, stochastic depth off."""
     if library == "nextify":
-        return nextify.create_model("convnext_tiny")
+        model = nextify.create_model("convnext_tiny")
+        nextify.kernels.install(model, kernels)
+        return model
     if library == "timm":
         import timm
 
@@ -65,7 +67,7 @@ def build(library: str) -> nn.Module:
 def runner(library: str, training: bool, options: argparse.Namespace) -> Callable[[], None]:
     """A function that does one step on a fixed batch."""
     torch.manual_seed(0)
-    model = build(library).to(options.device).train(training)
+    model = build(library, options.kernels).to(options.device).train(training)
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
     images = torch.randn(options.batch, 3, 224, 224, device=options.device)
@@ -108,6 +110,7 @@ def peak_memory_mib(library: str, training: bool, options: argparse.Namespace) -
     command += ["--training"] if training else []
     command += ["--channels-last"] if options.channels_last else []
     command += ["--compiled"] if options.compiled else []
+    command += ["--kernels", options.kernels]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
@@ -139,7 +142,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
-    parser.add_argument("--kernels", action="store_true", help="on a CUDA device: also its kernels' time in one step")
+    parser.add_argument(
+        "--kernels", choices=("auto", "on", "off"), default="auto", help="our own, in nextify's network"
+    )
+    parser.add_argument("--kernel-time", action="store_true", help="on a CUDA device: also its time in one step")
     parser.add_argument("--only", choices=("training", "inference"))
     parser.add_argument("--one", choices=LIBRARIES, help=argparse.SUPPRESS)
     parser.add_argument("--training", action="store_true", help=argparse.SUPPRESS)
@@ -168,7 +174,7 @@ def main() -> None:
         seconds: dict[str, list[float]] = {library: [] for library in LIBRARIES}
         for _, library in itertools.product(range(options.rounds), LIBRARIES):
             seconds[library].append(timed(runs[library], options.device, repeats))
-        kernels = {library: kernels_ms(run) for library, run in runs.items()} if options.kernels else {}
+        kernels = {library: kernels_ms(run) for library, run in runs.items()} if options.kernel_time else {}
         del runs
         print(f"{'training step' if training else 'inference'} (n = {options.rounds} rounds)")
         print(f"{'':14s}{'images/s':>10s}{'range':>16s}{'ours / it':>11s}{'share of peak':>15s}{'peak MiB':>10s}")

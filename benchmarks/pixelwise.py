@@ -62,8 +62,7 @@ import torch.nn.functional as F
 from timing import matrix_peak, timed
 from torch import Tensor
 
-from nextify.kernels.pixelwise import inference as pixelwise
-from nextify.kernels.pixelwise import strips
+from nextify.kernels.pixelwise import products, strips
 from nextify.kernels.pixelwise import training as pixelwise_grad
 from nextify.system.environment import describe
 
@@ -95,9 +94,8 @@ def by_layers(x: Tensor, shortcut: Tensor, b: Block, dtype: torch.dtype) -> Tens
 
 def in_strips(ours: bool) -> Way:
     def run(x: Tensor, shortcut: Tensor, b: Block, dtype: torch.dtype) -> Tensor:
-        pixelwise.pays = lambda: ours
-        norm = b["norm_weight"], b["norm_bias"], 1e-6
-        return strips._run(x, shortcut, *norm, b["weight1"], b["bias1"], b["weight2"], b["bias2"], b["scale"], dtype)
+        norm, linears = (b["norm_weight"], b["norm_bias"], 1e-6), (b["weight1"], b["bias1"], b["weight2"], b["bias2"])
+        return strips._run(x, shortcut, *norm, *linears, b["scale"], dtype, ours)
 
     return run
 
@@ -146,7 +144,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("bf16", "fp32"), nargs="+", default=["bf16", "fp32"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for build in (pixelwise._build(), strips._build(), pixelwise_grad._build()):
+    for build in (products._build(), strips._build(), pixelwise_grad._build()):
         if not build.usable:
             raise SystemExit(build.note)
     here = describe()

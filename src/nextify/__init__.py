@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from nextify.evaluation.evaluate import evaluate
     from nextify.evaluation.predict import predict
     from nextify.fitting.fit import fit
-    from nextify.networks.zoo import create_model, list_models
+    from nextify.networks.zoo import list_models
     from nextify.training.run import train
+    from nextify.weights.models import create_backbone, create_model
 
 __version__ = "0.1.0"
 
 _LATER = {
-    "create_model": "nextify.networks.zoo",
+    "create_backbone": "nextify.weights.models",
+    "create_model": "nextify.weights.models",
     "evaluate": "nextify.evaluation.evaluate",
     "fit": "nextify.fitting.fit",
     "list_models": "nextify.networks.zoo",
@@ -59,6 +61,7 @@ __all__ = [
     "Shift",
     "Step",
     "cost",
+    "create_backbone",
     "create_model",
     "evaluate",
     "fit",

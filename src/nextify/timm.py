@@ -20,6 +20,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nextify.kernels import install
 from nextify.networks.backbone import features, pick
 from nextify.networks.layers import to_nchw, to_nhwc
 from nextify.networks.layout import layout
@@ -156,7 +157,9 @@ def _in_our_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tenso
 def _entry_point(name: str, design: Design) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         def build(**arguments: Any) -> TimmConvNet:
-            return TimmConvNet(design, **arguments)
+            net = TimmConvNet(design, **arguments)
+            install(net)
+            return net
 
         stages = len(design.depths)
         net: nn.Module = build_model_with_cfg(

@@ -407,13 +407,12 @@ def test_parts_that_were_asked_for_are_not_called_a_lack_of_memory(capsys: Captu
 
 
 def test_kernels_can_be_switched_off(tmp_path: Path) -> None:
-    before = native.mode()
     arguments = ["train", *DIGITS, *TINY, "--epochs", "1", "--kernels", "off", "--out", str(tmp_path)]
     try:
         assert main(arguments) == 0
-        assert native.mode() is False
+        assert native.image_kernels() == "off"
     finally:
-        native.enable(before)
+        native.use_image_kernels("auto")
     (result,) = tmp_path.glob("*/result.json")
     assert json.loads(result.read_text())["runtime"]["kernels"] == "off"
 

@@ -14,7 +14,7 @@ from timm.data.auto_augment import rand_augment_transform
 from nextify.data.affine import affine, available
 from nextify.data.augment import rand_augment
 from nextify.paper.recipe import RandAugment
-from nextify.system import native as compiled
+from nextify.system import native
 from tests.kernels.helpers import needs_kernels
 
 NAMES = timm_ops.rand_augment_choices("rand", increasing=True)
@@ -31,8 +31,8 @@ def pictures() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["ShearX", "ShearY", "TranslateXRel", "TranslateYRel", "Rotate"])
-@pytest.mark.parametrize("mode", ["auto", False])
-def test_moves_are_pillows(name: str, mode: compiled.Mode) -> None:
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_moves_are_pillows(name: str, mode: native.Mode) -> None:
     """On images smooth and not; at nought, at whole pixels and at right angles too."""
     draw = np.random.default_rng(1)
     down, across = np.mgrid[0:60, 0:75]
@@ -46,7 +46,7 @@ def test_moves_are_pillows(name: str, mode: compiled.Mode) -> None:
     amounts = (0.0, 0.01, 0.2, -0.2971, 0.1234567, -0.05, 0.5, 1.0)
     if name == "Rotate":
         amounts = (0.0, 0.3, -29.71, 17.3, 90.0, -90.0, 180.0)
-    with compiled.enable(mode):
+    with native.use_image_kernels(mode):
         for amount in amounts:
             for pixels in (smooth, noise, flat, smooth[:, ::-1], noise[:1], noise[:, :1]):
                 expected = theirs.aug_fn(Image.fromarray(pixels), amount, **theirs.kwargs)
@@ -55,7 +55,7 @@ def test_moves_are_pillows(name: str, mode: compiled.Mode) -> None:
 
 @needs_kernels
 def test_any_affine_transform_is_pillows() -> None:
-    assert available(), compiled.notes()
+    assert available(), native.notes()
     draw = np.random.default_rng(2)
     for _ in range(60):
         height, width = draw.integers(1, 40, 2)

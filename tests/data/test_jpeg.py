@@ -11,7 +11,7 @@ from PIL import Image
 from nextify.data import jpeg
 from nextify.data.decode import UnreadableImage
 from nextify.data.jpeg import decode_crop
-from nextify.system.native import enable
+from nextify.system.native import use_image_kernels
 
 needs_library = pytest.mark.skipif(not jpeg.available(), reason="libjpeg-turbo's header is not installed here")
 
@@ -62,7 +62,7 @@ def test_every_orientation(orientation: int) -> None:
     data = photo(exif=exif)
     for enough in (None, 20):
         part = crop(data, (21, 43, 120, 130), enough)
-        with enable(False):
+        with use_image_kernels("off"):
             np.testing.assert_array_equal(part, crop(data, (21, 43, 120, 130), enough))
 
 

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from nextify.kernels import install
+from nextify.networks.network import ConvNet
+from nextify.networks.zoo import create_model
 from nextify.paper.design import DESIGNS, Design
-from nextify.system import native as compiled
+from nextify.system import native
+from nextify.system.native import Mode
 from tests.helpers import SMALL
 
-needs_kernels = pytest.mark.skipif(compiled._compiler() is None, reason="no C++ compiler here")
+needs_kernels = pytest.mark.skipif(native._compiler() is None, reason="no C++ compiler here")
 DTYPES = [torch.float32, torch.bfloat16]
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -30,6 +34,13 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
+def fast_model(name_or_design: str | Design, num_classes: int = 1000, mode: Mode = "auto", **options: Any) -> ConvNet:
+    """A network with kernels installed."""
+    model = create_model(name_or_design, num_classes, **options)
+    install(model, mode)
+    return model
+
+
 def recorder(nodes: list[torch.fx.Node]) -> Callable[[torch.fx.GraphModule, list[torch.Tensor]], object]:
     """A backend of `torch.compile` that notes a graph's nodes and runs them as they are."""
 
@@ -45,9 +56,9 @@ def noting_blocks(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[i
     seen: list[int] = []
     real = module.run
 
-    def run(x: torch.Tensor, *others: Any) -> torch.Tensor:
+    def run(x: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
         seen.append(x.shape[-1])
-        y: torch.Tensor = real(x, *others)
+        y: torch.Tensor = real(x, *others, **options)
         return y
 
     monkeypatch.setattr(module, "run", run)

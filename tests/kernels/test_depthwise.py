@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,16 +12,23 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from nextify.kernels.depthwise.cpu import depthwise_conv, describe_kernels, fast_kernels_available
-from nextify.system import native as compiled
-from nextify.system.native import enable
+from nextify.kernels import choice, libraries
+from nextify.kernels.depthwise import cpu
+from nextify.kernels.depthwise.cpu import ready
+from nextify.kernels.modules import FastDepthwise
+from nextify.networks.layout import Conv
+from nextify.system import native
+from nextify.system.native import Mode
 from tests.kernels.helpers import DTYPES, needs_kernels, recorder
 
 
-@pytest.fixture(autouse=True)
-def _all_kernels() -> Iterator[None]:
-    with enable(True):
-        yield
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, mode: Mode = "on") -> Tensor:
+    """The convolution of a `FastDepthwise`, as a function of its parameters too."""
+    made = choice.depthwise(x, weight, bias, stride, mode)
+    if made.kernel == "torch":
+        return reference(x, weight, bias, stride)
+    _, _, dtype, own, operator = made
+    return cpu.depthwise_conv(x, weight, bias, stride, dtype=dtype, own=own, operator=operator)
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -65,7 +71,7 @@ SHAPES = [(2, 9, 13, 40), (3, 8, 5, 7), (1, 1, 1, 16), (2, 4, 3, 33), (2, 17, 16
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel_size", [3, 7, *(pytest.param(k, marks=pytest.mark.slow) for k in (5, 9, 11))])
 def test_agrees_with_float64(kernel_size: int, stride: int, dtype: torch.dtype) -> None:
-    assert fast_kernels_available(kernel_size=kernel_size), describe_kernels()
+    assert ready(kernel_size), libraries()
     for shape in SHAPES:
         inputs = case(*shape, kernel_size, dtype)
         assert_close(
@@ -171,8 +177,8 @@ def test_a_single_image_takes_our_forward_pass_in_a_compiled_graph(batch: int) -
     x, weight, bias = (t.detach() for t in case(batch, 8, 8, 16, 7, torch.float32))
     nodes: list[torch.fx.Node] = []
     torch.compiler.reset()
-    with enable("auto"), torch.inference_mode():
-        got = torch.compile(depthwise_conv, fullgraph=True, backend=recorder(nodes))(x, weight, bias)
+    with torch.inference_mode():
+        got = torch.compile(depthwise_conv, fullgraph=True, backend=recorder(nodes))(x, weight, bias, 1, "auto")
     assert any("depthwise_forward" in str(node.target) for node in nodes) == (batch == 1)
     assert error(got, reference(x, weight, bias, 1)) < 5e-6
     assert got.is_contiguous()
@@ -193,8 +199,6 @@ def test_compiles_without_a_graph_break(backend: str, dtype: torch.dtype) -> Non
         assert_close(got, expected, dtype)
     with torch.no_grad():
         assert error(compiled(*inputs, 1), block(*inputs, 1)) < 4e-3
-    with enable(False):
-        assert_close(outputs(compiled, inputs, 1, dtype), outputs(block, inputs, 1, dtype), dtype)
     with torch.autocast("cpu", torch.bfloat16):
         got, expected = (outputs(f, inputs, 1, dtype) for f in (compiled, block))
     assert_close(got, expected, torch.bfloat16)
@@ -223,27 +227,32 @@ def test_operators_pass_torch_checks() -> None:
     x, weight, bias = (t.detach() for t in case(2, 5, 6, 20, 3, torch.float32))
     grad = torch.randn(2, 5, 6, 20)
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.nextify.depthwise_forward.default, (x, weight, bias, 1, False), test_utils=tests)
-    torch.library.opcheck(torch.ops.nextify.depthwise_forward.default, (x, weight, None, 2, True), test_utils=tests)
+    torch.library.opcheck(
+        torch.ops.nextify.depthwise_forward.default, (x, weight, bias, 1, False, True), test_utils=tests
+    )
+    torch.library.opcheck(
+        torch.ops.nextify.depthwise_forward.default, (x, weight, None, 2, True, True), test_utils=tests
+    )
     rows = x.view(-1, 20)
-    torch.library.opcheck(torch.ops.nextify.depthwise_weight_grad.default, (grad, rows, 5, 6, 3, 1), test_utils=tests)
-    needs = (grad.requires_grad_(), rows.requires_grad_(), 5, 6, 3, 1)
+    torch.library.opcheck(
+        torch.ops.nextify.depthwise_weight_grad.default, (grad, rows, 5, 6, 3, 1, True, True), test_utils=tests
+    )
+    needs = (grad.requires_grad_(), rows.requires_grad_(), 5, 6, 3, 1, True, True)
     torch.library.opcheck(torch.ops.nextify.depthwise_weight_grad.default, needs)
 
 
 @needs_kernels
-@pytest.mark.parametrize("mode", [True, False, "auto"])
+@pytest.mark.parametrize("mode", ["on", "auto"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_operations_are_counted_alike(mode: compiled.Mode, dtype: torch.dtype) -> None:
+def test_operations_are_counted_alike(mode: Mode, dtype: torch.dtype) -> None:
     x, weight, bias = case(2, 9, 9, 24, 7, dtype)
     counter = FlopCounterMode(display=False)
-    with enable(mode), counter, torch.no_grad():
-        depthwise_conv(x, weight, bias, 1)
+    with counter, torch.no_grad():
+        depthwise_conv(x, weight, bias, 1, mode)
     assert counter.get_total_flops() == 2 * 2 * 9 * 9 * 24 * 49
-    if mode is not False:
-        with enable(mode), counter:
-            depthwise_conv(x, weight, bias, 1).sum().backward()
-        assert counter.get_total_flops() == 3 * 2 * 2 * 9 * 9 * 24 * 49
+    with counter:
+        depthwise_conv(x, weight, bias, 1, mode).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 2 * 9 * 9 * 24 * 49
 
 
 def test_cases_without_a_kernel_take_torch() -> None:
@@ -252,34 +261,28 @@ def test_cases_without_a_kernel_take_torch() -> None:
         got, expected = (outputs(f, inputs, 1, dtype) for f in (depthwise_conv, reference))
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert depthwise_conv(torch.empty(2, 5, 6, 8, device="meta"), torch.empty(8, 1, 3, 3, device="meta")).is_meta
-    with pytest.raises(ValueError, match=r"\(8, 1, K, K\)"):
-        depthwise_conv(torch.zeros(1, 4, 4, 8), torch.zeros(8, 1, 4, 4))
-    with pytest.raises(ValueError, match="auto"):
-        enable("on")  # type: ignore[arg-type]
 
 
-def test_enable_undoes_itself() -> None:
-    with enable(False):
-        with enable("auto"):
-            assert "'auto'" in describe_kernels()
-        assert "mode False" in describe_kernels()
-    assert "mode True" in describe_kernels()
+def test_a_module_keeps_its_last_choice() -> None:
+    layer, x = FastDepthwise(Conv(8, 8, 3, 1, 1, 8, True)), torch.randn(2, 5, 6, 8)
+    assert torch.equal(layer.double()(x.double()), reference(x.double(), layer.weight, layer.bias, 1))
+    assert layer.choice == choice.TYPE
 
 
 @pytest.mark.parametrize(("compiler", "reason"), [(None, "no C++ compiler"), ("false", "failed"), ("true", "")])
 def test_without_a_working_compiler(
     compiler: str | None, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    monkeypatch.setattr(compiled, "_builds", {})
-    monkeypatch.setattr(compiled, "_compiler", lambda: compiler and shutil.which(compiler))
+    monkeypatch.setattr(native, "_builds", {})
+    monkeypatch.setattr(native, "_compiler", lambda: compiler and shutil.which(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     inputs = case(2, 9, 9, 24, 7, torch.float32)
     got, expected = (outputs(f, inputs, 1, torch.float32) for f in (depthwise_conv, reference))
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-    assert "cpu, 7×7: not ours, because" in describe_kernels()
-    assert reason in describe_kernels()
+    assert libraries()["7×7"].startswith("not ours, because")
+    assert reason in libraries()["7×7"]
     grad, x = torch.randn(2, 9, 9, 24), inputs[0].detach()  # the operator itself, as in a graph from elsewhere
-    weight_grad, bias_grad = torch.ops.nextify.depthwise_weight_grad(grad, x.view(-1, 24), 9, 9, 7, 1)
+    weight_grad, bias_grad = torch.ops.nextify.depthwise_weight_grad(grad, x.view(-1, 24), 9, 9, 7, 1, True, True)
     y = depthwise_conv(x, inputs[1], inputs[2], 1)
     expected = list(torch.autograd.grad(y, inputs[1:], grad))
     assert_close([weight_grad, bias_grad], expected, torch.float32)
@@ -288,9 +291,7 @@ def test_without_a_working_compiler(
 @needs_kernels
 @pytest.mark.slow
 def test_processes_that_build_at_the_same_time(tmp_path: object) -> None:
-    code = (
-        "from nextify.kernels.depthwise.cpu import *; assert fast_kernels_available(kernel_size=3), describe_kernels()"
-    )
+    code = "from nextify.kernels.depthwise.cpu import ready; assert ready(3)"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     started = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
     assert [process.wait(300) for process in started] == [0, 0, 0]

@@ -1,26 +1,27 @@
 """Our GELU against torch's in float64, and under everything that takes autograd apart."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nextify.kernels.depthwise.cpu import describe_kernels
-from nextify.kernels.gelu.cpu import GELU, gelu
-from nextify.system import native as compiled
-from nextify.system.native import enable
+from nextify.kernels import choice, libraries
+from nextify.kernels.modules import FastGELU
+from nextify.system import native
+from nextify.system.native import Mode
 from tests.kernels.helpers import DTYPES, needs_kernels, recorder
 
 pytestmark = needs_kernels
 
 
-@pytest.fixture(autouse=True)
-def _our_kernels() -> Iterator[None]:
-    with enable(True):
-        yield
+def module(mode: Mode = "on") -> FastGELU:
+    found = FastGELU()
+    found.kernels = mode
+    return found
+
+
+gelu = module()
 
 
 def value_and_gradient(x: Tensor, function: object) -> tuple[Tensor, Tensor]:
@@ -39,7 +40,7 @@ def test_agrees_with_float64(shape: tuple[int, ...], dtype: torch.dtype) -> None
     for got, expected in zip(value_and_gradient(x, gelu), value_and_gradient(x.double(), F.gelu), strict=True):
         assert got.dtype == dtype
         assert (got.double() - expected).abs().le(limit * expected.abs().clamp_min(1)).all()
-    assert "cpu, gelu: compiled" in describe_kernels()
+    assert libraries()["gelu"].startswith("compiled")
 
 
 def test_far_from_zero_and_no_numbers() -> None:
@@ -78,18 +79,17 @@ def test_gradients_of_gradients_checkpoints_and_autocast() -> None:
         torch.autograd.grad(checkpoint(gelu, x, use_reentrant=False).sum(), x),
     )
     assert torch.equal(plain[0], kept[0])
-    net = nn.Sequential(nn.Linear(8, 16), GELU())
+    net = nn.Sequential(nn.Linear(8, 16), gelu)
     with torch.autocast("cpu", torch.bfloat16):
         assert net(torch.randn(2, 8)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("mode", [True, False, "auto"])
-def test_compiled_and_exported(mode: compiled.Mode) -> None:
-    net = nn.Sequential(nn.Linear(8, 16), GELU())
+@pytest.mark.parametrize("mode", ["on", "auto"])
+def test_compiled_and_exported(mode: Mode) -> None:
+    net = nn.Sequential(nn.Linear(8, 16), module(mode))
     x = torch.randn(2, 8)
     torch._dynamo.reset()
-    with enable(mode):
-        torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x))
+    torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x))
     targets = {str(node.target) for node in torch.export.export(net, (x,)).graph.nodes}
     assert "aten.gelu.default" in targets
     assert not any("nextify" in target for target in targets)
@@ -111,14 +111,15 @@ def test_compiled_for_inference_it_is_in_parts_that_can_be_fused(dtype: torch.dt
 
 
 def test_without_a_working_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setattr(compiled, "_builds", {})
-    monkeypatch.setattr(compiled, "_compiler", lambda: None)
+    monkeypatch.setattr(native, "_builds", {})
+    monkeypatch.setattr(native, "_compiler", lambda: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     x = torch.randn(30)
     assert all(
         torch.equal(a, b) for a, b in zip(value_and_gradient(x, gelu), value_and_gradient(x, F.gelu), strict=True)
     )
-    assert "cpu, gelu: not ours, because no C++ compiler" in describe_kernels()
+    assert libraries()["gelu"].startswith("not ours, because no C++ compiler")
+    assert gelu.choice == choice.NOT_READY
     torch.testing.assert_close(torch.ops.nextify.gelu(x), F.gelu(x))
     torch.testing.assert_close(torch.ops.nextify.gelu_grad(x, x), torch.ops.aten.gelu_backward(x, x))
 
@@ -126,5 +127,5 @@ def test_without_a_working_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: o
 def test_other_types_and_modes_are_torchs() -> None:
     x = torch.randn(30)
     assert torch.equal(gelu(x.double()), F.gelu(x.double()))
-    with enable(False):
-        assert torch.equal(gelu(x), F.gelu(x))
+    assert gelu.choice == choice.TYPE
+    assert torch.equal(gelu(x.half()), F.gelu(x.half()))

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextify.kernels.pixelwise import inference as pixelwise
-from nextify.system import native as compiled
+from nextify.kernels import choice
+from nextify.kernels.pixelwise import products
 from tests.kernels.helpers import DTYPES, draw, needs_kernels
 
 pytestmark = needs_kernels
@@ -31,7 +31,7 @@ def ours_and_exact(
     )
     out = torch.full((rows, outputs), torch.nan, dtype=out_type)
     norm = (weight, None if weight is None else norm_bias, 1e-6)
-    pixelwise.run(x, shortcut, norm, (weight1, bias1), (weight2, bias2), scale, out, strip=strip, dtype=inner)
+    products.run(x, shortcut, norm, (weight1, bias1), (weight2, bias2), scale, out, strip=strip, dtype=inner)
 
     def exact(t: Tensor | None, otherwise: float) -> Tensor:
         return torch.tensor(otherwise, dtype=torch.float64) if t is None else t.double()
@@ -101,17 +101,14 @@ def test_large_and_missing_numbers_go_through() -> None:
     out = torch.zeros(4, columns)
     eye = torch.eye(columns)
     layers = (None, None, 0.0), (eye, None), (eye, None), None
-    pixelwise.run(x, torch.zeros(4, columns), *layers, out, strip=4, dtype=torch.float32)
+    products.run(x, torch.zeros(4, columns), *layers, out, strip=4, dtype=torch.float32)
     assert torch.allclose(out[[0, 2, 3]], F.gelu(x[[0, 2, 3]]), rtol=1e-5, atol=1e-6)
     assert out[1].isnan().all()
 
 
 def test_by_themselves_only_where_they_were_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     for instructions, units, expected in ((True, False, True), (True, True, False), (False, False, False)):
-        monkeypatch.setattr(pixelwise, "BFLOAT16_INSTRUCTIONS", instructions)
-        monkeypatch.setattr(pixelwise, "MATRIX_UNITS", units)
-        assert pixelwise.pays() is expected
-        with compiled.enable(True):
-            assert pixelwise.pays()
-        with compiled.enable(False):
-            assert not pixelwise.pays()
+        monkeypatch.setattr(choice, "BFLOAT16_INSTRUCTIONS", instructions)
+        monkeypatch.setattr(choice, "MATRIX_UNITS", units)
+        assert choice.own_products("auto") is expected
+        assert choice.own_products("on")

@@ -10,12 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from nextify.kernels import gpu
-from nextify.kernels.depthwise.cpu import describe_kernels
+from nextify.kernels import gpu, install, libraries
 from nextify.kernels.pixelwise import strips
 from nextify.networks.zoo import create_model
 from nextify.paper.design import Design
-from nextify.system.native import enable
 from tests.helpers import ROOT, SMALL
 from tests.kernels.helpers import DTYPES, networks, noting_blocks
 
@@ -69,7 +67,7 @@ def test_without_a_gpu_the_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     assert gpu.describe() == "torch; none of ours was asked for yet"
     assert not gpu.ready()
     assert gpu.describe().startswith(("not ours, because", "torch, no triton"))
-    assert f"gpu: {gpu.describe()}" in describe_kernels()
+    assert libraries()["gpu"] == gpu.describe()
 
 
 @pytest.fixture
@@ -90,10 +88,10 @@ def network(design: Design) -> tuple[nn.Module, torch.Tensor]:
 
 def step(model: nn.Module, images: torch.Tensor, ours: bool) -> list[torch.Tensor]:
     """The logits and the gradients of all parameters."""
-    with enable(ours):
-        model.zero_grad()
-        logits = model(images)
-        logits.float().square().sum().backward()
+    install(model, "on" if ours else "off")
+    model.zero_grad()
+    logits = model(images)
+    logits.float().square().sum().backward()
     return [logits.detach().float(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
@@ -131,8 +129,8 @@ def test_gpu_infers_as_the_layers_one_by_one(dtype: torch.dtype, monkeypatch: py
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
         found = []
         for ours in (True, False):
-            with enable(ours):
-                found.append(model(images).float())
+            install(model, "on" if ours else "off")
+            found.append(model(images).float())
     assert seen == [8, 16, 24, 24, 40]
     assert error(*found) < (1e-5 if dtype == torch.float32 else 5e-2)
 

@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from nextify.kernels.pixelwise import inference as pixelwise
+from nextify.kernels import choice, install
 from nextify.kernels.pixelwise import strips
 from nextify.kernels.pixelwise import training as pixelwise_grad
 from nextify.networks.network import Block
-from nextify.networks.zoo import create_model
 from nextify.paper.design import Design
-from nextify.system.native import enable
 from tests.helpers import SMALL
-from tests.kernels.helpers import DTYPES, IMAGES, draw, needs_kernels, networks, recorder
+from tests.kernels.helpers import DTYPES, IMAGES, draw, fast_model, needs_kernels, networks, recorder
 
 pytestmark = needs_kernels
 BLOCKS_RUN_IN = pixelwise_grad
@@ -28,7 +26,7 @@ NAMES = ("norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2", "sc
 
 @pytest.fixture(autouse=True)
 def _ours_on_any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixelwise, "pays", lambda: True)
+    monkeypatch.setattr(choice, "own_products", lambda mode: True)
     monkeypatch.setattr(strips, "STRIP_BYTES", 1)
     monkeypatch.setattr(pixelwise_grad, "STRIP_BYTES", 1)
     monkeypatch.setattr(strips, "FEWEST_PIXELS", 37)  # divides no number of pixels here
@@ -124,7 +122,7 @@ def test_the_same_to_the_bit_with_any_number_of_threads(dtype: torch.dtype) -> N
 
 def randomized(design: Design, **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    model = create_model(design, 10, **options)
+    model = fast_model(design, 10, **options)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model
@@ -132,11 +130,11 @@ def randomized(design: Design, **options: Any) -> nn.Module:
 
 def step(model: nn.Module, ours: bool, images: Tensor = IMAGES) -> list[Tensor]:
     """The logits and the gradients of all parameters."""
-    with enable(ours):
-        model.zero_grad()
-        torch.manual_seed(1)
-        logits = model(images)
-        logits.float().square().sum().backward()
+    install(model, "on" if ours else "off")
+    model.zero_grad()
+    torch.manual_seed(1)
+    logits = model(images)
+    logits.float().square().sum().backward()
     return [logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
@@ -168,7 +166,7 @@ def test_stochastic_depth_drops_the_same_paths(blocks: list[int]) -> None:
 @pytest.mark.parametrize("how", ["autocast", "bfloat16"])
 def test_bfloat16(how: str, blocks: list[int]) -> None:
     torch.manual_seed(0)
-    model, images = create_model(SMALL, 10), IMAGES
+    model, images = fast_model(SMALL, 10), IMAGES
     exact = step(model, ours=False)
     if how == "bfloat16":
         model, images = model.bfloat16(), images.bfloat16()
@@ -245,11 +243,11 @@ def test_odd_widths_in_bfloat16_go_layer_by_layer(blocks: list[int]) -> None:
 
 @pytest.mark.parametrize("change", ["relu", "float64", "no compiler", "evaluation without gradients"])
 def test_others_go_layer_by_layer(change: str, blocks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, images = create_model(SMALL.with_(activation="relu") if change == "relu" else SMALL, 2), IMAGES
+    model, images = fast_model(SMALL.with_(activation="relu") if change == "relu" else SMALL, 2), IMAGES
     if change == "float64":
         model, images = model.double(), images.double()
     if change == "no compiler":
-        monkeypatch.setattr(pixelwise_grad, "_ready", lambda: False)
+        monkeypatch.setattr(pixelwise_grad, "ready", lambda: False)
     with torch.set_grad_enabled(change != "evaluation without gradients"):
         model(images)
     assert not blocks
@@ -298,8 +296,7 @@ def test_a_compiled_graph_keeps_what_its_operators_take() -> None:
     torch._dynamo.reset()
     backend = aot_autograd(fw_compiler=noting(forward), bw_compiler=noting(backward))
     model = randomized(SMALL)
-    with enable("auto"):
-        torch.compile(model, fullgraph=True, backend=backend)(IMAGES).sum().backward()
+    torch.compile(model, fullgraph=True, backend=backend)(IMAGES).sum().backward()
     own = [node for node in (*forward, *backward) if "nextify." in str(node.target)]
     names = ("pixelwise.default", "pixelwise_grad", "depthwise_weight_grad")
     assert [sum(name in str(node.target) for node in own) for name in names] == [sum(SMALL.depths)] * 3
@@ -342,7 +339,8 @@ def test_less_is_kept_for_the_backward_pass() -> None:
     for ours in (True, False):
         kept.clear()
         x = draw(2, 12, 12, 16).requires_grad_()
-        with enable(ours), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        install(block, "on" if ours else "off")
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
             block(x)
         channels.append(sum(kept.values()) / (x.numel() / 16) / 16)
     assert channels[0] == 6  # the block's input, the norm's, and the hidden activations

@@ -13,11 +13,12 @@ from torch import nn
 
 import nextify.timm
 from nextify.networks import layers
-from nextify.networks.backbone import Backbone, create_backbone, features, pick
+from nextify.networks.backbone import Backbone, features, pick
 from nextify.networks.layout import ImageSizeError
 from nextify.networks.zoo import create_model, designs
 from nextify.paper.design import DESIGNS, RESNET50, Design
 from nextify.weights import About, Preprocessing, rename, save_bundle
+from nextify.weights.models import create_backbone
 from tests.helpers import SMALL
 from tests.kernels.helpers import recorder
 

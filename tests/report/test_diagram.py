@@ -20,7 +20,6 @@ from nextify.report.diagram import (
     block_lines,
     block_svg,
     block_text,
-    full_label,
     layer_differences,
     side_by_side_svg,
 )
@@ -61,9 +60,9 @@ def test_blocks_are_written_as_in_figure_4() -> None:
 
 
 def test_full_labels_tell_what_the_short_ones_leave_out() -> None:
-    assert full_label(Conv(96, 96, 7, 2, 3, 96, True)) == "d7×7/2, 96→96, bias"
-    assert full_label(Conv(96, 96, 1, 1, 0, 1, False)) == "1×1, 96→96"
-    assert full_label(Conv(64, 64, 3, 1, 1, 32, False)) == "3×3, 64→64, g=32"
+    assert Conv(96, 96, 7, 2, 3, 96, True).full_label == "d7×7/2, 96→96, bias"
+    assert Conv(96, 96, 1, 1, 0, 1, False).full_label == "1×1, 96→96"
+    assert Conv(64, 64, 3, 1, 1, 32, False).full_label == "3×3, 64→64, g=32"
 
 
 @pytest.mark.parametrize("name", designs())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nextify.cli import convert as command
-from nextify.networks.zoo import create_model, designs
+from nextify.networks.zoo import designs
 from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design
 from nextify.paper.recipe import CONVNEXT, RESNET
 from nextify.weights import (
@@ -39,6 +39,7 @@ from nextify.weights import (
 )
 from nextify.weights.design_detection import infer_design
 from nextify.weights.loading import adapt_channels
+from nextify.weights.models import create_model
 
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32))
 V2 = SMALL.with_(layer_scale="off", response_norm="global")

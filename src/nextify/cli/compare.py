@@ -47,6 +47,8 @@ class Options:
     """Of the measured training step. Default: what --minutes allow, up to 4 on a CPU and 64 on a GPU."""
     threads: int | None = None
     """CPU threads of what is measured. Default: the cores of this process."""
+    kernels: Literal["auto", "on", "off"] = "auto"
+    """nextify's own kernels: where measured to be faster (auto), wherever possible (on), or plain torch (off)."""
     rounds: int | None = None
     """Times that the networks take turns at a size. Default: as many as --minutes allow, 3 to 60."""
     minutes: float = 15.0
@@ -198,7 +200,7 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
     return Settings(
         models,
         tuple(sorted(set(sizes))),
-        Conditions(device, options.precision, options.layout),
+        Conditions(device, options.precision, options.layout, options.kernels),
         options.threads if options.threads is not None else cores(),
         batch_sizes,
         training_batch_size,

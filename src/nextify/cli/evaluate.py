@@ -38,6 +38,8 @@ class Options:
     """cpu, cuda, cuda:1, or auto: a CUDA GPU where there is one."""
     threads: int | None = None
     """CPU threads. Default: all."""
+    kernels: Literal["auto", "on", "off"] = "auto"
+    """nextify's own kernels: where measured to be faster (auto), wherever possible (on), or plain torch (off)."""
 
 
 def run(options: Options) -> int:
@@ -57,6 +59,7 @@ def run(options: Options) -> int:
             device=place.device,
             threads=options.threads,
             class_order=options.class_order,
+            kernels=options.kernels,
             out=options.out,
         )
     if processes.number() > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -34,6 +34,8 @@ class Options:
     """cpu, cuda, cuda:1, or auto: a CUDA GPU where there is one."""
     threads: int | None = None
     """CPU threads. Default: all."""
+    kernels: Literal["auto", "on", "off"] = "auto"
+    """nextify's own kernels: where measured to be faster (auto), wherever possible (on), or plain torch (off)."""
 
 
 def run(options: Options) -> int:
@@ -48,7 +50,13 @@ def run(options: Options) -> int:
     if options.top < 1:
         raise ValueError(f"--top must be 1 or more, got {options.top}")
     place = runtime(options.device, options.threads)
-    predictor = Predictor(options.bundle, device=place.device, threads=options.threads, class_order=options.class_order)
+    predictor = Predictor(
+        options.bundle,
+        device=place.device,
+        threads=options.threads,
+        kernels=options.kernels,
+        class_order=options.class_order,
+    )
     predictions = list(predictor(options.images, options.top))
     if options.json:
         print_json([{**p.to_dict(), "path": printable(p.path)} for p in predictions])

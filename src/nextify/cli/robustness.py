@@ -59,6 +59,8 @@ class Options:
     """cpu, cuda, cuda:1, or auto: a CUDA GPU where there is one."""
     threads: int | None = None
     """CPU threads of the network. Default: all."""
+    kernels: Literal["auto", "on", "off"] = "auto"
+    """nextify's own kernels: where measured to be faster (auto), wherever possible (on), or plain torch (off)."""
     workers: int | None = None
     """Processes that corrupt images. Default: none beside a CPU, the cores less one beside a GPU."""
 
@@ -93,6 +95,7 @@ def run(options: Options) -> int:
             device=place.device,
             threads=options.threads,
             workers=place.workers,
+            kernels=options.kernels,
             progress=progress,
             partial=partial,
         )

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from nextify.data.decode import Pixels
-from nextify.system import native as compiled
+from nextify.system import native
 
 _SOURCE = Path(__file__).with_name("affine.cpp")
 Colour = tuple[int, ...]
@@ -21,7 +21,7 @@ Colour = tuple[int, ...]
 
 def available() -> bool:
     """Whether the compiled transform can be used here. The first call builds it."""
-    return compiled.mode() is not False and _build().usable
+    return native.image_kernels() != "off" and _build().usable
 
 
 def affine(pixels: Pixels, matrix: Sequence[float], fill: Colour) -> Pixels:
@@ -36,10 +36,10 @@ def affine(pixels: Pixels, matrix: Sequence[float], fill: Colour) -> Pixels:
     return out
 
 
-def _build() -> compiled.Build:
+def _build() -> native.Build:
     # Fused multiply-adds round otherwise than Pillow's instructions.
     flags = ("-ffp-contract=off", "-fno-trapping-math")
-    return compiled.build("affine", _SOURCE, _check, flags)
+    return native.build("affine", _SOURCE, _check, flags)
 
 
 def _run(library: ctypes.CDLL, pixels: Pixels, out: Pixels, matrix: Sequence[float], fill: Colour) -> None:

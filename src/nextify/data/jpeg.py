@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from nextify.data.decode import Pixels, decode, is_turned, opened, stored_box, stored_orientation, upright
-from nextify.system import native as compiled
+from nextify.system import native
 
 Box = tuple[int, int, int, int]
 """Top, left, height, width, in pixels."""
@@ -56,7 +56,7 @@ def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | No
 
 def available() -> bool:
     """Whether parts alone can be decoded here. The first call builds what does it."""
-    return compiled.mode() is not False and _build().usable
+    return native.image_kernels() != "off" and _build().usable
 
 
 def decode_part(data: bytes, shrink: int, part: Box) -> Pixels | None:
@@ -96,8 +96,8 @@ def _whole(data: bytes, image: Image.Image, shrink: int) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _build() -> compiled.Build:
-    return compiled.build("jpeg", _SOURCE, _check, libraries=("jpeg",))
+def _build() -> native.Build:
+    return native.build("jpeg", _SOURCE, _check, libraries=("jpeg",))
 
 
 def _run(library: ctypes.CDLL, data: bytes, shrink: int, part: Box) -> Pixels | None:

@@ -22,6 +22,7 @@ from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusio
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.native import Mode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,6 +82,7 @@ def evaluate(
     device: str = "cpu",
     threads: int | None = None,
     class_order: ClassOrder | None = None,
+    kernels: Mode = "auto",
 ) -> Evaluation:
     """Evaluate a bundle (or other weights whose classes are known) on images.
 
@@ -94,7 +96,9 @@ def evaluate(
         WeightsError: no bundle, or a damaged one; no class names and more than one possible order.
         DataError: classes that the bundle does not know.
     """
-    return evaluate_with_pictures(bundle, images, part=part, device=device, threads=threads, class_order=class_order)[0]
+    return evaluate_with_pictures(
+        bundle, images, part=part, device=device, threads=threads, kernels=kernels, class_order=class_order
+    )[0]
 
 
 def evaluate_with_pictures(
@@ -105,11 +109,13 @@ def evaluate_with_pictures(
     device: str = "cpu",
     threads: int | None = None,
     class_order: ClassOrder | None = None,
+    kernels: Mode = "auto",
     out: Path | None = None,
 ) -> tuple[Evaluation, list[Path]]:
     """``evaluate``; with ``out`` also its files there: evaluation.json and three pictures."""
     import torch
 
+    from nextify.kernels import install
     from nextify.weights import load
     from nextify.weights.class_names import is_word
 
@@ -123,6 +129,7 @@ def evaluate_with_pictures(
     inference = Inference.of(loaded.about.recipe)
     notes += inference.notes
     model = loaded.model.to(device)
+    install(model, kernels)
     sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
     probabilities = np.concatenate([predict_set(model, s, loaded.preprocessing, device, inference) for s in sets])
     labels = labels_of[np.concatenate([s.labels for s in sets])]

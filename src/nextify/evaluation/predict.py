@@ -22,6 +22,7 @@ from PIL import Image
 
 from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, from_memory, quiet
 from nextify.data.errors import printable
+from nextify.system.native import Mode
 
 if TYPE_CHECKING:
     from nextify.weights.class_names import ClassOrder
@@ -73,6 +74,7 @@ class Predictor:
         *,
         device: str = "cpu",
         threads: int | None = None,
+        kernels: Mode = "auto",
         class_order: ClassOrder | None = None,
     ) -> None:
         """
@@ -86,6 +88,7 @@ class Predictor:
         import torch
 
         from nextify.evaluation.inference import Inference
+        from nextify.kernels import install
         from nextify.weights import WeightsError, load
 
         if threads is not None:
@@ -95,6 +98,7 @@ class Predictor:
         if not self.about.num_classes:
             raise WeightsError(f"{weights} has no classifier, so it names no class: take weights with one")
         self.model = loaded.model.to(device)
+        install(self.model, kernels)
         self.inference = Inference.of(self.about.recipe)
 
     def __call__(self, sources: Source | Iterable[Source], top: int = 5) -> Iterator[Prediction]:
@@ -165,11 +169,13 @@ def predict(
     top: int = 5,
     device: str = "cpu",
     threads: int | None = None,
+    kernels: Mode = "auto",
     class_order: ClassOrder | None = None,
 ) -> list[Prediction]:
     """Predict what is in images: one source or several, of files, folders (searched in depth), patterns, Pillow images
     and uint8 arrays. Raises what ``Predictor`` and its call raise."""
-    return list(Predictor(weights, device=device, threads=threads, class_order=class_order)(sources, top))
+    predictor = Predictor(weights, device=device, threads=threads, kernels=kernels, class_order=class_order)
+    return list(predictor(sources, top))
 
 
 def _decoded(path: str) -> Pixels:

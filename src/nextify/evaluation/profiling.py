@@ -24,6 +24,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from nextify.kernels import install
+from nextify.system.native import Mode
+
 Precision = Literal["fp32", "tf32", "bf16"]
 MemoryLayout = Literal["channels_last", "contiguous"]
 
@@ -98,6 +101,8 @@ class Conditions:
     """bf16 is autocast; tf32 is fp32 whose matrix products and convolutions may round to TF32 (CUDA only)."""
     layout: MemoryLayout = "channels_last"
     """Memory format of the images and of 4-dimensional weights."""
+    kernels: Mode = "auto"
+    """Our own kernels, in networks of ours."""
 
 
 @contextmanager
@@ -118,7 +123,8 @@ def synchronize(device: str) -> None:
 
 
 def place(model: nn.Module, given: Conditions) -> nn.Module:
-    """The network on its device, in its memory format."""
+    """The network on its device, in its memory format, with the kernels of the conditions."""
+    install(model, given.kernels)
     model = model.to(given.device)
     return model.to(memory_format=torch.channels_last) if given.layout == "channels_last" else model
 

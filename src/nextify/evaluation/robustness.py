@@ -41,6 +41,7 @@ from nextify.evaluation.inference import Inference
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.partial import Partial
 from nextify.system.environment import Environment, describe
+from nextify.system.native import Mode
 from nextify.system.several import several
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def measure(
     device: str = "cpu",
     threads: int | None = None,
     workers: int = 0,
+    kernels: Mode = "auto",
     progress: Progress | None = None,
     partial: Partial | None = None,
 ) -> Robustness:
@@ -151,9 +153,9 @@ def measure(
         torch.set_num_threads(threads)
     order = is_word(class_order)
     loaded = load(bundle, class_order=None if order else class_order)
-    networks = [_Network(loaded, images, device, only_present_classes, order)]
+    networks = [_Network(loaded, images, device, only_present_classes, order, kernels)]
     if baseline is not None and baseline != ALEXNET:
-        networks.append(_Network(load(baseline), images, device, only_present_classes, None))
+        networks.append(_Network(load(baseline), images, device, only_present_classes, None, kernels))
     # Networks that take the same pixels share the corrupted ones.
     groups: dict[object, list[_Network]] = {}
     for network in networks:
@@ -316,7 +318,17 @@ def _differences_to_published(network: _Network, made_frost: bool, made: bool) -
 class _Network:
     """A network, and what it said of each key's images so far; the key None is the clean ones."""
 
-    def __init__(self, loaded: Loaded, images: Images, device: str, only_present: bool, order: Order | None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        images: Images,
+        device: str,
+        only_present: bool,
+        order: Order | None,
+        kernels: Mode,
+    ) -> None:
+        from nextify.kernels import install
+
         self.name, self.settings, self.num_classes = loaded.about.name, loaded.preprocessing, loaded.about.num_classes
         if self.settings.channels != 3 or min(self.settings.size) < SMALLEST_SIDE:
             raise ValueError(
@@ -330,6 +342,7 @@ class _Network:
         self.inference = Inference.of(loaded.about.recipe)
         self.notes = notes + self.inference.notes
         self.model = loaded.model.to(device)
+        install(self.model, kernels)
         self.right: dict[object, list[npt.NDArray[np.bool_]]] = {}
         self.confidence: dict[object, list[npt.NDArray[np.float32]]] = {}
 

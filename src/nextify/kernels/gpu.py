@@ -1,7 +1,7 @@
-"""Whether our kernels for GPUs are used here, and from how large an input on.
+"""Whether our kernels for GPUs can be used here.
 
-Triton needs a GPU that it knows and, by its version, a C compiler: kernels are used only after two of them gave the
-right numbers on a small case. Where they did not, the reason is kept and the work is torch's.
+Triton needs a GPU that it knows and, depending on its version, a C compiler. Our kernels are used only after two of
+them gave the right numbers on a small case; otherwise the reason is kept and torch does the work.
 """
 
 import importlib.util
@@ -9,24 +9,19 @@ import importlib.util
 import torch
 import torch.nn.functional as F
 
-LEAST_BYTES = {False: 1 << 23, True: 1 << 25}
-"""Of a block's input, from which our kernels are called by themselves, without and with gradients: for less, a GPU
-waits for the processor. ConvNeXt-T at 224² in bfloat16, batch 64, with our kernels in all blocks and in none, on an
-H200 beside a slow processor: the kernels by themselves 4.9 and 7.6 ms in inference, 17.1 and 22.8 in training (one
-profiled step), but a training step 48 and 37 ms, since calling them took so long."""
 _notes: list[str] = []
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
 def ready() -> bool:
-    """Whether they can be used; tries it when asked first."""
+    """Whether they can be used; tries them when asked first."""
     if not _notes:
         _notes.append(_try_on("cuda"))
     return _notes[0] == "triton"
 
 
 def describe() -> str:
-    """What was found. Tries nothing."""
+    """What ``ready`` found, without trying anything."""
     return _notes[0] if _notes else "torch; none of ours was asked for yet"
 
 

@@ -1,21 +1,21 @@
 """A network as the backbone of a detector or segmenter: maps of several resolutions, with channels and strides.
 
-Tensor names are the ConvNet's own, so its weights load unchanged; the norms of the outputs are new (Swin's and
-ConvNeXt's detection code have one per output, since the network itself has none behind its middle stages).
+Tensors have the ConvNet's names, so its weights load unchanged. The norms of the outputs are new: like Swin's and
+ConvNeXt's detection code there is one per output, since the network itself has none behind its middle stages.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from nextify.networks.layers import norm as build_norm
-from nextify.networks.layers import to_nchw, to_nhwc
-from nextify.networks.layout import Conv, ImageSizeError, Layout, MaxPool, Named, Norm
+from nextify.networks.layers import build, to_nchw, to_nhwc
+from nextify.networks.layout import ImageSizeError, Layout, Named, Norm
 from nextify.networks.network import ConvNet
 
 Format = Literal["NCHW", "NHWC"]
@@ -29,7 +29,7 @@ class Feature:
     """Index of the stage, from 0."""
     channels: int
     stride: int
-    """Pixels of the image per pixel of the map, to each side."""
+    """Pixels of the image per pixel of the map, along each side."""
 
     @property
     def module(self) -> str:
@@ -49,18 +49,14 @@ def features(net: Layout) -> tuple[Feature, ...]:
 
 
 def _stride(layers: Named) -> int:
-    total = 1
-    for _, layer in layers:
-        if isinstance(layer, Conv | MaxPool):
-            total *= layer.stride
-    return total
+    return math.prod(layer.input_size(2) - layer.input_size(1) for _, layer in layers)
 
 
 def pick(indices: Sequence[int] | int | None, stages: int) -> tuple[int, ...]:
-    """Stage indices as timm reads ``out_indices``: negative ones count from the last, an int is the last n, None all.
+    """Stage indices as timm reads ``out_indices``: negative ones count from the end, an int n is the last n.
 
     Raises:
-        ValueError: an index that no stage has, or none at all.
+        ValueError: there is no such stage, or no index at all.
     """
     if indices is None:
         return tuple(range(stages))
@@ -73,15 +69,15 @@ def pick(indices: Sequence[int] | int | None, stages: int) -> tuple[int, ...]:
 
 
 class Backbone(nn.Module):
-    """Stem and stages of a network; gives a list of maps, one for each of ``out_indices``.
+    """Stem and stages of a network; returns a list of maps, one for each of ``out_indices``.
 
     Args:
-        net: the network whose modules are taken over; stages behind the last output are left out.
-        out_indices: stages to give the maps of, as timm reads them.
-        norms: a fresh norm of the network's kind on each output, or none.
-        frozen_stages: 0 freezes nothing, 1 the stem and the first stage, 2 the first two stages, … Frozen parts take no
-            gradient, and stay in evaluation mode (batch norm's running statistics, stochastic depth) under ``train()``.
-        output_format: of the maps. Inside they are NHWC; ``NCHW`` gives a channels-last view, no copy.
+        net: the network whose modules the backbone takes over; stages after the last output are left out.
+        out_indices: stages whose maps are returned, as timm reads them.
+        norms: whether each output has a fresh norm of the network's kind.
+        frozen_stages: 0 freezes nothing, 1 the stem and the first stage, 2 the first two stages, … Frozen parts get no
+            gradient and stay in evaluation mode (running statistics, no dropped paths) under ``train()``.
+        output_format: memory order of the maps. ``NCHW`` is a channels-last view of the NHWC maps inside, no copy.
     """
 
     def __init__(
@@ -110,7 +106,7 @@ class Backbone(nn.Module):
         if norms:
             kind = _norm_kind(net.layout)
             for feature in self.feature_info:
-                self.norms[str(feature.stage)] = build_norm(Norm(kind, feature.channels))
+                self.norms[str(feature.stage)] = build(Norm(kind, feature.channels))
         self._freeze()
 
     @property
@@ -164,40 +160,3 @@ class Backbone(nn.Module):
 def _norm_kind(net: Layout) -> Literal["batch", "layer"]:
     kinds = [layer.kind for _, layer in (*net.head, *net.stages[0].blocks[0].branch) if isinstance(layer, Norm)]
     return kinds[0]
-
-
-def create_backbone(
-    name_or_design: Any,
-    out_indices: Sequence[int] | int | None = None,
-    *,
-    features_only: bool = True,
-    in_chans: int = 3,
-    norms: bool = False,
-    frozen_stages: int = 0,
-    output_format: Format = "NCHW",
-    drop_path_rate: float = 0.0,
-    weights: Any = None,
-) -> Backbone:
-    """A backbone of a named or given design; arguments as in ``timm.create_model(…, features_only=True)``.
-
-    Args:
-        name_or_design: as for ``create_model``.
-        weights: as for ``nextify.weights.load``; their classifier is left out.
-        drop_path_rate: stochastic depth.
-
-    Raises:
-        UnknownModel: no design of that name.
-        WeightsError: weights that cannot be read, or of another design.
-    """
-    if not features_only:
-        raise ValueError("a backbone gives features only; nextify.create_model gives logits")
-    from nextify.networks.zoo import create_model
-
-    if weights is None:
-        net = create_model(name_or_design, 0, in_channels=in_chans, stochastic_depth=drop_path_rate)
-    else:
-        from nextify.weights import load
-
-        net = load(weights, name_or_design, num_classes=0, in_channels=in_chans, stochastic_depth=drop_path_rate).model
-        net.train()
-    return Backbone(net, out_indices, norms=norms, frozen_stages=frozen_stages, output_format=output_format)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from nextify.networks.zoo import create_model
 from nextify.paper.design import Design
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ def build(network: Design | Foreign, num_classes: int, stochastic_depth: float =
         stochastic_depth: chance that the last block's branch is dropped in training; grows linearly from 0 in both.
     """
     if isinstance(network, Design):
-        from nextify.networks.zoo import create_model
-
         return create_model(network, num_classes, stochastic_depth=stochastic_depth)
     import timm
 

@@ -1,35 +1,55 @@
-"""The layers of a Layout as torch modules. Activations travel as ``(N, H, W, C)``, so that every 1x1 convolution is a
-linear layer and every norm acts on the last axis; a spatial convolution views them as channels-last NCHW, no copy.
+"""The layers of a Layout as torch modules.
 
-A module names the parameters that weight decay must spare in ``undecayed``.
+Activations travel as ``(N, H, W, C)``, so that every 1x1 convolution is a linear layer and every norm acts on the last
+axis; a spatial convolution views them as channels-last NCHW, without a copy. A module lists in ``undecayed`` the
+parameters that weight decay must spare. Faster versions of these modules can be installed into a finished network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar, assert_never
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextify.kernels.depthwise.cpu import depthwise_conv
-from nextify.kernels.gelu.cpu import GELU
-from nextify.kernels.precision import AVX2_ALONE, computed_in
-from nextify.kernels.tracing import for_elsewhere, for_inference
-from nextify.networks.layout import Activation, Conv, Layer, MaxPool, Norm, ResponseNorm
+from nextify.networks.layout import Activation, Conv, Layer, MaxPool, Norm, ResponseNorm, UnknownLayer
 
 LAYER_NORM_EPS = 1e-6
-"""As in the released ConvNeXt; batch norm keeps torch's 1e-5, as torchvision's ResNet."""
+"""The released ConvNeXt's. Batch norm keeps torch's 1e-5, like torchvision's ResNet."""
+
+Builder = TypeVar("Builder", bound=Callable[[Any], nn.Module])
+_modules: dict[type[Layer], Callable[[Any], nn.Module]] = {}
+
+
+def module_of(kind: type[Layer]) -> Callable[[Builder], Builder]:
+    """Register what builds the torch module of a kind of layer: a module class that takes the layer, or a function."""
+
+    def register(builder: Builder) -> Builder:
+        _modules[kind] = builder
+        return builder
+
+    return register
+
+
+def build(layer: Layer) -> nn.Module:
+    """The torch module of one layer of a plan.
+
+    Raises:
+        UnknownLayer: no module is registered for a layer of this kind.
+    """
+    if type(layer) not in _modules:
+        raise UnknownLayer(layer)
+    return _modules[type(layer)](layer)
 
 
 def to_nchw(x: Tensor) -> Tensor:
-    """``(N, H, W, C)`` seen as ``(N, C, H, W)`` in channels-last memory; no copy."""
+    """View ``(N, H, W, C)`` as ``(N, C, H, W)`` in channels-last memory; no copy."""
     return x.permute(0, 3, 1, 2)
 
 
 def to_nhwc(x: Tensor) -> Tensor:
-    """``(N, C, H, W)`` seen as ``(N, H, W, C)``; no copy where the memory is channels-last."""
+    """View ``(N, C, H, W)`` as ``(N, H, W, C)``; no copy where the memory is channels-last."""
     return x.permute(0, 2, 3, 1)
 
 
@@ -43,9 +63,7 @@ class Pointwise(nn.Linear):
         self.stride = conv.stride
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride > 1:
-            x = x[:, :: self.stride, :: self.stride]
-        return linear(x, self)
+        return super().forward(x[:, :: self.stride, :: self.stride] if self.stride > 1 else x)
 
 
 class SpatialConv(nn.Conv2d):
@@ -63,13 +81,16 @@ class SpatialConv(nn.Conv2d):
             groups=conv.groups,
             bias=conv.bias,
         )
-        self.depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
+        self.depthwise = conv.depthwise
         self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.depthwise:
-            return depthwise_conv(x, self.weight, self.bias, self.stride[0])
         return to_nhwc(super().forward(to_nchw(x)))
+
+
+@module_of(Conv)
+def convolution(conv: Conv) -> nn.Module:
+    return Pointwise(conv) if conv.kernel_size == 1 and conv.groups == 1 else SpatialConv(conv)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -89,18 +110,41 @@ class LayerNorm(nn.LayerNorm):
     undecayed: ClassVar = ("weight", "bias")
 
 
+@module_of(Norm)
+def norm(layer: Norm) -> nn.Module:
+    match layer.kind:
+        case "batch":
+            return BatchNorm(layer.channels)
+        case "layer":
+            return LayerNorm(layer.channels, eps=LAYER_NORM_EPS)
+        case _:
+            assert_never(layer.kind)
+
+
+@module_of(Activation)
+def activation(layer: Activation) -> nn.Module:
+    match layer.kind:
+        case "relu":
+            return nn.ReLU()
+        case "gelu":
+            return nn.GELU()
+        case _:
+            assert_never(layer.kind)
+
+
+@module_of(ResponseNorm)
 class GlobalResponseNorm(nn.Module):
-    """ConvNeXt-V2's response norm on ``(N, H, W, C)``: each channel against the others by its norm over all pixels.
+    """ConvNeXt-V2's response norm on ``(N, H, W, C)``: channels compete by their norms over all pixels.
 
     Source: arXiv 2301.00808, section 3, algorithm 1 (gamma and beta start at zero; epsilon 1e-6).
     """
 
     undecayed: ClassVar = ("weight", "bias")
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, norm: ResponseNorm) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.zeros(norm.channels))
+        self.bias = nn.Parameter(torch.zeros(norm.channels))
 
     def forward(self, x: Tensor) -> Tensor:
         size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)  # (N, 1, 1, C)
@@ -108,6 +152,7 @@ class GlobalResponseNorm(nn.Module):
         return x + torch.addcmul(self.bias, self.weight * share, x)
 
 
+@module_of(MaxPool)
 class Pool(nn.MaxPool2d):
     """Max pooling on ``(N, H, W, C)``."""
 
@@ -118,33 +163,15 @@ class Pool(nn.MaxPool2d):
         return to_nhwc(super().forward(to_nchw(x)))
 
 
-def norm(layer: Norm) -> nn.Module:
-    if layer.kind == "batch":
-        return BatchNorm(layer.channels)
-    return LayerNorm(layer.channels, eps=LAYER_NORM_EPS)
-
-
-def build(layer: Layer) -> nn.Module:
-    """The torch module of one layer of a Layout."""
-    if isinstance(layer, Conv):
-        return Pointwise(layer) if layer.kernel_size == 1 and layer.groups == 1 else SpatialConv(layer)
-    if isinstance(layer, Norm):
-        return norm(layer)
-    if isinstance(layer, Activation):
-        return nn.ReLU() if layer.kind == "relu" else GELU()
-    if isinstance(layer, ResponseNorm):
-        return GlobalResponseNorm(layer.channels)
-    return Pool(layer)
-
-
 class DropPath(nn.Module):
-    """Stochastic depth per image (arXiv 1603.09382): zero the branch with chance ``rate``, scale the rest up."""
+    """Stochastic depth per image (arXiv 1603.09382): zero the branch with probability ``rate``, scale up the rest."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
         self.part: tuple[Tensor, int] | None = None
-        """Where the images are rows of a larger batch: which, and of how many. All of its paths are drawn then."""
+        """Where the images are some rows of a larger batch: these rows, and the size of that batch. Paths are drawn for
+        all of it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
@@ -180,31 +207,3 @@ def initialize(module: nn.Module, how: str) -> None:
     fill(module.weight)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-def _adds_afterwards() -> bool:
-    """Whether bias and layer scale are applied after the product, where the elementwise operations that follow absorb
-    them: in a graph compiled for inference, on a CPU with AVX2 alone. torch's product with a bias copies the bias over
-    its output first. ConvNeXt-T, float32, 224², images/s over timm's compiled ones: with AVX2 alone 1.03 to 1.04 so,
-    0.98 to 1.00 otherwise (batch 16, 7 rounds); with AVX-512 0.96 so, 0.99 otherwise (batch 16, 8 rounds) and 0.94,
-    0.98 (batch 1, 20 rounds); 2 cores of two kinds of AMD EPYC, shared with other machines, torch 2.15.0."""
-    return AVX2_ALONE and for_inference()
-
-
-def linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """The layer's output; the bias is added afterwards where that pays, in float32 only: under autocast it would be
-    rounded once more."""
-    afterwards = _adds_afterwards() and x.device.type == "cpu" and computed_in(x) == torch.float32
-    if afterwards and layer.bias is not None:
-        return F.linear(x, layer.weight) + layer.bias
-    return F.linear(x, layer.weight, layer.bias)
-
-
-def scaled_linear(x: Tensor, layer: nn.Linear, scale: Tensor) -> Tensor:
-    """``scale * layer(x)``, on the smaller of the two: folded into the weights, exact, or on the output.
-
-    A graph for elsewhere has it folded.
-    """
-    if not for_elsewhere() and (_adds_afterwards() or x.numel() // layer.in_features <= layer.in_features):
-        return linear(x, layer) * scale
-    return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)

@@ -7,9 +7,10 @@ arXiv 2201.03545v2, sections 2.2 to 2.6, Figures 3 and 4 and Table 9. No torch h
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, assert_never
 
 from nextify.paper.design import ActivationKind, Design, LayerScale, NormKind
 
@@ -21,8 +22,59 @@ class ImageSizeError(ValueError):
     """An image too small for a network's strides; the message says which sizes work."""
 
 
+class UnknownLayer(TypeError):
+    """A layer of a kind that the package does not know; the message names the remedy."""
+
+    def __init__(self, layer: object) -> None:
+        name = type(layer).__name__
+        super().__init__(f"{name} is no known layer: derive it from layout.Layer, and its module with layers.module_of")
+
+
+class Layer(ABC):
+    """One layer of a plan, with its label and its cost.
+
+    A new kind is a frozen dataclass derived from this class; ``nextify.networks.layers.module_of`` registers its torch
+    module. Its name in a chain is also its name in weight files.
+    """
+
+    boxed: ClassVar[bool] = False
+    """Whether diagrams draw a box; other layers are written beside the arrow."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The layer as Figure 4 writes it: ``d7×7, 96``, ``LN``, ``GELU``, ``max pool 3×3/2``."""
+
+    @property
+    def full_label(self) -> str:
+        """The label with all that distinguishes the layer, ``1×1, 96→384, bias``."""
+        return self.label + (f", {self.outputs}" if self.outputs else "")
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """Number of learned values."""
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the output, 0 where they are whatever the input has."""
+        return 0
+
+    def size(self, side: int) -> int:
+        """Pixels of one side of the output."""
+        return side
+
+    def input_size(self, side: int) -> int:
+        """Pixels of one side of the input that ``side`` pixels of the output take."""
+        return side
+
+    def macs(self, pixels: int) -> int:
+        """Multiply-adds for one image whose output has that many pixels; convolutions and linear layers count."""
+        return 0
+
+
 @dataclass(frozen=True)
-class Conv:
+class Conv(Layer):
     in_channels: int
     out_channels: int
     kernel_size: int
@@ -30,37 +82,124 @@ class Conv:
     padding: int
     groups: int
     bias: bool
+    boxed = True
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups == self.in_channels == self.out_channels and self.groups > 1
+
+    @property
+    def label(self) -> str:
+        groups = f", g={self.groups}" if self.groups > 1 and not self.depthwise else ""
+        return f"{'d' if self.depthwise else ''}{_window(self)}, {self.out_channels}{groups}"
+
+    @property
+    def full_label(self) -> str:
+        channels = f", {self.in_channels}→{self.out_channels}"
+        return self.label.replace(f", {self.out_channels}", channels, 1) + (", bias" if self.bias else "")
+
+    @property
+    def parameters(self) -> int:
+        return self.macs(1) + (self.out_channels if self.bias else 0)
+
+    @property
+    def outputs(self) -> int:
+        return self.out_channels
+
+    def size(self, side: int) -> int:
+        return (side + 2 * self.padding - self.kernel_size) // self.stride + 1
+
+    def input_size(self, side: int) -> int:
+        return (side - 1) * self.stride + self.kernel_size - 2 * self.padding
+
+    def macs(self, pixels: int) -> int:
+        return self.out_channels * (self.in_channels // self.groups) * self.kernel_size**2 * pixels
 
 
 @dataclass(frozen=True)
-class Norm:
+class Norm(Layer):
     kind: NormKind
     channels: int
 
+    @property
+    def label(self) -> str:
+        match self.kind:
+            case "batch":
+                return "BN"
+            case "layer":
+                return "LN"
+            case _:
+                assert_never(self.kind)
+
+    @property
+    def parameters(self) -> int:
+        return 2 * self.channels
+
+    @property
+    def outputs(self) -> int:
+        return self.channels
+
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Layer):
     kind: ActivationKind
+    parameters = 0
+
+    @property
+    def label(self) -> str:
+        match self.kind:
+            case "relu":
+                return "ReLU"
+            case "gelu":
+                return "GELU"
+            case _:
+                assert_never(self.kind)
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class MaxPool(Layer):
     kernel_size: int
     stride: int
     padding: int
+    boxed = True
+    parameters = 0
+
+    @property
+    def label(self) -> str:
+        return f"max pool {_window(self)}"
+
+    def size(self, side: int) -> int:
+        return (side + 2 * self.padding - self.kernel_size) // self.stride + 1
+
+    def input_size(self, side: int) -> int:
+        return (side - 1) * self.stride + self.kernel_size - 2 * self.padding
 
 
 @dataclass(frozen=True)
-class ResponseNorm:
+class ResponseNorm(Layer):
     channels: int
+    label = "GRN"
+
+    @property
+    def parameters(self) -> int:
+        return 2 * self.channels
+
+    @property
+    def outputs(self) -> int:
+        return self.channels
 
 
-Layer = Conv | Norm | Activation | MaxPool | ResponseNorm
+def _window(layer: Conv | MaxPool) -> str:
+    return f"{layer.kernel_size}×{layer.kernel_size}" + (f"/{layer.stride}" if layer.stride > 1 else "")
+
+
 Named = tuple[tuple[str, Layer], ...]
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockSpec:
+    """A residual block: ``after(shortcut(x) + layer_scale * branch(x))``."""
+
     in_channels: int
     out_channels: int
     stride: int
@@ -74,10 +213,12 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageSpec:
+    """Blocks of one resolution and width, and the layers that lead to them."""
+
     downsample: Named
     """Layers between the stage before and this one; empty where the first block strides."""
-    blocks: tuple[Block, ...]
+    blocks: tuple[BlockSpec, ...]
 
     @property
     def channels(self) -> int:
@@ -88,7 +229,7 @@ class Stage:
 @dataclass(frozen=True)
 class Layout:
     stem: Named
-    stages: tuple[Stage, ...]
+    stages: tuple[StageSpec, ...]
     head: Named
     """Layers between global average pooling and the classifier."""
     init: Literal["he", "truncated_normal"]
@@ -101,7 +242,7 @@ class Layout:
 
 def layout(design: Design, in_channels: int = 3) -> Layout:
     """The layers of a design for images of ``in_channels`` channels."""
-    stages: list[Stage] = []
+    stages: list[StageSpec] = []
     channels = design.widths[0]
     for index, (depth, width) in enumerate(zip(design.depths, design.widths, strict=True)):
         stride = design.stage_strides[index]
@@ -121,7 +262,7 @@ def layout(design: Design, in_channels: int = 3) -> Layout:
             block = _block(design, width, channels, stride if position == 0 else 1)
             blocks.append(block)
             channels = block.out_channels
-        stages.append(Stage(downsample, tuple(blocks)))
+        stages.append(StageSpec(downsample, tuple(blocks)))
     # The norm after global average pooling comes with separate downsampling; isotropic designs have it too.
     head: Named = (("norm", Norm(design.norm, channels)),) if design.downsampling != "in_block" else ()
     # Ruling: where a norm follows every conv the weights' scale is free and torchvision's ResNet init is kept;
@@ -177,7 +318,7 @@ def _block_widths(design: Design, width: int) -> tuple[int, int]:
     return (wide, width) if design.bottleneck == "narrow" else (width, wide)
 
 
-def _block(design: Design, width: int, channels: int, stride: int) -> Block:
+def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
     out, hidden = _block_widths(design, width)
     norm_everywhere = design.norms == "after_every_conv"
 
@@ -221,7 +362,7 @@ def _block(design: Design, width: int, channels: int, stride: int) -> Block:
         if norm_everywhere:
             shortcut.append(("norm", Norm(design.norm, out)))
     after: Named = (("activation", Activation(design.activation)),) if design.activations == "after_every_conv" else ()
-    return Block(channels, out, stride, tuple(branch), tuple(shortcut), after, design.layer_scale)
+    return BlockSpec(channels, out, stride, tuple(branch), tuple(shortcut), after, design.layer_scale)
 
 
 @dataclass(frozen=True)
@@ -255,20 +396,15 @@ def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int 
     requested = (height, width)
 
     def place(path: str, layer: Layer, h: int, w: int) -> Placed:
-        if isinstance(layer, Conv | MaxPool):
-            h, w = ((n + 2 * layer.padding - layer.kernel_size) // layer.stride + 1 for n in (h, w))
-            if h < 1 or w < 1:
-                raise ImageSizeError(
-                    f"images of {requested[0]}x{requested[1]} are too small: nothing is left at {path}; "
-                    f"each side must be at least {smallest_image(net)} pixels"
-                )
-        if isinstance(layer, Conv):
-            weights = layer.out_channels * (layer.in_channels // layer.groups) * layer.kernel_size**2
-            parameters = weights + (layer.out_channels if layer.bias else 0)
-            return Placed(path, layer, layer.out_channels, h, w, weights * h * w, parameters)
-        if isinstance(layer, Norm | ResponseNorm):
-            return Placed(path, layer, layer.channels, h, w, 0, 2 * layer.channels)
-        return Placed(path, layer, 0, h, w, 0, 0)
+        if not isinstance(layer, Layer):
+            raise UnknownLayer(layer)
+        h, w = layer.size(h), layer.size(w)
+        if h < 1 or w < 1:
+            raise ImageSizeError(
+                f"images of {requested[0]}x{requested[1]} are too small: nothing is left at {path}; "
+                f"each side must be at least {smallest_image(net)} pixels"
+            )
+        return Placed(path, layer, layer.outputs, h, w, layer.macs(h * w), layer.parameters)
 
     def chain(prefix: str, layers: Named) -> Iterator[Placed]:
         nonlocal height, width
@@ -301,12 +437,11 @@ def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int 
 def smallest_image(net: Layout) -> int:
     """Shortest side in pixels that leaves at least one pixel at every layer."""
     size = 1
-    spatial = [layer for _, layer in net.stem if isinstance(layer, Conv | MaxPool)]
+    layers = [*net.stem]
     for stage in net.stages:
-        spatial += [layer for _, layer in stage.downsample if isinstance(layer, Conv | MaxPool)]
-        spatial += [layer for _, layer in stage.blocks[0].branch if isinstance(layer, Conv) and layer.stride > 1]
-    for layer in reversed(spatial):
-        size = max(1, (size - 1) * layer.stride + layer.kernel_size - 2 * layer.padding)
+        layers += [*stage.downsample, *stage.blocks[0].branch]
+    for _, layer in reversed(layers):
+        size = max(1, layer.input_size(size))
     return size
 
 

@@ -6,23 +6,19 @@ Parameter names follow the Layout: ``stem.conv``, ``stages.2.downsample.norm``, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nextify.kernels.pixelwise import strips
-from nextify.kernels.pixelwise import training as pixelwise_grad
-from nextify.networks.layers import DropPath, build, initialize, scaled_linear, to_nhwc
-from nextify.networks.layout import Block as BlockPlan
-from nextify.networks.layout import ImageSizeError, Layout, Named, smallest_image
-from nextify.networks.layout import Stage as StagePlan
+from nextify.networks.layers import DropPath, build, initialize, to_nhwc
+from nextify.networks.layout import BlockSpec, ImageSizeError, Layout, Named, StageSpec, smallest_image
 
 
 class Chain(nn.Module):
-    """Named layers, one after the other."""
+    """Named layers in a row."""
 
     def __init__(self, layers: Named) -> None:
         super().__init__()
@@ -39,7 +35,7 @@ class Chain(nn.Module):
 class Block(Chain):
     """A residual block: ``after(shortcut(x) + layer_scale * branch(x))``."""
 
-    def __init__(self, block: BlockPlan, drop_rate: float) -> None:
+    def __init__(self, block: BlockSpec, drop_rate: float) -> None:
         super().__init__(block.branch)
         self.shortcut = Chain(block.shortcut)
         self.drop_path = DropPath(drop_rate)
@@ -48,43 +44,20 @@ class Block(Chain):
         if block.layer_scale != "off":
             scale = nn.Parameter(torch.full((block.out_channels,), float(block.layer_scale)))
         self.layer_scale = scale
-        # The scale can be folded into the last linear layer unless a norm stands between the two.
-        self.folds_scale = scale is not None and self.order[-1] == "pointwise2"
 
     undecayed = ("layer_scale",)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, H, W, C) -> (N, H / stride, W / stride, C')
-        y, dropped = x, self.training and self.drop_path.rate > 0
-        layers = [getattr(self, name) for name in self.order]
-        parts = strips.split(layers)
-        together: Callable[..., Tensor] | None = None
-        if parts is not None and not dropped and strips.applies(x, parts, self):
-            together = strips.run
-        elif parts is not None and pixelwise_grad.applies(x, parts, self):
-            together = pixelwise_grad.run
-        if parts is not None and together is not None:
-            for layer in parts.before:
-                y = layer(y)
-            shortcut = self.shortcut(x)
-            if dropped:
-                return self.after(shortcut + self.drop_path(together(y, None, parts, self.layer_scale)))  # type: ignore[no-any-return]
-            return self.after(together(y, shortcut, parts, self.layer_scale))  # type: ignore[no-any-return]
-        *layers, last = layers
-        for layer in layers:
-            y = layer(y)
-        if self.layer_scale is None:
-            y = last(y)
-        elif self.folds_scale:
-            y = scaled_linear(y, last, self.layer_scale)
-        else:
-            y = last(y) * self.layer_scale
+        y = super().forward(x)
+        if self.layer_scale is not None:
+            y = self.layer_scale * y
         return self.after(self.shortcut(x) + self.drop_path(y))  # type: ignore[no-any-return]
 
 
 class Stage(nn.Module):
-    """What stands before a stage's blocks, and the blocks."""
+    """Downsampling and the blocks of one stage."""
 
-    def __init__(self, stage: StagePlan, drop_rates: list[float]) -> None:
+    def __init__(self, stage: StageSpec, drop_rates: list[float]) -> None:
         super().__init__()
         self.downsample = Chain(stage.downsample)
         self.blocks = nn.ModuleList(Block(b, r) for b, r in zip(stage.blocks, drop_rates, strict=True))
@@ -115,9 +88,9 @@ class ConvNet(nn.Module):
     """Any network of the roadmap, built from its Layout.
 
     Args:
-        net: the layers.
-        num_classes: width of the classifier; 0 gives pooled (and normed) features instead of logits.
-        stochastic_depth: chance that the last block's branch is dropped in training; grows linearly from 0.
+        net: the plan.
+        num_classes: width of the classifier; with 0 the network returns pooled (and normed) features, not logits.
+        stochastic_depth: probability of dropping the last block's branch in training; it grows linearly from 0.
     """
 
     def __init__(self, net: Layout, num_classes: int = 1000, stochastic_depth: float = 0.0) -> None:

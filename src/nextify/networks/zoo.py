@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextify.networks.layout import layout
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class UnknownModel(KeyError):
-    """A name that is in no list; the message suggests the nearest ones."""
+    """An unknown model name; the message suggests the nearest ones."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -24,7 +24,8 @@ class UnknownModel(KeyError):
 def designs() -> dict[str, Design]:
     """Every named design: the families, then each row of both roadmaps as ``resnet50_patchify``, ``resnet200_gelu``, …
 
-    Rows in which only the recipe changes share their neighbour's design and keep a name of their own."""
+    A row that changes the recipe alone has the same design as its neighbour, under its own name.
+    """
     steps = {f"{regime}_{row.name}": row.design for regime, roadmap in ROADMAPS.items() for row in roadmap}
     return {**DESIGNS, **steps}
 
@@ -35,13 +36,15 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_design(name: str | Design) -> Design:
-    """The design of a name. Raises ``UnknownModel`` with the nearest names for an unknown one."""
+    """The design of that name; a ``Design`` is returned as it is.
+
+    Raises:
+        UnknownModel: there is no design of that name.
+    """
     if isinstance(name, Design):
         return name
     known = designs()
     if name not in known:
-        from difflib import get_close_matches
-
         near = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "nextify models lists them"
         raise UnknownModel(f"no model {name!r}; {hint}")
@@ -50,39 +53,20 @@ def find_design(name: str | Design) -> Design:
 
 def create_model(
     name_or_design: str | Design,
-    num_classes: int | None = None,
+    num_classes: int = 1000,
     *,
-    in_channels: int | None = None,
+    in_channels: int = 3,
     stochastic_depth: float = 0.0,
-    weights: str | Path | None = None,
 ) -> ConvNet:
-    """The torch module of a named or given design, with given weights or fresh ones from torch's global generator.
+    """The network of a named or given design, with fresh weights from torch's global generator.
 
-    Args:
-        name_or_design: a name of ``list_models()`` or a ``Design``.
-        num_classes: width of the classifier; 0 gives features. Not given: 1000, or what the weights have.
-        in_channels: channels of the images. Not given: 3, or what the weights have.
-        stochastic_depth: chance that the last block's branch is dropped in training.
-        weights: a bundle, another library's file, ``hf:owner/name`` or ``timm:name``; ``nextify.weights.load`` gives
-            the preprocessing, classes and licence with the model.
+    ``nextify.create_model`` takes the same arguments and also loads weights.
 
     Raises:
-        UnknownModel: no design of that name.
-        WeightsError: weights that cannot be read, are not safe, or are of another design.
+        UnknownModel: there is no design of that name.
     """
     design = find_design(name_or_design)
     design.warn_of_inert_choices()
-    if weights is not None:
-        from nextify.weights import load
-
-        return load(
-            weights,
-            name_or_design,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            stochastic_depth=stochastic_depth,
-        ).model.train()
     from nextify.networks.network import ConvNet
 
-    net = layout(design, 3 if in_channels is None else in_channels)
-    return ConvNet(net, 1000 if num_classes is None else num_classes, stochastic_depth)
+    return ConvNet(layout(design, in_channels), num_classes, stochastic_depth)

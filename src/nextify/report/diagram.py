@@ -1,55 +1,29 @@
 """The blocks of a network as text, as a list of differences, and as drawings in the manner of the paper's Figure 4.
 
-Reads Layouts only: what a decision means in layers stays ``layout.py``'s. In all three a convolution is written
-``7×7/2, 64``: kernel, stride where it is not 1, output channels; ``d`` before it is depthwise, ``g=32`` behind it
-another number of groups; ``(+)`` is the sum with the shortcut, ``×γ`` the layer scale. No torch here.
+Everything is read from Layouts, and a layer writes its own label: ``7×7/2, 64`` is a convolution's kernel, its stride
+where that is not 1, and its output channels; ``d`` before it means depthwise, ``g=32`` after it another number of
+groups. ``(+)`` is the sum with the shortcut, ``×γ`` the layer scale. No torch here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from xml.sax.saxutils import escape
 
-from nextify.networks.layout import Activation, Block, Conv, Layer, Layout, MaxPool, Named, Norm, Stage, layout
+from nextify.networks.layout import BlockSpec, Conv, Layer, Layout, Named, StageSpec, UnknownLayer, layout
 from nextify.paper.design import Design
 
 SCALE = "×γ"
 ARROW = " → "
 
 
-def label(layer: Layer) -> str:
-    """A layer as Figure 4 writes it: ``d7×7, 96``, ``LN``, ``GELU``, ``max pool 3×3/2``."""
-    if isinstance(layer, Conv):
-        depthwise = layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1
-        kernel = f"{'d' if depthwise else ''}{_kernel(layer)}"
-        groups = f", g={layer.groups}" if layer.groups > 1 and not depthwise else ""
-        return f"{kernel}, {layer.out_channels}{groups}"
-    if isinstance(layer, Norm):
-        return {"batch": "BN", "layer": "LN"}[layer.kind]
-    if isinstance(layer, Activation):
-        return {"relu": "ReLU", "gelu": "GELU"}[layer.kind]
-    return f"max pool {_kernel(layer)}" if isinstance(layer, MaxPool) else "GRN"
-
-
-def full_label(layer: Layer) -> str:
-    """A layer with all that distinguishes it: input channels and bias too, ``1×1, 96→384, bias``."""
-    if isinstance(layer, Conv):
-        text = label(layer).replace(f", {layer.out_channels}", f", {layer.in_channels}→{layer.out_channels}", 1)
-        return text + (", bias" if layer.bias else "")
-    return label(layer) if isinstance(layer, Activation | MaxPool) else f"{label(layer)}, {layer.channels}"
-
-
-def _kernel(layer: Conv | MaxPool) -> str:
-    return f"{layer.kernel_size}×{layer.kernel_size}" + (f"/{layer.stride}" if layer.stride > 1 else "")
-
-
 # Text
 
 
 def block_text(design: Design) -> str:
-    """Every distinct part of a design, a line each: stem, downsampling, blocks (with their shortcuts), head."""
+    """Every distinct part of a design on a line of its own: stem, downsampling, blocks with their shortcuts, head."""
     lines = block_lines(design)
     width = max(len(place) for place, _ in lines)
     return "\n".join(f"{place:<{width}}  {text}" for place, text in lines)
@@ -58,21 +32,21 @@ def block_text(design: Design) -> str:
 def block_lines(design: Design) -> list[tuple[str, str]]:
     """``[(place, layers)]`` of every distinct part; equal blocks of a stage share a line."""
     net = layout(design)
-    lines = [("stem", ARROW.join(map(label, _layers(net.stem))))]
+    lines = [("stem", ARROW.join(_labels(net.stem)))]
     for index, stage in enumerate(net.stages):
         if stage.downsample:
-            lines.append((f"stage {index + 1} downsampling", ARROW.join(map(label, _layers(stage.downsample)))))
+            lines.append((f"stage {index + 1} downsampling", ARROW.join(_labels(stage.downsample))))
         for which, block in distinct_blocks(stage):
             lines.append((f"stage {index + 1} {which}", _branch_text(block)))
             if block.shortcut:
-                lines.append(("  shortcut", ARROW.join(map(label, _layers(block.shortcut)))))
-    lines.append(("head", ARROW.join(["average pool", *map(label, _layers(net.head)), "classifier"])))
+                lines.append(("  shortcut", ARROW.join(_labels(block.shortcut))))
+    lines.append(("head", ARROW.join(["average pool", *_labels(net.head), "classifier"])))
     return lines
 
 
-def distinct_blocks(stage: Stage) -> list[tuple[str, Block]]:
+def distinct_blocks(stage: StageSpec) -> list[tuple[str, BlockSpec]]:
     """A stage's blocks with equal neighbours together: ``[("block 1", …), ("blocks 2–9", …)]``."""
-    runs: list[tuple[int, int, Block]] = []
+    runs: list[tuple[int, int, BlockSpec]] = []
     for position, block in enumerate(stage.blocks, start=1):
         if runs and runs[-1][2] == block:
             runs[-1] = (runs[-1][0], position, block)
@@ -81,16 +55,23 @@ def distinct_blocks(stage: Stage) -> list[tuple[str, Block]]:
     return [(f"block {a}" if a == b else f"blocks {a}–{b}", block) for a, b, block in runs]
 
 
-def _branch_text(block: Block) -> str:
-    branch = [*map(label, _layers(block.branch)), *_scale(block)]
-    return ARROW.join([f"{ARROW.join(branch)} (+)", *map(label, _layers(block.after))])
+def _branch_text(block: BlockSpec) -> str:
+    branch = [*_labels(block.branch), *_scale(block)]
+    return ARROW.join([f"{ARROW.join(branch)} (+)", *_labels(block.after)])
 
 
 def _layers(chain: Named) -> list[Layer]:
+    for _, layer in chain:
+        if not isinstance(layer, Layer):
+            raise UnknownLayer(layer)
     return [layer for _, layer in chain]
 
 
-def _scale(block: Block) -> list[str]:
+def _labels(chain: Named) -> list[str]:
+    return [layer.label for layer in _layers(chain)]
+
+
+def _scale(block: BlockSpec) -> list[str]:
     return [] if block.layer_scale == "off" else [SCALE]
 
 
@@ -99,7 +80,7 @@ def _scale(block: Block) -> list[str]:
 
 @dataclass(frozen=True)
 class Change:
-    """A layer that is another, or only on one side."""
+    """A layer that differs between two designs, or that only one of them has."""
 
     part: str
     before: str | None
@@ -121,15 +102,15 @@ def layer_differences(before: Design, after: Design) -> list[Change]:
 
 
 def _parts(net: Layout) -> dict[str, list[_Item]]:
-    parts = {"stem": _items(net.stem, full_label), "head": _items(net.head, full_label)}
+    parts = {"stem": _items(net.stem, full=True), "head": _items(net.head, full=True)}
     for number, stage in enumerate(net.stages, start=1):
         place, block, blocks = f"stage {number}", stage.blocks[0], len(stage.blocks)
         scale = [_Item(f"{SCALE} from {block.layer_scale:g}", "scale")] if block.layer_scale != "off" else []
         parts[f"{place}, blocks"] = [_Item(f"{blocks} block{'s' if blocks > 1 else ''}", "blocks")]
-        parts[f"{place}, downsampling"] = _items(stage.downsample, full_label)
-        parts[f"{place}, block 1"] = _items(block.branch, full_label) + scale
-        parts[f"{place}, block 1, shortcut"] = _items(block.shortcut, full_label)
-        parts[f"{place}, block 1, after the sum"] = _items(block.after, full_label)
+        parts[f"{place}, downsampling"] = _items(stage.downsample, full=True)
+        parts[f"{place}, block 1"] = _items(block.branch, full=True) + scale
+        parts[f"{place}, block 1, shortcut"] = _items(block.shortcut, full=True)
+        parts[f"{place}, block 1, after the sum"] = _items(block.after, full=True)
     return parts
 
 
@@ -141,20 +122,16 @@ class _Item:
     kind: str
     """The layer's class, or what else it is."""
     changed: bool = False
-
-    @property
-    def boxed(self) -> bool:
-        """Convolutions and poolings are boxes; norms and activations stand on the arrows."""
-        return self.kind in ("Conv", "MaxPool", "box")
+    boxed: bool = False
+    """Convolutions and poolings are boxes; norms and activations stand beside the arrows."""
 
 
-def _items(chain: Named, words: Callable[[Layer], str] = label) -> list[_Item]:
-    return [_Item(words(layer), type(layer).__name__) for layer in _layers(chain)]
+def _items(chain: Named, full: bool = False) -> list[_Item]:
+    return [_Item(x.full_label if full else x.label, type(x).__name__, boxed=x.boxed) for x in _layers(chain)]
 
 
 def _align(before: Sequence[_Item], after: Sequence[_Item]) -> list[tuple[_Item | None, _Item | None]]:
-    """Both sequences side by side, in order, with None where one side has nothing: the fewest differences, and only
-    layers of one kind face each other."""
+    """Align two sequences with the fewest differences; None fills a gap, and only layers of one kind are paired."""
 
     def price(x: _Item, y: _Item) -> float:
         if x.text == y.text:
@@ -200,14 +177,14 @@ class _Residual:
 
 @dataclass(frozen=True)
 class _Column:
-    """What is drawn beneath one caption: layers in a row, and residual blocks."""
+    """What is drawn under one caption: layers in a row, and residual blocks."""
 
     caption: str
     entry: _Item
-    """What comes in, such as ``256-d``."""
+    """The input, such as ``256-d``."""
     elements: tuple[_Item | _Residual, ...] = ()
     counts: tuple[tuple[int, bool], ...] = ()
-    """Instead of elements: blocks of each stage, and whether their number changed."""
+    """Instead of elements, the number of blocks of each stage and whether it changed."""
 
 
 @dataclass(frozen=True)
@@ -250,22 +227,22 @@ def side_by_side_svg(before: Design, after: Design) -> str:
 
 
 def _shape(chain: Named) -> list[str]:
-    """A chain without its numbers of channels."""
-    return [label(layer).partition(",")[0] for layer in _layers(chain)]
+    """A chain's labels without numbers of channels."""
+    return [text.partition(",")[0] for text in _labels(chain)]
 
 
-def _entrance_shape(stage: Stage) -> list[list[str]]:
+def _entrance_shape(stage: StageSpec) -> list[list[str]]:
     block = stage.blocks[0]
     order = [name for name, layer in block.branch if isinstance(layer, Conv)]
     return [_shape(stage.downsample), _shape(block.shortcut), order]
 
 
-def _residual(block: Block) -> _Residual:
+def _residual(block: BlockSpec) -> _Residual:
     scale = [_Item(text, "scale") for text in _scale(block)]
     return _Residual(tuple(_items(block.branch) + scale), tuple(_items(block.shortcut)), tuple(_items(block.after)))
 
 
-def _block_column(caption: str, block: Block) -> _Column:
+def _block_column(caption: str, block: BlockSpec) -> _Column:
     return _Column(caption, _Item(f"{block.in_channels}-d", "entry"), (_residual(block),))
 
 
@@ -273,19 +250,19 @@ def _chain_column(caption: str, entry: str, chain: Named) -> _Column:
     return _Column(caption, _Item(entry, "entry"), tuple(_items(chain)))
 
 
-def _entrance_column(caption: str, stage: Stage) -> _Column:
+def _entrance_column(caption: str, stage: StageSpec) -> _Column:
     convs = [layer for layer in _layers(stage.downsample) if isinstance(layer, Conv)]
     channels = convs[0].in_channels if convs else stage.blocks[0].in_channels
     return _Column(caption, _Item(f"{channels}-d", "entry"), (*_items(stage.downsample), _residual(stage.blocks[0])))
 
 
 def _head_column(caption: str, net: Layout) -> _Column:
-    pool, classifier = _Item("average pool", "box"), _Item("classifier", "box")
+    pool, classifier = _Item("average pool", "box", boxed=True), _Item("classifier", "box", boxed=True)
     return _Column(caption, _Item(f"{net.features}-d", "entry"), (pool, *_items(net.head), classifier))
 
 
 def _compare(title: str, before: _Column, after: _Column) -> _Panel:
-    """Both columns with the items marked that the other has not, in order."""
+    """Both columns; items that the other one lacks are marked."""
     marks = [_marks(chain(before), chain(after)) for chain in (_chain_of, _shortcut_of, _after_of)]
     columns = []
     for side, (column, caption) in enumerate(((before, "before"), (after, "after"))):
@@ -321,7 +298,7 @@ def _after_of(column: _Column) -> list[_Item]:
 
 
 def _marks(before: list[_Item], after: list[_Item]) -> tuple[list[bool], list[bool]]:
-    """For each item, whether the other side has no equal one at its place."""
+    """For each item, whether the other side lacks an equal one at its place."""
     pairs = _align(before, after)
     return [x != y for x, y in pairs if x], [x != y for x, y in pairs if y]
 
@@ -403,7 +380,7 @@ def _chain(canvas: _Canvas, x: float, y: float, items: Sequence[_Item], *, leads
 
 
 def _chain_extent(items: Sequence[_Item]) -> tuple[float, float]:
-    """Pixels that a chain takes left and right of its axis."""
+    """Pixels that a chain takes up to the left and right of its axis."""
     boxes = [_box_width(item) / 2 for item in items if item.boxed]
     labels = [CHARACTER * len(", ".join(i.text for i in run)) + 12 for run, _ in _runs(items)]
     return max([40.0, *boxes]), max([40.0, *boxes, *labels])

@@ -1,8 +1,7 @@
-"""Kernels in C++, compiled on first use by the C++ compiler at hand and kept in the user's cache.
+"""C++ libraries, compiled on first use by the C++ compiler at hand and kept in the user's cache.
 
-A kernel is used only after it gave the right numbers on a small case; where it cannot be built or does not, its reason
-is kept and the work is torch's or Pillow's. Which kernels are used is a matter of Runtime: `enable(True | False |
-"auto")`, for the whole process. `describe_kernels()` says what is used and why.
+A library is used only after it gave the right numbers on a small case; where it cannot be built or does not, the reason
+is kept in ``notes`` and torch or Pillow does the work.
 """
 
 import contextlib
@@ -16,30 +15,31 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Mode = bool | Literal["auto"]
-
-_mode: Mode = "auto"
-
-
-def mode() -> Mode:
-    """What `enable` was told last."""
-    return _mode
+Mode = Literal["auto", "on", "off"]
+_image_kernels: Mode = "auto"
 
 
-def enable(mode: Mode) -> contextlib.AbstractContextManager[Any]:
-    """Chooses the kernels from now on; used as a context manager, until its end.
+def image_kernels() -> Mode:
+    """Whether images are decoded and moved by compiled code of ours; set by ``use_image_kernels``."""
+    return _image_kernels
 
-    `False`: torch's only. `True`: ours wherever they support the case. `"auto"` (the default): ours where they can be
-    built and were measured to be faster. Holds for the whole process.
+
+def use_image_kernels(mode: Mode) -> contextlib.AbstractContextManager[Any]:
+    """Set ``image_kernels`` for the whole process; as a context manager, until the end of its block.
+
+    Kernels of networks are chosen network by network, by ``nextify.kernels.install``.
+
+    Raises:
+        ValueError: there is no such mode.
     """
-    global _mode
-    if mode not in (True, False, "auto"):
-        raise ValueError(f'mode is True, False or "auto", not {mode!r}')
-    previous, _mode = _mode, mode
+    global _image_kernels
+    if mode not in get_args(Mode):
+        raise ValueError(f"kernels must be auto, on or off, got {mode!r}")
+    previous, _image_kernels = _image_kernels, mode
     undo = contextlib.ExitStack()
-    undo.callback(globals().__setitem__, "_mode", previous)
+    undo.callback(globals().__setitem__, "_image_kernels", previous)
     return undo
 
 
@@ -77,13 +77,12 @@ def build(
     flags: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
 ) -> Build:
-    """The library `name` of a source file, built when it is asked for first, with further compiler flags and linked to
-    further `libraries`.
+    """The library `name` of a source file, built on first request with further compiler flags and `libraries` to link.
 
     `check` declares the functions' arguments, calls them on a small case and raises RuntimeError where they are wrong;
-    in NumPy, because a first use may fall inside a torch mode that counts or fakes torch's operations.
+    it uses NumPy, because a first use may fall inside a torch mode that counts or fakes torch's operations.
     """
-    if name in _builds:  # asked at every use: without the lock, which a library once built needs no more
+    if name in _builds:  # asked at every use; a finished library needs no lock
         return _builds[name]
     with _lock:
         if name not in _builds:
@@ -92,7 +91,7 @@ def build(
 
 
 def notes() -> dict[str, str]:
-    """What each library that was asked for runs on."""
+    """For each library that was asked for, where it was compiled to or why it is not used."""
     return {name: _builds[name].note for name in sorted(_builds)}
 
 
@@ -119,7 +118,7 @@ def _cache() -> Path:
 def _load(
     source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...], libraries: tuple[str, ...]
 ) -> tuple[ctypes.CDLL, str]:
-    """Builds, loads and checks. Raises OSError, RuntimeError or SubprocessError with the reason when that fails."""
+    """Build, load and check a library; raise OSError, RuntimeError or SubprocessError where that fails."""
     compiler = _compiler()
     if compiler is None:
         raise RuntimeError("no C++ compiler was found (install g++ or clang++, or name one in CXX)")
@@ -130,7 +129,7 @@ def _load(
     key = hashlib.sha256("\n".join([*command, *linked, _cpu(), *texts]).encode()).hexdigest()[:20]
     path = _cache() / f"{source.stem}-{key}.so"
     if path.exists():
-        with contextlib.suppress(OSError, RuntimeError):  # damaged: built anew below
+        with contextlib.suppress(OSError, RuntimeError):  # damaged files are built again below
             return _open(path, check), f"compiled, from {path}"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -26,10 +26,11 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from nextify import kernels
 from nextify.data import Images, open_images
 from nextify.evaluation.pictures import curves_picture
 from nextify.paper.design import Design
-from nextify.system import native, processes
+from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
@@ -200,7 +201,7 @@ def run_trial(
                 "version": VERSION,
                 **result.to_dict(),
                 "runtime": asdict(runtime),
-                "kernels": native.notes(),
+                "kernels": kernels.describe(trainer.model),
                 "command": command,
                 "environment": place,
             }

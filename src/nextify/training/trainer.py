@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from nextify import kernels
 from nextify.data import Images, TestBatches, TrainBatches, finish
 from nextify.data.share import share
 from nextify.evaluation.accuracy import Accuracy, accuracy
@@ -118,12 +119,6 @@ def parts_of_a_batch(model: nn.Module, trial: Trial, runtime: Runtime) -> int:
     return trial.accumulation
 
 
-def use_kernels(runtime: Runtime) -> None:
-    """Choose the kernels for the networks that this process runs from now on."""
-    if runtime.kernels != "auto":
-        native.enable(runtime.kernels == "on")
-
-
 def class_weights(labels: Any, num_classes: int) -> Tensor:
     """``(K,)``: inversely proportional to each class's images, 1 on average over the images ``labels (N,)``."""
     counts = np.bincount(labels, minlength=num_classes)
@@ -147,8 +142,9 @@ class Trainer:
         recipe, data, several = trial.recipe, trial.data, processes.count() > 1
         self.device = torch.device(runtime.device)
         self.together = several and together
-        use_kernels(runtime)
         model = build_network(trial, start)
+        kernels.install(model, runtime.kernels)
+        native.use_image_kernels(runtime.kernels)
         self.parts = parts_of_a_batch(model, trial, runtime)
         if self.together:
             distributed.synchronized(model, self.device)

@@ -1,9 +1,8 @@
-"""GELU and its gradient, with kernels of our own on CPUs.
+"""GELU and its gradient, with a kernel of our own on CPUs.
 
-The function is the exact one, `x Φ(x)`, as torch's. On a CPU with AVX2 alone torch's takes as much time as a fifth of
-the matrix products beside it, in a library's error function; `gelu_cpu.cpp` computes a rational function instead, which
-is as accurate as float32 allows, at about the speed of the memory. It differs from torch's by rounding only (at most
-2e-6 for |x| <= 12). Compiled on first use, see `compiled.py`. Exported and traced graphs contain torch's GELU.
+The function is the exact one, `x Φ(x)`, like torch's. `gelu_cpu.cpp` computes it as a rational function that is as
+accurate as float32 allows, at about the speed of the memory; torch calls an error function. The two differ by rounding
+only (at most 2e-6 for |x| <= 12).
 """
 
 import ctypes
@@ -15,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from nextify.kernels.precision import AVX2_ALONE
-from nextify.kernels.tracing import for_elsewhere, for_inference
-from nextify.system import native as compiled
+from nextify.system import native
 
 _SOURCE = Path(__file__).with_name("gelu_cpu.cpp")
 LIMIT = 5.6
@@ -42,8 +39,8 @@ def normal_distribution(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.ravel().tolist()]).reshape(x.shape)
 
 
-def _build() -> compiled.Build:
-    return compiled.build("gelu", _SOURCE, _check, FLAGS)
+def _build() -> native.Build:
+    return native.build("gelu", _SOURCE, _check, FLAGS)
 
 
 def _check(library: ctypes.CDLL) -> None:
@@ -62,21 +59,14 @@ def _check(library: ctypes.CDLL) -> None:
         raise RuntimeError("the compiled kernel does not agree with NumPy")
 
 
-def _pays() -> bool:
-    """Whether to use ours. With AVX2 alone, 19.3 M elements of fp32 took torch 88 ms forward and 95 backward, ours 15
-    and 19 (2 cores of an AMD EPYC, one run beside other work); with AVX-512, 23 and 23 both (2 cores of an Intel Xeon,
-    medians of 7). Others: not measured."""
-    mode = compiled.mode()
-    return mode is True or (mode == "auto" and AVX2_ALONE)
-
-
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
-def _ready() -> bool:
+def ready() -> bool:
+    """Whether the compiled kernel can be used; builds it when asked first."""
     return _build().usable
 
 
 def _takes(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and _ready()
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and ready()
 
 
 @torch.library.custom_op("nextify::gelu", mutates_args=())
@@ -134,31 +124,21 @@ class _Gelu(torch.autograd.Function):
         return x_grad
 
 
-def _rational(x: Tensor) -> Tensor:
-    """The same function in torch's operations, for inductor to fuse with what stands before and after."""
+def rational(x: Tensor) -> Tensor:
+    """The same function in torch's operations, for inductor to fuse with its neighbours."""
+    dtype, x = x.dtype, x.float()
     inside = x.clamp(-LIMIT, LIMIT)
     square = inside * inside
     p, q = torch.full_like(x, NUMERATOR[0]), torch.full_like(x, DENOMINATOR[0])
     for a, b in zip(NUMERATOR[1:], DENOMINATOR[1:], strict=True):
         p, q = p * square + a, q * square + b
-    return torch.where(x < -LIMIT, 0.0, x * (inside * p / q + 0.5))
+    return torch.where(x < -LIMIT, 0.0, x * (inside * p / q + 0.5)).to(dtype)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The exact GELU of any tensor, elementwise; ours for float32 and bfloat16 on CPUs, else torch's."""
-    if for_elsewhere() or not _pays() or not _takes(x):
-        return F.gelu(x)
-    if for_inference():
-        return _rational(x.float()).to(x.dtype)
+    """The exact GELU of a float32 or bfloat16 tensor on a CPU, elementwise."""
     if torch.is_grad_enabled() and x.requires_grad:
         y: Tensor = _Gelu.apply(x)
         return y
     y = torch.ops.nextify.gelu(x)
     return y
-
-
-class GELU(nn.Module):
-    """`gelu` as a module."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return gelu(x)

@@ -1,11 +1,10 @@
-"""What a ConvNeXt block does to each pixel by itself, in training. On a CPU with matrix products of our own: forward by
-``pixelwise_cpu.cpp``, backward by ``pixelwise_grad_cpu.cpp``, both compiled on first use. On a GPU by torch's products
-and the Triton kernels of ``pixelwise_gpu.py``.
+"""What a ConvNeXt block does to each pixel by itself, in training. On a CPU the forward pass is ``products.py``'s and
+the backward pass ``pixelwise_grad_cpu.cpp``; on a GPU they are torch's products and the Triton kernels of ``gpu.py``.
 
 Layer by layer, autograd keeps the normed input, the hidden activations before and after GELU and the branch's output:
-eleven times the block's channels for each pixel, with what the norm keeps. Here it is the norm's input and the hidden
-activations before GELU, five times; the rest is computed again, on a CPU for a strip of pixels whose activations stay
-in a cache. The result differs from the layers' in rounding only.
+with what the norm keeps, eleven times the block's channels for each pixel. Here five times is enough: the norm's input
+and the hidden activations before GELU. The rest is computed again, on a CPU for a strip of pixels whose activations
+stay in a cache. The result differs from the layers' in rounding only.
 """
 
 import ctypes
@@ -16,21 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from nextify.kernels.gelu.cpu import FLAGS, normal_distribution
-from nextify.kernels.pixelwise import inference as pixelwise
-from nextify.kernels.pixelwise import strips
-from nextify.kernels.pixelwise.scratch import scratch_address
-from nextify.kernels.precision import computed_in
-from nextify.kernels.tracing import for_elsewhere, seen_as_operators
-from nextify.system import native as compiled
+from nextify.kernels.operators import seen_as_operators
+from nextify.kernels.pixelwise import products, strips
+from nextify.kernels.pixelwise.products import scratch_address
+from nextify.system import native
 
 STRIP_BYTES = 3 << 20
-"""Of hidden activations in a strip of the backward pass, which has three tensors of them."""
+"""Bytes of hidden activations in a strip of the backward pass, which has three tensors of them."""
 CHANNEL_BYTES = 1 << 12
-"""Of one channel of a strip: sums over its pixels are products whose panels of more would be narrower."""
+"""Most bytes of one channel of a strip: sums over its pixels are products, whose panels would get narrower beyond."""
 _SOURCE = Path(__file__).with_name("pixelwise_grad_cpu.cpp")
 _GRADIENTS = ("norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2", "scale")
 
@@ -50,12 +47,12 @@ class _Gradients(ctypes.Structure):
     )
 
 
-def _build() -> compiled.Build:
-    return compiled.build("pixelwise_grad", _SOURCE, _check, FLAGS)
+def _build() -> native.Build:
+    return native.build("pixelwise_grad", _SOURCE, _check, FLAGS)
 
 
 def _check(library: ctypes.CDLL) -> None:
-    """Against NumPy on a small case with ragged sizes; raises RuntimeError where it differs."""
+    """Compare with NumPy on a small case with ragged sizes; raise RuntimeError where they differ."""
     function, size = library.nextify_pixelwise_grad, library.nextify_pixelwise_grad_bytes
     function.argtypes = size.argtypes = [ctypes.POINTER(_Gradients)]
     function.restype, size.restype = ctypes.c_int, ctypes.c_int64
@@ -82,8 +79,8 @@ def _check(library: ctypes.CDLL) -> None:
         outs = (a.ctypes.data for a in (x_grad, *found.values()))
         return _Gradients(*inputs, memory, *outs, rows, columns, wide, outputs, strip, 1e-6, *[0] * 5, 2)
 
-    memory = np.empty(size(call(0)) + pixelwise.LINE, np.uint8)
-    code = function(call(memory.ctypes.data + -memory.ctypes.data % pixelwise.LINE))
+    memory = np.empty(size(call(0)) + products.LINE, np.uint8)
+    code = function(call(memory.ctypes.data + -memory.ctypes.data % products.LINE))
     phi = normal_distribution(before)
     density = np.exp(-(before.astype(np.float64) ** 2) / 2) / np.sqrt(2 * np.pi)
     hidden, scaled = before * phi, grad * scale
@@ -107,32 +104,9 @@ def _check(library: ctypes.CDLL) -> None:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
-def _ready() -> bool:
+def ready() -> bool:
+    """Whether the compiled kernels can be used; builds them when asked first."""
     return _build().usable
-
-
-def applies(x: Tensor, layers: strips.Layers, block: nn.Module) -> bool:
-    """Whether the block's last layers run so for its input ``x``: in training on a CPU or a GPU, where all of them
-    learn, and where nobody looks at a layer by itself. Not in graphs for a GPU: inductor makes such kernels itself."""
-    on_gpu = x.device.type == "cuda"
-    if not (on_gpu or x.device.type == "cpu"):
-        return False
-    if not torch.is_grad_enabled() or for_elsewhere() or compiled.mode() is False:
-        return False
-    dtype = computed_in(x)
-    if dtype not in strips.DTYPES or x.dtype not in strips.DTYPES:
-        return False
-    if not x.requires_grad or not all(p.requires_grad for p in block.parameters()):
-        return False
-    if x.numel() == 0 or not strips.unwatched(x, layers):
-        return False
-    _, norm, first, _, second = layers
-    if norm is not None and len(list(norm.parameters())) != 2:
-        return False
-    if on_gpu:
-        return strips.on_gpu(x)
-    widths = first.in_features, first.out_features, second.out_features
-    return strips.ours(dtype, *widths) and _ready()
 
 
 def _forward(
@@ -151,12 +125,12 @@ def _forward(
     x, shortcut = x.contiguous(), None if shortcut is None else shortcut.contiguous()
     parts = x, shortcut, (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2), scale
     if x.device.type == "cuda":
-        from nextify.kernels.pixelwise import gpu as pixelwise_gpu
+        from nextify.kernels.pixelwise import gpu
 
         out = x.new_empty((x.shape[0], weight2.shape[0]), dtype=strips.result_dtype(dtype, scale, shortcut))
-        return out, pixelwise_gpu.run(*parts, out, dtype=dtype, keeps=True)
+        return out, gpu.run(*parts, out, dtype=dtype, keeps=True)
     out, before = _outputs(x, weight1, weight2, strips.result_dtype(dtype, scale, shortcut), dtype)
-    pixelwise.run(
+    products.run(
         *parts,
         out,
         strip=strips.strip_of(x.shape[0], before.shape[-1] * dtype.itemsize),
@@ -196,14 +170,14 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad, x, before = grad.contiguous(), x.contiguous(), before.contiguous()
     if x.device.type == "cuda":
-        from nextify.kernels.pixelwise import gpu as pixelwise_gpu
+        from nextify.kernels.pixelwise import gpu
 
         rest = norm_weight, norm_bias, eps, weight1, weight2, bias2, scale
-        return pixelwise_gpu.backward(grad, x, before, *rest)
+        return gpu.backward(grad, x, before, *rest)
     grads = _gradients(x, weight1, weight2)
     wide, columns = weight1.shape
     rows, threads = x.shape[0], torch.get_num_threads()
-    vectors = [pixelwise.floats(v) for v in (norm_weight, norm_bias, bias2, scale)]
+    vectors = [products.floats(v) for v in (norm_weight, norm_bias, bias2, scale)]
     tensors = [grad, x, before, weight1.contiguous(), weight2.contiguous(), *vectors]
     halves = [t.dtype == torch.bfloat16 for t in (grad, x, weight1, weight2, before)]
     work = _Gradients(
@@ -216,7 +190,7 @@ def _backward(
     library = _build().library
     work.memory = scratch_address("gradients", library.nextify_pixelwise_grad_bytes(ctypes.byref(work)))
     if code := library.nextify_pixelwise_grad(ctypes.byref(work)):
-        raise RuntimeError(f"the pixelwise kernel failed with code {code}; enable(False) goes without it")
+        raise RuntimeError(f"the pixelwise kernel failed with code {code}; --kernels off goes without it")
     return grads
 
 
@@ -227,7 +201,7 @@ def _strip(pixels: int, wide: int, dtype: torch.dtype) -> int:
 def _gradients(
     x: Tensor, weight1: Tensor, weight2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Memory for those of the input and of _GRADIENTS."""
+    """Memory for the gradients of the input and of _GRADIENTS."""
 
     def of(*shape: int) -> Tensor:
         return x.new_empty(shape, dtype=torch.float32)
@@ -240,7 +214,7 @@ def _gradients(
 
 @functools.wraps(_backward)
 def _backward_apart(*args: Any) -> tuple[Tensor, ...]:
-    """As an operator must: no two outputs share memory."""
+    """No two outputs share memory, as operators must ensure."""
     found = _backward(*args)
     return tuple(t.clone() for t in found) if args[0].is_cuda else found
 
@@ -264,7 +238,7 @@ def _backward_flops(grad: Any, x: Any, *others: Any, out_shape: Any = None, **_:
 
 
 def _seen(x: Tensor) -> bool:
-    """Whether to call the operators: beside a GPU, which waits for nothing but calls, only where somebody looks."""
+    """Whether to call the operators. A GPU waits for nothing but calls, so there only where something looks at them."""
     return x.device.type == "cpu" or seen_as_operators()
 
 
@@ -296,7 +270,7 @@ class _Pixelwise(torch.autograd.Function):
 
 
 def _branch(x: Tensor, eps: float, dtype: torch.dtype, rest: Any) -> Tensor:
-    """The same, without the shortcut, in torch's operators."""
+    """The same in torch's operators, without the shortcut."""
     norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = rest
     with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = x if norm_weight is None else F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
@@ -311,12 +285,12 @@ def _twice(grad: Tensor, x: Tensor, eps: float, dtype: torch.dtype, rest: Any) -
     return [next(found), *(None if p is None else next(found) for p in rest)]
 
 
-def run(x: Tensor, shortcut: Tensor | None, layers: strips.Layers, scale: Tensor | None) -> Tensor:
-    """``[shortcut +] scale * y``, ``y`` what the layers behind ``before`` make of ``x (N, H, W, C)``."""
-    _, norm, first, _, second = layers
+def run(x: Tensor, shortcut: Tensor | None, parts: strips.Parts, scale: Tensor | None, *, dtype: torch.dtype) -> Tensor:
+    """``[shortcut +] scale * y``, where ``y`` is what the layers after ``before`` make of ``x (N, H, W, C)``."""
+    _, norm, first, _, second = parts
     norm_weight, norm_bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     linears = first.weight, first.bias, second.weight, second.bias
     # Two axes: inductor would keep tensors of four for the backward pass in the order that it takes for channels-last.
     xs, shortcuts = (None if t is None else t.reshape(-1, t.shape[-1]) for t in (x, shortcut))
-    y: Tensor = _Pixelwise.apply(xs, shortcuts, eps, computed_in(x), norm_weight, norm_bias, *linears, scale)
+    y: Tensor = _Pixelwise.apply(xs, shortcuts, eps, dtype, norm_weight, norm_bias, *linears, scale)
     return y.view(*x.shape[:-1], y.shape[-1])

@@ -1,13 +1,16 @@
-"""What a ConvNeXt block does to each pixel by itself, on a CPU, with matrix products of our own: one call of
-``pixelwise_cpu.cpp``, compiled on first use. Its gradients: ``pixelwise_grad.py``.
+"""What a ConvNeXt block does to each pixel by itself, on a CPU, with matrix products of our own.
 
-A library's product is told nothing of what follows it, and needs its weights in memory in the product's type. Here each
-weight is read once, in its own type, straight into the order in which a thread multiplies by it; bias, GELU, layer
-scale and the sum with the shortcut are done while a product's sums are still in a cache, in float32, and rounded once.
+A library's product knows nothing of what follows it, and needs its weights in memory in the product's type. Here, in
+one call of ``pixelwise_cpu.cpp``, each weight is read once, in its own type, straight into the order in which a thread
+multiplies by it; bias, GELU, layer scale and the sum with the shortcut are applied in float32 while a product's sums
+are still in a cache, and rounded once. ``training.py`` has the gradients.
 """
 
 import ctypes
 import functools
+import math
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,36 @@ import torch
 from torch import Tensor
 
 from nextify.kernels.gelu.cpu import FLAGS, normal_distribution
-from nextify.kernels.pixelwise.scratch import scratch_address
-from nextify.kernels.precision import BFLOAT16_INSTRUCTIONS, MATRIX_UNITS
-from nextify.system import native as compiled
+from nextify.system import native
+
+_kept = threading.local()
+
+
+def _buffer(name: str, size: int) -> Tensor:
+    buffer: Tensor | None = getattr(_kept, name, None)
+    if buffer is None or buffer.numel() < size:
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside of it
+            buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
+        setattr(_kept, name, buffer)
+    return buffer
+
+
+def scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Uninitialized memory of this thread at a multiple of 64 bytes, valid until the same name is asked for again.
+
+    Threads keep it: returning it to the system and getting it again would cost as much as the work in it.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    return _buffer(name, size)[:size].view(dtype).view(*shape)
+
+
+def scratch_address(name: str, size: int) -> int:
+    """The address of ``size`` bytes of such memory."""
+    return _buffer(name, size).data_ptr()
+
 
 LINE = 64
-"""Bytes, of a cache."""
+"""Bytes of a cache line."""
 _SOURCE = Path(__file__).with_name("pixelwise_cpu.cpp")
 
 
@@ -38,12 +65,12 @@ class _Work(ctypes.Structure):
     )
 
 
-def _build() -> compiled.Build:
-    return compiled.build("pixelwise", _SOURCE, _check, FLAGS)
+def _build() -> native.Build:
+    return native.build("pixelwise", _SOURCE, _check, FLAGS)
 
 
 def _check(library: ctypes.CDLL) -> None:
-    """Against NumPy on a small case with ragged sizes; raises RuntimeError where it differs."""
+    """Compare with NumPy on a small case with ragged sizes; raise RuntimeError where they differ."""
     function, panel = library.nextify_pixelwise, library.nextify_pixelwise_panel
     function.argtypes, function.restype = [ctypes.POINTER(_Work)], ctypes.c_int
     panel.argtypes, panel.restype = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int], ctypes.c_int64
@@ -71,18 +98,14 @@ def _check(library: ctypes.CDLL) -> None:
         raise RuntimeError("the compiled kernel does not agree with NumPy")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
-def pays() -> bool:
-    """Whether our products are used: on request, and by themselves on the CPUs where they were measured to be faster
-    than torch's, which are those with bfloat16 instructions and without matrix units (benchmarks/models.py)."""
-    if compiled.mode() == "auto" and (MATRIX_UNITS or not BFLOAT16_INSTRUCTIONS):
-        return False
-    return compiled.mode() is not False and _build().usable
+def ready() -> bool:
+    """Whether the compiled kernel can be used; builds it when asked first."""
+    return _build().usable
 
 
 @functools.cache
 def _layout(strip: int, columns: int, wide: int, half: bool, threads: int) -> tuple[int, int, int]:
-    """Bytes from the normed input to the hidden activations of a strip, to the threads' panels, and in all."""
+    """Bytes before a strip's hidden activations, before the threads' panels, and in all."""
     size = 2 if half else 4
     panel = int(_build().library.nextify_pixelwise_panel(columns, wide, half))
     parts = [-(-count * size // LINE) * LINE for count in (strip * columns, strip * wide)]
@@ -90,7 +113,7 @@ def _layout(strip: int, columns: int, wide: int, half: bool, threads: int) -> tu
 
 
 def floats(vector: Tensor | None) -> Tensor | None:
-    """As the kernels take it: contiguous, in float32."""
+    """The vector as kernels take it: contiguous, in float32."""
     if vector is None or (vector.dtype is torch.float32 and vector.is_contiguous()):
         return vector
     return vector.float().contiguous()
@@ -111,8 +134,8 @@ def run(
 ) -> None:
     """``out = shortcut + scale * (W2 gelu(W1 norm(x) + b1) + b2)``, all ``(pixels, channels)`` and contiguous.
 
-    Computed in ``dtype``, ``strip`` pixels at a time. ``before (pixels, wide)``, of that type, where it is given, takes
-    what goes into GELU.
+    Computed in ``dtype``, ``strip`` pixels at a time. If ``before (pixels, wide)`` of that type is given, the input of
+    GELU is written to it.
     """
     (wide, columns), threads, half = first[0].shape, torch.get_num_threads(), dtype is torch.bfloat16
     to_hidden, to_panels, size = _layout(strip, columns, wide, half, threads)
@@ -127,4 +150,4 @@ def run(
         *(*halves, half, out.dtype is torch.bfloat16, threads),
     )
     if code := _build().library.nextify_pixelwise(ctypes.byref(work)):
-        raise RuntimeError(f"the pixelwise kernel failed with code {code}; enable(False) goes without it")
+        raise RuntimeError(f"the pixelwise kernel failed with code {code}; --kernels off goes without it")

@@ -1,0 +1,277 @@
+"""Which kernel a layer runs on, and why: the only place that decides.
+
+Every decision is a pure function of a layer's input, its parameters and the mode it was installed with, and returns a
+`Choice`. The conditions of "auto" are those under which our kernels were measured to be faster than torch's: see
+`benchmarks/depthwise.py`, `benchmarks/pixelwise.py` and `benchmarks/models.py`, and docs/log.md for the figures.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from nextify.kernels import gpu
+from nextify.kernels.depthwise import cpu as depthwise_cpu
+from nextify.kernels.gelu import cpu as gelu_cpu
+from nextify.kernels.pixelwise import products, strips
+from nextify.kernels.pixelwise import training as pixelwise_training
+from nextify.system import native
+from nextify.system.native import Mode
+
+# Processors are asked on import, because a compiled graph cannot ask.
+AVX2_ALONE = torch.backends.cpu.get_cpu_capability() == "AVX2"
+BFLOAT16_INSTRUCTIONS: bool = torch.cpu._is_avx512_bf16_supported()
+MATRIX_UNITS: bool = torch.cpu._is_amx_tile_supported()
+"""Intel's AMX."""
+
+DTYPES = (torch.float32, torch.bfloat16)
+LEAST_BYTES_GPU = {False: 1 << 23, True: 1 << 25}
+"""Bytes of input from which "auto" calls our kernels on a GPU, without and with gradients. For less, the GPU waits for
+the processor that calls them."""
+LEAST_BYTES_GPU_FLOAT32 = 1 << 22
+"""The same for depthwise convolutions in float32, whose weight gradient is slow in cuDNN at any size."""
+LEAST_BYTES, LEAST_BYTES_COMPILED = 1 << 22, 1 << 23
+"""Bytes of a block's hidden activations from which strips pay on a CPU, eagerly and in a compiled graph. Fewer stay in
+a cache anyway."""
+LEAST_BYTES_OWN = 1 << 14
+"""The same where the matrix products are our own."""
+
+Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training"]
+
+
+class Choice(NamedTuple):
+    """What one layer runs on for one input."""
+
+    kernel: Kernel
+    """``torch``: the layer as it is. Depthwise: ``ours``, or only the ``weight gradient``. GELU: ``ours``, or in a
+    compiled graph the ``rational`` function. Blocks: our kernels for ``inference`` or ``training``."""
+    reason: str
+    dtype: torch.dtype = torch.float32
+    """The type that our kernel computes in."""
+    own: bool = False
+    """Depthwise: whether the forward pass is ours. Blocks on a CPU: whether the matrix products are ours."""
+    operator: bool = False
+    """Depthwise: whether the forward pass is an operator of ours, whatever that runs."""
+
+
+def _torch(reason: str) -> Choice:
+    return Choice("torch", reason)
+
+
+ELSEWHERE = _torch("the graph is exported, traced or transformed by torch.func")
+DEVICE = _torch("neither a CPU nor a CUDA GPU")
+TYPE = _torch("neither float32 nor bfloat16")
+SLOWER = _torch("torch was not measured to be slower here")
+SMALL = _torch("too small to gain anything")
+NOT_READY = _torch("the kernel cannot be built or used here; kernels.libraries() says why")
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type that torch multiplies ``x`` in: autocast's where it is on for the device, otherwise its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def for_elsewhere() -> bool:
+    """Whether torch exports (``torch.export``), traces (ONNX's older way) or transforms (``torch.func``).
+
+    Exported graphs must hold torch's operators only, and so must functions that are taken apart.
+    """
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+        return True
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def for_inference() -> bool:
+    """Whether `torch.compile` traces for inference; the compiler then fuses elementwise operations by itself."""
+    return torch.compiler.is_compiling() and not torch.is_grad_enabled() and not for_elsewhere()
+
+
+def differentiates(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+# Depthwise convolutions
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, mode: Mode) -> Choice:
+    """For a convolution of ``x (N, H, W, C)`` with ``weight (C, 1, K, K)`` and padding K // 2.
+
+    On CPUs the weight gradient was faster at every shape measured; the forward pass, and with it the input gradient, in
+    bfloat16 without instructions for it. On GPUs both were faster than cuDNN's.
+    """
+    device, size = x.device.type, weight.shape[-1]
+    if device not in ("cpu", "cuda"):
+        return DEVICE
+    if size not in depthwise_cpu.KERNEL_SIZES or stride not in depthwise_cpu.STRIDES:
+        return _torch("no kernel for this kernel size and stride")
+    if for_elsewhere():
+        return ELSEWHERE
+    dtype = computed_in(x)
+    if dtype not in DTYPES:
+        return TYPE
+    learns = differentiates(x, weight, bias)
+    least = LEAST_BYTES_GPU_FLOAT32 if dtype == torch.float32 else LEAST_BYTES_GPU[learns]
+    if device == "cuda" and mode == "auto" and x.numel() * dtype.itemsize < least:
+        return SMALL
+    own = own_depthwise(device, dtype, mode)
+    # Inductor gives the batch axis of a single image no stride, takes it for NCHW, and would copy it before and after a
+    # convolution that it sees.
+    operator = own or (device == "cpu" and x.shape[0] == 1 and torch.compiler.is_compiling())
+    if not learns and not operator:
+        return SLOWER
+    if not (depthwise_cpu.ready(size) if device == "cpu" else gpu.ready()):
+        return NOT_READY
+    if own:
+        return Choice("ours", _by(mode), dtype, own, operator)
+    return Choice("weight gradient", "only this was measured to be faster", dtype, own, operator)
+
+
+def own_depthwise(device: str, dtype: torch.dtype, mode: Mode) -> bool:
+    """Whether the forward pass is ours, and with it the input gradient."""
+    return mode == "on" or device == "cuda" or (dtype == torch.bfloat16 and not BFLOAT16_INSTRUCTIONS)
+
+
+# GELU
+
+
+def gelu(x: Tensor, mode: Mode) -> Choice:
+    """With AVX2 alone torch's GELU takes a fifth as long as the matrix products beside it; with AVX-512 ours is no
+    faster, and other processors were not measured."""
+    if for_elsewhere():
+        return ELSEWHERE
+    if mode == "auto" and not AVX2_ALONE:
+        return SLOWER
+    if x.device.type != "cpu":
+        return DEVICE
+    if x.dtype not in DTYPES:
+        return TYPE
+    if not gelu_cpu.ready():
+        return NOT_READY
+    if for_inference():
+        return Choice("rational", "inductor fuses it with its neighbours")
+    return Choice("ours", _by(mode))
+
+
+# Linear layers
+
+
+def adds_afterwards() -> bool:
+    """Whether bias and layer scale are applied after the product, where the elementwise operations that follow absorb
+    them: in a graph compiled for inference, on a CPU with AVX2 alone. torch's product with a bias copies the bias over
+    its output first."""
+    return AVX2_ALONE and for_inference()
+
+
+def adds_bias_afterwards(x: Tensor) -> bool:
+    """In float32 only: under autocast the sum would be rounded once more."""
+    return adds_afterwards() and x.device.type == "cpu" and computed_in(x) == torch.float32
+
+
+def scales_output(x: Tensor, in_features: int) -> bool:
+    """Whether layer scale multiplies the last linear layer's output rather than its weights: the smaller of the two.
+
+    Graphs for elsewhere have it folded into the weights.
+    """
+    return not for_elsewhere() and (adds_afterwards() or x.numel() // in_features <= in_features)
+
+
+# Blocks
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
+def own_products(mode: Mode) -> bool:
+    """Whether matrix products on a CPU are ours: with "auto" on processors with bfloat16 instructions and without
+    matrix units, where they were measured to be faster than torch's."""
+    if mode == "auto" and (MATRIX_UNITS or not BFLOAT16_INSTRUCTIONS):
+        return False
+    return products.ready()
+
+
+def _own(dtype: torch.dtype, mode: Mode, *widths: int) -> bool:
+    """Our products of bfloat16 take numbers in pairs."""
+    return (dtype == torch.float32 or not any(width % 2 for width in widths)) and own_products(mode)
+
+
+def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: bool, mode: Mode) -> Choice:
+    """For what a block does to each pixel by itself, given the block's input ``x (N, H, W, C)``.
+
+    Args:
+        parts: the layers that do it; None where the block has others.
+        module: the block.
+        dropped: whether this pass may drop paths.
+    """
+    if parts is None:
+        return _torch("the block's last layers are of other kinds")
+    if x.device.type not in ("cpu", "cuda"):
+        return DEVICE
+    if for_elsewhere():
+        return ELSEWHERE
+    dtype = computed_in(x)
+    if dtype not in DTYPES or x.dtype not in DTYPES:
+        return TYPE
+    compiles, learns = torch.compiler.is_compiling(), torch.is_grad_enabled()
+    if learns and not compiles:
+        learns = x.requires_grad or any(p.requires_grad for p in module.parameters())
+    if learns and not (x.requires_grad and all(p.requires_grad for p in module.parameters())):
+        return _torch("a parameter or the input is frozen")
+    if dropped and not learns:
+        return _torch("paths are dropped without gradients")
+    if not _unwatched(x, parts):
+        return _torch("a hook or a tensor subclass looks at single layers")
+    if learns and parts.norm is not None and len(list(parts.norm.parameters())) != 2:
+        return _torch("the norm has no weight or no bias")
+    if x.device.type == "cuda":
+        least = 1 if mode == "on" else LEAST_BYTES_GPU[torch.is_grad_enabled()]
+        if x.numel() == 0 or x.numel() * dtype.itemsize < least:
+            return SMALL
+        if compiles:
+            return _torch("inductor makes such kernels itself")
+        return Choice("training" if learns else "inference", _by(mode), dtype) if gpu.ready() else NOT_READY
+    return _block_training(x, parts, dtype, mode) if learns else _block_inference(x, parts, dtype, mode)
+
+
+def _by(mode: Mode) -> str:
+    return "chosen" if mode == "on" else "measured to be faster"
+
+
+def _block_inference(x: Tensor, parts: strips.Parts, dtype: torch.dtype, mode: Mode) -> Choice:
+    wide = parts.second.in_features
+    own = _own(dtype, mode, x.shape[-1], wide)
+    least = LEAST_BYTES_COMPILED if torch.compiler.is_compiling() else LEAST_BYTES
+    if x.numel() // x.shape[-1] * wide * dtype.itemsize < (LEAST_BYTES_OWN if own else least):
+        return SMALL
+    return Choice("inference", _by(mode), dtype, own) if own or strips.ready() else NOT_READY
+
+
+def _block_training(x: Tensor, parts: strips.Parts, dtype: torch.dtype, mode: Mode) -> Choice:
+    if x.numel() == 0:
+        return SMALL
+    if not _own(dtype, mode, parts.first.in_features, parts.first.out_features, parts.second.out_features):
+        return SLOWER
+    return Choice("training", _by(mode), dtype, own=True) if pixelwise_training.ready() else NOT_READY
+
+
+def _unwatched(x: Tensor, parts: strips.Parts) -> bool:
+    """Whether no hook looks at a layer by itself, and all tensors are plain ones."""
+    modules: Sequence[nn.Module] = [layer for layer in parts[1:] if layer is not None]
+    if any(hooked(module) for module in modules):
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    tensors = [x, *(p for module in modules for p in module._parameters.values() if p is not None)]
+    plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
+    everywhere: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return plain and not everywhere
+
+
+def hooked(module: nn.Module) -> bool:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in hooks)
+
+
+def libraries() -> dict[str, str]:
+    """What each library of kernels that was asked for runs on, or why it does not. Builds nothing."""
+    return {**native.notes(), "gpu": gpu.describe()}

@@ -1,0 +1,188 @@
+"""The fast versions of a network's modules, and how they are installed.
+
+Each is a subclass of the plain module that changes nothing but `forward`, so parameters, names, hooks and state dicts
+stay what they are. `choice.py` decides at each call, and a module keeps its last choice made outside of a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextify.kernels import choice
+from nextify.kernels.choice import Choice
+from nextify.kernels.depthwise.cpu import depthwise_conv
+from nextify.kernels.gelu import cpu as gelu_cpu
+from nextify.kernels.pixelwise import strips, training
+from nextify.networks.layers import LayerNorm, Pointwise, SpatialConv
+from nextify.networks.network import Block, Chain
+from nextify.system.native import Mode
+
+
+class Fast:
+    """What the fast modules share; mixed into a subclass of the plain module."""
+
+    kernels: Mode = "auto"
+    """The mode of installation."""
+    choice: Choice | None = None
+    """The last one made outside of a graph."""
+
+    def chosen(self, made: Choice) -> Choice:
+        if not torch.compiler.is_compiling():
+            self.__dict__["choice"] = made
+        return made
+
+
+class FastDepthwise(Fast, SpatialConv):
+    """A depthwise convolution with our weight gradient, and our forward pass where that is faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.chosen(choice.depthwise(x, self.weight, self.bias, self.stride[0], self.kernels))
+        if made.kernel == "torch":
+            return super().forward(x)
+        _, _, dtype, own, operator = made
+        return depthwise_conv(x, self.weight, self.bias, self.stride[0], dtype=dtype, own=own, operator=operator)
+
+
+class FastGELU(Fast, nn.GELU):
+    """The exact GELU as a rational function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.chosen(choice.gelu(x, self.kernels))
+        if made.kernel == "torch":
+            return super().forward(x)
+        return gelu_cpu.rational(x) if made.kernel == "rational" else gelu_cpu.gelu(x)
+
+
+class FastPointwise(Fast, Pointwise):
+    """A 1x1 convolution that adds its bias afterwards where compiled graphs gain from it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _linear(x[:, :: self.stride, :: self.stride] if self.stride > 1 else x, self)
+
+
+class FastBlock(Fast, Block):
+    """A block whose work on single pixels is one kernel, or whose layer scale is folded into its last layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = [getattr(self, name) for name in self.order]
+        parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
+        made = self.chosen(choice.block(x, parts, self, dropped, self.kernels))
+        y = x
+        if parts is None or made.kernel == "torch":
+            for layer in layers[:-1]:
+                y = layer(y)
+            return self.after(self.shortcut(x) + self.drop_path(self._last(y, layers[-1])))  # type: ignore[no-any-return]
+        for layer in parts.before:
+            y = layer(y)
+        shortcut = self.shortcut(x)
+        if made.kernel == "inference":
+            y = strips.run(y, shortcut, parts, self.layer_scale, dtype=made.dtype, own=made.own)
+        elif dropped:
+            y = shortcut + self.drop_path(training.run(y, None, parts, self.layer_scale, dtype=made.dtype))
+        else:
+            y = training.run(y, shortcut, parts, self.layer_scale, dtype=made.dtype)
+        return self.after(y)  # type: ignore[no-any-return]
+
+    def _last(self, x: Tensor, layer: nn.Module) -> Tensor:
+        """``layer_scale * layer(x)``; the scale multiplies the layer's weights or its output, whichever is smaller."""
+        scale = self.layer_scale
+        if scale is None:
+            return layer(x)  # type: ignore[no-any-return]
+        if type(layer) is not FastPointwise or choice.hooked(layer):
+            return layer(x) * scale  # type: ignore[no-any-return]
+        if choice.scales_output(x, layer.in_features):
+            return _linear(x, layer) * scale
+        return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)
+
+
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    if layer.bias is not None and choice.adds_bias_afterwards(x):
+        return F.linear(x, layer.weight) + layer.bias
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def _parts(layers: Sequence[nn.Module]) -> strips.Parts | None:
+    """A block's layers as the kernels take them; None where the last ones are of other kinds, such as subclasses."""
+    kinds = tuple(type(layer) for layer in layers)
+    if kinds[-3:] != (FastPointwise, FastGELU, FastPointwise):
+        return None
+    at = -4 if kinds[-4:-3] == (LayerNorm,) else -3
+    found = strips.Parts(layers[:at], layers[-4] if at == -4 else None, *layers[-3:])  # type: ignore[arg-type]
+    return found if found.first.stride == found.second.stride == 1 else None
+
+
+@dataclass(frozen=True)
+class Installed:
+    """Layers with one kind of fast module that last made the same choice."""
+
+    module: str
+    """The fast module, ``FastBlock``."""
+    layers: tuple[str, ...]
+    """Names in the network."""
+    kernel: str
+    """What they ran on last, as in a ``Choice``; ``undecided`` before the first call and in compiled graphs."""
+    reason: str
+
+
+_FAST: dict[type[nn.Module], type[nn.Module]] = {
+    SpatialConv: FastDepthwise, nn.GELU: FastGELU, Pointwise: FastPointwise, Block: FastBlock
+}  # fmt: skip
+_PLAIN = {fast: plain for plain, fast in _FAST.items()}
+
+
+def install(model: nn.Module, mode: Mode = "auto") -> list[Installed]:
+    """Replace modules of a finished network by faster ones with the same parameters and names, in place.
+
+    Call it before wrapping the network for several processes, copying it for an average, or compiling it. Calling it
+    again changes the mode. Networks of other libraries are left alone.
+
+    Args:
+        model: a network of ours, or anything that holds one.
+        mode: ``auto`` uses kernels where they can be built and were measured to be faster, ``on`` wherever they support
+            the case, ``off`` restores the plain modules.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"kernels must be auto, on or off, got {mode!r}")
+    chains = [module for module in model.modules() if isinstance(module, Chain)]
+    for chain in chains:
+        for module in (*(getattr(chain, name) for name in chain.order), chain):
+            _replace(module, mode)
+    return installed(model)
+
+
+def _replace(module: nn.Module, mode: Mode) -> None:
+    plain = _PLAIN.get(type(module), type(module))
+    fast = mode != "off" and plain in _FAST
+    if isinstance(module, SpatialConv):
+        fast = fast and module.depthwise and module.padding == tuple(side // 2 for side in module.kernel_size)
+    if isinstance(module, nn.GELU):
+        fast = fast and module.approximate == "none"
+    module.__class__ = _FAST[plain] if fast else plain
+    for name in ("kernels", "choice"):
+        module.__dict__.pop(name, None)
+    if fast:
+        module.__dict__["kernels"] = mode
+
+
+def installed(model: nn.Module) -> list[Installed]:
+    """The fast modules of a network, grouped by what they ran on last and why."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Fast) and not isinstance(module, FastPointwise):
+            kernel, reason = ("undecided", module.kernels) if module.choice is None else module.choice[:2]
+            groups.setdefault((type(module).__name__, kernel, reason), []).append(name)
+    return [Installed(kind, tuple(names), kernel, reason) for (kind, kernel, reason), names in groups.items()]
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """The network's kernels as plain data for records: libraries, and layers with what they ran on last."""
+    return {"libraries": choice.libraries(), "layers": [asdict(group) for group in installed(model)]}

@@ -1,0 +1,81 @@
+"""Networks and backbones by name or design, with given weights or fresh ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nextify.networks import zoo
+from nextify.networks.backbone import Backbone, Format
+from nextify.networks.network import ConvNet
+from nextify.paper.design import Design
+from nextify.weights.loading import load
+
+
+def create_model(
+    name_or_design: str | Design,
+    num_classes: int | None = None,
+    *,
+    in_channels: int | None = None,
+    stochastic_depth: float = 0.0,
+    weights: str | Path | None = None,
+) -> ConvNet:
+    """The network of a named or given design, in plain torch; ``nextify.kernels.install`` makes it faster.
+
+    Args:
+        name_or_design: a name of ``list_models()`` or a ``Design``.
+        num_classes: width of the classifier; 0 returns features. By default that of the weights, or 1000.
+        in_channels: channels of the images. By default those of the weights, or 3.
+        stochastic_depth: probability of dropping the last block's branch in training.
+        weights: a bundle, another library's file, ``hf:owner/name`` or ``timm:name``. ``nextify.weights.load`` returns
+            their preprocessing, classes and licence too. By default fresh ones from torch's global generator.
+
+    Raises:
+        UnknownModel: there is no design of that name.
+        WeightsError: the weights cannot be read, are not safe, or belong to another design.
+    """
+    if weights is None:
+        channels, classes = 3 if in_channels is None else in_channels, 1000 if num_classes is None else num_classes
+        return zoo.create_model(name_or_design, classes, in_channels=channels, stochastic_depth=stochastic_depth)
+    zoo.find_design(name_or_design).warn_of_inert_choices()
+    loaded = load(
+        weights,
+        name_or_design,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        stochastic_depth=stochastic_depth,
+    )
+    return loaded.model.train()
+
+
+def create_backbone(
+    name_or_design: str | Design,
+    out_indices: Sequence[int] | int | None = None,
+    *,
+    features_only: bool = True,
+    in_chans: int = 3,
+    norms: bool = False,
+    frozen_stages: int = 0,
+    output_format: Format = "NCHW",
+    drop_path_rate: float = 0.0,
+    weights: str | Path | None = None,
+) -> Backbone:
+    """A backbone of a named or given design; arguments as in ``timm.create_model(…, features_only=True)``.
+
+    The backbone is plain torch; ``nextify.kernels.install`` makes it faster.
+
+    Args:
+        name_or_design: as for ``create_model``.
+        out_indices, norms, frozen_stages, output_format: as for ``nextify.networks.backbone.Backbone``.
+        drop_path_rate: stochastic depth.
+        weights: as for ``create_model``; their classifier is left out.
+
+    Raises:
+        ValueError: ``features_only`` is False, or there is no such stage.
+        UnknownModel: there is no design of that name.
+        WeightsError: the weights cannot be read, or belong to another design.
+    """
+    if not features_only:
+        raise ValueError("a backbone returns features only; nextify.create_model returns logits")
+    net = create_model(name_or_design, 0, in_channels=in_chans, stochastic_depth=drop_path_rate, weights=weights)
+    return Backbone(net, out_indices, norms=norms, frozen_stages=frozen_stages, output_format=output_format)
