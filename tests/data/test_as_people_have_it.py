@@ -255,9 +255,10 @@ def test_used_and_left_out_are_all_that_is_on_the_disk(tmp_path: Path) -> None:
 
 def test_our_own_results_are_no_class(tmp_path: Path) -> None:
     before = open_images(str(folder(tmp_path, "a", "b")))
-    (tmp_path / "runs" / "first").mkdir(parents=True)
-    (tmp_path / "runs" / "first" / "checkpoint.pt").write_bytes(b"x")
-    (tmp_path / "runs" / "first" / "mistakes.png").write_bytes(picture(0))
+    run = tmp_path / "runs" / "convnext_tiny-photos" / "0123456789abcdef"
+    run.mkdir(parents=True)
+    (run / "checkpoint.pt").write_bytes(b"x")
+    (run / "mistakes.png").write_bytes(picture(0))
     assert open_images(str(tmp_path)).fingerprint == before.fingerprint
 
 

@@ -1,11 +1,11 @@
 """Images in, batches out: ``open_images``, the checks before a training, transforms, loaders.
 
-In reading order: ``opening`` (which images), ``sources.listing`` (the rules for all of them), ``encoded`` (where
-images lie),
-a file for each kind (``folder``, ``manifest``, ``parquet``, ``tar``, ``hugging_face``; ``shards`` for those of several
-files), ``checks`` (what is wrong with them), ``decode`` (one file), ``images`` (what is held), ``kept`` (decoded images
-on disk), ``transforms``, ``randomness``, ``balance`` (equal classes), ``batches`` and ``on_device``.
-Importing this package does not import torch.
+In reading order: ``opening`` (which images), ``sources.parts`` and ``sources.listing`` (the rules for all sources),
+``encoded`` (where images lie), a file for each kind of source (``sources.shards`` for those of several files),
+``decode`` (one image), ``preprocessing`` (one image to a network's input), ``checks`` (what is wrong with them),
+``images`` (what is held), ``kept`` (decoded images on disk), ``jpeg`` (a part of one image), ``transforms``,
+``randomness``, ``balance`` (equal classes), ``batches`` and ``on_device``; ``foreign`` shows what other libraries do
+with an image. Importing this package does not import torch.
 """
 
 from __future__ import annotations

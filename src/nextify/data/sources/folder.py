@@ -284,8 +284,13 @@ def _folder_reason(folder: Path) -> str:
         return HIDDEN
     if folder.name in SERVER_FOLDERS:
         return _SERVER
-    inner = [folder, *(folder / name for name in subfolders(folder)[:50])]
-    return _RESULTS if any(not OURS.isdisjoint(files_in(place)) for place in inner) else ""
+    places = [folder]
+    for depth in range(3):  # results lie in OUT/FINGERPRINT, and OUT in runs/ where nothing else is said
+        if any(not OURS.isdisjoint(files_in(place)) for place in places):
+            return _RESULTS
+        if depth < 2:
+            places = [place / name for place in places for name in subfolders(place)[:50]]
+    return ""
 
 
 def _files_below(root: Path, folder: str) -> Iterator[tuple[str, str]]:
