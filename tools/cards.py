@@ -6,11 +6,8 @@ Sources: the roadmaps and layouts in the code, card_texts.py, and the committed 
 
 from __future__ import annotations
 
-import json
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from card_texts import TEXTS
 from generated import ROOT, write_or_check
@@ -20,20 +17,16 @@ from nextify.paper.design import Design
 from nextify.paper.roadmap import ROADMAPS, Row
 from nextify.report import text
 from nextify.report.diagram import block_lines, side_by_side_svg
+from nextify.study.results import StepResult, StudyResults
 
 FOLDER = "docs/decisions"
 REGIMES = tuple(ROADMAPS)
-Results = Mapping[str, Any]
 
 
-def studies() -> list[tuple[str, Results]]:
+def studies() -> list[tuple[str, StudyResults]]:
     """``[(path in docs/, results)]`` of every committed study, by path."""
-    found = []
-    for path in sorted((ROOT / "docs" / "results").rglob("*.json")):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(results, dict) and "rows" in results:
-            found.append((path.relative_to(ROOT / "docs").as_posix(), results))
-    return found
+    paths = sorted((ROOT / "docs" / "results").glob("*/results.json"))
+    return [(path.relative_to(ROOT / "docs").as_posix(), StudyResults.read(path)) for path in paths]
 
 
 def file_name(row: Row) -> str:
@@ -107,13 +100,13 @@ def _from_to(before: int, after: int, unit: str) -> str:
     return f"{before / size:.2f} → {after / size:.2f} {unit}"
 
 
-def measured(name: str) -> list[tuple[str, Results, Mapping[str, Any]]]:
+def measured(name: str) -> list[tuple[str, StudyResults, StepResult]]:
     """``[(path, study, row)]`` of every committed study that trained the step."""
     return [
         (path, results, row)
         for path, results in studies()
-        for row in results["rows"]
-        if row.get("step") == name and row.get("change") is not None
+        for row in results.rows
+        if row.step == name and row.change is not None
     ]
 
 
@@ -126,15 +119,14 @@ def our_table(name: str) -> str:
         "|---|---|---|--:|--:|--:|---|",
     ]
     for path, results, row in found:
-        study = text.study(results)
         cells = (
-            f"[{text.data_name(results)}](../{path})",
+            f"[{results.study.data.name}](../{path})",
             text.path_title(results),
-            str(study.get("scale", text.ABSENT)),
-            str(row.get("n", text.ABSENT)),
-            text.mean_std(row.get("top1_mean"), row.get("top1_std")),
-            f"**{text.signed(row.get('change'))}**",
-            text.interval(row.get("change_low"), row.get("change_high")) or text.ABSENT,
+            results.study.scale,
+            str(row.n),
+            text.mean_std(row.top1_mean, row.top1_std),
+            f"**{text.signed(row.change)}**",
+            text.interval(row.change_low, row.change_high) or text.ABSENT,
         )
         lines.append(f"| {' | '.join(cells)} |")
     note = "Command, hardware and versions are in the linked file. A different data set and scale than the paper's: an"
@@ -189,8 +181,7 @@ def index() -> str:
     for row in ROADMAPS["resnet50"].rows[1:]:
         paper = [text.signed(ROADMAPS[regime][row.name].published_change) for regime in REGIMES]
         ours = "; ".join(
-            f"{text.signed(r['change'])} ({text.data_name(results)}, n = {r.get('n')})"
-            for _, results, r in measured(row.name)
+            f"{text.signed(r.change)} ({results.study.data.name}, n = {r.n})" for _, results, r in measured(row.name)
         )
         mark = "" if row.adopted else " ○"
         lines.append(f"| [{row.title}]({file_name(row)}.md){mark} | {' | '.join(paper)} | {ours or 'not measured'} |")

@@ -5,13 +5,13 @@ Command:  python tools/results_pages.py [--check]
 
 from __future__ import annotations
 
-import json
 import sys
 
 from generated import ROOT, write_or_check
 
 from nextify.report.tables import markdown
-from nextify.report.text import data_name, path_title
+from nextify.report.text import study_title
+from nextify.study.results import StudyResults
 
 NOTES = {
     "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG: accuracies can lie slightly below those on the "
@@ -63,9 +63,9 @@ def page() -> str:
         "",
     ]
     for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = StudyResults.read(path)
         folder = path.parent.name
-        parts += [f"## {path_title(results)} on {data_name(results)}", ""]
+        parts += [f"## {study_title(results)}", ""]
         parts += [NOTES[folder], ""] if folder in NOTES else []
         parts += [f"![bars of top-1 by step]({folder}/roadmap.png)", "", markdown(results)]
         parts += [f"Files: [results.json]({folder}/results.json), [results.csv]({folder}/results.csv)", ""]

@@ -44,7 +44,7 @@ from nextify.paper.recipe import RECIPES
 from nextify.study import engine as engines
 from nextify.study.engine import Job, run_job
 from nextify.study.plan import PlanError
-from nextify.study.study import Estimate
+from nextify.study.study import StudyEstimate
 from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import parameter_groups
 from nextify.training.run import FOREIGN_JSON, run_trial
@@ -210,7 +210,7 @@ def test_epochs_fill_the_minutes_and_a_restart_keeps_them(images: Images, tmp_pa
     seen = a_batch * (48 // a_batch)
     speeds = {"convnext_tiny@tiny": seen / 2.0, "vit@tiny": seen / 1.0}  # 2 s and 1 s an epoch
     seconds = {p.folder: 10 * seen / speeds[p.step] + 5 for p in plan.trials}  # and 5 s of tests
-    estimate = Estimate(0.0, seconds, speeds)
+    estimate = StudyEstimate(0.0, seconds, speeds)
     # 6 trainings: 9 s an epoch together and 30 s of tests, on 2 processors of 60 s each, 8 % kept back.
     assert epochs_within(plan, estimate, 48, 1.0, 2) == int((0.92 * 120 - 30) / 9)
     assert epochs_within(plan, estimate, 48, 0.01, 2) == 1

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from nextify.evaluation.corruptions import CORRUPTIONS, corrupt
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.partial import Partial
 from nextify.evaluation.robustness import Robustness, measure
-from nextify.report.robustness import csv_text, table, write
+from nextify.report.robustness import csv_text, picture, table, write
 from nextify.weights import load
 from tests.helpers import tiny_bundle
 
@@ -256,6 +257,22 @@ def test_what_is_written(bundle, images, tmp_path):
     clean = measure(bundle, images, corruptions=())
     assert clean.mean_error == clean.clean_error
     assert [path.name for path in write(clean, tmp_path / "clean")] == ["robustness.json", "robustness.csv"]
+
+
+def test_every_line_of_the_pictures_title_is_whole(bundle, images):
+    found = measure(bundle, images, corruptions=("fog", "frost"), severities=(1, 5), baseline=bundle)
+    figure = picture(replace(found, model="a long name " * 8, data="/a/folder" * 8))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    title = axes.get_title(loc="left")
+    assert title.count("\n") == 3
+    assert "□" not in title
+    (drawn,) = (text for text in axes.get_children() if getattr(text, "get_text", str)() == title)
+    box, (width, height) = drawn.get_window_extent(), figure.canvas.get_width_height()
+    assert box.x0 >= 0
+    assert box.x1 <= width
+    assert box.y0 >= 0
+    assert box.y1 <= height
 
 
 def test_the_command(bundle, folder, tmp_path, capsys):

@@ -15,10 +15,10 @@ from rich.console import Console
 from nextify import report
 from nextify.paper.recipe import CONVNEXT, RESNET
 from nextify.paper.roadmap import ROADMAPS
+from nextify.report import columns, study_page, tables, text
 from nextify.report import figures as figure
-from nextify.report import page as html
-from nextify.report import tables as table
-from nextify.report import tabular, text
+from nextify.report.drawing import drawable
+from nextify.study.results import StudyResults
 from nextify.study.statistics import conclude
 
 
@@ -53,8 +53,9 @@ def fake(seeds=3, *, adopted_only=False, finished=None, name="digits", epochs=20
     for i, row in enumerate(path):
         s, c = found[row.name].summary, found[row.name].comparison
         rows.append(
-            {"step": row.name, "title": row.title, "adopted": row.adopted, "n": s.n, "top1_mean": s.mean,
-             "top1_std": s.std, "change": c and c.change, "change_low": c and c.low, "change_high": c and c.high,
+            {"step": row.name, "title": row.title, "group": row.group, "adopted": row.adopted,
+             "n": s.n, "top1_mean": s.mean, "top1_std": s.std, "change": c and c.change,
+             "change_low": c and c.low, "change_high": c and c.high,
              "compared_with": row.compared_with, "p_value": c and c.p_value,
              "conclusion": c.conclusion if c else None, "verdict": c.verdict if c else None,
              "parameters": 410_000 + 31_700 * i, "macs": int(3.1e6 * row.published.gflops),
@@ -82,9 +83,14 @@ def fake(seeds=3, *, adopted_only=False, finished=None, name="digits", epochs=20
     }  # fmt: skip
 
 
+def typed(results):
+    """The results as reports take them."""
+    return StudyResults.from_dict(results)
+
+
 def everything_missing(results):
     """The same study with null for every number of a row and nothing known of data, machine or trials."""
-    keep = ("step", "title", "adopted")
+    keep = ("step", "title", "group", "adopted")
     rows = [{k: (v if k in keep else 0 if k == "n" else None) for k, v in r.items()} for r in results["rows"]]
     return {"schema": 1, "study": {"seeds": [0]}, "rows": rows, "trials": [], "environment": {}}
 
@@ -117,7 +123,7 @@ def results(request):
 def written(request, tmp_path_factory):
     """Some results and a folder with their report."""
     out = tmp_path_factory.mktemp("study") / "new" / "folder"
-    assert report.write(STUDIES[request.param], out) == [out / name for name in report.FILES]
+    assert report.write(typed(STUDIES[request.param]), out) == [out / name for name in report.FILES]
     return STUDIES[request.param], out
 
 
@@ -157,16 +163,16 @@ class Page(HTMLParser):
 def test_write_leaves_five_whole_files(written):
     results, out = written
     assert sorted(p.name for p in out.iterdir()) == sorted(report.FILES)
-    assert json.loads((out / "results.json").read_text("utf-8")) == json.loads(json.dumps(report.finite(results)))
-    assert (out / "results.csv").read_text("utf-8") == tabular.csv_text(results)
+    assert StudyResults.read(out / "results.json") == typed(json.loads(json.dumps(report.finite(results))))
+    assert (out / "results.csv").read_text("utf-8") == tables.csv_text(typed(results))
     assert (out / "roadmap.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (out / "roadmap.svg").read_text("utf-8")
 
 
 def test_the_same_results_make_the_same_bytes(tmp_path):
-    paths = report.write(brief(), tmp_path)
+    paths = report.write(typed(brief()), tmp_path)
     before = [p.read_bytes() for p in paths]
-    report.write(json.loads(paths[0].read_text("utf-8")), tmp_path)
+    report.write(StudyResults.read(paths[0]), tmp_path)
     assert before == [p.read_bytes() for p in paths]
 
 
@@ -176,7 +182,7 @@ def test_page_is_well_formed_offline_and_escaped(written):
     page = Page(source)
     assert len(page.ids) == len(set(page.ids))
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
-    assert not re.search(r"https?:|//\w", source.replace(text.data_name(results), ""))
+    assert not re.search(r"https?:|//\w", source.replace(typed(results).study.data.name, ""))
     assert "script" not in page.tags
     assert "<script" not in source
     assert "None" not in "".join(page.words)
@@ -187,7 +193,7 @@ def test_page_is_well_formed_offline_and_escaped(written):
 
 
 def test_page_says_what_the_results_say():
-    source = html.page(STUDIES["17 rows, 3 seeds"])
+    source = study_page.page(typed(STUDIES["17 rows, 3 seeds"]))
     words = " ".join("".join(Page(source).words).split())
     for row in STUDIES["17 rows, 3 seeds"]["rows"]:
         assert row["title"] in words
@@ -210,17 +216,17 @@ def test_page_says_what_the_results_say():
 
 
 def test_unfinished_studies_say_so():
-    words = html.page(STUDIES["unfinished"])
+    words = study_page.page(typed(STUDIES["unfinished"]))
     assert "16 of 51 trainings are finished" in words
     assert "12 of 17 steps have fewer than 3 trained seeds" in words
     assert "Top-1 went from" not in words
 
 
 def test_csv_has_the_documented_columns_unrounded(results):
-    lines = list(csv.DictReader(io.StringIO(tabular.csv_text(results))))
+    lines = list(csv.DictReader(io.StringIO(tables.csv_text(typed(results)))))
     assert len(lines) == len(results["rows"])
     for line, row in zip(lines, results["rows"], strict=True):
-        assert tuple(line) == tabular.COLUMNS
+        assert list(line) == [column.key for column in columns.COLUMNS]
         assert line["adopted"] == ("true" if row["adopted"] else "false")
         for key in ("top1_mean", "change", "published_top1", "macs"):
             assert line[key] == ("" if row[key] is None else str(row[key]))
@@ -229,15 +235,46 @@ def test_csv_has_the_documented_columns_unrounded(results):
 def test_documentation_names_every_key(request):
     documented = (request.config.rootpath / "docs" / "results-schema.md").read_text("utf-8")
     results = STUDIES["17 rows, 3 seeds"]
-    keys = {*tabular.COLUMNS, *results, *results["study"], *results["study"]["data"], *results["rows"][0]}
+    results = {**typed(results).to_dict(), "environment": results["environment"]}
+    keys = {*results, *results["study"], *results["study"]["data"], *results["rows"][0]}
+    keys |= {column.key for column in columns.COLUMNS}
     keys |= {*results["trials"][0], *results["environment"], *results["trials"][0]["curve"][9]}
     assert not {key for key in keys if f"`{key}`" not in documented}
+
+
+def test_a_new_column_is_one_line(tmp_path, request):
+    new = columns.Column("square", "squared", "%²", getter=lambda step: step.published_top1**2, shown=columns.TABLES)
+    request.addfinalizer(lambda: columns.COLUMNS.remove(new))
+    columns.COLUMNS.append(new)
+    results = typed(brief())
+    report.write(results, tmp_path)
+    data, words = 76.13**2, f"{76.13**2:.2f}"
+    assert json.loads((tmp_path / "results.json").read_text("utf-8"))["rows"][0]["square"] == data
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text("utf-8"))))
+    assert lines[0]["square"] == str(data)
+    console = Console(width=200, record=True, file=io.StringIO(), color_system=None)
+    console.print(tables.terminal(results))
+    shown = (console.export_text(), tables.markdown(results), (tmp_path / "report.html").read_text("utf-8"))
+    assert all("squared, %²" in table and words in table for table in shown)
+
+
+def test_a_report_is_made_again_from_its_json(tmp_path, request):
+    """Of the committed study, whose every figure stays."""
+    folder = request.config.rootpath / "docs" / "results" / "digits"
+    report.write(StudyResults.read(folder / "results.json"), tmp_path)
+    for name in ("results.json", "results.csv"):
+        assert (tmp_path / name).read_text("utf-8") == (folder / name).read_text("utf-8")
+
+
+def test_results_of_another_schema_are_refused():
+    with pytest.raises(ValueError, match="schema 2; this nextify reads schema 1"):
+        StudyResults.from_dict({"schema": 2})
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal_table_fits_and_marks_explored_rows(results, width):
     console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
-    console.print(table.table(results))
+    console.print(tables.terminal(typed(results)))
     shown = console.export_text()
     assert max(len(line) for line in shown.splitlines()) <= width
     assert shown.count("○") == sum(not r["adopted"] for r in results["rows"])
@@ -249,19 +286,19 @@ def test_terminal_table_fits_and_marks_explored_rows(results, width):
 
 
 def test_legend_says_what_can_be_concluded():
-    said = " ".join(table.legend(STUDIES["17 rows, 3 seeds"]))
+    said = " ".join(text.notes(typed(STUDIES["17 rows, 3 seeds"])))
     assert "n = 3 seeds" in said
     assert "No change here can be told from chance" in said
-    one = " ".join(table.legend(STUDIES["14 rows, 1 seed"]))
+    one = " ".join(text.notes(typed(STUDIES["14 rows, 1 seed"])))
     assert "n = 1: one training per step" in one
     assert "Explored" not in one
-    eight = " ".join(table.legend(STUDIES["8 seeds"]))
+    eight = " ".join(text.notes(typed(STUDIES["8 seeds"])))
     assert "higher after Training technique" in eight
     assert "With Holm's correction over the 16 comparisons together, no step stays below 0.05." in eight
 
 
 def test_markdown_carries_its_provenance(results):
-    made = table.markdown(results)
+    made = tables.markdown(typed(results))
     lines = [line for line in made.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(results["rows"])
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
@@ -285,7 +322,7 @@ def _texts(made):
 
 
 def test_no_text_of_the_figure_overlaps_or_leaves_the_sheet(results):
-    for made in (figure.roadmap_figure(results), figure.curves_figure(results)):
+    for made in (figure.roadmap_figure(typed(results)), figure.curves_figure(typed(results))):
         if made is None:
             continue
         found = _texts(made)
@@ -302,7 +339,7 @@ def test_no_text_of_the_figure_overlaps_or_leaves_the_sheet(results):
 
 
 def test_figure_shows_both_panels_and_says_where_the_axes_start():
-    made = figure.roadmap_figure(STUDIES["17 rows, 3 seeds"])
+    made = figure.roadmap_figure(typed(STUDIES["17 rows, 3 seeds"]))
     ours, theirs = made.axes[1:]
     words = [w for w, _ in _texts(made)]
     assert sum(w.startswith("%, axis starts at") for w in words) == 2
@@ -319,14 +356,14 @@ def test_low_accuracies_start_at_zero():
     results = fake(adopted_only=True)
     for i, row in enumerate(results["rows"]):
         row["top1_mean"] = 3.0 + 2 * i
-    assert figure.roadmap_figure(results).axes[1].get_xlim()[0] == 0
+    assert figure.roadmap_figure(typed(results)).axes[1].get_xlim()[0] == 0
 
 
 def test_equal_and_perfect_accuracies():
     results = fake(adopted_only=True)
     for row in results["rows"]:
         row.update(top1_mean=100.0, top1_std=0.0, change=0.0)
-    made = figure.roadmap_figure(results)
+    made = figure.roadmap_figure(typed(results))
     assert max(made.axes[1].get_xticks()) <= 100
     assert not any(w.startswith("+0.00") for w, _ in _texts(made))
 
@@ -336,18 +373,18 @@ def test_curves_without_test_accuracy_and_without_anything():
     for trial in results["trials"]:
         for point in trial["curve"]:
             point.pop("test_top1", None)
-    assert len(figure.curves_figure(results).axes) == 2  # the sheet and one panel
+    assert len(figure.curves_figure(typed(results)).axes) == 2  # the sheet and one panel
     for trial in results["trials"]:
         trial["curve"] = []
-    assert figure.curves_figure(results) is None
-    assert 'id="curves"' not in html.page(results)
+    assert figure.curves_figure(typed(results)) is None
+    assert 'id="curves"' not in study_page.page(typed(results))
 
 
 def test_not_a_number_becomes_null(tmp_path):
     results = brief()
     results["rows"][1]["change"] = float("nan")
     results["trials"][0]["final_train_loss"] = float("inf")
-    report.write(results, tmp_path)
+    report.write(typed(results), tmp_path)
     read = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert read["rows"][1]["change"] is None
     assert read["trials"][0]["final_train_loss"] is None
@@ -363,6 +400,10 @@ def test_numbers_as_words():
     assert text.listing([]) == ""
 
 
+def test_line_breaks_are_drawn_as_line_breaks_and_missing_letters_as_boxes():
+    assert drawable("a\nb 漢") == "a\nb □"
+
+
 def test_importing_the_report_is_quick_and_light():
     code = (
         "import sys, time; import nextify; t = time.process_time(); import nextify.report;"
@@ -374,8 +415,8 @@ def test_importing_the_report_is_quick_and_light():
 
 def test_making_a_report_does_not_need_torch(tmp_path):
     code = (
-        f"import json, sys; sys.modules['torch'] = None; from nextify import report;"
-        f"report.write(json.load(open({str(tmp_path / 'in.json')!r})), {str(tmp_path / 'out')!r})"
+        f"import sys; sys.modules['torch'] = None; from nextify import report;"
+        f"report.write(report.StudyResults.read({str(tmp_path / 'in.json')!r}), {str(tmp_path / 'out')!r})"
     )
     (tmp_path / "in.json").write_text(json.dumps(brief()))
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -57,6 +57,12 @@ def test_sign_flip_by_hand():
     assert S.sign_flip_p([-0.1] * 6) == 2 / 64
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_sign_flip_refuses_what_is_not_finite(wrong):
+    with pytest.raises(ValueError, match="must be finite"):
+        S.sign_flip_p([0.1, wrong])
+
+
 def test_sign_flip_counts_every_pattern():
     generator = np.random.default_rng(0)
     for n in range(1, 11):

@@ -6,6 +6,8 @@ import argparse
 import json
 import logging
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +364,7 @@ def test_pull_with_the_real_client(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         loaded = load(source)
         assert equal(dict(loaded.model.state_dict()), weights(SMALL))
         assert loaded.about.source == f"hf:{source.removeprefix('hf:')}"
-    with pytest.raises(WeightsError, match="could not be had from the Hub"):
+    with pytest.raises(WeightsError, match="could not be fetched from the Hub"):
         load("hf:someone/other")
     with pytest.raises(WeightsError, match="there is no path someone/other"):
         load("someone/other")
@@ -396,6 +398,27 @@ def test_push_uploads_a_bundle_with_its_card(tmp_path: Path, monkeypatch: pytest
 def test_model_card_quotes_what_yaml_would_misread() -> None:
     card = model_card(about(SMALL, licence="see: LICENSE"))
     assert 'license: "see: LICENSE"' in card
+
+
+def test_model_card_shows_foreign_text_as_text() -> None:
+    """Neither Markdown, HTML nor line breaks of a bundle's text change the page."""
+    yaml = pytest.importorskip("yaml")
+    foreign = "a_b <img src=x> [click](javascript:x) | `c`\n# Heading\n---"
+    metrics = (Metric("top-1", 90.0, foreign, 100, foreign),)
+    card = model_card(replace(about(SMALL, name=foreign, licence=foreign, source=foreign), metrics=metrics))
+    front, body = card.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(front)["license"] == foreign
+    assert yaml.safe_load(front)["model-index"][0]["results"][0]["dataset"]["name"] == foreign
+    prose = body.split("```json")[0]
+    assert "<img" not in prose
+    assert not re.search(r"(?<!\\)\[click", prose)
+    assert [line for line in prose.splitlines() if line.startswith("#")][1:] == [
+        "## Preprocessing",
+        "## Figures",
+        "## Design",
+    ]
+    rows = [line for line in prose.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
 
 
 def test_timm_route_takes_timms_configuration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def run(options: Options) -> int:
     print(f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %")
     print(f"expected calibration error {100 * found.expected_calibration_error:.2f} % ({len(found.bins)} bins)\n")
     rows = [(c.name, f"{c.images:,}", percent(c.top1), f"{c.predicted:,}", percent(c.precision)) for c in found.classes]
-    print_columns(("class", "images", "recognized, %", "predicted", "of these right, %"), rows)
+    print_columns(("class", "images", "recall, %", "predicted", "precision, %"), rows)
     for path in written:
         print(f"written: {path}")
     return 0

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started, Stopped
-from nextify.study.study import Estimate, Trainings
+from nextify.study.study import StudyEstimate, Trainings
 from nextify.training import loop
 
 
@@ -58,7 +58,7 @@ class TrainingProgress(_Bars):
 class StudyProgress(_Bars):
     """Shows the events of a study: a bar for the whole, one for each running trial, and a line when it ends."""
 
-    def __init__(self, console: Console, study: Trainings, estimate: Estimate) -> None:
+    def __init__(self, console: Console, study: Trainings, estimate: StudyEstimate) -> None:
         self.study, self.estimate = study, estimate
         self.names = {p.folder: f"{p.step}, seed {p.trial.seed}" for p in study.plan.trials}
         self.open = {p.folder: 0.0 for p in study.open_trials}  # share done of each

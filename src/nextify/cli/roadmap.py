@@ -18,12 +18,12 @@ from nextify.data import Images, open_images
 from nextify.data.opening import source_name
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
-from nextify.report.tables import legend, table
-from nextify.report.text import duration
+from nextify.report.tables import terminal
+from nextify.report.text import duration, notes
 from nextify.study.engine import EngineError, LocalEngine
 from nextify.study.plan import Plan, make_plan
 from nextify.study.store import Store
-from nextify.study.study import Estimate, Study, default_side_by_side
+from nextify.study.study import Study, StudyEstimate, default_side_by_side
 from nextify.system.device import usable_device
 from nextify.training.trial import Data, Runtime
 
@@ -137,7 +137,7 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     console.print(f"results go to [bold]{out}[/]")
 
 
-def _announce_time(console: Console, study: Study, estimate: Estimate) -> None:
+def _announce_time(console: Console, study: Study, estimate: StudyEstimate) -> None:
     slowest = min(estimate.images_per_second, key=lambda step: estimate.images_per_second[step])
     console.print(
         f"about [bold]{duration(estimate.seconds)}[/] for {len(study.open_trials)} trainings, from a measured probe "
@@ -149,11 +149,11 @@ def _conclude(console: Console, study: Study, out: Path, started: datetime) -> i
     results = study.results(started)
     written = report.write(results, out)
     console.print()
-    console.print(table(results))
-    for line in legend(results):
+    console.print(terminal(results))
+    for line in notes(results):
         console.print(line, style="dim", highlight=False, markup=False)
-    failed = [trial for trial in results["trials"] if trial["status"] == "failed"]
+    failed = [trial for trial in results.trials if trial.status == "failed"]
     for trial in failed:
-        console.print(f"[red]failed[/] {trial['step']}, seed {trial['seed']}: {trial['error']}", highlight=False)
+        console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {trial.error}", highlight=False)
     console.print(f"written: {', '.join(str(path) for path in written)}", highlight=False)
     return 1 if failed else 0

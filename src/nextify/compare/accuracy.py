@@ -28,7 +28,7 @@ from nextify.training.trial import Data, Trial
 if TYPE_CHECKING:
     from nextify.compare.weights import Evaluated
     from nextify.data import Images
-    from nextify.study.study import Estimate, Trainings
+    from nextify.study.study import StudyEstimate, Trainings
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
 """Side of the images, pixels, where none is asked for."""
@@ -112,7 +112,9 @@ def step_name(entry: Entry) -> str:
 # -- how many epochs ---------------------------------------------------------------------------------------------------
 
 
-def epochs_within(plan: AccuracyPlan, estimate: Estimate, train_images: int, minutes: float, side_by_side: int) -> int:
+def epochs_within(
+    plan: AccuracyPlan, estimate: StudyEstimate, train_images: int, minutes: float, side_by_side: int
+) -> int:
     """As many epochs as all trainings together have time for, from a probe of a plan with other epochs; at least 1."""
     images = plan.recipe.batch_size * (train_images // plan.recipe.batch_size)
     tests = each = 0.0
@@ -152,7 +154,7 @@ def accuracy_results(
 ) -> dict[str, Any]:
     """The part ``accuracy`` of results.json: docs/compare.md lists its keys."""
     steps = {step_name(entry): entry.label for entry in plan.entries}
-    trials = [{**trainings.trial(p), "model": steps[p.step]} for p in plan.trials]
+    trials = [{**trainings.trial(p).to_dict(), "model": steps[p.step]} for p in plan.trials]
     for trial in trials:
         del trial["step"]
     values: dict[str, dict[int, float | None]] = {}

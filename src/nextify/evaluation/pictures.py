@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 INK, SOFT, BLUE, ORANGE = "#1b1b1f", "#55585f", "#0072B2", "#B34700"
 WRITTEN_COUNTS = 20
-"""Up to so many classes each cell carries its number."""
+"""Largest number of classes whose cells carry their counts."""
 WRITTEN_NAMES = 60
-"""Up to so many classes each row carries its name."""
+"""Largest number of classes whose rows carry their names."""
 
 
 def confusion_picture(found: Evaluation) -> bytes:
-    """Row the true class, column the predicted one; shaded by the share of the row."""
+    """Rows are true classes, columns predicted ones; shades are shares of the row."""
     from matplotlib.ticker import PercentFormatter
 
     counts = np.array(found.confusion)
     rows = counts.sum(1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
     number = len(counts)
-    names = [_short(_drawable(c.name), 18) for c in found.classes]
+    names = [_name(c.name, 18) for c in found.classes]
     side = min(12.0, max(4.2, 1.8 + 0.42 * number))
     figure = _figure(side + 1.2, side + 0.5)
     axes = figure.add_subplot()
@@ -56,7 +56,7 @@ def confusion_picture(found: Evaluation) -> bytes:
 
 
 def reliability_picture(found: Evaluation) -> bytes:
-    """Accuracy over confidence, a bar a bin, and below how many images each bin holds."""
+    """Accuracy over confidence, one bar per bin, above the number of images in each bin."""
     figure = _figure(5.2, 5.6)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = [b for b in found.bins if b.images]
@@ -69,7 +69,7 @@ def reliability_picture(found: Evaluation) -> bytes:
     top.plot(means, heights, "o", color=ORANGE, markersize=4, zorder=3, label="at the bin's mean confidence")
     top.set_ylim(0, 1.02)
     top.set_xlim(0, 1)
-    top.set_ylabel("share that is right", color=SOFT)
+    top.set_ylabel("share correct", color=SOFT)
     top.legend(frameon=False, fontsize=8, loc="upper left")
     top.set_title(
         f"{_title(found)}\nexpected calibration error {100 * found.expected_calibration_error:.2f} % "
@@ -103,12 +103,12 @@ def curves_picture(curve: Sequence[Mapping[str, Any]], title: str) -> bytes:
         accuracy.set_ylabel("test top-1, %", color=ORANGE)
         accuracy.spines[["top"]].set_visible(False)
     loss.spines[["top"]].set_visible(False)
-    loss.set_title(_drawable(textwrap.shorten(title, 70, placeholder=" …")), fontsize=10.5, loc="left", color=INK)
+    loss.set_title(_heading(title, 70), fontsize=10.5, loc="left", color=INK)
     return _png(figure)
 
 
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
-    """The worst mistakes as a contact sheet: what was predicted with what probability, and what is true."""
+    """The worst mistakes as a contact sheet: each with the predicted class, its probability, and the true class."""
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
     figure = _figure(max(4.5, 1.75 * columns), 0.6 + 2.15 * rows)
@@ -117,8 +117,8 @@ def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]])
         axes.set_axis_off()
     for axes, image, mistake in zip(grid.flat, images, found.mistakes, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
-        said = f"said {_short(_drawable(mistake.predicted), 16)}, {100 * mistake.probability:.0f} %"
-        true = f"is {_short(_drawable(mistake.true), 18)}"
+        said = f"said {_name(mistake.predicted, 16)}, {100 * mistake.probability:.0f} %"
+        true = f"is {_name(mistake.true, 18)}"
         axes.set_title(f"{said}\n{true}", fontsize=8, color=INK)
     figure.suptitle(f"{_title(found)}: wrong with the highest probability", fontsize=10.5, color=INK)
     return _png(figure)
@@ -137,17 +137,18 @@ def _png(figure: Figure) -> bytes:
 
 
 def _title(found: Evaluation) -> str:
-    return _drawable(textwrap.shorten(f"{found.model or 'model'} on {found.data}", 60, placeholder=" …"))
+    return _heading(f"{found.model or 'model'} on {found.data}", 60)
 
 
-def _short(words: str, length: int) -> str:
-    return words if len(words) <= length else words[: length - 1] + "…"
+def _heading(words: str, length: int) -> str:
+    return _name(textwrap.shorten(words, length, placeholder=" …"), length)
 
 
-def _drawable(words: str) -> str:
-    """Text as it is, with a box for what matplotlib's own font lacks (which would be a warning for each)."""
+def drawable(words: str) -> str:
+    """The text with a box for every character that matplotlib's own font lacks, instead of a warning for each. Line
+    breaks stay."""
     glyphs = _glyphs()
-    return "".join(c if ord(c) in glyphs else "□" for c in words).replace("$", r"\$")
+    return "".join(c if ord(c) in glyphs or c == "\n" else "□" for c in words)
 
 
 @lru_cache(maxsize=1)
@@ -155,3 +156,9 @@ def _glyphs() -> frozenset[int]:
     from matplotlib.font_manager import findfont, get_font
 
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def _name(words: str, length: int) -> str:
+    """A class name on one line, cut to ``length``, without mathematical notation."""
+    words = drawable(words.replace("\n", " "))
+    return (words if len(words) <= length else words[: length - 1] + "…").replace("$", r"\$")

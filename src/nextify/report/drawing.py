@@ -1,15 +1,15 @@
-"""How every figure is drawn: sheets in inches, quiet axes, text in matplotlib's own font; as SVG and PNG.
+"""The style of every figure: sheets in inches, quiet axes, matplotlib's own font, output as SVG and PNG.
 
-Colours are Okabe and Ito's, which readers with colour-blindness tell apart.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from nextify.evaluation.pictures import drawable as drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ UP, DOWN, PAPER, TRIAL = "#0072B2", "#B34700", "#7a7f8a", "#a3a8b3"
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG text, the same bytes for the same figure; letters are outlines, so it looks alike anywhere."""
+    """The figure as SVG text, always the same bytes. Letters are outlines, so that it looks alike anywhere."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()
@@ -30,8 +30,8 @@ def svg(figure: Figure) -> str:
 
 
 def inline_svg(source: str, prefix: str, label: str) -> str:
-    """What :func:`svg` gave as an ``<svg>`` element for an HTML page: ids carry ``prefix``, ``label`` is read to
-    those who cannot see it, and nothing in it names an address."""
+    """The output of :func:`svg` as an ``<svg>`` element of an HTML page: ids carry ``prefix``, screen readers say
+    ``label``, and no address is left in it."""
     from html import escape
 
     source = source[source.index("<svg") :]
@@ -53,7 +53,7 @@ def png(figure: Figure, dots_per_inch: int = 160) -> bytes:
 
 
 def sheet(width: float, height: float) -> tuple[Figure, Axes]:
-    """A white figure of that many inches, and axes over all of it whose units are inches from the lower left."""
+    """A white figure of the given size in inches, and axes over all of it in inches from the lower left."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,26 +81,8 @@ def write(axes: Axes, x: float, y: float, words: str, *, size: float, color: str
 
 
 def shorten(words: str, length: int) -> str:
-    """Cuts the middle out of what is too long: the ends of a path tell most."""
+    """Cut the middle out of a long text, since the ends of a path tell most."""
     if len(words) <= length:
         return words
     tail = (length - 1) * 2 // 3
     return f"{words[: length - 1 - tail]}…{words[-tail:]}"
-
-
-@lru_cache(maxsize=1)
-def _glyphs() -> frozenset[int]:
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
-
-
-def drawable(words: str) -> str:
-    """The text with a box for every character that matplotlib's own font lacks, instead of a warning for each."""
-    return "".join(_boxes(words))
-
-
-def _boxes(words: str) -> Iterator[str]:
-    glyphs = _glyphs()
-    for character in words:
-        yield character if ord(character) in glyphs else "□"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nextify.report import text
 from nextify.report.drawing import BAND, DOWN, FAINT, INK, PAPER, SOFT, TRIAL, UP, sheet, shorten, tidy, write
-from nextify.report.text import Results, Row
+from nextify.study.results import Epoch, StepResult, StudyResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,23 +32,15 @@ _HEADINGS = {"ResNet": "ResNet baseline and training", "ResNeXt": "ResNeXt-ify"}
 
 # Inches. Columns from left to right: labels, our bars, our change, our cost, gap, paper's bars, its change, its cost.
 _ROW, _HEADING, _TOP, _BOTTOM, _MARGIN = 0.33, 0.37, 1.34, 1.42, 0.32
-_LABELS, _BARS, _CHANGE, _COST, _GAP, _PAPER_BARS, _PAPER_CHANGE, _PAPER_COST = (
-    2.9,
-    4.4,
-    0.95,
-    0.95,
-    0.3,
-    2.35,
-    0.8,
-    0.8,
-)
+_LABELS, _BARS, _CHANGE, _COST = 2.9, 4.4, 0.95, 0.95
+_GAP, _PAPER_BARS, _PAPER_CHANGE, _PAPER_COST = 0.3, 2.35, 0.8, 0.8
 _WIDTH = 2 * _MARGIN + _LABELS + _BARS + _CHANGE + _COST + _GAP + _PAPER_BARS + _PAPER_CHANGE + _PAPER_COST
 
 
-def roadmap_figure(results: Results) -> Figure:
+def roadmap_figure(results: StudyResults) -> Figure:
     """A bar per step in the paper's order and groups, beside it the paper's own figure on an axis of its own."""
     groups = text.groups(results)
-    lines: list[tuple[str, Row | None]]
+    lines: list[tuple[str, StepResult | None]]
     lines = [line for group, members in groups for line in [(group, None), *((group, row) for row in members)]]
     body = sum(_HEADING if row is None else _ROW for _, row in lines) or _ROW
     height = _TOP + body + _BOTTOM
@@ -81,7 +73,7 @@ def roadmap_figure(results: Results) -> Figure:
 
     _titles(canvas, results, height)
     head = height - _TOP + 0.12
-    name = shorten(text.data_name(results), 44)
+    name = shorten(results.study.data.name, 44)
     write(canvas, x_bars, head + 0.17, f"Here: {name}", size=10.5, weight="bold")
     write(canvas, x_paper, head + 0.17, "The paper: ImageNet-1K", size=10.5, weight="bold", color=SOFT)
     write(canvas, x_bars, head, "top-1 accuracy", size=8.5, color=SOFT)
@@ -96,50 +88,49 @@ def roadmap_figure(results: Results) -> Figure:
     between = x_cost + _GAP / 2
     canvas.plot([between, between], [y, height - _TOP + 0.42], color=FAINT, linewidth=0.8)
 
-    low, high = _range([_ends(r.get("top1_mean"), r.get("top1_std")) for _, _, r in places])
+    low, high = _range([_ends(r.top1_mean, r.top1_std) for _, _, r in places])
     start = _axis(ours, low, high, room=0.62 / _BARS)
-    p_low, p_high = _range([_ends(r.get("published_top1"), r.get("published_std")) for _, _, r in places])
+    p_low, p_high = _range([_ends(r.published_top1, r.published_std) for _, _, r in places])
     p_start = _axis(theirs, p_low, p_high, room=0.56 / _PAPER_BARS)
     write(canvas, x_bars, y - 0.42, _axis_note(start), size=8.5, color=SOFT)
     write(canvas, x_paper, y - 0.42, _axis_note(p_start), size=8.5, color=SOFT)
 
-    seeds = len(text.study(results).get("seeds") or [])
+    seeds = len(results.study.seeds)
     for at, group, row in places:
-        color, explored = _COLORS.get(group, PAPER), not text.adopted(row)
-        label = shorten(text.title(row), 36)
-        if text.trained(row) and (row.get("n") or 0) < seeds:
-            label = f"{shorten(label, 26)} (n = {row.get('n')})"
+        color, explored = _COLORS.get(group, PAPER), not row.adopted
+        label = shorten(row.name, 36)
+        if row.trained and row.n < seeds:
+            label = f"{shorten(label, 26)} (n = {row.n})"
         write(canvas, _MARGIN + 0.14, at, label, size=9.5, color=SOFT if explored else INK)
         _our_bar(ours, at, row, start, color)
         _change(canvas, x_change, at, row)
-        write(canvas, x_cost, at, text.count(row.get("macs")), size=9.5, color=SOFT, ha="right")
+        write(canvas, x_cost, at, text.count(row.macs), size=9.5, color=SOFT, ha="right")
         _paper_bar(theirs, at, row, p_start)
-        change = text.signed(row.get("published_change"))
+        change = text.signed(row.published_change)
         write(canvas, x_paper_change, at, change, size=9.5, color=SOFT, ha="right")
-        write(canvas, x_paper_cost, at, text.percent(row.get("published_gflops")), size=9.5, color=SOFT, ha="right")
+        write(canvas, x_paper_cost, at, text.percent(row.published_gflops), size=9.5, color=SOFT, ha="right")
     if not places:
         write(canvas, x_bars + 0.1, y + body / 2, "no steps", size=10, color=SOFT, style="italic")
-    _footer(canvas, results, y - 0.66, any(not text.adopted(r) for _, _, r in places))
+    _footer(canvas, results, y - 0.66, any(not r.adopted for _, _, r in places))
     return figure
 
 
-def curves_figure(results: Results) -> Figure | None:
+def curves_figure(results: StudyResults) -> Figure | None:
     """Training loss and, where it was measured, test top-1 over the epochs; None without any curve.
 
     Every trial is a thin line; the first and the last adopted step are drawn thick as the mean over their seeds.
     """
     from matplotlib.ticker import MaxNLocator
 
-    curves = [(str(t.get("step")), t.get("curve") or []) for t in text.trials(results)]
-    curves = [(step, [p for p in curve if p.get("epoch") is not None]) for step, curve in curves]
+    curves = [(trial.step, trial.curve) for trial in results.trials]
     panels = [
         (key, label)
         for key, label in (("train_loss", "training loss"), ("test_top1", "test top-1 %"))
-        if any(p.get(key) is not None for _, curve in curves for p in curve)
+        if any(_points(curve, key)[0] for _, curve in curves)
     ]
     if not panels:
         return None
-    path = [r for r in text.rows(results) if text.adopted(r)]
+    path = [r for r in results.rows if r.adopted]
     marked = [(path[0], DOWN, "--")] if path else []
     if len(path) > 1:
         marked.append((path[-1], UP, "-"))
@@ -152,11 +143,11 @@ def curves_figure(results: Results) -> Figure | None:
         for _, curve in curves:
             axes.plot(*_points(curve, key), color=TRIAL, linewidth=0.6, alpha=0.7, zorder=1)
         for row, color, style in marked:
-            mean = _mean_curve([c for step, c in curves if step == row.get("step")], key)
+            mean = _mean_curve([c for step, c in curves if step == row.step], key)
             if mean[0]:
                 marker = "o" if len(mean[0]) == 1 else None
                 axes.plot(*mean, color=color, linewidth=2.2, linestyle=style, marker=marker, zorder=3)
-        values = [p[key] for _, curve in curves for p in curve if p.get(key) is not None]
+        values = [value for _, curve in curves for value in _points(curve, key)[1]]
         if key == "train_loss" and min(values) > 0 and max(values) > 12 * min(values):
             _log_scale(axes, min(values), max(values))
         tidy(axes)
@@ -164,7 +155,7 @@ def curves_figure(results: Results) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_xlabel("epoch", fontsize=9.5, color=SOFT)
         write(canvas, x, height - top + 0.17, label, size=11, weight="bold")
-    keys = [(f"{shorten(text.title(row), 36)} (mean)", color, style, 2.2) for row, color, style in marked]
+    keys = [(f"{shorten(row.name, 36)} (mean)", color, style, 2.2) for row, color, style in marked]
     x, y = left, 0.48
     for words, color, style, line in [*keys, ("every trial", TRIAL, "-", 1.2)]:
         taken = 0.75 + 0.078 * len(words)
@@ -187,23 +178,22 @@ def _panel(figure: Figure, x: float, width: float, height: float, bottom: float,
     return axes
 
 
-def _titles(canvas: Axes, results: Results, height: float) -> None:
-    s, d = text.study(results), text.data(results)
-    n = len(s.get("seeds") or [])
-    size = s.get("image_size")
+def _titles(canvas: Axes, results: StudyResults, height: float) -> None:
+    s, d = results.study, results.study.data
+    n, size = len(s.seeds), s.image_size
     facts = [
         f"mean ± standard deviation of {n} seeds" if n > 1 else "one seed: no spread",
-        f"scale {s['scale']}" if s.get("scale") else "",
+        f"scale {s.scale}" if s.scale else "",
         f"{size}×{size} pixels" if size else "",
-        f"{text.whole(d.get('train_images'))} training and {text.whole(d.get('test_images'))} test images",
+        f"{text.whole(d.train_images)} training and {text.whole(d.test_images)} test images",
     ]
-    title = f"{text.path_title(results)} on {shorten(text.data_name(results), 60)}"
+    title = f"{text.path_title(results)} on {shorten(results.study.data.name, 60)}"
     write(canvas, _MARGIN, height - 0.36, title, size=16, weight="bold")
     write(canvas, _MARGIN, height - 0.66, "  ·  ".join(f for f in facts if f), size=10, color=SOFT)
 
 
-def _footer(canvas: Axes, results: Results, y: float, explored: bool) -> None:
-    if any(row.get("verdict") in ("higher", "lower") for row in text.rows(results)):
+def _footer(canvas: Axes, results: StudyResults, y: float, explored: bool) -> None:
+    if any(row.verdict in ("higher", "lower") for row in results.rows):
         said = ["Bold change with ▲ or ▼: told from chance, sign-flip p < 0.05 for that step alone."]
     else:
         said = ["No single change here is told from chance (sign-flip test at 0.05 over the paired seeds)."]
@@ -218,15 +208,15 @@ def _footer(canvas: Axes, results: Results, y: float, explored: bool) -> None:
         write(canvas, _MARGIN, y - 0.2 * (i + 2), line, size=7.5, color=PAPER)
 
 
-def _our_bar(axes: Axes, at: float, row: Row, start: float, color: str) -> None:
-    mean, std = row.get("top1_mean"), row.get("top1_std")
+def _our_bar(axes: Axes, at: float, row: StepResult, start: float, color: str) -> None:
+    mean, std = row.top1_mean, row.top1_std
     if mean is None:
         axes.text(
             0.012, at, "no result yet", transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=SOFT,
             style="italic", family="DejaVu Sans",
         )  # fmt: skip
         return
-    explored = not text.adopted(row)
+    explored = not row.adopted
     axes.barh(
         at, mean - start, left=start, height=_ROW * 0.68, zorder=2,
         color="white" if explored else color, edgecolor=color, linewidth=0.8, hatch="////" if explored else None,
@@ -239,15 +229,15 @@ def _our_bar(axes: Axes, at: float, row: Row, start: float, color: str) -> None:
     )  # fmt: skip
 
 
-def _paper_bar(axes: Axes, at: float, row: Row, start: float) -> None:
-    top1, std = row.get("published_top1"), row.get("published_std")
+def _paper_bar(axes: Axes, at: float, row: StepResult, start: float) -> None:
+    top1, std = row.published_top1, row.published_std
     if top1 is None:
         return
-    style = (0, (2, 1.5)) if not text.adopted(row) else "-"
+    style = (0, (2, 1.5)) if not row.adopted else "-"
     axes.plot([start, top1], [at, at], color=FAINT, linewidth=2.2, linestyle=style, solid_capstyle="butt", zorder=1)
     if std is not None:
         axes.errorbar(top1, at, xerr=std, color=INK, elinewidth=0.9, capsize=2.0, capthick=0.9, zorder=2)
-    face = PAPER if text.adopted(row) else "white"
+    face = PAPER if row.adopted else "white"
     axes.plot([top1], [at], marker="D", markersize=5.4, markerfacecolor=face, markeredgecolor=PAPER, zorder=3)
     axes.annotate(
         text.percent(top1), (top1 + (std or 0), at), (8, 0), textcoords="offset points", va="center", fontsize=9,
@@ -255,11 +245,10 @@ def _paper_bar(axes: Axes, at: float, row: Row, start: float) -> None:
     )  # fmt: skip
 
 
-def _change(canvas: Axes, x: float, at: float, row: Row) -> None:
-    verdict = row.get("verdict")
-    words, color, weight = text.signed(row.get("change")), SOFT, "normal"
-    if verdict in ("higher", "lower"):
-        arrow, color, weight = ("▲", UP, "bold") if verdict == "higher" else ("▼", DOWN, "bold")
+def _change(canvas: Axes, x: float, at: float, row: StepResult) -> None:
+    words, color, weight = text.signed(row.change), SOFT, "normal"
+    if row.verdict in ("higher", "lower"):
+        arrow, color, weight = ("▲", UP, "bold") if row.verdict == "higher" else ("▼", DOWN, "bold")
         words = f"{arrow} {words}"
     write(canvas, x, at, words, size=9.5, color=color, weight=weight, ha="right")
 
@@ -297,9 +286,10 @@ def _axis_note(start: float) -> str:
     return "%, axis from 0" if start == 0 else f"%, axis starts at {start:g}, not at 0"
 
 
-def _points(curve: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
-    found = [(p["epoch"], p[key]) for p in curve if p.get(key) is not None]
-    return [e for e, _ in found], [v for _, v in found]
+def _points(curve: Sequence[Epoch], key: str) -> tuple[list[float], list[float]]:
+    """The epochs at which ``key`` was measured, and its values."""
+    found = [p for p in curve if getattr(p, key) is not None]
+    return [p.epoch for p in found], [getattr(p, key) for p in found]
 
 
 def _log_scale(axes: Axes, low: float, high: float) -> None:
@@ -315,7 +305,7 @@ def _log_scale(axes: Axes, low: float, high: float) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _mean_curve(curves: Sequence[Sequence[Row]], key: str) -> tuple[list[float], list[float]]:
+def _mean_curve(curves: Sequence[Sequence[Epoch]], key: str) -> tuple[list[float], list[float]]:
     """Mean over the trials of each epoch that all of them reached."""
     by_epoch: dict[float, list[float]] = {}
     some = [c for c in (_points(curve, key) for curve in curves) if c[0]]

@@ -1,4 +1,4 @@
-"""A robustness measurement written out: JSON, CSV (a line a severity), the table as a picture, and one HTML page."""
+"""A robustness measurement written out: JSON, CSV (one line per severity), a picture of the table, and an HTML page."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from nextify.evaluation.corruption_error import Point
 from nextify.evaluation.robustness import Robustness
-from nextify.report import parts
 from nextify.report.drawing import INK, SOFT, drawable, png, shorten, svg
+from nextify.report.template import Line, Table, render
 from nextify.report.text import percent, whole
 from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 
@@ -25,7 +25,7 @@ COLUMNS = ("corruption", "severity", "error", "expected_calibration_error", "bas
 
 
 def write(found: Robustness, out: Path) -> list[Path]:
-    """``FILES`` in ``out``, the figures first; their paths. Without corruptions there is no picture and no page."""
+    """Write ``FILES`` into ``out`` and return their paths; without corruptions, only the first two."""
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(out / FILES[0], found.to_dict())
     write_text_atomic(out / FILES[1], csv_text(found))
@@ -40,7 +40,7 @@ def write(found: Robustness, out: Path) -> list[Path]:
 
 
 def csv_text(found: Robustness) -> str:
-    """Errors in percent, calibration errors 0 to 1; the clean images are severity 0 of ``clean``."""
+    """Errors in percent, calibration errors from 0 to 1; clean images are severity 0 of the corruption ``clean``."""
     file = io.StringIO()
     lines = csv.writer(file, lineterminator="\n")
     lines.writerow(COLUMNS)
@@ -51,7 +51,7 @@ def csv_text(found: Robustness) -> str:
 
 
 def table(found: Robustness) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Header and rows: a corruption's error at each severity, their mean, CE and calibration error."""
+    """Header and rows: each corruption's error by severity, the mean, CE and calibration error."""
     with_baseline = bool(found.baseline)
     header = ("error, %", *(f"severity {s}" for s in found.severities), "mean", *("CE",) * with_baseline, "ECE, %")
     rows = []
@@ -68,7 +68,7 @@ def table(found: Robustness) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def picture(found: Robustness) -> Figure:
-    """Error at each corruption and severity as shades and numbers; right, the means and CE."""
+    """Error by corruption and severity as shades and numbers, with the means, ECE and CE on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,52 +100,36 @@ def picture(found: Robustness) -> Figure:
     starts = [i for i in range(1, len(names)) if found.corruptions[i].group != found.corruptions[i - 1].group]
     for start in starts:
         axes.plot([-0.5, columns + 0.8 * len(extra) - 0.4], [start - 0.5] * 2, color="white", linewidth=2.5)
-    title = textwrap.shorten(f"{found.model or 'model'} on {found.data}", 70, placeholder=" …")
-    said = f"\ntop-1 error in % of {found.images:,} images at {found.size[0]}×{found.size[1]}: "
-    said += f"{found.clean_error:.1f} clean, {found.mean_error:.1f} corrupted"
+    lines = [
+        textwrap.shorten(f"{found.model or 'model'} on {found.data}", 70, placeholder=" …"),
+        f"top-1 error in % of {found.images:,} images at {found.size[0]}×{found.size[1]}: "
+        f"{found.clean_error:.1f} clean, {found.mean_error:.1f} corrupted",
+    ]
     if found.mean_corruption_error is not None:
-        said += f"\nmCE {found.mean_corruption_error:.1f} against {shorten(found.baseline, 40)}"
+        lines.append(f"mCE {found.mean_corruption_error:.1f} against {shorten(found.baseline, 40)}")
     if found.made_frost:
-        said += "\nfrost: a made texture, not the published pictures"
-    axes.set_title(drawable(title + said), fontsize=10, loc="left", color=INK, pad=12, parse_math=False)
+        lines.append("frost: a made texture, not the published pictures")
+    axes.set_title(drawable("\n".join(lines)), fontsize=10, loc="left", color=INK, pad=12, parse_math=False)
     return figure
 
 
 def page(found: Robustness, drawing: str) -> str:
     """One offline HTML page; ``drawing`` is the picture as SVG."""
     header, rows = table(found)
-    lines = "".join(parts.row(parts.escaped(cells[0]), [(parts.escaped(c), "") for c in cells[1:]]) for cells in rows)
-    shown = parts.table([(name, "") for name in header], f"<tbody>{lines}</tbody>", "Error at each severity")
-    explained = [
-        "Errors are top-1 errors in percent. ECE: the mean gap between confidence and accuracy, in percent.",
-        *(
-            [f"CE: 100 times the sum of the errors over the severities, over that of {found.baseline}; mCE their mean."]
-            if found.baseline
-            else []
-        ),
-        *found.notes,
-    ]
     height, width = found.size
-    strengths = f"{found.strengths_of}×{found.strengths_of}" if found.corrupted_here else "ImageNet-C as published"
-    facts = parts.facts(
-        (
-            ("images", whole(found.images)),
-            ("size", f"{height}×{width}"),
-            ("strengths", strengths),
-            ("seed", found.seed),
-            ("precision", found.precision),
-            *((name.replace("_", " "), value) for name, value in found.environment.items()),
-        )
+    conditions = (
+        ("images", whole(found.images)),
+        ("size", f"{height}×{width}"),
+        ("strengths", f"{found.strengths_of}×{found.strengths_of}" if found.corrupted_here else "as in ImageNet-C"),
+        ("seed", found.seed),
+        ("precision", found.precision),
+        *((name.replace("_", " "), value) for name, value in found.environment.items()),
     )
-    mce = found.mean_corruption_error
-    outcome = f"mCE {percent(mce, 1)}, where 100 is {found.baseline}." if mce is not None else ""
-    lead = (
-        f"Top-1 error {percent(found.clean_error)} % on clean images, {percent(found.mean_error)} % on corrupted ones."
+    return render(
+        "robustness.html.jinja",
+        found=found,
+        svg=drawing,
+        errors=Table("Error at each severity", [(name, "") for name in header], [("", [Line(r) for r in rows])]),
+        conditions=conditions,
+        percent=percent,
     )
-    sections = (
-        parts.section("figure", "Figure", parts.figure("robustness", drawing, "Error at each corruption and severity")),
-        parts.section("errors", "Errors", shown + parts.bullets(explained)),
-        parts.section("reproduce", "Conditions", facts),
-    )
-    title = f"{found.model or 'model'} on corrupted images of {found.data}"
-    return parts.document(title, lead, outcome, sections, "Made by nextify. Corruptions: arXiv 1903.12261.")

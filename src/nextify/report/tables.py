@@ -1,11 +1,15 @@
-"""The paper's table for the user's images: in the terminal (rich) and for the docs (Markdown)."""
+"""The table of a study as CSV, in the terminal (rich) and in Markdown; what it shows is in ``columns.py``."""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from nextify.report import text
-from nextify.report.text import Results, Row
+from nextify.report.columns import COLUMNS, Value, shown
+from nextify.study.results import StudyResults
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -13,84 +17,66 @@ if TYPE_CHECKING:
 _STYLES = {"higher": "bold green", "lower": "bold red"}
 
 
-def table(results: Results) -> Table:
-    """A row per step; explored ones are dimmed and marked ○, a change is bold where it can be told from chance."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
+def csv_text(results: StudyResults) -> str:
+    """``results.csv``: one line per step, unrounded, absent values empty (RFC 4180 quoting, ``\\n`` line ends)."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(column.key for column in COLUMNS)
+    writer.writerows([_data(column.value(step)) for column in COLUMNS] for step in results.rows)
+    return buffer.getvalue()
 
+
+def terminal(results: StudyResults) -> Table:
+    """One row per step: explored ones are dimmed and marked ○, a change is bold where it can be told from chance."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = shown("terminal")
     made = Table(
-        title=escape(f"{text.path_title(results)} on {text.data_name(results)}"),
+        title=Text(text.study_title(results)),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         collapse_padding=True,
         pad_edge=False,
     )
-    made.add_column("step")
-    made.add_column("top-1 %", justify="right")
-    made.add_column("change \\[95 % interval]", justify="right")
-    made.add_column("param-\neters", justify="right", no_wrap=True)
-    made.add_column("mult-\nadds", justify="right", no_wrap=True)
-    made.add_column("train\nimg/s", justify="right", no_wrap=True)
-    made.add_column("paper\ntop-1", justify="right", no_wrap=True)
-    made.add_column("paper\nchange", justify="right", no_wrap=True)
-    path = text.groups(results)
-    for i, (_, members) in enumerate(path):
-        for j, row in enumerate(members):
-            verdict = str(row.get("verdict") or "")
-            change = escape(_change(row))
-            if verdict in _STYLES:
-                change = f"[{_STYLES[verdict]}]{change}[/]"
-            made.add_row(
-                escape(text.marked(row)),
-                text.mean_std(row.get("top1_mean"), row.get("top1_std")) if text.trained(row) else "not trained",
-                change,
-                text.count(row.get("parameters")).replace(" ", ""),
-                text.count(row.get("macs")).replace(" ", ""),
-                text.whole(row.get("images_per_second")),
-                text.percent(row.get("published_top1")),
-                text.signed(row.get("published_change")),
-                style="" if text.adopted(row) and text.trained(row) else "dim",
-                end_section=j == len(members) - 1 and i < len(path) - 1,
-            )
+    for column in columns:
+        narrow = "\n" in column.narrow
+        made.add_column(
+            Text(column.narrow or column.heading), justify="right" if column.numeric else "left", no_wrap=narrow
+        )
+    for _, steps in text.groups(results):
+        for step in steps:
+            cells = [
+                Text(c.text(step), style=_STYLES.get(step.verdict or "", "") if c.key == "change" else "")
+                for c in columns
+            ]
+            made.add_row(*cells, style="" if step.adopted and step.trained else "dim")
+        made.add_section()
     return made
 
 
-def legend(results: Results) -> list[str]:
-    """The lines beneath the table: n, what the columns mean, what can be concluded and what cannot."""
-    return text.notes(results)
-
-
-def markdown(results: Results) -> str:
-    """The table, its notes and where it comes from (command, hardware, versions, date, n), for the docs."""
-    lines = [
-        "| step | top-1 % | change [95 % interval] | verdict | parameters | multiply-adds | training img/s | "
-        "paper top-1 | paper change |",
-        "|---|--:|--:|---|--:|--:|--:|--:|--:|",
-    ]
-    for row in text.rows(results):
-        cells = (
-            text.marked(row),
-            text.mean_std(row.get("top1_mean"), row.get("top1_std")),
-            _change(row),
-            str(row.get("verdict") or text.ABSENT),
-            text.count(row.get("parameters")),
-            text.count(row.get("macs")),
-            text.whole(row.get("images_per_second")),
-            text.percent(row.get("published_top1")),
-            text.signed(row.get("published_change")),
-        )
-        lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
-    lines += ["", text.what_was_trained(results).replace("|", "\\|"), ""]
-    lines += [f"- {line}" for line in text.notes(results)]
-    command = text.study(results).get("command")
+def markdown(results: StudyResults) -> str:
+    """The table, its notes and its provenance (command, hardware, versions, date, n)."""
+    columns = shown("markdown")
+    lines = [_line(c.heading for c in columns), "|" + "|".join("--:" if c.numeric else "---" for c in columns) + "|"]
+    lines += [_line(c.text(step) for c in columns) for step in results.rows]
+    lines += ["", _escaped(text.what_was_trained(results)), ""]
+    lines += [f"- {note}" for note in text.notes(results)]
+    command = results.study.command
     lines += ["", (f"Command: `{command}` · " if command else "") + text.provenance(results), ""]
     return "\n".join(lines)
 
 
-def _cell(value: str) -> str:
-    return value.replace("|", "\\|").replace("\n", " ")
+def _data(value: Value) -> Value:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else value
 
 
-def _change(row: Row) -> str:
-    return f"{text.signed(row.get('change'))} {text.interval(row.get('change_low'), row.get('change_high'))}".strip()
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+
+
+def _escaped(words: str) -> str:
+    return words.replace("|", "\\|").replace("\n", " ")

@@ -1,15 +1,15 @@
-"""Figures and facts as words: the one place where the table, the figure and the page take their wording from.
+"""Numbers, facts and findings as words: tables, figures and pages all take their wording from here.
 
-Numbers are rounded here and nowhere else. An absent one is an en dash, a minus is a minus sign. No dependencies.
+Numbers are rounded only here. An absent one is an en dash, a minus is a minus sign.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import itertools
+from collections.abc import Sequence
 
-Results = Mapping[str, Any]
-Row = Mapping[str, Any]
+from nextify.study.results import StepResult, StudyResults
+from nextify.study.statistics import binomial_standard_error, holm, seeds_needed, smallest_possible_p
 
 ABSENT = "–"
 PAPER = "Liu et al., “A ConvNet for the 2020s”, CVPR 2022, arXiv 2201.03545v2"
@@ -31,7 +31,7 @@ def signed(value: float | None, decimals: int = 2) -> str:
 
 
 def mean_std(mean: float | None, std: float | None) -> str:
-    """``95.12 ± 0.40``, without the spread where one seed has none."""
+    """``95.12 ± 0.40``; only the mean where there is no spread."""
     return percent(mean) if mean is None or std is None else f"{percent(mean)} ± {percent(std)}"
 
 
@@ -73,157 +73,124 @@ def listing(parts: list[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def study(results: Results) -> Mapping[str, Any]:
-    return results.get("study") or {}
+def cell(value: str | float | bool | None) -> str:
+    """A value of any type as it stands in a table."""
+    match value:
+        case None | "":
+            return ABSENT
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return whole(value)
+        case float():
+            return percent(value)
+        case _:
+            return value
 
 
-def data(results: Results) -> Mapping[str, Any]:
-    return study(results).get("data") or {}
-
-
-def environment(results: Results) -> Mapping[str, Any]:
-    return results.get("environment") or {}
-
-
-def rows(results: Results) -> list[Row]:
-    return list(results.get("rows") or [])
-
-
-def trials(results: Results) -> list[Row]:
-    return list(results.get("trials") or [])
-
-
-def adopted(row: Row) -> bool:
-    return bool(row.get("adopted", True))
-
-
-def title(row: Row) -> str:
-    return str(row.get("title") or row.get("step") or "?")
-
-
-def marked(row: Row) -> str:
+def marked(step: StepResult) -> str:
     """The title, with ○ before a step that is only explored."""
-    return title(row) if adopted(row) else f"○ {title(row)}"
+    return step.name if step.adopted else f"○ {step.name}"
 
 
-def trained(row: Row) -> bool:
-    return row.get("top1_mean") is not None
+def accuracy(step: StepResult) -> str:
+    """``95.12 ± 0.40``, or that there is none yet."""
+    return mean_std(step.top1_mean, step.top1_std) if step.trained else "not trained"
 
 
-def groups(results: Results) -> list[tuple[str, list[Row]]]:
-    """Neighbouring rows of the same section of the paper's Figure 2, in order; ``group`` in a row goes first."""
-    from nextify.paper.roadmap import ROADMAPS
-
-    roadmap = ROADMAPS.get(str(study(results).get("regime")))
-    known = {r.name: r.group for r in roadmap} if roadmap else {}
-    found: list[tuple[str, list[Row]]] = []
-    for row in rows(results):
-        group = str(row.get("group") or known.get(str(row.get("step")), "Steps"))
-        if not found or found[-1][0] != group:
-            found.append((group, []))
-        found[-1][1].append(row)
-    return found
+def change(step: StepResult) -> str:
+    """``+0.20 [−0.50, +0.90]``."""
+    return f"{signed(step.change)} {interval(step.change_low, step.change_high)}".strip()
 
 
-def data_name(results: Results) -> str:
-    return str(data(results).get("name") or "the images")
+def groups(results: StudyResults) -> list[tuple[str, list[StepResult]]]:
+    """Neighbouring steps of the same section of the paper's Figure 2, in order."""
+    return [(name, list(steps)) for name, steps in itertools.groupby(results.rows, lambda step: step.group)]
 
 
-def path_title(results: Results) -> str:
-    """``ResNet-50 → ConvNeXt-T``: the roadmap that was walked."""
-    regimes = {"resnet50": "ResNet-50 → ConvNeXt-T", "resnet200": "ResNet-200 → ConvNeXt-B"}
-    regime = str(study(results).get("regime") or "")
-    return regimes.get(regime, regime or "ResNet → ConvNeXt")
+def path_title(results: StudyResults) -> str:
+    """``ResNet-50 → ConvNeXt-T``: the roadmap of the study."""
+    regime = results.study.regime
+    titles = {"resnet50": "ResNet-50 → ConvNeXt-T", "resnet200": "ResNet-200 → ConvNeXt-B"}
+    return titles.get(regime, regime or "ResNet → ConvNeXt")
 
 
-def seeds_phrase(results: Results) -> str:
-    seeds = list(study(results).get("seeds") or [])
+def study_title(results: StudyResults) -> str:
+    """The roadmap and the images."""
+    return f"{path_title(results)} on {results.study.data.name}"
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _seeds_phrase(seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"once (seed {seeds[0]})"
-    return f"{len(seeds)} times each (seeds {listing([str(s) for s in seeds])})" if seeds else "–"
+    return f"{len(seeds)} times each (seeds {listing([str(s) for s in seeds])})" if seeds else ABSENT
 
 
-def what_was_trained(results: Results) -> str:
+def what_was_trained(results: StudyResults) -> str:
     """One sentence: how many networks, how often, on which images, at which size."""
-    d, s = data(results), study(results)
-    size = s.get("image_size")
-    facts = [f"{whole(d['classes'])} classes" if d.get("classes") else "", f"{size}×{size} pixels" if size else ""]
-    described = ", ".join(f for f in facts if f)
-    number, planned = len(rows(results)), len(rows(results)) * len(s.get("seeds") or [])
-    finished = sum(int(r.get("n") or 0) for r in rows(results))
+    s, d = results.study, results.study.data
+    facts = [f"{whole(d.classes)} classes"] if d.classes else []
+    facts += [f"{s.image_size}×{s.image_size} pixels"] if s.image_size else []
+    described = f" ({', '.join(facts)})" if facts else ""
+    planned, finished = len(results.rows) * len(s.seeds), sum(step.n for step in results.rows)
     progress = f"; {finished} of {planned} trainings are finished" if finished < planned else ""
     return (
-        f"{number} network{'s' if number != 1 else ''} from {path_title(results)} at scale “{s.get('scale', ABSENT)}”, "
-        f"trained {seeds_phrase(results)} on {whole(d.get('train_images'))} images of {data_name(results)}"
-        f"{f' ({described})' if described else ''} and tested on {whole(d.get('test_images'))} others"
-        f"{progress}."
+        f"{plural(len(results.rows), 'network')} from {path_title(results)} at scale “{s.scale or ABSENT}”, trained "
+        f"{_seeds_phrase(s.seeds)} on {whole(d.train_images)} images of {d.name}"
+        f"{described} and tested on {whole(d.test_images)} others{progress}."
     )
 
 
-def outcome(results: Results) -> str:
-    """First adopted row against the last one, or an empty string while either is missing."""
-    path = [r for r in rows(results) if adopted(r)]
-    if len(path) < 2 or not (trained(path[0]) and trained(path[-1])):
+def outcome(results: StudyResults) -> str:
+    """The first adopted step against the last one, or an empty string while either is missing."""
+    path = [step for step in results.rows if step.adopted]
+    if len(path) < 2 or not (path[0].trained and path[-1].trained):
         return ""
     first, last = path[0], path[-1]
-    return (
-        f"Top-1 went from {mean_std(first['top1_mean'], first.get('top1_std'))} % ({title(first)}) to "
-        f"{mean_std(last['top1_mean'], last.get('top1_std'))} % ({title(last)})."
-    )
+    return f"Top-1 went from {accuracy(first)} % ({first.name}) to {accuracy(last)} % ({last.name})."
 
 
-def hardware(results: Results) -> str:
-    e = environment(results)
-    parts = []
-    if e.get("gpu"):
-        parts.append(str(e["gpu"]))
+def hardware(results: StudyResults) -> str:
+    """GPU, CPU and how trials shared them."""
+    e = results.environment
+    parts = [str(e["gpu"])] if e.get("gpu") else []
     if e.get("cpu"):
         cores = e.get("cores")
-        parts.append(f"{e['cpu']}" + (f" ({cores} core{'s' if cores != 1 else ''})" if cores else ""))
-    if e.get("trials_side_by_side") and e.get("threads_per_trial"):
-        side, threads = e["trials_side_by_side"], e["threads_per_trial"]
-        parts.append(
-            f"{side} trial{'s' if side != 1 else ''} side by side, {threads} thread{'s' if threads != 1 else ''} each"
-        )
+        parts.append(f"{e['cpu']}" + (f" ({plural(int(cores), 'core')})" if cores else ""))
+    side, threads = e.get("trials_side_by_side"), e.get("threads_per_trial")
+    if side and threads:
+        parts.append(f"{plural(int(side), 'trial')} side by side, {plural(int(threads), 'thread')} each")
     return ", ".join(parts) or ABSENT
 
 
-def versions(results: Results) -> str:
-    e = environment(results)
+def versions(results: StudyResults) -> str:
+    """Of the packages that decide a result."""
+    e = results.environment
     return ", ".join(f"{n} {e[n]}" for n in ("nextify", "python", "torch", "torchvision", "timm") if e.get(n)) or ABSENT
 
 
-def date(results: Results) -> str:
-    return str(environment(results).get("date") or study(results).get("finished") or ABSENT)[:10]
-
-
-def provenance(results: Results) -> str:
-    """Command, hardware, versions, date and n: what a published figure has to carry, in Markdown's plain text."""
-    s = study(results)
-    parts = [
-        "n = 1 seed" if len(s.get("seeds") or []) == 1 else f"n = {len(s.get('seeds') or [])} seeds",
-        hardware(results),
-        versions(results),
-        date(results),
-    ]
-    if s.get("seconds") is not None:
-        parts.insert(2, duration(s["seconds"]))
+def provenance(results: StudyResults) -> str:
+    """What a published figure has to carry: n, hardware, time, versions and date."""
+    s = results.study
+    date = str(results.environment.get("date") or s.finished or ABSENT)[:10]
+    parts = [f"n = {plural(len(s.seeds), 'seed')}", hardware(results), duration(s.seconds), versions(results), date]
     return " · ".join(p for p in parts if p != ABSENT)
 
 
-def notes(results: Results) -> list[str]:
-    """What has to be said beneath a table of these results: n, what the columns are, what can be concluded."""
-    from nextify.study.statistics import binomial_standard_error, holm, seeds_needed, smallest_possible_p
-
-    every = rows(results)
-    seeds = list(study(results).get("seeds") or [])
-    n = len(seeds)
+def notes(results: StudyResults) -> list[str]:
+    """The sentences beneath a table: n, what the columns mean, and what can be concluded."""
+    n, steps = len(results.study.seeds), results.rows
+    unfinished = [step.name for step in steps if step.n < n]
     lines = []
-    unfinished = [r for r in every if (r.get("n") or 0) < n]
     if unfinished:
         lines.append(
-            f"Unfinished: {len(unfinished)} of {len(every)} steps have fewer than {n} trained seeds "
-            f"({listing([title(r) for r in unfinished[:4]] + (['others'] if len(unfinished) > 4 else []))})."
+            f"Unfinished: {len(unfinished)} of {len(steps)} steps have fewer than {n} trained seeds "
+            f"({listing(unfinished[:4] + (['others'] if len(unfinished) > 4 else []))})."
         )
     if n == 1:
         lines.append("n = 1: one training per step, so there is no spread, and a change may be that of the seed.")
@@ -232,37 +199,39 @@ def notes(results: Results) -> list[str]:
             f"n = {n} seeds: mean ± sample standard deviation. [low, high]: 95 % confidence interval of the change, "
             f"Student's t on the {n} paired differences."
         )
-    if any(not adopted(r) for r in every):
+    if not all(step.adopted for step in steps):
         lines.append(
             "○ Explored only: the next step does not build on it. A change is against the row it was made from."
         )
-    verdicts = {v: [r for r in every if r.get("verdict") == v] for v in ("higher", "lower")}
-    needed = seeds_needed()
-    if 0 < n < needed:
-        lines.append(
-            f"No change here can be told from chance: with {n} paired seed{'s' if n != 1 else ''} a two-sided "
-            f"sign-flip test cannot go below p = {smallest_possible_p(n):.2g}; {needed} paired seeds would do."
-        )
-    elif n:
-        told = [f"{v} after {listing([title(r) for r in found])}" for v, found in verdicts.items() if found]
-        lines.append(
-            f"Sign-flip test, p < 0.05 for each step alone: "
-            f"{'; '.join(told) if told else 'no step can be told from chance'}."
-        )
-        corrected = holm({str(r.get("step")): r.get("p_value") for r in every})
-        tests = sum(p is not None for p in corrected.values())
-        if told and tests > 1:
-            kept = [title(r) for found in verdicts.values() for r in found if (corrected[str(r["step"])] or 0) < 0.05]
-            lines.append(
-                f"With Holm's correction over the {tests} comparisons together, "
-                f"{listing(kept) if kept else 'no step'} stay{'s' if len(kept) < 2 else ''} below 0.05."
-            )
-    images, means = data(results).get("test_images"), [r["top1_mean"] for r in every if trained(r)]
+    lines += _verdicts(results)
+    images, means = results.study.data.test_images, [step.top1_mean for step in steps if step.top1_mean is not None]
     if images and means:
-        error = binomial_standard_error(min(max(sum(means) / len(means), 0.0), 100.0), int(images))
+        error = binomial_standard_error(min(max(sum(means) / len(means), 0.0), 100.0), images)
         lines.append(
             f"{whole(images)} test images: on others of the same kind an accuracy would move by about {error:.2f} "
             f"points (binomial standard error), which the spread over seeds does not show."
         )
-    lines.append("“Paper” is ImageNet-1K at full size: another data set and scale, to be compared in direction only.")
+    return [*lines, "“Paper” is ImageNet-1K at full size: other images at another scale; compare directions only."]
+
+
+def _verdicts(results: StudyResults) -> list[str]:
+    n, needed = len(results.study.seeds), seeds_needed()
+    if n == 0:
+        return []
+    if n < needed:
+        return [
+            f"No change here can be told from chance: with {plural(n, 'paired seed')} a two-sided sign-flip test "
+            f"cannot go below p = {smallest_possible_p(n):.2g}; {needed} paired seeds would do."
+        ]
+    told = {v: [step for step in results.rows if step.verdict == v] for v in ("higher", "lower")}
+    said = [f"{v} after {listing([step.name for step in found])}" for v, found in told.items() if found]
+    lines = [f"Sign-flip test, p < 0.05 for each step alone: {'; '.join(said) or 'no step can be told from chance'}."]
+    corrected = holm({step.step: step.p_value for step in results.rows})
+    tests = sum(p is not None for p in corrected.values())
+    if said and tests > 1:
+        kept = [step.name for found in told.values() for step in found if (corrected[step.step] or 0) < 0.05]
+        lines.append(
+            f"With Holm's correction over the {tests} comparisons together, "
+            f"{listing(kept) if kept else 'no step'} stay{'s' if len(kept) < 2 else ''} below 0.05."
+        )
     return lines

@@ -1,13 +1,11 @@
 """What a handful of seeds can tell, and what it cannot.
 
-Accuracies are percent; differences are percentage points. Seeds are paired: the same seed draws the same data order and
-augmentations at every step, so a step is compared with its reference seed by seed, and what the seeds share cancels.
+Accuracies are percent, differences percentage points. The same seed draws the same order of images and augmentations at
+every step, so each step is compared with its reference seed by seed, and what the seeds share cancels.
 
-Sources: Fisher's randomization test on paired differences (*The Design of Experiments*, 1935, section 21: every sign
-of every difference is equally likely when the step does nothing); Student's interval for a mean (1908); Holm, "A simple
+Sources: Fisher's randomization test on paired differences (*The Design of Experiments*, 1935, section 21: every sign of
+every difference is equally likely if the step does nothing); Student's interval for a mean (1908); Holm, "A simple
 sequentially rejective multiple test procedure" (Scand. J. Statist. 6, 1979).
-
-Pure functions on numbers. No torch here.
 """
 
 from __future__ import annotations
@@ -15,18 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Literal
-
-import numpy as np
 
 Verdict = Literal["higher", "lower", "no conclusion"]
 Accuracies = Mapping[str, Mapping[int, float | None]]
-"""``{step: {seed: top-1 in percent}}``; a failed trial is None or NaN, an unfinished one is absent or None."""
+"""``{step: {seed: top-1 in percent}}``; None or NaN for a failed trial, None or no entry for an unfinished one."""
 
 EXACT_UP_TO = 20
-"""Pairs up to which every sign pattern is counted (2^20 of them); above it patterns are drawn."""
+"""Pairs up to which all 2^n sign patterns are counted; patterns of more pairs are sampled."""
 DRAWS = 200_000
-"""Sign patterns drawn above ``EXACT_UP_TO``; the standard error of a p of 0.05 is then 0.0005."""
+"""Sign patterns sampled above ``EXACT_UP_TO``: a p of 0.05 then has a standard error of 0.0005."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,9 @@ class Summary:
     mean: float | None
     """Percent; None when n = 0."""
     std: float | None
-    """Sample standard deviation over seeds (n − 1 below the line), percentage points; None when n < 2."""
+    """Sample standard deviation over seeds (n − 1), percentage points; None when n < 2."""
     binomial_standard_error: float | None
-    """What the number of test images alone leaves open in one accuracy, percentage points; see
-    :func:`binomial_standard_error`. None without a mean or a number of test images."""
+    """Of the mean, percentage points (:func:`binomial_standard_error`); None without a mean or test images."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +55,13 @@ class Comparison:
     p_value: float | None
     """Two-sided sign-flip test; None without a pair."""
     p_holm: float | None
-    """``p_value`` after Holm's correction over all steps that were compared; at least ``p_value``."""
+    """``p_value`` after Holm's correction over all compared steps; at least ``p_value``."""
     smallest_possible_p: float | None
-    """The least ``p_value`` this many pairs could give, 2 / 2^n; None without a pair."""
+    """The smallest ``p_value`` that this many pairs can give, 2 / 2^n; None without a pair."""
     seeds_needed: int
-    """Paired seeds from which ``p_value`` could go below alpha at all."""
+    """The fewest paired seeds with which ``p_value`` can fall below alpha."""
     verdict: Verdict
-    """By ``p_value`` of this step alone; ``conclusion`` says where Holm's correction takes it back."""
+    """By the ``p_value`` of this step alone; ``conclusion`` says whether it survives Holm's correction."""
     conclusion: str
     """The verdict as one plain sentence."""
 
@@ -77,28 +73,27 @@ class Comparison:
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """Everything that is concluded about one step; ``comparison`` is None for the step others start from."""
+    """Everything concluded about one step; ``comparison`` is None for the step that others start from."""
 
     summary: Summary
     comparison: Comparison | None
 
 
 def summarize(values: Mapping[int, float | None], test_images: int | None = None) -> Summary:
-    """Mean and spread over the seeds of one step. Trials without an accuracy are left out."""
+    """Mean and spread over the seeds of one step, without the trials that have no accuracy."""
     found = list(_finished(values).values())
     if not found:
-        return Summary(n=0, mean=None, std=None, binomial_standard_error=None)
-    mean = math.fsum(found) / len(found)
-    std = math.sqrt(math.fsum((v - mean) ** 2 for v in found) / (len(found) - 1)) if len(found) > 1 else None
+        return Summary(0, None, None, None)
+    mean = fmean(found)
     error = binomial_standard_error(mean, test_images) if test_images else None
-    return Summary(n=len(found), mean=mean, std=std, binomial_standard_error=error)
+    return Summary(len(found), mean, stdev(found) if len(found) > 1 else None, error)
 
 
 def binomial_standard_error(top1: float, test_images: int) -> float:
     """Standard error of an accuracy of ``top1`` percent counted on ``test_images`` images, in percentage points.
 
-    sqrt(p (1 − p) / N): how far the figure would move on other test images of the same kind. Other seeds on the same
-    images do not show it, and it cancels in part between two networks tested on the same images.
+    sqrt(p (1 − p) / N): how far the accuracy would move on other test images of the same kind. Seeds do not show it,
+    since they share the test images; between two networks tested on the same images it partly cancels.
     """
     if test_images < 1:
         raise ValueError(f"test_images must be 1 or more, got {test_images}")
@@ -111,34 +106,41 @@ def binomial_standard_error(top1: float, test_images: int) -> float:
 def confidence_interval(differences: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
     """Student's interval for the mean of paired differences, or None with fewer than 2 of them.
 
-    It takes the differences as normal, which few seeds can neither show nor refute. With no spread it has no width.
+    It assumes normally distributed differences, which few seeds can neither show nor refute.
     """
     n = len(differences)
     if n < 2:
         return None
     from scipy.special import stdtrit  # Student's quantiles without the weight of scipy.stats
 
-    mean = math.fsum(differences) / n
-    variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * math.sqrt(variance / n)
+    mean = fmean(differences)
+    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(differences) / math.sqrt(n)
     return mean - half, mean + half
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
     """Two-sided p-value of "the step does nothing", from flipping the signs of the paired differences.
 
-    The share of sign patterns whose sum is at least as far from zero as the observed one: all 2^n of them up to
-    ``EXACT_UP_TO`` differences, above it ``DRAWS`` drawn with a fixed seed, the observed pattern counted among them.
-    It assumes nothing of the differences' distribution but symmetry around zero. None without a difference.
+    It is the share of sign patterns whose sum is at least as far from zero as the observed sum: of all 2^n patterns up
+    to ``EXACT_UP_TO`` differences, of ``DRAWS`` patterns sampled with a fixed seed and the observed one above that. It
+    assumes only that the differences are symmetric around zero. None without a difference.
+
+    Raises:
+        ValueError: a difference is NaN or infinite.
     """
+    # scipy.stats.permutation_test gives the same p, but refuses a single pair and takes a thousand times as long.
+    import numpy as np
+
     n = len(differences)
+    if not all(map(math.isfinite, differences)):
+        raise ValueError(f"differences must be finite numbers, got {list(differences)}; leave failed trials out")
     if n == 0:
         return None
     observed = abs(math.fsum(differences))
     # Sums of the same numbers in another order differ in their last bits and must count as equal.
     least = observed - 1e-9 * math.fsum(abs(d) for d in differences)
     if n <= EXACT_UP_TO:
-        # The first sign stays: a pattern and its mirror image are equally far from zero.
+        # The first sign is fixed: a pattern and its mirror image are equally far from zero.
         sums = np.array([differences[0]], dtype=np.float64)
         for difference in differences[1:]:
             sums = np.concatenate((sums + difference, sums - difference))
@@ -153,14 +155,14 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 
 
 def smallest_possible_p(n: int) -> float | None:
-    """The least two-sided p-value that ``n`` paired seeds can give: only the all-equal patterns, 2 of 2^n."""
+    """The smallest two-sided p-value that ``n`` paired seeds can give: 2 of the 2^n patterns have equal signs."""
     return 2 / 2**n if n > 0 else None
 
 
 def seeds_needed(alpha: float = 0.05, comparisons: int = 1) -> int:
-    """The smallest number of paired seeds with which a two-sided sign-flip test can go below ``alpha``: 6 for 0.05.
+    """The fewest paired seeds with which a two-sided sign-flip test can fall below ``alpha``: 6 for 0.05.
 
-    ``comparisons`` above 1 asks it of the strictest of that many tests under Holm's correction, alpha / comparisons.
+    With ``comparisons`` above 1, the strictest of that many tests under Holm's correction: alpha / comparisons.
     """
     if not 0 < alpha < 1 or comparisons < 1:
         raise ValueError(f"alpha must be between 0 and 1 and comparisons 1 or more, got {alpha} and {comparisons}")
@@ -171,10 +173,10 @@ def seeds_needed(alpha: float = 0.05, comparisons: int = 1) -> int:
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's correction: p-values that may each be held against alpha without the number of tests inflating the error.
+    """Holm's correction: p-values such that the chance of even one false claim stays below alpha.
 
-    The k-th smallest of m is multiplied by m − k + 1, never below the one before it nor above 1. A step without a
-    p-value is not a test and is not counted.
+    The k-th smallest of m is multiplied by m − k + 1, but never falls below the one before it nor exceeds 1. A step
+    without a p-value does not count as a test.
     """
     tested = sorted((p, step) for step, p in p_values.items() if p is not None)
     corrected: dict[str, float | None] = dict.fromkeys(p_values)
@@ -192,10 +194,10 @@ def conclude(
     alpha: float = 0.05,
     test_images: int | None = None,
 ) -> dict[str, StepStatistics]:
-    """What the trials say of each step in ``references``, in its order.
+    """What the trials say about each step of ``references``, in the same order.
 
-    ``references`` names for each step the one it is compared with, None for a start. A step or reference without
-    trials (unfinished, all failed) is no error: its figures are None and its sentence says what is missing.
+    ``references`` names the step that each step is compared with, None for a start. A step or reference without
+    results is no error: its figures are None, and its sentence says what is missing.
     """
     differences: dict[str, dict[int, float]] = {}
     for step, reference in references.items():
@@ -203,16 +205,13 @@ def conclude(
             own, other = _finished(accuracies.get(step, {})), _finished(accuracies.get(reference, {}))
             differences[step] = {seed: own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())}
     p_values = {step: sign_flip_p(list(d.values())) for step, d in differences.items()}
-    p_holm = holm(p_values)
-    tests = sum(p is not None for p in p_values.values())
+    test = _Test(alpha, holm(p_values), sum(p is not None for p in p_values.values()), test_images)
     result = {}
     for step, reference in references.items():
         summary = summarize(accuracies.get(step, {}), test_images)
         comparison = None
         if reference is not None:
-            comparison = _compare(
-                reference, differences[step], p_values[step], p_holm[step], tests, alpha, summary, test_images
-            )
+            comparison = test.compare(step, reference, differences[step], p_values[step], summary)
         result[step] = StepStatistics(summary, comparison)
     return result
 
@@ -220,10 +219,9 @@ def conclude(
 def compare(
     values: Mapping[int, float | None], reference_values: Mapping[int, float | None], *, alpha: float = 0.05
 ) -> Comparison:
-    """One step against one other, as :func:`conclude` does it for all of them."""
-    comparison = conclude({"step": values, "reference": reference_values}, {"step": "reference"}, alpha=alpha)[
-        "step"
-    ].comparison
+    """One step against one other."""
+    found = conclude({"step": values, "reference": reference_values}, {"step": "reference"}, alpha=alpha)
+    comparison = found["step"].comparison
     assert comparison is not None
     return comparison
 
@@ -232,75 +230,68 @@ def _finished(values: Mapping[int, float | None]) -> dict[int, float]:
     return {seed: float(v) for seed, v in values.items() if v is not None and math.isfinite(v)}
 
 
-def _compare(
-    reference: str,
-    differences: Mapping[int, float],
-    p: float | None,
-    p_holm: float | None,
-    tests: int,
-    alpha: float,
-    summary: Summary,
-    test_images: int | None,
-) -> Comparison:
-    values = list(differences.values())
-    change = math.fsum(values) / len(values) if values else None
-    interval = confidence_interval(values, 1 - alpha)
-    verdict: Verdict = "no conclusion"
-    if p is not None and p < alpha and change:
-        verdict = "higher" if change > 0 else "lower"
-    return Comparison(
-        reference=reference,
-        seeds=tuple(differences),
-        change=change,
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        p_value=p,
-        p_holm=p_holm,
-        smallest_possible_p=smallest_possible_p(len(values)),
-        seeds_needed=seeds_needed(alpha),
-        verdict=verdict,
-        conclusion=_sentence(verdict, values, p, p_holm, tests, alpha, summary, test_images),
-    )
+@dataclass(frozen=True)
+class _Test:
+    """What all comparisons of one :func:`conclude` share."""
 
+    alpha: float
+    p_holm: Mapping[str, float | None]
+    tests: int
+    test_images: int | None
 
-def _sentence(
-    verdict: Verdict,
-    differences: Sequence[float],
-    p: float | None,
-    p_holm: float | None,
-    tests: int,
-    alpha: float,
-    summary: Summary,
-    test_images: int | None,
-) -> str:
-    """The verdict in words; the figures stand beside it in the table and are not repeated."""
-    n = len(differences)
-    needed = seeds_needed(alpha)
-    if p is None or p_holm is None:
-        return "No conclusion: no seed has finished both this step and the one it is compared with."
-    if n == 1:
-        images = ""
-        if summary.binomial_standard_error is not None:
-            error = summary.binomial_standard_error
-            images = f", and {test_images:,} test images alone leave a standard error of {error:.2f} points"
-        return f"No conclusion: one paired seed shows nothing of the spread between seeds{images}; {needed} would do."
-    if n < needed:
-        same = _agreement(differences)
-        return (
-            f"No conclusion: with {n} paired seeds a two-sided sign-flip test cannot go below "
-            f"p = {_p(2 / 2**n)}{same}; {needed} paired seeds would do."
+    def compare(
+        self, step: str, reference: str, differences: Mapping[int, float], p: float | None, summary: Summary
+    ) -> Comparison:
+        values = list(differences.values())
+        change = fmean(values) if values else None
+        low, high = confidence_interval(values, 1 - self.alpha) or (None, None)
+        verdict: Verdict = "no conclusion"
+        if p is not None and p < self.alpha and change:
+            verdict = "higher" if change > 0 else "lower"
+        return Comparison(
+            reference=reference,
+            seeds=tuple(differences),
+            change=change,
+            low=low,
+            high=high,
+            p_value=p,
+            p_holm=self.p_holm[step],
+            smallest_possible_p=smallest_possible_p(len(values)),
+            seeds_needed=seeds_needed(self.alpha),
+            verdict=verdict,
+            conclusion=self._sentence(verdict, values, p, self.p_holm[step], summary),
         )
-    if verdict == "no conclusion":
-        return f"No conclusion: the change of {n} paired seeds is within what their signs give by chance (p = {_p(p)})."
-    text = f"{verdict.capitalize()}: {n} paired seeds, sign-flip p = {_p(p)}"
-    if tests > 1 and p_holm < alpha:
-        return f"{text}, and p = {_p(p_holm)} after Holm's correction over the {tests} comparisons."
-    if tests > 1:
-        return (
-            f"{text}, but p = {_p(p_holm)} after Holm's correction over the {tests} comparisons, so among that many "
-            f"it may be chance."
-        )
-    return f"{text}."
+
+    def _sentence(
+        self, verdict: Verdict, differences: Sequence[float], p: float | None, p_holm: float | None, summary: Summary
+    ) -> str:
+        n, needed = len(differences), seeds_needed(self.alpha)
+        if p is None or p_holm is None:
+            return "No conclusion: no seed has finished both this step and the one it is compared with."
+        if n == 1:
+            images, error = "", summary.binomial_standard_error
+            if error is not None:
+                images = f", and {self.test_images:,} test images alone leave a standard error of {error:.2f} points"
+            return (
+                f"No conclusion: one paired seed shows nothing of the spread between seeds{images}; {needed} would do."
+            )
+        if n < needed:
+            return (
+                f"No conclusion: with {n} paired seeds a two-sided sign-flip test cannot go below "
+                f"p = {_p(2 / 2**n)}{_agreement(differences)}; {needed} paired seeds would do."
+            )
+        if verdict == "no conclusion":
+            return (
+                f"No conclusion: the change of {n} paired seeds is within what their signs give by chance "
+                f"(p = {_p(p)})."
+            )
+        text = f"{verdict.capitalize()}: {n} paired seeds, sign-flip p = {_p(p)}"
+        if self.tests == 1:
+            return f"{text}."
+        corrected = f"p = {_p(p_holm)} after Holm's correction over the {self.tests} comparisons"
+        if p_holm < self.alpha:
+            return f"{text}, and {corrected}."
+        return f"{text}, but {corrected}, so among that many it may be chance."
 
 
 def _agreement(differences: Sequence[float]) -> str:

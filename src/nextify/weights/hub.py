@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nextify.system.files import write_text_atomic
 from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
 from nextify.weights.class_names import CLASSES_FILE
 from nextify.weights.naming import WeightsError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _WANTED = (WEIGHTS_FILE, "pytorch_model.bin", "*.json", CLASSES_FILE, "README.md")
 
@@ -26,16 +32,16 @@ def _client() -> Any:
 def pull(
     hub_id: str, *, revision: str | None = None, cache_dir: str | Path | None = None, offline: bool = False
 ) -> Path:
-    """Download a model from the Hub and give its local directory.
+    """Download a model from the Hub and return its local directory.
 
     Args:
-        hub_id: ``owner/name``, with ``@revision`` behind it or beside it.
+        hub_id: ``owner/name``, or ``owner/name@revision``.
         revision: a branch, tag or commit.
-        cache_dir: another cache than the client's own.
+        cache_dir: a cache other than the client's own.
         offline: use only what is in the cache.
 
     Raises:
-        WeightsError: there is no such model, or no way to reach it.
+        WeightsError: there is no such model, or the Hub cannot be reached.
     """
     hub = _client()
     name, _, at = hub_id.removeprefix("hf:").partition("@")
@@ -49,18 +55,18 @@ def pull(
         )
     except Exception as error:  # the client's errors share no base class: HTTP, validation, cache and OS errors
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{name} could not be had from the Hub: {first}") from error
+        raise WeightsError(f"{name} could not be fetched from the Hub: {first}") from error
     return Path(folder)
 
 
 def push(bundle: str | Path, hub_id: str, *, private: bool = False, message: str = "Upload with nextify") -> str:
-    """Upload a bundle with a generated model card, as one commit; gives the commit's address.
+    """Upload a bundle with a generated model card, as one commit, and return its address.
 
     Args:
         bundle: a bundle's directory or file. A README.md of your own in the directory is kept.
         hub_id: ``owner/name``; created where it does not exist.
-        private: of a repository created here.
-        message: of the commit.
+        private: whether a repository created here is private.
+        message: the commit's message.
     """
     hub = _client()
     content = load_bundle(bundle)
@@ -77,85 +83,43 @@ def push(bundle: str | Path, hub_id: str, *, private: bool = False, message: str
 
 
 def model_card(about: About, hub_id: str = "owner/name") -> str:
-    """``README.md`` for the Hub: YAML front matter, how to load it, preprocessing, figures with their provenance."""
-    title = about.name or "ConvNet"
-    p = about.preprocessing
-    yes_no = {True: "yes", False: "no"}
-    front = [
-        "---",
-        f"license: {_yaml(about.licence)}",
-        "library_name: nextify",
-        "pipeline_tag: image-classification",
-        "tags:",
-        "- image-classification",
-        "- convnext" if "convnext" in title else "- convnet",
-        *_results(about, title),
-        "---",
-    ]
-    size = f"{p.size[0]}×{p.size[1]}"
-    resize = f"short side to {p.resize_size}, center crop" if p.fit == "crop" else "both sides"
-    body = [
-        f"# {title}",
-        "",
-        f"{about.num_classes} classes, images of {about.in_channels} channels. Licence: {about.licence}."
-        + (f" Source: {about.source}." if about.source else ""),
-        "",
-        "```python",
-        "from PIL import Image",
-        "from nextify.weights import load",
-        "",
-        f'loaded = load("hf:{hub_id}")',
-        'logits = loaded.model(loaded.preprocessing(Image.open("image.jpg"))[None])',
-        "```",
-        "",
-        "## Preprocessing",
-        "",
-        f"{size} pixels; {resize}; {p.interpolation}, antialiased: {yes_no[p.antialias]} (ratio {p.crop_ratio:.3f}); "
-        f"mean {p.mean}, std {p.std} of pixels from 0 to 1.",
-        "",
-        "## Figures",
-        "",
-    ]
-    if about.recipe is not None and about.recipe.test_mirror == "on":
-        body += ["Measured on the mean of each image's logits and its mirror image's.", ""]
-    if about.metrics:
-        body += ["| metric | value | data | images | measured by |", "|---|---|---|---|---|"]
-        body += [
-            f"| {m.name} | {m.value:g} | {m.dataset} | {m.images or 'not stated'} | {m.provenance or 'not stated'} |"
-            for m in about.metrics
-        ]
-    else:
-        body.append("None stated.")
-    body += ["", "## Design", "", "```json", json.dumps(_plain(about), indent=1), "```", ""]
-    return "\n".join([*front, "", *body])
+    """``README.md`` for the Hub: YAML front matter, how to load it, preprocessing, figures with their provenance.
+
+    Text of the bundle (names, sources, licences) is escaped, so that it can change neither the front matter nor the
+    layout of the page.
+    """
+    settings = {"design": asdict(about.design), "recipe": None if about.recipe is None else about.recipe.to_dict()}
+    template = _templates().get_template("model_card.md.jinja")
+    return template.render(
+        about=about, title=about.name or "ConvNet", hub_id=hub_id, p=about.preprocessing, settings=settings
+    )
 
 
-def _plain(about: About) -> dict[str, Any]:
-    from dataclasses import asdict
+@lru_cache(maxsize=1)
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
-    return {
-        "design": asdict(about.design),
-        "recipe": None if about.recipe is None else about.recipe.to_dict(),
-    }
+    def plain(value: object) -> object:
+        """Text on one line, with a backslash before what Markdown would read as markup."""
+        if isinstance(value, Markup) or not isinstance(value, str):
+            return value
+        return re.sub(r"[\\`*\[\]|]|~(?=~)|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(value.split()))
 
-
-def _results(about: About, title: str) -> list[str]:
-    """The front matter's ``model-index``, which the Hub shows as results."""
-    if not about.metrics:
-        return []
-    lines = ["model-index:", f"- name: {_yaml(title)}", "  results:"]
-    for metric in about.metrics:
-        lines += [
-            "  - task:",
-            "      type: image-classification",
-            "    dataset:",
-            f"      name: {_yaml(metric.dataset)}",
-            f"      type: {_yaml(metric.dataset)}",
-            "    metrics:",
-            f"    - type: {_yaml(metric.name)}",
-            f"      value: {metric.value:g}",
-        ]
-    return lines
+    made = Environment(
+        loader=PackageLoader("nextify.weights"),
+        autoescape=True,
+        finalize=plain,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["yaml"] = lambda text: Markup(_yaml(text))
+    made.filters["literal"] = lambda value: Markup(
+        json.dumps(value, indent=1 if isinstance(value, dict) else None, ensure_ascii=False)
+    )
+    return made
 
 
 def _yaml(text: str) -> str:

@@ -1,0 +1,92 @@
+"""The columns of a study's table. ``COLUMNS`` alone decides what ``results.csv``, ``results.json``, the Markdown table,
+the terminal and the HTML page show of each step: a new column is one more line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from nextify.report import text
+from nextify.study.results import StepResult
+
+Place = Literal["csv", "terminal", "markdown", "html"]
+Value = str | int | float | bool | None
+
+TABLES: frozenset[Place] = frozenset(("terminal", "markdown", "html"))
+PAGES: frozenset[Place] = frozenset(("markdown", "html"))
+PAGE: frozenset[Place] = frozenset(("html",))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of a :class:`StepResult`, as data and as text."""
+
+    key: str
+    """Its name in ``results.json`` and ``results.csv``."""
+    title: str
+    unit: str = ""
+    format: Callable[[StepResult], str] | None = None
+    """The text in tables; None writes the value by its type."""
+    shown: frozenset[Place] = frozenset()
+    """The tables it stands in, besides ``results.csv`` and ``results.json``, which hold every column."""
+    getter: Callable[[StepResult], Value] | None = None
+    """The value, where it is not the field ``key`` of the result."""
+    narrow: str = ""
+    """Heading in the terminal, where that has less room; ``\\n`` breaks the line."""
+    css: str = ""
+    """CSS class in HTML; see :class:`nextify.report.template.Table`."""
+
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def numeric(self) -> bool:
+        """Whether its cells are aligned to the right."""
+        return self.css in ("", "paper")
+
+    def value(self, step: StepResult) -> Value:
+        """The figure as data, unrounded."""
+        found: Value = self.getter(step) if self.getter else getattr(step, self.key)
+        return found
+
+    def text(self, step: StepResult) -> str:
+        """The figure as text."""
+        return self.format(step) if self.format else text.cell(self.value(step))
+
+
+def shown(place: Place) -> list[Column]:
+    """The columns of one kind of table."""
+    return [column for column in COLUMNS if place in column.shown]
+
+
+COLUMNS: list[Column] = [
+    Column("step", "step", format=text.marked, shown=TABLES, css="text"),
+    Column("title", "title"),
+    Column("adopted", "adopted"),
+    Column("n", "n", shown=PAGE),
+    Column("top1_mean", "top-1 (mean ± std)", "%", text.accuracy, TABLES, narrow="top-1 %"),
+    Column("top1_std", "standard deviation of top-1", "points"),
+    Column("change", "change [95 % interval]", "points", text.change, TABLES, narrow="change [95 % interval]"),
+    Column("change_low", "lower end of the change", "points"),
+    Column("change_high", "upper end of the change", "points"),
+    Column("compared_with", "compared with"),
+    Column("p_value", "p"),
+    Column("verdict", "verdict", shown=PAGES, css="verdict"),
+    Column("conclusion", "conclusion"),
+    Column("parameters", "parameters", "", lambda s: text.count(s.parameters), TABLES, narrow="param-\neters"),
+    Column("macs", "multiply-adds", "", lambda s: text.count(s.macs), TABLES, narrow="mult-\nadds"),
+    Column(
+        "images_per_second", "training", "images/s", lambda s: text.whole(s.images_per_second), TABLES,
+        narrow="train\nimg/s",
+    ),
+    Column("published_top1", "paper’s top-1", "%", shown=TABLES, narrow="paper\ntop-1", css="paper"),
+    Column("published_std", "paper’s std", "points", shown=PAGE),
+    Column(
+        "published_change", "paper’s change", "points", lambda s: text.signed(s.published_change), TABLES,
+        narrow="paper\nchange",
+    ),
+    Column("published_gflops", "paper’s cost", "GFLOPs", shown=PAGE),
+]  # fmt: skip

@@ -1,0 +1,150 @@
+"""``report.html``: a study as one page, from ``templates/study.html.jinja``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nextify.report import text
+from nextify.report.columns import shown
+from nextify.report.drawing import svg
+from nextify.report.figures import curves_figure, roadmap_figure
+from nextify.report.template import Line, Table, render
+from nextify.study.results import StepResult, StudyResults
+from nextify.study.statistics import seeds_needed
+
+
+def page(results: StudyResults, roadmap_svg: str | None = None) -> str:
+    """The report as one HTML document; ``roadmap_svg`` is the figure where it has been drawn already."""
+    curves = curves_figure(results)
+    comparisons = sum(step.p_value is not None for step in results.rows)
+    return render(
+        "study.html.jinja",
+        title=text.study_title(results),
+        lead=text.what_was_trained(results),
+        outcome=text.outcome(results),
+        steps=_steps(results),
+        notes=text.notes(results),
+        roadmap=roadmap_svg or svg(roadmap_figure(results)),
+        conclusions=_conclusions(results),
+        comparisons=comparisons,
+        seeds_needed=seeds_needed(),
+        seeds_needed_by_holm=seeds_needed(comparisons=max(1, comparisons)),
+        curves=curves and svg(curves),
+        study=results.study,
+        settings=_settings(results),
+        recipes=_recipes(results.study.recipes),
+        by_seed=_by_seed(results),
+        trials=_trials(results),
+        conditions=_conditions(results),
+        paper=text.PAPER,
+    )
+
+
+def _line(step: StepResult, *cells: str) -> Line:
+    return Line((text.marked(step), *cells), "" if step.adopted else "explored")
+
+
+def _steps(results: StudyResults) -> Table:
+    columns = shown("html")
+    groups = [
+        (name, [Line([c.text(s) for c in columns], "" if s.adopted else "explored") for s in steps])
+        for name, steps in text.groups(results)
+    ]
+    return Table("Accuracy after each step", [(c.heading, c.css) for c in columns], groups)
+
+
+def _conclusions(results: StudyResults) -> Table:
+    names = {step.step: step.name for step in results.rows}
+    lines = [
+        _line(
+            step,
+            names.get(step.compared_with or "", step.compared_with or text.ABSENT),
+            text.signed(step.change),
+            text.ABSENT if step.p_value is None else f"{step.p_value:.2g}",
+            step.conclusion,
+        )
+        for step in results.rows
+        if step.conclusion
+    ]
+    head = (("step", ""), ("compared with", "text"), ("change", ""), ("p", ""), ("in words", "wrap"))
+    return Table("What can be concluded about each step", head, [("", lines)])
+
+
+def _settings(results: StudyResults) -> list[tuple[str, str | None]]:
+    study, data = results.study, results.study.data
+    size = study.image_size
+    return [
+        ("data", data.name),
+        ("classes", text.whole(data.classes)),
+        ("training images", text.whole(data.train_images)),
+        ("test images", text.whole(data.test_images)),
+        ("data fingerprint", data.fingerprint),
+        ("scale", study.scale),
+        ("image size", f"{size}×{size} pixels" if size else None),
+        ("seeds", ", ".join(map(str, study.seeds))),
+    ]
+
+
+def _recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Table:
+    keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
+    lines = [Line((key.replace("_", " "), *(_setting(r.get(key)) for r in recipes.values()))) for key in keys]
+    return Table("Training recipes", [("setting", ""), *((name, "text") for name in recipes)], [("", lines)])
+
+
+def _setting(value: object) -> str:
+    match value:
+        case None:
+            return text.ABSENT
+        case Mapping():
+            return ", ".join(f"{str(k).replace('_', ' ')} {_setting(v)}" for k, v in value.items())
+        case list() | tuple():
+            return ", ".join(map(_setting, value))
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _by_seed(results: StudyResults) -> Table:
+    seeds = sorted({trial.seed for trial in results.trials})
+    top1 = {(trial.step, trial.seed): trial.top1 for trial in results.trials}
+    lines = [_line(s, *(text.percent(top1.get((s.step, seed))) for seed in seeds)) for s in results.rows]
+    head = [("top-1, %", ""), *((f"seed {seed}", "") for seed in seeds)]
+    return Table("Top-1 accuracy of every trial", head, [("", lines)])
+
+
+def _trials(results: StudyResults) -> Table:
+    names = {step.step: step.name for step in results.rows}
+    lines = [
+        Line(
+            (
+                names.get(trial.step, trial.step),
+                str(trial.seed),
+                text.percent(trial.top1),
+                text.percent(trial.top5),
+                text.percent(trial.final_train_loss, 4),
+                text.duration(trial.seconds),
+                text.whole(trial.images_per_second),
+                trial.status or text.ABSENT,
+                trial.fingerprint[:12] or text.ABSENT,
+            )
+        )
+        for trial in results.trials
+    ]
+    numbers = ("seed", "top-1, %", "top-5, %", "final loss", "time", "images/s")
+    head = [("step", ""), *((name, "") for name in numbers), ("status", "text"), ("fingerprint", "code")]
+    return Table("All trials", head, [("", lines)])
+
+
+def _conditions(results: StudyResults) -> list[tuple[str, object]]:
+    study, environment = results.study, results.environment
+    return [
+        ("hardware", text.hardware(results)),
+        ("versions", text.versions(results)),
+        ("system", environment.get("os")),
+        ("git commit", environment.get("git_commit")),
+        ("started", study.started),
+        ("finished", study.finished),
+        ("took", text.duration(study.seconds)),
+    ]
