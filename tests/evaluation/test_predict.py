@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from nextify.cli import main
+from nextify.cli.settings import settings
 from nextify.compare.entries import find_all
 from nextify.compare.weights import read_choices
 from nextify.data import DataError, open_images
@@ -25,7 +26,6 @@ from nextify.paper.design import CONVNEXT_TINY
 from nextify.paper.roadmap import roadmap
 from nextify.study.plan import make_plan
 from nextify.system.several import several
-from nextify.training.request import settings
 from nextify.training.tracking import check_trackers
 from nextify.training.trial import Data
 from nextify.weights import About, Preprocessing, PreprocessingError, WeightsError, load
