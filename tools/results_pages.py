@@ -19,8 +19,7 @@ NOTES = {
     "cifar10-tiny": "Three epochs of the paper's recipe, fitted: networks that learn fast are ahead, and nothing is "
     "said of long trainings. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores during "
     "part of the trainings, so their images/s are low and uneven; the times of one image and of batches were measured "
-    "with nothing beside them, on a processor shared with other machines. Behind its ratios stands the range of the "
-    'rounds, as in "line-up-xeon"; later runs give the interval of the median.',
+    "with nothing beside them, on a processor shared with other machines.",
     "line-up": "The first of two runs in succession (commit 55beb20). The processor is shared with other "
     "machines: a 2048³ matrix product in fp32 ran at 129 to 185 GFLOP/s before, between and after (3 tries each). "
     "The weights of the undisturbed ratio were chosen by four pairs before this one, over which it differed by 2.0 "

@@ -15,35 +15,40 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from nextify.cli import main
+from nextify.cli import compare_accuracy, main
 from nextify.compare import measure as measuring
-from nextify.compare import weights as weighing
 from nextify.compare.accuracy import (
     chosen_epochs,
     comparison_key,
     epochs_within,
+    evaluate,
     image_side,
     keep_epochs,
     make_plan,
+    read_weights_options,
+    timm_with_weights,
 )
-from nextify.compare.budget import BudgetError, candidates, read, recommend
-from nextify.compare.entries import build, find, find_all, network
-from nextify.compare.figure_accuracy import front
-from nextify.compare.line_ups import line_up
+from nextify.compare.budget import BudgetError, read, recommend
+from nextify.compare.entries import build, find, find_all, line_up, network
+from nextify.compare.figures import front
 from nextify.compare.memory import Memory
-from nextify.compare.output import ACCURACY_COLUMNS
+from nextify.compare.records import Accuracy, AccuracyRow, DataFacts, Model, Row, Run, Speed, Variant, Why
+from nextify.compare.results import Results
+from nextify.compare.settings import Settings
+from nextify.compare.tables import ACCURACY
+from nextify.compare.why import findings as why_findings
 from nextify.compare.why import kind_of
-from nextify.compare.why_findings import why_findings
 from nextify.data import Images, open_images
-from nextify.evaluation.profiling import count
+from nextify.evaluation.profiling import Conditions, count
 from nextify.fitting.scale import ScaleError
 from nextify.networks.foreign import Foreign, classifier, timm_network, undecayed_parameters
 from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model
+from nextify.paper.published import PublishedModel
 from nextify.paper.recipe import RECIPES
-from nextify.study import engine as engines
 from nextify.study.engine import Job, run_job
 from nextify.study.plan import PlanError
+from nextify.study.statistics import binomial_standard_error
 from nextify.study.study import StudyEstimate
 from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import parameter_groups
@@ -224,29 +229,33 @@ def test_epochs_fill_the_minutes_and_a_restart_keeps_them(images: Images, tmp_pa
 # --- budgets ----------------------------------------------------------------------------------------------------------
 
 
-def results_of(rows: list[dict[str, Any]], accuracy: dict[str, float] | None = None) -> dict[str, Any]:
-    """As much of a results.json as a recommendation reads; rows are (model, size, latency, images/s, MiB)."""
-    empty = {"macs": 4.5e9, "parameters": 28e6, "image_size": 224}
+def results_of(rows: list[dict[str, Any]], budget: str, accuracy: dict[str, float] | None = None) -> Results:
+    """As much of a comparison as a recommendation reads."""
+    empty = {"macs": 4.5e9, "parameters": 28e6, "image_size": 224, "status": "measured"}
+    given = Settings(("convnext_tiny",), (224,), Conditions(), 1, (1,), 1, 1)
     published = {"convnext_tiny": 82.1, "resnet50": 76.1}
     part = None
     if accuracy is not None:
-        found = [{"model": m, "top1_mean": v, "n": 3} for m, v in accuracy.items()]
-        part = {"image_size": 224, "data": {"name": "photos"}, "rows": found}
-    return {
-        "rows": [{**empty, **row} for row in rows],
-        "models": [{"model": m, "published": {"top1": v, "top1_384": None}} for m, v in published.items()],
-        "accuracy": part,
-    }
+        found = tuple(AccuracyRow(model=m, how="trained", top1_mean=v, n=3) for m, v in accuracy.items())
+        data = DataFacts("photos", 2, 8, 8, "f")
+        part = Accuracy(data, 224, "convnext", {"epochs": 1}, (0, 1, 2), 1, 1, 1.0, (), found, ())
+    return Results(
+        Run(given, "", "", "", 1.0, 1.0, True, True),
+        {},
+        tuple(Model(name, name, "", PublishedModel(None, None, top1)) for name, top1 in published.items()),
+        tuple(Row(**{**empty, **row}) for row in rows),
+        part,
+        limits=tuple(limit.said for limit in read(budget)),
+    )
+
+
+def speed(images_per_second: float) -> tuple[Speed, ...]:
+    return (Speed.of(1, [images_per_second]),)
 
 
 ROWS: list[dict[str, Any]] = [
-    {
-        "model": "convnext_tiny",
-        "latency_ms_p50": 30.0,
-        "throughput": [{"images_per_second": 40.0}],
-        "inference_mib": 300.0,
-    },
-    {"model": "resnet50", "latency_ms_p50": 18.0, "throughput": [{"images_per_second": 60.0}], "inference_mib": None},
+    {"model": "convnext_tiny", "latency_ms_p50": 30.0, "throughput": speed(40.0), "inference_mib": 300.0},
+    {"model": "resnet50", "latency_ms_p50": 18.0, "throughput": speed(60.0), "inference_mib": None},
 ]
 
 
@@ -263,19 +272,20 @@ ROWS: list[dict[str, Any]] = [
     ],
 )
 def test_the_most_accurate_within_a_budget(budget: str, words: str) -> None:
-    said = recommend(results_of(ROWS), read(budget))
+    said = recommend(results_of(ROWS, budget))
+    assert said is not None
     assert words in said
     assert said.count(". ") == 0
 
 
 def test_measured_accuracies_go_before_published_ones() -> None:
-    found = results_of(ROWS, {"resnet50": 91.0, "convnext_tiny": 88.0})
-    said = recommend(found, read("latency<50ms"))
-    assert "take resnet50 at 224²: 91.00 % top-1 measured here on photos (n = 3)" in said
-    assert [value for _, value in candidates(found)] == [88.0, 91.0]
-    counted = results_of([{**row, "latency_ms_p50": None} for row in ROWS])
-    assert "latency was not measured" in recommend(counted, read("latency<50ms"))
-    assert "no accuracy is known" in recommend(results_of([{**ROWS[0], "image_size": 100}]), read("macs<9G"))
+    found = results_of(ROWS, "latency<50ms", {"resnet50": 91.0, "convnext_tiny": 88.0})
+    said = "take resnet50 at 224²: 91.00 % top-1 measured here on photos (n = 3)"
+    assert said in str(recommend(found))
+    assert [value for _, value in found.candidates()] == [88.0, 91.0]
+    counted = results_of([{**row, "latency_ms_p50": None} for row in ROWS], "latency<50ms")
+    assert "latency was not measured" in str(recommend(counted))
+    assert "no accuracy is known" in str(recommend(results_of([{**ROWS[0], "image_size": 100}], "macs<9G")))
 
 
 @pytest.mark.parametrize("budget", ["fast", "latency>20ms", "latency<20", "latency<20ms,", "speed<3", "macs<5GiB", ""])
@@ -307,28 +317,24 @@ def test_kinds_of_operators() -> None:
 
 
 def test_findings_say_what_the_rounds_show() -> None:
-    def variant(layout: str, precision: str, rounds: list[float], depthwise: float) -> dict[str, Any]:
+    def variant(layout: Any, precision: Any, rounds: list[float], depthwise: float) -> Variant:
         shares = {"matrix products": 1 - depthwise, "depthwise convolutions": depthwise}
-        return {"layout": layout, "precision": precision, "rounds_ms": rounds, "shares": shares}
+        return Variant(layout, precision, rounds[1], tuple(rounds), shares)
 
-    found = {
-        "model": "a",
-        "image_size": 224,
-        "batch_size": 8,
-        "variants": [
-            variant("channels_last", "fp32", [10, 10, 10], 0.1),
-            variant("channels_last", "bf16", [5, 6, 5], 0.2),
-            variant("contiguous", "fp32", [11, 9, 10], 0.1),
-            variant("contiguous", "bf16", [10, 11, 10], 0.38),
-        ],
-    }
-    said = list(why_findings([found], {"a": "ConvNeXt"}))
+    variants = (
+        variant("channels_last", "fp32", [10, 10, 10], 0.1),
+        variant("channels_last", "bf16", [5, 6, 5], 0.2),
+        variant("contiguous", "fp32", [11, 9, 10], 0.1),
+        variant("contiguous", "bf16", [10, 11, 10], 0.38),
+    )
+    found = Why("a", 224, 8, variants)
+    said = list(why_findings(found, "ConvNeXt"))
     assert "cannot be told apart" in said[0]
     assert "bf16: NCHW (contiguous) takes 100 % more time than channels-last (n = 3 rounds, +83 to +100 %)" in said[1]
     assert "bf16 takes 50 % less time than fp32 (n = 3 rounds, −50 to −40 %)" in said[2]
     assert "depthwise convolutions take 10 % in NHWC fp32, 20 % in NHWC bf16" in said[-1]
     assert "38 % in NCHW bf16" in said[-1]
-    assert not any("NCHW" in line for line in why_findings([found], {"a": "ViT"}) if "takes" in line and "more" in line)
+    assert not any("NCHW" in line for line in why_findings(found, "ViT") if "takes" in line and "more" in line)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -339,21 +345,21 @@ def test_weights_for_networks_of_ours_and_of_timms(images: Images, tmp_path: Pat
     vit = build_network(timm_network("test_vit"), 3)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
     entry = find("timm:test_vit")
-    found = weighing.evaluate(entry, str(tmp_path / "vit.pth"), images, "cpu", 1)
-    model, about = weighing._of_timm("test_vit", str(tmp_path / "vit.pth"))
+    found = evaluate(entry, str(tmp_path / "vit.pth"), images, "cpu", 1)
+    model, about = timm_with_weights("test_vit", str(tmp_path / "vit.pth"))
     right = 0
     with torch.no_grad():
         for i in range(len(images.test)):
             logits = model.eval()(about.preprocessing(images.test.load(i))[None])
             right += int(logits.argmax()) == images.test.labels[i]
-    assert found.images == 12
-    assert found.top1 == pytest.approx(100 * right / 12)
-    assert found.top5 == 100
+    assert found.top1_mean == pytest.approx(100 * right / 12)
+    assert found.binomial_standard_error == pytest.approx(binomial_standard_error(100 * right / 12, 12))
+    assert (found.how, found.n) == ("evaluated", 1)
     with pytest.raises(ValueError, match="MODEL=FILE"):
-        weighing.read_choices(["vit.pth"])
+        read_weights_options(["vit.pth"])
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"has no head\.weight"):
-        weighing.evaluate(entry, str(tmp_path / "other.pth"), images, "cpu", 1)
+        evaluate(entry, str(tmp_path / "other.pth"), images, "cpu", 1)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -379,8 +385,8 @@ class HereEngine:
 def test_the_command_trains_evaluates_recommends_and_goes_on(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(engines, "LocalEngine", HereEngine)
-    monkeypatch.setattr(measuring.peak.Processes, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
+    monkeypatch.setattr(compare_accuracy, "LocalEngine", HereEngine)
+    monkeypatch.setattr(measuring.Processes, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
     monkeypatch.setattr(measuring, "SHORTEST_TIMED", 0.002)
     design = network(find("convnext_tiny@tiny"), 16)
     settings = Preprocessing.from_crop_ratio(16, 1)
@@ -408,7 +414,7 @@ def test_the_command_trains_evaluates_recommends_and_goes_on(
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["depthwise convolutions"] > 0
     lines = list(csv.DictReader((out / "accuracy.csv").read_text().splitlines()))
-    assert tuple(lines[0]) == ACCURACY_COLUMNS
+    assert list(lines[0]) == [column.key for column in ACCURACY if column.key]
     for drawing in out.glob("*.svg"):
         ET.parse(drawing)
     page = (out / "report.html").read_text()

@@ -23,15 +23,15 @@ import nextify
 from nextify.cli import main
 from nextify.compare import measure as measuring
 from nextify.compare import memory
-from nextify.compare.entries import build, find, find_all
-from nextify.compare.figure import figures
+from nextify.compare.entries import LINE_UP, build, find, find_all
+from nextify.compare.figures import figures
+from nextify.compare.findings import findings
 from nextify.compare.growth import fit
-from nextify.compare.line_ups import LINE_UP
-from nextify.compare.measure import count, measure, probe
-from nextify.compare.memory import Memory, Processes, out_of_memory, read
-from nextify.compare.output import COLUMNS, csv_text, write
-from nextify.compare.ratios import undisturbed
-from nextify.compare.results import reference, results
+from nextify.compare.measure import Cell, Comparison, count, measure, probe
+from nextify.compare.memory import Memory, Processes, out_of_memory
+from nextify.compare.page import to_json, write
+from nextify.compare.ratios import ratio, reference
+from nextify.compare.results import Results, collect
 from nextify.compare.settings import (
     CALL_ON_GPU,
     FEWEST_ROUNDS,
@@ -50,7 +50,7 @@ from nextify.compare.settings import (
     training_seconds,
     warming_seconds,
 )
-from nextify.compare.tables import tables
+from nextify.compare.tables import COSTS, TABLE_12, csv_text, terminal
 from nextify.evaluation.profiling import Conditions, inference, median_interval, quantile, random_images, training
 from nextify.evaluation.profiling import count as count_model
 from nextify.networks.zoo import UnknownModel, find_design
@@ -241,7 +241,7 @@ def test_networks_of_all_sizes_stay_in_memory_where_they_fit(fits: bool, monkeyp
         cell.memory = Memory(0.0, 1.0, 1.0)
 
     monkeypatch.setattr(measuring, "built", built)
-    monkeypatch.setattr(measuring, "_memory", memory)
+    monkeypatch.setattr(measuring, "_measure_memory", memory)
     monkeypatch.setattr(measuring, "_free_bytes", lambda settings: 2**40 if fits else 2**20)
     found = count(settings(rounds=2))
     probe(found)
@@ -287,7 +287,7 @@ def test_a_slower_machine_than_expected_gets_fewer_rounds(
 
     monkeypatch.setattr(measuring, "_Runners", warm)
     monkeypatch.setattr(measuring, "_time", time_passes)
-    monkeypatch.setattr(measuring, "_memory", memory)
+    monkeypatch.setattr(measuring, "_measure_memory", memory)
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     measure(found, lambda words, share: None)
     assert [size for size, _ in sizes] == [32, 64] * passes
@@ -375,12 +375,11 @@ def test_a_training_step_leaves_the_weights() -> None:
 
 
 def test_memory_of_a_process_that_was_ended() -> None:
-    said = '{"start": 104857600, "doing": "building"}\n{"doing": "inference"}\n'
-    said += '{"inference": 209715200, "doing": "training"}\n'
-    ended = read(said, "does not fit memory (the system ended the process)")
+    reported = {"start": 104857600, "inference": 209715200, "doing": "training"}
+    ended = Memory.of(reported, "does not fit memory (the system ended the process)")
     assert (ended.start, ended.inference, ended.training) == (100, 100, None)
     assert ended.problem == "training: does not fit memory (the system ended the process)"
-    assert read("", "exit code 1") == Memory(problem="starting: exit code 1")
+    assert Memory.of({}, "exit code 1") == Memory(problem="starting: exit code 1")
 
 
 def test_what_counts_as_out_of_memory() -> None:
@@ -396,7 +395,7 @@ TINY = ("convnextv2_atto", "timm:test_vit")
 
 
 @pytest.fixture(scope="module")
-def compared() -> dict[str, Any]:
+def results() -> Results:
     """Two tiny networks at three sizes; the memory processes are left out, and one does not fit at 96²."""
     patch = pytest.MonkeyPatch()
 
@@ -405,7 +404,7 @@ def compared() -> dict[str, Any]:
             return Memory(400.0, None, None, "inference: does not fit memory")
         return Memory(400.0, 10.0 * size, 20.0 * size)
 
-    patch.setattr(measuring.peak.Processes, "measure", memory)
+    patch.setattr(measuring.Processes, "measure", memory)
     patch.setattr(measuring, "SHORTEST_TIMED", 0.01)
     said: list[tuple[str, float]] = []
     found = count(settings(models=TINY, sizes=(32, 64, 96), rounds=2))
@@ -415,7 +414,13 @@ def compared() -> dict[str, Any]:
     shares = [share for _, share in said]
     assert shares == sorted(shares)
     assert shares[-1] > 0.9
-    return results(found, "nextify compare", NOW, NOW, {"cpu": "a", "torch": "2", "load_average_start": 0.0})
+    return collect(found, "nextify compare", NOW, NOW, {"cpu": "a", "torch": "2", "load_average_start": 0.0})
+
+
+@pytest.fixture(scope="module")
+def compared(results: Results) -> dict[str, Any]:
+    """What is written to results.json."""
+    return to_json(results)
 
 
 def row(found: dict[str, Any], model: str, size: int) -> dict[str, Any]:
@@ -455,12 +460,12 @@ def test_growth_of_the_counts(compared: dict[str, Any]) -> None:
     assert ("convnextv2_atto", "attention_macs") not in found
 
 
-def test_what_is_written(compared: dict[str, Any], tmp_path: Path) -> None:
-    written = write(compared, tmp_path)
+def test_what_is_written(results: Results, compared: dict[str, Any], tmp_path: Path) -> None:
+    written = write(results, tmp_path)
     assert {p.name for p in written} == {p.name for p in tmp_path.iterdir()}
     assert json.loads((tmp_path / "results.json").read_text()) == compared
     lines = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text())))
-    assert tuple(lines[0]) == COLUMNS
+    assert list(lines[0]) == [column.key for column in COSTS if column.key]
     assert len(lines) == 3 * 3 + 2 * 3 + 1
     training = [r for r in lines if r["what"] == "training" and r["model"] == "convnextv2_atto"]
     assert [float(r["images_per_second"]) > 0 for r in training] == [True] * 3
@@ -471,11 +476,18 @@ def test_what_is_written(compared: dict[str, Any], tmp_path: Path) -> None:
     assert "does not fit memory" in page
 
 
-def test_the_tables_fit_a_terminal(compared: dict[str, Any]) -> None:
+def test_what_is_written_is_read_again(results: Results, compared: dict[str, Any]) -> None:
+    assert Results.from_dict(compared) == results
+    older = {**compared, "schema": 1, "ratios": [{**r, "ratio": 0.0} for r in compared["ratios"]]}
+    del older["table_12"]
+    assert to_json(Results.from_dict(older))["ratios"] == compared["ratios"]
+
+
+def test_the_tables_fit_a_terminal(results: Results) -> None:
     from rich.console import Console
 
     console = Console(width=80, record=True, file=io.StringIO())
-    for part in tables(compared):
+    for part in terminal(results):
         console.print(part)
     shown = console.export_text()
     assert "…" not in shown
@@ -484,8 +496,8 @@ def test_the_tables_fit_a_terminal(compared: dict[str, Any]) -> None:
 
 def test_figures_of_an_interrupted_comparison() -> None:
     found = count(settings(models=TINY))
-    partial = results(found, "", NOW, NOW, {})
-    assert partial["settings"]["complete"] is False
+    partial = collect(found, "", NOW, NOW, {})
+    assert to_json(partial)["settings"]["complete"] is False
     assert {"growth", "accuracy-flops"} == set(figures(partial))
     assert csv_text(partial).count("\n") == 1 + 4
 
@@ -514,12 +526,9 @@ def test_unknown_models_are_refused_in_a_line(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("forks", [memory.FORKS, False])
-def test_memory_in_a_process_of_its_own(forks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not forks:
-        monkeypatch.setattr(memory, "FORKS", False)
-        program = "from nextify.compare import memory; memory.FORKS = False; memory.main()"
-        monkeypatch.setattr(memory, "COMMAND", [sys.executable, "-c", program])
+@pytest.mark.parametrize("method", [memory.START_METHOD, "spawn"])
+def test_memory_in_a_process_of_its_own(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "START_METHOD", method)
     given = settings(batch_sizes=(4,), training_batch_size=4)
     with Processes() as processes:
         late = processes.measure(find("convnextv2_atto"), 64, given, timeout=0.0)
@@ -546,37 +555,51 @@ def test_the_peak_is_of_the_process_itself() -> None:
     assert now <= most < large.nbytes
 
 
-def test_undisturbed_ratios_lean_on_the_fastest_rounds() -> None:
-    assert undisturbed([2.0] * 5, [1.0] * 5) == pytest.approx(2)
-    assert undisturbed([1.0], [4.0]) == pytest.approx(0.25)
+def test_ratios_lean_on_the_fastest_rounds() -> None:
+    assert ratio([2.0] * 5, [1.0] * 5).ratio == pytest.approx(2)
+    assert ratio([1.0], [4.0]).ratio == pytest.approx(0.25)
     disturbed = [3.0, 1.0, 4.0, 2.0]  # weights 1, 4, 9 and 16 from the slowest on
-    assert undisturbed(disturbed, [1.0] * 4) == pytest.approx((1 + 8 + 27 + 64) / 30)
+    assert ratio(disturbed, [1.0] * 4).ratio == pytest.approx((1 + 8 + 27 + 64) / 30)
     shares = [[0.9] * slow + [1.0] * (20 - slow) for slow in (8, 12)]  # a network that others slow down, a tenth
-    kept = [undisturbed(rounds, [1.0] * 20) for rounds in shares]
+    kept = [ratio(rounds, [1.0] * 20).ratio for rounds in shares]
     assert abs(kept[1] / kept[0] - 1) < 0.03 < abs(float(np.median(shares[1]) / np.median(shares[0])) - 1)
 
 
-def test_table_12_beside_the_paper() -> None:
-    from nextify.compare import table_12
-    from nextify.compare.measure import Cell, Comparison
+def test_the_interval_of_a_ratio() -> None:
+    few = ratio([3.0, 1.0, 4.0, 2.0], [1.0, 1.0, 2.0, 1.0])  # the rounds' own ratios: 3, 1, 2, 2
+    assert (few.low, few.high, few.n) == (1, 3, 4)
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        shared = random.uniform(0.5, 1.0, 20)  # a machine whose speed both networks share
+        ours, theirs = (shared * random.uniform(0.95, 1.05, 20) for _ in range(2))
+        found = ratio(list(1.2 * ours), list(theirs))
+        assert found.low < found.ratio < found.high < 1.1 * found.low
+        covered += found.low <= 1.2 <= found.high
+    assert covered > 170
+    assert ratio([1.0] * 9, [1.0] * 7).n == 7
 
+
+def test_table_12_beside_the_paper() -> None:
     names = ("convnext_tiny", "timm:swin_tiny_patch4_window7_224", "convnext_xlarge", "resnet50")
-    settings = Settings(names, (224, 288), Conditions(), 1, (2,), 1, 1)
+    settings = Settings(names, (224, 288), Conditions("cuda", "tf32"), 1, (2,), 1, 1)
     cells = [
         Cell(entry, size, throughput={2: [4.0 * (i + 1), 2.0 * (i + 1)]})
         for size in (224, 288)
         for i, entry in enumerate(find_all(names))
     ]
-    rows = list(table_12.table(Comparison(settings, cells)))
-    assert [(row["model"], row["image_size"]) for row in rows] == [
+    found = collect(Comparison(settings, cells), "", NOW, NOW, {})
+    rows = found.table_12
+    assert [(row.model, row.image_size) for row in rows] == [
         ("convnext_tiny", 224), ("swin_tiny_patch4_window7", 224), ("convnext_xlarge", 224)
     ]  # fmt: skip
     first = rows[0]
-    assert (first["swin"], first["ratio"], first["n"]) == ("swin_tiny_patch4_window7", 0.5, 2)
-    assert first["published_ratio"] == pytest.approx(1943.5 / 1325.6)
-    assert rows[1]["ratio"] is rows[2]["ratio"] is None
-    assert [table_12.cells(row)[3] for row in rows] == ["1,943.5", "1,325.6", "424.4"]
-    said = list(table_12.findings(rows, {"device": "cuda", "precision": "tf32"}))
+    assert first.ratio is not None
+    assert (first.swin, first.ratio.ratio, first.ratio.n) == ("swin_tiny_patch4_window7", 0.5, 2)
+    assert first.published_ratio == pytest.approx(1943.5 / 1325.6)
+    assert rows[1].ratio is rows[2].ratio is None
+    assert [TABLE_12[3].show(row) for row in rows] == ["1,943.5", "1,325.6", "424.4"]
+    said = [line for line in findings(found) if "in the paper" in line]
     assert len(said) == 1
     assert "0.50 here (cuda, tf32, batches of 2, n = 2 rounds, 0.50 to 0.50), 1.47 in the paper" in said[0]
 
@@ -589,19 +612,14 @@ def test_calls_on_a_gpu_take_a_while_however_small() -> None:
     assert inference_seconds(on_gpu, 1.0) == inference_seconds(on_cpu, 1.0)
 
 
-def test_memory_in_one_process_as_on_a_gpu(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(memory, "Path", lambda _: tmp_path / "score")  # the tests' process is not to be ended first
-    request = {
-        "name": "convnext_atto", "image_size": 32, "conditions": {}, "threads": 1, "batch_size": 1,
-        "training_batch_size": 1, "num_classes": 10, "fitted_to": None, "timeout": 60.0,
-    }  # fmt: skip
-    assert memory._in_this_process(request) is None
-    found = read(capsys.readouterr().out, None)
+def test_memory_in_one_process_as_on_a_gpu() -> None:
+    reported: dict[str, Any] = {}
+    given = settings(batch_sizes=(1,), training_batch_size=1, num_classes=10)
+    memory.measure_here("convnext_atto", 32, given, reported.update)
+    found = Memory.of(reported)
     assert found.problem is None
     assert found.inference is not None
     assert found.training is not None
-    failure = memory._in_this_process({**request, "name": "convnext_nano_of_nobody"})
-    assert failure is not None
-    assert failure.startswith("UnknownModel")
+    reported.clear()
+    memory.measure_here("convnext_nano_of_nobody", 32, given, reported.update)
+    assert str(Memory.of(reported).problem).startswith("starting: UnknownModel")

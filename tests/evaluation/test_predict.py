@@ -13,12 +13,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from nextify.compare.weights import read_choices
 from PIL import Image
 
 from nextify.cli import main
 from nextify.cli.settings import settings
 from nextify.compare.entries import find_all
-from nextify.compare.weights import read_choices
 from nextify.data import DataError, open_images
 from nextify.evaluation.predict import BATCH, Guess, Source, predict
 from nextify.fitting.scale import scale

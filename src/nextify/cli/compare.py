@@ -8,16 +8,32 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tyro.conf import Positional, arg
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from nextify.compare.measure import Comparison
-    from nextify.compare.settings import Settings
-    from nextify.data import Images
+from nextify.cli.compare_accuracy import AccuracyOptions, Stopped, accuracies
+from nextify.cli.printing import print_json
+from nextify.cli.running import interrupt_on_sigterm
+from nextify.compare import why
+from nextify.compare.accuracy import image_side
+from nextify.compare.budget import read
+from nextify.compare.entries import at_scale, find, line_up
+from nextify.compare.measure import Comparison, count, measure, probe
+from nextify.compare.page import to_json, write, write_data
+from nextify.compare.records import Accuracy, Why
+from nextify.compare.results import Results, collect
+from nextify.compare.settings import ON_CPU, ON_GPU, Settings
+from nextify.compare.tables import accuracy_notes, cost_notes, terminal
+from nextify.data import Images, open_images
+from nextify.evaluation.profiling import Conditions, cpu_mhz, gpu_mhz
+from nextify.report.text import duration, listing
+from nextify.study.engine import EngineError
+from nextify.system.device import usable_device
+from nextify.system.environment import cores, describe
 
 
 @dataclass(frozen=True)
@@ -88,17 +104,9 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from rich.console import Console
-
-    from nextify.cli.running import interrupt_on_sigterm
-    from nextify.compare import why
-    from nextify.compare.budget import read
-    from nextify.compare.measure import count, measure, probe
-    from nextify.compare.output import write_data
-    from nextify.study.engine import EngineError
-
+    """Compares the networks and writes what was found."""
     interrupt_on_sigterm()
-    limits = read(options.budget) if options.budget else ()
+    limits = [limit.said for limit in read(options.budget)] if options.budget else []
     if options.data is None and options.weights:
         raise ValueError("--weights are evaluated on images: give --data too")
     if options.counts and (options.data is not None or options.why):
@@ -107,44 +115,43 @@ def run(options: Options) -> int:
     started = datetime.now(UTC)
     console = Console(stderr=options.json)
     out = options.out or Path("runs/compare")
-    names = _names(options)
+    names = at_scale(options.models, options.scale) if options.models else line_up(options.scale)
     images = None
     if options.data is not None:
-        from nextify.data import open_images
-
         images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
     settings = _settings(options, names, images)
-    environment = _environment(settings.conditions.device, settings.threads)
+    environment = _environment(settings)
     load = environment["load_average_start"]
-    if load is not None and load > 0.5 and not options.counts and settings.conditions.device == "cpu":
+    if isinstance(load, float) and load > 0.5 and not options.counts and not settings.conditions.on_gpu:
         console.print(f"[dim]·[/] other processes are busy (load average {load:.1f}): times will be too long")
     with console.status("counting …") as status:
         comparison = count(settings, lambda words, _: status.update(f"{words} …"))
     for cell in comparison.cells:
         for problem in cell.problems:
             console.print(f"[dim]·[/] {cell.entry.label}: {problem}", highlight=False, style="dim")
-    accuracy: dict[str, Any] | None = None
-    reasons: list[why.Why] = []
+    accuracy: Accuracy | None = None
+    reasons: list[Why] = []
 
-    def gather() -> dict[str, Any]:
-        from nextify.compare.results import results
-        from nextify.report import finite
-
-        now = datetime.now(UTC)
-        ended = {**environment, **_clock(settings.conditions.device, "end")}
-        found = results(
-            comparison, _command(), started, now, ended, accuracy=accuracy, why=why.results(reasons), limits=limits
-        )
-        return finite(found)  # type: ignore[no-any-return]
+    def gather() -> Results:
+        ended = {**environment, **_clock(settings.conditions, "end")}
+        command, now = shlex.join(["nextify", *sys.argv[1:]]), datetime.now(UTC)
+        return collect(comparison, command, started, now, ended, accuracy=accuracy, why=reasons, limits=limits)
 
     if options.counts:
         comparison.complete = True
-        return _conclude(console, options, gather(), out, written=options.out is not None)
+        return _conclude(console, options, gather(), options.out)
     if images is not None:
-        from nextify.cli.compare_accuracy import Stopped, accuracies
-
+        given = AccuracyOptions(
+            options.seeds,
+            options.epochs,
+            options.training_minutes,
+            options.recipe,
+            "bf16" if options.precision == "bf16" else "fp32",
+            options.weights,
+            options.side_by_side,
+        )
         try:
-            accuracy = accuracies(console, options, settings, images, out)
+            accuracy = accuracies(console, given, settings, images, out)
         except Stopped as stopped:
             console.print(f"\n{stopped}", highlight=False)
             return 130
@@ -152,12 +159,12 @@ def run(options: Options) -> int:
             print(f"nextify: {error}", file=sys.stderr)
             return 1
     with console.status("timing one image through each network …"):
-        probe(comparison, _batches(options, settings.conditions.device))
+        probe(comparison, _batches(options, settings.conditions))
     _announce(console, comparison)
     interrupted = False
     try:
-        with _Progress(console) as report:
-            measure(comparison, report, lambda: write_data(gather(), out))
+        with _Progress(console) as progress:
+            measure(comparison, progress.report, lambda: write_data(gather(), out))
         if options.why:
             with console.status("why …") as status:
                 reasons = why.measure(comparison, lambda words: status.update(f"{words} …"))
@@ -168,43 +175,22 @@ def run(options: Options) -> int:
     return 130 if interrupted else code
 
 
-def _names(options: Options) -> tuple[str, ...]:
-    """The networks' names, with the scale where they are named without one."""
-    from nextify.compare.entries import is_path
-    from nextify.compare.line_ups import line_up
-
-    if not options.models:
-        return line_up(options.scale)
-    if options.scale is None or options.scale == "full":
-        return options.models
-    plain = [name for name in options.models if not (":" in name or "@" in name or is_path(name))]
-    return tuple(f"{name}@{options.scale}" if name in plain else name for name in options.models)
-
-
 def _settings(options: Options, names: tuple[str, ...], images: Images | None) -> Settings:
-    from nextify.compare.accuracy import image_side
-    from nextify.compare.entries import find
-    from nextify.compare.settings import Settings
-    from nextify.evaluation.profiling import Conditions
-    from nextify.system.device import usable_device
-    from nextify.system.environment import cores
-
     device = usable_device(options.device)
-    cuda = device.startswith("cuda")
-    batch_sizes, training_batch_size = _batches(options, device)[0]
-    models = tuple(dict.fromkeys(names))
-    for name in models:
+    conditions = Conditions(device, options.precision, options.layout, options.kernels)
+    batch_sizes, training_batch_size = _batches(options, conditions)[0]
+    for name in names:
         find(name)
     side = None if images is None else options.image_size or image_side(images)
     sizes = options.sizes or ((224, 288, 384, 512) if side is None else (side,))
     return Settings(
-        models,
+        names,
         tuple(sorted(set(sizes))),
-        Conditions(device, options.precision, options.layout, options.kernels),
+        conditions,
         options.threads if options.threads is not None else cores(),
         batch_sizes,
         training_batch_size,
-        calls=20 if cuda else 1,
+        calls=20 if conditions.on_gpu else 1,
         rounds=options.rounds,
         minutes=options.minutes,
         num_classes=None if images is None else images.num_classes,
@@ -212,44 +198,35 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
     )
 
 
-def _batches(options: Options, device: str) -> list[tuple[tuple[int, ...], int]]:
+def _batches(options: Options, conditions: Conditions) -> list[tuple[tuple[int, ...], int]]:
     """(Batch sizes of inference, of training) to choose from: what is given stays."""
-    from nextify.compare.settings import ON_CPU, ON_GPU
-
     given = tuple(sorted(set(options.batch_sizes))) if options.batch_sizes is not None else None
     training = options.training_batch_size
-    choices = ON_GPU if device.startswith("cuda") else ON_CPU
+    choices = ON_GPU if conditions.on_gpu else ON_CPU
     made = [(given or batch_sizes, size if training is None else training) for batch_sizes, size in choices]
     return list(dict.fromkeys(made))
 
 
-def _environment(device: str, threads: int) -> dict[str, Any]:
-    import torch
-
-    from nextify.system.environment import describe
-
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    found: dict[str, Any] = {**describe(), "threads": threads, "load_average_start": load}
+def _environment(settings: Settings) -> dict[str, str | float | None]:
+    device = settings.conditions.device
+    found: dict[str, str | float | None] = {**describe(), "threads": settings.threads}
+    found["load_average_start"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    if device.startswith("cuda"):
+    if settings.conditions.on_gpu:
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
         found |= {
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "gpu_memory_gib": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1),
         }
-    return found | _clock(device, "start")
+    return found | _clock(settings.conditions, "start")
 
 
-def _clock(device: str, when: str) -> dict[str, float | None]:
-    from nextify.evaluation.profiling import cpu_mhz, gpu_mhz
-
-    clocks = {"cpu": cpu_mhz(), **({"gpu": gpu_mhz(device)} if device.startswith("cuda") else {})}
+def _clock(conditions: Conditions, when: str) -> dict[str, float | None]:
+    clocks = {"cpu": cpu_mhz()} | ({"gpu": gpu_mhz(conditions.device)} if conditions.on_gpu else {})
     return {f"{what}_mhz_{when}": None if clock is None else round(clock) for what, clock in clocks.items()}
 
 
 def _announce(console: Console, comparison: Comparison) -> None:
-    from nextify.report.text import duration, listing
-
     settings, made = comparison.settings, comparison.plan
     assert made is not None
     fewest = min(made.rounds.values())
@@ -261,21 +238,18 @@ def _announce(console: Console, comparison: Comparison) -> None:
         f"about [bold]{duration(made.seconds)}[/], from one image timed through each network", highlight=False
     )
     if made.over_budget and settings.rounds is None:
-        minutes = f"--minutes {settings.minutes:g}"
         console.print(
-            f"[dim]·[/] longer than {minutes}: {fewest} rounds are the fewest that show a spread; "
+            f"[dim]·[/] longer than --minutes {settings.minutes:g}: {fewest} rounds are the fewest that show a spread; "
             "fewer --sizes or smaller --batch-sizes take less",
             highlight=False,
         )
 
 
 class _Progress:
-    """A bar for the whole; where there is no terminal, a line a stage."""
+    """A bar for the whole; where there is no terminal, one line per stage."""
 
     def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self.console = console
+        self.console, self.stage = console, ""
         self.bar = Progress(
             TextColumn("{task.percentage:>3.0f} %"),
             BarColumn(bar_width=30),
@@ -286,52 +260,39 @@ class _Progress:
             disable=not console.is_terminal,
         )
         self.task = self.bar.add_task("", total=1.0)
-        self.said = ""
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> _Progress:
         self.bar.start()
-        return self.report
+        return self
 
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
     def report(self, words: str, share: float) -> None:
+        """What is being done, and the share of the whole that is done."""
         self.bar.update(self.task, completed=share, description=words)
         stage = words.partition(":")[0]
-        if not self.console.is_terminal and stage != self.said:
-            self.said = stage
+        if not self.console.is_terminal and stage != self.stage:
+            self.stage = stage
             self.console.print(f"{100 * share:3.0f} % {stage}", highlight=False)
 
 
-def _conclude(console: Console, options: Options, results: dict[str, Any], out: Path, *, written: bool = True) -> int:
-    from nextify.cli.printing import print_json
-    from nextify.compare.output import write
-    from nextify.compare.tables import accuracy_notes, accuracy_table, notes, tables
-
-    files = write(results, out) if written else []
+def _conclude(console: Console, options: Options, results: Results, out: Path | None) -> int:
+    """Writes to ``out``, where one is given, and prints; the exit code is 1 where no network could be built."""
+    files, found = write(results, out) if out else [], to_json(results)
     if options.json:
-        print_json(results)
+        print_json(found)
     else:
         console.print()
-        for part in tables(results):
-            console.print(part)
-        for line in notes(results):
-            console.print(line, style="dim", highlight=False)
-        made = accuracy_table(results)
-        if made is not None:
-            console.print(made)
-            for line in accuracy_notes(results["accuracy"]):
-                console.print(line, style="dim", highlight=False, markup=False)
-        if results["findings"]:
-            console.print("\n[bold]Findings[/]")
-        for line in results["findings"]:
+        for table in terminal(results):
+            console.print(table)
+        for line in (*cost_notes(results), *(accuracy_notes(results.accuracy) if results.accuracy else ())):
+            console.print(line, style="dim", highlight=False, markup=False)
+        console.print("\n[bold]Findings[/]" if found["findings"] else "")
+        for line in found["findings"]:
             console.print(f"· {line}", highlight=False, markup=False)
-        if results["budget"]:
-            console.print(f"\n{results['budget']['recommendation']}", highlight=False, markup=False)
+        if found["budget"]:
+            console.print(f"\n{found['budget']['recommendation']}", highlight=False, markup=False)
     if files:
         console.print(f"written: {', '.join(str(path) for path in files)}", highlight=False)
-    return 0 if any(row["macs"] for row in results["rows"]) else 1
-
-
-def _command() -> str:
-    return shlex.join(["nextify", *sys.argv[1:]])
+    return 0 if any(row.macs for row in results.rows) else 1

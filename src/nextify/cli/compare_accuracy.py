@@ -2,51 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich.console import Console
 
-    from nextify.cli.compare import Options
-    from nextify.compare.accuracy import AccuracyPlan
-    from nextify.compare.settings import Settings
-    from nextify.data import Images
-    from nextify.study.engine import LocalEngine
-    from nextify.study.store import Store
-    from nextify.study.study import Trainings
-    from nextify.training.trial import Runtime
+from nextify.cli.progress import StudyProgress
+from nextify.compare import accuracy
+from nextify.compare.accuracy import AccuracyPlan, accuracy_results, evaluate, make_plan, read_weights_options
+from nextify.compare.entries import find_all
+from nextify.compare.records import Accuracy
+from nextify.compare.settings import Settings
+from nextify.data import Images
+from nextify.report.text import duration
+from nextify.study.engine import LocalEngine
+from nextify.study.store import Store
+from nextify.study.study import Trainings, default_side_by_side
+from nextify.training.trial import Runtime
+
+
+@dataclass(frozen=True)
+class AccuracyOptions:
+    """The options of ``compare`` that concern trainings and evaluations."""
+
+    seeds: int
+    epochs: int | None
+    """None: as many as ``training_minutes`` allow."""
+    training_minutes: float
+    recipe: str
+    precision: str
+    weights: tuple[str, ...]
+    """``MODEL=FILE`` each."""
+    side_by_side: int | None
 
 
 class Stopped(Exception):
     """The user stopped the trainings; the message says what is kept."""
 
 
-def accuracies(console: Console, options: Options, settings: Settings, images: Images, out: Path) -> dict[str, Any]:
-    """Trains what is not trained yet, evaluates what has weights, and gives the part ``accuracy`` of results.json.
+def accuracies(console: Console, options: AccuracyOptions, settings: Settings, images: Images, out: Path) -> Accuracy:
+    """Trains what is not trained yet and evaluates what has weights.
 
     Raises:
         Stopped: interrupted; finished trainings are kept.
         EngineError: the trainings cannot go on.
     """
-    from nextify.compare.accuracy import accuracy_results
-    from nextify.compare.weights import evaluate
-    from nextify.study.engine import LocalEngine
-    from nextify.study.store import Store
-    from nextify.study.study import default_side_by_side
-    from nextify.training.trial import Runtime
-
     assert settings.fitted_to is not None
     device = settings.conditions.device
-    small = "small" if settings.fitted_to <= 64 else "full"
-    together, threads = default_side_by_side(small, device, None)
+    together, threads = default_side_by_side("small" if settings.fitted_to <= 64 else "full", device, None)
     together = options.side_by_side or together
     runtime = Runtime(device, threads)
     with Store(out) as store, LocalEngine(runtime, together) as engine:
         trainings = None
         try:
             plan = _plan(console, options, settings, images, store, engine)
-            trainings = _trainings(plan, store, images, runtime, together)
+            trainings = _trainings(plan, store, images, engine)
             _announce(console, plan, trainings, images)
             if trainings.open_trials:
                 _train(console, trainings, engine)
@@ -65,43 +75,43 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
 
 
 def _plan(
-    console: Console, options: Options, settings: Settings, images: Images, store: Store, engine: LocalEngine
+    console: Console, options: AccuracyOptions, settings: Settings, images: Images, store: Store, engine: LocalEngine
 ) -> AccuracyPlan:
     """The trainings, with the epochs that are asked for, or that an earlier run chose, or that a probe allows."""
-    from nextify.compare import accuracy
-    from nextify.compare.entries import find_all
-    from nextify.compare.weights import read_choices
+    entries, weights = find_all(settings.models), read_weights_options(options.weights)
 
-    entries = find_all(settings.models)
-    assert settings.fitted_to is not None
-    given: dict[str, Any] = {
-        "image_size": settings.fitted_to,
-        "seeds": options.seeds,
-        "recipe": options.recipe,
-        "precision": "bf16" if options.precision == "bf16" else "fp32",
-        "weights": read_choices(options.weights),
-    }
+    def planned(epochs: int) -> AccuracyPlan:
+        assert settings.fitted_to is not None
+        return make_plan(
+            entries,
+            images,
+            image_size=settings.fitted_to,
+            seeds=options.seeds,
+            epochs=epochs,
+            recipe=options.recipe,
+            precision=options.precision,
+            weights=weights,
+        )
+
     if options.epochs is not None:
-        return accuracy.make_plan(entries, images, epochs=options.epochs, **given)
-    plan = accuracy.make_plan(entries, images, epochs=accuracy.GUESSED_EPOCHS, **given)
+        return planned(options.epochs)
+    plan = planned(accuracy.GUESSED_EPOCHS)
     if not plan.trials:
         return plan
-    key = accuracy.comparison_key(plan, options.training_minutes)
+    minutes = options.training_minutes
+    key = accuracy.comparison_key(plan, minutes)
     epochs = accuracy.chosen_epochs(store.root, key)
     if epochs is None:
-        guess = _trainings(plan, store, images, engine.runtime, engine.side_by_side)
+        guess = _trainings(plan, store, images, engine)
         with console.status("measuring a few steps of each network, to choose the epochs …"):
             estimate = guess.estimate(engine)
-        minutes = options.training_minutes
         epochs = accuracy.epochs_within(plan, estimate, len(images.train), minutes, engine.side_by_side)
         accuracy.keep_epochs(store.root, key, epochs)
-    return accuracy.make_plan(entries, images, epochs=epochs, **given)
+    return planned(epochs)
 
 
-def _trainings(plan: AccuracyPlan, store: Store, images: Images, runtime: Runtime, together: int) -> Trainings:
-    from nextify.study.study import Trainings
-
-    made = Trainings(plan, store, images, runtime, together)
+def _trainings(plan: AccuracyPlan, store: Store, images: Images, engine: LocalEngine) -> Trainings:
+    made = Trainings(plan, store, images, engine.runtime, engine.side_by_side)
     made.load()
     return made
 
@@ -124,9 +134,6 @@ def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images
 
 
 def _train(console: Console, trainings: Trainings, engine: LocalEngine) -> None:
-    from nextify.cli.progress import StudyProgress
-    from nextify.report.text import duration
-
     with console.status("measuring a few steps of each network …"):
         estimate = trainings.estimate(engine)
     number = len(trainings.open_trials)

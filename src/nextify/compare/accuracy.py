@@ -10,37 +10,47 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from nextify.compare.entries import Entry, is_path, network
-from nextify.compare.results import reference
+from nextify.compare.ratios import reference
+from nextify.compare.records import Accuracy, AccuracyRow, DataFacts
+from nextify.data import Images
+from nextify.data.foreign import from_timm_config
+from nextify.evaluation.evaluate import match_classes, predict_set
+from nextify.evaluation.inference import Inference
+from nextify.evaluation.metrics import top_k
 from nextify.fitting.fit import fit_recipe
+from nextify.networks.foreign import build, timm_network
+from nextify.paper.design import RESNET50
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.study.plan import PlanError, PlannedTrial
-from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
+from nextify.study.statistics import StepStatistics, binomial_standard_error, conclude, confidence_interval
+from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import write_json_atomic
+from nextify.system.several import several
 from nextify.training.trial import Data, Trial
-
-if TYPE_CHECKING:
-    from nextify.compare.weights import Evaluated
-    from nextify.data import Images
-    from nextify.study.study import StudyEstimate, Trainings
+from nextify.weights import About, WeightsError, load, read_weights
+from nextify.weights.class_names import class_names, names_beside
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
 """Side of the images, pixels, where none is asked for."""
 GUESSED_EPOCHS = 10
-"""For the probe that the epochs are chosen by; they decide the batch size, and by it a little of the speed."""
+"""Of the probe that the epochs are chosen by; they decide the batch size, and so a little of the speed."""
 PLANNED_SHARE = 0.92
 """Of the minutes, for what a probe does not see."""
 
 
 @dataclass(frozen=True)
 class AccuracyPlan:
-    """What is trained and what is evaluated for the accuracies of a comparison."""
+    """The networks that are trained and those that are evaluated."""
 
     entries: tuple[Entry, ...]
     data: Data
@@ -109,9 +119,6 @@ def step_name(entry: Entry) -> str:
     return re.sub(r"[^\w.@-]", "_", entry.label)
 
 
-# -- how many epochs ---------------------------------------------------------------------------------------------------
-
-
 def epochs_within(
     plan: AccuracyPlan, estimate: StudyEstimate, train_images: int, minutes: float, side_by_side: int
 ) -> int:
@@ -136,7 +143,7 @@ def chosen_epochs(out: Path, key: str) -> int | None:
 
 
 def keep_epochs(out: Path, key: str, epochs: int) -> None:
-    """For :func:`chosen_epochs`."""
+    """Keeps the epochs for :func:`chosen_epochs`."""
     write_json_atomic(out / "epochs.json", {"comparison": key, "epochs": epochs})
 
 
@@ -146,99 +153,131 @@ def comparison_key(plan: AccuracyPlan, minutes: float) -> str:
     return hashlib.sha256(json.dumps([trials, minutes]).encode()).hexdigest()[:12]
 
 
-# -- results -----------------------------------------------------------------------------------------------------------
-
-
 def accuracy_results(
-    plan: AccuracyPlan, trainings: Trainings, evaluated: Mapping[str, Evaluated], images: Images
-) -> dict[str, Any]:
-    """The part ``accuracy`` of results.json: docs/compare.md lists its keys."""
-    steps = {step_name(entry): entry.label for entry in plan.entries}
-    trials = [{**trainings.trial(p).to_dict(), "model": steps[p.step]} for p in plan.trials]
-    for trial in trials:
-        del trial["step"]
+    plan: AccuracyPlan, trainings: Trainings, evaluated: Mapping[str, AccuracyRow], images: Images
+) -> Accuracy:
+    """The accuracies of trained and evaluated networks, in the plan's order."""
+    labels = {step_name(entry): entry.label for entry in plan.entries}
+    trials = [{**trainings.trial(planned).to_dict(), "model": labels[planned.step]} for planned in plan.trials]
     values: dict[str, dict[int, float | None]] = {}
     for trial in trials:
+        del trial["step"]
         values.setdefault(trial["model"], {})[trial["seed"]] = trial["top1"]
     base = reference(list(values)) if values else None
     tests = len(images.test)
     concluded = conclude(values, {m: None if m == base else base for m in values}, test_images=tests)
-    rows = []
-    for entry in plan.entries:
-        if entry.label in plan.weights:
-            rows.append(_evaluated_row(entry, plan.weights[entry.label], evaluated.get(entry.label)))
-            continue
-        found = concluded[entry.label]
-        numbers = [v for v in values[entry.label].values() if v is not None]
-        interval = confidence_interval(numbers)
-        own = [t for t in trials if t["model"] == entry.label]
-        comparison = found.comparison
-        rows.append(
-            {
-                "model": entry.label,
-                "how": "trained",
-                "weights": None,
-                "n": found.summary.n,
-                "top1_mean": found.summary.mean,
-                "top1_std": found.summary.std,
-                "top1_low": interval[0] if interval else None,
-                "top1_high": interval[1] if interval else None,
-                "binomial_standard_error": found.summary.binomial_standard_error,
-                "compared_with": comparison.reference if comparison else None,
-                "change": comparison.change if comparison else None,
-                "change_low": comparison.low if comparison else None,
-                "change_high": comparison.high if comparison else None,
-                "p_value": comparison.p_value if comparison else None,
-                "p_value_holm": comparison.p_holm if comparison else None,
-                "verdict": comparison.verdict if comparison else None,
-                "conclusion": comparison.conclusion if comparison else None,
-                "training_images_per_second": _mean([t["images_per_second"] for t in own]),
-                "training_seconds": _mean([t["seconds"] for t in own]),
-                "problems": list(dict.fromkeys(t["error"] for t in own if t["error"])),
-            }
-        )
-    return {
-        "data": {
-            "name": images.name,
-            "classes": images.num_classes,
-            "train_images": len(images.train),
-            "test_images": tests,
-            "fingerprint": images.fingerprint,
-            "notes": list(images.notes),
-        },
-        "image_size": plan.data.image_size,
-        "recipe_name": plan.recipe_name,
-        "recipe": plan.recipe.to_dict(),
-        "seeds": list(plan.seeds),
-        "side_by_side": trainings.side_by_side,
-        "threads_per_training": trainings.runtime.threads,
-        "seconds": round(sum(t["seconds"] or 0.0 for t in trials) / trainings.side_by_side, 1),
-        "notes": list(plan.notes),
-        "rows": rows,
-        "trials": trials,
-    }
-
-
-def _evaluated_row(entry: Entry, source: str, found: Evaluated | None) -> dict[str, Any]:
-    empty = dict.fromkeys(
-        (
-            *("top1_std", "top1_low", "top1_high", "compared_with", "change", "change_low", "change_high"),
-            *("p_value", "p_value_holm", "verdict", "conclusion", "training_images_per_second", "training_seconds"),
-        )
+    rows = dict(evaluated)
+    for label in values:
+        own = [trial for trial in trials if trial["model"] == label]
+        rows[label] = _trained_row(label, concluded[label], own)
+    facts = DataFacts(
+        images.name, images.num_classes, len(images.train), tests, images.fingerprint, tuple(images.notes)
     )
-    error = None if found is None else binomial_standard_error(found.top1, found.images)
-    return {
-        "model": entry.label,
-        "how": "evaluated",
-        "weights": source,
-        "n": 0 if found is None else 1,
-        "top1_mean": None if found is None else found.top1,
-        **empty,
-        "binomial_standard_error": error,
-        "problems": [] if found is None else list(found.notes),
-    }
+    return Accuracy(
+        facts,
+        plan.data.image_size,
+        plan.recipe_name,
+        plan.recipe.to_dict(),
+        plan.seeds,
+        trainings.side_by_side,
+        trainings.runtime.threads,
+        round(sum(t["seconds"] or 0.0 for t in trials) / trainings.side_by_side, 1),
+        plan.notes,
+        tuple(rows[entry.label] for entry in plan.entries if entry.label in rows),
+        tuple(trials),
+    )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _trained_row(label: str, found: StepStatistics, trials: Sequence[dict[str, Any]]) -> AccuracyRow:
+    summary, compared = found.summary, found.comparison
+    low, high = confidence_interval([t["top1"] for t in trials if t["top1"] is not None]) or (None, None)
+    change: dict[str, Any] = {}
+    if compared:
+        names = {"change": "change", "change_low": "low", "change_high": "high", "p_value_holm": "p_holm"}
+        names |= {"compared_with": "reference"} | {key: key for key in ("p_value", "verdict", "conclusion")}
+        change = {key: getattr(compared, name) for key, name in names.items()}
+    return AccuracyRow(
+        model=label,
+        how="trained",
+        n=summary.n,
+        top1_mean=summary.mean,
+        top1_std=summary.std,
+        top1_low=low,
+        top1_high=high,
+        binomial_standard_error=summary.binomial_standard_error,
+        training_images_per_second=_mean(t["images_per_second"] for t in trials),
+        training_seconds=_mean(t["seconds"] for t in trials),
+        problems=tuple(dict.fromkeys(t["error"] for t in trials if t["error"])),
+        **change,
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
     found = [v for v in values if v is not None]
     return math.fsum(found) / len(found) if found else None
+
+
+def read_weights_options(choices: str | Sequence[str]) -> dict[str, str]:
+    """``MODEL=FILE`` as a dict. Raises ``ValueError`` for anything else."""
+    found = {}
+    for choice in several(choices):
+        name, equals, source = choice.partition("=")
+        if not equals or not name or not source:
+            raise ValueError(f"--weights needs MODEL=FILE, got {choice!r}; for example --weights convnext_tiny=a.pth")
+        found[name] = source
+    return found
+
+
+def evaluate(entry: Entry, source: str, images: Images, device: str, threads: int) -> AccuracyRow:
+    """The accuracy of an entry with the weights of ``source``: a bundle, or a file for a network of ours or of timm's.
+
+    Each test image counts once and is prepared as the weights' own description says.
+
+    Raises:
+        WeightsError: weights that cannot be read or are not the network's.
+        DataError: classes that the weights do not know.
+    """
+    torch.set_num_threads(threads)
+    notes: list[str] = []
+    if entry.name.startswith("timm:"):
+        model, about = timm_with_weights(entry.name.removeprefix("timm:"), source)
+    else:
+        loaded = load(source) if is_path(entry.name) else load(source, entry.name)
+        model, about = loaded.model, loaded.about
+        notes += loaded.notes
+    label_of = match_classes(about, images, notes)
+    inference = Inference.of(about.recipe)
+    notes += inference.notes
+    found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, inference)
+    top1 = top_k(found, label_of[images.test.labels], 1)
+    return AccuracyRow(
+        model=entry.label,
+        how="evaluated",
+        weights=source,
+        n=1,
+        top1_mean=top1,
+        binomial_standard_error=binomial_standard_error(top1, len(images.test)),
+        problems=tuple(notes),
+    )
+
+
+def timm_with_weights(name: str, source: str) -> tuple[nn.Module, About]:
+    """timm's network with the weights of a file, and what is known of them: its classes, timm's preprocessing."""
+    import timm
+    from timm.data import resolve_model_data_config
+
+    file = read_weights(source)
+    state = file.state
+    last = f"{timm.get_pretrained_cfg(name).classifier}.weight"
+    if last not in state:
+        raise WeightsError(f"{source} has no {last}: give weights of timm's {name}")
+    model = build(timm_network(name), len(state[last]))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"{source} does not fit timm's {name}: {str(error).splitlines()[-1].strip()}") from None
+    settings = from_timm_config(resolve_model_data_config(model))
+    # ``About`` describes networks of ours; of this one only classes and preprocessing are read.
+    classes, _ = class_names({**file.metadata, **file.beside}, len(state[last]), file.path.parent)
+    classes = classes or names_beside(file.path, len(state[last]))[0]
+    return model, About(RESNET50, len(state[last]), name=name, classes=classes, preprocessing=settings)

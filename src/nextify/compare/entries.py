@@ -1,5 +1,9 @@
-"""Who is compared: a name of ours, ``NAME@SCALE``, any timm model as ``timm:NAME``, or a bundle by its path; built at
-any size."""
+"""Which networks are compared: a name of ours, ``NAME@SCALE``, any timm model as ``timm:NAME``, or a bundle's path.
+
+The small line-ups are for images of about 32², where networks of 4 G multiply-adds are out of place. Ours are shrunk by
+``fitting.scale`` and fitted to the image size; Swin and ViT have timm's layers with patches of 2 and 4 pixels, windows
+of 4, and widths and depths that bring their multiply-adds within 4 % of ConvNeXt's at the same scale.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,35 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from nextify.compare.line_ups import FOREIGN_FAMILIES, scaled_foreign
 from nextify.fitting.fit import fit_design
-from nextify.fitting.scale import scale
+from nextify.fitting.scale import ScaleError, scale
 from nextify.networks.foreign import Foreign, timm_network
 from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model, find_design
 from nextify.paper.design import Design
 from nextify.paper.published import PublishedModel, published_model
 from nextify.system.several import several
+from nextify.weights import About, load_bundle
 
+LINE_UP = (
+    "resnet50",
+    "timm:deit_small_patch16_224",
+    "timm:swin_tiny_patch4_window7_224",
+    "convnext_tiny",
+    "convnext_isotropic_small",
+)
+"""About 4 to 5 G multiply-adds at 224x224 each: the paper's smallest comparison. DeiT-S is ViT-S/16 by its layers."""
 FAMILIES = {"resnet": "ResNet", "deit": "ViT", "vit": "ViT", "swin": "Swin", "convnext": "ConvNeXt"}
+FOREIGN_FAMILIES = ("swin", "vit")
+_SWIN = {"tiny": 16, "small": 32}
+"""Channels of the first stage: Swin-T's 96 divided by 6 and 3, with depths 2, 2, 4, 2 and heads 1, 2, 4, 8."""
+_VIT = {"tiny": 48, "small": 96}
+"""Width: DeiT-S's 384 divided by 8 and 4, with 4 layers of 3 heads."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,24 @@ class Entry:
     """As it is shown."""
     family: str
     """ConvNeXt, isotropic ConvNeXt, ResNet, ViT, Swin or other."""
-    published: PublishedModel | None
+    published: PublishedModel | None = None
     """The paper's figures for it."""
+
+
+def line_up(scale: str | None) -> tuple[str, ...]:
+    """The default networks at a scale. Raises ``ScaleError`` for a scale without other families."""
+    if scale is None or scale == "full":
+        return LINE_UP
+    if scale not in _SWIN:
+        raise ScaleError(f"there is no line-up at scale {scale!r}: choose tiny or small, or name the networks")
+    return tuple(f"{name}@{scale}" for name in ("resnet50", "vit", "swin", "convnext_tiny"))
+
+
+def at_scale(names: Sequence[str], scale: str | None) -> tuple[str, ...]:
+    """The names without repetition; those that could have a scale and name none get this one."""
+    if scale not in (None, "full"):
+        names = [n if ":" in n or "@" in n or is_path(n) else f"{n}@{scale}" for n in names]
+    return tuple(dict.fromkeys(names))
 
 
 def find(name: str) -> Entry:
@@ -44,38 +77,40 @@ def find(name: str) -> Entry:
 
     Raises:
         UnknownModel: no such model of ours or of timm's.
-        ScaleError: no such scale behind the @.
+        ScaleError: no such scale after the @.
     """
     if name.startswith("timm:"):
-        import timm
-
-        known = name.removeprefix("timm:")
-        if known.partition(".")[0] not in timm.list_models():
-            from difflib import get_close_matches
-
-            near = get_close_matches(known, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(f'timm:{n}' for n in near)}?" if near else "timm.list_models() lists them"
-            raise UnknownModel(f"timm has no model {known!r}; {hint}")
-        label = re.sub(r"_\d{3}$", "", known.partition(".")[0])
+        label = re.sub(r"_\d{3}$", "", _known_to_timm(name).partition(".")[0])
         return Entry(name, label, family(label), published_model(name))
     if is_path(name):
-        label = Path(name).resolve().name
-        return Entry(name, label, family(_about(name).name), None)
-    if "@" in name:
-        plain, _, size = name.partition("@")
-        scale(size)
-        if plain in FOREIGN_FAMILIES:
-            scaled_foreign(plain, size, 32)
-        else:
-            find_design(plain)
-        return Entry(name, name, family(plain), None)
-    find_design(name)
-    return Entry(name, name, family(name), published_model(name))
+        return Entry(name, Path(name).resolve().name, family(_about(name).name or ""))
+    plain, at, size = name.partition("@")
+    if not at:
+        find_design(name)
+        return Entry(name, name, family(name), published_model(name))
+    scale(size)
+    if plain in FOREIGN_FAMILIES:
+        _scaled_foreign(plain, size, 32)
+    else:
+        find_design(plain)
+    return Entry(name, name, family(plain))
+
+
+def _known_to_timm(name: str) -> str:
+    """timm's own name, with its tag. Raises ``UnknownModel`` with the nearest names."""
+    import timm
+
+    known = name.removeprefix("timm:")
+    if known.partition(".")[0] not in timm.list_models():
+        near = get_close_matches(known, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(f'timm:{n}' for n in near)}?" if near else "timm.list_models() lists them"
+        raise UnknownModel(f"timm has no model {known!r}; {hint}")
+    return known
 
 
 def find_all(names: str | Sequence[str]) -> list[Entry]:
     """``find`` for each name. Labels leave out the tag and the size at the end of timm's names, since the network is
-    rebuilt at other sizes; where that would make two of them alike, they are the names as given."""
+    rebuilt at other sizes; labels that would be alike are the names as given."""
     found = [find(name) for name in dict.fromkeys(several(names))]
     times = Counter(entry.label for entry in found)
     return [replace(entry, label=entry.name) if times[entry.label] > 1 else entry for entry in found]
@@ -84,7 +119,7 @@ def find_all(names: str | Sequence[str]) -> list[Entry]:
 def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: int = 0) -> Design | Foreign:
     """The network of an entry as data, for square images of ``image_size``.
 
-    A timm model that its configuration calls of fixed size is made with ``img_size=``: a ViT gets position embeddings
+    A timm model whose configuration has a fixed input size is made with ``img_size=``: a ViT gets position embeddings
     for that many patches, a Swin keeps its window and pads. A bundle gives its design; its weights, which change no
     cost, are not used.
 
@@ -93,20 +128,18 @@ def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: 
             None takes a named design as it is, and fits one at a scale to ``image_size``.
         steps: of the training, for the fit.
     """
-    name = entry.name
-    if name.startswith("timm:"):
+    if entry.name.startswith("timm:"):
         import timm
 
-        known = name.removeprefix("timm:")
+        known = entry.name.removeprefix("timm:")
         config = timm.get_pretrained_cfg(known)
-        if config is not None and config.fixed_input_size:
-            return timm_network(known, img_size=image_size)
-        return timm_network(known)
-    if is_path(name):
-        return _about(name).design  # type: ignore[no-any-return]
-    plain, _, size = name.partition("@")
+        fixed = config is not None and config.fixed_input_size
+        return timm_network(known, img_size=image_size) if fixed else timm_network(known)
+    if is_path(entry.name):
+        return _about(entry.name).design
+    plain, _, size = entry.name.partition("@")
     if plain in FOREIGN_FAMILIES:
-        return scaled_foreign(plain, size, image_size)
+        return _scaled_foreign(plain, size, image_size)
     design = scale(size).shrink(find_design(plain)) if size else find_design(plain)
     if fitted_to is None and not size:
         return design
@@ -125,6 +158,27 @@ def build(entry: Entry, image_size: int, num_classes: int | None = None, fitted_
     return build_network(network(entry, image_size, fitted_to), 1000 if num_classes is None else num_classes)
 
 
+def _scaled_foreign(family: str, scale: str, image_size: int) -> Foreign:
+    """Swin or ViT at a small scale, with unfused attention, which trains faster on sequences as short as these."""
+    if family not in FOREIGN_FAMILIES or scale not in _SWIN:
+        known = ", ".join(f"{name}@{size}" for name in FOREIGN_FAMILIES for size in _SWIN)
+        raise UnknownModel(f"no network {family}@{scale}; of other families there are {known} and timm:NAME")
+    if family == "swin":
+        return timm_network(
+            "swin_tiny_patch4_window7_224",
+            fused_attention=False,
+            img_size=image_size,
+            patch_size=2,
+            window_size=4,
+            embed_dim=_SWIN[scale],
+            depths=(2, 2, 4, 2),
+            num_heads=(1, 2, 4, 8),
+        )
+    width = _VIT[scale]
+    shape = {"img_size": image_size, "patch_size": 4, "embed_dim": width, "depth": 4, "num_heads": 3}
+    return timm_network("deit_small_patch16_224", fused_attention=False, **shape)
+
+
 def is_path(name: str) -> bool:
     """Whether a name is that of a bundle on disk; names of ours go before files of the same name."""
     if name.startswith("timm:") or not Path(name).exists():
@@ -136,17 +190,15 @@ def is_path(name: str) -> bool:
     return False
 
 
-def _about(path: str) -> Any:
-    from nextify.weights import load_bundle
-
+def _about(path: str) -> About:
     return load_bundle(path).about
 
 
 def family(name: str) -> str:
-    """The family of a label or name, ``other`` where it is none of those compared."""
+    """The family of a label or name; ``other`` for one that is not compared, as a row of the roadmap."""
+    plain = name.partition(".")[0]
     if "isotropic" in name:
         return "isotropic ConvNeXt"
-    plain = name.partition(".")[0]
     if plain.startswith("resnet") and "_" in plain and plain != "resnet50":
-        return "other"  # a row of the roadmap is neither
+        return "other"
     return next((family for start, family in FAMILIES.items() if plain.startswith(start)), "other")

@@ -1,12 +1,12 @@
-"""How a cost grows with the number of pixels: the exponent k of cost = c · pixels^k. Pure functions on numbers."""
+"""How a cost grows with the number of pixels: the exponent k of cost = c · pixels^k."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from nextify.compare.records import Row
 from nextify.report.text import signed
 
 QUANTITIES = {
@@ -19,7 +19,7 @@ QUANTITIES = {
     "inference_mib": "memory in inference",
     "training_mib": "memory in training",
 }
-"""The keys of a row whose growth with the pixels is fitted, and their words."""
+"""The fields of a row whose growth with the pixels is fitted, in words."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,14 @@ class Growth:
 
     exponent: float
     standard_error: float | None
-    """Of the exponent, from how far the points lie off the line; None with fewer than 3 sizes."""
+    """From how far the points lie off the line; None with fewer than 3 sizes."""
     n: int
     """Sizes."""
+
+    def __str__(self) -> str:
+        """``1.03 ± 0.02``."""
+        value = signed(self.exponent).lstrip("+")
+        return value if self.standard_error is None else f"{value} ± {self.standard_error:.2f}"
 
 
 def fit(pixels: Sequence[float], costs: Sequence[float]) -> Growth | None:
@@ -48,8 +53,12 @@ def fit(pixels: Sequence[float], costs: Sequence[float]) -> Growth | None:
     return Growth(slope, math.sqrt(residual / (n - 2) / spread), n)
 
 
-def exponent(growth: Mapping[str, Any]) -> str:
-    """``1.03 ± 0.02``."""
-    error = growth["standard_error"]
-    value = signed(growth["exponent"]).lstrip("+")
-    return value if error is None else f"{value} ± {error:.2f}"
+def growths(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], Growth]]:
+    """``((network, quantity), growth)`` wherever it can be fitted."""
+    for model in dict.fromkeys(row.model for row in rows):
+        for quantity in QUANTITIES:
+            own = [(row.image_size**2, getattr(row, quantity)) for row in rows if row.model == model]
+            points = [(pixels, cost) for pixels, cost in own if cost]
+            found = fit([p for p, _ in points], [c for _, c in points])
+            if found is not None:
+                yield (model, quantity), found

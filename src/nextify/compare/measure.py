@@ -1,7 +1,5 @@
 """The comparison itself: count, probe, plan, then measure size by size with the networks in turn (A B C A B C …), and
-all sizes again.
-
-What fails for one network at one size (a size that it cannot take, memory) is recorded in its row and the run goes on.
+all sizes again. What fails for one network at one size is recorded in its row, and the run goes on.
 """
 
 from __future__ import annotations
@@ -9,16 +7,15 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
-from nextify.compare import memory as peak
 from nextify.compare.entries import Entry, build, find_all
-from nextify.compare.memory import Memory, describe_failure
+from nextify.compare.memory import MIB, Memory, Processes, describe_failure, out_of_memory
 from nextify.compare.settings import (
     KEPT_SHARE,
     RESERVE,
@@ -44,12 +41,12 @@ PROBED_ON_GPU = 16
 MOST_CALLS = 100
 """Timed calls of a visit at batch 1, however small the network."""
 Progress = Callable[[str, float], None]
-"""Called with what is being done, and with the share of the whole that is done."""
+"""Called with what is being done, and with the share of the whole that is done, 0 to 1."""
 
 
 @dataclass
 class Cell:
-    """One network at one size: what was found so far."""
+    """What was found of one network at one size so far."""
 
     entry: Entry
     image_size: int
@@ -64,10 +61,6 @@ class Cell:
     training: list[float] = field(default_factory=list)
     """Images/s per round."""
     problems: list[str] = field(default_factory=list)
-
-    @property
-    def possible(self) -> bool:
-        return self.counts is not None
 
     @property
     def status(self) -> str:
@@ -93,89 +86,87 @@ class Comparison:
         return [cell for cell in self.cells if cell.image_size == image_size]
 
 
-def count(settings: Settings, progress: Progress | None = None) -> Comparison:
-    """Builds every network at every size on the meta device and counts; needs no memory and no time to speak of."""
+def count(settings: Settings, progress: Progress = lambda words, share: None) -> Comparison:
+    """Builds every network at every size on the meta device and counts; needs no memory and hardly any time."""
     entries = find_all(settings.models)
-    cells: list[Cell] = []
-    for size in settings.sizes:
-        for entry in entries:
-            if progress:
-                progress(f"counting {entry.label} at {size}×{size}", len(cells) / len(entries) / len(settings.sizes))
-            cell = Cell(entry, size)
-            try:
-                with torch.device("meta"):
-                    model = build(entry, size, settings.num_classes, settings.fitted_to)
-                cell.counts = profiling.count(model, size)
-            except Exception as error:  # whatever a library raises for a size that it cannot take
-                cell.problems.append(f"cannot be built at {size}×{size}: {describe_failure(error)}")
-            cells.append(cell)
+    cells = [Cell(entry, size) for size in settings.sizes for entry in entries]
+    for done, cell in enumerate(cells):
+        size = cell.image_size
+        progress(f"counting {cell.entry.label} at {size}×{size}", done / len(cells))
+        try:
+            with torch.device("meta"):
+                model = build(cell.entry, size, settings.num_classes, settings.fitted_to)
+            cell.counts = profiling.count(model, size)
+        except Exception as error:  # whatever a library raises for a size that it cannot take
+            cell.problems.append(f"cannot be built at {size}×{size}: {describe_failure(error)}")
     return Comparison(settings, cells)
 
 
 def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
-    """Times one image through each network at its smallest size (on a GPU one of a batch, since a single image is no
-    work for it), expects the rest in proportion to multiply-adds, and plans the rounds by it; of ``batches``, where
-    given, the largest that fit the time replace the settings'."""
-    settings = comparison.settings
-    for label in dict.fromkeys(cell.entry.name for cell in comparison.cells):
-        own = [cell for cell in comparison.cells if cell.entry.name == label and cell.counts is not None]
-        if not own:
+    """Times one image through each network and plans the rounds.
+
+    The image has the network's smallest size, and the other sizes are expected in proportion to multiply-adds. On a GPU
+    it is one of a batch, since a single image is no work for it. Of ``batches``, where given, the largest that fit the
+    time replace the settings'.
+    """
+    settings, fastest = comparison.settings, dict[str, tuple[float, int]]()
+    for cell in comparison.cells:
+        if cell.counts is None:
             continue
-        first = own[0]
-        assert first.counts is not None
-        try:
-            with threads(settings.threads), profiling.conditions(settings.conditions):
-                model = profiling.place(built(first, settings), settings.conditions)
-                batch = PROBED_ON_GPU if settings.on_gpu else 1
-                images = profiling.random_images(batch, first.image_size, settings.conditions)
-                step = profiling.inference(model, images, settings.conditions)
-                step()
-                seconds = min(profiling.seconds(step, settings.conditions.device) for _ in range(2)) / batch
-        except Exception as error:
-            if not peak.out_of_memory(error):
-                raise
-            seconds = 1.0  # too large already; the measurement will say so
-        for cell in own:
-            assert cell.counts is not None
-            cell.image_seconds = seconds * cell.counts.macs / first.counts.macs
-    expected = _expected(comparison, settings.sizes)
+        name = cell.entry.name
+        if name not in fastest:
+            fastest[name] = _image_seconds(cell, settings), cell.counts.macs
+        seconds, macs = fastest[name]
+        cell.image_seconds = seconds * cell.counts.macs / macs
+    expected = _expected(comparison)
     if batches:
         comparison.settings = settings = fit_batches(settings, expected, batches)
     comparison.plan = plan(settings, expected)
-    if _can_be_kept(comparison):
+    parameters = sum(cell.counts.parameters for cell in comparison.cells if cell.counts)
+    if 3 * 4 * parameters <= KEPT_SHARE * _free_bytes(settings):  # fp32 weights and the optimizer's two moments
         keeping = replace(settings, keeps=True)
         if not (made := plan(keeping, expected)).over_budget:
             comparison.settings, comparison.plan = keeping, made
     return comparison.plan
 
 
-def _can_be_kept(comparison: Comparison) -> bool:
-    """Whether the networks of all sizes fit memory, with the optimizer's moments."""
-    parameters = sum(cell.counts.parameters for cell in comparison.cells if cell.counts is not None)
-    return 3 * 4 * parameters <= KEPT_SHARE * _free_bytes(comparison.settings)
+def _image_seconds(cell: Cell, settings: Settings) -> float:
+    given = settings.conditions
+    batch = PROBED_ON_GPU if given.on_gpu else 1
+    try:
+        with threads(settings.threads), profiling.conditions(given):
+            model = profiling.place(built(cell, settings), given)
+            step = profiling.inference(model, profiling.random_images(batch, cell.image_size, given), given)
+            step()
+            return min(profiling.seconds(step, given.device) for _ in range(2)) / batch
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return 1.0  # too large already; the measurement will record it
 
 
-def _expected(comparison: Comparison, sizes: Sequence[int], slowness: float = 1.0) -> dict[int, list[float]]:
+def _expected(comparison: Comparison, slowness: float = 1.0) -> dict[int, list[float]]:
     """``{image size: expected seconds of one image of each network}``."""
-    return {size: [slowness * c.image_seconds for c in comparison.at(size) if c.possible] for size in sizes}
+    sizes = comparison.settings.sizes
+    return {size: [slowness * c.image_seconds for c in comparison.at(size) if c.counts] for size in sizes}
 
 
-def _replanned(comparison: Comparison, left: Left, elapsed: float, slowness: float) -> None:
+def _replan(comparison: Comparison, left: Left, elapsed: float, slowness: float) -> None:
     """Fits the rounds that are left to the time that is left, where the machine is slower or faster than the probe
-    said, and keeps half of the reserve; rounds that were asked for stay."""
+    expected, and keeps half of the reserve; rounds that were asked for stay."""
     settings, made = comparison.settings, comparison.plan
     assert made is not None
     if settings.rounds is None:
         available = (1 - RESERVE / 2) * settings.minutes * 60 - elapsed
-        again = plan(settings, _expected(comparison, settings.sizes, slowness), available, left)
+        again = plan(settings, _expected(comparison, slowness), available, left)
         comparison.plan = replace(made, rounds=again.rounds)
 
 
 def measure(comparison: Comparison, progress: Progress, after_size: Callable[[], object] | None = None) -> None:
-    """Fills the cells. ``after_size`` is called whenever a size is done, so that what was found can be kept.
+    """Fills the cells, going through the sizes several times for a share of the rounds each.
 
-    The sizes are gone through several times, for a share of the rounds each. A ``KeyboardInterrupt`` passes through;
-    the cells hold what was measured until then.
+    ``after_size`` is called whenever a size is done, so that what was found can be kept. A ``KeyboardInterrupt`` passes
+    through; the cells hold what was measured until then.
     """
     settings = comparison.settings
     made = comparison.plan or probe(comparison)
@@ -183,17 +174,17 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
     start, fewest_to_judge_by = time.perf_counter(), 0.02 * made.seconds
     done, passes = dict.fromkeys(settings.sizes, 0), dict.fromkeys(settings.sizes, settings.passes)
     kept: dict[tuple[int, str], _Runners] = {}
-    with threads(settings.threads), profiling.conditions(settings.conditions), peak.Processes() as processes:
+    with threads(settings.threads), profiling.conditions(settings.conditions), Processes() as processes:
         for size in settings.sizes * settings.passes:
             if ledger.spent > fewest_to_judge_by:
                 elapsed = time.perf_counter() - start
-                _replanned(comparison, Left(done, passes), elapsed, elapsed / ledger.spent)
+                _replan(comparison, Left(done, passes), elapsed, elapsed / ledger.spent)
             assert comparison.plan is not None
             rounds = max(1, (comparison.plan.rounds[size] - done[size]) // passes[size])
-            cells = [cell for cell in comparison.at(size) if cell.possible]
+            cells = [cell for cell in comparison.at(size) if cell.counts]
             for cell in cells if passes[size] == settings.passes else ():
                 ledger.say(f"{size}×{size}, memory: {cell.entry.label}")
-                _memory(cell, settings, processes)
+                _measure_memory(cell, settings, processes)
                 ledger.done(memory_seconds(settings, cell.image_seconds))
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
             for group in _groups(runnable, comparison):
@@ -204,7 +195,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
                     kept[key] = runners
                 del runners
                 gc.collect()
-                if settings.on_gpu:
+                if settings.conditions.on_gpu:
                     torch.cuda.empty_cache()
             done[size] += rounds
             passes[size] -= 1
@@ -214,11 +205,12 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
 
 
 def built(cell: Cell, settings: Settings) -> nn.Module:
+    """A fresh network of the cell on the settings' device."""
     with torch.device(settings.conditions.device):
         return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to)
 
 
-def _memory(cell: Cell, settings: Settings, processes: peak.Processes) -> None:
+def _measure_memory(cell: Cell, settings: Settings, processes: Processes) -> None:
     cell.memory = processes.measure(cell.entry, cell.image_size, settings)
     if cell.memory.problem:
         cell.problems.append(cell.memory.problem)
@@ -226,7 +218,7 @@ def _memory(cell: Cell, settings: Settings, processes: peak.Processes) -> None:
 
 def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
     """All networks together, or, where memory does not hold them all, each by itself."""
-    needed = sum(max(c.memory.inference or 0, c.memory.training or 0) for c in cells if c.memory) * peak.MIB
+    needed = sum(max(c.memory.inference or 0, c.memory.training or 0) for c in cells if c.memory) * MIB
     if comparison.settings.keeps or needed <= 0.8 * _free_bytes(comparison.settings):
         return [cells] if cells else []
     comparison.interleaved = False
@@ -235,7 +227,7 @@ def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
 
 def _free_bytes(settings: Settings) -> int:
     device = settings.conditions.device
-    free = torch.cuda.mem_get_info(device)[0] if settings.on_gpu else profiling.available_bytes()
+    free = torch.cuda.mem_get_info(device)[0] if settings.conditions.on_gpu else profiling.available_bytes()
     return free or 2**62
 
 
@@ -311,8 +303,8 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
 
 
 def calls_of(cell: Cell, settings: Settings) -> int:
-    """Timed calls of a visit at batch 1: the settings', and more of a network so small that they would end at once."""
-    if settings.on_gpu:
+    """Timed calls of a visit at batch 1: more than the settings' of a network so small that they would end at once."""
+    if settings.conditions.on_gpu:
         return settings.calls
     return max(settings.calls, min(MOST_CALLS, math.ceil(SHORTEST_TIMED / 2 / cell.image_seconds)))
 
@@ -327,20 +319,21 @@ def repeated(step: Callable[[], None], device: str) -> float:
 
 @contextmanager
 def _recorded(cell: Cell, doing: str) -> Iterator[None]:
-    """Memory that runs out is recorded, and nothing else is caught."""
+    """Records that memory ran out; nothing else is caught."""
     try:
         yield
     except Exception as error:
-        if not peak.out_of_memory(error):
+        if not out_of_memory(error):
             raise
         problem = f"{doing}: {describe_failure(error)}"
-        if problem not in cell.problems:  # it comes again with every pass
+        if problem not in cell.problems:  # it returns with every pass
             cell.problems.append(problem)
         gc.collect()
 
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
+    """Sets torch's CPU threads and puts them back."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -350,7 +343,7 @@ def threads(number: int) -> Iterator[None]:
 
 
 class _Ledger:
-    """Turns expected seconds that are done into a share of the whole."""
+    """Turns the expected seconds of finished work into a share of the whole."""
 
     def __init__(self, progress: Progress, total: float) -> None:
         self.progress, self.total, self.spent, self.words = progress, max(total, 1e-9), 0.0, ""

@@ -1,183 +1,155 @@
-"""What a comparison found, as plain data: the content of results.json.
+"""What a comparison found: the content of results.json.
 
-docs/compare.md lists the keys. Every figure is of this run; what the paper prints stands under ``published``.
+Ratios, growth, findings and recommendations are worked out from the rows whenever they are asked for, so that an older
+file is read by today's definitions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
-from nextify.compare import table_12
-from nextify.compare.budget import Limit, recommend
-from nextify.compare.findings import findings
-from nextify.compare.growth import QUANTITIES, Growth, fit
+from nextify.compare.growth import Growth, growths
 from nextify.compare.measure import Cell, Comparison
-from nextify.compare.ratios import paired, undisturbed
+from nextify.compare.ratios import SpeedRatio, speed_ratios
+from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why, read
+from nextify.compare.table_12 import Beside, table
 from nextify.evaluation.profiling import median, quantile
 
-SCHEMA = 1
-Results = Mapping[str, Any]
-Row = Mapping[str, Any]
+SCHEMA = 2
+"""Version of results.json. In version 1 a ratio was the median over the rounds; reading works both out anew."""
 
 
-def results(
+@dataclass(frozen=True)
+class Results:
+    """Everything that was measured, and what follows from it."""
+
+    run: Run
+    environment: Mapping[str, str | float | None]
+    models: tuple[Model, ...]
+    rows: tuple[Row, ...]
+    """Size by size, in the order of ``models``."""
+    accuracy: Accuracy | None = None
+    why: tuple[Why, ...] = ()
+    limits: tuple[str, ...] = ()
+    """Of the budget that a network is recommended for, as they were written."""
+
+    @cached_property
+    def growth(self) -> dict[tuple[str, str], Growth]:
+        """``{(network, quantity): growth with the pixels}``."""
+        return dict(growths(self.rows))
+
+    @cached_property
+    def ratios(self) -> tuple[SpeedRatio, ...]:
+        """Speeds over the reference's."""
+        return tuple(speed_ratios(self.rows))
+
+    @cached_property
+    def table_12(self) -> tuple[Beside, ...]:
+        """Speeds beside those of the paper's Table 12."""
+        return tuple(table(self.models, self.rows))
+
+    def model(self, label: str) -> Model:
+        """The network of this label."""
+        return next(model for model in self.models if model.model == label)
+
+    def candidates(self) -> list[tuple[Row, float]]:
+        """(Row, top-1 in percent) of what has an accuracy: those measured here at the size of their data where anything
+        was trained or evaluated, otherwise the paper's at 224² and 384²."""
+        if self.accuracy:
+            size = self.accuracy.image_size
+            measured = {r.model: r.top1_mean for r in self.accuracy.rows}
+            found = [(row, measured.get(row.model)) for row in self.rows if row.image_size == size]
+        else:
+            found = [(r, self.model(r.model).printed(r.image_size, "top1", "top1_384")) for r in self.rows]
+        return [(row, top1) for row, top1 in found if top1 is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; the findings and the recommendation are added where the file is written."""
+        run = asdict(self.run)
+        settings = run.pop("settings")
+        return {
+            "schema": SCHEMA,
+            "settings": settings.pop("conditions") | settings | run,
+            "environment": dict(self.environment),
+            "models": [asdict(model) for model in self.models],
+            "rows": [asdict(row) for row in self.rows],
+            "growth": [{"model": m, "quantity": q, **asdict(growth)} for (m, q), growth in self.growth.items()],
+            "ratios": [asdict(ratio) for ratio in self.ratios],
+            "table_12": [_flat(asdict(row)) for row in self.table_12],
+            "accuracy": self.accuracy and asdict(self.accuracy),
+            "why": [asdict(why) for why in self.why],
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Results:
+        """The measurements of a results.json of either version."""
+        run = found["settings"]
+        return cls(
+            read(Run, {**run, "settings": {**run, "conditions": run}}),
+            found["environment"],
+            read(tuple[Model, ...], found["models"]),
+            read(tuple[Row, ...], found["rows"]),
+            found["accuracy"] and read(Accuracy, found["accuracy"]),
+            read(tuple[Why, ...], found["why"]),
+            tuple((found["budget"] or {}).get("limits", ())),
+        )
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """The ratio's own figures beside the row's."""
+    return row | (row["ratio"] or dict.fromkeys(("ratio", "low", "high", "n")))
+
+
+def collect(
     comparison: Comparison,
     command: str,
     started: datetime,
     finished: datetime,
-    environment: Mapping[str, Any],
+    environment: Mapping[str, str | float | None],
     *,
-    accuracy: Mapping[str, Any] | None = None,
-    why: Sequence[Mapping[str, Any]] = (),
-    limits: Sequence[Limit] = (),
-) -> dict[str, Any]:
-    """The comparison as one JSON object; absent figures are None.
-
-    Args:
-        accuracy: of ``compare.accuracy``, where anything was trained or evaluated.
-        why: of ``compare.why``.
-        limits: of the budget that a network is recommended for.
-    """
-    settings = comparison.settings
-    rows = [_row(cell, settings.training_batch_size) for cell in comparison.cells]
-    found = {
-        "schema": SCHEMA,
-        "settings": {
-            "models": list(settings.models),
-            "sizes": list(settings.sizes),
-            **asdict(settings.conditions),
-            "threads": settings.threads,
-            "batch_sizes": list(settings.batch_sizes),
-            "training_batch_size": settings.training_batch_size,
-            "calls": settings.calls,
-            "rounds": min(comparison.plan.rounds.values()) if comparison.plan else None,
-            "minutes": settings.minutes,
-            "expected_seconds": comparison.plan.seconds if comparison.plan else None,
-            "seconds": (finished - started).total_seconds(),
-            "passes": settings.passes,
-            "interleaved": comparison.interleaved,
-            "complete": comparison.complete,
-            "command": command,
-            "started": started.isoformat(timespec="seconds"),
-            "finished": finished.isoformat(timespec="seconds"),
-        },
-        "environment": dict(environment),
-        "models": _models(comparison),
-        "rows": rows,
-        "growth": list(_growth(rows)),
-        "ratios": list(_ratios(comparison)),
-        "table_12": list(table_12.table(comparison)),
-        "accuracy": accuracy,
-        "why": list(why),
-    }
-    budget = (
-        {"limits": [limit.said for limit in limits], "recommendation": recommend(found, limits)} if limits else None
+    accuracy: Accuracy | None = None,
+    why: Sequence[Why] = (),
+    limits: Sequence[str] = (),
+) -> Results:
+    """The results of a comparison as far as it has come."""
+    settings, plan = comparison.settings, comparison.plan
+    run = Run(
+        replace(settings, rounds=min(plan.rounds.values()) if plan else None),
+        command,
+        started.isoformat(timespec="seconds"),
+        finished.isoformat(timespec="seconds"),
+        (finished - started).total_seconds(),
+        plan.seconds if plan else None,
+        comparison.interleaved,
+        comparison.complete,
+        settings.passes,
     )
-    return {**found, "budget": budget, "findings": list(findings(found))}
+    entries = dict.fromkeys(cell.entry for cell in comparison.cells)
+    models = tuple(Model(entry.label, entry.name, entry.family, entry.published) for entry in entries)
+    rows = tuple(_row(cell, settings.training_batch_size) for cell in comparison.cells)
+    return Results(run, environment, models, rows, accuracy, tuple(why), tuple(limits))
 
 
-def _models(comparison: Comparison) -> list[dict[str, Any]]:
-    entries = list(dict.fromkeys(cell.entry for cell in comparison.cells))
-    return [
-        {
-            "model": e.label,
-            "name": e.name,
-            "family": e.family,
-            "published": asdict(e.published) if e.published else None,
-        }
-        for e in entries
-    ]
-
-
-def _row(cell: Cell, training_batch_size: int) -> dict[str, Any]:
-    counts, memory = cell.counts, cell.memory
-    calls = [1e3 * s for times in cell.latency for s in times]
-    largest = max(cell.throughput, default=None)
-    in_batches = None if largest is None else median(cell.throughput[largest])
-    training = median(cell.training) if cell.training else None
-    return {
-        "model": cell.entry.label,
-        "image_size": cell.image_size,
-        "status": cell.status,
-        "problems": list(cell.problems),
-        "parameters": counts and counts.parameters,
-        "macs": counts and counts.macs,
-        "attention_macs": counts and counts.attention_macs,
-        "attention_share": counts and counts.attention_share,
-        "activations": counts and counts.activations,
-        "latency_calls": len(calls),
-        "latency_ms_p50": quantile(calls, 0.50) if calls else None,
-        "latency_ms_p95": quantile(calls, 0.95) if calls else None,
-        "latency_ms_p99": quantile(calls, 0.99) if calls else None,
-        "latency_rounds_ms": [1e3 * median(times) for times in cell.latency],
-        "throughput": [_speed(batch, speeds) for batch, speeds in sorted(cell.throughput.items())],
-        "batch_size": largest,
-        "batch_ms_per_image": in_batches and 1e3 / in_batches,
-        "training": _speed(training_batch_size, cell.training) if cell.training else None,
-        "training_ms_per_image": training and 1e3 / training,
-        "start_mib": memory and memory.start,
-        "inference_mib": memory and memory.inference,
-        "training_mib": memory and memory.training,
-    }
-
-
-def _speed(batch_size: int, rounds: Sequence[float]) -> dict[str, Any]:
-    return {
-        "batch_size": batch_size,
-        "images_per_second": median(rounds),
-        "low": min(rounds),
-        "high": max(rounds),
-        "n": len(rounds),
-        "rounds": list(rounds),
-    }
-
-
-def _growth(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    for model in dict.fromkeys(row["model"] for row in rows):
-        own = [row for row in rows if row["model"] == model]
-        for quantity in QUANTITIES:
-            points = [(r["image_size"] ** 2, r[quantity]) for r in own if r[quantity]]
-            found: Growth | None = fit([p for p, _ in points], [c for _, c in points])
-            if found is not None:
-                yield {"model": model, "quantity": quantity, **asdict(found)}
-
-
-def reference(names: Sequence[str]) -> str:
-    """The network that others are compared with: ConvNeXt-T where it takes part, else the first ConvNeXt, else the
-    first."""
-    if "convnext_tiny" in names:
-        return "convnext_tiny"
-    return next((name for name in names if name.startswith("convnext")), names[0])
-
-
-def _ratios(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """Speed over the reference's, paired round by round; above 1 is faster than the reference."""
-    labels = list(dict.fromkeys(cell.entry.label for cell in comparison.cells))
-    base = reference(labels)
-    for size in comparison.settings.sizes:
-        cells = {cell.entry.label: cell for cell in comparison.at(size)}
-        for label in labels:
-            if label == base:
-                continue
-            ours, theirs = _speeds(cells[base]), _speeds(cells[label])
-            for (what, batch), speeds in theirs.items():
-                base_speeds = ours.get((what, batch))
-                if base_speeds:
-                    yield {
-                        "model": label,
-                        "reference": base,
-                        "image_size": size,
-                        "what": what,
-                        "batch_size": batch,
-                        **paired(speeds, base_speeds),
-                        "ratio_undisturbed": undisturbed(speeds, base_speeds),
-                    }
-
-
-def _speeds(cell: Cell) -> dict[tuple[str, int], list[float]]:
-    """``{(inference or training, batch size): images/s per round}``."""
-    found = {("inference", batch): speeds for batch, speeds in cell.throughput.items()}
-    return found | ({("training", 0): cell.training} if cell.training else {})
+def _row(cell: Cell, training_batch_size: int) -> Row:
+    found: dict[str, Any] = {}
+    if cell.counts:
+        found |= vars(cell.counts) | {"attention_share": cell.counts.attention_share}
+    if cell.latency:
+        calls = [1e3 * seconds for times in cell.latency for seconds in times]
+        found |= {f"latency_ms_p{share}": quantile(calls, share / 100) for share in (50, 95, 99)}
+        found |= {"latency_calls": len(calls)}
+        found |= {"latency_rounds_ms": tuple(1e3 * median(times) for times in cell.latency)}
+    if cell.throughput:
+        speeds = [Speed.of(batch, rounds) for batch, rounds in sorted(cell.throughput.items())]
+        per_image = 1e3 / speeds[-1].images_per_second
+        found |= {"throughput": tuple(speeds), "batch_size": speeds[-1].batch_size, "batch_ms_per_image": per_image}
+    if cell.training:
+        speed = Speed.of(training_batch_size, cell.training)
+        found |= {"training": speed, "training_ms_per_image": 1e3 / speed.images_per_second}
+    if cell.memory:
+        found |= {f"{part}_mib": getattr(cell.memory, part) for part in ("start", "inference", "training")}
+    return Row(cell.entry.label, cell.image_size, cell.status, tuple(cell.problems), **found)

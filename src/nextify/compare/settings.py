@@ -10,35 +10,35 @@ from nextify.evaluation.profiling import Conditions
 from nextify.system.several import several
 
 Choices = Sequence[tuple[tuple[int, ...], int]]
+"""Batch sizes of inference and of training to choose from, the largest first."""
 
 TRAINING_PER_INFERENCE = 3.3
-"""Time of a training step over that of a forward pass, for estimates: forward, twice that backward, the optimizer."""
+"""Estimated time of a training step over that of a forward pass: forward, twice that backward, the optimizer."""
 PROCESS_SECONDS = 2.0
-"""Start of a process for memory, and what it loads. For estimates."""
+"""Estimated start of a process that measures memory, and what it loads."""
 BUILDING_SECONDS = 0.5
-"""Of a network with random weights. For estimates."""
+"""Estimated time to build a network with random weights."""
 PASSES, PASSES_KEPT = 3, 10
-"""Times that the sizes are gone through, a share of the rounds each: a machine that becomes slower or faster meanwhile
-would otherwise look like growth with resolution, and each size would be compared in minutes of its own. More often
-where the networks of all sizes stay in memory and need not be built and warmed up anew."""
+"""Times that the sizes are gone through, a share of the rounds each: otherwise a machine that changes speed meanwhile
+would look like growth with resolution. More where the networks stay in memory and need not be built anew."""
 KEPT_SHARE = 0.4
-"""Of free memory that they may take: weights, and two moments of the optimizer."""
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 60
-WANTED_ROUNDS = 20
-"""At every size, where the time allows; batches become smaller for it. Networks that take turns call by call share a
-machine's slow moments, which last seconds where it is shared with others: many short rounds, not few long ones."""
+"""Share of free memory that the networks of all sizes may keep: weights, and two moments of the optimizer."""
+FEWEST_ROUNDS, WANTED_ROUNDS, MOST_ROUNDS = 3, 20, 60
+"""At every size. Batches become smaller for the wanted rounds: many short rounds share a machine's slow moments better
+than few long ones."""
 LONG_CALL = 0.03
-"""Seconds: from here on a network's first call after another's counts. It reads its weights from memory either way;
-a shorter one would be judged by caches full of the other network."""
+"""Seconds from which on a network's first call after another's counts; it reads its weights from memory either way.
+A shorter one would be judged by caches full of the other network."""
 VISITS = 2
-"""Of each network in a round at batch 1, A B C A B C: its calls are the shortest, and scatter the most."""
+"""Turns of each network in a round at batch 1 (A B C A B C), whose calls are the shortest and scatter the most."""
 RESERVE = 0.1
-"""Of the minutes, for what is not foreseen."""
+"""Share of the minutes for what is not foreseen."""
 CALL_ON_GPU = 0.008
-"""Seconds of a call there, however small the work: a network is some hundred kernels, called one after the other. For
-estimates."""
+"""Estimated seconds of a call on a GPU, however small: a network is some hundred kernels, called one by one."""
 SHORTEST_TIMED = 0.2
 """Seconds: a throughput is timed over as many steps as take about this long."""
+ON_CPU: Choices = (((1, 8), 4), ((1, 4), 4), ((1, 4), 2), ((1, 2), 1))
+ON_GPU: Choices = (((1, 8, 64), 64), ((1, 8, 32), 16))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Settings:
 
     models: tuple[str, ...]
     sizes: tuple[int, ...]
-    """Sides of square images, pixels, ascending."""
+    """Sides of square images in pixels, ascending."""
     conditions: Conditions
     threads: int
     batch_sizes: tuple[int, ...]
@@ -63,7 +63,7 @@ class Settings:
     fitted_to: int | None = None
     """Side of the images that networks are trained on and fitted to; None where nothing is trained."""
     keeps: bool = False
-    """Networks stay in memory until the end, those of all sizes."""
+    """Whether the networks of all sizes stay in memory until the end."""
 
     def __post_init__(self) -> None:
         for name in ("models", "sizes", "batch_sizes"):
@@ -73,12 +73,8 @@ class Settings:
             raise ValueError("models, sizes and batch sizes must be given, and every number must be 1 or more")
         if (self.rounds is not None and self.rounds < 1) or self.minutes <= 0:
             raise ValueError("rounds must be 1 or more, and minutes above 0")
-        if self.conditions.precision == "tf32" and not self.on_gpu:
+        if self.conditions.precision == "tf32" and not self.conditions.on_gpu:
             raise ValueError("tf32 exists on CUDA GPUs only; choose fp32 or bf16")
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.conditions.device.startswith("cuda")
 
     @property
     def passes(self) -> int:
@@ -99,10 +95,9 @@ class Left:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rounds at each size, and the seconds that they should take."""
+    """How many rounds at each image size, and the seconds that they should take."""
 
     rounds: Mapping[int, int]
-    """``{image size: rounds}``."""
     seconds: float
     over_budget: bool
     """Even the fewest rounds take longer than the minutes asked for."""
@@ -116,7 +111,7 @@ def uncounted_calls(image_seconds: float) -> int:
 def inference_seconds(settings: Settings, image_seconds: float) -> float:
     """Latency and throughput of one network at one size in one round, given the time of one image in inference."""
     batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
-    call = max(image_seconds, CALL_ON_GPU) if settings.on_gpu else image_seconds
+    call = max(image_seconds, CALL_ON_GPU) if settings.conditions.on_gpu else image_seconds
     visit = max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * call)
     return VISITS * visit + batches
 
@@ -147,44 +142,34 @@ def plan(
     """Rounds and time for ``{image size: seconds of one image of each network there}``.
 
     Beyond ``WANTED_ROUNDS``, small sizes get more rounds than large ones, since theirs are short and scatter more:
-    their number goes with one over the root of a round's time. ``available``: seconds; default the settings' minutes
-    less ``RESERVE``. ``left``: where the comparison stands, default at its beginning; the rounds that are planned
-    include those done, the seconds do not.
+    their number goes with one over the root of a round's time.
+
+    Args:
+        available: seconds; by default the settings' minutes less ``RESERVE``.
+        left: where the comparison stands, by default at its beginning. The planned rounds include those done, the
+            seconds do not.
     """
-    sizes, budget = list(image_seconds), settings.minutes * 60
+    budget = settings.minutes * 60
     available = (1 - RESERVE) * budget if available is None else available
-    if left is None:
-        left = Left(dict.fromkeys(sizes, 0), dict.fromkeys(sizes, settings.passes))
-    seconds = 0.0
+    left = left or Left(dict.fromkeys(image_seconds, 0), dict.fromkeys(image_seconds, settings.passes))
+    rounds, each, seconds = dict(left.done), {}, 0.0
     for size, own in image_seconds.items():
         fresh = left.passes[size] == settings.passes
         times = int(fresh) if settings.keeps else left.passes[size]
         seconds += times * sum(warming_seconds(settings, s) for s in own)
-        if fresh:
-            seconds += sum(memory_seconds(settings, s) for s in own)
-    each = {
-        size: sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in own)
-        for size, own in image_seconds.items()
-    }
-    open_sizes = [size for size in sizes if left.passes[size]]
-    rounds = {
-        **left.done,
-        **{s: max(settings.rounds or FEWEST_ROUNDS, left.done[s] + left.passes[s]) for s in open_sizes},
-    }
-    seconds += sum((rounds[s] - left.done[s]) * each[s] for s in open_sizes)
+        seconds += sum(memory_seconds(settings, s) for s in own) if fresh else 0.0
+        if left.passes[size]:
+            each[size] = sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in own)
+            rounds[size] = max(settings.rounds or FEWEST_ROUNDS, left.done[size] + left.passes[size])
+            seconds += (rounds[size] - left.done[size]) * each[size]
     while settings.rounds is None:
-        fitting = [s for s in open_sizes if rounds[s] < MOST_ROUNDS and seconds + each[s] <= available]
+        fitting = [s for s in each if rounds[s] < MOST_ROUNDS and seconds + each[s] <= available]
         if not fitting:
             break
         fewest = min(fitting, key=lambda s: (rounds[s] >= WANTED_ROUNDS, rounds[s] * math.sqrt(each[s])))
         rounds[fewest] += 1
         seconds += each[fewest]
     return Plan(rounds, seconds, seconds > budget)
-
-
-ON_CPU = (((1, 8), 4), ((1, 4), 4), ((1, 4), 2), ((1, 2), 1))
-ON_GPU = (((1, 8, 64), 64), ((1, 8, 32), 16))
-"""Batch sizes of inference and of training to choose from, the largest first."""
 
 
 def fit_batches(settings: Settings, image_seconds: Mapping[int, Sequence[float]], choices: Choices) -> Settings:

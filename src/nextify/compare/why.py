@@ -11,11 +11,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+from torch.profiler import ProfilerActivity, profile
 
 from nextify.compare.measure import Cell, Comparison, built, repeated, threads
 from nextify.compare.memory import out_of_memory
+from nextify.compare.records import Variant, Why
+from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Conditions, MemoryLayout, Precision, median
 
@@ -23,6 +26,8 @@ ROUNDS = 5
 LAYOUTS: tuple[MemoryLayout, ...] = ("channels_last", "contiguous")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 ON_GPU: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+WORTH_SAYING = 0.05
+"""Share of the time from which an operator is named."""
 
 _KINDS = (
     ("depthwise convolutions", ("nextify::depthwise",)),
@@ -37,39 +42,15 @@ _KINDS = (
 """Kinds of operators and what their names contain; the first that fits counts. All else is "other"."""
 
 
-@dataclass
-class Variant:
-    """One network in one layout and precision."""
-
-    layout: MemoryLayout
-    precision: Precision
-    rounds_ms: list[float]
-    """Milliseconds of one image, one figure a round."""
-    shares: dict[str, float]
-    """``{kind of operator: share of the time}``, 0 to 1."""
-
-
-@dataclass
-class Why:
-    """What was found of one network."""
-
-    cell: Cell
-    batch_size: int
-    variants: list[Variant]
-
-
 def measure(comparison: Comparison, progress: Callable[[str], object]) -> list[Why]:
     """Measures each network at the smallest size at which it was; one that does not fit memory is left out."""
-    settings = comparison.settings
-    found = []
-    for name in dict.fromkeys(cell.entry.name for cell in comparison.cells):
-        cells = [cell for cell in comparison.cells if cell.entry.name == name and cell.latency]
-        if not cells:
-            continue
-        progress(f"why: {cells[0].entry.label}")
+    settings, found = comparison.settings, []
+    first = {cell.entry.name: cell for cell in reversed(comparison.cells) if cell.latency}
+    for cell in reversed(first.values()):
+        progress(f"why: {cell.entry.label}")
         try:
             with threads(settings.threads):
-                found.append(_of_one(cells[0], comparison))
+                found.append(_why(cell, settings))
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -77,27 +58,26 @@ def measure(comparison: Comparison, progress: Callable[[str], object]) -> list[W
     return found
 
 
-def _of_one(cell: Cell, comparison: Comparison) -> Why:
-    settings = comparison.settings
-    batch = max(settings.batch_sizes)
-    device = settings.conditions.device
-    steps: list[tuple[Variant, Callable[[], None]]] = []
+def _why(cell: Cell, settings: Settings) -> Why:
+    batch, device = max(settings.batch_sizes), settings.conditions.device
+    steps: dict[Conditions, Callable[[], None]] = {}
     for layout in LAYOUTS:
-        model = None
-        for precision in ON_GPU if device.startswith("cuda") else PRECISIONS:
+        model = profiling.place(built(cell, settings), Conditions(device, "fp32", layout))
+        for precision in ON_GPU if settings.conditions.on_gpu else PRECISIONS:
             given = Conditions(device, precision, layout)
-            model = profiling.place(built(cell, settings), given) if model is None else model
             images = profiling.random_images(batch, cell.image_size, given)
-            step = _under(given, profiling.inference(model, images, given))
-            step()
-            steps.append((Variant(layout, precision, [], {}), step))
+            steps[given] = _under(given, profiling.inference(model, images, given))
+            steps[given]()
+    rounds: dict[Conditions, list[float]] = {given: [] for given in steps}
     for _ in range(ROUNDS):
-        for variant, step in steps:
+        for given, step in steps.items():
             step()  # the first after another variant's finds caches full of that one
-            variant.rounds_ms.append(1e3 * repeated(step, device) / batch)
-    for variant, step in steps:
-        variant.shares = shares(step, device)
-    return Why(cell, batch, [variant for variant, _ in steps])
+            rounds[given].append(1e3 * repeated(step, device) / batch)
+    variants = (
+        Variant(given.layout, given.precision, median(times), tuple(times), shares(steps[given], given))
+        for given, times in rounds.items()
+    )
+    return Why(cell.entry.label, cell.image_size, batch, tuple(variants))
 
 
 def _under(given: Conditions, step: Callable[[], None]) -> Callable[[], None]:
@@ -110,20 +90,17 @@ def _under(given: Conditions, step: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def shares(step: Callable[[], None], device: str) -> dict[str, float]:
+def shares(step: Callable[[], None], given: Conditions) -> dict[str, float]:
     """``{kind of operator: share of the time}`` of one call, from torch's profiler; the largest first."""
-    from torch.profiler import ProfilerActivity, profile
-
-    cuda = device.startswith("cuda")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if given.on_gpu else [])]
     with _quiet_stderr(), profile(activities=activities, record_shapes=True) as profiler:
         step()
-        profiling.synchronize(device)
+        profiling.synchronize(given.device)
     spent: dict[str, float] = {}
     for event in profiler.key_averages(group_by_input_shape=True):
         if event.device_type.name != "CPU":  # a kernel, whose time the operator that launched it has too
             continue
-        time = event.self_device_time_total if cuda else event.self_cpu_time_total
+        time = event.self_device_time_total if given.on_gpu else event.self_cpu_time_total
         if time > 0 and "::" in event.key:
             kind = kind_of(event.key, event.input_shapes)
             spent[kind] = spent.get(kind, 0.0) + time
@@ -153,23 +130,33 @@ def kind_of(operator: str, shapes: Any) -> str:
     return kind
 
 
-def results(found: list[Why]) -> list[dict[str, Any]]:
-    """The part ``why`` of results.json."""
-    return [
-        {
-            "model": why.cell.entry.label,
-            "image_size": why.cell.image_size,
-            "batch_size": why.batch_size,
-            "variants": [
-                {
-                    "layout": v.layout,
-                    "precision": v.precision,
-                    "ms_per_image": median(v.rounds_ms),
-                    "rounds_ms": v.rounds_ms,
-                    "shares": v.shares,
-                }
-                for v in why.variants
-            ],
-        }
-        for why in found
-    ]
+def findings(why: Why, family: str) -> Iterator[str]:
+    """Sentences about layout, precision and operators, from the figures of one network."""
+    variants = {(v.layout, v.precision): v for v in why.variants}
+    precisions = list(dict.fromkeys(v.precision for v in why.variants))
+    place = f"{why.model} at {why.image_size}² in batches of {why.batch_size}"
+    if family not in ("ViT", "Swin"):
+        for precision in precisions:
+            pair = variants["contiguous", precision], variants["channels_last", precision]
+            yield _costs(f"{place}, {precision}", "NCHW (contiguous)", "channels-last", *pair)
+    for precision in precisions[1:]:
+        pair = variants["channels_last", precision], variants["channels_last", precisions[0]]
+        yield _costs(place, precision, precisions[0], *pair)
+    for precision in precisions:
+        named = variants["channels_last", precision].shares.items()
+        said = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in named if share >= WORTH_SAYING)
+        yield f"{place}, {precision}, channels-last: {said} of the time (one profiled call)."
+    depthwise = {key: v.shares.get("depthwise convolutions", 0.0) for key, v in variants.items()}
+    if max(depthwise.values()) >= WORTH_SAYING:
+        names = {"contiguous": "NCHW", "channels_last": "NHWC"}
+        said = ", ".join(f"{100 * share:.0f} % in {names[layout]} {p}" for (layout, p), share in depthwise.items())
+        yield f"{place}: depthwise convolutions take {said} of the time."
+
+
+def _costs(place: str, name: str, other: str, ours: Variant, theirs: Variant) -> str:
+    changes = [100 * (a / b - 1) for a, b in zip(ours.rounds_ms, theirs.rounds_ms, strict=True)]
+    low, middle, high = min(changes), median(changes), max(changes)
+    spread = f"n = {len(changes)} rounds, {low:+.0f} to {high:+.0f} %".replace("-", "−")
+    if low <= 0 <= high:
+        return f"{place}: {name} and {other} cannot be told apart in time ({spread})."
+    return f"{place}: {name} takes {abs(middle):.0f} % {'more' if middle > 0 else 'less'} time than {other} ({spread})."

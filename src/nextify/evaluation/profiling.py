@@ -104,6 +104,11 @@ class Conditions:
     kernels: Mode = "auto"
     """Our own kernels, in networks of ours."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a CUDA GPU."""
+        return self.device.startswith("cuda")
+
 
 @contextmanager
 def conditions(given: Conditions) -> Iterator[None]:
