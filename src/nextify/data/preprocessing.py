@@ -8,6 +8,7 @@ for bit. Resize and crop are torchvision's for a PIL image, and so those that ti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,7 +64,11 @@ class Preprocessing:
             )
         if self.interpolation == "lanczos" and not self.antialias:
             raise PreprocessingError("lanczos is always antialiased")
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+        if (
+            len(self.mean) != len(self.std)
+            or len(self.mean) not in (1, 3)
+            or not (all(map(math.isfinite, self.mean)) and all(0 < s < math.inf for s in self.std))
+        ):
             raise PreprocessingError(
                 f"mean and std need 1 or 3 numbers each, std above 0; got {self.mean} and {self.std}"
             )

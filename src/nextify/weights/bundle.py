@@ -25,7 +25,7 @@ from nextify.paper.recipe import Recipe, RecipeError
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.design_detection import mismatches
 from nextify.weights.naming import State, WeightsError
-from nextify.weights.reading import read_json, read_weights
+from nextify.weights.reading import parse_json, read_json, read_weights
 
 SCHEMA = 1
 WEIGHTS_FILE, JSON_FILE = "model.safetensors", "nextify.json"
@@ -99,6 +99,11 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         raise WeightsError(f"{path} is no nextify bundle: it states no schema")
     if schema > SCHEMA:
         raise WeightsError(f"{path} has schema {schema}; this nextify reads up to {SCHEMA}: pip install -U nextify")
+    if content.get("about_sha256", found := _checksum(content)) != found:
+        raise WeightsError(
+            f"{path} is damaged or was edited: its design, classes or preprocessing are not those it was written with; "
+            f"copy it again, or load the weights alone and save a bundle of their own"
+        )
     values = dict(content)
     try:
         values["design"] = Design.from_dict(values["design"])
@@ -111,6 +116,12 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
     except (KeyError, TypeError, AttributeError, DesignError, RecipeError, PreprocessingError) as error:
         raise WeightsError(f"{path} is damaged or was edited: {error}") from error
     return about
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Of everything that decides what the weights compute and what their outputs mean."""
+    deciding = {key: content.get(key) for key in ("design", "num_classes", "in_channels", "classes", "preprocessing")}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def _fill(kind: type[Any], values: Mapping[str, Any]) -> Any:
@@ -137,6 +148,7 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About) -> 
     explain(mismatches(state, about.design, about.num_classes, about.in_channels), f"the weights for {path}")
     about = replace(about, nextify=nextify.__version__)
     content = to_json(about)
+    content["about_sha256"] = _checksum(content)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,8 +218,8 @@ def load_bundle(path: str | Path) -> Bundle:
         if text is None:
             raise WeightsError(f"{path} is no nextify bundle; nextify.weights.load reads other libraries' files")
         try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
+            content = parse_json(text)
+        except ValueError as error:
             raise WeightsError(f"the metadata of {path} is damaged: {error}") from error
         about = from_json(content, path)
     explain(mismatches(file.state, about.design, about.num_classes, about.in_channels), str(path))

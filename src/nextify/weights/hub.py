@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nextify.system.files import write_text_atomic
 from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
 from nextify.weights.class_names import CLASSES_FILE
+from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import WeightsError
 
 if TYPE_CHECKING:
@@ -91,7 +92,12 @@ def model_card(about: About, hub_id: str = "owner/name") -> str:
     settings = {"design": asdict(about.design), "recipe": None if about.recipe is None else about.recipe.to_dict()}
     template = _templates().get_template("model_card.md.jinja")
     return template.render(
-        about=about, title=about.name or "ConvNet", hub_id=hub_id, p=about.preprocessing, settings=settings
+        about=about,
+        title=about.name or "ConvNet",
+        hub_id=hub_id,
+        p=about.preprocessing,
+        settings=settings,
+        terms=licence_terms(about.licence),
     )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,16 @@ from nextify.data.foreign import from_huggingface_config, from_timm_config, libr
 from nextify.data.preprocessing import Preprocessing
 from nextify.networks.layers import LAYER_NORM_EPS
 from nextify.networks.layout import layout
+from nextify.networks.network import ConvNet
+from nextify.networks.zoo import designs, find_design
 from nextify.paper.design import Design
 from nextify.weights.bundle import About, Bundle, explain, is_bundle, load_bundle
 from nextify.weights.class_names import ClassOrder, class_names, given_names, names_beside
 from nextify.weights.design_detection import channel_count, class_count, infer_design, mismatches
+from nextify.weights.dialects import licence, licence_terms
+from nextify.weights.hub import pull
 from nextify.weights.naming import Naming, Recognized, State, WeightsError, recognize
 from nextify.weights.reading import read_json, read_weights
-
-if TYPE_CHECKING:
-    from nextify.networks.network import ConvNet
 
 log = logging.getLogger("nextify")
 
@@ -52,7 +53,18 @@ class Loaded:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return self.about.preprocessing
+        """How images become inputs.
+
+        Raises:
+            WeightsError: the network takes neither gray nor colour images.
+        """
+        about = self.about
+        if about.preprocessing.channels != about.in_channels:
+            raise WeightsError(
+                f"{about.source or about.name or 'the weights'}: the network takes {about.in_channels} channels, and "
+                f"images have {about.preprocessing.channels}; nextify.weights.load(…, in_channels=3) adapts it"
+            )
+        return about.preprocessing
 
 
 def load(
@@ -78,8 +90,6 @@ def load(
     Raises:
         WeightsError: not readable, not recognized, not safe, or not of the design asked for.
     """
-    from nextify.networks.network import ConvNet
-
     found = find(source, design, class_order)
     about, notes = found.bundle.about, list(found.notes)
     state = adapt(found.bundle.state, num_classes, in_channels, notes)
@@ -94,10 +104,18 @@ def load(
         about = replace(about, num_classes=classes, classes=(), metrics=())
     if channels != about.in_channels:
         about = replace(about, in_channels=channels, metrics=())
+    about = replace(about, preprocessing=_in_gray(about.preprocessing, channels))
     log.warning("%s: weights from %s, licence %s", about.name or "model", source, about.licence)
     for note in notes:
         log.warning("%s", note)
     return Loaded(model.eval(), about, tuple(notes))
+
+
+def _in_gray(settings: Preprocessing, channels: int) -> Preprocessing:
+    """For a network of one channel the mean over the colours, as in timm; otherwise the same settings."""
+    if channels != 1 or settings.channels == 1:
+        return settings
+    return replace(settings, mean=(sum(settings.mean) / 3,), std=(sum(settings.std) / 3,))
 
 
 def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False, adapt_stem: bool = False) -> About:
@@ -191,6 +209,7 @@ def find(source: str | Path, design: str | Design | None = None, class_order: Cl
     """
     names = given_names(class_order)
     found = _find(source, design, own_names=names is None)
+    _check_tensors(found.bundle.state, source)
     about = found.bundle.about
     if names is not None and len(names) != about.num_classes:
         raise WeightsError(f"--class-order names {len(names)} classes, and {source} has {about.num_classes}")
@@ -205,14 +224,28 @@ def find(source: str | Path, design: str | Design | None = None, class_order: Cl
     return replace(found, notes=notes, bundle=replace(found.bundle, about=replace(about, classes=names)))
 
 
+def _check_tensors(state: State, source: str | Path) -> None:
+    """Refuse tensors that no network can compute with."""
+    for name, tensor in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise WeightsError(f"{source}: {name} is of {kind}, not floating point; give the weights unquantized")
+        bad = int((~tensor.float().isfinite()).sum())
+        if bad:
+            raise WeightsError(
+                f"{source}: {bad:,} of {tensor.numel():,} weights of {name} are NaN or infinite, as a training that "
+                f"overflowed leaves them; take an earlier checkpoint"
+            )
+
+
 def _find(source: str | Path, design: str | Design | None, *, own_names: bool) -> Source:
     text = str(source)
     if text.startswith("timm:"):
         return _checked(_from_timm(text.removeprefix("timm:")), design)
     path = Path(text.removeprefix("hf:"))
     if text.startswith("hf:") or (not path.exists() and not path.suffix and _HUB_ID.fullmatch(text)):
-        from nextify.weights.hub import pull
-
         try:
             folder = pull(text.removeprefix("hf:"))
         except WeightsError as error:
@@ -230,7 +263,8 @@ def _find(source: str | Path, design: str | Design | None, *, own_names: bool) -
         raise FileNotFoundError(f"no weights at {path}; a Hub id is written hf:owner/name, a timm model timm:name")
     file = read_weights(path)
     beside = {**file.metadata, **file.beside} if own_names else {}
-    return _from_foreign(file.state, design, str(path), file.notes, beside=beside)
+    settings, of_args = saved_preprocessing(file.beside)
+    return _from_foreign(file.state, design, str(path), file.notes + of_args, settings, beside=beside)
 
 
 def _checked(source: Source, design: str | Design | None) -> Source:
@@ -240,8 +274,6 @@ def _checked(source: Source, design: str | Design | None) -> Source:
 
 
 def _require(found: Design, wanted: str | Design, where: str) -> None:
-    from nextify.networks.zoo import find_design
-
     expected = find_design(wanted)
     differences = found.differences(expected)
     # The initial value of layer scale is not in the weights; whether there is one, is.
@@ -255,8 +287,6 @@ def _require(found: Design, wanted: str | Design, where: str) -> None:
 
 def name_of(design: Design) -> str:
     """The first name of a design in the zoo, whatever its layer scale starts at; empty without one."""
-    from nextify.networks.zoo import designs
-
     for name, known in designs().items():
         differences = design.differences(known)
         if not differences or (set(differences) == {"layer_scale"} and "off" not in differences["layer_scale"]):
@@ -275,9 +305,12 @@ def _from_foreign(
     **known: Any,
 ) -> Source:
     recognized = recognize(state)
+    notes += recognized.notes
+    if known.get("licence", "unknown") == "unknown":
+        known["licence"] = licence(state, where)
+    if terms := licence_terms(known["licence"]):
+        notes += (f"licence {known['licence']}: {terms[0].lower()}{terms[1:]}",)
     if design is not None and recognized.naming == "nextify":
-        from nextify.networks.zoo import find_design
-
         found = find_design(design)
     else:
         found = infer_design(recognized)
@@ -341,6 +374,24 @@ def _assumed(naming: Naming, name: str, classes: int) -> Preprocessing:
         except ValueError:
             pass
     return Preprocessing()
+
+
+def saved_preprocessing(beside: Mapping[str, Any]) -> tuple[Preprocessing | None, tuple[str, ...]]:
+    """The preprocessing in the options that timm's ``train.py`` saves under ``args``, and a note; or none."""
+    args = beside.get("args")
+    options: Mapping[str, Any] = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
+    wanted = ("img_size", "input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
+    given = {key: options[key] for key in wanted if options.get(key) not in (None, "", "random")}
+    size = given.get("input_size") or given.get("img_size")
+    if not given.keys() & {"img_size", "input_size", "mean", "std", "crop_pct"}:
+        return None, ()
+    try:
+        sides = (int(size), int(size)) if isinstance(size, int | float) else size
+        settings = from_timm_config({**given, "input_size": sides})
+    except (TypeError, ValueError) as error:
+        return None, (f"left {', '.join(given)} of the saved args aside: {error}",)
+    listed = ", ".join(f"{key}={value}" for key, value in given.items())
+    return settings, (f"images are prepared by the saved args ({listed}); the rest is timm's default",)
 
 
 def _from_directory(path: Path, design: str | Design | None, *, own_names: bool) -> Source:

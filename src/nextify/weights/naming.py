@@ -21,6 +21,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design
+from nextify.weights.dialects import official_spelling, unwrapped
 
 Naming = Literal["nextify", "official", "timm", "torchvision", "huggingface"]
 NAMINGS: tuple[Naming, ...] = get_args(Naming)
@@ -300,11 +301,11 @@ class Recognized:
     unexpected: tuple[str, ...]
     """Names in the file that no row of the naming's table knows."""
     table: Table
+    notes: tuple[str, ...] = ()
+    """What was stripped, renamed or left out."""
 
 
 _NO_TABLE = Table("nextify", ())
-# What wraps a state dict in the files of trainers: DistributedDataParallel, torch.compile.
-_WRAPPERS = ("module.", "_orig_mod.")
 # Models without a head leave out the prefix of the whole.
 _BARE = {"embeddings.patch_embeddings.weight": ("convnext.", "convnextv2."), "embedder.embedder.": ("resnet.",)}
 
@@ -315,7 +316,8 @@ def recognize(state: Mapping[str, Tensor]) -> Recognized:
     Raises:
         WeightsError: the names are in no table.
     """
-    state = _unwrap(state)
+    state, of_prefix = unwrapped(state)
+    state, of_release = official_spelling(state)
     found = _NO_TABLE
     names: dict[str, str] = {}
     for attempt in _attempts(state):
@@ -329,18 +331,12 @@ def recognize(state: Mapping[str, Tensor]) -> Recognized:
         shown = ", ".join(list(state)[:4]) or "nothing"
         raise WeightsError(
             f"these weights have none of the names that nextify, official ConvNeXt, timm, torchvision or Hugging Face "
-            f"use for ConvNeXt or ResNet (they begin with {shown}); convert them to one of those first"
+            f"use for ConvNeXt or ResNet (they begin with {shown}); rename them to one of those first"
         )
     tensors = {our: _smallest(state[their], our) for their, our in names.items()}
-    return Recognized(found.naming, tensors, tuple(name for name in state if name not in names), found)
-
-
-def _unwrap(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    for _ in _WRAPPERS:
-        for prefix in _WRAPPERS:
-            if state and all(name.startswith(prefix) for name in state):
-                state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    return Recognized(
+        found.naming, tensors, tuple(name for name in state if name not in names), found, of_prefix + of_release
+    )
 
 
 def _attempts(state: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:

@@ -7,25 +7,42 @@ unpickler, with one harmless type added that released checkpoints contain; a pic
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
 import json
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nextify.weights.class_names import NAME_KEYS
 from nextify.weights.naming import State, WeightsError
 
-HARMLESS_TYPES = (argparse.Namespace,)
-"""Beyond what torch itself allows: the options that training scripts save beside the weights."""
+_numpy_multiarray = import_module("numpy._core.multiarray")  # private, but what pickles of NumPy name
+HARMLESS_TYPES: tuple[Any, ...] = (
+    argparse.Namespace,
+    codecs.encode,
+    np.dtype,
+    *(kind for kind in vars(np.dtypes).values() if isinstance(kind, type)),
+    *(
+        (getattr(_numpy_multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    ),
+    np.ndarray,
+)
+"""Beyond what torch itself allows: the options and figures that training scripts save beside the weights."""
 
-_STATE_KEYS = ("model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict")
+_AVERAGED_KEYS = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema")
+_STATE_KEYS = (*_AVERAGED_KEYS, "model", "state_dict", "model_state_dict")
 """Where trainers put the weights. A file's averaged weights are what its authors evaluate, so they come first."""
 
 
@@ -57,7 +74,9 @@ def read_weights(path: str | Path) -> WeightsFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    safetensors = path.suffix == ".safetensors"
+    _refuse_other_kinds(path, "a safetensors file" if safetensors else "a file of torch.save")
+    return _read_safetensors(path) if safetensors else _read_pickle(path)
 
 
 def _read_safetensors(path: Path) -> WeightsFile:
@@ -68,9 +87,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is truncated, or not a safetensors file ({error}); copy or download it again"
-        ) from error
+        raise _damaged(path, "a safetensors file", error) from error
     return WeightsFile(path, state, metadata)
 
 
@@ -80,55 +97,95 @@ def _read_pickle(path: Path) -> WeightsFile:
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below, if it is to be
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|class|Unsupported global: GLOBAL) ([\w.]+)", str(error))
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error) or wanted:
+        wanted = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        if wanted or "Unsupported global" in str(error) or "Unsupported class" in str(error):
             what = wanted[1] if wanted else "code"
             raise UnsafeFile(
-                f"{path} is refused: loading it would run {what}, which plain weights never need. Nothing of it was "
-                f"run. Ask its author for a .safetensors file"
+                f"{path} is refused: it holds {what}, which is no tensor and could run code when it is loaded. "
+                f"Nothing of it was run. Ask its author for a .safetensors file, or for the state dict alone"
             ) from error
-        raise WeightsError(f"{path} is damaged, or not a file of torch.save: {_first_line(error)}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise WeightsError(
-            f"{path} is truncated, or not a file of torch.save ({_first_line(error)}); copy or download it again"
-        ) from error
+        raise _damaged(path, "a file of torch.save") from error
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise _damaged(path, "a file of torch.save", error) from error
     state, notes, beside = _find_state(content, path)
     return WeightsFile(path, state, notes=notes, beside=beside)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _refuse_other_kinds(path: Path, kind: str) -> None:
+    """Refuse what is downloaded or given in place of weights; binary formats hold a NUL or no UTF-8 at their start."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        raise WeightsError(f"{path} is empty, not {kind}; copy or download it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a Git LFS pointer, not {kind}; fetch the file itself with git lfs pull")
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise WeightsError(f"{path} is a web page (HTML), not {kind}; download the file itself, not its page")
+    with contextlib.suppress(UnicodeDecodeError):
+        if "\0" not in codecs.getincrementaldecoder("utf-8")().decode(start):
+            raise WeightsError(f"{path} is a text file, not {kind}; give the file of weights")
 
 
-def _find_state(content: Any, path: Path) -> tuple[State, tuple[str, ...], Mapping[str, Any]]:
+def _damaged(path: Path, kind: str, error: Exception | None = None) -> WeightsError:
+    reason = "" if error is None else (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    detail = f" ({reason})" if reason and "weights_only" not in reason else ""
+    return WeightsError(f"{path} is truncated, damaged, or not {kind}{detail}; copy or download it again")
+
+
+def _find_state(content: object, path: Path) -> tuple[State, tuple[str, ...], Mapping[str, Any]]:
     """The state dict in what a trainer saved, a note of what was left aside, and everything beside it."""
-    if not isinstance(content, Mapping):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict or a dict with one in it")
     notes: tuple[str, ...] = ()
     beside: dict[str, Any] = {}
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict or a dict with one in it")
     for key in _STATE_KEYS:
-        if isinstance(content.get(key), Mapping):
+        inner = _tensors(content.get(key))
+        if inner is not None:
             beside = {str(k): v for k, v in content.items() if k != key and k not in _STATE_KEYS}
             others = [str(k) for k in content if k != key and k not in NAME_KEYS]
-            if others:
-                notes = (f"took {key!r} and left {', '.join(others)} aside",)
-            content = content[key]
-            break
-    if not content or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+            averaged = ", the averaged weights," if key in _AVERAGED_KEYS else ""
+            if others or averaged:
+                left = f" and left {', '.join(others)} aside" if others else ""
+                notes = (f"took {key!r}{averaged}{left}",)
+            return inner, notes, beside
+    state = _tensors(content)
+    if state is None:
         keys = ", ".join(str(k) for k in list(content)[:6]) or "nothing"
+        others = [f"{k} ({type(v).__name__})" for k, v in content.items() if not isinstance(v, Tensor)]
+        mixed = f"; these entries are no tensors: {', '.join(others[:6])}" if len(others) < len(content) else ""
         raise WeightsError(
-            f"{path} holds no state dict: it has {keys}; "
+            f"{path} holds no state dict: it has {keys}{mixed}; "
             f"a state dict is needed, alone or under {', '.join(_STATE_KEYS)}"
         )
-    return dict(content), notes, beside
+    return state, notes, beside
+
+
+def _tensors(content: object) -> State | None:
+    """A state dict: alone, or under the key of a wrapper that keeps its decay and counts beside it."""
+    if not isinstance(content, Mapping) or not content:
+        return None
+    for key in ("module", "state_dict", "model", "shadow"):
+        if isinstance(content.get(key), Mapping):
+            return _tensors(content[key])
+    state = {k: v for k, v in content.items() if k != "n_averaged"}
+    return state if state and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ``WeightsError`` for a damaged or other file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise WeightsError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} must hold a JSON object, not a {type(content).__name__}")
     return content
+
+
+def parse_json(text: str) -> Any:
+    """JSON without NaN and infinities, which the standard does not have. Raises ``ValueError``."""
+
+    def refuse(constant: str) -> float:
+        raise ValueError(f"{constant} is no number")
+
+    return json.loads(text, parse_constant=refuse)
