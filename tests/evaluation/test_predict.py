@@ -13,11 +13,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from nextify.compare.weights import read_choices
 from PIL import Image
 
 from nextify.cli import main
 from nextify.cli.settings import settings
+from nextify.compare.accuracy import read_weights_options
 from nextify.compare.entries import find_all
 from nextify.data import DataError, open_images
 from nextify.evaluation.predict import BATCH, Guess, Source, predict
@@ -190,7 +190,7 @@ def test_what_is_no_source_is_refused(bundle: Path, source: Any, got: str, bare:
         (lambda: several(3), lambda: several((3,))),
         (lambda: settings("epochs=3"), lambda: settings(["epochs=3"])),
         (lambda: find_all("convnext_tiny"), lambda: find_all(["convnext_tiny"])),
-        (lambda: read_choices("a=b"), lambda: read_choices(["a=b"])),
+        (lambda: read_weights_options("a=b"), lambda: read_weights_options(["a=b"])),
         (lambda: study("patchify", 0), lambda: study(("patchify",), (0,))),
     ],
 )

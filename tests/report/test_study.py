@@ -73,7 +73,7 @@ def fake(seeds=3, *, adopted_only=False, finished=None, name="digits", epochs=20
             "command": f"nextify roadmap --data digits --seeds {seeds} --explore",
             "started": "2026-01-02T03:04:05+00:00", "finished": "2026-01-02T03:12:00+00:00", "seconds": 475.0,
             "notes": ["epochs 300 → 20: 600 images are few", "layer scale 1e-6 → 0.1: 720 steps <are> few"],
-            "recipes": {"original": {**vars(RESNET)}, "modern": {**vars(CONVNEXT), "rand_augment": None}},
+            "recipes": {"original": RESNET.to_dict(), "modern": {**CONVNEXT.to_dict(), "rand_augment": None}},
         },
         "rows": rows,
         "trials": trials,

@@ -92,7 +92,7 @@ def test_an_unknown_kind_is_refused() -> None:
 def test_both_change_a_training_and_resume_to_the_same_weights(unequal: Images, tmp_path: Path) -> None:
     heads = {}
     for kind in ("off", "loss", "sampling"):
-        settings = (f"class_balance={kind}", "batch_size=16", "ema=off")
+        settings = {"class_balance": kind, "batch_size": 16, "ema": "off"}
         prepared = prepare(Request("convnext_atto", settings=settings, epochs=2, scale="tiny"), unequal)
         warned = any("class_balance=sampling" in warning for warning in prepared.preflight.warnings)
         assert not warned  # 6 times as many are no ten times

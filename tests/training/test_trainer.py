@@ -300,7 +300,7 @@ def test_depth_groups_of_the_paper():
 
 def test_top1_of_untrained_weights_is_chance(digits):
     accuracy = Trainer(trial_of(), digits, RUNTIME).evaluate()
-    assert accuracy.digits == 1197
+    assert accuracy.images == 1197
     assert accuracy.top1 < 40
     assert accuracy.top5 >= accuracy.top1
     assert math.isclose(accuracy.top1 * 1197 / 100, round(accuracy.top1 * 1197 / 100), abs_tol=1e-6)

@@ -24,7 +24,6 @@ from nextify.weights import (
     About,
     Metric,
     Preprocessing,
-    PreprocessingError,
     UnsafeFile,
     WeightsError,
     convert,
@@ -469,7 +468,7 @@ def test_input_of_every_kind_of_image() -> None:
     assert settings.batch([array, array[:45]]).shape == (2, 3, 32, 32)
     gray = Preprocessing(size=(32, 32), resize_size=36, mean=(0.5,), std=(0.5,))
     assert gray(array).shape == (1, 32, 32)
-    with pytest.raises(PreprocessingError, match="uint8"):
+    with pytest.raises(TypeError, match="uint8"):
         settings(array.astype(np.float32))
 
 

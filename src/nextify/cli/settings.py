@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.paper.settings import SettingError, Settings, alternatives, hints, owner
+from nextify.system.several import several
 
 
 def settings(texts: Iterable[str], of: Sequence[type[Settings]] = (Recipe, Design)) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def settings(texts: Iterable[str], of: Sequence[type[Settings]] = (Recipe, Desig
     Raises:
         SettingError: not of that form, an unknown name, or a value that the field does not accept.
     """
-    return dict(setting(text, of) for text in texts)
+    return dict(setting(text, of) for text in several(texts))
 
 
 def setting(text: str, of: Sequence[type[Settings]] = (Recipe, Design)) -> tuple[str, Any]:
