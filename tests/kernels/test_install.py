@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import nextify
-from nextify.kernels import Installed, describe, install
+from nextify.kernels import Installed, choice, describe, install
 from nextify.kernels.modules import Fast
 from nextify.networks.layout import layout
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model, designs
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design
+from tests.kernels.helpers import fast_model, recorder
 
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32), layer_scale=0.5)
 
@@ -60,6 +61,10 @@ def test_a_network_is_the_same_with_and_without_kernels(name: str) -> None:
 def test_a_network_without_kernels_is_plain_torch() -> None:
     model = create_model(SMALL, 2)
     assert not any(type(module).__module__.startswith("nextify.kernels") for module in model.modules())
+    for part in (model.stem, *model.stages, model.head):  # as a whole it looks at the images' size
+        nodes = torch.fx.symbolic_trace(part.eval()).graph.nodes
+        assert nodes
+        assert not [node for node in nodes if "nextify" in f"{node.target} {getattr(node.target, '__module__', '')}"]
 
 
 def test_install_is_idempotent_and_off_takes_it_back() -> None:
@@ -135,3 +140,39 @@ def test_public_builders_give_plain_networks() -> None:
         install(backbone, "on")
         assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(backbone(images), plain, strict=True))
     assert fast_modules(backbone)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(
+    precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32; under autocast a bias added afterwards would be rounded once more."""
+    monkeypatch.setattr(choice, "AVX2_ALONE", True)
+    monkeypatch.setattr(choice, "own_products", lambda mode: False)
+    model = fast_model(SMALL, 0).eval()
+    nodes: list[torch.fx.Node] = []
+    images = torch.randn(2, 3, 64, 96)
+    torch._dynamo.reset()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        got = torch.compile(model, fullgraph=True, backend=recorder(nodes))(images)
+        expected = model(images)
+    products = [node for node in nodes if "linear" in str(node.target)]
+    linear = [len(node.args) > 2 and node.args[2] is not None for node in products]
+    assert linear
+    assert all(has_bias == (precision == torch.bfloat16) for has_bias in linear)
+    error = (got - expected).norm() / expected.norm()
+    assert error < (1e-5 if precision == torch.float32 else 2e-2)
+    torch._dynamo.reset()
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    """Kernels would read memory that is not theirs."""
+    block = fast_model(SMALL, 2, "on").eval().stages[1].blocks[0]  # type: ignore[union-attr, index]
+    images = torch.randn(1, 9, 9, 16)
+    block.spatial.weight = nn.Parameter(torch.randn(8, 1, 7, 7))
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        block(images)
+    block = fast_model(SMALL, 2, "on").eval().stages[1].blocks[0]  # type: ignore[union-attr, index]
+    block.pointwise2.weight = nn.Parameter(torch.randn(16, 32))
+    with torch.no_grad(), pytest.raises((RuntimeError, ValueError)):
+        block(images)

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 import nextify.timm
-from nextify.networks import layers
 from nextify.networks.backbone import Backbone, features, pick
 from nextify.networks.layout import ImageSizeError
 from nextify.networks.zoo import create_model, designs
@@ -20,7 +19,6 @@ from nextify.paper.design import DESIGNS, RESNET50, Design
 from nextify.weights import About, Preprocessing, rename, save_bundle
 from nextify.weights.models import create_backbone
 from tests.helpers import SMALL
-from tests.kernels.helpers import recorder
 
 SHAPES = {
     "convnext": SMALL,
@@ -222,27 +220,6 @@ def test_one_graph(name: str) -> None:
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     compiled(IMAGES).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
-    torch._dynamo.reset()
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
-def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(
-    precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In float32; under autocast a bias added afterwards would be rounded once more."""
-    monkeypatch.setattr(layers, "AVX2_ALONE", True)
-    model = create_model(SHAPES["convnext"], 0).eval()
-    nodes: list[torch.fx.Node] = []
-    torch._dynamo.reset()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        got = torch.compile(model, fullgraph=True, backend=recorder(nodes))(IMAGES)
-        expected = model(IMAGES)
-    products = [node for node in nodes if "linear" in str(node.target)]
-    linear = [len(node.args) > 2 and node.args[2] is not None for node in products]
-    assert linear
-    assert all(has_bias == (precision == torch.bfloat16) for has_bias in linear)
-    error = (got - expected).norm() / expected.norm()
-    assert error < (1e-5 if precision == torch.float32 else 2e-2)
     torch._dynamo.reset()
 
 

@@ -65,6 +65,8 @@ class Options:
     """CPU threads of what is measured. Default: the cores of this process."""
     kernels: Literal["auto", "on", "off"] = "auto"
     """nextify's own kernels: where measured to be faster (auto), wherever possible (on), or plain torch (off)."""
+    compile: bool = False
+    """torch.compile the networks; on a CPU it needs a C++ compiler."""
     rounds: int | None = None
     """Times that the networks take turns at a size. Default: as many as --minutes allow, 3 to 60."""
     minutes: float = 15.0
@@ -177,7 +179,7 @@ def run(options: Options) -> int:
 
 def _settings(options: Options, names: tuple[str, ...], images: Images | None) -> Settings:
     device = usable_device(options.device)
-    conditions = Conditions(device, options.precision, options.layout, options.kernels)
+    conditions = Conditions(device, options.precision, options.layout, options.kernels, options.compile)
     batch_sizes, training_batch_size = _batches(options, conditions)[0]
     for name in names:
         find(name)

@@ -316,6 +316,7 @@ def conditions_line(results: Results) -> str:
         rounds = f"{_rounds(results)} {'in turn' if run.interleaved else 'one network after the other'}"
     threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
     parts = [given.device, given.precision, given.layout.replace("_", " "), threads, rounds]
+    parts += ["compiled"] if given.compile else []
     parts += [] if run.complete or not settings.rounds else ["stopped before the end"]
     return "  ·  ".join(parts)
 

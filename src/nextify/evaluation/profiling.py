@@ -103,6 +103,8 @@ class Conditions:
     """Memory format of the images and of 4-dimensional weights."""
     kernels: Mode = "auto"
     """Our own kernels, in networks of ours."""
+    compile: bool = False
+    """Whether networks are compiled by ``torch.compile``, once for each shape of images."""
 
     @property
     def on_gpu(self) -> bool:
@@ -112,13 +114,27 @@ class Conditions:
 
 @contextmanager
 def conditions(given: Conditions) -> Iterator[None]:
-    """Sets what is global (TF32) and puts it back."""
+    """Set what is global (TF32, graphs per function) and restore it afterwards."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = given.precision == "tf32"
     try:
-        yield
+        with many_graphs() if given.compile else nullcontext():
+            yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def many_graphs() -> AbstractContextManager[Any]:
+    """Let the networks of a comparison, which share their code, each be compiled for several shapes of images."""
+    from torch._dynamo import config
+
+    found: AbstractContextManager[Any] = config.patch(recompile_limit=1024, accumulated_recompile_limit=4096)
+    return found
+
+
+def compiled(model: nn.Module, given: Conditions) -> Callable[[Tensor], Tensor]:
+    """The network as it is run: compiled for the exact shape of its images where the conditions ask for it."""
+    return torch.compile(model, dynamic=False) if given.compile else model
 
 
 def synchronize(device: str) -> None:
@@ -143,10 +159,11 @@ def random_images(batch_size: int, image_size: int, given: Conditions) -> Tensor
 def inference(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[], None]:
     """A function that runs the network, put into its inference mode, once on the images."""
     model.eval()
+    forward = compiled(model, given)
 
     def step() -> None:
         with torch.inference_mode(), _autocast(given):
-            model(images)
+            forward(images)
 
     return step
 
@@ -157,10 +174,11 @@ def training(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[]
     labels = torch.zeros(len(images), dtype=torch.long, device=given.device)
     # A rate of 0 leaves the weights as they are and costs what any rate costs.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.05, fused=True)
+    forward = compiled(model, given)
 
     def step() -> None:
         with _autocast(given):
-            loss = F.cross_entropy(model(images).float(), labels)
+            loss = F.cross_entropy(forward(images).float(), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

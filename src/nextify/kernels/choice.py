@@ -5,7 +5,7 @@ Every decision is a pure function of a layer's input, its parameters and the mod
 `benchmarks/depthwise.py`, `benchmarks/pixelwise.py` and `benchmarks/models.py`, and docs/log.md for the figures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +27,8 @@ MATRIX_UNITS: bool = torch.cpu._is_amx_tile_supported()
 """Intel's AMX."""
 
 DTYPES = (torch.float32, torch.bfloat16)
+PLAIN = {Tensor, nn.Parameter, type(None)}
+"""Types of tensors whose memory kernels may read."""
 LEAST_BYTES_GPU = {False: 1 << 23, True: 1 << 25}
 """Bytes of input from which "auto" calls our kernels on a GPU, without and with gradients. For less, the GPU waits for
 the processor that calls them."""
@@ -65,6 +67,10 @@ DEVICE = _torch("neither a CPU nor a CUDA GPU")
 TYPE = _torch("neither float32 nor bfloat16")
 SLOWER = _torch("torch was not measured to be slower here")
 SMALL = _torch("too small to gain anything")
+FROZEN = _torch("a parameter or the input is frozen")
+DROPPED = _torch("paths are dropped without gradients")
+WATCHED = _torch("a hook or a tensor subclass looks at single layers")
+SHAPE = _torch("the weight does not fit the input")
 NOT_READY = _torch("the kernel cannot be built or used here; kernels.libraries() says why")
 
 
@@ -105,6 +111,8 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, mode:
     device, size = x.device.type, weight.shape[-1]
     if device not in ("cpu", "cuda"):
         return DEVICE
+    if weight.shape != (x.shape[-1], 1, size, size):
+        return SHAPE  # and torch's convolution says what is wrong
     if size not in depthwise_cpu.KERNEL_SIZES or stride not in depthwise_cpu.STRIDES:
         return _torch("no kernel for this kernel size and stride")
     if for_elsewhere():
@@ -213,15 +221,16 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
     if dtype not in DTYPES or x.dtype not in DTYPES:
         return TYPE
     compiles, learns = torch.compiler.is_compiling(), torch.is_grad_enabled()
-    if learns and not compiles:
-        learns = x.requires_grad or any(p.requires_grad for p in module.parameters())
-    if learns and not (x.requires_grad and all(p.requires_grad for p in module.parameters())):
-        return _torch("a parameter or the input is frozen")
+    if learns:
+        trained = {x.requires_grad, *(p.requires_grad for p in _parameters(module))}
+        learns = compiles or True in trained
+        if learns and False in trained:
+            return FROZEN
     if dropped and not learns:
-        return _torch("paths are dropped without gradients")
+        return DROPPED
     if not _unwatched(x, parts):
-        return _torch("a hook or a tensor subclass looks at single layers")
-    if learns and parts.norm is not None and len(list(parts.norm.parameters())) != 2:
+        return WATCHED
+    if learns and parts.norm is not None and (parts.norm.weight is None or parts.norm.bias is None):
         return _torch("the norm has no weight or no bias")
     if x.device.type == "cuda":
         least = 1 if mode == "on" else LEAST_BYTES_GPU[torch.is_grad_enabled()]
@@ -254,22 +263,32 @@ def _block_training(x: Tensor, parts: strips.Parts, dtype: torch.dtype, mode: Mo
     return Choice("training", _by(mode), dtype, own=True) if pixelwise_training.ready() else NOT_READY
 
 
+def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """A module's parameters. ``module.parameters()`` takes longer than a small layer."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            yield parameter
+    for child in module._modules.values():
+        if child is not None:
+            yield from _parameters(child)
+
+
 def _unwatched(x: Tensor, parts: strips.Parts) -> bool:
     """Whether no hook looks at a layer by itself, and all tensors are plain ones."""
-    modules: Sequence[nn.Module] = [layer for layer in parts[1:] if layer is not None]
-    if any(hooked(module) for module in modules):
-        return False
+    for module in parts[1:]:
+        if module is not None and hooked(module):
+            return False
     if torch.compiler.is_compiling():
         return True
-    tensors = [x, *(p for module in modules for p in module._parameters.values() if p is not None)]
-    plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
+    kinds = {type(p) for module in parts[1:] if module is not None for p in module._parameters.values()}
     everywhere: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    return plain and not everywhere
+    return type(x) in PLAIN and kinds <= PLAIN and not everywhere
 
 
 def hooked(module: nn.Module) -> bool:
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in hooks)
+    """Whether a hook looks at what goes into the module or comes out of it."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
 def libraries() -> dict[str, str]:

@@ -70,7 +70,7 @@ class FastBlock(Fast, Block):
     """A block whose work on single pixels is one kernel, or whose layer scale is folded into its last layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        layers = [getattr(self, name) for name in self.order]
+        layers: list[Any] = [self._modules[name] for name in self.order]
         parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
         made = self.chosen(choice.block(x, parts, self, dropped, self.kernels))
         y = x
@@ -109,10 +109,9 @@ def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 def _parts(layers: Sequence[nn.Module]) -> strips.Parts | None:
     """A block's layers as the kernels take them; None where the last ones are of other kinds, such as subclasses."""
-    kinds = tuple(type(layer) for layer in layers)
-    if kinds[-3:] != (FastPointwise, FastGELU, FastPointwise):
+    if [type(layer) for layer in layers[-3:]] != [FastPointwise, FastGELU, FastPointwise]:
         return None
-    at = -4 if kinds[-4:-3] == (LayerNorm,) else -3
+    at = -4 if len(layers) > 3 and type(layers[-4]) is LayerNorm else -3
     found = strips.Parts(layers[:at], layers[-4] if at == -4 else None, *layers[-3:])  # type: ignore[arg-type]
     return found if found.first.stride == found.second.stride == 1 else None
 

@@ -136,11 +136,21 @@ def run(
 
     Computed in ``dtype``, ``strip`` pixels at a time. If ``before (pixels, wide)`` of that type is given, the input of
     GELU is written to it.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
     """
     (wide, columns), threads, half = first[0].shape, torch.get_num_threads(), dtype is torch.bfloat16
     to_hidden, to_panels, size = _layout(strip, columns, wide, half, threads)
     memory = scratch_address("pixelwise", size)
     vectors = [floats(v) for v in (norm[0], norm[1], first[1], second[1], scale)]
+    sizes = columns, columns, wide, out.shape[1], out.shape[1]
+    fit = all(v is None or v.numel() == size for v, size in zip(vectors, sizes, strict=True))
+    if not fit or columns != x.shape[1] or second[0].shape != (out.shape[1], wide):
+        raise ValueError(
+            f"linear layers of {tuple(first[0].shape)} and {tuple(second[0].shape)}, their biases, norm and layer scale "
+            f"do not fit each other and {x.shape[1]} channels"
+        )
     weights = [first[0].contiguous(), second[0].contiguous()]
     halves = [t is not None and t.dtype is torch.bfloat16 for t in (x, shortcut, *weights)]
     work = _Work(
