@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nextify.evaluation.predict import predict
     from nextify.fitting.fit import fit
     from nextify.networks.zoo import list_models
-    from nextify.training.run import train
+    from nextify.training.train import train
     from nextify.weights.models import create_backbone, create_model
 
 __version__ = "0.1.0"
@@ -42,7 +42,7 @@ _LATER = {
     "list_models": "nextify.networks.zoo",
     "open_images": "nextify.data",
     "predict": "nextify.evaluation.predict",
-    "train": "nextify.training.run",
+    "train": "nextify.training.train",
 }
 
 __all__ = [

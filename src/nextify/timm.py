@@ -68,7 +68,7 @@ class TimmConvNet(ConvNet):
         """Names of parameters without weight decay: biases, norms, layer scale."""
         return set(self.undecayed_parameters())
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Depth groups for layer-wise learning rates, as timm's own ConvNeXt."""
         blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else [*blocks, (r"^head\.norm", (99999,))]}
@@ -129,7 +129,7 @@ def _pooling(kind: str) -> str:
     return kind
 
 
-def _config(design: Design) -> dict[str, Any]:
+def _config(design: Design) -> dict[str, object]:
     stem = "stem.conv"
     return {
         "url": "",

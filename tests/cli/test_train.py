@@ -33,8 +33,9 @@ from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
-from nextify.training.run import UnusableFolder, finished, folder_of, prepare_in, run, taken
-from nextify.training.run import train as train_in_one_call
+from nextify.training.run import UnusableFolder, finished, taken
+from nextify.training.train import folder_of, prepare_in, run_prepared
+from nextify.training.train import train as train_in_one_call
 from nextify.training.trainer import Trainer, class_weights
 from nextify.training.trial import Data, Runtime, Trial, _deciding
 from nextify.weights import load, load_bundle, model_card, save_bundle
@@ -166,7 +167,7 @@ def test_mirror_images_are_asked_wherever_the_network_is(trained: Path, digits: 
 def test_a_training_with_mirror_images_measures_with_them(digits: Images, tmp_path: Path) -> None:
     request = Request("convnext_atto", epochs=1, scale="tiny", settings={"test_mirror": "on"})
     prepared = prepare(request, digits)
-    done = run(prepared, tmp_path, ONE_THREAD)
+    done = run_prepared(prepared, tmp_path, ONE_THREAD)
     assert done.top1 == evaluate(done.bundle, digits, threads=1).top1
     plain = prepare(replace(request, settings={}), digits)
     assert prepared.trial.fingerprint != plain.trial.fingerprint
@@ -199,9 +200,9 @@ def test_a_stopped_training_resumes_to_the_same_weights(trained: Path, digits: I
     for steps in (10, 45):  # in the first epoch, then in the second
         asked = iter(range(1000))
         with pytest.raises(TrainingStopped):
-            run(prepared, tmp_path, ONE_THREAD, should_stop=lambda asked=asked, n=steps: next(asked) >= n - 1)
+            run_prepared(prepared, tmp_path, ONE_THREAD, should_stop=lambda asked=asked, n=steps: next(asked) >= n - 1)
         assert (tmp_path / prepared.trial.fingerprint / "checkpoint.pt").exists()
-    done = run(prepared, tmp_path, ONE_THREAD)
+    done = run_prepared(prepared, tmp_path, ONE_THREAD)
     expected, resumed = bundle_state(trained), bundle_state(done.bundle)
     assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
     log = (done.bundle.parent / "log.jsonl").read_text().splitlines()
@@ -242,7 +243,7 @@ def test_fine_tuning_takes_a_new_head_and_leaves_frozen_stages(trained: Path, sh
     assert prepared.trial.recipe.layer_decay == 0.8
     assert any("the classifier is new: 3 classes" in note for note in prepared.notes)
     assert not {change.field for change in prepared.changes} & {"stem", "layer_scale", "stage_strides"}
-    done = run(prepared, tmp_path, ONE_THREAD)
+    done = run_prepared(prepared, tmp_path, ONE_THREAD)
     before, after = bundle_state(trained), bundle_state(done.bundle)
     assert after["head.classifier.weight"].shape[0] == 3
     for name, tensor in before.items():
@@ -428,7 +429,7 @@ def test_two_runs_do_not_train_the_same(digits: Images, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, prepared.trial)
     folder.mkdir()
     with taken(folder), pytest.raises(UnusableFolder, match="in use by another run"):
-        run(prepared, tmp_path, ONE_THREAD)
+        run_prepared(prepared, tmp_path, ONE_THREAD)
 
 
 def test_bad_weights_are_one_line(capsys: Captured, trained: Path, tmp_path: Path) -> None:
@@ -479,8 +480,8 @@ def test_preflight_tells_facts_and_what_will_hurt() -> None:
     recipe = RECIPES["scratch_small"].with_(epochs=5, warmup_epochs=0.5, batch_size=16, learning_rate=1.0)
     fitted = recipe.with_(learning_rate=0.01)
     report = preflight(images_of([100, 4, 0], [5, 5, 0]), recipe, fitted=fitted)
-    assert report.facts["classes_without_test_images"] == ["class 2"]
-    assert report.facts["images_per_class"] == {"class 0": 100, "class 1": 4, "class 2": 0}
+    assert report.facts.classes_without_test_images == ["class 2"]
+    assert report.facts.images_per_class == {"class 0": 100, "class 1": 4, "class 2": 0}
     text = "\n".join(report.warnings)
     for part in (
         "no training images of class 2",
@@ -507,9 +508,9 @@ def test_preflight_refuses_what_cannot_work() -> None:
 def test_preflight_finds_test_images_among_the_training_images() -> None:
     recipe = RECIPES["scratch_small"].with_(batch_size=8)
     report = preflight(images_of([20, 20], [3, 4], pixels=7), recipe)
-    assert report.facts["test_images_also_in_training"] == 7
+    assert report.facts.test_images_also_in_training == 7
     assert any("7 test images are also training images" in note for note in report.notes)
-    assert preflight(images_of([20, 20], [3, 4]), recipe).facts["test_images_also_in_training"] == 0
+    assert preflight(images_of([20, 20], [3, 4]), recipe).facts.test_images_also_in_training == 0
 
 
 def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.MonkeyPatch, digits: Images) -> None:

@@ -41,7 +41,7 @@ from nextify.compare.why import kind_of
 from nextify.data import Images, open_images
 from nextify.evaluation.profiling import Conditions, count
 from nextify.fitting.scale import ScaleError
-from nextify.networks.foreign import Foreign, classifier, timm_network, undecayed_parameters
+from nextify.networks.foreign import Foreign, timm_network
 from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model
 from nextify.paper.published import PublishedModel
@@ -51,7 +51,7 @@ from nextify.study.plan import PlanError
 from nextify.study.statistics import binomial_standard_error
 from nextify.study.study import StudyEstimate
 from nextify.training.loop import TrainingStopped
-from nextify.training.optimizers import parameter_groups
+from nextify.training.optimizers import classifier, parameter_groups, undecayed_parameters
 from nextify.training.run import FOREIGN_JSON, run_trial
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, Preprocessing, save_bundle

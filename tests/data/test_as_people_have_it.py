@@ -243,7 +243,7 @@ def test_used_and_left_out_are_all_that_is_on_the_disk(tmp_path: Path) -> None:
     images = open_images(str(root))
     train, test = names(images)
     facts = preflight(images, Recipe(batch_size=4)).facts
-    left = [name for of_reason in facts["left_out"].values() for name in of_reason]
+    left = [name for of_reason in facts.left_out.values() for name in of_reason]
     on_disk = {Path(at, file).relative_to(root).as_posix() for at, _, files in os.walk(root) for file in files}
     assert sorted([*train, *test, *left]) == sorted(on_disk)
     (said,) = [note for note in images.notes if "left out" in note]

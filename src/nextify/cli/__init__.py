@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, get_type_hints
 
+from nextify import __version__
 from nextify.system.allocator import keep_freed_memory
 
 COMMANDS: dict[str, str] = {
@@ -70,8 +71,6 @@ def _run(arguments: list[str]) -> int:
         print(_overview())
         return 0
     if arguments[0] in ("-V", "--version"):
-        from nextify import __version__
-
         print(f"nextify {__version__}")
         return 0
     name, *rest = arguments

@@ -1,4 +1,4 @@
-"""``--set FIELD=VALUE``: text becomes values, by the annotated types of the fields of ``Recipe`` and ``Design``."""
+"""Parse ``--set FIELD=VALUE`` by the annotated types of the fields of ``Recipe`` and ``Design``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nextify.paper.settings import SettingError, Settings, alternatives, hints, 
 from nextify.system.several import several
 
 
-def settings(texts: Iterable[str], of: Sequence[type[Settings]] = (Recipe, Design)) -> dict[str, Any]:
-    """The values of several ``FIELD=VALUE``, by name; the last one holds where a name is given twice.
+def settings(texts: str | Iterable[str], of: Sequence[type[Settings]] = (Recipe, Design)) -> dict[str, object]:
+    """The values of one or several ``FIELD=VALUE``, by name; of a name given twice, the last value holds.
 
     Raises:
-        SettingError: not of that form, an unknown name, or a value that the field does not accept.
+        SettingError: a text of another form, an unknown name, or a value that the field does not accept.
     """
     return dict(setting(text, of) for text in several(texts))
 
@@ -35,7 +35,7 @@ def setting(text: str, of: Sequence[type[Settings]] = (Recipe, Design)) -> tuple
 
 
 def parsed(text: str, hint: Any) -> Any:
-    """The text as a value of the annotated type; as it is where it is none, for the type's own check to refuse."""
+    """The text as a value of the annotated type; unchanged if it is none, so that the field's own check refuses it."""
     choices = alternatives(hint)
     words = [choice for choice in choices if get_origin(choice) is Literal]
     for alternative in [*words, *(choice for choice in choices if choice not in words)]:

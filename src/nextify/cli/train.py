@@ -26,9 +26,9 @@ from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
 from nextify.training.request import Request, check
-from nextify.training.run import Result, TrainingOutOfMemory, finished, folder_of, prepare_in
-from nextify.training.run import run as run_prepared
+from nextify.training.run import Result, TrainingOutOfMemory, finished
 from nextify.training.tracking import check_trackers
+from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.trial import Runtime
 from nextify.training.trial import runtime as choose_runtime
 

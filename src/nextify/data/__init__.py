@@ -1,11 +1,11 @@
 """Images in, batches out: ``open_images``, the checks before a training, transforms, loaders.
 
-In reading order: ``opening`` (which images), ``sources.parts`` and ``sources.listing`` (the rules for all sources),
-``encoded`` (where images lie), a file for each kind of source (``sources.shards`` for those of several files),
-``decode`` (one image), ``preprocessing`` (one image to a network's input), ``checks`` (what is wrong with them),
-``images`` (what is held), ``kept`` (decoded images on disk), ``jpeg`` (a part of one image), ``transforms``,
-``randomness``, ``balance`` (equal classes), ``batches`` and ``on_device``; ``foreign`` shows what other libraries do
-with an image. Importing this package does not import torch.
+In reading order: ``opening`` (choosing the source), ``sources.parts`` and ``sources.listing`` (rules for all sources),
+``encoded`` (encoded images by index), one file per kind of source (``sources.shards`` for those of several files),
+``decode`` (file to pixels), ``preprocessing`` (pixels to a network's input), ``checks`` (problems in the data),
+``images`` (the data set), ``kept`` (decoded images on disk), ``jpeg`` (decoding part of an image), ``transforms``,
+``randomness``, ``balance`` (balanced classes), ``batches`` and ``on_device``; ``foreign`` compares with the
+preprocessing of other libraries. Importing this package does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches whose content is a function of (seed, step): the same for every design, number of workers and resumption."""
+"""Batches as a function of (seed, step): equal for every design and number of workers, and after a resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREFETCHED = 4
 
 
 class TrainBatches:
-    """The training batches of a recipe, by number; an epoch's last incomplete batch is left out."""
+    """The training batches of a recipe, by step; an incomplete last batch of an epoch is dropped."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class TrainBatches:
     ) -> None:
         """
         Args:
-            workers: processes that prepare batches; 0 prepares each when it is asked for. The batches are the same.
-            share: rows of each batch to give, where several processes train together; None gives the whole batch.
+            workers: processes that prepare batches; 0 prepares each batch on demand. The batches are the same.
+            share: this process's rows of each batch; None returns whole batches.
 
         Raises:
-            DataError: the data does not fill one batch.
+            DataError: there are fewer images than a batch holds.
         """
         self.steps_per_epoch = len(images) // recipe.batch_size
         if not self.steps_per_epoch:
@@ -63,7 +63,7 @@ class TrainBatches:
         self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
 
     def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Which images the batch of ``step`` holds: ``(B,)``. A function of seed and step, see ``balance``."""
+        """Indices ``(B,)`` of the images in the batch of ``step``; ``balance`` describes balanced epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             labels = self.images.labels
@@ -72,7 +72,7 @@ class TrainBatches:
         return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batch(self, step: int) -> Batch:
-        """The batch of ``step`` (counted over all epochs). The global generators are left as they were."""
+        """The batch of ``step``, counted over all epochs. The state of the global random generators is restored."""
         chosen = self.indices(step)[self.rows]
         with seeded(self.seed, step, AUGMENTATION):
             if self.transform.whole_batches:
@@ -89,7 +89,7 @@ class TrainBatches:
     def _one_by_one(self, chosen: Rows, step: int) -> Pixels:
         size = self.image_size
         out = np.empty((len(chosen), size, size, 3), np.uint8)
-        # Each row has draws of its own, so that a process need not make those of the rows before its own.
+        # Each row is seeded by itself, so that a process need not draw for rows that are not its own.
         words = words_of_rows(self.seed, step, AUGMENTATION, self.batch_size)[self.rows]
         with quiet():
             for place, index in enumerate(chosen.tolist()):
@@ -111,7 +111,7 @@ class TrainBatches:
             ) from None
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
-        """The batches of steps ``start_step`` to ``end_step - 1``, in order. Worker processes live as long as this."""
+        """Yield the batches of steps ``start_step`` to ``end_step - 1``; workers live as long as the iterator."""
         if not self.workers:
             for step in range(start_step, end_step):
                 yield self.batch(step)
@@ -124,7 +124,7 @@ class TrainBatches:
             num_workers=self.workers,
             collate_fn=_as_it_is,
             multiprocessing_context="fork" if fork else None,
-            generator=torch.Generator(),  # else it would draw from the global one, which is the model's
+            generator=torch.Generator(),  # the default would draw from the global generator, which is the model's
             prefetch_factor=PREFETCHED,
         )
         with warnings.catch_warnings():
@@ -136,11 +136,11 @@ class TrainBatches:
                 raise batch
             yield batch
 
-    def __getstate__(self) -> dict[str, Any]:
-        # The array is found again through the image set, whose own way of pickling it is cheaper.
+    def __getstate__(self) -> dict[str, object]:
+        # The array is restored from the image set, which pickles it more cheaply.
         return self.__dict__ | {"ready": None, "_order": None}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self.ready = self.transform.square.of_all(self.images) if self.transform.starts_square else self.images.array
 
@@ -153,7 +153,7 @@ class _ByStep(Dataset[Batch | DataError]):
         try:
             return self.batches.batch(step)
         except DataError as error:
-            return error  # raised in the main process, which would make it a traceback of many lines
+            return error  # raised by the main process; a worker's exception would arrive as a long traceback
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -161,13 +161,14 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class TestBatches:
-    """The test images in order, each once; the last batch may be smaller. Can be gone through any number of times.
+    """The test images in order, each once; the last batch may be smaller. Can be iterated repeatedly.
 
-    Of several processes each takes every so-manieth batch, so that a batch holds what it would for one. All take
-    equally many, as their networks may wait for each other: what is missing is a batch of labels -1, counted by nobody.
+    With N processes, each takes every N-th batch, so batches do not depend on N. All processes get equally many
+    batches, since their networks may wait for each other; the missing ones hold one image labelled -1, which does not
+    count.
     """
 
-    __test__ = False  # not a test, whatever pytest takes the name for
+    __test__ = False  # keeps pytest from collecting the class by its name
 
     def __init__(
         self, images: ImageSet, recipe: Recipe, image_size: int, batch_size: int, rank: int = 0, count: int = 1

@@ -1,6 +1,6 @@
-"""Encoded images by number, whatever they lie in: single files here, members of tar shards or rows of Parquet.
+"""Encoded images by index: the interface of every source, and its implementation for single files.
 
-What a source of images has to give; listing, checks and stores know nothing more of where images lie.
+Listings, checks and stores use this interface only, whether images are files, members of tar shards or Parquet rows.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from typing import Protocol
 from nextify.data.decode import UnreadableImage
 
 Stamp = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds of the file that an image lies in."""
+"""Size in bytes and modification time in nanoseconds of the file that holds an image."""
 
 
 class Encoded(Protocol):
-    """Images as their files' bytes. Pickles cheaply; may be read from several threads and processes."""
+    """Images as encoded bytes. Cheap to pickle; can be read from several threads and processes."""
 
     @property
     def names(self) -> Sequence[str]:
-        """What to call each image: the same wherever the data set is moved to."""
+        """A name for each image, independent of where the data set is stored."""
 
     @property
     def place(self) -> str:
-        """Where the data set lies; tells sets of equal names apart."""
+        """Where the data set is stored; distinguishes sets with equal names."""
 
     def stamp(self, index: int) -> Stamp:
-        """While it stays the same, so does the image. Raises ``OSError``, ``UnreadableImage``."""
+        """Changes whenever the image may have changed. Raises ``OSError`` or ``UnreadableImage``."""
 
     def read(self, index: int) -> bytes:
-        """Raises ``OSError``, ``UnreadableImage``."""
+        """The encoded bytes of an image. Raises ``OSError`` or ``UnreadableImage``."""
 
 
 class Files:
-    """A file an image; ``names`` are paths below ``root``, with ``/``."""
+    """One file per image; ``names`` are paths below ``root``, with ``/``."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root, self.names = root, names

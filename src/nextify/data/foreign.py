@@ -8,6 +8,7 @@ what they resize: float tensors differ from 8-bit pixels by rounding. timm and t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Foreign = Literal["timm", "torchvision", "huggingface"]
+Config = Mapping[str, Any]
+"""A configuration of another library, as its JSON file holds it."""
 _RESAMPLE: dict[Interpolation, int] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 _SAME = 2e-6
 """Largest difference that is float32's rounding in the normalization."""
@@ -278,7 +281,7 @@ def _import_transformers() -> Any:
     return transformers
 
 
-def from_timm_config(config: dict[str, Any]) -> Preprocessing:
+def from_timm_config(config: Config) -> Preprocessing:
     """Settings of a timm ``pretrained_cfg``."""
     size = tuple(config.get("input_size") or (3, 224, 224))[-2:]
     squash = config.get("crop_mode") == "squash"
@@ -295,7 +298,7 @@ def from_timm_config(config: dict[str, Any]) -> Preprocessing:
 _HUGGINGFACE_FIELDS = ("size", "crop_pct", "resample", "image_mean", "image_std")
 
 
-def from_huggingface_config(config: dict[str, Any]) -> Preprocessing:
+def from_huggingface_config(config: Config) -> Preprocessing:
     """Settings of a transformers ``preprocessor_config.json`` of ConvNeXt; the fit follows from the size, as there."""
     size = config.get("size", 224)
     short = int((size.get("shortest_edge") or size["height"]) if isinstance(size, dict) else size)
@@ -310,7 +313,7 @@ def from_huggingface_config(config: dict[str, Any]) -> Preprocessing:
     )
 
 
-def to_huggingface_config(settings: Preprocessing) -> dict[str, Any]:
+def to_huggingface_config(settings: Preprocessing) -> dict[str, object]:
     """``preprocessor_config.json`` for these settings, as near as transformers comes."""
     return {
         "image_processor_type": "ConvNextImageProcessor",

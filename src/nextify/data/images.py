@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +114,7 @@ class ImageSet:
         """``(N,)`` pixels, where the images are of mixed sizes and held decoded."""
         return self.store.sizes.min(1) if isinstance(self.store, MixedStore) else None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"squares": {}}
 
 

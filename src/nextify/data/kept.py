@@ -1,4 +1,4 @@
-"""Decoded arrays on disk: written whole or not at all, memory-mapped, shared by every process that opens them."""
+"""Decoded arrays on disk: written atomically, memory-mapped, and shared by all processes that open them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 
 class Kept:
-    """An array that a process in need of it gets cheaply: from memory, or, pickled, by the name of its file."""
+    """An array that is cheap to hand to another process: pickled as its file's path, where there is one."""
 
     def __init__(self, array: Array, path: Path | None = None) -> None:
         self.array, self.path = array, path
@@ -33,9 +33,9 @@ def _reopen(path: Path) -> Kept:
 
 
 def open_kept(path: Path) -> Kept | None:
-    """The array in ``path``, memory-mapped; None where there is no whole one."""
+    """The array in ``path``, memory-mapped; None if the file is missing or damaged."""
     try:
-        # Copy on write: the file stays as it is, and torch does not warn of an array that it may not write to.
+        # Copy on write protects the file, and torch warns of read-only arrays.
         mapped = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
@@ -43,14 +43,14 @@ def open_kept(path: Path) -> Kept | None:
 
 
 def keep(path: Path | None, shape: tuple[int, ...], parts: Iterable[Array]) -> tuple[Kept, OSError | None]:
-    """A uint8 array of ``shape`` made of ``parts`` in row order, on disk where ``path`` is given.
+    """Join ``parts`` in row order to a uint8 array of ``shape``, kept on disk if ``path`` is given.
 
-    Written by plain writes, which report a full disk, where a write into a mapping would kill the process. When the
-    disk refuses, the array is held in memory and the error comes beside it.
+    Plain writes report a full disk; a write into a memory mapping would kill the process. If writing fails, the array
+    stays in memory and the error is returned beside it.
     """
     if path is None:
         return Kept(_gathered(shape, parts)), None
-    # Made in memory first, so that a full disk does not cost a second decoding; it is at most the limit of the caller.
+    # Joined in memory first, so that a full disk does not cost a second decoding; the caller limits its size.
     array = _gathered(shape, parts)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:

@@ -1,14 +1,14 @@
-"""What happens to a batch on the device: normalization, random erasing, mixing, smoothing.
+"""Augmentation of a batch on the device: normalization, random erasing, mixing and label smoothing.
 
-Order as in the ConvNeXt training (timm): erase, then mix. All draws are a function of (seed, step); the rectangles and
-the mixing are the same on every device, the erased pixels' noise is each device's own. Of several processes each
-finishes its share of a batch, by the draws of the whole batch.
+As in the ConvNeXt training (timm), erasing precedes mixing. All draws are functions of (seed, step). Rectangles and
+mixing are the same on every device; the noise in erased pixels is not. With several processes, each finishes its share
+of a batch with the draws of the whole batch.
 
-Targets: soft ``(B, K)`` where labels are smoothed or batches mixed, with the smoothing in them, and class indices
-``(B,)`` where neither is on. Either goes into a plain cross entropy, which must not smooth again.
+Targets are soft ``(B, K)`` with label smoothing or mixing, and class indices ``(B,)`` with neither. Both suit a plain
+cross entropy, which must not smooth again.
 
-timm's Mixup pairs image i with image B-1-i and needs an even batch. Of an odd batch the last image is left as it is;
-its target is smoothed like the others.
+timm's Mixup pairs image i with image B-1-i and needs an even batch. The last image of an odd batch is not mixed, but
+its label is smoothed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Triple = tuple[float, float, float]
 Write = Callable[[int, tuple[slice, ...], Tensor], None]
 
 NOISE_ROWS = 64
-"""Rows whose noise is drawn at once on an accelerator."""
+"""Number of rows whose noise is drawn in one launch on an accelerator."""
 
 
 def finish(
@@ -47,17 +47,17 @@ def finish(
     train: bool = True,
     share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A batch as the network and the loss take it.
+    """Prepare a batch for the network and the loss.
 
     Args:
         pixels: uint8 ``(B, S, S, 3)``.
         labels: int64 ``(B,)``.
-        mean, std: of the channels, where pixels run from 0 to 1.
-        train: False normalizes only, and gives the labels as they are.
-        share: the rows of a larger batch that these are; None for a whole one.
+        mean, std: per channel, for pixels from 0 to 1.
+        train: False normalizes the images only and returns the labels unchanged.
+        share: the rows of the whole batch that these images are; None for a whole batch.
 
     Returns:
-        float32 ``(B, 3, S, S)`` in channels-last memory, and targets: see the top of the file.
+        float32 images ``(B, 3, S, S)`` in channels-last memory, and targets as the top of the file describes.
     """
     device = torch.device(device)
     x = normalized(torch.as_tensor(pixels), device, mean, std)
@@ -77,10 +77,10 @@ def finish(
 
 
 def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) -> None:
-    """timm's random erasing with noise for each pixel (mode ``pixel``), in place.
+    """timm's random erasing with noise per pixel (mode ``pixel``), in place.
 
-    timm draws the rectangles of the whole batch; those of other rows than this process's are let go. On a CPU the
-    noise is timm's too. On an accelerator all is done in a few launches, instead of three for each erased image.
+    timm draws the rectangles of the whole batch; those of other processes' rows are discarded. On a CPU timm also draws
+    the noise. On an accelerator a few launches erase all images, instead of three per image.
     """
     batch = len(x) if share is None else share.batch
     rows = np.arange(batch) if share is None else share.rows
@@ -99,7 +99,7 @@ def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) 
 
 
 class _WholeBatch:
-    """What timm erases in place of a batch, or of one of its rows: hands on what would be written."""
+    """Stands in for a batch, or one of its rows, while timm erases, and passes each write on."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, write: Write, row: int = -1) -> None:
         self.shape, self.dtype, self.write, self.row = shape, dtype, write, row
@@ -115,7 +115,7 @@ class _WholeBatch:
 
 
 def _noise(x: Tensor, seed: int, rows: Rows) -> Tensor:
-    """Normal noise like ``x (N, C, H, W)``, a function of the seed and of each row's place in the whole batch."""
+    """Normal noise of the shape of ``x (N, C, H, W)``, a function of the seed and each row's place in the batch."""
     out = torch.empty_like(x)
     generator = torch.Generator(x.device)
     ends = np.flatnonzero((np.diff(rows) != 1) | (rows[1:] % NOISE_ROWS == 0)) + 1
@@ -128,7 +128,7 @@ def _noise(x: Tensor, seed: int, rows: Rows) -> Tensor:
 
 
 def mixed(x: Tensor, labels: Tensor, mixing: Mixing, smoothing: float, num_classes: int) -> tuple[Tensor, Tensor]:
-    """timm's Mixup and CutMix, in place, and the soft targets; of an odd batch all but the last image."""
+    """Mix ``x`` in place by timm's Mixup and CutMix, except the last image of an odd batch; with soft targets."""
     mixup = Mixup(
         mixup_alpha=0.0 if mixing.mixup == "off" else mixing.mixup,
         cutmix_alpha=0.0 if mixing.cutmix == "off" else mixing.cutmix,

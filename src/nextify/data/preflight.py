@@ -1,14 +1,15 @@
-"""Before a training: what the images are, what cannot work, and what will hurt.
+"""The preflight report: facts about the images, and problems that a training on them would meet.
 
-The checks of images (unreadable, duplicate, contradicting labels) are made where they are read, in ``checks.py``, and
-come as the data's notes and warnings; here they stand beside what follows from the recipe. Nothing is trained and
-nothing is changed. No torch.
+``checks.py`` checks the images as they are read (unreadable, duplicate, contradicting labels) and adds notes and
+warnings to the data; the preflight combines these with problems that follow from the recipe. It changes nothing.
+No torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,36 +20,60 @@ from nextify.data.images import Images, ImageSet
 from nextify.paper.recipe import Recipe
 
 FEW_STEPS = 100
-"""Optimizer steps in all below which hardly anything is learned."""
+"""A training of fewer optimizer steps learns hardly anything."""
 FEW_PER_CLASS = 5
-"""Training images of a class below which it is hardly learned from fresh weights."""
+"""A class of fewer training images is hardly learned from fresh weights."""
 SMALL_BATCH_FOR_BATCH_NORM = 8
-"""Images of a batch below which batch norm's statistics are noise."""
+"""Batch norm's statistics are noise in smaller batches."""
 RATE_RANGE = 8.0
-"""A learning rate is far outside where it is so many times above or below the fitted one."""
+"""A learning rate this many times above or below the fitted one draws a warning."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """A data set in numbers."""
+
+    data: str
+    """Its name."""
+    fingerprint: str
+    train_images: int
+    test_images: int
+    classes: int
+    size: tuple[int, int] | None
+    """Height and width in pixels; None for images of mixed sizes."""
+    smallest_class: tuple[str, int]
+    """Name and training images; likewise ``largest_class``."""
+    largest_class: tuple[str, int]
+    images_per_class: Mapping[str, int]
+    """Training images by class."""
+    classes_without_training_images: Sequence[str]
+    classes_without_test_images: Sequence[str]
+    test_images_also_in_training: int
+    """Test images with the content of a training image."""
+    left_out: Mapping[str, Sequence[str]]
+    """Names of images in the source that are not used, by the reason."""
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """The report: facts, then what was noted of the data, then what will hurt."""
+    """The report; notes and warnings are one sentence each."""
 
-    facts: dict[str, Any]
-    """Plain data for JSON: images, classes, sizes, counts, duplicates, absent classes."""
+    facts: DataFacts
     notes: tuple[str, ...]
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The facts, a line each."""
+        """The main facts, as lines to print."""
         f = self.facts
-        size = "of mixed sizes" if f["size"] is None else f"of {f['size'][1]}×{f['size'][0]} pixels"
-        per_class = f"{f['smallest_class'][1]:,} to {f['largest_class'][1]:,} training images each"
+        size = "of mixed sizes" if f.size is None else f"of {f.size[1]}×{f.size[0]} pixels"
         return [
-            f"{f['train_images']:,} images to train on and {f['test_images']:,} to test on, {size}",
-            f"{f['classes']:,} classes, {per_class}",
+            f"{f.train_images:,} images to train on and {f.test_images:,} to test on, {size}",
+            f"{f.classes:,} classes, {f.smallest_class[1]:,} to {f.largest_class[1]:,} training images each",
         ]
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**self.facts, "notes": list(self.notes), "warnings": list(self.warnings)}
+    def to_dict(self) -> dict[str, object]:
+        """Facts, notes and warnings as plain data for JSON."""
+        return {**asdict(self.facts), "notes": list(self.notes), "warnings": list(self.warnings)}
 
 
 def preflight(
@@ -58,14 +83,14 @@ def preflight(
     fitted: Recipe | None = None,
     uses_batch_norm: bool = False,
 ) -> Preflight:
-    """Check data against the recipe that is to be trained.
+    """Check images against the recipe they will be trained with.
 
     Args:
-        fitted: what the fit gave before the user's own settings; tells which of those are far off.
-        uses_batch_norm: whether the network's statistics depend on the batch.
+        fitted: the fitted recipe before the user's own settings, to warn of settings far from it.
+        uses_batch_norm: whether the network has batch norm.
 
     Raises:
-        DataError: no training is possible: no step in an epoch, nothing to test on.
+        DataError: an epoch would have no step, or there are no test images.
     """
     train = len(images.train)
     counts = np.bincount(images.train.labels, minlength=images.num_classes)
@@ -86,21 +111,21 @@ def preflight(
         if shared:
             notes.append(f"{shared:,} test images are also training images (the same pixels): accuracy is flattered.")
     untrained = [images.classes[i] for i in np.flatnonzero(counts == 0)]
-    facts: dict[str, Any] = {
-        "data": images.name,
-        "fingerprint": images.fingerprint,
-        "train_images": train,
-        "test_images": len(images.test),
-        "classes": images.num_classes,
-        "size": None if images.native_size is None else list(images.native_size),
-        "smallest_class": [images.classes[smallest], int(counts[smallest])],
-        "largest_class": [images.classes[largest], int(counts[largest])],
-        "images_per_class": {name: int(n) for name, n in zip(images.classes, counts, strict=True)},
-        "classes_without_training_images": untrained,
-        "classes_without_test_images": absent,
-        "test_images_also_in_training": shared,
-        "left_out": {reason: list(names) for reason, names in images.left_out.items() if names},
-    }
+    facts = DataFacts(
+        data=images.name,
+        fingerprint=images.fingerprint,
+        train_images=train,
+        test_images=len(images.test),
+        classes=images.num_classes,
+        size=images.native_size,
+        smallest_class=(images.classes[smallest], int(counts[smallest])),
+        largest_class=(images.classes[largest], int(counts[largest])),
+        images_per_class={name: int(n) for name, n in zip(images.classes, counts, strict=True)},
+        classes_without_training_images=untrained,
+        classes_without_test_images=absent,
+        test_images_also_in_training=shared,
+        left_out={reason: list(names) for reason, names in images.left_out.items() if names},
+    )
     warnings = (
         *images.warnings,
         *_class_warnings(images, counts, untrained, recipe),
@@ -110,7 +135,7 @@ def preflight(
 
 
 def duplicates(train: ImageSet, test: ImageSet) -> int:
-    """How many test images have the pixels of a training image."""
+    """The number of test images with the pixels of a training image."""
     known = {_digest(train, i) for i in range(len(train))}
     return sum(_digest(test, i) in known for i in range(len(test)))
 

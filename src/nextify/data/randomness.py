@@ -1,7 +1,7 @@
-"""Draws that are a function of (seed, step) and of nothing else.
+"""Random draws as a function of (seed, step) alone.
 
-timm's and torchvision's augmentations draw from the global generators of ``random``, NumPy and torch. Here these are
-seeded for one call and put back, so that what a model consumes and what the data consumes never meet.
+timm's and torchvision's augmentations draw from the global generators of ``random``, NumPy and torch. These are seeded
+for one call and restored after it, so that the draws of the model and of the data do not affect each other.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import numpy as np
 import numpy.typing as npt
 
 ORDER, AUGMENTATION, DEVICE = 0, 1, 2
-"""Streams: the order of an epoch, the transforms of a step, what is drawn on the device in a step."""
+"""Streams of draws: the order of an epoch, the transforms of a step, and a step's draws on the device."""
 
 
 def words(seed: int, at: int, stream: int) -> npt.NDArray[np.uint32]:
-    """Eight words of seed, well mixed, for one epoch or step."""
+    """A seed of eight well-mixed words for the epoch or step ``at``."""
     return np.random.SeedSequence([seed & (2**64 - 1), at, stream]).generate_state(8).astype(np.uint32)
 
 
 def order(images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """The order of an epoch: a permutation of ``range(images)``."""
-    # RandomState, whose numbers NumPy promises never to change, where Generator's may.
+    # RandomState, since NumPy guarantees its numbers across versions, unlike Generator's.
     return np.random.RandomState(words(seed, epoch, ORDER)).permutation(images).astype(np.int64)
 
 
 def words_of_rows(seed: int, step: int, stream: int, rows: int) -> npt.NDArray[np.uint32]:
-    """``(rows, 4)`` words of seed, for each row of a step's batch."""
+    """A seed of four words for each row of a step's batch: ``(rows, 4)``."""
     state = np.random.SeedSequence([seed & (2**64 - 1), step, stream]).generate_state(4 * rows)
     return state.astype(np.uint32).reshape(rows, 4)
 
 
 def reseed(state: npt.NDArray[np.uint32]) -> None:
-    """Seed the global CPU generators by four words; for use within :func:`seeded`, which puts them back."""
+    """Seed the global CPU generators with four words; for use within :func:`seeded`, which restores them."""
     import torch
 
     random.seed(int.from_bytes(state.tobytes(), "little"))
@@ -45,7 +45,7 @@ def reseed(state: npt.NDArray[np.uint32]) -> None:
 
 @contextmanager
 def seeded(seed: int, step: int, stream: int) -> Iterator[int]:
-    """Within: the global CPU generators are seeded. After: they are as they were. Gives a seed for further ones."""
+    """Seed the global CPU generators inside the block and restore them after it; yields a seed for other generators."""
     import torch
 
     state = words(seed, step, stream)

@@ -1,8 +1,8 @@
-"""Which rows of a batch one of several processes takes, so that together they train on the batch that one would.
+"""The rows of a batch that each of several processes takes, so that together they train on the same batch as one.
 
-A row keeps its place, and with it everything that is drawn for it. Mixing pairs row i with row B-1-i (``device_side``),
-so a process takes whole pairs: a range from the front and its mirror image from the back. Then its own rows, in order,
-are paired as they are in the whole batch. The middle row of an odd batch, which mixing leaves alone, stays the last.
+A row keeps its place in the whole batch, and so every random draw made for it. Mixing pairs row i with row B-1-i
+(``on_device``), so a process takes whole pairs: a range from the front and its mirror image from the back. Its rows, in
+ascending order, then pair up as in the whole batch. The unpaired row of an odd batch goes to the last process.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Share:
-    """Rows of a batch of ``batch`` images, in ascending order."""
+    """Some rows, ascending, of a batch of ``batch`` images."""
 
     rows: Rows
     batch: int
 
 
 def share(batch: int, rank: int, count: int) -> Share:
-    """The rows of process ``rank`` of ``count``; over all processes each row once.
+    """The rows of process ``rank`` of ``count``; together the processes take each row once.
 
     Raises:
-        ValueError: a process would be left without a pair.
+        ValueError: a process would get no pair.
     """
     if batch < 2 * count:
         raise ValueError(

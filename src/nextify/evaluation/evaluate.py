@@ -10,25 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.errors import some
+from nextify.data.preprocessing import normalized
 from nextify.evaluation.inference import PLAIN, Inference
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class, top_k
+from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
+from nextify.kernels import install
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from nextify.weights import About, Preprocessing
-    from nextify.weights.class_names import ClassOrder, Order
+from nextify.weights import About, Preprocessing, WeightsError, load
+from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated
 
 BATCH = 256
 SHOWN_MISTAKES = 24
@@ -70,7 +71,7 @@ class Evaluation:
     notes: tuple[str, ...]
     environment: Environment
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -113,12 +114,6 @@ def evaluate_with_pictures(
     out: Path | None = None,
 ) -> tuple[Evaluation, list[Path]]:
     """``evaluate``; with ``out`` also its files there: evaluation.json and three pictures."""
-    import torch
-
-    from nextify.kernels import install
-    from nextify.weights import load
-    from nextify.weights.class_names import is_word
-
     if threads is not None:
         torch.set_num_threads(threads)
     order = is_word(class_order)
@@ -173,9 +168,6 @@ def name_classes(about: About, images: Images, notes: list[str], order: Order | 
             contradicts the weights' own names.
         DataError: no names, and another number of classes.
     """
-    from nextify.weights import WeightsError
-    from nextify.weights.class_names import in_order
-
     if about.classes and order is None:
         return about
     if about.num_classes != images.num_classes:
@@ -203,8 +195,6 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
         DataError: the bundle lacks a class or has one twice, or does not name its classes and has another number of
             them.
     """
-    from nextify.weights.class_names import repeated
-
     about = name_classes(about, images, notes)
     twice = repeated(about.classes) & set(images.classes)
     if twice:
@@ -239,8 +229,6 @@ def predict_set(
 
 
 def _batches(images: Iterator[Any], settings: Preprocessing) -> Iterator[Tensor]:
-    import torch
-
     batch: list[Tensor] = []
     for image in images:
         batch.append(settings.pixels(image))
@@ -258,10 +246,6 @@ def probabilities(
 
     Normalized as in training, so that the result is the training's own.
     """
-    import torch
-
-    from nextify.data.preprocessing import normalized
-
     place = torch.device(device)
     with torch.inference_mode():
         x = normalized(pixels, place, settings.mean, settings.std)
@@ -278,8 +262,6 @@ def _image(sets: Sequence[ImageSet], index: int) -> npt.NDArray[np.uint8]:
 
 def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]] = ()) -> list[Path]:
     """evaluation.json, confusion.png, reliability.png and, where anything is wrong, mistakes.png; their paths."""
-    from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
-
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(out / "evaluation.json", found.to_dict())
     pictures = {"confusion.png": confusion_picture(found), "reliability.png": reliability_picture(found)}

@@ -86,7 +86,7 @@ def reliability_picture(found: Evaluation) -> bytes:
     return _png(figure)
 
 
-def curves_picture(curve: Sequence[Mapping[str, Any]], title: str) -> bytes:
+def curves_picture(curve: Sequence[Mapping[str, float | None]], title: str) -> bytes:
     """Training loss, and test accuracy where it was measured, over the epochs of a training."""
     figure = _figure(6.4, 3.6)
     loss: Any = figure.add_subplot()

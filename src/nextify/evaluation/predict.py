@@ -15,17 +15,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, from_memory, quiet
 from nextify.data.errors import printable
+from nextify.evaluation.evaluate import probabilities
+from nextify.evaluation.inference import Inference
+from nextify.kernels import install
 from nextify.system.native import Mode
-
-if TYPE_CHECKING:
-    from nextify.weights.class_names import ClassOrder
+from nextify.weights import WeightsError, load
+from nextify.weights.class_names import ClassOrder
 
 BATCH = 64
 COLUMNS = ("path", "rank", "class", "index", "probability")
@@ -61,7 +64,7 @@ class Prediction:
     error: str = ""
     """Why there is none, in a few words; empty where all is well."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {"path": self.path, "error": self.error} if self.error else asdict(self) | {"error": None}
 
 
@@ -85,12 +88,6 @@ class Predictor:
         Raises:
             WeightsError, FileNotFoundError: they cannot be loaded.
         """
-        import torch
-
-        from nextify.evaluation.inference import Inference
-        from nextify.kernels import install
-        from nextify.weights import WeightsError, load
-
         if threads is not None:
             torch.set_num_threads(threads)
         loaded = load(weights, class_order=class_order)
@@ -141,10 +138,6 @@ class Predictor:
             return Prediction(path, (), "too large for the memory")
 
     def _predict(self, waiting: Sequence[Prediction | tuple[str, Any]], top: int) -> Iterator[Prediction]:
-        import torch
-
-        from nextify.evaluation.evaluate import probabilities
-
         ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
         found: Any = ()
         if ready:

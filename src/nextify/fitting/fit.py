@@ -57,7 +57,7 @@ class Change:
     after: Any
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON, and the change in words."""
         values = {"before": plain(self.before), "after": plain(self.after)}
         return {"field": self.field, **values, "reason": self.reason, "text": str(self)}

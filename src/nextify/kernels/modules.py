@@ -182,6 +182,6 @@ def installed(model: nn.Module) -> list[Installed]:
     return [Installed(kind, tuple(names), kernel, reason) for (kind, kernel, reason), names in groups.items()]
 
 
-def describe(model: nn.Module) -> dict[str, Any]:
+def describe(model: nn.Module) -> dict[str, object]:
     """The network's kernels as plain data for records: libraries, and layers with what they ran on last."""
     return {"libraries": choice.libraries(), "layers": [asdict(group) for group in installed(model)]}

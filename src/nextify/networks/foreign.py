@@ -1,6 +1,6 @@
-"""Networks of other families as plain data: one of timm's, by its name and what is changed of it.
+"""Networks of other families as plain data: a network of timm's, by name and changed arguments.
 
-A trial's network is a Design of ours or one of these; the trainer treats both alike. No torch here until one is built.
+A trial trains a ``Design`` or a ``Foreign`` network. No torch is imported until a network is built.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ class Foreign:
     """A network of timm's registry."""
 
     name: str
-    """As timm names it, ``swin_tiny_patch4_window7_224`` for one."""
+    """timm's, such as ``swin_tiny_patch4_window7_224``."""
     arguments: tuple[tuple[str, Any], ...] = ()
-    """What is changed of it: arguments of timm's constructor and their values, by name."""
+    """Changed arguments of timm's constructor, as sorted pairs of name and value."""
     version: str = ""
-    """timm's, since its layers and initial weights belong to what decides a training's result."""
+    """Of timm, since its layers and initial weights help decide a training's result."""
     fused_attention: bool = True
-    """Whether attention is one operation of torch's, timm's default, or its parts. On a CPU the fused one's backward
-    pass took 69 % of a training step of a ViT with 65 tokens, and the step was 3 times as long as with the parts."""
+    """Whether attention is one fused torch operation, timm's default; the parts are much faster to train on a CPU."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON and fingerprints."""
         return {
             "library": "timm",
@@ -43,15 +42,15 @@ class Foreign:
 
 
 def timm_network(name: str, *, fused_attention: bool = True, **arguments: Any) -> Foreign:
-    """timm's network of that name with these arguments changed, in the installed version."""
+    """The network of that name in the installed timm, with ``arguments`` for its constructor."""
     return Foreign(name, tuple(sorted(arguments.items())), metadata.version("timm"), fused_attention)
 
 
 def build(network: Design | Foreign, num_classes: int, stochastic_depth: float = 0.0) -> nn.Module:
-    """The torch module with fresh weights: ours, or timm's as timm initializes it.
+    """The torch module with fresh weights; timm's networks are initialized by timm.
 
     Args:
-        stochastic_depth: chance that the last block's branch is dropped in training; grows linearly from 0 in both.
+        stochastic_depth: probability of dropping the last block's branch in training; it grows linearly from 0.
     """
     if isinstance(network, Design):
         return create_model(network, num_classes, stochastic_depth=stochastic_depth)
@@ -61,28 +60,10 @@ def build(network: Design | Foreign, num_classes: int, stochastic_depth: float =
     if stochastic_depth:
         arguments["drop_path_rate"] = stochastic_depth
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # timm's notes on its registry are nothing a user can act on
+        warnings.simplefilter("ignore")  # a user cannot act on timm's notes about its registry
         model: nn.Module = timm.create_model(network.name, pretrained=False, **arguments)
     if not network.fused_attention:
         for module in model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False  # type: ignore[assignment]
     return model
-
-
-def classifier(model: nn.Module) -> nn.Module:
-    """The last layer of a network of ours or of timm's."""
-    from nextify.networks.network import ConvNet
-
-    return model.head.classifier if isinstance(model, ConvNet) else model.get_classifier()  # type: ignore[operator]
-
-
-def undecayed_parameters(model: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay spares. Ours say it themselves; of timm's, as timm does it, all
-    vectors (biases, norms, scales) and what the network names besides (position embeddings, class tokens)."""
-    from nextify.networks.network import ConvNet
-
-    if isinstance(model, ConvNet):
-        return set(model.undecayed_parameters())
-    named: set[str] = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
-    return named | {name for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from nextify.paper.settings import LARGEST_FLOAT32, Range, SettingError, Settings
 
@@ -206,12 +206,12 @@ class Recipe(Settings):
             )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, object]) -> Self:
         """The recipe of ``to_dict``'s plain data, or of the flat form in which bundles before the groups hold it."""
         flat = any(name in values for name in _FLAT) or isinstance(values.get("crop"), str)
         return super().from_dict(_grouped(values) if flat else values)
 
-    def to_flat(self) -> dict[str, Any]:
+    def to_flat(self) -> dict[str, object]:
         """The form without groups, in which fingerprints know recipes; what the kinds do not have is at its default."""
         grouped = {"optimizer": self.optimizer.kind, "crop": "pad" if self.crop.kind == "shift" else self.crop.kind}
         flat = {name: default if self.get(new) is None else self.get(new) for name, (new, default) in _FLAT.items()}
@@ -232,7 +232,7 @@ _FLAT: dict[str, tuple[str, object]] = {
 """Names and defaults of the settings that are grouped today, in the flat form."""
 
 
-def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
+def _grouped(values: Mapping[str, object]) -> dict[str, object]:
     """Today's form of the flat one."""
     found = {name: value for name, value in values.items() if name not in _FLAT}
     if found.get("crop") == "pad":

@@ -108,7 +108,7 @@ class Settings:
             whole[head] = self._with_parts(head, whole.get(head, getattr(self, head)), values)
         return replace(self, **whole)  # type: ignore[type-var]
 
-    def _with_parts(self, head: str, current: object, values: Mapping[str, Any]) -> Settings:
+    def _with_parts(self, head: str, current: object, values: Mapping[str, object]) -> Settings:
         kinds = members(hints(type(self))[head])
         try:
             if not isinstance(current, Settings):
@@ -132,13 +132,13 @@ class Settings:
         value = getattr(self, head)
         return getattr(value, rest, None) if rest else value
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON; a setting with several kinds names its own as ``kind``."""
         kind = {} if self.kind is None else {"kind": self.kind}
         return {**kind, **{name: plain(getattr(self, name)) for name in hints(type(self))}}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, object]) -> Self:
         """The settings of ``to_dict``'s plain data; fields that it leaves out have their defaults."""
         return cls().with_(**values)
 
@@ -157,10 +157,10 @@ def plain(value: object) -> Any:
     return value
 
 
-_HINTS: dict[type, dict[str, Any]] = {}
+_HINTS: dict[type, dict[str, object]] = {}
 
 
-def hints(kind: type[Settings]) -> dict[str, Any]:
+def hints(kind: type[Settings]) -> dict[str, object]:
     """The annotation of every field."""
     if kind not in _HINTS:
         found = get_type_hints(kind, include_extras=True)
@@ -217,7 +217,12 @@ def describe(hint: Any) -> str:
         return f"{'two' if len(arguments) == 2 else len(arguments)} numbers, each {each.removeprefix('number ')}"
     if origin in (Union, types.UnionType):
         kinds = members(hint)
-        others = [describe(a) for a in arguments if a not in kinds]
+        others: list[str] = []
+        for alternative in arguments:
+            if get_origin(alternative) is Literal:
+                others += map(str, get_args(alternative))
+            elif alternative not in kinds:
+                others.append(describe(alternative))
         if len(kinds) > 1:
             return _or([*others, *(str(kind.kind) for kind in kinds)])
         return _or([*others, *map(describe, kinds)])

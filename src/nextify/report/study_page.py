@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from nextify.report import text
 from nextify.report.columns import shown
@@ -86,7 +85,7 @@ def _settings(results: StudyResults) -> list[tuple[str, str | None]]:
     ]
 
 
-def _recipes(recipes: Mapping[str, Mapping[str, Any]]) -> Table:
+def _recipes(recipes: Mapping[str, Mapping[str, object]]) -> Table:
     keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
     lines = [Line((key.replace("_", " "), *(_setting(r.get(key)) for r in recipes.values()))) for key in keys]
     return Table("Training recipes", [("setting", ""), *((name, "text") for name in recipes)], [("", lines)])

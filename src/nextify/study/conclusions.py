@@ -1,23 +1,25 @@
-"""From the outcomes of a study's trainings to its :class:`StudyResults`."""
+"""What follows from a study's trainings: its :class:`StudyResults`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
 
 from nextify.networks.layout import cost
+from nextify.study.engine import Failed
 from nextify.study.plan import PlannedRow, PlannedTrial
-from nextify.study.results import SCHEMA, StepResult, StudyData, StudyResults, StudySettings, TrialResult
+from nextify.study.results import SCHEMA, Epoch, StepResult, StudyData, StudyResults, StudySettings, TrialResult
 from nextify.study.statistics import StepStatistics, conclude
 from nextify.system.device import gpu_name
+from nextify.training.run import Result
 
 if TYPE_CHECKING:
     from nextify.study.study import Study
 
 
 def study_results(study: Study, started: datetime) -> StudyResults:
-    """What ``study`` has found so far; ``started`` is when this run of it began."""
+    """What ``study`` has found so far; ``started`` is when this run began."""
     plan, images = study.plan, study.images
     trials = tuple(trial_result(planned, study.outcomes.get(planned.folder)) for planned in plan.trials)
     settings = StudySettings(
@@ -50,12 +52,23 @@ def study_results(study: Study, started: datetime) -> StudyResults:
     return StudyResults(SCHEMA, settings, _steps(study, trials), trials, environment)
 
 
-def trial_result(planned: PlannedTrial, outcome: Mapping[str, Any] | None) -> TrialResult:
-    """What became of a trial; ``outcome`` is its result or ``{"error": …}``, None while it is not trained."""
-    status = "missing" if outcome is None else "failed" if "error" in outcome else "finished"
-    trial = planned.trial
-    known = {"step": planned.step, "seed": trial.seed, "status": status, "fingerprint": trial.fingerprint}
-    return TrialResult.from_dict({**(outcome or {}), **known})
+def trial_result(planned: PlannedTrial, outcome: Result | Failed | None) -> TrialResult:
+    """What became of a trial; its ``outcome`` is None until it has been trained."""
+    step, seed, fingerprint = planned.step, planned.trial.seed, planned.trial.fingerprint
+    match outcome:
+        case None:
+            return TrialResult(step, seed, "missing", fingerprint=fingerprint)
+        case Failed():
+            return TrialResult(step, seed, "failed", error=outcome.error, fingerprint=fingerprint)
+        case Result():
+            return TrialResult(
+                *(step, seed, "finished", outcome.top1, outcome.top5, outcome.final_train_loss, outcome.seconds),
+                *(outcome.images_per_second, outcome.peak_memory_mib),
+                curve=tuple(Epoch.from_dict(entry) for entry in outcome.curve),
+                fingerprint=fingerprint,
+            )
+        case unknown:
+            assert_never(unknown)
 
 
 def _steps(study: Study, trials: Sequence[TrialResult]) -> tuple[StepResult, ...]:

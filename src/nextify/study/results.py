@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from nextify.system.environment import Environment
 
 SCHEMA = 1
+Json = dict[str, Any]
+"""An object of a JSON file, of whatever version of the schema."""
 
 
 class _Record:
     """A dataclass whose fields are keys of a JSON object; every field has a default."""
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Json) -> Self:
         """Take the fields from ``values``. Absent and null ones keep their defaults, and unknown keys are ignored, so
         that files of older and newer versions can be read."""
         known = {f.name: values.get(f.name) for f in fields(cls)}  # type: ignore[arg-type]
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items() if v is not None})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """The fields as JSON has them: None stands for every NaN and infinity, and lists for tuples."""
-        found: dict[str, Any] = finite(asdict(self))  # type: ignore[call-overload]
+        found: Json = finite(asdict(self))  # type: ignore[call-overload]
         return found
 
 
@@ -68,7 +70,7 @@ class TrialResult(_Record):
     fingerprint: str = ""
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Json) -> Self:
         curve = [Epoch.from_dict(point) for point in values.get("curve") or () if point.get("epoch") is not None]
         return super().from_dict({**values, "curve": tuple(curve)})
 
@@ -152,7 +154,7 @@ class StudySettings(_Record):
     """``original`` for the first row, ``modern`` for all others."""
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Json) -> Self:
         return super().from_dict({**values, "data": StudyData.from_dict(values.get("data") or {})})
 
 
@@ -168,7 +170,7 @@ class StudyResults(_Record):
     environment: Environment = field(default_factory=dict)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Json) -> Self:
         """The results that ``to_dict`` gave. Raises ``ValueError`` for the schema of a newer version."""
         schema = values.get("schema", SCHEMA)
         if schema != SCHEMA:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from nextify.data import Images
 from nextify.study.conclusions import study_results, trial_result
@@ -19,6 +19,7 @@ from nextify.study.results import StudyResults, TrialResult
 from nextify.study.store import Store
 from nextify.system.environment import Environment, cores, describe
 from nextify.training.probe import Speed
+from nextify.training.run import Result
 from nextify.training.trial import Runtime
 
 
@@ -53,15 +54,15 @@ class Trainings:
     command: str = ""
     environment: Environment = field(default_factory=describe)
     """Taken when the study begins, since the source tree may move on while it runs."""
-    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Result or ``{"error": …}`` of each trial by folder, as far as there is one."""
+    outcomes: dict[str, Result | Failed] = field(default_factory=dict)
+    """What became of each trial that has ended, by folder."""
 
     def load(self) -> None:
         """Read what earlier runs finished."""
         for planned in self.plan.trials:
             result = self.store.result(planned)
             if result is not None:
-                self.outcomes[planned.folder] = result.to_dict()
+                self.outcomes[planned.folder] = result
 
     @property
     def open_trials(self) -> list[PlannedTrial]:
@@ -103,9 +104,9 @@ class Trainings:
 
         def record(event: Event) -> None:
             if isinstance(event, Done):
-                self.outcomes[event.key] = event.result.to_dict()
+                self.outcomes[event.key] = event.result
             elif isinstance(event, Failed):
-                self.outcomes[event.key] = {"error": event.error}
+                self.outcomes[event.key] = event
             on_event(event)
 
         jobs = [Job(p.folder, p.trial, self.images, self.store.folder(p), p.name) for p in self.open_trials]

@@ -1,11 +1,12 @@
-"""Checkpoints that are whole or not there. A new one is written beside the last and then takes its name; the one before
-is kept, and a checksum tells a damaged file from a good one."""
+"""Checkpoint files. A save that is interrupted costs nothing: the new file is written beside the last and then renamed,
+the one before is kept, and a checksum exposes a damaged file."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,26 @@ from nextify.system.files import write_bytes_atomic
 _MAGIC = b"nextify-checkpoint-1\n"
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors and plain data) to ``path``; what stood there becomes ``path`` + ``.before``.
+def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
+    """Write ``state`` (tensors and plain data) to ``path``; the previous checkpoint becomes ``path`` + ``.before``.
 
     Raises:
-        OSError: it could not be written; both files are as they were.
+        OSError: the file could not be written; both earlier files are as they were.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
     new = path.with_name(f"{path.name}.new")
     write_bytes_atomic(new, _MAGIC + hashlib.sha256(body).digest() + body)
-    # Only now, so that a write that fails costs neither of the two. Killed between these, ``.before`` is the last.
+    # Only after a complete write, so that a failure costs neither file. If killed between the two renames, the
+    # latest checkpoint is ``.before``.
     if path.exists():
         os.replace(path, before(path))
     os.replace(new, path)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state at ``path``, or the one before if that file is damaged, or None where there is neither."""
+def load_checkpoint(path: Path) -> Any:
+    """The state at ``path``, the one before if that file is damaged or absent, or None if neither can be read."""
     for candidate in (path, before(path)):
         if not candidate.exists():
             continue
@@ -42,23 +44,23 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         head = len(_MAGIC) + 32
         body = data[head:]
         if data.startswith(_MAGIC) and hashlib.sha256(body).digest() == data[len(_MAGIC) : head]:
-            state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-            return state
+            return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     return None
 
 
 def before(path: Path) -> Path:
-    """The checkpoint that ``path`` replaced."""
+    """Where the checkpoint that ``path`` replaced is kept."""
     return path.with_name(f"{path.name}.before")
 
 
 def remove_checkpoint(path: Path) -> None:
+    """Remove both checkpoints and anything a killed process left half-written."""
     for candidate in (path, before(path)):
         candidate.unlink(missing_ok=True)
     remove_leftovers(path)
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what a process that was killed in the middle of a save has left. Only the folder's owner may."""
+    """Remove what a process killed during a save has left; only the process that holds the folder may."""
     for candidate in (path.with_name(f"{path.name}.new"), *path.parent.glob(f".{path.name}.*.tmp")):
         candidate.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""One training on several processes: gradients and statistics of the whole batch, weights in every process or in parts.
+"""One training on several processes, equal to training on the whole batch in one.
 
-- ``ddp`` (``DistributedDataParallel``): every process holds the network, and gradients are averaged in each step.
-- ``fsdp`` (``fully_shard``, FSDP2): weights, gradients, optimizer state and average are cut in parts, one a process,
-  and put together a block at a time; for what does not fit one device.
+- ``ddp`` (``DistributedDataParallel``): every process holds the network; gradients are averaged in each step.
+- ``fsdp`` (``fully_shard``, FSDP2): weights, gradients, optimizer state and average are sharded over the processes and
+  gathered one block at a time, for networks that do not fit one device.
 
-Averaged gradients are those of the mean over the whole batch because each process scales its loss by its share.
-Batch norm takes its statistics over all processes. Dropped paths are drawn for the whole batch by each of them.
+Each process scales its loss by its share of the batch, so the averaged gradients are those of the whole batch's mean.
+Batch norm takes its statistics over all processes, and every process draws the dropped paths of the whole batch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -28,40 +28,49 @@ Kind = Literal["ddp", "fsdp"]
 Forward = Callable[[Tensor], Tensor]
 
 
+class OptimizerState(TypedDict):
+    """What ``torch.optim.Optimizer.state_dict`` returns."""
+
+    state: dict[int, dict[str, Any]]
+    """Buffers and counters of each parameter, by its number."""
+    param_groups: list[dict[str, Any]]
+    """Hyperparameters of each group, and the numbers of its parameters."""
+
+
 # -- the network ---------------------------------------------------------------------------------------------------
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """The network, with gradients averaged over the processes as they arise."""
+    """Wrap the network so that gradients are averaged over the processes during the backward pass."""
     return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def cut_in_parts(model: nn.Module, device: torch.device) -> None:
-    """FSDP2, in place: a unit for each block and one for the rest. The parts go to ``device``."""
+    """Shard the network by FSDP2, in place: one unit per block and one for the rest, on ``device``."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     for parameter in model.parameters():
-        parameter.data = parameter.data.contiguous()  # FSDP2 takes no channels-last weights
+        parameter.data = parameter.data.contiguous()  # FSDP2 rejects channels-last weights
     mesh = init_device_mesh(device.type, (processes.count(),))
     for module in list(model.modules()):
         if isinstance(module, Block):
             fully_shard(module, mesh=mesh)
-    # Not kept whole after a forward pass, which an evaluation ends with: averaging and saving want parts.
+    # Resharded after every forward pass, since averaging and saving after an evaluation expect shards.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def gradients_wait(forward: Forward, last: bool) -> AbstractContextManager[None]:
-    """Around the parts of an accumulated batch: gradients are exchanged with the ``last`` one only (``ddp``)."""
+    """Context for one part of an accumulated batch: with ``ddp``, only the ``last`` part exchanges gradients."""
     if isinstance(forward, nn.parallel.DistributedDataParallel) and not last:
         return forward.no_sync()
     return nullcontext()
 
 
 def drops_for(model: nn.Module, rows: Tensor | None, batch: int) -> None:
-    """Tell the network that it computes ``rows`` of a batch, so that it drops the paths that the whole batch would.
+    """Make the network drop the paths that a whole batch would while it computes only ``rows (M,)`` of it.
 
-    ``None`` tells it that it computes the whole batch again.
+    ``None`` restores the computation of whole batches.
     """
     for module in model.modules():
         if isinstance(module, DropPath):
@@ -72,7 +81,7 @@ def drops_for(model: nn.Module, rows: Tensor | None, batch: int) -> None:
 
 
 def synchronized(model: nn.Module, device: torch.device) -> None:
-    """Replace each batch norm, in place, by one with the statistics of all processes."""
+    """Replace each batch norm, in place, by one that normalizes with the statistics of all processes."""
     kind = SynchronizedOnCpu if device.type == "cpu" else SynchronizedOnAccelerator
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -84,7 +93,7 @@ def synchronized(model: nn.Module, device: torch.device) -> None:
 
 
 class SynchronizedOnAccelerator(nn.SyncBatchNorm):
-    """torch's, over the last axis of ``(N, H, W, C)`` or ``(N, C)``."""
+    """torch's ``SyncBatchNorm`` over the last axis of ``(N, H, W, C)`` or ``(N, C)``."""
 
     undecayed = BatchNorm.undecayed
 
@@ -93,7 +102,7 @@ class SynchronizedOnAccelerator(nn.SyncBatchNorm):
 
 
 class SynchronizedOnCpu(BatchNorm):
-    """Where torch has none: the mean, then the mean square around it, over all processes."""
+    """Synchronized batch norm for CPUs, where torch has none: mean, then variance around it, over all processes."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -117,7 +126,7 @@ class SynchronizedOnCpu(BatchNorm):
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, as each of them depends on it."""
+    """Sum over all processes. The gradient is summed too, since every process depends on the sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -136,8 +145,7 @@ class _Summed(torch.autograd.Function):
 
 
 def whole(state: Any) -> Any:
-    """Nested state with every tensor that is cut in parts put together, as a single process would have it; every
-    process must call this."""
+    """Gather the sharded tensors of a nested state, as one process would hold it; every process must call this."""
     if isinstance(state, DTensor):
         return state.full_tensor()
     if isinstance(state, Mapping):
@@ -148,24 +156,24 @@ def whole(state: Any) -> Any:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Whole weights into a network that may be cut in parts."""
+    """Load unsharded weights into a network that may be sharded."""
     own = model.state_dict()
     model.load_state_dict({name: _as(value, own.get(name)) for name, value in state.items()})
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """A copy of a whole state into an optimizer whose parameters may be cut in parts."""
+def load_optimizer(optimizer: torch.optim.Optimizer, state: OptimizerState) -> None:
+    """Load a copy of an unsharded state into an optimizer whose parameters may be sharded."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     values = {
         number: {key: _laid_out_as(_as(value, parameters[number]), parameters[number]) for key, value in of_one.items()}
         for number, of_one in state["state"].items()
     }
-    # torch would keep counters such as AdamW's step, and count on in the caller's.
+    # A deep copy, since torch keeps counters such as AdamW's step and would advance the caller's.
     optimizer.load_state_dict(copy.deepcopy({**state, "state": values}))
 
 
 def _laid_out_as(value: Any, parameter: Tensor) -> Any:
-    """In the parameter's order in memory, by which fused optimizers pair the two; parts came out of theirs."""
+    """Match the parameter's strides, as fused optimizers require."""
     if isinstance(value, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,8 +1,8 @@
-"""Muon: momentum whose matrices are made orthogonal before they are applied (Jordan et al. 2024; arXiv 2502.16982).
+"""Muon: momentum, orthogonalized before it is applied (Jordan et al. 2024; arXiv 2502.16982).
 
-torch has one of its own, which orthogonalizes in bfloat16 and takes matrices only. This one takes float32 where the
-training is in float32, which is the faster of the two on CPUs whose bfloat16 is not; takes convolution kernels, seen as
-matrices ``(out, in * height * width)``; and gives sharded parameters (FSDP2) the update of the whole matrix.
+Unlike ``torch.optim.Muon``, which orthogonalizes in bfloat16 and takes matrices only, this one can compute in float32
+(faster on CPUs without bfloat16 instructions), takes convolution kernels as matrices ``(out, in * height * width)``,
+and updates sharded parameters (FSDP2) as whole matrices.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration that pulls all singular values near 1 (to 0.7 … 1.2 in five steps)."""
+"""Of the quintic Newton–Schulz iteration, which brings all singular values to 0.7 … 1.2 in five steps."""
 
 
 def orthogonalized(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """The ``(M, N)`` matrix with its singular values pulled near 1, computed in ``dtype``."""
+    """Bring the singular values of an ``(M, N)`` matrix close to 1; computed and returned in ``dtype``."""
     a, b, c = COEFFICIENTS
     x = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
@@ -36,14 +36,14 @@ def orthogonalized(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalized, with decoupled weight decay.
 
-    A matrix ``(M, N)`` moves by ``0.2 sqrt(max(M, N))`` times the rate, so that its elements move as much as AdamW's
-    and both can share one rate and decay (arXiv 2502.16982, section 2.2).
+    The update of an ``(M, N)`` matrix is scaled by ``0.2 sqrt(max(M, N))``, so that its elements move as far as with
+    AdamW and both optimizers can share learning rate and weight decay (arXiv 2502.16982, section 2.2).
 
     Args:
-        params: tensors of two axes or more, or groups of them; all but the first axis are seen as one.
+        params: tensors of two or more axes, or groups of them; all axes but the first are flattened into one.
         lr: learning rate.
         momentum: between 0 and 1.
-        weight_decay: default of the groups.
+        weight_decay: for groups that do not set their own.
         dtype: of the orthogonalization.
     """
 
@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step from the gradients at hand; gives the closure's value."""
+        """Take one step from the present gradients; returns the closure's value."""
         value = None
         if closure is not None:
             with torch.enable_grad():
@@ -72,19 +72,19 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, parameter.grad, group)
+                    self._move(parameter, parameter.grad, group["lr"], group["momentum"], group["weight_decay"])
         return value
 
-    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, parameter: Tensor, gradient: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
         average = state["momentum_buffer"]
-        average.lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(average, group["momentum"])
+        average.lerp_(gradient, 1 - momentum)
+        ahead = gradient.lerp(average, momentum)
         whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
         update = orthogonalized(whole.flatten(1), self.dtype).to(parameter.dtype).reshape(whole.shape)
         if isinstance(parameter, DTensor):
             update = distribute_tensor(update.contiguous(), parameter.device_mesh, parameter.placements)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * 0.2 * max(whole.shape[0], whole[0].numel()) ** 0.5)
+        parameter.mul_(1 - lr * weight_decay)
+        parameter.add_(update, alpha=-lr * 0.2 * max(whole.shape[0], whole[0].numel()) ** 0.5)

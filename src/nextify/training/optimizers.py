@@ -1,17 +1,16 @@
 """Optimizers and parameter groups from a recipe.
 
-A network says itself which parameters weight decay spares; depth groups for layer-wise learning-rate decay follow the
-paper's appendix A.2: three blocks make a group in a stage of more than three, each other stage is one.
+Each network names the parameters without weight decay. Depth groups for layer-wise learning-rate decay follow the
+paper's appendix A.2: three consecutive blocks form a group in a stage of more than three; any other stage is one group.
 """
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from typing import TypedDict, assert_never
 
 import torch
 from torch import nn
 
-from nextify.networks.foreign import classifier, undecayed_parameters
 from nextify.networks.network import ConvNet
 from nextify.paper.recipe import SGD, AdamW, Recipe
 from nextify.paper.recipe import Muon as MuonSettings
@@ -20,8 +19,36 @@ from nextify.training.muon import Muon
 BLOCKS_PER_GROUP = 3
 
 
+class Group(TypedDict):
+    """Parameters that are updated with equal settings, as torch's optimizers take them."""
+
+    params: list[nn.Parameter]
+    weight_decay: float
+    learning_rate_scale: float
+    """Share of the schedule's learning rate."""
+    matrix: bool
+    """Whether they are matrices that Muon takes."""
+
+
+def classifier(model: nn.Module) -> nn.Module:
+    """The classifier layer of one of our networks or of timm's."""
+    return model.head.classifier if isinstance(model, ConvNet) else model.get_classifier()  # type: ignore[operator]
+
+
+def undecayed_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters without weight decay.
+
+    Our networks name them. In timm's networks they are, as in timm itself, all vectors (biases, norms, scales) and the
+    parameters that the network names (position embeddings, class tokens).
+    """
+    if isinstance(model, ConvNet):
+        return set(model.undecayed_parameters())
+    named: set[str] = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    return named | {name for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}
+
+
 def depth_group(name: str, depths: tuple[int, ...]) -> int:
-    """Depth group of a parameter: 0 for the stem, rising to the head."""
+    """Depth group of a parameter: 0 for the stem, increasing towards the head."""
     place = name.split(".")
     groups = [max(1, depth // BLOCKS_PER_GROUP) if depth > BLOCKS_PER_GROUP else 1 for depth in depths]
     if place[0] == "stem":
@@ -34,8 +61,8 @@ def depth_group(name: str, depths: tuple[int, ...]) -> int:
 
 
 def matrices(model: nn.Module) -> set[int]:
-    """Ids of the parameters that Muon takes: weights of linear layers and kernels of convolutions that mix all
-    channels, but for the first layer's, which sees the image, and the classifier's."""
+    """Ids of the parameters that Muon updates: weights of linear layers and of convolutions that mix all channels,
+    except those of the first layer, which sees the image, and of the classifier."""
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     last = {id(p) for p in classifier(model).parameters()}
     return {
@@ -45,15 +72,15 @@ def matrices(model: nn.Module) -> set[int]:
     }
 
 
-def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Groups with their ``weight_decay`` and ``learning_rate_scale``; parameters of equal settings share one.
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
+    """The parameters that are trained, grouped by their settings.
 
     Raises:
-        ValueError: layer decay for a network of another library, whose depth groups are not known.
+        ValueError: layer decay is asked for on another library's network, whose depth groups are unknown.
     """
     spared = undecayed_parameters(model) if not isinstance(recipe.optimizer, SGD) else set()
     if not isinstance(model, ConvNet) and recipe.layer_decay != "off":
-        raise ValueError("layer_decay is known for networks of ours only: set it to off")
+        raise ValueError("layer_decay works for Nextify's own networks only: set it to off")
     depths = tuple(len(stage.blocks) for stage in model.layout.stages) if isinstance(model, ConvNet) else ()
     deepest = depth_group("head", depths)
     chosen = matrices(model) if isinstance(recipe.optimizer, MuonSettings) else set()
@@ -74,10 +101,10 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """The recipe's optimizer; with Muon two, since it takes matrices only and AdamW the rest."""
+    """The recipe's optimizer; for Muon, which updates matrices only, a pair with AdamW for the rest."""
     groups = parameter_groups(model, recipe)
-    for_muon = [g for g in groups if g["matrix"]]
-    rest = [g for g in groups if not g["matrix"]]
+    for_muon = [dict(group) for group in groups if group["matrix"]]
+    rest = [dict(group) for group in groups if not group["matrix"]]
     rate = recipe.learning_rate
     match recipe.optimizer:
         case SGD(momentum):

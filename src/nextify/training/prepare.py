@@ -7,9 +7,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors.torch import save
+from torch import Tensor
 
 from nextify.data import Images
 from nextify.data.preflight import Preflight, preflight
@@ -21,11 +22,8 @@ from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nextify.weights import About
+from nextify.weights import About, WeightsError, find, is_bundle
+from nextify.weights.class_names import in_order, is_word
 
 MANY_IMAGES = 200_000
 """Training images from which the paper's recipe is taken rather than the one for small sets."""
@@ -159,7 +157,7 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
     return Preparation.of(request, images).fitted_to(epochs)
 
 
-def resolved(prepared: Prepared) -> dict[str, Any]:
+def resolved(prepared: Prepared) -> dict[str, object]:
     """Design and recipe as they are trained, and how they came to be; plain data."""
     return {
         "model": prepared.request.model,
@@ -186,9 +184,6 @@ def _recipe(request: Request, images: Images, notes: list[str]) -> tuple[str, Re
 def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | None, Mapping[str, Tensor] | None]:
     if request.weights is None:
         return None, None
-    from nextify.weights import WeightsError, find, is_bundle
-    from nextify.weights.class_names import in_order, is_word
-
     own = Path(request.weights).exists() and is_bundle(request.weights)
     order = is_word(request.class_order)
     found = find(request.weights, None if own else request.model, None if order else request.class_order)
@@ -221,8 +216,6 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
-    from safetensors.torch import save
-
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
     return hashlib.sha256(save(tensors)).hexdigest()[:16]
 

@@ -1,7 +1,8 @@
-"""What a training writes while it runs: checkpoints, one line per epoch, and what trackers are told.
+"""Records of a running training: checkpoints, one log line per epoch, and reports to experiment trackers.
 
-None of it may end a training that can go on: a full disk or a tracker out of reach costs that one record, with one line
-of warning. What the training is for (bundle and result) is written at its end by ``run.py``, and must not fail.
+No record may end a training that could go on: a full disk or an unreachable tracker costs that one record and one line
+of warning. Bundle and result, the purpose of the training, are written at its end by ``run.py``, and there a failure is
+an error.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor
 
 from nextify.system.files import write_text_atomic
 from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, remove_leftovers, save_checkpoint
+from nextify.training.distributed import OptimizerState
 from nextify.training.tracking import Tracker
 
 Entry = dict[str, float | int | None]
@@ -24,27 +26,47 @@ Entry = dict[str, float | int | None]
 Warn = Callable[[str], None]
 
 
+class State(TypedDict):
+    """Everything a training needs to resume, as a checkpoint holds it; tensors are whole, not sharded."""
+
+    fingerprint: str
+    """Of the trial."""
+    threads: int
+    model: dict[str, Tensor]
+    optimizers: list[OptimizerState]
+    average: dict[str, Tensor] | None
+    """The averaged weights, where the recipe averages."""
+    step: int
+    """Optimizer steps taken."""
+    epoch_loss: float
+    """Sum of the losses of the current epoch's steps."""
+    curve: list[Entry]
+    seconds: float
+    step_seconds: list[float]
+
+
 def to_stderr(message: str) -> None:
+    """Print a warning to stderr."""
     print(f"nextify: warning: {message}", file=sys.stderr)
 
 
 class Records:
-    """The files of one training in its folder; without a folder nothing is written."""
+    """The records of one training in its folder; without a folder, nothing is written."""
 
     def __init__(self, folder: Path | None, warn: Warn = to_stderr) -> None:
         self.folder, self.warn = folder, warn
         self.trackers: list[Tracker] = []
         self.last_good: Path | None = None
-        """The checkpoint that a training that fails now goes on from."""
+        """The checkpoint from which a training that failed now would resume."""
         self._warned: set[str] = set()
 
-    def load(self, fingerprint: str, threads: int) -> dict[str, Any] | None:
-        """The state to go on from, or None; removes what a killed process has left half-written."""
+    def load(self, fingerprint: str, threads: int) -> State | None:
+        """The state to resume from, or None; also removes what a killed process left half-written."""
         if self.folder is None:
             return None
         path = self._checkpoint()
         self._try("clean up", lambda: remove_leftovers(path))
-        state = load_checkpoint(path)
+        state: State | None = load_checkpoint(path)
         if state is None or state["fingerprint"] != fingerprint:
             return None
         if state["threads"] != threads:
@@ -55,8 +77,8 @@ class Records:
         self.last_good = path
         return state
 
-    def save(self, state: dict[str, Any]) -> bool:
-        """Save a checkpoint, unless a weight is NaN or infinite: then the one there is the last good one."""
+    def save(self, state: State) -> bool:
+        """Save a checkpoint and return whether that worked; a state with a NaN or infinite weight is not saved."""
         if self.folder is None or not all(map(_finite, state["model"].values())):
             return False
         path = self._checkpoint()
@@ -66,11 +88,11 @@ class Records:
         return saved
 
     def track(self, trackers: list[Tracker]) -> None:
-        """Tell these of each epoch too, from now on."""
+        """Report every epoch to ``trackers`` from now on."""
         self.trackers = trackers
 
     def epoch(self, entry: Entry, step: int) -> None:
-        """Append a line to the log, and tell the trackers the same."""
+        """Append the epoch to the log and report it to the trackers; ``step`` counts optimizer steps from 1."""
         if self.folder is None:
             return
         log = self.folder / "log.jsonl"
@@ -79,7 +101,7 @@ class Records:
         self._each_tracker(lambda tracker: tracker.log(values, step))
 
     def whole_log(self, curve: Sequence[Entry]) -> None:
-        """Rewrite the log as the training knows it, since an epoch that is trained again must not stand there twice."""
+        """Rewrite the log from ``curve``, so that an epoch trained again after a resume is not listed twice."""
         if self.folder is not None and (curve or (self.folder / "log.jsonl").exists()):
             log = self.folder / "log.jsonl"
             text = "".join(json.dumps(entry) + "\n" for entry in curve)

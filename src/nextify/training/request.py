@@ -13,6 +13,8 @@ from nextify.paper.recipe import RECIPES, Recipe
 from nextify.paper.settings import hints, owner, plain
 
 DESIGN_FIELDS = frozenset(hints(Design))
+Values = dict[str, Any]
+"""Checked values of fields by their (possibly dotted) names; each has the type of its field's annotation."""
 
 
 class RequestError(ValueError):
@@ -27,7 +29,7 @@ class Request:
     """A name that ``nextify models`` lists."""
     recipe: str | None = None
     """A name of ``RECIPES``; by default one for small sets, or the paper's for large ones."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     """Values of the recipe's and the design's fields, by name, dotted where a field has parts; they stand above the
     fit."""
     epochs: int | None = None
@@ -45,12 +47,12 @@ class Request:
     """Parts into which each batch is cut; decides the result where the network has batch norm."""
     seed: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
 
-def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(settings: Mapping[str, object]) -> tuple[Values, Values]:
     """The settings of the recipe and those of the design.
 
     Raises:

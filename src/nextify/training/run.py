@@ -1,15 +1,11 @@
-"""The one way a training happens: a trial runs in a folder, resumes there, and leaves its network and its records.
+"""The only way a training happens: a trial runs in a folder, resumes there, and leaves its network and records.
 
-``train`` runs one trial, a study many through an engine, ``compare`` through a study. A folder holds::
+``train`` runs one trial, a study many through an engine, ``compare`` many through a study. The folder holds::
 
     log.jsonl      one line per epoch
     checkpoint.pt  while the training runs
-    bundle/        the network (of timm's networks, which have no Design: the weights and what they are, timm.json)
-    result.json    figures, runtime, kernels, hardware, versions; written last, so it means "finished"
-
-and ``train`` adds recipe.json (the resolved design and recipe, every change with its reason), preflight.json (what was
-found of the data) and curves.png. Its folders are named by the trials' fingerprints, so the same request goes on where
-it stopped, and a finished one is not trained again.
+    bundle/        the network; for timm's networks, which have no Design, their weights and timm.json
+    result.json    accuracy, speed, runtime, kernels, hardware and versions; written last, so it marks a finished trial
 """
 
 from __future__ import annotations
@@ -19,30 +15,26 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from torch import Tensor
 
 from nextify import kernels
-from nextify.data import Images, open_images
-from nextify.evaluation.pictures import curves_picture
+from nextify.data import Images
 from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
-from nextify.system.several import several
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
-from nextify.training.prepare import Preparation, Prepared, resolved
-from nextify.training.probe import epochs_for, is_out_of_memory
+from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Entry, Records, Warn, to_stderr
-from nextify.training.request import Request
-from nextify.training.tracking import check_trackers, open_trackers
+from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer
-from nextify.training.trial import VERSION, Kernels, Runtime, Trial, runtime
+from nextify.training.trial import VERSION, Runtime, Trial
 from nextify.weights import About, Metric, Preprocessing, is_bundle, save_bundle
 from nextify.weights.bundle import WEIGHTS_FILE
 
@@ -82,7 +74,7 @@ class Result:
     trained: bool = True
     """False where an earlier run had finished it."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The figures as plain data, as ``result.json`` has them."""
         return {name: value for name, value in asdict(self).items() if name not in ("bundle", "trained")}
 
@@ -308,135 +300,3 @@ def _provenance(trial: Trial, seconds: float, place: Environment, command: str) 
         f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, "
         f"torch {place['torch']}, {seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
     )
-
-
-# -- one training of a request -------------------------------------------------------------------------------------
-
-
-def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) -> Prepared:
-    """``prepare``, with the epochs that ``--minutes`` came to remembered in ``out``, so that the same request is the
-    same training when it is given again."""
-    processes.from_first(lambda: _make(out))  # what cannot be written is better known before anything is measured
-    preparation = Preparation.of(request, images)
-    notes = []
-    epochs = None
-    if request.minutes is not None:
-        key = hashlib.sha256(json.dumps([request.to_dict(), images.fingerprint]).encode()).hexdigest()[:12]
-        path = out / f"minutes-{key}.json"
-        epochs = processes.from_first(lambda: _remembered_epochs(path))
-        if epochs is None:
-            epochs = measured = epochs_for(request.minutes, preparation.fitted_to, runtime)
-            processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
-        notes.append(f"{request.minutes:g} minutes hold {epochs} epochs here")
-    prepared = preparation.fitted_to(epochs)
-    if finished(folder_of(out, prepared.trial), prepared.trial) is None:
-        for folder in of_earlier_versions(sorted(out.iterdir())):
-            notes.append(f"{folder} is of an earlier version of nextify: it stays as it is, and this is trained anew")
-    return replace(prepared, notes=(*prepared.notes, *notes))
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnusableFolder(f"cannot make {out}: {error.strerror}; choose another --out") from error
-
-
-def _remembered_epochs(path: Path) -> int | None:
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def folder_of(out: Path, trial: Trial) -> Path:
-    """Where a training keeps what belongs to it."""
-    return out / trial.fingerprint
-
-
-def run(
-    prepared: Prepared,
-    out: Path,
-    runtime: Runtime,
-    *,
-    command: str = "",
-    on_progress: OnProgress | None = None,
-    should_stop: ShouldStop | None = None,
-    track: Sequence[str] = (),
-) -> Result:
-    """Run a prepared training in its folder below ``out``, with its preflight, resolved recipe and curves beside it.
-
-    Raises as ``run_trial``.
-    """
-    trial, request, images = prepared.trial, prepared.request, prepared.images
-    folder = folder_of(out, trial)
-
-    def write_request() -> None:
-        if finished(folder, trial) is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
-            write_json_atomic(folder / "recipe.json", resolved(prepared))
-
-    def write_curves() -> None:
-        if result.trained or not (folder / "curves.png").exists():
-            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, f"{request.model} on {images.name}"))
-
-    processes.from_first(write_request)
-    result = run_trial(
-        *(trial, images, runtime, folder, on_progress),
-        name=request.model,
-        start=prepared.start,
-        start_source=request.weights or "",
-        licence=prepared.licence,
-        command=command,
-        should_stop=should_stop,
-        track=track,
-    )
-    processes.from_first(write_curves)
-    return result
-
-
-def train(
-    model: str,
-    data: str | Path | Images,
-    *,
-    out: str | Path,
-    device: str = "auto",
-    threads: int | None = None,
-    workers: int | None = None,
-    kernels: Kernels = "auto",
-    compile: bool = False,
-    split_seed: int = 0,
-    progress: OnProgress | None = None,
-    settings: Mapping[str, Any] | None = None,
-    track: str | Sequence[str] = (),
-    **request: Any,
-) -> Result:
-    """Train a named model on images and leave a bundle in ``out``; the same call goes on where it stopped.
-
-    Under torchrun all processes train one network together; the first one writes.
-
-    Args:
-        data: ``digits``, ``cifar10``, a folder (``open_images``), or images that are open already.
-        kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
-        compile: ``torch.compile`` the network.
-        progress: called with a ``Progress`` after steps, a few times a second at most.
-        settings: values of the recipe's and the design's fields that stand above the fit, such as
-            ``{"optimizer": Muon(), "optimizer.momentum": 0.9, "norm": "batch"}``.
-        track: one or several of ``tensorboard``, ``wandb``, ``trackio``.
-        request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
-    """
-    out = Path(out)
-    wanted = Request(model, settings={} if settings is None else settings, **request)
-    place = runtime(device, threads, workers, wanted.accumulation, kernels=kernels, compile=compile)
-    track = several(track)
-    check_trackers(track)
-    with processes.joined(place.device):
-
-        def read() -> Images:
-            if isinstance(data, Images):
-                return data
-            return open_images(data, split_seed=split_seed, cache=out / "cache")
-
-        prepared = prepare_in(out, wanted, processes.first_alone(read), place)
-        return run(prepared, out, place, on_progress=progress, track=track)

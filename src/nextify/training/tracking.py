@@ -33,7 +33,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in ``FOLDER/tensorboard``: ``tensorboard --logdir OUT``."""
 
-    def __init__(self, folder: Path, name: str, config: Mapping[str, Any], first_step: int) -> None:
+    def __init__(self, folder: Path, name: str, config: Mapping[str, object], first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         # What an earlier run logged after the checkpoint that this one starts from is taken back.
@@ -58,7 +58,7 @@ class TensorBoard:
 class Hosted:
     """Weights & Biases or Trackio, which has the same interface; one run a training, also over resumptions."""
 
-    def __init__(self, module: str, folder: Path, name: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, module: str, folder: Path, name: str, config: Mapping[str, object]) -> None:
         from importlib import import_module
 
         self.module = module
@@ -76,7 +76,7 @@ class Hosted:
         return self.module
 
 
-Open = Callable[[Path, str, Mapping[str, Any], int], Tracker]
+Open = Callable[[Path, str, Mapping[str, object], int], Tracker]
 TRACKERS: dict[str, Open] = {
     "tensorboard": TensorBoard,
     "wandb": lambda folder, name, config, _: Hosted("wandb", folder, name, config),
@@ -94,7 +94,7 @@ def check_trackers(names: str | Sequence[str]) -> None:
 
 
 def open_trackers(
-    names: str | Sequence[str], folder: Path, name: str, config: Mapping[str, Any], first_step: int
+    names: str | Sequence[str], folder: Path, name: str, config: Mapping[str, object], first_step: int
 ) -> list[Tracker]:
     """A tracker for each of ``names``.
 

@@ -24,13 +24,13 @@ from nextify.data import Images, TestBatches, TrainBatches, finish
 from nextify.data.share import share
 from nextify.evaluation.accuracy import Accuracy, accuracy
 from nextify.evaluation.inference import Inference
-from nextify.networks.foreign import build, classifier
+from nextify.networks.foreign import build
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design, total_stride
 from nextify.system import native, processes
 from nextify.training import distributed
-from nextify.training.optimizers import build_optimizers, set_learning_rate
-from nextify.training.records import Entry
+from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
+from nextify.training.records import Entry, State
 from nextify.training.schedule import image_side, learning_rate
 from nextify.training.trial import Runtime, Trial
 
@@ -267,8 +267,8 @@ class Trainer:
 
     # -- state ---------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """All that a resumed training needs, whole however many processes there are; every process must call this."""
+    def state(self) -> State:
+        """Everything a resumed training needs, on any number of processes; every process must call this."""
         return {
             "fingerprint": self.trial.fingerprint,
             "threads": self.runtime.threads,
@@ -282,12 +282,12 @@ class Trainer:
             "step_seconds": self.step_seconds[-KEPT_STEP_SECONDS:],
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state`` gave."""
+    def load_state(self, state: State) -> None:
+        """Resume from what ``state`` returned."""
         distributed.load_into(self.model, state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             distributed.load_optimizer(optimizer, saved)
-        if self.average is not None:
+        if self.average is not None and state["average"] is not None:
             distributed.load_into(self.average, state["average"])
-        for name in ("step", "epoch_loss", "curve", "seconds", "step_seconds"):
-            setattr(self, name, state[name])
+        self.step, self.epoch_loss, self.curve = state["step"], state["epoch_loss"], state["curve"]
+        self.seconds, self.step_seconds = state["seconds"], state["step_seconds"]

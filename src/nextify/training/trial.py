@@ -72,7 +72,7 @@ class Trial:
         text = json.dumps([VERSION, _deciding(nameless)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything in full, as plain data for JSON."""
         return {
             "version": VERSION,

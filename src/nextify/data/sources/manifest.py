@@ -16,6 +16,7 @@ from pathlib import Path
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, printable, some
 from nextify.data.sources.listing import Listing, Splitting, arrange, no_label, number_classes
+from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import choose_parts, kind_of
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -117,8 +118,6 @@ def read_csv(path: Path) -> Table:
 
 def read_parquet(path: Path) -> Table:
     """Raises ``DataError``: no Parquet file, a missing column, labels that are neither text nor whole numbers."""
-    from nextify.data.sources.parquet import reading
-
     where = printable(path.name)
     with reading(path) as file:
         names = file.schema_arrow.names

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -131,10 +131,10 @@ class ParquetRows:
         self._process, self._lock = os.getpid(), threading.Lock()
         self._held: dict[int, Any] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_process", "_lock", "_held")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._forget()
 
@@ -230,11 +230,12 @@ def columns_of(schema: Any, where: str) -> Columns:
     if not labels:
         raise DataError(f"{printable(where)} has no column label (its columns: {there}): rename or add it")
     label, *others = labels
-    names = features[label].get("names") if _is_class_label(features.get(label)) else None
+    feature = features.get(label)
+    names = feature.get("names") if _is_class_label(feature) else None
     return Columns(images[0], label, tuple(map(str, names)) if names else None, tuple(others))
 
 
-def _features(schema: Any) -> dict[str, Any]:
+def _features(schema: Any) -> dict[str, object]:
     """What Hugging Face's metadata says of the columns; empty where there is none."""
     try:
         found = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
@@ -243,7 +244,7 @@ def _features(schema: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_class_label(feature: Any) -> bool:
+def _is_class_label(feature: object) -> TypeGuard[dict[str, Sequence[object]]]:
     return isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
 
 

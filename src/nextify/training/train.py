@@ -1,0 +1,160 @@
+"""Train what a user asks for: fit the request to the images, run its trial, and keep the decisions beside the result.
+
+A training has a folder below ``out`` named by its trial's fingerprint, so the same request goes on where it stopped and
+a finished one is not trained again. Beside what ``run_trial`` leaves, the folder holds::
+
+    recipe.json     the design and recipe as trained, and the reason for every change
+    preflight.json  what was found in the data
+    curves.png      loss and accuracy over the epochs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nextify.data import Images, open_images
+from nextify.evaluation.pictures import curves_picture
+from nextify.system import processes
+from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.several import several
+from nextify.training.loop import OnProgress, ShouldStop
+from nextify.training.prepare import Preparation, Prepared, resolved
+from nextify.training.probe import epochs_for
+from nextify.training.request import Request
+from nextify.training.run import Result, UnusableFolder, finished, of_earlier_versions, run_trial
+from nextify.training.tracking import check_trackers
+from nextify.training.trial import Kernels, Runtime, Trial, runtime
+
+
+def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) -> Prepared:
+    """``prepare``, with the epochs that ``--minutes`` came to remembered in ``out``, so that the same request is the
+    same training when it is given again."""
+    processes.from_first(lambda: _make(out))  # what cannot be written is better known before anything is measured
+    preparation = Preparation.of(request, images)
+    notes = []
+    epochs = None
+    if request.minutes is not None:
+        key = hashlib.sha256(json.dumps([request.to_dict(), images.fingerprint]).encode()).hexdigest()[:12]
+        path = out / f"minutes-{key}.json"
+        epochs = processes.from_first(lambda: _remembered_epochs(path))
+        if epochs is None:
+            epochs = measured = epochs_for(request.minutes, preparation.fitted_to, runtime)
+            processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
+        notes.append(f"{request.minutes:g} minutes hold {epochs} epochs here")
+    prepared = preparation.fitted_to(epochs)
+    if finished(folder_of(out, prepared.trial), prepared.trial) is None:
+        for folder in of_earlier_versions(sorted(out.iterdir())):
+            notes.append(f"{folder} is of an earlier version of nextify: it stays as it is, and this is trained anew")
+    return replace(prepared, notes=(*prepared.notes, *notes))
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableFolder(f"cannot make {out}: {error.strerror}; choose another --out") from error
+
+
+def _remembered_epochs(path: Path) -> int | None:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def folder_of(out: Path, trial: Trial) -> Path:
+    """Where a training keeps what belongs to it."""
+    return out / trial.fingerprint
+
+
+def run_prepared(
+    prepared: Prepared,
+    out: Path,
+    runtime: Runtime,
+    *,
+    command: str = "",
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+    track: Sequence[str] = (),
+) -> Result:
+    """Run a prepared training in its folder below ``out``, with its preflight, resolved recipe and curves beside it.
+
+    Raises as ``run_trial``.
+    """
+    trial, request, images = prepared.trial, prepared.request, prepared.images
+    folder = folder_of(out, trial)
+
+    def write_request() -> None:
+        if finished(folder, trial) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
+            write_json_atomic(folder / "recipe.json", resolved(prepared))
+
+    def write_curves() -> None:
+        if result.trained or not (folder / "curves.png").exists():
+            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, f"{request.model} on {images.name}"))
+
+    processes.from_first(write_request)
+    result = run_trial(
+        *(trial, images, runtime, folder, on_progress),
+        name=request.model,
+        start=prepared.start,
+        start_source=request.weights or "",
+        licence=prepared.licence,
+        command=command,
+        should_stop=should_stop,
+        track=track,
+    )
+    processes.from_first(write_curves)
+    return result
+
+
+def train(
+    model: str,
+    data: str | Path | Images,
+    *,
+    out: str | Path,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    kernels: Kernels = "auto",
+    compile: bool = False,
+    split_seed: int = 0,
+    progress: OnProgress | None = None,
+    settings: Mapping[str, object] | None = None,
+    track: str | Sequence[str] = (),
+    **request: Any,
+) -> Result:
+    """Train a named model on images and leave a bundle in ``out``; the same call goes on where it stopped.
+
+    Under torchrun all processes train one network together; the first one writes.
+
+    Args:
+        data: ``digits``, ``cifar10``, a folder (``open_images``), or images that are open already.
+        kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
+        compile: ``torch.compile`` the network.
+        progress: called with a ``Progress`` after steps, a few times a second at most.
+        settings: values of the recipe's and the design's fields that stand above the fit, such as
+            ``{"optimizer": Muon(), "optimizer.momentum": 0.9, "norm": "batch"}``.
+        track: one or several of ``tensorboard``, ``wandb``, ``trackio``.
+        request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
+    """
+    out = Path(out)
+    wanted = Request(model, settings={} if settings is None else settings, **request)
+    place = runtime(device, threads, workers, wanted.accumulation, kernels=kernels, compile=compile)
+    track = several(track)
+    check_trackers(track)
+    with processes.joined(place.device):
+
+        def read() -> Images:
+            if isinstance(data, Images):
+                return data
+            return open_images(data, split_seed=split_seed, cache=out / "cache")
+
+        prepared = prepare_in(out, wanted, processes.first_alone(read), place)
+        return run_prepared(prepared, out, place, on_progress=progress, track=track)
