@@ -614,8 +614,8 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (ConnectionError("no route\nto host"), "hf:owner/pets could not be loaded (no route): check the name and"),
         ({"a": FakeRows(TRAIN, {})}, "has the splits a: it needs train"),
-        ({"train": FakeRows(TRAIN, {"text": object()})}, "has no columns of images (its columns: text)"),
-        ({"train": FakeRows(TRAIN, {"image": FakeImage()})}, "has no column of class labels (its columns: image)"),
+        ({"train": FakeRows(TRAIN, {"text": object()})}, "has no columns of encoded images (its columns: text)"),
+        ({"train": FakeRows(TRAIN, {"image": FakeImage()})}, "has no column label (its columns: image)"),
     ],
 )
 def test_what_the_hub_cannot_give(monkeypatch: pytest.MonkeyPatch, found: Any, part: str) -> None:

@@ -88,7 +88,7 @@ class _Found:
 
     def _no_images(self, folder: Path, shown: str) -> str:
         files = files_in(folder)
-        if any(map(_is_image, files)):
+        if any(map(is_image, files)):
             return (
                 f"{shown} has images but no class folders: put the images of each class in one folder{_or_list(folder)}"
             )
@@ -127,13 +127,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     ]
     if splitting.to_train and len(by_part[0]) == 1:
         raise DataError(_one_class(root / used[0], *by_part[0]))
-    classes = tuple(by_part[0])
-    new = [name for part in by_part[1:] for name in part if name not in classes]
-    if new and parts is not None and parts.train and parts.test:
-        raise DataError(
-            f"{_shown(parts.test)} has {count_classes(new)} that {_shown(parts.train)} lacks: "
-            f"add training images of each, or move the folder out of {_shown(parts.test)}"
-        )
+    classes = tuple(dict.fromkeys(name for part in by_part for name in part))
     images = [(name, label) for part in by_part for label, cls in enumerate(classes) for name in part.get(cls, [])]
     return arrange(
         where,
@@ -164,11 +158,6 @@ def files_in(folder: Path, *, hidden: bool = False) -> list[str]:
 def files_below(folder: Path) -> Iterator[str]:
     """Names below a folder of its files at any depth, without hidden ones and our results. Raises ``DataError``."""
     return (name for name, reason in _files_below(folder, "") if reason not in (HIDDEN, _RESULTS, _SERVER))
-
-
-def is_image(name: str) -> bool:
-    """Whether a file has an image's extension."""
-    return _is_image(name)
 
 
 def _part_folders(root: Path, folders: list[str]) -> list[str]:
@@ -260,7 +249,8 @@ def _hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file has an image's extension."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
@@ -269,7 +259,7 @@ def _reason(name: str) -> str:
     extension = os.path.splitext(name)[1].lower()
     if _hidden(name):
         return HIDDEN
-    if extension in EXTENSIONS:
+    if is_image(name):
         return ""
     if extension in PLUGINS:
         return f"{extension} files, which need pip install {PLUGINS[extension][1]}"

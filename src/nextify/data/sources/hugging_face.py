@@ -12,7 +12,7 @@ from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp
 from nextify.data.errors import DataError, some
 from nextify.data.sources.listing import Listing, Splitting, arrange
-from nextify.data.sources.parquet import LABEL_NAMES, Columns, number_labels
+from nextify.data.sources.parquet import Columns, choose_columns, number_column
 from nextify.data.sources.parts import choose_parts, kind_of
 
 PREFIX = "hf:"
@@ -72,12 +72,9 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
     ]  # fmt: skip
     images = Rows(name, splits, columns.image)
     labels = [label for _, rows in splits for label in rows[columns.label]]
-    classes, numbers = number_labels(labels, columns)
+    classes, numbers = number_column(labels, columns)
     train_count = len(splits[0][1]) if parts.train else 0
-    notes = []
-    if columns.other_labels:
-        notes.append(f"The classes are those of the column {columns.label}, not of {some(columns.other_labels)}.")
-    return arrange(source, classes, images, numbers, parts, train_count, splitting, notes=notes)
+    return arrange(source, classes, images, numbers, parts, train_count, splitting, notes=columns.notes)
 
 
 def _library() -> Any:
@@ -89,16 +86,6 @@ def _library() -> Any:
 
 
 def _columns(datasets: Any, features: Any, source: str) -> Columns:
-    there = some(list(features))
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    if len(images) != 1:
-        raise DataError(f"{source} has {len(images) or 'no'} columns of images (its columns: {there}): one is needed")
-    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    labels.sort(key=lambda name: name not in LABEL_NAMES)
-    labels = labels or [name for name in features if name.lower() in LABEL_NAMES]
-    if not labels:
-        raise DataError(f"{source} has no column of class labels (its columns: {there}): take another data set")
-    label, *others = labels
-    feature = features[label]
-    classes = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    return Columns(images[0], label, classes, tuple(others))
+    labels = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
+    return choose_columns(source, list(features), images, labels)

@@ -193,6 +193,31 @@ def number_classes(values: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
     return classes, [number.get(value, UNLABELLED) for value in plain]
 
 
+def number_labels(
+    labels: Sequence[object], known: tuple[str, ...] | None, where: str
+) -> tuple[tuple[str, ...], list[int]]:
+    """Class names and each label's number, ``UNLABELLED`` where there is none.
+
+    Args:
+        labels: names or numbers.
+        known: the names of the numbers 0, 1, …; None where the source has none.
+
+    Raises:
+        DataError: labels beyond the known classes.
+    """
+    if known is None:
+        return number_classes(["" if no_label(label) else str(label) for label in labels])
+    number: dict[object, int] = {name: i for i, name in enumerate(known)}
+    numbers = [
+        label if isinstance(label, int) else number.get(label, UNLABELLED if no_label(label) else len(known))
+        for label in labels
+    ]
+    if beyond := sorted({str(label) for label, n in zip(labels, numbers, strict=True) if not -1 <= n < len(known)}):
+        raise DataError(f"{where} has {len(known):,} classes and not the label {some(beyond)} "
+                        f"(the first is label 0): add the missing names, or correct the labels")  # fmt: skip
+    return known, numbers
+
+
 def _said_of(left_out: LeftOut) -> list[str]:
     told = {reason: len(names) for reason, names in left_out.items() if names and not _EXPECTED.fullmatch(reason)}
     reasons = "; ".join(f"{count:,} {reason}" for reason, count in told.items())

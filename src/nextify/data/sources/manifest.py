@@ -50,12 +50,16 @@ def list_manifest(path: Path, splitting: Splitting) -> Listing:
     table = read_parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
     if not table.paths:
         raise DataError(f"{where} has no rows: it needs one for each image")
-    _none_empty(where, "path", table.paths, table.rows)
+    if pathless := [f"{row:,}" for path_, row in zip(table.paths, table.rows, strict=True) if not path_.strip()]:
+        raise DataError(f"{len(pathless):,} rows of {where} have no path: row {some(pathless)}; "
+                        f"fill them in or leave those rows out")  # fmt: skip
     entries = range(len(table.paths))
     parts, train_count, left = None, len(table.paths), {}
     if table.splits is not None:
         splits = [split.strip().lower() for split in table.splits]
-        _known_splits(where, splits, table.rows)
+        for split, row in zip(splits, table.rows, strict=True):
+            if kind_of(split) is None:
+                raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")
         parts = choose_parts(sorted(set(splits)), where, to_train=splitting.to_train)
         of_part = [[i for i in entries if splits[i] == used] for used in parts.used]
         train_count = len(of_part[0]) if parts.train else 0
@@ -188,17 +192,3 @@ def _columns(where: str, names: Sequence[str]) -> dict[str, int]:
     if len(set(lower)) < len(lower):
         raise DataError(f"{where} names a column twice ({some(list(names))}): name each once")
     return columns
-
-
-def _none_empty(where: str, column: str, values: Sequence[str], rows: Sequence[int]) -> None:
-    empty = [f"{row:,}" for value, row in zip(values, rows, strict=True) if not value.strip()]
-    if empty:
-        raise DataError(
-            f"{len(empty):,} rows of {where} have no {column}: row {some(empty)}; fill them in or leave those rows out"
-        )
-
-
-def _known_splits(where: str, splits: Sequence[str], rows: Sequence[int]) -> None:
-    for split, row in zip(splits, rows, strict=True):
-        if kind_of(split) is None:
-            raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")

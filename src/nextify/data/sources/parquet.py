@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.listing import UNLABELLED, Listing, Splitting, arrange, no_label, number_classes
+from nextify.data.sources.listing import Listing, Splitting, arrange, no_label, number_labels
 from nextify.data.sources.shards import Shards
 
 ROW_GROUP_LIMIT = 512 * 2**20
@@ -71,6 +71,11 @@ class Columns:
     """Names of the labels 0, 1, …, where the file tells them."""
     other_labels: tuple[str, ...] = ()
     """Further columns of class labels, which are not used."""
+
+    @property
+    def notes(self) -> list[str]:
+        others = some(self.other_labels)
+        return [f"The classes are those of the column {self.label}, not of {others}."] if others else []
 
 
 class ParquetRows:
@@ -153,7 +158,7 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
     largest = train_count = 0
     for number, (name, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
         with reading(path) as file:
-            found = columns_of(file.schema_arrow, name)
+            found = _columns_of(file.schema_arrow, name)
             if columns is not None and found != columns:
                 raise DataError(f"{printable(name)} has not the columns or classes of {printable(shards.files[0])}: "
                                 f"give files of one data set")  # fmt: skip
@@ -171,10 +176,7 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
             f"held whole to read one image: write the files with row_group_size=10"
         )
     images = ParquetRows(shards.root, shards.files, columns.image, rows)
-    classes, numbers = number_labels(labels, columns)
-    notes = []
-    if columns.other_labels:
-        notes.append(f"The classes are those of the column {columns.label}, not of {some(columns.other_labels)}.")
+    classes, numbers = number_column(labels, columns)
     slow = (
         f"An image is read with its row group of up to {largest / 2**20:,.0f} MiB, which is slow: "
         f"files written with row_group_size=10, or tar shards, are faster."
@@ -187,52 +189,52 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
         shards.parts,
         train_count,
         splitting,
-        notes=notes,
+        notes=columns.notes,
         left_out=shards.left_out,
         undecoded_note=slow if largest > SLOW_ROW_GROUP else "",
     )
 
 
-def number_labels(labels: Sequence[Any], columns: Columns) -> tuple[tuple[str, ...], list[int]]:
+def number_column(labels: Sequence[Any], columns: Columns) -> tuple[tuple[str, ...], list[int]]:
     """Class names and each label's number, ``UNLABELLED`` where there is none. Raises ``DataError``: odd labels."""
-    known = columns.classes
-    odd = [label for label in labels if not no_label(label) and not isinstance(label, str | int)]
-    if odd:
+    if odd := [label for label in labels if not no_label(label) and not isinstance(label, str | int)]:
         raise DataError(f"the column {columns.label} has labels such as {odd[0]!r}: labels are numbers or names")
-    if known is None:
-        return number_classes(["" if no_label(label) else str(label) for label in labels])
-    number = {name: i for i, name in enumerate(known)}
-    numbers = [
-        label if isinstance(label, int) else number.get(label, UNLABELLED if no_label(label) else len(known))
-        for label in labels
-    ]
-    if strange := sorted({str(label) for label, n in zip(labels, numbers, strict=True) if not -1 <= n < len(known)}):
-        raise DataError(
-            f"the column {columns.label} has labels beyond its {len(known):,} classes: {some(strange)}; correct them"
-        )
-    return known, numbers
+    return number_labels(labels, columns.classes, f"the column {columns.label}")
 
 
-def columns_of(schema: Any, where: str) -> Columns:
-    """The columns of images and of labels. Raises ``DataError`` that names the columns there are."""
-    features = _features(schema)
-    images = _image_columns(schema)
-    there = some(schema.names)
+def choose_columns(
+    where: str, names: Sequence[str], images: Sequence[str], labels: Mapping[str, Sequence[str]]
+) -> Columns:
+    """The column of images and that of labels: of several, one that is called so, else the first.
+
+    Args:
+        names: all columns.
+        images: columns of encoded images.
+        labels: columns of class labels, with the names of their classes.
+
+    Raises:
+        DataError: no column of images, or several; none of labels.
+    """
+    there = f"(its columns: {some(names)})"
     if len(images) != 1:
-        what = f"{len(images)} columns" if images else "no column"
-        raise DataError(
-            f"{printable(where)} has {what} of encoded images (its columns: {there}): "
-            f"it needs one, a struct of bytes and path or binary"
-        )
-    labels = [name for name in schema.names if _is_class_label(features.get(name))]
-    labels = [*filter(LABEL_NAMES.__contains__, labels), *(name for name in labels if name not in LABEL_NAMES)]
-    labels = labels or [name for name in schema.names if name.lower() in LABEL_NAMES]
-    if not labels:
-        raise DataError(f"{printable(where)} has no column label (its columns: {there}): rename or add it")
-    label, *others = labels
-    feature = features.get(label)
-    names = feature.get("names") if _is_class_label(feature) else None
-    return Columns(images[0], label, tuple(map(str, names)) if names else None, tuple(others))
+        raise DataError(f"{where} has {len(images) or 'no'} columns of encoded images {there}: "
+                        f"it needs one, a struct of bytes and path or binary")  # fmt: skip
+    found = sorted(labels, key=lambda name: name not in LABEL_NAMES)
+    found = found or [name for name in names if name.lower() in LABEL_NAMES]
+    if not found:
+        raise DataError(f"{where} has no column label {there}: rename or add it")
+    label, *others = found
+    return Columns(images[0], label, tuple(map(str, labels.get(label, ()))) or None, tuple(others))
+
+
+def _columns_of(schema: Any, name: str) -> Columns:
+    labels = {
+        column: feature.get("names") or ()
+        for column, feature in _features(schema).items()
+        if column in schema.names and isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+    in_order = {column: labels[column] for column in schema.names if column in labels}
+    return choose_columns(printable(name), schema.names, _image_columns(schema), in_order)
 
 
 def _features(schema: Any) -> dict[str, object]:
@@ -242,10 +244,6 @@ def _features(schema: Any) -> dict[str, object]:
     except (TypeError, KeyError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _is_class_label(feature: object) -> TypeGuard[dict[str, Sequence[object]]]:
-    return isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
 
 
 def _image_columns(schema: Any) -> list[str]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.listing import Listing, Splitting, arrange, no_label, number_classes
+from nextify.data.sources.listing import Listing, Splitting, arrange, no_label, number_labels
 from nextify.data.sources.shards import CLASSES_FILE, Shards
 
 _BLOCK = 512
@@ -95,7 +95,7 @@ def list_tar(shards: Shards, splitting: Splitting) -> Listing:
             labels.append("" if sample.label is None else sample.label)
         if number < shards.train_files:
             train_count = len(names)
-    classes, numbers = _classes(shards, labels)
+    classes, numbers = number_labels(labels, _class_names(shards), CLASSES_FILE)
     index = np.array(places, np.int64).reshape(-1, 3)
     images = TarMembers(shards.root, shards.files, tuple(names), index[:, 0], index[:, 1], index[:, 2])
     return arrange(shards.where, classes, images, numbers, shards.parts, train_count, splitting, left_out=left)
@@ -198,22 +198,12 @@ def _label(data: bytes, extension: str, where: str) -> str | int | None:
     return value
 
 
-def _classes(shards: Shards, labels: Sequence[str | int]) -> tuple[tuple[str, ...], list[int]]:
-    """Class names and each label's number. Raises ``DataError``."""
+def _class_names(shards: Shards) -> tuple[str, ...] | None:
+    """The lines of ``classes.txt``; None where there is none. Raises ``DataError``."""
     path = shards.root / CLASSES_FILE
     if not path.is_file():
-        return number_classes([str(label) for label in labels])
+        return None
     classes = tuple(line.strip() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip())
     if len(set(classes)) < len(classes):
         raise DataError(f"{CLASSES_FILE} names a class twice: write each once")
-    by_name = {name: i for i, name in enumerate(classes)}
-    numbers = [label if isinstance(label, int) else by_name.get(label, -1) for label in labels]
-    unknown = {
-        str(label) for label, n in zip(labels, numbers, strict=True) if label != "" and not 0 <= n < len(classes)
-    }
-    if unknown:
-        raise DataError(
-            f"{CLASSES_FILE} has {len(classes):,} classes and not the label {some(sorted(unknown))} "
-            f"(the first line is label 0): add the missing names"
-        )
-    return classes, numbers
+    return classes
