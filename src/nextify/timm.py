@@ -2,10 +2,10 @@
 
 After ``import nextify.timm``, ``timm.create_model("nextify_convnext_tiny")`` works with the usual arguments
 (``num_classes``, ``in_chans``, ``drop_rate``, ``drop_path_rate``, ``global_pool``, ``features_only`` with
-``out_indices``), and with what timm's ``train.py`` asks of a model. Weights are loaded with ``pretrained=True`` and
+``out_indices``), and supports what timm's ``train.py`` asks of a model. Weights are loaded with ``pretrained=True`` and
 ``pretrained_cfg_overlay=dict(file=PATH)`` in any naming that nextify reads.
 
-timm's own train.py imports nothing of ours by itself; start it as
+timm's train.py does not import nextify by itself; start it as
 ``python -c "import nextify.timm, runpy; runpy.run_path('train.py', run_name='__main__')" --model nextify_resnet50 …``.
 """
 
@@ -78,7 +78,7 @@ class TimmConvNet(ConvNet):
         return to_nchw(super().forward_features(images))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last stage's ``(N, C, H', W')`` map to logits, or with ``pre_logits`` to what enters the classifier."""
+        """The last stage's ``(N, C, H', W')`` map to logits, or with ``pre_logits`` to the classifier's input."""
         if not self.global_pool:
             return x
         x = to_nhwc(x).mean(dim=(1, 2))
@@ -112,7 +112,7 @@ class TimmConvNet(ConvNet):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Leave out the stages behind the last wanted one, and the head."""
+        """Remove the stages after the last wanted one, and the head."""
         wanted = pick(indices, len(self.stages))
         cut = wanted[-1] + 1 < len(self.stages)
         self.stages = self.stages[: wanted[-1] + 1]
@@ -147,7 +147,7 @@ def _config(design: Design) -> dict[str, object]:
 
 
 def _in_our_names(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """timm's hook for foreign checkpoints."""
+    """Rename a checkpoint of any known library; timm's hook for foreign checkpoints."""
     for key in ("state_dict", "model"):
         if isinstance(state.get(key), Mapping):
             state = state[key]

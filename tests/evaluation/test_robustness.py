@@ -16,11 +16,13 @@ from PIL import Image
 
 from nextify.cli import main
 from nextify.data import Images, open_images
+from nextify.data.errors import printable
 from nextify.evaluation import corrupted_images, robustness
+from nextify.evaluation.answers import Partial
 from nextify.evaluation.corruption_error import ALEXNET_ERRORS, Point, summarize
 from nextify.evaluation.corruptions import CORRUPTIONS, corrupt
+from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.metrics import calibration
-from nextify.evaluation.partial import Partial
 from nextify.evaluation.robustness import Robustness, measure
 from nextify.report.robustness import csv_text, picture, table, write
 from nextify.weights import load
@@ -355,3 +357,14 @@ def test_more_classes_than_the_bundle_knows_are_refused(folder, tmp_path, capsys
     few = saved(tmp_path / "few", 1, classes=("bee", "cow"))
     assert main(["robustness", str(few), "--data", str(folder), "--device", "cpu"]) == 2
     assert "dog" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", [measure, evaluate])
+def test_a_path_instead_of_images_is_refused_in_a_line(bundle, folder, call):
+    with pytest.raises(TypeError, match=r"images must be what nextify\.open_images\(…\) returns, got str '"):
+        call(bundle, str(folder))
+
+
+def test_control_characters_of_names_are_escaped():
+    assert printable("a\x1b[31m\nb\u2028 名 é") == "a\\x1b[31m\\nb\\u2028 名 é"
+    assert printable("caf\udce9") == "caf�"

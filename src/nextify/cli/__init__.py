@@ -1,8 +1,7 @@
 """The command ``nextify``: one file per command, each a frozen options dataclass and ``run(options) -> int``.
 
-A new command is its file and one line in ``COMMANDS``. Only the command that is asked for is imported; tyro makes its
-options from the dataclass that ``run`` takes. Exit codes: 0 done, 1 failed, 2 asked for something impossible, 130
-interrupted.
+To add a command, write its file and add a line to ``COMMANDS``. Only the requested command is imported; tyro derives
+its options from the dataclass that ``run`` takes. Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -19,34 +19,34 @@ from nextify import __version__
 from nextify.system.allocator import keep_freed_memory
 
 COMMANDS: dict[str, str] = {
-    "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one brings",
+    "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     "train": "train a network on your images, from fresh weights or given ones",
     "evaluate": "measure a bundle on your images: accuracy, per class, confusion, calibration",
-    "robustness": "measure what 15 corruptions of your images cost a bundle, and its mCE",
-    "predict": "say what is in images: files, folders, patterns",
-    "compare": "measure networks of different families side by side: cost, speed, memory, and their growth",
+    "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
+    "predict": "classify images: files, folders, patterns",
+    "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",
     "models": "list the named networks with their cost and published accuracy",
-    "show": "show one network: its blocks, and what each stage costs",
-    "diff": "show what differs between two networks, layer by layer",
+    "show": "show one network: its blocks, and the cost of each stage",
+    "diff": "show the differences between two networks, layer by layer",
 }
 """``{name: one line of help}``; the command's code is the module ``nextify.cli.NAME``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; nothing but a bug of ours ends in a traceback."""
+    """Run one command and return its exit code. Only a bug in nextify ends in a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A log file shows each training as it ends; a name that the terminal cannot write costs no result.
+        # Log files grow line by line, and a name that the terminal cannot encode must not lose a result.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         code = _run(arguments)
-        sys.stdout.flush()  # here, so that a full disk or a closed pipe is met where it is handled
+        sys.stdout.flush()  # a full disk or a closed pipe must surface inside this try
     except KeyboardInterrupt:
         print("nextify: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        _let_go_of_stdout()  # the reader (head, less) has what it wanted
+        _discard_stdout()  # the reader (head, less) has closed the pipe
         return 1
     except Exception as error:
         line = _explain(error)
@@ -56,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             sys.stdout.flush()
         except OSError:
-            _let_go_of_stdout()
+            _discard_stdout()
         return 1 if isinstance(error, OSError | ImportError) else 2
     return code
 
 
-def _let_go_of_stdout() -> None:
-    """What is still to be written goes nowhere, so that the interpreter does not complain again when it closes it."""
+def _discard_stdout() -> None:
+    """Send the rest of stdout to the null device, so that the interpreter does not fail again when it flushes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -75,8 +75,6 @@ def _run(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        from difflib import get_close_matches
-
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"nextify: no command {name!r}; {hint}", file=sys.stderr)
@@ -84,7 +82,7 @@ def _run(arguments: list[str]) -> int:
     module = import_module(f"nextify.cli.{name}")
     try:
         options = _parse(name, module, rest)
-    except SystemExit as end:  # tyro has printed the help, or what is wrong
+    except SystemExit as end:  # tyro has printed the help or the error
         return end.code if isinstance(end.code, int) else 0
     keep_freed_memory()
     return int(module.run(options))
@@ -113,7 +111,7 @@ def _overview() -> str:
 
 
 def _explain(error: Exception) -> str | None:
-    """One line for an error that the user can do something about; None for a bug."""
+    """One line for an error that the user can fix; None for a bug."""
     if isinstance(error, OSError):
         return _explain_os(error)
     if isinstance(error, ValueError | KeyError | ImportError) and _is_ours(error):
@@ -132,13 +130,15 @@ def _explain_os(error: OSError) -> str:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether nextify raised it on purpose: an error class of ours, or a plain one raised in our code. A wrong key
-    or value that surfaces inside another library is a bug, and its traceback is needed."""
+    """Whether nextify raised the error on purpose: one of our classes, or a built-in one raised in our code.
+
+    A wrong key or value that surfaces inside another library is a bug and needs its traceback.
+    """
     if type(error).__module__.startswith("nextify"):
         return True
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     raised_by = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
-    # A bare KeyError('x') of a dictionary has no sentence for a message.
+    # A dictionary's KeyError('x') is not a message.
     return str(raised_by).startswith("nextify") and " " in str(error)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tyro.conf import Positional, arg
 
 from nextify.cli.compare_accuracy import AccuracyOptions, Stopped, accuracies
+from nextify.cli.options import Device, Kernels, SplitSeed
 from nextify.cli.printing import print_json
 from nextify.cli.running import interrupt_on_sigterm
 from nextify.compare import why
@@ -51,8 +52,7 @@ class Options:
     and a ConvNeXt of similar multiply-adds."""
     sizes: tuple[int, ...] | None = None
     """Sides of the square images, in pixels. Default: 224 288 384 512, or with --data that of its images."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, or auto: a CUDA GPU where there is one."""
+    device: Device = "auto"
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """bf16 uses autocast, in trainings too; tf32 exists on CUDA GPUs."""
     layout: Literal["channels_last", "contiguous"] = "channels_last"
@@ -63,8 +63,7 @@ class Options:
     """Of the measured training step. Default: what --minutes allow, up to 4 on a CPU and 64 on a GPU."""
     threads: int | None = None
     """CPU threads of what is measured. Default: the cores of this process."""
-    kernels: Literal["auto", "on", "off"] = "auto"
-    """nextify's own kernels: where measured to be faster (auto), wherever possible (on), or plain torch (off)."""
+    kernels: Kernels = "auto"
     compile: bool = False
     """torch.compile the networks; on a CPU it needs a C++ compiler."""
     rounds: int | None = None
@@ -95,8 +94,7 @@ class Options:
     """Side of the images in trainings. Default: the images' own, 16 to 224."""
     weights: Annotated[tuple[str, ...], arg(metavar="MODEL=FILE …")] = ()
     """With --data, evaluate these weights of a network instead of training it."""
-    split_seed: int = 0
-    """Seed of the split of a folder that has no test images of its own."""
+    split_seed: SplitSeed = 0
     side_by_side: int | None = None
     """Trainings that run at the same time. Default: one a core for images up to 64 pixels."""
     out: Path | None = None

@@ -1,4 +1,4 @@
-"""``nextify convert SRC DST --to …``: weights from one library's naming to another's."""
+"""``nextify convert SRC DST --to …``: convert weights from one library's format to another's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from nextify.cli.options import ClassNames
+from nextify.weights import convert
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,17 @@ class Options:
     """Convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify."""
 
     source: Annotated[Positional[str], arg(metavar="SRC")]
-    """What to read: a file or directory of any of them, hf:owner/name, or timm:name."""
+    """The weights to read: a file or directory from any of these, hf:owner/name, or timm:name."""
     destination: Annotated[Positional[Path], arg(metavar="DST")]
-    """What to write: a .safetensors, a .pth, or a directory."""
+    """The file or directory to write: a .safetensors, a .pth, or a directory."""
     to: Literal["official", "timm", "torchvision", "huggingface", "nextify"]
-    """Whose names and shapes the tensors get; nextify writes a bundle."""
+    """The library whose tensor names and shapes to write; nextify writes a bundle."""
     design: str | None = None
-    """What the weights are; only needed for bare nextify weights that fit several designs."""
+    """The weights' design; needed only for bare nextify weights that fit several designs."""
     class_order: ClassNames = None
 
 
 def run(options: Options) -> int:
-    from nextify.weights import convert
-
     done = convert(
         options.source, options.destination, options.to, design=options.design, class_order=options.class_order
     )

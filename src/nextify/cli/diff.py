@@ -1,4 +1,4 @@
-"""``nextify diff A B``: what changes from one network to another."""
+"""``nextify diff A B``: show the differences between two networks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from nextify.cli.options import Json
 from nextify.cli.printing import print_columns, print_json
 from nextify.networks.layout import cost
 from nextify.networks.zoo import find_design
@@ -16,18 +17,17 @@ from nextify.report.text import ABSENT
 
 @dataclass(frozen=True)
 class Options:
-    """Show what differs between two networks: decisions, layers (of each stage, its first block) and cost."""
+    """Show the differences between two networks: design decisions, layers (each stage's first block) and cost."""
 
     before: Annotated[Positional[str], arg(metavar="A")]
-    """A name that `nextify models` lists, e.g. resnet50_move_up."""
+    """A name listed by `nextify models`, e.g. resnet50_move_up."""
     after: Annotated[Positional[str], arg(metavar="B")]
-    """Another one, e.g. resnet50_kernel_7."""
+    """Another such name, e.g. resnet50_kernel_7."""
     image_size: int = 224
-    """Side of the square images, in pixels, for the multiply-adds."""
+    """Height and width of the images in pixels, for the multiply-adds."""
     num_classes: int = 1000
-    """Classes."""
-    json: bool = False
-    """Print JSON."""
+    """Number of classes."""
+    json: Json = False
 
 
 def run(options: Options) -> int:

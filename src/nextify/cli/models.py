@@ -1,4 +1,4 @@
-"""``nextify models [PATTERN]``: the named networks."""
+"""``nextify models [PATTERN]``: list the named networks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from nextify.cli.options import Json
 from nextify.cli.printing import print_columns, print_json
 from nextify.networks.layout import cost
 from nextify.networks.zoo import UnknownModel, find_design, list_models
@@ -18,9 +19,8 @@ class Options:
     """List the named networks with parameters, multiply-adds at 224x224 and the paper's ImageNet-1K top-1."""
 
     pattern: Positional[str] = "*"
-    """Only names that match, e.g. 'convnext_*' or 'resnet50_*'."""
-    json: bool = False
-    """Print JSON."""
+    """List only names that match, e.g. 'convnext_*' or 'resnet50_*'."""
+    json: Json = False
 
 
 def run(options: Options) -> int:

@@ -8,9 +8,11 @@ import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
+
+from nextify.cli.options import Device, Kernels, SplitSeed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +21,11 @@ class TrainingOptions:
 
     data: str = "digits"
     """digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar (docs/data.md)."""
-    split_seed: int = 0
-    """Seed of the split of a folder that has no test images of its own."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, or auto: a CUDA GPU where there is one."""
+    split_seed: SplitSeed = 0
+    device: Device = "auto"
     threads: int | None = None
     """CPU threads of each training. Default: all on a CPU, shared out over the trainings that run side by side."""
-    kernels: Literal["auto", "on", "off"] = "auto"
-    """Nextify's own kernels: auto where they were measured to be faster, on wherever they support the case, or off."""
+    kernels: Kernels = "auto"
     compile: bool = False
     """torch.compile the networks; on a CPU it needs a C++ compiler."""
     checkpoint_seconds: float = 20.0

@@ -1,4 +1,4 @@
-"""``nextify show NAME``: one network as text, as numbers, and as a drawing of its block."""
+"""``nextify show NAME``: show a network's blocks, cost, and a drawing of its block."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from nextify.cli.options import Json
 from nextify.cli.printing import print_columns, print_json
 from nextify.cli.settings import settings
 from nextify.networks.layout import Cost, cost, cost_by_part, layout, walk
@@ -22,20 +23,19 @@ from nextify.system.files import write_text_atomic
 
 @dataclass(frozen=True)
 class Options:
-    """Show one network: its blocks, and what each stage costs."""
+    """Show one network: its blocks, and the cost of each stage."""
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
-    """A name that `nextify models` lists."""
+    """A name listed by `nextify models`."""
     image_size: int = 224
-    """Side of the square images, in pixels."""
+    """Height and width of the images in pixels."""
     num_classes: int = 1000
-    """Classes; 0 leaves the classifier out."""
+    """Number of classes; 0 omits the classifier."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
-    """Change a decision, e.g. --set kernel_size=9 --set norm=batch."""
+    """Change a design decision, e.g. --set kernel_size=9 --set norm=batch."""
     svg: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Also draw the first stage's block into this file, in the manner of the paper's Figure 4."""
-    json: bool = False
-    """Print JSON."""
+    """Also draw the first stage's block, like the paper's Figure 4, to this file."""
+    json: Json = False
 
 
 def run(options: Options) -> int:
@@ -82,14 +82,14 @@ def run(options: Options) -> int:
     top1, gflops = published_top1(options.name), published_gflops(options.name)
     if gflops is not None and not options.set:
         accuracy = f"; top-1 on ImageNet-1K {top1:g} %" if top1 is not None else ""
-        print(f"\nThe paper prints, at 224×224: {gflops:g} G multiply-adds{accuracy}")
+        print(f"\nPublished, at 224×224: {gflops:g} G multiply-adds{accuracy}")
     if options.svg is not None:
-        print(f"\nDrawn into {options.svg}")
+        print(f"\nDrawn to {options.svg}")
     return 0
 
 
 def resolutions(design: Design, image_size: int, num_classes: int) -> dict[str, tuple[int, int]]:
-    """``{part: (height, width)}`` of what each part gives."""
+    """``{part: (height, width)}`` of each part's output."""
     found: dict[str, tuple[int, int]] = {"head": (1, 1)}
     for placed in walk(layout(design), image_size, num_classes):
         place = placed.path.split(".")

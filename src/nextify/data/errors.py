@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 SHOWN = 5
@@ -12,9 +13,14 @@ class DataError(ValueError):
     """Images that cannot be trained or tested on; the message is one line and names the remedy."""
 
 
-def printable(name: str) -> str:
-    """A file's name as text that any terminal takes: bytes that are not UTF-8 become �."""
+def valid_unicode(name: str) -> str:
+    """A file's name as valid Unicode: bytes that are not UTF-8 become �."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def printable(name: str) -> str:
+    """A name as one line that is safe to print: valid Unicode, control characters escaped (``\\n``, ``\\x1b``)."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], valid_unicode(name))
 
 
 def some(names: Sequence[str]) -> str:

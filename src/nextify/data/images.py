@@ -77,6 +77,14 @@ class EncodedStore:
         return DataError(f"{name} cannot be read ({reason}): replace it, or move it elsewhere")
 
 
+def check_images(images: object) -> None:
+    """Raise a ``TypeError`` for anything but an ``Images``, such as the path of a folder."""
+    if not isinstance(images, Images):
+        raise TypeError(
+            f"images must be what nextify.open_images(…) returns, got {type(images).__name__} {images!r:.60}"
+        )
+
+
 class ImageSet:
     """Labelled images. Pickles cheaply where its pixels are on disk."""
 

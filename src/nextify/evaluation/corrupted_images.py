@@ -1,4 +1,4 @@
-"""Batches of corrupted images for the robustness measurement: made here, or read from ImageNet-C as published."""
+"""Batches of corrupted images for the robustness measurement: made here, or read from the published ImageNet-C."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
 from nextify.data.errors import some
 from nextify.evaluation.corruptions import GROUPS, corrupt
-
-if TYPE_CHECKING:
-    from nextify.weights import Preprocessing
+from nextify.weights import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]
 Key = tuple[str, int]
@@ -28,9 +26,8 @@ Corrupter = Callable[[Pixels, Sequence[Key], Sequence[int]], Iterator[tuple[Key 
 
 @contextmanager
 def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
-    """Gives a function that yields the clean batch and then each key's, ahead of their use where there are workers."""
+    """Give a function that yields the clean batch, then each key's batch; workers compute them in advance."""
     if not workers:
-        import torch
 
         def one_by_one(
             pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]
@@ -38,7 +35,7 @@ def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
             yield None, pixels
             threads = torch.get_num_threads()
             for key in keys:
-                torch.set_num_threads(1)  # an image's operations are too small to share
+                torch.set_num_threads(1)  # an image is too small to be worth several threads
                 try:
                     batch = corrupt_batch(pixels, *key, seeds, frost_pictures)
                 finally:
@@ -64,15 +61,13 @@ def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
 
 
 def _one_thread() -> None:
-    import torch
-
     torch.set_num_threads(1)
 
 
 def corrupt_batch(
     pixels: Pixels, corruption: str, severity: int, seeds: Sequence[int], frost_pictures: Path | None = None
 ) -> Pixels:
-    """``(N, H, W, 3)``: each image with its own seed."""
+    """Corrupt a batch ``(N, H, W, 3)``, each image with its own seed."""
     found = np.empty_like(pixels)
     for row, seed in enumerate(seeds):
         found[row] = corrupt(pixels[row], corruption, severity, seed, frost_pictures=frost_pictures)
@@ -80,17 +75,22 @@ def corrupt_batch(
 
 
 def prepared(here: Sequence[tuple[ImageSet, int]], settings: Preprocessing) -> Pixels:
+    """The chosen images of their sets as the network takes them, ``(N, H, W, 3)``."""
     return np.stack([settings.pixels(images.load(i)).numpy() for images, i in here])
 
 
 def stored(root: Path, key: Key, images: Images, limit: int | None) -> list[tuple[Path, int]]:
-    """Files of one corruption and severity of ImageNet-C, with their places among the images' classes."""
+    """List the files of one corruption and severity of ImageNet-C, each with the index of its class in ``images``.
+
+    Raises:
+        DataError: there is no such folder, or it holds no images or unknown classes.
+    """
     name, severity = key
     group = next(group for group, names in GROUPS.items() if name in names)
     folders = [root / name / str(severity), root / group / name / str(severity)]
     folder = next((f for f in folders if f.is_dir()), None)
     if folder is None:
-        raise DataError(f"there is no {folders[0]}, nor {folders[1]}: unpack ImageNet-C there, or leave {name} out")
+        raise DataError(f"neither {folders[0]} nor {folders[1]} exists: unpack ImageNet-C there, or leave {name} out")
     place = {c: i for i, c in enumerate(images.classes)}
     found = [
         (path, place.get(path.parent.name, -1))
@@ -105,13 +105,14 @@ def stored(root: Path, key: Key, images: Images, limit: int | None) -> list[tupl
 
 
 def spread(count: int, limit: int | None) -> list[int]:
-    """``limit`` of ``count`` places, evenly spread; all where there is no limit or fewer."""
+    """``limit`` of ``count`` indices, evenly spread; all of them without a limit."""
     number = count if limit is None else min(limit, count)
     places: list[int] = np.linspace(0, count - 1, number).round().astype(int).tolist()
     return places
 
 
 def decoded(path: Path) -> Pixels:
+    """The pixels of a published image. Raises ``DataError`` if it is damaged."""
     try:
         with quiet():
             return decode(path.read_bytes())
@@ -120,7 +121,7 @@ def decoded(path: Path) -> Pixels:
 
 
 def as_stored(image: Pixels, settings: Preprocessing) -> Pixels:
-    """The central part, not resized, as the reference's; an image that is too small is prepared as any other."""
+    """Crop the centre without resizing, as the reference does; an image that is too small is prepared as usual."""
     height, width = settings.size
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     if min(top, left) < 0:

@@ -1,11 +1,10 @@
-"""The corruption error of Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261, section 4.1), from errors.
+"""The corruption error of Hendrycks and Dietterich (ICLR 2019, arXiv 1903.12261, section 4.1).
 
-With E the top-1 error of the network and B that of the baseline, summed over the severities s, the corruption error of
-corruption c is
+With E the network's top-1 error and B the baseline's, the corruption error of corruption c sums over severities s:
 
     CE_c = Σ_s E_c,s / Σ_s B_c,s        relative CE_c = Σ_s (E_c,s − E_clean) / Σ_s (B_c,s − B_clean)
 
-and mCE their mean over the corruptions. Pure functions on numbers.
+mCE is the mean of CE over the corruptions.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from nextify.evaluation.corruptions import GROUPS
 
 ALEXNET = "alexnet"
 ALEXNET_CLEAN_ERROR = 43.5
-"""Percent, on ImageNet's validation images: the paper's Table 1. torchvision gives its AlexNet, the same network,
-56.522 % top-1, an error of 43.48."""
+"""Percent, on ImageNet's validation images (Table 1 of the paper). torchvision's AlexNet has 43.48."""
 ALEXNET_ERRORS: dict[str, float] = {
     "gaussian_noise": 88.6428,
     "shot_noise": 89.4468,
@@ -38,14 +36,14 @@ ALEXNET_ERRORS: dict[str, float] = {
     "pixelate": 71.7840,
     "jpeg_compression": 60.6500,
 }
-"""Percent, mean over the five severities of ImageNet-C: by these the published mCE is normalized. As
-google-research/augmix gives them in ``imagenet.py`` (commit 202cf4c), which names github.com/hendrycks/robustness as
-their source; compared number by number. Rounded, they are the paper's."""
+"""Percent, mean over the five severities of ImageNet-C; the published mCE is normalized by these. Source:
+google-research/augmix, ``imagenet.py`` (commit 202cf4c), after github.com/hendrycks/robustness. Rounded, they are the
+paper's."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A network on the images at one severity of one corruption."""
+    """A network's errors at one severity of one corruption."""
 
     corruption: str
     severity: int
@@ -54,12 +52,12 @@ class Point:
     expected_calibration_error: float
     """0 to 1."""
     baseline_error: float | None
-    """Top-1 error of the baseline in percent, where it was measured here."""
+    """Top-1 error of the baseline in percent, if it was measured here."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One corruption over its severities."""
+    """A network's errors under one corruption, over its severities."""
 
     corruption: str
     group: str
@@ -70,15 +68,15 @@ class Summary:
     baseline_error: float | None
     """Mean top-1 error of the baseline in percent."""
     corruption_error: float | None
-    """CE in percent: below 100 is better than the baseline. None without one, or where it makes no error."""
+    """CE in percent; below 100 is better than the baseline. None without a baseline or if it makes no errors."""
     relative_corruption_error: float | None
-    """Relative CE in percent; None where the corruption costs the baseline nothing."""
+    """Relative CE in percent; None if the corruption does not hurt the baseline."""
 
 
 def summarize(
     name: str, points: Sequence[Point], clean: float, base_clean: float | None, alexnet: bool = False
 ) -> Summary:
-    """CE and relative CE of one corruption from its severities."""
+    """Compute CE and relative CE of one corruption from its severities."""
     error = float(np.mean([p.error for p in points]))
     base = ALEXNET_ERRORS[name] if alexnet else None
     measured = [p.baseline_error for p in points if p.baseline_error is not None]
@@ -99,5 +97,6 @@ def summarize(
 
 
 def mean_if_all(values: Sequence[float | None]) -> float | None:
+    """The mean, or None if a value is missing."""
     present = [v for v in values if v is not None]
     return float(np.mean(present)) if present and len(present) == len(values) else None

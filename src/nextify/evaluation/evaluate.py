@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.errors import some
+from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.inference import PLAIN, Inference
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class, top_k
@@ -96,6 +97,7 @@ def evaluate(
     Raises:
         WeightsError: no bundle, or a damaged one; no class names and more than one possible order.
         DataError: classes that the bundle does not know.
+        TypeError: ``images`` is not an ``Images``.
     """
     return evaluate_with_pictures(
         bundle, images, part=part, device=device, threads=threads, kernels=kernels, class_order=class_order
@@ -114,6 +116,7 @@ def evaluate_with_pictures(
     out: Path | None = None,
 ) -> tuple[Evaluation, list[Path]]:
     """``evaluate``; with ``out`` also its files there: evaluation.json and three pictures."""
+    check_images(images)
     if threads is not None:
         torch.set_num_threads(threads)
     order = is_word(class_order)

@@ -1,8 +1,7 @@
-"""What is in these images: the bundle's classes with their probabilities, for files, folders, patterns,
-and images in memory.
+"""Classify images: files, folders, patterns, and images in memory, with a bundle's classes and their probabilities.
 
-An image that cannot be read is an outcome of its own; the others are predicted all the same. Images, from files
-or in memory, are prepared exactly as the training's test images were.
+An unreadable image yields a prediction with an error; the others are classified all the same. Images from files and
+from memory are prepared exactly as the training's test images were.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 
 from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, from_memory, quiet
-from nextify.data.errors import printable
+from nextify.data.errors import valid_unicode
 from nextify.evaluation.evaluate import probabilities
 from nextify.evaluation.inference import Inference
 from nextify.kernels import install
@@ -32,7 +31,7 @@ from nextify.weights.class_names import ClassOrder
 
 BATCH = 64
 COLUMNS = ("path", "rank", "class", "index", "probability")
-"""Of the CSV: a line for each of an image's classes."""
+"""Columns of the CSV, which has one line per image and class."""
 Source = str | os.PathLike[str] | Image.Image | Pixels
 """A file, folder or pattern; a Pillow image; or a uint8 array, ``(H, W, 3)`` RGB or ``(H, W)`` grayscale."""
 
@@ -42,34 +41,34 @@ class Guess:
     """One class of an image."""
 
     name: str | None
-    """Of the class; None where the weights name none."""
+    """Name of the class; None if the weights do not name their classes."""
     index: int
-    """Place among the logits, from 0."""
+    """Index of the class's logit, from 0."""
     probability: float
 
     @property
     def label(self) -> str:
-        """For people: the name, or ``class #3``, its index."""
+        """The name to show: the class's, or ``class #3`` from its index."""
         return f"class #{self.index}" if self.name is None else self.name
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What came out for one image."""
+    """The most probable classes of one image, or why there are none."""
 
     path: str
-    """``image 2`` for the third source (counted from 0) where that is an image in memory."""
+    """The image's path; ``image 2`` if the third source is an image in memory."""
     guesses: tuple[Guess, ...]
-    """Most probable first; empty where there is an error."""
+    """Most probable first; empty on an error."""
     error: str = ""
-    """Why there is none, in a few words; empty where all is well."""
+    """Why the image could not be classified, in a few words; empty on success."""
 
     def to_dict(self) -> dict[str, object]:
         return {"path": self.path, "error": self.error} if self.error else asdict(self) | {"error": None}
 
 
 class Predictor:
-    """A network that is loaded once and asked many times."""
+    """A network that is loaded once and called many times."""
 
     def __init__(
         self,
@@ -83,26 +82,26 @@ class Predictor:
         """
         Args:
             weights: a bundle, or anything else that ``nextify.weights.load`` reads.
-            class_order: the class names in the order of the logits, or a file of them, for weights that name none.
+            class_order: the class names in the order of the logits, or a file of them, for weights without names.
 
         Raises:
-            WeightsError, FileNotFoundError: they cannot be loaded.
+            WeightsError, FileNotFoundError: the weights cannot be loaded.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         loaded = load(weights, class_order=class_order)
         self.about, self.preprocessing, self.device = loaded.about, loaded.preprocessing, device
         if not self.about.num_classes:
-            raise WeightsError(f"{weights} has no classifier, so it names no class: take weights with one")
+            raise WeightsError(f"{weights} has no classifier: choose weights that have one")
         self.model = loaded.model.to(device)
         install(self.model, kernels)
         self.inference = Inference.of(self.about.recipe)
 
     def __call__(self, sources: Source | Iterable[Source], top: int = 5) -> Iterator[Prediction]:
-        """Yields a prediction for each image of ``sources``, in order; see ``expand`` for paths.
+        """Yield a prediction for each image of ``sources``, in order; see ``expand`` for paths.
 
         Args:
-            sources: one or several; an array of ``(N, H, W, 3)`` is N of them.
+            sources: one source or several; an array of ``(N, H, W, 3)`` is N images.
 
         Raises:
             ValueError: ``top`` is below 1.
@@ -135,7 +134,7 @@ class Predictor:
         except UnreadableImage as error:
             return Prediction(path, (), str(error))
         except MemoryError:
-            return Prediction(path, (), "too large for the memory")
+            return Prediction(path, (), "too large for this machine's memory")
 
     def _predict(self, waiting: Sequence[Prediction | tuple[str, Any]], top: int) -> Iterator[Prediction]:
         ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
@@ -165,8 +164,10 @@ def predict(
     kernels: Mode = "auto",
     class_order: ClassOrder | None = None,
 ) -> list[Prediction]:
-    """Predict what is in images: one source or several, of files, folders (searched in depth), patterns, Pillow images
-    and uint8 arrays. Raises what ``Predictor`` and its call raise."""
+    """Classify one source or several: files, folders (searched recursively), patterns, Pillow images and uint8 arrays.
+
+    Raises what ``Predictor`` and its call raise.
+    """
     predictor = Predictor(weights, device=device, threads=threads, kernels=kernels, class_order=class_order)
     return list(predictor(sources, top))
 
@@ -176,7 +177,7 @@ def _decoded(path: str) -> Pixels:
 
 
 def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
-    """Several sources; a path is one, never its characters, and an image one, never its rows."""
+    """Wrap a single source; a path is one source, not its characters, and an image is one, not its rows."""
     if isinstance(sources, np.ndarray):
         return sources if sources.ndim > 3 else [sources]
     if isinstance(sources, str | os.PathLike | Image.Image | bytes) or not isinstance(sources, Iterable):
@@ -185,10 +186,10 @@ def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
 
 
 def expand(source: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
-    """(path, "") of each image, or (source, reason) of what leads to none.
+    """Yield (path, "") for each image, or (source, reason) for a source that leads to none.
 
-    A file is taken whatever its name; a folder gives its images at any depth, sorted, without hidden ones; what does
-    not exist is tried as a pattern (``**`` for any depth).
+    A file is taken whatever its name; a folder yields its images at any depth, sorted, without hidden ones; a path that
+    does not exist is tried as a pattern (``**`` matches any depth).
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -210,7 +211,7 @@ def expand(source: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
 
 
 def _images(folder: Path) -> tuple[list[Path], list[OSError]]:
-    """Images at any depth, sorted, and why folders could not be looked into."""
+    """Images at any depth, sorted, and the errors of folders that could not be listed."""
     found: list[Path] = []
     refused: list[OSError] = []
     for below, folders, files in os.walk(folder, onerror=refused.append):
@@ -220,12 +221,14 @@ def _images(folder: Path) -> tuple[list[Path], list[OSError]]:
 
 
 def csv_text(predictions: Iterable[Prediction]) -> str:
-    """``COLUMNS``, a line for each class of each image (RFC 4180 quoting, ``\\n`` line ends); images that could not be
-    read have none, and a class without a name has an empty one."""
+    """CSV with ``COLUMNS``, one line per image and class (RFC 4180 quoting, ``\\n`` line ends).
+
+    Unreadable images have no line; a class without a name has an empty one.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for prediction in predictions:
         for rank, guess in enumerate(prediction.guesses, 1):
-            writer.writerow((printable(prediction.path), rank, guess.name, guess.index, repr(guess.probability)))
+            writer.writerow((valid_unicode(prediction.path), rank, guess.name, guess.index, repr(guess.probability)))
     return buffer.getvalue()

@@ -1,9 +1,8 @@
-"""What a network costs: multiply-adds counted on the meta device; time and memory measured by running it.
+"""The cost of a network: multiply-adds counted on the meta device, time and memory measured by running it.
 
-One count for every architecture: the multiply-adds of convolutions, linear layers and the products of attention, found
-by running the network once without data on the meta device. Fused attention is decomposed there, so that its two
-products are seen. This is the count behind the paper's FLOPs (arXiv 2201.03545v2, Tables 1 and 2); norms, activations,
-softmax and pooling are in no published figure and not in this one.
+The count covers the convolutions, linear layers and attention products of any architecture, found by running it once on
+the meta device, where fused attention is decomposed into its two products. It is the count behind the paper's FLOPs
+(arXiv 2201.03545v2, Tables 1 and 2), which omits norms, activations, softmax and pooling, as published figures do.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ _PRODUCTS = {"aten::convolution", "aten::mm", "aten::addmm", "aten::bmm", "aten:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one forward pass of one image."""
+    """Counts for one forward pass of one image."""
 
     parameters: int
     macs: int
     """Multiply-adds of convolutions, linear layers and attention's products."""
     attention_macs: int
-    """The part of ``macs`` in which both factors depend on the image: queries times keys, and weights times values."""
+    """The ``macs`` whose factors both depend on the image: queries times keys, attention weights times values."""
     activations: int
-    """Elements that these convolutions, layers and products give."""
+    """Output elements of these convolutions, layers and products."""
 
     @property
     def attention_share(self) -> float:
@@ -52,7 +51,7 @@ class Counts:
 
 
 class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Tells products of two activations from products with weights, and adds up what all of them give."""
+    """Distinguishes products of two activations from products with weights, and counts the outputs of both."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -75,9 +74,9 @@ class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count(model: nn.Module, image_size: int, in_channels: int = 3) -> Counts:
-    """What one square image of ``image_size`` pixels a side costs; ``model`` must be on the meta device.
+    """Count one square image of ``image_size`` pixels a side; ``model`` must be on the meta device.
 
-    Raises whatever the network raises for a size that it cannot take.
+    Raises whatever the network raises for an unsupported size.
     """
     images = torch.empty(1, in_channels, image_size, image_size, device="meta")
     model.eval()
@@ -94,7 +93,7 @@ def count(model: nn.Module, image_size: int, in_channels: int = 3) -> Counts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a network is run while it is measured."""
+    """The conditions under which a network is measured."""
 
     device: str = "cpu"
     precision: Precision = "fp32"
@@ -138,13 +137,13 @@ def compiled(model: nn.Module, given: Conditions) -> Callable[[Tensor], Tensor]:
 
 
 def synchronize(device: str) -> None:
-    """Waits until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
 def place(model: nn.Module, given: Conditions) -> nn.Module:
-    """The network on its device, in its memory format, with the kernels of the conditions."""
+    """Move the network to its device and memory format, with the kernels of the conditions."""
     install(model, given.kernels)
     model = model.to(given.device)
     return model.to(memory_format=torch.channels_last) if given.layout == "channels_last" else model
@@ -157,7 +156,7 @@ def random_images(batch_size: int, image_size: int, given: Conditions) -> Tensor
 
 
 def inference(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[], None]:
-    """A function that runs the network, put into its inference mode, once on the images."""
+    """Return a function that runs the network once on the images in evaluation mode."""
     model.eval()
     forward = compiled(model, given)
 
@@ -169,10 +168,10 @@ def inference(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[
 
 
 def training(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[], None]:
-    """A function that does one training step: forward, cross-entropy, backward, AdamW (fused) and new gradients."""
+    """Return a function that runs one training step: forward, cross-entropy, backward, fused AdamW, gradient reset."""
     model.train()
     labels = torch.zeros(len(images), dtype=torch.long, device=given.device)
-    # A rate of 0 leaves the weights as they are and costs what any rate costs.
+    # A rate of 0 leaves the weights unchanged and costs as much as any other.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.05, fused=True)
     forward = compiled(model, given)
 
@@ -187,7 +186,7 @@ def training(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[]
 
 
 def seconds(step: Callable[[], None], device: str) -> float:
-    """Wall-clock seconds of one call, the device idle before and after."""
+    """Wall-clock seconds of one call, with the device idle before and after."""
     synchronize(device)
     start = time.perf_counter()
     step()
@@ -202,7 +201,7 @@ def _autocast(given: Conditions) -> AbstractContextManager[Any]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` (0 to 1) of them lie, linear between neighbours (as numpy's default)."""
+    """The ``share`` quantile (0 to 1), interpolated linearly as numpy's default."""
     found = sorted(values)
     if not found:
         raise ValueError("a quantile needs at least one value")
@@ -217,10 +216,10 @@ def median(values: Sequence[float]) -> float:
 
 
 def median_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
-    """Ends of an interval that holds the true median with at least this chance, whatever the distribution.
+    """A distribution-free confidence interval of the median, from order statistics.
 
-    By order statistics: the number of values below the median is binomial with one half. Fewer than 6 values cannot
-    reach 95 %; then the interval is their range.
+    The number of values below the median is binomial with p = 1/2. Fewer than 6 values cannot reach 95 %; the interval
+    is then their range.
     """
     found, n = sorted(values), len(values)
     if not n:
@@ -233,9 +232,9 @@ def median_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[fl
 
 
 def resident_bytes() -> tuple[int, int]:
-    """(now, most so far) of this process's resident memory.
+    """Current and peak resident memory of this process.
 
-    On Linux the most is that of /proc: ``getrusage`` starts from the peak of the process that started this one.
+    On Linux the peak is read from /proc, because ``getrusage`` inherits the peak of the parent process.
     """
     import resource
     import sys
@@ -254,7 +253,7 @@ def resident_bytes() -> tuple[int, int]:
 
 
 def available_bytes() -> int | None:
-    """Memory that a new process could take without swapping, or None where the system does not say."""
+    """Memory available to a new process without swapping, or None if the system does not report it."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -265,7 +264,7 @@ def available_bytes() -> int | None:
 
 
 def cpu_mhz() -> float | None:
-    """Mean clock of the processors at this moment, as the system reports it."""
+    """Current mean clock of the processors, as the system reports it."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -275,7 +274,7 @@ def cpu_mhz() -> float | None:
 
 
 def gpu_mhz(device: str) -> float | None:
-    """Clock of a GPU's multiprocessors at this moment, as its driver reports it."""
+    """Current clock of a GPU's multiprocessors, as its driver reports it."""
     with suppress(OSError, subprocess.SubprocessError, ValueError, RuntimeError, AttributeError):
         number = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         command = ["nvidia-smi", "-i", number, "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]

@@ -1,32 +1,25 @@
-"""What corruptions cost a bundle: error and calibration at each corruption and severity, and the mean corruption error
-(``corruption_error.py``).
+"""How corruptions hurt a bundle: its error and calibration at each corruption and severity, and its mCE.
 
-Images are prepared as the bundle says and corrupted then, at the network's own resolution, as ImageNet-C's were; each
-has draws of its own, the same for every network.
+Images are first prepared as the bundle says, then corrupted at the network's own resolution, as ImageNet-C's were. The
+random numbers are a function of the seed and the image, so they are the same for every network.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from nextify.data import DataError, Images
-from nextify.evaluation.corrupted_images import (
-    Key,
-    Pixels,
-    as_stored,
-    corrupter,
-    decoded,
-    prepared,
-    spread,
-    stored,
-)
+from nextify.data.images import check_images
+from nextify.evaluation.answers import Answers, Confidence, Partial, Progress, Recorder, Right
+from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
 from nextify.evaluation.corruption_error import (
     ALEXNET,
     ALEXNET_CLEAN_ERROR,
@@ -38,28 +31,21 @@ from nextify.evaluation.corruption_error import (
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
 from nextify.evaluation.evaluate import Part, match_classes, name_classes, probabilities
 from nextify.evaluation.inference import Inference
-from nextify.evaluation.metrics import calibration
-from nextify.evaluation.partial import Partial
+from nextify.kernels import install
 from nextify.system.environment import Environment, describe
 from nextify.system.native import Mode
 from nextify.system.several import several
-
-if TYPE_CHECKING:
-    from nextify.weights import Loaded, Preprocessing
-    from nextify.weights.class_names import ClassOrder, Order
+from nextify.weights import Loaded, Preprocessing, load
+from nextify.weights.class_names import ClassOrder, Order, is_word
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]
-"""Called with the images that have gone through a network, and how many will have."""
-
-Confidence = npt.NDArray[np.float32]
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """What corruptions cost a bundle."""
+    """A bundle's errors on clean and corrupted images."""
 
     model: str
     data: str
@@ -67,18 +53,19 @@ class Robustness:
     size: tuple[int, int]
     """Height and width at which images are corrupted."""
     corrupted_here: bool
-    """False where the published images of ImageNet-C were used."""
+    """False if the published images of ImageNet-C were used."""
     strengths_of: int
-    """The published size whose strengths were used: 224, 64 or 32."""
+    """The published image size whose strengths were used: 224, 64 or 32."""
     clean_error: float
     """Top-1 error in percent."""
     clean_calibration_error: float
+    """Expected calibration error on clean images, 0 to 1."""
     mean_error: float
     """Mean top-1 error over corruptions and severities in percent: the unnormalized mCE."""
     mean_calibration_error: float
-    """Mean of the expected calibration errors under corruption, 0 to 1."""
+    """Mean expected calibration error over corruptions and severities, 0 to 1."""
     baseline: str
-    """Empty without one."""
+    """Name of the baseline; empty without one."""
     baseline_clean_error: float | None
     mean_corruption_error: float | None
     """mCE in percent."""
@@ -87,15 +74,15 @@ class Robustness:
     corruptions: tuple[Summary, ...]
     points: tuple[Point, ...]
     only_present_classes: bool
-    """Whether the network chose among the classes that have images, not among all it knows."""
+    """Whether the network chose only among the classes that have images."""
     seed: int
     made_frost: bool
-    """Whether frost is our texture: its errors cannot be compared with published ones."""
+    """Whether frost is nextify's own texture, whose errors cannot be compared with published ones."""
     precision: str
     notes: tuple[str, ...]
     environment: Environment
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -120,34 +107,32 @@ def measure(
     progress: Progress | None = None,
     partial: Partial | None = None,
 ) -> Robustness:
-    """Corrupt images and see how often a bundle is wrong.
+    """Corrupt images and measure how often a bundle is wrong.
 
     Args:
         corruptions: one or several; none measures clean images only.
-        baseline: another bundle, measured on the same corrupted images; ``alexnet`` for the published errors of AlexNet
-            on ImageNet-C, which need all five severities; None for none.
+        baseline: another bundle, measured on the same corrupted images, or ``alexnet`` for AlexNet's published errors
+            on ImageNet-C, which require all five severities.
         part: the images' test part, their training part, or both.
-        limit: so many images, evenly spread over the set; None takes all.
-        only_present_classes: choose among the classes that have images, as ImageNet-A and -R are measured.
+        limit: measure on this many images, spread evenly over the set; None takes all.
+        only_present_classes: choose only among the classes that have images, the protocol of ImageNet-A and -R.
         class_order: for a bundle that does not name its classes; see ``nextify.evaluation.evaluate.evaluate``.
-        seed: decides what is drawn for each image.
-        frost_pictures: folder of the reference's pictures of frost; None takes made textures.
-        imagenet_c: folder of ImageNet-C as published (``fog/3/CLASS/…``, or in its four groups), whose files are taken
-            instead of corrupting here; ``images`` are the clean ones. As in the reference, cropped and not resized.
-        workers: processes that corrupt; 0 corrupts between the batches.
-        partial: keeps each finished batch, and gives back those of an earlier run of the same measurement that was
-            killed; the figures are the same. None keeps nothing.
+        seed: decides the random numbers of every corruption.
+        frost_pictures: folder of the reference's frost pictures; None generates textures.
+        imagenet_c: folder of the published ImageNet-C (``fog/3/CLASS/…``, also within its four groups), whose files
+            are measured instead of corrupting here; ``images`` are the clean ones. As in the reference, its files are
+            cropped and not resized.
+        workers: processes that corrupt images; 0 corrupts them between batches.
+        partial: keeps each finished batch on disk and restores those that a killed run of the same measurement left.
+            The figures do not depend on it.
 
     Raises:
-        WeightsError: no bundle, or a damaged one.
-        DataError: classes that the bundle does not know.
-        ValueError: an unknown corruption or severity, or a setting that does not go with another.
+        WeightsError: the bundle is missing or damaged.
+        DataError: the images have classes that the bundle does not know, or there are none.
+        ValueError: a corruption or severity does not exist, or two settings contradict each other.
+        TypeError: ``images`` is not an ``Images``.
     """
-    import torch
-
-    from nextify.weights import load
-    from nextify.weights.class_names import is_word
-
+    check_images(images)
     corruptions, severities = _checked(several(corruptions), several(severities), baseline, limit)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -156,10 +141,11 @@ def measure(
     networks = [_Network(loaded, images, device, only_present_classes, order, kernels)]
     if baseline is not None and baseline != ALEXNET:
         networks.append(_Network(load(baseline), images, device, only_present_classes, None, kernels))
+    first = networks[0]
     # Networks that take the same pixels share the corrupted ones.
-    groups: dict[object, list[_Network]] = {}
-    for network in networks:
-        groups.setdefault(_pixels_key(network.settings), []).append(network)
+    groups: dict[object, list[int]] = {}
+    for index, network in enumerate(networks):
+        groups.setdefault(_pixels_key(network.settings), []).append(index)
 
     sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
     places = [(s, i) for s in sets for i in range(len(s))]
@@ -170,79 +156,72 @@ def measure(
     files = {} if imagenet_c is None else {key: stored(imagenet_c, key, images, limit) for key in keys}
     made = [] if files else keys
     total = (len(chosen) * (len(made) + 1) + sum(map(len, files.values()))) * len(networks)
-    done = 0
     if partial is not None:
         asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
         folders = [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
         partial.begin([*asked, *folders, *(network.identity() for network in networks)])
+    recorder = Recorder(len(networks), total, partial, progress)
 
-    def remembered(name: str) -> bool:
-        """Whether a part was finished before; then the networks get back what they said."""
-        nonlocal done
-        kept = None if partial is None else partial.load(name)
-        if kept is None:
-            return False
-        for network, own in zip(networks, _said(kept, len(networks)), strict=True):
-            for key, (right, confidence) in own.items():
-                network.add(key, right, confidence)
-                done += len(right)
-        if progress is not None:
-            progress(done, total)
-        return True
+    def ask(group: Sequence[int], key: Key | None, pixels: Pixels, classes: npt.NDArray[np.int64]) -> None:
+        for index in group:
+            recorder.add(index, key, *networks[index].answer(pixels, classes))
 
-    def show(group: Sequence[_Network], key: Key | None, pixels: Pixels, classes: npt.NDArray[np.int64]) -> None:
-        nonlocal done
-        for network in group:
-            right, confidence = network.see(pixels, classes)
-            network.add(key, right, confidence)
-            name = f"{networks.index(network)}/{'clean/0' if key is None else f'{key[0]}/{key[1]}'}"
-            said[f"{name}/right"], said[f"{name}/confidence"] = right, confidence
-            done += len(classes)
-            if progress is not None:
-                progress(done, total)
-
-    said: dict[str, npt.NDArray[Any]] = {}
     with corrupter(workers, frost_pictures) as corrupted:
         for number, batch in enumerate(_batches(chosen)):
-            if remembered(f"made-{number}"):
+            if recorder.restored(f"made-{number}"):
                 continue
             here = [places[i] for i in batch]
             classes = np.array([s.labels[i] for s, i in here])
             seeds = [(seed << 32) + i for i in batch]
             for group in groups.values():
-                for key, pixels in corrupted(prepared(here, group[0].settings), made, seeds):
-                    show(group, key, pixels, classes)
-            if partial is not None:
-                partial.save(f"made-{number}", said)
-            said.clear()
+                for key, pixels in corrupted(prepared(here, networks[group[0]].settings), made, seeds):
+                    ask(group, key, pixels, classes)
+            recorder.finish(f"made-{number}")
     for file_key, all_files in files.items():
         for number, some_files in enumerate(_batches(all_files)):
             name = f"{file_key[0]}-{file_key[1]}-{number}"
-            if remembered(name):
+            if recorder.restored(name):
                 continue
             classes = np.array([c for _, c in some_files])
             read = [decoded(path) for path, _ in some_files]
             for group in groups.values():
-                show(group, file_key, np.stack([as_stored(image, group[0].settings) for image in read]), classes)
-            if partial is not None:
-                partial.save(name, said)
-            said.clear()
+                settings = networks[group[0]].settings
+                ask(group, file_key, np.stack([as_stored(image, settings) for image in read]), classes)
+            recorder.finish(name)
 
-    found = _conclude(networks, baseline, corruptions, keys)
-    first = networks[0]
     made_frost = any(name == "frost" for name, _ in made) and frost_pictures is None
     notes = [*images.warnings, *images.notes, *(note for network in networks for note in network.notes)]
+    base_name, base_clean = "", None
     if baseline == ALEXNET:
+        base_name, base_clean = "AlexNet as published", ALEXNET_CLEAN_ERROR
         notes += _differences_to_published(first, made_frost, bool(made))
+    elif baseline is not None:
+        base_name, base_clean = networks[1].name or str(baseline), recorder.answers[1].error(None)
+    own = recorder.answers[0]
+    clean, clean_calibration = own.error(None), own.calibration_error(None)
+    points = [_point(key, recorder.answers) for key in keys]
+    summaries = tuple(
+        summarize(c, [p for p in points if p.corruption == c], clean, base_clean, baseline == ALEXNET)
+        for c in corruptions
+    )
     return Robustness(
-        **found,
         model=first.name,
         data=images.name if part == "test" else f"{images.name} ({part})",
         images=len(chosen),
         size=first.settings.size,
         corrupted_here=bool(made),
         strengths_of=published_size(*first.settings.size),
+        clean_error=clean,
+        clean_calibration_error=clean_calibration,
+        mean_error=float(np.mean([p.error for p in points] or [clean])),
+        mean_calibration_error=float(np.mean([p.expected_calibration_error for p in points] or [clean_calibration])),
+        baseline=base_name,
+        baseline_clean_error=base_clean,
+        mean_corruption_error=mean_if_all([s.corruption_error for s in summaries]),
+        relative_mean_corruption_error=mean_if_all([s.relative_corruption_error for s in summaries]),
         severities=tuple(severities) if corruptions else (),
+        corruptions=summaries,
+        points=tuple(points),
         only_present_classes=only_present_classes,
         seed=seed,
         made_frost=made_frost,
@@ -252,36 +231,9 @@ def measure(
     )
 
 
-def _conclude(
-    networks: Sequence[_Network], baseline: str | Path | None, corruptions: Sequence[str], keys: Sequence[Key]
-) -> dict[str, Any]:
-    """The figures of ``Robustness`` from what the networks said."""
-    first, other = networks[0], networks[1] if len(networks) > 1 else None
-    alexnet = baseline == ALEXNET
-    points = tuple(
-        Point(*key, first.error(key), first.calibration_error(key), None if other is None else other.error(key))
-        for key in keys
-    )
-    clean, base_clean = first.error(None), ALEXNET_CLEAN_ERROR if alexnet else None
-    name = "AlexNet as published" if alexnet else ""
-    if other is not None:
-        base_clean, name = other.error(None), other.name or str(baseline)
-    summaries = tuple(
-        summarize(c, [p for p in points if p.corruption == c], clean, base_clean, alexnet) for c in corruptions
-    )
-    calibration_errors = [p.expected_calibration_error for p in points] or [first.calibration_error(None)]
-    return {
-        "clean_error": clean,
-        "clean_calibration_error": first.calibration_error(None),
-        "mean_error": float(np.mean([p.error for p in points] or [clean])),
-        "mean_calibration_error": float(np.mean(calibration_errors)),
-        "baseline": name,
-        "baseline_clean_error": base_clean,
-        "mean_corruption_error": mean_if_all([s.corruption_error for s in summaries]),
-        "relative_mean_corruption_error": mean_if_all([s.relative_corruption_error for s in summaries]),
-        "corruptions": summaries,
-        "points": points,
-    }
+def _point(key: Key, answers: Sequence[Answers]) -> Point:
+    own, other = answers[0], answers[1] if len(answers) > 1 else None
+    return Point(*key, own.error(key), own.calibration_error(key), None if other is None else other.error(key))
 
 
 def _checked(
@@ -302,11 +254,11 @@ def _checked(
 
 def _differences_to_published(network: _Network, made_frost: bool, made: bool) -> list[str]:
     size, classes = network.settings.size, network.num_classes
-    notes = ["ImageNet-C's images were stored as JPEG of quality 85 once corrupted; these are not"] if made else []
+    notes = ["ImageNet-C's images were stored as JPEG of quality 85 after corruption; these were not"] if made else []
     if classes != 1000:
         notes.append(
-            f"AlexNet's errors are for ImageNet's 1,000 classes and this network has {classes:,}: the "
-            f"mCE compares with no other; give a bundle as baseline"
+            f"AlexNet's errors are for ImageNet's 1,000 classes and this network has {classes:,}: the mCE is not "
+            f"comparable with others; give a bundle as baseline"
         )
     if size != (224, 224):
         notes.append(f"AlexNet's errors are at 224×224 pixels, these at {size[0]}×{size[1]}")
@@ -316,7 +268,7 @@ def _differences_to_published(network: _Network, made_frost: bool, made: bool) -
 
 
 class _Network:
-    """A network, and what it said of each key's images so far; the key None is the clean ones."""
+    """A loaded network that classifies batches of the images' classes."""
 
     def __init__(
         self,
@@ -327,12 +279,10 @@ class _Network:
         order: Order | None,
         kernels: Mode,
     ) -> None:
-        from nextify.kernels import install
-
         self.name, self.settings, self.num_classes = loaded.about.name, loaded.preprocessing, loaded.about.num_classes
         if self.settings.channels != 3 or min(self.settings.size) < SMALLEST_SIDE:
             raise ValueError(
-                f"the corruptions are for colour images of {SMALLEST_SIDE} pixels or more a side; this network takes "
+                f"the corruptions need colour images of at least {SMALLEST_SIDE} pixels a side; this network takes "
                 f"{self.settings.channels} channel(s) of {self.settings.size[0]}×{self.settings.size[1]}"
             )
         notes: list[str] = list(loaded.notes)
@@ -343,24 +293,18 @@ class _Network:
         self.notes = notes + self.inference.notes
         self.model = loaded.model.to(device)
         install(self.model, kernels)
-        self.right: dict[object, list[npt.NDArray[np.bool_]]] = {}
-        self.confidence: dict[object, list[npt.NDArray[np.float32]]] = {}
 
     def identity(self) -> list[str]:
-        """What decides its answers: weights and preprocessing."""
-        import torch
-
+        """Everything that decides its answers: weights, preprocessing, inference and classes."""
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         bf16, mirror = self.inference
-        asked = f"{bf16}, mirror" if mirror else str(bf16)  # the latter as before there were mirror images
+        asked = f"{bf16}, mirror" if mirror else str(bf16)  # without mirroring, as before it existed
         return [digest.hexdigest(), repr(self.settings), asked, str(self.label_of.tolist())]
 
-    def see(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], Confidence]:
-        """Which of the images are right, and how sure the network is of what it says."""
-        import torch
-
+    def answer(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[Right, Confidence]:
+        """Whether each image's most probable class is right, and its probability; ``(N,)`` each."""
         found = probabilities(self.model, torch.from_numpy(pixels), self.device, self.settings, self.inference)
         labels = self.label_of[classes]
         if self.present is not None:
@@ -368,29 +312,6 @@ class _Network:
             found = found / found.sum(1, keepdims=True)
             labels = np.searchsorted(self.present, labels)
         return found.argmax(1) == labels, found.max(1)
-
-    def add(self, key: object, right: npt.NDArray[np.bool_], confidence: Confidence) -> None:
-        self.right.setdefault(key, []).append(right)
-        self.confidence.setdefault(key, []).append(confidence)
-
-    def error(self, key: object) -> float:
-        return 100 * (1 - float(np.concatenate(self.right[key]).mean()))
-
-    def calibration_error(self, key: object) -> float:
-        return calibration(np.concatenate(self.confidence[key]), np.concatenate(self.right[key]))[0]
-
-
-def _said(
-    kept: Mapping[str, npt.NDArray[Any]], networks: int
-) -> list[dict[Key | None, tuple[npt.NDArray[np.bool_], Confidence]]]:
-    """A kept part, network by network: ``{key: (right, confidence)}``."""
-    found: list[dict[Key | None, tuple[npt.NDArray[np.bool_], Confidence]]] = [{} for _ in range(networks)]
-    for name, right in kept.items():
-        number, corruption, severity, what = name.split("/")
-        if what == "right":
-            key = None if corruption == "clean" else (corruption, int(severity))
-            found[int(number)][key] = right, kept[f"{number}/{corruption}/{severity}/confidence"]
-    return found
 
 
 def _pixels_key(settings: Preprocessing) -> object:

@@ -1,9 +1,8 @@
-"""The C library's allocator, told to keep what is freed.
+"""Make the C library's allocator keep freed memory.
 
-glibc hands a freed block of some megabytes back to the system at once, and the next one comes with fresh pages that the
-system has to clear. A training frees and asks for the same activations in every step. Keeping them made a bf16 step of
-a small ConvNeXt on 2 cores about an eighth faster (docs/log.md). Every command does so; no result depends on it. No
-torch here.
+glibc returns freed blocks of some megabytes to the system at once, and the system must clear the pages of the next one.
+A training step frees and allocates the same activations each time, so keeping them is faster (docs/log.md). Every
+command does so; no result depends on it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Freed memory stays with this process from now on. False where the C library is not glibc: nothing happens."""
+    """Keep freed memory in this process from now on; return False, without effect, unless the C library is glibc."""
     if not sys.platform.startswith("linux"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a figure was measured on: versions and hardware, for every result and benchmark. No torch import."""
+"""The environment of a measurement: versions and hardware, recorded with every result. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Environment = dict[str, str | int | float | None]
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe() -> Environment:
-    """Versions, processor, memory, operating system and date."""
+    """Describe versions, processor, memory, operating system and date."""
     return {
         "nextify": version("nextify"),
         "python": platform.python_version(),
@@ -44,7 +44,7 @@ def version(package: str) -> str | None:
 
 
 def processor() -> str:
-    """Name of the processor as the system gives it."""
+    """Name of the processor as the system reports it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -53,14 +53,14 @@ def processor() -> str:
 
 
 def memory_gib() -> float | None:
-    """Memory of the machine in GiB, or None where the system does not say."""
+    """Memory of the machine in GiB, or None if the system does not report it."""
     with suppress(OSError, ValueError, AttributeError):
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     return None
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree that this package runs from, or None for an installed package."""
+    """Commit of the source tree that contains this package, or None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,8 +1,8 @@
-"""Files that are either the old one or the new one, never half of each.
+"""Atomic writes: a file holds either its old content or the new, never a part of it.
 
-A write goes to a temporary file in the same folder, is flushed to the disk (fsync) and takes the target's name with
-``os.replace``, which POSIX and Windows make atomic. When anything fails (a full disk, no permission) the target is
-untouched, the temporary file is removed and the ``OSError`` reaches the caller.
+Data is written to a temporary file in the same folder, flushed to disk (fsync) and renamed by ``os.replace``, which is
+atomic on POSIX and Windows. On failure (a full disk, no permission) the target is untouched, the temporary file is
+removed, and the ``OSError`` reaches the caller.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Writes ``data`` to ``path`` as a whole or not at all; the folder must exist. Raises ``OSError``."""
+    """Write ``data`` to ``path`` completely or not at all; the folder must exist. Raises ``OSError``."""
     path = Path(path)
     temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -33,12 +32,12 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Writes ``text`` as UTF-8 with its line ends as they are; see :func:`write_bytes_atomic`."""
+    """Write ``text`` as UTF-8, leaving line ends unchanged; see :func:`write_bytes_atomic`."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
-def write_json_atomic(path: str | Path, obj: Any) -> None:
-    """Writes ``obj`` as indented JSON; see :func:`write_bytes_atomic`.
+def write_json_atomic(path: str | Path, obj: object) -> None:
+    """Write ``obj`` as indented JSON; see :func:`write_bytes_atomic`.
 
     Raises ``ValueError`` for NaN and infinities, which JSON does not have, before any file is touched.
     """
@@ -46,7 +45,7 @@ def write_json_atomic(path: str | Path, obj: Any) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the new name itself survive a power cut, where the system can (Windows cannot open a folder)."""
+    """Make the rename survive a power cut, if the system can (Windows cannot open a folder)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

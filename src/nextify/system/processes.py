@@ -1,8 +1,8 @@
-"""The processes that work on one job together: which of them this is, and what they agree on.
+"""The processes of a distributed job: this process's place among them, and communication.
 
-``torchrun`` starts them, on one machine or on many, and names them in the environment (``RANK``, ``WORLD_SIZE``,
-``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR``, ``MASTER_PORT``). A process that was started alone is the first
-of one, and every function here gives it back what it has. Importing this file does not import torch.
+``torchrun`` starts them on one or more machines and describes them in the environment (``RANK``, ``WORLD_SIZE``,
+``LOCAL_RANK``, ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR``, ``MASTER_PORT``). A process started alone
+is the first of one, for which every function here returns its own values. Importing this file does not import torch.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
-"""How long the processes wait for one that prepares data. A dead one is noticed by torchrun long before."""
+"""How long processes wait for one that prepares data. torchrun notices a dead process long before."""
 
 
 class FirstFailed(RuntimeError):
-    """The first process met an error and tells of it; the others end with this."""
+    """Raised in the other processes if the first one failed; the first reports its own error."""
 
 
 class OneFailed(ValueError):
-    """A process other than the first met an error; the first tells of it."""
+    """Raised in every process if one other than the first failed; the first reports it."""
 
 
 def launched() -> int:
-    """Processes that were started together, this one included."""
+    """Number of processes started together, including this one."""
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys() else 1
 
 
 def on_this_machine() -> tuple[int, int]:
-    """Number of this process among those on its machine, and how many these are."""
+    """Index of this process among those on its machine, and their number."""
     if launched() == 1:
         return 0, 1
     return int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -44,7 +44,7 @@ def on_this_machine() -> tuple[int, int]:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Within: the processes that were started together speak to each other, over nccl between GPUs, else over gloo."""
+    """Connect the processes started together for the duration of the block: NCCL between GPUs, otherwise gloo."""
     if launched() == 1 or count() > 1:
         yield
         return
@@ -63,34 +63,34 @@ def joined(device: str) -> Iterator[None]:
 
 
 def number() -> int:
-    """Number of this process among those that were started together, from 0, also before they have joined."""
+    """Index of this process among those started together, from 0; valid before they have joined, too."""
     return int(os.environ["RANK"]) if launched() > 1 else 0
 
 
 def lost(error: RuntimeError) -> bool:
-    """Whether the error only says that another process is gone."""
+    """Whether the error only means that another process is gone."""
     text = str(error).lower()
     return count() > 1 and any(word in text for word in ("gloo", "nccl", "connection closed", "connection reset"))
 
 
 def count() -> int:
-    """How many processes have joined; 1 where this one is alone."""
+    """Number of processes that have joined; 1 for a process alone."""
     dist = sys.modules.get("torch.distributed")
     return dist.get_world_size() if dist is not None and dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Index of this process among those that have joined, from 0."""
     return sys.modules["torch.distributed"].get_rank() if count() > 1 else 0
 
 
 def is_first() -> bool:
-    """Whether this process speaks and writes for all."""
+    """Whether this process is the one that prints and writes."""
     return rank() == 0
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum of all processes' tensors, which are of one shape and kind; every process must call this."""
+    """Sum the processes' tensors, which share shape and dtype; every process must call this."""
     if count() == 1:
         return values
     import torch.distributed as dist
@@ -101,7 +101,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def gathered(value: T) -> list[T]:
-    """What each process gives, in their order, to all; every process must call this."""
+    """Every process's value, in rank order, in every process; each must call this."""
     if count() == 1:
         return [value]
     import torch.distributed as dist
@@ -112,7 +112,7 @@ def gathered(value: T) -> list[T]:
 
 
 def largest(values: Sequence[float]) -> list[float]:
-    """Of each number the largest that any process gave; every process must call this."""
+    """The elementwise maximum over all processes; every process must call this."""
     if count() == 1:
         return list(values)
     import torch
@@ -124,10 +124,10 @@ def largest(values: Sequence[float]) -> list[float]:
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """What ``function`` gives in the first process, to all; every process must call this.
+    """Run ``function`` in the first process and return its result in all; every process must call this.
 
     Raises:
-        FirstFailed: in the others, where it raised in the first.
+        FirstFailed: in the others, if it raised in the first.
     """
     if count() == 1:
         return function()
@@ -153,11 +153,11 @@ def _broadcast(outcome: list[tuple[bool, T | None]]) -> None:
 
 
 def first_alone(function: Callable[[], T]) -> T:
-    """``function`` in every process: in the first, then in all others, which find its files; each must call this.
+    """Run ``function`` in the first process, then in the others, which find its files; every process must call this.
 
     Raises:
-        OneFailed: it raised in a process other than the first; in all of them.
-        FirstFailed: in the others, where it raised in the first.
+        OneFailed: in all processes, if it raised in one other than the first.
+        FirstFailed: in the others, if it raised in the first.
     """
     if count() == 1:
         return function()

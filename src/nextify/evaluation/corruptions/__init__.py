@@ -1,8 +1,8 @@
 """The 15 corruptions of ImageNet-C at 5 severities, for images of any size.
 
 Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations",
-ICLR 2019 (arXiv 1903.12261). Definitions and strengths are those of its reference code, the implementation is our own;
-``docs/robustness.md`` lists every place where the pixels may differ, and ``benchmarks/corruptions.py`` the speed.
+ICLR 2019 (arXiv 1903.12261). Definitions and strengths follow its reference code; the implementation is new.
+``docs/robustness.md`` lists every place where pixels may differ; ``benchmarks/corruptions.py`` measures the speed.
 
     corrupt(image, "fog", severity=3, seed=7)
 """
@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 CORRUPTIONS: tuple[str, ...] = tuple(name for group in GROUPS.values() for name in group)
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 8
-"""Pixels below which a corruption has no meaning."""
+"""Shortest side in pixels for which the corruptions are meaningful."""
 
 _FUNCTIONS: dict[str, Callable[..., Pixels]] = {
     name: getattr(room, name)
@@ -46,21 +46,21 @@ _FUNCTIONS: dict[str, Callable[..., Pixels]] = {
 def corrupt(
     image: Pixels, corruption: str, severity: int, seed: int = 0, *, frost_pictures: Path | None = None
 ) -> Pixels:
-    """One image, corrupted: a function of the arguments and of nothing else.
+    """Corrupt one image; the result depends only on the arguments.
 
     Args:
-        image: ``(H, W, 3)`` uint8, both sides 8 pixels or more. Left as it is.
+        image: ``(H, W, 3)`` uint8, both sides at least 8 pixels. Not modified.
         corruption: one of ``CORRUPTIONS``.
         severity: 1 to 5.
-        seed: decides all random numbers. An image of a set should have its own.
+        seed: decides all random numbers; give each image of a set its own.
         frost_pictures: folder of the reference's pictures of frost (``frost1.png`` to ``frost5.jpg``), for ``frost``.
-            None takes textures of our own, whose errors cannot be compared with published ones.
+            None generates textures, whose errors cannot be compared with published ones.
 
     Returns:
         ``(H, W, 3)`` uint8, a new array.
 
     Raises:
-        ValueError: another name, severity, type or shape.
+        ValueError: an unknown corruption, or an invalid severity, dtype or shape.
     """
     if corruption not in _FUNCTIONS:
         raise ValueError(f"no corruption is called {corruption!r}; there are {', '.join(CORRUPTIONS)}")

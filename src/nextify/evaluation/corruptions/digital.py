@@ -14,7 +14,7 @@ from nextify.evaluation.corruptions.filters import Floats, Pixels, gaussian, int
 
 
 def brightness(image: Pixels, amount: float, draws: Draws) -> Pixels:
-    """Adds to the value of HSV. Hue and saturation stay, so the three channels keep their ratios."""
+    """Raise the value of HSV; hue and saturation, and so the ratios of the channels, stay."""
     value = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]).astype(np.int32)  # (H, W)
     return _brighter(amount).take((value << 8)[..., None] | image)
 
@@ -30,7 +30,7 @@ def _brighter(amount: float) -> npt.NDArray[np.uint8]:
 
 
 def contrast(image: Pixels, factor: float, draws: Draws) -> Pixels:
-    """Differences to each channel's mean, times ``factor``."""
+    """Scale differences from each channel's mean by ``factor``."""
     mean = image.mean((0, 1))  # (3,)
     values = image * np.float32(factor)
     values += (mean * (1 - factor)).astype(np.float32)
@@ -38,14 +38,14 @@ def contrast(image: Pixels, factor: float, draws: Draws) -> Pixels:
 
 
 def pixelate(image: Pixels, factor: float, draws: Draws) -> Pixels:
-    """Box-averaged to ``factor`` of its sides and back."""
+    """Shrink both sides by ``factor`` with box averaging, and enlarge again."""
     height, width = image.shape[:2]
     small = Image.fromarray(image).resize((int(width * factor), int(height * factor)), Image.Resampling.BOX)
     return np.array(small.resize((width, height), Image.Resampling.BOX))
 
 
 def jpeg_compression(image: Pixels, quality: int, draws: Draws) -> Pixels:
-    """Stored as JPEG of ``quality`` (libjpeg's scale, chroma halved) and read again."""
+    """Encode as JPEG of ``quality`` (libjpeg's scale, 4:2:0 chroma) and decode again."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     return np.array(Image.open(file))

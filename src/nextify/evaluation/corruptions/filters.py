@@ -1,4 +1,4 @@
-"""Linear filters and resampling, each as the operation that a processor does fastest.
+"""Linear filters and resampling, each by its fastest operation on a CPU.
 
 A separable filter is two matrix products (its edges folded into the matrices, any width at the same price), a long
 kernel a product of spectra, a warp torch's ``grid_sample``. Images are planar float32 ``(C, H, W)`` from 0 to 255.
@@ -21,7 +21,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 SLACK = 1e-3
-"""Of a grey level, added before the cut to 8 bits: single precision leaves 127.9999 where 128 is meant."""
+"""Fraction of a grey level added before truncation to 8 bits: float32 gives 127.9999 for 128."""
 
 
 TILE = 32
@@ -34,19 +34,19 @@ def planar(image: Pixels) -> Floats:
 
 
 def interleaved(values: Floats) -> Pixels:
-    """The inverse, cut off to whole levels as the reference does, not rounded. Overwrites ``values``."""
+    """Invert ``planar``, truncating to whole levels as the reference does. Overwrites ``values``."""
     return np.stack(tuple(levels(values)), -1)  # six times as fast as a transposed copy
 
 
 def levels(values: Floats) -> Pixels:
-    """Clipped to 0..255 and cut off. Overwrites ``values``."""
+    """Clip to 0..255 and truncate. Overwrites ``values``."""
     values += SLACK
     np.clip(values, 0, 255, out=values)
     return values.astype(np.uint8)
 
 
 def rounded(values: Floats) -> Pixels:
-    """Clipped to 0..255 and rounded to the nearest level. Overwrites ``values``."""
+    """Clip to 0..255 and round to the nearest level. Overwrites ``values``."""
     values += 0.5
     np.clip(values, 0, 255, out=values)
     return values.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Gaussian, shot (Poisson) and impulse noise. The constants' units: shares of the full range, photons, shares."""
+"""Gaussian, shot (Poisson) and impulse noise. Strengths are fractions of the full range, photons, and fractions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nextify.evaluation.corruptions.filters import Pixels, levels
 
 
 def gaussian_noise(image: Pixels, scale: float, draws: Draws) -> Pixels:
-    """Adds normal noise to each value of each channel; ``scale``: its standard deviation."""
+    """Add normal noise of standard deviation ``scale`` to each value of each channel."""
     noise = draws.normal(*image.shape)
     noise *= np.float32(255 * scale)
     noise += image
@@ -20,7 +20,7 @@ def gaussian_noise(image: Pixels, scale: float, draws: Draws) -> Pixels:
 
 
 def shot_noise(image: Pixels, photons: float, draws: Draws) -> Pixels:
-    """A Poisson count for each value; ``photons``: the count that white expects."""
+    """Replace each value by a Poisson count; ``photons`` is the expected count of white."""
     rows = image.astype(np.int32).ravel()
     rows <<= 16
     rows |= draws.bits(rows.size)
@@ -45,7 +45,7 @@ def _poisson(photons: float) -> npt.NDArray[np.uint8]:
 
 
 def impulse_noise(image: Pixels, amount: float, draws: Draws) -> Pixels:
-    """Half of ``amount`` of the values (of each channel on its own) becomes white, half black."""
+    """Set a fraction ``amount`` of the values of each channel to white or black, half each."""
     bits = draws.bits(image.size).reshape(image.shape)
     half = round(amount * 32_768)
     noisy = image.copy()
