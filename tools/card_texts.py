@@ -1,4 +1,4 @@
-"""The hand-written part of the decision cards: what a step is, which rulings it needs, where we deviate.
+"""The hand-written part of the decision cards: each step's description, rulings and deviations.
 
 ``rulings`` are headings of docs/design.md. Everything else on a card comes from the code and the committed results.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class CardText:
     section: str
-    """Of the paper."""
+    """Section of the paper."""
     what: str
     why: str
     rulings: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Makes docs/decisions/: a card for each step, its drawing, and the index: ``python tools/cards.py [--check]``.
+"""Generate docs/decisions/, one card and drawing per step and an index: ``python tools/cards.py [--check]``.
 
 Sources: the roadmaps and layouts in the code, card_texts.py, and the committed studies, docs/results/**/*.json
 (docs/results-schema.md). A card's own figure is "not measured" until such a file has the step.
@@ -47,7 +47,7 @@ def pair(regime: str, name: str) -> tuple[Row, Row]:
 
 
 def changed(before: Row, after: Row) -> str:
-    """The step's change as fields."""
+    """Return a Markdown table of the fields that the step changes."""
     decisions = before.design.differences(after.design)
     lines = [f"| `{name}` | {_value(a)} | {_value(b)} |" for name, (a, b) in decisions.items()]
     settings = before.recipe.differences(after.recipe)
@@ -60,7 +60,7 @@ def _value(value: object) -> str:
 
 
 def layers(before: Design, after: Design) -> str:
-    """The lines of both designs' text that differ, down to stage 2, and the head."""
+    """Return the lines in which the two designs differ, in the stem, stages 1 and 2 and the head."""
     texts = []
     for design, other in ((before, after), (after, before)):
         theirs = blocks(other)
@@ -70,7 +70,7 @@ def layers(before: Design, after: Design) -> str:
 
 
 def blocks(design: Design) -> dict[str, str]:
-    """``{place: layers}`` of stem, stages 1 and 2 and head."""
+    """Return ``{place: layers}`` of the stem, stages 1 and 2 and the head."""
     found: dict[str, str] = {}
     last = ""
     for place, line in block_lines(design):
@@ -189,7 +189,7 @@ def index() -> str:
 
 
 def files() -> dict[str, str]:
-    """Every file of docs/decisions/ by its path."""
+    """Return ``{path: text}`` of every file of docs/decisions/."""
     made = {f"{FOLDER}/README.md": index()}
     for row in ROADMAPS["resnet50"].rows[1:]:
         before = pair("resnet50", row.name)[0]

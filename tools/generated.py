@@ -1,4 +1,4 @@
-"""Documents made from the code's own data: written by a tool, and compared with what is committed by ``--check``."""
+"""Write documents generated from the code's own data, or compare them with the committed ones (``--check``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def differing(files: Mapping[str, str]) -> list[str]:
-    """Paths (relative to the repository) whose committed text is not the given one."""
+    """Return the paths (relative to the repository) whose committed text differs from the given one."""
     return [
         name
         for name, text in files.items()
@@ -19,7 +19,7 @@ def differing(files: Mapping[str, str]) -> list[str]:
 
 
 def write_or_check(files: Mapping[str, str], tool: str) -> int:
-    """Writes the files, or with ``--check`` on the command line only says which ones are out of date."""
+    """Write the files, or with ``--check`` on the command line only report those out of date."""
     stale = differing(files)
     if "--check" in sys.argv[1:]:
         for name in stale:

@@ -1,4 +1,4 @@
-"""Makes docs/models.md from the code: ``python tools/models_table.py [--check]``."""
+"""Generate docs/models.md from the code: ``python tools/models_table.py [--check]``."""
 
 from __future__ import annotations
 

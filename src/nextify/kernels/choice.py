@@ -230,7 +230,7 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
         return DROPPED
     if not _unwatched(x, parts):
         return WATCHED
-    if learns and parts.norm is not None and len(list(parts.norm.parameters())) < 2:
+    if learns and parts.norm is not None and any(p is None for p in parts.norm._parameters.values()):
         return _torch("the norm has no weight or no bias")
     if x.device.type == "cuda":
         least = 1 if mode == "on" else LEAST_BYTES_GPU[torch.is_grad_enabled()]

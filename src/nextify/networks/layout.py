@@ -441,6 +441,8 @@ def smallest_image(net: Layout) -> int:
     for stage in net.stages:
         layers += [*stage.downsample, *stage.blocks[0].branch]
     for _, layer in reversed(layers):
+        if not isinstance(layer, Layer):
+            raise UnknownLayer(layer)
         size = max(1, layer.input_size(size))
     return size
 

@@ -148,8 +148,8 @@ def run(
     fit = all(v is None or v.numel() == size for v, size in zip(vectors, sizes, strict=True))
     if not fit or columns != x.shape[1] or second[0].shape != (out.shape[1], wide):
         raise ValueError(
-            f"linear layers of {tuple(first[0].shape)} and {tuple(second[0].shape)}, their biases, norm and layer "
-            f"scale do not fit each other and {x.shape[1]} channels"
+            f"weights of {tuple(first[0].shape)} and {tuple(second[0].shape)}, their biases, norm and layer scale "
+            f"do not fit each other and {x.shape[1]} channels"
         )
     weights = [first[0].contiguous(), second[0].contiguous()]
     halves = [t is not None and t.dtype is torch.bfloat16 for t in (x, shortcut, *weights)]
