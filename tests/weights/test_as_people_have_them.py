@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from nextify.networks.backbone import create_backbone
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.weights import About, UnsafeFile, WeightsError, find, load, load_bundle, model_card, rename, save_bundle
+from nextify.weights.models import create_backbone
 
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32))
 V2 = SMALL.with_(layer_scale="off", response_norm="global")
