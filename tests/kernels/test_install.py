@@ -176,3 +176,15 @@ def test_weights_of_another_shape_are_refused() -> None:
     block.pointwise2.weight = nn.Parameter(torch.randn(16, 32))
     with torch.no_grad(), pytest.raises((RuntimeError, ValueError)):
         block(images)
+
+
+def test_layer_scale_folded_equals_layer_scale_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model(SMALL.with_(depths=(1,), widths=(8,), stage_strides=(1,), downsampling="none"), 2).eval()
+    block, x = model.stages[0].blocks[0], torch.randn(2, 6, 6, 8)  # type: ignore[index, union-attr]
+    applied = block(x)
+    install(model)
+    monkeypatch.setattr(choice, "block", lambda *_: choice.SLOWER)  # layer by layer
+    asked: list[bool] = []
+    monkeypatch.setattr(choice, "scales_output", lambda *_: bool(asked.append(False)))
+    torch.testing.assert_close(block(x), applied)
+    assert asked

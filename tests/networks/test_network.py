@@ -28,7 +28,6 @@ from nextify.networks.layout import (
     smallest_image,
     walk,
 )
-from nextify.networks.network import ConvNet
 from nextify.paper.design import DESIGNS, Design, DesignError, InertChoice
 from nextify.paper.roadmap import ROADMAPS
 from tests.paper.published import PAPER
@@ -243,18 +242,6 @@ def test_stochastic_depth_grows_linearly_and_is_off_in_evaluation() -> None:
     images = torch.randn(2, 3, 64, 64)
     model.eval()
     torch.testing.assert_close(model(images), model(images), rtol=0, atol=0)
-
-
-def test_layer_scale_folded_equals_layer_scale_applied() -> None:
-    design = DESIGNS["convnext_atto"].with_(depths=(1,), widths=(8,), stage_strides=(1,), layer_scale=0.3)
-    torch.manual_seed(0)
-    model: ConvNet = nextify.create_model(design, num_classes=2).eval()
-    block: Any = model.stages[0].blocks[0]  # type: ignore[index]
-    assert block.folds_scale
-    x = torch.randn(2, 6, 6, 8)
-    folded = block(x)
-    block.folds_scale = False
-    torch.testing.assert_close(folded, block(x))
 
 
 def test_in_channels_and_unusual_sizes() -> None:
