@@ -29,6 +29,7 @@ from nextify.fitting.fit import FitError
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
 from nextify.system import native
+from nextify.tasks.classification import class_weights
 from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.probe import OutOfMemory, Speed, measure
@@ -36,7 +37,7 @@ from nextify.training.request import Request, RequestError
 from nextify.training.run import UnusableFolder, finished, taken
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.train import train as train_in_one_call
-from nextify.training.trainer import Trainer, class_weights
+from nextify.training.trainer import Trainer
 from nextify.training.trial import Data, Runtime, Trial, _deciding
 from nextify.weights import load, load_bundle, model_card, save_bundle
 from tests.helpers import Captured

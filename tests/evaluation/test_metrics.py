@@ -15,11 +15,12 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score, top
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
-from nextify.evaluation.accuracy import accuracy
 from nextify.evaluation.evaluate import Evaluation, Mistake, match_classes, write
 from nextify.evaluation.metrics import calibration, confusion, per_class, top_k
 from nextify.evaluation.pictures import confusion_picture, curves_picture, reliability_picture
 from nextify.paper.design import CONVNEXT_TINY
+from nextify.paper.recipe import CONVNEXT
+from nextify.tasks.classification import Classification
 from nextify.weights import About
 
 
@@ -66,7 +67,9 @@ def test_equal_logits_count_the_same_in_a_training_and_in_an_evaluation() -> Non
     labels = torch.randint(7, (500,), generator=torch.Generator().manual_seed(1))
     model = torch.nn.Linear(7, 7, bias=False)
     torch.nn.init.eye_(model.weight)
-    found = accuracy(model, [(logits[:300], labels[:300]), (logits[300:], labels[300:])])
+    recipe = CONVNEXT.with_(precision="fp32")
+    task = Classification(recipe, 7, (0.5,) * 3, (0.5,) * 3, 0, torch.device("cpu"))
+    found = task.metrics([task.observe(model, logits[part], labels[part]) for part in (slice(300), slice(300, None))])
     assert found.top1 == top_k(logits.numpy(), labels.numpy(), 1)
     assert found.top5 == top_k(logits.numpy(), labels.numpy(), 5)
 

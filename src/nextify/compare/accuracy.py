@@ -25,7 +25,6 @@ from nextify.compare.records import Accuracy, AccuracyRow, DataFacts
 from nextify.data import Images
 from nextify.data.foreign import from_timm_config
 from nextify.evaluation.evaluate import match_classes, predict_set
-from nextify.evaluation.inference import Inference
 from nextify.evaluation.metrics import top_k
 from nextify.fitting.fit import fit_recipe
 from nextify.networks.foreign import build, timm_network
@@ -36,6 +35,7 @@ from nextify.study.statistics import StepStatistics, binomial_standard_error, co
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import write_json_atomic
 from nextify.system.several import several
+from nextify.tasks.classification import Inference
 from nextify.training.trial import Data, Trial
 from nextify.weights import About, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside

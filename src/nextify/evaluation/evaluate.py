@@ -21,7 +21,6 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.errors import some
 from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
-from nextify.evaluation.inference import PLAIN, Inference
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class, top_k
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
 from nextify.kernels import install
@@ -29,6 +28,7 @@ from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
+from nextify.tasks.classification import PLAIN, Inference
 from nextify.weights import About, Preprocessing, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated
 

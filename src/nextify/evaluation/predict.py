@@ -23,9 +23,9 @@ from PIL import Image
 from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, from_memory, quiet
 from nextify.data.errors import valid_unicode
 from nextify.evaluation.evaluate import probabilities
-from nextify.evaluation.inference import Inference
 from nextify.kernels import install
 from nextify.system.native import Mode
+from nextify.tasks.classification import Inference
 from nextify.weights import WeightsError, load
 from nextify.weights.class_names import ClassOrder
 

@@ -30,11 +30,11 @@ from nextify.evaluation.corruption_error import (
 )
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
 from nextify.evaluation.evaluate import Part, match_classes, name_classes, probabilities
-from nextify.evaluation.inference import Inference
 from nextify.kernels import install
 from nextify.system.environment import Environment, describe
 from nextify.system.native import Mode
 from nextify.system.several import several
+from nextify.tasks.classification import Inference
 from nextify.weights import Loaded, Preprocessing, load
 from nextify.weights.class_names import ClassOrder, Order, is_word
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from nextify.data.errors import some
-from nextify.evaluation.accuracy import Accuracy
 from nextify.system import processes
+from nextify.tasks.task import Metrics
 from nextify.training.records import Entry, Records
 from nextify.training.schedule import learning_rate
 from nextify.training.trainer import Trainer
@@ -55,8 +55,8 @@ ShouldStop = Callable[[], bool]
 
 def run_steps(
     trainer: Trainer, records: Records, on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None
-) -> Accuracy:
-    """Take all steps that are left, and return the accuracy of the final weights.
+) -> Metrics:
+    """Take all steps that are left, and return the metrics of the final weights.
 
     Raises:
         TrainingStopped: ``should_stop`` returned True in any process; a checkpoint is saved.
@@ -66,7 +66,7 @@ def run_steps(
     measured = {math.ceil(epochs * (i + 1) / runtime.evaluations) for i in range(runtime.evaluations)}
     saved_at = shown_at = before = time.perf_counter()
     pending: list[Tensor] = []
-    final: Accuracy | None = None
+    final: Metrics | None = None
 
     def look() -> None:
         if pending:
@@ -111,12 +111,12 @@ def speed(trainer: Trainer) -> float:
     return trainer.trial.recipe.batch_size / statistics.median(steady) if steady else 0.0
 
 
-def _end_epoch(trainer: Trainer, test: Accuracy | None) -> Entry:
+def _end_epoch(trainer: Trainer, test: Metrics | None) -> Entry:
     entry: Entry = {
         "epoch": trainer.step // trainer.steps_per_epoch,
         "train_loss": trainer.epoch_loss / trainer.steps_per_epoch,
         "learning_rate": learning_rate(trainer.trial.recipe, trainer.step - 1, trainer.steps_per_epoch),
-        "test_top1": None if test is None else test.top1,
+        f"test_{trainer.task.metric}": None if test is None else test.values()[trainer.task.metric],
     }
     trainer.curve.append(entry)
     trainer.epoch_loss = 0.0

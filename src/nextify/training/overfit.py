@@ -62,6 +62,6 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
     losses = [float(trainer.train_step(pixels, labels)) for _ in range(steps)]
     with torch.no_grad():
         # In training mode, as batch norm's running statistics need more steps than these to follow.
-        x, y = trainer.prepared_test_batch(pixels, labels)
+        x, y = trainer.task.test_batch(pixels, labels)
         right = float((trainer.model(x).argmax(-1) == y).float().mean())
     return Overfit(len(labels), steps, losses[0], losses[-1], 100 * right)

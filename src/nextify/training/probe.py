@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from nextify.data import Images, TestBatches
-from nextify.evaluation.accuracy import accuracy
-from nextify.evaluation.inference import Inference
 from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.device import peak_memory_mib
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
 from nextify.training.schedule import relative_cost
-from nextify.training.trainer import TEST_BATCH, Trainer
+from nextify.training.trainer import TEST_BATCH, Trainer, measured
 from nextify.training.trial import Runtime, Trial
 
 PROBE_SECONDS = 3.0
@@ -86,7 +84,7 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Spe
             break
     pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
     before = time.perf_counter()
-    accuracy(trainer.model, [trainer.prepared_test_batch(pixels, labels)], Inference.of(recipe))
+    measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
     test_batches = runtime.evaluations * math.ceil(len(images.test) / (TEST_BATCH * processes.count()))
     return Speed(
         statistics.median(times[2:] or times[1:] or times) * relative_cost(trial.recipe, size, trainer.stride),

@@ -174,8 +174,9 @@ def run_trial(
         records.whole_log(trainer.curve)  # in case a full disk had cost a line
         loss = trainer.curve[-1]["train_loss"]
         assert loss is not None
+        metrics = final.values()
         result = Result(
-            *(trial.fingerprint, folder / "bundle", final.top1, final.top5, final.images, loss),
+            *(trial.fingerprint, folder / "bundle", metrics["top1"], metrics["top5"], final.images, loss),
             *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
         )
         weights = trainer.kept_weights()

@@ -8,11 +8,10 @@ processes can each compute their share of the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,14 +19,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nextify import kernels
-from nextify.data import Images, TestBatches, TrainBatches, finish
+from nextify.data import Images, TestBatches, TrainBatches
 from nextify.data.share import share
-from nextify.evaluation.accuracy import Accuracy, accuracy
-from nextify.evaluation.inference import Inference
 from nextify.networks.foreign import build
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design, total_stride
 from nextify.system import native, processes
+from nextify.tasks.classification import Classification, class_weights
+from nextify.tasks.task import M, Metrics, Task
 from nextify.training import distributed
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
 from nextify.training.records import Entry, State
@@ -119,24 +118,46 @@ def parts_of_a_batch(model: nn.Module, trial: Trial, runtime: Runtime) -> int:
     return trial.accumulation
 
 
-def class_weights(labels: Any, num_classes: int) -> Tensor:
-    """``(K,)``: inversely proportional to each class's images, 1 on average over the images ``labels (N,)``."""
-    counts = np.bincount(labels, minlength=num_classes)
-    present = np.count_nonzero(counts)
-    return torch.tensor(len(labels) / (present * np.maximum(counts, 1)), dtype=torch.float32)
+def classification(trial: Trial, images: Images, device: torch.device) -> Classification:
+    """The trial's task."""
+    data, weights = trial.data, None
+    if trial.recipe.class_balance == "loss":
+        weights = class_weights(images.train.labels, data.num_classes).to(device)
+    return Classification(trial.recipe, data.num_classes, data.mean, data.std, trial.seed, device, weights)
+
+
+@torch.no_grad()
+def measured(task: Task[M], model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> M:
+    """Metrics of ``model`` in evaluation mode over batches of inputs and targets on its device.
+
+    Of several processes each gives its own batches, and all get the metrics over all of them; every process must call
+    this.
+    """
+    was_training = model.training
+    model.eval()
+    own = [task.observe(model, inputs, targets) for inputs, targets in batches]
+    model.train(was_training)
+    return task.metrics([observation for part in processes.gathered(own) for observation in part])
 
 
 class Trainer:
     """One training: its network, optimizers and average, its batches, and how far it is."""
 
     def __init__(
-        self, trial: Trial, images: Images, runtime: Runtime, start: Start | None = None, together: bool = True
+        self,
+        trial: Trial,
+        images: Images,
+        runtime: Runtime,
+        start: Start | None = None,
+        together: bool = True,
+        task: Task[Any] | None = None,
     ) -> None:
         """
         Args:
             start: weights to begin with; what they lack (a new classifier) stays as the seed draws it.
             together: False computes this process's share without waiting for the others, which measures but does not
                 train.
+            task: what is learned; None is the trial's classification.
         """
         self.trial, self.images, self.runtime = trial, images, runtime
         recipe, data, several = trial.recipe, trial.data, processes.count() > 1
@@ -154,9 +175,7 @@ class Trainer:
         self.forward = self._distributed_forward()
         self.optimizers = build_optimizers(self.model, recipe)
         self.stride = total_stride(trial.design) if isinstance(trial.design, Design) else 1
-        self.class_weights: Tensor | None = None
-        if recipe.class_balance == "loss":
-            self.class_weights = class_weights(images.train.labels, data.num_classes).to(self.device)
+        self.task: Task[Any] = classification(trial, images, self.device) if task is None else task
         self.share = share(recipe.batch_size, processes.rank(), processes.count()) if several else None
         self.rows = torch.arange(recipe.batch_size) if self.share is None else torch.from_numpy(self.share.rows)
         self.batches = TrainBatches(
@@ -181,27 +200,29 @@ class Trainer:
 
     # -- one step ------------------------------------------------------------------------------------------------
 
-    def train_step(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Take one optimizer step on uint8 ``pixels (N, H, W, 3)`` and ``labels (N,)``, this process's rows of a batch.
+    def train_step(self, pixels: Tensor, targets: Any) -> Tensor:
+        """Take one optimizer step on uint8 ``pixels (N, H, W, 3)`` and their targets, this process's rows of a batch.
 
         Returns their part of the batch's mean loss, detached: the sum over the processes is the loss.
         """
         recipe, whole = self.trial.recipe, self.trial.recipe.batch_size
-        x, targets = self._training_inputs(pixels, labels)
+        x, targets = self._training_inputs(pixels, targets)
         set_learning_rate(self.optimizers, learning_rate(recipe, self.step, self.steps_per_epoch))
         self.model.train()
         for module in self.frozen:
             module.eval()  # running statistics and dropped paths too
         total = torch.zeros((), device=self.device)
-        split = (x.tensor_split(self.parts), targets.tensor_split(self.parts), self.rows.tensor_split(self.parts))
-        for number, (part_x, part_y, rows) in enumerate(zip(*split, strict=True)):
+        split = (x.tensor_split(self.parts), self.rows.tensor_split(self.parts))
+        end = 0
+        for number, (part_x, rows) in enumerate(zip(*split, strict=True)):
+            first, end = end, end + len(part_x)
             # Each part and each process draws the dropped paths of the whole batch, and so the same.
             torch.manual_seed((self.trial.seed << 32) + self.step)
             if len(rows) < whole:
                 distributed.drops_for(self.model, rows.to(self.device), whole)
             with distributed.gradients_wait(self.forward, last=number == self.parts - 1):
                 with self._autocast():
-                    loss = self._loss(self.forward(part_x).float(), part_y)
+                    loss = self.task.loss(self.forward(part_x), targets[first:end], whole)
                 # Times the processes, as the gradients are averaged over them.
                 (loss * processes.count()).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -215,27 +236,15 @@ class Trainer:
         self.step += 1
         return total
 
-    def _training_inputs(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch on the device, normalized, mixed and at this step's size, and its targets ``(N, K)``."""
-        trial, data = self.trial, self.trial.data
-        x, targets = finish(
-            *(pixels, labels, trial.recipe, data.num_classes, self.step, trial.seed, self.device),
-            *(data.mean, data.std),
-            share=self.share,
-        )
-        side = image_side(trial.recipe, self.step, self.total_steps, data.image_size, self.stride)
+    def _training_inputs(self, pixels: Tensor, targets: Any) -> tuple[Tensor, Any]:
+        """The task's inputs and targets of the batch, the inputs at this step's size."""
+        x, targets = self.task.training_batch(pixels, targets, self.step, self.share)
+        size = self.trial.data.image_size
+        side = image_side(self.trial.recipe, self.step, self.total_steps, size, self.stride)
         if side != x.shape[-1]:
             x = F.interpolate(x, size=side, mode="bilinear", antialias=True)
             x = x.contiguous(memory_format=torch.channels_last)
         return x, targets
-
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The share of these rows in the whole batch's mean loss."""
-        whole = self.trial.recipe.batch_size
-        if self.class_weights is None:
-            return F.cross_entropy(logits, targets) * (len(logits) / whole)
-        # Summed by hand, as a weighted mean would divide by each part's weights.
-        return F.cross_entropy(logits, targets, self.class_weights, reduction="none").sum() / whole
 
     def _autocast(self) -> AbstractContextManager[Any]:
         bf16 = self.trial.recipe.precision == "bf16"
@@ -243,19 +252,12 @@ class Trainer:
 
     # -- tests ---------------------------------------------------------------------------------------------------
 
-    def evaluate(self) -> Accuracy:
-        """Accuracy of the weights as they would be kept now: the averaged ones where the recipe averages."""
-        recipe = self.trial.recipe
+    def evaluate(self) -> Metrics:
+        """Metrics of the weights as they would be kept now: the averaged ones where the recipe averages."""
         place = processes.rank(), processes.count()
-        tests = TestBatches(self.images.test, recipe, self.trial.data.image_size, TEST_BATCH, *place)
-        batches = (self.prepared_test_batch(pixels, labels) for pixels, labels in tests)
-        return accuracy(self.kept(), batches, Inference.of(recipe))
-
-    def prepared_test_batch(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 ``pixels (N, H, W, 3)`` to normalized ``(N, 3, H, W)`` images on the device."""
-        data = self.trial.data
-        recipe, device = self.trial.recipe, self.device
-        return finish(pixels, labels, recipe, data.num_classes, 0, 0, device, data.mean, data.std, train=False)
+        tests = TestBatches(self.images.test, self.trial.recipe, self.trial.data.image_size, TEST_BATCH, *place)
+        found: Metrics = measured(self.task, self.kept(), (self.task.test_batch(*batch) for batch in tests))
+        return found
 
     def kept(self) -> nn.Module:
         """The network whose weights are the result: the averaged one where the recipe averages."""

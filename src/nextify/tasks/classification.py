@@ -1,0 +1,126 @@
+"""Image classification: cross entropy, and top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextify.data.on_device import Triple, finish
+from nextify.data.share import Share
+from nextify.paper.recipe import Recipe
+
+
+class Inference(NamedTuple):
+    """How a trained network computes its logits, as the recipe of its training says."""
+
+    bf16: bool = False
+    """In autocast; otherwise in the type of the weights."""
+    mirror: bool = False
+    """Average the logits of an image and its mirror image, at twice the cost."""
+
+    @classmethod
+    def of(cls, recipe: Recipe | None) -> Inference:
+        """The recipe's rule; the plain one where the recipe is unknown."""
+        return cls() if recipe is None else cls(recipe.precision == "bf16", recipe.test_mirror == "on")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures has to know."""
+        return ["logits are the mean of each image's and its mirror image's (test_mirror)"] if self.mirror else []
+
+    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """float32 ``(N, K)`` of normalized images ``(N, C, H, W)``."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            logits: Tensor = model(images).float()
+            if self.mirror:
+                logits = (logits + model(images.flip(-1)).float()) / 2
+        return logits
+
+
+PLAIN = Inference()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    top1: float
+    """Percent of the images whose class has the highest logit."""
+    top5: float
+    """Percent of the images whose class is among the five highest logits (all classes where there are fewer)."""
+    images: int
+
+    def values(self) -> dict[str, float]:
+        return {"top1": self.top1, "top5": self.top5}
+
+
+class Hits(NamedTuple):
+    """Counts of one batch."""
+
+    top1: int
+    top5: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Classification by a recipe: its mixing and smoothing of labels, its class weights, its inference."""
+
+    recipe: Recipe
+    num_classes: int
+    mean: Triple
+    std: Triple
+    seed: int
+    device: torch.device
+    class_weights: Tensor | None = None
+    """``(K,)`` on the device; None weighs all images alike."""
+
+    metric = "top1"
+
+    def training_batch(self, pixels: Tensor, targets: Tensor, step: int, share: Share | None) -> tuple[Tensor, Tensor]:
+        """Inputs after erasing and mixing, and class indices ``(B,)`` or soft targets ``(B, K)``; see ``finish``."""
+        return finish(
+            *(pixels, targets, self.recipe, self.num_classes, step, self.seed, self.device, self.mean, self.std),
+            share=share,
+        )
+
+    def test_batch(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        settings = (self.recipe, self.num_classes, 0, 0, self.device, self.mean, self.std)
+        return finish(pixels, targets, *settings, train=False)
+
+    def loss(self, outputs: Tensor, targets: Tensor, batch: int) -> Tensor:
+        """Cross entropy of ``outputs (N, K)``; smoothing is in the targets already."""
+        logits = outputs.float()
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets) * (len(logits) / batch)
+        # Summed by hand, as a weighted mean would divide by each part's weights.
+        return F.cross_entropy(logits, targets, self.class_weights, reduction="none").sum() / batch
+
+    def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Hits:
+        """Count hits; an image with a label below 0 is not counted."""
+        logits = Inference.of(self.recipe).logits(model, inputs)
+        # Of equal logits, which bfloat16 has now and then, the first counts as the higher, as in `metrics.top_k`.
+        best = logits.argsort(dim=-1, descending=True, stable=True)[:, :5]  # (N, 5)
+        hit = best == targets[:, None]
+        return Hits(int(hit[:, 0].sum()), int(hit.any(1).sum()), int((targets >= 0).sum()))
+
+    def metrics(self, observations: Sequence[Hits]) -> Accuracy:
+        """Raises ValueError where no image was counted."""
+        top1, top5, images = (sum(counts) for counts in zip(*observations, strict=True)) if observations else (0, 0, 0)
+        if not images:
+            raise ValueError("no images to measure accuracy on")
+        return Accuracy(100 * top1 / images, 100 * top5 / images, images)
+
+    def better(self, result: Accuracy, other: Accuracy) -> bool:
+        return result.top1 > other.top1
+
+
+def class_weights(labels: Any, num_classes: int) -> Tensor:
+    """``(K,)``: inversely proportional to each class's images, 1 on average over the images ``labels (N,)``."""
+    counts = np.bincount(labels, minlength=num_classes)
+    present = np.count_nonzero(counts)
+    return torch.tensor(len(labels) / (present * np.maximum(counts, 1)), dtype=torch.float32)
