@@ -119,10 +119,12 @@ def hugging_face(root: Path) -> Found:
     with tempfile.TemporaryDirectory() as cache:
         found = datasets.load_dataset(str(root), cache_dir=cache)
         train = found["train"]
-        label = train.features.get("label")
-        names = (
-            label.names if isinstance(label, datasets.ClassLabel) else sorted(set(train["label" if label else "cls"]))
-        )
+        column = next((name for name in ("label", "cls") if name in train.features), None)
+        feature = train.features[column] if column else None
+        if isinstance(feature, datasets.ClassLabel):
+            names = feature.names
+        else:
+            names = sorted(set(train[column])) if column else []
         others = [len(rows) for name, rows in found.items() if name != "train"]
         return len(train), sum(others) if others else None, names
 
@@ -163,7 +165,7 @@ def cell(library: str, root: Path) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(root), "…").replace("|", "/")
         return f"refused: {reason if len(reason) <= 60 else reason[:59] + '…'}"
     parts = f"all {train}" if test is None else f"{train} + {test}"
-    return f"{parts}; {', '.join(map(str, classes))}"
+    return f"{parts}; {', '.join(map(str, classes)) or 'no labels'}"
 
 
 def table() -> str:
