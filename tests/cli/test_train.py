@@ -576,3 +576,9 @@ def test_class_weights_are_one_on_average_over_the_images() -> None:
     weights = class_weights(labels, 4)
     assert float(weights[labels].mean()) == pytest.approx(1)
     assert weights[3] / weights[0] == pytest.approx(6)
+
+
+@pytest.mark.parametrize("seed", ["-1", "2147483648", "99999999999"])
+def test_a_seed_that_no_generator_takes_is_refused(capsys: Captured, tmp_path: Path, seed: str) -> None:
+    line = refused(capsys, 2, *DIGITS, *TINY, "--seed", seed, "--out", str(tmp_path))
+    assert "--seed must be between 0 and 2,147,483,647" in line

@@ -298,3 +298,10 @@ def test_a_flat_dict_names_what_is_no_tensor(tmp_path: Path) -> None:
     torch.save({**official(), "epoch": 3, "name": "x"}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"no tensors: epoch \(int\), name \(str\)"):
         load(tmp_path / "x.pth")
+
+
+def test_a_folder_of_checkpoints_names_the_one_that_holds_weights(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"holds no weights: .*checkpoint-500 does: name that"):
+        load(tmp_path)

@@ -87,5 +87,7 @@ def check(request: Request) -> None:
             raise RequestError(f"{name} must be 1 or more, got {value}")
     if request.class_order is not None and request.weights is None:
         raise RequestError("--class-order says how the classes of --weights are numbered: give --weights too")
+    if not 0 <= request.seed < 2**31:  # shifted by 32 bits, it is part of torch's 64-bit seeds
+        raise RequestError(f"--seed must be between 0 and {2**31 - 1:,}, got {request.seed}")
     if request.minutes is not None and not request.minutes > 0:
         raise RequestError(f"--minutes must be above 0, got {request.minutes:g}")
