@@ -30,6 +30,10 @@ class OneFailed(ValueError):
     """Raised in every process if one other than the first failed; the first reports it."""
 
 
+class LaunchError(ValueError):
+    """The environment names a launcher's processes but not where they meet; the message names the remedy."""
+
+
 def launched() -> int:
     """Number of processes started together, including this one."""
     return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys() else 1
@@ -48,6 +52,11 @@ def joined(device: str) -> Iterator[None]:
     if launched() == 1 or count() > 1:
         yield
         return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise LaunchError(
+            f"WORLD_SIZE, RANK and LOCAL_RANK are set and {' and '.join(missing)} not: start with torchrun, or unset "
+            f"WORLD_SIZE to train in one process"
+        )
     import torch
     import torch.distributed as dist
 
