@@ -93,9 +93,38 @@ def test_kernels_that_cannot_be(value: object) -> None:
         RESNET50.with_(kernel_size=value)
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+FLAT: dict[str, tuple[str, object]] = {
+    "momentum": ("optimizer.momentum", 0.9),
+    "betas": ("optimizer.betas", (0.9, 0.999)),
+    "rest_learning_rate_share": ("optimizer.rest_learning_rate_share", 1.0),
+    "crop_shift": ("crop.share", 0.125),
+    "crop_scale": ("crop.scale", (0.08, 1.0)),
+    "resampling": ("crop.resampling", "pillow"),
+    "mixup": ("mixing.mixup", "off"),
+    "cutmix": ("mixing.cutmix", "off"),
+    "mixing_probability": ("mixing.probability", 1.0),
+}
+
+
+def flat_form(recipe: nextify.Recipe) -> dict[str, object]:
+    """A recipe as bundles held it before settings were grouped, with a default for what its kinds do not have."""
+    grouped = {"optimizer": recipe.optimizer.kind, "crop": "pad" if recipe.crop.kind == "shift" else recipe.crop.kind}
+    flat = {name: default if recipe.get(new) is None else recipe.get(new) for name, (new, default) in FLAT.items()}
+    return {**{name: value for name, value in recipe.to_dict().items() if name != "mixing"}, **grouped, **flat}
+
+
+UNUSUAL = {
+    "mixing": CONVNEXT.with_(mixing=Mixing(mixup=0.3, cutmix=0.5, probability=0.7)),
+    "mixup alone": CONVNEXT.with_(mixing=Mixing(mixup=0.3)),
+    "shift": RESNET.with_(crop=nextify.Shift(0.25), optimizer=nextify.SGD(momentum=0.8)),
+    "muon": CONVNEXT.with_(optimizer=nextify.Muon(momentum=0.7, betas=(0.8, 0.9), rest_learning_rate_share=0.4)),
+    "crop": CONVNEXT.with_(crop=nextify.RandomResized(scale=(0.3, 0.9), resampling="fast")),
+}
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), *UNUSUAL.values()], ids=[*RECIPES, *UNUSUAL])
 def test_recipes_survive_json_in_todays_form_and_in_the_flat_one(recipe: nextify.Recipe) -> None:
-    for form in (recipe.to_dict(), recipe.to_flat()):
+    for form in (recipe.to_dict(), flat_form(recipe)):
         assert nextify.Recipe.from_dict(json.loads(json.dumps(form))) == recipe
 
 

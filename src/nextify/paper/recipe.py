@@ -208,40 +208,20 @@ class Recipe(Settings):
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
         """The recipe of ``to_dict``'s plain data, or of the flat form in which bundles before the groups hold it."""
-        flat = any(name in values for name in _FLAT) or isinstance(values.get("crop"), str)
+        flat = any(name in values for name in cls.renamed) or isinstance(values.get("crop"), str)
         return super().from_dict(_grouped(values) if flat else values)
-
-    def to_flat(self) -> dict[str, object]:
-        """The form without groups, in which fingerprints know recipes; what the kinds do not have is at its default."""
-        grouped = {"optimizer": self.optimizer.kind, "crop": "pad" if self.crop.kind == "shift" else self.crop.kind}
-        flat = {name: default if self.get(new) is None else self.get(new) for name, (new, default) in _FLAT.items()}
-        return {**{name: value for name, value in self.to_dict().items() if name != "mixing"}, **grouped, **flat}
-
-
-_FLAT: dict[str, tuple[str, object]] = {
-    "momentum": ("optimizer.momentum", 0.9),
-    "betas": ("optimizer.betas", (0.9, 0.999)),
-    "rest_learning_rate_share": ("optimizer.rest_learning_rate_share", 1.0),
-    "crop_shift": ("crop.share", 0.125),
-    "crop_scale": ("crop.scale", (0.08, 1.0)),
-    "resampling": ("crop.resampling", "pillow"),
-    "mixup": ("mixing.mixup", "off"),
-    "cutmix": ("mixing.cutmix", "off"),
-    "mixing_probability": ("mixing.probability", 1.0),
-}
-"""Names and defaults of the settings that are grouped today, in the flat form."""
 
 
 def _grouped(values: Mapping[str, object]) -> dict[str, object]:
     """Today's form of the flat one."""
-    found = {name: value for name, value in values.items() if name not in _FLAT}
+    found = {name: value for name, value in values.items() if name not in Recipe.renamed}
     if found.get("crop") == "pad":
         found["crop"] = "shift"
     if values.get("mixup") == values.get("cutmix") == "off":
         found["mixing"] = "off"
     kinds = Recipe().with_(**{name: found[name] for name in ("optimizer", "crop", "mixing") if name in found})
-    grouped = {new: values[name] for name, (new, _) in _FLAT.items() if name in values and kinds.get(new) is not None}
-    return found | grouped
+    names = {name: new.partition(" ")[0] for name, new in Recipe.renamed.items() if name in values}
+    return found | {new: values[name] for name, new in names.items() if kinds.get(new) is not None}
 
 
 CONVNEXT = Recipe()
