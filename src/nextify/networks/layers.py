@@ -19,14 +19,14 @@ LAYER_NORM_EPS = 1e-6
 """The released ConvNeXt's. Batch norm keeps torch's 1e-5, like torchvision's ResNet."""
 
 Builder = TypeVar("Builder", bound=Callable[[Any], nn.Module])
-_modules: dict[type[Layer], Callable[[Any], nn.Module]] = {}
+MODULES: dict[type[Layer], Callable[[Any], nn.Module]] = {}
 
 
 def module_of(kind: type[Layer]) -> Callable[[Builder], Builder]:
     """Register what builds the torch module of a kind of layer: a module class that takes the layer, or a function."""
 
     def register(builder: Builder) -> Builder:
-        _modules[kind] = builder
+        MODULES[kind] = builder
         return builder
 
     return register
@@ -38,9 +38,9 @@ def build(layer: Layer) -> nn.Module:
     Raises:
         UnknownLayer: no module is registered for a layer of this kind.
     """
-    if type(layer) not in _modules:
+    if type(layer) not in MODULES:
         raise UnknownLayer(layer)
-    return _modules[type(layer)](layer)
+    return MODULES[type(layer)](layer)
 
 
 def to_nchw(x: Tensor) -> Tensor:

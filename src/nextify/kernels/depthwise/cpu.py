@@ -11,7 +11,7 @@ Results do not depend on the number of threads, and differ from torch's by round
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,42 +21,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from nextify.kernels.operators import operator, seen_as_operators
-from nextify.system import native
+from nextify.kernels.operators import check_numbers, compiled, failed, operator, pointers, seen_as_operators
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 STRIDES = (1, 2)
-_SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
 
 
-# The compiled CPU kernels: one library per kernel size
-
-
-def _build(kernel_size: int) -> native.Build:
-    name = f"{kernel_size}×{kernel_size}"
-    return native.build(name, _SOURCE, lambda library: _check(library, kernel_size), (f"-DKERNEL={kernel_size}",))
-
-
-def _declare(library: ctypes.CDLL) -> tuple[Any, Any]:
+def _check(library: ctypes.CDLL, kernel_size: int) -> None:
+    """Raise RuntimeError where either kernel's numbers for a small case of ragged channels are not NumPy's."""
     forward, weight_grad = library.nextify_depthwise_forward, library.nextify_depthwise_weight_grad
     shape = [ctypes.c_int, *[ctypes.c_int64] * 4]  # bfloat16, N, H, W, C
     forward.argtypes = [*[ctypes.c_void_p] * 4, *shape, *[ctypes.c_int] * 3]
     weight_grad.argtypes = [*[ctypes.c_void_p] * 4, *shape, *[ctypes.c_int] * 2]
-    return forward, weight_grad
-
-
-def _check(library: ctypes.CDLL, kernel_size: int) -> None:
-    """Both kernels against NumPy on a small case with ragged channels; raises RuntimeError where they differ."""
-    forward, weight_grad = _declare(library)
     random = np.random.default_rng(0)
     (n, h, w, c), k, stride = (2, 6, 9, 21), kernel_size, 1
     x, grad = (random.standard_normal((n, h, w, c), dtype=np.float32) for _ in range(2))
     weight, bias = random.standard_normal((c, k, k), dtype=np.float32), random.standard_normal(c, dtype=np.float32)
     out, weight_out, bias_out = np.empty_like(grad), np.empty_like(weight), np.empty_like(bias)
-    codes = (
-        forward(*(a.ctypes.data for a in (x, weight, bias, out)), 0, n, h, w, c, stride, 0, 2),
-        weight_grad(*(a.ctypes.data for a in (x, grad, weight_out, bias_out)), 0, n, h, w, c, stride, 2),
-    )
+    code = forward(*(a.ctypes.data for a in (x, weight, bias, out)), 0, n, h, w, c, stride, 0, 2)
+    code |= weight_grad(*(a.ctypes.data for a in (x, grad, weight_out, bias_out)), 0, n, h, w, c, stride, 2)
     padded = np.pad(x.astype(np.float64), ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))  # (N, H, W, C, K, K)
     pairs = (
@@ -64,14 +47,22 @@ def _check(library: ctypes.CDLL, kernel_size: int) -> None:
         (weight_out, np.einsum("nhwckl,nhwc->ckl", windows, grad)),
         (bias_out, grad.sum((0, 1, 2))),
     )
-    if any(codes) or not all(np.allclose(got, expected, rtol=1e-4, atol=1e-4) for got, expected in pairs):
-        raise RuntimeError("the compiled kernel does not agree with NumPy")
+    check_numbers(pairs, 1e-4, 1e-4, code)
+
+
+def _compiled(size: int) -> tuple[Callable[[], Any], Callable[[], bool]]:
+    source = Path(__file__).with_name("depthwise_cpu.cpp")
+    return compiled(f"{size}×{size}", source, lambda library: _check(library, size), (f"-DKERNEL={size}",))
+
+
+_libraries = {size: _compiled(size) for size in KERNEL_SIZES}
+"""One library per kernel size."""
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
 def ready(kernel_size: int) -> bool:
     """Whether the CPU kernels for this size can be used; compiles them when asked first."""
-    return kernel_size in KERNEL_SIZES and _build(kernel_size).usable
+    return kernel_size in KERNEL_SIZES and _libraries[kernel_size][1]()
 
 
 # The operators. Each works for every case, on torch where our kernel does not.
@@ -101,12 +92,12 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: 
     n, h, w, c = x.shape
     out = x.new_empty(n, _out_size(h, stride), _out_size(w, stride), c)
     taps, shift = weight.float().contiguous(), None if bias is None else bias.float().contiguous()
-    code = _build(kernel_size).library.nextify_depthwise_forward(
-        *(x.data_ptr(), taps.data_ptr(), None if shift is None else shift.data_ptr(), out.data_ptr()),
+    code = _libraries[kernel_size][0]().nextify_depthwise_forward(
+        *pointers(x, taps, shift, out),
         *(x.dtype == torch.bfloat16, n, h, w, c, stride, flip, torch.get_num_threads()),
     )
     if code:
-        raise RuntimeError(f"the depthwise kernel failed with code {code}; --kernels off goes without it")
+        raise failed("depthwise", code)
     return out
 
 
@@ -139,12 +130,12 @@ def _weight_grad(
             *([kernel_size // 2] * 2, [1, 1], False, [0, 0], c, [False, True, True]),
         )
         return of_weight.float().contiguous(), of_bias.float()
-    code = _build(kernel_size).library.nextify_depthwise_weight_grad(
-        *(x.data_ptr(), grad.data_ptr(), weight_grad.data_ptr(), bias_grad.data_ptr()),
+    code = _libraries[kernel_size][0]().nextify_depthwise_weight_grad(
+        *pointers(x, grad, weight_grad, bias_grad),
         *(x.dtype == torch.bfloat16, n, h, w, c, stride, torch.get_num_threads()),
     )
     if code:
-        raise RuntimeError(f"the depthwise kernel failed with code {code}; --kernels off goes without it")
+        raise failed("depthwise", code)
     return weight_grad, bias_grad
 
 

@@ -41,20 +41,9 @@ def _columns(row, height, width):
 
 @triton.jit
 def _conv(
-    x_pointer,
-    taps_pointer,
-    bias_pointer,
-    out_pointer,
-    height,
-    width,
-    channels,
-    KERNEL: tl.constexpr,
-    FLIP: tl.constexpr,
-    BIAS: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x_pointer, taps_pointer, bias_pointer, out_pointer, height, width, channels, KERNEL: tl.constexpr,
+    FLIP: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     column_tiles = tl.cdiv(width, WIDTH)
     first_row = tl.program_id(1) // column_tiles * ROWS
@@ -96,19 +85,9 @@ def _conv(
 
 @triton.jit
 def _weight_grad_columns(
-    x_pointer,
-    grad_pointer,
-    partial_pointer,
-    images,
-    height,
-    width,
-    channels,
-    run,
-    KERNEL: tl.constexpr,
-    STEPS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x_pointer, grad_pointer, partial_pointer, images, height, width, channels, run,
+    KERNEL: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     kernel_column = tl.program_id(1)
     split = tl.program_id(2)
@@ -154,22 +133,9 @@ def _weight_grad_columns(
 
 @triton.jit
 def _weight_grad_strided(
-    x_pointer,
-    grad_pointer,
-    partial_pointer,
-    images,
-    height,
-    width,
-    channels,
-    out_height,
-    out_width,
-    run,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    TAPS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x_pointer, grad_pointer, partial_pointer, images, height, width, channels, out_height, out_width, run,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     row = tl.program_id(1)  # of the kernel
     split = tl.program_id(2)

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from nextify.kernels.launch import launch
+from nextify.kernels.pixelwise.products import Weights
 
 TILE = 2048
 """Elements that a program handles at a time."""
@@ -44,19 +45,9 @@ def _norm_kernel(
 
 @triton.jit
 def _norm_grad_kernel(
-    grad_pointer,
-    x_pointer,
-    weight_pointer,
-    bias_pointer,
-    x_grad_pointer,
-    out_pointer,
-    partial_pointer,
-    rows,
-    columns,
-    eps,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    grad_pointer, x_pointer, weight_pointer, bias_pointer, x_grad_pointer, out_pointer, partial_pointer,
+    rows, columns, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """The gradient with respect to the input, the norm's output again, and partial sums for weight and bias."""
     column = tl.arange(0, BLOCK)
     here = (column < columns)[None, :]
@@ -87,16 +78,9 @@ def _norm_grad_kernel(
 
 @triton.jit
 def _gelu_grad_kernel(
-    before_pointer,
-    grad_pointer,
-    out_pointer,
-    before_grad_pointer,
-    partial_pointer,
-    rows,
-    columns,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    before_pointer, grad_pointer, out_pointer, before_grad_pointer, partial_pointer, rows, columns,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """GELU again, the gradient with respect to its input, and partial sums of that for the bias before it."""
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = (column < columns)[None, :]
@@ -245,26 +229,18 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def run(
-    x: Tensor,
-    shortcut: Tensor | None,
-    norm: tuple[Tensor | None, Tensor | None, float],
-    first: tuple[Tensor, Tensor | None],
-    second: tuple[Tensor, Tensor | None],
-    scale: Tensor | None,
-    out: Tensor,
-    *,
-    dtype: torch.dtype,
-    keeps: bool,
+    x: Tensor, shortcut: Tensor | None, weights: Weights, out: Tensor, *, dtype: torch.dtype, keeps: bool
 ) -> Tensor:
-    """As ``pixelwise.run``, without strips. Gives the hidden activations: where the backward pass ``keeps`` them those
-    before GELU, else what became of them."""
-    (rows, outputs), (norm_weight, norm_bias, eps) = out.shape, norm
-    normed = x.to(dtype) if norm_weight is None else normalize(x, norm_weight, _bias(norm_bias), eps, dtype)
-    before = _linear(normed, *first)
+    """The same as ``products.run``, for all pixels at once. Returns the hidden activations: where the backward pass
+    ``keeps`` them those before GELU, else what became of them."""
+    norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, eps = weights
+    rows, outputs = out.shape
+    normed = x.to(dtype) if norm_weight is None else normalize(x, norm_weight, _present(norm_bias), eps, dtype)
+    before = _linear(normed, weight1, bias1)
     del normed
     hidden = torch.empty_like(before) if keeps else before
     torch.ops.aten.gelu.out(before, out=hidden)
-    y = _linear(hidden, *second)
+    y = _linear(hidden, weight2, bias2)
     tile = TILE // COLUMNS, COLUMNS
     grid = triton.cdiv(rows, tile[0]), triton.cdiv(outputs, tile[1])
     tensors = y, y if shortcut is None else shortcut, y if scale is None else scale, out
@@ -273,7 +249,7 @@ def run(
     return before
 
 
-def _bias(bias: Tensor | None) -> Tensor:
+def _present(bias: Tensor | None) -> Tensor:
     assert bias is not None
     return bias
 
@@ -282,20 +258,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    before: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    eps: float,
-    weight1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    scale: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the input and of norm weight and bias, weight and bias of both layers, and scale, those of
-    parameters in float32; of what is absent, any."""
+def backward(grad: Tensor, x: Tensor, before: Tensor, weights: Weights) -> tuple[Tensor, ...]:
+    """Gradients of the input and of all ``Weights``, those in float32; of what is absent, any."""
+    norm_weight, norm_bias, weight1, _, weight2, bias2, scale, eps = weights
     dtype, (outputs, wide) = before.dtype, weight2.shape
     grad, total = _cast_sum(grad, dtype)
     scaled = weight2 if scale is None else scale[:, None] * weight2
@@ -309,10 +274,8 @@ def backward(
         launch(_scale_grads_kernel, (outputs,), *tensors, of_bias2, wide, constants=(bias2 is not None, 1024))
     normed_grad = before_grad @ weight1.to(dtype)
     if norm_weight is None:
-        x_grad, normed, of_norm_weight, of_norm_bias = normed_grad.to(x.dtype), x.to(dtype), total, total
+        x_grad, normed, of_norm = normed_grad.to(x.dtype), x.to(dtype), (total, total)
     else:
-        x_grad, of_norm_weight, of_norm_bias, normed = _norm_grad(normed_grad, x, norm_weight, _bias(norm_bias), eps)
+        x_grad, *of_norm, normed = _norm_grad(normed_grad, x, norm_weight, _present(norm_bias), eps)
     of_weight1 = _product(before_grad.t(), normed)
-    return (
-        x_grad, of_norm_weight, of_norm_bias, of_weight1.float(), of_bias1, of_weight2.float(), of_bias2, of_scale
-    )  # fmt: skip
+    return x_grad, *of_norm, of_weight1.float(), of_bias1, of_weight2.float(), of_bias2, of_scale
