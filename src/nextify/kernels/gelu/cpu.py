@@ -1,8 +1,8 @@
 """GELU and its gradient, with a kernel of our own on CPUs.
 
-The function is the exact one, `x Φ(x)`, like torch's. `gelu_cpu.cpp` computes it as a rational function that is as
-accurate as float32 allows, at about the speed of the memory; torch calls an error function. The two differ by rounding
-only (at most 2e-6 for |x| <= 12).
+The function is the exact one, `x Φ(x)`, like torch's. torch calls an error function; `gelu_cpu.cpp` computes a rational
+function that is as accurate as float32 allows, about as fast as memory delivers. They differ by rounding only (at most
+2e-6 for |x| <= 12).
 """
 
 import ctypes
@@ -30,7 +30,7 @@ FLAGS = (
     "-DNUMERATOR=" + ",".join(f"{c}f" for c in NUMERATOR),
     "-DDENOMINATOR=" + ",".join(f"{c}f" for c in DENOMINATOR),
 )
-"""Of the compiler, for sources that include ``gelu.h``."""
+"""Compiler flags for sources that include ``gelu.h``."""
 
 
 def normal_distribution(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -105,7 +105,7 @@ class _Gelu(torch.autograd.Function):
 
 
 def rational(x: Tensor) -> Tensor:
-    """The same function in torch's operations, for inductor to fuse with its neighbours."""
+    """The same function in torch's operations, which inductor fuses with their neighbours."""
     dtype, x = x.dtype, x.float()
     inside = x.clamp(-LIMIT, LIMIT)
     square = inside * inside

@@ -1,9 +1,9 @@
 """What a ConvNeXt block does to each pixel by itself, on a CPU, with matrix products of our own.
 
-A library's product knows nothing of what follows it, and needs its weights in memory in the product's type. Here one
-call of ``pixelwise_cpu.cpp`` reads each weight once, in its own type, straight into the order in which a thread
-multiplies by it; bias, GELU, layer scale and the sum with the shortcut are applied in float32 while a product's sums
-are still in a cache, and rounded once. ``training.py`` has the gradients.
+A library's product knows nothing of what follows it, and wants its weights in the product's type. Here a single call
+into ``pixelwise_cpu.cpp`` reads each weight once, in its own type, straight into the order in which a thread multiplies
+by it. Bias, GELU, layer scale and the sum with the shortcut are applied in float32 while a product's sums are still in
+a cache, and rounded once. ``training.py`` has the gradients.
 """
 
 import ctypes
@@ -45,22 +45,28 @@ SCHEMA += "Tensor? scale, float eps"
 """``Weights`` in the schema of an operator."""
 
 
-class _Work(ctypes.Structure):
-    """``Work`` of pixelwise_cpu.cpp."""
+def arguments(addresses: Sequence[str], halves: Sequence[str]) -> type[ctypes.Structure]:
+    """The C struct that a kernel takes: addresses, sizes, and which of its arrays are bfloat16 rather than float."""
 
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("x", "shortcut", "weight1", "weight2")),
-        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "bias1", "bias2", "scale")),
-        *((name, ctypes.c_void_p) for name in ("inputs", "hidden", "panels", "before", "z")),
-        *((name, ctypes.c_int64) for name in ("rows", "columns", "wide", "outputs", "strip")),
-        ("eps", ctypes.c_float),
-        *((f"{name}_half", ctypes.c_int) for name in ("x", "shortcut", "weight1", "weight2", "inner", "z")),
-        ("threads", ctypes.c_int),
-    )
+    class Arguments(ctypes.Structure):
+        _fields_ = (
+            *((name, ctypes.c_void_p) for name in addresses),
+            *((name, ctypes.c_int64) for name in ("rows", "columns", "wide", "outputs", "strip")),
+            ("eps", ctypes.c_float),
+            *((f"{name}_half", ctypes.c_int) for name in halves),
+            ("threads", ctypes.c_int),
+        )
+
+    return Arguments
+
+
+_vectors = "norm_weight", "norm_bias", "bias1", "bias2", "scale"
+_tensors = "x", "shortcut", "weight1", "weight2"
+_Work = arguments((*_tensors, *_vectors, "inputs", "hidden", "panels", "before", "z"), (*_tensors, "inner", "z"))
 
 
 def small_case() -> SimpleNamespace:
-    """Inputs of ragged sizes by name, and what NumPy makes of them up to GELU, to check compiled kernels against."""
+    """Inputs of ragged sizes, and what NumPy makes of them up to GELU, to check compiled kernels against."""
     random = np.random.default_rng(0)
     rows, columns, wide, outputs = 23, 22, 90, 20
     shapes = {"x": (rows, columns), "shortcut": (rows, outputs), "weight1": (wide, columns), "weight2": (outputs, wide)}
@@ -89,8 +95,7 @@ def _check(library: ctypes.CDLL) -> None:
     before, z = np.empty((rows, wide), np.float32), np.empty((rows, outputs), np.float32)
     panels = np.empty(2 * panel(columns, wide, 0) + LINE, np.uint8)
     panels = panels[-panels.ctypes.data % LINE :]
-    arrays = c.x, c.shortcut, c.weight1, c.weight2, c.norm_weight, c.norm_bias, c.bias1, c.bias2, c.scale
-    arrays = *arrays, inputs, hidden, panels, before, z
+    arrays = *(getattr(c, name) for name in (*_tensors, *_vectors)), inputs, hidden, panels, before, z
     code = function(_Work(*(a.ctypes.data for a in arrays), *c.sizes, 1e-6, *[0] * 6, 2))
     expected = c.shortcut + c.scale * (c.hidden @ c.weight2.T + c.bias2)
     check_numbers([(z, expected), (before, c.before)], 1e-4, 1e-3, code)
@@ -109,9 +114,9 @@ def _buffer(name: str, size: int) -> Tensor:
 
 
 def scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Uninitialized memory of this thread at a multiple of 64 bytes, valid until the same name is asked for again.
+    """Uninitialized memory of this thread, aligned to 64 bytes and valid until the same name is asked for again.
 
-    Threads keep it: returning it to the system and getting it again would cost as much as the work in it.
+    Threads keep it: handing it back to the system and getting it again would cost as much as the work done in it.
     """
     size = math.prod(shape) * dtype.itemsize
     return _buffer(name, size)[:size].view(dtype).view(*shape)
@@ -124,7 +129,7 @@ def scratch_address(name: str, size: int) -> int:
 
 @functools.cache
 def _layout(strip: int, columns: int, wide: int, half: bool, threads: int) -> tuple[int, int, int]:
-    """Bytes before a strip's hidden activations, before the threads' panels, and in all."""
+    """Bytes before a strip's hidden activations, bytes before the threads' panels, and bytes in all."""
     panel = int(_library().nextify_pixelwise_panel(columns, wide, half))
     parts = [-(-count * (2 if half else 4) // LINE) * LINE for count in (strip * columns, strip * wide)]
     return parts[0], sum(parts), sum(parts) + threads * panel
@@ -149,8 +154,8 @@ def run(
 ) -> None:
     """``out = shortcut + scale * (W2 gelu(W1 norm(x) + b1) + b2)``, all ``(pixels, channels)`` and contiguous.
 
-    Computed in ``dtype``, ``strip`` pixels at a time. If ``before (pixels, wide)`` of that type is given, the input of
-    GELU is written to it.
+    Computed in ``dtype``, ``strip`` pixels at a time. GELU's input is written to ``before (pixels, wide)``, a tensor of
+    that type, if there is one.
 
     Raises:
         ValueError: the shapes do not fit each other.

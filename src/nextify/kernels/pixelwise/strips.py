@@ -1,10 +1,10 @@
 """What a ConvNeXt block does to each pixel by itself, in inference: the norm, both 1x1 layers with GELU between them,
 layer scale and the sum with the shortcut. A CPU does a strip of pixels at a time, a GPU (``gpu.py``) all at once.
 
-The hidden activations of a batch are the largest tensor of a block and would go through memory three times: the first
-product with its bias, the activation, the second product. Those of a strip stay in a cache. Either the products are our
-own too (``products.py``), or they are torch's and ``strips_cpu.cpp`` does what stands between and after them in one
-pass each. The result differs from the layers' in rounding only, and is rounded no more often.
+The hidden activations of a batch are the largest tensor of a block and would go through memory three times: for the
+first product, the activation and the second product. Those of a strip stay in a cache. The products are either our own
+(``products.py``), or torch's, with ``strips_cpu.cpp`` doing what stands between and after them in one pass each. The
+result differs from the layers' in rounding only, and is rounded no more often.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ from nextify.networks.layers import LayerNorm, Pointwise
 STRIP_BYTES = 6 << 20
 """Bytes of hidden activations in a strip."""
 FEWEST_PIXELS = 512
-"""Least number of pixels in a strip; with fewer, the weights would be read too often."""
+"""Fewest pixels in a strip; with fewer, the weights would be read too often."""
 
 
 def _check(library: ctypes.CDLL) -> None:
@@ -57,7 +57,7 @@ class Parts(NamedTuple):
     """A block's layers."""
 
     before: Sequence[nn.Module]
-    """Layers that see neighbouring pixels, or are of other kinds."""
+    """Layers that look at neighbouring pixels, or are of other kinds."""
     norm: LayerNorm | None
     first: Pointwise
     activation: nn.GELU
@@ -83,7 +83,7 @@ def run(
 
 
 def strip_of(pixels: int, bytes_of_each: int, most_bytes: int | None = None) -> int:
-    """Pixels in a strip, so that all strips have about one size; the last one may have fewer."""
+    """Pixels in a strip, chosen so that all strips are of about one size; the last may have fewer."""
     most = max(FEWEST_PIXELS, (most_bytes or STRIP_BYTES) // bytes_of_each)
     return max(1, -(-pixels // max(1, round(pixels / most))))
 

@@ -1,10 +1,10 @@
-"""What a ConvNeXt block does to each pixel by itself, in training. On a CPU the forward pass is ``products.py``'s and
-the backward pass ``pixelwise_grad_cpu.cpp``; on a GPU they are torch's products and the Triton kernels of ``gpu.py``.
+"""What a ConvNeXt block does to each pixel by itself, in training. On a CPU the forward pass is in ``products.py`` and
+the backward pass in ``pixelwise_grad_cpu.cpp``; a GPU runs torch's products and the Triton kernels of ``gpu.py``.
 
-Layer by layer, autograd keeps the normed input, the hidden activations before and after GELU and the branch's output:
-with what the norm keeps, eleven times the block's channels for each pixel. Here five times is enough: the norm's input
-and the hidden activations before GELU. The rest is computed again, on a CPU for a strip of pixels whose activations
-stay in a cache. The result differs from the layers' in rounding only.
+Layer by layer, autograd keeps eleven times the block's channels for each pixel: the norm's input and output, the hidden
+activations before and after GELU, and the branch's output. Here it keeps five times: the norm's input and the hidden
+activations before GELU. The rest is recomputed, on a CPU for a strip of pixels whose activations stay in a cache. The
+result differs from the layers' in rounding only.
 """
 
 import ctypes
@@ -23,25 +23,16 @@ from nextify.kernels.pixelwise import products, strips
 from nextify.kernels.pixelwise.products import SCHEMA, Weights, scratch_address
 
 STRIP_BYTES = 3 << 20
-"""Bytes of hidden activations in a strip of the backward pass, which has three tensors of them."""
+"""Bytes of hidden activations in a strip of the backward pass, which holds three tensors of them."""
 CHANNEL_BYTES = 1 << 12
-"""Most bytes of one channel of a strip: sums over its pixels are products, whose panels would get narrower beyond."""
+"""Most bytes of one channel of a strip. Sums over pixels are products, whose panels would get narrower beyond that."""
 _LEARNED = Weights._fields[:-1]
 
 
-class _Gradients(ctypes.Structure):
-    """``Gradients`` of pixelwise_grad_cpu.cpp."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("grad", "x", "before", "weight1", "weight2")),
-        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "bias2", "scale")),
-        *((name, ctypes.c_void_p) for name in ("memory", "x_grad")),
-        *((f"{name}_grad", ctypes.c_void_p) for name in _LEARNED),
-        *((name, ctypes.c_int64) for name in ("rows", "columns", "wide", "outputs", "strip")),
-        ("eps", ctypes.c_float),
-        *((f"{name}_half", ctypes.c_int) for name in ("grad", "x", "weight1", "weight2", "inner")),
-        ("threads", ctypes.c_int),
-    )
+_INPUTS = "grad", "x", "before", "weight1", "weight2", "norm_weight", "norm_bias", "bias2", "scale"
+_Gradients = products.arguments(
+    (*_INPUTS, "memory", "x_grad", *(f"{name}_grad" for name in _LEARNED)), ("grad", "x", "weight1", "weight2", "inner")
+)
 
 
 def _check(library: ctypes.CDLL) -> None:
@@ -50,11 +41,11 @@ def _check(library: ctypes.CDLL) -> None:
     function.argtypes = size.argtypes = [ctypes.POINTER(_Gradients)]
     function.restype, size.restype = ctypes.c_int, ctypes.c_int64
     c = products.small_case()
-    grad = c.shortcut
-    inputs = grad, c.x, c.before, c.weight1, c.weight2, c.norm_weight, c.norm_bias, c.bias2, c.scale
+    c.grad = grad = c.shortcut
+    inputs = [getattr(c, name) for name in _INPUTS]
     found = [np.empty_like(c.x), *(np.empty_like(getattr(c, name)) for name in _LEARNED)]
 
-    def call(memory: int) -> _Gradients:
+    def call(memory: int) -> ctypes.Structure:
         addresses = [[a.ctypes.data for a in arrays] for arrays in (inputs, found)]
         return _Gradients(*addresses[0], memory, *addresses[1], *c.sizes, 1e-6, *[0] * 5, 2)
 
@@ -115,7 +106,7 @@ def _(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]
 
 
 def _backward(grad: Tensor, x: Tensor, before: Tensor, *values: Any) -> tuple[Tensor, ...]:
-    """Gradients of the input and of all ``Weights``, those in float32; of what is absent, any."""
+    """Gradients of the input and of all ``Weights``, the latter in float32; for absent ones, any tensor."""
     weights = Weights(*values)
     norm_weight, norm_bias, weight1, _, weight2, bias2, scale, eps = weights
     grad, x, before = grad.contiguous(), x.contiguous(), before.contiguous()
@@ -148,14 +139,14 @@ def strip_of(pixels: int, wide: int, dtype: torch.dtype) -> int:
 
 
 def _gradients(x: Tensor, weight1: Tensor, weight2: Tensor) -> tuple[Tensor, ...]:
-    """Memory for the gradients of the input and of all ``Weights``."""
+    """Uninitialized gradients of the input and of all ``Weights``."""
     (wide, columns), outputs = weight1.shape, weight2.shape[0]
     shapes = (columns,), (columns,), (wide, columns), (wide,), (outputs, wide), (outputs,), (outputs,)
     return x.new_empty(x.shape), *(x.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
 def _backward_apart(grad: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    """No two outputs share memory, as operators must ensure."""
+    """The same with outputs that share no memory, as an operator's must not."""
     found = _backward(grad, *others)
     return tuple(t.clone() for t in found) if grad.is_cuda else found
 
@@ -180,7 +171,7 @@ def _backward_flops(grad: Any, x: Any, before: Any, *values: Any, out_shape: Any
 
 
 def _seen(x: Tensor) -> bool:
-    """Whether to call the operators. A GPU waits for nothing but calls, so there only where something looks at them."""
+    """Whether to call the operators. A GPU mostly waits to be called, so there only if something looks at them."""
     return x.device.type == "cpu" or seen_as_operators()
 
 
@@ -208,7 +199,7 @@ class _Pixelwise(torch.autograd.Function):
 
 
 def _twice(grad: Tensor, x: Tensor, weights: Weights, dtype: torch.dtype) -> list[Tensor | None]:
-    """The gradients, differentiable themselves: those of the same in torch's operators, without the shortcut."""
+    """The gradients of the branch in torch's operators, themselves differentiable."""
     norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, eps = weights
     with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = x if norm_weight is None else F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
@@ -227,7 +218,7 @@ def pixelwise(x: Tensor, shortcut: Tensor | None, weights: Weights, dtype: torch
 
 def run(x: Tensor, shortcut: Tensor | None, parts: strips.Parts, scale: Tensor | None, *, dtype: torch.dtype) -> Tensor:
     """``[shortcut +] scale * y``, where ``y`` is what the layers after ``before`` make of ``x (N, H, W, C)``."""
-    # Two axes: inductor would keep tensors of four for the backward pass in the order that it takes for channels-last.
+    # Two axes: inductor would keep tensors of four for the backward pass in an order of its own.
     xs, shortcuts = (None if t is None else t.reshape(-1, t.shape[-1]) for t in (x, shortcut))
     y = pixelwise(xs, shortcuts, strips.weights_of(parts, scale), dtype)  # type: ignore[arg-type]
     return y.view(*x.shape[:-1], y.shape[-1])
