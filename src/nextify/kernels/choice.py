@@ -1,7 +1,7 @@
 """Decide which kernel a layer runs on, and why. Nothing else in the package does.
 
 Every decision is a pure function of a layer's input, its parameters and the mode it was installed with, and returns a
-`Choice`. "auto" uses our kernels where they were measured to be faster than torch's; docs/log.md has the figures.
+`Choice`. "auto" uses our kernels where they were measured to be faster than torch's; see docs/benchmarks.md.
 """
 
 from collections.abc import Iterator

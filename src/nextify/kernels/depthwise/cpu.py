@@ -1,8 +1,8 @@
 """Depthwise convolution of NHWC activations, with kernels of our own.
 
 oneDNN is slow at the gradient of a depthwise weight, and at bfloat16 convolutions on CPUs without bfloat16
-instructions; `depthwise_cpu.cpp` computes both about as fast as a good float32 forward pass (docs/log.md). On GPUs they
-are Triton kernels (`gpu.py`), except that cuDNN does the forward pass of strides other than 1.
+instructions; `depthwise_cpu.cpp` computes both about as fast as a good float32 forward pass. On GPUs both are Triton
+kernels (`gpu.py`), except that cuDNN does the forward pass of strides other than 1. Figures: docs/benchmarks.md.
 
 Results do not depend on the number of threads, and differ from torch's by rounding only. The kernels work under
 `torch.compile(fullgraph=True)`, autocast, gradient checkpointing and double backward, and report their operations to
