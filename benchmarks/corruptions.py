@@ -1,7 +1,7 @@
-"""Images a second of each corruption on one core, beside the 200 that are asked for at 224².
+"""Images per second of each corruption on one core, as a multiple of the 200 required at 224².
 
-Processor time of one thread, so that other work on the machine counts little; each figure is over the five severities,
-the median of the rounds. The image is synthetic: edges, gradients and texture. What is made once (tables, filter
+Processor time of one thread, so that other work on the machine counts little; each figure is the median of the rounds over
+all five severities. The image is synthetic: edges, gradients and texture. What is made only once (tables, filter
 matrices, frost textures) is made before.
 
     OMP_NUM_THREADS=1 python benchmarks/corruptions.py --rounds 9
@@ -23,7 +23,7 @@ from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from nextify.system.environment import describe
 
 ASKED = 200
-"""Images a second and core."""
+"""Images per second and core."""
 
 
 def photo(side: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Depthwise convolution: torch's kernels (A) against ours (B), for forward, input gradient and weight gradient.
 
-One process; A and B alternate, and each figure is the median of its runs, called through torch's dispatcher as training
-calls them. Both weight gradients include the bias gradient. `auto` marks what kernels.install(model, "auto") uses
-(`kernels/choice.py`). Shapes: ConvNeXt-T's four stages at 224² with batch 16, and a small study's.
+One process; A and B alternate, called through torch's dispatcher as in training, and each figure is the median of its runs.
+Both weight gradients include the bias gradient. `auto` shows what kernels.install(model, "auto") uses
+(`kernels/choice.py`). Shapes: ConvNeXt-T's four stages at 224² with batch 16, and one of a small study.
 
     python benchmarks/depthwise.py --repeats 15 --threads 1
 
@@ -14,7 +14,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from nextify.kernels import choice, gpu, libraries
 from nextify.kernels.depthwise import cpu
+from nextify.system.environment import processor
 
 SHAPES = [(16, 56, 96), (16, 28, 192), (16, 14, 384), (16, 7, 768), (64, 8, 24)]  # N, H = W, C
 ON_GPU = [(64, 56, 96), (64, 28, 192), (64, 14, 384), (64, 7, 768)]
@@ -29,8 +29,8 @@ KERNEL_SIZE = 7
 
 
 def alternate(a: Callable[[], object], b: Callable[[], object], repeats: int, device: str) -> tuple[float, float]:
-    """Median milliseconds of a and of b, run in turn: processor time with one thread, else wall-clock time; on a GPU
-    one after the other, by its own clock."""
+    """Median milliseconds of a and of b, run in turn: processor time with one thread, otherwise wall-clock time. On a
+    GPU, one after the other by its own clock."""
     if device == "cuda":
         from triton.testing import do_bench
 
@@ -75,12 +75,6 @@ def pairs(
             lambda: ours.depthwise_weight_grad(grad, x.view(-1, c), size, size, k, 1, True, True),
         ),
     }
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

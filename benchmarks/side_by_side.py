@@ -1,9 +1,9 @@
 """Trials side by side against one trial at a time with all threads.
 
-The same trainings of the study's default scale (digits, tiny, the last row of the roadmap), run by the study's own
-engine two ways: as many at once as there are cores with one thread each (A), and one after the other with all threads
-(B), in the order A B A B. Images/s counts the training images of all trials over the wall time of their training;
-workers are warm, so imports and start-up are left out of both.
+The study's own engine runs the same trainings at its default scale (digits, tiny, the last row of the roadmap) in two
+ways: as many at once as there are cores, with one thread each (A), and one after the other with all threads (B), in the
+order A B A B. Images/s counts the training images of all trials over the wall time of their training. Workers are warm,
+so neither includes imports and start-up.
 
 Command:  python benchmarks/side_by_side.py --rounds 5 --epochs 5
 Results:  docs/benchmarks.md
