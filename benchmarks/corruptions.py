@@ -1,7 +1,7 @@
 """Images per second of each corruption on one core, as a multiple of the 200 required at 224².
 
-Processor time of one thread, so that other work on the machine counts little; each figure is the median of the rounds over
-all five severities. The image is synthetic: edges, gradients and texture. What is made only once (tables, filter
+Processor time of one thread, so that other work on the machine counts little; each figure is the median of the rounds
+over all five severities. The image is synthetic: edges, gradients and texture. What is made only once (tables, filter
 matrices, frost textures) is made before.
 
     OMP_NUM_THREADS=1 python benchmarks/corruptions.py --rounds 9

@@ -1,7 +1,7 @@
 """Depthwise convolution: torch's kernels (A) against ours (B), for forward, input gradient and weight gradient.
 
-One process; A and B alternate, called through torch's dispatcher as in training, and each figure is the median of its runs.
-Both weight gradients include the bias gradient. `auto` shows what kernels.install(model, "auto") uses
+One process; A and B alternate, called through torch's dispatcher as in training, and each figure is the median of its
+runs. Both weight gradients include the bias gradient. `auto` shows what kernels.install(model, "auto") uses
 (`kernels/choice.py`). Shapes: ConvNeXt-T's four stages at 224² with batch 16, and one of a small study.
 
     python benchmarks/depthwise.py --repeats 15 --threads 1

@@ -1,9 +1,10 @@
 """The pixelwise part of a ConvNeXt block. In inference: layer by layer, in strips with torch's matrix products, and
 with products of our own. In training, forward and backward: layer by layer, the same compiled, and with our products.
 
-One process; the variants take turns (A B C A B C …), medians. Shapes: ConvNeXt-T's four stages at 224². As in a network,
-a call finds its weights in memory rather than in a cache: it takes the next of as many blocks as fill 100 MB. Weights are
-float32; bfloat16 computes as autocast does. The share is of what torch's 2048³ product reaches in the same type.
+One process; the variants take turns (A B C A B C …), medians. Shapes: ConvNeXt-T's four stages at 224². As in a
+network, a call finds its weights in memory rather than in a cache: it takes the next of as many blocks as fill 100 MB.
+Weights are float32; bfloat16 computes as autocast does. The share is of what torch's 2048³ product reaches in the same
+type.
 
     python benchmarks/pixelwise.py --rounds 9
     python benchmarks/pixelwise.py --rounds 5 --training
