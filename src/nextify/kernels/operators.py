@@ -22,10 +22,14 @@ def compiled(
     Whichever is called first builds it. A compiled graph asks the second once, when it is traced.
     """
 
+    def library() -> Any:
+        return native.build(name, source, check, flags).library
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def ready() -> bool:
         return native.build(name, source, check, flags).usable
 
-    return lambda: native.build(name, source, check, flags).library, torch.compiler.assume_constant_result(ready)
+    return library, ready
 
 
 def check_numbers(pairs: Sequence[tuple[Any, Any]], rtol: float, atol: float, code: int = 0) -> None:

@@ -272,7 +272,7 @@ def backward(grad: Tensor, x: Tensor, before: Tensor, weights: Weights) -> tuple
         launch(_scale_grads_kernel, (outputs,), *tensors, of_bias2, wide, constants=(bias2 is not None, 1024))
     normed_grad = before_grad @ weight1.to(dtype)
     if norm_weight is None:
-        x_grad, normed, of_norm = normed_grad.to(x.dtype), x.to(dtype), (total, total)
+        x_grad, normed, of_norm = normed_grad.to(x.dtype), x.to(dtype), [total, total]
     else:
         x_grad, *of_norm, normed = _norm_grad(normed_grad, x, norm_weight, _present(norm_bias), eps)
     of_weight1 = _product(before_grad.t(), normed)

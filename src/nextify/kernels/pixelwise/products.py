@@ -69,10 +69,10 @@ def small_case() -> SimpleNamespace:
     """Inputs of ragged sizes, and what NumPy makes of them up to GELU, to check compiled kernels against."""
     random = np.random.default_rng(0)
     rows, columns, wide, outputs = 23, 22, 90, 20
-    shapes = {"x": (rows, columns), "shortcut": (rows, outputs), "weight1": (wide, columns), "weight2": (outputs, wide)}
-    shapes |= {"norm_weight": (columns,), "norm_bias": (columns,), "bias1": (wide,), "bias2": (outputs,)}
-    shapes |= {"scale": (outputs,)}
-    c = SimpleNamespace(**{name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()})
+    matrices = (rows, columns), (rows, outputs), (wide, columns), (outputs, wide)
+    shapes = *matrices, (columns,), (columns,), (wide,), (outputs,), (outputs,)
+    drawn = (random.standard_normal(shape, np.float32) for shape in shapes)
+    c = SimpleNamespace(**dict(zip((*_tensors, *_vectors), drawn, strict=True)))
     c.sizes = rows, columns, wide, outputs, 15  # pixels in a strip
     centred = c.x - c.x.mean(1, keepdims=True, dtype=np.float64)
     c.deviation = np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6)

@@ -189,11 +189,11 @@ class _Pixelwise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, before, *learned = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            x_grad, *of_learned = _twice(grad, x, Weights(*learned, ctx.eps), ctx.dtype)
+            x_grad, *of_learned = _twice(grad, x, Weights(*learned, eps=ctx.eps), ctx.dtype)
         else:
             function = torch.ops.nextify.pixelwise_grad if _seen(x) else _backward
-            x_grad, *of_learned = function(grad, x, before, *learned, ctx.eps)
-            of_learned = [None if p is None else g.to(p.dtype) for g, p in zip(of_learned, learned, strict=True)]
+            x_grad, *found = function(grad, x, before, *learned, ctx.eps)
+            of_learned = [None if p is None else g.to(p.dtype) for g, p in zip(found, learned, strict=True)]
         of_shortcut = None if ctx.shortcut_dtype is None else grad.to(ctx.shortcut_dtype)
         return x_grad, of_shortcut, None, *of_learned, None
 
