@@ -1,8 +1,9 @@
 """The layers of a Layout as torch modules.
 
 Activations travel as ``(N, H, W, C)``, so every 1x1 convolution is a linear layer and every norm acts on the last axis;
-a spatial convolution views them as channels-last NCHW, without a copy. Each module lists the parameters exempt from
-weight decay in ``undecayed``. ``nextify.kernels`` can replace these modules with faster ones in a finished network.
+a spatial convolution views them as channels-last NCHW, without a copy. Weight decay spares the parameters that a module
+lists in ``undecayed``, by default its bias. ``nextify.kernels`` can replace these modules with faster ones in a
+finished network.
 """
 
 from __future__ import annotations
@@ -56,8 +57,6 @@ def to_nhwc(x: Tensor) -> Tensor:
 class Pointwise(nn.Linear):
     """A 1x1 convolution of any stride on ``(N, H, W, C)``."""
 
-    undecayed: ClassVar = ("bias",)
-
     def __init__(self, conv: Conv) -> None:
         super().__init__(conv.in_channels, conv.out_channels, bias=conv.bias)
         self.stride = conv.stride
@@ -68,8 +67,6 @@ class Pointwise(nn.Linear):
 
 class SpatialConv(nn.Conv2d):
     """A convolution, grouped or not, on ``(N, H, W, C)``."""
-
-    undecayed: ClassVar = ("bias",)
 
     def __init__(self, conv: Conv) -> None:
         side, stride, padding = conv.kernel_size, conv.stride, conv.padding

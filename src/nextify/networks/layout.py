@@ -8,7 +8,7 @@ sections 2.2 to 2.6, Figures 3 and 4 and Table 9. No torch here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -407,9 +407,8 @@ def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int 
             height, width = inputs
             yield from chain(prefix, block.branch)
             if block.layer_scale != "off":
-                yield Placed(
-                    f"{prefix}.layer_scale", "layer_scale", block.out_channels, height, width, 0, block.out_channels
-                )
+                out = block.out_channels
+                yield Placed(f"{prefix}.layer_scale", "layer_scale", out, height, width, 0, out)
             yield from chain(prefix, block.after)
     height = width = 1
     yield from chain("head", net.head)
@@ -450,16 +449,16 @@ def cost_by_part(design: Design, image_size: int = 224, num_classes: int = 1000)
         place = placed.path.split(".")
         part = f"stage {int(place[1]) + 1}" if place[0] == "stages" else place[0]
         parts.setdefault(part, []).append(placed)
-    return {part: _sum(iter(layers)) for part, layers in parts.items()}
+    return {part: _sum(layers) for part, layers in parts.items()}
 
 
-def _sum(layers: Iterator[Placed]) -> Cost:
+def _sum(layers: Iterable[Placed]) -> Cost:
     counts = [(placed.parameters, placed.macs, placed.activations) for placed in layers]
     return Cost(*map(sum, zip(*counts, strict=True)))
 
 
 def macs(design: Design, image_size: int = 224, num_classes: int = 1000) -> int:
-    """Multiply-adds of a design's convolutions and linear layers for one square RGB image of ``image_size`` pixels."""
+    """Multiply-adds of a design's convolutions and linear layers for an RGB image of ``image_size`` pixels a side."""
     return cost(design, image_size, num_classes).macs
 
 
