@@ -57,20 +57,16 @@ class Choice(NamedTuple):
     """Depthwise: whether the forward pass is called as an operator of ours, whichever kernel that runs."""
 
 
-def _torch(reason: str) -> Choice:
-    return Choice("torch", reason)
-
-
-ELSEWHERE = _torch("the graph is exported, traced or transformed by torch.func")
-DEVICE = _torch("neither a CPU nor a CUDA GPU")
-TYPE = _torch("neither float32 nor bfloat16")
-SLOWER = _torch("torch was not measured to be slower here")
-SMALL = _torch("too small to gain anything")
-FROZEN = _torch("a parameter or the input is frozen")
-DROPPED = _torch("paths are dropped without gradients")
-WATCHED = _torch("a hook or a tensor subclass looks at single layers")
-SHAPE = _torch("the weight does not fit the input")
-NOT_READY = _torch("the kernel cannot be built or used here; kernels.libraries() says why")
+ELSEWHERE = Choice("torch", "the graph is exported, traced or transformed by torch.func")
+DEVICE = Choice("torch", "neither a CPU nor a CUDA GPU")
+TYPE = Choice("torch", "neither float32 nor bfloat16")
+SLOWER = Choice("torch", "torch was not measured to be slower here")
+SMALL = Choice("torch", "too small to gain anything")
+FROZEN = Choice("torch", "a parameter or the input is frozen")
+DROPPED = Choice("torch", "paths are dropped without gradients")
+WATCHED = Choice("torch", "a hook or a tensor subclass looks at single layers")
+SHAPE = Choice("torch", "the weight does not fit the input")
+NOT_READY = Choice("torch", "the kernel cannot be built or used here; kernels.libraries() says why")
 
 
 def computed_in(x: Tensor) -> torch.dtype:
@@ -113,7 +109,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, mode:
     if weight.shape != (x.shape[-1], 1, size, size):
         return SHAPE  # torch's convolution says what is wrong
     if size not in depthwise_cpu.KERNEL_SIZES or stride not in depthwise_cpu.STRIDES:
-        return _torch("no kernel for this kernel size and stride")
+        return Choice("torch", "no kernel for this kernel size and stride")
     if for_elsewhere():
         return ELSEWHERE
     dtype = computed_in(x)
@@ -216,7 +212,7 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
         dropped: whether this pass may drop paths.
     """
     if parts is None:
-        return _torch("the block's last layers are of other kinds")
+        return Choice("torch", "the block's last layers are of other kinds")
     if x.device.type not in ("cpu", "cuda"):
         return DEVICE
     if for_elsewhere():
@@ -235,13 +231,13 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
     if not _unwatched(x, parts):
         return WATCHED
     if learns and parts.norm is not None and any(p is None for p in parts.norm._parameters.values()):
-        return _torch("the norm has no weight or no bias")
+        return Choice("torch", "the norm has no weight or no bias")
     if x.device.type == "cuda":
         least = 1 if mode == "on" else LEAST_BYTES_GPU[torch.is_grad_enabled()]
         if x.numel() == 0 or x.numel() * dtype.itemsize < least:
             return SMALL
         if compiles:
-            return _torch("inductor makes such kernels itself")
+            return Choice("torch", "inductor makes such kernels itself")
         return Choice("training" if learns else "inference", _by(mode), dtype) if gpu.ready() else NOT_READY
     if learns:
         if x.numel() == 0:

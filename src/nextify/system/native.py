@@ -138,8 +138,9 @@ def _cache() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for folder in (base / "nextify" / "kernels", Path(tempfile.gettempdir()) / f"nextify-kernels-{os.geteuid()}"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _private(folder):
-            return folder
+        real = folder.resolve()  # a link could be turned elsewhere after the check
+        if _private(real):
+            return real
     raise RuntimeError(f"others may write to {folder} (name a cache folder of your own in XDG_CACHE_HOME)")
 
 
