@@ -1,30 +1,12 @@
-"""Images a second of each corruption on one core, beside the 200 that are asked for at 224².
+"""Images per second of each corruption on one core, as a multiple of the 200 required at 224².
 
-Processor time of one thread, so that other work on the machine counts little; each figure is over the five severities,
-the median of the rounds. The image is synthetic: edges, gradients and texture. What is made once (tables, filter
+Processor time of one thread, so that other work on the machine counts little; each figure is the median of the rounds
+over all five severities. The image is synthetic: edges, gradients and texture. What is made only once (tables, filter
 matrices, frost textures) is made before.
 
     OMP_NUM_THREADS=1 python benchmarks/corruptions.py --rounds 9
 
-Measured 2026-11-25 with --rounds 5: AMD EPYC, 2 virtual cores with other work beside it; torch 2.15.0, NumPy 2.4.6.
-
-    corruption          images/s  ms at severity 1 to 5                of 200
-    gaussian_noise          3029    0.38   0.32   0.32   0.32   0.32    15.1×
-    shot_noise               713    1.38   1.43   1.38   1.44   1.38     3.6×
-    impulse_noise           2086    0.26   0.33   0.41   0.59   0.81    10.4×
-    defocus_blur             675    1.54   1.36   1.40   1.32   1.78     3.4×
-    glass_blur               473    1.64   1.54   2.68   2.30   2.41     2.4×
-    motion_blur              605    1.67   1.76   1.63   1.50   1.70     3.0×
-    zoom_blur                588    1.31   1.64   1.66   1.97   1.91     2.9×
-    snow                     650    1.71   1.51   1.51   1.47   1.49     3.3×
-    frost                   4559    0.25   0.21   0.21   0.22   0.21    22.8×
-    fog                      990    1.05   0.99   1.01   0.99   1.01     4.9×
-    brightness              2641    0.40   0.40   0.38   0.35   0.36    13.2×
-    contrast                 904    1.12   1.10   1.11   1.10   1.10     4.5×
-    elastic_transform        510    2.50   2.37   1.65   1.64   1.65     2.5×
-    pixelate                1976    0.63   0.54   0.48   0.45   0.42     9.9×
-    jpeg_compression        2248    0.50   0.44   0.45   0.42   0.41    11.2×
-    all                      919
+Results: docs/benchmarks.md and docs/robustness.md.
 """
 
 from __future__ import annotations
@@ -41,7 +23,7 @@ from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from nextify.system.environment import describe
 
 ASKED = 200
-"""Images a second and core."""
+"""Images per second and core."""
 
 
 def photo(side: int) -> np.ndarray:

@@ -1,72 +1,12 @@
 """Depthwise convolution: torch's kernels (A) against ours (B), for forward, input gradient and weight gradient.
 
-One process; A and B alternate, and each figure is the median of its runs, called through torch's dispatcher as training
-calls them. Both weight gradients include the bias gradient. `auto` marks what kernels.install(model, "auto") uses
-(`kernels/choice.py`). Shapes: ConvNeXt-T's four stages at 224² with batch 16, and a small study's.
+One process; A and B alternate, called through torch's dispatcher as in training, and each figure is the median of its
+runs. Both weight gradients include the bias gradient. `auto` shows what kernels.install(model, "auto") uses
+(`kernels/choice.py`). Shapes: ConvNeXt-T's four stages at 224² with batch 16, and one of a small study.
 
     python benchmarks/depthwise.py --repeats 15 --threads 1
 
-Measured 2026-11-22: Intel Xeon (Ice Lake) at 2.80 GHz, 2 virtual cores, AVX-512 without bfloat16 instructions, shared
-with other work; torch 2.15.0+cu132, Python 3.11.7, g++ 12.2.0; one thread, processor time, n = 15 per figure. The
-run before it gave 42 of the 60 times within 10 % of these, 57 within 30 % (the others: the 8² rows and 0.39 against
-0.22 ms at worst). Two threads were not measured on a quiet machine.
-
-    type            N×H×W×C  kernel           torch ms  ours ms  ratio  GFLOP/s  auto
-    float32     16×56×56×96  forward             11.02     9.84   1.12       48  torch
-    float32     16×56×56×96  input gradient      12.44     9.92   1.25       48  torch
-    float32     16×56×56×96  weight gradient    102.71    12.05   8.52       39  ours
-    float32    16×28×28×192  forward              5.73     5.86   0.98       40  torch
-    float32    16×28×28×192  input gradient       6.21     5.76   1.08       41  torch
-    float32    16×28×28×192  weight gradient     45.40     6.21   7.31       38  ours
-    float32    16×14×14×384  forward              2.48     2.83   0.88       42  torch
-    float32    16×14×14×384  input gradient       3.47     2.91   1.19       41  torch
-    float32    16×14×14×384  weight gradient     34.20     4.20   8.14       28  ours
-    float32      16×7×7×768  forward              1.73     2.33   0.74       25  torch
-    float32      16×7×7×768  input gradient       1.99     2.40   0.83       25  torch
-    float32      16×7×7×768  weight gradient     49.09     2.80  17.51       21  ours
-    float32       64×8×8×24  forward              0.46     0.41   1.13       24  torch
-    float32       64×8×8×24  input gradient       0.49     0.22   2.27       44  torch
-    float32       64×8×8×24  weight gradient      2.78     0.85   3.26       11  ours
-    bfloat16    16×56×56×96  forward             28.60     7.05   4.05       67  ours
-    bfloat16    16×56×56×96  input gradient      29.27     7.46   3.93       63  ours
-    bfloat16    16×56×56×96  weight gradient    554.46     9.97  55.63       47  ours
-    bfloat16   16×28×28×192  forward             14.49     4.67   3.10       51  ours
-    bfloat16   16×28×28×192  input gradient      14.13     4.42   3.20       53  ours
-    bfloat16   16×28×28×192  weight gradient    271.92     5.50  49.48       43  ours
-    bfloat16   16×14×14×384  forward              6.80     3.09   2.20       38  ours
-    bfloat16   16×14×14×384  input gradient       6.74     3.09   2.18       38  ours
-    bfloat16   16×14×14×384  weight gradient    143.84     3.61  39.84       33  ours
-    bfloat16     16×7×7×768  forward              2.91     2.29   1.27       26  ours
-    bfloat16     16×7×7×768  input gradient       3.06     2.15   1.42       27  ours
-    bfloat16     16×7×7×768  weight gradient    112.97     2.73  41.44       22  ours
-    bfloat16      64×8×8×24  forward              0.92     0.48   1.89       20  ours
-    bfloat16      64×8×8×24  input gradient       1.17     0.49   2.36       19  ours
-    bfloat16      64×8×8×24  weight gradient     10.60     0.76  13.97       13  ours
-
-In training, torch's route for the input gradient is a forward pass with the kernel flipped (the "forward" rows) rather
-than the backward convolution timed here.
-
-With bfloat16 instructions torch's forward pass in bfloat16 is the faster one, and "auto" leaves it to torch.
-2026-11-26: AMD EPYC with AVX512-bf16, 2 cores shared with others, two threads, n = 9 (``--repeats 9 --threads 2``),
-same versions:
-
-    type            N×H×W×C  kernel           torch ms  ours ms  ratio
-    float32     16×56×56×96  forward             11.51     8.39   1.37
-    float32     16×56×56×96  weight gradient     44.41     5.14   8.64
-    float32    16×28×28×192  forward              2.39     2.40   1.00
-    float32    16×28×28×192  weight gradient     21.62     2.61   8.28
-    float32    16×14×14×384  forward              1.01     1.29   0.79
-    float32    16×14×14×384  weight gradient     10.62     1.54   6.90
-    float32      16×7×7×768  forward              0.69     1.03   0.67
-    float32      16×7×7×768  weight gradient     20.89     1.20  17.39
-    bfloat16    16×56×56×96  forward              3.39     3.66   0.93
-    bfloat16    16×56×56×96  weight gradient     59.16     4.99  11.86
-    bfloat16   16×28×28×192  forward              1.42     1.96   0.73
-    bfloat16   16×28×28×192  weight gradient     25.51     2.27  11.26
-    bfloat16   16×14×14×384  forward              1.24     1.26   0.98
-    bfloat16   16×14×14×384  weight gradient     19.01     1.53  12.43
-    bfloat16     16×7×7×768  forward              0.41     0.80   0.51
-    bfloat16     16×7×7×768  weight gradient     26.59     0.93  28.64
+Results: docs/benchmarks.md.
 """
 
 import argparse
@@ -74,7 +14,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +21,7 @@ from torch import Tensor
 
 from nextify.kernels import choice, gpu, libraries
 from nextify.kernels.depthwise import cpu
+from nextify.system.environment import processor
 
 SHAPES = [(16, 56, 96), (16, 28, 192), (16, 14, 384), (16, 7, 768), (64, 8, 24)]  # N, H = W, C
 ON_GPU = [(64, 56, 96), (64, 28, 192), (64, 14, 384), (64, 7, 768)]
@@ -89,8 +29,8 @@ KERNEL_SIZE = 7
 
 
 def alternate(a: Callable[[], object], b: Callable[[], object], repeats: int, device: str) -> tuple[float, float]:
-    """Median milliseconds of a and of b, run in turn: processor time with one thread, else wall-clock time; on a GPU
-    one after the other, by its own clock."""
+    """Median milliseconds of a and of b, run in turn: processor time with one thread, otherwise wall-clock time. On a
+    GPU, one after the other by its own clock."""
     if device == "cuda":
         from triton.testing import do_bench
 
@@ -135,12 +75,6 @@ def pairs(
             lambda: ours.depthwise_weight_grad(grad, x.view(-1, c), size, size, k, 1, True, True),
         ),
     }
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:

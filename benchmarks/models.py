@@ -1,12 +1,13 @@
 """ConvNeXt-T of nextify against timm, torchvision and Hugging Face transformers: images/s and peak memory.
 
-One process, the same images, the libraries in turn (A B C D A B C D …), medians over the rounds, ratios round by round.
-A training step is forward, cross-entropy, backward and fused AdamW. Peak memory is the largest resident size of a
-process of its own that does nothing else; on a CUDA device, the allocator's peak in a second step, beyond what was
-there before. "Share of peak" is the multiply-adds
-of convolutions and linear layers (three times the forward for training) over what a 2048³ matrix product reaches.
+One process and the same images; the libraries take turns (A B C D A B C D …). Medians over the rounds, ratios round by
+round. A training step is forward, cross-entropy, backward and fused AdamW. Peak memory is the largest resident size of
+a process that does nothing else; on a CUDA device, the allocator's peak in a second step beyond what it held before.
+"Share of peak" is the multiply-adds of convolutions and linear layers (for training, three times the forward pass) over
+what a 2048³ matrix product reaches.
 
 Command:  python benchmarks/models.py --batch 16 --rounds 5
+Results:  docs/weights.md
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """Trials side by side against one trial at a time with all threads.
 
-The same trainings of the study's default scale (digits, tiny, the last row of the roadmap), run by the study's own
-engine two ways: as many at once as there are cores with one thread each (A), and one after the other with all threads
-(B), in the order A B A B. Images/s counts the training images of all trials over the wall time of their training;
-workers are warm, so imports and start-up are left out of both.
+The study's own engine runs the same trainings at its default scale (digits, tiny, the last row of the roadmap) in two
+ways: as many at once as there are cores, with one thread each (A), and one after the other with all threads (B), in the
+order A B A B. Images/s counts the training images of all trials over the wall time of their training. Workers are warm,
+so neither includes imports and start-up.
 
 Command:  python benchmarks/side_by_side.py --rounds 5 --epochs 5
-Hardware: Intel Xeon 2.80 GHz, 2 cores; torch 2.15.0, Python 3.11.7; 2026-11-22; n = 5 pairs, 80 s
-Result:   2 side by side 1,730 images/s (1,697 to 1,962), 1 at a time 1,146 (1,009 to 1,282); ratio 1.51 (1.33 to 1.74)
+Results:  docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from nextify.data import Images, open_images
 from nextify.fitting.scale import scale
@@ -28,8 +29,6 @@ from nextify.training.trial import Data, Runtime, Trial
 
 def images_per_second(engine: LocalEngine, trials: list[Trial], images: Images, folder: str) -> float:
     """Training images of all trials over the wall time they take together."""
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
 
     def on_event(event: Event) -> None:
         if isinstance(event, Failed | Stopped):

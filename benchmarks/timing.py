@@ -1,4 +1,4 @@
-"""What the benchmarks of products share: the time of a call, and what a matrix product reaches here."""
+"""Shared by the benchmarks: the time of a call, and the speed a matrix product reaches here."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import torch
 
 
 def timed(run: Callable[[], object], device: str = "cpu", repeats: int = 1) -> float:
-    """Seconds of one call, the mean of ``repeats``."""
+    """Seconds per call, the mean of ``repeats``."""
     start = time.perf_counter()
     for _ in range(repeats):
         run()
@@ -17,6 +17,6 @@ def timed(run: Callable[[], object], device: str = "cpu", repeats: int = 1) -> f
 
 
 def matrix_peak(dtype: torch.dtype, device: str = "cpu") -> float:
-    """Multiply-adds a second of torch's 2048³ product, the best of 9."""
+    """Multiply-adds per second of torch's 2048³ product, the best of 9."""
     a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
     return float(2048**3 / min(timed(lambda: a @ b, device) for _ in range(9)))

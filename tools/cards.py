@@ -1,6 +1,6 @@
 """Generate docs/decisions/, one card and drawing per step and an index: ``python tools/cards.py [--check]``.
 
-Sources: the roadmaps and layouts in the code, card_texts.py, and the committed studies, docs/results/**/*.json
+Sources: the roadmaps and layouts in the code, card_texts.toml, and the committed studies, docs/results/**/*.json
 (docs/results-schema.md). A card's own figure is "not measured" until such a file has the step.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 
-from card_texts import TEXTS
 from generated import ROOT, write_or_check
 
 from nextify.networks.layout import macs, parameters
@@ -21,6 +21,7 @@ from nextify.study.results import StepResult, StudyResults
 
 FOLDER = "docs/decisions"
 REGIMES = tuple(ROADMAPS)
+TEXTS = tomllib.loads((ROOT / "tools" / "card_texts.toml").read_text("utf-8"))
 
 
 def studies() -> list[tuple[str, StudyResults]]:
@@ -137,18 +138,18 @@ def our_table(name: str) -> str:
 
 def card(name: str) -> str:
     before, after = pair("resnet50", name)
-    words = TEXTS[name]
+    words = {key: " ".join(text.split()) if isinstance(text, str) else text for key, text in TEXTS[name].items()}
     status = "adopted" if after.adopted else "explored only"
     position = [r.name for r in ROADMAPS["resnet50"]].index(name)
     same = before.design == after.design
     drawing = "The architecture does not change." if same else f"![before and after]({file_name(after)}.svg)"
-    rulings = [f"- [{ruling}](../design.md#{anchor(ruling)})" for ruling in words.rulings]
+    rulings = [f"- [{ruling}](../design.md#{anchor(ruling)})" for ruling in words.get("rulings", ())]
     parts = [
         f"# {after.title}",
         "<!-- Made by tools/cards.py; do not edit. -->",
-        f"Step {position} of 16 · {after.group}, section {words.section} of the paper · {status} · `{name}`",
-        f"**What changes.** {words.what}",
-        f"**Why.** {words.why}",
+        f"Step {position} of 16 · {after.group}, section {words['section']} of the paper · {status} · `{name}`",
+        f"**What changes.** {words['what']}",
+        f"**Why.** {words['why']}",
         changed(before, after),
         "## Before and after",
         drawing,
@@ -160,7 +161,7 @@ def card(name: str) -> str:
         "## Where the paper is silent",
         "\n".join(rulings) or "Nothing to decide.",
         "## Deviations",
-        words.deviations,
+        words.get("deviations", "None known."),
         f"```sh\nnextify diff resnet50_{before.name} resnet50_{name}\n```",
     ]
     return "\n\n".join(parts) + "\n"

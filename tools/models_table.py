@@ -15,9 +15,10 @@ from nextify.paper.roadmap import ROADMAPS
 HEADER = "| name | parameters | multiply-adds | G as printed | top-1 %, printed |\n|---|--:|--:|--:|--:|"
 
 INTRODUCTION = """Every name works in `nextify.create_model(name)`, `nextify show`, `nextify diff` and `nextify models`.
-Parameters with a 1000-class head; multiply-adds of convolutions and linear layers for one 224×224 RGB image. Accuracies
-are the paper's (arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours; – where it prints none. `convnext_pooled` is ours,
-for small images and fresh weights: [what it reaches](training.md#cifar-10-from-fresh-weights-on-two-cpu-cores).
+Parameters include a 1000-class head; multiply-adds count convolutions and linear layers for one 224×224 RGB image.
+Accuracies are the paper's (arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours, and – where it prints none.
+`convnext_pooled` is our own, for small images and training from fresh weights
+([what it reaches](training.md#cifar-10-from-fresh-weights-on-two-cpu-cores)).
 """
 
 
@@ -56,7 +57,7 @@ def document() -> str:
         rows = table([f"{regime}_{row.name}" for row in roadmap])
         sections.append(f"## {roadmap.title}, step by step\n\n{rows}\n")
     sections.append(
-        "Two rows of the first roadmap cost less than is printed: [both figures](design.md#two-published-costs).\n"
+        "Two rows of the first roadmap cost less than printed: [both figures](design.md#two-published-costs).\n"
     )
     return "\n".join(sections)
 

@@ -1,4 +1,8 @@
-"""Nextify: from ResNet to ConvNeXt, one design decision at a time. ``import nextify`` does not import torch."""
+"""Nextify: every step from ResNet to ConvNeXt, as a network, a training recipe and a study on your own images.
+
+Start with ``nextify.roadmap("resnet50")`` for the steps, ``nextify.create_model("convnext_tiny")`` for a network, or
+``nextify.train`` to train one. ``import nextify`` does not import torch.
+"""
 
 from __future__ import annotations
 

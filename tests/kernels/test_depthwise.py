@@ -273,8 +273,8 @@ def test_a_module_keeps_its_last_choice() -> None:
 def test_without_a_working_compiler(
     compiler: str | None, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    monkeypatch.setattr(native, "_builds", {})
-    monkeypatch.setattr(native, "_compiler", lambda: compiler and shutil.which(compiler))
+    monkeypatch.setattr(native, "builds", {})
+    monkeypatch.setattr(native, "compiler", lambda: compiler and shutil.which(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     inputs = case(2, 9, 9, 24, 7, torch.float32)
     got, expected = (outputs(f, inputs, 1, torch.float32) for f in (depthwise_conv, reference))

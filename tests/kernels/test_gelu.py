@@ -111,8 +111,8 @@ def test_compiled_for_inference_it_is_in_parts_that_can_be_fused(dtype: torch.dt
 
 
 def test_without_a_working_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    monkeypatch.setattr(native, "_builds", {})
-    monkeypatch.setattr(native, "_compiler", lambda: None)
+    monkeypatch.setattr(native, "builds", {})
+    monkeypatch.setattr(native, "compiler", lambda: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     x = torch.randn(30)
     assert all(

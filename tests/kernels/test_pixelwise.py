@@ -7,7 +7,8 @@ from torch import Tensor
 
 from nextify.kernels import choice
 from nextify.kernels.pixelwise import products
-from tests.kernels.helpers import DTYPES, draw, needs_kernels
+from nextify.kernels.pixelwise.products import Weights
+from tests.kernels.helpers import DTYPES, draw, layer_by_layer, needs_kernels
 
 pytestmark = needs_kernels
 
@@ -30,18 +31,10 @@ def ours_and_exact(
         None if name in without else draw(n, seed=seed) for seed, (name, n) in enumerate(vectors.items())
     )
     out = torch.full((rows, outputs), torch.nan, dtype=out_type)
-    norm = (weight, None if weight is None else norm_bias, 1e-6)
-    products.run(x, shortcut, norm, (weight1, bias1), (weight2, bias2), scale, out, strip=strip, dtype=inner)
-
-    def exact(t: Tensor | None, otherwise: float) -> Tensor:
-        return torch.tensor(otherwise, dtype=torch.float64) if t is None else t.double()
-
-    y = x.double()
-    if weight is not None:
-        y = F.layer_norm(y, (columns,), weight.double(), None if norm_bias is None else norm_bias.double(), 1e-6)
-    y = F.gelu(y @ weight1.double().T + exact(bias1, 0))
-    y = y @ weight2.double().T + exact(bias2, 0)
-    return out.double(), shortcut.double() + exact(scale, 1) * y
+    norm_bias = None if weight is None else norm_bias
+    weights = Weights(weight, norm_bias, weight1, bias1, weight2, bias2, scale, 1e-6)
+    products.run(x, shortcut, weights, out, strip=strip, dtype=inner)
+    return out.double(), shortcut.double() + layer_by_layer(x.double(), weights)
 
 
 def error(got: Tensor, expected: Tensor) -> float:
@@ -100,8 +93,8 @@ def test_large_and_missing_numbers_go_through() -> None:
     x[1, 3], x[2] = torch.nan, 1e30
     out = torch.zeros(4, columns)
     eye = torch.eye(columns)
-    layers = (None, None, 0.0), (eye, None), (eye, None), None
-    products.run(x, torch.zeros(4, columns), *layers, out, strip=4, dtype=torch.float32)
+    weights = Weights(None, None, eye, None, eye, None, None, 0.0)
+    products.run(x, torch.zeros(4, columns), weights, out, strip=4, dtype=torch.float32)
     assert torch.allclose(out[[0, 2, 3]], F.gelu(x[[0, 2, 3]]), rtol=1e-5, atol=1e-6)
     assert out[1].isnan().all()
 

@@ -23,30 +23,27 @@ INTERPRETED = """
 import torch
 from nextify.kernels import gpu
 from nextify.kernels.pixelwise import gpu as pixelwise_gpu
-assert gpu._try_on("cpu") == "triton"
+assert gpu.try_on("cpu") == "triton"
 right, pixelwise_gpu.normalize = pixelwise_gpu.normalize, lambda x, *others: x
-assert "do not agree" in gpu._try_on("cpu")
+assert "do not agree" in gpu.try_on("cpu")
 pixelwise_gpu.normalize = right
 from tests.kernels.helpers import draw
-from tests.kernels.test_pixelwise_grad import NAMES, case, error, exact
+from tests.kernels.test_pixelwise_grad import NAMES, case, error, exact, weights_in
 nothing, without_norm = (), ("norm_weight", "norm_bias")
 for sizes, absent in [((5, 96, 384, 96), nothing), ((149, 130, 70, 34), nothing), ((11, 7, 29, 5), without_norm),
                       ((11, 7, 29, 5), ("bias1", "bias2")), ((11, 7, 29, 5), ("scale", "shortcut"))]:
     for dtype in (torch.float32, torch.bfloat16):
         inputs = case(*sizes, absent)
-        x, values = inputs["x"].to(dtype), [inputs.get(name) for name in NAMES]
-        norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = values
+        x, shortcut, weights = inputs["x"].to(dtype), inputs.get("shortcut"), weights_in(inputs)
         out = torch.empty(sizes[0], sizes[3])
-        parts = x, inputs.get("shortcut"), (norm_weight, norm_bias, 1e-6), (weight1, bias1), (weight2, bias2), scale
-        before = pixelwise_gpu.run(*parts, out, dtype=dtype, keeps=True)
+        before = pixelwise_gpu.run(x, shortcut, weights, out, dtype=dtype, keeps=True)
         grad = draw(*out.shape, seed=8).bfloat16().float()
-        found = pixelwise_gpu.backward(
-            grad, x, before, norm_weight, norm_bias, 1e-6, weight1, weight2, bias2, scale)
+        found = pixelwise_gpu.backward(grad, x, before, weights)
         got = {"y": out, "shortcut": grad, **dict(zip(("x", *NAMES), found, strict=True))}
         for name, expected in zip(("y", *inputs), exact(inputs), strict=True):
             assert error(got[name], expected) < (3e-6 if dtype == torch.float32 else 1.5e-2), (sizes, dtype, name)
         again = torch.empty_like(out)
-        pixelwise_gpu.run(*parts, again, dtype=dtype, keeps=False)
+        pixelwise_gpu.run(x, shortcut, weights, again, dtype=dtype, keeps=False)
         assert torch.equal(again, out)
 """
 
@@ -63,7 +60,7 @@ def test_kernels_in_the_interpreter() -> None:
 def test_without_a_gpu_the_reason_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    monkeypatch.setattr(gpu, "_notes", [])
+    monkeypatch.setattr(gpu, "notes", [])
     assert gpu.describe() == "torch; none of ours was asked for yet"
     assert not gpu.ready()
     assert gpu.describe().startswith(("not ours, because", "torch, no triton"))

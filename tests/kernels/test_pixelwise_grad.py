@@ -14,14 +14,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from nextify.kernels import choice, install
 from nextify.kernels.pixelwise import strips
 from nextify.kernels.pixelwise import training as pixelwise_grad
+from nextify.kernels.pixelwise.products import Weights
 from nextify.networks.network import Block
 from nextify.paper.design import Design
 from tests.helpers import SMALL
-from tests.kernels.helpers import DTYPES, IMAGES, draw, fast_model, needs_kernels, networks, recorder
+from tests.kernels.helpers import (
+    DTYPES,
+    IMAGES,
+    draw,
+    fast_model,
+    layer_by_layer,
+    needs_kernels,
+    networks,
+    recorder,
+)
 
 pytestmark = needs_kernels
 BLOCKS_RUN_IN = pixelwise_grad
-NAMES = ("norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2", "scale")
+NAMES = Weights._fields[:-1]
 
 
 @pytest.fixture(autouse=True)
@@ -48,21 +58,23 @@ def case(rows: int, columns: int, wide: int, outputs: int, without: tuple[str, .
     return {name: t.bfloat16().float() for name, t in found.items() if name not in without}
 
 
+def weights_in(inputs: dict[str, Tensor]) -> Weights:
+    return Weights(*(inputs.get(name) for name in NAMES), 1e-6)  # type: ignore[arg-type]
+
+
 def outputs_of(inputs: dict[str, Tensor], dtype: torch.dtype, incoming: torch.dtype) -> list[Tensor]:
     """Ours: the output, and the gradients of all inputs in turn."""
     leaves = {name: t.clone().requires_grad_() for name, t in inputs.items()}
     if dtype == torch.bfloat16:
         leaves |= {name: leaves[name].detach().to(dtype).requires_grad_() for name in ("x",)}
-    rest = [leaves.get(name) for name in NAMES]
-    y = pixelwise_grad._Pixelwise.apply(leaves["x"], leaves.get("shortcut"), 1e-6, dtype, *rest)
+    y = pixelwise_grad.pixelwise(leaves["x"], leaves.get("shortcut"), weights_in(leaves), dtype)
     grad = draw(*y.shape, seed=8).bfloat16().to(incoming)
     return [y, *torch.autograd.grad(y, list(leaves.values()), grad.to(y.dtype))]
 
 
 def exact(inputs: dict[str, Tensor]) -> list[Tensor]:
     leaves = {name: t.double().requires_grad_() for name, t in inputs.items()}
-    y = pixelwise_grad._branch(leaves["x"], 1e-6, torch.float32, [leaves.get(name) for name in NAMES])
-    y = y + leaves.get("shortcut", 0)
+    y = layer_by_layer(leaves["x"], weights_in(leaves)) + leaves.get("shortcut", 0)
     return [y, *torch.autograd.grad(y, list(leaves.values()), draw(*y.shape, seed=8).bfloat16().double())]
 
 
@@ -95,7 +107,7 @@ def test_bfloat16_against_float64(incoming: torch.dtype, strip: int, monkeypatch
 
 def test_a_last_strip_whose_panels_are_wider(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 1,300 rows panels have half the width, of the 1,200 that are left the whole, and more bytes."""
-    monkeypatch.setattr(pixelwise_grad, "_strip", lambda *_: 1300)
+    monkeypatch.setattr(pixelwise_grad, "strip_of", lambda *_: 1300)
     inputs = case(2500, 8, 70, 8)
     got = outputs_of(inputs, torch.float32, torch.float32)
     for name, own, expected in zip(("y", *inputs), got, exact(inputs), strict=True):
@@ -183,12 +195,12 @@ def test_second_derivatives() -> None:
 
     def gradients(*leaves: Tensor) -> tuple[Tensor, ...]:
         x, shortcut, *rest = leaves
-        y = pixelwise_grad._Pixelwise.apply(x, shortcut, 1e-6, torch.float32, *rest)
+        y = pixelwise_grad.pixelwise(x, shortcut, Weights(*rest, 1e-6), torch.float32)  # type: ignore[arg-type]
         return torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
 
     def by_layers(*leaves: Tensor) -> tuple[Tensor, ...]:
         x, shortcut, *rest = leaves
-        y = shortcut + pixelwise_grad._branch(x, 1e-6, torch.float32, rest)
+        y = shortcut + layer_by_layer(x, Weights(*rest, 1e-6))  # type: ignore[arg-type]
         return torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
 
     twice = [torch.autograd.grad(sum(g.sin().sum() for g in f(*inputs)), inputs) for f in (gradients, by_layers)]
@@ -312,11 +324,8 @@ def test_a_compiled_graph_keeps_what_its_operators_take() -> None:
 def test_operators_pass_torch_checks() -> None:
     inputs = case(12, 6, 10, 6)
     x, shortcut, *rest = inputs.values()
-    norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = rest
-    args = (x, shortcut, norm_weight, norm_bias, 1e-6, weight1, bias1, weight2, bias2, scale, torch.float32)
-    torch.library.opcheck(torch.ops.nextify.pixelwise, args)
-    back = (shortcut, x, draw(12, 10), norm_weight, norm_bias, 1e-6, weight1, weight2, bias2, scale)
-    torch.library.opcheck(torch.ops.nextify.pixelwise_grad, back)
+    torch.library.opcheck(torch.ops.nextify.pixelwise, (x, shortcut, *rest, 1e-6, torch.float32))
+    torch.library.opcheck(torch.ops.nextify.pixelwise_grad, (shortcut, x, draw(12, 10), *rest, 1e-6))
 
 
 def test_multiply_adds_are_counted() -> None:

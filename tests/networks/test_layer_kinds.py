@@ -55,7 +55,7 @@ class ShiftModule(nn.Module):
 
 @pytest.fixture
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_modules", dict(layers._modules))
+    monkeypatch.setattr(layers, "MODULES", dict(layers.MODULES))
     layers.module_of(Shift)(ShiftModule)
 
 

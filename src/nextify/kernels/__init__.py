@@ -1,6 +1,6 @@
-"""Faster versions of single layers, installed into a finished network.
+"""Faster versions of single layers, for networks that are already built.
 
-``install(model, "auto" | "on" | "off")`` puts them in, ``describe(model)`` says which layers use which kernel and why.
+``install(model, "auto" | "on" | "off")`` puts them in; ``describe(model)`` says which kernel each layer uses and why.
 """
 
 from nextify.kernels.choice import Choice, libraries

@@ -1,7 +1,7 @@
 """Whether our kernels for GPUs can be used here.
 
-Triton needs a GPU that it knows and, depending on its version, a C compiler. Our kernels are used only after two of
-them gave the right numbers on a small case; otherwise the reason is kept and torch does the work.
+Triton needs a GPU it knows and, depending on its version, a C compiler. Our kernels are used only if two of them give
+the right numbers on a small case; otherwise the reason is kept and torch does the work.
 """
 
 import importlib.util
@@ -9,23 +9,25 @@ import importlib.util
 import torch
 import torch.nn.functional as F
 
-_notes: list[str] = []
+notes: list[str] = []
+"""What trying them found; empty before."""
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
 def ready() -> bool:
-    """Whether they can be used; tries them when asked first."""
-    if not _notes:
-        _notes.append(_try_on("cuda"))
-    return _notes[0] == "triton"
+    """Whether they can be used. The first call tries them."""
+    if not notes:
+        notes.append(try_on("cuda"))
+    return notes[0] == "triton"
 
 
 def describe() -> str:
-    """What ``ready`` found, without trying anything."""
-    return _notes[0] if _notes else "torch; none of ours was asked for yet"
+    """What ``ready`` found; tries nothing itself."""
+    return notes[0] if notes else "torch; none of ours was asked for yet"
 
 
-def _try_on(device: str) -> str:
+def try_on(device: str) -> str:
+    """Try them on a device: ``triton``, or why torch does the work."""
     if importlib.util.find_spec("triton") is None:
         return "torch, no triton"
     try:
@@ -38,7 +40,7 @@ def _try_on(device: str) -> str:
 
 
 def _check(device: str) -> None:
-    """A norm and a depthwise convolution on a small case with ragged sizes; raises RuntimeError where they differ."""
+    """Raise RuntimeError where a norm or a depthwise convolution of ragged sizes differs from torch's."""
     from nextify.kernels.depthwise import gpu as depthwise_gpu
     from nextify.kernels.pixelwise import gpu as pixelwise_gpu
 

@@ -1,8 +1,8 @@
-"""Triton kernels, launched with less work on the processor.
+"""Launch Triton kernels with less work on the processor.
 
-Triton looks at every argument of every call to find the kernel that was compiled for its kind. A network waits for
-calls more than for kernels where its batch is small; here what matters is looked at (types, alignment, whether a number
-is 1 or a multiple of 16), and the kernel that Triton gave for it the first time is called. Imports triton.
+At every call Triton inspects every argument to find the kernel compiled for its kind, and at small batches a network
+waits for such calls rather than for kernels. Here only what matters is inspected (types, alignment, whether a number
+is 1 or a multiple of 16) and the kernel that Triton chose for it the first time is called. Imports triton.
 """
 
 # mypy: disable-error-code="import-untyped, import-not-found"
@@ -17,9 +17,8 @@ _found: dict[tuple[Any, ...], Any] = {}
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, constants: tuple[int, ...], warps: int = 4) -> None:
-    """`kernel[grid](*arguments, *constants)` on the device of the first argument, a tensor; the others are tensors and
-    numbers. `constants` are those arguments, the last ones, that are compiled into the kernel. Grids have up to three
-    axes."""
+    """Run `kernel[grid](*arguments, *constants)` on the device of the first argument, a tensor; the others are tensors
+    and numbers. `constants`, the last arguments, are compiled into the kernel. Grids have up to three axes."""
     index = arguments[0].get_device()
     if index >= 0 and index != torch.cuda.current_device():
         with torch.cuda.device(index):

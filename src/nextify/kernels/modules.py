@@ -1,14 +1,14 @@
-"""The fast versions of a network's modules, and how they are installed.
+"""Fast versions of a network's modules, and how to install them.
 
-Each is a subclass of the plain module that changes nothing but `forward`, so parameters, names, hooks and state dicts
-stay what they are. `choice.py` decides at each call, and a module keeps its last choice made outside of a graph.
+Each is a subclass of the plain module that overrides nothing but `forward`, so parameters, names, hooks and state dicts
+stay as they are. `choice.py` decides at each call; a module remembers its last choice made outside a compiled graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +21,16 @@ from nextify.kernels.gelu import cpu as gelu_cpu
 from nextify.kernels.pixelwise import strips, training
 from nextify.networks.layers import LayerNorm, Pointwise, SpatialConv
 from nextify.networks.network import Block, Chain
-from nextify.system.native import Mode
+from nextify.system.native import Mode, known_mode
 
 
 class Fast:
     """What the fast modules share; mixed into a subclass of the plain module."""
 
     kernels: Mode = "auto"
-    """The mode of installation."""
+    """The mode it was installed with."""
     choice: Choice | None = None
-    """The last one made outside of a graph."""
+    """The last one made outside a compiled graph."""
 
     def chosen(self, made: Choice) -> Choice:
         if not torch.compiler.is_compiling():
@@ -60,14 +60,14 @@ class FastGELU(Fast, nn.GELU):
 
 
 class FastPointwise(Fast, Pointwise):
-    """A 1x1 convolution that adds its bias afterwards where compiled graphs gain from it."""
+    """A 1x1 convolution that adds its bias after the product where a compiled graph gains from it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _linear(x[:, :: self.stride, :: self.stride] if self.stride > 1 else x, self)
 
 
 class FastBlock(Fast, Block):
-    """A block whose work on single pixels is one kernel, or whose layer scale is folded into its last layer."""
+    """A block that does its work on single pixels in one kernel, or folds layer scale into its last layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         layers: list[Any] = [self._modules[name] for name in self.order]
@@ -83,10 +83,10 @@ class FastBlock(Fast, Block):
         shortcut = self.shortcut(x)
         if made.kernel == "inference":
             y = strips.run(y, shortcut, parts, self.layer_scale, dtype=made.dtype, own=made.own)
-        elif dropped:
-            y = shortcut + self.drop_path(training.run(y, None, parts, self.layer_scale, dtype=made.dtype))
         else:
-            y = training.run(y, shortcut, parts, self.layer_scale, dtype=made.dtype)
+            y = training.run(y, None if dropped else shortcut, parts, self.layer_scale, dtype=made.dtype)
+            if dropped:
+                y = shortcut + self.drop_path(y)
         return self.after(y)  # type: ignore[no-any-return]
 
     def _last(self, x: Tensor, layer: nn.Module) -> Tensor:
@@ -108,7 +108,7 @@ def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _parts(layers: Sequence[nn.Module]) -> strips.Parts | None:
-    """A block's layers as the kernels take them; None where the last ones are of other kinds, such as subclasses."""
+    """A block's layers as the kernels take them, or None where the last ones are of other kinds, such as subclasses."""
     if [type(layer) for layer in layers[-3:]] != [FastPointwise, FastGELU, FastPointwise]:
         return None
     at = -4 if len(layers) > 3 and type(layers[-4]) is LayerNorm else -3
@@ -118,14 +118,14 @@ def _parts(layers: Sequence[nn.Module]) -> strips.Parts | None:
 
 @dataclass(frozen=True)
 class Installed:
-    """Layers with one kind of fast module that last made the same choice."""
+    """Layers of one kind whose last choice was the same."""
 
     module: str
-    """The fast module, ``FastBlock``."""
+    """The fast module, such as ``FastBlock``."""
     layers: tuple[str, ...]
-    """Names in the network."""
+    """Their names in the network."""
     kernel: str
-    """What they ran on last, as in a ``Choice``; ``undecided`` before the first call and in compiled graphs."""
+    """What they last ran on, as in a ``Choice``; ``undecided`` before the first call and in compiled graphs."""
     reason: str
 
 
@@ -136,10 +136,10 @@ _PLAIN = {fast: plain for plain, fast in _FAST.items()}
 
 
 def install(model: nn.Module, mode: Mode = "auto") -> list[Installed]:
-    """Replace modules of a finished network by faster ones with the same parameters and names, in place.
+    """Replace modules of a finished network with faster ones of the same parameters and names, in place.
 
-    Call it before wrapping the network for several processes, copying it for an average, or compiling it. Calling it
-    again changes the mode. Networks of other libraries are left alone.
+    Call it before the network is wrapped for several processes, copied for an average or compiled. Calling it again
+    changes the mode. Networks of other libraries are left alone.
 
     Args:
         model: a network of ours, or anything that holds one.
@@ -149,10 +149,8 @@ def install(model: nn.Module, mode: Mode = "auto") -> list[Installed]:
     Raises:
         ValueError: there is no such mode.
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"kernels must be auto, on or off, got {mode!r}")
-    chains = [module for module in model.modules() if isinstance(module, Chain)]
-    for chain in chains:
+    known_mode(mode)
+    for chain in [module for module in model.modules() if isinstance(module, Chain)]:
         for module in (*(getattr(chain, name) for name in chain.order), chain):
             _replace(module, mode)
     return installed(model)
@@ -173,7 +171,7 @@ def _replace(module: nn.Module, mode: Mode) -> None:
 
 
 def installed(model: nn.Module) -> list[Installed]:
-    """The fast modules of a network, grouped by what they ran on last and why."""
+    """The fast modules of a network, grouped by what they last ran on and why."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for name, module in model.named_modules():
         if isinstance(module, Fast) and not isinstance(module, FastPointwise):
@@ -183,5 +181,5 @@ def installed(model: nn.Module) -> list[Installed]:
 
 
 def describe(model: nn.Module) -> dict[str, object]:
-    """The network's kernels as plain data for records: libraries, and layers with what they ran on last."""
+    """A network's kernels as plain data for records: the libraries, and what each layer last ran on."""
     return {"libraries": choice.libraries(), "layers": [asdict(group) for group in installed(model)]}

@@ -1,26 +1,63 @@
-"""Our own operators as torch's dispatcher sees them.
+"""How a kernel of ours comes to be called: compiled and checked libraries, and operators for torch's dispatcher."""
 
-`torch.library.custom_op` wraps an operator in checks for autograd and aliases that cost more than the call itself. An
-operator registered here must be called where no gradients are recorded, and must return new tensors; for a batch of one
-that saves a percent of a network's time.
-"""
-
-from collections.abc import Callable
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-_library = torch.library.Library("nextify", "FRAGMENT")  # type: ignore[no-untyped-call]
+from nextify.system import native
+
+_operators = torch.library.Library("nextify", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
-def operator(name: str, function: Callable[..., Any]) -> Any:
-    """Register `function` as `torch.ops.nextify.<name>` for every device.
+def compiled(
+    name: str, source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...] = ()
+) -> tuple[Callable[[], Any], Callable[[], bool]]:
+    """Two functions for a C++ library, as `native.build` takes it: one returns it, one says whether it can be used.
 
-    Its argument types are the schema. What it returns for tensors without memory must be registered with
+    Whichever is called first builds it. A compiled graph asks the second once, when it is traced.
+    """
+
+    def library() -> Any:
+        return native.build(name, source, check, flags).library
+
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def ready() -> bool:
+        return native.build(name, source, check, flags).usable
+
+    return library, ready
+
+
+def check_numbers(pairs: Sequence[tuple[Any, Any]], rtol: float, atol: float, code: int = 0) -> None:
+    """Raise RuntimeError unless a kernel returned 0 and each of its arrays is close to NumPy's."""
+    if code or not all(np.allclose(got, expected, rtol=rtol, atol=atol) for got, expected in pairs):
+        raise RuntimeError("the compiled kernel does not agree with NumPy")
+
+
+def pointers(*tensors: Tensor | None) -> list[int | None]:
+    """The addresses of tensors, None for those that are absent."""
+    return [None if t is None else t.data_ptr() for t in tensors]
+
+
+def failed(kernel: str, code: int) -> RuntimeError:
+    return RuntimeError(f"the {kernel} kernel failed with code {code}; --kernels off goes without it")
+
+
+def operator(name: str, function: Callable[..., Any], schema: str | None = None) -> Any:
+    """Register `function` as `torch.ops.nextify.<name>` for every device; its argument types are the default schema.
+
+    `torch.library.custom_op` would wrap it in checks for autograd and aliases that cost more than the call itself. An
+    operator registered here must be called where no gradients are recorded, and must return new tensors; for a batch of
+    one that saves a percent of a network's time. What it returns for tensors without memory must be registered with
     `torch.library.register_fake`.
     """
-    _library.define(name + torch.library.infer_schema(function, mutates_args=()))  # type: ignore[no-untyped-call]
-    _library.impl(name, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    schema = schema or torch.library.infer_schema(function, mutates_args=())
+    _operators.define(name + schema)  # type: ignore[no-untyped-call]
+    _operators.impl(name, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     return getattr(torch.ops.nextify, name)
 
 

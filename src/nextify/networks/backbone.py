@@ -1,7 +1,7 @@
 """A network as the backbone of a detector or segmenter: maps of several resolutions, with channels and strides.
 
-Tensors have the ConvNet's names, so its weights load unchanged. The norms of the outputs are new: like Swin's and
-ConvNeXt's detection code there is one per output, since the network itself has none behind its middle stages.
+Tensors have the ConvNet's names, so its weights load unchanged. Only the outputs' norms are new: as in Swin's and
+ConvNeXt's detection code there is one per output, since the network itself has none after its middle stages.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from nextify.networks.layers import build, to_nchw, to_nhwc
-from nextify.networks.layout import ImageSizeError, Layout, Named, Norm
-from nextify.networks.network import ConvNet
+from nextify.networks.layers import build, to_nchw
+from nextify.networks.layout import Layout, Named, Norm
+from nextify.networks.network import ConvNet, Trunk
 
 Format = Literal["NCHW", "NHWC"]
 
@@ -29,7 +28,7 @@ class Feature:
     """Index of the stage, from 0."""
     channels: int
     stride: int
-    """Pixels of the image per pixel of the map, along each side."""
+    """Image pixels per pixel of the map, along each side."""
 
     @property
     def module(self) -> str:
@@ -53,7 +52,8 @@ def _stride(layers: Named) -> int:
 
 
 def pick(indices: Sequence[int] | int | None, stages: int) -> tuple[int, ...]:
-    """Stage indices as timm reads ``out_indices``: negative ones count from the end, an int n is the last n.
+    """Stage indices, with ``indices`` read as timm reads ``out_indices``: negative ones count from the end, an int n
+    means the last n.
 
     Raises:
         ValueError: there is no such stage, or no index at all.
@@ -68,16 +68,16 @@ def pick(indices: Sequence[int] | int | None, stages: int) -> tuple[int, ...]:
     return tuple(sorted(set(chosen)))
 
 
-class Backbone(nn.Module):
+class Backbone(Trunk):
     """Stem and stages of a network; returns a list of maps, one for each of ``out_indices``.
 
     Args:
         net: the network whose modules the backbone takes over; stages after the last output are left out.
         out_indices: stages whose maps are returned, as timm reads them.
-        norms: whether each output has a fresh norm of the network's kind.
-        frozen_stages: 0 freezes nothing, 1 the stem and the first stage, 2 the first two stages, … Frozen parts get no
-            gradient and stay in evaluation mode (running statistics, no dropped paths) under ``train()``.
-        output_format: memory order of the maps. ``NCHW`` is a channels-last view of the NHWC maps inside, no copy.
+        norms: whether each output gets a fresh norm of the network's kind.
+        frozen_stages: 0 freezes nothing, 1 the stem and the first stage, 2 the stem and the first two, … Frozen parts
+            get no gradient and stay in evaluation mode (running statistics, no dropped paths) under ``train()``.
+        output_format: axis order of the maps. ``NCHW`` is a channels-last view of the NHWC maps inside, not a copy.
     """
 
     def __init__(
@@ -104,10 +104,12 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(list(net.stages)[: self.out_indices[-1] + 1])
         self.norms = nn.ModuleDict()
         if norms:
-            kind = _norm_kind(net.layout)
+            layers = (*net.layout.head, *net.layout.stages[0].blocks[0].branch)
+            kind = next(layer.kind for _, layer in layers if isinstance(layer, Norm))
             for feature in self.feature_info:
                 self.norms[str(feature.stage)] = build(Norm(kind, feature.channels))
-        self._freeze()
+        for part in self._frozen():
+            part.eval().requires_grad_(False)
 
     @property
     def channels(self) -> list[int]:
@@ -120,43 +122,22 @@ class Backbone(nn.Module):
     def _frozen(self) -> list[nn.Module]:
         return [self.stem, *list(self.stages)[: self.frozen_stages]] if self.frozen_stages else []
 
-    def _freeze(self) -> None:
-        for part in self._frozen():
-            part.eval()
-            part.requires_grad_(False)
-
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         for part in self._frozen():
             part.eval()
         return self
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        for stage in self.stages:
-            stage.checkpointing = enable  # type: ignore[assignment]
-
     def forward(self, images: Tensor) -> list[Tensor]:
         """``(N, channels, H, W)`` images to maps, the highest resolution first.
 
         Raises:
-            ImageSizeError: images smaller than the strides allow.
+            ImageSizeError: the images are smaller than the strides allow.
         """
-        if min(images.shape[-2:]) < self.smallest_image:
-            raise ImageSizeError(
-                f"images of {images.shape[-2]}x{images.shape[-1]} are too small for this network; "
-                f"each side must be at least {self.smallest_image} pixels"
-            )
-        x = self.stem(to_nhwc(images.contiguous(memory_format=torch.channels_last)))
-        maps = []
+        x, maps = self.forward_stem(images), []
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in self.out_indices:
                 y = self.norms[str(index)](x) if len(self.norms) else x
                 maps.append(y if self.output_format == "NHWC" else to_nchw(y))
         return maps
-
-
-def _norm_kind(net: Layout) -> Literal["batch", "layer"]:
-    kinds = [layer.kind for _, layer in (*net.head, *net.stages[0].blocks[0].branch) if isinstance(layer, Norm)]
-    return kinds[0]

@@ -1,8 +1,9 @@
 """The layers of a Layout as torch modules.
 
-Activations travel as ``(N, H, W, C)``, so that every 1x1 convolution is a linear layer and every norm acts on the last
-axis; a spatial convolution views them as channels-last NCHW, without a copy. A module lists in ``undecayed`` the
-parameters that weight decay must spare. Faster versions of these modules can be installed into a finished network.
+Activations travel as ``(N, H, W, C)``, so every 1x1 convolution is a linear layer and every norm acts on the last axis;
+a spatial convolution views them as channels-last NCHW, without a copy. Weight decay spares the parameters that a module
+lists in ``undecayed``, by default its bias. ``nextify.kernels`` can replace these modules with faster ones in a
+finished network.
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ LAYER_NORM_EPS = 1e-6
 """The released ConvNeXt's. Batch norm keeps torch's 1e-5, like torchvision's ResNet."""
 
 Builder = TypeVar("Builder", bound=Callable[[Any], nn.Module])
-_modules: dict[type[Layer], Callable[[Any], nn.Module]] = {}
+MODULES: dict[type[Layer], Callable[[Any], nn.Module]] = {}
 
 
 def module_of(kind: type[Layer]) -> Callable[[Builder], Builder]:
-    """Register what builds the torch module of a kind of layer: a module class that takes the layer, or a function."""
+    """Register the builder of a kind of layer: a torch module class that takes the layer, or a function."""
 
     def register(builder: Builder) -> Builder:
-        _modules[kind] = builder
+        MODULES[kind] = builder
         return builder
 
     return register
 
 
 def build(layer: Layer) -> nn.Module:
-    """The torch module of one layer of a plan.
+    """Build the torch module of one layer of a plan.
 
     Raises:
         UnknownLayer: no module is registered for a layer of this kind.
     """
-    if type(layer) not in _modules:
+    if type(layer) not in MODULES:
         raise UnknownLayer(layer)
-    return _modules[type(layer)](layer)
+    return MODULES[type(layer)](layer)
 
 
 def to_nchw(x: Tensor) -> Tensor:
@@ -49,14 +50,12 @@ def to_nchw(x: Tensor) -> Tensor:
 
 
 def to_nhwc(x: Tensor) -> Tensor:
-    """View ``(N, C, H, W)`` as ``(N, H, W, C)``; no copy where the memory is channels-last."""
+    """View ``(N, C, H, W)`` as ``(N, H, W, C)``; contiguous where the memory is channels-last."""
     return x.permute(0, 2, 3, 1)
 
 
 class Pointwise(nn.Linear):
     """A 1x1 convolution of any stride on ``(N, H, W, C)``."""
-
-    undecayed: ClassVar = ("bias",)
 
     def __init__(self, conv: Conv) -> None:
         super().__init__(conv.in_channels, conv.out_channels, bias=conv.bias)
@@ -67,20 +66,11 @@ class Pointwise(nn.Linear):
 
 
 class SpatialConv(nn.Conv2d):
-    """A convolution over pixels, grouped or not, on ``(N, H, W, C)``."""
-
-    undecayed: ClassVar = ("bias",)
+    """A convolution, grouped or not, on ``(N, H, W, C)``."""
 
     def __init__(self, conv: Conv) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            stride=conv.stride,
-            padding=conv.padding,
-            groups=conv.groups,
-            bias=conv.bias,
-        )
+        side, stride, padding = conv.kernel_size, conv.stride, conv.padding
+        super().__init__(conv.in_channels, conv.out_channels, side, stride, padding, groups=conv.groups, bias=conv.bias)
         self.depthwise = conv.depthwise
         self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
@@ -170,8 +160,8 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
         self.part: tuple[Tensor, int] | None = None
-        """Where the images are some rows of a larger batch: these rows, and the size of that batch. Paths are drawn for
-        all of it."""
+        """If the images are some rows of a larger batch: those rows, and the size of that batch, for all of which paths
+        are drawn."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
@@ -187,23 +177,15 @@ class DropPath(nn.Module):
 
 
 def initialize(module: nn.Module, how: str) -> None:
-    """Initial weights of one module's own parameters: ``he`` (arXiv 1502.01852, fan out, as torchvision's ResNet)
-    or ``truncated_normal`` of standard deviation 0.02 with zero biases (as the released ConvNeXt)."""
+    """Draw the weights of one module's own parameters: ``he`` (arXiv 1502.01852, fan out, as torchvision's ResNet)
+    or ``truncated_normal`` of standard deviation 0.02 (as the released ConvNeXt). Biases become zero."""
     if not isinstance(module, nn.Conv2d | nn.Linear):
         return
-    fill: Callable[[Tensor], Tensor]
     if how == "he":
         fan_out = module.weight.shape[0] * module.weight[0, 0].numel()
         groups = module.groups if isinstance(module, nn.Conv2d) else 1
-        std = (2.0 / (fan_out / groups)) ** 0.5
-
-        def fill(weight: Tensor) -> Tensor:
-            return nn.init.normal_(weight, std=std)
+        nn.init.normal_(module.weight, std=(2.0 / (fan_out / groups)) ** 0.5)
     else:
-
-        def fill(weight: Tensor) -> Tensor:
-            return nn.init.trunc_normal_(weight, std=0.02)
-
-    fill(module.weight)
+        nn.init.trunc_normal_(module.weight, std=0.02)
     if module.bias is not None:
         nn.init.zeros_(module.bias)

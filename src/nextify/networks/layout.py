@@ -1,29 +1,34 @@
-"""The layers a design asks for, as plain data; what they cost.
+"""The layers of a design as plain data, and what they cost.
 
-``layout(design)`` is the only place that branches on a Design's fields. Everything the paper leaves open is ruled here,
-next to the code that needs it and marked ``Ruling``; docs/design.md lists the rulings. Source of the block shapes:
-arXiv 2201.03545v2, sections 2.2 to 2.6, Figures 3 and 4 and Table 9. No torch here.
+Only ``layout(design)`` branches on a Design's fields. What the paper leaves open is decided here, next to the code that
+needs it and marked ``Ruling``; docs/design.md lists the rulings. Source of the block shapes: arXiv 2201.03545v2,
+sections 2.2 to 2.6, Figures 3 and 4 and Table 9. No torch here.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, assert_never
+from typing import ClassVar, Literal
 
 from nextify.paper.design import ActivationKind, Design, LayerScale, NormKind
 
 EXPANSION = 4
-"""Wide over narrow side of a block, in ResNet's bottleneck and ConvNeXt's inverted one alike."""
+"""Ratio of a block's wide side to its narrow side, in ResNet's bottleneck and ConvNeXt's inverted one alike."""
 
 
 class ImageSizeError(ValueError):
-    """An image too small for a network's strides; the message says which sizes work."""
+    """The image is too small for the network's strides; the message says which sizes work."""
+
+
+def too_small(size: tuple[int, int], smallest: int, where: str) -> ImageSizeError:
+    images, least = "x".join(map(str, size)), f"each side must be at least {smallest} pixels"
+    return ImageSizeError(f"images of {images} are too small{where}; {least}")
 
 
 class UnknownLayer(TypeError):
-    """A layer of a kind that the package does not know; the message names the remedy."""
+    """The package does not know this kind of layer; the message names the remedy."""
 
     def __init__(self, layer: object) -> None:
         name = type(layer).__name__
@@ -33,12 +38,12 @@ class UnknownLayer(TypeError):
 class Layer(ABC):
     """One layer of a plan, with its label and its cost.
 
-    A new kind is a frozen dataclass derived from this class; ``nextify.networks.layers.module_of`` registers its torch
-    module. Its name in a chain is also its name in weight files.
+    A new kind is a frozen dataclass derived from this class, whose torch module is registered with
+    ``nextify.networks.layers.module_of``. A layer's name in a chain is also its name in weight files.
     """
 
     boxed: ClassVar[bool] = False
-    """Whether diagrams draw a box; other layers are written beside the arrow."""
+    """Whether diagrams draw the layer as a box; others are written beside the arrow."""
 
     @property
     @abstractmethod
@@ -47,34 +52,67 @@ class Layer(ABC):
 
     @property
     def full_label(self) -> str:
-        """The label with all that distinguishes the layer, ``1×1, 96→384, bias``."""
+        """The label with everything that distinguishes the layer: ``1×1, 96→384, bias``."""
         return self.label + (f", {self.outputs}" if self.outputs else "")
 
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """Number of learned values."""
+        """Number of learned parameters."""
 
     @property
     def outputs(self) -> int:
-        """Channels of the output, 0 where they are whatever the input has."""
+        """Channels of the output; 0 if it has as many as the input."""
         return 0
 
     def size(self, side: int) -> int:
-        """Pixels of one side of the output."""
+        """Pixels along one side of the output."""
         return side
 
     def input_size(self, side: int) -> int:
-        """Pixels of one side of the input that ``side`` pixels of the output take."""
+        """Pixels along one side of the input that ``side`` pixels of the output need."""
         return side
 
     def macs(self, pixels: int) -> int:
-        """Multiply-adds for one image whose output has that many pixels; convolutions and linear layers count."""
+        """Multiply-adds for one image if the output has that many pixels; only convolutions and linear layers count."""
         return 0
 
 
+class _Window(Layer):
+    """A layer that slides a square window over the pixels."""
+
+    kernel_size: int
+    stride: int
+    padding: int
+    boxed = True
+
+    @property
+    def window(self) -> str:
+        return f"{self.kernel_size}×{self.kernel_size}" + (f"/{self.stride}" if self.stride > 1 else "")
+
+    def size(self, side: int) -> int:
+        return (side + 2 * self.padding - self.kernel_size) // self.stride + 1
+
+    def input_size(self, side: int) -> int:
+        return (side - 1) * self.stride + self.kernel_size - 2 * self.padding
+
+
+class _Affine(Layer):
+    """A layer that learns a weight and a bias per channel."""
+
+    channels: int
+
+    @property
+    def parameters(self) -> int:
+        return 2 * self.channels
+
+    @property
+    def outputs(self) -> int:
+        return self.channels
+
+
 @dataclass(frozen=True)
-class Conv(Layer):
+class Conv(_Window):
     in_channels: int
     out_channels: int
     kernel_size: int
@@ -82,7 +120,6 @@ class Conv(Layer):
     padding: int
     groups: int
     bias: bool
-    boxed = True
 
     @property
     def depthwise(self) -> bool:
@@ -91,7 +128,7 @@ class Conv(Layer):
     @property
     def label(self) -> str:
         groups = f", g={self.groups}" if self.groups > 1 and not self.depthwise else ""
-        return f"{'d' if self.depthwise else ''}{_window(self)}, {self.out_channels}{groups}"
+        return f"{'d' if self.depthwise else ''}{self.window}, {self.out_channels}{groups}"
 
     @property
     def full_label(self) -> str:
@@ -106,38 +143,18 @@ class Conv(Layer):
     def outputs(self) -> int:
         return self.out_channels
 
-    def size(self, side: int) -> int:
-        return (side + 2 * self.padding - self.kernel_size) // self.stride + 1
-
-    def input_size(self, side: int) -> int:
-        return (side - 1) * self.stride + self.kernel_size - 2 * self.padding
-
     def macs(self, pixels: int) -> int:
         return self.out_channels * (self.in_channels // self.groups) * self.kernel_size**2 * pixels
 
 
 @dataclass(frozen=True)
-class Norm(Layer):
+class Norm(_Affine):
     kind: NormKind
     channels: int
 
     @property
     def label(self) -> str:
-        match self.kind:
-            case "batch":
-                return "BN"
-            case "layer":
-                return "LN"
-            case _:
-                assert_never(self.kind)
-
-    @property
-    def parameters(self) -> int:
-        return 2 * self.channels
-
-    @property
-    def outputs(self) -> int:
-        return self.channels
+        return {"batch": "BN", "layer": "LN"}[self.kind]
 
 
 @dataclass(frozen=True)
@@ -147,50 +164,25 @@ class Activation(Layer):
 
     @property
     def label(self) -> str:
-        match self.kind:
-            case "relu":
-                return "ReLU"
-            case "gelu":
-                return "GELU"
-            case _:
-                assert_never(self.kind)
+        return {"relu": "ReLU", "gelu": "GELU"}[self.kind]
 
 
 @dataclass(frozen=True)
-class MaxPool(Layer):
+class MaxPool(_Window):
     kernel_size: int
     stride: int
     padding: int
-    boxed = True
     parameters = 0
 
     @property
     def label(self) -> str:
-        return f"max pool {_window(self)}"
-
-    def size(self, side: int) -> int:
-        return (side + 2 * self.padding - self.kernel_size) // self.stride + 1
-
-    def input_size(self, side: int) -> int:
-        return (side - 1) * self.stride + self.kernel_size - 2 * self.padding
+        return f"max pool {self.window}"
 
 
 @dataclass(frozen=True)
-class ResponseNorm(Layer):
+class ResponseNorm(_Affine):
     channels: int
     label = "GRN"
-
-    @property
-    def parameters(self) -> int:
-        return 2 * self.channels
-
-    @property
-    def outputs(self) -> int:
-        return self.channels
-
-
-def _window(layer: Conv | MaxPool) -> str:
-    return f"{layer.kernel_size}×{layer.kernel_size}" + (f"/{layer.stride}" if layer.stride > 1 else "")
 
 
 Named = tuple[tuple[str, Layer], ...]
@@ -206,9 +198,9 @@ class BlockSpec:
     branch: Named
     """The residual branch, in order."""
     shortcut: Named
-    """Empty where the shortcut is the identity."""
+    """Empty if the shortcut is the identity."""
     after: Named
-    """What follows the sum."""
+    """Layers after the sum."""
     layer_scale: LayerScale
 
 
@@ -217,12 +209,12 @@ class StageSpec:
     """Blocks of one resolution and width, and the layers that lead to them."""
 
     downsample: Named
-    """Layers between the stage before and this one; empty where the first block strides."""
+    """Layers between the previous stage and this one; empty if the first block strides."""
     blocks: tuple[BlockSpec, ...]
 
     @property
     def channels(self) -> int:
-        """Channels that the stage gives."""
+        """Channels of the stage's output."""
         return self.blocks[-1].out_channels
 
 
@@ -241,7 +233,7 @@ class Layout:
 
 
 def layout(design: Design, in_channels: int = 3) -> Layout:
-    """The layers of a design for images of ``in_channels`` channels."""
+    """The layers of a design, for images of ``in_channels`` channels."""
     stages: list[StageSpec] = []
     channels = design.widths[0]
     for index, (depth, width) in enumerate(zip(design.depths, design.widths, strict=True)):
@@ -253,7 +245,7 @@ def layout(design: Design, in_channels: int = 3) -> Layout:
                 conv = Conv(channels, out, 3, 1, 1, 1, _bias(design, norm_follows=True))
                 downsample = _pooled(design, conv, stride)
             else:
-                # Ruling: this conv has a bias and no norm behind it; its norm stands before it (section 2.6).
+                # Ruling: this conv has a bias and no norm after it; its norm comes before it (section 2.6).
                 conv = Conv(channels, out, stride, stride, 0, 1, bias=True)
                 downsample = (("norm", Norm(design.norm, channels)), ("conv", conv))
             channels, stride = out, 1
@@ -263,24 +255,24 @@ def layout(design: Design, in_channels: int = 3) -> Layout:
             blocks.append(block)
             channels = block.out_channels
         stages.append(StageSpec(downsample, tuple(blocks)))
-    # The norm after global average pooling comes with separate downsampling; isotropic designs have it too.
+    # The norm after global average pooling arrives with separate downsampling; isotropic designs have it too.
     head: Named = (("norm", Norm(design.norm, channels)),) if design.downsampling != "in_block" else ()
-    # Ruling: where a norm follows every conv the weights' scale is free and torchvision's ResNet init is kept;
-    # elsewhere the released ConvNeXt's truncated normal of 0.02. No norm starts at zero: neither parent does that.
+    # Ruling: where a norm follows every conv, the weights' scale does not matter and torchvision's ResNet init is kept;
+    # elsewhere, the released ConvNeXt's truncated normal of 0.02. No norm starts at zero, as in neither parent.
     init: Literal["he", "truncated_normal"] = "he" if design.norms == "after_every_conv" else "truncated_normal"
     return Layout(_stem(design, in_channels), tuple(stages), head, init)
 
 
 def _bias(design: Design, *, norm_follows: bool) -> bool:
-    """Ruling: a conv has a bias unless a batch norm follows it at once, which would subtract it again."""
+    """Ruling: a conv has a bias unless a batch norm follows it directly, which would subtract it again."""
     return not (norm_follows and design.norm == "batch")
 
 
 def _pooled(design: Design, conv: Conv, stride: int) -> Named:
-    """A convolution and what follows it where a resolution is entered through pooling.
+    """A convolution and what follows it where pooling leads to the next resolution.
 
-    Ruling: the pooling stands directly behind the convolution, where norm and activation have the fewest pixels left.
-    The activation is there wherever the design places its others.
+    Ruling: the pooling comes directly after the convolution, leaving norm and activation the fewest pixels. The
+    activation is there wherever the design places its others.
     """
     layers: list[tuple[str, Layer]] = [("conv", conv)]
     if stride > 1:
@@ -289,8 +281,8 @@ def _pooled(design: Design, conv: Conv, stride: int) -> Named:
 
 
 def _stem(design: Design, in_channels: int) -> Named:
-    # Ruling: the stem's norm and activation follow the placements; with one norm a block the stem has none, until
-    # separate downsampling brings "one after the stem" (section 2.6) back.
+    # Ruling: the stem's norm and activation follow the design's placements. With one norm per block the stem has none,
+    # until separate downsampling brings "one after the stem" (section 2.6) back.
     norm = design.norms == "after_every_conv" or design.downsampling in ("separate", "pooled")
     width = design.widths[0]
     bias = _bias(design, norm_follows=norm)
@@ -330,7 +322,7 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
     groups = spatial_width if design.groups == "depthwise" else design.groups
     if spatial_width % groups:
         raise ValueError(f"groups={groups} does not divide a spatial conv's {spatial_width} channels; change widths")
-    # The one norm of a block stands before the first 1x1, so behind the spatial conv where that comes first.
+    # A block's one norm comes before the first 1x1, so after the spatial conv where that is first.
     spatial_norm = norm_everywhere or design.spatial == "first"
     spatial = ("spatial", conv(spatial_width, spatial_width, design.kernel_size, stride, groups, spatial_norm))
     first = ("pointwise1", conv(channels, hidden, 1, 1, 1, norm_everywhere))
@@ -341,7 +333,7 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
     for name, layer in order:
         if name == "pointwise1" and not norm_everywhere:
             branch.append(("norm", Norm(design.norm, layer.in_channels)))
-        # Ruling: the only activation stands directly before the last 1x1, also where the spatial conv is in the middle.
+        # Ruling: the only activation comes directly before the last 1x1, even where the spatial conv is in the middle.
         if name == "pointwise2":
             if design.activations == "between_pointwise":
                 branch.append(("activation", Activation(design.activation)))
@@ -355,8 +347,8 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
 
     shortcut: list[tuple[str, Layer]] = []
     if stride > 1 or channels != out:
-        # Ruling: a 1x1 conv wherever the block changes shape (ResNet's option B), with a norm only while every conv
-        # has one: "one BN a block" leaves none for the shortcut.
+        # Ruling: a 1x1 conv wherever the block changes shape (ResNet's option B), with a norm only as long as every
+        # conv has one: "one BN" per block leaves none for the shortcut.
         projection = Conv(channels, out, 1, stride, 0, 1, _bias(design, norm_follows=norm_everywhere))
         shortcut.append(("conv", projection))
         if norm_everywhere:
@@ -367,27 +359,27 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
 
 @dataclass(frozen=True)
 class Placed:
-    """A layer at its place in a network, for one image size."""
+    """A layer at its place in a network, at one image size."""
 
     path: str
     layer: Layer | Literal["layer_scale", "classifier"]
     channels: int
     height: int
     width: int
-    """Of the output, in pixels."""
+    """Height and width of the output, in pixels."""
     macs: int
     """Multiply-adds of convolutions and linear layers for one image."""
     parameters: int
 
     @property
     def activations(self) -> int:
-        """Output elements of a convolution or linear layer for one image (the count of RegNet, arXiv 2003.13678)."""
+        """Output elements of a convolution or linear layer for one image, as RegNet counts them (arXiv 2003.13678)."""
         counted = isinstance(self.layer, Conv) or self.layer == "classifier"
         return self.channels * self.height * self.width if counted else 0
 
 
 def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int = 1000) -> Iterator[Placed]:
-    """Every layer in the order of computation (a block's shortcut before its branch).
+    """Every layer in order of computation, a block's shortcut before its branch.
 
     Raises:
         ImageSizeError: the image is too small for the strides.
@@ -395,23 +387,15 @@ def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int 
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     requested = (height, width)
 
-    def place(path: str, layer: Layer, h: int, w: int) -> Placed:
-        if not isinstance(layer, Layer):
-            raise UnknownLayer(layer)
-        h, w = layer.size(h), layer.size(w)
-        if h < 1 or w < 1:
-            raise ImageSizeError(
-                f"images of {requested[0]}x{requested[1]} are too small: nothing is left at {path}; "
-                f"each side must be at least {smallest_image(net)} pixels"
-            )
-        return Placed(path, layer, layer.outputs, h, w, layer.macs(h * w), layer.parameters)
-
     def chain(prefix: str, layers: Named) -> Iterator[Placed]:
         nonlocal height, width
         for name, layer in layers:
-            placed = place(f"{prefix}.{name}", layer, height, width)
-            height, width = placed.height, placed.width
-            yield placed
+            if not isinstance(layer, Layer):
+                raise UnknownLayer(layer)
+            path, height, width = f"{prefix}.{name}", layer.size(height), layer.size(width)
+            if height < 1 or width < 1:
+                raise too_small(requested, smallest_image(net), f": nothing is left at {path}")
+            yield Placed(path, layer, layer.outputs, height, width, layer.macs(height * width), layer.parameters)
 
     yield from chain("stem", net.stem)
     for s, stage in enumerate(net.stages):
@@ -423,9 +407,8 @@ def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int 
             height, width = inputs
             yield from chain(prefix, block.branch)
             if block.layer_scale != "off":
-                yield Placed(
-                    f"{prefix}.layer_scale", "layer_scale", block.out_channels, height, width, 0, block.out_channels
-                )
+                out = block.out_channels
+                yield Placed(f"{prefix}.layer_scale", "layer_scale", out, height, width, 0, out)
             yield from chain(prefix, block.after)
     height = width = 1
     yield from chain("head", net.head)
@@ -435,12 +418,10 @@ def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int 
 
 
 def smallest_image(net: Layout) -> int:
-    """Shortest side in pixels that leaves at least one pixel at every layer."""
+    """The shortest side in pixels that leaves at least one pixel at every layer."""
     size = 1
-    layers = [*net.stem]
-    for stage in net.stages:
-        layers += [*stage.downsample, *stage.blocks[0].branch]
-    for _, layer in reversed(layers):
+    stages = (layer for stage in net.stages for layer in (*stage.downsample, *stage.blocks[0].branch))
+    for _, layer in reversed([*net.stem, *stages]):
         if not isinstance(layer, Layer):
             raise UnknownLayer(layer)
         size = max(1, layer.input_size(size))
@@ -462,30 +443,26 @@ def cost(design: Design, image_size: int = 224, num_classes: int = 1000, in_chan
 
 
 def cost_by_part(design: Design, image_size: int = 224, num_classes: int = 1000) -> dict[str, Cost]:
-    """``{"stem": Cost, "stage 1": Cost, …, "head": Cost}``; a downsampling layer counts to the stage it enters."""
+    """``{"stem": Cost, "stage 1": Cost, …, "head": Cost}``; a downsampling layer belongs to the stage it leads to."""
     parts: dict[str, list[Placed]] = {}
     for placed in walk(layout(design), image_size, num_classes):
         place = placed.path.split(".")
         part = f"stage {int(place[1]) + 1}" if place[0] == "stages" else place[0]
         parts.setdefault(part, []).append(placed)
-    return {part: _sum(iter(layers)) for part, layers in parts.items()}
+    return {part: _sum(layers) for part, layers in parts.items()}
 
 
-def _sum(layers: Iterator[Placed]) -> Cost:
-    parameters = macs = activations = 0
-    for placed in layers:
-        parameters += placed.parameters
-        macs += placed.macs
-        activations += placed.activations
-    return Cost(parameters, macs, activations)
+def _sum(layers: Iterable[Placed]) -> Cost:
+    counts = [(placed.parameters, placed.macs, placed.activations) for placed in layers]
+    return Cost(*map(sum, zip(*counts, strict=True)))
 
 
 def macs(design: Design, image_size: int = 224, num_classes: int = 1000) -> int:
-    """Multiply-adds of a design's convolutions and linear layers for one RGB image of ``image_size`` squared."""
+    """Multiply-adds of a design's convolutions and linear layers for an RGB image of ``image_size`` pixels a side."""
     return cost(design, image_size, num_classes).macs
 
 
 def parameters(design: Design, num_classes: int = 1000) -> int:
-    """Learned numbers of a design with a classifier of ``num_classes``."""
+    """Number of learned parameters of a design with a classifier of ``num_classes``."""
     net = layout(design)
     return _sum(walk(net, smallest_image(net), num_classes)).parameters

@@ -1,7 +1,7 @@
 """The network of a Layout: stem, stages of residual blocks, head.
 
 Images come in as ``(N, channels, H, W)`` in any memory format; inside, activations are ``(N, H, W, C)``.
-Parameter names follow the Layout: ``stem.conv``, ``stages.2.downsample.norm``, ``stages.2.blocks.0.pointwise1``, ….
+Parameters are named as in the Layout: ``stem.conv``, ``stages.2.downsample.norm``, ``stages.2.blocks.0.pointwise1``, ….
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nextify.networks.layers import DropPath, build, initialize, to_nhwc
-from nextify.networks.layout import BlockSpec, ImageSizeError, Layout, Named, StageSpec, smallest_image
+from nextify.networks.layout import BlockSpec, Layout, Named, StageSpec, smallest_image, too_small
 
 
 class Chain(nn.Module):
@@ -55,7 +55,7 @@ class Block(Chain):
 
 
 class Stage(nn.Module):
-    """Downsampling and the blocks of one stage."""
+    """The downsampling layers and blocks of one stage."""
 
     def __init__(self, stage: StageSpec, drop_rates: list[float]) -> None:
         super().__init__()
@@ -84,7 +84,32 @@ class Head(Chain):
         return self.classifier(super().forward(x))  # type: ignore[no-any-return]
 
 
-class ConvNet(nn.Module):
+class Trunk(nn.Module):
+    """A stem and stages: what a network and a backbone have in common."""
+
+    stem: Chain
+    stages: nn.ModuleList
+    smallest_image: int
+    """Shortest side of an image in pixels."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for stage in self.stages:
+            stage.checkpointing = enable  # type: ignore[assignment]
+
+    def forward_stem(self, images: Tensor) -> Tensor:
+        """``(N, channels, H, W)`` images to the stem's ``(N, H', W', C)`` map.
+
+        Raises:
+            ImageSizeError: the images are smaller than the strides allow.
+        """
+        height, width = images.shape[-2:]
+        if min(height, width) < self.smallest_image:
+            raise too_small((height, width), self.smallest_image, " for this network")
+        return self.stem(to_nhwc(images.contiguous(memory_format=torch.channels_last)))  # type: ignore[no-any-return]
+
+
+class ConvNet(Trunk):
     """Any network of the roadmap, built from its Layout.
 
     Args:
@@ -109,7 +134,7 @@ class ConvNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw new initial weights of all convolutions and linear layers from torch's global generator."""
+        """Draw new initial weights for all convolutions and linear layers from torch's global generator."""
         for name, module in self.named_modules():
             initialize(module, "truncated_normal" if name.startswith("head") else self.layout.init)
 
@@ -119,20 +144,15 @@ class ConvNet(nn.Module):
         return self.layout.features
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a fresh one of ``num_classes``; 0 removes it."""
+        """Replace the classifier with a fresh one of ``num_classes``; 0 removes it."""
         self.num_classes = num_classes
         device = next(self.parameters()).device
         classifier: nn.Module = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         initialize(classifier, "truncated_normal")
         self.head.classifier = classifier.to(device)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        for stage in self.stages:
-            stage.checkpointing = enable  # type: ignore[assignment]
-
     def undecayed_parameters(self) -> Iterator[str]:
-        """Names of the parameters that weight decay spares: biases, norms and layer scale."""
+        """Names of the parameters exempt from weight decay: biases, norms and layer scale."""
         for prefix, module in self.named_modules():
             own = getattr(module, "undecayed", ("bias",))
             for name, _ in module.named_parameters(prefix, recurse=False):
@@ -143,18 +163,12 @@ class ConvNet(nn.Module):
         """``(N, channels, H, W)`` images to the last stage's ``(N, H', W', C)`` map.
 
         Raises:
-            ImageSizeError: images smaller than the strides allow.
+            ImageSizeError: the images are smaller than the strides allow.
         """
-        if min(images.shape[-2:]) < self.smallest_image:
-            raise ImageSizeError(
-                f"images of {images.shape[-2]}x{images.shape[-1]} are too small for this network; "
-                f"each side must be at least {self.smallest_image} pixels"
-            )
-        x = to_nhwc(images.contiguous(memory_format=torch.channels_last))
-        x = self.stem(x)
+        x = self.forward_stem(images)
         for stage in self.stages:
             x = stage(x)
-        return x  # type: ignore[no-any-return]
+        return x
 
     def forward_head(self, x: Tensor) -> Tensor:
         """The last stage's ``(N, H', W', C)`` map to ``(N, num_classes)`` logits."""

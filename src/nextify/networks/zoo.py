@@ -24,14 +24,14 @@ class UnknownModel(KeyError):
 def designs() -> dict[str, Design]:
     """Every named design: the families, then each row of both roadmaps as ``resnet50_patchify``, ``resnet200_gelu``, …
 
-    A row that changes the recipe alone has the same design as its neighbour, under its own name.
+    A row that changes only the recipe has the design of its neighbour, under a name of its own.
     """
     steps = {f"{regime}_{row.name}": row.design for regime, roadmap in ROADMAPS.items() for row in roadmap}
     return {**DESIGNS, **steps}
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of all designs that match a shell-style pattern, in order."""
+    """Names of all designs that match a shell-style pattern, in the order of ``designs``."""
     return [name for name in designs() if fnmatch(name, pattern)]
 
 
@@ -58,9 +58,9 @@ def create_model(
     in_channels: int = 3,
     stochastic_depth: float = 0.0,
 ) -> ConvNet:
-    """The network of a named or given design, with fresh weights from torch's global generator.
+    """Build the network of a design, with fresh weights from torch's global generator.
 
-    ``nextify.create_model`` takes the same arguments and also loads weights.
+    ``nextify.create_model`` takes the same arguments and can load weights too.
 
     Raises:
         UnknownModel: there is no design of that name.

@@ -1,9 +1,8 @@
-"""Depthwise convolution on NHWC activations, with kernels of our own.
+"""Depthwise convolution of NHWC activations, with kernels of our own.
 
-oneDNN's gradient of a depthwise weight takes about nine times as long as its forward pass, and its bfloat16 convolution
-is slow on CPUs without bfloat16 instructions. `depthwise_cpu.cpp` computes both at the speed of a good float32 forward
-pass (figures: `benchmarks/depthwise.py`); on GPUs both are Triton kernels (`gpu.py`), while strides other than 1 are
-cuDNN's but for the weight gradient.
+oneDNN is slow at the gradient of a depthwise weight, and at bfloat16 convolutions on CPUs without bfloat16
+instructions; `depthwise_cpu.cpp` computes both about as fast as a good float32 forward pass. On GPUs both are Triton
+kernels (`gpu.py`), except that cuDNN does the forward pass of strides other than 1. Figures: docs/benchmarks.md.
 
 Results do not depend on the number of threads, and differ from torch's by rounding only. The kernels work under
 `torch.compile(fullgraph=True)`, autocast, gradient checkpointing and double backward, and report their operations to
@@ -11,7 +10,7 @@ Results do not depend on the number of threads, and differ from torch's by round
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,42 +20,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from nextify.kernels.operators import operator, seen_as_operators
-from nextify.system import native
+from nextify.kernels.operators import check_numbers, compiled, failed, operator, pointers, seen_as_operators
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 STRIDES = (1, 2)
-_SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
 
 
-# The compiled CPU kernels: one library per kernel size
-
-
-def _build(kernel_size: int) -> native.Build:
-    name = f"{kernel_size}×{kernel_size}"
-    return native.build(name, _SOURCE, lambda library: _check(library, kernel_size), (f"-DKERNEL={kernel_size}",))
-
-
-def _declare(library: ctypes.CDLL) -> tuple[Any, Any]:
+def _check(library: ctypes.CDLL, kernel_size: int) -> None:
+    """Raise RuntimeError where either kernel's numbers for a small case of ragged channels are not NumPy's."""
     forward, weight_grad = library.nextify_depthwise_forward, library.nextify_depthwise_weight_grad
     shape = [ctypes.c_int, *[ctypes.c_int64] * 4]  # bfloat16, N, H, W, C
     forward.argtypes = [*[ctypes.c_void_p] * 4, *shape, *[ctypes.c_int] * 3]
     weight_grad.argtypes = [*[ctypes.c_void_p] * 4, *shape, *[ctypes.c_int] * 2]
-    return forward, weight_grad
-
-
-def _check(library: ctypes.CDLL, kernel_size: int) -> None:
-    """Both kernels against NumPy on a small case with ragged channels; raises RuntimeError where they differ."""
-    forward, weight_grad = _declare(library)
     random = np.random.default_rng(0)
     (n, h, w, c), k, stride = (2, 6, 9, 21), kernel_size, 1
     x, grad = (random.standard_normal((n, h, w, c), dtype=np.float32) for _ in range(2))
     weight, bias = random.standard_normal((c, k, k), dtype=np.float32), random.standard_normal(c, dtype=np.float32)
     out, weight_out, bias_out = np.empty_like(grad), np.empty_like(weight), np.empty_like(bias)
-    codes = (
-        forward(*(a.ctypes.data for a in (x, weight, bias, out)), 0, n, h, w, c, stride, 0, 2),
-        weight_grad(*(a.ctypes.data for a in (x, grad, weight_out, bias_out)), 0, n, h, w, c, stride, 2),
-    )
+    code = forward(*(a.ctypes.data for a in (x, weight, bias, out)), 0, n, h, w, c, stride, 0, 2)
+    code |= weight_grad(*(a.ctypes.data for a in (x, grad, weight_out, bias_out)), 0, n, h, w, c, stride, 2)
     padded = np.pad(x.astype(np.float64), ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))  # (N, H, W, C, K, K)
     pairs = (
@@ -64,17 +46,25 @@ def _check(library: ctypes.CDLL, kernel_size: int) -> None:
         (weight_out, np.einsum("nhwckl,nhwc->ckl", windows, grad)),
         (bias_out, grad.sum((0, 1, 2))),
     )
-    if any(codes) or not all(np.allclose(got, expected, rtol=1e-4, atol=1e-4) for got, expected in pairs):
-        raise RuntimeError("the compiled kernel does not agree with NumPy")
+    check_numbers(pairs, 1e-4, 1e-4, code)
+
+
+def _compiled(size: int) -> tuple[Callable[[], Any], Callable[[], bool]]:
+    source = Path(__file__).with_name("depthwise_cpu.cpp")
+    return compiled(f"{size}×{size}", source, lambda library: _check(library, size), (f"-DKERNEL={size}",))
+
+
+_libraries = {size: _compiled(size) for size in KERNEL_SIZES}
+"""One library per kernel size."""
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
 def ready(kernel_size: int) -> bool:
     """Whether the CPU kernels for this size can be used; compiles them when asked first."""
-    return kernel_size in KERNEL_SIZES and _build(kernel_size).usable
+    return kernel_size in KERNEL_SIZES and _libraries[kernel_size][1]()
 
 
-# The operators. Each works for every case, on torch where our kernel does not.
+# The operators. Each takes every case, and calls torch where we have no kernel.
 
 
 def _out_size(size: int, stride: int) -> int:
@@ -88,7 +78,7 @@ def _torch_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> 
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool, own: bool) -> Tensor:
-    """`own`: whether the kernel is ours, on a CPU."""
+    """`own`: whether the kernel is ours on a CPU."""
     x = x.contiguous()
     kernel_size = weight.shape[-1]
     if x.device.type == "cuda" and x.numel() > 0 and stride == 1 and kernel_size in KERNEL_SIZES:
@@ -101,12 +91,12 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: 
     n, h, w, c = x.shape
     out = x.new_empty(n, _out_size(h, stride), _out_size(w, stride), c)
     taps, shift = weight.float().contiguous(), None if bias is None else bias.float().contiguous()
-    code = _build(kernel_size).library.nextify_depthwise_forward(
-        *(x.data_ptr(), taps.data_ptr(), None if shift is None else shift.data_ptr(), out.data_ptr()),
+    code = _libraries[kernel_size][0]().nextify_depthwise_forward(
+        *pointers(x, taps, shift, out),
         *(x.dtype == torch.bfloat16, n, h, w, c, stride, flip, torch.get_num_threads()),
     )
     if code:
-        raise RuntimeError(f"the depthwise kernel failed with code {code}; --kernels off goes without it")
+        raise failed("depthwise", code)
     return out
 
 
@@ -122,9 +112,8 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: bool, o
 def _weight_grad(
     grad: Tensor, x: Tensor, height: int, width: int, kernel_size: int, stride: int, own: bool, operator: bool
 ) -> tuple[Tensor, Tensor]:
-    """`x` is `(N H W, C)`, since a compiled graph keeps tensors of four axes for the backward pass in the order that
-    inductor takes for channels-last, which costs one copy there and one back. `own` and `operator`, as in a Choice, are
-    for the gradient of this gradient."""
+    """`x` is `(N H W, C)`: inductor keeps tensors of four axes for the backward pass in an order of its own, and copies
+    them there and back. `own` and `operator`, as in a Choice, are for the gradient of this gradient."""
     grad, x = grad.contiguous(), x.contiguous().view(grad.shape[0], height, width, -1)
     n, h, w, c = x.shape
     if x.device.type == "cuda" and x.numel() > 0:
@@ -139,12 +128,12 @@ def _weight_grad(
             *([kernel_size // 2] * 2, [1, 1], False, [0, 0], c, [False, True, True]),
         )
         return of_weight.float().contiguous(), of_bias.float()
-    code = _build(kernel_size).library.nextify_depthwise_weight_grad(
-        *(x.data_ptr(), grad.data_ptr(), weight_grad.data_ptr(), bias_grad.data_ptr()),
+    code = _libraries[kernel_size][0]().nextify_depthwise_weight_grad(
+        *pointers(x, grad, weight_grad, bias_grad),
         *(x.dtype == torch.bfloat16, n, h, w, c, stride, torch.get_num_threads()),
     )
     if code:
-        raise RuntimeError(f"the depthwise kernel failed with code {code}; --kernels off goes without it")
+        raise failed("depthwise", code)
     return weight_grad, bias_grad
 
 
@@ -177,14 +166,17 @@ def _weight_grad_flops(
 def _input_grad(
     grad: Tensor, weight: Tensor, stride: int, height: int, width: int, own: bool, operator: bool
 ) -> Tensor:
-    """Gradient `(N, H, W, C)` with respect to the input, differentiable itself."""
+    """The gradient `(N, H, W, C)` with respect to the input, itself differentiable."""
     channels, _, kernel_size, _ = weight.shape
     slow = stride > 1 and grad.device.type == "cpu" and grad.dtype == torch.bfloat16  # torch's, up to a hundredfold
     ours = operator and (stride == 1 or grad.device.type == "cpu")
     learns = torch.is_grad_enabled() and (grad.requires_grad or weight.requires_grad)
     if (slow or ours) and not learns:
-        x_grad: Tensor = _forward_op(_spread(grad, stride, height, width), weight, None, 1, True, own)
-        return x_grad
+        spread = grad
+        if stride > 1:  # each pixel moves to its window's centre in the input, with zeros between them
+            spread = grad.new_zeros(grad.shape[0], height, width, grad.shape[-1])
+            spread[:, ::stride, ::stride] = grad
+        return _forward_op(spread, weight, None, 1, True, own)  # type: ignore[no-any-return]
     if stride == 1:
         return _torch_conv(grad, weight.flip(2, 3).to(grad.dtype), None, 1)
     pad, rest = kernel_size // 2, ((height - 1) % stride, (width - 1) % stride)
@@ -194,26 +186,16 @@ def _input_grad(
     return y.permute(0, 2, 3, 1)
 
 
-def _spread(grad: Tensor, stride: int, height: int, width: int) -> Tensor:
-    """Each pixel where its window's centre is in the input, zeros between."""
-    if stride == 1:
-        return grad
-    spread = grad.new_zeros(grad.shape[0], height, width, grad.shape[-1])
-    spread[:, ::stride, ::stride] = grad
-    return spread
-
-
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, own: bool, operator: bool) -> Tensor:
     if not own:  # torch's convolution takes one type; a compiled graph casts faster than the operator does
         weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     if not operator:
         return _torch_conv(x, weight, bias, stride)
-    y: Tensor = _forward_op(x, weight, bias, stride, False, own)
-    return y
+    return _forward_op(x, weight, bias, stride, False, own)  # type: ignore[no-any-return]
 
 
 class _Depthwise(torch.autograd.Function):
-    """Takes the input as `(N H W, C)`, as its operator does, and the shape."""
+    """The input comes as `(N H W, C)`, as the weight gradient's operator takes it, beside its shape."""
 
     @staticmethod
     def forward(
@@ -236,7 +218,7 @@ class _Depthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             x_grad = _input_grad(grad, weight, stride, height, width, own, operator).reshape(x.shape)
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            # A GPU waits for nothing but calls, so there the operator's checks would cost time.
+            # A GPU mostly waits to be called, so there the operator's checks would cost time.
             plain = grad.device.type == "cuda" and not seen_as_operators()
             function: Any = _weight_grad if plain else torch.ops.nextify.depthwise_weight_grad
             of_weight, of_bias = function(grad, x, height, width, weight.shape[-1], stride, own, operator)
@@ -270,12 +252,12 @@ def depthwise_conv(
 ) -> Tensor:
     """Depthwise convolution with padding K // 2: `(N, H, W, C)` to `(N, H', W', C)`, H' = (H - 1) // stride + 1.
 
-    `weight` is `(C, 1, K, K)`, `bias` `(C,)`; K and the stride are among KERNEL_SIZES and STRIDES. Fastest where `x` is
-    contiguous. Computes in `dtype`, and returns parameter gradients in the parameters' type without rounding them to
-    `dtype` before. `own` and `operator` are a Choice's.
+    `weight` is `(C, 1, K, K)`, `bias` `(C,)`; K and the stride are among KERNEL_SIZES and STRIDES. It is fastest where
+    `x` is contiguous. Computed in `dtype`; parameters' gradients have the parameters' type and are not rounded to
+    `dtype` first. `own` and `operator` are a Choice's.
     """
     x = x.to(dtype)
     if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))):
         return _conv(x, weight, bias, stride, own, operator)
-    y: Tensor = _Depthwise.apply(x.reshape(-1, x.shape[-1]), x.shape, weight, bias, stride, own, operator)
-    return y
+    rows = x.reshape(-1, x.shape[-1])
+    return _Depthwise.apply(rows, x.shape, weight, bias, stride, own, operator)  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@
 // number of threads, nor on how tasks fall on them.
 //
 // Built once per kernel size, with -DKERNEL=7 and the like. The interface is plain C without torch's headers (compiles
-// in seconds, no ABI to match); nextify/nn/depthwise.py builds it, loads it and checks it.
+// in seconds, no ABI to match); cpu.py builds, loads and checks it.
 
 #include <cstdint>
 #include <cstdlib>

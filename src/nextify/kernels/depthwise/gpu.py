@@ -1,15 +1,14 @@
-"""Depthwise convolution on NHWC activations and its weight gradient, as Triton kernels.
+"""Depthwise convolution of NHWC activations and its weight gradient, as Triton kernels.
 
-Forward: a program computes some rows of a run of columns for a block of channels. It goes through the columns of the
-kernel; with the taps of one in registers, a row of the input that is read once serves every output row that it touches.
+Forward: a program computes a few rows of a run of columns for a block of channels. It walks through the columns of the
+kernel; with one column's taps in registers, each input row is read once for all the output rows it touches.
 
-Weight gradient: a program goes down the rows of a run of columns, for one column of the kernel. The last rows of the
-output's gradient stay in registers, so that each row of both is read once for all taps of that column. Programs write
-partial sums of their own, added up in a fixed order, so that the result is the same from run to run. How the work is
-split depends on the shape alone, not on the device. Strides other than 1 have a kernel that reads more.
+Weight gradient: a program walks down the rows of a run of columns, for one column of the kernel. The latest rows of the
+output's gradient stay in registers, so each row of both is read once for all taps of that column. Every program writes
+partial sums of its own, and these are added in a fixed order: the result is the same from run to run. The work is split
+by shape alone, whatever the device. Strides other than 1 have a kernel that reads more.
 
-Everything is summed in float32. Figures: `benchmarks/depthwise.py`. Results are checked with Triton's interpreter too.
-Imports triton: import this module only where triton is installed.
+Everything is summed in float32. Import this module only where triton is installed.
 """
 
 # mypy: disable-error-code="import-untyped, import-not-found, untyped-decorator, no-untyped-def, assignment"
@@ -23,13 +22,13 @@ from torch import Tensor
 from nextify.kernels.launch import launch
 
 CHANNELS = 32
-"""Of a program."""
+"""Channels per program."""
 ROWS, COLUMNS = 7, 8
-"""Of the output of a forward program."""
+"""Rows and columns of the output per forward program."""
 STEPS = 5
-"""Rows between which the weight gradient's registers change places."""
+"""Rows after which the weight gradient's registers are back in place."""
 PIXELS = 16
-"""At a time, of the weight gradient at other strides."""
+"""Pixels at a time, for the weight gradient at other strides."""
 PROGRAMS = 2048  # to aim for: several per multiprocessor on any current GPU
 
 
@@ -41,20 +40,9 @@ def _columns(row, height, width):
 
 @triton.jit
 def _conv(
-    x_pointer,
-    taps_pointer,
-    bias_pointer,
-    out_pointer,
-    height,
-    width,
-    channels,
-    KERNEL: tl.constexpr,
-    FLIP: tl.constexpr,
-    BIAS: tl.constexpr,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x_pointer, taps_pointer, bias_pointer, out_pointer, height, width, channels, KERNEL: tl.constexpr,
+    FLIP: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     column_tiles = tl.cdiv(width, WIDTH)
     first_row = tl.program_id(1) // column_tiles * ROWS
@@ -96,19 +84,9 @@ def _conv(
 
 @triton.jit
 def _weight_grad_columns(
-    x_pointer,
-    grad_pointer,
-    partial_pointer,
-    images,
-    height,
-    width,
-    channels,
-    run,
-    KERNEL: tl.constexpr,
-    STEPS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x_pointer, grad_pointer, partial_pointer, images, height, width, channels, run,
+    KERNEL: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     kernel_column = tl.program_id(1)
     split = tl.program_id(2)
@@ -154,22 +132,9 @@ def _weight_grad_columns(
 
 @triton.jit
 def _weight_grad_strided(
-    x_pointer,
-    grad_pointer,
-    partial_pointer,
-    images,
-    height,
-    width,
-    channels,
-    out_height,
-    out_width,
-    run,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    TAPS: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
+    x_pointer, grad_pointer, partial_pointer, images, height, width, channels, out_height, out_width, run,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr, TAPS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     row = tl.program_id(1)  # of the kernel
     split = tl.program_id(2)
@@ -200,9 +165,9 @@ def _weight_grad_strided(
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, flip: bool = False) -> Tensor:
-    """`(N, H, W, C)` contiguous of any float type to the same; `weight` `(C, 1, K, K)`, stride 1, padding K // 2.
+    """`(N, H, W, C)`, contiguous and of any float type, to the same; `weight` `(C, 1, K, K)`, stride 1, padding K // 2.
 
-    `flip` turns the kernel by 180°: the gradient with respect to the input.
+    `flip` turns the kernel by 180°, for the gradient with respect to the input.
     """
     images, height, width, channels = x.shape
     kernel_size = weight.shape[-1]

@@ -1,8 +1,8 @@
 """GELU and its gradient, with a kernel of our own on CPUs.
 
-The function is the exact one, `x Φ(x)`, like torch's. `gelu_cpu.cpp` computes it as a rational function that is as
-accurate as float32 allows, at about the speed of the memory; torch calls an error function. The two differ by rounding
-only (at most 2e-6 for |x| <= 12).
+The function is the exact one, `x Φ(x)`, like torch's. torch calls an error function; `gelu_cpu.cpp` computes a rational
+function that is as accurate as float32 allows, about as fast as memory delivers. They differ by rounding only (at most
+2e-6 for |x| <= 12).
 """
 
 import ctypes
@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextify.system import native
+from nextify.kernels.operators import check_numbers, compiled, pointers
 
-_SOURCE = Path(__file__).with_name("gelu_cpu.cpp")
 LIMIT = 5.6
 NUMERATOR = (2.214555472e-8, 6.356495760e-6, 1.738466526e-4, 4.707233980e-3, 3.437571228e-2, 3.989422321e-1)
 DENOMINATOR = (1.180216466e-6, 7.510057912e-5, 1.912954845e-3, 2.893985994e-2, 2.528327596e-1, 1.0)
@@ -31,16 +30,12 @@ FLAGS = (
     "-DNUMERATOR=" + ",".join(f"{c}f" for c in NUMERATOR),
     "-DDENOMINATOR=" + ",".join(f"{c}f" for c in DENOMINATOR),
 )
-"""Of the compiler, for sources that include ``gelu.h``."""
+"""Compiler flags for sources that include ``gelu.h``."""
 
 
 def normal_distribution(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Phi of each element, to check kernels against."""
     return np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.ravel().tolist()]).reshape(x.shape)
-
-
-def _build() -> native.Build:
-    return native.build("gelu", _SOURCE, _check, FLAGS)
 
 
 def _check(library: ctypes.CDLL) -> None:
@@ -54,15 +49,10 @@ def _check(library: ctypes.CDLL) -> None:
     gradient(x.ctypes.data, grad.ctypes.data, grad_out.ctypes.data, 0, x.size, 2)
     phi = normal_distribution(x)
     density = np.exp(-(x.astype(np.float64) ** 2) / 2) / math.sqrt(2 * math.pi)
-    pairs = ((out, x * phi), (grad_out, 2 * (phi + x * density)))
-    if not all(np.allclose(got, expected, rtol=1e-5, atol=5e-6) for got, expected in pairs):
-        raise RuntimeError("the compiled kernel does not agree with NumPy")
+    check_numbers([(out, x * phi), (grad_out, 2 * (phi + x * density))], 1e-5, 5e-6)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
-def ready() -> bool:
-    """Whether the compiled kernel can be used; builds it when asked first."""
-    return _build().usable
+_library, ready = compiled("gelu", Path(__file__).with_name("gelu_cpu.cpp"), _check, FLAGS)
 
 
 def _takes(x: Tensor) -> bool:
@@ -75,41 +65,32 @@ def _value_op(x: Tensor) -> Tensor:
     if not _takes(x):
         return F.gelu(x)
     out = torch.empty_like(x)
-    _build().library.nextify_gelu(
-        x.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16, x.numel(), torch.get_num_threads()
-    )
+    half, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
+    _library().nextify_gelu(*pointers(x, out), half, x.numel(), threads)
     return out
-
-
-@_value_op.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("nextify::gelu_grad", mutates_args=())
 def _gradient_op(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = grad.contiguous(), x.contiguous()
     if not _takes(x):
-        out: Tensor = torch.ops.aten.gelu_backward(grad, x)
-        return out
+        return torch.ops.aten.gelu_backward(grad, x)  # type: ignore[no-any-return]
     out = torch.empty_like(x)
-    _build().library.nextify_gelu_grad(
-        *(x.data_ptr(), grad.data_ptr(), out.data_ptr(), x.dtype == torch.bfloat16),
-        *(x.numel(), torch.get_num_threads()),
-    )
+    half, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
+    _library().nextify_gelu_grad(*pointers(x, grad, out), half, x.numel(), threads)
     return out
 
 
-@_gradient_op.register_fake
-def _(grad: Tensor, x: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+@torch.library.register_fake("nextify::gelu")  # type: ignore[untyped-decorator]
+@torch.library.register_fake("nextify::gelu_grad")  # type: ignore[untyped-decorator]
+def _(*tensors: Tensor) -> Tensor:
+    return torch.empty_like(tensors[-1], memory_format=torch.contiguous_format)
 
 
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.nextify.gelu(x)
-        return y
+        return torch.ops.nextify.gelu(x)  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -120,12 +101,11 @@ class _Gelu(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         twice = torch.is_grad_enabled() and (x.requires_grad or grad.requires_grad)
         operator = torch.ops.aten.gelu_backward if twice else torch.ops.nextify.gelu_grad
-        x_grad: Tensor = operator(grad, x)
-        return x_grad
+        return operator(grad, x)  # type: ignore[no-any-return]
 
 
 def rational(x: Tensor) -> Tensor:
-    """The same function in torch's operations, for inductor to fuse with its neighbours."""
+    """The same function in torch's operations, which inductor fuses with their neighbours."""
     dtype, x = x.dtype, x.float()
     inside = x.clamp(-LIMIT, LIMIT)
     square = inside * inside
@@ -138,7 +118,5 @@ def rational(x: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """The exact GELU of a float32 or bfloat16 tensor on a CPU, elementwise."""
     if torch.is_grad_enabled() and x.requires_grad:
-        y: Tensor = _Gelu.apply(x)
-        return y
-    y = torch.ops.nextify.gelu(x)
-    return y
+        return _Gelu.apply(x)  # type: ignore[no-any-return]
+    return torch.ops.nextify.gelu(x)  # type: ignore[no-any-return]

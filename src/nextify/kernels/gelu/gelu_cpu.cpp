@@ -2,7 +2,7 @@
 //
 // phi(x) takes one exponential. Torch calls a library's error function; here the memory sets the speed.
 //
-// Plain C; nextify/nn/gelu.py builds it, loads it and checks it.
+// Plain C; cpu.py builds, loads and checks it.
 
 #include <cstdint>
 

@@ -1,13 +1,11 @@
-"""What a ConvNeXt block does to each pixel by itself, on a GPU: the matrix products are torch's; what stands between
-them are Triton kernels that go through memory once. Under autocast, torch's layers would turn the norm's input into
-float32, write its result so, and turn that into the type of the product; and the gradient of each bias and of layer
-scale is a pass of its own there.
+"""What a ConvNeXt block does to each pixel by itself, on a GPU: the matrix products are torch's, and Triton kernels do
+what stands between them in one pass through memory each. torch's layers, under autocast, cast the norm's input to
+float32, write its result in float32 and cast that for the product, and need a pass for the gradient of each bias and of
+layer scale.
 
-For the backward pass the norm's input and the hidden activations before GELU are kept; the normed input and the
-activations behind GELU are computed again where their inputs are read anyway. Sums over pixels are made of partial
-sums, added in a fixed order, so that the result is the same from run to run.
-
-Imports triton: import this module only where triton is installed.
+The backward pass is left the norm's input and the hidden activations before GELU; the normed input and the activations
+after GELU are recomputed where their inputs are read anyway. Sums over pixels are partial sums added in a fixed order,
+so the result is the same from run to run. Import this module only where triton is installed.
 """
 
 # mypy: disable-error-code="import-untyped, import-not-found, untyped-decorator, no-untyped-def"
@@ -18,12 +16,13 @@ import triton.language as tl
 from torch import Tensor
 
 from nextify.kernels.launch import launch
+from nextify.kernels.pixelwise.products import Weights
 
 TILE = 2048
-"""Elements that a program handles at a time."""
+"""Elements a program handles at a time."""
 PROGRAMS = 1024  # to aim for where programs add up pixels: several per multiprocessor on any current GPU
 COLUMNS = 128
-"""Of a tile where rows can be cut."""
+"""Columns of a tile where rows may be cut."""
 
 
 @triton.jit
@@ -44,19 +43,9 @@ def _norm_kernel(
 
 @triton.jit
 def _norm_grad_kernel(
-    grad_pointer,
-    x_pointer,
-    weight_pointer,
-    bias_pointer,
-    x_grad_pointer,
-    out_pointer,
-    partial_pointer,
-    rows,
-    columns,
-    eps,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    grad_pointer, x_pointer, weight_pointer, bias_pointer, x_grad_pointer, out_pointer, partial_pointer,
+    rows, columns, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """The gradient with respect to the input, the norm's output again, and partial sums for weight and bias."""
     column = tl.arange(0, BLOCK)
     here = (column < columns)[None, :]
@@ -87,16 +76,9 @@ def _norm_grad_kernel(
 
 @triton.jit
 def _gelu_grad_kernel(
-    before_pointer,
-    grad_pointer,
-    out_pointer,
-    before_grad_pointer,
-    partial_pointer,
-    rows,
-    columns,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    before_pointer, grad_pointer, out_pointer, before_grad_pointer, partial_pointer, rows, columns,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """GELU again, the gradient with respect to its input, and partial sums of that for the bias before it."""
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = (column < columns)[None, :]
@@ -161,8 +143,8 @@ def _scale_grads_kernel(
     weight_grad_pointer, scale_grad_pointer, bias_grad_pointer, columns,
     BIASED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of one output: from the product of the incoming gradient with what goes into the last layer, the gradients of
-    that layer's weight, of layer scale and of the bias."""
+    """For one output: the gradients of the last layer's weight, of layer scale and of the bias, from the product of the
+    incoming gradient with that layer's input."""
     row = tl.program_id(0)
     scale = tl.load(scale_pointer + row).to(tl.float32)
     of_scale = tl.zeros((BLOCK,), tl.float32)
@@ -181,14 +163,14 @@ def _scale_grads_kernel(
 
 
 def _rows_of(columns: int) -> tuple[tuple[int, int], int]:
-    """Rows and columns of a tile of whole rows, and the warps for it."""
+    """Rows and columns of a tile of whole rows, and its number of warps."""
     block = triton.next_power_of_2(columns)
     return (max(1, TILE // block), block), min(16, max(4, block // 256))
 
 
 def _grid(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """(Blocks of columns, programs that share the rows of each); rows and columns of a tile. Programs take tiles in
-    turn, so that those that run at a time are near each other in memory."""
+    turn, so that programs running at the same time are near each other in memory."""
     block = min(COLUMNS, triton.next_power_of_2(columns))
     blocks, tile = triton.cdiv(columns, block), (TILE // block, block)
     return (blocks, max(1, min(triton.cdiv(rows, tile[0]), PROGRAMS // blocks))), tile
@@ -228,7 +210,7 @@ def _gelu_grad(before: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _cast_sum(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``x`` in that type, and its sum over rows."""
+    """``x`` in that type, and the sum over its rows."""
     rows, columns = x.shape
     grid, tile = _grid(rows, columns)
     out = x if x.dtype == dtype else torch.empty_like(x, dtype=dtype)
@@ -238,33 +220,25 @@ def _cast_sum(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Of matrices, in float32 where torch hands it over so."""
+    """A matrix product, in float32 where torch can return it so."""
     if a.dtype == torch.float32 or not a.is_cuda:
         return a @ b
     return torch.mm(a, b, out_dtype=torch.float32)
 
 
 def run(
-    x: Tensor,
-    shortcut: Tensor | None,
-    norm: tuple[Tensor | None, Tensor | None, float],
-    first: tuple[Tensor, Tensor | None],
-    second: tuple[Tensor, Tensor | None],
-    scale: Tensor | None,
-    out: Tensor,
-    *,
-    dtype: torch.dtype,
-    keeps: bool,
+    x: Tensor, shortcut: Tensor | None, weights: Weights, out: Tensor, *, dtype: torch.dtype, keeps: bool
 ) -> Tensor:
-    """As ``pixelwise.run``, without strips. Gives the hidden activations: where the backward pass ``keeps`` them those
-    before GELU, else what became of them."""
-    (rows, outputs), (norm_weight, norm_bias, eps) = out.shape, norm
-    normed = x.to(dtype) if norm_weight is None else normalize(x, norm_weight, _bias(norm_bias), eps, dtype)
-    before = _linear(normed, *first)
+    """The same as ``products.run``, for all pixels at once. Returns the hidden activations: those before GELU where the
+    backward pass ``keeps`` them, otherwise their memory."""
+    norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, eps = weights
+    rows, outputs = out.shape
+    normed = x.to(dtype) if norm_weight is None else normalize(x, norm_weight, _present(norm_bias), eps, dtype)
+    before = _linear(normed, weight1, bias1)
     del normed
     hidden = torch.empty_like(before) if keeps else before
     torch.ops.aten.gelu.out(before, out=hidden)
-    y = _linear(hidden, *second)
+    y = _linear(hidden, weight2, bias2)
     tile = TILE // COLUMNS, COLUMNS
     grid = triton.cdiv(rows, tile[0]), triton.cdiv(outputs, tile[1])
     tensors = y, y if shortcut is None else shortcut, y if scale is None else scale, out
@@ -273,7 +247,7 @@ def run(
     return before
 
 
-def _bias(bias: Tensor | None) -> Tensor:
+def _present(bias: Tensor | None) -> Tensor:
     assert bias is not None
     return bias
 
@@ -282,20 +256,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.nn.functional.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    before: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    eps: float,
-    weight1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    scale: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the input and of norm weight and bias, weight and bias of both layers, and scale, those of
-    parameters in float32; of what is absent, any."""
+def backward(grad: Tensor, x: Tensor, before: Tensor, weights: Weights) -> tuple[Tensor, ...]:
+    """Gradients of the input and of all ``Weights``, the latter in float32; for absent ones, any tensor."""
+    norm_weight, norm_bias, weight1, _, weight2, bias2, scale, eps = weights
     dtype, (outputs, wide) = before.dtype, weight2.shape
     grad, total = _cast_sum(grad, dtype)
     scaled = weight2 if scale is None else scale[:, None] * weight2
@@ -309,10 +272,8 @@ def backward(
         launch(_scale_grads_kernel, (outputs,), *tensors, of_bias2, wide, constants=(bias2 is not None, 1024))
     normed_grad = before_grad @ weight1.to(dtype)
     if norm_weight is None:
-        x_grad, normed, of_norm_weight, of_norm_bias = normed_grad.to(x.dtype), x.to(dtype), total, total
+        x_grad, normed, of_norm = normed_grad.to(x.dtype), x.to(dtype), [total, total]
     else:
-        x_grad, of_norm_weight, of_norm_bias, normed = _norm_grad(normed_grad, x, norm_weight, _bias(norm_bias), eps)
+        x_grad, *of_norm, normed = _norm_grad(normed_grad, x, norm_weight, _present(norm_bias), eps)
     of_weight1 = _product(before_grad.t(), normed)
-    return (
-        x_grad, of_norm_weight, of_norm_bias, of_weight1.float(), of_bias1, of_weight2.float(), of_bias2, of_scale
-    )  # fmt: skip
+    return x_grad, *of_norm, of_weight1.float(), of_bias1, of_weight2.float(), of_bias2, of_scale

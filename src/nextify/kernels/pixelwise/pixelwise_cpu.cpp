@@ -4,7 +4,7 @@
 // Between the products nothing is written but the hidden activations of a strip of pixels; where there is a training to
 // come back to them, also as they were before GELU, for all pixels.
 //
-// Plain C interface; nextify/nn/pixelwise.py builds it, loads it and checks it.
+// Plain C interface; products.py builds, loads and checks it.
 
 #include <cstdint>
 

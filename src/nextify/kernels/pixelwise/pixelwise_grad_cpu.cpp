@@ -9,7 +9,7 @@
 // For a strip of pixels at a time, so that A and dH, the largest, stay in a cache. Y = W2 A + b2 is not needed: layer
 // scale's gradient is read off G. Sums over pixels have one order, whatever the number of threads.
 //
-// Plain C interface; nextify/nn/pixelwise_grad.py builds it, loads it and checks it.
+// Plain C interface; training.py builds, loads and checks it.
 
 #include <cstdint>
 

@@ -1,10 +1,10 @@
 """What a ConvNeXt block does to each pixel by itself, in inference: the norm, both 1x1 layers with GELU between them,
-layer scale and the sum with the shortcut. On a CPU a strip of pixels is done at a time, on a GPU (``gpu.py``) all.
+layer scale and the sum with the shortcut. A CPU does a strip of pixels at a time, a GPU (``gpu.py``) all at once.
 
-The hidden activations of a batch are the largest tensor of a block and would go through memory three times: the first
-product with its bias, the activation, the second product. Those of a strip stay in a cache. Either the products are our
-own too (``products.py``), or they are torch's and ``strips_cpu.cpp`` does what stands between and after them in one
-pass each. The result differs from the layers' in rounding only, and is rounded no more often.
+The hidden activations of a batch are the largest tensor of a block and would go through memory three times: for the
+first product, the activation and the second product. Those of a strip stay in a cache. The products are either our own
+(``products.py``), or torch's, with ``strips_cpu.cpp`` doing what stands between and after them in one pass each. The
+result differs from the layers' in rounding only, and is rounded no more often.
 """
 
 import ctypes
@@ -22,25 +22,19 @@ from torch.profiler import record_function
 from torch.utils.flop_counter import register_flop_formula
 
 from nextify.kernels.gelu.cpu import FLAGS, normal_distribution
-from nextify.kernels.operators import operator, seen_as_operators
+from nextify.kernels.operators import check_numbers, compiled, operator, pointers, seen_as_operators
 from nextify.kernels.pixelwise import products
-from nextify.kernels.pixelwise.products import scratch
+from nextify.kernels.pixelwise.products import SCHEMA, Weights, scratch
 from nextify.networks.layers import LayerNorm, Pointwise
-from nextify.system import native
 
 STRIP_BYTES = 6 << 20
 """Bytes of hidden activations in a strip."""
 FEWEST_PIXELS = 512
-"""Least number of pixels in a strip; with fewer, the weights would be read too often."""
-_SOURCE = Path(__file__).with_name("strips_cpu.cpp")
-
-
-def _build() -> native.Build:
-    return native.build("strips", _SOURCE, _check, FLAGS)
+"""Fewest pixels in a strip; with fewer, the weights would be read too often."""
 
 
 def _check(library: ctypes.CDLL) -> None:
-    """Compare both kernels with NumPy on a small case with ragged columns; raise RuntimeError where they differ."""
+    """Raise RuntimeError where either kernel's numbers for a small case of ragged columns are not NumPy's."""
     bias_gelu, scaled_sum = library.nextify_bias_gelu, library.nextify_scaled_sum
     pointer, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     bias_gelu.argtypes = [pointer, pointer, flag, number, number, flag]
@@ -50,30 +44,30 @@ def _check(library: ctypes.CDLL) -> None:
     x, s = random.standard_normal((2, 3, 37), dtype=np.float32)
     bias, scale = random.standard_normal((2, 37), dtype=np.float32)
     z, sums, shifted = x.copy(), np.empty_like(x), x + bias
-    bias_gelu(z.ctypes.data, bias.ctypes.data, 0, 3, 37, 1)
-    scaled_sum(
-        *(s.ctypes.data, 0, x.ctypes.data, 0, bias.ctypes.data, scale.ctypes.data, sums.ctypes.data, 0, 3, 37, 1)
-    )
-    pairs = ((z, shifted * normal_distribution(shifted)), (sums, s + scale * shifted))
-    if not all(np.allclose(got, expected, rtol=1e-5, atol=5e-6) for got, expected in pairs):
-        raise RuntimeError("the compiled kernel does not agree with NumPy")
+    to_x, to_s, to_bias, to_scale, to_z, to_sums = (a.ctypes.data for a in (x, s, bias, scale, z, sums))
+    bias_gelu(to_z, to_bias, 0, 3, 37, 1)
+    scaled_sum(to_s, 0, to_x, 0, to_bias, to_scale, to_sums, 0, 3, 37, 1)
+    check_numbers([(z, shifted * normal_distribution(shifted)), (sums, s + scale * shifted)], 1e-5, 5e-6)
+
+
+_library, ready = compiled("strips", Path(__file__).with_name("strips_cpu.cpp"), _check, FLAGS)
 
 
 class Parts(NamedTuple):
     """A block's layers."""
 
     before: Sequence[nn.Module]
-    """Layers that see neighbouring pixels, or are of other kinds."""
+    """Layers that look at neighbouring pixels, or are of other kinds."""
     norm: LayerNorm | None
     first: Pointwise
     activation: nn.GELU
     second: Pointwise
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
-def ready() -> bool:
-    """Whether the compiled kernel can be used; builds it when asked first."""
-    return _build().usable
+def weights_of(parts: Parts, scale: Tensor | None) -> Weights:
+    _, norm, first, _, second = parts
+    norm_weight, norm_bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
+    return Weights(norm_weight, norm_bias, first.weight, first.bias, second.weight, second.bias, scale, eps)
 
 
 def run(
@@ -83,18 +77,13 @@ def run(
 
     Computed in ``dtype``; ``own``: on a CPU, with matrix products of our own.
     """
-    _, norm, first, _, second = parts
-    norm_weight, norm_bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
     function = torch.ops.nextify.strips if seen_as_operators() else _run
-    y: Tensor = function(
-        *(x, shortcut, norm_weight, norm_bias, eps, first.weight, first.bias),
-        *(second.weight, second.bias, scale, dtype, own),
-    )
+    y: Tensor = function(x, shortcut, *weights_of(parts, scale), dtype, own)
     return y
 
 
 def strip_of(pixels: int, bytes_of_each: int, most_bytes: int | None = None) -> int:
-    """Pixels in a strip, so that all strips have about one size; the last one may have fewer."""
+    """Pixels in a strip, chosen so that all strips are of about one size; the last may have fewer."""
     most = max(FEWEST_PIXELS, (most_bytes or STRIP_BYTES) // bytes_of_each)
     return max(1, -(-pixels // max(1, round(pixels / most))))
 
@@ -107,37 +96,24 @@ def result_dtype(dtype: torch.dtype, *others: Tensor | None) -> torch.dtype:
     return dtype
 
 
-def _run(
-    x: Tensor,
-    shortcut: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    scale: Tensor | None,
-    dtype: torch.dtype,
-    own: bool,
-) -> Tensor:
-    out = torch.empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut), device=x.device)
-    wide = weight1.shape[0]
+def _run(x: Tensor, shortcut: Tensor, *others: Any) -> Tensor:
+    *values, dtype, own = others
+    weights = Weights(*values)
+    out = torch.empty(shortcut.shape, dtype=result_dtype(dtype, weights.scale, shortcut), device=x.device)
     xs, shortcuts, outs = (t.contiguous().view(-1, t.shape[-1]) for t in (x, shortcut, out))
-    norm, first, second = (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2)
     if x.device.type == "cuda":
         from nextify.kernels.pixelwise import gpu
 
         with torch.no_grad(), torch.autocast("cuda", enabled=False):
-            gpu.run(xs, shortcuts, norm, first, second, scale, outs, dtype=dtype, keeps=False)
+            gpu.run(xs, shortcuts, weights, outs, dtype=dtype, keeps=False)
         return out
-    strip = strip_of(xs.shape[0], wide * dtype.itemsize)
+    strip = strip_of(xs.shape[0], weights.weight1.shape[0] * dtype.itemsize)
     if own:
         with _named("nextify::pixelwise"):
-            products.run(xs, shortcuts, norm, first, second, scale, outs, strip=strip, dtype=dtype)
+            products.run(xs, shortcuts, weights, outs, strip=strip, dtype=dtype)
     else:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            _run_with_torch(xs, shortcuts, norm, first, second, scale, outs, strip, dtype)
+            _run_with_torch(xs, shortcuts, weights, outs, strip, dtype)
     return out
 
 
@@ -146,30 +122,21 @@ def _named(name: str) -> AbstractContextManager[object]:
     return record_function(name) if torch._C._autograd._profiler_enabled() else nullcontext()
 
 
-def _run_with_torch(
-    x: Tensor,
-    shortcut: Tensor,
-    norm: tuple[Tensor | None, Tensor | None, float],
-    first: tuple[Tensor, Tensor | None],
-    second: tuple[Tensor, Tensor | None],
-    scale: Tensor | None,
-    out: Tensor,
-    strip: int,
-    dtype: torch.dtype,
-) -> None:
+def _run_with_torch(x: Tensor, shortcut: Tensor, weights: Weights, out: Tensor, strip: int, dtype: torch.dtype) -> None:
     """The same as ``products.run``, with torch's matrix products."""
-    library, threads, wide = _build().library, torch.get_num_threads(), first[0].shape[0]
-    vectors = [products.floats(v) for v in (first[1], second[1], scale)]
-    shift1, shift2, factor = (None if v is None else v.data_ptr() for v in vectors)
+    norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, eps = weights
+    library, threads = _library(), torch.get_num_threads()
+    vectors = [products.floats(v) for v in (bias1, bias2, scale)]
+    shift1, shift2, factor = pointers(*vectors)
     halves = [int(kind == torch.bfloat16) for kind in (shortcut.dtype, dtype, out.dtype)]
-    to_wide, to_narrow = (_cast(w, dtype, name).t() for w, name in ((first[0], "first"), (second[0], "second")))
-    hidden = scratch("hidden", (strip, wide), dtype)
+    to_wide, to_narrow = (_cast(w, dtype, name).t() for w, name in ((weight1, "first"), (weight2, "second")))
+    hidden = scratch("hidden", (strip, weight1.shape[0]), dtype)
     narrow = scratch("narrow", (strip, out.shape[-1]), dtype)
     for start in range(0, x.shape[0], strip):
         rows = slice(start, start + strip)
         part = x[rows]
-        if norm[0] is not None:
-            part = F.layer_norm(part, x.shape[-1:], *norm)
+        if norm_weight is not None:
+            part = F.layer_norm(part, x.shape[-1:], norm_weight, norm_bias, eps)
         inside = torch.mm(part.to(dtype), to_wide, out=hidden[: part.shape[0]])
         with _named("nextify::bias_gelu"):
             library.nextify_bias_gelu(inside.data_ptr(), shift1, halves[1], *inside.shape, threads)
@@ -185,16 +152,16 @@ def _cast(weight: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return weight if weight.dtype == dtype else scratch(name, weight.shape, dtype).copy_(weight)
 
 
-operator("strips", _run)
+operator("strips", _run, f"(Tensor x, Tensor shortcut, {SCHEMA}, ScalarType dtype, bool own) -> Tensor")
 
 
 @torch.library.register_fake("nextify::strips")  # type: ignore[untyped-decorator]
 def _(x: Tensor, shortcut: Tensor, *others: Any) -> Tensor:
-    *_, scale, dtype, _own = others
+    *_, scale, _eps, dtype, _own = others
     return shortcut.new_empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut))
 
 
 @register_flop_formula(torch.ops.nextify.strips)
 def _flops(x: Any, shortcut: Any, *others: Any, out_shape: Any = None, **_: Any) -> int:
-    wide = others[3][0]
+    wide = others[2][0]
     return int(2 * math.prod(x[:-1]) * wide * (x[-1] + shortcut[-1]))

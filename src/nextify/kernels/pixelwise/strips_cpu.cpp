@@ -1,7 +1,7 @@
 // What stands between and after the matrix products of a ConvNeXt block, for a strip of pixels in a cache: bias and GELU
 // in place, and Z = S + scale * (Y + bias). Computed in float32, whatever the types in memory.
 //
-// Plain C; nextify/nn/strips.py builds it, loads it and checks it.
+// Plain C; strips.py builds, loads and checks it.
 
 #include <cstdint>
 

@@ -1,14 +1,13 @@
-"""What a ConvNeXt block does to each pixel by itself, in training. On a CPU the forward pass is ``products.py``'s and
-the backward pass ``pixelwise_grad_cpu.cpp``; on a GPU they are torch's products and the Triton kernels of ``gpu.py``.
+"""What a ConvNeXt block does to each pixel by itself, in training. On a CPU the forward pass is in ``products.py`` and
+the backward pass in ``pixelwise_grad_cpu.cpp``; a GPU runs torch's products and the Triton kernels of ``gpu.py``.
 
-Layer by layer, autograd keeps the normed input, the hidden activations before and after GELU and the branch's output:
-with what the norm keeps, eleven times the block's channels for each pixel. Here five times is enough: the norm's input
-and the hidden activations before GELU. The rest is computed again, on a CPU for a strip of pixels whose activations
-stay in a cache. The result differs from the layers' in rounding only.
+Layer by layer, autograd keeps eleven times the block's channels for each pixel: the norm's input and output, the hidden
+activations before and after GELU, and the branch's output. Here it keeps five times: the norm's input and the hidden
+activations before GELU. The rest is recomputed, on a CPU for a strip of pixels whose activations stay in a cache. The
+result differs from the layers' in rounding only.
 """
 
 import ctypes
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,279 +17,208 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from nextify.kernels.gelu.cpu import FLAGS, normal_distribution
-from nextify.kernels.operators import seen_as_operators
+from nextify.kernels.gelu.cpu import FLAGS
+from nextify.kernels.operators import compiled, failed, pointers, seen_as_operators
 from nextify.kernels.pixelwise import products, strips
-from nextify.kernels.pixelwise.products import scratch_address
-from nextify.system import native
+from nextify.kernels.pixelwise.products import SCHEMA, Weights, scratch_address
 
 STRIP_BYTES = 3 << 20
-"""Bytes of hidden activations in a strip of the backward pass, which has three tensors of them."""
+"""Bytes of hidden activations in a strip of the backward pass, which holds three tensors of them."""
 CHANNEL_BYTES = 1 << 12
-"""Most bytes of one channel of a strip: sums over its pixels are products, whose panels would get narrower beyond."""
-_SOURCE = Path(__file__).with_name("pixelwise_grad_cpu.cpp")
-_GRADIENTS = ("norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2", "scale")
+"""Most bytes of one channel of a strip. Sums over pixels are products, whose panels would get narrower beyond that."""
+_LEARNED = Weights._fields[:-1]
 
 
-class _Gradients(ctypes.Structure):
-    """``Gradients`` of pixelwise_grad_cpu.cpp."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("grad", "x", "before", "weight1", "weight2")),
-        *((name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias", "bias2", "scale")),
-        *((name, ctypes.c_void_p) for name in ("memory", "x_grad")),
-        *((f"{name}_grad", ctypes.c_void_p) for name in _GRADIENTS),
-        *((name, ctypes.c_int64) for name in ("rows", "columns", "wide", "outputs", "strip")),
-        ("eps", ctypes.c_float),
-        *((f"{name}_half", ctypes.c_int) for name in ("grad", "x", "weight1", "weight2", "inner")),
-        ("threads", ctypes.c_int),
-    )
-
-
-def _build() -> native.Build:
-    return native.build("pixelwise_grad", _SOURCE, _check, FLAGS)
+_INPUTS = "grad", "x", "before", "weight1", "weight2", "norm_weight", "norm_bias", "bias2", "scale"
+_Gradients = products.arguments(
+    (*_INPUTS, "memory", "x_grad", *(f"{name}_grad" for name in _LEARNED)), ("grad", "x", "weight1", "weight2", "inner")
+)
 
 
 def _check(library: ctypes.CDLL) -> None:
-    """Compare with NumPy on a small case with ragged sizes; raise RuntimeError where they differ."""
+    """Raise RuntimeError where the kernel's gradients for a small case are not NumPy's."""
     function, size = library.nextify_pixelwise_grad, library.nextify_pixelwise_grad_bytes
     function.argtypes = size.argtypes = [ctypes.POINTER(_Gradients)]
     function.restype, size.restype = ctypes.c_int, ctypes.c_int64
-    random = np.random.default_rng(0)
-    rows, columns, wide, outputs, strip = 23, 22, 90, 20, 15
+    c = products.small_case()
+    c.grad = grad = c.shortcut
+    inputs = [getattr(c, name) for name in _INPUTS]
+    found = [np.empty_like(c.x), *(np.empty_like(getattr(c, name)) for name in _LEARNED)]
 
-    def draw(*shape: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-        return random.standard_normal(shape, dtype=np.float32)
-
-    grad, x, weight1, weight2 = draw(rows, outputs), draw(rows, columns), draw(wide, columns), draw(outputs, wide)
-    norm_weight, norm_bias, bias1, bias2, scale = (draw(n) for n in (columns, columns, wide, outputs, outputs))
-    centred = x - x.mean(1, keepdims=True, dtype=np.float64)
-    deviation = np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6)
-    unit = centred / deviation
-    normal = unit * norm_weight + norm_bias
-    before = (normal @ weight1.T + bias1).astype(np.float32)
-    found = {name: np.empty_like(a) for name, a in zip(_GRADIENTS, (norm_weight, norm_bias, weight1), strict=False)}
-    found |= {"bias1": np.empty_like(bias1), "weight2": np.empty_like(weight2), "bias2": np.empty_like(bias2)}
-    found |= {"scale": np.empty_like(scale)}
-    x_grad = np.empty_like(x)
-
-    def call(memory: int) -> _Gradients:
-        inputs = (a.ctypes.data for a in (grad, x, before, weight1, weight2, norm_weight, norm_bias, bias2, scale))
-        outs = (a.ctypes.data for a in (x_grad, *found.values()))
-        return _Gradients(*inputs, memory, *outs, rows, columns, wide, outputs, strip, 1e-6, *[0] * 5, 2)
+    def call(memory: int) -> ctypes.Structure:
+        addresses = [[a.ctypes.data for a in arrays] for arrays in (inputs, found)]
+        return _Gradients(*addresses[0], memory, *addresses[1], *c.sizes, 1e-6, *[0] * 5, 2)
 
     memory = np.empty(size(call(0)) + products.LINE, np.uint8)
     code = function(call(memory.ctypes.data + -memory.ctypes.data % products.LINE))
-    phi = normal_distribution(before)
-    density = np.exp(-(before.astype(np.float64) ** 2) / 2) / np.sqrt(2 * np.pi)
-    hidden, scaled = before * phi, grad * scale
-    hidden_grad = (scaled @ weight2) * (phi + before * density)
-    normal_grad = hidden_grad @ weight1
-    weighted = normal_grad * norm_weight
-    shares = weighted.mean(1, keepdims=True), (weighted * unit).mean(1, keepdims=True)
-    expected = {
-        "norm_weight": (normal_grad * unit).sum(0),
-        "norm_bias": normal_grad.sum(0),
-        "weight1": hidden_grad.T @ normal,
-        "bias1": hidden_grad.sum(0),
-        "weight2": scaled.T @ hidden,
-        "bias2": scaled.sum(0),
-        "scale": (grad * (hidden @ weight2.T + bias2)).sum(0),
-    }
-    pairs = [(x_grad, (weighted - shares[0] - unit * shares[1]) / deviation)]
-    pairs += [(found[name], expected[name]) for name in _GRADIENTS]
+    density = np.exp(-(c.before.astype(np.float64) ** 2) / 2) / np.sqrt(2 * np.pi)
+    scaled = grad * c.scale
+    hidden_grad = (scaled @ c.weight2) * (c.distribution + c.before * density)
+    normal_grad = hidden_grad @ c.weight1
+    weighted = normal_grad * c.norm_weight
+    shares = weighted.mean(1, keepdims=True), (weighted * c.unit).mean(1, keepdims=True)
+    expected = (
+        (weighted - shares[0] - c.unit * shares[1]) / c.deviation,
+        *((normal_grad * c.unit).sum(0), normal_grad.sum(0)),  # norm_weight, norm_bias
+        *(hidden_grad.T @ c.normal, hidden_grad.sum(0)),  # weight1, bias1
+        *(scaled.T @ c.hidden, scaled.sum(0)),  # weight2, bias2
+        (grad * (c.hidden @ c.weight2.T + c.bias2)).sum(0),  # scale
+    )
+    pairs = zip(found, expected, strict=True)
     if code or not all(np.linalg.norm(got - exact) <= 1e-5 * np.linalg.norm(exact) for got, exact in pairs):
         raise RuntimeError("the compiled kernel does not agree with NumPy")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
-def ready() -> bool:
-    """Whether the compiled kernels can be used; builds them when asked first."""
-    return _build().usable
+_library, ready = compiled("pixelwise_grad", Path(__file__).with_name("pixelwise_grad_cpu.cpp"), _check, FLAGS)
 
 
-def _forward(
-    x: Tensor,
-    shortcut: Tensor | None,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    eps: float,
-    weight1: Tensor,
-    bias1: Tensor | None,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    scale: Tensor | None,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
+    """The output, and the hidden activations before GELU."""
+    *values, dtype = others
+    weights = Weights(*values)
     x, shortcut = x.contiguous(), None if shortcut is None else shortcut.contiguous()
-    parts = x, shortcut, (norm_weight, norm_bias, eps), (weight1, bias1), (weight2, bias2), scale
     if x.device.type == "cuda":
         from nextify.kernels.pixelwise import gpu
 
-        out = x.new_empty((x.shape[0], weight2.shape[0]), dtype=strips.result_dtype(dtype, scale, shortcut))
-        return out, gpu.run(*parts, out, dtype=dtype, keeps=True)
-    out, before = _outputs(x, weight1, weight2, strips.result_dtype(dtype, scale, shortcut), dtype)
-    products.run(
-        *parts,
-        out,
-        strip=strips.strip_of(x.shape[0], before.shape[-1] * dtype.itemsize),
-        dtype=dtype,
-        before=before,
-    )
+        out = _output(x, shortcut, weights, dtype)
+        return out, gpu.run(x, shortcut, weights, out, dtype=dtype, keeps=True)
+    out, before = _output(x, shortcut, weights, dtype), x.new_empty((x.shape[0], weights.weight1.shape[0]), dtype=dtype)
+    strip = strips.strip_of(x.shape[0], before.shape[-1] * dtype.itemsize)
+    products.run(x, shortcut, weights, out, strip=strip, dtype=dtype, before=before)
     return out, before
 
 
-def _outputs(
-    x: Tensor, weight1: Tensor, weight2: Tensor, out_dtype: torch.dtype, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    out = x.new_empty((x.shape[0], weight2.shape[0]), dtype=out_dtype)
-    return out, x.new_empty((x.shape[0], weight1.shape[0]), dtype=dtype)
+def _output(x: Tensor, shortcut: Tensor | None, weights: Weights, dtype: torch.dtype) -> Tensor:
+    kind = strips.result_dtype(dtype, weights.scale, shortcut)
+    return x.new_empty((x.shape[0], weights.weight2.shape[0]), dtype=kind)
 
 
-_forward_op = torch.library.custom_op("nextify::pixelwise", _forward, mutates_args=())
+_schema = f"(Tensor x, Tensor? shortcut, {SCHEMA}, ScalarType dtype) -> (Tensor, Tensor)"
+_forward_op = torch.library.custom_op("nextify::pixelwise", _forward, mutates_args=(), schema=_schema)
 
 
 @_forward_op.register_fake
 def _(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, Tensor]:
-    _, _, _, weight1, _, weight2, _, scale, dtype = others
-    return _outputs(x, weight1, weight2, strips.result_dtype(dtype, scale, shortcut), dtype)
+    *values, dtype = others
+    weights = Weights(*values)
+    before = x.new_empty((x.shape[0], weights.weight1.shape[0]), dtype=dtype)
+    return _output(x, shortcut, weights, dtype), before
 
 
-def _backward(
-    grad: Tensor,
-    x: Tensor,
-    before: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    eps: float,
-    weight1: Tensor,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    scale: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _backward(grad: Tensor, x: Tensor, before: Tensor, *values: Any) -> tuple[Tensor, ...]:
+    """Gradients of the input and of all ``Weights``, the latter in float32; for absent ones, any tensor."""
+    weights = Weights(*values)
+    norm_weight, norm_bias, weight1, _, weight2, bias2, scale, eps = weights
     grad, x, before = grad.contiguous(), x.contiguous(), before.contiguous()
     if x.device.type == "cuda":
         from nextify.kernels.pixelwise import gpu
 
-        rest = norm_weight, norm_bias, eps, weight1, weight2, bias2, scale
-        return gpu.backward(grad, x, before, *rest)
+        return gpu.backward(grad, x, before, weights)
     grads = _gradients(x, weight1, weight2)
-    wide, columns = weight1.shape
-    rows, threads = x.shape[0], torch.get_num_threads()
+    (wide, columns), rows = weight1.shape, x.shape[0]
     vectors = [products.floats(v) for v in (norm_weight, norm_bias, bias2, scale)]
     tensors = [grad, x, before, weight1.contiguous(), weight2.contiguous(), *vectors]
-    halves = [t.dtype == torch.bfloat16 for t in (grad, x, weight1, weight2, before)]
     work = _Gradients(
-        *(None if t is None else t.data_ptr() for t in tensors),
+        *pointers(*tensors),
         None,
-        *(t.data_ptr() for t in grads),
-        *(rows, columns, wide, weight2.shape[0]),
-        *(_strip(rows, wide, before.dtype), eps, *halves, threads),
+        *pointers(*grads),
+        *(rows, columns, wide, weight2.shape[0], strip_of(rows, wide, before.dtype), eps),
+        *(t.dtype == torch.bfloat16 for t in (grad, x, weight1, weight2, before)),
+        torch.get_num_threads(),
     )
-    library = _build().library
+    library = _library()
     work.memory = scratch_address("gradients", library.nextify_pixelwise_grad_bytes(ctypes.byref(work)))
     if code := library.nextify_pixelwise_grad(ctypes.byref(work)):
-        raise RuntimeError(f"the pixelwise kernel failed with code {code}; --kernels off goes without it")
+        raise failed("pixelwise", code)
     return grads
 
 
-def _strip(pixels: int, wide: int, dtype: torch.dtype) -> int:
+def strip_of(pixels: int, wide: int, dtype: torch.dtype) -> int:
+    """Pixels in a strip of the backward pass."""
     return strips.strip_of(pixels, wide * dtype.itemsize, min(STRIP_BYTES, wide * CHANNEL_BYTES))
 
 
-def _gradients(
-    x: Tensor, weight1: Tensor, weight2: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Memory for the gradients of the input and of _GRADIENTS."""
-
-    def of(*shape: int) -> Tensor:
-        return x.new_empty(shape, dtype=torch.float32)
-
+def _gradients(x: Tensor, weight1: Tensor, weight2: Tensor) -> tuple[Tensor, ...]:
+    """Uninitialized gradients of the input and of all ``Weights``."""
     (wide, columns), outputs = weight1.shape, weight2.shape[0]
-    x_grad = x.new_empty(x.shape)
-    norm, scale = (of(columns), of(columns)), of(outputs)
-    return x_grad, *norm, of(wide, columns), of(wide), of(outputs, wide), of(outputs), scale
+    shapes = (columns,), (columns,), (wide, columns), (wide,), (outputs, wide), (outputs,), (outputs,)
+    return x.new_empty(x.shape), *(x.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
-@functools.wraps(_backward)
-def _backward_apart(*args: Any) -> tuple[Tensor, ...]:
-    """No two outputs share memory, as operators must ensure."""
-    found = _backward(*args)
-    return tuple(t.clone() for t in found) if args[0].is_cuda else found
+def _backward_apart(grad: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    """The same with outputs that share no memory, as an operator's must not."""
+    found = _backward(grad, *others)
+    return tuple(t.clone() for t in found) if grad.is_cuda else found
 
 
-_backward_op = torch.library.custom_op("nextify::pixelwise_grad", _backward_apart, mutates_args=())
+_schema = f"(Tensor grad, Tensor x, Tensor before, {SCHEMA}) -> ({', '.join(['Tensor'] * 8)})"
+_backward_op = torch.library.custom_op("nextify::pixelwise_grad", _backward_apart, mutates_args=(), schema=_schema)
 
 
 @_backward_op.register_fake
-def _(grad: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    return _gradients(x, others[4], others[5])
+def _(grad: Tensor, x: Tensor, before: Tensor, *values: Any) -> tuple[Tensor, ...]:
+    return _gradients(x, values[2], values[4])
 
 
 @register_flop_formula(torch.ops.nextify.pixelwise)
 def _forward_flops(x: Any, shortcut: Any, *others: Any, out_shape: Any = None, **_: Any) -> int:
-    return int(2 * x[0] * others[3][0] * (others[3][1] + others[5][0]))
+    return int(2 * x[0] * others[2][0] * (others[2][1] + others[4][0]))
 
 
 @register_flop_formula(torch.ops.nextify.pixelwise_grad)
-def _backward_flops(grad: Any, x: Any, *others: Any, out_shape: Any = None, **_: Any) -> int:
-    return int(4 * x[0] * others[4][0] * (others[4][1] + others[5][0]))
+def _backward_flops(grad: Any, x: Any, before: Any, *values: Any, out_shape: Any = None, **_: Any) -> int:
+    return int(4 * x[0] * values[2][0] * (values[2][1] + values[4][0]))
 
 
 def _seen(x: Tensor) -> bool:
-    """Whether to call the operators. A GPU waits for nothing but calls, so there only where something looks at them."""
+    """Whether to call the operators. A GPU mostly waits to be called, so there only if something looks at them."""
     return x.device.type == "cpu" or seen_as_operators()
 
 
 class _Pixelwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shortcut: Tensor | None, eps: float, dtype: torch.dtype, *rest: Any) -> Tensor:
-        norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = rest
+    def forward(ctx: Any, x: Tensor, shortcut: Tensor | None, dtype: torch.dtype, *values: Any) -> Tensor:
         function = torch.ops.nextify.pixelwise if _seen(x) else _forward
-        out, before = function(x, shortcut, norm_weight, norm_bias, eps, weight1, bias1, weight2, bias2, scale, dtype)
-        ctx.save_for_backward(x, before, *rest)
-        ctx.eps, ctx.dtype, ctx.shortcut_dtype = eps, dtype, None if shortcut is None else shortcut.dtype
+        out, before = function(x, shortcut, *values, dtype)
+        ctx.save_for_backward(x, before, *values[:-1])
+        ctx.eps, ctx.dtype, ctx.shortcut_dtype = values[-1], dtype, None if shortcut is None else shortcut.dtype
         y: Tensor = out
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, before, *rest = ctx.saved_tensors
-        norm_weight, norm_bias, weight1, _, weight2, bias2, scale = rest
+        x, before, *learned = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            x_grad, *of_rest = _twice(grad, x, ctx.eps, ctx.dtype, rest)
+            x_grad, *of_learned = _twice(grad, x, Weights(*learned, eps=ctx.eps), ctx.dtype)
         else:
             function = torch.ops.nextify.pixelwise_grad if _seen(x) else _backward
-            x_grad, *of_rest = function(
-                grad, x, before, norm_weight, norm_bias, ctx.eps, weight1, weight2, bias2, scale
-            )
-            of_rest = [None if p is None else g.to(p.dtype) for g, p in zip(of_rest, rest, strict=True)]
+            x_grad, *found = function(grad, x, before, *learned, ctx.eps)
+            of_learned = [None if p is None else g.to(p.dtype) for g, p in zip(found, learned, strict=True)]
         of_shortcut = None if ctx.shortcut_dtype is None else grad.to(ctx.shortcut_dtype)
-        return x_grad, of_shortcut, None, None, *of_rest
+        return x_grad, of_shortcut, None, *of_learned, None
 
 
-def _branch(x: Tensor, eps: float, dtype: torch.dtype, rest: Any) -> Tensor:
-    """The same in torch's operators, without the shortcut."""
-    norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale = rest
+def _twice(grad: Tensor, x: Tensor, weights: Weights, dtype: torch.dtype) -> list[Tensor | None]:
+    """The gradients of the branch in torch's operators, themselves differentiable."""
+    norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, eps = weights
     with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         y = x if norm_weight is None else F.layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
         y = F.linear(F.gelu(F.linear(y, weight1, bias1)), weight2, bias2)
-    return y if scale is None else y * scale
+    y = y if scale is None else y * scale
+    inputs = x, *weights[:-1]
+    found = iter(torch.autograd.grad(y, [t for t in inputs if t is not None], grad.to(y.dtype), create_graph=True))
+    return [None if t is None else next(found) for t in inputs]
 
 
-def _twice(grad: Tensor, x: Tensor, eps: float, dtype: torch.dtype, rest: Any) -> list[Tensor | None]:
-    """The gradients, differentiable themselves."""
-    y = _branch(x, eps, dtype, rest)
-    found = iter(torch.autograd.grad(y, [x, *(p for p in rest if p is not None)], grad.to(y.dtype), create_graph=True))
-    return [next(found), *(None if p is None else next(found) for p in rest)]
+def pixelwise(x: Tensor, shortcut: Tensor | None, weights: Weights, dtype: torch.dtype) -> Tensor:
+    """``[shortcut +] scale * (W2 gelu(W1 norm(x) + b1) + b2)``, all ``(pixels, channels)``, computed in ``dtype``."""
+    y: Tensor = _Pixelwise.apply(x, shortcut, dtype, *weights)
+    return y
 
 
 def run(x: Tensor, shortcut: Tensor | None, parts: strips.Parts, scale: Tensor | None, *, dtype: torch.dtype) -> Tensor:
     """``[shortcut +] scale * y``, where ``y`` is what the layers after ``before`` make of ``x (N, H, W, C)``."""
-    _, norm, first, _, second = parts
-    norm_weight, norm_bias, eps = (None, None, 0.0) if norm is None else (norm.weight, norm.bias, norm.eps)
-    linears = first.weight, first.bias, second.weight, second.bias
-    # Two axes: inductor would keep tensors of four for the backward pass in the order that it takes for channels-last.
+    # Two axes: inductor would keep tensors of four for the backward pass in an order of its own.
     xs, shortcuts = (None if t is None else t.reshape(-1, t.shape[-1]) for t in (x, shortcut))
-    y: Tensor = _Pixelwise.apply(xs, shortcuts, eps, dtype, norm_weight, norm_bias, *linears, scale)
+    y = pixelwise(xs, shortcuts, strips.weights_of(parts, scale), dtype)  # type: ignore[arg-type]
     return y.view(*x.shape[:-1], y.shape[-1])
