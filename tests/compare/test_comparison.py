@@ -598,7 +598,7 @@ def test_table_12_beside_the_paper() -> None:
     assert (first.swin, first.ratio.ratio, first.ratio.n) == ("swin_tiny_patch4_window7", 0.5, 2)
     assert first.published_ratio == pytest.approx(1943.5 / 1325.6)
     assert rows[1].ratio is rows[2].ratio is None
-    assert [TABLE_12[3].show(row) for row in rows] == ["1,943.5", "1,325.6", "424.4"]
+    assert [TABLE_12[3].text(row) for row in rows] == ["1,943.5", "1,325.6", "424.4"]
     said = [line for line in findings(found) if "in the paper" in line]
     assert len(said) == 1
     assert "0.50 here (cuda, tf32, batches of 2, n = 2 rounds, 0.50 to 0.50), 1.47 in the paper" in said[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,33 +14,21 @@ from nextify.compare.entries import find_all
 from nextify.compare.records import Accuracy
 from nextify.compare.settings import Settings
 from nextify.data import Images
-from nextify.report.text import duration
+from nextify.report.text import duration, plural
 from nextify.study.engine import LocalEngine
 from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
 from nextify.training.trial import Runtime
 
-
-@dataclass(frozen=True)
-class AccuracyOptions:
-    """The options of ``compare`` that concern trainings and evaluations."""
-
-    seeds: int
-    epochs: int | None
-    """None: as many as ``training_minutes`` allow."""
-    training_minutes: float
-    recipe: str
-    precision: str
-    weights: tuple[str, ...]
-    """``MODEL=FILE`` each."""
-    side_by_side: int | None
+if TYPE_CHECKING:
+    from nextify.cli.compare import Options
 
 
 class Stopped(Exception):
     """The user stopped the trainings; the message says what is kept."""
 
 
-def accuracies(console: Console, options: AccuracyOptions, settings: Settings, images: Images, out: Path) -> Accuracy:
+def accuracies(console: Console, options: Options, settings: Settings, images: Images, out: Path) -> Accuracy:
     """Trains what is not trained yet and evaluates what has weights.
 
     Raises:
@@ -75,7 +63,7 @@ def accuracies(console: Console, options: AccuracyOptions, settings: Settings, i
 
 
 def _plan(
-    console: Console, options: AccuracyOptions, settings: Settings, images: Images, store: Store, engine: LocalEngine
+    console: Console, options: Options, settings: Settings, images: Images, store: Store, engine: LocalEngine
 ) -> AccuracyPlan:
     """The trainings, with the epochs that are asked for, or that an earlier run chose, or that a probe allows."""
     entries, weights = find_all(settings.models), read_weights_options(options.weights)
@@ -89,7 +77,7 @@ def _plan(
             seeds=options.seeds,
             epochs=epochs,
             recipe=options.recipe,
-            precision=options.precision,
+            precision="bf16" if options.precision == "bf16" else "fp32",
             weights=weights,
         )
 
@@ -119,11 +107,11 @@ def _trainings(plan: AccuracyPlan, store: Store, images: Images, engine: LocalEn
 def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images: Images) -> None:
     side, seeds = plan.data.image_size, len(plan.seeds)
     if plan.trials:
-        number, epochs, several = len(plan.trials) // seeds, plan.recipe.epochs, trainings.side_by_side
         console.print(
-            f"{number} network{'s' if number > 1 else ''} × {seeds} seed{'s' if seeds > 1 else ''}, "
-            f"{epochs} epoch{'s' if epochs > 1 else ''} of the {plan.recipe_name} recipe on {len(images.train):,} "
-            f"images of {side}×{side} of {images.name}, tested on {len(images.test):,}; {several} side by side",
+            f"{plural(len(plan.trials) // seeds, 'network')} × {plural(seeds, 'seed')}, "
+            f"{plural(plan.recipe.epochs, 'epoch')} of the {plan.recipe_name} recipe on {len(images.train):,} "
+            f"images of {side}×{side} of {images.name}, tested on {len(images.test):,}; "
+            f"{trainings.side_by_side} side by side",
             highlight=False,
         )
     for note in (*images.warnings, *images.notes, *plan.notes, *trainings.notes):

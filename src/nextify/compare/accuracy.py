@@ -12,9 +12,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -31,7 +31,8 @@ from nextify.networks.foreign import build, timm_network
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.study.plan import PlanError, PlannedTrial
-from nextify.study.statistics import StepStatistics, binomial_standard_error, conclude, confidence_interval
+from nextify.study.results import finite
+from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import write_json_atomic
 from nextify.system.several import several
@@ -158,63 +159,46 @@ def accuracy_results(
 ) -> Accuracy:
     """The accuracies of trained and evaluated networks, in the plan's order."""
     labels = {step_name(entry): entry.label for entry in plan.entries}
-    trials = [{**trainings.trial(planned).to_dict(), "model": labels[planned.step]} for planned in plan.trials]
+    trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
     values: dict[str, dict[int, float | None]] = {}
     for trial in trials:
-        del trial["step"]
-        values.setdefault(trial["model"], {})[trial["seed"]] = trial["top1"]
-    base = reference(list(values)) if values else None
-    tests = len(images.test)
+        values.setdefault(trial.step, {})[trial.seed] = trial.top1
+    base, tests = reference(list(values)) if values else None, len(images.test)
     concluded = conclude(values, {m: None if m == base else base for m in values}, test_images=tests)
     rows = dict(evaluated)
-    for label in values:
-        own = [trial for trial in trials if trial["model"] == label]
-        rows[label] = _trained_row(label, concluded[label], own)
-    facts = DataFacts(
-        images.name, images.num_classes, len(images.train), tests, images.fingerprint, tuple(images.notes)
-    )
+    for label, found in concluded.items():
+        own = [trial for trial in trials if trial.step == label]
+        low, high = confidence_interval([t.top1 for t in own if t.top1 is not None]) or (None, None)
+        rows[label] = AccuracyRow(
+            model=label,
+            how="trained",
+            top1_low=low,
+            top1_high=high,
+            training_images_per_second=_mean(t.images_per_second for t in own),
+            training_seconds=_mean(t.seconds for t in own),
+            problems=tuple(dict.fromkeys(t.error for t in own if t.error)),
+            **{name: value for name, value in found.figures().items() if name != "seeds_needed"},
+        )
     return Accuracy(
-        facts,
-        plan.data.image_size,
-        plan.recipe_name,
-        plan.recipe.to_dict(),
-        plan.seeds,
-        trainings.side_by_side,
-        trainings.runtime.threads,
-        round(sum(t["seconds"] or 0.0 for t in trials) / trainings.side_by_side, 1),
-        plan.notes,
-        tuple(rows[entry.label] for entry in plan.entries if entry.label in rows),
-        tuple(trials),
-    )
-
-
-def _trained_row(label: str, found: StepStatistics, trials: Sequence[dict[str, Any]]) -> AccuracyRow:
-    summary, compared = found.summary, found.comparison
-    low, high = confidence_interval([t["top1"] for t in trials if t["top1"] is not None]) or (None, None)
-    change: dict[str, Any] = {}
-    if compared:
-        names = {"change": "change", "change_low": "low", "change_high": "high", "p_value_holm": "p_holm"}
-        names |= {"compared_with": "reference"} | {key: key for key in ("p_value", "verdict", "conclusion")}
-        change = {key: getattr(compared, name) for key, name in names.items()}
-    return AccuracyRow(
-        model=label,
-        how="trained",
-        n=summary.n,
-        top1_mean=summary.mean,
-        top1_std=summary.std,
-        top1_low=low,
-        top1_high=high,
-        binomial_standard_error=summary.binomial_standard_error,
-        training_images_per_second=_mean(t["images_per_second"] for t in trials),
-        training_seconds=_mean(t["seconds"] for t in trials),
-        problems=tuple(dict.fromkeys(t["error"] for t in trials if t["error"])),
-        **change,
+        data=DataFacts(
+            images.name, images.num_classes, len(images.train), tests, images.fingerprint, tuple(images.notes)
+        ),
+        image_size=plan.data.image_size,
+        recipe_name=plan.recipe_name,
+        recipe=plan.recipe.to_dict(),
+        seeds=plan.seeds,
+        side_by_side=trainings.side_by_side,
+        threads_per_training=trainings.runtime.threads,
+        seconds=round(sum(t.seconds or 0.0 for t in trials) / trainings.side_by_side, 1),
+        notes=plan.notes,
+        rows=tuple(rows[entry.label] for entry in plan.entries if entry.label in rows),
+        trials=tuple(trial | {"model": trial.pop("step")} for trial in finite([asdict(t) for t in trials])),
     )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     found = [v for v in values if v is not None]
-    return math.fsum(found) / len(found) if found else None
+    return fmean(found) if found else None
 
 
 def read_weights_options(choices: str | Sequence[str]) -> dict[str, str]:

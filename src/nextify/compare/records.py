@@ -5,16 +5,13 @@ Everything measured may be None where it was not measured; ``problems`` of a row
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from nextify.compare.settings import Settings
 from nextify.evaluation.profiling import MemoryLayout, Precision, median
 from nextify.paper.published import PublishedModel
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -183,18 +180,3 @@ class Run:
     interleaved: bool
     complete: bool
     passes: int = 1
-
-
-def read(kind: type[T], value: Any) -> T:
-    """``value``, from JSON, as a dataclass of this module or a part of one; keys that it lacks are left out."""
-    found: Any = value
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType) and value is not None:
-        found = read(next(a for a in arguments if a is not type(None)), value)
-    elif origin is tuple:
-        found = tuple(read(arguments[0], v) for v in value)
-    elif is_dataclass(kind) and isinstance(value, Mapping):
-        hints = get_type_hints(kind)
-        given = {f.name: read(hints[f.name], value[f.name]) for f in fields(kind) if f.name in value}
-        found = kind(**given)
-    return found  # type: ignore[no-any-return]

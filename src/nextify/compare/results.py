@@ -14,10 +14,10 @@ from typing import Any
 
 from nextify.compare.growth import Growth, growths
 from nextify.compare.measure import Cell, Comparison
-from nextify.compare.ratios import SpeedRatio, speed_ratios
-from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why, read
-from nextify.compare.table_12 import Beside, table
+from nextify.compare.ratios import Beside, SpeedRatio, speed_ratios, table_12
+from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why
 from nextify.evaluation.profiling import median, quantile
+from nextify.study.results import Json, read
 
 SCHEMA = 2
 """Version of results.json. In version 1 a ratio was the median over the rounds; reading works both out anew."""
@@ -50,7 +50,7 @@ class Results:
     @cached_property
     def table_12(self) -> tuple[Beside, ...]:
         """Speeds beside those of the paper's Table 12."""
-        return tuple(table(self.models, self.rows))
+        return tuple(table_12(self.models, self.rows))
 
     def model(self, label: str) -> Model:
         """The network of this label."""
@@ -67,7 +67,7 @@ class Results:
             found = [(r, self.model(r.model).printed(r.image_size, "top1", "top1_384")) for r in self.rows]
         return [(row, top1) for row, top1 in found if top1 is not None]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Plain data; the findings and the recommendation are added where the file is written."""
         run = asdict(self.run)
         settings = run.pop("settings")
@@ -75,17 +75,21 @@ class Results:
             "schema": SCHEMA,
             "settings": settings.pop("conditions") | settings | run,
             "environment": dict(self.environment),
-            "models": [asdict(model) for model in self.models],
-            "rows": [asdict(row) for row in self.rows],
+            "models": list(map(asdict, self.models)),
+            "rows": list(map(asdict, self.rows)),
             "growth": [{"model": m, "quantity": q, **asdict(growth)} for (m, q), growth in self.growth.items()],
-            "ratios": [asdict(ratio) for ratio in self.ratios],
-            "table_12": [_flat(asdict(row)) for row in self.table_12],
+            "ratios": list(map(asdict, self.ratios)),
+            # The figures of a ratio stand beside those of its row.
+            "table_12": [
+                asdict(row) | (asdict(row.ratio) if row.ratio else dict.fromkeys(("ratio", "low", "high", "n")))
+                for row in self.table_12
+            ],
             "accuracy": self.accuracy and asdict(self.accuracy),
-            "why": [asdict(why) for why in self.why],
+            "why": list(map(asdict, self.why)),
         }
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Results:
+    def from_dict(cls, found: Json) -> Results:
         """The measurements of a results.json of either version."""
         run = found["settings"]
         return cls(
@@ -97,11 +101,6 @@ class Results:
             read(tuple[Why, ...], found["why"]),
             tuple((found["budget"] or {}).get("limits", ())),
         )
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """The ratio's own figures beside the row's."""
-    return row | (row["ratio"] or dict.fromkeys(("ratio", "low", "high", "n")))
 
 
 def collect(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,9 @@ import numpy as np
 
 from nextify.evaluation.corruption_error import Point
 from nextify.evaluation.robustness import Robustness
+from nextify.report.columns import Column
 from nextify.report.drawing import INK, SOFT, drawable, png, shorten, svg
+from nextify.report.tables import csv_of
 from nextify.report.template import Line, Table, render
 from nextify.report.text import percent, whole
 from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
@@ -41,13 +41,8 @@ def write(found: Robustness, out: Path) -> list[Path]:
 
 def csv_text(found: Robustness) -> str:
     """Errors in percent, calibration errors from 0 to 1; clean images are severity 0 of the corruption ``clean``."""
-    file = io.StringIO()
-    lines = csv.writer(file, lineterminator="\n")
-    lines.writerow(COLUMNS)
     clean = Point("clean", 0, found.clean_error, found.clean_calibration_error, found.baseline_clean_error)
-    for p in (clean, *found.points):
-        lines.writerow([getattr(p, name) if getattr(p, name) is not None else "" for name in COLUMNS])
-    return file.getvalue()
+    return csv_of([Column[Point](name) for name in COLUMNS], (clean, *found.points))
 
 
 def table(found: Robustness) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

@@ -93,6 +93,11 @@ def marked(step: StepResult) -> str:
     return step.name if step.adopted else f"○ {step.name}"
 
 
+def css(step: StepResult) -> str:
+    """CSS class of a step's line."""
+    return "" if step.adopted else "explored"
+
+
 def accuracy(step: StepResult) -> str:
     """``95.12 ± 0.40``, or that there is none yet."""
     return mean_std(step.top1_mean, step.top1_std) if step.trained else "not trained"
