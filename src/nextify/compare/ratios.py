@@ -123,7 +123,7 @@ def table_12(models: Sequence[Model], rows: Sequence[Row]) -> Iterator[Beside]:
     def published(row: Row) -> float | None:
         return by_label[row.model].printed(row.image_size, "images_per_second", "images_per_second_384")
 
-    swins = [(row, speed) for row in rows if by_label[row.model].family == "Swin" and (speed := published(row))]
+    swins = [(row, top) for row in rows if by_label[row.model].family == "Swin" and (top := published(row))]
     for row in rows:
         printed = published(row)
         if not row.throughput or not printed:

@@ -11,7 +11,7 @@ import numpy as np
 from nextify.evaluation.corruption_error import Point
 from nextify.evaluation.robustness import Robustness
 from nextify.report.columns import Column
-from nextify.report.drawing import INK, SOFT, drawable, png, shorten, svg
+from nextify.report.drawing import INK, SOFT, canvas, png, shorten, svg
 from nextify.report.tables import csv_of
 from nextify.report.template import Line, Table, render
 from nextify.report.text import percent, whole
@@ -64,13 +64,9 @@ def table(found: Robustness) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 def picture(found: Robustness) -> Figure:
     """Error by corruption and severity as shades and numbers, with the means, ECE and CE on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = [s.corruption for s in found.corruptions]
     errors = np.array([[p.error for p in found.points if p.corruption == name] for name in names])
-    figure = Figure(figsize=(8.2, 1.75 + 0.3 * len(names)), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = canvas(8.2, 1.75 + 0.3 * len(names), layout="constrained")
     axes: Any = figure.add_subplot()
     columns = len(found.severities)
     axes.imshow(errors, cmap="Blues", vmin=0, vmax=100, aspect="auto")
@@ -104,7 +100,7 @@ def picture(found: Robustness) -> Figure:
         lines.append(f"mCE {found.mean_corruption_error:.1f} against {shorten(found.baseline, 40)}")
     if found.made_frost:
         lines.append("frost: a made texture, not the published pictures")
-    axes.set_title(drawable("\n".join(lines)), fontsize=10, loc="left", color=INK, pad=12, parse_math=False)
+    axes.set_title("\n".join(lines), fontsize=10, loc="left", color=INK, pad=12, parse_math=False)
     return figure
 
 

@@ -63,8 +63,8 @@ def terminal_of(
 
     made = Table(title=Text(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
     for column in columns:
-        heading, side = Text(column.narrow or column.heading), "right" if column.css in _NUMERIC else "left"
-        made.add_column(heading, justify=side, no_wrap="\n" in column.narrow)
+        heading, numeric = Text(column.narrow or column.heading), column.css in _NUMERIC
+        made.add_column(heading, justify="right" if numeric else "left", no_wrap="\n" in column.narrow)
     for name, records in groups:
         if name:
             made.add_row(Text(name, style="dim"))
