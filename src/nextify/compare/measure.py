@@ -151,17 +151,6 @@ def _expected(comparison: Comparison, slowness: float = 1.0) -> dict[int, list[f
     return {size: [slowness * c.image_seconds for c in comparison.at(size) if c.counts] for size in sizes}
 
 
-def _replan(comparison: Comparison, left: Left, elapsed: float, slowness: float) -> None:
-    """Fits the rounds that are left to the time that is left, where the machine is slower or faster than the probe
-    expected, and keeps half of the reserve; rounds that were asked for stay."""
-    settings, made = comparison.settings, comparison.plan
-    assert made is not None
-    if settings.rounds is None:
-        available = (1 - RESERVE / 2) * settings.minutes * 60 - elapsed
-        again = plan(settings, _expected(comparison, slowness), available, left)
-        comparison.plan = replace(made, rounds=again.rounds)
-
-
 def measure(comparison: Comparison, progress: Progress, after_size: Callable[[], object] | None = None) -> None:
     """Fills the cells, going through the sizes several times for a share of the rounds each.
 
@@ -171,14 +160,17 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
     settings = comparison.settings
     made = comparison.plan or probe(comparison)
     ledger = _Ledger(progress, made.seconds)
-    start, fewest_to_judge_by = time.perf_counter(), 0.02 * made.seconds
+    start = time.perf_counter()
     done, passes = dict.fromkeys(settings.sizes, 0), dict.fromkeys(settings.sizes, settings.passes)
     kept: dict[tuple[int, str], _Runners] = {}
     with threads(settings.threads), profiling.conditions(settings.conditions), Processes() as processes:
         for size in settings.sizes * settings.passes:
-            if ledger.spent > fewest_to_judge_by:
+            if settings.rounds is None and ledger.spent > 0.02 * made.seconds:
+                # The machine may be slower or faster than the probe expected. Half of the reserve is kept.
                 elapsed = time.perf_counter() - start
-                _replan(comparison, Left(done, passes), elapsed, elapsed / ledger.spent)
+                available = (1 - RESERVE / 2) * settings.minutes * 60 - elapsed
+                expected = _expected(comparison, elapsed / ledger.spent)
+                comparison.plan = replace(made, rounds=plan(settings, expected, available, Left(done, passes)).rounds)
             assert comparison.plan is not None
             rounds = max(1, (comparison.plan.rounds[size] - done[size]) // passes[size])
             cells = [cell for cell in comparison.at(size) if cell.counts]
@@ -267,15 +259,12 @@ class _Runners:
                     self._training[i] = step
         return self._training
 
-    def to(self, training: bool) -> None:
-        for model in self.models:
-            model.train(training)
-
 
 def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -> None:
     """Latency and throughput of all cells in turn, then training of all in turn."""
     cells, size, steps, given = runners.cells, runners.size, runners.inference, settings.conditions
-    runners.to(training=False)
+    for model in runners.models:
+        model.eval()
     for turn in range(rounds):
         calls: dict[int, list[float]] = {i: [] for i, batch in steps if batch == 1}
         for batch in (*[1] * VISITS, *runners.batches[1:]):
@@ -294,7 +283,8 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
             cells[i].throughput.setdefault(1, []).append(1 / profiling.median(times))
         ledger.done(sum(inference_seconds(settings, cell.image_seconds) for cell in cells))
     training = runners.training(settings, ledger)
-    runners.to(training=True)
+    for model in runners.models:
+        model.train()
     for turn in range(rounds):
         for i, step in training.items():
             ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cells[i].entry.label}")

@@ -74,12 +74,8 @@ class Failed:
     error: str
 
 
-@dataclass(frozen=True)
-class Stopped:
+class Stopped(Failed):
     """The job failed for a reason that will stop the others too, such as a full disk."""
-
-    key: str
-    error: str
 
 
 Event = Started | Advanced | Probed | Done | Failed | Stopped
@@ -87,7 +83,7 @@ OnEvent = Callable[[Event], None]
 
 
 class Engine(Protocol):
-    """Runs jobs somewhere."""
+    """Where jobs run."""
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
         """Run all jobs; every event reaches ``on_event`` in the calling process. Raises ``EngineError``."""

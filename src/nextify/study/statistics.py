@@ -83,7 +83,12 @@ class StepStatistics:
     def figures(self) -> Json:
         """The figures under the names that they have in ``results.json``."""
         s, c = self.summary, self.comparison
-        found: Json = {"n": s.n, "top1_mean": s.mean, "top1_std": s.std, "binomial_standard_error": s.binomial_standard_error}
+        found: Json = {
+            "n": s.n,
+            "top1_mean": s.mean,
+            "top1_std": s.std,
+            "binomial_standard_error": s.binomial_standard_error,
+        }
         if c:
             found |= {"compared_with": c.reference, "change": c.change, "change_low": c.low, "change_high": c.high}
             found |= {"p_value": c.p_value, "p_value_holm": c.p_holm, "seeds_needed": c.seeds_needed}
@@ -228,16 +233,6 @@ def conclude(
             comparison = replace(comparison, conclusion=conclusion)
         result[step] = StepStatistics(summary, comparison)
     return result
-
-
-def compare(
-    values: Mapping[int, float | None], reference_values: Mapping[int, float | None], *, alpha: float = 0.05
-) -> Comparison:
-    """Compare one step with one other."""
-    found = conclude({"step": values, "reference": reference_values}, {"step": "reference"}, alpha=alpha)
-    comparison = found["step"].comparison
-    assert comparison is not None
-    return comparison
 
 
 def _finished(values: Mapping[int, float | None]) -> dict[int, float]:
