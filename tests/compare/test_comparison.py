@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import InternalTorchDynamoError
 
 import nextify
 from nextify.cli import main
@@ -610,6 +611,35 @@ def test_calls_on_a_gpu_take_a_while_however_small() -> None:
     assert inference_seconds(on_gpu, 1e-4) == pytest.approx(VISITS * 21 * CALL_ON_GPU + SHORTEST_TIMED)
     assert inference_seconds(on_cpu, 1e-4) == pytest.approx(VISITS * SHORTEST_TIMED / 2 + SHORTEST_TIMED)
     assert inference_seconds(on_gpu, 1.0) == inference_seconds(on_cpu, 1.0)
+
+
+def test_a_network_that_cannot_be_compiled_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its memory is measured all the same, without the compiler."""
+
+    def broken(*given: Any, **options: Any) -> Any:
+        raise InternalTorchDynamoError("no C++ compiler\nand a long explanation")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    given = settings(sizes=(32,), conditions=Conditions(compile=True), rounds=1)
+    reported: dict[str, Any] = {}
+    memory.measure_here("convnext_atto", 32, given, reported.update)
+    assert Memory.of(reported).problem is None
+    monkeypatch.setattr(measuring.Processes, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
+    found = count(given)
+    measure(found, lambda words, share: None)
+    cell = found.cells[0]
+    assert cell.status == "not measured"
+    assert cell.problems[0] == "inference in batches of 1: InternalTorchDynamoError: no C++ compiler"
+
+
+@pytest.mark.slow
+def test_compiled_networks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring.Processes, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
+    monkeypatch.setattr(measuring, "SHORTEST_TIMED", 0.002)
+    found = count(settings(models=TINY, sizes=(32,), conditions=Conditions(compile=True), rounds=2))
+    measure(found, lambda words, share: None)
+    assert [cell.status for cell in found.cells] == ["measured"] * 2
+    assert all(len(cell.latency) == len(cell.training) == 2 for cell in found.cells)
 
 
 def test_memory_in_one_process_as_on_a_gpu() -> None:

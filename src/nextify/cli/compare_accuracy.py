@@ -39,7 +39,8 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
     device = settings.conditions.device
     together, threads = default_side_by_side("small" if settings.fitted_to <= 64 else "full", device, None)
     together = options.side_by_side or together
-    runtime = Runtime(device, threads)
+    conditions = settings.conditions
+    runtime = Runtime(device, threads, kernels=conditions.kernels, compile=conditions.compile)
     with Store(out) as store, LocalEngine(runtime, together) as engine:
         trainings = None
         try:
@@ -86,16 +87,15 @@ def _plan(
     plan = planned(accuracy.GUESSED_EPOCHS)
     if not plan.trials:
         return plan
-    minutes = options.training_minutes
-    key = accuracy.comparison_key(plan, minutes)
-    epochs = accuracy.chosen_epochs(store.root, key)
-    if epochs is None:
+
+    def choose() -> int:
         guess = _trainings(plan, store, images, engine)
         with console.status("measuring a few steps of each network, to choose the epochs …"):
             estimate = guess.estimate(engine)
-        epochs = accuracy.epochs_within(plan, estimate, len(images.train), minutes, engine.side_by_side)
-        accuracy.keep_epochs(store.root, key, epochs)
-    return planned(epochs)
+        minutes, side_by_side = options.training_minutes, engine.side_by_side
+        return accuracy.epochs_within(plan, estimate, len(images.train), minutes, side_by_side)
+
+    return planned(accuracy.kept_epochs(store.root, plan, options.training_minutes, choose))
 
 
 def _trainings(plan: AccuracyPlan, store: Store, images: Images, engine: LocalEngine) -> Trainings:

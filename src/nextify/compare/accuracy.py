@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import nn
 
 from nextify.compare.entries import Entry, is_path, network
 from nextify.compare.ratios import reference
-from nextify.compare.records import Accuracy, AccuracyRow, DataFacts
+from nextify.compare.records import Accuracy, AccuracyRow
 from nextify.data import Images
 from nextify.data.foreign import from_timm_config
 from nextify.evaluation.evaluate import match_classes, predict_set
@@ -30,6 +30,7 @@ from nextify.fitting.fit import fit_recipe
 from nextify.networks.foreign import build, timm_network
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import RECIPES, Recipe
+from nextify.study.conclusions import study_data
 from nextify.study.plan import PlanError, PlannedTrial
 from nextify.study.results import finite
 from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
@@ -135,23 +136,18 @@ def epochs_within(
     return max(1, math.floor((budget - tests) / each)) if each else plan.recipe.epochs
 
 
-def chosen_epochs(out: Path, key: str) -> int | None:
-    """The epochs that an earlier run of the same comparison chose by its probe: a restart must not choose others."""
+def kept_epochs(out: Path, plan: AccuracyPlan, minutes: float, choose: Callable[[], int]) -> int:
+    """The epochs that an earlier run of the same comparison chose, since a restart must not choose others; else those
+    of ``choose``, which are kept in ``epochs.json``."""
+    trials = sorted(planned.trial.fingerprint for planned in plan.trials)
+    key = hashlib.sha256(json.dumps([trials, minutes]).encode()).hexdigest()[:12]
     with suppress(OSError, ValueError, KeyError):
         found = json.loads((out / "epochs.json").read_text(encoding="utf-8"))
-        return int(found["epochs"]) if found["comparison"] == key else None
-    return None
-
-
-def keep_epochs(out: Path, key: str, epochs: int) -> None:
-    """Keeps the epochs for :func:`chosen_epochs`."""
+        if found["comparison"] == key:
+            return int(found["epochs"])
+    epochs = choose()
     write_json_atomic(out / "epochs.json", {"comparison": key, "epochs": epochs})
-
-
-def comparison_key(plan: AccuracyPlan, minutes: float) -> str:
-    """Changes with whatever the number of epochs is chosen for."""
-    trials = sorted(planned.trial.fingerprint for planned in plan.trials)
-    return hashlib.sha256(json.dumps([trials, minutes]).encode()).hexdigest()[:12]
+    return epochs
 
 
 def accuracy_results(
@@ -180,9 +176,7 @@ def accuracy_results(
             **{name: value for name, value in found.figures().items() if name != "seeds_needed"},
         )
     return Accuracy(
-        data=DataFacts(
-            images.name, images.num_classes, len(images.train), tests, images.fingerprint, tuple(images.notes)
-        ),
+        data=study_data(images),
         image_size=plan.data.image_size,
         recipe_name=plan.recipe_name,
         recipe=plan.recipe.to_dict(),

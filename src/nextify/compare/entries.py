@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -163,20 +164,15 @@ def _scaled_foreign(family: str, scale: str, image_size: int) -> Foreign:
     if family not in FOREIGN_FAMILIES or scale not in _SWIN:
         known = ", ".join(f"{name}@{size}" for name in FOREIGN_FAMILIES for size in _SWIN)
         raise UnknownModel(f"no network {family}@{scale}; of other families there are {known} and timm:NAME")
+    shape: dict[str, Any]
     if family == "swin":
-        return timm_network(
-            "swin_tiny_patch4_window7_224",
-            fused_attention=False,
-            img_size=image_size,
-            patch_size=2,
-            window_size=4,
-            embed_dim=_SWIN[scale],
-            depths=(2, 2, 4, 2),
-            num_heads=(1, 2, 4, 8),
-        )
-    width = _VIT[scale]
-    shape = {"img_size": image_size, "patch_size": 4, "embed_dim": width, "depth": 4, "num_heads": 3}
-    return timm_network("deit_small_patch16_224", fused_attention=False, **shape)
+        name = "swin_tiny_patch4_window7_224"
+        shape = {"img_size": image_size, "patch_size": 2, "window_size": 4, "embed_dim": _SWIN[scale]}
+        shape |= {"depths": (2, 2, 4, 2), "num_heads": (1, 2, 4, 8)}
+    else:
+        name = "deit_small_patch16_224"
+        shape = {"img_size": image_size, "patch_size": 4, "embed_dim": _VIT[scale], "depth": 4, "num_heads": 3}
+    return timm_network(name, fused_attention=False, **shape)
 
 
 def is_path(name: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nextify.compare.entries import Entry, build, find_all
-from nextify.compare.memory import MIB, Memory, Processes, describe_failure, out_of_memory
+from nextify.compare.memory import MIB, Memory, Processes, describe_failure, of_one_network
 from nextify.compare.settings import (
     KEPT_SHARE,
     RESERVE,
@@ -140,9 +140,9 @@ def _image_seconds(cell: Cell, settings: Settings) -> float:
             step()
             return min(profiling.seconds(step, given.device) for _ in range(2)) / batch
     except Exception as error:
-        if not out_of_memory(error):
+        if not of_one_network(error):
             raise
-        return 1.0  # too large already; the measurement will record it
+        return 1.0  # the measurement will record it
 
 
 def _expected(comparison: Comparison, slowness: float = 1.0) -> dict[int, list[float]]:
@@ -309,11 +309,11 @@ def repeated(step: Callable[[], None], device: str) -> float:
 
 @contextmanager
 def _recorded(cell: Cell, doing: str) -> Iterator[None]:
-    """Records that memory ran out; nothing else is caught."""
+    """Records that memory ran out or a compilation failed; nothing else is caught."""
     try:
         yield
     except Exception as error:
-        if not out_of_memory(error):
+        if not of_one_network(error):
             raise
         problem = f"{doing}: {describe_failure(error)}"
         if problem not in cell.problems:  # it returns with every pass

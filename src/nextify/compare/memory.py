@@ -1,13 +1,12 @@
 """Peak memory of one network in a process of its own.
 
-On a CPU every network has a fresh process, forked (on Linux) from a server that has imported the libraries. It trains a
-small network of the same library for a step, so that what is loaded on first use is there, notes its size, builds the
-network, runs inference, notes the peak, trains two steps and notes the peak again. Inference runs before training, so
-that its peak is its own. Each figure is sent as it is found: a process that the system ends for want of memory has told
-how far it came.
+On a CPU every network has a fresh process, on Linux forked from a server that has imported the libraries. It first
+trains a small network for a step, so that everything loaded on first use is there, and notes its size. Then it builds
+the network, runs inference, notes the peak, trains two steps and notes the peak again. Each figure is sent at once,
+so that a process which the system ends for want of memory has told how far it came.
 
-On a CUDA device the figures are the allocator's, which can be reset: one process measures all networks, since each
-would take seconds to find the device.
+On a CUDA device the allocator's peak can be reset, so one process measures all networks. On a CPU nothing is compiled
+here, even where the comparison compiles: the peak would be that of the compiler.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -137,7 +136,7 @@ def measure_here(name: str, image_size: int, settings: Settings, report: Callabl
 
 
 def _measure(name: str, image_size: int, settings: Settings, report: Callable[[Figures], object]) -> None:
-    given = settings.conditions
+    given = settings.conditions if settings.conditions.on_gpu else replace(settings.conditions, compile=False)
     torch.set_num_threads(settings.threads)
 
     def used(peak: bool) -> int:
@@ -194,6 +193,13 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
+
+
+def of_one_network(error: BaseException) -> bool:
+    """Whether an error concerns one network, so that the others can go on: no memory, or a failed compilation."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return out_of_memory(error) or isinstance(error, TorchDynamoException)
 
 
 def describe_failure(error: BaseException) -> str:

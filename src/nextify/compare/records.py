@@ -12,6 +12,7 @@ from typing import Any, Literal
 from nextify.compare.settings import Settings
 from nextify.evaluation.profiling import MemoryLayout, Precision, median
 from nextify.paper.published import PublishedModel
+from nextify.study.results import StudyData
 
 
 @dataclass(frozen=True)
@@ -110,18 +111,6 @@ class Why:
     variants: tuple[Variant, ...]
 
 
-@dataclass(frozen=True)
-class DataFacts:
-    """The images behind the accuracies."""
-
-    name: str
-    classes: int
-    train_images: int
-    test_images: int
-    fingerprint: str
-    notes: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, kw_only=True)
 class AccuracyRow:
     """The accuracy of one network in percent, and its difference from the reference, paired seed by seed."""
@@ -152,7 +141,7 @@ class AccuracyRow:
 class Accuracy:
     """The accuracies of a comparison, and how the networks were trained."""
 
-    data: DataFacts
+    data: StudyData
     image_size: int
     recipe_name: str
     recipe: dict[str, Any]

@@ -14,29 +14,26 @@ Choices = Sequence[tuple[tuple[int, ...], int]]
 
 TRAINING_PER_INFERENCE = 3.3
 """Estimated time of a training step over that of a forward pass: forward, twice that backward, the optimizer."""
-PROCESS_SECONDS = 2.0
-"""Estimated start of a process that measures memory, and what it loads."""
-BUILDING_SECONDS = 0.5
-"""Estimated time to build a network with random weights."""
+PROCESS_SECONDS, BUILDING_SECONDS = 2.0, 0.5
+"""Estimated time to start a process that measures memory, and to build a network with random weights."""
 PASSES, PASSES_KEPT = 3, 10
-"""Times that the sizes are gone through, a share of the rounds each: otherwise a machine that changes speed meanwhile
-would look like growth with resolution. More where the networks stay in memory and need not be built anew."""
+"""How often all sizes are visited, for a share of their rounds each, so that a drift of the machine does not look like
+growth with resolution. More often where the networks stay in memory."""
 KEPT_SHARE = 0.4
 """Share of free memory that the networks of all sizes may keep: weights, and two moments of the optimizer."""
 FEWEST_ROUNDS, WANTED_ROUNDS, MOST_ROUNDS = 3, 20, 60
-"""At every size. Batches become smaller for the wanted rounds: many short rounds share a machine's slow moments better
-than few long ones."""
+"""At every size. Batches shrink to reach the wanted rounds: many short rounds share slow moments better than few long
+ones."""
 LONG_CALL = 0.03
-"""Seconds from which on a network's first call after another's counts; it reads its weights from memory either way.
-A shorter one would be judged by caches full of the other network."""
+"""Seconds of a call. A shorter one after another network's finds its caches full of that one, and is not counted."""
 VISITS = 2
-"""Turns of each network in a round at batch 1 (A B C A B C), whose calls are the shortest and scatter the most."""
+"""Turns of each network in a round at batch 1 (A B C A B C), where calls are shortest and scatter most."""
 RESERVE = 0.1
-"""Share of the minutes for what is not foreseen."""
+"""Share of the minutes for the unforeseen."""
 CALL_ON_GPU = 0.008
-"""Estimated seconds of a call on a GPU, however small: a network is some hundred kernels, called one by one."""
+"""Estimated seconds of the smallest call on a GPU: a network is some hundred kernels, called one by one."""
 SHORTEST_TIMED = 0.2
-"""Seconds: a throughput is timed over as many steps as take about this long."""
+"""Seconds that the steps behind one throughput take together, at least."""
 ON_CPU: Choices = (((1, 8), 4), ((1, 4), 4), ((1, 4), 2), ((1, 2), 1))
 ON_GPU: Choices = (((1, 8, 64), 64), ((1, 8, 32), 16))
 

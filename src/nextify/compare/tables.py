@@ -15,7 +15,7 @@ from nextify.compare.results import Results
 from nextify.report.columns import TABLES, Column, Value, shown
 from nextify.report.tables import csv_of, markdown_of, table_of, terminal_of
 from nextify.report.template import Table
-from nextify.report.text import ABSENT, count, interval, mean_std, percent, plural, signed, whole
+from nextify.report.text import ABSENT, count, interval, mean_std, on_other_images, percent, plural, signed, whole
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -236,7 +236,8 @@ def cost_notes(results: Results) -> list[str]:
     if run.rounds:
         said.append(
             f"img/s: inference in batches of {max(run.batch_sizes)}, training in batches of {run.training_batch_size}, "
-            f"medians of {_rounds(results)}. MiB: peak beyond the process before the network is built, same batches."
+            f"medians of {_rounds(results)}. MiB: peak beyond the process before the network is built, same batches"
+            + (", not compiled." if run.conditions.compile and not run.conditions.on_gpu else ".")
         )
         calls = min((row.latency_calls for row in results.rows if row.latency_calls), default=0)
         if 0 < calls < 100:
@@ -255,10 +256,7 @@ def accuracy_notes(accuracy: Accuracy) -> list[str]:
         )
     errors = [row.binomial_standard_error for row in accuracy.rows if row.binomial_standard_error]
     if errors:
-        said.append(
-            f"{accuracy.data.test_images:,} test images: on others of the same kind an accuracy would move by about "
-            f"{max(errors):.2f} points (binomial standard error)."
-        )
+        said.append(f"{on_other_images(accuracy.data.test_images, max(errors))}.")
     return said + [f"{row.model}: {problem}" for row in accuracy.rows for problem in row.problems]
 
 

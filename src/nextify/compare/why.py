@@ -16,7 +16,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from nextify.compare.measure import Cell, Comparison, built, repeated, threads
-from nextify.compare.memory import out_of_memory
+from nextify.compare.memory import of_one_network
 from nextify.compare.records import Variant, Why
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
@@ -52,7 +52,7 @@ def measure(comparison: Comparison, progress: Callable[[str], object]) -> list[W
             with threads(settings.threads):
                 found.append(_why(cell, settings))
         except Exception as error:
-            if not out_of_memory(error):
+            if not of_one_network(error):
                 raise
         gc.collect()
     return found

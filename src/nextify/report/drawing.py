@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextify.system.files import write_bytes_atomic, write_text_atomic
 from nextify.system.fonts import OWN, lettered
 
 if TYPE_CHECKING:
@@ -51,6 +53,14 @@ def png(figure: Figure, dots_per_inch: int = 160) -> bytes:
     with lettered(figure):
         figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "nextify"})
     return buffer.getvalue()
+
+
+def save(figure: Figure, out: Path, name: str) -> str:
+    """Write ``name.svg`` and ``name.png`` into ``out``, each as a whole, and return the SVG."""
+    source = svg(figure)
+    write_text_atomic(out / f"{name}.svg", source)
+    write_bytes_atomic(out / f"{name}.png", png(figure))
+    return source
 
 
 def canvas(width: float, height: float, **options: Any) -> Figure:

@@ -11,11 +11,11 @@ import numpy as np
 from nextify.evaluation.corruption_error import Point
 from nextify.evaluation.robustness import Robustness
 from nextify.report.columns import Column
-from nextify.report.drawing import INK, SOFT, canvas, png, shorten, svg
+from nextify.report.drawing import INK, SOFT, canvas, save, shorten
 from nextify.report.tables import csv_of
 from nextify.report.template import Line, Table, render
 from nextify.report.text import percent, whole
-from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import write_json_atomic, write_text_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,11 +31,7 @@ def write(found: Robustness, out: Path) -> list[Path]:
     write_text_atomic(out / FILES[1], csv_text(found))
     if not found.corruptions:
         return [out / name for name in FILES[:2]]
-    drawn = picture(found)
-    source = svg(drawn)
-    write_text_atomic(out / FILES[2], source)
-    write_bytes_atomic(out / FILES[3], png(drawn))
-    write_text_atomic(out / FILES[4], page(found, source))
+    write_text_atomic(out / FILES[4], page(found, save(picture(found), out, "robustness")))
     return [out / name for name in FILES]
 
 

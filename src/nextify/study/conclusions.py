@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
 
+from nextify.data import Images
 from nextify.networks.layout import cost
 from nextify.study.engine import Failed
 from nextify.study.plan import PlannedTrial
@@ -20,19 +21,11 @@ if TYPE_CHECKING:
 
 def study_results(study: Study, started: datetime) -> StudyResults:
     """What ``study`` has found so far; ``started`` is when this run began."""
-    plan, images = study.plan, study.images
+    plan = study.plan
     trials = tuple(trial_result(planned, study.outcomes.get(planned.folder)) for planned in plan.trials)
     settings = StudySettings(
         regime=plan.roadmap.name,
-        data=StudyData(
-            name=plan.data.name,
-            classes=len(images.classes),
-            class_names=tuple(images.classes),
-            train_images=len(images.train),
-            test_images=len(images.test),
-            fingerprint=plan.data.fingerprint,
-            notes=tuple(images.notes),
-        ),
+        data=study_data(study.images),
         scale=plan.scale.name,
         image_size=plan.data.image_size,
         seeds=tuple(sorted({planned.trial.seed for planned in plan.trials})),
@@ -50,6 +43,19 @@ def study_results(study: Study, started: datetime) -> StudyResults:
         "trials_side_by_side": study.side_by_side,
     }
     return StudyResults(SCHEMA, settings, tuple(_steps(study, trials)), trials, environment)
+
+
+def study_data(images: Images) -> StudyData:
+    """What a report says of the images."""
+    return StudyData(
+        name=images.name,
+        classes=len(images.classes),
+        class_names=tuple(images.classes),
+        train_images=len(images.train),
+        test_images=len(images.test),
+        fingerprint=images.fingerprint,
+        notes=tuple(images.notes),
+    )
 
 
 def trial_result(planned: PlannedTrial, outcome: Result | Failed | None) -> TrialResult:
