@@ -104,7 +104,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Compares the networks and writes what was found."""
+    """Compare the networks and write what was found."""
     interrupt_on_sigterm()
     limits = [limit.said for limit in read(options.budget)] if options.budget else []
     if options.data is None and options.weights:
@@ -260,7 +260,7 @@ class _Progress:
         self.bar.stop()
 
     def report(self, words: str, share: float) -> None:
-        """What is being done, and the share of the whole that is done."""
+        """Show what is being done, and the share of the whole that is finished."""
         self.bar.update(self.task, completed=share, description=words)
         stage = words.partition(":")[0]
         if not self.console.is_terminal and stage != self.stage:
@@ -269,7 +269,7 @@ class _Progress:
 
 
 def _conclude(console: Console, options: Options, results: Results, out: Path | None) -> int:
-    """Writes to ``out``, where one is given, and prints; the exit code is 1 where no network could be built."""
+    """Write the results to ``out``, if given, and print them; the exit code is 1 where no network could be built."""
     files, found = write(results, out) if out else [], to_json(results)
     if options.json:
         print_json(found)

@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 def accuracies(console: Console, options: Options, settings: Settings, images: Images, out: Path) -> Accuracy:
-    """Trains what is not trained yet and evaluates what has weights.
+    """Train what is not trained yet, and evaluate what has weights.
 
     Raises:
         Stopped: interrupted; finished trainings are kept.

@@ -1,7 +1,7 @@
-"""Accuracy in a comparison: every network trained by one recipe with the same seeds, or its weights evaluated.
+"""Accuracy in a comparison: every network is trained by one recipe with the same seeds, or its weights are evaluated.
 
-Seeds are paired as in a study: one seed draws the same order of images and the same augmentations for every network.
-The recipe is fitted to the images and the epochs alone, never to a network.
+Seeds are paired as in a study: one seed gives every network the same order of images and the same augmentations. The
+recipe is fitted to the images and the epochs, never to a network.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from nextify.weights import About, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
-"""Side of the images, pixels, where none is asked for."""
+"""Limits of the default side of the images, in pixels."""
 GUESSED_EPOCHS = 10
-"""Of the probe that the epochs are chosen by; they decide the batch size, and so a little of the speed."""
+"""Epochs for the probe by which they are chosen; they decide the batch size, and so a little of the speed."""
 PLANNED_SHARE = 0.92
-"""Of the minutes, for what a probe does not see."""
+"""Share of the minutes that is planned for; the rest is for what a probe does not see."""
 
 
 @dataclass(frozen=True)
 class AccuracyPlan:
-    """The networks that are trained and those that are evaluated."""
+    """Which networks are trained, and which are evaluated."""
 
     entries: tuple[Entry, ...]
     data: Data
@@ -68,7 +68,7 @@ class AccuracyPlan:
 
 
 def image_side(images: Images) -> int:
-    """Side of the square images that networks see, pixels, where none is asked for."""
+    """Return the default side of the square images that networks see, in pixels."""
     native = images.native_size
     return min(max(min(native), SMALLEST_IMAGE), LARGEST_IMAGE) if native else LARGEST_IMAGE
 
@@ -117,14 +117,14 @@ def make_plan(
 
 
 def step_name(entry: Entry) -> str:
-    """The label as part of a folder's name."""
+    """Return the label in a form that fits into the name of a folder."""
     return re.sub(r"[^\w.@-]", "_", entry.label)
 
 
 def epochs_within(
     plan: AccuracyPlan, estimate: StudyEstimate, train_images: int, minutes: float, side_by_side: int
 ) -> int:
-    """As many epochs as all trainings together have time for, from a probe of a plan with other epochs; at least 1."""
+    """Return the epochs that all trainings together have time for (at least 1), from a probe of this plan."""
     images = plan.recipe.batch_size * (train_images // plan.recipe.batch_size)
     tests = each = 0.0
     for planned in plan.trials:
@@ -153,7 +153,7 @@ def kept_epochs(out: Path, plan: AccuracyPlan, minutes: float, choose: Callable[
 def accuracy_results(
     plan: AccuracyPlan, trainings: Trainings, evaluated: Mapping[str, AccuracyRow], images: Images
 ) -> Accuracy:
-    """The accuracies of trained and evaluated networks, in the plan's order."""
+    """Collect the accuracies of trained and evaluated networks, in the plan's order."""
     labels = {step_name(entry): entry.label for entry in plan.entries}
     trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
     values: dict[str, dict[int, float | None]] = {}

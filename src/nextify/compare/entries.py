@@ -58,7 +58,7 @@ class Entry:
 
 
 def line_up(scale: str | None) -> tuple[str, ...]:
-    """The default networks at a scale. Raises ``ScaleError`` for a scale without other families."""
+    """Return the default networks at a scale. Raises ``ScaleError`` for a scale without other families."""
     if scale is None or scale == "full":
         return LINE_UP
     if scale not in _SWIN:
@@ -67,14 +67,14 @@ def line_up(scale: str | None) -> tuple[str, ...]:
 
 
 def at_scale(names: Sequence[str], scale: str | None) -> tuple[str, ...]:
-    """The names without repetition; those that could have a scale and name none get this one."""
+    """Drop repeated names, and give this scale to those that could have one and name none."""
     if scale not in (None, "full"):
         names = [n if ":" in n or "@" in n or is_path(n) else f"{n}@{scale}" for n in names]
     return tuple(dict.fromkeys(names))
 
 
 def find(name: str) -> Entry:
-    """What a name means; builds nothing.
+    """Look a name up; nothing is built.
 
     Raises:
         UnknownModel: no such model of ours or of timm's.
@@ -110,15 +110,15 @@ def _known_to_timm(name: str) -> str:
 
 
 def find_all(names: str | Sequence[str]) -> list[Entry]:
-    """``find`` for each name. Labels leave out the tag and the size at the end of timm's names, since the network is
-    rebuilt at other sizes; labels that would be alike are the names as given."""
+    """Look all names up. Labels drop the tag and the size at the end of timm's names, since the network is rebuilt at
+    other sizes; labels that would coincide are the names as given."""
     found = [find(name) for name in dict.fromkeys(several(names))]
     times = Counter(entry.label for entry in found)
     return [replace(entry, label=entry.name) if times[entry.label] > 1 else entry for entry in found]
 
 
 def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: int = 0) -> Design | Foreign:
-    """The network of an entry as data, for square images of ``image_size``.
+    """Return the network of an entry as data, for square images of ``image_size``.
 
     A timm model whose configuration has a fixed input size is made with ``img_size=``: a ViT gets position embeddings
     for that many patches, a Swin keeps its window and pads. A bundle gives its design; its weights, which change no
@@ -148,7 +148,7 @@ def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: 
 
 
 def build(entry: Entry, image_size: int, num_classes: int | None = None, fitted_to: int | None = None) -> nn.Module:
-    """A fresh network of :func:`network` on torch's current default device.
+    """Build the network of :func:`network`, untrained, on torch's current default device.
 
     Args:
         num_classes: None takes a bundle's own, otherwise 1000.
@@ -176,7 +176,7 @@ def _scaled_foreign(family: str, scale: str, image_size: int) -> Foreign:
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is that of a bundle on disk; names of ours go before files of the same name."""
+    """Whether a name is that of a bundle on disk; our own names take precedence over files."""
     if name.startswith("timm:") or not Path(name).exists():
         return False
     try:

@@ -98,10 +98,9 @@ def growth_figure(results: Results) -> Figure | None:
 
 
 def latency_figure(results: Results) -> Figure | None:
-    """Accuracy over the latency measured here, and the front of those that nothing beats in both.
+    """Accuracy over measured latency, with the Pareto front; None with fewer than two points.
 
-    Accuracies are those of this run where it trained or evaluated anything, else the paper's at 224²; None with fewer
-    than two points.
+    Accuracies are those of this run where it trained or evaluated anything, else the paper's at 224².
     """
     accuracy = results.accuracy
     points = [
@@ -137,7 +136,7 @@ def latency_figure(results: Results) -> Figure | None:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, accuracy) those that no other beats or equals in both, by rising cost."""
+    """Return the Pareto front of (cost, accuracy) points, by rising cost."""
     found: list[tuple[float, float]] = []
     for cost, top1 in sorted(points, key=lambda p: (p[0], -p[1])):
         if not found or top1 > found[-1][1]:

@@ -41,7 +41,7 @@ PROBED_ON_GPU = 16
 MOST_CALLS = 100
 """Timed calls of a visit at batch 1, however small the network."""
 Progress = Callable[[str, float], None]
-"""Called with what is being done, and with the share of the whole that is done, 0 to 1."""
+"""Called with what is being done, and the share of the whole that is finished, 0 to 1."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Comparison:
 
 
 def count(settings: Settings, progress: Progress = lambda words, share: None) -> Comparison:
-    """Builds every network at every size on the meta device and counts; needs no memory and hardly any time."""
+    """Count every network at every size on the meta device, which takes no memory and hardly any time."""
     entries = find_all(settings.models)
     cells = [Cell(entry, size) for size in settings.sizes for entry in entries]
     for done, cell in enumerate(cells):
@@ -103,11 +103,10 @@ def count(settings: Settings, progress: Progress = lambda words, share: None) ->
 
 
 def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
-    """Times one image through each network and plans the rounds.
+    """Time one image of the smallest size through each network, and plan the rounds.
 
-    The image has the network's smallest size, and the other sizes are expected in proportion to multiply-adds. On a GPU
-    it is one of a batch, since a single image is no work for it. Of ``batches``, where given, the largest that fit the
-    time replace the settings'.
+    Other sizes are extrapolated by multiply-adds. On a GPU a batch is timed, since one image would not load it. Of
+    ``batches``, if given, the largest that fit the time replace those of the settings.
     """
     settings, fastest = comparison.settings, dict[str, tuple[float, int]]()
     for cell in comparison.cells:
@@ -152,10 +151,10 @@ def _expected(comparison: Comparison, slowness: float = 1.0) -> dict[int, list[f
 
 
 def measure(comparison: Comparison, progress: Progress, after_size: Callable[[], object] | None = None) -> None:
-    """Fills the cells, going through the sizes several times for a share of the rounds each.
+    """Fill the cells, visiting all sizes several times for a share of their rounds each.
 
-    ``after_size`` is called whenever a size is done, so that what was found can be kept. A ``KeyboardInterrupt`` passes
-    through; the cells hold what was measured until then.
+    ``after_size`` is called after every visit, so that what was found can be kept. After a ``KeyboardInterrupt``, which
+    is passed on, the cells hold what was measured until then.
     """
     settings = comparison.settings
     made = comparison.plan or probe(comparison)
@@ -197,7 +196,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
 
 
 def built(cell: Cell, settings: Settings) -> nn.Module:
-    """A fresh network of the cell on the settings' device."""
+    """Build the network of a cell, untrained, on the settings' device."""
     with torch.device(settings.conditions.device):
         return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to)
 
@@ -209,7 +208,7 @@ def _measure_memory(cell: Cell, settings: Settings, processes: Processes) -> Non
 
 
 def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
-    """All networks together, or, where memory does not hold them all, each by itself."""
+    """Return all cells as one group, or each by itself where memory does not hold all networks."""
     needed = sum(max(c.memory.inference or 0, c.memory.training or 0) for c in cells if c.memory) * MIB
     if comparison.settings.keeps or needed <= 0.8 * _free_bytes(comparison.settings):
         return [cells] if cells else []
@@ -261,7 +260,7 @@ class _Runners:
 
 
 def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -> None:
-    """Latency and throughput of all cells in turn, then training of all in turn."""
+    """Time latency and throughput of all cells in turn, then training of all in turn."""
     cells, size, steps, given = runners.cells, runners.size, runners.inference, settings.conditions
     for model in runners.models:
         model.eval()
@@ -293,7 +292,7 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
 
 
 def calls_of(cell: Cell, settings: Settings) -> int:
-    """Timed calls of a visit at batch 1: more than the settings' of a network so small that they would end at once."""
+    """Return the timed calls of a visit at batch 1: more than the settings' for a very small network."""
     if settings.conditions.on_gpu:
         return settings.calls
     return max(settings.calls, min(MOST_CALLS, math.ceil(SHORTEST_TIMED / 2 / cell.image_seconds)))
@@ -309,7 +308,7 @@ def repeated(step: Callable[[], None], device: str) -> float:
 
 @contextmanager
 def _recorded(cell: Cell, doing: str) -> Iterator[None]:
-    """Records that memory ran out or a compilation failed; nothing else is caught."""
+    """Record that memory ran out or a compilation failed; nothing else is caught."""
     try:
         yield
     except Exception as error:
@@ -323,7 +322,7 @@ def _recorded(cell: Cell, doing: str) -> Iterator[None]:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Sets torch's CPU threads and puts them back."""
+    """Set torch's CPU threads, and restore them."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -333,7 +332,7 @@ def threads(number: int) -> Iterator[None]:
 
 
 class _Ledger:
-    """Turns the expected seconds of finished work into a share of the whole."""
+    """Progress: the expected seconds of finished work as a share of the whole."""
 
     def __init__(self, progress: Progress, total: float) -> None:
         self.progress, self.total, self.spent, self.words = progress, max(total, 1e-9), 0.0, ""

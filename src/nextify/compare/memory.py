@@ -65,7 +65,7 @@ class Memory:
 
 
 class Processes:
-    """Starts the processes; a context manager, at whose end none is left running."""
+    """Start the processes; a context manager that leaves none running."""
 
     def __init__(self) -> None:
         self._context: Any = multiprocessing.get_context(START_METHOD)
@@ -115,7 +115,7 @@ class Processes:
 
 
 def _work(connection: Connection) -> None:
-    """Measures what is asked for until it is ended."""
+    """Measure what is asked for until the process is ended."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with suppress(OSError):  # where memory runs out, the system should end this process and not the comparison
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -127,7 +127,7 @@ def _work(connection: Connection) -> None:
 
 
 def measure_here(name: str, image_size: int, settings: Settings, report: Callable[[Figures], object]) -> None:
-    """Measures one network in this process and reports each figure as it is found; an error is reported too."""
+    """Measure one network in this process; each figure, or an error, is reported as soon as it is known."""
     try:
         _measure(name, image_size, settings, report)
     except Exception as error:
@@ -180,7 +180,7 @@ def _train_small(name: str, given: Conditions) -> None:
 
 
 def _free(given: Conditions) -> None:
-    """Gives what networks took of a GPU's memory back to it, where others need it."""
+    """Return a GPU's memory to it, where other processes need it."""
     gc.collect()
     if given.on_gpu:
         torch.cuda.empty_cache()

@@ -57,8 +57,8 @@ class Results:
         return next(model for model in self.models if model.model == label)
 
     def candidates(self) -> list[tuple[Row, float]]:
-        """(Row, top-1 in percent) of what has an accuracy: those measured here at the size of their data where anything
-        was trained or evaluated, otherwise the paper's at 224² and 384²."""
+        """Rows that have an accuracy, with their top-1 in percent: as measured here, at the size of the data, where
+        anything was trained or evaluated, otherwise the paper's at 224² and 384²."""
         if self.accuracy:
             size = self.accuracy.image_size
             measured = {r.model: r.top1_mean for r in self.accuracy.rows}
@@ -114,7 +114,7 @@ def collect(
     why: Sequence[Why] = (),
     limits: Sequence[str] = (),
 ) -> Results:
-    """The results of a comparison as far as it has come."""
+    """Return the results of a comparison so far."""
     settings, plan = comparison.settings, comparison.plan
     run = Run(
         replace(settings, rounds=min(plan.rounds.values()) if plan else None),

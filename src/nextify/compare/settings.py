@@ -101,12 +101,12 @@ class Plan:
 
 
 def uncounted_calls(image_seconds: float) -> int:
-    """Calls at batch 1 that precede the timed ones of a visit, given the time of one."""
+    """Return the untimed calls that precede the timed ones of a visit at batch 1, given the time of one."""
     return int(image_seconds < LONG_CALL)
 
 
 def inference_seconds(settings: Settings, image_seconds: float) -> float:
-    """Latency and throughput of one network at one size in one round, given the time of one image in inference."""
+    """Seconds for latency and throughput of one network at one size in one round; ``image_seconds``: of inference."""
     batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
     call = max(image_seconds, CALL_ON_GPU) if settings.conditions.on_gpu else image_seconds
     visit = max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * call)
@@ -114,18 +114,18 @@ def inference_seconds(settings: Settings, image_seconds: float) -> float:
 
 
 def training_seconds(settings: Settings, image_seconds: float) -> float:
-    """Training of one network at one size in one round."""
+    """Seconds for training one network at one size in one round."""
     return max(SHORTEST_TIMED, TRAINING_PER_INFERENCE * settings.training_batch_size * image_seconds)
 
 
 def memory_seconds(settings: Settings, image_seconds: float) -> float:
-    """Peak memory of one network at one size."""
+    """Seconds for the peak memory of one network at one size."""
     images = max(settings.batch_sizes) + 2 * TRAINING_PER_INFERENCE * settings.training_batch_size
     return PROCESS_SECONDS + images * image_seconds
 
 
 def warming_seconds(settings: Settings, image_seconds: float) -> float:
-    """Building one network at one size and warming it up: once where it is kept, else once a pass."""
+    """Seconds to build and warm up one network at one size: spent once where it is kept, else at each pass."""
     images = 2 + sum(settings.batch_sizes) + TRAINING_PER_INFERENCE * settings.training_batch_size
     return BUILDING_SECONDS + images * image_seconds
 
@@ -136,7 +136,7 @@ def plan(
     available: float | None = None,
     left: Left | None = None,
 ) -> Plan:
-    """Rounds and time for ``{image size: seconds of one image of each network there}``.
+    """Plan rounds and time for ``{image size: seconds of one image through each network there}``.
 
     Beyond ``WANTED_ROUNDS``, small sizes get more rounds than large ones, since theirs are short and scatter more:
     their number goes with one over the root of a round's time.
@@ -170,7 +170,7 @@ def plan(
 
 
 def fit_batches(settings: Settings, image_seconds: Mapping[int, Sequence[float]], choices: Choices) -> Settings:
-    """The settings with the largest batches that leave time for ``WANTED_ROUNDS``, else with the smallest."""
+    """Return the settings with the largest batches that leave time for ``WANTED_ROUNDS``, else with the smallest."""
     wanted = settings.rounds or WANTED_ROUNDS
     for batch_sizes, training_batch_size in choices:
         settings = replace(settings, batch_sizes=batch_sizes, training_batch_size=training_batch_size)

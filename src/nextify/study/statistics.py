@@ -211,7 +211,7 @@ def conclude(
     alpha: float = 0.05,
     test_images: int | None = None,
 ) -> dict[str, StepStatistics]:
-    """What the trials say about each step of ``references``, in the same order.
+    """Conclude what the trials say about each step of ``references``, in the same order.
 
     ``references`` names the step that each step is compared with, None for a start. A step or reference without
     results is no error: its figures are None, and its sentence says what is missing.

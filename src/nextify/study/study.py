@@ -1,7 +1,7 @@
 """A study from its plan to its results: probe, train what is missing, conclude.
 
-Killed anywhere and started again it continues: finished trials are read from the store, a running one resumes from its
-checkpoint to the same result.
+A study that was killed continues when it is started again: finished trials are read from the store, and an unfinished
+one resumes from its checkpoint to the same result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class StudyEstimate:
 
 
 class Planned(Protocol):
-    """Whatever names its trainings."""
+    """Anything with planned trials."""
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]: ...
@@ -71,7 +71,7 @@ class Trainings:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of earlier trainings in the store."""
+        """What the user should know about earlier trainings in the store."""
         earlier = {folder for planned in self.open_trials for folder in self.store.of_earlier_versions(planned)}
         said = f"{len(earlier)} trainings in {self.store.trials} are from an earlier version of nextify: they are kept"
         return [f"{said} as they are, and these are trained anew"] if earlier else []
@@ -123,7 +123,7 @@ class Study(Trainings):
 
 
 def default_side_by_side(scale: str, device: str, threads: int | None) -> tuple[int, int]:
-    """(trials side by side, threads of each): one thread each for small networks, all threads for one large one.
+    """Return (trials side by side, threads of each): one thread each for small networks, all for one large network.
 
     On a CUDA device four small trials share it (not measured yet)."""
     available = cores()
