@@ -176,11 +176,11 @@ def test_the_line_up_is_known() -> None:
 
 
 def test_alike_labels_keep_their_names() -> None:
-    assert [e.label for e in find_all(["convnext_tiny", "timm:convnext_tiny"])] == [
+    assert [e.model for e in find_all(["convnext_tiny", "timm:convnext_tiny"])] == [
         "convnext_tiny",
         "timm:convnext_tiny",
     ]
-    assert [e.label for e in find_all(["timm:vit_tiny_patch16_224.augreg_in21k"])] == ["vit_tiny_patch16"]
+    assert [e.model for e in find_all(["timm:vit_tiny_patch16_224.augreg_in21k"])] == ["vit_tiny_patch16"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_bundle_is_compared_by_its_path(tmp_path: Path) -> None:
     model = nextify.create_model(design, 10)
     path = save_bundle(tmp_path / "mine", model.state_dict(), About(design, 10, name="convnext_tiny"))
     entry = find(str(path))
-    assert (entry.label, entry.family) == ("mine", "ConvNeXt")
+    assert (entry.model, entry.family) == ("mine", "ConvNeXt")
     assert count_model(on_meta(str(path), 64), 64).parameters == nextify.parameters(design, 10)
 
 
@@ -401,7 +401,7 @@ def results() -> Results:
     patch = pytest.MonkeyPatch()
 
     def memory(processes: Any, entry: Any, size: int, given: Settings) -> Memory:
-        if entry.label == "test_vit" and size == 96:
+        if entry.model == "test_vit" and size == 96:
             return Memory(400.0, None, None, "inference: does not fit memory")
         return Memory(400.0, 10.0 * size, 20.0 * size)
 

@@ -128,7 +128,7 @@ def run(options: Options) -> int:
         comparison = count(settings, lambda words, _: status.update(f"{words} …"))
     for cell in comparison.cells:
         for problem in cell.problems:
-            console.print(f"[dim]·[/] {cell.entry.label}: {problem}", highlight=False, style="dim")
+            console.print(f"[dim]·[/] {cell.entry.model}: {problem}", highlight=False, style="dim")
     accuracy: Accuracy | None = None
     reasons: list[Why] = []
 

@@ -51,10 +51,10 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
                 _train(console, trainings, engine)
             evaluated = {}
             for entry in plan.entries:
-                if entry.label in plan.weights:
-                    with console.status(f"evaluating {entry.label} …"):
-                        source = plan.weights[entry.label]
-                        evaluated[entry.label] = evaluate(entry, source, images, device, settings.threads)
+                if entry.model in plan.weights:
+                    with console.status(f"evaluating {entry.model} …"):
+                        source = plan.weights[entry.model]
+                        evaluated[entry.model] = evaluate(entry, source, images, device, settings.threads)
         except KeyboardInterrupt:
             done = 0 if trainings is None else len(trainings.plan.trials) - len(trainings.open_trials)
             raise Stopped(f"Stopped with {done} trainings finished; the same command goes on.") from None

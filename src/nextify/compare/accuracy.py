@@ -19,9 +19,9 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from nextify.compare.entries import Entry, is_path, network
+from nextify.compare.entries import is_path, network
 from nextify.compare.ratios import reference
-from nextify.compare.records import Accuracy, AccuracyRow
+from nextify.compare.records import Accuracy, AccuracyRow, Model
 from nextify.data import Images
 from nextify.data.foreign import from_timm_config
 from nextify.evaluation.evaluate import match_classes, predict_set
@@ -54,7 +54,7 @@ PLANNED_SHARE = 0.92
 class AccuracyPlan:
     """Which networks are trained, and which are evaluated."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Model, ...]
     data: Data
     recipe_name: str
     recipe: Recipe
@@ -74,7 +74,7 @@ def image_side(images: Images) -> int:
 
 
 def make_plan(
-    entries: Sequence[Entry],
+    entries: Sequence[Model],
     images: Images,
     *,
     image_size: int,
@@ -102,12 +102,12 @@ def make_plan(
         raise PlanError("a comparison needs at least one seed: give --seeds 1 or more")
     if recipe not in RECIPES:
         raise PlanError(f"no recipe {recipe!r}; there are {', '.join(RECIPES)}")
-    evaluated = {e.label: given.get(e.name, e.name) for e in entries if e.name in given or is_path(e.name)}
+    evaluated = {e.model: given.get(e.name, e.name) for e in entries if e.name in given or is_path(e.name)}
     fitted, changes = fit_recipe(RECIPES[recipe], images, image_size=image_size, epochs=epochs)
     fitted = fitted.with_(precision=precision)
     steps = fitted.epochs * (len(images.train) // fitted.batch_size)
     data = Data(images.name, images.fingerprint, images.num_classes, image_size)
-    trained = [(e, network(e, image_size, image_size, steps)) for e in entries if e.label not in evaluated]
+    trained = [(e, network(e, image_size, image_size, steps)) for e in entries if e.model not in evaluated]
     numbers = tuple(range(seeds))
     trials = tuple(
         PlannedTrial(step_name(entry), Trial(made, fitted, data, seed)) for seed in numbers for entry, made in trained
@@ -116,9 +116,9 @@ def make_plan(
     return AccuracyPlan(tuple(entries), data, recipe, fitted, trials, evaluated, numbers, notes)
 
 
-def step_name(entry: Entry) -> str:
+def step_name(entry: Model) -> str:
     """Return the label in a form that fits into the name of a folder."""
-    return re.sub(r"[^\w.@-]", "_", entry.label)
+    return re.sub(r"[^\w.@-]", "_", entry.model)
 
 
 def epochs_within(
@@ -154,7 +154,7 @@ def accuracy_results(
     plan: AccuracyPlan, trainings: Trainings, evaluated: Mapping[str, AccuracyRow], images: Images
 ) -> Accuracy:
     """Collect the accuracies of trained and evaluated networks, in the plan's order."""
-    labels = {step_name(entry): entry.label for entry in plan.entries}
+    labels = {step_name(entry): entry.model for entry in plan.entries}
     trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
     values: dict[str, dict[int, float | None]] = {}
     for trial in trials:
@@ -185,7 +185,7 @@ def accuracy_results(
         threads_per_training=trainings.runtime.threads,
         seconds=round(sum(t.seconds or 0.0 for t in trials) / trainings.side_by_side, 1),
         notes=plan.notes,
-        rows=tuple(rows[entry.label] for entry in plan.entries if entry.label in rows),
+        rows=tuple(rows[entry.model] for entry in plan.entries if entry.model in rows),
         trials=tuple(trial | {"model": trial.pop("step")} for trial in finite([asdict(t) for t in trials])),
     )
 
@@ -206,7 +206,7 @@ def read_weights_options(choices: str | Sequence[str]) -> dict[str, str]:
     return found
 
 
-def evaluate(entry: Entry, source: str, images: Images, device: str, threads: int) -> AccuracyRow:
+def evaluate(entry: Model, source: str, images: Images, device: str, threads: int) -> AccuracyRow:
     """The accuracy of an entry with the weights of ``source``: a bundle, or a file for a network of ours or of timm's.
 
     Each test image counts once and is prepared as the weights' own description says.
@@ -229,7 +229,7 @@ def evaluate(entry: Entry, source: str, images: Images, device: str, threads: in
     found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, inference)
     top1 = top_k(found, label_of[images.test.labels], 1)
     return AccuracyRow(
-        model=entry.label,
+        model=entry.model,
         how="evaluated",
         weights=source,
         n=1,

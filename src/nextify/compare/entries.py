@@ -10,20 +10,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from nextify.compare.records import Model
 from nextify.fitting.fit import fit_design
 from nextify.fitting.scale import ScaleError, scale
 from nextify.networks.foreign import Foreign, timm_network
 from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model, find_design
 from nextify.paper.design import Design
-from nextify.paper.published import PublishedModel, published_model
+from nextify.paper.published import published_model
 from nextify.system.several import several
 from nextify.weights import About, load_bundle
 
@@ -43,20 +44,6 @@ _VIT = {"tiny": 48, "small": 96}
 """Width: DeiT-S's 384 divided by 8 and 4, with 4 layers of 3 heads."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One network of the comparison, before it is built."""
-
-    name: str
-    """As it was asked for."""
-    label: str
-    """As it is shown."""
-    family: str
-    """ConvNeXt, isotropic ConvNeXt, ResNet, ViT, Swin or other."""
-    published: PublishedModel | None = None
-    """The paper's figures for it."""
-
-
 def line_up(scale: str | None) -> tuple[str, ...]:
     """Return the default networks at a scale. Raises ``ScaleError`` for a scale without other families."""
     if scale is None or scale == "full":
@@ -73,7 +60,7 @@ def at_scale(names: Sequence[str], scale: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> Model:
     """Look a name up; nothing is built.
 
     Raises:
@@ -82,19 +69,19 @@ def find(name: str) -> Entry:
     """
     if name.startswith("timm:"):
         label = re.sub(r"_\d{3}$", "", _known_to_timm(name).partition(".")[0])
-        return Entry(name, label, family(label), published_model(name))
+        return Model(label, name, family(label), published_model(name))
     if is_path(name):
-        return Entry(name, Path(name).resolve().name, family(_about(name).name or ""))
+        return Model(Path(name).resolve().name, name, family(_about(name).name or ""))
     plain, at, size = name.partition("@")
     if not at:
         find_design(name)
-        return Entry(name, name, family(name), published_model(name))
+        return Model(name, name, family(name), published_model(name))
     scale(size)
     if plain in FOREIGN_FAMILIES:
         _scaled_foreign(plain, size, 32)
     else:
         find_design(plain)
-    return Entry(name, name, family(plain))
+    return Model(name, name, family(plain))
 
 
 def _known_to_timm(name: str) -> str:
@@ -109,15 +96,15 @@ def _known_to_timm(name: str) -> str:
     return known
 
 
-def find_all(names: str | Sequence[str]) -> list[Entry]:
+def find_all(names: str | Sequence[str]) -> list[Model]:
     """Look all names up. Labels drop the tag and the size at the end of timm's names, since the network is rebuilt at
     other sizes; labels that would coincide are the names as given."""
     found = [find(name) for name in dict.fromkeys(several(names))]
-    times = Counter(entry.label for entry in found)
-    return [replace(entry, label=entry.name) if times[entry.label] > 1 else entry for entry in found]
+    times = Counter(entry.model for entry in found)
+    return [replace(entry, model=entry.name) if times[entry.model] > 1 else entry for entry in found]
 
 
-def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: int = 0) -> Design | Foreign:
+def network(entry: Model, image_size: int, fitted_to: int | None = None, steps: int = 0) -> Design | Foreign:
     """Return the network of an entry as data, for square images of ``image_size``.
 
     A timm model whose configuration has a fixed input size is made with ``img_size=``: a ViT gets position embeddings
@@ -147,7 +134,7 @@ def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: 
     return fit_design(design, image_size=fitted_to or image_size, steps=steps)[0]
 
 
-def build(entry: Entry, image_size: int, num_classes: int | None = None, fitted_to: int | None = None) -> nn.Module:
+def build(entry: Model, image_size: int, num_classes: int | None = None, fitted_to: int | None = None) -> nn.Module:
     """Build the network of :func:`network`, untrained, on torch's current default device.
 
     Args:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from nextify.compare.entries import Entry, build, find_all
+from nextify.compare.entries import build, find_all
 from nextify.compare.memory import MIB, Memory, Processes, describe_failure, of_one_network
+from nextify.compare.records import Model
 from nextify.compare.settings import (
     KEPT_SHARE,
     RESERVE,
@@ -48,7 +49,7 @@ Progress = Callable[[str, float], None]
 class Cell:
     """What was found of one network at one size so far."""
 
-    entry: Entry
+    entry: Model
     image_size: int
     counts: Counts | None = None
     memory: Memory | None = None
@@ -92,7 +93,7 @@ def count(settings: Settings, progress: Progress = lambda words, share: None) ->
     cells = [Cell(entry, size) for size in settings.sizes for entry in entries]
     for done, cell in enumerate(cells):
         size = cell.image_size
-        progress(f"counting {cell.entry.label} at {size}×{size}", done / len(cells))
+        progress(f"counting {cell.entry.model} at {size}×{size}", done / len(cells))
         try:
             with torch.device("meta"):
                 model = build(cell.entry, size, settings.num_classes, settings.fitted_to)
@@ -174,7 +175,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
             rounds = max(1, (comparison.plan.rounds[size] - done[size]) // passes[size])
             cells = [cell for cell in comparison.at(size) if cell.counts]
             for cell in cells if passes[size] == settings.passes else ():
-                ledger.say(f"{size}×{size}, memory: {cell.entry.label}")
+                ledger.say(f"{size}×{size}, memory: {cell.entry.model}")
                 _measure_memory(cell, settings, processes)
                 ledger.done(memory_seconds(settings, cell.image_seconds))
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
@@ -235,7 +236,7 @@ class _Runners:
         self._training: dict[int, Callable[[], None]] | None = None
         images = {batch: profiling.random_images(batch, size, given) for batch in self.batches}
         for (i, cell), batch in ((c, b) for c in enumerate(cells) for b in self.batches):
-            ledger.say(f"{size}×{size}, inference: warming up {cell.entry.label}")
+            ledger.say(f"{size}×{size}, inference: warming up {cell.entry.model}")
             with _recorded(cell, f"inference in batches of {batch}"):
                 step = profiling.inference(self.models[i], images[batch], given)
                 for _ in range(2 if batch == 1 else 1):
@@ -250,7 +251,7 @@ class _Runners:
             for i, cell in enumerate(self.cells):
                 if cell.memory is None or cell.memory.training is None:
                     continue
-                ledger.say(f"{self.size}×{self.size}, training: warming up {cell.entry.label}")
+                ledger.say(f"{self.size}×{self.size}, training: warming up {cell.entry.model}")
                 with _recorded(cell, "training"):
                     images = profiling.random_images(settings.training_batch_size, self.size, given)
                     step = profiling.training(self.models[i], images, given)
@@ -268,7 +269,7 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
         calls: dict[int, list[float]] = {i: [] for i, batch in steps if batch == 1}
         for batch in (*[1] * VISITS, *runners.batches[1:]):
             for i, cell in enumerate(cells):
-                ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.label}")
+                ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.model}")
                 if (i, batch) not in steps:
                     continue
                 if batch > 1:
@@ -286,7 +287,7 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
         model.train()
     for turn in range(rounds):
         for i, step in training.items():
-            ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cells[i].entry.label}")
+            ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cells[i].entry.model}")
             cells[i].training.append(settings.training_batch_size / repeated(step, given.device))
             ledger.done(training_seconds(settings, cells[i].image_seconds))
 

@@ -28,7 +28,8 @@ from typing import Any
 
 import torch
 
-from nextify.compare.entries import Entry, build, find
+from nextify.compare.entries import build, find
+from nextify.compare.records import Model
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Conditions
@@ -84,7 +85,7 @@ class Processes:
             connection.close()
             self._worker = None
 
-    def measure(self, entry: Entry, image_size: int, settings: Settings, timeout: float = 600.0) -> Memory:
+    def measure(self, entry: Model, image_size: int, settings: Settings, timeout: float = 600.0) -> Memory:
         """Peak memory of one network at one size; never raises for a network that fails. ``timeout``: seconds."""
         if self._worker is None:
             ours, theirs = self._context.Pipe()

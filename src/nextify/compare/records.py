@@ -73,12 +73,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Model:
-    """One network, whatever the size of its images."""
+    """One network of the comparison, whatever the size of its images."""
 
     model: str
+    """Its label, by which the other records name it."""
     name: str
+    """As it was asked for."""
     family: str
-    published: PublishedModel | None
+    """ConvNeXt, isotropic ConvNeXt, ResNet, ViT, Swin or other."""
+    published: PublishedModel | None = None
+    """The paper's figures."""
 
     def printed(self, image_size: int, at_224: str, at_384: str) -> float | None:
         """The paper's figure at this size, by the names of its fields; None at any other size."""

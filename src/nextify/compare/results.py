@@ -127,8 +127,7 @@ def collect(
         comparison.complete,
         settings.passes,
     )
-    entries = dict.fromkeys(cell.entry for cell in comparison.cells)
-    models = tuple(Model(entry.label, entry.name, entry.family, entry.published) for entry in entries)
+    models = tuple(dict.fromkeys(cell.entry for cell in comparison.cells))
     rows = tuple(_row(cell, settings.training_batch_size) for cell in comparison.cells)
     return Results(run, environment, models, rows, accuracy, tuple(why), tuple(limits))
 
@@ -151,4 +150,4 @@ def _row(cell: Cell, training_batch_size: int) -> Row:
         found |= {"training": speed, "training_ms_per_image": 1e3 / speed.images_per_second}
     if cell.memory:
         found |= {f"{part}_mib": getattr(cell.memory, part) for part in ("start", "inference", "training")}
-    return Row(cell.entry.label, cell.image_size, cell.status, tuple(cell.problems), **found)
+    return Row(cell.entry.model, cell.image_size, cell.status, tuple(cell.problems), **found)

@@ -47,7 +47,7 @@ def measure(comparison: Comparison, progress: Callable[[str], object]) -> list[W
     settings, found = comparison.settings, []
     first = {cell.entry.name: cell for cell in reversed(comparison.cells) if cell.latency}
     for cell in reversed(first.values()):
-        progress(f"why: {cell.entry.label}")
+        progress(f"why: {cell.entry.model}")
         try:
             with threads(settings.threads):
                 found.append(_why(cell, settings))
@@ -77,7 +77,7 @@ def _why(cell: Cell, settings: Settings) -> Why:
         Variant(given.layout, given.precision, median(times), tuple(times), shares(steps[given], given))
         for given, times in rounds.items()
     )
-    return Why(cell.entry.label, cell.image_size, batch, tuple(variants))
+    return Why(cell.entry.model, cell.image_size, batch, tuple(variants))
 
 
 def _under(given: Conditions, step: Callable[[], None]) -> Callable[[], None]:
