@@ -16,8 +16,9 @@ from results_pages import NOTES
 
 from nextify.compare.findings import findings
 from nextify.compare.results import Results
-from nextify.compare.tables import markdown, provenance, sections
+from nextify.compare.tables import provenance, sections
 from nextify.evaluation.profiling import median
+from nextify.report.tables import markdown_of
 from nextify.report.text import duration
 
 FOLDER = ROOT / "docs" / "results" / "compare"
@@ -52,7 +53,7 @@ def one(name: str, results: Results, again: Results | None = None) -> list[str]:
     parts += [f"![{said}](compare/{name}/{picture}.png)" for picture, said in PICTURES.items() if drawn(name, picture)]
     for section in sections(results):
         if section.name != "ratios":
-            parts += ["", f"**{section.heading}.** {section.lead}", "", markdown(section.table), ""]
+            parts += ["", f"**{section.heading}.** {section.lead}", "", markdown_of(section.table), ""]
             parts += [f"- {line}" for line in section.notes]
     if results.accuracy:
         parts += [f"- data: {note}" for note in results.accuracy.data.notes]

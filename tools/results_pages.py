@@ -14,38 +14,39 @@ from nextify.report.text import study_title
 from nextify.study.results import StudyResults
 
 NOTES = {
-    "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG: accuracies can lie slightly below those on the "
+    "cifar10": "CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG, so accuracies can be slightly below those on the "
     "original pixels.",
-    "cifar10-tiny": "Three epochs of the paper's recipe, fitted: networks that learn fast are ahead, and nothing is "
-    "said of long trainings. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores during "
-    "part of the trainings, so their images/s are low and uneven; the times of one image and of batches were measured "
-    "with nothing beside them, on a processor shared with other machines.",
-    "line-up": "The first of two runs in succession (commit 55beb20). The processor is shared with other "
-    "machines: a 2048³ matrix product in fp32 ran at 129 to 185 GFLOP/s before, between and after (3 tries each). "
-    "The weights of the undisturbed ratio were chosen by four pairs before this one, over which it differed by 2.0 "
-    "% from run to run where the median did by 2.5 (root mean square of 192; the last of them, commit df53cb8, by "
-    "medians 46 of 48, the largest 5.5 %). Those four runs together, an hour long, agree in 286 of 288 undisturbed "
-    "ratios, the largest difference 5.7 %, and in 265 medians. Before: medians 44 (commit 4cd91c6), 43 (f90d094, "
-    "three passes), 47 (c1667f1, before ConvNeXt had matrix products of its own) and 45 (4bd122f, all rounds of a "
-    "size together, which gave latency exponents of 1.02 and 0.62, since the machine became faster on the way).",
+    "cifar10-tiny": "Three epochs of the paper's recipe, fitted: this favours networks that learn fast and says "
+    "nothing about long trainings. CIFAR-10 (Krizhevsky, 2009) re-encoded as JPEG. Other work ran on the same cores "
+    "during part of the trainings, so their images/s are low and uneven. The times of single images and of batches "
+    "were measured with nothing else running, on a processor shared with other machines.",
+    "line-up": "The first of two runs in succession (commit 55beb20). The processor is shared with other machines: "
+    "a 2048³ matrix product in fp32 ran at 129 to 185 GFLOP/s before, between and after (3 tries each). The weights "
+    "of the ratio were chosen on four earlier pairs of runs, over which it differed by 2.0 % from run to run where "
+    "the median differed by 2.5 % (root mean square of 192 ratios). Of the last of these pairs (commit df53cb8), 46 "
+    "of 48 medians agreed within 5 %, the largest difference being 5.5 %. Those four runs taken together, an hour "
+    "long, agree in 286 of 288 ratios, the largest difference being 5.7 %, and in 265 medians. In earlier pairs 44 "
+    "(commit 4cd91c6), 43 (f90d094, three passes), 47 (c1667f1, before ConvNeXt had its own matrix products) and 45 "
+    "medians agreed (4bd122f, all rounds of a size together, which gave latency exponents of 1.02 and 0.62 because "
+    "the machine became faster along the way).",
     "line-up-again": "The second run.",
-    "h200-line-up": "On an NVIDIA H200 beside 16 cores of an Intel Xeon at 2.1 GHz, up to 1024² (commit 882fb77, "
-    "each kernel of ours called by way of Triton). Ended after the time that was left: two or three rounds of "
-    "three, without `--why`. At 224², and in training up to 384², networks waited for their calls: a round's speed "
-    "there depends on the processor, and only from 384² on do batches of 64 show the GPU (rounds within 2 % of each"
-    " other). From there to 1024² images/s fall as pixels^0.97 (ConvNeXt-T), 0.96 (Swin-T), 0.95 (isotropic "
-    "ConvNeXt-S), 0.92 (ResNet-50) and 1.67 (DeiT-S), by the two ends. What did not fit beside the others ran by "
-    "itself.",
-    "h200-table-12": "ConvNeXt beside Swin, the paper's Table 12, on an NVIDIA H200 beside 16 cores of an Intel "
-    "Xeon at 2.1 GHz (commit 882fb77). Swin is timm's, in channels-last memory like ConvNeXt. Our ConvNeXt runs "
-    "with its own kernels between the matrix products; with cuDNN's, ConvNeXt-T gave 6,520 images/s in batches of "
-    "64, and over Swin-T 1.41 (before that commit, batches of 32, one round). Ended after the time that was left: "
-    "inference is complete, training was measured for two networks, one round.",
-    "h200-table-12-384": "The same at 384², with Swin's windows of 12. Ended in training, of which there are "
+    "h200-line-up": "On an NVIDIA H200 with 16 cores of an Intel Xeon at 2.1 GHz, up to 1024² (commit 882fb77, each "
+    "of our kernels called through Triton). Stopped when its time was up, after two or three rounds of three and "
+    "without `--why`. At 224², and in training up to 384², the networks waited for their calls, so a round's speed "
+    "there depends on the processor; only from 384² on do batches of 64 show the GPU (rounds within 2 % of each "
+    "other). From there to 1024², images/s fall as pixels^0.97 (ConvNeXt-T), 0.96 (Swin-T), 0.95 (isotropic "
+    "ConvNeXt-S), 0.92 (ResNet-50) and 1.67 (DeiT-S), from the two end points. What did not fit beside the others ran "
+    "by itself.",
+    "h200-table-12": "ConvNeXt beside Swin, as in the paper's Table 12, on an NVIDIA H200 with 16 cores of an Intel "
+    "Xeon at 2.1 GHz (commit 882fb77). Swin is timm's, in channels-last memory like ConvNeXt. Our ConvNeXt runs with "
+    "its own kernels between the matrix products; with cuDNN's, ConvNeXt-T gave 6,520 images/s in batches of 64, 1.41 "
+    "times Swin-T's (before that commit, batches of 32, one round). Stopped when its time was up: inference is "
+    "complete, and training was measured for two networks in one round.",
+    "h200-table-12-384": "The same at 384², with Swin's windows of 12. Stopped during training, which therefore has "
     "fewer rounds.",
-    "line-up-xeon": "On another processor, less busy, by five calls a turn as before. Peak memory: not measured. From "
-    "the second size on, each process read the peak of the one that had started it (and the networks were measured one "
-    "after the other without need); these figures were struck out and the reading is mended.",
+    "line-up-xeon": "On another, less busy processor, with five calls a turn as it was then. Peak memory: not "
+    "measured. From the second size on, each process read the peak of the process that had started it (and the "
+    "networks ran one after the other without need); those figures were removed, and the reading has been fixed.",
 }
 """What a reader must know of a data set beside its figures, by the folder's name."""
 

@@ -18,12 +18,10 @@ from safetensors.torch import load_file
 from nextify.cli import compare_accuracy, main
 from nextify.compare import measure as measuring
 from nextify.compare.accuracy import (
-    chosen_epochs,
-    comparison_key,
     epochs_within,
     evaluate,
     image_side,
-    keep_epochs,
+    kept_epochs,
     make_plan,
     read_weights_options,
     timm_with_weights,
@@ -32,7 +30,7 @@ from nextify.compare.budget import BudgetError, read, recommend
 from nextify.compare.entries import build, find, find_all, line_up, network
 from nextify.compare.figures import front
 from nextify.compare.memory import Memory
-from nextify.compare.records import Accuracy, AccuracyRow, DataFacts, Model, Row, Run, Speed, Variant, Why
+from nextify.compare.records import Accuracy, AccuracyRow, Model, Row, Run, Speed, Variant, Why
 from nextify.compare.results import Results
 from nextify.compare.settings import Settings
 from nextify.compare.tables import ACCURACY
@@ -48,6 +46,7 @@ from nextify.paper.published import PublishedModel
 from nextify.paper.recipe import RECIPES
 from nextify.study.engine import Job, run_job
 from nextify.study.plan import PlanError
+from nextify.study.results import StudyData
 from nextify.study.statistics import binomial_standard_error
 from nextify.study.study import StudyEstimate
 from nextify.training.loop import TrainingStopped
@@ -219,11 +218,9 @@ def test_epochs_fill_the_minutes_and_a_restart_keeps_them(images: Images, tmp_pa
     # 6 trainings: 9 s an epoch together and 30 s of tests, on 2 processors of 60 s each, 8 % kept back.
     assert epochs_within(plan, estimate, 48, 1.0, 2) == int((0.92 * 120 - 30) / 9)
     assert epochs_within(plan, estimate, 48, 0.01, 2) == 1
-    key = comparison_key(plan, 50.0)
-    assert chosen_epochs(tmp_path, key) is None
-    keep_epochs(tmp_path, key, 7)
-    assert chosen_epochs(tmp_path, key) == 7
-    assert chosen_epochs(tmp_path, comparison_key(plan, 40.0)) is None
+    assert kept_epochs(tmp_path, plan, 50.0, lambda: 7) == 7
+    assert kept_epochs(tmp_path, plan, 50.0, lambda: 8) == 7
+    assert kept_epochs(tmp_path, plan, 40.0, lambda: 9) == 9
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------
@@ -237,7 +234,7 @@ def results_of(rows: list[dict[str, Any]], budget: str, accuracy: dict[str, floa
     part = None
     if accuracy is not None:
         found = tuple(AccuracyRow(model=m, how="trained", top1_mean=v, n=3) for m, v in accuracy.items())
-        data = DataFacts("photos", 2, 8, 8, "f")
+        data = StudyData(name="photos", classes=2, train_images=8, test_images=8)
         part = Accuracy(data, 224, "convnext", {"epochs": 1}, (0, 1, 2), 1, 1, 1.0, (), found, ())
     return Results(
         Run(given, "", "", "", 1.0, 1.0, True, True),
@@ -396,6 +393,7 @@ def test_the_command_trains_evaluates_recommends_and_goes_on(
     arguments = ["compare", "convnext_tiny@tiny", "vit@tiny", str(bundle), "--data", str(folder), "--out", str(out)]
     arguments += ["--seeds", "2", "--rounds", "1", "--threads", "1", "--batch-sizes", "1", "2", "--device", "cpu"]
     arguments += ["--training-batch-size", "2", "--training-minutes", "0.02", "--budget", "latency<10s", "--why"]
+    arguments += ["--kernels", "off"]
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert re.search(r"2 networks × 2 seeds, \d+ epochs? of the convnext recipe", said)
@@ -424,6 +422,7 @@ def test_the_command_trains_evaluates_recommends_and_goes_on(
 
     before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/result.json")}
     assert len(before) == 4
+    assert {json.loads(path.read_text())["runtime"]["kernels"] for path in before} == {"off"}
     assert main([*arguments, "--json"]) == 0
     captured = capsys.readouterr()
     again = json.loads(captured.out)

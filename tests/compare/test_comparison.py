@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.exc import InternalTorchDynamoError
 
 import nextify
 from nextify.cli import main
@@ -175,11 +176,11 @@ def test_the_line_up_is_known() -> None:
 
 
 def test_alike_labels_keep_their_names() -> None:
-    assert [e.label for e in find_all(["convnext_tiny", "timm:convnext_tiny"])] == [
+    assert [e.model for e in find_all(["convnext_tiny", "timm:convnext_tiny"])] == [
         "convnext_tiny",
         "timm:convnext_tiny",
     ]
-    assert [e.label for e in find_all(["timm:vit_tiny_patch16_224.augreg_in21k"])] == ["vit_tiny_patch16"]
+    assert [e.model for e in find_all(["timm:vit_tiny_patch16_224.augreg_in21k"])] == ["vit_tiny_patch16"]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_a_bundle_is_compared_by_its_path(tmp_path: Path) -> None:
     model = nextify.create_model(design, 10)
     path = save_bundle(tmp_path / "mine", model.state_dict(), About(design, 10, name="convnext_tiny"))
     entry = find(str(path))
-    assert (entry.label, entry.family) == ("mine", "ConvNeXt")
+    assert (entry.model, entry.family) == ("mine", "ConvNeXt")
     assert count_model(on_meta(str(path), 64), 64).parameters == nextify.parameters(design, 10)
 
 
@@ -400,7 +401,7 @@ def results() -> Results:
     patch = pytest.MonkeyPatch()
 
     def memory(processes: Any, entry: Any, size: int, given: Settings) -> Memory:
-        if entry.label == "test_vit" and size == 96:
+        if entry.model == "test_vit" and size == 96:
             return Memory(400.0, None, None, "inference: does not fit memory")
         return Memory(400.0, 10.0 * size, 20.0 * size)
 
@@ -598,7 +599,7 @@ def test_table_12_beside_the_paper() -> None:
     assert (first.swin, first.ratio.ratio, first.ratio.n) == ("swin_tiny_patch4_window7", 0.5, 2)
     assert first.published_ratio == pytest.approx(1943.5 / 1325.6)
     assert rows[1].ratio is rows[2].ratio is None
-    assert [TABLE_12[3].show(row) for row in rows] == ["1,943.5", "1,325.6", "424.4"]
+    assert [TABLE_12[3].text(row) for row in rows] == ["1,943.5", "1,325.6", "424.4"]
     said = [line for line in findings(found) if "in the paper" in line]
     assert len(said) == 1
     assert "0.50 here (cuda, tf32, batches of 2, n = 2 rounds, 0.50 to 0.50), 1.47 in the paper" in said[0]
@@ -610,6 +611,35 @@ def test_calls_on_a_gpu_take_a_while_however_small() -> None:
     assert inference_seconds(on_gpu, 1e-4) == pytest.approx(VISITS * 21 * CALL_ON_GPU + SHORTEST_TIMED)
     assert inference_seconds(on_cpu, 1e-4) == pytest.approx(VISITS * SHORTEST_TIMED / 2 + SHORTEST_TIMED)
     assert inference_seconds(on_gpu, 1.0) == inference_seconds(on_cpu, 1.0)
+
+
+def test_a_network_that_cannot_be_compiled_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its memory is measured all the same, without the compiler."""
+
+    def broken(*given: Any, **options: Any) -> Any:
+        raise InternalTorchDynamoError("no C++ compiler\nand a long explanation")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    given = settings(sizes=(32,), conditions=Conditions(compile=True), rounds=1)
+    reported: dict[str, Any] = {}
+    memory.measure_here("convnext_atto", 32, given, reported.update)
+    assert Memory.of(reported).problem is None
+    monkeypatch.setattr(measuring.Processes, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
+    found = count(given)
+    measure(found, lambda words, share: None)
+    cell = found.cells[0]
+    assert cell.status == "not measured"
+    assert cell.problems[0] == "inference in batches of 1: InternalTorchDynamoError: no C++ compiler"
+
+
+@pytest.mark.slow
+def test_compiled_networks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring.Processes, "measure", lambda *given: Memory(400.0, 10.0, 20.0))
+    monkeypatch.setattr(measuring, "SHORTEST_TIMED", 0.002)
+    found = count(settings(models=TINY, sizes=(32,), conditions=Conditions(compile=True), rounds=2))
+    measure(found, lambda words, share: None)
+    assert [cell.status for cell in found.cells] == ["measured"] * 2
+    assert all(len(cell.latency) == len(cell.training) == 2 for cell in found.cells)
 
 
 def test_memory_in_one_process_as_on_a_gpu() -> None:

@@ -12,6 +12,10 @@ from scipy import stats
 from nextify.study import statistics as S
 
 
+def compare(values, reference):
+    return S.conclude({"step": values, "reference": reference}, {"step": "reference"})["step"].comparison
+
+
 def test_summary_by_hand():
     summary = S.summarize({0: 94.0, 1: 95.0, 2: 96.0}, test_images=1197)
     assert (summary.n, summary.mean, summary.std) == (3, 95.0, 1.0)
@@ -113,7 +117,7 @@ def test_holm_by_hand():
 
 
 def test_three_seeds_conclude_nothing_and_say_how_many_would_do():
-    c = S.compare({0: 96.0, 1: 97.0, 2: 96.5}, {0: 95.0, 1: 95.5, 2: 95.6})
+    c = compare({0: 96.0, 1: 97.0, 2: 96.5}, {0: 95.0, 1: 95.5, 2: 95.6})
     assert c.n == 3
     assert c.change == pytest.approx((1.0 + 1.5 + 0.9) / 3)
     assert c.low < c.change < c.high
@@ -125,24 +129,24 @@ def test_three_seeds_conclude_nothing_and_say_how_many_would_do():
 
 
 def test_three_seeds_conclude_nothing_even_where_the_interval_has_no_width():
-    c = S.compare({0: 2.0, 1: 2.0, 2: 2.0}, {0: 1.0, 1: 1.0, 2: 1.0})
+    c = compare({0: 2.0, 1: 2.0, 2: 2.0}, {0: 1.0, 1: 1.0, 2: 1.0})
     assert (c.low, c.high, c.verdict) == (1.0, 1.0, "no conclusion")
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "higher"), (-1, "lower")])
 def test_six_seeds_can_conclude(sign, verdict):
     reference = {s: 90.0 + s / 10 for s in range(6)}
-    c = S.compare({s: v + sign * (1 + s / 20) for s, v in reference.items()}, reference)
+    c = compare({s: v + sign * (1 + s / 20) for s, v in reference.items()}, reference)
     assert c.p_value == 2 / 64
     assert c.verdict == verdict
     assert c.conclusion == f"{verdict.capitalize()}: 6 paired seeds, sign-flip p = 0.031."
 
 
 def test_six_seeds_need_not_conclude():
-    c = S.compare({s: 90.0 + (-1) ** s for s in range(6)}, dict.fromkeys(range(6), 90.0))
+    c = compare({s: 90.0 + (-1) ** s for s in range(6)}, dict.fromkeys(range(6), 90.0))
     assert (c.change, c.verdict) == (0, "no conclusion")
     assert c.conclusion.startswith("No conclusion: the change of 6 paired seeds is within")
-    c = S.compare(dict.fromkeys(range(8), 90.0), dict.fromkeys(range(8), 90.0))
+    c = compare(dict.fromkeys(range(8), 90.0), dict.fromkeys(range(8), 90.0))
     assert (c.change, c.low, c.high, c.p_value, c.verdict) == (0, 0, 0, 1, "no conclusion")
 
 

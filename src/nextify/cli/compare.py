@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tyro.conf import Positional, arg
 
-from nextify.cli.compare_accuracy import AccuracyOptions, Stopped, accuracies
+from nextify.cli.compare_accuracy import Stopped, accuracies
 from nextify.cli.options import Device, Kernels, SplitSeed
 from nextify.cli.printing import print_json
 from nextify.cli.running import interrupt_on_sigterm
@@ -31,7 +31,7 @@ from nextify.compare.settings import ON_CPU, ON_GPU, Settings
 from nextify.compare.tables import accuracy_notes, cost_notes, terminal
 from nextify.data import Images, open_images
 from nextify.evaluation.profiling import Conditions, cpu_mhz, gpu_mhz
-from nextify.report.text import duration, listing
+from nextify.report.text import duration, listing, plural
 from nextify.study.engine import EngineError
 from nextify.system.device import usable_device
 from nextify.system.environment import cores, describe
@@ -104,7 +104,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Compares the networks and writes what was found."""
+    """Compare the networks and write what was found."""
     interrupt_on_sigterm()
     limits = [limit.said for limit in read(options.budget)] if options.budget else []
     if options.data is None and options.weights:
@@ -128,7 +128,7 @@ def run(options: Options) -> int:
         comparison = count(settings, lambda words, _: status.update(f"{words} …"))
     for cell in comparison.cells:
         for problem in cell.problems:
-            console.print(f"[dim]·[/] {cell.entry.label}: {problem}", highlight=False, style="dim")
+            console.print(f"[dim]·[/] {cell.entry.model}: {problem}", highlight=False, style="dim")
     accuracy: Accuracy | None = None
     reasons: list[Why] = []
 
@@ -141,17 +141,8 @@ def run(options: Options) -> int:
         comparison.complete = True
         return _conclude(console, options, gather(), options.out)
     if images is not None:
-        given = AccuracyOptions(
-            options.seeds,
-            options.epochs,
-            options.training_minutes,
-            options.recipe,
-            "bf16" if options.precision == "bf16" else "fp32",
-            options.weights,
-            options.side_by_side,
-        )
         try:
-            accuracy = accuracies(console, given, settings, images, out)
+            accuracy = accuracies(console, options, settings, images, out)
         except Stopped as stopped:
             console.print(f"\n{stopped}", highlight=False)
             return 130
@@ -233,7 +224,7 @@ def _announce(console: Console, comparison: Comparison) -> None:
     number = len({cell.entry.name for cell in comparison.cells})
     sizes = ", ".join(f"{s}²" for s in settings.sizes)
     rounds = listing([str(n) for n in made.rounds.values()]) if len(set(made.rounds.values())) > 1 else fewest
-    console.print(f"{number} network{'s' if number > 1 else ''} at {sizes}, {rounds} rounds", highlight=False)
+    console.print(f"{plural(number, 'network')} at {sizes}, {rounds} rounds", highlight=False)
     console.print(
         f"about [bold]{duration(made.seconds)}[/], from one image timed through each network", highlight=False
     )
@@ -269,7 +260,7 @@ class _Progress:
         self.bar.stop()
 
     def report(self, words: str, share: float) -> None:
-        """What is being done, and the share of the whole that is done."""
+        """Show what is being done, and the share of the whole that is finished."""
         self.bar.update(self.task, completed=share, description=words)
         stage = words.partition(":")[0]
         if not self.console.is_terminal and stage != self.stage:
@@ -278,7 +269,7 @@ class _Progress:
 
 
 def _conclude(console: Console, options: Options, results: Results, out: Path | None) -> int:
-    """Writes to ``out``, where one is given, and prints; the exit code is 1 where no network could be built."""
+    """Write the results to ``out``, if given, and print them; the exit code is 1 where no network could be built."""
     files, found = write(results, out) if out else [], to_json(results)
     if options.json:
         print_json(found)

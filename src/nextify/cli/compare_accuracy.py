@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,34 +14,22 @@ from nextify.compare.entries import find_all
 from nextify.compare.records import Accuracy
 from nextify.compare.settings import Settings
 from nextify.data import Images
-from nextify.report.text import duration
+from nextify.report.text import duration, plural
 from nextify.study.engine import LocalEngine
 from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
 from nextify.training.trial import Runtime
 
-
-@dataclass(frozen=True)
-class AccuracyOptions:
-    """The options of ``compare`` that concern trainings and evaluations."""
-
-    seeds: int
-    epochs: int | None
-    """None: as many as ``training_minutes`` allow."""
-    training_minutes: float
-    recipe: str
-    precision: str
-    weights: tuple[str, ...]
-    """``MODEL=FILE`` each."""
-    side_by_side: int | None
+if TYPE_CHECKING:
+    from nextify.cli.compare import Options
 
 
 class Stopped(Exception):
     """The user stopped the trainings; the message says what is kept."""
 
 
-def accuracies(console: Console, options: AccuracyOptions, settings: Settings, images: Images, out: Path) -> Accuracy:
-    """Trains what is not trained yet and evaluates what has weights.
+def accuracies(console: Console, options: Options, settings: Settings, images: Images, out: Path) -> Accuracy:
+    """Train what is not trained yet, and evaluate what has weights.
 
     Raises:
         Stopped: interrupted; finished trainings are kept.
@@ -51,7 +39,8 @@ def accuracies(console: Console, options: AccuracyOptions, settings: Settings, i
     device = settings.conditions.device
     together, threads = default_side_by_side("small" if settings.fitted_to <= 64 else "full", device, None)
     together = options.side_by_side or together
-    runtime = Runtime(device, threads)
+    conditions = settings.conditions
+    runtime = Runtime(device, threads, kernels=conditions.kernels, compile=conditions.compile)
     with Store(out) as store, LocalEngine(runtime, together) as engine:
         trainings = None
         try:
@@ -62,10 +51,10 @@ def accuracies(console: Console, options: AccuracyOptions, settings: Settings, i
                 _train(console, trainings, engine)
             evaluated = {}
             for entry in plan.entries:
-                if entry.label in plan.weights:
-                    with console.status(f"evaluating {entry.label} …"):
-                        source = plan.weights[entry.label]
-                        evaluated[entry.label] = evaluate(entry, source, images, device, settings.threads)
+                if entry.model in plan.weights:
+                    with console.status(f"evaluating {entry.model} …"):
+                        source = plan.weights[entry.model]
+                        evaluated[entry.model] = evaluate(entry, source, images, device, settings.threads)
         except KeyboardInterrupt:
             done = 0 if trainings is None else len(trainings.plan.trials) - len(trainings.open_trials)
             raise Stopped(f"Stopped with {done} trainings finished; the same command goes on.") from None
@@ -75,7 +64,7 @@ def accuracies(console: Console, options: AccuracyOptions, settings: Settings, i
 
 
 def _plan(
-    console: Console, options: AccuracyOptions, settings: Settings, images: Images, store: Store, engine: LocalEngine
+    console: Console, options: Options, settings: Settings, images: Images, store: Store, engine: LocalEngine
 ) -> AccuracyPlan:
     """The trainings, with the epochs that are asked for, or that an earlier run chose, or that a probe allows."""
     entries, weights = find_all(settings.models), read_weights_options(options.weights)
@@ -89,7 +78,7 @@ def _plan(
             seeds=options.seeds,
             epochs=epochs,
             recipe=options.recipe,
-            precision=options.precision,
+            precision="bf16" if options.precision == "bf16" else "fp32",
             weights=weights,
         )
 
@@ -98,16 +87,15 @@ def _plan(
     plan = planned(accuracy.GUESSED_EPOCHS)
     if not plan.trials:
         return plan
-    minutes = options.training_minutes
-    key = accuracy.comparison_key(plan, minutes)
-    epochs = accuracy.chosen_epochs(store.root, key)
-    if epochs is None:
+
+    def choose() -> int:
         guess = _trainings(plan, store, images, engine)
         with console.status("measuring a few steps of each network, to choose the epochs …"):
             estimate = guess.estimate(engine)
-        epochs = accuracy.epochs_within(plan, estimate, len(images.train), minutes, engine.side_by_side)
-        accuracy.keep_epochs(store.root, key, epochs)
-    return planned(epochs)
+        minutes, side_by_side = options.training_minutes, engine.side_by_side
+        return accuracy.epochs_within(plan, estimate, len(images.train), minutes, side_by_side)
+
+    return planned(accuracy.kept_epochs(store.root, plan, options.training_minutes, choose))
 
 
 def _trainings(plan: AccuracyPlan, store: Store, images: Images, engine: LocalEngine) -> Trainings:
@@ -119,11 +107,11 @@ def _trainings(plan: AccuracyPlan, store: Store, images: Images, engine: LocalEn
 def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images: Images) -> None:
     side, seeds = plan.data.image_size, len(plan.seeds)
     if plan.trials:
-        number, epochs, several = len(plan.trials) // seeds, plan.recipe.epochs, trainings.side_by_side
         console.print(
-            f"{number} network{'s' if number > 1 else ''} × {seeds} seed{'s' if seeds > 1 else ''}, "
-            f"{epochs} epoch{'s' if epochs > 1 else ''} of the {plan.recipe_name} recipe on {len(images.train):,} "
-            f"images of {side}×{side} of {images.name}, tested on {len(images.test):,}; {several} side by side",
+            f"{plural(len(plan.trials) // seeds, 'network')} × {plural(seeds, 'seed')}, "
+            f"{plural(plan.recipe.epochs, 'epoch')} of the {plan.recipe_name} recipe on {len(images.train):,} "
+            f"images of {side}×{side} of {images.name}, tested on {len(images.test):,}; "
+            f"{trainings.side_by_side} side by side",
             highlight=False,
         )
     for note in (*images.warnings, *images.notes, *plan.notes, *trainings.notes):

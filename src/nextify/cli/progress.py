@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextify.report.text import duration
-from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started, Stopped
+from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.training import loop
 
@@ -90,7 +90,7 @@ class StudyProgress(_Bars):
                     f"[bold]{result.top1:.2f} %[/] in {duration(result.seconds)} "
                     f"({result.images_per_second:,.0f} images/s), ",
                 )
-            case Failed(key, error) | Stopped(key, error):
+            case Failed(key, error):
                 self._ended(key, f"[red]failed[/], {error}; ")
             case Probed():
                 pass

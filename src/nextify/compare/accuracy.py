@@ -1,7 +1,7 @@
-"""Accuracy in a comparison: every network trained by one recipe with the same seeds, or its weights evaluated.
+"""Accuracy in a comparison: every network is trained by one recipe with the same seeds, or its weights are evaluated.
 
-Seeds are paired as in a study: one seed draws the same order of images and the same augmentations for every network.
-The recipe is fitted to the images and the epochs alone, never to a network.
+Seeds are paired as in a study: one seed gives every network the same order of images and the same augmentations. The
+recipe is fitted to the images and the epochs, never to a network.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
 import torch
 from torch import nn
 
-from nextify.compare.entries import Entry, is_path, network
+from nextify.compare.entries import is_path, network
 from nextify.compare.ratios import reference
-from nextify.compare.records import Accuracy, AccuracyRow, DataFacts
+from nextify.compare.records import Accuracy, AccuracyRow, Model
 from nextify.data import Images
 from nextify.data.foreign import from_timm_config
 from nextify.evaluation.evaluate import match_classes, predict_set
@@ -30,8 +30,10 @@ from nextify.fitting.fit import fit_recipe
 from nextify.networks.foreign import build, timm_network
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import RECIPES, Recipe
+from nextify.study.conclusions import study_data
 from nextify.study.plan import PlanError, PlannedTrial
-from nextify.study.statistics import StepStatistics, binomial_standard_error, conclude, confidence_interval
+from nextify.study.results import finite
+from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import write_json_atomic
 from nextify.system.several import several
@@ -41,18 +43,18 @@ from nextify.weights import About, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside
 
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
-"""Side of the images, pixels, where none is asked for."""
+"""Limits of the default side of the images, in pixels."""
 GUESSED_EPOCHS = 10
-"""Of the probe that the epochs are chosen by; they decide the batch size, and so a little of the speed."""
+"""Epochs for the probe by which they are chosen; they decide the batch size, and so a little of the speed."""
 PLANNED_SHARE = 0.92
-"""Of the minutes, for what a probe does not see."""
+"""Share of the minutes that is planned for; the rest is for what a probe does not see."""
 
 
 @dataclass(frozen=True)
 class AccuracyPlan:
-    """The networks that are trained and those that are evaluated."""
+    """Which networks are trained, and which are evaluated."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[Model, ...]
     data: Data
     recipe_name: str
     recipe: Recipe
@@ -66,13 +68,13 @@ class AccuracyPlan:
 
 
 def image_side(images: Images) -> int:
-    """Side of the square images that networks see, pixels, where none is asked for."""
+    """Return the default side of the square images that networks see, in pixels."""
     native = images.native_size
     return min(max(min(native), SMALLEST_IMAGE), LARGEST_IMAGE) if native else LARGEST_IMAGE
 
 
 def make_plan(
-    entries: Sequence[Entry],
+    entries: Sequence[Model],
     images: Images,
     *,
     image_size: int,
@@ -100,12 +102,12 @@ def make_plan(
         raise PlanError("a comparison needs at least one seed: give --seeds 1 or more")
     if recipe not in RECIPES:
         raise PlanError(f"no recipe {recipe!r}; there are {', '.join(RECIPES)}")
-    evaluated = {e.label: given.get(e.name, e.name) for e in entries if e.name in given or is_path(e.name)}
+    evaluated = {e.model: given.get(e.name, e.name) for e in entries if e.name in given or is_path(e.name)}
     fitted, changes = fit_recipe(RECIPES[recipe], images, image_size=image_size, epochs=epochs)
     fitted = fitted.with_(precision=precision)
     steps = fitted.epochs * (len(images.train) // fitted.batch_size)
     data = Data(images.name, images.fingerprint, images.num_classes, image_size)
-    trained = [(e, network(e, image_size, image_size, steps)) for e in entries if e.label not in evaluated]
+    trained = [(e, network(e, image_size, image_size, steps)) for e in entries if e.model not in evaluated]
     numbers = tuple(range(seeds))
     trials = tuple(
         PlannedTrial(step_name(entry), Trial(made, fitted, data, seed)) for seed in numbers for entry, made in trained
@@ -114,15 +116,15 @@ def make_plan(
     return AccuracyPlan(tuple(entries), data, recipe, fitted, trials, evaluated, numbers, notes)
 
 
-def step_name(entry: Entry) -> str:
-    """The label as part of a folder's name."""
-    return re.sub(r"[^\w.@-]", "_", entry.label)
+def step_name(entry: Model) -> str:
+    """Return the label in a form that fits into the name of a folder."""
+    return re.sub(r"[^\w.@-]", "_", entry.model)
 
 
 def epochs_within(
     plan: AccuracyPlan, estimate: StudyEstimate, train_images: int, minutes: float, side_by_side: int
 ) -> int:
-    """As many epochs as all trainings together have time for, from a probe of a plan with other epochs; at least 1."""
+    """Return the epochs that all trainings together have time for (at least 1), from a probe of this plan."""
     images = plan.recipe.batch_size * (train_images // plan.recipe.batch_size)
     tests = each = 0.0
     for planned in plan.trials:
@@ -134,87 +136,63 @@ def epochs_within(
     return max(1, math.floor((budget - tests) / each)) if each else plan.recipe.epochs
 
 
-def chosen_epochs(out: Path, key: str) -> int | None:
-    """The epochs that an earlier run of the same comparison chose by its probe: a restart must not choose others."""
+def kept_epochs(out: Path, plan: AccuracyPlan, minutes: float, choose: Callable[[], int]) -> int:
+    """The epochs that an earlier run of the same comparison chose, since a restart must not choose others; else those
+    of ``choose``, which are kept in ``epochs.json``."""
+    trials = sorted(planned.trial.fingerprint for planned in plan.trials)
+    key = hashlib.sha256(json.dumps([trials, minutes]).encode()).hexdigest()[:12]
     with suppress(OSError, ValueError, KeyError):
         found = json.loads((out / "epochs.json").read_text(encoding="utf-8"))
-        return int(found["epochs"]) if found["comparison"] == key else None
-    return None
-
-
-def keep_epochs(out: Path, key: str, epochs: int) -> None:
-    """Keeps the epochs for :func:`chosen_epochs`."""
+        if found["comparison"] == key:
+            return int(found["epochs"])
+    epochs = choose()
     write_json_atomic(out / "epochs.json", {"comparison": key, "epochs": epochs})
-
-
-def comparison_key(plan: AccuracyPlan, minutes: float) -> str:
-    """Changes with whatever the number of epochs is chosen for."""
-    trials = sorted(planned.trial.fingerprint for planned in plan.trials)
-    return hashlib.sha256(json.dumps([trials, minutes]).encode()).hexdigest()[:12]
+    return epochs
 
 
 def accuracy_results(
     plan: AccuracyPlan, trainings: Trainings, evaluated: Mapping[str, AccuracyRow], images: Images
 ) -> Accuracy:
-    """The accuracies of trained and evaluated networks, in the plan's order."""
-    labels = {step_name(entry): entry.label for entry in plan.entries}
-    trials = [{**trainings.trial(planned).to_dict(), "model": labels[planned.step]} for planned in plan.trials]
+    """Collect the accuracies of trained and evaluated networks, in the plan's order."""
+    labels = {step_name(entry): entry.model for entry in plan.entries}
+    trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
     values: dict[str, dict[int, float | None]] = {}
     for trial in trials:
-        del trial["step"]
-        values.setdefault(trial["model"], {})[trial["seed"]] = trial["top1"]
-    base = reference(list(values)) if values else None
-    tests = len(images.test)
+        values.setdefault(trial.step, {})[trial.seed] = trial.top1
+    base, tests = reference(list(values)) if values else None, len(images.test)
     concluded = conclude(values, {m: None if m == base else base for m in values}, test_images=tests)
     rows = dict(evaluated)
-    for label in values:
-        own = [trial for trial in trials if trial["model"] == label]
-        rows[label] = _trained_row(label, concluded[label], own)
-    facts = DataFacts(
-        images.name, images.num_classes, len(images.train), tests, images.fingerprint, tuple(images.notes)
-    )
+    for label, found in concluded.items():
+        own = [trial for trial in trials if trial.step == label]
+        low, high = confidence_interval([t.top1 for t in own if t.top1 is not None]) or (None, None)
+        rows[label] = AccuracyRow(
+            model=label,
+            how="trained",
+            top1_low=low,
+            top1_high=high,
+            training_images_per_second=_mean(t.images_per_second for t in own),
+            training_seconds=_mean(t.seconds for t in own),
+            problems=tuple(dict.fromkeys(t.error for t in own if t.error)),
+            **{name: value for name, value in found.figures().items() if name != "seeds_needed"},
+        )
     return Accuracy(
-        facts,
-        plan.data.image_size,
-        plan.recipe_name,
-        plan.recipe.to_dict(),
-        plan.seeds,
-        trainings.side_by_side,
-        trainings.runtime.threads,
-        round(sum(t["seconds"] or 0.0 for t in trials) / trainings.side_by_side, 1),
-        plan.notes,
-        tuple(rows[entry.label] for entry in plan.entries if entry.label in rows),
-        tuple(trials),
-    )
-
-
-def _trained_row(label: str, found: StepStatistics, trials: Sequence[dict[str, Any]]) -> AccuracyRow:
-    summary, compared = found.summary, found.comparison
-    low, high = confidence_interval([t["top1"] for t in trials if t["top1"] is not None]) or (None, None)
-    change: dict[str, Any] = {}
-    if compared:
-        names = {"change": "change", "change_low": "low", "change_high": "high", "p_value_holm": "p_holm"}
-        names |= {"compared_with": "reference"} | {key: key for key in ("p_value", "verdict", "conclusion")}
-        change = {key: getattr(compared, name) for key, name in names.items()}
-    return AccuracyRow(
-        model=label,
-        how="trained",
-        n=summary.n,
-        top1_mean=summary.mean,
-        top1_std=summary.std,
-        top1_low=low,
-        top1_high=high,
-        binomial_standard_error=summary.binomial_standard_error,
-        training_images_per_second=_mean(t["images_per_second"] for t in trials),
-        training_seconds=_mean(t["seconds"] for t in trials),
-        problems=tuple(dict.fromkeys(t["error"] for t in trials if t["error"])),
-        **change,
+        data=study_data(images),
+        image_size=plan.data.image_size,
+        recipe_name=plan.recipe_name,
+        recipe=plan.recipe.to_dict(),
+        seeds=plan.seeds,
+        side_by_side=trainings.side_by_side,
+        threads_per_training=trainings.runtime.threads,
+        seconds=round(sum(t.seconds or 0.0 for t in trials) / trainings.side_by_side, 1),
+        notes=plan.notes,
+        rows=tuple(rows[entry.model] for entry in plan.entries if entry.model in rows),
+        trials=tuple(trial | {"model": trial.pop("step")} for trial in finite([asdict(t) for t in trials])),
     )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     found = [v for v in values if v is not None]
-    return math.fsum(found) / len(found) if found else None
+    return fmean(found) if found else None
 
 
 def read_weights_options(choices: str | Sequence[str]) -> dict[str, str]:
@@ -228,7 +206,7 @@ def read_weights_options(choices: str | Sequence[str]) -> dict[str, str]:
     return found
 
 
-def evaluate(entry: Entry, source: str, images: Images, device: str, threads: int) -> AccuracyRow:
+def evaluate(entry: Model, source: str, images: Images, device: str, threads: int) -> AccuracyRow:
     """The accuracy of an entry with the weights of ``source``: a bundle, or a file for a network of ours or of timm's.
 
     Each test image counts once and is prepared as the weights' own description says.
@@ -251,7 +229,7 @@ def evaluate(entry: Entry, source: str, images: Images, device: str, threads: in
     found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, inference)
     top1 = top_k(found, label_of[images.test.labels], 1)
     return AccuracyRow(
-        model=entry.label,
+        model=entry.model,
         how="evaluated",
         weights=source,
         n=1,

@@ -23,14 +23,12 @@ class BudgetError(ValueError):
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a limit can be set on."""
+    """What a limit can be set on: a field of :class:`Row`, limited by ``sign``, ``<`` or ``>``."""
 
     key: str
-    """Of a row."""
     sign: str
-    """``<`` or ``>``."""
     units: Mapping[str, float]
-    """What one of each unit is in the row's own."""
+    """``{unit: its size in that of the row}``."""
     words: str
     unit: str = ""
     """The row's own, as shown; empty for a count."""
@@ -53,33 +51,22 @@ _LIMIT = re.compile(r"\s*([a-z]+)\s*([<>])=?\s*([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?)
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit."""
+    """One limit, in the unit of a row, and as it was written."""
 
     name: str
     value: float
-    """In the row's unit."""
     said: str
-    """As it was written."""
-
-    @property
-    def quantity(self) -> Quantity:
-        """What is limited."""
-        return QUANTITIES[self.name]
-
-    def figure(self, row: Row) -> float | None:
-        """The row's figure; None where it was not measured."""
-        found: float | None = getattr(row, self.quantity.key)
-        return found
 
     def excess(self, row: Row) -> float | None:
-        """How far the row is outside the limit, in the row's unit; below 0 it is within."""
-        found = self.figure(row)
-        return found and (found - self.value) * (1 if self.quantity.sign == "<" else -1)
+        """How far the row is outside the limit, in the row's unit; below 0 it is within. None: it was not measured."""
+        quantity = QUANTITIES[self.name]
+        found: float | None = getattr(row, quantity.key)
+        return found and (found - self.value) * (1 if quantity.sign == "<" else -1)
 
     def shown(self, row: Row) -> str:
         """``median latency 18.3 ms``."""
-        found, quantity = self.figure(row), self.quantity
-        assert found is not None
+        quantity = QUANTITIES[self.name]
+        found = getattr(row, quantity.key)
         digits = f"{found:,.0f}" if self.name == "memory" else f"{found:.3g}" if quantity.unit else count(found)
         return f"{quantity.words} {digits}{quantity.unit}"
 

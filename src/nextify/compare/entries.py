@@ -10,19 +10,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from nextify.compare.records import Model
 from nextify.fitting.fit import fit_design
 from nextify.fitting.scale import ScaleError, scale
 from nextify.networks.foreign import Foreign, timm_network
 from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model, find_design
 from nextify.paper.design import Design
-from nextify.paper.published import PublishedModel, published_model
+from nextify.paper.published import published_model
 from nextify.system.several import several
 from nextify.weights import About, load_bundle
 
@@ -42,22 +44,8 @@ _VIT = {"tiny": 48, "small": 96}
 """Width: DeiT-S's 384 divided by 8 and 4, with 4 layers of 3 heads."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One network of the comparison, before it is built."""
-
-    name: str
-    """As it was asked for."""
-    label: str
-    """As it is shown."""
-    family: str
-    """ConvNeXt, isotropic ConvNeXt, ResNet, ViT, Swin or other."""
-    published: PublishedModel | None = None
-    """The paper's figures for it."""
-
-
 def line_up(scale: str | None) -> tuple[str, ...]:
-    """The default networks at a scale. Raises ``ScaleError`` for a scale without other families."""
+    """Return the default networks at a scale. Raises ``ScaleError`` for a scale without other families."""
     if scale is None or scale == "full":
         return LINE_UP
     if scale not in _SWIN:
@@ -66,14 +54,14 @@ def line_up(scale: str | None) -> tuple[str, ...]:
 
 
 def at_scale(names: Sequence[str], scale: str | None) -> tuple[str, ...]:
-    """The names without repetition; those that could have a scale and name none get this one."""
+    """Drop repeated names, and give this scale to those that could have one and name none."""
     if scale not in (None, "full"):
         names = [n if ":" in n or "@" in n or is_path(n) else f"{n}@{scale}" for n in names]
     return tuple(dict.fromkeys(names))
 
 
-def find(name: str) -> Entry:
-    """What a name means; builds nothing.
+def find(name: str) -> Model:
+    """Look a name up; nothing is built.
 
     Raises:
         UnknownModel: no such model of ours or of timm's.
@@ -81,19 +69,19 @@ def find(name: str) -> Entry:
     """
     if name.startswith("timm:"):
         label = re.sub(r"_\d{3}$", "", _known_to_timm(name).partition(".")[0])
-        return Entry(name, label, family(label), published_model(name))
+        return Model(label, name, family(label), published_model(name))
     if is_path(name):
-        return Entry(name, Path(name).resolve().name, family(_about(name).name or ""))
+        return Model(Path(name).resolve().name, name, family(_about(name).name or ""))
     plain, at, size = name.partition("@")
     if not at:
         find_design(name)
-        return Entry(name, name, family(name), published_model(name))
+        return Model(name, name, family(name), published_model(name))
     scale(size)
     if plain in FOREIGN_FAMILIES:
         _scaled_foreign(plain, size, 32)
     else:
         find_design(plain)
-    return Entry(name, name, family(plain))
+    return Model(name, name, family(plain))
 
 
 def _known_to_timm(name: str) -> str:
@@ -108,16 +96,16 @@ def _known_to_timm(name: str) -> str:
     return known
 
 
-def find_all(names: str | Sequence[str]) -> list[Entry]:
-    """``find`` for each name. Labels leave out the tag and the size at the end of timm's names, since the network is
-    rebuilt at other sizes; labels that would be alike are the names as given."""
+def find_all(names: str | Sequence[str]) -> list[Model]:
+    """Look all names up. Labels drop the tag and the size at the end of timm's names, since the network is rebuilt at
+    other sizes; labels that would coincide are the names as given."""
     found = [find(name) for name in dict.fromkeys(several(names))]
-    times = Counter(entry.label for entry in found)
-    return [replace(entry, label=entry.name) if times[entry.label] > 1 else entry for entry in found]
+    times = Counter(entry.model for entry in found)
+    return [replace(entry, model=entry.name) if times[entry.model] > 1 else entry for entry in found]
 
 
-def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: int = 0) -> Design | Foreign:
-    """The network of an entry as data, for square images of ``image_size``.
+def network(entry: Model, image_size: int, fitted_to: int | None = None, steps: int = 0) -> Design | Foreign:
+    """Return the network of an entry as data, for square images of ``image_size``.
 
     A timm model whose configuration has a fixed input size is made with ``img_size=``: a ViT gets position embeddings
     for that many patches, a Swin keeps its window and pads. A bundle gives its design; its weights, which change no
@@ -146,8 +134,8 @@ def network(entry: Entry, image_size: int, fitted_to: int | None = None, steps: 
     return fit_design(design, image_size=fitted_to or image_size, steps=steps)[0]
 
 
-def build(entry: Entry, image_size: int, num_classes: int | None = None, fitted_to: int | None = None) -> nn.Module:
-    """A fresh network of :func:`network` on torch's current default device.
+def build(entry: Model, image_size: int, num_classes: int | None = None, fitted_to: int | None = None) -> nn.Module:
+    """Build the network of :func:`network`, untrained, on torch's current default device.
 
     Args:
         num_classes: None takes a bundle's own, otherwise 1000.
@@ -163,24 +151,19 @@ def _scaled_foreign(family: str, scale: str, image_size: int) -> Foreign:
     if family not in FOREIGN_FAMILIES or scale not in _SWIN:
         known = ", ".join(f"{name}@{size}" for name in FOREIGN_FAMILIES for size in _SWIN)
         raise UnknownModel(f"no network {family}@{scale}; of other families there are {known} and timm:NAME")
+    shape: dict[str, Any]
     if family == "swin":
-        return timm_network(
-            "swin_tiny_patch4_window7_224",
-            fused_attention=False,
-            img_size=image_size,
-            patch_size=2,
-            window_size=4,
-            embed_dim=_SWIN[scale],
-            depths=(2, 2, 4, 2),
-            num_heads=(1, 2, 4, 8),
-        )
-    width = _VIT[scale]
-    shape = {"img_size": image_size, "patch_size": 4, "embed_dim": width, "depth": 4, "num_heads": 3}
-    return timm_network("deit_small_patch16_224", fused_attention=False, **shape)
+        name = "swin_tiny_patch4_window7_224"
+        shape = {"img_size": image_size, "patch_size": 2, "window_size": 4, "embed_dim": _SWIN[scale]}
+        shape |= {"depths": (2, 2, 4, 2), "num_heads": (1, 2, 4, 8)}
+    else:
+        name = "deit_small_patch16_224"
+        shape = {"img_size": image_size, "patch_size": 4, "embed_dim": _VIT[scale], "depth": 4, "num_heads": 3}
+    return timm_network(name, fused_attention=False, **shape)
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is that of a bundle on disk; names of ours go before files of the same name."""
+    """Whether a name is that of a bundle on disk; our own names take precedence over files."""
     if name.startswith("timm:") or not Path(name).exists():
         return False
     try:

@@ -16,7 +16,7 @@ from nextify.compare.tables import accuracy_title, conditions_line, provenance
 from nextify.networks.layout import parameters
 from nextify.paper.published import MODELS, OTHER_FAMILIES
 from nextify.paper.roadmap import roadmap
-from nextify.report.drawing import FAINT, INK, PAPER, SOFT, drawable, tidy
+from nextify.report.drawing import FAINT, INK, PAPER, SOFT, canvas, tidy
 from nextify.report.text import count, signed
 
 if TYPE_CHECKING:
@@ -98,10 +98,9 @@ def growth_figure(results: Results) -> Figure | None:
 
 
 def latency_figure(results: Results) -> Figure | None:
-    """Accuracy over the latency measured here, and the front of those that nothing beats in both.
+    """Accuracy over measured latency, with the Pareto front; None with fewer than two points.
 
-    Accuracies are those of this run where it trained or evaluated anything, else the paper's at 224²; None with fewer
-    than two points.
+    Accuracies are those of this run where it trained or evaluated anything, else the paper's at 224².
     """
     accuracy = results.accuracy
     points = [
@@ -137,7 +136,7 @@ def latency_figure(results: Results) -> Figure | None:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, accuracy) those that no other beats or equals in both, by rising cost."""
+    """Return the Pareto front of (cost, accuracy) points, by rising cost."""
     found: list[tuple[float, float]] = []
     for cost, top1 in sorted(points, key=lambda p: (p[0], -p[1])):
         if not found or top1 > found[-1][1]:
@@ -161,7 +160,7 @@ def published_figure(results: Results) -> Figure:
     _paper_panel(panels[0], took_part)
     if accuracy:
         _own_panel(panels[1], results)
-        panels[1].set_title(f"measured here: {drawable(accuracy_title(accuracy))}", fontsize=10, loc="left")
+        panels[1].set_title(f"measured here: {accuracy_title(accuracy)}", fontsize=10, loc="left")
     return figure
 
 
@@ -175,7 +174,7 @@ def _own_panel(axes: Axes, results: Results) -> None:
         color, spread = styles[row.model]["color"], spreads[row.model]
         axes.plot([macs] * 2, [top1 - spread, top1 + spread], color=color, linewidth=1.4, zorder=2)
         area = OWN_BUBBLE * millions / most
-        axes.scatter(macs, top1, s=area, color=color, alpha=0.5, edgecolors=color, label=drawable(row.model), zorder=3)
+        axes.scatter(macs, top1, s=area, color=color, alpha=0.5, edgecolors=color, label=row.model, zorder=3)
     axes.margins(0.2)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
     size = results.accuracy.image_size
@@ -239,25 +238,17 @@ def _published() -> Iterator[_Bubble]:
 
 def _figure(width: float, height: float, title: str, subtitle: str, footer: str) -> Figure:
     """An empty figure, in inches, whose panels are laid out around its titles."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(width, height, layout="constrained")
     words = f"{title}\n{subtitle}" if subtitle else title
-    figure.suptitle(_lines(words), x=0.02, ha="left", fontsize=12, color=INK)
-    figure.supxlabel(_lines(footer), x=0.02, ha="left", fontsize=7.5, color=SOFT)
+    figure.suptitle(words, x=0.02, ha="left", fontsize=12, color=INK)
+    figure.supxlabel(footer, x=0.02, ha="left", fontsize=7.5, color=SOFT)
     return figure
-
-
-def _lines(words: str) -> str:
-    return "\n".join(drawable(line) for line in words.splitlines())
 
 
 def _legend(figure: Figure, results: Results) -> None:
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], **style, label=drawable(model)) for model, style in _styles(results).items()]
+    lines = [Line2D([], [], **style, label=model) for model, style in _styles(results).items()]
     figure.legend(handles=lines, loc="outside right upper", fontsize=8.5, frameon=False)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from nextify.compare.records import Row
 from nextify.report.text import signed
@@ -40,25 +41,20 @@ class Growth:
 
 def fit(pixels: Sequence[float], costs: Sequence[float]) -> Growth | None:
     """The exponent of cost against pixels, or None with fewer than 2 different sizes or a cost that is not above 0."""
-    points = [(math.log(p), math.log(c)) for p, c in zip(pixels, costs, strict=True) if p > 0 and c > 0]
-    n = len(points)
-    if n < len(costs) or len({x for x, _ in points}) < 2:
+    if len(set(pixels)) < 2 or min(costs) <= 0:
         return None
-    x_mean, y_mean = (math.fsum(values) / n for values in zip(*points, strict=True))
-    spread = math.fsum((x - x_mean) ** 2 for x, _ in points)
-    slope = math.fsum((x - x_mean) * (y - y_mean) for x, y in points) / spread
-    if n < 3:
-        return Growth(slope, None, n)
-    residual = math.fsum((y - y_mean - slope * (x - x_mean)) ** 2 for x, y in points)
-    return Growth(slope, math.sqrt(residual / (n - 2) / spread), n)
+    x, y = np.log(pixels), np.log(costs)
+    if len(pixels) < 3:
+        return Growth(float(np.polyfit(x, y, 1)[0]), None, len(pixels))
+    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
+    return Growth(float(slope), float(np.sqrt(covariance[0, 0])), len(pixels))
 
 
 def growths(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], Growth]]:
     """``((network, quantity), growth)`` wherever it can be fitted."""
     for model in dict.fromkeys(row.model for row in rows):
         for quantity in QUANTITIES:
-            own = [(row.image_size**2, getattr(row, quantity)) for row in rows if row.model == model]
-            points = [(pixels, cost) for pixels, cost in own if cost]
-            found = fit([p for p, _ in points], [c for _, c in points])
+            points = {r.image_size**2: c for r in rows if r.model == model and (c := getattr(r, quantity))}
+            found = fit(list(points), list(points.values()))
             if found is not None:
                 yield (model, quantity), found

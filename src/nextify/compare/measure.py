@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from nextify.compare.entries import Entry, build, find_all
-from nextify.compare.memory import MIB, Memory, Processes, describe_failure, out_of_memory
+from nextify.compare.entries import build, find_all
+from nextify.compare.memory import MIB, Memory, Processes, describe_failure, of_one_network
+from nextify.compare.records import Model
 from nextify.compare.settings import (
     KEPT_SHARE,
     RESERVE,
@@ -41,14 +42,14 @@ PROBED_ON_GPU = 16
 MOST_CALLS = 100
 """Timed calls of a visit at batch 1, however small the network."""
 Progress = Callable[[str, float], None]
-"""Called with what is being done, and with the share of the whole that is done, 0 to 1."""
+"""Called with what is being done, and the share of the whole that is finished, 0 to 1."""
 
 
 @dataclass
 class Cell:
     """What was found of one network at one size so far."""
 
-    entry: Entry
+    entry: Model
     image_size: int
     counts: Counts | None = None
     memory: Memory | None = None
@@ -87,12 +88,12 @@ class Comparison:
 
 
 def count(settings: Settings, progress: Progress = lambda words, share: None) -> Comparison:
-    """Builds every network at every size on the meta device and counts; needs no memory and hardly any time."""
+    """Count every network at every size on the meta device, which takes no memory and hardly any time."""
     entries = find_all(settings.models)
     cells = [Cell(entry, size) for size in settings.sizes for entry in entries]
     for done, cell in enumerate(cells):
         size = cell.image_size
-        progress(f"counting {cell.entry.label} at {size}×{size}", done / len(cells))
+        progress(f"counting {cell.entry.model} at {size}×{size}", done / len(cells))
         try:
             with torch.device("meta"):
                 model = build(cell.entry, size, settings.num_classes, settings.fitted_to)
@@ -103,11 +104,10 @@ def count(settings: Settings, progress: Progress = lambda words, share: None) ->
 
 
 def probe(comparison: Comparison, batches: Choices = ()) -> Plan:
-    """Times one image through each network and plans the rounds.
+    """Time one image of the smallest size through each network, and plan the rounds.
 
-    The image has the network's smallest size, and the other sizes are expected in proportion to multiply-adds. On a GPU
-    it is one of a batch, since a single image is no work for it. Of ``batches``, where given, the largest that fit the
-    time replace the settings'.
+    Other sizes are extrapolated by multiply-adds. On a GPU a batch is timed, since one image would not load it. Of
+    ``batches``, if given, the largest that fit the time replace those of the settings.
     """
     settings, fastest = comparison.settings, dict[str, tuple[float, int]]()
     for cell in comparison.cells:
@@ -140,9 +140,9 @@ def _image_seconds(cell: Cell, settings: Settings) -> float:
             step()
             return min(profiling.seconds(step, given.device) for _ in range(2)) / batch
     except Exception as error:
-        if not out_of_memory(error):
+        if not of_one_network(error):
             raise
-        return 1.0  # too large already; the measurement will record it
+        return 1.0  # the measurement will record it
 
 
 def _expected(comparison: Comparison, slowness: float = 1.0) -> dict[int, list[float]]:
@@ -151,39 +151,31 @@ def _expected(comparison: Comparison, slowness: float = 1.0) -> dict[int, list[f
     return {size: [slowness * c.image_seconds for c in comparison.at(size) if c.counts] for size in sizes}
 
 
-def _replan(comparison: Comparison, left: Left, elapsed: float, slowness: float) -> None:
-    """Fits the rounds that are left to the time that is left, where the machine is slower or faster than the probe
-    expected, and keeps half of the reserve; rounds that were asked for stay."""
-    settings, made = comparison.settings, comparison.plan
-    assert made is not None
-    if settings.rounds is None:
-        available = (1 - RESERVE / 2) * settings.minutes * 60 - elapsed
-        again = plan(settings, _expected(comparison, slowness), available, left)
-        comparison.plan = replace(made, rounds=again.rounds)
-
-
 def measure(comparison: Comparison, progress: Progress, after_size: Callable[[], object] | None = None) -> None:
-    """Fills the cells, going through the sizes several times for a share of the rounds each.
+    """Fill the cells, visiting all sizes several times for a share of their rounds each.
 
-    ``after_size`` is called whenever a size is done, so that what was found can be kept. A ``KeyboardInterrupt`` passes
-    through; the cells hold what was measured until then.
+    ``after_size`` is called after every visit, so that what was found can be kept. After a ``KeyboardInterrupt``, which
+    is passed on, the cells hold what was measured until then.
     """
     settings = comparison.settings
     made = comparison.plan or probe(comparison)
     ledger = _Ledger(progress, made.seconds)
-    start, fewest_to_judge_by = time.perf_counter(), 0.02 * made.seconds
+    start = time.perf_counter()
     done, passes = dict.fromkeys(settings.sizes, 0), dict.fromkeys(settings.sizes, settings.passes)
     kept: dict[tuple[int, str], _Runners] = {}
     with threads(settings.threads), profiling.conditions(settings.conditions), Processes() as processes:
         for size in settings.sizes * settings.passes:
-            if ledger.spent > fewest_to_judge_by:
+            if settings.rounds is None and ledger.spent > 0.02 * made.seconds:
+                # The machine may be slower or faster than the probe expected. Half of the reserve is kept.
                 elapsed = time.perf_counter() - start
-                _replan(comparison, Left(done, passes), elapsed, elapsed / ledger.spent)
+                available = (1 - RESERVE / 2) * settings.minutes * 60 - elapsed
+                expected = _expected(comparison, elapsed / ledger.spent)
+                comparison.plan = replace(made, rounds=plan(settings, expected, available, Left(done, passes)).rounds)
             assert comparison.plan is not None
             rounds = max(1, (comparison.plan.rounds[size] - done[size]) // passes[size])
             cells = [cell for cell in comparison.at(size) if cell.counts]
             for cell in cells if passes[size] == settings.passes else ():
-                ledger.say(f"{size}×{size}, memory: {cell.entry.label}")
+                ledger.say(f"{size}×{size}, memory: {cell.entry.model}")
                 _measure_memory(cell, settings, processes)
                 ledger.done(memory_seconds(settings, cell.image_seconds))
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
@@ -205,7 +197,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
 
 
 def built(cell: Cell, settings: Settings) -> nn.Module:
-    """A fresh network of the cell on the settings' device."""
+    """Build the network of a cell, untrained, on the settings' device."""
     with torch.device(settings.conditions.device):
         return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to)
 
@@ -217,7 +209,7 @@ def _measure_memory(cell: Cell, settings: Settings, processes: Processes) -> Non
 
 
 def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
-    """All networks together, or, where memory does not hold them all, each by itself."""
+    """Return all cells as one group, or each by itself where memory does not hold all networks."""
     needed = sum(max(c.memory.inference or 0, c.memory.training or 0) for c in cells if c.memory) * MIB
     if comparison.settings.keeps or needed <= 0.8 * _free_bytes(comparison.settings):
         return [cells] if cells else []
@@ -244,7 +236,7 @@ class _Runners:
         self._training: dict[int, Callable[[], None]] | None = None
         images = {batch: profiling.random_images(batch, size, given) for batch in self.batches}
         for (i, cell), batch in ((c, b) for c in enumerate(cells) for b in self.batches):
-            ledger.say(f"{size}×{size}, inference: warming up {cell.entry.label}")
+            ledger.say(f"{size}×{size}, inference: warming up {cell.entry.model}")
             with _recorded(cell, f"inference in batches of {batch}"):
                 step = profiling.inference(self.models[i], images[batch], given)
                 for _ in range(2 if batch == 1 else 1):
@@ -259,7 +251,7 @@ class _Runners:
             for i, cell in enumerate(self.cells):
                 if cell.memory is None or cell.memory.training is None:
                     continue
-                ledger.say(f"{self.size}×{self.size}, training: warming up {cell.entry.label}")
+                ledger.say(f"{self.size}×{self.size}, training: warming up {cell.entry.model}")
                 with _recorded(cell, "training"):
                     images = profiling.random_images(settings.training_batch_size, self.size, given)
                     step = profiling.training(self.models[i], images, given)
@@ -267,20 +259,17 @@ class _Runners:
                     self._training[i] = step
         return self._training
 
-    def to(self, training: bool) -> None:
-        for model in self.models:
-            model.train(training)
-
 
 def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -> None:
-    """Latency and throughput of all cells in turn, then training of all in turn."""
+    """Time latency and throughput of all cells in turn, then training of all in turn."""
     cells, size, steps, given = runners.cells, runners.size, runners.inference, settings.conditions
-    runners.to(training=False)
+    for model in runners.models:
+        model.eval()
     for turn in range(rounds):
         calls: dict[int, list[float]] = {i: [] for i, batch in steps if batch == 1}
         for batch in (*[1] * VISITS, *runners.batches[1:]):
             for i, cell in enumerate(cells):
-                ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.label}")
+                ledger.say(f"{size}×{size}, inference: round {turn + 1} of {rounds}, {cell.entry.model}")
                 if (i, batch) not in steps:
                     continue
                 if batch > 1:
@@ -294,16 +283,17 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
             cells[i].throughput.setdefault(1, []).append(1 / profiling.median(times))
         ledger.done(sum(inference_seconds(settings, cell.image_seconds) for cell in cells))
     training = runners.training(settings, ledger)
-    runners.to(training=True)
+    for model in runners.models:
+        model.train()
     for turn in range(rounds):
         for i, step in training.items():
-            ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cells[i].entry.label}")
+            ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cells[i].entry.model}")
             cells[i].training.append(settings.training_batch_size / repeated(step, given.device))
             ledger.done(training_seconds(settings, cells[i].image_seconds))
 
 
 def calls_of(cell: Cell, settings: Settings) -> int:
-    """Timed calls of a visit at batch 1: more than the settings' of a network so small that they would end at once."""
+    """Return the timed calls of a visit at batch 1: more than the settings' for a very small network."""
     if settings.conditions.on_gpu:
         return settings.calls
     return max(settings.calls, min(MOST_CALLS, math.ceil(SHORTEST_TIMED / 2 / cell.image_seconds)))
@@ -319,11 +309,11 @@ def repeated(step: Callable[[], None], device: str) -> float:
 
 @contextmanager
 def _recorded(cell: Cell, doing: str) -> Iterator[None]:
-    """Records that memory ran out; nothing else is caught."""
+    """Record that memory ran out or a compilation failed; nothing else is caught."""
     try:
         yield
     except Exception as error:
-        if not out_of_memory(error):
+        if not of_one_network(error):
             raise
         problem = f"{doing}: {describe_failure(error)}"
         if problem not in cell.problems:  # it returns with every pass
@@ -333,7 +323,7 @@ def _recorded(cell: Cell, doing: str) -> Iterator[None]:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Sets torch's CPU threads and puts them back."""
+    """Set torch's CPU threads, and restore them."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -343,7 +333,7 @@ def threads(number: int) -> Iterator[None]:
 
 
 class _Ledger:
-    """Turns the expected seconds of finished work into a share of the whole."""
+    """Progress: the expected seconds of finished work as a share of the whole."""
 
     def __init__(self, progress: Progress, total: float) -> None:
         self.progress, self.total, self.spent, self.words = progress, max(total, 1e-9), 0.0, ""

@@ -1,13 +1,12 @@
 """Peak memory of one network in a process of its own.
 
-On a CPU every network has a fresh process, forked (on Linux) from a server that has imported the libraries. It trains a
-small network of the same library for a step, so that what is loaded on first use is there, notes its size, builds the
-network, runs inference, notes the peak, trains two steps and notes the peak again. Inference runs before training, so
-that its peak is its own. Each figure is sent as it is found: a process that the system ends for want of memory has told
-how far it came.
+On a CPU every network has a fresh process, on Linux forked from a server that has imported the libraries. It first
+trains a small network for a step, so that everything loaded on first use is there, and notes its size. Then it builds
+the network, runs inference, notes the peak, trains two steps and notes the peak again. Each figure is sent at once,
+so that a process which the system ends for want of memory has told how far it came.
 
-On a CUDA device the figures are the allocator's, which can be reset: one process measures all networks, since each
-would take seconds to find the device.
+On a CUDA device the allocator's peak can be reset, so one process measures all networks. On a CPU nothing is compiled
+here, even where the comparison compiles: the peak would be that of the compiler.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,7 +28,8 @@ from typing import Any
 
 import torch
 
-from nextify.compare.entries import Entry, build, find
+from nextify.compare.entries import build, find
+from nextify.compare.records import Model
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Conditions
@@ -66,7 +66,7 @@ class Memory:
 
 
 class Processes:
-    """Starts the processes; a context manager, at whose end none is left running."""
+    """Start the processes; a context manager that leaves none running."""
 
     def __init__(self) -> None:
         self._context: Any = multiprocessing.get_context(START_METHOD)
@@ -85,7 +85,7 @@ class Processes:
             connection.close()
             self._worker = None
 
-    def measure(self, entry: Entry, image_size: int, settings: Settings, timeout: float = 600.0) -> Memory:
+    def measure(self, entry: Model, image_size: int, settings: Settings, timeout: float = 600.0) -> Memory:
         """Peak memory of one network at one size; never raises for a network that fails. ``timeout``: seconds."""
         if self._worker is None:
             ours, theirs = self._context.Pipe()
@@ -116,7 +116,7 @@ class Processes:
 
 
 def _work(connection: Connection) -> None:
-    """Measures what is asked for until it is ended."""
+    """Measure what is asked for until the process is ended."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with suppress(OSError):  # where memory runs out, the system should end this process and not the comparison
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -128,7 +128,7 @@ def _work(connection: Connection) -> None:
 
 
 def measure_here(name: str, image_size: int, settings: Settings, report: Callable[[Figures], object]) -> None:
-    """Measures one network in this process and reports each figure as it is found; an error is reported too."""
+    """Measure one network in this process; each figure, or an error, is reported as soon as it is known."""
     try:
         _measure(name, image_size, settings, report)
     except Exception as error:
@@ -137,7 +137,7 @@ def measure_here(name: str, image_size: int, settings: Settings, report: Callabl
 
 
 def _measure(name: str, image_size: int, settings: Settings, report: Callable[[Figures], object]) -> None:
-    given = settings.conditions
+    given = settings.conditions if settings.conditions.on_gpu else replace(settings.conditions, compile=False)
     torch.set_num_threads(settings.threads)
 
     def used(peak: bool) -> int:
@@ -181,7 +181,7 @@ def _train_small(name: str, given: Conditions) -> None:
 
 
 def _free(given: Conditions) -> None:
-    """Gives what networks took of a GPU's memory back to it, where others need it."""
+    """Return a GPU's memory to it, where other processes need it."""
     gc.collect()
     if given.on_gpu:
         torch.cuda.empty_cache()
@@ -194,6 +194,13 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
+
+
+def of_one_network(error: BaseException) -> bool:
+    """Whether an error concerns one network, so that the others can go on: no memory, or a failed compilation."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return out_of_memory(error) or isinstance(error, TorchDynamoException)
 
 
 def describe_failure(error: BaseException) -> str:

@@ -12,10 +12,10 @@ from nextify.compare.findings import findings
 from nextify.compare.results import Results
 from nextify.compare.tables import accuracy_csv_text, conditions_line, csv_text, markdown_counts, sections
 from nextify.report import finite
-from nextify.report.drawing import png, svg
+from nextify.report.drawing import save
 from nextify.report.template import render
 from nextify.report.text import duration
-from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import write_json_atomic, write_text_atomic
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -28,12 +28,8 @@ def to_json(results: Results) -> dict[str, Any]:
 def write(results: Results, out: Path) -> list[Path]:
     """Writes everything into ``out``, each file whole or not at all; the data comes first."""
     written = write_data(results, out)
-    drawn = {}
-    for name, (label, figure) in figures(results).items():
-        drawn[name] = label, svg(figure)
-        write_text_atomic(out / f"{name}.svg", drawn[name][1])
-        write_bytes_atomic(out / f"{name}.png", png(figure))
-        written += [out / f"{name}.svg", out / f"{name}.png"]
+    drawn = {name: (label, save(figure, out, name)) for name, (label, figure) in figures(results).items()}
+    written += [out / f"{name}.{ending}" for name in drawn for ending in ("svg", "png")]
     write_text_atomic(out / "report.html", page(results, drawn))
     return [*written, out / "report.html"]
 

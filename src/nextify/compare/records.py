@@ -5,16 +5,14 @@ Everything measured may be None where it was not measured; ``problems`` of a row
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from nextify.compare.settings import Settings
 from nextify.evaluation.profiling import MemoryLayout, Precision, median
 from nextify.paper.published import PublishedModel
-
-T = TypeVar("T")
+from nextify.study.results import StudyData
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Model:
-    """One network, whatever the size of its images."""
+    """One network of the comparison, whatever the size of its images."""
 
     model: str
+    """Its label, by which the other records name it."""
     name: str
+    """As it was asked for."""
     family: str
-    published: PublishedModel | None
+    """ConvNeXt, isotropic ConvNeXt, ResNet, ViT, Swin or other."""
+    published: PublishedModel | None = None
+    """The paper's figures."""
 
     def printed(self, image_size: int, at_224: str, at_384: str) -> float | None:
         """The paper's figure at this size, by the names of its fields; None at any other size."""
@@ -113,18 +115,6 @@ class Why:
     variants: tuple[Variant, ...]
 
 
-@dataclass(frozen=True)
-class DataFacts:
-    """The images behind the accuracies."""
-
-    name: str
-    classes: int
-    train_images: int
-    test_images: int
-    fingerprint: str
-    notes: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, kw_only=True)
 class AccuracyRow:
     """The accuracy of one network in percent, and its difference from the reference, paired seed by seed."""
@@ -155,7 +145,7 @@ class AccuracyRow:
 class Accuracy:
     """The accuracies of a comparison, and how the networks were trained."""
 
-    data: DataFacts
+    data: StudyData
     image_size: int
     recipe_name: str
     recipe: dict[str, Any]
@@ -183,18 +173,3 @@ class Run:
     interleaved: bool
     complete: bool
     passes: int = 1
-
-
-def read(kind: type[T], value: Any) -> T:
-    """``value``, from JSON, as a dataclass of this module or a part of one; keys that it lacks are left out."""
-    found: Any = value
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType) and value is not None:
-        found = read(next(a for a in arguments if a is not type(None)), value)
-    elif origin is tuple:
-        found = tuple(read(arguments[0], v) for v in value)
-    elif is_dataclass(kind) and isinstance(value, Mapping):
-        hints = get_type_hints(kind)
-        given = {f.name: read(hints[f.name], value[f.name]) for f in fields(kind) if f.name in value}
-        found = kind(**given)
-    return found  # type: ignore[no-any-return]

@@ -14,10 +14,10 @@ from typing import Any
 
 from nextify.compare.growth import Growth, growths
 from nextify.compare.measure import Cell, Comparison
-from nextify.compare.ratios import SpeedRatio, speed_ratios
-from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why, read
-from nextify.compare.table_12 import Beside, table
+from nextify.compare.ratios import Beside, SpeedRatio, speed_ratios, table_12
+from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why
 from nextify.evaluation.profiling import median, quantile
+from nextify.study.results import Json, read
 
 SCHEMA = 2
 """Version of results.json. In version 1 a ratio was the median over the rounds; reading works both out anew."""
@@ -50,15 +50,15 @@ class Results:
     @cached_property
     def table_12(self) -> tuple[Beside, ...]:
         """Speeds beside those of the paper's Table 12."""
-        return tuple(table(self.models, self.rows))
+        return tuple(table_12(self.models, self.rows))
 
     def model(self, label: str) -> Model:
         """The network of this label."""
         return next(model for model in self.models if model.model == label)
 
     def candidates(self) -> list[tuple[Row, float]]:
-        """(Row, top-1 in percent) of what has an accuracy: those measured here at the size of their data where anything
-        was trained or evaluated, otherwise the paper's at 224² and 384²."""
+        """Rows that have an accuracy, with their top-1 in percent: as measured here, at the size of the data, where
+        anything was trained or evaluated, otherwise the paper's at 224² and 384²."""
         if self.accuracy:
             size = self.accuracy.image_size
             measured = {r.model: r.top1_mean for r in self.accuracy.rows}
@@ -67,7 +67,7 @@ class Results:
             found = [(r, self.model(r.model).printed(r.image_size, "top1", "top1_384")) for r in self.rows]
         return [(row, top1) for row, top1 in found if top1 is not None]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Plain data; the findings and the recommendation are added where the file is written."""
         run = asdict(self.run)
         settings = run.pop("settings")
@@ -75,17 +75,21 @@ class Results:
             "schema": SCHEMA,
             "settings": settings.pop("conditions") | settings | run,
             "environment": dict(self.environment),
-            "models": [asdict(model) for model in self.models],
-            "rows": [asdict(row) for row in self.rows],
+            "models": list(map(asdict, self.models)),
+            "rows": list(map(asdict, self.rows)),
             "growth": [{"model": m, "quantity": q, **asdict(growth)} for (m, q), growth in self.growth.items()],
-            "ratios": [asdict(ratio) for ratio in self.ratios],
-            "table_12": [_flat(asdict(row)) for row in self.table_12],
+            "ratios": list(map(asdict, self.ratios)),
+            # The figures of a ratio stand beside those of its row.
+            "table_12": [
+                asdict(row) | (asdict(row.ratio) if row.ratio else dict.fromkeys(("ratio", "low", "high", "n")))
+                for row in self.table_12
+            ],
             "accuracy": self.accuracy and asdict(self.accuracy),
-            "why": [asdict(why) for why in self.why],
+            "why": list(map(asdict, self.why)),
         }
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Results:
+    def from_dict(cls, found: Json) -> Results:
         """The measurements of a results.json of either version."""
         run = found["settings"]
         return cls(
@@ -99,11 +103,6 @@ class Results:
         )
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """The ratio's own figures beside the row's."""
-    return row | (row["ratio"] or dict.fromkeys(("ratio", "low", "high", "n")))
-
-
 def collect(
     comparison: Comparison,
     command: str,
@@ -115,7 +114,7 @@ def collect(
     why: Sequence[Why] = (),
     limits: Sequence[str] = (),
 ) -> Results:
-    """The results of a comparison as far as it has come."""
+    """Return the results of a comparison so far."""
     settings, plan = comparison.settings, comparison.plan
     run = Run(
         replace(settings, rounds=min(plan.rounds.values()) if plan else None),
@@ -128,8 +127,7 @@ def collect(
         comparison.complete,
         settings.passes,
     )
-    entries = dict.fromkeys(cell.entry for cell in comparison.cells)
-    models = tuple(Model(entry.label, entry.name, entry.family, entry.published) for entry in entries)
+    models = tuple(dict.fromkeys(cell.entry for cell in comparison.cells))
     rows = tuple(_row(cell, settings.training_batch_size) for cell in comparison.cells)
     return Results(run, environment, models, rows, accuracy, tuple(why), tuple(limits))
 
@@ -152,4 +150,4 @@ def _row(cell: Cell, training_batch_size: int) -> Row:
         found |= {"training": speed, "training_ms_per_image": 1e3 / speed.images_per_second}
     if cell.memory:
         found |= {f"{part}_mib": getattr(cell.memory, part) for part in ("start", "inference", "training")}
-    return Row(cell.entry.label, cell.image_size, cell.status, tuple(cell.problems), **found)
+    return Row(cell.entry.model, cell.image_size, cell.status, tuple(cell.problems), **found)

@@ -14,29 +14,26 @@ Choices = Sequence[tuple[tuple[int, ...], int]]
 
 TRAINING_PER_INFERENCE = 3.3
 """Estimated time of a training step over that of a forward pass: forward, twice that backward, the optimizer."""
-PROCESS_SECONDS = 2.0
-"""Estimated start of a process that measures memory, and what it loads."""
-BUILDING_SECONDS = 0.5
-"""Estimated time to build a network with random weights."""
+PROCESS_SECONDS, BUILDING_SECONDS = 2.0, 0.5
+"""Estimated time to start a process that measures memory, and to build a network with random weights."""
 PASSES, PASSES_KEPT = 3, 10
-"""Times that the sizes are gone through, a share of the rounds each: otherwise a machine that changes speed meanwhile
-would look like growth with resolution. More where the networks stay in memory and need not be built anew."""
+"""How often all sizes are visited, for a share of their rounds each, so that a drift of the machine does not look like
+growth with resolution. More often where the networks stay in memory."""
 KEPT_SHARE = 0.4
 """Share of free memory that the networks of all sizes may keep: weights, and two moments of the optimizer."""
 FEWEST_ROUNDS, WANTED_ROUNDS, MOST_ROUNDS = 3, 20, 60
-"""At every size. Batches become smaller for the wanted rounds: many short rounds share a machine's slow moments better
-than few long ones."""
+"""At every size. Batches shrink to reach the wanted rounds: many short rounds share slow moments better than few long
+ones."""
 LONG_CALL = 0.03
-"""Seconds from which on a network's first call after another's counts; it reads its weights from memory either way.
-A shorter one would be judged by caches full of the other network."""
+"""Seconds of a call. A shorter one after another network's finds its caches full of that one, and is not counted."""
 VISITS = 2
-"""Turns of each network in a round at batch 1 (A B C A B C), whose calls are the shortest and scatter the most."""
+"""Turns of each network in a round at batch 1 (A B C A B C), where calls are shortest and scatter most."""
 RESERVE = 0.1
-"""Share of the minutes for what is not foreseen."""
+"""Share of the minutes for the unforeseen."""
 CALL_ON_GPU = 0.008
-"""Estimated seconds of a call on a GPU, however small: a network is some hundred kernels, called one by one."""
+"""Estimated seconds of the smallest call on a GPU: a network is some hundred kernels, called one by one."""
 SHORTEST_TIMED = 0.2
-"""Seconds: a throughput is timed over as many steps as take about this long."""
+"""Seconds that the steps behind one throughput take together, at least."""
 ON_CPU: Choices = (((1, 8), 4), ((1, 4), 4), ((1, 4), 2), ((1, 2), 1))
 ON_GPU: Choices = (((1, 8, 64), 64), ((1, 8, 32), 16))
 
@@ -104,12 +101,12 @@ class Plan:
 
 
 def uncounted_calls(image_seconds: float) -> int:
-    """Calls at batch 1 that precede the timed ones of a visit, given the time of one."""
+    """Return the untimed calls that precede the timed ones of a visit at batch 1, given the time of one."""
     return int(image_seconds < LONG_CALL)
 
 
 def inference_seconds(settings: Settings, image_seconds: float) -> float:
-    """Latency and throughput of one network at one size in one round, given the time of one image in inference."""
+    """Seconds for latency and throughput of one network at one size in one round; ``image_seconds``: of inference."""
     batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
     call = max(image_seconds, CALL_ON_GPU) if settings.conditions.on_gpu else image_seconds
     visit = max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * call)
@@ -117,18 +114,18 @@ def inference_seconds(settings: Settings, image_seconds: float) -> float:
 
 
 def training_seconds(settings: Settings, image_seconds: float) -> float:
-    """Training of one network at one size in one round."""
+    """Seconds for training one network at one size in one round."""
     return max(SHORTEST_TIMED, TRAINING_PER_INFERENCE * settings.training_batch_size * image_seconds)
 
 
 def memory_seconds(settings: Settings, image_seconds: float) -> float:
-    """Peak memory of one network at one size."""
+    """Seconds for the peak memory of one network at one size."""
     images = max(settings.batch_sizes) + 2 * TRAINING_PER_INFERENCE * settings.training_batch_size
     return PROCESS_SECONDS + images * image_seconds
 
 
 def warming_seconds(settings: Settings, image_seconds: float) -> float:
-    """Building one network at one size and warming it up: once where it is kept, else once a pass."""
+    """Seconds to build and warm up one network at one size: spent once where it is kept, else at each pass."""
     images = 2 + sum(settings.batch_sizes) + TRAINING_PER_INFERENCE * settings.training_batch_size
     return BUILDING_SECONDS + images * image_seconds
 
@@ -139,7 +136,7 @@ def plan(
     available: float | None = None,
     left: Left | None = None,
 ) -> Plan:
-    """Rounds and time for ``{image size: seconds of one image of each network there}``.
+    """Plan rounds and time for ``{image size: seconds of one image through each network there}``.
 
     Beyond ``WANTED_ROUNDS``, small sizes get more rounds than large ones, since theirs are short and scatter more:
     their number goes with one over the root of a round's time.
@@ -173,7 +170,7 @@ def plan(
 
 
 def fit_batches(settings: Settings, image_seconds: Mapping[int, Sequence[float]], choices: Choices) -> Settings:
-    """The settings with the largest batches that leave time for ``WANTED_ROUNDS``, else with the smallest."""
+    """Return the settings with the largest batches that leave time for ``WANTED_ROUNDS``, else with the smallest."""
     wanted = settings.rounds or WANTED_ROUNDS
     for batch_sizes, training_batch_size in choices:
         settings = replace(settings, batch_sizes=batch_sizes, training_batch_size=training_batch_size)

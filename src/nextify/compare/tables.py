@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from nextify.compare.growth import QUANTITIES
-from nextify.compare.ratios import SpeedRatio
-from nextify.compare.records import Accuracy, AccuracyRow, Row
+from nextify.compare.ratios import Beside, SpeedRatio
+from nextify.compare.records import Accuracy, AccuracyRow, Model, Row
 from nextify.compare.results import Results
-from nextify.compare.table_12 import Beside
-from nextify.report.template import Line, Table
-from nextify.report.text import ABSENT, count, interval, mean_std, percent, signed, whole
+from nextify.report.columns import TABLES, Column, Value, shown
+from nextify.report.tables import csv_of, markdown_of, table_of, terminal_of
+from nextify.report.template import Table
+from nextify.report.text import ABSENT, count, interval, mean_std, on_other_images, percent, plural, signed, whole
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Column(Generic[T]):
-    """One column: ``key`` in the CSV, unrounded; ``title`` and ``show`` elsewhere. Either may be absent."""
-
-    key: str
-    title: str = ""
-    """A break in it is one in the terminal."""
-    show: Callable[[T], str] = str
-    css: str = ""
-
-    @property
-    def heading(self) -> str:
-        """The title on one line."""
-        return self.title.replace("-\n", "").replace("\n", " ")
+def _column(
+    key: str,
+    title: str,
+    show: Callable[[Any], str],
+    narrow: str = "",
+    css: str = "",
+    value: Callable[[Any], Value] | None = None,
+) -> Column[Any]:
+    """A column of every table; ``key`` is empty where the CSV has none."""
+    return Column(key, title, "", show, TABLES, value, narrow, css)
 
 
 def _short(value: float | None) -> str:
@@ -47,65 +42,71 @@ def _rate(value: float | None) -> str:
     return ABSENT if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _size(record: Row | SpeedRatio | Beside) -> str:
+    return f"{record.image_size}²"
+
+
+def _problems(row: Row) -> str:
+    return "; ".join(row.problems)
+
+
 COSTS: tuple[Column[Row], ...] = (
-    Column("model", "model", lambda r: r.model),
-    Column("image_size", "size", lambda r: f"{r.image_size}²"),
+    _column("model", "model", lambda r: r.model, css="text"),
+    _column("image_size", "size", _size),
     Column("status"),
-    Column("parameters", "param-\neters", lambda r: _short(r.parameters)),
-    Column("macs", "mult-\nadds", lambda r: _short(r.macs)),
+    _column("parameters", "parameters", lambda r: _short(r.parameters), "param-\neters"),
+    _column("macs", "multadds", lambda r: _short(r.macs), "mult-\nadds"),
     Column("attention_macs"),
-    Column("attention_share", "atten-\ntion %", lambda r: percent(100 * (r.attention_share or 0) or None, 1)),
-    Column("activations", "activa-\ntions", lambda r: _short(r.activations)),
+    _column(
+        "attention_share", "attention %", lambda r: percent(100 * (r.attention_share or 0) or None, 1), "atten-\ntion %"
+    ),
+    _column("activations", "activations", lambda r: _short(r.activations), "activa-\ntions"),
     Column("latency_calls"),
-    Column("latency_ms_p50", "ms p50\nbatch 1", lambda r: percent(r.latency_ms_p50, 1)),
-    Column("latency_ms_p95", "p95", lambda r: percent(r.latency_ms_p95, 1)),
-    Column("latency_ms_p99", "p99", lambda r: percent(r.latency_ms_p99, 1)),
+    _column("latency_ms_p50", "ms p50 batch 1", lambda r: percent(r.latency_ms_p50, 1), "ms p50\nbatch 1"),
+    _column("latency_ms_p95", "p95", lambda r: percent(r.latency_ms_p95, 1)),
+    _column("latency_ms_p99", "p99", lambda r: percent(r.latency_ms_p99, 1)),
     Column("what"),
     Column("batch_size"),
-    Column("images_per_second", "img/s", lambda r: _rate(r.images_per_second)),
-    Column("", "train\nimg/s", lambda r: _rate(r.training.images_per_second if r.training else None)),
-    *(Column[Row](key) for key in ("low", "high", "n", "start_mib")),
-    Column("inference_mib", "MiB\ninfer", lambda r: whole(r.inference_mib)),
-    Column("training_mib", "MiB\ntrain", lambda r: whole(r.training_mib)),
-    Column("problems", "problems", lambda r: "; ".join(r.problems), "wrap"),
+    _column("images_per_second", "img/s", lambda r: _rate(r.images_per_second)),
+    _column("", "train img/s", lambda r: _rate(r.training and r.training.images_per_second), "train\nimg/s"),
+    *map(Column, ("low", "high", "n", "start_mib")),
+    _column("inference_mib", "MiB infer", lambda r: whole(r.inference_mib), "MiB\ninfer"),
+    _column("training_mib", "MiB train", lambda r: whole(r.training_mib), "MiB\ntrain"),
+    _column("problems", "problems", _problems, css="wrap", value=_problems),
 )
 ACCURACY: tuple[Column[AccuracyRow], ...] = (
-    Column("model", "network", lambda r: r.model + ("" if r.how == "trained" else " (as given)")),
+    _column("model", "network", lambda r: r.model + ("" if r.how == "trained" else " (as given)"), css="text"),
     Column("how"),
-    Column("top1_mean", "top-1 %, mean ± std", lambda r: mean_std(r.top1_mean, r.top1_std)),
+    _column("top1_mean", "top-1 %, mean ± std", lambda r: mean_std(r.top1_mean, r.top1_std), "top-1 %"),
     Column("top1_std"),
-    Column("top1_low", "95 % interval", lambda r: _plain_interval(r.top1_low, r.top1_high)),
+    _column("top1_low", "95 % interval", lambda r: _plain_interval(r.top1_low, r.top1_high), "interval"),
     Column("top1_high"),
-    Column("n", "n", lambda r: str(r.n)),
-    *(Column[AccuracyRow](key) for key in ("binomial_standard_error", "compared_with")),
-    Column("change", "difference", lambda r: signed(r.change)),
-    Column("change_low", "95 % interval", lambda r: interval(r.change_low, r.change_high) or ABSENT),
-    *(Column[AccuracyRow](key) for key in ("change_high", "p_value", "p_value_holm")),
-    Column("verdict", "verdict", lambda r: r.verdict or ABSENT),
-    Column("training_images_per_second", "training images/s", lambda r: whole(r.training_images_per_second)),
-    *(Column[AccuracyRow](key) for key in ("training_seconds", "weights")),
+    _column("n", "n", lambda r: str(r.n)),
+    *map(Column, ("binomial_standard_error", "compared_with")),
+    _column("change", "difference", lambda r: signed(r.change)),
+    _column("change_low", "95 % interval", lambda r: interval(r.change_low, r.change_high) or ABSENT, "interval"),
+    *map(Column, ("change_high", "p_value", "p_value_holm")),
+    _column("verdict", "verdict", lambda r: r.verdict or ABSENT),
+    _column("training_images_per_second", "training images/s", lambda r: whole(r.training_images_per_second)),
+    *map(Column, ("training_seconds", "weights")),
 )
 RATIOS: tuple[Column[SpeedRatio], ...] = (
-    Column("", "network", lambda r: r.model),
-    Column("", "size", lambda r: f"{r.image_size}²"),
-    Column("", "what", lambda r: r.what if r.what == "training" else f"{r.what}, batch {r.batch_size}", "text"),
-    Column("", "ratio", lambda r: f"{r.ratio:.3f}"),
-    Column("", "95 % interval", lambda r: f"{r.low:.3f} – {r.high:.3f}"),
-    Column("", "rounds", lambda r: str(r.n)),
+    _column("", "network", lambda r: r.model, css="text"),
+    _column("", "size", _size),
+    _column("", "what", lambda r: r.what if r.what == "training" else f"{r.what}, batch {r.batch_size}", css="text"),
+    _column("", "ratio", lambda r: f"{r.ratio:.3f}"),
+    _column("", "95 % interval", lambda r: f"{r.low:.3f} – {r.high:.3f}"),
+    _column("", "rounds", lambda r: str(r.n)),
 )
 TABLE_12: tuple[Column[Beside], ...] = (
-    Column("", "network", lambda r: r.model),
-    Column("", "size", lambda r: f"{r.image_size}²"),
-    Column("", "images/s here", lambda r: f"{r.images_per_second:,.0f}"),
-    Column("", "A100, paper", lambda r: f"{r.published:,.1f}"),
-    Column("", "here / paper", lambda r: f"{r.images_per_second / r.published:.2f}"),
-    Column(
-        "",
-        "over the Swin of its size, here",
-        lambda r: f"{r.ratio.ratio:.2f} [{r.ratio.low:.2f}, {r.ratio.high:.2f}]" if r.ratio else ABSENT,
-    ),
-    Column("", "n", lambda r: str(r.ratio.n) if r.ratio else ABSENT),
-    Column("", "paper", lambda r: percent(r.published_ratio)),
+    _column("", "network", lambda r: r.model, css="text"),
+    _column("", "size", _size),
+    _column("", "images/s here", lambda r: f"{r.images_per_second:,.0f}"),
+    _column("", "A100, paper", lambda r: f"{r.published:,.1f}"),
+    _column("", "here / paper", lambda r: f"{r.images_per_second / r.published:.2f}"),
+    _column("", "over the Swin of its size, here", lambda r: r.ratio.brief if r.ratio else ABSENT),
+    _column("", "n", lambda r: str(r.ratio.n) if r.ratio else ABSENT),
+    _column("", "paper", lambda r: percent(r.published_ratio)),
 )
 
 
@@ -126,90 +127,55 @@ class Section:
 
 def sections(results: Results) -> Iterator[Section]:
     """Every table that has rows, in the order of the page."""
+
+    def made(name: str, heading: str, lead: str, caption: str, columns: Any, rows: Any, notes: Any = ()) -> Section:
+        return Section(name, heading, lead, table_of(caption, shown(columns, "html"), [("", rows)]), notes)
+
     accuracy = results.accuracy
     if accuracy:
-        made = _table("Accuracy of each network", ACCURACY, accuracy.rows)
-        yield Section("accuracy", "Accuracy", f"{accuracy_title(accuracy)}.", made, accuracy_notes(accuracy))
-    made = _table("Cost of each network at each size", COSTS, results.rows)
-    yield Section("results", "Results", f"{conditions_line(results)}.", made, cost_notes(results))
+        lead, caption = f"{accuracy_title(accuracy)}.", "Accuracy of each network"
+        yield made("accuracy", "Accuracy", lead, caption, ACCURACY, accuracy.rows, accuracy_notes(accuracy))
+    lead, caption = f"{conditions_line(results)}.", "Cost of each network at each size"
+    yield made("results", "Results", lead, caption, COSTS, results.rows, cost_notes(results))
     quantities = [q for q in QUANTITIES if any(key == q for _, key in results.growth)]
     if quantities:
-        said = (
+        lead = (
             "The exponent k of cost = c · pixels^k, a least-squares line through the logarithms; ± is its standard "
             "error. 1 is growth in proportion to the pixels, 2 is quadratic."
         )
-        lines = [
-            Line([m.model, *(str(results.growth.get((m.model, q), ABSENT)) for q in quantities)])
-            for m in results.models
-        ]
-        head = [("network", ""), *((QUANTITIES[q], "") for q in quantities)]
-        yield Section("growth", "Growth with the pixels", said, Table("Exponents of cost", head, [("", lines)]))
+        columns = [_column("", "network", lambda m: m.model, css="text")]
+        columns += [_column("", QUANTITIES[q], partial(_exponent, results, q)) for q in quantities]
+        yield made("growth", "Growth with the pixels", lead, "Exponents of cost", columns, results.models)
     if results.ratios:
-        said = (
+        lead = (
             f"Images/s over those of {results.ratios[0].reference}: the ratio of mean speeds in which rounds weigh by "
             "the square of their rank, the fastest the most. The interval is that of 95 % over the shared rounds, "
             "drawn again with replacement; with fewer than 6 rounds, their range."
         )
-        made = _table("Speed ratios", RATIOS, results.ratios)
-        yield Section("ratios", "Speed against one network", said, made)
+        yield made("ratios", "Speed against one network", lead, "Speed ratios", RATIOS, results.ratios)
     if results.table_12:
-        said = "Inference in the largest batches. The paper's figures are of an A100, TF32, channels-last."
-        made = _table("Table 12", TABLE_12, results.table_12)
-        yield Section("table-12", "Beside the paper's Table 12", said, made)
+        lead = "Inference in the largest batches. The paper's figures are of an A100, TF32, channels-last."
+        yield made("table-12", "Beside the paper's Table 12", lead, "Table 12", TABLE_12, results.table_12)
 
 
-def _table(caption: str, columns: Sequence[Column[T]], records: Sequence[T]) -> Table:
-    """The columns with a title; one that is empty in every line is left out."""
-    shown = [c for c in columns if c.title and any(c.show(record) for record in records)]
-    lines = [Line([c.show(record) for c in shown]) for record in records]
-    return Table(caption, [(c.heading, c.css) for c in shown], [("", lines)])
+def _exponent(results: Results, quantity: str, model: Model) -> str:
+    return str(results.growth.get((model.model, quantity), ABSENT))
 
 
 def csv_text(results: Results) -> str:
     """One line per throughput (``what``: inference or training), unrounded; a row without any has one line."""
     lines = []
     for row in results.rows:
-        plain = {**vars(row), "problems": "; ".join(row.problems), "batch_size": None}
+        plain = vars(row) | dict.fromkeys(("what", "batch_size", "images_per_second", "low", "high", "n"))
         speeds = [{**vars(speed), "what": what} for (what, _), speed in row.speeds().items()]
-        lines += [plain | speed for speed in speeds or [{}]]
-    return _csv(COSTS, lines)
+        lines += [SimpleNamespace(**plain | speed) for speed in speeds or [{}]]
+    columns: Sequence[Column[Any]] = COSTS
+    return csv_of(columns, lines)
 
 
 def accuracy_csv_text(accuracy: Accuracy) -> str:
     """One line per network, unrounded."""
-    return _csv(ACCURACY, [vars(row) for row in accuracy.rows])
-
-
-def _csv(columns: Sequence[Column[Any]], lines: Sequence[Mapping[str, object]]) -> str:
-    buffer = io.StringIO()
-    keys = [column.key for column in columns if column.key]
-    writer = csv.DictWriter(buffer, keys, extrasaction="ignore", lineterminator="\n")  # None is written as nothing
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue()
-
-
-def markdown(table: Table) -> str:
-    """The table in Markdown, the numbers flush right."""
-    head = [label for label, _ in table.head]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
-    cells = [[cell.replace("|", "\\|") for cell in line.cells] for _, group in table.groups for line in group]
-    return "\n".join(lines + ["| " + " | ".join(line) + " |" for line in cells])
-
-
-def _printed(results: Results) -> tuple[Column[Row], Column[Row]]:
-    """The paper's parameters and multiply-adds."""
-
-    def parameters(row: Row) -> str:
-        published = results.model(row.model).published
-        millions = published and published.parameters_millions
-        return f"{millions:g}M" if millions else ABSENT
-
-    def macs(row: Row) -> str:
-        gflops = results.model(row.model).printed_gflops(row.image_size)
-        return f"{gflops:g}G" if gflops else ABSENT
-
-    return Column("", "paper\nparam.", parameters), Column("", "paper\nGFLOPs", macs)
+    return csv_of(ACCURACY, accuracy.rows)
 
 
 def markdown_counts(results: Results) -> str:
@@ -222,48 +188,45 @@ def markdown_counts(results: Results) -> str:
     parameters, macs = _printed(results)
     columns: list[Column[Row]] = [
         *COSTS[:2],
-        Column("", "parameters", lambda r: f"{r.parameters / 1e6:.2f}M" if r.parameters else "; ".join(r.problems)),
+        _column("", "parameters", lambda r: f"{r.parameters / 1e6:.2f}M" if r.parameters else _problems(r)),
         parameters,
-        Column("", "multiply-adds", lambda r: f"{r.macs / 1e9:.2f}G" if r.macs else ABSENT),
+        _column("", "multiply-adds", lambda r: f"{r.macs / 1e9:.2f}G" if r.macs else ABSENT),
         macs,
-        Column("", "difference", difference),
+        _column("", "difference", difference),
     ]
-    return markdown(_table("Counts", columns, results.rows)) + "\n"
+    return markdown_of(table_of("Counts", columns, [("", results.rows)])) + "\n"
+
+
+def _printed(results: Results) -> tuple[Column[Row], Column[Row]]:
+    """The paper's parameters and multiply-adds."""
+
+    def parameters(row: Row) -> str:
+        published = results.model(row.model).published
+        return f"{published.parameters_millions:g}M" if published and published.parameters_millions else ABSENT
+
+    def macs(row: Row) -> str:
+        gflops = results.model(row.model).printed_gflops(row.image_size)
+        return f"{gflops:g}G" if gflops else ABSENT
+
+    return (
+        _column("", "paper param.", parameters, "paper\nparam."),
+        _column("", "paper GFLOPs", macs, "paper\nGFLOPs"),
+    )
 
 
 def terminal(results: Results) -> Iterator[RichTable]:
     """For the terminal: what was counted, what was measured, and the accuracies."""
-    shown = {column.key: column for column in COSTS if column.title}
-    sizes = {f"{size}×{size}": [r for r in results.rows if r.image_size == size] for size in results.run.settings.sizes}
-    counted = [shown[key] for key in ("model", "parameters", "macs", "attention_share", "activations")]
-    yield _terminal("counted, for one image", [*counted, *_printed(results)], sizes)
+    keys = ("model", "parameters", "macs", "attention_share", "activations")
+    counted = [column for column in COSTS if column.key in keys]
+    groups = [(f"{s}×{s}", [r for r in results.rows if r.image_size == s]) for s in results.run.settings.sizes]
+    yield terminal_of("counted, for one image", [*counted, *_printed(results)], groups)
     if results.run.settings.rounds:
-        measured = [c for c in shown.values() if c not in (*counted, shown["image_size"], shown["problems"])]
-        yield _terminal(conditions_line(results), [shown["model"], *measured], sizes)
+        left_out = (*keys[1:], "image_size", "problems")
+        measured = [column for column in COSTS if column.shown and column.key not in left_out]
+        yield terminal_of(conditions_line(results), measured, groups)
     if results.accuracy:
-        columns = [column for column in ACCURACY if column.title][:6]
-        yield _terminal(accuracy_title(results.accuracy), columns, {"": results.accuracy.rows})
-
-
-def _terminal(title: str, columns: Sequence[Column[T]], groups: Mapping[str, Sequence[T]]) -> RichTable:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    made = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
-    for i, column in enumerate(columns):
-        made.add_column(
-            column.title.replace(", mean ± std", "").replace("95 % ", ""),
-            justify="right" if i else "left",
-            no_wrap=True,
-        )
-    for heading, records in groups.items():
-        if heading:
-            made.add_row(f"[dim]{heading}[/]")
-        for record in records:
-            made.add_row(*(escape(column.show(record)) for column in columns))
-        made.add_section()
-    return made
+        columns = [column for column in ACCURACY if column.shown][:6]
+        yield terminal_of(accuracy_title(results.accuracy), columns, [("", results.accuracy.rows)])
 
 
 def cost_notes(results: Results) -> list[str]:
@@ -273,7 +236,8 @@ def cost_notes(results: Results) -> list[str]:
     if run.rounds:
         said.append(
             f"img/s: inference in batches of {max(run.batch_sizes)}, training in batches of {run.training_batch_size}, "
-            f"medians of {_rounds(results)}. MiB: peak beyond the process before the network is built, same batches."
+            f"medians of {_rounds(results)}. MiB: peak beyond the process before the network is built, same batches"
+            + (", not compiled." if run.conditions.compile and not run.conditions.on_gpu else ".")
         )
         calls = min((row.latency_calls for row in results.rows if row.latency_calls), default=0)
         if 0 < calls < 100:
@@ -292,10 +256,7 @@ def accuracy_notes(accuracy: Accuracy) -> list[str]:
         )
     errors = [row.binomial_standard_error for row in accuracy.rows if row.binomial_standard_error]
     if errors:
-        said.append(
-            f"{accuracy.data.test_images:,} test images: on others of the same kind an accuracy would move by about "
-            f"{max(errors):.2f} points (binomial standard error)."
-        )
+        said.append(f"{on_other_images(accuracy.data.test_images, max(errors))}.")
     return said + [f"{row.model}: {problem}" for row in accuracy.rows for problem in row.problems]
 
 
@@ -304,8 +265,8 @@ def accuracy_title(accuracy: Accuracy) -> str:
     if all(row.how == "evaluated" for row in accuracy.rows):
         return f"top-1 on {accuracy.data.name}"
     epochs, seeds = accuracy.recipe["epochs"], len(accuracy.seeds)
-    of = f"{epochs} epoch{'s' if epochs > 1 else ''} of the {accuracy.recipe_name} recipe"
-    return f"top-1 on {accuracy.data.name}, {of}, {seeds} seed{'s' if seeds > 1 else ''}"
+    of = f"{plural(epochs, 'epoch')} of the {accuracy.recipe_name} recipe"
+    return f"top-1 on {accuracy.data.name}, {of}, {plural(seeds, 'seed')}"
 
 
 def conditions_line(results: Results) -> str:
@@ -314,7 +275,7 @@ def conditions_line(results: Results) -> str:
     given, rounds = settings.conditions, "counted only"
     if settings.rounds:
         rounds = f"{_rounds(results)} {'in turn' if run.interleaved else 'one network after the other'}"
-    threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
+    threads = plural(settings.threads, "thread")
     parts = [given.device, given.precision, given.layout.replace("_", " "), threads, rounds]
     parts += ["compiled"] if given.compile else []
     parts += [] if run.complete or not settings.rounds else ["stopped before the end"]
@@ -325,7 +286,7 @@ def _rounds(results: Results) -> str:
     """``7 rounds``, or ``5 to 9 rounds`` where sizes differ."""
     found = {speed.n for row in results.rows for speed in row.throughput} or {results.run.settings.rounds or 0}
     fewest, most = min(found), max(found)
-    return f"{fewest} round{'s' if fewest != 1 else ''}" if fewest == most else f"{fewest} to {most} rounds"
+    return plural(fewest, "round") if fewest == most else f"{fewest} to {most} rounds"
 
 
 def provenance(results: Results) -> str:

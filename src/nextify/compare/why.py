@@ -16,7 +16,7 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from nextify.compare.measure import Cell, Comparison, built, repeated, threads
-from nextify.compare.memory import out_of_memory
+from nextify.compare.memory import of_one_network
 from nextify.compare.records import Variant, Why
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
@@ -47,12 +47,12 @@ def measure(comparison: Comparison, progress: Callable[[str], object]) -> list[W
     settings, found = comparison.settings, []
     first = {cell.entry.name: cell for cell in reversed(comparison.cells) if cell.latency}
     for cell in reversed(first.values()):
-        progress(f"why: {cell.entry.label}")
+        progress(f"why: {cell.entry.model}")
         try:
             with threads(settings.threads):
                 found.append(_why(cell, settings))
         except Exception as error:
-            if not out_of_memory(error):
+            if not of_one_network(error):
                 raise
         gc.collect()
     return found
@@ -77,7 +77,7 @@ def _why(cell: Cell, settings: Settings) -> Why:
         Variant(given.layout, given.precision, median(times), tuple(times), shares(steps[given], given))
         for given, times in rounds.items()
     )
-    return Why(cell.entry.label, cell.image_size, batch, tuple(variants))
+    return Why(cell.entry.model, cell.image_size, batch, tuple(variants))
 
 
 def _under(given: Conditions, step: Callable[[], None]) -> Callable[[], None]:

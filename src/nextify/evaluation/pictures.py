@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from nextify.system.fonts import lettered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +133,8 @@ def _figure(width: float, height: float) -> Figure:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    with lettered(figure):
+        figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
 
 
@@ -144,21 +146,7 @@ def _heading(words: str, length: int) -> str:
     return _name(textwrap.shorten(words, length, placeholder=" …"), length)
 
 
-def drawable(words: str) -> str:
-    """The text with a box for every character that matplotlib's own font lacks, instead of a warning for each. Line
-    breaks stay."""
-    glyphs = _glyphs()
-    return "".join(c if ord(c) in glyphs or c == "\n" else "□" for c in words)
-
-
-@lru_cache(maxsize=1)
-def _glyphs() -> frozenset[int]:
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
-
-
 def _name(words: str, length: int) -> str:
     """A class name on one line, cut to ``length``, without mathematical notation."""
-    words = drawable(words.replace("\n", " "))
+    words = words.replace("\n", " ")
     return (words if len(words) <= length else words[: length - 1] + "…").replace("$", r"\$")

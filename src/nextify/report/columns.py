@@ -1,15 +1,19 @@
-"""The columns of a study's table. ``COLUMNS`` alone decides what ``results.csv``, ``results.json``, the Markdown table,
-the terminal and the HTML page show of each step: a new column is one more line."""
+"""The columns of tables. A column is named once, and drives the CSV, Markdown, the terminal and the HTML page.
+
+``COLUMNS`` alone decides what ``results.csv``, ``results.json`` and the tables of a study show of each step: a new
+column is one more line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from nextify.report import text
 from nextify.study.results import StepResult
 
+T = TypeVar("T")
 Place = Literal["csv", "terminal", "markdown", "html"]
 Value = str | int | float | bool | None
 
@@ -19,19 +23,19 @@ PAGE: frozenset[Place] = frozenset(("html",))
 
 
 @dataclass(frozen=True)
-class Column:
-    """One figure of a :class:`StepResult`, as data and as text."""
+class Column(Generic[T]):
+    """One figure of a record, as data and as text."""
 
     key: str
-    """Its name in ``results.json`` and ``results.csv``."""
-    title: str
+    """Its name in JSON and CSV; empty for one that stands in tables only."""
+    title: str = ""
     unit: str = ""
-    format: Callable[[StepResult], str] | None = None
+    format: Callable[[T], str] | None = None
     """The text in tables; None writes the value by its type."""
     shown: frozenset[Place] = frozenset()
-    """The tables it stands in, besides ``results.csv`` and ``results.json``, which hold every column."""
-    getter: Callable[[StepResult], Value] | None = None
-    """The value, where it is not the field ``key`` of the result."""
+    """The tables it stands in, besides the CSV, which holds every column with a key."""
+    getter: Callable[[T], Value] | None = None
+    """The value, where it is not the attribute ``key`` of the record."""
     narrow: str = ""
     """Heading in the terminal, where that has less room; ``\\n`` breaks the line."""
     css: str = ""
@@ -42,27 +46,22 @@ class Column:
         """Title and unit."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
-    @property
-    def numeric(self) -> bool:
-        """Whether its cells are aligned to the right."""
-        return self.css in ("", "paper")
-
-    def value(self, step: StepResult) -> Value:
+    def value(self, record: T) -> Value:
         """The figure as data, unrounded."""
-        found: Value = self.getter(step) if self.getter else getattr(step, self.key)
+        found: Value = self.getter(record) if self.getter else getattr(record, self.key)
         return found
 
-    def text(self, step: StepResult) -> str:
+    def text(self, record: T) -> str:
         """The figure as text."""
-        return self.format(step) if self.format else text.cell(self.value(step))
+        return self.format(record) if self.format else text.cell(self.value(record))
 
 
-def shown(place: Place) -> list[Column]:
+def shown(columns: Sequence[Column[T]], place: Place) -> list[Column[T]]:
     """The columns of one kind of table."""
-    return [column for column in COLUMNS if place in column.shown]
+    return [column for column in columns if place in column.shown]
 
 
-COLUMNS: list[Column] = [
+COLUMNS: list[Column[StepResult]] = [
     Column("step", "step", format=text.marked, shown=TABLES, css="text"),
     Column("title", "title"),
     Column("adopted", "adopted"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import zip_longest
 from xml.sax.saxutils import escape
 
@@ -130,7 +131,10 @@ def _items(chain: Named, full: bool = False) -> list[_Item]:
     return [_Item(x.full_label if full else x.label, type(x).__name__, boxed=x.boxed) for x in _layers(chain)]
 
 
-def _align(before: Sequence[_Item], after: Sequence[_Item]) -> list[tuple[_Item | None, _Item | None]]:
+_Pair = tuple[_Item | None, _Item | None]
+
+
+def _align(before: Sequence[_Item], after: Sequence[_Item]) -> tuple[_Pair, ...]:
     """Align two sequences with the fewest differences; None fills a gap, and only layers of one kind are paired."""
 
     def price(x: _Item, y: _Item) -> float:
@@ -138,66 +142,55 @@ def _align(before: Sequence[_Item], after: Sequence[_Item]) -> list[tuple[_Item 
             return 0.0
         return (0.8 if x.text.partition(",")[0] == y.text.partition(",")[0] else 1.0) if x.kind == y.kind else 9.0
 
-    rows, columns = len(before), len(after)
-    best = [[0.0] * (columns + 1) for _ in range(rows + 1)]  # best[i][j]: the price of what is left from i and j on
-    for i in range(rows, -1, -1):
-        for j in range(columns, -1, -1):
-            choices = []
-            if i < rows and j < columns:
-                choices.append(best[i + 1][j + 1] + price(before[i], after[j]))
-            if i < rows:
-                choices.append(best[i + 1][j] + 0.9)
-            if j < columns:
-                choices.append(best[i][j + 1] + 0.9)
-            best[i][j] = min(choices, default=0.0)
-    pairs: list[tuple[_Item | None, _Item | None]] = []
-    i = j = 0
-    while i < rows or j < columns:
-        if i < rows and j < columns and best[i][j] == best[i + 1][j + 1] + price(before[i], after[j]):
-            pairs.append((before[i], after[j]))
-            i, j = i + 1, j + 1
-        elif i < rows and best[i][j] == best[i + 1][j] + 0.9:
-            pairs.append((before[i], None))
-            i += 1
-        else:
-            pairs.append((None, after[j]))
-            j += 1
-    return pairs
+    @cache
+    def best(i: int, j: int) -> tuple[float, tuple[_Pair, ...]]:
+        """The price of what is left from ``i`` and ``j`` on, and its pairs; of equal prices the first counts."""
+        choices: list[tuple[float, _Pair, tuple[int, int]]] = []
+        if i < len(before) and j < len(after):
+            choices.append((price(before[i], after[j]), (before[i], after[j]), (i + 1, j + 1)))
+        if i < len(before):
+            choices.append((0.9, (before[i], None), (i + 1, j)))
+        if j < len(after):
+            choices.append((0.9, (None, after[j]), (i, j + 1)))
+        found = [(best(*rest)[0] + added, (pair, *best(*rest)[1])) for added, pair, rest in choices]
+        return min(found, key=lambda one: one[0], default=(0.0, ()))
+
+    return best(0, 0)[1]
 
 
 # Drawings
 
 
 @dataclass(frozen=True)
-class _Residual:
-    branch: tuple[_Item, ...]
-    shortcut: tuple[_Item, ...]
-    after: tuple[_Item, ...]
-
-
-@dataclass(frozen=True)
 class _Column:
-    """What is drawn under one caption: layers in a row, and residual blocks."""
+    """What is drawn under one caption: layers in a row, then a residual block where there is a ``branch``."""
 
-    caption: str
     entry: _Item
     """The input, such as ``256-d``."""
-    elements: tuple[_Item | _Residual, ...] = ()
-    counts: tuple[tuple[int, bool], ...] = ()
-    """Instead of elements, the number of blocks of each stage and whether it changed."""
+    lead: Sequence[_Item] = ()
+    branch: Sequence[_Item] = ()
+    shortcut: Sequence[_Item] = ()
+    after: Sequence[_Item] = ()
+    counts: Sequence[tuple[int, bool]] = ()
+    """Instead of layers, the number of blocks of each stage and whether it changed."""
+    caption: str = ""
 
 
 @dataclass(frozen=True)
 class _Panel:
     title: str
-    columns: tuple[_Column, ...]
+    columns: Sequence[_Column]
 
 
 def block_svg(design: Design, stage: int = 0) -> str:
     """The distinct blocks of one stage (counted from 0) as an SVG document in the manner of Figure 4."""
-    block_stage = layout(design).stages[stage]
-    columns = tuple(_block_column(which, block) for which, block in distinct_blocks(block_stage))
-    return _draw([_Panel(f"Stage {stage + 1}", columns)], legend=False)
+    blocks = distinct_blocks(layout(design).stages[stage])
+    return _draw(
+        [_Panel(f"Stage {stage + 1}", [replace(_block(b), caption=which) for which, b in blocks])], legend=False
+    )
+
+
+_SIDES = ("before", "after")
 
 
 def side_by_side_svg(before: Design, after: Design) -> str:
@@ -209,20 +202,19 @@ def side_by_side_svg(before: Design, after: Design) -> str:
     panels = []
     depths = tuple(zip_longest(*([len(stage.blocks) for stage in net.stages] for net in (a, b)), fillvalue=0))
     if any(x != y for x, y in depths):
-        counts = [tuple((pair[side], pair[0] != pair[1]) for pair in depths) for side in (0, 1)]
-        sides = zip(("before", "after"), counts, strict=True)
-        columns = tuple(_Column(caption, _Item("", "count"), counts=blocks) for caption, blocks in sides)
+        sides = [[(pair[side], pair[0] != pair[1]) for pair in depths] for side in (0, 1)]
+        columns = [_Column(_Item("", "count"), counts=n, caption=c) for n, c in zip(sides, _SIDES, strict=True)]
         panels.append(_Panel("Blocks per stage", columns))
     if _shape(a.stem) != _shape(b.stem):
-        panels.append(_compare("Stem", _chain_column("", "image", a.stem), _chain_column("", "image", b.stem)))
+        panels.append(_compare("Stem", *(_Column(_Item("image", "entry"), _items(net.stem)) for net in (a, b))))
     blocks = a.stages[0].blocks[-1], b.stages[0].blocks[-1]
     if blocks[0] != blocks[1] or not panels:
-        panels.append(_compare("Block of stage 1", *(_block_column("", block) for block in blocks)))
+        panels.append(_compare("Block of stage 1", *map(_block, blocks)))
     entrances = a.stages[1:2], b.stages[1:2]
     if all(entrances) and _entrance_shape(entrances[0][0]) != _entrance_shape(entrances[1][0]):
-        panels.append(_compare("Entrance of stage 2", *(_entrance_column("", *stages) for stages in entrances)))
+        panels.append(_compare("Entrance of stage 2", *(_entrance(*stages) for stages in entrances)))
     if _shape(a.head) != _shape(b.head):
-        panels.append(_compare("Head", _head_column("", a), _head_column("", b)))
+        panels.append(_compare("Head", _head(a), _head(b)))
     return _draw(panels, legend=True)
 
 
@@ -237,70 +229,45 @@ def _entrance_shape(stage: StageSpec) -> list[list[str]]:
     return [_shape(stage.downsample), _shape(block.shortcut), order]
 
 
-def _residual(block: BlockSpec) -> _Residual:
+def _block(block: BlockSpec) -> _Column:
     scale = [_Item(text, "scale") for text in _scale(block)]
-    return _Residual(tuple(_items(block.branch) + scale), tuple(_items(block.shortcut)), tuple(_items(block.after)))
+    entry, branch = _Item(f"{block.in_channels}-d", "entry"), [*_items(block.branch), *scale]
+    return _Column(entry, branch=branch, shortcut=_items(block.shortcut), after=_items(block.after))
 
 
-def _block_column(caption: str, block: BlockSpec) -> _Column:
-    return _Column(caption, _Item(f"{block.in_channels}-d", "entry"), (_residual(block),))
-
-
-def _chain_column(caption: str, entry: str, chain: Named) -> _Column:
-    return _Column(caption, _Item(entry, "entry"), tuple(_items(chain)))
-
-
-def _entrance_column(caption: str, stage: StageSpec) -> _Column:
+def _entrance(stage: StageSpec) -> _Column:
     convs = [layer for layer in _layers(stage.downsample) if isinstance(layer, Conv)]
     channels = convs[0].in_channels if convs else stage.blocks[0].in_channels
-    return _Column(caption, _Item(f"{channels}-d", "entry"), (*_items(stage.downsample), _residual(stage.blocks[0])))
+    return replace(_block(stage.blocks[0]), entry=_Item(f"{channels}-d", "entry"), lead=_items(stage.downsample))
 
 
-def _head_column(caption: str, net: Layout) -> _Column:
+def _head(net: Layout) -> _Column:
     pool, classifier = _Item("average pool", "box", boxed=True), _Item("classifier", "box", boxed=True)
-    return _Column(caption, _Item(f"{net.features}-d", "entry"), (pool, *_items(net.head), classifier))
+    return _Column(_Item(f"{net.features}-d", "entry"), [pool, *_items(net.head), classifier])
 
 
 def _compare(title: str, before: _Column, after: _Column) -> _Panel:
     """Both columns; items that the other one lacks are marked."""
-    marks = [_marks(chain(before), chain(after)) for chain in (_chain_of, _shortcut_of, _after_of)]
+    both = (before, after)
     columns = []
-    for side, (column, caption) in enumerate(((before, "before"), (after, "after"))):
-        flags = [iter(mark[side]) for mark in marks]
-        elements: list[_Item | _Residual] = []
-        for element in column.elements:
-            if isinstance(element, _Residual):
-                branch, shortcut, behind = (
-                    tuple(replace(item, changed=next(flag)) for item in items)
-                    for items, flag in zip((element.branch, element.shortcut, element.after), flags, strict=True)
-                )
-                elements.append(_Residual(branch, shortcut, behind))
-            else:
-                elements.append(replace(element, changed=next(flags[0])))
-        entry = replace(column.entry, changed=before.entry.text != after.entry.text)
-        columns.append(_Column(caption, entry, tuple(elements)))
-    return _Panel(title, tuple(columns))
+    for side, column in enumerate(both):
 
+        def marked(*chains: Sequence[_Item], side: int = side) -> list[_Item]:
+            pairs = _align(*chains)
+            return [replace(own, changed=x != y) for x, y in pairs if (own := (x, y)[side])]
 
-def _chain_of(column: _Column) -> list[_Item]:
-    parts: list[_Item] = []
-    for element in column.elements:
-        parts += element.branch if isinstance(element, _Residual) else [element]
-    return parts
-
-
-def _shortcut_of(column: _Column) -> list[_Item]:
-    return [item for e in column.elements if isinstance(e, _Residual) for item in e.shortcut]
-
-
-def _after_of(column: _Column) -> list[_Item]:
-    return [item for e in column.elements if isinstance(e, _Residual) for item in e.after]
-
-
-def _marks(before: list[_Item], after: list[_Item]) -> tuple[list[bool], list[bool]]:
-    """For each item, whether the other side lacks an equal one at its place."""
-    pairs = _align(before, after)
-    return [x != y for x, y in pairs if x], [x != y for x, y in pairs if y]
+        chain = marked(*([*c.lead, *c.branch] for c in both))
+        columns.append(
+            _Column(
+                replace(column.entry, changed=before.entry.text != after.entry.text),
+                lead=chain[: len(column.lead)],
+                branch=chain[len(column.lead) :],
+                shortcut=marked(*(c.shortcut for c in both)),
+                after=marked(*(c.after for c in both)),
+                caption=_SIDES[side],
+            )
+        )
+    return _Panel(title, columns)
 
 
 # Pixels. A drawing brings its own background, to be readable on any page; the colours follow the reader's scheme.
@@ -363,11 +330,9 @@ def _runs(items: Sequence[_Item]) -> Iterator[tuple[list[_Item], _Item | None]]:
     yield labels, None
 
 
-def _chain(canvas: _Canvas, x: float, y: float, items: Sequence[_Item], *, leads_out: bool) -> float:
+def _chain(canvas: _Canvas, x: float, y: float, items: Sequence[_Item]) -> float:
     """Draws layers downwards from ``y``; returns where the chain ends (below its last arrow)."""
     for labels, box in _runs(items):
-        if box is None and not labels and not leads_out:
-            return y
         bottom = y + (LABELLED_GAP if labels else GAP)
         canvas.arrow(x, y, bottom)
         if labels:
@@ -386,52 +351,42 @@ def _chain_extent(items: Sequence[_Item]) -> tuple[float, float]:
     return max([40.0, *boxes]), max([40.0, *boxes, *labels])
 
 
-def _shortcut_x(element: _Residual) -> float:
+def _shortcut_x(column: _Column) -> float:
     """Distance of the shortcut from the branch's axis."""
-    right = _chain_extent(element.branch)[1]
-    return right + 12 + (_chain_extent(element.shortcut)[0] if element.shortcut else 4)
+    right = _chain_extent(column.branch)[1]
+    return right + 12 + (_chain_extent(column.shortcut)[0] if column.shortcut else 4)
 
 
 def _extent(column: _Column) -> tuple[float, float]:
     if column.counts:
         return 0.0, 190.0
-    left = right = 40.0
-    chain = [e for e in column.elements if isinstance(e, _Item)]
-    for element in column.elements:
-        if isinstance(element, _Residual):
-            left = max(left, _chain_extent(element.branch)[0])
-            side = _chain_extent(element.shortcut)[1] if element.shortcut else 4
-            right = max(right, _shortcut_x(element) + side)
-        else:
-            extent = _chain_extent(chain)
-            left, right = max(left, extent[0]), max(right, extent[1])
+    left, right = _chain_extent(column.lead)
+    if column.branch:
+        side = _chain_extent(column.shortcut)[1] if column.shortcut else 4
+        left, right = max(left, _chain_extent(column.branch)[0]), max(right, _shortcut_x(column) + side)
     return left, right
 
 
-def _draw_residual(canvas: _Canvas, x: float, y: float, element: _Residual) -> float:
+def _draw_residual(canvas: _Canvas, x: float, y: float, element: _Column) -> float:
     split = y + 8
     canvas.line(f"M{x:g} {y:g}V{split:g}")
-    end = _chain(canvas, x, split, element.branch, leads_out=True)
+    end = _chain(canvas, x, split, element.branch)
     total = end + 9
-    side = x + _shortcut_x(element)
+    side, start = x + _shortcut_x(element), split + 8
+    canvas.line(f"M{x:g} {split:g}H{side - 8:g}Q{side:g} {split:g} {side:g} {start:g}")
     if element.shortcut:
         # The projection stands halfway down, on its own line.
         height = BOX_HEIGHT + (LABELLED_GAP - 8 if len(element.shortcut) > 1 else 8)
         top = split + max(14.0, (total - split - height) / 2)
-        canvas.line(f"M{x:g} {split:g}H{side - 8:g}Q{side:g} {split:g} {side:g} {split + 8:g}")
-        canvas.arrow(side, split + 8, top)
+        canvas.arrow(side, start, top)
         canvas.box(side, top, element.shortcut[0])
-        behind = element.shortcut[1:]
-        if behind:
-            canvas.text(side + 9, top + BOX_HEIGHT + 19, behind)
         start = top + BOX_HEIGHT
-    else:
-        canvas.line(f"M{x:g} {split:g}H{side - 8:g}Q{side:g} {split:g} {side:g} {split + 8:g}")
-        start = split + 8
+        if element.shortcut[1:]:
+            canvas.text(side + 9, start + 19, element.shortcut[1:])
     canvas.line(f"M{side:g} {start:g}V{total - 8:g}Q{side:g} {total:g} {side - 8:g} {total:g}H{x + 15:g}")
     canvas.marks.append(f'<path class="head" d="M{x + 16:g} {total - 4:g}v8l-7 -4z"/>')
     canvas.plus(x, total)
-    return _chain(canvas, x, total + 9, element.after, leads_out=True)
+    return _chain(canvas, x, total + 9, element.after)
 
 
 def _draw_column(canvas: _Canvas, x: float, y: float, column: _Column) -> float:
@@ -439,14 +394,8 @@ def _draw_column(canvas: _Canvas, x: float, y: float, column: _Column) -> float:
         return _draw_counts(canvas, x, y, column.counts)
     canvas.text(x, y + 12, [column.entry], "middle")
     y += 18
-    chain: list[_Item] = []
-    for element in column.elements:
-        if isinstance(element, _Item):
-            chain.append(element)
-            continue
-        y = _draw_residual(canvas, x, _chain(canvas, x, y, chain, leads_out=True) if chain else y, element)
-        chain = []
-    return _chain(canvas, x, y, chain, leads_out=True) if chain else y
+    y = _chain(canvas, x, y, column.lead) if column.lead else y
+    return _draw_residual(canvas, x, y, column) if column.branch else y
 
 
 def _draw_counts(canvas: _Canvas, x: float, y: float, counts: Sequence[tuple[int, bool]]) -> float:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextify.evaluation.pictures import drawable as drawable
+from nextify.system.files import write_bytes_atomic, write_text_atomic
+from nextify.system.fonts import OWN, lettered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +26,7 @@ def svg(figure: Figure) -> str:
     import matplotlib as mpl
 
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "nextify", "svg.fonttype": "path"}):
+    with mpl.rc_context({"svg.hashsalt": "nextify", "svg.fonttype": "path"}), lettered(figure):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "nextify"})
     return buffer.getvalue().decode("utf-8")
 
@@ -48,22 +50,36 @@ def inline_svg(source: str, prefix: str, label: str) -> str:
 def png(figure: Figure, dots_per_inch: int = 160) -> bytes:
     """The figure as PNG bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "nextify"})
+    with lettered(figure):
+        figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "nextify"})
     return buffer.getvalue()
+
+
+def save(figure: Figure, out: Path, name: str) -> str:
+    """Write ``name.svg`` and ``name.png`` into ``out``, each as a whole, and return the SVG."""
+    source = svg(figure)
+    write_text_atomic(out / f"{name}.svg", source)
+    write_bytes_atomic(out / f"{name}.png", png(figure))
+    return source
+
+
+def canvas(width: float, height: float, **options: Any) -> Figure:
+    """A white figure of the given size in inches, without pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white", **options)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def sheet(width: float, height: float) -> tuple[Figure, Axes]:
     """A white figure of the given size in inches, and axes over all of it in inches from the lower left."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    canvas = figure.add_axes((0, 0, 1, 1))
-    canvas.set_xlim(0, width)
-    canvas.set_ylim(0, height)
-    canvas.axis("off")
-    return figure, canvas
+    figure = canvas(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    return figure, axes
 
 
 def tidy(axes: Axes) -> None:
@@ -77,7 +93,7 @@ def tidy(axes: Axes) -> None:
 
 def write(axes: Axes, x: float, y: float, words: str, *, size: float, color: str = INK, **style: Any) -> None:
     style = {"ha": "left", "va": "center"} | style
-    axes.text(x, y, drawable(words), fontsize=size, color=color, parse_math=False, family="DejaVu Sans", **style)
+    axes.text(x, y, words, fontsize=size, color=color, parse_math=False, family=OWN, **style)
 
 
 def shorten(words: str, length: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from nextify.report import text
@@ -40,27 +41,19 @@ _WIDTH = 2 * _MARGIN + _LABELS + _BARS + _CHANGE + _COST + _GAP + _PAPER_BARS + 
 def roadmap_figure(results: StudyResults) -> Figure:
     """A bar per step in the paper's order and groups, beside it the paper's own figure on an axis of its own."""
     groups = text.groups(results)
-    lines: list[tuple[str, StepResult | None]]
-    lines = [line for group, members in groups for line in [(group, None), *((group, row) for row in members)]]
-    body = sum(_HEADING if row is None else _ROW for _, row in lines) or _ROW
+    body = sum(_HEADING + _ROW * len(members) for _, members in groups) or _ROW
     height = _TOP + body + _BOTTOM
     figure, canvas = sheet(_WIDTH, height)
 
-    y, places, bands = height - _TOP, [], []
-    for group, row in lines:
-        size = _HEADING if row is None else _ROW
-        if row is None:
-            bands.append([y, y])
-            write(canvas, _MARGIN, y - size * 0.56, _HEADINGS.get(group, group), size=9, color=SOFT, weight="bold")
-        else:
-            places.append((y - size / 2, group, row))
-        y -= size
-        bands[-1][1] = y
-    if not lines:
-        y -= body
-    for i, (top, bottom) in enumerate(bands):
+    top, places = height - _TOP, []
+    for i, (group, members) in enumerate(groups):
+        write(canvas, _MARGIN, top - _HEADING * 0.56, _HEADINGS.get(group, group), size=9, color=SOFT, weight="bold")
+        places += [(top - _HEADING - _ROW * (n + 0.5), group, row) for n, row in enumerate(members)]
+        y = top - _HEADING - _ROW * len(members)
         if i % 2 == 0:
-            canvas.fill_between([_MARGIN / 2, _WIDTH - _MARGIN / 2], bottom, top, color=BAND, linewidth=0, zorder=0)
+            canvas.fill_between([_MARGIN / 2, _WIDTH - _MARGIN / 2], y, top, color=BAND, linewidth=0, zorder=0)
+        top = y
+    y = height - _TOP - body
 
     x_bars = _MARGIN + _LABELS
     x_change = x_bars + _BARS + _CHANGE
@@ -74,26 +67,19 @@ def roadmap_figure(results: StudyResults) -> Figure:
     _titles(canvas, results, height)
     head = height - _TOP + 0.12
     name = shorten(results.study.data.name, 44)
-    write(canvas, x_bars, head + 0.17, f"Here: {name}", size=10.5, weight="bold")
-    write(canvas, x_paper, head + 0.17, "The paper: ImageNet-1K", size=10.5, weight="bold", color=SOFT)
-    write(canvas, x_bars, head, "top-1 accuracy", size=8.5, color=SOFT)
-    write(canvas, x_paper, head, "top-1 accuracy", size=8.5, color=SOFT)
-    for x, label in (
-        (x_change, "change"),
-        (x_cost, "mult-adds"),
-        (x_paper_change, "change"),
-        (x_paper_cost, "GFLOPs"),
-    ):
+    ends = {x_change: "change", x_cost: "mult-adds", x_paper_change: "change", x_paper_cost: "GFLOPs"}
+    for x, label in ends.items():
         write(canvas, x, head, label, size=8.5, color=SOFT, ha="right")
     between = x_cost + _GAP / 2
     canvas.plot([between, between], [y, height - _TOP + 0.42], color=FAINT, linewidth=0.8)
 
-    low, high = _range([_ends(r.top1_mean, r.top1_std) for _, _, r in places])
-    start = _axis(ours, low, high, room=0.62 / _BARS)
-    p_low, p_high = _range([_ends(r.published_top1, r.published_std) for _, _, r in places])
-    p_start = _axis(theirs, p_low, p_high, room=0.56 / _PAPER_BARS)
-    write(canvas, x_bars, y - 0.42, _axis_note(start), size=8.5, color=SOFT)
-    write(canvas, x_paper, y - 0.42, _axis_note(p_start), size=8.5, color=SOFT)
+    start = _axis(ours, [(r.top1_mean, r.top1_std) for r in results.rows], room=0.62 / _BARS)
+    p_start = _axis(theirs, [(r.published_top1, r.published_std) for r in results.rows], room=0.56 / _PAPER_BARS)
+    here, paper = (x_bars, f"Here: {name}", INK, start), (x_paper, "The paper: ImageNet-1K", SOFT, p_start)
+    for x, title, color, begins in (here, paper):
+        write(canvas, x, head + 0.17, title, size=10.5, weight="bold", color=color)
+        write(canvas, x, head, "top-1 accuracy", size=8.5, color=SOFT)
+        write(canvas, x, y - 0.42, _axis_note(begins), size=8.5, color=SOFT)
 
     seeds = len(results.study.seeds)
     for at, group, row in places:
@@ -253,20 +239,16 @@ def _change(canvas: Axes, x: float, at: float, row: StepResult) -> None:
     write(canvas, x, at, words, size=9.5, color=color, weight=weight, ha="right")
 
 
-def _ends(mean: float | None, std: float | None) -> tuple[float, float] | None:
-    return None if mean is None else (mean - (std or 0), mean + (std or 0))
+def _axis(axes: Axes, found: Sequence[tuple[float | None, float | None]], room: float) -> float:
+    """Set the range of an axis for accuracies, (mean, std) each, and return where it starts.
 
-
-def _range(ends: Sequence[tuple[float, float] | None]) -> tuple[float, float]:
-    found = [e for e in ends if e is not None]
-    return (min(e[0] for e in found), max(e[1] for e in found)) if found else (0.0, 100.0)
-
-
-def _axis(axes: Axes, low: float, high: float, room: float) -> float:
-    """Sets the range of an accuracy axis and returns where it starts: at zero where that costs little, otherwise at a
-    round figure that leaves the lowest bar a fifth of the width. ``room`` is the share kept for the figures."""
+    That is zero where it costs little, otherwise a round figure that leaves the lowest bar a fifth of the width.
+    ``room``: the share of the width that is kept for figures.
+    """
     from matplotlib.ticker import MaxNLocator
 
+    ends = [mean + sign * (std or 0) for mean, std in found if mean is not None for sign in (-1, 1)] or [0.0, 100.0]
+    low, high = min(ends), max(ends)
     spread = max(high - low, 0.5)
     start = low - 0.3 * spread
     step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if s >= spread / 8)
@@ -307,10 +289,7 @@ def _log_scale(axes: Axes, low: float, high: float) -> None:
 
 def _mean_curve(curves: Sequence[Sequence[Epoch]], key: str) -> tuple[list[float], list[float]]:
     """Mean over the trials of each epoch that all of them reached."""
-    by_epoch: dict[float, list[float]] = {}
-    some = [c for c in (_points(curve, key) for curve in curves) if c[0]]
-    for epochs, values in some:
-        for epoch, value in zip(epochs, values, strict=True):
-            by_epoch.setdefault(epoch, []).append(value)
-    found = sorted((e, v) for e, v in by_epoch.items() if len(v) == len(some))
-    return [e for e, _ in found], [math.fsum(v) / len(v) for _, v in found]
+    some = [dict(zip(*_points(curve, key), strict=True)) for curve in curves]
+    some = [values for values in some if values]
+    epochs = sorted(set.intersection(*map(set, some))) if some else []
+    return epochs, [fmean(values[epoch] for values in some) for epoch in epochs]

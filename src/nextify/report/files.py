@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from nextify.report.columns import COLUMNS
-from nextify.report.drawing import png, svg
+from nextify.report.drawing import save
 from nextify.report.figures import roadmap_figure
 from nextify.report.study_page import page
 from nextify.report.tables import csv_text
 from nextify.study.results import StudyResults, finite
-from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import write_json_atomic, write_text_atomic
 
 FILES = ("results.json", "results.csv", "roadmap.svg", "roadmap.png", "report.html")
 """What :func:`write` leaves in its folder."""
@@ -29,9 +29,6 @@ def write(results: StudyResults, out: str | Path) -> list[Path]:
     write_json_atomic(out / "results.json", data)
     results = StudyResults.from_dict(data)
     write_text_atomic(out / "results.csv", csv_text(results))
-    figure = roadmap_figure(results)
-    drawing = svg(figure)
-    write_text_atomic(out / "roadmap.svg", drawing)
-    write_bytes_atomic(out / "roadmap.png", png(figure))
+    drawing = save(roadmap_figure(results), out, "roadmap")
     write_text_atomic(out / "report.html", page(results, drawing))
     return [out / name for name in FILES]

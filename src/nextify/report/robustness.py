@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +10,12 @@ import numpy as np
 
 from nextify.evaluation.corruption_error import Point
 from nextify.evaluation.robustness import Robustness
-from nextify.report.drawing import INK, SOFT, drawable, png, shorten, svg
+from nextify.report.columns import Column
+from nextify.report.drawing import INK, SOFT, canvas, save, shorten
+from nextify.report.tables import csv_of
 from nextify.report.template import Line, Table, render
 from nextify.report.text import percent, whole
-from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import write_json_atomic, write_text_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,23 +31,14 @@ def write(found: Robustness, out: Path) -> list[Path]:
     write_text_atomic(out / FILES[1], csv_text(found))
     if not found.corruptions:
         return [out / name for name in FILES[:2]]
-    drawn = picture(found)
-    source = svg(drawn)
-    write_text_atomic(out / FILES[2], source)
-    write_bytes_atomic(out / FILES[3], png(drawn))
-    write_text_atomic(out / FILES[4], page(found, source))
+    write_text_atomic(out / FILES[4], page(found, save(picture(found), out, "robustness")))
     return [out / name for name in FILES]
 
 
 def csv_text(found: Robustness) -> str:
     """Errors in percent, calibration errors from 0 to 1; clean images are severity 0 of the corruption ``clean``."""
-    file = io.StringIO()
-    lines = csv.writer(file, lineterminator="\n")
-    lines.writerow(COLUMNS)
     clean = Point("clean", 0, found.clean_error, found.clean_calibration_error, found.baseline_clean_error)
-    for p in (clean, *found.points):
-        lines.writerow([getattr(p, name) if getattr(p, name) is not None else "" for name in COLUMNS])
-    return file.getvalue()
+    return csv_of([Column[Point](name) for name in COLUMNS], (clean, *found.points))
 
 
 def table(found: Robustness) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -69,13 +60,9 @@ def table(found: Robustness) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 def picture(found: Robustness) -> Figure:
     """Error by corruption and severity as shades and numbers, with the means, ECE and CE on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = [s.corruption for s in found.corruptions]
     errors = np.array([[p.error for p in found.points if p.corruption == name] for name in names])
-    figure = Figure(figsize=(8.2, 1.75 + 0.3 * len(names)), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = canvas(8.2, 1.75 + 0.3 * len(names), layout="constrained")
     axes: Any = figure.add_subplot()
     columns = len(found.severities)
     axes.imshow(errors, cmap="Blues", vmin=0, vmax=100, aspect="auto")
@@ -109,7 +96,7 @@ def picture(found: Robustness) -> Figure:
         lines.append(f"mCE {found.mean_corruption_error:.1f} against {shorten(found.baseline, 40)}")
     if found.made_frost:
         lines.append("frost: a made texture, not the published pictures")
-    axes.set_title(drawable("\n".join(lines)), fontsize=10, loc="left", color=INK, pad=12, parse_math=False)
+    axes.set_title("\n".join(lines), fontsize=10, loc="left", color=INK, pad=12, parse_math=False)
     return figure
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nextify.report import text
-from nextify.report.columns import shown
 from nextify.report.drawing import svg
 from nextify.report.figures import curves_figure, roadmap_figure
+from nextify.report.tables import steps_table
 from nextify.report.template import Line, Table, render
 from nextify.study.results import StepResult, StudyResults
 from nextify.study.statistics import seeds_needed
@@ -22,7 +22,7 @@ def page(results: StudyResults, roadmap_svg: str | None = None) -> str:
         title=text.study_title(results),
         lead=text.what_was_trained(results),
         outcome=text.outcome(results),
-        steps=_steps(results),
+        steps=steps_table(results),
         notes=text.notes(results),
         roadmap=roadmap_svg or svg(roadmap_figure(results)),
         conclusions=_conclusions(results),
@@ -41,16 +41,7 @@ def page(results: StudyResults, roadmap_svg: str | None = None) -> str:
 
 
 def _line(step: StepResult, *cells: str) -> Line:
-    return Line((text.marked(step), *cells), "" if step.adopted else "explored")
-
-
-def _steps(results: StudyResults) -> Table:
-    columns = shown("html")
-    groups = [
-        (name, [Line([c.text(s) for c in columns], "" if s.adopted else "explored") for s in steps])
-        for name, steps in text.groups(results)
-    ]
-    return Table("Accuracy after each step", [(c.heading, c.css) for c in columns], groups)
+    return Line((text.marked(step), *cells), text.css(step))
 
 
 def _conclusions(results: StudyResults) -> Table:

@@ -93,6 +93,11 @@ def marked(step: StepResult) -> str:
     return step.name if step.adopted else f"○ {step.name}"
 
 
+def css(step: StepResult) -> str:
+    """CSS class of a step's line."""
+    return "" if step.adopted else "explored"
+
+
 def accuracy(step: StepResult) -> str:
     """``95.12 ± 0.40``, or that there is none yet."""
     return mean_std(step.top1_mean, step.top1_std) if step.trained else "not trained"
@@ -182,6 +187,14 @@ def provenance(results: StudyResults) -> str:
     return " · ".join(p for p in parts if p != ABSENT)
 
 
+def on_other_images(images: int | None, error: float) -> str:
+    """How far an accuracy depends on the test images; ``error``: its binomial standard error."""
+    return (
+        f"{whole(images)} test images: on others of the same kind an accuracy would move by about {error:.2f} points "
+        "(binomial standard error)"
+    )
+
+
 def notes(results: StudyResults) -> list[str]:
     """The sentences beneath a table: n, what the columns mean, and what can be concluded."""
     n, steps = len(results.study.seeds), results.rows
@@ -207,10 +220,7 @@ def notes(results: StudyResults) -> list[str]:
     images, means = results.study.data.test_images, [step.top1_mean for step in steps if step.top1_mean is not None]
     if images and means:
         error = binomial_standard_error(min(max(sum(means) / len(means), 0.0), 100.0), images)
-        lines.append(
-            f"{whole(images)} test images: on others of the same kind an accuracy would move by about {error:.2f} "
-            f"points (binomial standard error), which the spread over seeds does not show."
-        )
+        lines.append(f"{on_other_images(images, error)}, which the spread over seeds does not show.")
     return [*lines, "“Paper” is ImageNet-1K at full size: other images at another scale; compare directions only."]
 
 

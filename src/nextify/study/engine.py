@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from nextify.data import Images
 from nextify.system.allocator import keep_freed_memory
@@ -43,43 +43,34 @@ class Job:
     """Of the design, for the bundle."""
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(NamedTuple):
     key: str
 
 
-@dataclass(frozen=True)
-class Advanced:
+class Advanced(NamedTuple):
     key: str
     progress: Progress
 
 
-@dataclass(frozen=True)
-class Probed:
-    key: str
-    speed: Speed
-
-
-@dataclass(frozen=True)
-class Done:
-    key: str
-    result: Result
-
-
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """The job failed; the others go on."""
 
     key: str
     error: str
 
 
-@dataclass(frozen=True)
-class Stopped:
+class Stopped(Failed):
     """The job failed for a reason that will stop the others too, such as a full disk."""
 
+
+class Probed(NamedTuple):
     key: str
-    error: str
+    speed: Speed
+
+
+class Done(NamedTuple):
+    key: str
+    result: Result
 
 
 Event = Started | Advanced | Probed | Done | Failed | Stopped
@@ -87,7 +78,7 @@ OnEvent = Callable[[Event], None]
 
 
 class Engine(Protocol):
-    """Runs jobs somewhere."""
+    """Where jobs run."""
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
         """Run all jobs; every event reaches ``on_event`` in the calling process. Raises ``EngineError``."""

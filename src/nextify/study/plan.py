@@ -1,4 +1,4 @@
-"""What a study trains: the rows of a roadmap at one scale, fitted to one data set, times the seeds. No torch here."""
+"""The plan of a study: the rows of a roadmap at one scale, fitted to one data set, for each seed. No torch here."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make_plan(
     steps: str | tuple[str, ...] = (),
     precision: str = "fp32",
 ) -> Plan:
-    """The trials of a study.
+    """Plan the trials of a study.
 
     Args:
         facts: of the data set, for fitting.
@@ -134,7 +134,7 @@ def _chosen(roadmap: Roadmap, explore: bool, steps: tuple[str, ...]) -> list[Row
 
 
 def _reference(roadmap: Roadmap, row: Row, trained: set[str]) -> str | None:
-    """The nearest row towards the start that this study trains."""
+    """Return the nearest earlier row that this study trains."""
     name = row.compared_with
     while name is not None and name not in trained:
         name = roadmap[name].compared_with

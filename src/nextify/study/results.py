@@ -8,37 +8,47 @@ from __future__ import annotations
 
 import json
 import math
+import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from nextify.system.environment import Environment
+from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 SCHEMA = 1
 Json = dict[str, Any]
 """An object of a JSON file, of whatever version of the schema."""
+T = TypeVar("T")
 
 
-class _Record:
-    """A dataclass whose fields are keys of a JSON object; every field has a default."""
+def read(kind: type[T], value: Any) -> T:
+    """``value``, from JSON, as ``kind``: a dataclass, a sequence or union of such, or anything that JSON has itself.
 
-    @classmethod
-    def from_dict(cls, values: Json) -> Self:
-        """Take the fields from ``values``. Absent and null ones keep their defaults, and unknown keys are ignored, so
-        that files of older and newer versions can be read."""
-        known = {f.name: values.get(f.name) for f in fields(cls)}  # type: ignore[arg-type]
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items() if v is not None})
+    Unknown keys are ignored, and absent and null ones keep the field's default, so that files of older and newer
+    versions can be read.
+    """
+    found: Any = value
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType) and value is not None:
+        found = read(next(a for a in arguments if a is not type(None)), value)
+    elif origin in (tuple, Sequence):
+        found = tuple(read(arguments[0], v) for v in value)
+    elif is_dataclass(kind) and isinstance(value, Mapping):
+        hints, optional = _fields(kind)
+        given = {name: v for name, v in value.items() if name in hints and not (v is None and name in optional)}
+        found = kind(**{name: read(hints[name], v) for name, v in given.items()})
+    return found  # type: ignore[no-any-return]
 
-    def to_dict(self) -> Json:
-        """The fields as JSON has them: None stands for every NaN and infinity, and lists for tuples."""
-        found: Json = finite(asdict(self))  # type: ignore[call-overload]
-        return found
+
+@cache
+def _fields(kind: Any) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """The types of a dataclass's fields, and the names of those that have a default."""
+    optional = (f.name for f in fields(kind) if f.default is not MISSING or f.default_factory is not MISSING)
+    return get_type_hints(kind), frozenset(optional)
 
 
 @dataclass(frozen=True)
-class Epoch(_Record):
+class Epoch:
     """A point of a training curve."""
 
     epoch: int = 0
@@ -50,7 +60,7 @@ class Epoch(_Record):
 
 
 @dataclass(frozen=True)
-class TrialResult(_Record):
+class TrialResult:
     """One training."""
 
     step: str = ""
@@ -69,14 +79,9 @@ class TrialResult(_Record):
     curve: Sequence[Epoch] = ()
     fingerprint: str = ""
 
-    @classmethod
-    def from_dict(cls, values: Json) -> Self:
-        curve = [Epoch.from_dict(point) for point in values.get("curve") or () if point.get("epoch") is not None]
-        return super().from_dict({**values, "curve": tuple(curve)})
-
 
 @dataclass(frozen=True)
-class StepResult(_Record):
+class StepResult:
     """One step of the roadmap over all its seeds."""
 
     step: str = "?"
@@ -120,7 +125,7 @@ class StepResult(_Record):
 
 
 @dataclass(frozen=True)
-class StudyData(_Record):
+class StudyData:
     """The images of a study."""
 
     name: str = "the images"
@@ -133,7 +138,7 @@ class StudyData(_Record):
 
 
 @dataclass(frozen=True)
-class StudySettings(_Record):
+class StudySettings:
     """What was asked for."""
 
     regime: str = ""
@@ -153,13 +158,9 @@ class StudySettings(_Record):
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """``original`` for the first row, ``modern`` for all others."""
 
-    @classmethod
-    def from_dict(cls, values: Json) -> Self:
-        return super().from_dict({**values, "data": StudyData.from_dict(values.get("data") or {})})
-
 
 @dataclass(frozen=True)
-class StudyResults(_Record):
+class StudyResults:
     """Everything that is known of a study."""
 
     schema: int = SCHEMA
@@ -167,21 +168,21 @@ class StudyResults(_Record):
     rows: Sequence[StepResult] = ()
     """In the paper's order."""
     trials: Sequence[TrialResult] = ()
-    environment: Environment = field(default_factory=dict)
+    environment: Mapping[str, str | int | float | None] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Json) -> Self:
         """The results that ``to_dict`` gave. Raises ``ValueError`` for the schema of a newer version."""
-        schema = values.get("schema", SCHEMA)
-        if schema != SCHEMA:
-            raise ValueError(f"results of schema {schema}; this nextify reads schema {SCHEMA}: update nextify")
-        return cls(
-            schema,
-            StudySettings.from_dict(values.get("study") or {}),
-            tuple(StepResult.from_dict(row) for row in values.get("rows") or ()),
-            tuple(TrialResult.from_dict(trial) for trial in values.get("trials") or ()),
-            values.get("environment") or {},
-        )
+        if values.get("schema", SCHEMA) != SCHEMA:
+            raise ValueError(
+                f"results of schema {values['schema']}; this nextify reads schema {SCHEMA}: update nextify"
+            )
+        return read(cls, values)
+
+    def to_dict(self) -> Json:
+        """The fields as JSON has them: None stands for every NaN and infinity, and lists for tuples."""
+        found: Json = finite(asdict(self))
+        return found
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

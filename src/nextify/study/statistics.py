@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal
+
+from nextify.study.results import Json
 
 Verdict = Literal["higher", "lower", "no conclusion"]
 Accuracies = Mapping[str, Mapping[int, float | None]]
@@ -62,7 +64,7 @@ class Comparison:
     """The fewest paired seeds with which ``p_value`` can fall below alpha."""
     verdict: Verdict
     """By the ``p_value`` of this step alone; ``conclusion`` says whether it survives Holm's correction."""
-    conclusion: str
+    conclusion: str = ""
     """The verdict as one plain sentence."""
 
     @property
@@ -77,6 +79,21 @@ class StepStatistics:
 
     summary: Summary
     comparison: Comparison | None
+
+    def figures(self) -> Json:
+        """The figures under the names that they have in ``results.json``."""
+        s, c = self.summary, self.comparison
+        found: Json = {
+            "n": s.n,
+            "top1_mean": s.mean,
+            "top1_std": s.std,
+            "binomial_standard_error": s.binomial_standard_error,
+        }
+        if c:
+            found |= {"compared_with": c.reference, "change": c.change, "change_low": c.low, "change_high": c.high}
+            found |= {"p_value": c.p_value, "p_value_holm": c.p_holm, "seeds_needed": c.seeds_needed}
+            found |= {"verdict": c.verdict, "conclusion": c.conclusion}
+        return found
 
 
 def summarize(values: Mapping[int, float | None], test_images: int | None = None) -> Summary:
@@ -194,7 +211,7 @@ def conclude(
     alpha: float = 0.05,
     test_images: int | None = None,
 ) -> dict[str, StepStatistics]:
-    """What the trials say about each step of ``references``, in the same order.
+    """Conclude what the trials say about each step of ``references``, in the same order.
 
     ``references`` names the step that each step is compared with, None for a start. A step or reference without
     results is no error: its figures are None, and its sentence says what is missing.
@@ -205,93 +222,67 @@ def conclude(
             own, other = _finished(accuracies.get(step, {})), _finished(accuracies.get(reference, {}))
             differences[step] = {seed: own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())}
     p_values = {step: sign_flip_p(list(d.values())) for step, d in differences.items()}
-    test = _Test(alpha, holm(p_values), sum(p is not None for p in p_values.values()), test_images)
+    p_holm, tests = holm(p_values), sum(p is not None for p in p_values.values())
     result = {}
     for step, reference in references.items():
         summary = summarize(accuracies.get(step, {}), test_images)
         comparison = None
         if reference is not None:
-            comparison = test.compare(step, reference, differences[step], p_values[step], summary)
+            comparison = _compared(reference, differences[step], p_values[step], p_holm[step], alpha)
+            conclusion = _sentence(comparison, list(differences[step].values()), alpha, tests, summary, test_images)
+            comparison = replace(comparison, conclusion=conclusion)
         result[step] = StepStatistics(summary, comparison)
     return result
-
-
-def compare(
-    values: Mapping[int, float | None], reference_values: Mapping[int, float | None], *, alpha: float = 0.05
-) -> Comparison:
-    """One step against one other."""
-    found = conclude({"step": values, "reference": reference_values}, {"step": "reference"}, alpha=alpha)
-    comparison = found["step"].comparison
-    assert comparison is not None
-    return comparison
 
 
 def _finished(values: Mapping[int, float | None]) -> dict[int, float]:
     return {seed: float(v) for seed, v in values.items() if v is not None and math.isfinite(v)}
 
 
-@dataclass(frozen=True)
-class _Test:
-    """What all comparisons of one :func:`conclude` share."""
+def _compared(
+    reference: str, differences: Mapping[int, float], p: float | None, p_holm: float | None, alpha: float
+) -> Comparison:
+    values = list(differences.values())
+    change = fmean(values) if values else None
+    low, high = confidence_interval(values, 1 - alpha) or (None, None)
+    verdict: Verdict = "no conclusion"
+    if p is not None and p < alpha and change:
+        verdict = "higher" if change > 0 else "lower"
+    least = smallest_possible_p(len(values))
+    return Comparison(reference, tuple(differences), change, low, high, p, p_holm, least, seeds_needed(alpha), verdict)
 
-    alpha: float
-    p_holm: Mapping[str, float | None]
-    tests: int
-    test_images: int | None
 
-    def compare(
-        self, step: str, reference: str, differences: Mapping[int, float], p: float | None, summary: Summary
-    ) -> Comparison:
-        values = list(differences.values())
-        change = fmean(values) if values else None
-        low, high = confidence_interval(values, 1 - self.alpha) or (None, None)
-        verdict: Verdict = "no conclusion"
-        if p is not None and p < self.alpha and change:
-            verdict = "higher" if change > 0 else "lower"
-        return Comparison(
-            reference=reference,
-            seeds=tuple(differences),
-            change=change,
-            low=low,
-            high=high,
-            p_value=p,
-            p_holm=self.p_holm[step],
-            smallest_possible_p=smallest_possible_p(len(values)),
-            seeds_needed=seeds_needed(self.alpha),
-            verdict=verdict,
-            conclusion=self._sentence(verdict, values, p, self.p_holm[step], summary),
+def _sentence(
+    c: Comparison, differences: Sequence[float], alpha: float, tests: int, summary: Summary, test_images: int | None
+) -> str:
+    """The verdict in words."""
+    if c.p_value is None or c.p_holm is None:
+        return "No conclusion: no seed has finished both this step and the one it is compared with."
+    if c.n == 1:
+        images, error = "", summary.binomial_standard_error
+        if error is not None:
+            images = f", and {test_images:,} test images alone leave a standard error of {error:.2f} points"
+        return (
+            f"No conclusion: one paired seed shows nothing of the spread between seeds{images}; {c.seeds_needed} would "
+            "do."
         )
-
-    def _sentence(
-        self, verdict: Verdict, differences: Sequence[float], p: float | None, p_holm: float | None, summary: Summary
-    ) -> str:
-        n, needed = len(differences), seeds_needed(self.alpha)
-        if p is None or p_holm is None:
-            return "No conclusion: no seed has finished both this step and the one it is compared with."
-        if n == 1:
-            images, error = "", summary.binomial_standard_error
-            if error is not None:
-                images = f", and {self.test_images:,} test images alone leave a standard error of {error:.2f} points"
-            return (
-                f"No conclusion: one paired seed shows nothing of the spread between seeds{images}; {needed} would do."
-            )
-        if n < needed:
-            return (
-                f"No conclusion: with {n} paired seeds a two-sided sign-flip test cannot go below "
-                f"p = {_p(2 / 2**n)}{_agreement(differences)}; {needed} paired seeds would do."
-            )
-        if verdict == "no conclusion":
-            return (
-                f"No conclusion: the change of {n} paired seeds is within what their signs give by chance "
-                f"(p = {_p(p)})."
-            )
-        text = f"{verdict.capitalize()}: {n} paired seeds, sign-flip p = {_p(p)}"
-        if self.tests == 1:
-            return f"{text}."
-        corrected = f"p = {_p(p_holm)} after Holm's correction over the {self.tests} comparisons"
-        if p_holm < self.alpha:
-            return f"{text}, and {corrected}."
-        return f"{text}, but {corrected}, so among that many it may be chance."
+    if c.n < c.seeds_needed:
+        return (
+            f"No conclusion: with {c.n} paired seeds a two-sided sign-flip test cannot go below "
+            f"p = {_p(2 / 2**c.n)}{_agreement(differences)}; {c.seeds_needed} paired seeds would do."
+        )
+    if c.verdict == "no conclusion":
+        return (
+            f"No conclusion: the change of {c.n} paired seeds is within what their signs give by chance "
+            f"(p = {_p(c.p_value)})."
+        )
+    text = f"{c.verdict.capitalize()}: {c.n} paired seeds, sign-flip p = {_p(c.p_value)}"
+    if tests == 1:
+        return f"{text}."
+    corrected = f"p = {_p(c.p_holm)} after Holm's correction over the {tests} comparisons"
+    if c.p_holm < alpha:
+        return f"{text}, and {corrected}."
+    return f"{text}, but {corrected}, so among that many it may be chance."
 
 
 def _agreement(differences: Sequence[float]) -> str:

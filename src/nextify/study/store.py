@@ -14,7 +14,7 @@ from nextify.training.run import Result, UnusableFolder, finished, of_earlier_ve
 
 
 class Store:
-    """The trials of one study below ``root``; a context manager that takes the study for this process."""
+    """The trials of one study below ``root``; as a context manager it locks the study for this process."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -26,7 +26,7 @@ class Store:
         self._lock = ExitStack()
 
     def __enter__(self) -> Store:
-        """Take the study. Raises ``UnusableFolder`` while another process has it."""
+        """Lock the study. Raises ``UnusableFolder`` while another process holds the lock."""
         self._lock.enter_context(taken(self.root))
         return self
 

@@ -1,7 +1,7 @@
 """A study from its plan to its results: probe, train what is missing, conclude.
 
-Killed anywhere and started again it continues: finished trials are read from the store, a running one resumes from its
-checkpoint to the same result.
+A study that was killed continues when it is started again: finished trials are read from the store, and an unfinished
+one resumes from its checkpoint to the same result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from nextify.data import Images
 from nextify.study.conclusions import study_results, trial_result
-from nextify.study.engine import Done, Engine, Event, Failed, Job, Probed
+from nextify.study.engine import Done, Engine, Event, Failed, Job, Probed, Stopped
 from nextify.study.plan import Plan, PlannedTrial
 from nextify.study.results import StudyResults, TrialResult
 from nextify.study.store import Store
@@ -36,7 +36,7 @@ class StudyEstimate:
 
 
 class Planned(Protocol):
-    """Whatever names its trainings."""
+    """Anything with planned trials."""
 
     @property
     def trials(self) -> tuple[PlannedTrial, ...]: ...
@@ -71,14 +71,10 @@ class Trainings:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of earlier trainings in the store."""
+        """What the user should know about earlier trainings in the store."""
         earlier = {folder for planned in self.open_trials for folder in self.store.of_earlier_versions(planned)}
-        if not earlier:
-            return []
-        return [
-            f"{len(earlier)} trainings in {self.store.trials} are of an earlier version of nextify: they stay as they "
-            f"are, and these are trained anew"
-        ]
+        said = f"{len(earlier)} trainings in {self.store.trials} are from an earlier version of nextify: they are kept"
+        return [f"{said} as they are, and these are trained anew"] if earlier else []
 
     def estimate(self, engine: Engine, on_probe: Callable[[str], None] = lambda step: None) -> StudyEstimate:
         """Measure a few steps of each network that is still to be trained, side by side as it will run."""
@@ -91,11 +87,9 @@ class Trainings:
                 on_probe(event.key)
 
         engine.run([Job(step, first[step].trial, self.images) for step in first], on_event)
-        trial_seconds, speed = {}, {}
-        for planned in self.open_trials:
-            if planned.step in measured:
-                trial_seconds[planned.folder] = measured[planned.step].seconds
-                speed[planned.step] = planned.trial.recipe.batch_size / measured[planned.step].step_seconds
+        probed = [planned for planned in self.open_trials if planned.step in measured]
+        trial_seconds = {p.folder: measured[p.step].seconds for p in probed}
+        speed = {p.step: p.trial.recipe.batch_size / measured[p.step].step_seconds for p in probed}
         together = min(self.side_by_side, len(trial_seconds)) or 1
         return StudyEstimate(sum(trial_seconds.values()) / together, trial_seconds, speed)
 
@@ -105,7 +99,7 @@ class Trainings:
         def record(event: Event) -> None:
             if isinstance(event, Done):
                 self.outcomes[event.key] = event.result
-            elif isinstance(event, Failed):
+            elif isinstance(event, Failed) and not isinstance(event, Stopped):
                 self.outcomes[event.key] = event
             on_event(event)
 
@@ -129,7 +123,7 @@ class Study(Trainings):
 
 
 def default_side_by_side(scale: str, device: str, threads: int | None) -> tuple[int, int]:
-    """(trials side by side, threads of each): one thread each for small networks, all threads for one large one.
+    """Return (trials side by side, threads of each): one thread each for small networks, all for one large network.
 
     On a CUDA device four small trials share it (not measured yet)."""
     available = cores()
