@@ -143,18 +143,20 @@ def test_weights_without_names_are_matched_by_order_or_refused() -> None:
         match_classes(about(count=3), images_of("a", "b"), [])
 
 
-def evaluation(classes: int) -> Evaluation:
+def evaluation(classes: int, images: int = 300, spread: int = 1) -> Evaluation:
+    """Predictions of which about half are wrong, by up to ``spread`` classes."""
     rng = np.random.default_rng(1)
-    labels = rng.integers(0, classes, 300)
-    confidence = rng.uniform(1 / classes, 1, 300)
-    predicted = np.where(rng.uniform(size=300) < confidence, labels, (labels + 1) % classes)
+    labels = rng.integers(0, classes, images)
+    confidence = rng.uniform(1 / classes, 1, images)
+    wrong = (labels + rng.integers(1, spread + 1, images)) % classes
+    predicted = np.where(rng.uniform(size=images) < confidence, labels, wrong)
     names = [f"$klasse {i} 猫" for i in range(classes)]
     counts = confusion(predicted, labels, classes)
     error, bins = calibration(confidence, predicted == labels)
     mistakes = (Mistake("x/1.png", names[0], names[1], 0.9),)
     top1 = 100 * float((predicted == labels).mean())
     parts = (tuple(bins), tuple(per_class(counts, names)), tuple(map(tuple, counts.tolist())), mistakes)
-    return Evaluation("m", "d", 300, top1, 100.0, error, *parts, "fp32", (), {})
+    return Evaluation("m", "d", images, top1, 100.0, error, *parts, "fp32", (), {})
 
 
 @pytest.mark.parametrize("classes", [2, 12, 70])
@@ -177,4 +179,22 @@ def test_what_is_written(tmp_path: Path) -> None:
     written = write(found, tmp_path / "deep" / "er", [np.zeros((8, 8, 3), np.uint8)])
     assert [path.name for path in written] == ["evaluation.json", "confusion.png", "reliability.png", "mistakes.png"]
     assert all(path.stat().st_size > 100 for path in written)
-    assert json.loads(written[0].read_text("utf-8"))["top1"] == found.top1
+    content = json.loads(written[0].read_text("utf-8"))
+    assert content["top1"] == found.top1
+    assert content["confusion"] == {
+        str(i): {str(j): n for j, n in enumerate(row) if n} for i, row in enumerate(found.confusion)
+    }
+
+
+def test_thousands_of_classes_take_little_space_and_lose_nothing() -> None:
+    classes, images = 3000, 60_000
+    found = evaluation(classes, images, spread=classes // 2)
+    content = json.loads(json.dumps(found.to_dict(), indent=1))
+    assert len(json.dumps(content, indent=1)) <= 2_000_000
+    back = np.zeros((classes, classes), int)
+    for row, counts in content["confusion"].items():
+        for column, count in counts.items():
+            back[int(row), int(column)] = count
+    assert np.array_equal(back, np.array(found.confusion))
+    assert back.sum() == images
+    assert [c["name"] for c in content["classes"]] == [c.name for c in found.classes]

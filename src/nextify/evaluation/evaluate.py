@@ -65,7 +65,7 @@ class Evaluation:
     classes: tuple[ClassAccuracy, ...]
     """The bundle's, in the order of the logits."""
     confusion: tuple[tuple[int, ...], ...]
-    """Row the true class, column the predicted one."""
+    """Row the true class, column the predicted one; ``to_dict`` has only what is not 0."""
     mistakes: tuple[Mistake, ...]
     """The worst: wrong with the highest probability."""
     precision: str
@@ -73,7 +73,12 @@ class Evaluation:
     environment: Environment
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+        """Plain data; ``confusion`` is ``{true class: {predicted class: images}}``, the keys being indices as text."""
+        sparse: dict[str, dict[str, int]] = {}
+        for row, counts in enumerate(self.confusion):
+            for column in np.flatnonzero(counts).tolist():
+                sparse.setdefault(str(row), {})[str(column)] = counts[column]
+        return {**asdict(replace(self, confusion=())), "confusion": sparse}
 
 
 def evaluate(

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,7 @@ def _require(found: Design, wanted: str | Design, where: str) -> None:
         raise WeightsError(f"{where} holds {name_of(found) or 'another design'}, not {name}: {listed}")
 
 
+@lru_cache(maxsize=128)
 def name_of(design: Design) -> str:
     """The first name of a design in the zoo, whatever its layer scale starts at; empty without one."""
     for name, known in designs().items():
