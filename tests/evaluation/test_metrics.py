@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score, top
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
-from nextify.evaluation.evaluate import Evaluation, Mistake, match_classes, write
+from nextify.evaluation.evaluate import Evaluation, Mistake, files, match_classes, write
 from nextify.evaluation.metrics import calibration, confusion, per_class
 from nextify.evaluation.pictures import confusion_picture, curves_picture, reliability_picture
 from nextify.paper.design import CONVNEXT_TINY
@@ -176,8 +176,10 @@ def test_curves_of_one_and_of_many_epochs() -> None:
 
 def test_what_is_written(tmp_path: Path) -> None:
     found = evaluation(3)
-    written = write(found, tmp_path / "deep" / "er", [np.zeros((8, 8, 3), np.uint8)])
+    write(found, tmp_path / "deep" / "er", [np.zeros((8, 8, 3), np.uint8)])
+    written = [tmp_path / "deep" / "er" / name for name in files(found)]
     assert [path.name for path in written] == ["evaluation.json", "confusion.png", "reliability.png", "mistakes.png"]
+    assert len(list(written[0].parent.iterdir())) == 4
     assert all(path.stat().st_size > 100 for path in written)
     content = json.loads(written[0].read_text("utf-8"))
     assert content["top1"] == found.top1
