@@ -52,7 +52,7 @@ from nextify.compare.settings import (
     warming_seconds,
 )
 from nextify.compare.tables import COSTS, TABLE_12, csv_text, terminal
-from nextify.evaluation.profiling import Conditions, inference, median_interval, quantile, random_images, training
+from nextify.evaluation.profiling import Conditions, inference, quantile, random_images, training
 from nextify.evaluation.profiling import count as count_model
 from nextify.networks.zoo import UnknownModel, find_design
 from nextify.paper.published import published_model
@@ -319,17 +319,6 @@ def test_the_default_line_up_is_planned_within_fifteen_minutes(giga: float, trai
 def test_impossible_settings_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be|tf32"):
         settings(**changes)
-
-
-def test_interval_of_the_median() -> None:
-    """The table of the sign test: 2nd and 9th of 10 values cover 97.9 %, 6th and 15th of 20 cover 95.9 %."""
-    assert median_interval(range(10)) == (1, 8)
-    assert median_interval(range(20)) == (5, 14)
-    assert median_interval(range(6)) == (0, 5)
-    assert median_interval([3.0, 1.0]) == (1.0, 3.0)
-    assert median_interval([2.0]) == (2.0, 2.0)
-    with pytest.raises(ValueError, match="at least one"):
-        median_interval([])
 
 
 def test_exponents() -> None:

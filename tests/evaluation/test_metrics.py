@@ -15,12 +15,12 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score, top
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
-from nextify.evaluation.evaluate import Evaluation, Mistake, match_classes, write
-from nextify.evaluation.metrics import calibration, confusion, per_class, top_k
+from nextify.evaluation.evaluate import Evaluation, Mistake, files, match_classes, write
+from nextify.evaluation.metrics import calibration, confusion, per_class
 from nextify.evaluation.pictures import confusion_picture, curves_picture, reliability_picture
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.paper.recipe import CONVNEXT
-from nextify.tasks.classification import Classification
+from nextify.tasks.classification import Accuracy, Classification, Hits
 from nextify.weights import About
 
 
@@ -34,21 +34,26 @@ def table() -> tuple[np.ndarray, np.ndarray]:
     return exponents / exponents.sum(1, keepdims=True), labels
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
+def accuracy(scores: np.ndarray, labels: np.ndarray) -> Accuracy:
+    return Classification.metrics([Hits.of(torch.from_numpy(scores), torch.from_numpy(labels))])
+
+
+@pytest.mark.parametrize("k", [1, 5])
 def test_top_k_is_scikit_learns(table: tuple[np.ndarray, np.ndarray], k: int) -> None:
     probabilities, labels = table
-    assert top_k(probabilities, labels, k) == pytest.approx(100 * top_k_accuracy_score(labels, probabilities, k=k))
+    found = accuracy(probabilities, labels).values()[f"top{k}"]
+    assert found == pytest.approx(100 * top_k_accuracy_score(labels, probabilities, k=k))
 
 
 def test_top_five_of_three_classes_is_all() -> None:
-    assert top_k(np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]), np.array([0, 2]), 5) == 100
+    assert accuracy(np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]), np.array([0, 2])).top5 == 100
 
 
 def test_metrics_refuse_tables_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="N at least 1"):
-        top_k(np.zeros((0, 3)), np.zeros(0, int), 1)
-    with pytest.raises(ValueError, match=r"\(2, 3\) and \(1,\)"):
-        top_k(np.zeros((2, 3)), np.zeros(1, int), 1)
+    with pytest.raises(ValueError, match="no images"):
+        accuracy(np.zeros((0, 3)), np.zeros(0, int))
+    with pytest.raises(ValueError, match=r"\(2, 3\) and 1 labels"):
+        accuracy(np.zeros((2, 3)), np.zeros(1, int))
 
 
 def test_confusion_and_classes_are_scikit_learns(table: tuple[np.ndarray, np.ndarray]) -> None:
@@ -70,8 +75,10 @@ def test_equal_logits_count_the_same_in_a_training_and_in_an_evaluation() -> Non
     recipe = CONVNEXT.with_(precision="fp32")
     task = Classification(recipe, 7, (0.5,) * 3, (0.5,) * 3, 0, torch.device("cpu"))
     found = task.metrics([task.observe(model, logits[part], labels[part]) for part in (slice(300), slice(300, None))])
-    assert found.top1 == top_k(logits.numpy(), labels.numpy(), 1)
-    assert found.top5 == top_k(logits.numpy(), labels.numpy(), 5)
+    order = np.argsort(-logits.numpy(), axis=1, kind="stable")
+    for k, percent in ((1, found.top1), (5, found.top5)):
+        assert percent == 100 * int((order[:, :k] == labels.numpy()[:, None]).any(1).sum()) / 500
+    assert found == accuracy(logits.softmax(-1).numpy(), labels.numpy())
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:
@@ -136,18 +143,20 @@ def test_weights_without_names_are_matched_by_order_or_refused() -> None:
         match_classes(about(count=3), images_of("a", "b"), [])
 
 
-def evaluation(classes: int) -> Evaluation:
+def evaluation(classes: int, images: int = 300, spread: int = 1) -> Evaluation:
+    """Predictions of which about half are wrong, by up to ``spread`` classes."""
     rng = np.random.default_rng(1)
-    labels = rng.integers(0, classes, 300)
-    confidence = rng.uniform(1 / classes, 1, 300)
-    predicted = np.where(rng.uniform(size=300) < confidence, labels, (labels + 1) % classes)
+    labels = rng.integers(0, classes, images)
+    confidence = rng.uniform(1 / classes, 1, images)
+    wrong = (labels + rng.integers(1, spread + 1, images)) % classes
+    predicted = np.where(rng.uniform(size=images) < confidence, labels, wrong)
     names = [f"$klasse {i} 猫" for i in range(classes)]
     counts = confusion(predicted, labels, classes)
     error, bins = calibration(confidence, predicted == labels)
     mistakes = (Mistake("x/1.png", names[0], names[1], 0.9),)
     top1 = 100 * float((predicted == labels).mean())
     parts = (tuple(bins), tuple(per_class(counts, names)), tuple(map(tuple, counts.tolist())), mistakes)
-    return Evaluation("m", "d", 300, top1, 100.0, error, *parts, "fp32", (), {})
+    return Evaluation("m", "d", images, top1, 100.0, error, *parts, "fp32", (), {})
 
 
 @pytest.mark.parametrize("classes", [2, 12, 70])
@@ -167,7 +176,27 @@ def test_curves_of_one_and_of_many_epochs() -> None:
 
 def test_what_is_written(tmp_path: Path) -> None:
     found = evaluation(3)
-    written = write(found, tmp_path / "deep" / "er", [np.zeros((8, 8, 3), np.uint8)])
+    write(found, tmp_path / "deep" / "er", [np.zeros((8, 8, 3), np.uint8)])
+    written = [tmp_path / "deep" / "er" / name for name in files(found)]
     assert [path.name for path in written] == ["evaluation.json", "confusion.png", "reliability.png", "mistakes.png"]
+    assert len(list(written[0].parent.iterdir())) == 4
     assert all(path.stat().st_size > 100 for path in written)
-    assert json.loads(written[0].read_text("utf-8"))["top1"] == found.top1
+    content = json.loads(written[0].read_text("utf-8"))
+    assert content["top1"] == found.top1
+    assert content["confusion"] == {
+        str(i): {str(j): n for j, n in enumerate(row) if n} for i, row in enumerate(found.confusion)
+    }
+
+
+def test_thousands_of_classes_take_little_space_and_lose_nothing() -> None:
+    classes, images = 3000, 60_000
+    found = evaluation(classes, images, spread=classes // 2)
+    content = json.loads(json.dumps(found.to_dict(), indent=1))
+    assert len(json.dumps(content, indent=1)) <= 2_000_000
+    back = np.zeros((classes, classes), int)
+    for row, counts in content["confusion"].items():
+        for column, count in counts.items():
+            back[int(row), int(column)] = count
+    assert np.array_equal(back, np.array(found.confusion))
+    assert back.sum() == images
+    assert [c["name"] for c in content["classes"]] == [c.name for c in found.classes]

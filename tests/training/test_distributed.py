@@ -185,7 +185,7 @@ def test_the_commands_train_and_evaluate_as_one(tmp_path: Path) -> None:
     assert counted.returncode == 0, counted.stderr
     found = json.loads(counted.stdout)
     assert (found["top1"], found["top5"], found["images"]) == (alone.top1, alone.top5, 1197)
-    assert found["confusion"] == [list(row) for row in alone.confusion]
+    assert found["confusion"] == alone.to_dict()["confusion"]
 
 
 @pytest.mark.slow

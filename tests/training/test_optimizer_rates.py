@@ -9,7 +9,7 @@ from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.paper.recipe import CONVNEXT, RECIPES, RecipeError
 from nextify.paper.recipe import Muon as MuonSettings
-from nextify.training.optimizers import build_optimizers, set_learning_rate
+from nextify.training.optimizers import build_optimizers, depth_group, set_learning_rate
 from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD, Data, Trial
 
 DESIGN = CONVNEXT_TINY.with_(depths=(1, 1, 1, 1), widths=(8, 16, 16, 16))
@@ -42,6 +42,29 @@ def test_with_layer_decay_both_count() -> None:
     optimizers = build_optimizers(model, MUON.with_(layer_decay=0.5))
     scales = sorted({g["learning_rate_scale"] for o in optimizers for g in o.param_groups if not g["matrix"]})
     assert scales == pytest.approx([0.15 * 0.5**depth for depth in (5, 4, 3, 2, 1, 0)])
+
+
+@pytest.mark.parametrize(
+    ("single", "expected"),
+    [
+        (False, {"stem": 0, "stages.0": 1, "stages.1": 2, "head": 6}),
+        (True, {"stem": 1, "stages.0": 1, "stages.1": 3, "head": 13}),
+    ],
+)
+def test_the_depth_groups_are_the_papers_or_single_blocks(single: bool, expected: dict[str, int]) -> None:
+    """Of V1's and V2's ``optim_factory.py``, for depths of 2, 2, 7 and 1."""
+    depths = (2, 2, 7, 1)
+    places = {"stem": "stem.conv.weight", "head": "head.norm.weight"}
+    for place, group in expected.items():
+        assert depth_group(places.get(place, f"{place}.downsample.conv.weight"), depths, single=single) == group
+    blocks = [depth_group(f"stages.2.blocks.{b}.spatial.weight", depths, single=single) for b in range(7)]
+    assert blocks == (list(range(5, 12)) if single else [3, 3, 3, 4, 4, 4, 4])
+    assert depth_group("stages.3.downsample.norm.bias", depths, single=single) == (12 if single else 5)
+    recipe = CONVNEXT.with_(layer_decay=0.5, layer_decay_groups="single" if single else "paper")
+    scales = [
+        g["learning_rate_scale"] for o in build_optimizers(create_model(DESIGN, 10), recipe) for g in o.param_groups
+    ]
+    assert min(scales) == pytest.approx(0.5 ** (4 if single else 5))
 
 
 def test_the_share_leaves_other_fingerprints_alone() -> None:

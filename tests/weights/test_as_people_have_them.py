@@ -144,13 +144,17 @@ def sparse(state: State) -> State:
     return found
 
 
-@pytest.mark.parametrize("form", ["sparse", "encoder"])
+@pytest.mark.parametrize("form", ["sparse", "remapped", "encoder"])
 def test_fcmae_checkpoints_load_for_fine_tuning(form: str, tmp_path: Path) -> None:
     encoder = {n: t for n, t in official(V2).items() if not n.startswith(("norm.", "head."))}
-    state = encoder
-    if form == "sparse":
-        decoder = {"decoder.0.dwconv.weight": torch.ones(4, 1, 7, 7), "proj.weight": torch.ones(4, 32, 1, 1)}
-        state = {**sparse(encoder), **decoder, "mask_token": torch.ones(1)}
+    decoder = {
+        "decoder.0.dwconv.weight": torch.ones(4, 1, 7, 7),
+        "decoder.0.grn.gamma": torch.ones(1, 1, 1, 16),
+        "proj.weight": torch.ones(4, 32, 1, 1),
+        "pred.weight": torch.ones(3072, 4, 1, 1),
+        "mask_token": torch.ones(1, 4, 1, 1),
+    }
+    state = {"sparse": {**sparse(encoder), **decoder}, "remapped": {**encoder, **decoder}, "encoder": encoder}[form]
     torch.save({"model": state}, tmp_path / "x.pt")
     loaded = load(tmp_path / "x.pt", num_classes=7)
     expected = {n: t for n, t in weights(V2).items() if not n.startswith("head.")}
@@ -166,16 +170,22 @@ def test_official_dense_prediction_backbones(prefix: str, head: State, tmp_path:
     if head and not prefix:
         pytest.skip("a head stands beside a backbone that has a prefix")
     state = {n: t for n, t in official(classes=0).items() if not n.startswith("norm.")}
-    norms = {f"norm{i}.{leaf}": torch.ones(w) for i, w in enumerate(SMALL.widths) for leaf in ("weight", "bias")}
+    norms = {f"norm{i}.{leaf}": torch.randn(w) for i, w in enumerate(SMALL.widths) for leaf in ("weight", "bias")}
     torch.save({"state_dict": {**{prefix + n: t for n, t in {**state, **norms}.items()}, **head}}, tmp_path / "x.pth")
     backbone = create_backbone(SMALL, weights=tmp_path / "x.pth", norms=True)
     own = backbone.state_dict()
     assert all(torch.equal(own[n], t) for n, t in weights(classes=0).items() if not n.startswith("head."))
+    for name, tensor in norms.items():
+        assert torch.equal(own[name.replace("norm", "norms.")], tensor)
+    some = create_backbone(SMALL, (1, 3), weights=tmp_path / "x.pth", norms=True)
+    assert torch.equal(some.state_dict()["norms.3.weight"], norms["norm3.weight"])
+    assert not create_backbone(SMALL, weights=tmp_path / "x.pth").norms
     assert any("norm0, norm1, norm2, norm3" in note for note in find(tmp_path / "x.pth").notes)
 
 
 def mmpretrain(state: State) -> State:
     renamed = {n.replace("dwconv", "depthwise_conv").replace("pwconv", "pointwise_conv"): t for n, t in state.items()}
+    renamed = {n: t.reshape(-1) if ".grn." in n else t for n, t in renamed.items()}
     return {
         re.sub(r"^head\.", "head.fc.", n) if n.startswith("head.") else "backbone." + re.sub(r"^norm\.", "norm3.", n): t
         for n, t in renamed.items()
@@ -188,7 +198,7 @@ def test_mmpretrain(design: Any, tmp_path: Path) -> None:
     assert same(find(tmp_path / "x.pth").bundle.state, weights(design))
 
 
-@pytest.mark.parametrize("form", ["official", "transformers", "transformers on the Hub"])
+@pytest.mark.parametrize("form", ["official", "transformers", "transformers' backbone", "transformers on the Hub"])
 def test_dinov3_as_published(form: str, tmp_path: Path) -> None:
     state = official(classes=0)
     if form == "official":
@@ -196,7 +206,8 @@ def test_dinov3_as_published(form: str, tmp_path: Path) -> None:
     else:
         transformers = pytest.importorskip("transformers")
         config = transformers.DINOv3ConvNextConfig(depths=list(SMALL.depths), hidden_sizes=list(SMALL.widths))
-        names = transformers.DINOv3ConvNextModel(config).state_dict()
+        kind = transformers.DINOv3ConvNextBackbone if "backbone" in form else transformers.DINOv3ConvNextModel
+        names = kind(config).state_dict()
         prefix = "model." if any(n.startswith("model.") for n in names) else ""
         state = {n: torch.randn(t.shape) for n, t in names.items()}
         if form == "transformers on the Hub":

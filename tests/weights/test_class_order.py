@@ -7,25 +7,44 @@ import colorsys
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from nextify.cli import main
-from nextify.data import DataError, Images, open_images
+from nextify.data import DataError, Images, ImageSet, open_images
+from nextify.data.images import UniformStore
+from nextify.data.kept import Kept
+from nextify.data.sources.parts import natural
 from nextify.evaluation.evaluate import evaluate, match_classes
 from nextify.evaluation.predict import predict
 from nextify.networks.zoo import create_model
-from nextify.paper.design import CONVNEXT_TINY, DESIGNS
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50
 from nextify.training.prepare import prepare
 from nextify.training.request import Request, RequestError
-from nextify.weights import About, WeightsError, convert, find, load, rename, save_bundle
+from nextify.weights import (
+    NAMINGS,
+    About,
+    Naming,
+    Preprocessing,
+    WeightsError,
+    convert,
+    find,
+    load,
+    rename,
+    save_bundle,
+)
 from nextify.weights.class_names import in_order, read_class_file
+from nextify.weights.naming import table
 
 DESIGN = CONVNEXT_TINY.with_(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32))
 KINDS: dict[str, tuple[str, ...]] = {
@@ -41,9 +60,9 @@ LIBRARY = {
 }
 
 
-def timm_key(name: str) -> list[Any]:
+def timm_key(name: str) -> tuple[list[str | int], str]:
     """``natural_key`` of timm, copied; 1 and 01, which it does not tell apart, go by code point here."""
-    return [*(int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name.lower())), name]
+    return [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name.lower())], name
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +81,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def fitted(folder: Path, classes: list[str] | tuple[str, ...]) -> dict[str, Tensor]:
     """A random network whose classifier was fitted, in closed form, to the images with ``classes`` as its order."""
-    from nextify.weights import Preprocessing
-
     torch.manual_seed(0)
     model = create_model(DESIGN.with_(layer_scale=1.0), len(classes)).eval()
     files = sorted(folder.glob("*/*.png"))
@@ -101,6 +118,122 @@ def test_accuracy_is_that_of_the_librarys_own_order_or_refused(
         found = evaluate(tmp_path / "w.pth", images, part="all")
         assert found.top1 == 100
         assert any("matched by order" in note for note in found.notes)
+
+
+# -- any names, in every naming -------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "convnext": DESIGN.with_(layer_scale=1.0),
+    "convnextv2": DESIGN.with_(layer_scale="off", response_norm="global"),
+    "isotropic": DESIGNS["convnext_isotropic_small"].with_(depths=(1,), widths=(32,)),
+    "resnet": RESNET50.with_(depths=(1, 1, 1, 1), widths=(8, 16, 24, 32)),
+}
+EVERY_NAMING = [(n, f) for n in NAMINGS for f in FAMILIES if table(n, f) is not None]  # type: ignore[arg-type]
+MOST_CLASSES = 8
+SIDE = 32
+COLOURS = np.array([[int(255 * c) for c in colorsys.hsv_to_rgb(i / MOST_CLASSES, 1, 0.9)] for i in range(MOST_CLASSES)])
+NAMES = st.one_of(
+    st.integers(0, 120).map(str),
+    st.text("0123456789", min_size=1, max_size=3),
+    st.text("aAbBzZéÉ0129 _-٣", min_size=1, max_size=4),
+)
+
+
+def coloured(classes: tuple[str, ...]) -> Images:
+    """One image per class, in a colour of its own."""
+    pixels = np.broadcast_to(COLOURS[: len(classes), None, None], (len(classes), SIDE, SIDE, 3)).astype(np.uint8)
+    part = ImageSet(np.arange(len(classes)), UniformStore(Kept(pixels)))
+    return Images("colours", classes, part, part, True, "f", (), (SIDE, SIDE))
+
+
+@cache
+def trained(family: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """A random network, the inputs of its classifier for the coloured images, ``(K, F + 1)``, and the classifier fitted
+    to them in closed form, ``(K, F + 1)``; it takes the first image for one of the second's class."""
+    torch.manual_seed(0)
+    model = create_model(FAMILIES[family], MOST_CLASSES).eval()
+    x = torch.stack(
+        [
+            Preprocessing.from_crop_ratio(SIDE, 1.0)(np.asarray(coloured(tuple("abcdefgh")).test.load(i)))
+            for i in range(MOST_CLASSES)
+        ]
+    )
+    kept: list[Tensor] = []
+    hook = model.head.classifier.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    with torch.no_grad():
+        model(x)
+    hook.remove()
+    inputs = torch.cat([kept[0], torch.ones(len(x), 1)], 1).double()
+    wanted = 20 * torch.eye(MOST_CLASSES, dtype=torch.float64)
+    wanted[0] = wanted[1]
+    return dict(model.state_dict()), inputs, torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution.T
+
+
+def accuracy_is_the_librarys(
+    naming: Naming, family: str, folder: Path, names: list[str], order: str, shuffled: Random, carried: bool
+) -> None:
+    numbered = names[:]  # as the data number their classes
+    if order == "data":
+        shuffled.shuffle(numbered)
+    else:
+        numbered.sort(key=natural)
+    own = {**LIBRARY, "data": list}[order](numbered)
+    state, inputs, fitted_head = trained(family)
+    head = fitted_head[[numbered.index(name) for name in own]]
+    answers = [own[i] for i in (inputs[: len(names)] @ head.T).argmax(1).tolist()]
+    accuracy = 100 * sum(map(str.__eq__, answers, numbered)) / len(names)
+    state = {**state, "head.classifier.weight": head[:, :-1].float(), "head.classifier.bias": head[:, -1].float()}
+    if naming == "nextify":
+        settings = Preprocessing.from_crop_ratio(SIDE, 1.0)
+        about = About(FAMILIES[family], len(own), classes=tuple(own) if carried else (), preprocessing=settings)
+        weights = save_bundle(folder / "b.safetensors", state, about)
+    else:
+        weights = folder / "w.pth"
+        args = argparse.Namespace(img_size=SIDE, crop_pct=1.0, **({"class_names": own} if carried else {}))
+        torch.save({"model": rename(state, FAMILIES[family], naming), "args": args}, weights)
+    images = coloured(tuple(numbered))
+    orders = {tuple(sort(numbered)) for sort in (*LIBRARY.values(), list)}
+    distinct = len({tuple(timm_key(name)[0]) for name in names}) == len(names)  # to timm
+    if carried or (len(orders) == 1 and distinct):
+        assert evaluate(weights, images).top1 == accuracy
+    else:
+        with pytest.raises(WeightsError, match="--class-order"):
+            evaluate(weights, images)
+    assert evaluate(weights, images, class_order=own if carried else order).top1 == accuracy
+
+
+HEADS = st.fixed_dictionaries(
+    {
+        "names": st.lists(NAMES, min_size=2, max_size=MOST_CLASSES, unique=True),
+        "order": st.sampled_from([*LIBRARY, "data"]),
+        "shuffled": st.randoms(use_true_random=False),
+        "carried": st.booleans(),
+    }
+)
+PROFILE = settings(derandomize=True, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+heads = given(heads=st.fixed_dictionaries(dict.fromkeys(EVERY_NAMING, HEADS)))
+
+
+@settings(PROFILE, max_examples=4)
+@heads
+def test_any_class_names_in_every_naming(heads: dict[tuple[Naming, str], Any], tmp_path: Path) -> None:
+    for (naming, family), drawn in heads.items():
+        accuracy_is_the_librarys(naming, family, tmp_path, **drawn)
+
+
+@pytest.mark.slow
+@settings(PROFILE, max_examples=150)
+@heads
+def test_any_class_names_in_every_naming_deeply(heads: dict[tuple[Naming, str], Any], tmp_path: Path) -> None:
+    for (naming, family), drawn in heads.items():
+        accuracy_is_the_librarys(naming, family, tmp_path, **drawn)
+
+
+def test_names_that_timm_does_not_tell_apart_have_no_order() -> None:
+    for names in (("01", "1"), ("Ant", "ant")):
+        with pytest.raises(WeightsError, match=f"timm does not tell '{names[0]}' from '{names[1]}'"):
+            in_order(names)
+        assert in_order(names, "natural") == names
 
 
 def test_the_orders_are_the_libraries_own(pictures: dict[str, Path]) -> None:
@@ -172,13 +305,13 @@ def test_names_that_contradict_each_other_or_do_not_fit(tmp_path: Path) -> None:
     found = find(tmp_path / "y.pth")
     assert found.bundle.about.classes == ()
     assert any("classes aside: it names 2 classes, and the weights have 3" in note for note in found.notes)
-    for given, problem in (
+    for wrong, problem in (
         (["a", "b"], "names 2 classes"),
         (["a", "a", "b"], "twice"),
         ("natural", "needs|give a FILE"),
     ):
         with pytest.raises(WeightsError, match=problem):
-            load(tmp_path / "y.pth", class_order=given)
+            load(tmp_path / "y.pth", class_order=wrong)
     with pytest.raises(WeightsError, match=r"none\.txt is no file"):
         load(tmp_path / "y.pth", class_order="none.txt")
     for text, problem in (("a\n\nb\n", "line 2 of .* is blank"), ("a\nb\na\n", "the class 'a' twice")):

@@ -39,6 +39,7 @@ from nextify.weights import (
     rename,
     save_bundle,
 )
+from nextify.weights.bundle import chosen_licence
 from nextify.weights.design_detection import infer_design
 from nextify.weights.loading import adapt_channels
 from nextify.weights.models import create_model
@@ -400,15 +401,25 @@ def test_model_card_quotes_what_yaml_would_misread() -> None:
     assert 'license: "see: LICENSE"' in card
 
 
+def test_ones_own_licence_is_yours_until_it_is_chosen() -> None:
+    assert "license: other\n" in model_card(about(SMALL, licence=chosen_licence("yours", None)))
+    assert "license: cc-by-4.0\n" in model_card(about(SMALL, licence=chosen_licence("yours", "cc-by-4.0")))
+    assert chosen_licence("apache-2.0", None) == "apache-2.0"
+    assert chosen_licence("dinov3-license", "dinov3-license") == "dinov3-license"
+    with pytest.raises(WeightsError, match=r"passes on to every derivative.*leave --licence out"):
+        chosen_licence("dinov3-license", "mit")
+
+
 def test_model_card_shows_foreign_text_as_text() -> None:
     """Neither Markdown, HTML nor line breaks of a bundle's text change the page."""
     yaml = pytest.importorskip("yaml")
-    foreign = "a_b <img src=x> [click](javascript:x) | `c`\n# Heading\n---"
+    foreign = "a_b <img src=x> [click](javascript:x) | `c`\n# Heading\n---\x1b[31m\x00\x7f\x9b"
     metrics = (Metric("top-1", 90.0, foreign, 100, foreign),)
     card = model_card(replace(about(SMALL, name=foreign, licence=foreign, source=foreign), metrics=metrics))
     front, body = card.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(front)["license"] == foreign
     assert yaml.safe_load(front)["model-index"][0]["results"][0]["dataset"]["name"] == foreign
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", card)
     prose = body.split("```json")[0]
     assert "<img" not in prose
     assert not re.search(r"(?<!\\)\[click", prose)

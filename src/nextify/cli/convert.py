@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from nextify.cli.options import ClassNames
+from nextify.data.errors import printable
 from nextify.weights import convert
 
 
@@ -33,8 +34,8 @@ def run(options: Options) -> int:
         options.source, options.destination, options.to, design=options.design, class_order=options.class_order
     )
     for note in done.notes:
-        print(f"nextify: note: {note}", file=sys.stderr)
-    name = done.about.name or "an unnamed design"
+        print(f"nextify: note: {printable(note)}", file=sys.stderr)
+    name = printable(done.about.name) or "an unnamed design"
     print(f"{name}: {done.tensors} tensors from {done.source} to {done.target}, in {done.path}")
-    print(f"licence: {done.about.licence}")
+    print(f"licence: {printable(done.about.licence)}")
     return 0

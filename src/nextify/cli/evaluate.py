@@ -9,9 +9,11 @@ from nextify.cli.options import MeasurementOptions
 from nextify.cli.printing import print_columns, print_json
 from nextify.data import open_images
 from nextify.data.errors import printable
-from nextify.evaluation.evaluate import evaluate_with_pictures
+from nextify.evaluation.evaluate import evaluate, files
 from nextify.report.text import percent
 from nextify.system import processes
+from nextify.tasks.classification import Classification
+from nextify.tasks.task import summary
 from nextify.training.trial import runtime
 
 
@@ -28,7 +30,7 @@ def run(options: Options) -> int:
     place = runtime(options.device, options.threads)
     with processes.joined(place.device):
         images = open_images(options.data, split_seed=options.split_seed, to_train=False)
-        found, written = evaluate_with_pictures(
+        found = evaluate(
             options.bundle,
             images,
             part=options.part,
@@ -45,14 +47,17 @@ def run(options: Options) -> int:
         return 0
     for note in (*images.warnings, *images.notes, *found.notes):
         print(f"nextify: note: {printable(note)}", file=sys.stderr)
-    print(f"{printable(found.model) or options.bundle} on {found.images:,} images of {found.data}, {found.precision}")
-    print(f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %")
+    print(
+        f"{printable(f'{found.model or options.bundle} on {found.images:,} images of {found.data}')}, {found.precision}"
+    )
+    print(summary(Classification.metric_specs, {"top1": found.top1, "top5": found.top5}))
     print(f"expected calibration error {100 * found.expected_calibration_error:.2f} % ({len(found.bins)} bins)\n")
     rows = [
         (printable(c.name), f"{c.images:,}", percent(c.top1), f"{c.predicted:,}", percent(c.precision))
         for c in found.classes
     ]
     print_columns(("class", "images", "recall, %", "predicted", "precision, %"), rows)
-    for path in written:
-        print(f"written: {path}")
+    if options.out is not None:
+        for name in files(found):
+            print(f"written: {options.out / name}")
     return 0

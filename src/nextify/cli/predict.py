@@ -69,5 +69,5 @@ def run(options: Options) -> int:
         )
     failed = [p for p in predictions if p.error]
     for p in failed:
-        print(f"nextify: {printable(p.path)}: {p.error}", file=sys.stderr)
+        print(f"nextify: {printable(p.path)}: {printable(p.error)}", file=sys.stderr)
     return 1 if failed else 0

@@ -82,6 +82,8 @@ class Options(TrainingOptions):
     """Seed of the weights, the order and the augmentation."""
     out: Path | None = None
     """Folder of the results. Default: runs/MODEL-DATA."""
+    licence: Annotated[str | None, arg(metavar="SPDX")] = None
+    """Licence of the result, e.g. cc-by-4.0. Default: that of --weights, else "yours"."""
     overfit_batch: bool = False
     """Learn one batch by heart and stop: shows in a minute whether data and settings can be learned at all."""
     dry_run: bool = False
@@ -153,6 +155,7 @@ def _run(options: Options, request: Request, runtime: Runtime) -> int:
                 on_progress=progress.show,
                 should_stop=stopping.asked,
                 track=options.track,
+                licence=options.licence,
             )
     except TrainingStopped as stopped:
         console.print(f"{stopped}; the same command goes on from there", highlight=False)

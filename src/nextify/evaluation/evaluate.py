@@ -7,10 +7,11 @@ none are matched by order, where there is no doubt about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,14 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.errors import some
 from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
-from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class, top_k
+from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
 from nextify.kernels import install
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
-from nextify.tasks.classification import PLAIN, Inference
+from nextify.tasks.classification import PLAIN, Classification, Hits, Inference
 from nextify.weights import About, Preprocessing, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated
 
@@ -65,7 +66,7 @@ class Evaluation:
     classes: tuple[ClassAccuracy, ...]
     """The bundle's, in the order of the logits."""
     confusion: tuple[tuple[int, ...], ...]
-    """Row the true class, column the predicted one."""
+    """Row the true class, column the predicted one; ``to_dict`` has only what is not 0."""
     mistakes: tuple[Mistake, ...]
     """The worst: wrong with the highest probability."""
     precision: str
@@ -73,7 +74,12 @@ class Evaluation:
     environment: Environment
 
     def to_dict(self) -> dict[str, object]:
-        return asdict(self)
+        """Plain data; ``confusion`` is ``{true class: {predicted class: images}}``, the keys being indices as text."""
+        sparse: dict[str, dict[str, int]] = {}
+        for row, counts in enumerate(self.confusion):
+            for column in np.flatnonzero(counts).tolist():
+                sparse.setdefault(str(row), {})[str(column)] = counts[column]
+        return {**asdict(replace(self, confusion=())), "confusion": sparse}
 
 
 def evaluate(
@@ -85,6 +91,7 @@ def evaluate(
     threads: int | None = None,
     class_order: ClassOrder | None = None,
     kernels: Mode = "auto",
+    out: Path | None = None,
 ) -> Evaluation:
     """Evaluate a bundle (or other weights whose classes are known) on images.
 
@@ -93,29 +100,13 @@ def evaluate(
         class_order: for weights that do not name their classes: ``imagefolder`` (by code point, as torchvision and
             Hugging Face), ``natural`` (as timm), ``data`` (as the images number them), or the names in the order of the
             logits, or a file of them.
+        out: a folder for evaluation.json and three pictures.
 
     Raises:
         WeightsError: no bundle, or a damaged one; no class names and more than one possible order.
         DataError: classes that the bundle does not know.
         TypeError: ``images`` is not an ``Images``.
     """
-    return evaluate_with_pictures(
-        bundle, images, part=part, device=device, threads=threads, kernels=kernels, class_order=class_order
-    )[0]
-
-
-def evaluate_with_pictures(
-    bundle: str | Path,
-    images: Images,
-    *,
-    part: Part = "test",
-    device: str = "cpu",
-    threads: int | None = None,
-    class_order: ClassOrder | None = None,
-    kernels: Mode = "auto",
-    out: Path | None = None,
-) -> tuple[Evaluation, list[Path]]:
-    """``evaluate``; with ``out`` also its files there: evaluation.json and three pictures."""
     check_images(images)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -133,6 +124,7 @@ def evaluate_with_pictures(
     labels = labels_of[np.concatenate([s.labels for s in sets])]
     names = [s.name(i) for s in sets for i in range(len(s))]
     classes = about.classes
+    accuracy = Classification.metrics([Hits.of(torch.from_numpy(probabilities), torch.from_numpy(labels))])
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)
     counts = confusion(predicted, labels, len(classes))
@@ -146,8 +138,8 @@ def evaluate_with_pictures(
         model=loaded.about.name,
         data=images.name if part == "test" else f"{images.name} ({part})",
         images=len(labels),
-        top1=top_k(probabilities, labels, 1),
-        top5=top_k(probabilities, labels, 5),
+        top1=accuracy.top1,
+        top5=accuracy.top5,
         expected_calibration_error=error,
         bins=tuple(bins),
         classes=tuple(per_class(counts, classes)),
@@ -157,10 +149,11 @@ def evaluate_with_pictures(
         notes=tuple(notes),
         environment={**describe(), "device": device},
     )
-    if out is None or not processes.is_first():
-        return found, []
-    shown = [_image(sets, i) for i in worst.tolist()]
-    return found, write(found, out, shown)
+    if out is not None and processes.is_first():
+        first = len(sets[0])
+        shown = [sets[0].load(i) if i < first else sets[1].load(i - first) for i in worst.tolist()]
+        write(found, out, shown)
+    return found
 
 
 def name_classes(about: About, images: Images, notes: list[str], order: Order | None = None) -> About:
@@ -227,19 +220,10 @@ def predict_set(
     """
     first, last = (len(images) * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
     pixels = (images.load(i) for i in range(first, last))
-    own = [probabilities(model, batch, device, settings, inference) for batch in _batches(pixels, settings)]
+    own = []
+    while batch := [settings.pixels(image) for image in islice(pixels, BATCH)]:
+        own.append(probabilities(model, torch.stack(batch), device, settings, inference))
     return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
-
-
-def _batches(images: Iterator[Any], settings: Preprocessing) -> Iterator[Tensor]:
-    batch: list[Tensor] = []
-    for image in images:
-        batch.append(settings.pixels(image))
-        if len(batch) == BATCH:
-            yield torch.stack(batch)
-            batch = []
-    if batch:
-        yield torch.stack(batch)
 
 
 def probabilities(
@@ -255,21 +239,17 @@ def probabilities(
         return inference.logits(model, x).softmax(-1).cpu().numpy()
 
 
-def _image(sets: Sequence[ImageSet], index: int) -> npt.NDArray[np.uint8]:
-    for images in sets:
-        if index < len(images):
-            return images.load(index)
-        index -= len(images)
-    raise IndexError(index)
+def files(found: Evaluation) -> tuple[str, ...]:
+    """Names of what ``write`` leaves; mistakes.png only where anything is wrong."""
+    names = ("evaluation.json", "confusion.png", "reliability.png", "mistakes.png")
+    return names if found.mistakes else names[:-1]
 
 
-def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]] = ()) -> list[Path]:
-    """evaluation.json, confusion.png, reliability.png and, where anything is wrong, mistakes.png; their paths."""
+def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Write ``files(found)``; ``shown`` are the images of ``found.mistakes``."""
     out.mkdir(parents=True, exist_ok=True)
     write_json_atomic(out / "evaluation.json", found.to_dict())
-    pictures = {"confusion.png": confusion_picture(found), "reliability.png": reliability_picture(found)}
-    if shown:
-        pictures["mistakes.png"] = mistakes_picture(found, shown)
-    for name, data in pictures.items():
-        write_bytes_atomic(out / name, data)
-    return [out / name for name in ("evaluation.json", *pictures)]
+    write_bytes_atomic(out / "confusion.png", confusion_picture(found))
+    write_bytes_atomic(out / "reliability.png", reliability_picture(found))
+    if found.mistakes:
+        write_bytes_atomic(out / "mistakes.png", mistakes_picture(found, shown))

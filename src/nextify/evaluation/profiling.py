@@ -7,7 +7,6 @@ the meta device, where fused attention is decomposed into its two products. It i
 
 from __future__ import annotations
 
-import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -201,34 +201,14 @@ def _autocast(given: Conditions) -> AbstractContextManager[Any]:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The ``share`` quantile (0 to 1), interpolated linearly as numpy's default."""
-    found = sorted(values)
-    if not found:
+    """The ``share`` quantile (0 to 1), interpolated linearly. Raises ``ValueError`` where there are no values."""
+    if not len(values):
         raise ValueError("a quantile needs at least one value")
-    at = share * (len(found) - 1)
-    low = int(at)
-    high = min(low + 1, len(found) - 1)
-    return found[low] + (found[high] - found[low]) * (at - low)
+    return float(np.quantile(values, share))
 
 
 def median(values: Sequence[float]) -> float:
     return quantile(values, 0.5)
-
-
-def median_interval(values: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
-    """A distribution-free confidence interval of the median, from order statistics.
-
-    The number of values below the median is binomial with p = 1/2. Fewer than 6 values cannot reach 95 %; the interval
-    is then their range.
-    """
-    found, n = sorted(values), len(values)
-    if not n:
-        raise ValueError("an interval needs at least one value")
-    outside, cut = 2 * 0.5**n, 0
-    while outside + 2 * math.comb(n, cut + 1) * 0.5**n <= 1 - coverage:
-        cut += 1
-        outside += 2 * math.comb(n, cut) * 0.5**n
-    return found[cut], found[n - 1 - cut]
 
 
 def resident_bytes() -> tuple[int, int]:

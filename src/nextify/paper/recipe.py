@@ -160,6 +160,8 @@ class Recipe(Settings):
     """Largest global L2 norm of the gradient."""
     layer_decay: Fraction | Off = "off"
     """Factor by which the learning rate falls from one depth group to the one below it (fine-tuning)."""
+    layer_decay_groups: Literal["paper", "single"] = "paper"
+    """Depth groups of ``layer_decay``: the paper's of three blocks, or each block by itself (ConvNeXt-V2)."""
     head_init_scale: Annotated[float, Range(above=0, most=1000)] = 1.0
     """The head's initial weights are multiplied by this (fine-tuning: 0.001)."""
 

@@ -2,6 +2,8 @@
 
 Each network names the parameters without weight decay. Depth groups for layer-wise learning-rate decay follow the
 paper's appendix A.2: three consecutive blocks form a group in a stage of more than three; any other stage is one group.
+The official code has these groups for depths of 3, 3, 27 and 3; for other depths they are ours. With ``single`` each
+block is a group, as in facebookresearch/ConvNeXt-V2 ``optim_factory.py``.
 """
 
 from __future__ import annotations
@@ -47,17 +49,18 @@ def undecayed_parameters(model: nn.Module) -> set[str]:
     return named | {name for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}
 
 
-def depth_group(name: str, depths: tuple[int, ...]) -> int:
-    """Depth group of a parameter: 0 for the stem, increasing towards the head."""
+def depth_group(name: str, depths: tuple[int, ...], *, single: bool = False) -> int:
+    """Depth group of a parameter: 0 for the stem (``single``: 1, with the first block), increasing towards the head."""
     place = name.split(".")
-    groups = [max(1, depth // BLOCKS_PER_GROUP) if depth > BLOCKS_PER_GROUP else 1 for depth in depths]
+    blocks = 1 if single else BLOCKS_PER_GROUP
+    groups = [depth // blocks if depth > blocks else 1 for depth in depths]
     if place[0] == "stem":
-        return 0
+        return int(single)
     if place[0] != "stages":
         return sum(groups) + 1
     stage = int(place[1])
     block = int(place[3]) if place[2] == "blocks" else 0
-    return 1 + sum(groups[:stage]) + min(block // BLOCKS_PER_GROUP, groups[stage] - 1)
+    return 1 + sum(groups[:stage]) + min(block // blocks, groups[stage] - 1)
 
 
 def matrices(model: nn.Module) -> set[int]:
@@ -82,13 +85,16 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
     if not isinstance(model, ConvNet) and recipe.layer_decay != "off":
         raise ValueError("layer_decay works for Nextify's own networks only: set it to off")
     depths = tuple(len(stage.blocks) for stage in model.layout.stages) if isinstance(model, ConvNet) else ()
-    deepest = depth_group("head", depths)
+    single = recipe.layer_decay_groups == "single"
+    deepest = depth_group("head", depths, single=single)
     chosen = matrices(model) if isinstance(recipe.optimizer, MuonSettings) else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = 1.0 if recipe.layer_decay == "off" else recipe.layer_decay ** (deepest - depth_group(name, depths))
+        scale = 1.0
+        if recipe.layer_decay != "off":
+            scale = recipe.layer_decay ** (deepest - depth_group(name, depths, single=single))
         decay = 0.0 if name in spared else recipe.weight_decay
         matrix = id(parameter) in chosen
         if isinstance(recipe.optimizer, MuonSettings) and not matrix:

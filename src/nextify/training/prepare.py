@@ -47,7 +47,7 @@ class Prepared:
     """What was decided on the user's behalf, a sentence each."""
     start: Mapping[str, Tensor] | None
     licence: str
-    """Of the weights it starts from; ``unknown`` for one's own."""
+    """Of the weights it starts from; ``yours`` without any."""
 
     @property
     def uses_batch_norm(self) -> bool:
@@ -129,7 +129,7 @@ class Preparation:
             request.frozen_stages,
             (request.accumulation or 1) if design.norm == "batch" else 1,
         )
-        licence = "unknown" if self.about is None else self.about.licence
+        licence = "yours" if self.about is None else self.about.licence
         return Prepared(
             *(request, trial, images, report, self.recipe_name, tuple(changes), self.notes, self.start, licence)
         )

@@ -114,7 +114,7 @@ def run_trial(
     name: str = "",
     start: Start | None = None,
     start_source: str = "",
-    licence: str = "unknown",
+    licence: str = "yours",
     command: str = "",
     should_stop: ShouldStop | None = None,
     track: Sequence[str] = (),

@@ -29,6 +29,7 @@ from nextify.training.request import Request
 from nextify.training.run import Result, UnusableFolder, finished, of_earlier_versions, run_trial
 from nextify.training.tracking import check_trackers
 from nextify.training.trial import Kernels, Runtime, Trial, runtime
+from nextify.weights.bundle import chosen_licence
 
 
 def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) -> Prepared:
@@ -81,6 +82,7 @@ def run_prepared(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
     track: Sequence[str] = (),
+    licence: str | None = None,
 ) -> Result:
     """Run a prepared training in its folder below ``out``, with its preflight, resolved recipe and curves beside it.
 
@@ -105,7 +107,7 @@ def run_prepared(
         name=request.model,
         start=prepared.start,
         start_source=request.weights or "",
-        licence=prepared.licence,
+        licence=chosen_licence(prepared.licence, licence),
         command=command,
         should_stop=should_stop,
         track=track,
@@ -128,6 +130,7 @@ def train(
     progress: OnProgress | None = None,
     settings: Mapping[str, object] | None = None,
     track: str | Sequence[str] = (),
+    licence: str | None = None,
     **request: Any,
 ) -> Result:
     """Train a named model on images and leave a bundle in ``out``; the same call goes on where it stopped.
@@ -142,6 +145,7 @@ def train(
         settings: values of the recipe's and the design's fields that stand above the fit, such as
             ``{"optimizer": Muon(), "optimizer.momentum": 0.9, "norm": "batch"}``.
         track: one or several of ``tensorboard``, ``wandb``, ``trackio``.
+        licence: of the result, an SPDX identifier; by default that of the weights it starts from, else ``yours``.
         request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
     """
     out = Path(out)
@@ -157,4 +161,4 @@ def train(
             return open_images(data, split_seed=split_seed, cache=out / "cache")
 
         prepared = prepare_in(out, wanted, processes.first_alone(read), place)
-        return run_prepared(prepared, out, place, on_progress=progress, track=track)
+        return run_prepared(prepared, out, place, on_progress=progress, track=track, licence=licence)

@@ -24,6 +24,7 @@ from nextify.paper.design import Design, DesignError
 from nextify.paper.recipe import Recipe, RecipeError
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.design_detection import mismatches
+from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import State, WeightsError
 from nextify.weights.reading import parse_json, read_json, read_weights
 
@@ -62,7 +63,7 @@ class About:
     """What they were trained with; None where that is unknown."""
     metrics: tuple[Metric, ...] = ()
     licence: str = "unknown"
-    """SPDX identifier, as far as it is known."""
+    """SPDX identifier; ``yours`` of one's own training, ``unknown`` where a file does not tell it."""
     source: str = ""
     """Where the weights come from: a training, a file, a Hub id."""
     nextify: str = ""
@@ -74,6 +75,17 @@ class About:
             raise WeightsError(f"classes must be a tuple of names, got the string {given!r}; give (name, …)")
         if self.classes and len(self.classes) != self.num_classes:
             raise WeightsError(f"{len(self.classes)} class names for {self.num_classes} classes; give one name each")
+
+
+def chosen_licence(inherited: str, chosen: str | None) -> str:
+    """The licence of a training's result: the one chosen, else that of the weights it started from.
+
+    Raises:
+        WeightsError: the weights' licence passes on to everything made from them.
+    """
+    if chosen is not None and chosen != inherited and (terms := licence_terms(inherited)):
+        raise WeightsError(f"{terms}: leave --licence out, or start from other weights")
+    return chosen or inherited
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,7 +31,8 @@ def in_order(classes: Sequence[str], order: Order | None = None) -> tuple[str, .
     """The data's classes in the order of the logits of weights that do not name theirs.
 
     Raises:
-        WeightsError: no order is given, and libraries order these classes differently.
+        WeightsError: no order is given, and libraries order these classes differently, or timm leaves their order to
+            chance (1 and 01; Ant and ant).
     """
     orders: dict[Order, tuple[str, ...]] = {
         "imagefolder": tuple(sorted(classes)),
@@ -39,23 +41,26 @@ def in_order(classes: Sequence[str], order: Order | None = None) -> tuple[str, .
     }
     if order is not None:
         return orders[order]
-    if len(set(orders.values())) == 1:
-        return orders["data"]
     if orders["data"] in (orders["natural"], orders["imagefolder"]):
         del orders["data"]
-    place = next(i for i, names in enumerate(zip(*orders.values(), strict=True)) if len(set(names)) > 1)
-    listed = ", ".join(f"{names[place]!r} by {name}" for name, names in orders.items())
+    if len(set(orders.values())) > 1:
+        place = next(i for i, names in enumerate(zip(*orders.values(), strict=True)) if len(set(names)) > 1)
+        listed = f"#{place} is " + ", ".join(f"{names[place]!r} by {name}" for name, names in orders.items())
+    elif tied := [pair for pair in pairwise(orders["natural"]) if _natural(pair[0])[0] == _natural(pair[1])[0]]:
+        listed = f"timm does not tell {tied[0][0]!r} from {tied[0][1]!r}"
+    else:
+        return tuple(classes)
     raise WeightsError(
-        f"the weights do not name their classes, and libraries order these differently (#{place} is {listed}): give "
+        f"the weights do not name their classes, and libraries order these differently ({listed}): give "
         f"--class-order {'|'.join(orders)}|FILE (imagefolder: torchvision, Hugging Face; natural: timm; FILE: one "
         f"class per line), or put such a {CLASSES_FILE} beside the weights"
     )
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def _natural(name: str) -> tuple[tuple[str | int, ...], str]:
     """timm's ``natural_key``; names that it holds to be equal (1 and 01) go by code point."""
     parts = re.split(r"(\d+)", name.lower())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
 def given_names(order: ClassOrder | None) -> tuple[str, ...] | None:

@@ -1,7 +1,10 @@
 """Wrappers around a state dict, and releases that spell the official names in their own way.
 
-Sources: facebookresearch/ConvNeXt-V2 ``utils.py`` (``remap_checkpoint_keys``), MMPretrain's ``ConvNeXt``, the official
-detection and segmentation backbones, DINOv3 as Meta publishes it and transformers' ``DINOv3ConvNextModel``.
+Sources: facebookresearch/ConvNeXt-V2 (2553895) ``utils.py`` (``remap_checkpoint_keys``), ``models/fcmae.py`` and
+``models/convnextv2_sparse.py``; open-mmlab/mmpretrain ``models/backbones/convnext.py`` and
+``tools/model_converters/convnext_to_mmpretrain.py``; facebookresearch/ConvNeXt (048efce) ``object_detection`` and
+``semantic_segmentation``; facebookresearch/dinov3 (6876159) ``models/convnext.py``; transformers 5
+``modeling_dinov3_convnext.py``.
 """
 
 from __future__ import annotations
@@ -75,10 +78,6 @@ def official_spelling(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], t
             found.setdefault(f"norm.{leaf}", found.pop(f"norms.3.{leaf}"))
         if f"norm3.{leaf}" in found and not {f"norm.{leaf}", f"norm2.{leaf}"} & set(found):
             found[f"norm.{leaf}"] = found.pop(f"norm3.{leaf}")
-    outputs = [name for name in found if re.match(r"norm\d\.", name)]
-    if outputs:
-        notes.append(f"left the norms of a backbone's outputs out: {', '.join(sorted({n[:5] for n in outputs}))}")
-    found = {name: tensor for name, tensor in found.items() if name not in outputs}
     channels = next((t.shape[0] for n, t in reversed(found.items()) if n.endswith("pwconv2.bias")), 0)
     if "norm.weight" not in found and "head.weight" not in found and channels:
         found |= {"norm.weight": torch.ones(channels), "norm.bias": torch.zeros(channels)}

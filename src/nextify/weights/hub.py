@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextify.data.errors import printable
 from nextify.system.files import write_text_atomic
 from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
 from nextify.weights.class_names import CLASSES_FILE
@@ -107,10 +108,11 @@ def _templates() -> Environment:
     from markupsafe import Markup
 
     def plain(value: object) -> object:
-        """Text on one line, with a backslash before what Markdown would read as markup."""
+        """Text on one line, with backslashes before Markdown's markup, and control characters escaped."""
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
-        return re.sub(r"[\\`*\[\]|]|~(?=~)|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(value.split()))
+        line = re.sub(r"[\\`*\[\]|]|~(?=~)|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(value.split()))
+        return printable(line)
 
     made = Environment(
         loader=PackageLoader("nextify.weights"),
@@ -129,5 +131,7 @@ def _templates() -> Environment:
 
 
 def _yaml(text: str) -> str:
-    """A YAML scalar: JSON strings are YAML."""
-    return text if text and all(c.isalnum() or c in "-._" for c in text) else json.dumps(text, ensure_ascii=False)
+    """A YAML scalar: JSON strings are YAML, but for control characters that JSON leaves as they are."""
+    if text and all(c.isalnum() or c in "-._" for c in text):
+        return text
+    return re.sub(r"[\x7f-\x9f\u2028\u2029]", lambda c: f"\\u{ord(c[0]):04x}", json.dumps(text, ensure_ascii=False))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nextify.data.errors import some
+from nextify.data.errors import printable, some
 from nextify.data.foreign import from_huggingface_config, from_timm_config, library_settings
 from nextify.data.preprocessing import Preprocessing
 from nextify.networks.layers import LAYER_NORM_EPS
@@ -41,6 +42,8 @@ class Source:
     bundle: Bundle
     naming: Naming
     notes: tuple[str, ...]
+    output_norms: State = field(default_factory=dict)
+    """Norms of a backbone's outputs, by the names that ``Backbone`` gives them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Loaded:
     about: About
     notes: tuple[str, ...]
     """What was assumed or adapted, a sentence each."""
+    output_norms: State = field(default_factory=dict)
+    """Norms of a backbone's outputs, by the names that ``Backbone`` gives them."""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -106,10 +111,13 @@ def load(
     if channels != about.in_channels:
         about = replace(about, in_channels=channels, metrics=())
     about = replace(about, preprocessing=_in_gray(about.preprocessing, channels))
-    log.warning("%s: weights from %s, licence %s", about.name or "model", source, about.licence)
-    for note in notes:
-        log.warning("%s", note)
-    return Loaded(model.eval(), about, tuple(notes))
+    _log(about, source, notes)
+    return Loaded(model.eval(), about, tuple(notes), found.output_norms)
+
+
+def _log(about: About, source: str | Path, notes: Sequence[str]) -> None:
+    for line in (f"{about.name or 'model'}: weights from {source}, licence {about.licence}", *notes):
+        log.warning("%s", printable(line))
 
 
 def _in_gray(settings: Preprocessing, channels: int) -> Preprocessing:
@@ -139,9 +147,7 @@ def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False,
     )
     _put(model, state, keep_head=adapt_head)
     about = found.bundle.about
-    log.warning("%s: weights from %s, licence %s", about.name or "model", source, about.licence)
-    for note in notes:
-        log.warning("%s", note)
+    _log(about, source, notes)
     return about
 
 
@@ -286,6 +292,7 @@ def _require(found: Design, wanted: str | Design, where: str) -> None:
         raise WeightsError(f"{where} holds {name_of(found) or 'another design'}, not {name}: {listed}")
 
 
+@lru_cache(maxsize=128)
 def name_of(design: Design) -> str:
     """The first name of a design in the zoo, whatever its layer scale starts at; empty without one."""
     for name, known in designs().items():
@@ -338,7 +345,8 @@ def _from_foreign(
         source=f"{where} ({recognized.naming})",
         **known,
     )
-    return Source(Bundle(about, _complete(recognized.state)), recognized.naming, notes)
+    bundle = Bundle(about, _complete(recognized.state))
+    return Source(bundle, recognized.naming, notes, recognized.output_norms)
 
 
 def _complete(state: State) -> State:

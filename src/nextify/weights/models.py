@@ -9,7 +9,7 @@ from nextify.networks import zoo
 from nextify.networks.backbone import Backbone, Format
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design
-from nextify.weights.loading import load
+from nextify.weights.loading import Loaded, load
 
 
 def create_model(
@@ -37,15 +37,16 @@ def create_model(
     if weights is None:
         channels, classes = 3 if in_channels is None else in_channels, 1000 if num_classes is None else num_classes
         return zoo.create_model(name_or_design, classes, in_channels=channels, stochastic_depth=stochastic_depth)
-    zoo.find_design(name_or_design).warn_of_inert_choices()
-    loaded = load(
-        weights,
-        name_or_design,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        stochastic_depth=stochastic_depth,
-    )
-    return loaded.model.train()
+    return _loaded(weights, name_or_design, num_classes, in_channels, stochastic_depth).model
+
+
+def _loaded(
+    weights: str | Path, design: str | Design, num_classes: int | None, in_channels: int | None, stochastic_depth: float
+) -> Loaded:
+    zoo.find_design(design).warn_of_inert_choices()
+    loaded = load(weights, design, num_classes=num_classes, in_channels=in_channels, stochastic_depth=stochastic_depth)
+    loaded.model.train()
+    return loaded
 
 
 def create_backbone(
@@ -68,7 +69,8 @@ def create_backbone(
         name_or_design: as for ``create_model``.
         out_indices, norms, frozen_stages, output_format: as for ``nextify.networks.backbone.Backbone``.
         drop_path_rate: stochastic depth.
-        weights: as for ``create_model``; their classifier is left out.
+        weights: as for ``create_model``; their classifier is left out. With ``norms``, those of the official detection
+            and segmentation backbones (``norm0`` to ``norm3``) become the outputs' norms.
 
     Raises:
         ValueError: ``features_only`` is False, or there is no such stage.
@@ -77,5 +79,14 @@ def create_backbone(
     """
     if not features_only:
         raise ValueError("a backbone returns features only; nextify.create_model returns logits")
-    net = create_model(name_or_design, 0, in_channels=in_chans, stochastic_depth=drop_path_rate, weights=weights)
-    return Backbone(net, out_indices, norms=norms, frozen_stages=frozen_stages, output_format=output_format)
+    loaded = None if weights is None else _loaded(weights, name_or_design, 0, in_chans, drop_path_rate)
+    net = (
+        zoo.create_model(name_or_design, 0, in_channels=in_chans, stochastic_depth=drop_path_rate)
+        if loaded is None
+        else loaded.model
+    )
+    backbone = Backbone(net, out_indices, norms=norms, frozen_stages=frozen_stages, output_format=output_format)
+    if loaded is not None and loaded.output_norms:
+        own = backbone.state_dict()
+        backbone.load_state_dict({n: t for n, t in loaded.output_norms.items() if n in own}, strict=False)
+    return backbone

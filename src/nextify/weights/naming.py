@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, get_args
 
 from torch import Tensor
 
+from nextify.networks.layout import layout, smallest_image, walk
+from nextify.networks.zoo import designs
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design
 from nextify.weights.dialects import official_spelling, unwrapped
 
@@ -65,6 +67,7 @@ stages.{s}.blocks.{b}.response_norm.weight    stages.{s}.{b}.grn.gamma    1,1,1,
 stages.{s}.blocks.{b}.response_norm.bias      stages.{s}.{b}.grn.beta     1,1,1,C
 stages.{s}.blocks.{b}.pointwise2.*     stages.{s}.{b}.pwconv2.*
 stages.{s}.blocks.{b}.layer_scale      stages.{s}.{b}.gamma
+norms.{s}.*                            norm{s}.*
 head.norm.*                            norm.*
 head.classifier.*                      head.*
 """
@@ -145,29 +148,8 @@ stages.{s}.blocks.{b}.shortcut.norm.*        resnet.encoder.stages.{s}.layers.{b
 head.classifier.*                            classifier.1.*
 """
 
-# Any design at all: our own names, recognized by their first component.
-_NEXTIFY = """
-stem.conv.*                            stem.conv.*
-stem.norm.*                            stem.norm.*
-stages.{s}.downsample.norm.*           stages.{s}.downsample.norm.*
-stages.{s}.downsample.conv.*           stages.{s}.downsample.conv.*
-stages.{s}.blocks.{b}.spatial.*        stages.{s}.blocks.{b}.spatial.*
-stages.{s}.blocks.{b}.spatial_norm.*   stages.{s}.blocks.{b}.spatial_norm.*
-stages.{s}.blocks.{b}.norm.*           stages.{s}.blocks.{b}.norm.*
-stages.{s}.blocks.{b}.pointwise1.*     stages.{s}.blocks.{b}.pointwise1.*
-stages.{s}.blocks.{b}.pointwise1_norm.*    stages.{s}.blocks.{b}.pointwise1_norm.*
-stages.{s}.blocks.{b}.response_norm.*  stages.{s}.blocks.{b}.response_norm.*
-stages.{s}.blocks.{b}.pointwise2.*     stages.{s}.blocks.{b}.pointwise2.*
-stages.{s}.blocks.{b}.pointwise2_norm.*    stages.{s}.blocks.{b}.pointwise2_norm.*
-stages.{s}.blocks.{b}.layer_scale      stages.{s}.blocks.{b}.layer_scale
-stages.{s}.blocks.{b}.shortcut.conv.*  stages.{s}.blocks.{b}.shortcut.conv.*
-stages.{s}.blocks.{b}.shortcut.norm.*  stages.{s}.blocks.{b}.shortcut.norm.*
-head.norm.*                            head.norm.*
-head.classifier.*                      head.classifier.*
-"""
-
 _TABLES: dict[tuple[Naming, Family | None], str] = {
-    ("nextify", None): _NEXTIFY,
+    ("nextify", None): "",  # read off the layouts
     ("official", "convnext"): _OFFICIAL,
     ("official", "convnextv2"): _OFFICIAL,
     ("official", "isotropic"): _OFFICIAL_ISOTROPIC,
@@ -264,7 +246,9 @@ def _translate(rows: tuple[Row, ...], name: str, *, forward: bool) -> tuple[str 
 @cache
 def table(naming: Naming, family: Family | None) -> Table | None:
     """The table of a naming for a family; None where the library has no such model. Our own has any design."""
-    text = _TABLES.get((naming, None if naming == "nextify" else family))
+    if naming == "nextify":
+        return Table(naming, tuple(Row(_Template(name), _Template(name), "") for name in _own_names()))
+    text = _TABLES.get((naming, family))
     if text is None:
         return None
     rows = []
@@ -273,6 +257,20 @@ def table(naming: Naming, family: Family | None) -> Table | None:
             ours, theirs, *shape = line.split(maxsplit=2)
             rows.append(Row(_Template(ours), _Template(theirs), shape[0].strip() if shape else ""))  # type: ignore[arg-type]
     return Table(naming, tuple(rows))
+
+
+def _own_names() -> list[str]:
+    """Templates of our names: wherever a named design has a layer with parameters."""
+    found = set()
+    for design in designs().values():
+        net = layout(design)
+        for placed in walk(net, smallest_image(net)):
+            if placed.parameters:
+                leaf = "" if placed.layer == "layer_scale" else ".*"
+                found.add(
+                    re.sub(r"(stages|blocks)\.\d+", lambda place: f"{place[1]}.{{{place[1][0]}}}", placed.path) + leaf
+                )
+    return sorted(found)
 
 
 def family(design: Design) -> Family | None:
@@ -303,6 +301,8 @@ class Recognized:
     table: Table
     notes: tuple[str, ...] = ()
     """What was stripped, renamed or left out."""
+    output_norms: State = field(default_factory=dict)
+    """Norms of a backbone's outputs, by the names that ``Backbone`` gives them."""
 
 
 _NO_TABLE = Table("nextify", ())
@@ -334,9 +334,13 @@ def recognize(state: Mapping[str, Tensor]) -> Recognized:
             f"use for ConvNeXt or ResNet (they begin with {shown}); rename them to one of those first"
         )
     tensors = {our: _smallest(state[their], our) for their, our in names.items()}
-    return Recognized(
-        found.naming, tensors, tuple(name for name in state if name not in names), found, of_prefix + of_release
-    )
+    norms = {name: tensors.pop(name) for name in list(tensors) if name.startswith("norms.")}
+    notes = of_prefix + of_release
+    if norms:
+        listed = ", ".join(sorted({f"norm{name.split('.')[1]}" for name in norms}))
+        notes += (f"the norms of a backbone's outputs ({listed}) load with create_backbone(…, norms=True) alone",)
+    unexpected = tuple(name for name in state if name not in names)
+    return Recognized(found.naming, tensors, unexpected, found, notes, norms)
 
 
 def _attempts(state: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
