@@ -148,6 +148,8 @@ class Images:
     """By content; None where nobody has looked yet."""
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of what the source holds and is not used, by the reason."""
+    middle_side: int | None = None
+    """Median of the short sides, pixels; None where the images were not looked at one by one."""
 
     @property
     def train_images(self) -> int:
