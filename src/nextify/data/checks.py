@@ -156,10 +156,9 @@ def examine(
     shown = time.monotonic()
 
     def look(i: int, name: str) -> tuple[Record | None, str]:
-        record, reason = None, ""
+        record, reason, entry = None, "", known.get(name)
         try:
             stamp = list(images.stamp(i))
-            entry = known.get(name)
             if entry is None or entry[: len(stamp)] != stamp or (decode and DECODED not in entry[-2]):
                 data = images.read(i)
                 header = read_header(data)
@@ -169,12 +168,15 @@ def examine(
                 if decode:
                     _decode(data, header)
                     entry[-2] += DECODED
-            entries[name] = entry
-            record = Record(entry[len(stamp)], Header(*entry[len(stamp) + 1 :]))
         except OSError as error:
             reason = error.strerror or "unreadable"
         except UnreadableImage as error:
             reason = str(error)
+        if not reason or record is None:  # what was whole at an earlier start and is damaged since belongs to the set
+            if entry is None:
+                return None, reason
+            entries[name] = entry
+            record = Record(entry[-5], Header(*entry[-4:]))
         return record, reason
 
     with quiet():
