@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nextify.cli.options import Device, Kernels, SplitSeed
+from nextify.cli.options import Device, Kernels, SkipUnreadable, SplitSeed
 from nextify.data import Images, open_images
 
 
@@ -24,8 +24,7 @@ class TrainingOptions:
     data: str = "digits"
     """digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar (docs/data.md)."""
     split_seed: SplitSeed = 0
-    skip_unreadable: bool = False
-    """Leave images out that cannot be read: each is decoded once to find them, and preflight.json names them."""
+    skip_unreadable: SkipUnreadable = False
     device: Device = "auto"
     threads: int | None = None
     """CPU threads of each training. Default: all on a CPU, shared out over the trainings that run side by side."""

@@ -107,7 +107,7 @@ class TrainBatches:
             return self.transform.of_encoded(store.encoded(index))
         except UnreadableImage as error:
             raise DataError(
-                f"{self.images.name(index)} cannot be read ({error}): replace it, or move it elsewhere"
+                f"{self.images.name(index)} cannot be read ({error}): replace it, or leave it out with --skip-unreadable"
             ) from None
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:

@@ -37,6 +37,17 @@ EXAMPLES = 2
 """Images named where labels contradict each other."""
 DECODED = "d"
 """The letter that the index adds to the traits of an image that was decoded whole."""
+NOTED = {
+    "g": "are grayscale and become RGB with three equal channels",
+    "t": "have transparency, which is laid on white",
+    "r": "are turned by their EXIF or TIFF orientation",
+    "a": "are animated; the first frame is used",
+}
+"""What is said of images of a trait (``decode.Header``); ``WARNED`` of those that may look other than meant."""
+WARNED = {
+    "b": "are TIFFs with bands beside their colours (infrared or alpha): these bands are left out, not blended in",
+    "n": "are transparent everywhere: their colours are taken, not a white sheet; check that they hold a picture",
+}
 SHOW_SECONDS = 0.3
 """Shortest time between two reports of progress."""
 
@@ -226,8 +237,8 @@ def _refuse(unreadable: list[tuple[str, str]], total: int) -> None:
     if unreadable:
         raise DataError(
             f"{len(unreadable):,} of {total:,} images cannot be read: "
-            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; replace them, or move them elsewhere "
-            f"(train and roadmap leave them out with --skip-unreadable)"
+            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; replace them, move them elsewhere, or "
+            f"leave them out with --skip-unreadable"
         )
 
 
@@ -308,20 +319,14 @@ def _fingerprint(listing: Listing, records: Records) -> str:
 def _notes(listing: Listing, by_index: Records) -> Iterator[str]:
     records = list(by_index.values())
     total = len(records)
-    said = {
-        "g": "are grayscale and become RGB with three equal channels",
-        "t": "have transparency, which is laid on white",
-        "r": "are turned by their EXIF or TIFF orientation",
-        "a": "are animated; the first frame is used",
-    }
-    for trait, what in said.items():
+    for trait, what in NOTED.items():
         count = sum(trait in record.header.traits for record in records)
         if count:
             yield f"{'All' if count == total else f'{count:,} of {total:,}'} images {what}."
     sizes = sorted({(r.header.height * r.header.width, r.header.height, r.header.width) for r in records})
     if len(sizes) > 1:
-        (_, *small), (_, *large) = sizes[0], sizes[-1]
-        yield f"The images have {len(sizes):,} sizes, from {_size(small)} to {_size(large)} pixels."
+        small, large = (f"{width}×{height}" for _, height, width in (sizes[0], sizes[-1]))
+        yield f"The images have {len(sizes):,} sizes, from {small} to {large} pixels."
     counts = Counter(listing.labels[listing.train].tolist())
     (most, largest), *_, (least, smallest) = counts.most_common() * 2 or [(0, 0)] * 2
     if largest > IMBALANCE * smallest:
@@ -333,11 +338,7 @@ def _notes(listing: Listing, by_index: Records) -> Iterator[str]:
 
 def _odd_pixels(records: list[Record]) -> Iterator[str]:
     """What may make images look other than meant, one sentence for each kind."""
-    said = {
-        "b": "are TIFFs with bands beside their colours (infrared or alpha): these bands are left out, not blended in",
-        "n": "are transparent everywhere: their colours are taken, not a white sheet; check that they hold a picture",
-    }
-    for trait, what in said.items():
+    for trait, what in WARNED.items():
         if count := sum(trait in record.header.traits for record in records):
             yield f"{count:,} of {len(records):,} images {what}"
     deep = [record.header.peak for record in records if record.header.peak]
@@ -346,10 +347,6 @@ def _odd_pixels(records: list[Record]) -> Iterator[str]:
             f"{len(deep):,} images of 16 bits hold values up to {max(deep):,} of 65,535, so they are nearly black "
             f"({max(deep).bit_length()} bits in 16?): scale them to the full range"
         )
-
-
-def _size(height_width: list[int]) -> str:
-    return f"{height_width[1]}×{height_width[0]}"
 
 
 def _shared(listing: Listing, records: Records) -> list[tuple[int, int]]:

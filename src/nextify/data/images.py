@@ -74,7 +74,7 @@ class EncodedStore:
 
     def _unreadable(self, index: int, reason: str) -> DataError:
         name = printable(self.images.names[self.indices[index]])
-        return DataError(f"{name} cannot be read ({reason}): replace it, or move it elsewhere")
+        return DataError(f"{name} cannot be read ({reason}): replace it, or leave it out with --skip-unreadable")
 
 
 def check_images(images: object) -> None:

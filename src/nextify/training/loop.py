@@ -82,8 +82,7 @@ def run_steps(
             look()
             if processes.count() > 1 or not records.save(trainer.state()):
                 raise
-            kept = f"with --skip-unreadable the same command goes on from step {trainer.step:,}"
-            raise DataError(f"{error}; {kept}") from None
+            raise DataError(f"{error}, which goes on from step {trainer.step:,}") from None
 
     for pixels, labels in batches():
         pending.append(trainer.train_step(pixels, labels))

@@ -51,8 +51,8 @@ _Rows = list[tuple[str, str | None]]
 class _Walk:
     """Goes through a folder, and keeps what is left out by its reason; names are below ``root``."""
 
-    def __init__(self, root: Path, splitting: Splitting) -> None:
-        self.root, self.splitting = root, splitting
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.left_out: dict[str, list[str]] = defaultdict(list)
 
     def leave(self, files: Iterable[tuple[str, str]], reason: str = "") -> None:
@@ -105,7 +105,7 @@ class _Walk:
 
 def list_folder(root: Path, splitting: Splitting) -> Listing:
     """The images of a folder. Looks at names only. Raises ``DataError``."""
-    where, walk = printable(str(root)), _Walk(root, splitting)
+    where, walk = printable(str(root)), _Walk(root)
     folders = [name for name in subfolders(root) if not _is_special(name)]
     named = part_folders(root, folders)
     notes = []

@@ -12,7 +12,7 @@ from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp
 from nextify.data.errors import DataError, some
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange
-from nextify.data.sources.parquet import Columns, choose_columns
+from nextify.data.sources.parquet import choose_columns
 from nextify.data.sources.parts import choose_parts, kind_of
 
 PREFIX = "hf:"
@@ -67,7 +67,10 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
     if not any(map(kind_of, there)):
         raise DataError(f"{source} has the splits {some(list(there))}: it needs train, and val or test if wanted")
     parts = choose_parts(filter(kind_of, there), source, to_train=splitting.to_train)
-    columns = _columns(datasets, there[parts.used[0]].features, source)
+    features = there[parts.used[0]].features
+    pictures = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
+    labels = {column: kind.names for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    columns = choose_columns(source, list(features), pictures, labels)
     splits = [
         (part, there[part].select_columns([columns.image, columns.label]).cast_column(
             columns.image, datasets.Image(decode=False)))
@@ -92,9 +95,3 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
         left_out=left,
     )
     return arrange(found, splitting)
-
-
-def _columns(datasets: Any, features: Any, source: str) -> Columns:
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    labels = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-    return choose_columns(source, list(features), images, labels)

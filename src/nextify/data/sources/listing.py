@@ -240,42 +240,34 @@ def no_label(value: object) -> bool:
     return value is None or value != value or str(value).strip().casefold() in _NO_LABEL
 
 
-def number_classes(values: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Class names in natural order, and each value's number among them; ``UNLABELLED`` where it is no label.
-
-    Whole numbers are one class however they are written (1 and 1.0), and so are texts in two Unicode forms.
-
-    Raises:
-        DataError: true and True, which may or may not be one class.
-    """
-    plain = [unicodedata.normalize("NFC", value).strip() for value in values]
-    labels = {value for value in plain if not no_label(value)}
-    if all(re.fullmatch(r"[+-]?\d+(\.0*)?", value) for value in labels):
-        plain = [value.partition(".")[0] if value in labels else value for value in plain]
-        labels = {value.partition(".")[0] for value in labels}
-    mixed = sorted(value for value in labels if value.casefold() in ("true", "false"))
-    if len({value.casefold() for value in mixed}) < len(mixed):
-        raise DataError(f"the labels {some(mixed)} differ in their spelling only: write them alike")
-    classes = tuple(sorted(labels, key=natural))
-    number = {name: i for i, name in enumerate(classes)}
-    return classes, [number.get(value, UNLABELLED) for value in plain]
-
-
 def number_labels(
     labels: Sequence[object], known: tuple[str, ...] | None, where: str
 ) -> tuple[tuple[str, ...], list[int]]:
     """Class names and each label's number, ``UNLABELLED`` where there is none.
+
+    Without known names the classes are in natural order. Whole numbers are then one class however they are written (1
+    and 1.0), and so are texts in two Unicode forms.
 
     Args:
         labels: names or numbers.
         known: the names of the numbers 0, 1, …; None where the source has none.
 
     Raises:
-        DataError: labels beyond the known classes.
+        DataError: labels beyond the known classes; true and True, which may or may not be one class.
     """
     if known is None:
-        return number_classes(["" if no_label(label) else str(label) for label in labels])
-    number: dict[object, int] = {name: i for i, name in enumerate(known)}
+        plain = ["" if no_label(label) else unicodedata.normalize("NFC", str(label)).strip() for label in labels]
+        found = {*plain} - {""}
+        if all(re.fullmatch(r"[+-]?\d+(\.0*)?", value) for value in found):
+            plain = [value.partition(".")[0] for value in plain]
+            found = {*plain} - {""}
+        mixed = sorted(value for value in found if value.casefold() in ("true", "false"))
+        if len({value.casefold() for value in mixed}) < len(mixed):
+            raise DataError(f"the labels {some(mixed)} differ in their spelling only: write them alike")
+        known = tuple(sorted(found, key=natural))
+        number: dict[object, int] = {name: i for i, name in enumerate(known)}
+        return known, [number.get(value, UNLABELLED) for value in plain]
+    number = {name: i for i, name in enumerate(known)}
     numbers = [
         label if isinstance(label, int) else number.get(label, UNLABELLED if no_label(label) else len(known))
         for label in labels

@@ -14,8 +14,10 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, printable, reading_of, some
@@ -72,9 +74,10 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
     found = [(place, name) for place in ("", *parts) for name in METADATA if (root / place / name).is_file()]
     if not found or any(len(subfolders(root / place)) > 1 for place in parts or [""]):
         return None
+    own = [f"{place}/{name}" if place else name for place, name in found]
     tables = []
-    for place, name in found:
-        table = read_table(root / place / name)
+    for (place, _), file in zip(found, own, strict=True):
+        table = read_table(root / file)
         if place:
             paths = [f"{place}/{path}" if path.strip() else path for path in table.paths]
             table = replace(table, paths=paths, splits=[place] * len(paths))
@@ -82,23 +85,15 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
             table = replace(table, splits=[path.partition("/")[0] for path in table.paths])
         tables.append(table)
     if len({table.splits is None for table in tables}) > 1:
-        raise DataError(f"{printable(str(root))} has {some([f'{p}/{n}' if p else n for p, n in found])}: leave one, or "
-                        f"one in each part")  # fmt: skip
+        raise DataError(f"{printable(str(root))} has {some(own)}: leave one, or one in each part")
 
-    def joined(column: Callable[[Table], Sequence[str] | None]) -> list[str] | None:
-        columns = [column(table) for table in tables]
-        return None if columns[0] is None else [cell for cells in columns for cell in cells or ()]
+    def joined(name: str) -> Any:
+        columns = [getattr(table, name) for table in tables]
+        return None if None in columns else [*chain.from_iterable(columns)]
 
-    table = Table(
-        joined(lambda table: table.paths) or [],
-        joined(lambda table: table.labels) or [],
-        joined(lambda table: table.splits),
-        joined(lambda table: table.groups),
-        [row for table in tables for row in table.rows],
-        [f"The labels are those of {some([f'{p}/{n}' if p else n for p, n in found])}.", *tables[0].notes],
-    )
-    own = {os.path.normpath(root / place / name) for place, name in found}
-    return _list(root, printable(str(root)), table, splitting, own)
+    table = Table(*(joined(column.name) for column in fields(Table)))
+    table = replace(table, notes=[f"The labels are those of {some(own)}.", *dict.fromkeys(table.notes)])
+    return _list(root, printable(str(root)), table, splitting, {os.path.normpath(root / file) for file in own})
 
 
 def _list(root: Path, where: str, table: Table, splitting: Splitting, own: set[str]) -> Listing:
@@ -223,31 +218,30 @@ def _read_json_lines(path: Path) -> Table:
             raise
         raise DataError(f"{where} is no table of JSON lines ({error}): write one UTF-8 object per line") from None
     names = list(dict.fromkeys(name for row in found for name in row))
-    columns = _columns(where, names)
-    cells: list[Sequence[str]] = [()] * len(names)
-    for i in (columns[name] for name in _WANTED if name in columns):
-        cells[i] = _texts(where, names[i], [row.get(names[i]) for row in found])
-    return _table(where, names, cells, lines)
+    return _table(where, names, _texts(where, names, lambda name: [row.get(name) for row in found]), lines)
 
 
 def _read_parquet(path: Path) -> Table:
     where = printable(path.name)
     with reading(path) as file:
         names = file.schema_arrow.names
-        columns = _columns(where, names)
-        wanted = [columns[name] for name in _WANTED if name in columns]
-        table = file.read(columns=[names[i] for i in wanted], use_threads=False)
+
+        def column(name: str) -> list[Any]:
+            return file.read(columns=[name], use_threads=False).column(0).to_pylist()  # type: ignore[no-any-return]
+
+        return _table(where, names, _texts(where, names, column), range(1, file.metadata.num_rows + 1))
+
+
+def _texts(where: str, names: Sequence[str], column: Callable[[str], Sequence[object]]) -> list[Sequence[str]]:
+    """The columns that matter as text; others are empty. Raises ``DataError`` for what is neither text nor whole."""
+    columns = _columns(where, names)
     cells: list[Sequence[str]] = [()] * len(names)
-    for i in wanted:
-        cells[i] = _texts(where, names[i], table.column(names[i]).to_pylist())
-    return _table(where, names, cells, range(1, table.num_rows + 1))
-
-
-def _texts(where: str, name: str, values: Sequence[object]) -> list[str]:
-    """A column's values as text. Raises ``DataError`` for some that are neither text nor whole numbers."""
-    if odd := [value for value in values if not no_label(value) and not isinstance(value, str | int)]:
-        raise DataError(f"the column {name} of {where} holds {odd[0]!r}: write text or whole numbers")
-    return ["" if value is None else str(value) for value in values]
+    for i in {columns[name] for name in _WANTED if name in columns}:
+        values = column(names[i])
+        if odd := [value for value in values if not no_label(value) and not isinstance(value, str | int)]:
+            raise DataError(f"the column {names[i]} of {where} holds {odd[0]!r}: write text or whole numbers")
+        cells[i] = ["" if value is None else str(value) for value in values]
+    return cells
 
 
 def _table(

@@ -251,9 +251,7 @@ def _image_columns(schema: Any) -> list[str]:
 
 def _largest_group(metadata: Any, column: str) -> int:
     """Bytes, uncompressed."""
-    largest = 0
-    for g in range(metadata.num_row_groups):
-        group = metadata.row_group(g)
-        parts = (group.column(c) for c in range(group.num_columns))
-        largest = max(largest, sum(part.total_uncompressed_size for part in parts if part.path_in_schema == column))
-    return largest
+    groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+    columns = ([group.column(c) for c in range(group.num_columns)] for group in groups)
+    sizes = (sum(c.total_uncompressed_size for c in own if c.path_in_schema == column) for own in columns)
+    return max(sizes, default=0)
