@@ -62,7 +62,7 @@ class EncodedStore:
             with quiet():
                 return decode(self.encoded(index))
         except UnreadableImage as error:
-            raise self._unreadable(index, str(error)) from None
+            raise self.unreadable(index, str(error)) from None
 
     def encoded(self, index: int) -> bytes:
         """The image's file. Raises ``DataError``."""
@@ -70,9 +70,10 @@ class EncodedStore:
             return self.images.read(int(self.indices[index]))
         except (OSError, UnreadableImage) as error:
             reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
-            raise self._unreadable(index, reason) from None
+            raise self.unreadable(index, reason) from None
 
-    def _unreadable(self, index: int, reason: str) -> DataError:
+    def unreadable(self, index: int, reason: str) -> DataError:
+        """The error that names an image and the remedy."""
         name = printable(self.images.names[self.indices[index]])
         return DataError(f"{name} cannot be read ({reason}): replace it, or leave it out with --skip-unreadable")
 
