@@ -90,7 +90,7 @@ def parquet(path: Path, seed: int) -> None:
 def in_parquet_as_on_the_hub(root: Path) -> str:
     for seed, part in enumerate(("train", "validation", "test")):
         parquet(root / "data" / f"{part}-00000-of-00001.parquet", 100 * seed)
-    write(root, "README.md", ".gitattributes")
+    write(root, "README.md", ".gitattributes", "assets/logo.png")
     return str(root)
 
 
@@ -366,6 +366,13 @@ def test_unreadable_images_can_be_left_out(decoded_limit: int, tmp_path: Path) -
     assert sorted(chain(*left.values())) == ["train/a/1.tif", "train/b/3.png", "val/b/2.tif"]
     assert any("3 images cannot be read and are left out: train/" in note for note in images.notes)
     assert opened().fingerprint == images.fingerprint
+
+
+def test_results_beside_parts_and_metadata_change_nothing(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{part}/{c}/{i}.png" for part in ("cats_train", "cats_test") for c in "ab" for i in range(3)))
+    before = open_images(str(tmp_path)).fingerprint
+    write(tmp_path / "runs" / "x" / "y", "preflight.json", "curves.png")
+    assert open_images(str(tmp_path)).fingerprint == before
 
 
 def test_what_is_damaged_later_leaves_the_training_the_same(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 
 from nextify.data.decode import EXTENSIONS, PLUGINS
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, printable, reading_of, some
-from nextify.data.sources.listing import HIDDEN, Found, Listing, Splitting, arrange
+from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found, Listing, Splitting, arrange
 from nextify.data.sources.parts import (
     Parts,
     choose_parts,
@@ -106,7 +107,7 @@ class _Walk:
 def list_folder(root: Path, splitting: Splitting) -> Listing:
     """The images of a folder. Looks at names only. Raises ``DataError``."""
     where, walk = printable(str(root)), _Walk(root)
-    folders = [name for name in subfolders(root) if not _is_special(name)]
+    folders = data_folders(root)
     named = part_folders(root, folders)
     notes = []
     parts: Parts | None = None
@@ -115,36 +116,33 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train)
         below = [_inner(root, name) for name in parts.used]
         walk.leave(_beside(root, {*parts.used}))
+        for part in set(parts.used) - {*below}:
+            walk.leave(((f"{part}/{file}", reason_of(file)) for file in files_in(root / part)), "beside the parts")
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
         parts = Parts(None, root.name)
     elif taken := [name for name in folders if is_part_folder(name)]:
         notes.append(f"{some(list(map(shown_folder, taken)))} holds images and no class folders, so it is a class.")
     trains = parts is None or parts.train is not None
     rows = [walk.part(name, to_train=trains and i == 0 and splitting.to_train) for i, name in enumerate(below)]
-    # One class however its name is composed: macOS and Linux write é differently.
-    first: dict[str, str] = {}
-    for _, name in (row for part in rows for row in part):
-        if name is not None:
-            first.setdefault(unicodedata.normalize("NFC", name), name)
-    number = {key: i for i, key in enumerate(first)}
     if splitting.to_train and len({name for _, name in rows[0]}) == 1:
         raise DataError(_one_class(root / below[0], str(rows[0][0][1])))
-    # Images of the first class come first, whatever its folders are called.
-    numbered = [
-        sorted(
-            ((file, None if name is None else number[unicodedata.normalize("NFC", name)]) for file, name in part),
-            key=lambda row: -1 if row[1] is None else row[1],
-        )
-        for part in rows
-    ]
-    images = [row for part in numbered for row in part]
+    # One class however its name is composed: macOS and Linux write é differently.
+    classes: dict[str, str] = {}
+    for _, name in (row for part in rows for row in part if row[1] is not None):
+        classes.setdefault(unicodedata.normalize("NFC", str(name)), str(name))
+    number = {name: label for label, name in enumerate(classes)}
+
+    def numbered(row: tuple[str, str | None]) -> tuple[str, int]:
+        return row[0], UNLABELLED if row[1] is None else number[unicodedata.normalize("NFC", row[1])]
+
+    images = [row for part in rows for row in sorted(map(numbered, part), key=itemgetter(1))]
     found = Found(
         where=where,
         images=Files(root, tuple(name for name, _ in images)),
         labels=[label for _, label in images],
-        classes=tuple(first.values()),
+        classes=tuple(classes.values()),
         parts=parts,
-        train_count=len(numbered[0]) if trains else 0,
+        train_count=len(rows[0]) if trains else 0,
         shown=shown_folder,
         notes=notes,
         left_out=walk.left_out,
@@ -194,6 +192,16 @@ def files_below(root: Path, folder: str = "", *, every: bool = False) -> Iterato
                     pending.append((below, reason or _folder_reason(entry)))
             elif every or not _hidden(entry):
                 yield below, reason or reason_of(entry)
+
+
+def data_folders(root: Path) -> list[str]:
+    """Names of the folders in a folder that may hold images: no hidden ones, a file server's, or only our results."""
+
+    def ours(name: str) -> bool:
+        nothing_else = next(files_below(root, name), None) is None
+        return nothing_else and any(reason == _RESULTS for _, reason in files_below(root, name, every=True))
+
+    return [name for name in subfolders(root) if not _is_special(name) and not ours(name)]
 
 
 def part_folders(root: Path, folders: list[str]) -> list[str]:

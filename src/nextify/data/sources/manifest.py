@@ -21,7 +21,7 @@ from typing import Any
 
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, printable, reading_of, some
-from nextify.data.sources.folder import files_in, part_folders, reason_of, subfolders
+from nextify.data.sources.folder import data_folders, files_in, part_folders, reason_of
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import choose_parts, kind_of
@@ -70,9 +70,9 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
 
     None where there is no such file, or class folders lie beside it. Raises ``DataError``.
     """
-    parts = part_folders(root, subfolders(root)) or [name for name in subfolders(root) if kind_of(name)]
+    parts = part_folders(root, data_folders(root)) or [name for name in data_folders(root) if kind_of(name)]
     found = [(place, name) for place in ("", *parts) for name in METADATA if (root / place / name).is_file()]
-    if not found or any(len(subfolders(root / place)) > 1 for place in parts or [""]):
+    if not found or any(len(data_folders(root / place)) > 1 for place in parts or [""]):
         return None
     own = [f"{place}/{name}" if place else name for place, name in found]
     tables = []

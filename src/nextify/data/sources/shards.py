@@ -44,20 +44,24 @@ class Shards:
 
 
 def shards_in(folder: Path, suffix: str, *, to_train: bool = True) -> Shards | None:
-    """The files of a folder that end in ``suffix``, at any depth; None where there are none, or images beside them.
+    """The files of a folder that end in ``suffix``, at any depth; None where there are none, or folders of images, of
+    which one is no reason: such as pictures for a page that describes the set.
 
     Raises:
         DataError: files without a part beside files with one; several data sets; test files only, though ``to_train``.
     """
     found: list[str] = []
     left: dict[str, list[str]] = {}
+    pictured: set[str] = set()
     for name, reason in files_below(folder, every=True):
         if not reason and is_image(name):
-            return None
+            pictured.add(name.rpartition("/")[0])
+            if len(pictured) > 1:
+                return None
         if reason == f"{suffix} files":
             found.append(name)
         elif name != CLASSES_FILE:
-            left.setdefault(reason, []).append(name)
+            left.setdefault(reason or f"images beside the {suffix} files", []).append(name)
     if not found:
         return None
     # The folders that a file lies in, without those that say its part, tell its data set.
