@@ -101,7 +101,8 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     left = dict(found.left_out)
     said = [*found.notes, *_said_of(left)]
     tested_part = None if parts is None else parts.test
-    blank = np.array([no_label(label) for label in found.labels], bool)
+    is_blank = {label: no_label(label) for label in {*found.labels}}
+    blank = np.array([is_blank[label] for label in found.labels], bool)
     train, test = np.split(np.arange(len(blank)), [found.train_count])
     if tested_part is not None and len(test) and blank[test].all():
         if not splitting.to_train:
@@ -256,17 +257,18 @@ def number_labels(
         DataError: labels beyond the known classes; true and True, which may or may not be one class.
     """
     if known is None:
-        plain = ["" if no_label(label) else unicodedata.normalize("NFC", str(label)).strip() for label in labels]
-        found = {*plain} - {""}
-        if all(re.fullmatch(r"[+-]?\d+(\.0*)?", value) for value in found):
-            plain = [value.partition(".")[0] for value in plain]
-            found = {*plain} - {""}
+        plain = {
+            label: "" if no_label(label) else unicodedata.normalize("NFC", str(label)).strip() for label in {*labels}
+        }
+        if all(re.fullmatch(r"([+-]?\d+(\.0*)?)?", value) for value in plain.values()):
+            plain = {label: value.partition(".")[0] for label, value in plain.items()}
+        found = {*plain.values()} - {""}
         mixed = sorted(value for value in found if value.casefold() in ("true", "false"))
         if len({value.casefold() for value in mixed}) < len(mixed):
             raise DataError(f"the labels {some(mixed)} differ in their spelling only: write them alike")
         known = tuple(sorted(found, key=natural))
         number: dict[object, int] = {name: i for i, name in enumerate(known)}
-        return known, [number.get(value, UNLABELLED) for value in plain]
+        return known, [number.get(plain[label], UNLABELLED) for label in labels]
     number = {name: i for i, name in enumerate(known)}
     numbers = [
         label if isinstance(label, int) else number.get(label, UNLABELLED if no_label(label) else len(known))

@@ -152,11 +152,11 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
     largest = train_count = 0
     for number, (name, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
         with reading(path) as file:
-            found = _columns_of(file.schema_arrow, name)
-            if columns is not None and found != columns:
+            own = _columns_of(file.schema_arrow, name)
+            if columns is not None and own != columns:
                 raise DataError(f"{printable(name)} has not the columns or classes of {printable(shards.files[0])}: "
                                 f"give files of one data set")  # fmt: skip
-            columns = found
+            columns = own
             metadata = file.metadata
             rows.append([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)])
             largest = max(largest, _largest_group(metadata, columns.image))
