@@ -366,6 +366,8 @@ def test_unreadable_images_can_be_left_out(decoded_limit: int, tmp_path: Path) -
     assert sorted(chain(*left.values())) == ["train/a/1.tif", "train/b/3.png", "val/b/2.tif"]
     assert any("3 images cannot be read and are left out: train/" in note for note in images.notes)
     assert opened().fingerprint == images.fingerprint
+    measured = open_images(str(root), decoded_limit=decoded_limit, skip_unreadable=True, to_train=False)
+    assert (len(measured.train), len(measured.test)) == (6, 7)
 
 
 def test_results_beside_parts_and_metadata_change_nothing(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def check(
     cache: Path | None,
     decoded_limit: int,
     skip_unreadable: bool = False,
+    to_train: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
     """The images of a listing, checked.
@@ -80,7 +81,7 @@ def check(
         name: of the data set.
         cache: folder for what later starts need not do again; None for none.
         decoded_limit: bytes up to which all images are held decoded.
-        skip_unreadable, on_progress: as ``open_images`` has them.
+        skip_unreadable, to_train, on_progress: as ``open_images`` has them.
 
     Raises:
         DataError: images that cannot be read, named.
@@ -93,7 +94,7 @@ def check(
     wanted = listing
     listing = replace(listing, train=_among(listing.train, records), test=_among(listing.test, records))
     fingerprint = _fingerprint(listing, records)
-    readable = _readable(listing, unreadable) if unreadable else listing
+    readable = _readable(listing, unreadable, to_train) if unreadable else listing
     for what, before, after in (("train", wanted.train, readable.train), ("test", wanted.test, readable.test)):
         if len(before) and not len(after):
             raise DataError(f"none of the {len(before):,} images to {what} on can be read: replace them")
@@ -214,15 +215,15 @@ def _among(indices: Indices, records: Records) -> Indices:
     return indices[[int(i) in records for i in indices]] if len(indices) else indices
 
 
-def _readable(listing: Listing, unreadable: dict[int, str]) -> Listing:
+def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> Listing:
     """The listing without unreadable images. Raises ``DataError`` where a class is lost."""
     names = listing.images.names
     left = {reason: list(files) for reason, files in listing.left_out.items()}
     for i, reason in unreadable.items():
         left.setdefault(f"images that cannot be read ({reason})", []).append(names[i])
-    train = listing.train.copy()
-    bad = np.isin(train, list(unreadable))
-    for position in np.flatnonzero(bad):
+    bad = np.isin(listing.train, list(unreadable))
+    train = listing.train.copy() if to_train else listing.train[~bad]
+    for position in np.flatnonzero(bad) if to_train else ():
         alike = np.flatnonzero(~bad & (listing.labels[train] == listing.labels[train[position]]))
         if not len(alike):
             lost = printable(listing.classes[listing.labels[train[position]]])

@@ -88,6 +88,7 @@ def open_images(
         cache=cache,
         decoded_limit=decoded_limit,
         skip_unreadable=skip_unreadable,
+        to_train=to_train,
         on_progress=on_progress,
     )
 
