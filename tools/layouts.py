@@ -142,7 +142,9 @@ def timm(root: Path) -> Found:
 
     train, test = (create_dataset("", str(root), split=split) for split in ("train", "validation"))
     paths = [{os.path.realpath(path) for path, _ in part.reader.samples} for part in (train, test)]
-    return len(paths[0]), None if paths[0] == paths[1] else len(paths[1]), train.reader.class_to_idx
+    names, tested = ([name or "a class without a name" for name in part.reader.class_to_idx] for part in (train, test))
+    differ = [] if names == tested else [f"tested on {', '.join(tested)}"]
+    return len(paths[0]), None if paths[0] == paths[1] else len(paths[1]), [*names, *differ]
 
 
 LIBRARIES: dict[str, tuple[str, Callable[[Path], Found]]] = {
@@ -164,7 +166,9 @@ def cell(library: str, root: Path) -> str:
     except Exception as error:  # every library refuses in its own way
         reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(root), "…").replace("|", "/")
         return f"refused: {reason if len(reason) <= 60 else reason[:59] + '…'}"
-    parts = f"all {train}" if test is None else f"{train} + {test}"
+    there = sum(file.suffix == ".png" for file in root.rglob("*"))
+    every = f"{train} of {there}" if train < there else f"all {train}"
+    parts = every if test is None else f"{train} + {test}"
     return f"{parts}; {', '.join(map(str, classes)) or 'no labels'}"
 
 
@@ -178,9 +182,10 @@ def table() -> str:
     lines = [
         "Each library gets the folder alone:",
         f"{'; '.join(used)}.",
-        "A cell gives the training images + the test images (`all` where the library knows no parts there) and the",
-        "classes in their order. Each class has 4 images to train on and 2 in each further part; of tars and Parquet",
-        "files, the first holds 8 images and the second 4.",
+        "A cell gives the training images + the test images (`all` where the library knows no parts there, `4 of 12`",
+        "where it takes some only) and the classes in their order. Each class has 4 images to train on and 2 in each",
+        "further part; of tars and Parquet files, the first holds 8 images and the second 4. To webdataset and",
+        "datasets, a key ends at the first dot, so that `IMG.0` and `IMG.1` are one sample.",
         "",
         f"| layout | {' | '.join(LIBRARIES)} |",
         "|---" * (len(LIBRARIES) + 1) + "|",

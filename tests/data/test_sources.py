@@ -442,7 +442,10 @@ def null_images(root: Path) -> str:
         (compressed_tar, ["train-000.tar is compressed", "decompress it"]),
         (missing_shards, ["2 of 4 files", "are not there: train-002.tar, train-003.tar"]),
         (odd_shard, ["more.tar says no part, where others say test, train"]),
-        (shards(("a.tar", [("1.png", b"x"), ("2.txt", b"y")])), ["1 images of a.tar have no label: 1", "KEY.cls"]),
+        (
+            shards(("a.tar", [("1.png", b"x"), ("2.txt", b"y")])),
+            ["1 of 1 images have no label: a.tar/1.png", "KEY.cls"],
+        ),
         (shards(("a.tar", [("1.txt", b"x")])), ["has no images"]),
         (shards(("a.tar", [("1.png", b"x"), ("1.jpg", b"y")])), ["two images of the key 1"]),
         (shards(("a.tar", [("1.json", b"{")])), ["a.tar/1.json is no UTF-8 JSON"]),

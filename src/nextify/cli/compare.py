@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tyro.conf import Positional, arg
 
 from nextify.cli.compare_accuracy import Stopped, accuracies
-from nextify.cli.options import Device, Kernels, SplitSeed
+from nextify.cli.options import Device, Kernels, SkipUnreadable, SplitSeed
 from nextify.cli.printing import print_json
 from nextify.cli.running import interrupt_on_sigterm
 from nextify.compare import why
@@ -95,6 +95,7 @@ class Options:
     weights: Annotated[tuple[str, ...], arg(metavar="MODEL=FILE …")] = ()
     """With --data, evaluate these weights of a network instead of training it."""
     split_seed: SplitSeed = 0
+    skip_unreadable: SkipUnreadable = False
     side_by_side: int | None = None
     """Trainings that run at the same time. Default: one a core for images up to 64 pixels."""
     out: Path | None = None
@@ -118,7 +119,9 @@ def run(options: Options) -> int:
     names = at_scale(options.models, options.scale) if options.models else line_up(options.scale)
     images = None
     if options.data is not None:
-        images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
+        images = open_images(
+            options.data, split_seed=options.split_seed, cache=out / "cache", skip_unreadable=options.skip_unreadable
+        )
     settings = _settings(options, names, images)
     environment = _environment(settings)
     load = environment["load_average_start"]

@@ -29,7 +29,9 @@ class Options(MeasurementOptions):
 def run(options: Options) -> int:
     place = runtime(options.device, options.threads)
     with processes.joined(place.device):
-        images = open_images(options.data, split_seed=options.split_seed, to_train=False)
+        images = open_images(
+            options.data, split_seed=options.split_seed, to_train=False, skip_unreadable=options.skip_unreadable
+        )
         found = evaluate(
             options.bundle,
             images,

@@ -18,6 +18,9 @@ Json = Annotated[bool, arg(help="Print JSON.")]
 SplitSeed = Annotated[
     int, arg(help="Seed of the split into training and test images, for data without test images of its own.")
 ]
+SkipUnreadable = Annotated[
+    bool, arg(help="Leave images out that cannot be read: each is decoded once at the start to find them.")
+]
 ClassOrder = Annotated[
     str | None,
     arg(
@@ -56,5 +59,6 @@ class MeasurementOptions(InferenceOptions):
     """test: val/ or test/, or the images that training would have set aside; all: every image, for data never trained
     on."""
     split_seed: SplitSeed = 0
+    skip_unreadable: SkipUnreadable = False
     out: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder for the results."""

@@ -13,8 +13,8 @@ from tyro.conf import arg
 
 from nextify import report
 from nextify.cli.progress import StudyProgress
-from nextify.cli.running import TrainingOptions, command_line, interrupt_on_sigterm, plural, say
-from nextify.data import Images, open_images
+from nextify.cli.running import TrainingOptions, command_line, interrupt_on_sigterm, plural, read_images, say
+from nextify.data import Images
 from nextify.data.opening import source_name
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
@@ -68,7 +68,7 @@ def run(options: Options) -> int:
     if options.seeds < 1:
         raise ValueError("--seeds must be 1 or more: each step needs at least one training")
     out = options.out or Path("runs") / f"{options.regime}-{source_name(options.data)}-{options.scale}"
-    images = open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
+    images = read_images(options, out, console)
     plan = _plan(options, images)
     device = usable_device(options.device)
     side_by_side, threads = default_side_by_side(options.scale, device, options.threads)

@@ -57,7 +57,7 @@ def run(options: Options) -> int:
     if options.clean_only and options.corruptions is not None:
         raise ValueError("--clean-only corrupts nothing: leave --corruptions out")
     place = runtime(options.device, options.threads, options.workers)
-    images = open_images(options.data, split_seed=options.split_seed)
+    images = open_images(options.data, split_seed=options.split_seed, skip_unreadable=options.skip_unreadable)
     partial = None if options.out is None else Partial(options.out / "unfinished")
     with _bar() as bar:
         task = bar.add_task("", total=1)

@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from nextify.cli.options import Device, Kernels, SplitSeed
+from nextify.cli.options import Device, Kernels, SkipUnreadable, SplitSeed
+from nextify.data import Images, open_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class TrainingOptions:
     data: str = "digits"
     """digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar (docs/data.md)."""
     split_seed: SplitSeed = 0
+    skip_unreadable: SkipUnreadable = False
     device: Device = "auto"
     threads: int | None = None
     """CPU threads of each training. Default: all on a CPU, shared out over the trainings that run side by side."""
@@ -35,6 +38,18 @@ class TrainingOptions:
         """Raises ``ValueError`` for a value out of range."""
         if self.checkpoint_seconds < 0:
             raise ValueError(f"--checkpoint-seconds must be 0 or more, got {self.checkpoint_seconds:g}")
+
+
+def read_images(options: TrainingOptions, out: Path, console: Console) -> Images:
+    """Open the images of ``--data``, with progress; what later starts need not do again is kept in ``out``."""
+    with console.status("looking at the images …") as status:
+        return open_images(
+            options.data,
+            split_seed=options.split_seed,
+            cache=out / "cache",
+            skip_unreadable=options.skip_unreadable,
+            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
+        )
 
 
 def command_line() -> str:

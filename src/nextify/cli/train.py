@@ -13,9 +13,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 from nextify.cli.options import ClassOrder
 from nextify.cli.printing import one_voice
 from nextify.cli.progress import TrainingProgress
-from nextify.cli.running import Stopping, TrainingOptions, command_line, plural, say
+from nextify.cli.running import Stopping, TrainingOptions, command_line, plural, read_images, say
 from nextify.cli.settings import settings
-from nextify.data import Images, open_images
 from nextify.data.opening import source_name
 from nextify.networks.layout import cost
 from nextify.paper.design import Design
@@ -129,12 +128,8 @@ def _request(options: Options) -> Request:
 def _run(options: Options, request: Request, runtime: Runtime) -> int:
     console = Console(quiet=not processes.is_first())
     out = options.out or Path("runs") / f"{options.model}-{source_name(options.data)}"
-
-    def read() -> Images:
-        return open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
-
     with one_voice(first=processes.is_first()):
-        images = processes.first_alone(read)
+        images = processes.first_alone(lambda: read_images(options, out, console))
         with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
             prepared = prepare_in(out, request, images, runtime)
         _announce(console, prepared, runtime)

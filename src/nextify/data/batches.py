@@ -106,9 +106,7 @@ class TrainBatches:
         try:
             return self.transform.of_encoded(store.encoded(index))
         except UnreadableImage as error:
-            raise DataError(
-                f"{self.images.name(index)} cannot be read ({error}): replace it, or move it elsewhere"
-            ) from None
+            raise store.unreadable(index, str(error)) from None
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
         """Yield the batches of steps ``start_step`` to ``end_step - 1``; workers live as long as the iterator."""

@@ -7,10 +7,11 @@ import contextlib
 import hashlib
 import json
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,21 @@ DARK_PEAK = 2**14
 """Largest value below which images of 16 bits are nearly black: they hold 14 bits or fewer."""
 EXAMPLES = 2
 """Images named where labels contradict each other."""
+DECODED = "d"
+"""The letter that the index adds to the traits of an image that was decoded whole."""
+NOTED = {
+    "g": "are grayscale and become RGB with three equal channels",
+    "t": "have transparency, which is laid on white",
+    "r": "are turned by their EXIF or TIFF orientation",
+    "a": "are animated; the first frame is used",
+}
+"""What is said of images of a trait (``decode.Header``); ``WARNED`` of those that may look other than meant."""
+WARNED = {
+    "b": "are TIFFs with bands beside their colours (infrared or alpha): these bands are left out, not blended in",
+    "n": "are transparent everywhere: their colours are taken, not a white sheet; check that they hold a picture",
+}
+SHOW_SECONDS = 0.3
+"""Shortest time between two reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +61,56 @@ class Record:
     header: Header
 
 
-def check(listing: Listing, *, name: str, cache: Path | None, decoded_limit: int) -> Images:
+Records = dict[int, Record]
+"""By an image's index in its source."""
+
+
+def check(
+    listing: Listing,
+    *,
+    name: str,
+    cache: Path | None,
+    decoded_limit: int,
+    skip_unreadable: bool = False,
+    to_train: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Images:
     """The images of a listing, checked.
 
     Args:
         name: of the data set.
         cache: folder for what later starts need not do again; None for none.
         decoded_limit: bytes up to which all images are held decoded.
+        skip_unreadable, to_train, on_progress: as ``open_images`` has them.
 
     Raises:
         DataError: images that cannot be read, named.
     """
-    records = examine(listing.images, cache)
+    used = np.concatenate([listing.train, listing.test])
+    records, unreadable = examine(listing.images, used, cache, decode=skip_unreadable, on_progress=on_progress)
+    if not skip_unreadable:
+        _refuse([(listing.images.names[i], reason) for i, reason in unreadable.items()], len(used))
+    # An image whose header is whole belongs to the set: a training that it stopped is still the same one.
+    wanted = listing
+    listing = replace(listing, train=_among(listing.train, records), test=_among(listing.test, records))
     fingerprint = _fingerprint(listing, records)
-    notes = [*listing.notes, *_notes(listing, records)]
-    shared = _shared(listing, records)
+    readable = _readable(listing, unreadable, to_train) if unreadable else listing
+    for what, before, after in (("train", wanted.train, readable.train), ("test", wanted.test, readable.test)):
+        if len(before) and not len(after):
+            raise DataError(f"none of the {len(before):,} images to {what} on can be read: replace them")
+    notes = [*readable.notes, *_notes(readable, records)]
+    shared = _shared(readable, records)
     if shared:
         first, second = (printable(listing.images.names[i]) for i in shared[0])
         notes.append(
             f"{len(shared):,} test images are also training images (the same bytes), so accuracy is flattered: "
             f"{first} is {second}."
         )
-    held = sum(r.header.height * r.header.width * 3 for r in records) <= decoded_limit
+    held = sum(r.header.height * r.header.width * 3 for r in records.values()) <= decoded_limit
     if not held and listing.undecoded_note:
         notes.append(listing.undecoded_note)
     sets = []
-    for part, indices in (("train", listing.train), ("test", listing.test)):
+    for part, indices in (("train", readable.train), ("test", readable.test)):
         keep_under = None if cache is None else cache / f"{fingerprint[:16]}-{part}"
         store: Store = EncodedStore(listing.images, indices)
         if held and len(indices):
@@ -79,7 +119,7 @@ def check(listing: Listing, *, name: str, cache: Path | None, decoded_limit: int
                 notes.append(f"Decoded images could not be kept in {cache} ({refused.strerror}); held in memory.")
         names = tuple(listing.images.names[i] for i in indices)
         sets.append(ImageSet(listing.labels[indices], store, names, keep_under))
-    sizes = {(r.header.height, r.header.width) for r in records}
+    sizes = {(r.header.height, r.header.width) for r in records.values()}
     return Images(
         name=name,
         classes=listing.classes,
@@ -89,19 +129,29 @@ def check(listing: Listing, *, name: str, cache: Path | None, decoded_limit: int
         fingerprint=fingerprint,
         notes=tuple(notes),
         native_size=sizes.pop() if len(sizes) == 1 else None,
-        warnings=(*_contradictions(listing, records), *_odd_pixels(records)),
+        warnings=(*_contradictions(readable, records), *_odd_pixels(list(records.values()))),
         test_images_also_in_training=len(shared),
-        left_out=listing.left_out,
+        left_out=readable.left_out,
+        middle_side=round(float(np.median([min(r.header.height, r.header.width) for r in records.values()]))),
     )
 
 
 # -- looking at the images -----------------------------------------------------------------------------------------
 
 
-def examine(images: Encoded, cache: Path | None = None) -> list[Record]:
-    """Digest and header of each image; with ``cache``, what lies in unchanged files is not read again.
+def examine(
+    images: Encoded,
+    used: Indices,
+    cache: Path | None = None,
+    *,
+    decode: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Records, dict[int, str]]:
+    """Digest and header of each image that is used, and why some cannot be read; a name is looked at once.
 
-    Raises ``DataError`` that names the unreadable ones.
+    Args:
+        cache: folder that remembers what lies in files, so that unchanged ones are not read again.
+        decode: decode each image, which finds damage behind the header. Those have a record and a reason.
     """
     index_path = None
     known: dict[str, list[Any]] = {}
@@ -111,47 +161,95 @@ def examine(images: Encoded, cache: Path | None = None) -> list[Record]:
         with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
             index = json.loads(index_path.read_text("utf-8"))
             known = index["files"] if index["version"] == VERSION else {}
-    records: list[Record] = []
     entries: dict[str, list[Any]] = {}
-    unreadable: list[tuple[str, str]] = []
+    seen: dict[str, tuple[Record | None, str]] = {}
+    records: Records = {}
+    unreadable: dict[int, str] = {}
+    shown = time.monotonic()
+
+    def look(i: int, name: str) -> tuple[Record | None, str]:
+        record, reason, entry = None, "", known.get(name)
+        try:
+            stamp = list(images.stamp(i))
+            if entry is None or entry[: len(stamp)] != stamp or (decode and DECODED not in entry[-2]):
+                data = images.read(i)
+                header = read_header(data)
+                digest = hashlib.sha256(data).hexdigest()
+                entry = [*stamp, digest, header.height, header.width, header.traits, header.peak]
+                record = Record(digest, header)
+                if decode:
+                    _decode(data, header)
+                    entry[-2] += DECODED
+        except OSError as error:
+            reason = error.strerror or "unreadable"
+        except UnreadableImage as error:
+            reason = str(error)
+        if not reason or record is None:  # what was whole at an earlier start and is damaged since belongs to the set
+            if entry is None:
+                return None, reason
+            entries[name] = entry
+            record = Record(entry[-5], Header(*entry[-4:]))
+        return record, reason
+
     with quiet():
-        for i, name in enumerate(images.names):
-            try:
-                stamp = images.stamp(i)
-                entry = known.get(name)
-                if entry is None or entry[:2] != [*stamp]:
-                    data = images.read(i)
-                    header = read_header(data)
-                    digest = hashlib.sha256(data).hexdigest()
-                    entry = [*stamp, digest, header.height, header.width, header.traits, header.peak]
-            except OSError as error:
-                unreadable.append((name, error.strerror or "unreadable"))
-            except UnreadableImage as error:
-                unreadable.append((name, str(error)))
-            else:
-                entries[name] = entry
-                records.append(Record(entry[2], Header(*entry[3:])))
-    _refuse(unreadable, len(images.names))
+        for count, i in enumerate(used.tolist()):
+            name = images.names[i]
+            if name not in seen:
+                seen[name] = look(i, name)
+            record, reason = seen[name]
+            if record is not None:
+                records[i] = record
+            if reason:
+                unreadable[i] = reason
+            if on_progress is not None and count % 64 == 0 and time.monotonic() - shown > SHOW_SECONDS:
+                shown = time.monotonic()
+                on_progress(count, len(used))
     if index_path is not None and entries != known:
         with contextlib.suppress(OSError):  # an index that cannot be written only costs the next start
             index_path.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomic(index_path, json.dumps({"version": VERSION, "files": entries}))
-    return records
+    return records, unreadable
+
+
+def _among(indices: Indices, records: Records) -> Indices:
+    return indices[[int(i) in records for i in indices]] if len(indices) else indices
+
+
+def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> Listing:
+    """The listing without unreadable images. Raises ``DataError`` where a class is lost."""
+    names = listing.images.names
+    left = {reason: list(files) for reason, files in listing.left_out.items()}
+    for i, reason in unreadable.items():
+        left.setdefault(f"images that cannot be read ({reason})", []).append(names[i])
+    bad = np.isin(listing.train, list(unreadable))
+    train = listing.train.copy() if to_train else listing.train[~bad]
+    for position in np.flatnonzero(bad) if to_train else ():
+        alike = np.flatnonzero(~bad & (listing.labels[train] == listing.labels[train[position]]))
+        if not len(alike):
+            lost = printable(listing.classes[listing.labels[train[position]]])
+            raise DataError(f"no training image of class {lost} can be read: replace them, or leave the class out")
+        train[position] = alike[np.searchsorted(alike, position) % len(alike)]
+    test = listing.test[~np.isin(listing.test, list(unreadable))]
+    said = f"{len(unreadable):,} images cannot be read and are left out: {some([names[i] for i in unreadable])}."
+    return replace(listing, train=train, test=test, left_out=left, notes=(*listing.notes, said))
 
 
 def _refuse(unreadable: list[tuple[str, str]], total: int) -> None:
     if unreadable:
         raise DataError(
             f"{len(unreadable):,} of {total:,} images cannot be read: "
-            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; replace them, or move them elsewhere"
+            f"{some([f'{name} ({reason})' for name, reason in unreadable])}; replace them, move them elsewhere, or "
+            f"leave them out with --skip-unreadable"
         )
 
 
 def _decoded(
-    images: Encoded, indices: Indices, records: list[Record], keep_under: Path | None
+    images: Encoded, indices: Indices, records: Records, keep_under: Path | None
 ) -> tuple[UniformStore | MixedStore, OSError | None]:
     """The images of ``indices`` decoded, from the cache where they are there already. Raises ``DataError``."""
-    sizes = np.array([(records[i].header.height, records[i].header.width) for i in indices], np.int64)  # (N, 2)
+    sizes = np.array(
+        [(records[i].header.height, records[i].header.width) for i in indices.tolist()], np.int64
+    )  # (N, 2)
     uniform = bool((sizes == sizes[0]).all())
     values = int(sizes.prod(1).sum()) * 3
     shape = (len(indices), *map(int, sizes[0]), 3) if uniform else (values,)
@@ -159,47 +257,58 @@ def _decoded(
     refused = None
     kept = None if path is None else open_kept(path)
     if kept is None or kept.array.shape != shape:
-        decoded = _decode_all(images, indices, records)
+        decoded = _decode_all(images, indices.tolist(), records)
         kept, refused = keep(path, shape, (image[None] if uniform else image.reshape(-1) for image in decoded))
     return (UniformStore(kept) if uniform else MixedStore(kept, sizes)), refused
 
 
-def _decode_all(images: Encoded, indices: Indices, records: list[Record]) -> Iterator[Pixels]:
-    headers = [records[i].header for i in indices]
+def _decode(data: bytes, header: Header) -> Pixels:
+    pixels = decode(data)
+    if pixels.shape[:2] != (header.height, header.width):
+        raise UnreadableImage("its size is not what its header says")
+    return pixels
+
+
+def _decode_all(images: Encoded, indices: list[int], records: Records) -> Iterator[Pixels]:
+    """The pixels of each image, decoded once where a table lists it several times. Raises ``DataError``."""
+    first: dict[str, int] = {}
+    which = [first.setdefault(images.names[i], i) for i in indices]
     unreadable: list[tuple[str, str]] = []
 
-    def one(position: int) -> Pixels | str:
-        header = headers[position]
+    def one(index: int) -> Pixels | str:
         try:
-            pixels = decode(images.read(int(indices[position])))
+            return _decode(images.read(index), records[index].header)
         except OSError as error:
             return error.strerror or "unreadable"
         except UnreadableImage as error:
             return str(error)
-        return pixels if pixels.shape[:2] == (header.height, header.width) else "its size is not what its header says"
 
-    def outcomes() -> Iterable[Pixels | str]:
-        large = sum(h.height * h.width for h in headers) / len(headers) >= THREADED_PIXELS
-        if not large:
-            yield from map(one, range(len(indices)))
-            return
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for start in range(0, len(indices), 64):
-                yield from pool.map(one, range(start, min(start + 64, len(indices))))
+    def outcomes() -> Iterator[Pixels]:
+        own = list(first.values())
+        large = sum(records[i].header.height * records[i].header.width for i in own) / len(own) >= THREADED_PIXELS
+        with ThreadPoolExecutor((os.cpu_count() or 1) if large else 1) as pool:
+            for start in range(0, len(own), 64):
+                some_own = own[start : start + 64]
+                for index, outcome in zip(some_own, (pool.map if large else map)(one, some_own), strict=True):
+                    if isinstance(outcome, str):
+                        unreadable.append((images.names[index], outcome))
+                        header = records[index].header
+                        outcome = np.zeros((header.height, header.width, 3), np.uint8)
+                    yield outcome
 
     with quiet():
-        for index, header, outcome in zip(indices, headers, outcomes(), strict=True):
-            if isinstance(outcome, str):
-                unreadable.append((images.names[index], outcome))
-                outcome = np.zeros((header.height, header.width, 3), np.uint8)
-            yield outcome
+        if len(first) == len(which):
+            yield from outcomes()
+        else:
+            pixels = dict(zip(first.values(), outcomes(), strict=True))
+            yield from map(pixels.__getitem__, which)
     _refuse(unreadable, len(indices))
 
 
 # -- what is said of them ------------------------------------------------------------------------------------------
 
 
-def _fingerprint(listing: Listing, records: list[Record]) -> str:
+def _fingerprint(listing: Listing, records: Records) -> str:
     # "folder" whatever the source is: the same images, names, classes and order make the same training.
     digest = hashlib.sha256(json.dumps([VERSION, "folder", listing.classes, len(listing.train)]).encode())
     for i in (*listing.train, *listing.test):
@@ -208,22 +317,17 @@ def _fingerprint(listing: Listing, records: list[Record]) -> str:
     return digest.hexdigest()
 
 
-def _notes(listing: Listing, records: list[Record]) -> Iterator[str]:
+def _notes(listing: Listing, by_index: Records) -> Iterator[str]:
+    records = list(by_index.values())
     total = len(records)
-    said = {
-        "g": "are grayscale and become RGB with three equal channels",
-        "t": "have transparency, which is laid on white",
-        "r": "are turned by their EXIF or TIFF orientation",
-        "a": "are animated; the first frame is used",
-    }
-    for trait, what in said.items():
+    for trait, what in NOTED.items():
         count = sum(trait in record.header.traits for record in records)
         if count:
             yield f"{'All' if count == total else f'{count:,} of {total:,}'} images {what}."
     sizes = sorted({(r.header.height * r.header.width, r.header.height, r.header.width) for r in records})
     if len(sizes) > 1:
-        (_, *small), (_, *large) = sizes[0], sizes[-1]
-        yield f"The images have {len(sizes):,} sizes, from {_size(small)} to {_size(large)} pixels."
+        small, large = (f"{width}×{height}" for _, height, width in (sizes[0], sizes[-1]))
+        yield f"The images have {len(sizes):,} sizes, from {small} to {large} pixels."
     counts = Counter(listing.labels[listing.train].tolist())
     (most, largest), *_, (least, smallest) = counts.most_common() * 2 or [(0, 0)] * 2
     if largest > IMBALANCE * smallest:
@@ -235,11 +339,7 @@ def _notes(listing: Listing, records: list[Record]) -> Iterator[str]:
 
 def _odd_pixels(records: list[Record]) -> Iterator[str]:
     """What may make images look other than meant, one sentence for each kind."""
-    said = {
-        "b": "are TIFFs with bands beside their colours (infrared or alpha): these bands are left out, not blended in",
-        "n": "are transparent everywhere: their colours are taken, not a white sheet; check that they hold a picture",
-    }
-    for trait, what in said.items():
+    for trait, what in WARNED.items():
         if count := sum(trait in record.header.traits for record in records):
             yield f"{count:,} of {len(records):,} images {what}"
     deep = [record.header.peak for record in records if record.header.peak]
@@ -250,17 +350,13 @@ def _odd_pixels(records: list[Record]) -> Iterator[str]:
         )
 
 
-def _size(height_width: list[int]) -> str:
-    return f"{height_width[1]}×{height_width[0]}"
-
-
-def _shared(listing: Listing, records: list[Record]) -> list[tuple[int, int]]:
+def _shared(listing: Listing, records: Records) -> list[tuple[int, int]]:
     """Test images that are training images too, each with one of those."""
     trained = {records[i].digest: int(i) for i in listing.train}
     return [(int(i), trained[records[i].digest]) for i in listing.test if records[i].digest in trained]
 
 
-def _contradictions(listing: Listing, records: list[Record]) -> Iterator[str]:
+def _contradictions(listing: Listing, records: Records) -> Iterator[str]:
     """One sentence where the same image stands in more than one class."""
     copies: dict[str, dict[int, int]] = {}  # of a digest: label to the first image that has it
     for i in (*listing.train, *listing.test):

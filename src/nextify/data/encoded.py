@@ -6,14 +6,15 @@ Listings, checks and stores use this interface only, whether images are files, m
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from nextify.data.decode import UnreadableImage
 
-Stamp = tuple[int, int]
-"""Size in bytes and modification time in nanoseconds of the file that holds an image."""
+Stamp = tuple[int, ...]
+"""Size, times of modification and change, and inode of the file that holds an image."""
 
 
 class Encoded(Protocol):
@@ -47,12 +48,11 @@ class Files:
     def stamp(self, index: int) -> Stamp:
         path = self._path(index)
         try:
-            status = os.stat(path)
+            return stamp_of(path)
         except OSError:
             if os.path.islink(path):
                 raise UnreadableImage("dangling link") from None
             raise
-        return status.st_size, status.st_mtime_ns
 
     def read(self, index: int) -> bytes:
         with open(self._path(index), "rb") as file:
@@ -62,7 +62,9 @@ class Files:
         return os.path.join(self.root, self.names[index])
 
 
-def stamp_of(path: Path) -> Stamp:
-    """The stamp of a file. Raises ``OSError``."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+def stamp_of(path: str | Path) -> Stamp:
+    """The stamp of a regular file. Raises ``OSError``, or ``UnreadableImage`` for a pipe, which would hang a reader."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage("not a regular file")
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

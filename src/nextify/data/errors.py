@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 SHOWN = 5
 """Names given in a message; the count says how many there are."""
@@ -27,3 +28,13 @@ def some(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     shown = ", ".join(printable(name) for name in names[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN:,} more"
+
+
+@contextmanager
+def reading_of(path: object) -> Iterator[None]:
+    """Turn an ``OSError`` within into a ``DataError`` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).partition("\n")[0]
+        raise DataError(f"{printable(str(path))} cannot be read ({reason}): check its permissions") from None

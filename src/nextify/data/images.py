@@ -62,7 +62,7 @@ class EncodedStore:
             with quiet():
                 return decode(self.encoded(index))
         except UnreadableImage as error:
-            raise self._unreadable(index, str(error)) from None
+            raise self.unreadable(index, str(error)) from None
 
     def encoded(self, index: int) -> bytes:
         """The image's file. Raises ``DataError``."""
@@ -70,11 +70,12 @@ class EncodedStore:
             return self.images.read(int(self.indices[index]))
         except (OSError, UnreadableImage) as error:
             reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
-            raise self._unreadable(index, reason) from None
+            raise self.unreadable(index, reason) from None
 
-    def _unreadable(self, index: int, reason: str) -> DataError:
+    def unreadable(self, index: int, reason: str) -> DataError:
+        """The error that names an image and the remedy."""
         name = printable(self.images.names[self.indices[index]])
-        return DataError(f"{name} cannot be read ({reason}): replace it, or move it elsewhere")
+        return DataError(f"{name} cannot be read ({reason}): replace it, or leave it out with --skip-unreadable")
 
 
 def check_images(images: object) -> None:
@@ -148,6 +149,8 @@ class Images:
     """By content; None where nobody has looked yet."""
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of what the source holds and is not used, by the reason."""
+    middle_side: int | None = None
+    """Median of the short sides, pixels; None where the images were not looked at one by one."""
 
     @property
     def train_images(self) -> int:

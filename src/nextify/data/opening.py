@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from nextify.data.kept import Kept, keep, open_kept
 from nextify.data.sources.folder import ARCHIVES, list_folder
 from nextify.data.sources.hugging_face import PREFIX, list_hugging_face
 from nextify.data.sources.listing import Listing, Splitting
-from nextify.data.sources.manifest import list_manifest
+from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
 from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
 
 DIGITS_TRAIN = 600
 """Training images of ``digits``; the other 1,197 are tested on, enough to tell accuracies apart."""
-KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv or .parquet file, or .tar shards"
+KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards"
 DECODED_LIMIT = 2 * 2**30
 """Bytes up to which a set is held decoded."""
 ON_DISK_FROM = 8 * 2**20
@@ -40,6 +41,8 @@ def open_images(
     cache: Path | None = None,
     decoded_limit: int = DECODED_LIMIT,
     to_train: bool = True,
+    skip_unreadable: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
     """The images of a source, checked.
 
@@ -56,6 +59,10 @@ def open_images(
         decoded_limit: bytes up to which images are held decoded; beyond, they are decoded each time.
         to_train: False where the images are only to be tested on: a source may then hold no training images, and one
             class only; a folder that is named as a test part, or holds nothing else, is tested on as a whole.
+        skip_unreadable: leave images out that cannot be read, and name them in ``left_out``; each is decoded once to
+            find them. In the place of one whose header is whole another image of its class is trained on, so that a
+            training that it stopped goes on. False refuses them.
+        on_progress: called now and then with the number of images looked at, and of all.
 
     Raises:
         DataError: what is wrong and what to do about it.
@@ -75,7 +82,15 @@ def open_images(
         listing = list_folder(local, splitting)
     else:
         listing = _listing(source, splitting)
-    return check(listing, name=source_name(source), cache=cache, decoded_limit=decoded_limit)
+    return check(
+        listing,
+        name=source_name(source),
+        cache=cache,
+        decoded_limit=decoded_limit,
+        skip_unreadable=skip_unreadable,
+        to_train=to_train,
+        on_progress=on_progress,
+    )
 
 
 def source_name(source: str) -> str:
@@ -101,15 +116,17 @@ def _listing(source: str, splitting: Splitting) -> Listing:
             shards = shards_in(path, ending, to_train=splitting.to_train)
             if shards is not None:
                 return list_shards(shards, splitting)
-        return list_folder(path, splitting)
+        return list_metadata(path, splitting) or list_folder(path, splitting)
     pattern = "{" in source and suffix in (".tar", ".parquet")
     if not path.exists() and not pattern:
         raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{printable(source)} is no regular file: give {KINDS}")
     if suffix == ".tar":
         return list_tar(shards_of(source), splitting)
     if suffix == ".parquet" and (pattern or holds_images(path)):
         return list_parquet(shards_of(source), splitting)
-    if suffix in (".csv", ".tsv", ".parquet"):
+    if suffix in TABLES:
         return list_manifest(path, splitting)
     if path.name.lower().endswith(ARCHIVES):
         raise DataError(f"{printable(source)} is an archive: unpack it and give its folder")

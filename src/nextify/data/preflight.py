@@ -7,7 +7,9 @@ No torch.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 from nextify.data.checks import IMBALANCE
 from nextify.data.errors import DataError, some
 from nextify.data.images import Images, ImageSet
+from nextify.data.sources.parts import count_classes
 from nextify.paper.recipe import Recipe
 
 FEW_STEPS = 100
@@ -25,6 +28,10 @@ FEW_PER_CLASS = 5
 """A class of fewer training images is hardly learned from fresh weights."""
 SMALL_BATCH_FOR_BATCH_NORM = 8
 """Batch norm's statistics are noise in smaller batches."""
+FEW_TEST = 400
+"""Test images below which accuracy is known to ±5 points at best."""
+LARGE = 4
+"""Ratio of the images' short side to the size they are trained at from which details are said to be lost."""
 RATE_RANGE = 8.0
 """A learning rate this many times above or below the fitted one draws a warning."""
 
@@ -82,12 +89,14 @@ def preflight(
     *,
     fitted: Recipe | None = None,
     uses_batch_norm: bool = False,
+    image_size: int | None = None,
 ) -> Preflight:
     """Check images against the recipe they will be trained with.
 
     Args:
         fitted: the fitted recipe before the user's own settings, to warn of settings far from it.
         uses_batch_norm: whether the network has batch norm.
+        image_size: side at which the images will be trained, pixels; None where it is not known.
 
     Raises:
         DataError: an epoch would have no step, or there are no test images.
@@ -104,7 +113,12 @@ def preflight(
         raise DataError("there is no image to test on: add a val/ folder, or leave some of each class for it")
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     absent = [images.classes[i] for i in np.flatnonzero(test_counts == 0)]
-    notes = list(images.notes)
+    notes = [*images.notes, *_test_notes(images, absent)]
+    if image_size is not None and (images.middle_side or 0) >= LARGE * image_size:
+        notes.append(
+            f"The images' short side is about {images.middle_side:,} pixels and they are trained at {image_size}, "
+            f"which loses details: --image-size takes more, or cut out what matters."
+        )
     shared = images.test_images_also_in_training
     if shared is None:
         shared = duplicates(images.train, images.test)
@@ -134,6 +148,17 @@ def preflight(
     return Preflight(facts, tuple(notes), warnings)
 
 
+def split_csv(images: Images) -> str:
+    """A table of each image's name, class and part (``train``, ``test``), as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "label", "split"))
+    for part, held in (("train", images.train), ("test", images.test)):
+        for i, label in enumerate(held.labels):
+            writer.writerow((held.name(i), images.classes[label], part))
+    return text.getvalue()
+
+
 def duplicates(train: ImageSet, test: ImageSet) -> int:
     """The number of test images with the pixels of a training image."""
     known = {_digest(train, i) for i in range(len(train))}
@@ -143,6 +168,18 @@ def duplicates(train: ImageSet, test: ImageSet) -> int:
 def _digest(images: ImageSet, index: int) -> bytes:
     pixels = images.load(index)
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=str(pixels.shape).encode()).digest()
+
+
+def _test_notes(images: Images, absent: Sequence[str]) -> list[str]:
+    """What the test images cannot tell."""
+    notes = []
+    count = len(images.test)
+    if count < FEW_TEST:
+        half = 196 / (2 * count**0.5)  # 95 % of a binomial's mass at an accuracy of one half, in percent
+        notes.append(f"With {count:,} test images, accuracy is known to ±{min(half, 50):.0f} points (95 %) only.")
+    if absent and not any("has no images of" in note for note in images.notes):
+        notes.append(f"There are no test images of {count_classes(absent)}: accuracy is over the other classes.")
+    return notes
 
 
 def _class_warnings(images: Images, counts: np.ndarray[Any, Any], untrained: list[str], recipe: Recipe) -> list[str]:

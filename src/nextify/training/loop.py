@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nextify.data import DataError
 from nextify.data.errors import some
 from nextify.system import processes
 from nextify.tasks.task import Metrics
@@ -61,6 +62,7 @@ def run_steps(
     Raises:
         TrainingStopped: ``should_stop`` returned True in any process; a checkpoint is saved.
         TrainingDiverged: the loss became NaN or infinite; the last good checkpoint stays.
+        DataError: an image cannot be read; a checkpoint is saved.
     """
     runtime, epochs = trainer.runtime, trainer.trial.recipe.epochs
     measured = {math.ceil(epochs * (i + 1) / runtime.evaluations) for i in range(runtime.evaluations)}
@@ -73,7 +75,16 @@ def run_steps(
             trainer.epoch_loss += _checked(pending, trainer, records)
             pending.clear()
 
-    for pixels, labels in trainer.batches.iterate(trainer.step, trainer.total_steps):
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            yield from trainer.batches.iterate(trainer.step, trainer.total_steps)
+        except DataError as error:
+            look()
+            if processes.count() > 1 or not records.save(trainer.state()):
+                raise
+            raise DataError(f"{error}, which goes on from step {trainer.step:,}") from None
+
+    for pixels, labels in batches():
         pending.append(trainer.train_step(pixels, labels))
         end_of_epoch = trainer.step % trainer.steps_per_epoch == 0
         if end_of_epoch or len(pending) >= CHECK_EVERY or trainer.device.type == "cpu":

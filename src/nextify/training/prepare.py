@@ -119,7 +119,8 @@ class Preparation:
             final, change = without_average(final)
             changes = [*(c for c in changes if c.field != "ema"), change]
         cost(design, size, images.num_classes)  # raises where the images are too small for the strides
-        report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=design.norm == "batch")
+        batch_norm = design.norm == "batch"
+        report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=batch_norm, image_size=size)
         trial = Trial(
             design,
             final,

@@ -5,6 +5,7 @@ a finished one is not trained again. Beside what ``run_trial`` leaves, the folde
 
     recipe.json     the design and recipe as trained, and the reason for every change
     preflight.json  what was found in the data
+    split.csv       which image is trained on and which tested on
     curves.png      loss and accuracy over the epochs
 """
 
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from nextify.data import Images, open_images
+from nextify.data.preflight import split_csv
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
-from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.system.several import several
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.prepare import Preparation, Prepared, resolved
@@ -95,6 +97,7 @@ def run_prepared(
         if finished(folder, trial) is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
+            write_text_atomic(folder / "split.csv", split_csv(images))
             write_json_atomic(folder / "recipe.json", resolved(prepared))
 
     def write_curves() -> None:

@@ -7,16 +7,18 @@ left out for a reason that is counted: hidden, another format, a file server's t
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 
 from nextify.data.decode import EXTENSIONS, PLUGINS
 from nextify.data.encoded import Files
-from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.listing import HIDDEN, Listing, Splitting, arrange
+from nextify.data.errors import DataError, printable, reading_of, some
+from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found, Listing, Splitting, arrange
 from nextify.data.sources.parts import (
     Parts,
     choose_parts,
@@ -37,54 +39,53 @@ SERVER_FOLDERS = frozenset(
     {"@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "$RECYCLE.BIN", "__MACOSX", "lost+found"}
     | {"System Volume Information", "Thumbs"}
 )
-OURS = frozenset({"preflight.json", "nextify.json", "checkpoint.pt", "result.json", "study.json"})
-"""Files that tell a folder of our results."""
+_MARKER = re.compile(r"(preflight|nextify|study|index-[0-9a-f]{16})\.json|checkpoint\.pt")
+"""Files that tell a folder of our results; those of ``_SIGNED`` do where they name us too, as others use such names."""
+_SIGNED = frozenset({"result.json", "results.json", "evaluation.json", "robustness.json"})
 _RESULTS, _SERVER = "results of nextify", "in thumbnail and recycle folders of a file server"
+_LINKED = "links to other images of the set, or to what holds it"
 _PICTURES, _COMPANIONS = ({"images", "imgs", "img", "jpegimages"}, {"masks", "labels", "annotations", "trimaps"})
+_Rows = list[tuple[str, str | None]]
+"""Names of images below the root, and their classes: None for images without class folders."""
 
 
-class _Found:
-    """Images of a folder by part and class, and what else lies there; names are below ``root``."""
+class _Walk:
+    """Goes through a folder, and keeps what is left out by its reason; names are below ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.left_out: dict[str, list[str]] = defaultdict(list)
 
-    def images_in(self, folder: str) -> list[str]:
-        """The images at any depth, sorted. Raises ``DataError``."""
-        found = []
-        for name, reason in _files_below(self.root, folder):
-            if reason:
-                self.left_out[reason].append(name)
-            else:
-                found.append(name)
-        return sorted(found)
+    def leave(self, files: Iterable[tuple[str, str]], reason: str = "") -> None:
+        for name, own in files:
+            self.left_out[own or reason].append(name)
 
-    def classes_in(self, below: str, *, may_be_empty: bool) -> dict[str, list[str]]:
-        """Class name to the names of its images, below ``root / below``. Raises ``DataError``."""
-        folder = self.root / below
-        shown, prefix = printable(str(folder)), f"{below}/" if below else ""
-        for name in files_in(folder, hidden=True):
-            reason = _reason(name) or "beside the class folders"
-            self.left_out[reason].append(f"{prefix}{name}")
-        by_class = {}
-        for name in sorted(subfolders(folder, hidden=True), key=natural):
-            reason = _folder_reason(folder / name)
-            if reason:
-                self.left_out[reason] += [file for file, _ in _files_below(self.root, f"{prefix}{name}")]
-            else:
-                by_class[name] = self.images_in(f"{prefix}{name}")
-        _no_annotations(folder, by_class)
+    def part(self, below: str, *, to_train: bool) -> _Rows:
+        """The images of a part, by class, in the classes' order. Raises ``DataError``."""
+        folder, prefix = self.root / below, f"{below}/" if below else ""
+        shown = printable(str(folder))
+        names = sorted(subfolders(folder, hidden=True), key=natural)
+        loose = [(f"{prefix}{name}", reason_of(name)) for name in files_in(folder, hidden=True)]
+        if below and not to_train and all(map(_is_special, names)) and any(not reason for _, reason in loose):
+            self.leave((name, reason) for name, reason in loose if reason)
+            self.leave(file for name in names for file in files_below(self.root, f"{prefix}{name}", every=True))
+            return [(name, None) for name, reason in loose if not reason]
+        self.leave(loose, "beside the class folders")
+        by_class: dict[str, list[str]] = {}
+        for name in names:
+            files = list(files_below(self.root, f"{prefix}{name}", every=True))
+            self.leave((file, reason) for file, reason in files if reason)
+            images = sorted(file for file, reason in files if not reason)
+            if not _is_special(name) and (images or not any(reason == _RESULTS for _, reason in files)):
+                by_class[name] = images
+        _refuse_annotations(folder, by_class)
         if not any(by_class.values()):
             raise DataError(self._no_images(folder, shown))
-        empty = [name for name, files in by_class.items() if not files]
-        if empty and may_be_empty:
-            return {name: files for name, files in by_class.items() if files}
-        if empty:
+        if (empty := [name for name, files in by_class.items() if not files]) and to_train:
             there = {r: n for r, n in self.left_out.items() if any(f.startswith(f"{prefix}{empty[0]}/") for f in n)}
             hint = f" (there are {some([f'{len(n):,} {r}' for r, n in there.items()])})" if there else ""
             raise DataError(f"{shown} has {count_classes(empty)} without images{hint}: add some, or move it elsewhere")
-        return by_class
+        return [(file, name) for name, files in by_class.items() for file in files]
 
     def _no_images(self, folder: Path, shown: str) -> str:
         files = files_in(folder)
@@ -105,62 +106,105 @@ class _Found:
 
 def list_folder(root: Path, splitting: Splitting) -> Listing:
     """The images of a folder. Looks at names only. Raises ``DataError``."""
-    where, found = printable(str(root)), _Found(root)
-    folders = [name for name in subfolders(root) if not _folder_reason(root / name)]
-    named = _part_folders(root, folders)
+    where, walk = printable(str(root)), _Walk(root)
+    folders = data_folders(root)
+    named = part_folders(root, folders)
     notes = []
     parts: Parts | None = None
+    below = [""]
     if named:
-        parts = choose_parts(named, where, _shown, to_train=splitting.to_train)
-        used = [_inner(root, name) for name in parts.used]
-        found.left_out.update(_beside(root, {*parts.used}))
+        parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train)
+        below = [_inner(root, name) for name in parts.used]
+        walk.leave(_beside(root, {*parts.used}))
+        for part in set(parts.used) - {*below}:
+            walk.leave(((f"{part}/{file}", reason_of(file)) for file in files_in(root / part)), "beside the parts")
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
-        parts, used = Parts(None, root.name), [""]
-    else:
-        used = [""]
-        if taken := [name for name in folders if is_part_folder(name)]:
-            notes.append(f"{some(list(map(_shown, taken)))} holds images and no class folders, so it is a class.")
+        parts = Parts(None, root.name)
+    elif taken := [name for name in folders if is_part_folder(name)]:
+        notes.append(f"{some(list(map(shown_folder, taken)))} holds images and no class folders, so it is a class.")
     trains = parts is None or parts.train is not None
-    by_part = [
-        found.classes_in(below, may_be_empty=not (trains and i == 0) or not splitting.to_train)
-        for i, below in enumerate(used)
-    ]
-    if splitting.to_train and len(by_part[0]) == 1:
-        raise DataError(_one_class(root / used[0], *by_part[0]))
-    classes = tuple(dict.fromkeys(name for part in by_part for name in part))
-    images = [(name, label) for part in by_part for label, cls in enumerate(classes) for name in part.get(cls, [])]
-    return arrange(
-        where,
-        classes,
-        Files(root, tuple(name for name, _ in images)),
-        [label for _, label in images],
-        parts,
-        sum(map(len, by_part[0].values())) if trains else 0,
-        splitting,
-        shown=_shown,
+    rows = [walk.part(name, to_train=trains and i == 0 and splitting.to_train) for i, name in enumerate(below)]
+    if splitting.to_train and len({name for _, name in rows[0]}) == 1:
+        raise DataError(_one_class(root / below[0], str(rows[0][0][1])))
+    # One class however its name is composed: macOS and Linux write é differently.
+    classes: dict[str, str] = {}
+    for _, name in (row for part in rows for row in part if row[1] is not None):
+        classes.setdefault(unicodedata.normalize("NFC", str(name)), str(name))
+    number = {name: label for label, name in enumerate(classes)}
+
+    def numbered(row: tuple[str, str | None]) -> tuple[str, int]:
+        return row[0], UNLABELLED if row[1] is None else number[unicodedata.normalize("NFC", row[1])]
+
+    images = [row for part in rows for row in sorted(map(numbered, part), key=itemgetter(1))]
+    found = Found(
+        where=where,
+        images=Files(root, tuple(name for name, _ in images)),
+        labels=[label for _, label in images],
+        classes=tuple(classes.values()),
+        parts=parts,
+        train_count=len(rows[0]) if trains else 0,
+        shown=shown_folder,
         notes=notes,
-        left_out=found.left_out,
+        left_out=walk.left_out,
     )
+    return arrange(found, splitting)
 
 
 def subfolders(folder: Path, *, hidden: bool = False) -> list[str]:
     """Names of the folders in a folder, hidden ones only where asked for. Raises ``DataError``."""
-    with _entries(str(folder)) as entries:
-        return [entry.name for entry in entries if (hidden or not _hidden(entry.name)) and entry.is_dir()]
+    return [name for name, is_folder in _entries(folder) if is_folder and (hidden or not _hidden(name))]
 
 
 def files_in(folder: Path, *, hidden: bool = False) -> list[str]:
     """Names of the files in a folder, sorted, hidden ones only where asked for. Raises ``DataError``."""
-    with _entries(str(folder)) as entries:
-        return sorted(entry.name for entry in entries if (hidden or not _hidden(entry.name)) and not entry.is_dir())
+    return [name for name, is_folder in _entries(folder) if not is_folder and (hidden or not _hidden(name))]
 
 
-def files_below(folder: Path) -> Iterator[str]:
-    """Names below a folder of its files at any depth, without hidden ones and our results. Raises ``DataError``."""
-    return (name for name, reason in _files_below(folder, "") if reason not in (HIDDEN, _RESULTS, _SERVER))
+def files_below(root: Path, folder: str = "", *, every: bool = False) -> Iterator[tuple[str, str]]:
+    """Each file at any depth, its name below ``root``, and why it is no image of the set, or an empty reason.
+
+    A folder that is linked into itself is entered once, and a link below ``folder`` to one beside it, or to what holds
+    it, is not followed: the images of other classes would count as this one's. ``every`` includes hidden files, our own
+    results and what a file server keeps.
+    """
+    beside = os.path.realpath(root / folder.rpartition("/")[0])
+    seen: set[str] = set()
+    pending = [(folder, _folder_reason(folder.rpartition("/")[2]))]
+    while pending:
+        name, reason = pending.pop()
+        path = root / name
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        entries = _entries(path)
+        if not reason and name and _is_results(path, entries):
+            reason = _RESULTS
+        if reason and not every:
+            continue
+        for entry, is_folder in entries:
+            below = f"{name}/{entry}" if name else entry
+            if is_folder:
+                to = os.path.realpath(path / entry) if name and os.path.islink(path / entry) else ""
+                if to and os.path.commonpath([to, beside]) in (to, beside):
+                    yield below, reason or _LINKED
+                else:
+                    pending.append((below, reason or _folder_reason(entry)))
+            elif every or not _hidden(entry):
+                yield below, reason or reason_of(entry)
 
 
-def _part_folders(root: Path, folders: list[str]) -> list[str]:
+def data_folders(root: Path) -> list[str]:
+    """Names of the folders in a folder that may hold images: no hidden ones, a file server's, or only our results."""
+
+    def ours(name: str) -> bool:
+        nothing_else = next(files_below(root, name), None) is None
+        return nothing_else and any(reason == _RESULTS for _, reason in files_below(root, name, every=True))
+
+    return [name for name in subfolders(root) if not _is_special(name) and not ours(name)]
+
+
+def part_folders(root: Path, folders: list[str]) -> list[str]:
     """Which of a folder's folders are parts: all, or those that are called so and hold class folders."""
     kinds = {kind_of(name) for name in folders}
     holding = [name for name in folders if kind_of(name) and subfolders(root / name)]
@@ -170,11 +214,7 @@ def _part_folders(root: Path, folders: list[str]) -> list[str]:
         return folders  # such as cats_train and cats_test
     if any(map(is_part_folder, holding)):
         return [name for name in folders if is_part_folder(name) or looks_like_part(name)]
-    if (
-        folders
-        and all(kind_of(name) or looks_like_part(name) for name in folders)
-        and any(map(looks_like_part, folders))
-    ):
+    if any(map(looks_like_part, folders)) and all(kind_of(name) or looks_like_part(name) for name in folders):
         return folders
     return []
 
@@ -187,19 +227,17 @@ def _inner(root: Path, part: str) -> str:
     return part
 
 
-def _beside(root: Path, used: set[str]) -> dict[str, list[str]]:
-    """What lies in a folder of parts and in none that is used, by reason."""
-    left: dict[str, list[str]] = defaultdict(list)
+def _beside(root: Path, used: set[str]) -> Iterator[tuple[str, str]]:
+    """What lies in a folder of parts and in none that is used, with its reason."""
     for name in files_in(root, hidden=True):
-        left[_reason(name) or "beside the parts"].append(name)
+        yield name, reason_of(name) or "beside the parts"
     for name in sorted(set(subfolders(root, hidden=True)) - used):
-        aside = "which is not used" if kind_of(name) else "beside the parts"
-        reason = _folder_reason(root / name) or f"in {printable(name)}/, {aside}"
-        left[reason] += [file for file, _ in _files_below(root, name)]
-    return left
+        aside = f"in {printable(name)}/, {'which is not used' if kind_of(name) else 'beside the parts'}"
+        for file, reason in files_below(root, name, every=True):
+            yield file, reason if reason in (HIDDEN, _RESULTS, _SERVER) else aside
 
 
-def _no_annotations(folder: Path, by_class: dict[str, list[str]]) -> None:
+def _refuse_annotations(folder: Path, by_class: dict[str, list[str]]) -> None:
     """Refuse the layouts of detection and segmentation, whose folders are no classes."""
     lower = {name.lower(): name for name in by_class}
     pictures, others = (
@@ -215,34 +253,28 @@ def _no_annotations(folder: Path, by_class: dict[str, list[str]]) -> None:
 
 def _one_class(folder: Path, only: str) -> str:
     inner = folder / only
-    below = subfolders(inner)
-    has_parts = any(kind_of(name) == "train" for name in below)
+    has_parts = any(kind_of(name) == "train" for name in subfolders(inner))
     hint = (
         f"give {printable(str(inner))}" if has_parts else f"add a folder of images of another class{_or_list(folder)}"
     )
     return f"{printable(str(folder))} has one class only ({printable(only)}), so there is nothing to tell apart: {hint}"
 
 
-def _shown(part: str) -> str:
+def shown_folder(part: str) -> str:
+    """A part that is a folder, as a message has it."""
     return f"{part}/"
 
 
-@contextlib.contextmanager
-def _entries(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield entries
-    except OSError as error:
-        raise DataError(f"cannot look into {printable(folder)} ({error.strerror}): check its permissions") from None
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """Name of each entry, sorted, and whether it is a folder. Raises ``DataError``."""
+    with reading_of(folder), os.scandir(folder) as entries:
+        return sorted((entry.name, entry.is_dir()) for entry in entries)
 
 
 def _or_list(folder: Path) -> str:
     """A further remedy where the folder has what may be a manifest."""
-    lists = [name for name in files_in(folder) if name.lower().endswith((".csv", ".tsv"))]
-    if lists:
-        return f", or give {printable(str(folder / lists[0]))} if it lists paths and labels"
-    lines = [name for name in files_in(folder) if name.lower().endswith(".jsonl")]
-    return f", or write the paths and labels of {lines[0]} as a .csv" if lines else ""
+    lists = [name for name in files_in(folder) if name.lower().endswith((".csv", ".tsv", ".jsonl"))]
+    return f", or give {printable(str(folder / lists[0]))} if it lists paths and labels" if lists else ""
 
 
 def _hidden(name: str) -> bool:
@@ -254,7 +286,7 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def _reason(name: str) -> str:
+def reason_of(name: str) -> str:
     """Why a file is no image of the set; empty where it is one."""
     extension = os.path.splitext(name)[1].lower()
     if _hidden(name):
@@ -268,38 +300,22 @@ def _reason(name: str) -> str:
     return f"{extension} files" if extension else "files without an extension"
 
 
-def _folder_reason(folder: Path) -> str:
-    """Why nothing below a folder is an image of the set; empty where it may be."""
-    if _hidden(folder.name):
-        return HIDDEN
-    if folder.name in SERVER_FOLDERS:
-        return _SERVER
-    places = [folder]
-    for depth in range(3):  # results lie in OUT/FINGERPRINT, and OUT in runs/ where nothing else is said
-        if any(not OURS.isdisjoint(files_in(place)) for place in places):
-            return _RESULTS
-        if depth < 2:
-            places = [place / name for place in places for name in subfolders(place)[:50]]
-    return ""
+def _folder_reason(name: str) -> str:
+    """Why nothing below a folder of this name is an image of the set; empty where it may be."""
+    return HIDDEN if _hidden(name) else _SERVER if name in SERVER_FOLDERS else ""
 
 
-def _files_below(root: Path, folder: str) -> Iterator[tuple[str, str]]:
-    """Each file at any depth, its name below ``root`` and why it is left out; a folder linked into itself is entered
-    once."""
-    seen: set[str] = set()
-    pending = [(folder, "")]
-    while pending:
-        name, reason = pending.pop()
-        path = root / name
-        real = os.path.realpath(path)
-        if real in seen:
-            continue
-        seen.add(real)
-        with _entries(str(path)) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                below = f"{name}/{entry.name}" if name else entry.name
-                if entry.is_dir():
-                    special = HIDDEN if _hidden(entry.name) else _SERVER if entry.name in SERVER_FOLDERS else ""
-                    pending.append((below, reason or special))
-                else:
-                    yield below, reason or _reason(entry.name)
+def _is_special(name: str) -> bool:
+    return bool(_folder_reason(name))
+
+
+def _is_results(folder: Path, entries: list[tuple[str, bool]]) -> bool:
+    """Whether a folder is one of ours: an ``--out``, a training's, a cache's, or one of results."""
+    names = {name for name, is_folder in entries if not is_folder}
+    if any(map(_MARKER.fullmatch, names)):
+        return True
+    for name in filter(lambda name: os.path.isfile(folder / name), names & _SIGNED):
+        with reading_of(folder / name), open(folder / name, "rb") as file:
+            if b'"nextify"' in file.read(2**24):
+                return True
+    return ("cache", True) in entries and any(map(_MARKER.fullmatch, files_in(folder / "cache")))

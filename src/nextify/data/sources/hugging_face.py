@@ -11,8 +11,8 @@ from typing import Any
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp
 from nextify.data.errors import DataError, some
-from nextify.data.sources.listing import Listing, Splitting, arrange
-from nextify.data.sources.parquet import Columns, choose_columns, number_column
+from nextify.data.sources.listing import Found, Listing, Splitting, arrange
+from nextify.data.sources.parquet import choose_columns
 from nextify.data.sources.parts import choose_parts, kind_of
 
 PREFIX = "hf:"
@@ -54,38 +54,44 @@ class Rows:
 
 def list_hugging_face(source: str, splitting: Splitting) -> Listing:
     """The images of ``hf:OWNER/NAME``. Raises ``DataError``: the library or the data set is not there, odd columns."""
-    datasets = _library()
-    name = source.removeprefix(PREFIX)
-    try:
-        found = datasets.load_dataset(name)
-    except Exception as error:  # the library and what is below it raise almost anything: network, names, formats
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{source} could not be loaded ({reason}): check the name and the connection") from None
-    if not any(map(kind_of, found)):
-        raise DataError(f"{source} has the splits {some(list(found))}: it needs train, and val or test if wanted")
-    parts = choose_parts(filter(kind_of, found), source, to_train=splitting.to_train)
-    columns = _columns(datasets, found[parts.used[0]].features, source)
-    splits = [
-        (part, found[part].select_columns([columns.image, columns.label]).cast_column(
-            columns.image, datasets.Image(decode=False)))
-        for part in parts.used
-    ]  # fmt: skip
-    images = Rows(name, splits, columns.image)
-    labels = [label for _, rows in splits for label in rows[columns.label]]
-    classes, numbers = number_column(labels, columns)
-    train_count = len(splits[0][1]) if parts.train else 0
-    return arrange(source, classes, images, numbers, parts, train_count, splitting, notes=columns.notes)
-
-
-def _library() -> Any:
     try:
         import datasets
     except ImportError:
         raise DataError("data sets of the Hub need its library: pip install 'nextify[datasets]'") from None
-    return datasets
-
-
-def _columns(datasets: Any, features: Any, source: str) -> Columns:
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    labels = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-    return choose_columns(source, list(features), images, labels)
+    name = source.removeprefix(PREFIX)
+    try:
+        there = datasets.load_dataset(name)
+    except Exception as error:  # the library and what is below it raise almost anything: network, names, formats
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{source} could not be loaded ({reason}): check the name and the connection") from None
+    if not any(map(kind_of, there)):
+        raise DataError(f"{source} has the splits {some(list(there))}: it needs train, and val or test if wanted")
+    parts = choose_parts(filter(kind_of, there), source, to_train=splitting.to_train)
+    features = there[parts.used[0]].features
+    pictures = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
+    labels = {column: kind.names for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    columns = choose_columns(source, list(features), pictures, labels)
+    splits = [
+        (part, there[part].select_columns([columns.image, columns.label]).cast_column(
+            columns.image, datasets.Image(decode=False)))
+        for part in parts.used
+    ]  # fmt: skip
+    left = {
+        f"in the split {part}, {'which is not used' if kind_of(part) else 'whose part is not known'}": [
+            f"{part}#{row}" for row in range(len(rows))
+        ]
+        for part, rows in there.items()
+        if part not in parts.used
+    }
+    found = Found(
+        where=source,
+        images=Rows(name, splits, columns.image),
+        labels=columns.checked([label for _, rows in splits for label in rows[columns.label]]),
+        classes=columns.classes,
+        classes_in=f"the column {columns.label}",
+        parts=parts,
+        train_count=len(splits[0][1]) if parts.train else 0,
+        notes=columns.notes,
+        left_out=left,
+    )
+    return arrange(found, splitting)

@@ -1,8 +1,8 @@
 """Which images, which class, which of them to test on: what every source comes to before an image is looked at.
 
-Rules for all sources: the part named train is trained on; val, else test, is tested on, and others are named as unused.
-Without a part to test on, a share of each class is set apart by a fixed seed. What is left out is counted by its
-reason.
+Every source gives what it holds as ``Found``; ``arrange`` alone decides. The part named train is trained on; val, else
+test, is tested on, and others are named as unused. Without a part to test on, a share of each class is set apart by a
+fixed seed, of whole groups where the source tells any. What is left out is counted by its reason.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Indices = npt.NDArray[np.int64]
 LeftOut = Mapping[str, Sequence[str]]
 """Names of what is in a source and not used, by the reason."""
 UNLABELLED = -1
-HIDDEN, BESIDE = "hidden", "beside the images"
+HIDDEN = "hidden"
 _EXPECTED = re.compile(
-    rf"{HIDDEN}|{BESIDE}|\.\w+ files|files without an extension|further images of a sample"
+    rf"{HIDDEN}|\.\w+ files|files without an extension|further images of a sample"
     "|.*, which (has no labels|is not used)"
 )
 """Reasons that need no note, or have one of their own."""
@@ -61,47 +61,60 @@ class Splitting:
     """False: the images are to be tested on only, so none need be there to train on, nor several classes."""
 
 
-def arrange(
-    where: str,
-    classes: tuple[str, ...],
-    images: Encoded,
-    labels: Sequence[int] | Labels,
-    parts: Parts | None,
-    train_count: int,
-    splitting: Splitting,
-    *,
-    shown: Callable[[str], str] = as_split,
-    notes: Sequence[str] = (),
-    undecoded_note: str = "",
-    left_out: LeftOut | None = None,
-) -> Listing:
-    """The checked listing of images of which the first ``train_count`` are to train on and the others to test on.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a source holds: the images of the parts that are used, those to train on first."""
 
-    Args:
-        where: the source, as a message names it.
-        labels: ``UNLABELLED`` where there is none.
-        parts: as ``choose_parts`` gives them; None where the source names none.
-        left_out: names of files that are not used, by the reason.
+    where: str
+    """The source, as a message names it."""
+    images: Encoded
+    labels: Sequence[object]
+    """Of each image a name, a number, or what says that there is none."""
+    classes: tuple[str, ...] | None = None
+    """Names of the labels 0, 1, …; None where labels are names, or numbers without names."""
+    classes_in: str = ""
+    """Where ``classes`` stand, for a message."""
+    parts: Parts | None = None
+    """As ``choose_parts`` gives them; None where the source names none."""
+    train_count: int
+    groups: Sequence[str] | None = None
+    """What each image shows (a patient, a plant): images of one group must not be on both sides. Empty for none."""
+    rows: Sequence[int] | None = None
+    """The row of each image, where a message names rows of a table rather than images."""
+    remedy: str = "label them or leave them out"
+    """For images without a label."""
+    shown: Callable[[str], str] = as_split
+    """How a message names a part."""
+    notes: Sequence[str] = ()
+    undecoded_note: str = ""
+    left_out: LeftOut = field(default_factory=dict)
+
+
+def arrange(found: Found, splitting: Splitting) -> Listing:
+    """The checked listing of what a source holds.
 
     Raises:
         DataError: no image, images without a label, one class only, classes that only the test images have, none left
             to test on.
     """
-    labels = np.asarray(labels, np.int64)
-    left = dict(left_out or {})
-    said = [*notes, *_said_of(left)]
-    everything = np.arange(len(labels))
-    train, test = everything[:train_count], everything[train_count:]
+    where, shown, parts, names = found.where, found.shown, found.parts, found.images.names
+    left = dict(found.left_out)
+    said = [*found.notes, *_said_of(left)]
     tested_part = None if parts is None else parts.test
-    if len(test) and (labels[test] == UNLABELLED).all() and train_count:
-        assert tested_part is not None
-        left[f"in {shown(tested_part)}, which has no labels"] = [images.names[i] for i in test]
+    is_blank = {label: no_label(label) for label in {*found.labels}}
+    blank = np.array([is_blank[label] for label in found.labels], bool)
+    train, test = np.split(np.arange(len(blank)), [found.train_count])
+    if tested_part is not None and len(test) and blank[test].all():
+        if not splitting.to_train:
+            raise DataError(f"{shown(tested_part)} has no labels, so nothing can be measured on it: "
+                            f"label it, or give another part")  # fmt: skip
+        left[f"in {shown(tested_part)}, which has no labels"] = [names[i] for i in test]
         said.append(f"{shown(tested_part)} has no labels, so it cannot be tested on there and is left out.")
         test, tested_part = test[:0], None
-    if missing := [images.names[i] for i in (*train, *test) if labels[i] == UNLABELLED]:
-        raise DataError(f"{len(missing):,} of {len(labels):,} images have no label: {some(missing)}; "
-                        f"label them or leave them out")  # fmt: skip
-    if not len(labels) or (not train_count and splitting.to_train):
+    _refuse_unlabelled(found, [int(i) for i in (*train, *test) if blank[i]])
+    classes, numbers = number_labels(found.labels, found.classes, found.classes_in)
+    labels = np.asarray(numbers, np.int64)
+    if not len(labels) or (not len(train) and splitting.to_train):
         part = "" if parts is None or parts.train is None else f" in {shown(parts.train)}"
         raise DataError(f"{where} has no images{part}: add some")
     trained = np.unique(labels[train])
@@ -111,37 +124,53 @@ def arrange(
             f"add images of another class"
         )
     said += _said_of_classes([classes[i] for i in trained])
+    if parts is not None and parts.unused:
+        which = "a share of the training images" if tested_part is None else shown(tested_part)
+        said.append(f"{which} is the test set; {some([shown(name) for name in parts.unused])} is not used.")
     if tested_part is None:
-        train, test, note = split_train(labels, splitting, train)
-        lacks = parts is not None and parts.test is None
-        said.append(f"There is no {shown('val')} or {shown('test')}: {note}" if lacks else note)
-        return Listing(classes, images, labels, train, test, tuple(said), undecoded_note, left)
-    assert parts is not None
-    if not len(test):
+        train, test, note = split_train(labels, splitting, train, found.groups)
+        lacks_any = parts is not None and parts.test is None
+        said.append(f"There is no {shown('val')} or {shown('test')}: {note}" if lacks_any else note)
+    elif not len(test):
         raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to have part of "
-                        f"{shown(parts.train or 'train')} set apart")  # fmt: skip
+                        f"{shown((parts and parts.train) or 'train')} set apart")  # fmt: skip
     tested = np.unique(labels[test])
     if len(train) and (unknown := [classes[i] for i in np.setdiff1d(tested, trained)]):
         raise DataError(
-            f"{shown(tested_part)} has {count_classes(unknown)} that {shown(parts.train or 'train')} lacks: "
-            f"add training images of each, or move them out of {shown(tested_part)}"
-        )
-    if parts.unused:
-        said.append(
-            f"{shown(tested_part)} is the test set; {some([shown(name) for name in parts.unused])} is not used."
+            f"{shown(tested_part or 'test')} has {count_classes(unknown)} that "
+            f"{shown((parts and parts.train) or 'train')} lacks: add training images of each, or move them out of "
+            f"{shown(tested_part or 'test')}"
         )
     if absent := [classes[i] for i in np.setdiff1d(trained, tested)]:
-        said.append(
-            f"{shown(tested_part)} has no images of {count_classes(absent)}: accuracy is over the other classes."
-        )
-    return Listing(classes, images, labels, train, test, tuple(said), undecoded_note, left)
+        place = "The part set apart" if tested_part is None else shown(tested_part)
+        said.append(f"{place} has no images of {count_classes(absent)}: accuracy is over the other classes.")
+    if found.groups is not None and (both := {found.groups[i] for i in train} & {found.groups[i] for i in test} - {""}):
+        said.append(f"{len(both):,} groups have images to train on and to test on, so accuracy is flattered: "
+                    f"{some(sorted(both, key=natural))}.")  # fmt: skip
+    return Listing(classes, found.images, labels, train, test, tuple(said), found.undecoded_note, left)
 
 
-def split_train(labels: Labels, splitting: Splitting, among: Indices | None = None) -> tuple[Indices, Indices, str]:
+def _refuse_unlabelled(found: Found, missing: list[int]) -> None:
+    if not missing:
+        return
+    if found.rows is None:
+        names = some([found.images.names[i] for i in missing])
+        raise DataError(f"{len(missing):,} of {len(found.labels):,} images have no label: {names}; {found.remedy}")
+    marks = some(sorted({repr(found.labels[i]) for i in missing if found.labels[i]}))
+    raise DataError(
+        f"{len(missing):,} rows of {found.where} have no label{f' ({marks})' if marks else ''}: "
+        f"row {some([f'{found.rows[i]:,}' for i in missing])}; {found.remedy}"
+    )
+
+
+def split_train(
+    labels: Labels, splitting: Splitting, among: Indices, groups: Sequence[str] | None = None
+) -> tuple[Indices, Indices, str]:
     """Parts a share of each class off, by a fixed seed: at least one image a class, and never its last.
 
     Args:
-        among: which images; None for all.
+        among: which images.
+        groups: of each image; those of one stay together.
 
     Raises:
         DataError: every class has one image only, or the share is none.
@@ -149,14 +178,13 @@ def split_train(labels: Labels, splitting: Splitting, among: Indices | None = No
     fraction, seed = splitting.test_fraction, splitting.seed
     if not 0 < fraction < 1:
         raise DataError(f"test_fraction must be between 0 and 1, got {fraction}")
-    among = np.arange(len(labels)) if among is None else among
     own = labels[among]
+    if groups is not None:
+        return _split_groups(own, splitting, among, [groups[i] or f"\0{i}" for i in among])
     chosen = np.zeros(len(among), bool)
-    by_class = np.argsort(own, kind="stable")
-    for members in np.split(by_class, np.flatnonzero(np.diff(own[by_class])) + 1):
+    for members in _members(own):
         count = min(len(members) - 1, max(1, round(len(members) * fraction)))
-        label = int(own[members[0]])
-        shuffled = np.random.RandomState([seed & 0xFFFFFFFF, label]).permutation(len(members))
+        shuffled = np.random.RandomState([seed & 0xFFFFFFFF, int(own[members[0]])]).permutation(len(members))
         chosen[members[shuffled[:count]]] = True
     if not chosen.any():
         raise DataError("every class has one image, so none is left to test on: add images, or a val/ folder")
@@ -167,30 +195,50 @@ def split_train(labels: Labels, splitting: Splitting, among: Indices | None = No
     return train, test, note
 
 
+def _split_groups(own: Labels, splitting: Splitting, among: Indices, groups: list[str]) -> tuple[Indices, Indices, str]:
+    """Whole groups in a random order, each taken where at least half of it is still wanted of its classes."""
+    fraction, seed = splitting.test_fraction, splitting.seed
+    total = np.bincount(own)
+    wanted = np.where(total > 1, np.maximum(1, np.round(total * fraction)), 0).astype(np.int64)
+    taken = np.zeros_like(total)
+    by_group = _members(np.unique(groups, return_inverse=True)[1])
+    order = np.random.RandomState([seed & 0xFFFFFFFF]).permutation(len(by_group))
+    counts = [np.unique(own[members], return_counts=True) for members in by_group]
+    chosen = []
+    # Where every group is larger than what is wanted, the smallest that leaves images of its classes is taken.
+    for share, ordered in ((0.5, order), (0.0, sorted(order, key=lambda g: len(by_group[g])))):
+        for g in ordered:
+            classes, count = counts[g]
+            needed = int(np.minimum(count, np.maximum(wanted - taken, 0)[classes]).sum())
+            spare = ((total - taken)[classes] > count).all()
+            if needed and needed >= share * count.sum() and spare:
+                taken[classes] += count
+                chosen.append(int(g))
+                if not share:
+                    break
+        if chosen:
+            break
+    if not chosen:
+        raise DataError("no group can be set apart to test on without a class losing all its images: add groups, or a "
+                        "column split")  # fmt: skip
+    mask = np.zeros(len(among), bool)
+    mask[np.concatenate([by_group[g] for g in chosen])] = True
+    note = (
+        f"{mask.sum():,} of {len(among):,} images, {len(chosen):,} of {len(by_group):,} groups (about {fraction:.0%} "
+        f"of each class, seed {seed}), are set apart to test on; no group is on both sides."
+    )
+    return among[~mask], among[mask], note
+
+
+def _members(numbers: Labels) -> list[Indices]:
+    """The positions of each number that occurs, in the numbers' order."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+
 def no_label(value: object) -> bool:
     """Whether a label says that there is none: an empty cell, NaN, NA, None, null or -1."""
     return value is None or value != value or str(value).strip().casefold() in _NO_LABEL
-
-
-def number_classes(values: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Class names in natural order, and each value's number among them; ``UNLABELLED`` where it is no label.
-
-    Whole numbers are one class however they are written (1 and 1.0), and so are texts in two Unicode forms.
-
-    Raises:
-        DataError: true and True, which may or may not be one class.
-    """
-    plain = [unicodedata.normalize("NFC", value).strip() for value in values]
-    labels = {value for value in plain if not no_label(value)}
-    if all(re.fullmatch(r"[+-]?\d+(\.0*)?", value) for value in labels):
-        plain = [value.partition(".")[0] if value in labels else value for value in plain]
-        labels = {value.partition(".")[0] for value in labels}
-    mixed = sorted(value for value in labels if value.casefold() in ("true", "false"))
-    if len({value.casefold() for value in mixed}) < len(mixed):
-        raise DataError(f"the labels {some(mixed)} differ in their spelling only: write them alike")
-    classes = tuple(sorted(labels, key=natural))
-    number = {name: i for i, name in enumerate(classes)}
-    return classes, [number.get(value, UNLABELLED) for value in plain]
 
 
 def number_labels(
@@ -198,16 +246,30 @@ def number_labels(
 ) -> tuple[tuple[str, ...], list[int]]:
     """Class names and each label's number, ``UNLABELLED`` where there is none.
 
+    Without known names the classes are in natural order. Whole numbers are then one class however they are written (1
+    and 1.0), and so are texts in two Unicode forms.
+
     Args:
         labels: names or numbers.
         known: the names of the numbers 0, 1, …; None where the source has none.
 
     Raises:
-        DataError: labels beyond the known classes.
+        DataError: labels beyond the known classes; true and True, which may or may not be one class.
     """
     if known is None:
-        return number_classes(["" if no_label(label) else str(label) for label in labels])
-    number: dict[object, int] = {name: i for i, name in enumerate(known)}
+        plain = {
+            label: "" if no_label(label) else unicodedata.normalize("NFC", str(label)).strip() for label in {*labels}
+        }
+        if all(re.fullmatch(r"([+-]?\d+(\.0*)?)?", value) for value in plain.values()):
+            plain = {label: value.partition(".")[0] for label, value in plain.items()}
+        found = {*plain.values()} - {""}
+        mixed = sorted(value for value in found if value.casefold() in ("true", "false"))
+        if len({value.casefold() for value in mixed}) < len(mixed):
+            raise DataError(f"the labels {some(mixed)} differ in their spelling only: write them alike")
+        known = tuple(sorted(found, key=natural))
+        number: dict[object, int] = {name: i for i, name in enumerate(known)}
+        return known, [number.get(plain[label], UNLABELLED) for label in labels]
+    number = {name: i for i, name in enumerate(known)}
     numbers = [
         label if isinstance(label, int) else number.get(label, UNLABELLED if no_label(label) else len(known))
         for label in labels

@@ -1,28 +1,42 @@
-"""A manifest: a CSV or Parquet table of ``path``, ``label`` and, if wanted, ``split``; a row an image.
+"""A manifest: a table of ``path``, ``label`` and, if wanted, ``split`` and ``group``; a row an image.
 
 A path is relative to the manifest's folder. A label is any text or number. A split is any word that ``parts.py`` knows;
-a column such as ``subset`` or ``is_valid`` serves as well. Further columns are ignored. CSV is UTF-8 with a line of
-column names; its delimiter is the one that gives the columns (comma, semicolon, tab or bar). CSV is read with the
-standard library alone.
+a column such as ``subset`` or ``is_valid`` serves as well. Images of one ``group`` (a patient, a plant, a camera) stay
+on one side. Further columns are ignored. The table is CSV in UTF-8, JSON lines or Parquet. CSV has a line of column
+names, unless its first cell is a file; its delimiter is the one that gives the columns (comma, semicolon, tab, bar, or
+blanks). ``metadata.csv`` and ``metadata.jsonl`` in a folder, or in its parts, are read likewise, as Hugging Face does
+(https://huggingface.co/docs/datasets/image_dataset).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from nextify.data.encoded import Files
-from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.listing import Listing, Splitting, arrange, no_label, number_classes
+from nextify.data.errors import DataError, printable, reading_of, some
+from nextify.data.sources.folder import data_folders, files_in, part_folders, reason_of
+from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import choose_parts, kind_of
 
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""Manifests that label the images of the folder they lie in."""
 DELIMITERS = (",", ";", "\t", "|")
 NEEDED = ("path", "label")
-ALIASES = {"path": ("file_name", "filename", "image_path"), "label": ("class", "target")}
-"""Other names of the needed columns."""
+ALIASES = {
+    "path": ("file_name", "filename", "image_path"),
+    "label": ("class", "target"),
+    "group": ("groups", "group_id"),
+}
+"""Other names of the columns."""
 SPLITS = ("split", "subset", "phase", "set", "partition", "part", "usage")
 """Columns that name each row's part."""
 FLAGS = {f"is_{word}": kind for word, kind in (("valid", "val"), ("val", "val"), ("test", "test"), ("train", "train"))}
@@ -30,6 +44,7 @@ FLAGS = {f"is_{word}": kind for word, kind in (("valid", "val"), ("val", "val"),
 _YES, _NO = {"true", "1", "1.0", "yes", "t", "y"}, {"false", "0", "0.0", "no", "f", "n", ""}
 _UNUSED = ("fold", "folds", "kfold")
 """Columns that may divide the rows and are not used."""
+_WANTED = (*NEEDED, "group", *SPLITS, *FLAGS, *_UNUSED)
 
 
 @dataclass(frozen=True)
@@ -39,70 +54,119 @@ class Table:
     paths: Sequence[str]
     labels: Sequence[str]
     splits: Sequence[str] | None
+    groups: Sequence[str] | None
     rows: Sequence[int]
-    """Each entry's line in a CSV file, or row, from 1."""
+    """Each entry's line in a file of text, or row, from 1."""
     notes: Sequence[str] = ()
 
 
 def list_manifest(path: Path, splitting: Splitting) -> Listing:
     """The images of a manifest. Looks at no image. Raises ``DataError``."""
-    where = printable(path.name)
-    table = read_parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
+    return _list(path.parent, printable(path.name), read_table(path), splitting, {os.path.normpath(path)})
+
+
+def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
+    """The images that ``metadata.csv`` or ``metadata.jsonl`` label, in a folder or in each of its parts.
+
+    None where there is no such file, or class folders lie beside it. Raises ``DataError``.
+    """
+    parts = part_folders(root, data_folders(root)) or [name for name in data_folders(root) if kind_of(name)]
+    found = [(place, name) for place in ("", *parts) for name in METADATA if (root / place / name).is_file()]
+    if not found or any(len(data_folders(root / place)) > 1 for place in parts or [""]):
+        return None
+    own = [f"{place}/{name}" if place else name for place, name in found]
+    tables = []
+    for (place, _), file in zip(found, own, strict=True):
+        table = read_table(root / file)
+        if place:
+            paths = [f"{place}/{path}" if path.strip() else path for path in table.paths]
+            table = replace(table, paths=paths, splits=[place] * len(paths))
+        elif table.splits is None and parts:
+            table = replace(table, splits=[path.partition("/")[0] for path in table.paths])
+        tables.append(table)
+    if len({table.splits is None for table in tables}) > 1:
+        raise DataError(f"{printable(str(root))} has {some(own)}: leave one, or one in each part")
+
+    def joined(name: str) -> Any:
+        columns = [getattr(table, name) for table in tables]
+        return None if None in columns else [*chain.from_iterable(columns)]
+
+    table = Table(*(joined(column.name) for column in fields(Table)))
+    table = replace(table, notes=[f"The labels are those of {some(own)}.", *dict.fromkeys(table.notes)])
+    return _list(root, printable(str(root)), table, splitting, {os.path.normpath(root / file) for file in own})
+
+
+def _list(root: Path, where: str, table: Table, splitting: Splitting, own: set[str]) -> Listing:
     if not table.paths:
         raise DataError(f"{where} has no rows: it needs one for each image")
-    if pathless := [f"{row:,}" for path_, row in zip(table.paths, table.rows, strict=True) if not path_.strip()]:
+    if pathless := [f"{row:,}" for path, row in zip(table.paths, table.rows, strict=True) if not path.strip()]:
         raise DataError(f"{len(pathless):,} rows of {where} have no path: row {some(pathless)}; "
                         f"fill them in or leave those rows out")  # fmt: skip
     entries = range(len(table.paths))
-    parts, train_count, left = None, len(table.paths), {}
+    left = _unlisted(root, table.paths, own, where)
+    parts, chosen, train_count = None, list(entries), len(entries)
     if table.splits is not None:
         splits = [split.strip().lower() for split in table.splits]
         for split, row in zip(splits, table.rows, strict=True):
             if kind_of(split) is None:
                 raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")
         parts = choose_parts(sorted(set(splits)), where, to_train=splitting.to_train)
-        of_part = [[i for i in entries if splits[i] == used] for used in parts.used]
-        train_count = len(of_part[0]) if parts.train else 0
-        chosen = [i for entries_of_part in of_part for i in entries_of_part]
-        for unused in parts.unused:
-            left[f"in the split {unused}, which is not used"] = [table.paths[i] for i in entries if splits[i] == unused]
-    else:
-        chosen = list(entries)
-    missing = {i for i in chosen if no_label(table.labels[i])}
-    tested = set(chosen[train_count:])
-    if missing and not (missing == tested and train_count):
-        rows = [f"{table.rows[i]:,}" for i in sorted(missing)]
-        marks = some(sorted({repr(table.labels[i]) for i in missing if table.labels[i]}))
-        raise DataError(
-            f"{len(rows):,} rows of {where} have no label{f' ({marks})' if marks else ''}: row {some(rows)}; "
-            f"fill them in or leave those rows out"
-        )
-    classes, labels = number_classes([table.labels[i] for i in chosen])
-    images = Files(path.parent, tuple(table.paths[i] for i in chosen))
-    return arrange(where, classes, images, labels, parts, train_count, splitting, notes=table.notes, left_out=left)
+        of_part = {part: [i for i in entries if splits[i] == part] for part in (*parts.used, *parts.unused)}
+        chosen = [i for part in parts.used for i in of_part[part]]
+        train_count = len(of_part[parts.train]) if parts.train else 0
+        left |= {f"in the split {p}, which is not used": [table.paths[i] for i in of_part[p]] for p in parts.unused}
+    found = Found(
+        where=where,
+        images=Files(root, tuple(table.paths[i] for i in chosen)),
+        labels=[table.labels[i] for i in chosen],
+        parts=parts,
+        train_count=train_count,
+        groups=None if table.groups is None else [table.groups[i].strip() for i in chosen],
+        rows=[table.rows[i] for i in chosen],
+        remedy="fill them in or leave those rows out",
+        notes=table.notes,
+        left_out=left,
+    )
+    return arrange(found, splitting)
 
 
-def read_csv(path: Path) -> Table:
-    """Raises ``DataError``: not UTF-8, a missing column, a row of more cells than columns, a cell of several lines."""
+def _unlisted(root: Path, paths: Sequence[str], own: set[str], where: str) -> dict[str, list[str]]:
+    """Files in the folders of the images that the manifest does not list, by reason."""
+    listed = {os.path.normpath(os.path.join(root, path)) for path in set(paths)}
+    left: dict[str, list[str]] = {}
+    for folder in filter(os.path.isdir, sorted({os.path.dirname(path) for path in listed})):
+        for name in files_in(Path(folder), hidden=True):
+            if (path := os.path.join(folder, name)) not in listed | own:
+                reason = reason_of(name) or f"images that {where} does not list"
+                left.setdefault(reason, []).append(os.path.relpath(path, root))
+    return left
+
+
+def read_table(path: Path) -> Table:
+    """A manifest's columns. Raises ``DataError``: no table, a missing column, odd labels."""
+    match path.suffix.lower():
+        case ".parquet":
+            return _read_parquet(path)
+        case ".jsonl":
+            return _read_json_lines(path)
+        case _:
+            return _read_csv(path)
+
+
+def _read_csv(path: Path) -> Table:
     where = printable(path.name)
     rows: list[list[str]] = []
     lines: list[int] = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            delimiter = _delimiter(header)
-            names = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
+        with reading_of(path), open(path, encoding="utf-8-sig", newline="") as file:
+            delimiter, names = _delimiter(file.readline(), path.parent)
+            headed = set(NEEDED) <= {*_named(names)}
+            if not headed and _is_row(names, path.parent):
+                names = [*NEEDED, "split"][: len(names)]
             _columns(where, names)
-            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            before = 0
-            for row in reader:
-                line, before = before + 2, reader.line_num
-                if reader.line_num + 1 > line:
-                    raise DataError(
-                        f"row {line} of {where} has a cell of several lines, as after a stray quote: "
-                        f'write a quote within a cell as ""'
-                    )
-                if not any(cell.strip() for cell in row):
+            file.seek(0)
+            for line, row in _rows(file, delimiter, where):
+                if (line == 1 and headed) or not any(cell.strip() for cell in row):
                     continue
                 if any(cell.strip() for cell in row[len(names) :]):
                     raise DataError(
@@ -115,32 +179,77 @@ def read_csv(path: Path) -> Table:
         raise DataError(f"{where} is not UTF-8 text: save it as CSV in UTF-8") from None
     except csv.Error as error:
         raise DataError(f"{where} is no CSV table ({error}): save it as CSV in UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{printable(str(path))} cannot be read ({error.strerror}): check its permissions") from None
-    return _table(where, names, list(zip(*rows, strict=True)) or [()] * len(names), lines)
+    unnamed = () if headed else (f"{where} names no columns: the first is taken for the path, the next for the label.",)
+    return _table(where, names, list(zip(*rows, strict=True)) or [()] * len(names), lines, unnamed)
 
 
-def read_parquet(path: Path) -> Table:
-    """Raises ``DataError``: no Parquet file, a missing column, labels that are neither text nor whole numbers."""
+def _rows(file: Iterable[str], delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row and its line, from 1. Raises ``DataError``: a cell of several lines."""
+    if not delimiter:
+        yield from ((line, _by_blanks(text)) for line, text in enumerate(file, 1))
+        return
+    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+    line = 1
+    for row in reader:
+        if reader.line_num > line:
+            raise DataError(
+                f"row {line} of {where} has a cell of several lines, as after a stray quote: "
+                f'write a quote within a cell as ""'
+            )
+        yield line, row
+        line = reader.line_num + 1
+
+
+def _read_json_lines(path: Path) -> Table:
+    where = printable(path.name)
+    found: list[dict[str, object]] = []
+    lines: list[int] = []
+    try:
+        with reading_of(path), open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    value = json.loads(line)
+                    if not isinstance(value, dict):
+                        raise DataError(f"row {number} of {where} is no JSON object: write one for each image")
+                    found.append(value)
+                    lines.append(number)
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where} is no table of JSON lines ({error}): write one UTF-8 object per line") from None
+    names = list(dict.fromkeys(name for row in found for name in row))
+    return _table(where, names, _texts(where, names, lambda name: [row.get(name) for row in found]), lines)
+
+
+def _read_parquet(path: Path) -> Table:
     where = printable(path.name)
     with reading(path) as file:
         names = file.schema_arrow.names
-        columns = _columns(where, names)
-        wanted = [i for name, i in columns.items() if name in (*NEEDED, *SPLITS, *FLAGS, *_UNUSED)]
-        table = file.read(columns=[names[i] for i in wanted], use_threads=False)
-    cells: list[list[str]] = [[] for _ in names]
-    for i in wanted:
-        values = table.column(names[i]).to_pylist()
+
+        def column(name: str) -> list[Any]:
+            return file.read(columns=[name], use_threads=False).column(0).to_pylist()  # type: ignore[no-any-return]
+
+        return _table(where, names, _texts(where, names, column), range(1, file.metadata.num_rows + 1))
+
+
+def _texts(where: str, names: Sequence[str], column: Callable[[str], Sequence[object]]) -> list[Sequence[str]]:
+    """The columns that matter as text; others are empty. Raises ``DataError`` for what is neither text nor whole."""
+    columns = _columns(where, names)
+    cells: list[Sequence[str]] = [()] * len(names)
+    for i in {columns[name] for name in _WANTED if name in columns}:
+        values = column(names[i])
         if odd := [value for value in values if not no_label(value) and not isinstance(value, str | int)]:
             raise DataError(f"the column {names[i]} of {where} holds {odd[0]!r}: write text or whole numbers")
         cells[i] = ["" if value is None else str(value) for value in values]
-    return _table(where, names, cells, range(1, table.num_rows + 1))
+    return cells
 
 
-def _table(where: str, names: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[int]) -> Table:
-    """The columns that are meant. Raises ``DataError``: a column that names the parts of some rows only."""
+def _table(
+    where: str, names: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[int], notes: Sequence[str] = ()
+) -> Table:
+    """The columns that are meant."""
     columns = _columns(where, names)
-    splits, notes = None, []
+    splits, said = None, [*notes]
     for name in (*SPLITS, *FLAGS, *_UNUSED):
         if name not in columns or splits is not None:
             continue
@@ -152,31 +261,50 @@ def _table(where: str, names: Sequence[str], cells: Sequence[Sequence[str]], row
             splits = values
         else:
             shown = some(sorted(set(values)))
-            notes.append(f"The column {name} ({shown}) is not used: a column split of train and val is.")
+            said.append(f"The column {name} ({shown}) is not used: a column split of train and val is.")
             continue
         if name != "split":
-            notes.append(f"The column {name} says which rows to train on and which to test on.")
+            said.append(f"The column {name} says which rows to train on and which to test on.")
     labels = [label.strip() for label in cells[columns["label"]]]
-    return Table(cells[columns["path"]], labels, splits, rows, notes)
+    groups = cells[columns["group"]] if "group" in columns else None
+    return Table(cells[columns["path"]], labels, splits, groups, rows, said)
 
 
-def _delimiter(header: str) -> str:
-    """The delimiter that gives the needed columns, else the one that gives most."""
+def _delimiter(line: str, folder: Path) -> tuple[str, list[str]]:
+    """The delimiter that gives the needed columns, else one that gives a file and its label, else most; empty for
+    blanks. With the line's cells."""
 
-    def quality(delimiter: str) -> tuple[bool, int]:
-        names = _named(next(csv.reader([header], delimiter=delimiter), []))
-        return all(name in names for name in NEEDED), len(names)
+    def quality(choice: tuple[str, list[str]]) -> tuple[bool, bool, int]:
+        delimiter, cells = choice
+        names = _named(cells)
+        return all(name in names for name in NEEDED), _is_row(cells, folder), len(names) if delimiter else 0
 
-    return max(DELIMITERS, key=quality)
+    split = [(d, next(csv.reader([line], delimiter=d, skipinitialspace=True), [])) for d in DELIMITERS]
+    return max([*split, ("", _by_blanks(line))], key=quality)
+
+
+def _by_blanks(line: str) -> list[str]:
+    """The cells of a line whose last blanks set off the label; a path may hold blanks."""
+    return line.rsplit(None, 1)
+
+
+def _is_row(cells: Sequence[str], folder: Path) -> bool:
+    """Whether a first line is no header but a file and its label, perhaps with a part."""
+    if not (len(cells) == 2 or (len(cells) == 3 and kind_of(cells[2]))) or not all(map(str.strip, cells)):
+        return False
+    try:
+        return (folder / cells[0]).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _named(names: Sequence[str]) -> dict[str, int]:
-    """Column names in lower case, the needed ones by their own, and where each stands; nameless ones are left out."""
+    """Column names in lower case, those that matter by their own, and where each stands; nameless ones are left out."""
     columns = {name.strip().lower(): i for i, name in reversed(list(enumerate(names))) if name.strip()}
-    for needed, aliases in ALIASES.items():
+    for wanted, aliases in ALIASES.items():
         alias = next((alias for alias in aliases if alias in columns), None)
-        if needed not in columns and alias is not None:
-            columns[needed] = columns[alias]
+        if wanted not in columns and alias is not None:
+            columns[wanted] = columns[alias]
     return columns
 
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
-from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.listing import Listing, Splitting, arrange, no_label, number_labels
+from nextify.data.errors import DataError, printable, reading_of, some
+from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.shards import Shards
 
 ROW_GROUP_LIMIT = 512 * 2**20
@@ -32,32 +32,20 @@ HELD_ROW_GROUPS = 2
 LABEL_NAMES = ("label", "labels", "class", "target")
 
 
-def pyarrow_parquet() -> Any:
-    """``pyarrow.parquet``. Raises ``DataError`` where it is not installed."""
+@contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """An open ``pyarrow.parquet.ParquetFile``. Raises ``DataError`` for what is none, or without pyarrow."""
     try:
         import pyarrow.parquet
     except ImportError:
         raise DataError("Parquet files need pyarrow: pip install 'nextify[data]'") from None
-    return pyarrow.parquet
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[Any]:
-    """An open ``pyarrow.parquet.ParquetFile``. Raises ``DataError`` for what is none."""
-    parquet = pyarrow_parquet()
-    import pyarrow
-
     try:
         # Buffered and on one thread: bounded memory, and no thread pool that a forked worker would lack.
-        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+        with reading_of(path), pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             yield file
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{printable(path.name)} is no whole Parquet file ({reason}): copy it again") from None
-    except OSError as error:
-        raise DataError(
-            f"{printable(str(path))} cannot be read ({error.strerror or str(error).splitlines()[0]}): check the file"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -76,6 +64,12 @@ class Columns:
     def notes(self) -> list[str]:
         others = some(self.other_labels)
         return [f"The classes are those of the column {self.label}, not of {others}."] if others else []
+
+    def checked(self, labels: Sequence[Any]) -> Sequence[Any]:
+        """The labels of this column. Raises ``DataError`` for some that are neither numbers nor names."""
+        if odd := [label for label in labels if not no_label(label) and not isinstance(label, str | int)]:
+            raise DataError(f"the column {self.label} has labels such as {odd[0]!r}: labels are numbers or names")
+        return labels
 
 
 class ParquetRows:
@@ -158,11 +152,11 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
     largest = train_count = 0
     for number, (name, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
         with reading(path) as file:
-            found = _columns_of(file.schema_arrow, name)
-            if columns is not None and found != columns:
+            own = _columns_of(file.schema_arrow, name)
+            if columns is not None and own != columns:
                 raise DataError(f"{printable(name)} has not the columns or classes of {printable(shards.files[0])}: "
                                 f"give files of one data set")  # fmt: skip
-            columns = found
+            columns = own
             metadata = file.metadata
             rows.append([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)])
             largest = max(largest, _largest_group(metadata, columns.image))
@@ -175,31 +169,23 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
             f"{shards.where} has row groups of up to {largest / 2**20:,.0f} MiB of images, each of which has to be "
             f"held whole to read one image: write the files with row_group_size=10"
         )
-    images = ParquetRows(shards.root, shards.files, columns.image, rows)
-    classes, numbers = number_column(labels, columns)
     slow = (
         f"An image is read with its row group of up to {largest / 2**20:,.0f} MiB, which is slow: "
         f"files written with row_group_size=10, or tar shards, are faster."
     )
-    return arrange(
-        shards.where,
-        classes,
-        images,
-        numbers,
-        shards.parts,
-        train_count,
-        splitting,
+    found = Found(
+        where=shards.where,
+        images=ParquetRows(shards.root, shards.files, columns.image, rows),
+        labels=columns.checked(labels),
+        classes=columns.classes,
+        classes_in=f"the column {columns.label}",
+        parts=shards.parts,
+        train_count=train_count,
         notes=columns.notes,
         left_out=shards.left_out,
         undecoded_note=slow if largest > SLOW_ROW_GROUP else "",
     )
-
-
-def number_column(labels: Sequence[Any], columns: Columns) -> tuple[tuple[str, ...], list[int]]:
-    """Class names and each label's number, ``UNLABELLED`` where there is none. Raises ``DataError``: odd labels."""
-    if odd := [label for label in labels if not no_label(label) and not isinstance(label, str | int)]:
-        raise DataError(f"the column {columns.label} has labels such as {odd[0]!r}: labels are numbers or names")
-    return number_labels(labels, columns.classes, f"the column {columns.label}")
+    return arrange(found, splitting)
 
 
 def choose_columns(
@@ -265,9 +251,7 @@ def _image_columns(schema: Any) -> list[str]:
 
 def _largest_group(metadata: Any, column: str) -> int:
     """Bytes, uncompressed."""
-    largest = 0
-    for g in range(metadata.num_row_groups):
-        group = metadata.row_group(g)
-        parts = (group.column(c) for c in range(group.num_columns))
-        largest = max(largest, sum(part.total_uncompressed_size for part in parts if part.path_in_schema == column))
-    return largest
+    groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+    columns = ([group.column(c) for c in range(group.num_columns)] for group in groups)
+    sizes = (sum(c.total_uncompressed_size for c in own if c.path_in_schema == column) for own in columns)
+    return max(sizes, default=0)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nextify.data.errors import DataError, printable, some
 from nextify.data.sources.folder import files_below, is_image
-from nextify.data.sources.listing import BESIDE, LeftOut
+from nextify.data.sources.listing import LeftOut
 from nextify.data.sources.parts import Parts, choose_parts, kind_of, looks_like_part, natural
 
 CLASSES_FILE = "classes.txt"
@@ -44,34 +44,33 @@ class Shards:
 
 
 def shards_in(folder: Path, suffix: str, *, to_train: bool = True) -> Shards | None:
-    """The files of a folder that end in ``suffix``, at any depth; None where there are none, or images beside them.
+    """The files of a folder that end in ``suffix``, at any depth; None where there are none, or folders of images, of
+    which one is no reason: such as pictures for a page that describes the set.
 
     Raises:
         DataError: files without a part beside files with one; several data sets; test files only, though ``to_train``.
     """
-    found, others = [], []
-    for name in files_below(folder):
-        if is_image(name):
-            return None
-        if name.lower().endswith(suffix):
+    found: list[str] = []
+    left: dict[str, list[str]] = {}
+    pictured: set[str] = set()
+    for name, reason in files_below(folder, every=True):
+        if not reason and is_image(name):
+            pictured.add(name.rpartition("/")[0])
+            if len(pictured) > 1:
+                return None
+        if reason == f"{suffix} files":
             found.append(name)
         elif name != CLASSES_FILE:
-            others.append(name)
+            left.setdefault(reason or f"images beside the {suffix} files", []).append(name)
     if not found:
         return None
-    sets = sorted({_set_of(name) for name in found}, key=natural)
+    # The folders that a file lies in, without those that say its part, tell its data set.
+    sets = {"/".join(part for part in name.split("/")[:-1] if kind_of(part) is None) for name in found}
     where = printable(str(folder))
     if len(sets) > 1:
-        raise DataError(
-            f"{where} holds several data sets, {some([f'{where}/{name}' for name in sets])}: give one of them"
-        )
-    left = {BESIDE: others} if others else {}
+        there = some([f"{where}/{name}" for name in sorted(sets, key=natural)])
+        raise DataError(f"{where} holds several data sets, {there}: give one of them")
     return _by_part(folder, found, where, left, to_train=to_train)
-
-
-def _set_of(name: str) -> str:
-    """The folders that a file lies in, without those that say its part."""
-    return "/".join(folder for folder in name.split("/")[:-1] if kind_of(folder) is None)
 
 
 def shards_of(pattern: str) -> Shards:
@@ -90,16 +89,14 @@ def shards_of(pattern: str) -> Shards:
     names = [path.relative_to(root).as_posix() for path in paths]
     if len({part_of(name) for name in names}) == 1:
         return Shards(root, tuple(names), len(names), None, printable(pattern))
-    return _by_part(root, names, printable(pattern))
+    return _by_part(root, names, printable(pattern), {}, to_train=True)
 
 
 def part_of(name: str) -> str | None:
     """``train``, ``val`` or ``test`` as a file's name or its folder has it; None where they say nothing."""
     *folders, file = name.split("/")
-    for place in (file, *reversed(folders)):
-        if (kind := kind_of(place.partition(".")[0])) is not None:
-            return kind
-    return None
+    kinds = (kind_of(place.partition(".")[0]) for place in (file, *reversed(folders)))
+    return next((kind for kind in kinds if kind is not None), None)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -117,11 +114,10 @@ def expand_braces(pattern: str) -> list[str]:
     return [before + choice + rest for choice in choices for rest in expand_braces(after)]
 
 
-def _by_part(
-    root: Path, names: Sequence[str], where: str, left_out: LeftOut | None = None, *, to_train: bool = True
-) -> Shards:
+def _by_part(root: Path, names: list[str], where: str, left: dict[str, list[str]], *, to_train: bool) -> Shards:
     names = sorted(names, key=natural)
-    left = dict(left_out or {})
+    if odd := [name for name in names if not (root / name).is_file()]:
+        raise DataError(f"{where}: {some(odd)} is no regular file: put the file itself there")
     part = {name: part_of(name) for name in names}
     known = {p for p in part.values() if p is not None}
     if odd := [name for name in names if part[name] is None and (known or looks_like_part(Path(name).stem))]:
@@ -130,8 +126,7 @@ def _by_part(
     if not known:
         return Shards(root, tuple(names), len(names), None, where, left)
     parts = choose_parts(known, where, to_train=to_train)
-    files = {used: [name for name in names if part[name] == used] for used in parts.used}
-    for unused in parts.unused:
-        left[f"in the split {unused}, which is not used"] = [name for name in names if part[name] == unused]
-    train_files = len(files[parts.train]) if parts.train else 0
-    return Shards(root, tuple(name for of_part in files.values() for name in of_part), train_files, parts, where, left)
+    of_part: dict[str, Sequence[str]] = {p: [name for name in names if part[name] == p] for p in known}
+    left |= {f"in the split {p}, which is not used": [*of_part[p]] for p in parts.unused}
+    train_files = len(of_part[parts.train]) if parts.train else 0
+    return Shards(root, tuple(n for p in parts.used for n in of_part[p]), train_files, parts, where, left)

@@ -12,7 +12,6 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,12 @@ import numpy.typing as npt
 
 from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
-from nextify.data.errors import DataError, printable, some
-from nextify.data.sources.listing import Listing, Splitting, arrange, no_label, number_labels
+from nextify.data.errors import DataError, printable, reading_of
+from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.shards import CLASSES_FILE, Shards
 
 _BLOCK = 512
+_Label = str | int | None
 
 
 class TarMembers:
@@ -65,51 +65,45 @@ class TarMembers:
         return data
 
 
-@dataclass(slots=True)
-class _Sample:
-    key: str
-    image: tarfile.TarInfo
-    label: str | int | None = None
-
-
 def list_tar(shards: Shards, splitting: Splitting) -> Listing:
     """The images of tar shards. Reads headers and labels. Raises ``DataError``."""
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
-    labels: list[str | int] = []
+    labels: list[_Label] = []
     train_count = 0
-    left: dict[str, list[str]] = {reason: list(files) for reason, files in shards.left_out.items()}
+    left = {reason: list(files) for reason, files in shards.left_out.items()}
     for number, (shard, path) in enumerate(zip(shards.files, shards.paths, strict=True)):
-        samples, imageless = _samples(path)
-        for reason, members in imageless.items():
-            left.setdefault(reason, []).extend(f"{shard}/{member}" for member in members)
-        unlabelled = [s.key for s in samples if s.label is None]
-        if unlabelled and (len(unlabelled) < len(samples) or number < shards.train_files):
-            raise DataError(
-                f"{len(unlabelled):,} images of {printable(shard)} have no label: {some(unlabelled)}; "
-                f'add KEY.cls, or KEY.json with "label", beside each (such as 1.jpg and 1.cls)'
-            )
-        for sample in samples:
-            names.append(f"{shard}/{sample.image.name}")
-            places.append((number, sample.image.offset_data, sample.image.size))
-            labels.append("" if sample.label is None else sample.label)
+        for member, label in _samples(path, shard, left):
+            names.append(f"{shard}/{member.name}")
+            places.append((number, member.offset_data, member.size))
+            labels.append(label)
         if number < shards.train_files:
             train_count = len(names)
-    classes, numbers = number_labels(labels, _class_names(shards), CLASSES_FILE)
     index = np.array(places, np.int64).reshape(-1, 3)
-    images = TarMembers(shards.root, shards.files, tuple(names), index[:, 0], index[:, 1], index[:, 2])
-    return arrange(shards.where, classes, images, numbers, shards.parts, train_count, splitting, left_out=left)
+    found = Found(
+        where=shards.where,
+        images=TarMembers(shards.root, shards.files, tuple(names), index[:, 0], index[:, 1], index[:, 2]),
+        labels=labels,
+        classes=_class_names(shards),
+        classes_in=CLASSES_FILE,
+        parts=shards.parts,
+        train_count=train_count,
+        remedy='add KEY.cls, or KEY.json with "label", beside each (such as 1.jpg and 1.cls)',
+        left_out=left,
+    )
+    return arrange(found, splitting)
 
 
-def _samples(path: Path) -> tuple[list[_Sample], dict[str, list[str]]]:
-    """The samples of a shard in its order, and the names of its other members by reason. Raises ``DataError``."""
+def _samples(path: Path, shard: str, left: dict[str, list[str]]) -> list[tuple[tarfile.TarInfo, _Label]]:
+    """The images of a shard in its order, with their labels; other members go to ``left``. Raises ``DataError``."""
     images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, str | int | None] = {}
-    left: dict[str, list[str]] = {}
+    labels: dict[str, _Label] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
+        with reading_of(path), tarfile.open(path, "r:") as archive:
             for member in _members(archive):
                 if not member.isfile():
+                    if not member.isdir():
+                        left.setdefault("links within tar files", []).append(f"{shard}/{member.name}")
                     continue
                 key, _, extension = member.name.removeprefix("./").rpartition(".")
                 extension = extension.lower()
@@ -123,18 +117,10 @@ def _samples(path: Path) -> tuple[list[_Sample], dict[str, list[str]]]:
                     label = _label(held.read(), extension, f"{path.name}/{member.name}")
                     labels[key] = label if extension == "cls" or labels.get(key) is None else labels[key]
                 else:
-                    left.setdefault("members that are neither image nor label", []).append(member.name)
+                    left.setdefault("members that are neither image nor label", []).append(f"{shard}/{member.name}")
     except tarfile.TarError as error:
         raise DataError(_no_tar(path, str(error))) from None
-    except OSError as error:
-        raise DataError(f"{printable(str(path))} cannot be read ({error.strerror}): check the file") from None
-    return _paired(images, labels, left), left
-
-
-def _paired(
-    images: dict[str, tarfile.TarInfo], labels: dict[str, str | int | None], left: dict[str, list[str]]
-) -> list[_Sample]:
-    """Each image with the label of its key, else with the only one that has its key up to the first dot."""
+    # Each image has the label of its key, else the only one that has its key up to the first dot.
     by_first: dict[str, list[str]] = {}
     for key in labels:
         if key not in images:
@@ -144,14 +130,13 @@ def _paired(
     for key, member in images.items():
         first = _first(key)
         if key not in labels and first in images and first in labels:
-            left.setdefault("further images of a sample", []).append(member.name)
+            left.setdefault("further images of a sample", []).append(f"{shard}/{member.name}")
         elif key not in labels and alone[first] == 1 and len(by_first.get(first, ())) == 1:
-            (other,) = by_first.pop(first)
-            samples.append(_Sample(key, member, labels[other]))
+            samples.append((member, labels[by_first.pop(first)[0]]))
         else:
-            samples.append(_Sample(key, member, labels.get(key)))
-    if imageless := [key for keys in by_first.values() for key in keys]:
-        left["labels without an image"] = imageless
+            samples.append((member, labels.get(key)))
+    if imageless := [f"{shard}/{key}" for keys in by_first.values() for key in keys]:
+        left.setdefault("labels without an image", []).extend(imageless)
     return samples
 
 
@@ -179,7 +164,7 @@ def _no_tar(path: Path, reason: str) -> str:
     return f"{printable(path.name)} is no whole tar file ({reason.splitlines()[0]}): copy it again"
 
 
-def _label(data: bytes, extension: str, where: str) -> str | int | None:
+def _label(data: bytes, extension: str, where: str) -> _Label:
     try:
         text = data.decode("utf-8")
         value = json.loads(text) if extension == "json" else text.strip()
@@ -203,7 +188,9 @@ def _class_names(shards: Shards) -> tuple[str, ...] | None:
     path = shards.root / CLASSES_FILE
     if not path.is_file():
         return None
-    classes = tuple(line.strip() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip())
+    with reading_of(path):
+        lines = path.read_text("utf-8-sig", "replace").splitlines()
+    classes = tuple(line.strip() for line in lines if line.strip())
     if len(set(classes)) < len(classes):
         raise DataError(f"{CLASSES_FILE} names a class twice: write each once")
     return classes

@@ -1,0 +1,51 @@
+"""An image that is found bad during a training costs neither the training nor its steps so far."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from nextify.data import DataError, Images, open_images
+from nextify.paper.recipe import RandomResized
+from nextify.training.train import train
+from tests.helpers import noise, save_noise
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_same_command_goes_on_without_the_image(workers: int, tmp_path: Path) -> None:
+    root, out = tmp_path / "set", tmp_path / "out"
+    for i in range(20):
+        for part in ("train", "val"):
+            save_noise(root / part / "ab"[i % 2] / f"{i}.png", i, size=(16, 16))
+    buffer = io.BytesIO()
+    Image.fromarray(noise(99, 16, 16)).save(buffer, "TIFF", compression="tiff_adobe_deflate")
+    with Image.open(buffer) as image:
+        (start,) = image.tag_v2[273]  # type: ignore[attr-defined]
+    damaged = bytearray(buffer.getvalue())
+    damaged[start : start + 40] = b"\xff" * 40
+    (root / "train" / "b" / "bad.tif").write_bytes(damaged)
+
+    def images(skip: bool) -> Images:
+        return open_images(str(root), decoded_limit=0, cache=out / "cache", skip_unreadable=skip)
+
+    asked: dict[str, Any] = {"epochs": 2, "scale": "tiny", "image_size": 16, "workers": workers}
+    asked |= {"settings": {"batch_size": 4, "crop": RandomResized()}}
+    with pytest.raises(DataError, match=r"train/b/bad.tif cannot be read .*goes on from step") as caught:
+        train("convnext_atto", images(False), out=out, **asked)
+    (folder,) = out.glob("*/checkpoint.pt")
+    step = int(str(caught.value).rpartition(" ")[2])
+    del caught
+    gc.collect()  # ends the worker that the error's traceback holds, as the end of a command does
+    steps: list[int] = []
+    result = train("convnext_atto", images(True), out=out, progress=lambda p: steps.append(p.step), **asked)
+    assert result.bundle.parent == folder.parent
+    assert not steps or min(steps) >= step
+    report = json.loads((folder.parent / "preflight.json").read_text())
+    assert ["train/b/bad.tif"] in report["left_out"].values()
+    assert "bad.tif" not in (folder.parent / "split.csv").read_text()
