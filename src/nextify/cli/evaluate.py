@@ -13,6 +13,7 @@ from nextify.evaluation.evaluate import evaluate_with_pictures
 from nextify.report.text import percent
 from nextify.system import processes
 from nextify.training.trial import runtime
+from nextify.weights.bundle import chosen_bands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class Options(MeasurementOptions):
 def run(options: Options) -> int:
     place = runtime(options.device, options.threads)
     with processes.joined(place.device):
-        images = open_images(options.data, split_seed=options.split_seed, to_train=False)
+        channels = options.channels or chosen_bands(options.bundle)
+        images = open_images(options.data, split_seed=options.split_seed, to_train=False, channels=channels)
         found, written = evaluate_with_pictures(
             options.bundle,
             images,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
-from nextify.cli.options import ClassOrder
+from nextify.cli.options import Channels, ClassOrder
 from nextify.cli.printing import one_voice
 from nextify.cli.progress import TrainingProgress
 from nextify.cli.running import Stopping, TrainingOptions, command_line, plural, say
@@ -59,6 +59,7 @@ class Options(TrainingOptions):
     """Start from these: a bundle, another library's file, hf:owner/name or timm:name. The classifier becomes
     new unless the classes are the same."""
     class_order: ClassOrder = None
+    channels: Channels = None
     freeze: Annotated[int, arg(metavar="STAGES")] = 0
     """With --weights: this many stages, counted from the stem, stay as they are."""
     image_size: int | None = None
@@ -129,7 +130,7 @@ def _run(options: Options, request: Request, runtime: Runtime) -> int:
     out = options.out or Path("runs") / f"{options.model}-{source_name(options.data)}"
 
     def read() -> Images:
-        return open_images(options.data, split_seed=options.split_seed, cache=out / "cache")
+        return open_images(options.data, split_seed=options.split_seed, cache=out / "cache", channels=options.channels)
 
     with one_voice(first=processes.is_first()):
         images = processes.first_alone(read)

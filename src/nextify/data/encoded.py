@@ -6,6 +6,7 @@ Listings, checks and stores use this interface only, whether images are files, m
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,9 @@ from nextify.data.decode import UnreadableImage
 
 Stamp = tuple[int, int]
 """Size in bytes and modification time in nanoseconds of the file that holds an image."""
+
+LARGEST_FILE = 2**30
+"""Bytes of an image's file; what is larger is none, or more than is decoded."""
 
 
 class Encoded(Protocol):
@@ -55,11 +59,26 @@ class Files:
         return status.st_size, status.st_mtime_ns
 
     def read(self, index: int) -> bytes:
-        with open(self._path(index), "rb") as file:
-            return file.read()
+        return read_file(self._path(index))
 
     def _path(self, index: int) -> str:
         return os.path.join(self.root, self.names[index])
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file; a pipe or a device might never end.
+
+    Raises:
+        OSError: it cannot be read.
+        UnreadableImage: it is no regular file, or larger than ``LARGEST_FILE``.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage("not a regular file")
+    if status.st_size > LARGEST_FILE:
+        raise UnreadableImage(f"a file of more than {LARGEST_FILE // 2**20:,} MiB")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def stamp_of(path: Path) -> Stamp:

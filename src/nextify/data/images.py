@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nextify.data.bands import Bands
 from nextify.data.decode import Pixels, UnreadableImage, decode, quiet
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError, printable
@@ -148,6 +149,8 @@ class Images:
     """By content; None where nobody has looked yet."""
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of what the source holds and is not used, by the reason."""
+    bands: Bands | None = None
+    """The bands that were chosen of each image (``--channels``); None shows the images as they are."""
 
     @property
     def train_images(self) -> int:

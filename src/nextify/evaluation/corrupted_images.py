@@ -15,6 +15,7 @@ import torch
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
+from nextify.data.encoded import read_file
 from nextify.data.errors import some
 from nextify.evaluation.corruptions import GROUPS, corrupt
 from nextify.weights import Preprocessing
@@ -115,7 +116,7 @@ def decoded(path: Path) -> Pixels:
     """The pixels of a published image. Raises ``DataError`` if it is damaged."""
     try:
         with quiet():
-            return decode(path.read_bytes())
+            return decode(read_file(path))
     except (OSError, UnreadableImage) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch it again") from None
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet
+from nextify.data.bands import check_agree
 from nextify.data.errors import some
 from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
@@ -196,8 +197,9 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
 
     Raises:
         DataError: the bundle lacks a class or has one twice, or does not name its classes and has another number of
-            them.
+            them; the images were opened with other bands than it was trained on.
     """
+    check_agree(about.preprocessing.bands, images.bands)
     about = name_classes(about, images, notes)
     twice = repeated(about.classes) & set(images.classes)
     if twice:
@@ -235,7 +237,7 @@ def _batches(images: Iterator[Any], settings: Preprocessing) -> Iterator[Tensor]
     batch: list[Tensor] = []
     for image in images:
         batch.append(settings.pixels(image))
-        if len(batch) == BATCH:
+        if len(batch) == settings.batch_size(BATCH):
             yield torch.stack(batch)
             batch = []
     if batch:
