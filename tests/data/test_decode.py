@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from nextify.data.decode import UnreadableImage, decode, read_header
+from nextify.data.encoded import LARGEST_FILE, Files, read_file
 from nextify.data.jpeg import decode_crop
 
 WIDE = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
@@ -179,6 +182,52 @@ def test_refused() -> None:
         for reader in (read_header, decode, lambda data: decode_crop(data, lambda *_: (0, 0, 1, 1))):
             with pytest.raises(UnreadableImage, match=reason):
                 reader(data)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"8BPS\0\1", "PSD"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "EPS"),
+        (b"\0\0\1\0\1\0", "ICO"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"SIMPLE  =                    T", "FITS"),
+        (b"icns\0\0\1\0", "ICNS"),
+        (b"DDS \x7c\0\0\0", "DDS"),
+    ],
+)
+def test_a_file_of_another_format_is_named(start: bytes, name: str) -> None:
+    for data in (start, start + bytes(200)):
+        with pytest.raises(UnreadableImage, match=f"^{name}, a format that is not read: store it as PNG or JPEG$"):
+            decode(data)
+
+
+def test_a_kept_format_is_read_whatever_the_files_name(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(encoded(Image.fromarray(WIDE)))
+    np.testing.assert_array_equal(decode(read_file(tmp_path / "x.jpg")), WIDE)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_regular_files_are_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.mkdir()
+    for read in (lambda: read_file(path), lambda: Files(tmp_path, ["x.png"]).read(0)):
+        with pytest.raises(UnreadableImage, match="not a regular file"):
+            read()
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with open(tmp_path / "x.png", "wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    with pytest.raises(UnreadableImage, match="more than 1,024 MiB"):
+        read_file(tmp_path / "x.png")
 
 
 def test_decompression_bomb(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ PLUGINS = {
     ".heif": ("pillow_heif", "pillow-heif"),
     ".jxl": ("pillow_jxl", "pillow-jxl-plugin"),
 }
-"""Extensions that Pillow reads by a plug-in: its module and its package. It is used where it is installed."""
+"""Extensions that Pillow reads with a plug-in, used if installed: its module and its package."""
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"}
     | {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -53,12 +53,12 @@ _TURNED, _MIRRORED = (5, 6, 7, 8), ((3, 4, 7, 8), (2, 3, 6, 7))
 
 
 class UnreadableImage(ValueError):
-    """The message is the reason, in a few words."""
+    """An image that cannot be read; the message is the reason in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself."""
+    """What a file's header says, and some facts about its pixels."""
 
     height: int
     """Pixels, upright."""
@@ -67,19 +67,19 @@ class Header:
     """Letters: g grayscale, t transparent, r rotated or mirrored by its orientation, a animated, b further bands,
     n nothing visible: transparent everywhere."""
     peak: int = 0
-    """The largest value where they have 16 bits, else 0."""
+    """The largest value of a 16-bit image, else 0."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings of odd metadata, which say nothing of the pixels."""
+    """Silence Pillow's warnings about odd metadata, which do not affect the pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def read_header(data: bytes) -> Header:
-    """Size and traits of an encoded image, decoded only where it has 16 bits or transparency, or its end looks cut off.
+    """Size and traits of an encoded image, decoded only if it has 16 bits or transparency, or looks truncated.
 
     Raises:
         UnreadableImage: see the top of the file.
@@ -105,7 +105,7 @@ def read_header(data: bytes) -> Header:
         if image.mode.startswith("I"):
             peak = int(_sixteen_bits(image).max())
         elif any(";16" in str(part) for *_, part in image.tile):  # colours, of which Pillow keeps the upper 8 bits
-            peak = 256 * int(np.asarray(image).max()) + 255
+            peak = 256 * int(np.asarray(image.convert("RGB")).max()) + 255
         else:
             noted = _NOTED.match(data)
             peak = int(noted[1]) if noted else 0
@@ -164,13 +164,13 @@ def opened(data: bytes) -> Iterator[Image.Image]:
 
 
 def stored_orientation(image: Image.Image) -> int:
-    """How the pixels that Pillow gives lie (EXIF, 1 to 8); Pillow turns TIFFs itself."""
+    """The EXIF orientation (1 to 8) of the pixels that Pillow returns; it turns TIFFs itself."""
     orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
 def is_turned(orientation: int) -> bool:
-    """Whether height and width change places."""
+    """Whether height and width are swapped."""
     return orientation in _TURNED
 
 
@@ -183,7 +183,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def stored_box(box: tuple[int, int, int, int], across: int, down: int, orientation: int) -> tuple[int, int, int, int]:
-    """Where a part (top, left, height, width) of the upright image lies in the stored one, ``across`` by ``down``."""
+    """Where part (top, left, height, width) of the upright image lies in the stored one, ``across`` by ``down``."""
     top, left, height, width = box
     if orientation in _TURNED:
         across, down = down, across
@@ -222,7 +222,7 @@ def refusing(data: bytes = b"") -> Iterator[None]:
 
 
 def _kind(data: bytes) -> str:
-    """What a file is that Pillow does not know, as a reason."""
+    """The reason for refusing a file that Pillow does not recognize: what it seems to be."""
     brand = data[8:12] if data[4:8] == b"ftyp" else b""
     if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
         return f"HEIC, which needs a plug-in: pip install {PLUGINS['.heic'][1]}"
@@ -263,7 +263,7 @@ def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
 
 
 def _is_whole(image: Image.Image, data: bytes) -> bool:
-    """Whether the file ends where it should, as far as its header tells."""
+    """Whether the file seems complete, as far as its format tells without decoding."""
     match image.format:
         case "JPEG" | "MPO":
             return data.endswith(b"\xff\xd9")

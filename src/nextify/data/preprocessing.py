@@ -28,13 +28,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LARGEST_SIDE = 4096
 """Pixels of a network's input: more is a damaged file or a mistake, and would fill the memory."""
-_BATCH_PIXELS = 2**26
+BATCH_PIXELS = 2**26
 """Pixels of all images of a batch, 256 images of 512×512."""
-_LARGEST_PLAIN = 2**26
+_PLAIN_UP_TO = 2**26
 """Pixels of a resized image up to which the whole of it is made where antialiasing is off."""
 _FILTER_REACH = 3
 """Pixels to each side of which the widest filter (Lanczos) makes a pixel, in the coarser of the two images."""
-_LARGE = 2**22
+WHOLE_UP_TO = 2**22
 """Pixels of a resized image beyond which only its crop is made, so that long, thin images need little memory."""
 
 
@@ -109,7 +109,7 @@ class Preprocessing:
 
     def batch_size(self, most: int) -> int:
         """How many images to put through a network at once: ``most``, or fewer if they are large."""
-        return max(1, min(most, _BATCH_PIXELS // (self.size[0] * self.size[1])))
+        return max(1, min(most, BATCH_PIXELS // (self.size[0] * self.size[1])))
 
     @property
     def channels(self) -> int:
@@ -162,7 +162,7 @@ class Preprocessing:
         else:
             across, down = self._resized_size(*image.size)
             left, top = _start(across, width), _start(down, height)
-            if across * down > _LARGE:
+            if across * down > WHOLE_UP_TO:
                 image, left, top = self._part(image, across, down, left, top)
             else:
                 image = image.resize((across, down), _filter(self.interpolation))
@@ -238,7 +238,7 @@ def _without_antialias(image: Image.Image, settings: Preprocessing) -> Image.Ima
     from torchvision.transforms import functional as tv
 
     across, down = settings._resized_size(*image.size)
-    if settings.fit == "crop" and across * down > _LARGEST_PLAIN:
+    if settings.fit == "crop" and across * down > _PLAIN_UP_TO:
         raise UnreadableImage(f"{image.width}×{image.height} is too long and thin to resize without antialiasing")
     size = list(settings.size) if settings.fit == "squash" else [settings.resize_size]
     mode = InterpolationMode(settings.interpolation)

@@ -131,16 +131,17 @@ class Predictor:
         for i, source in enumerate(_listed(sources)):
             if isinstance(source, str | os.PathLike):
                 for path, reason in expand(source):
-                    yield Prediction(path, (), reason) if reason else self._read(path)
+                    yield Prediction(path, (), reason) if reason else self._read(path, path)
             else:
                 yield self._read(f"image {i}", source)
 
-    def _read(self, path: str, image: Image.Image | Pixels | None = None) -> Prediction | tuple[str, Any]:
+    def _read(self, path: str, image: Source) -> Prediction | tuple[str, Any]:
         settings = self.preprocessing
         try:
             with quiet():
-                given = decode(with_bands(read_file(path), settings.bands)) if image is None else image
-                return path, settings.pixels(given)
+                if isinstance(image, str | os.PathLike):
+                    image = decode(with_bands(read_file(image), settings.bands))
+                return path, settings.pixels(image)
         except OSError as error:
             return Prediction(path, (), error.strerror or "unreadable")
         except UnreadableImage as error:
