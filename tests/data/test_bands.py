@@ -256,6 +256,12 @@ def test_a_bundle_keeps_its_bands_through_evaluate_and_predict(
     for channels in ([], ["--channels", "4", "3", "2"]):
         assert main(["evaluate", str(bundle), "--data", str(fields), "--json", "--device", "cpu", *channels]) == 0
         assert json.loads(capsys.readouterr().out)["top1"] == found.top1
+    tuning = [option for option in options if option not in ("--scale", "tiny")]
+    again = [*train_command[:4], "--out", str(tmp_path / "again"), *tuning, "--weights", str(bundle)]
+    assert main(again) == 0
+    (tuned,) = (path.parent for path in tmp_path.glob("again/**/nextify.json"))
+    assert chosen_bands(tuned) == (4, 3, 2)
+    capsys.readouterr()
     for command in (["evaluate", str(bundle), "--data", str(fields)], ["predict", str(bundle), str(image)]):
         assert main([*command, "--device", "cpu", "--channels", "1", "2", "3"]) == 2
         assert "give --channels 4 3 2" in capsys.readouterr().err

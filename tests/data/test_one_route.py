@@ -184,7 +184,7 @@ def test_the_crop_alone_is_what_the_whole_gives(
     difference = np.abs(whole.astype(int) - part)
     # Exact halves may be rounded to the other side; the nearest pixel is then the other one.
     assert interpolation == "nearest" or difference.max() <= 1
-    assert (difference > 0).mean() < 0.05
+    assert (difference > 0).mean() < (0.1 if interpolation == "nearest" else 0.05)
 
 
 MEMORY = """

@@ -31,6 +31,7 @@ from nextify.training.tracking import check_trackers
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.trial import Runtime
 from nextify.training.trial import runtime as choose_runtime
+from nextify.weights.bundle import chosen_bands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +131,8 @@ def _run(options: Options, request: Request, runtime: Runtime) -> int:
     out = options.out or Path("runs") / f"{options.model}-{source_name(options.data)}"
 
     def read() -> Images:
-        return open_images(options.data, split_seed=options.split_seed, cache=out / "cache", channels=options.channels)
+        channels = options.channels or (chosen_bands(options.weights) if options.weights else None)
+        return open_images(options.data, split_seed=options.split_seed, cache=out / "cache", channels=channels)
 
     with one_voice(first=processes.is_first()):
         images = processes.first_alone(read)

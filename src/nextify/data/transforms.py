@@ -4,8 +4,8 @@ Source: timm's ``create_transform``, as the ConvNeXt recipe uses it (Table 5): c
 colour jitter, with bicubic interpolation. timm's own classes do the work, with less overhead: images stay NumPy arrays
 except where Pillow is needed, and steps that give the same result every time run once.
 
-``Shift`` is the augmentation for small images (He et al. 2015, section 4.2): the image is padded with black, by ``share``
-of its side on each edge, and a square of its original size is cut out.
+``Shift`` is the augmentation for small images (He et al. 2015, section 4.2): the image is padded with black
+on each edge by ``share`` of its side, and a square of its original size is cut out.
 """
 
 from __future__ import annotations
