@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.uint8]
+Values = TypeVar("Values", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
 PLUGINS = {
     ".heic": ("pillow_heif", "pillow-heif"),
@@ -104,7 +105,9 @@ def read_header(data: bytes) -> Header:
             raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
         if image.mode.startswith("I"):
             peak = int(_sixteen_bits(image).max())
-        elif any(";16" in str(part) for *_, part in image.tile):  # colours, of which Pillow keeps the upper 8 bits
+        elif any(
+            ";16" in str(part) for *_, part in getattr(image, "tile", ())
+        ):  # colours, of which Pillow keeps the upper 8 bits
             peak = 256 * int(np.asarray(image.convert("RGB")).max()) + 255
         else:
             noted = _NOTED.match(data)
@@ -174,7 +177,7 @@ def is_turned(orientation: int) -> bool:
     return orientation in _TURNED
 
 
-def upright(pixels: Pixels, orientation: int) -> Pixels:
+def upright(pixels: Values, orientation: int) -> Values:
     """A view, turned or mirrored as the EXIF orientation (1 to 8) asks for."""
     if orientation in _TURNED:
         pixels = pixels.transpose(1, 0, 2)

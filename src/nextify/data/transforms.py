@@ -39,14 +39,6 @@ SQUARES_LIMIT = 2**30
 """Bytes up to which resized copies of a whole set are held."""
 
 
-def train_transform(recipe: Recipe, image_size: int) -> Transform:
-    """The recipe's random transform: ``(H, W, 3)`` uint8 to ``(image_size, image_size, 3)`` uint8.
-
-    Draws from the global generators of ``random`` and NumPy (and torch, for colour jitter).
-    """
-    return TrainTransform(recipe, image_size)
-
-
 def test_transform(recipe: Recipe, image_size: int) -> Transform:
     """Short side to ``image_size / test_crop_ratio``, then the central square: ``(image_size, image_size, 3)``."""
     return Square(image_size, recipe.test_crop_ratio)
@@ -97,7 +89,10 @@ test_pixels.__test__ = False  # type: ignore[attr-defined]
 
 
 class TrainTransform:
-    """One image at a time; see :func:`train_transform`."""
+    """The recipe's random transform: ``(H, W, 3)`` uint8 to ``(image_size, image_size, 3)`` uint8.
+
+    Draws from the global generators of ``random`` and NumPy (and torch, for colour jitter).
+    """
 
     def __init__(self, recipe: Recipe, image_size: int) -> None:
         self.image_size = image_size
@@ -195,6 +190,9 @@ class TrainTransform:
 
     def _finished(self, pixels: Pixels) -> Pixels:
         return np.ascontiguousarray(pixels if self.augment is None else self.augment(pixels))
+
+
+train_transform = TrainTransform
 
 
 class Jitter:
