@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,21 @@ def test_sixteen_bits_keep_the_full_range() -> None:
     assert traits == "g"
     dark = decode(encoded(Image.fromarray(np.full((4, 4), 257 * 3, np.uint16))))
     assert (dark == 3).all()
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_largest_value_of_sixteen_bit_colours_is_measured(channels: int) -> None:
+    deep = np.random.default_rng(0).integers(0, 4096, (5, 7, channels), np.uint16)
+    deep[..., 3:] = 65_535
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    header = struct.pack(">IIBBBBB", 7, 5, 16, 2 if channels == 3 else 6, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert 0 <= read_header(data).peak - int(deep[..., :3].max()) < 256
+    np.testing.assert_array_equal(decode(data), deep[..., :3] >> 8)
 
 
 def test_transparency_lies_on_white() -> None:

@@ -87,6 +87,7 @@ def read_header(data: bytes) -> Header:
     """
     with opened(data) as image:
         width, height = image.size
+        deep_colours = any(";16" in str(part) for *_, part in getattr(image, "tile", ()))  # none once it is decoded
         orientation = image.getexif().get(_ORIENTATION, 1)
         if stored_orientation(image) in _TURNED:
             width, height = height, width
@@ -105,9 +106,7 @@ def read_header(data: bytes) -> Header:
             raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
         if image.mode.startswith("I"):
             peak = int(_sixteen_bits(image).max())
-        elif any(
-            ";16" in str(part) for *_, part in getattr(image, "tile", ())
-        ):  # colours, of which Pillow keeps the upper 8 bits
+        elif deep_colours:  # of which Pillow keeps the upper 8 bits
             peak = 256 * int(np.asarray(image.convert("RGB")).max()) + 255
         else:
             noted = _NOTED.match(data)
