@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from nextify.data.decode import UnreadableImage, decode, read_header
+from nextify.data.encoded import LARGEST_FILE, Files, read_file
 from nextify.data.jpeg import decode_crop
 
 WIDE = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
@@ -138,6 +143,21 @@ def test_sixteen_bits_keep_the_full_range() -> None:
     assert (dark == 3).all()
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_largest_value_of_sixteen_bit_colours_is_measured(channels: int) -> None:
+    deep = np.random.default_rng(0).integers(0, 4096, (5, 7, channels), np.uint16)
+    deep[..., 3:] = 65_535
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    header = struct.pack(">IIBBBBB", 7, 5, 16, 2 if channels == 3 else 6, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert 0 <= read_header(data).peak - int(deep[..., :3].max()) < 256
+    np.testing.assert_array_equal(decode(data), deep[..., :3] >> 8)
+
+
 def test_transparency_lies_on_white() -> None:
     clear = np.dstack([WIDE, np.full(WIDE.shape[:2], 255, np.uint8)])
     clear[:3, :, 3] = 0
@@ -179,6 +199,52 @@ def test_refused() -> None:
         for reader in (read_header, decode, lambda data: decode_crop(data, lambda *_: (0, 0, 1, 1))):
             with pytest.raises(UnreadableImage, match=reason):
                 reader(data)
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"8BPS\0\1", "PSD"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "EPS"),
+        (b"\0\0\1\0\1\0", "ICO"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"SIMPLE  =                    T", "FITS"),
+        (b"icns\0\0\1\0", "ICNS"),
+        (b"DDS \x7c\0\0\0", "DDS"),
+    ],
+)
+def test_a_file_of_another_format_is_named(start: bytes, name: str) -> None:
+    for data in (start, start + bytes(200)):
+        with pytest.raises(UnreadableImage, match=f"^{name}, a format that is not read: store it as PNG or JPEG$"):
+            decode(data)
+
+
+def test_a_kept_format_is_read_whatever_the_files_name(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(encoded(Image.fromarray(WIDE)))
+    np.testing.assert_array_equal(decode(read_file(tmp_path / "x.jpg")), WIDE)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_regular_files_are_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.mkdir()
+    for read in (lambda: read_file(path), lambda: Files(tmp_path, ["x.png"]).read(0)):
+        with pytest.raises(UnreadableImage, match="not a regular file"):
+            read()
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with open(tmp_path / "x.png", "wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    with pytest.raises(UnreadableImage, match="more than 1,024 MiB"):
+        read_file(tmp_path / "x.png")
 
 
 def test_decompression_bomb(monkeypatch: pytest.MonkeyPatch) -> None:

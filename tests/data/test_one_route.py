@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nextify.data import open_images
+import nextify
+from nextify.data import open_images, preprocessing
 from nextify.data.batches import TestBatches as Batches
 from nextify.data.decode import UnreadableImage, decode, from_memory
 from nextify.data.foreign import foreign_preprocess, report_differences
@@ -156,12 +161,53 @@ def test_gray_networks_see_a_gray_image_unchanged() -> None:
     np.testing.assert_array_equal(prepare.pixels(gray)[..., 0].numpy(), np.asarray(gray))
 
 
-def test_thin_images_take_little_memory_and_the_same_place() -> None:
+def test_thin_images_take_the_same_place_either_way_round() -> None:
     prepare = Preprocessing(size=(224, 224), resize_size=256)
     thin = np.repeat(np.linspace(0, 255, 20_000).astype(np.uint8)[None, :, None], 3, 2)  # (1, 20000, 3)
     found = prepare.pixels(thin).float()
     assert abs(found.mean() - 127.5) < 1  # the centre of the ramp
     assert torch.equal(found, prepare.pixels(thin.transpose(1, 0, 2)).float().transpose(0, 1))
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("crop", [(16, 18), (24, 18), (17, 40)], ids=["inside", "padded", "small"])
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (3, 1000), (50, 900), (61, 83), (200, 23)])
+def test_the_crop_alone_is_what_the_whole_gives(
+    shape: tuple[int, int], crop: tuple[int, int], interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), np.uint8)
+    settings = Preprocessing(size=(crop[0], crop[0]), resize_size=crop[1], interpolation=interpolation)
+    monkeypatch.setattr(preprocessing, "WHOLE_UP_TO", math.inf)
+    whole = settings.resized(pixels)
+    monkeypatch.setattr(preprocessing, "WHOLE_UP_TO", 0)
+    part = settings.resized(pixels)
+    difference = np.abs(whole.astype(int) - part)
+    # Exact halves may be rounded to the other side; the nearest pixel is then the other one.
+    assert interpolation == "nearest" or difference.max() <= 1
+    assert (difference > 0).mean() < (0.1 if interpolation == "nearest" else 0.05)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from nextify.data.preprocessing import Preprocessing
+prepare = Preprocessing()
+for height, width in [(300, 300), (1, 20_000), (20_000, 1), (2_000, 2_000)]:
+    prepare(np.zeros((height, width, 3), np.uint8))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_thin_images_need_no_more_memory_than_square_ones() -> None:
+    source = str(Path(nextify.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], env=os.environ | {"PYTHONPATH": source}, capture_output=True, text=True
+    )
+    start, wide, tall, square = map(int, done.stdout.split())
+    assert max(wide, tall) - start <= square - start
+    assert max(wide, tall) - start < 50 * 1024
 
 
 @pytest.mark.parametrize("foreign", ["timm", "torchvision"])

@@ -100,6 +100,20 @@ def test_settings_are_checked() -> None:
         {"mean": (0.5, 0.5)},
         {"std": (0.0, 1.0, 1.0)},
         {"interpolation": "lanczos", "antialias": False},
+        {"size": (100_000, 100_000)},
+        {"size": (224, 4097)},
+        {"size": (224,)},
+        {"size": (float("nan"), 224)},
+        {"size": (float("inf"), 224)},
+        {"resize_size": 10**9},
+        {"bands": (1, 2)},
     ):
         with pytest.raises(PreprocessingError):
             Preprocessing(**wrong)  # type: ignore[arg-type]
+
+
+def test_batches_shrink_as_images_grow() -> None:
+    def batch(side: int) -> int:
+        return Preprocessing(size=(side, side), resize_size=side).batch_size(256)
+
+    assert [batch(side) for side in (1, 224, 384, 512, 1024, 4096)] == [256, 256, 256, 256, 64, 4]

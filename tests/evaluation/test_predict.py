@@ -19,7 +19,8 @@ from nextify.cli import main
 from nextify.cli.settings import settings
 from nextify.compare.accuracy import read_weights_options
 from nextify.compare.entries import find_all
-from nextify.data import DataError, open_images
+from nextify.data import DataError, open_images, preprocessing
+from nextify.evaluation import predict as predictions
 from nextify.evaluation.predict import BATCH, Guess, Source, predict
 from nextify.fitting.scale import scale
 from nextify.paper.design import CONVNEXT_TINY
@@ -311,3 +312,44 @@ def test_what_cannot_be_done_is_said(capsys: Captured, bundle: Path, photos: Pat
         assert out == ""
         assert len(lines) == 1
         assert message in lines[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_and_devices_are_reported_and_the_others_classified(bundle: Path, photos: Path) -> None:
+    os.mkfifo(photos / "endless.png")
+    (photos / "zero.png").symlink_to("/dev/zero")
+    found = {Path(p.path).name: p for p in predict(bundle, [photos, "/dev/zero"])}
+    assert {name for name, p in found.items() if p.error == "not a regular file"} == {"endless.png", "zero.png", "zero"}
+    assert all(found[name].guesses for name in ("a.png", "b.PNG", "c ü.png"))
+
+
+@pytest.mark.parametrize("field", ["size", "resize_size"])
+def test_a_bundle_that_would_fill_the_memory_is_refused_in_a_line(
+    field: str, tmp_path: Path, photos: Path, capsys: Captured
+) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", CLASSES, 24, 0.75)
+    content = json.loads((bundle / "nextify.json").read_text())
+    content["preprocessing"][field] = [100_000, 100_000] if field == "size" else 10**9
+    del content["about_sha256"]
+    (bundle / "nextify.json").write_text(json.dumps(content))
+    assert main(["predict", str(bundle), str(photos), "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "at most 4,096 pixels a side" in line
+
+
+def test_large_images_are_classified_a_few_at_a_time(
+    bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = predict(bundle, photos)
+    seen: list[int] = []
+
+    def counted(model: torch.nn.Module, batch: torch.Tensor, *rest: Any) -> Any:
+        seen.append(len(batch))
+        return probabilities(model, batch, *rest)
+
+    probabilities = predictions.probabilities
+    monkeypatch.setattr(predictions, "probabilities", counted)
+    monkeypatch.setattr(preprocessing, "BATCH_PIXELS", 2 * 24 * 24)
+    for given, whole in zip(predict(bundle, photos), expected, strict=True):
+        assert_alike(given.guesses, whole.guesses)
+    assert seen == [2, 1]

@@ -15,6 +15,7 @@ from nextify.system import processes
 from nextify.tasks.classification import Classification
 from nextify.tasks.task import summary
 from nextify.training.trial import runtime
+from nextify.weights.bundle import chosen_bands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,11 @@ def run(options: Options) -> int:
     place = runtime(options.device, options.threads)
     with processes.joined(place.device):
         images = open_images(
-            options.data, split_seed=options.split_seed, to_train=False, skip_unreadable=options.skip_unreadable
+            options.data,
+            split_seed=options.split_seed,
+            to_train=False,
+            channels=options.channels or chosen_bands(options.bundle),
+            skip_unreadable=options.skip_unreadable,
         )
         found = evaluate(
             options.bundle,

@@ -34,6 +34,15 @@ ClassNames = Annotated[
     arg(metavar="FILE", help="For weights without class names: a file of the names in order, one per line or JSON."),
 ]
 
+Channels = Annotated[
+    tuple[int, int, int] | None,
+    arg(
+        metavar="BAND BAND BAND",
+        help="Which bands of an image become the three channels, counted from 1: 4 3 2 shows infrared, red and green "
+        "of aerial images. Default: those that the weights were trained on, else the colours.",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions:
@@ -55,6 +64,7 @@ class MeasurementOptions(InferenceOptions):
     data: str
     """digits, cifar10, hf:OWNER/NAME, or a path, as for nextify train. The bundle must know every class."""
     class_order: ClassOrder = None
+    channels: Channels = None
     part: Literal["test", "train", "all"] = "test"
     """test: val/ or test/, or the images that training would have set aside; all: every image, for data never trained
     on."""

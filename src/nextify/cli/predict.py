@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import ClassNames, InferenceOptions
+from nextify.cli.options import Channels, ClassNames, InferenceOptions
 from nextify.cli.printing import print_columns, print_json
 from nextify.data.errors import printable, valid_unicode
 from nextify.evaluation.predict import Predictor, csv_text
@@ -29,6 +29,7 @@ class Options(InferenceOptions):
     top: int = 5
     """Number of classes to print per image."""
     class_order: ClassNames = None
+    channels: Channels = None
     csv: bool = False
     """Print CSV: path, rank, class, index, probability."""
 
@@ -47,6 +48,7 @@ def run(options: Options) -> int:
         threads=options.threads,
         kernels=options.kernels,
         class_order=options.class_order,
+        channels=options.channels,
     )
     predictions = list(predictor(options.images, options.top))
     if options.json:

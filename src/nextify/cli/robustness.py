@@ -21,6 +21,7 @@ from nextify.evaluation.robustness import Robustness, measure
 from nextify.report.robustness import table, write
 from nextify.report.text import percent
 from nextify.training.trial import runtime
+from nextify.weights.bundle import chosen_bands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,10 @@ def run(options: Options) -> int:
     if options.clean_only and options.corruptions is not None:
         raise ValueError("--clean-only corrupts nothing: leave --corruptions out")
     place = runtime(options.device, options.threads, options.workers)
-    images = open_images(options.data, split_seed=options.split_seed, skip_unreadable=options.skip_unreadable)
+    channels = options.channels or chosen_bands(options.bundle)
+    images = open_images(
+        options.data, split_seed=options.split_seed, channels=channels, skip_unreadable=options.skip_unreadable
+    )
     partial = None if options.out is None else Partial(options.out / "unfinished")
     with _bar() as bar:
         task = bar.add_task("", total=1)

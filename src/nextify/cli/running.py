@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nextify.cli.options import Device, Kernels, SkipUnreadable, SplitSeed
+from nextify.cli.options import Channels, Device, Kernels, SkipUnreadable, SplitSeed
 from nextify.data import Images, open_images
 
 
@@ -24,6 +24,7 @@ class TrainingOptions:
     data: str = "digits"
     """digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar (docs/data.md)."""
     split_seed: SplitSeed = 0
+    channels: Channels = None
     skip_unreadable: SkipUnreadable = False
     device: Device = "auto"
     threads: int | None = None
@@ -40,13 +41,19 @@ class TrainingOptions:
             raise ValueError(f"--checkpoint-seconds must be 0 or more, got {self.checkpoint_seconds:g}")
 
 
-def read_images(options: TrainingOptions, out: Path, console: Console) -> Images:
-    """Open the images of ``--data``, with progress; what later starts need not do again is kept in ``out``."""
+def read_images(
+    options: TrainingOptions, out: Path, console: Console, channels: tuple[int, int, int] | None = None
+) -> Images:
+    """Open the images of ``--data``, with progress; what later starts need not do again is kept in ``out``.
+
+    ``channels`` are those to take where ``--channels`` names none.
+    """
     with console.status("looking at the images …") as status:
         return open_images(
             options.data,
             split_seed=options.split_seed,
             cache=out / "cache",
+            channels=options.channels or channels,
             skip_unreadable=options.skip_unreadable,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
         )

@@ -30,6 +30,7 @@ from nextify.training.tracking import check_trackers
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.trial import Runtime
 from nextify.training.trial import runtime as choose_runtime
+from nextify.weights.bundle import chosen_bands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,8 @@ def _run(options: Options, request: Request, runtime: Runtime) -> int:
     console = Console(quiet=not processes.is_first())
     out = options.out or Path("runs") / f"{options.model}-{source_name(options.data)}"
     with one_voice(first=processes.is_first()):
-        images = processes.first_alone(lambda: read_images(options, out, console))
+        channels = chosen_bands(options.weights) if options.weights else None
+        images = processes.first_alone(lambda: read_images(options, out, console, channels))
         with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
             prepared = prepare_in(out, request, images, runtime)
         _announce(console, prepared, runtime)

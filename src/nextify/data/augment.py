@@ -1,15 +1,14 @@
 """timm's RandAugment at less cost, pixel for pixel the same.
 
-timm draws the operations and their magnitudes (its ``RandAugment`` and ``AugmentOp``, ``rand-m9-mstd0.5-inc1``). What
-it then calls works on Pillow images. On small images most of its time goes into building tables of 256 values in
-Python, on large ones into interpolation and filters with doubles. So here the images are NumPy arrays, and an
-operation is one of these:
+timm draws the operations and their magnitudes (``RandAugment`` and ``AugmentOp``, ``rand-m9-mstd0.5-inc1``) and applies
+functions of Pillow images. On small images most of their time goes into building tables of 256 values in Python, on
+large ones into interpolation and filters in double precision. Here images are NumPy arrays, and an operation is
 
-- a table of its arguments (invert, posterize, solarize): made once by timm's own function, from an image of all values;
-- a table of its arguments and the image's histogram or mean (autocontrast, equalize);
-- a blend with another image, for which Pillow takes fewer detours (brightness, contrast, sharpness);
-- a shear, translation or rotation, for which timm's own function finds the matrix: ``affine``;
-- timm's own function, between two conversions (colour).
+- a table that depends on its arguments (invert, posterize, solarize), made once by timm's function;
+- a table that depends on the image's histogram (autocontrast, equalize);
+- a blend with another image, with fewer conversions than Pillow's (brightness, contrast, sharpness);
+- ``affine``, with the matrix that timm's function finds (shear, translation, rotation); or
+- timm's function between two conversions (colour).
 
 The tests compare each with timm's own on the same draws.
 """
@@ -32,7 +31,6 @@ from nextify.paper.recipe import RandAugment as Setting
 
 LAYERS = 2
 """Operations drawn for an image, each then applied with probability 0.5: timm's defaults."""
-Operation = Callable[..., Pixels]
 Function = Callable[..., Image.Image]
 _EVERY_VALUE = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # (1, 256, 3)
 
@@ -73,21 +71,25 @@ def _looked_up(pixels: Pixels, table: bytes) -> Pixels:
     return np.frombuffer(pixels.tobytes().translate(table), np.uint8).reshape(pixels.shape)
 
 
-class _ByPillow:
-    """timm's function between two conversions. (A class and not a closure, so that it can be pickled.)"""
+class _Operation:
+    """What replaces one of timm's functions: a class rather than a closure, so that it can be pickled."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
 
     def __call__(self, pixels: Pixels, *args: Any, **kwargs: Any) -> Pixels:
+        raise NotImplementedError
+
+
+class _ByPillow(_Operation):
+    """timm's function between two conversions."""
+
+    def __call__(self, pixels: Pixels, *args: Any, **kwargs: Any) -> Pixels:
         return from_pillow(self.function(to_pillow(pixels), *args, **kwargs))
 
 
-class _ByTable:
+class _ByTable(_Operation):
     """A table that depends on the arguments alone."""
-
-    def __init__(self, function: Function) -> None:
-        self.function = function
 
     def __call__(self, pixels: Pixels, *args: Any, **_: Any) -> Pixels:
         return _looked_up(pixels, _table(self.function, args))
@@ -101,16 +103,13 @@ def _table(function: Function, args: tuple[Any, ...]) -> bytes:
     return from_pillow(function(to_pillow(_EVERY_VALUE), *args))[0, :, 0].tobytes()
 
 
-class _ByHistogram:
+class _ByHistogram(_Operation):
     """A table for each channel, found from how often it has each value."""
-
-    def __init__(self, function: Function) -> None:
-        self.function = function
 
     def table(self, counts: npt.NDArray[np.int64]) -> bytes:
         raise NotImplementedError
 
-    def __call__(self, pixels: Pixels, **_: Any) -> Pixels:
+    def __call__(self, pixels: Pixels, *_: Any, **__: Any) -> Pixels:
         image = to_pillow(pixels)
         counts = np.array(image.histogram()).reshape(3, 256)
         return from_pillow(image.point(list(b"".join(self.table(channel) for channel in counts))))
@@ -146,38 +145,38 @@ class _Equalize(_ByHistogram):
         return table.tobytes()
 
 
-class _Brightness:
-    """Pillow's ``ImageEnhance.Brightness``: away from black, or towards it."""
+class _Blend(_Operation):
+    """One of Pillow's ``ImageEnhance``: away from another image, or towards it."""
 
-    def __init__(self, function: Function) -> None:
-        self.function = function
+    def other(self, pixels: Pixels, size: tuple[int, int]) -> Image.Image:
+        raise NotImplementedError
 
-    def __call__(self, pixels: Pixels, factor: float, **_: Any) -> Pixels:
+    def __call__(self, pixels: Pixels, factor: float, *_: Any, **__: Any) -> Pixels:
         image = _flat(pixels)
-        return _blended(Image.new("L", image.size), image, factor, pixels)
+        blended = Image.blend(self.other(pixels, image.size), image, factor)
+        return np.frombuffer(blended.tobytes(), np.uint8).reshape(pixels.shape)
 
 
-class _Contrast:
-    """Pillow's ``ImageEnhance.Contrast``: away from the mean gray, or towards it."""
+class _Brightness(_Blend):
+    """Black."""
 
-    def __init__(self, function: Function) -> None:
-        self.function = function
+    def other(self, pixels: Pixels, size: tuple[int, int]) -> Image.Image:
+        return Image.new("L", size)
 
-    def __call__(self, pixels: Pixels, factor: float, **_: Any) -> Pixels:
+
+class _Contrast(_Blend):
+    """The mean gray."""
+
+    def other(self, pixels: Pixels, size: tuple[int, int]) -> Image.Image:
         gray = to_pillow(pixels).convert("L").tobytes()
-        mean = int(np.frombuffer(gray, np.uint8).mean() + 0.5)
-        image = _flat(pixels)
-        return _blended(Image.new("L", image.size, mean), image, factor, pixels)
+        return Image.new("L", size, int(np.frombuffer(gray, np.uint8).mean() + 0.5))
 
 
-class _Sharpness:
-    """Pillow's ``ImageEnhance.Sharpness``: away from the smoothed image, or towards it."""
+class _Sharpness(_Blend):
+    """The smoothed image."""
 
-    def __init__(self, function: Function) -> None:
-        self.function = function
-
-    def __call__(self, pixels: Pixels, factor: float, **_: Any) -> Pixels:
-        return _blended(_flat(_smooth(pixels)), _flat(pixels), factor, pixels)
+    def other(self, pixels: Pixels, size: tuple[int, int]) -> Image.Image:
+        return _flat(_smooth(pixels))
 
 
 def _smooth(pixels: Pixels) -> Pixels:
@@ -198,17 +197,10 @@ def _flat(pixels: Pixels) -> Image.Image:
     return Image.frombuffer("L", (3 * width, height), pixels.tobytes(), "raw", "L", 0, 1)
 
 
-def _blended(start: Image.Image, end: Image.Image, factor: float, like: Pixels) -> Pixels:
-    return np.frombuffer(Image.blend(start, end, factor).tobytes(), np.uint8).reshape(like.shape)
-
-
-class _Moved:
+class _Moved(_Operation):
     """A shear, translation or rotation."""
 
-    def __init__(self, function: Function) -> None:
-        self.function = function
-
-    def __call__(self, pixels: Pixels, amount: float, **settings: Any) -> Pixels:
+    def __call__(self, pixels: Pixels, amount: float, *_: Any, **settings: Any) -> Pixels:
         if settings["resample"] == Image.Resampling.BICUBIC and available():
             return self.function(_Canvas(pixels), amount, **settings)  # type: ignore[return-value]
         return from_pillow(self.function(to_pillow(pixels), amount, **settings))
@@ -234,7 +226,7 @@ class _Canvas:
         return from_pillow(to_pillow(self.pixels).transpose(method))
 
 
-_OPERATIONS: dict[str, Callable[[Function], Operation]] = {
+_OPERATIONS: dict[str, type[_Operation]] = {
     "AutoContrast": _AutoContrast,
     "BrightnessIncreasing": _Brightness,
     "ContrastIncreasing": _Contrast,

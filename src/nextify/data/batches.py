@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step): equal for every design and number of workers, and after a resume."""
+"""Batches as a function of (seed, step): the same for every design and number of workers, and after a resume."""
 
 from __future__ import annotations
 

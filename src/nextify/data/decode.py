@@ -1,16 +1,17 @@
 """One image to upright RGB pixels, and what its file's header says: the same rules for a file and an image in memory.
 
-Grayscale is replicated. Transparency (alpha or palette) is laid on white, as a page would show it; where all of an
-image is transparent its colours are kept. A TIFF's further bands (infrared, alpha) are left out. 16-bit values are
-scaled by 255 / 65,535 over the full range, never stretched to an image's own; a TIFF whose white is zero is inverted.
-CMYK and other colour spaces are converted by Pillow, without ICC profiles. Of an animation, the first frame is used.
-The EXIF or TIFF orientation is applied. Refused with a reason: truncated and empty files, other formats, float and
-signed pixels (their range is not agreed), TIFFs of more bands than Pillow reads, and Pillow's decompression bombs.
+Grayscale is replicated. Transparency (alpha or palette) is laid on white, as a web page would show it, but a wholly
+transparent image keeps its colours. Further bands of a TIFF (infrared, alpha) are left out (``bands.py`` chooses).
+16-bit values are scaled by 255 / 65,535, never stretched to the range of one image; a TIFF whose white is zero is
+inverted. Pillow converts CMYK and other colour spaces, without ICC profiles. The first frame of an animation is used,
+and the EXIF or TIFF orientation applied. Refused with a reason: truncated and empty files, other formats, float and
+negative pixels (no range is agreed for them), TIFFs of more bands than Pillow reads, and decompression bombs.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,19 +19,21 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.uint8]
+Values = TypeVar("Values", npt.NDArray[np.uint8], npt.NDArray[np.uint16])
 
 PLUGINS = {
     ".heic": ("pillow_heif", "pillow-heif"),
     ".heif": ("pillow_heif", "pillow-heif"),
     ".jxl": ("pillow_jxl", "pillow-jxl-plugin"),
 }
-"""Extensions that Pillow reads by a plug-in: its module and its package. It is used where it is installed."""
+"""Extensions that Pillow reads with a plug-in, used if installed: its module and its package."""
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif"}
     | {".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -41,18 +44,22 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "
 _ORIENTATION, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT = 0x0112, 262, 277, 339  # tags of TIFF; EXIF has the first too
 _STRIPS, _TILES = (273, 279), (324, 325)  # offsets and lengths of a TIFF's pixels in bytes
 _MOST_BANDS = 6  # that Pillow reads of a TIFF
+_CHOOSE = "name the three to use with --channels, such as --channels 1 2 3"
+LARGEST_NOTED = b"# largest 16-bit value %d\n"
+"""Comment of the files that ``bands.with_bands`` makes of 16-bit images."""
+_NOTED = re.compile(b"P6\n" + LARGEST_NOTED.replace(b"%d", rb"(\d+)"))
 _GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _TURNED, _MIRRORED = (5, 6, 7, 8), ((3, 4, 7, 8), (2, 3, 6, 7))
 """EXIF orientations whose rows are columns, and those mirrored top to bottom, and left to right, after that."""
 
 
 class UnreadableImage(ValueError):
-    """The message is the reason, in a few words."""
+    """An image that cannot be read; the message is the reason in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself."""
+    """What a file's header says, and some facts about its pixels."""
 
     height: int
     """Pixels, upright."""
@@ -61,25 +68,26 @@ class Header:
     """Letters: g grayscale, t transparent, r rotated or mirrored by its orientation, a animated, b further bands,
     n nothing visible: transparent everywhere."""
     peak: int = 0
-    """The largest value where they have 16 bits, else 0."""
+    """The largest value of a 16-bit image, else 0."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Pillow's warnings of odd metadata, which say nothing of the pixels."""
+    """Silence Pillow's warnings about odd metadata, which do not affect the pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def read_header(data: bytes) -> Header:
-    """Size and traits of an encoded image, decoded only where it has 16 bits or transparency, or its end looks cut off.
+    """Size and traits of an encoded image, decoded only if it has 16 bits or transparency, or looks truncated.
 
     Raises:
         UnreadableImage: see the top of the file.
     """
     with opened(data) as image:
         width, height = image.size
+        deep_colours = any(";16" in str(part) for *_, part in getattr(image, "tile", ()))  # none once it is decoded
         orientation = image.getexif().get(_ORIENTATION, 1)
         if stored_orientation(image) in _TURNED:
             width, height = height, width
@@ -96,10 +104,16 @@ def read_header(data: bytes) -> Header:
         )
         if image.mode == "F":
             raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
-        deep = image.mode.startswith("I")
-        if not deep and not _is_whole(image, data):
-            image.load()
-        return Header(height, width, traits, int(_sixteen_bits(image).max()) if deep else 0)
+        if image.mode.startswith("I"):
+            peak = int(_sixteen_bits(image).max())
+        elif deep_colours:  # of which Pillow keeps the upper 8 bits
+            peak = 256 * int(np.asarray(image.convert("RGB")).max()) + 255
+        else:
+            noted = _NOTED.match(data)
+            peak = int(noted[1]) if noted else 0
+            if not _is_whole(image, data):
+                image.load()
+        return Header(height, width, traits, peak)
 
 
 def decode(data: bytes) -> Pixels:
@@ -121,7 +135,7 @@ def from_memory(image: object) -> Pixels:
             without pixels.
     """
     if isinstance(image, Image.Image):
-        with _refusing():
+        with refusing():
             pixels = _pixels(image)
     elif isinstance(image, np.ndarray):
         gray = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
@@ -147,22 +161,22 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadableImage("empty file")
     if reason := _too_many_bands(data):
         raise UnreadableImage(reason)
-    with _refusing(data), Image.open(io.BytesIO(data), formats=_formats()) as image:
+    with refusing(data), Image.open(io.BytesIO(data), formats=_formats()) as image:
         yield image
 
 
 def stored_orientation(image: Image.Image) -> int:
-    """How the pixels that Pillow gives lie (EXIF, 1 to 8); Pillow turns TIFFs itself."""
+    """The EXIF orientation (1 to 8) of the pixels that Pillow returns; it turns TIFFs itself."""
     orientation = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
 def is_turned(orientation: int) -> bool:
-    """Whether height and width change places."""
+    """Whether height and width are swapped."""
     return orientation in _TURNED
 
 
-def upright(pixels: Pixels, orientation: int) -> Pixels:
+def upright(pixels: Values, orientation: int) -> Values:
     """A view, turned or mirrored as the EXIF orientation (1 to 8) asks for."""
     if orientation in _TURNED:
         pixels = pixels.transpose(1, 0, 2)
@@ -171,7 +185,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def stored_box(box: tuple[int, int, int, int], across: int, down: int, orientation: int) -> tuple[int, int, int, int]:
-    """Where a part (top, left, height, width) of the upright image lies in the stored one, ``across`` by ``down``."""
+    """Where part (top, left, height, width) of the upright image lies in the stored one, ``across`` by ``down``."""
     top, left, height, width = box
     if orientation in _TURNED:
         across, down = down, across
@@ -193,7 +207,8 @@ def _formats() -> list[str]:
 
 
 @contextmanager
-def _refusing(data: bytes = b"") -> Iterator[None]:
+def refusing(data: bytes = b"") -> Iterator[None]:
+    """Turn whatever is raised by reading an image into ``UnreadableImage`` with the reason; ``data`` is its file."""
     try:
         yield
     except (UnreadableImage, MemoryError):
@@ -209,7 +224,7 @@ def _refusing(data: bytes = b"") -> Iterator[None]:
 
 
 def _kind(data: bytes) -> str:
-    """What a file is that Pillow does not know, as a reason."""
+    """The reason for refusing a file that Pillow does not recognize: what it seems to be."""
     brand = data[8:12] if data[4:8] == b"ftyp" else b""
     if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
         return f"HEIC, which needs a plug-in: pip install {PLUGINS['.heic'][1]}"
@@ -219,27 +234,26 @@ def _kind(data: bytes) -> str:
         return f"JPEG XL, which needs a plug-in: pip install {PLUGINS['.jxl'][1]}"
     if data.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer: git lfs pull"
-    tags = _tiff_tags(data)
+    tags = tiff_tags(data)
     if tags is not None:
-        bits = tags.get(258, (1,))
-        return (
-            f"a TIFF of {tags.get(_SAMPLES, 1)} bands of {bits[0]} bits, which Pillow does not read: "
-            f"store 1, 3 or 4 bands of 8 bits, or 1 of 16"
-        )
+        bands, bits = tags.get(_SAMPLES, 1), tags.get(258, (1,))[0]
+        remedy = _CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"
+        return f"a TIFF of {bands} bands of {bits} bits, which Pillow does not read: {remedy}"
+    for name, (_, accepts) in Image.OPEN.items():
+        with suppress(Exception):  # of a few bytes, some ask for more than there are
+            if accepts and accepts(data[:16]) is True:
+                return f"{name}, a format that is not read: store it as PNG or JPEG"
     return "not an image"
 
 
 def _too_many_bands(data: bytes) -> str:
-    tags = _tiff_tags(data)
+    tags = tiff_tags(data)
     bands = 1 if tags is None else tags.get(_SAMPLES, 1)
-    return (
-        f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: store three of them"
-        if bands > _MOST_BANDS
-        else ""
-    )
+    return f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: {_CHOOSE}" if bands > _MOST_BANDS else ""
 
 
-def _tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
+def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
+    """The tags of a TIFF, as many as can be read; None for any other file."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return None
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
@@ -251,7 +265,7 @@ def _tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
 
 
 def _is_whole(image: Image.Image, data: bytes) -> bool:
-    """Whether the file ends where it should, as far as its header tells."""
+    """Whether the file seems complete, as far as its format tells without decoding."""
     match image.format:
         case "JPEG" | "MPO":
             return data.endswith(b"\xff\xd9")
@@ -281,7 +295,8 @@ def _has_transparency(image: Image.Image) -> bool:
     return alpha or ("transparency" in image.info and image.mode in ("1", "L", "P", "RGB"))
 
 
-def _pixels(image: Image.Image) -> Pixels:
+def load(image: Image.Image) -> None:
+    """Decode an image that Pillow has opened, upright if it is a TIFF."""
     name = getattr(image, "filename", "")
     if name and image.format == "TIFF":
         # A file's name makes Pillow map the pixels into memory, and it then takes a turned TIFF's sides for each other.
@@ -289,6 +304,10 @@ def _pixels(image: Image.Image) -> Pixels:
     image.load()
     if name:
         image.filename = name  # type: ignore[attr-defined]
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    load(image)
     return upright(np.asarray(_rgb(image)), stored_orientation(image))
 
 
@@ -296,7 +315,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
     if image.mode.startswith("I"):
-        image = Image.fromarray(((_sixteen_bits(image) * 255 + 32_767) // 65_535).astype(np.uint8))
+        image = Image.fromarray(eight_bits(_sixteen_bits(image)))
     elif _has_transparency(image):
         over = _with_alpha(image)
         if _further_bands(image) or _is_hidden(over):
@@ -314,12 +333,22 @@ def _is_hidden(image: Image.Image) -> bool:
     return image.getchannel("A").getextrema() == (0, 0)
 
 
-def _sixteen_bits(image: Image.Image) -> npt.NDArray[np.int64]:
+def _sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
     """``(H, W)`` values from 0 (black) to 65,535, of 16 bits that Pillow also gives as 32."""
-    values = np.asarray(image).astype(np.int64)
+    values = unsigned(np.asarray(image))
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    return 65_535 - values if white_is_zero else values
+
+
+def unsigned(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint16]:
+    """Values of any integer type as 16 unsigned bits. Raises ``UnreadableImage`` if they do not fit."""
     if values.min(initial=0) < 0:
         raise UnreadableImage("its pixels are signed and some negative: store them from 0 to 255 or 65,535")
     if values.max(initial=0) > 65_535:
         raise UnreadableImage("its pixels have more than 16 bits; store 8 or 16 bits")
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
-    return 65_535 - values if white_is_zero else values
+    return values.astype(np.uint16)
+
+
+def eight_bits(values: npt.NDArray[np.uint16]) -> Pixels:
+    """The full range of 16 bits as that of 8, rounded to the nearest."""
+    return ((values.astype(np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)

@@ -16,6 +16,9 @@ from nextify.data.decode import UnreadableImage
 Stamp = tuple[int, ...]
 """Size, times of modification and change, and inode of the file that holds an image."""
 
+LARGEST_FILE = 2**30
+"""Bytes of an image's file; what is larger is none, or more than is decoded."""
+
 
 class Encoded(Protocol):
     """Images as encoded bytes. Cheap to pickle; can be read from several threads and processes."""
@@ -55,16 +58,34 @@ class Files:
             raise
 
     def read(self, index: int) -> bytes:
-        with open(self._path(index), "rb") as file:
-            return file.read()
+        return read_file(self._path(index))
 
     def _path(self, index: int) -> str:
         return os.path.join(self.root, self.names[index])
 
 
-def stamp_of(path: str | Path) -> Stamp:
-    """The stamp of a regular file. Raises ``OSError``, or ``UnreadableImage`` for a pipe, which would hang a reader."""
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file; a pipe or a device might never end.
+
+    Raises:
+        OSError: it cannot be read.
+        UnreadableImage: it is no regular file, or larger than ``LARGEST_FILE``.
+    """
+    status = _regular(path)
+    if status.st_size > LARGEST_FILE:
+        raise UnreadableImage(f"a file of more than {LARGEST_FILE // 2**20:,} MiB")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def stamp_of(path: str | os.PathLike[str]) -> Stamp:
+    """The stamp of a regular file. Raises ``OSError`` and ``UnreadableImage``, as ``read_file`` does."""
+    status = _regular(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _regular(path: str | os.PathLike[str]) -> os.stat_result:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableImage("not a regular file")
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return status

@@ -1,7 +1,7 @@
 """A data set as the rest of Nextify sees it: labelled images to train on and to test on.
 
-Where pixels live is the business of a store: one array (images of one size), one flat array (mixed sizes), or encoded
-images that are decoded when they are asked for (sets too large to hold).
+A store holds the pixels: in one array (images of one size), in one flat array (mixed sizes), or encoded, to be decoded
+on demand (sets too large to hold).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nextify.data.bands import Bands
 from nextify.data.decode import Pixels, UnreadableImage, decode, quiet
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError, printable
@@ -52,10 +53,10 @@ class MixedStore:
 
 
 class EncodedStore:
-    """Images that are decoded each time they are asked for."""
+    """Images that are decoded on demand, every time."""
 
     def __init__(self, images: Encoded, indices: npt.NDArray[np.int64]) -> None:
-        self.images, self.indices = images, indices  # indices: (N,), those of ``images`` that are meant
+        self.images, self.indices = images, indices  # indices: (N,), which of ``images``
 
     def load(self, index: int) -> Pixels:
         try:
@@ -136,21 +137,23 @@ class Images:
     train: ImageSet
     test: ImageSet
     mirror_keeps_class: bool
-    """Whether a mirror image is still an image of its class (not so for digits)."""
+    """Whether a mirrored image still belongs to its class (mirrored digits do not)."""
     fingerprint: str
     """SHA-256 of the content: classes, split, names and the files' bytes (or labels and pixels)."""
     notes: tuple[str, ...]
-    """What was decided on the user's behalf, and what may surprise; a sentence each."""
+    """What was decided on the user's behalf and what may surprise, one sentence each."""
     native_size: tuple[int, int] | None
     """Height and width in pixels where all images have the same."""
     warnings: tuple[str, ...] = ()
-    """What is wrong with the data without forbidding a training; a sentence each."""
+    """Problems of the data that do not prevent a training, one sentence each."""
     test_images_also_in_training: int | None = None
-    """By content; None where nobody has looked yet."""
+    """By content; None where this was not checked."""
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of what the source holds and is not used, by the reason."""
     middle_side: int | None = None
     """Median of the short sides, pixels; None where the images were not looked at one by one."""
+    bands: Bands | None = None
+    """The bands that were chosen of each image (``--channels``); None shows the images as they are."""
 
     @property
     def train_images(self) -> int:

@@ -1,9 +1,9 @@
-"""A part of an image, decoded at no more cost than it needs: ``decode_crop``.
+"""``decode_crop``: decode only part of an image, at a reduced size if that is enough.
 
-Of a JPEG only the part is decoded, by libjpeg-turbo's own functions, which no Python package offers: ``jpeg.cpp`` is
-built on first use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``; the official Python
-images have it, the slim ones do not), and used where its pixels are Pillow's. Elsewhere whole images are decoded. At
-1/2, 1/4 or 1/8 of its size a JPEG costs less still, by a shorter inverse cosine transform.
+libjpeg-turbo can decode part of a JPEG, but no Python package offers its functions for that. ``jpeg.cpp`` is built on
+first use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``; the official Python images have
+it, the slim ones do not), and used if its pixels equal Pillow's. Elsewhere whole images are decoded. Decoding at 1/2,
+1/4 or 1/8 of the size is cheaper still, thanks to a shorter inverse cosine transform.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _END = b"\xff\xd9"
 
 
 def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | None = None) -> Pixels:
-    """The part of an image that ``choose`` takes, given its height and width.
+    """The part of an image that ``choose`` returns, given its height and width.
 
     Args:
-        enough: pixels a side that the part needs. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size as long as the
-            part keeps them, and the part's edges go to the nearest pixel of that size. None decodes in full.
+        enough: sides in pixels that suffice. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size as long as both
+            sides of the part stay that long, and the part's edges move to the nearest pixel. None decodes in full.
 
     Raises:
         UnreadableImage: see :func:`nextify.data.decode.decode`.
@@ -55,7 +55,7 @@ def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | No
 
 
 def available() -> bool:
-    """Whether parts alone can be decoded here. The first call builds what does it."""
+    """Whether ``decode_part`` works here. The first call builds the library."""
     return native.image_kernels() != "off" and _build().usable
 
 
@@ -66,7 +66,7 @@ def decode_part(data: bytes, shrink: int, part: Box) -> Pixels | None:
 
 
 def _part(data: bytes, image: Image.Image, shrink: int, box: Box) -> Pixels:
-    # A file that is cut off goes the way of whole images, which refuses it wherever the part lies.
+    # Decoding the whole image refuses a truncated file wherever the part lies.
     if data.endswith(_END) and min(box[2:]) > 0 and available():
         part = decode_part(data, shrink, box)
         if part is not None:
@@ -76,10 +76,10 @@ def _part(data: bytes, image: Image.Image, shrink: int, box: Box) -> Pixels:
 
 
 def _whole(data: bytes, image: Image.Image, shrink: int) -> Pixels:
-    """A gray or RGB JPEG, opened as ``image``, at 1/``shrink`` of its size, as it is stored.
+    """A gray or RGB JPEG, opened as ``image``, at 1/``shrink`` of its size and in its stored orientation.
 
-    By simplejpeg where it is installed, else by Pillow: the same library underneath and the same pixels, with less
-    around them. What simplejpeg finds fault with is left to Pillow to judge.
+    simplejpeg calls the same library as Pillow with less overhead and gives the same pixels. It is used if installed;
+    files that it rejects are left to Pillow.
     """
     try:
         from simplejpeg import decode_jpeg

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from nextify.system.files import write_atomic
 
 Array = npt.NDArray[Any]
 
@@ -48,21 +47,14 @@ def keep(path: Path | None, shape: tuple[int, ...], parts: Iterable[Array]) -> t
     Plain writes report a full disk; a write into a memory mapping would kill the process. If writing fails, the array
     stays in memory and the error is returned beside it.
     """
-    if path is None:
-        return Kept(_gathered(shape, parts)), None
     # Joined in memory first, so that a full disk does not cost a second decoding; the caller limits its size.
     array = _gathered(shape, parts)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    if path is None:
+        return Kept(array), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            np.lib.format.write_array(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomic(path, lambda file: np.lib.format.write_array(file, array, allow_pickle=False))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         return Kept(array), error
     return open_kept(path) or Kept(array), None
 

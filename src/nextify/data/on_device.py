@@ -80,7 +80,7 @@ def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) 
     """timm's random erasing with noise per pixel (mode ``pixel``), in place.
 
     timm draws the rectangles of the whole batch; those of other processes' rows are discarded. On a CPU timm also draws
-    the noise. On an accelerator a few launches erase all images, instead of three per image.
+    the noise. On an accelerator, all images are erased in a few launches instead of three per image.
     """
     batch = len(x) if share is None else share.batch
     rows = np.arange(batch) if share is None else share.rows

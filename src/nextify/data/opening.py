@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from nextify.data.bands import BandsOf, checked
 from nextify.data.checks import check
 from nextify.data.decode import Pixels
 from nextify.data.errors import DataError, printable
@@ -41,6 +43,7 @@ def open_images(
     cache: Path | None = None,
     decoded_limit: int = DECODED_LIMIT,
     to_train: bool = True,
+    channels: Sequence[int] | None = None,
     skip_unreadable: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
@@ -59,6 +62,8 @@ def open_images(
         decoded_limit: bytes up to which images are held decoded; beyond, they are decoded each time.
         to_train: False where the images are only to be tested on: a source may then hold no training images, and one
             class only; a folder that is named as a test part, or holds nothing else, is tested on as a whole.
+        channels: the three bands to show of each image, counted from 1, such as ``(4, 3, 2)`` of a file with infrared.
+            None shows the colours.
         skip_unreadable: leave images out that cannot be read, and name them in ``left_out``; each is decoded once to
             find them. In the place of one whose header is whole another image of its class is trained on, so that a
             training that it stopped goes on. False refuses them.
@@ -66,12 +71,16 @@ def open_images(
 
     Raises:
         DataError: what is wrong and what to do about it.
+        ValueError: ``channels`` are not three bands.
         TypeError: a source that is neither a string nor a path, such as a list of several.
     """
     if isinstance(source, Path):
         source = os.path.join(os.curdir, source.expanduser())  # a path is never one of the names
     elif not isinstance(source, str):
         raise TypeError(f"a source must be one string or Path, got {type(source).__name__}; give {KINDS}")
+    bands = None if channels is None else checked(channels)
+    if bands is not None and source in ("digits", "cifar10"):
+        raise DataError(f"{source} has no bands to choose from: leave --channels out")
     if source == "digits":
         return _digits(split_seed, cache)
     splitting = Splitting(test_fraction, split_seed, to_train)
@@ -82,7 +91,9 @@ def open_images(
         listing = list_folder(local, splitting)
     else:
         listing = _listing(source, splitting)
-    return check(
+    if bands is not None:
+        listing = replace(listing, images=BandsOf(listing.images, bands))
+    images = check(
         listing,
         name=source_name(source),
         cache=cache,
@@ -91,6 +102,7 @@ def open_images(
         to_train=to_train,
         on_progress=on_progress,
     )
+    return replace(images, bands=bands)
 
 
 def source_name(source: str) -> str:

@@ -1,16 +1,16 @@
-"""One image to a network's input, locked to the weights: every image takes this way, whatever asks for it.
+"""One image to a network's input, by settings stored with the weights: the only way from pixels to a tensor.
 
-Training's test images, ``evaluate``, ``predict`` and ``loaded.preprocessing`` read an image by the rules of
-``decode.py``, resize it with Pillow (antialiased, on 8-bit pixels), crop the centre and normalize: the same values bit
-for bit. Resize and crop are torchvision's for a PIL image, and so those that timm and the official code evaluate with;
-``foreign.py`` shows what other libraries do otherwise.
+Training's test images, ``evaluate``, ``predict`` and ``loaded.preprocessing`` all read an image by the rules of
+``decode.py``, resize it with Pillow (antialiased, on 8-bit pixels), crop the centre and normalize, so they give the
+same values bit for bit. Resize and crop are torchvision's for PIL images, which timm and the official code
+evaluate with; ``foreign.py`` shows where other libraries differ.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -19,14 +19,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nextify.data.decode import Pixels, from_memory
+from nextify.data.bands import Bands, checked, of_memory
+from nextify.data.decode import Pixels, UnreadableImage, from_memory
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_LARGE = 2**26
-"""Pixels of a whole resized image from which only the crop is resized, so that long, thin images need little memory."""
+LARGEST_SIDE = 4096
+"""Pixels of a network's input: more is a damaged file or a mistake, and would fill the memory."""
+BATCH_PIXELS = 2**26
+"""Pixels of all images of a batch, 256 images of 512×512."""
+_PLAIN_UP_TO = 2**26
+"""Pixels of a resized image up to which the whole of it is made where antialiasing is off."""
+_FILTER_REACH = 3
+"""Pixels to each side of which the widest filter (Lanczos) makes a pixel, in the coarser of the two images."""
+WHOLE_UP_TO = 2**22
+"""Pixels of a resized image beyond which only its crop is made, so that long, thin images need little memory."""
 
 
 class PreprocessingError(ValueError):
@@ -48,14 +57,25 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Of pixels from 0 to 1; one number makes the images grayscale."""
     std: tuple[float, ...] = IMAGENET_STD
+    bands: Bands | None = None
+    """The file's bands that are the three channels, counted from 1 (``--channels``); None reads colours as usual."""
 
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        object.__setattr__(self, "size", (int(size[0]), int(size[1])))
+        try:
+            object.__setattr__(self, "size", (int(size[0]), int(size[1])))
+            object.__setattr__(self, "bands", None if self.bands is None else checked(self.bands))
+        except (ValueError, OverflowError, IndexError) as error:
+            raise PreprocessingError(f"size must be two whole numbers of pixels, and {error}") from None
         object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))
         if min(self.size) < 1 or self.resize_size < 1:
             raise PreprocessingError(f"size and resize_size must be 1 or more, got {self.size} and {self.resize_size}")
+        if max(self.size) > LARGEST_SIDE or self.resize_size > 16 * LARGEST_SIDE:
+            raise PreprocessingError(
+                f"a network's input has at most {LARGEST_SIDE:,} pixels a side, resized to at most "
+                f"{16 * LARGEST_SIDE:,} before the crop; got {self.size} and {self.resize_size}"
+            )
         if self.fit not in ("crop", "squash"):
             raise PreprocessingError(f"fit must be crop or squash, got {self.fit!r}")
         if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
@@ -83,6 +103,14 @@ class Preprocessing:
     def crop_ratio(self) -> float:
         return min(self.size) / self.resize_size
 
+    def to_dict(self) -> dict[str, object]:
+        """As JSON has them; without ``bands`` where none are chosen."""
+        return {name: value for name, value in asdict(self).items() if name != "bands" or value is not None}
+
+    def batch_size(self, most: int) -> int:
+        """How many images to put through a network at once: ``most``, or fewer if they are large."""
+        return max(1, min(most, BATCH_PIXELS // (self.size[0] * self.size[1])))
+
     @property
     def channels(self) -> int:
         return len(self.mean)
@@ -95,13 +123,16 @@ class Preprocessing:
 
         Raises:
             TypeError: anything else.
-            UnreadableImage: a PIL image whose file is damaged, or whose pixels have no agreed range.
+            UnreadableImage: a PIL image whose file is damaged, or whose pixels have no agreed range; an image that
+                lacks one of ``bands``.
         """
         return normalized(self.pixels(image)[None], torch.device("cpu"), self.mean, self.std)[0].contiguous()
 
     def pixels(self, image: Image.Image | Pixels) -> Tensor:
         """The same image before normalization: uint8 ``(height, width, channels)``."""
-        return torch.from_numpy(self.resized(from_memory(image)))
+        return torch.from_numpy(
+            self.resized(from_memory(image) if self.bands is None else of_memory(image, self.bands))
+        )
 
     def batch(self, images: Sequence[Image.Image | Pixels] | Pixels) -> Tensor:
         """Images of any sizes to ``(N, channels, height, width)``.
@@ -131,14 +162,33 @@ class Preprocessing:
         else:
             across, down = self._resized_size(*image.size)
             left, top = _start(across, width), _start(down, height)
-            if across * down > _LARGE and left >= 0 and top >= 0:
-                x, y = image.width / across, image.height / down  # original pixels per resized one
-                box = (left * x, top * y, (left + width) * x, (top + height) * y)
-                image = image.resize((width, height), _filter(self.interpolation), box)
+            if across * down > WHOLE_UP_TO:
+                image, left, top = self._part(image, across, down, left, top)
             else:
                 image = image.resize((across, down), _filter(self.interpolation))
-                image = image.crop((left, top, left + width, top + height))
+            image = image.crop((left, top, left + width, top + height))
         return np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(height, width, self.channels)
+
+    def _part(self, image: Image.Image, across: int, down: int, left: int, top: int) -> tuple[Image.Image, int, int]:
+        """What a crop at (left, top) needs of the image resized to ``across`` by ``down``, and where it then lies.
+
+        The image itself is cut first, since Pillow rounds the box it resizes to single precision.
+        """
+        kept, cut = [], []
+        for start, size, resized, full in (
+            (left, self.size[1], across, image.width),
+            (top, self.size[0], down, image.height),
+        ):
+            first, last = max(0, start), min(start + size, resized)
+            scale = full / resized  # original pixels per resized one
+            beside = _FILTER_REACH * max(1.0, scale) + 1
+            low, high = max(0, int(first * scale - beside)), min(full, math.ceil(last * scale + beside))
+            cut.append((low, high))
+            kept.append((first, last - first, first * scale - low, last * scale - low))
+        (x, width, *from_to_x), (y, height, *from_to_y) = kept
+        image = image.crop((cut[0][0], cut[1][0], cut[0][1], cut[1][1]))
+        box = (from_to_x[0], from_to_y[0], from_to_x[1], from_to_y[1])
+        return image.resize((width, height), _filter(self.interpolation), box), left - x, top - y
 
     def _resized_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height once the short side is ``resize_size``, rounded as in torchvision."""
@@ -187,6 +237,9 @@ def _without_antialias(image: Image.Image, settings: Preprocessing) -> Image.Ima
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as tv
 
+    across, down = settings._resized_size(*image.size)
+    if settings.fit == "crop" and across * down > _PLAIN_UP_TO:
+        raise UnreadableImage(f"{image.width}×{image.height} is too long and thin to resize without antialiasing")
     size = list(settings.size) if settings.fit == "squash" else [settings.resize_size]
     mode = InterpolationMode(settings.interpolation)
     pixels = tv.resize(tv.pil_to_tensor(image), size, interpolation=mode, antialias=False)

@@ -1,11 +1,11 @@
 """From a decoded image to the square uint8 image that a network is trained or tested on.
 
 Source: timm's ``create_transform``, as the ConvNeXt recipe uses it (Table 5): crop, mirror, then RandAugment or
-colour jitter; bicubic throughout. timm's own classes do the work. Here they are called with less around them:
-images stay NumPy arrays wherever Pillow has nothing to do, and what gives the same result every time is done once.
+colour jitter, with bicubic interpolation. timm's own classes do the work, with less overhead: images stay NumPy arrays
+except where Pillow is needed, and steps that give the same result every time run once.
 
-``Shift`` is the small images' augmentation (He et al. 2015, section 4.2): the image with ``share`` of its side of
-black on each edge, and a square of the image's own side cut from that.
+``Shift`` is the augmentation for small images (He et al. 2015, section 4.2): the image is padded with black
+on each edge by ``share`` of its side, and a square of its original size is cut out.
 """
 
 from __future__ import annotations
@@ -37,14 +37,6 @@ ASPECT = (3 / 4, 4 / 3)
 """Range of a random resized crop's aspect ratio: timm's and the paper's."""
 SQUARES_LIMIT = 2**30
 """Bytes up to which resized copies of a whole set are held."""
-
-
-def train_transform(recipe: Recipe, image_size: int) -> Transform:
-    """The recipe's random transform: ``(H, W, 3)`` uint8 to ``(image_size, image_size, 3)`` uint8.
-
-    Draws from the global generators of ``random`` and NumPy (and torch, for colour jitter).
-    """
-    return TrainTransform(recipe, image_size)
 
 
 def test_transform(recipe: Recipe, image_size: int) -> Transform:
@@ -97,7 +89,10 @@ test_pixels.__test__ = False  # type: ignore[attr-defined]
 
 
 class TrainTransform:
-    """One image at a time; see :func:`train_transform`."""
+    """The recipe's random transform: ``(H, W, 3)`` uint8 to ``(image_size, image_size, 3)`` uint8.
+
+    Draws from the global generators of ``random`` and NumPy (and torch, for colour jitter).
+    """
 
     def __init__(self, recipe: Recipe, image_size: int) -> None:
         self.image_size = image_size
@@ -125,7 +120,7 @@ class TrainTransform:
 
     @property
     def starts_square(self) -> bool:
-        """Whether the first thing that happens to an image is the same every time, and can be done once for all."""
+        """Whether the first step does not depend on any draw, so that it can run once for the whole set."""
         return not isinstance(self.crop, RandomResized)
 
     @property
@@ -134,9 +129,9 @@ class TrainTransform:
         return self.starts_square and self.augment is None
 
     def of_squares(self, squares: Pixels, rows: npt.NDArray[np.int64], count: int) -> Pixels:
-        """``(B, S, S, 3)`` of as many images that are square already; those draws and pixels, all images at once.
+        """Transform ``squares (B, S, S, 3)``, prepared by ``self.square``, all at once: the same draws and pixels.
 
-        The images are ``rows (B,)`` of a batch of ``count``; all processes draw for the whole of it.
+        The images are ``rows (B,)`` of a batch of ``count``, for all of which every process draws.
         """
         tops, lefts = np.zeros(count, np.int64), np.zeros(count, np.int64)
         mirrored = np.zeros(count, bool)
@@ -164,7 +159,7 @@ class TrainTransform:
         return self._finished(pixels[:, ::-1] if self._mirrors() else pixels)
 
     def of_encoded(self, data: bytes) -> Pixels:
-        """As called on the decoded image, but decodes no more of it than ``resampling`` asks for.
+        """The same as calling it on the decoded image, but decodes no more than the crop needs.
 
         Raises:
             UnreadableImage: see ``decode``.
@@ -187,7 +182,7 @@ class TrainTransform:
         size, mirrors = self.image_size, self._mirrors()
         if self.fast:
             return resized(pixels, size, mirrors)
-        # As a slice and Pillow's resize, without torchvision's layers in between.
+        # A slice and Pillow's resize, without torchvision's layers in between.
         pixels = pixels[:, ::-1] if mirrors else pixels
         if pixels.shape[:2] != (size, size):
             pixels = from_pillow(to_pillow(pixels).resize((size, size), Image.Resampling.BICUBIC))
@@ -195,6 +190,9 @@ class TrainTransform:
 
     def _finished(self, pixels: Pixels) -> Pixels:
         return np.ascontiguousarray(pixels if self.augment is None else self.augment(pixels))
+
+
+train_transform = TrainTransform
 
 
 class Jitter:
@@ -209,8 +207,7 @@ class Jitter:
 
 def resized(pixels: Pixels, size: int, mirrored: bool) -> Pixels:
     """``(size, size, 3)``, by torch's antialiased bicubic filter for uint8: Pillow's to within two levels of 255."""
-    # Contiguous, with the batch's axis added first: only this is channels-last to torch, whose kernel is then the fast
-    # one and leaves (H, W, 3) as it is.
+    # torch takes its fast kernel only for channels-last tensors: contiguous (H, W, 3), with the batch axis added first.
     as_is = pixels.shape[:2] != (size, size) and pixels.flags.c_contiguous and pixels.flags.writeable
     x = torch.from_numpy(pixels if as_is else pixels.copy())[None].permute(0, 3, 1, 2)  # (1, 3, H, W)
     if x.shape[2:] != (size, size):
@@ -247,5 +244,5 @@ def shifted_batch(squares: Pixels, tops: npt.NDArray[np.int64], lefts: npt.NDArr
 
 @lru_cache(maxsize=4096)
 def _shape_of(height: int, width: int) -> torch.Tensor:
-    """What timm's crop asks an image's size of, without an image."""
+    """A stand-in for the image, of which timm's crop only asks the size."""
     return torch.empty((3, height, width), device="meta")

@@ -7,10 +7,11 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from nextify.evaluation.corrupted_images import Key
 from nextify.evaluation.metrics import calibration
 from nextify.system.files import write_bytes_atomic
 
+T = TypeVar("T")
 Right = npt.NDArray[np.bool_]
 Confidence = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -63,55 +65,40 @@ class Partial:
         return self.folder / f"{part}.npz"
 
 
-class Answers:
-    """One network's answers so far; the key None stands for the clean images."""
-
-    def __init__(self) -> None:
-        self._right: dict[Key | None, list[Right]] = {}
-        self._confidence: dict[Key | None, list[Confidence]] = {}
-
-    def add(self, key: Key | None, right: Right, confidence: Confidence) -> None:
-        """Add a batch: whether each answer is right, and its probability."""
-        self._right.setdefault(key, []).append(right)
-        self._confidence.setdefault(key, []).append(confidence)
-
-    def error(self, key: Key | None) -> float:
-        """Top-1 error in percent."""
-        return 100 * (1 - float(np.concatenate(self._right[key]).mean()))
-
-    def calibration_error(self, key: Key | None) -> float:
-        """Expected calibration error, 0 to 1."""
-        return calibration(np.concatenate(self._confidence[key]), np.concatenate(self._right[key]))[0]
-
-
 class Recorder:
-    """Collects the answers of several networks part by part, and restores the parts that an earlier run finished."""
+    """The answers of several networks, collected part by part; parts that an earlier run finished are restored."""
 
-    def __init__(self, networks: int, total: int, partial: Partial | None, progress: Progress | None) -> None:
+    def __init__(self, total: int, partial: Partial | None, progress: Progress | None) -> None:
         """``total``: the number of images that all networks together will classify."""
-        self.answers: Sequence[Answers] = [Answers() for _ in range(networks)]
         self._done, self._total, self._partial, self._progress = 0, total, partial, progress
+        self._answers: dict[tuple[int, Key | None], list[tuple[Right, Confidence]]] = defaultdict(list)
         self._part: dict[str, npt.NDArray[Any]] = {}
 
-    def restored(self, part: str) -> bool:
-        """Whether the part was finished by an earlier run; if so, its answers are added."""
-        kept = None if self._partial is None else self._partial.load(part)
-        if kept is None:
-            return False
-        for name in [name for name in kept if name.endswith("/right")]:
-            place = name.removesuffix("/right")
-            network, corruption, severity = place.split("/")
-            key = None if corruption == "clean" else (corruption, int(severity))
-            self._add(int(network), key, kept[name], kept[f"{place}/confidence"])
-        self._report()
-        return True
+    def figures(self, network: int, key: Key | None) -> tuple[float, float]:
+        """Top-1 error in percent and expected calibration error (0 to 1); the key None stands for clean images."""
+        right, confidence = map(np.concatenate, zip(*self._answers[network, key], strict=True))
+        return 100 * (1 - float(right.mean())), calibration(confidence, right)[0]
+
+    def missing(self, what: str, items: Sequence[T], size: int) -> Iterator[tuple[str, Sequence[T]]]:
+        """Yield ``items`` in named batches of ``size``, except those whose answers an earlier run has left."""
+        for number, start in enumerate(range(0, len(items), size)):
+            name = f"{what}-{number}"
+            kept = None if self._partial is None else self._partial.load(name)
+            if kept is None:
+                yield name, items[start : start + size]
+                continue
+            for place in (field.removesuffix("/right") for field in kept if field.endswith("/right")):
+                network, corruption, severity = place.split("/")
+                key = None if corruption == "clean" else (corruption, int(severity))
+                self._count(int(network), key, kept[f"{place}/right"], kept[f"{place}/confidence"])
+            self._report()
 
     def add(self, network: int, key: Key | None, right: Right, confidence: Confidence) -> None:
-        """Add a batch of one network's answers to the part in progress."""
-        self._add(network, key, right, confidence)
+        """Add a batch of one network's answers to the part in progress: whether each is right, and its probability."""
         corruption, severity = key or ("clean", 0)
         place = f"{network}/{corruption}/{severity}"
-        self._part[f"{place}/right"], self._part[f"{place}/confidence"] = right, confidence
+        self._part |= {f"{place}/right": right, f"{place}/confidence": confidence}
+        self._count(network, key, right, confidence)
         self._report()
 
     def finish(self, part: str) -> None:
@@ -120,8 +107,8 @@ class Recorder:
             self._partial.save(part, self._part)
         self._part = {}
 
-    def _add(self, network: int, key: Key | None, right: Right, confidence: Confidence) -> None:
-        self.answers[network].add(key, right, confidence)
+    def _count(self, network: int, key: Key | None, right: Right, confidence: Confidence) -> None:
+        self._answers[network, key].append((right, confidence))
         self._done += len(right)
 
     def _report(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
+from nextify.data.encoded import read_file
 from nextify.data.errors import some
 from nextify.evaluation.corruptions import GROUPS, corrupt
 from nextify.weights import Preprocessing
@@ -27,29 +28,21 @@ Corrupter = Callable[[Pixels, Sequence[Key], Sequence[int]], Iterator[tuple[Key 
 @contextmanager
 def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
     """Give a function that yields the clean batch, then each key's batch; workers compute them in advance."""
-    if not workers:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) if workers else nullcontext() as pool:
 
-        def one_by_one(
-            pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]
-        ) -> Iterator[tuple[Key | None, Pixels]]:
-            yield None, pixels
-            threads = torch.get_num_threads()
-            for key in keys:
-                torch.set_num_threads(1)  # an image is too small to be worth several threads
-                try:
-                    batch = corrupt_batch(pixels, *key, seeds, frost_pictures)
-                finally:
-                    torch.set_num_threads(threads)
-                yield key, batch
-
-        yield one_by_one
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-
-        def ahead(pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]) -> Iterator[tuple[Key | None, Pixels]]:
+        def batches(pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]) -> Iterator[tuple[Key | None, Pixels]]:
             yield None, pixels
             waiting: deque[tuple[Key, Future[Pixels]]] = deque()
+            threads = torch.get_num_threads()
             for key in keys:
+                if pool is None:
+                    _one_thread()
+                    try:
+                        batch = corrupt_batch(pixels, *key, seeds, frost_pictures)
+                    finally:
+                        torch.set_num_threads(threads)
+                    yield key, batch
+                    continue
                 waiting.append((key, pool.submit(corrupt_batch, pixels, *key, seeds, frost_pictures)))
                 if len(waiting) > workers + 1:
                     ready, future = waiting.popleft()
@@ -57,10 +50,11 @@ def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
             for ready, future in waiting:
                 yield ready, future.result()
 
-        yield ahead
+        yield batches
 
 
 def _one_thread() -> None:
+    """An image is too small to be worth several threads."""
     torch.set_num_threads(1)
 
 
@@ -115,7 +109,7 @@ def decoded(path: Path) -> Pixels:
     """The pixels of a published image. Raises ``DataError`` if it is damaged."""
     try:
         with quiet():
-            return decode(path.read_bytes())
+            return decode(read_file(path))
     except (OSError, UnreadableImage) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch it again") from None
 

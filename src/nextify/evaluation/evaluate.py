@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet
+from nextify.data.bands import check_agree
 from nextify.data.errors import some
 from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
@@ -189,8 +190,9 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
 
     Raises:
         DataError: the bundle lacks a class or has one twice, or does not name its classes and has another number of
-            them.
+            them; the images were opened with other bands than it was trained on.
     """
+    check_agree(about.preprocessing.bands, images.bands)
     about = name_classes(about, images, notes)
     twice = repeated(about.classes) & set(images.classes)
     if twice:
@@ -221,7 +223,7 @@ def predict_set(
     first, last = (len(images) * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
     pixels = (images.load(i) for i in range(first, last))
     own = []
-    while batch := [settings.pixels(image) for image in islice(pixels, BATCH)]:
+    while batch := [settings.pixels(image) for image in islice(pixels, settings.batch_size(BATCH))]:
         own.append(probabilities(model, torch.stack(batch), device, settings, inference))
     return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
 

@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-<<<<<<< HEAD
 from nextify.system.fonts import lettered
-=======
 from nextify.tasks.classification import Classification
 from nextify.tasks.task import MetricSpec
->>>>>>> weval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

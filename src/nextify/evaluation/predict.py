@@ -10,9 +10,8 @@ import csv
 import glob
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, from_memory, quiet
+from nextify.data.bands import check_agree, checked, with_bands
+from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, quiet
+from nextify.data.encoded import read_file
 from nextify.data.errors import valid_unicode
 from nextify.evaluation.evaluate import probabilities
 from nextify.kernels import install
@@ -78,19 +79,28 @@ class Predictor:
         threads: int | None = None,
         kernels: Mode = "auto",
         class_order: ClassOrder | None = None,
+        channels: Sequence[int] | None = None,
     ) -> None:
         """
         Args:
             weights: a bundle, or anything else that ``nextify.weights.load`` reads.
             class_order: the class names in the order of the logits, or a file of them, for weights without names.
+            channels: the three bands of an image that the network sees, counted from 1. None takes those that the
+                weights were trained on, or else the colours.
 
         Raises:
             WeightsError, FileNotFoundError: the weights cannot be loaded.
+            ValueError: ``channels`` are not three bands.
+            DataError: ``channels`` are not those that the weights were trained on.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         loaded = load(weights, class_order=class_order)
         self.about, self.preprocessing, self.device = loaded.about, loaded.preprocessing, device
+        if channels is not None:
+            check_agree(self.preprocessing.bands, checked(channels))
+            self.preprocessing = replace(self.preprocessing, bands=checked(channels))
+        self.batch_size = self.preprocessing.batch_size(BATCH)
         if not self.about.num_classes:
             raise WeightsError(f"{weights} has no classifier: choose weights that have one")
         self.model = loaded.model.to(device)
@@ -112,7 +122,7 @@ class Predictor:
         waiting: list[Prediction | tuple[str, Any]] = []
         for entry in self._entries(sources):
             waiting.append(entry)
-            if len(waiting) == BATCH:
+            if len(waiting) == self.batch_size:
                 yield from self._predict(waiting, top)
                 waiting = []
         yield from self._predict(waiting, top)
@@ -121,14 +131,17 @@ class Predictor:
         for i, source in enumerate(_listed(sources)):
             if isinstance(source, str | os.PathLike):
                 for path, reason in expand(source):
-                    yield Prediction(path, (), reason) if reason else self._read(path, partial(_decoded, path))
+                    yield Prediction(path, (), reason) if reason else self._read(path, path)
             else:
-                yield self._read(f"image {i}", partial(from_memory, source))
+                yield self._read(f"image {i}", source)
 
-    def _read(self, path: str, pixels: Callable[[], Pixels]) -> Prediction | tuple[str, Any]:
+    def _read(self, path: str, image: Source) -> Prediction | tuple[str, Any]:
+        settings = self.preprocessing
         try:
             with quiet():
-                return path, self.preprocessing.pixels(pixels())
+                if isinstance(image, str | os.PathLike):
+                    image = decode(with_bands(read_file(image), settings.bands))
+                return path, settings.pixels(image)
         except OSError as error:
             return Prediction(path, (), error.strerror or "unreadable")
         except UnreadableImage as error:
@@ -163,17 +176,16 @@ def predict(
     threads: int | None = None,
     kernels: Mode = "auto",
     class_order: ClassOrder | None = None,
+    channels: Sequence[int] | None = None,
 ) -> list[Prediction]:
     """Classify one source or several: files, folders (searched recursively), patterns, Pillow images and uint8 arrays.
 
     Raises what ``Predictor`` and its call raise.
     """
-    predictor = Predictor(weights, device=device, threads=threads, kernels=kernels, class_order=class_order)
+    predictor = Predictor(
+        weights, device=device, threads=threads, kernels=kernels, class_order=class_order, channels=channels
+    )
     return list(predictor(sources, top))
-
-
-def _decoded(path: str) -> Pixels:
-    return decode(Path(path).read_bytes())
 
 
 def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:

@@ -1,16 +1,15 @@
-"""How corruptions hurt a bundle: its error and calibration at each corruption and severity, and its mCE.
+"""The robustness of a bundle: its error and calibration at each corruption and severity, and its mCE.
 
-Images are first prepared as the bundle says, then corrupted at the network's own resolution, as ImageNet-C's were. The
-random numbers are a function of the seed and the image, so they are the same for every network.
+Images are first resized and cropped as the bundle asks, then corrupted at the network's resolution, as ImageNet-C's
+were. The random numbers are a function of the seed and the image, so they are the same for every network.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ import torch
 
 from nextify.data import DataError, Images
 from nextify.data.images import check_images
-from nextify.evaluation.answers import Answers, Confidence, Partial, Progress, Recorder, Right
+from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
 from nextify.evaluation.corruption_error import (
     ALEXNET,
@@ -37,8 +36,6 @@ from nextify.system.several import several
 from nextify.tasks.classification import Inference
 from nextify.weights import Loaded, Preprocessing, load
 from nextify.weights.class_names import ClassOrder, Order, is_word
-
-T = TypeVar("T")
 
 BATCH = 64
 
@@ -160,28 +157,24 @@ def measure(
         asked = [images.fingerprint, part, chosen, keys, seed, only_present_classes, BATCH, device]
         folders = [None if folder is None else str(folder.resolve()) for folder in (frost_pictures, imagenet_c)]
         partial.begin([*asked, *folders, *(network.identity() for network in networks)])
-    recorder = Recorder(len(networks), total, partial, progress)
+    recorder = Recorder(total, partial, progress)
+    size = min(network.settings.batch_size(BATCH) for network in networks)
 
     def ask(group: Sequence[int], key: Key | None, pixels: Pixels, classes: npt.NDArray[np.int64]) -> None:
         for index in group:
             recorder.add(index, key, *networks[index].answer(pixels, classes))
 
     with corrupter(workers, frost_pictures) as corrupted:
-        for number, batch in enumerate(_batches(chosen)):
-            if recorder.restored(f"made-{number}"):
-                continue
+        for name, batch in recorder.missing("made", chosen, size):
             here = [places[i] for i in batch]
             classes = np.array([s.labels[i] for s, i in here])
             seeds = [(seed << 32) + i for i in batch]
             for group in groups.values():
                 for key, pixels in corrupted(prepared(here, networks[group[0]].settings), made, seeds):
                     ask(group, key, pixels, classes)
-            recorder.finish(f"made-{number}")
+            recorder.finish(name)
     for file_key, all_files in files.items():
-        for number, some_files in enumerate(_batches(all_files)):
-            name = f"{file_key[0]}-{file_key[1]}-{number}"
-            if recorder.restored(name):
-                continue
+        for name, some_files in recorder.missing(f"{file_key[0]}-{file_key[1]}", all_files, size):
             classes = np.array([c for _, c in some_files])
             read = [decoded(path) for path, _ in some_files]
             for group in groups.values():
@@ -196,10 +189,12 @@ def measure(
         base_name, base_clean = "AlexNet as published", ALEXNET_CLEAN_ERROR
         notes += _differences_to_published(first, made_frost, bool(made))
     elif baseline is not None:
-        base_name, base_clean = networks[1].name or str(baseline), recorder.answers[1].error(None)
-    own = recorder.answers[0]
-    clean, clean_calibration = own.error(None), own.calibration_error(None)
-    points = [_point(key, recorder.answers) for key in keys]
+        base_name, base_clean = networks[1].name or str(baseline), recorder.figures(1, None)[0]
+    clean, clean_calibration = recorder.figures(0, None)
+    points = [
+        Point(*key, *recorder.figures(0, key), recorder.figures(1, key)[0] if len(networks) > 1 else None)
+        for key in keys
+    ]
     summaries = tuple(
         summarize(c, [p for p in points if p.corruption == c], clean, base_clean, baseline == ALEXNET)
         for c in corruptions
@@ -229,11 +224,6 @@ def measure(
         notes=tuple(dict.fromkeys(notes)),
         environment={**describe(), "device": device},
     )
-
-
-def _point(key: Key, answers: Sequence[Answers]) -> Point:
-    own, other = answers[0], answers[1] if len(answers) > 1 else None
-    return Point(*key, own.error(key), own.calibration_error(key), None if other is None else other.error(key))
 
 
 def _checked(
@@ -316,8 +306,3 @@ class _Network:
 
 def _pixels_key(settings: Preprocessing) -> object:
     return (settings.size, settings.resize_size, settings.fit, settings.interpolation, settings.antialias)
-
-
-def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]

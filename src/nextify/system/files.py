@@ -11,16 +11,23 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """Write ``data`` to ``path`` completely or not at all; the folder must exist. Raises ``OSError``."""
+    write_atomic(path, lambda file: file.write(data))
+
+
+def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill the file ``path``, which appears when it is complete; see :func:`write_bytes_atomic`."""
     path = Path(path)
     temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -258,7 +258,11 @@ def _save_network(
 ) -> None:
     """A bundle; for a network of timm's, its weights and a JSON that says the same things about them."""
     preprocessing = Preprocessing.from_crop_ratio(
-        trial.data.image_size, trial.recipe.test_crop_ratio, mean=trial.data.mean, std=trial.data.std
+        trial.data.image_size,
+        trial.recipe.test_crop_ratio,
+        mean=trial.data.mean,
+        std=trial.data.std,
+        bands=images.bands,
     )
     metrics = tuple(
         Metric(metric, value, images.name, result.test_images, provenance)
@@ -285,7 +289,7 @@ def _save_network(
         "network": trial.design.to_dict(),
         "num_classes": images.num_classes,
         "classes": images.classes,
-        "preprocessing": asdict(preprocessing),
+        "preprocessing": preprocessing.to_dict(),
         "recipe": trial.recipe.to_dict(),
         "metrics": [asdict(metric) for metric in metrics],
         "source": source,

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nextify.data.bands import Bands
 from nextify.data.preprocessing import OFFICIAL, Preprocessing, PreprocessingError
 from nextify.paper.design import Design, DesignError
 from nextify.paper.recipe import Recipe, RecipeError
@@ -97,7 +98,7 @@ class Bundle:
 def to_json(about: About) -> dict[str, Any]:
     """The JSON object of a bundle; see ``docs/weights.md``."""
     recipe = None if about.recipe is None else about.recipe.to_dict()
-    return {"schema": SCHEMA, **asdict(about), "recipe": recipe}
+    return {"schema": SCHEMA, **asdict(about), "preprocessing": about.preprocessing.to_dict(), "recipe": recipe}
 
 
 def from_json(content: Mapping[str, Any], path: str | Path) -> About:
@@ -236,6 +237,16 @@ def load_bundle(path: str | Path) -> Bundle:
         about = from_json(content, path)
     explain(mismatches(file.state, about.design, about.num_classes, about.in_channels), str(path))
     return Bundle(about, file.state)
+
+
+def chosen_bands(path: str | Path) -> Bands | None:
+    """The bands of an image that a bundle was trained on; None for colours, and for what is no bundle."""
+    if not is_bundle(path):
+        return None
+    path = Path(path)
+    if path.is_dir():
+        return from_json(read_json(path / JSON_FILE), path / JSON_FILE).preprocessing.bands
+    return load_bundle(path).about.preprocessing.bands
 
 
 def explain(problems: tuple[list[str], list[str], list[str]] | None, what: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nextify.data.bands import named
 from nextify.data.foreign import to_huggingface_config
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.bundle import About, save_bundle
@@ -64,6 +65,8 @@ def convert(
     notes = found.notes
     if about.num_classes and not about.classes:
         notes += ("the weights do not name their classes: note their order, or give it with --class-order FILE",)
+    if to != "nextify" and about.preprocessing.bands is not None:
+        notes += (f"the weights take bands {named(about.preprocessing.bands)} of an image, which {to} cannot record",)
     if to == "nextify":
         if path.suffix in _PICKLES:
             raise WeightsError(f"nextify writes no pickles: end {path} in .safetensors, or give a directory")

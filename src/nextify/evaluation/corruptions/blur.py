@@ -25,7 +25,7 @@ from nextify.evaluation.corruptions.filters import (
 )
 
 DIRECT_FROM = 400_000
-"""Pixels from which a zoom blur's sparse matrix (some 300 bytes a pixel) is not held."""
+"""Number of pixels from which the zoom blur's sparse matrix (about 300 bytes per pixel) is not built."""
 
 
 def defocus_blur(image: Pixels, radius: float, alias_blur: float, draws: Draws) -> Pixels:
@@ -66,13 +66,12 @@ def glass_blur(image: Pixels, sigma: float, reach: int, rounds: int, draws: Draw
 
 
 def moved(height: int, width: int, reach: int, draws: Draws) -> npt.NDArray[np.int64]:
-    """``(height · width,)``: which pixel each one shows after a round.
+    """``(height · width,)``: the index of the pixel that each position shows after a round.
 
-    The reference visits the pixels from the last to the first and writes ``x[a], x[b] = x[b], x[a]`` for a neighbour b.
-    Both sides are views of one array, so this copies b to a and leaves b: what the published images show, and what
-    this computes. A neighbour that was visited before shows what it was given itself. Such chains are followed for all
-    pixels at once, a link at a time; a third of them or fewer go on after each link, so that the whole costs little
-    more than the first, and the result is that of the pixel by pixel loop.
+    The reference visits the pixels from last to first and writes ``x[a], x[b] = x[b], x[a]`` for a neighbour b. Both
+    sides are views of one array, so this copies b to a and leaves b unchanged, as in the published images. A neighbour
+    visited earlier already shows another pixel. Such chains are followed for all pixels at once, link by link; at most
+    about a third continue after each link. The result is that of the loop over pixels.
     """
     inner, here, inside = _visited(height, width, reach)
     down, right = (draws.integers(-reach, reach, here.size).reshape(here.shape) for _ in range(2))
@@ -97,7 +96,7 @@ def moved(height: int, width: int, reach: int, draws: Draws) -> npt.NDArray[np.i
 def _visited(
     height: int, width: int, reach: int
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The pixels that a round visits, all but a margin: as slices, as places in the image, and as a mask."""
+    """The pixels that a round visits (all but a margin) as slices, as indices, and as a mask."""
     inner = slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
     inside = np.zeros((height, width), bool)
     inside[inner] = True
@@ -138,7 +137,7 @@ def zoom_blur(image: Pixels, stop: float, step: float, draws: Draws) -> Pixels:
 
 
 def zoomed_one_by_one(values: Floats, stop: float, step: float) -> Floats:
-    """The same of ``(C, H, W)``, an enlargement at a time."""
+    """The zoom blur of ``(C, H, W)``, one enlargement at a time."""
     height, width = values.shape[1:]
     factors = np.arange(1, stop, step)
     total = values.copy()

@@ -52,12 +52,12 @@ def jpeg_compression(image: Pixels, quality: int, draws: Draws) -> Pixels:
 
 
 def elastic_transform(image: Pixels, strength: float, sigma: float, affine: float, draws: Draws) -> Pixels:
-    """A random affine map, then smooth random displacements; all three in pixels.
+    """Apply a random affine map, then smooth random displacements. All arguments are in pixels.
 
     Args:
-        strength: the displacements' factor.
-        sigma: of the Gaussian that smooths them.
-        affine: how far each of three points of the image moves at most, along each axis.
+        strength: factor of the displacements.
+        sigma: standard deviation of the Gaussian that smooths them.
+        affine: the largest distance that each of three points moves along each axis.
     """
     height, width = image.shape[:2]
     values = _affine(planar(image), affine, draws)
@@ -70,7 +70,8 @@ def elastic_transform(image: Pixels, strength: float, sigma: float, affine: floa
 
 
 def _affine(values: Floats, reach: float, draws: Draws) -> Floats:
-    """Moves three corners of a centred square (a third of the short side each way) by up to ``reach``."""
+    """The affine map that moves three corners of a centred square by up to ``reach``; the square reaches a third of the
+    short side from the centre."""
     height, width = values.shape[1:]
     center, size = np.array([width // 2, height // 2]), min(height, width) // 3
     before = center + size * np.array([[1, 1], [1, -1], [-1, -1]])  # (3, 2): x, y

@@ -1,7 +1,8 @@
 """Linear filters and resampling, each by its fastest operation on a CPU.
 
-A separable filter is two matrix products (its edges folded into the matrices, any width at the same price), a long
-kernel a product of spectra, a warp torch's ``grid_sample``. Images are planar float32 ``(C, H, W)`` from 0 to 255.
+Separable filters are matrix products, whose matrices include the edges and whose cost does not depend on the width;
+long kernels are multiplied in the frequency domain; warps use torch's ``grid_sample``. Images are planar float32
+``(C, H, W)`` from 0 to 255.
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ Floats = npt.NDArray[np.float32]
 
 SLACK = 1e-3
 """Fraction of a grey level added before truncation to 8 bits: float32 gives 127.9999 for 128."""
-
-
 TILE = 32
-"""Length of the pieces in which a line is blurred: the fastest of 28 to 75 at 224², three times as fast as one."""
+"""Length of the pieces in which a line is blurred."""
 
 
 def planar(image: Pixels) -> Floats:
@@ -80,7 +79,7 @@ def gaussian(
 
 
 def _tiles(size: int, reach: int) -> list[tuple[slice, slice]]:
-    """A line in pieces, and what each piece reads: beside it, the matrix has only zeros."""
+    """The pieces of a line, each with the range that it reads; the matrix is zero elsewhere."""
     if TILE + 2 * reach > size // 2:
         return [(slice(0, size), slice(0, size))]
     starts = range(0, size, TILE)
@@ -98,9 +97,9 @@ def correlate(padded: Floats, kernel: Floats) -> Floats:
 
 
 def zoom_lines(size: int, factor: float) -> tuple[int, int, int, int]:
-    """Where a zoom about the centre reads a line: (first, count) read, length it becomes, first kept of these.
+    """How a zoom about the centre resamples a line: first value and number of values read, length, first value kept.
 
-    As the reference crops, zooms with ``scipy.ndimage.zoom`` (end points stay end points) and trims.
+    The reference crops, zooms with ``scipy.ndimage.zoom`` (end points stay end points) and trims.
     """
     count = math.ceil(size / factor)
     length = round(count * factor)

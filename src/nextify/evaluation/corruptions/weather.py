@@ -26,9 +26,9 @@ from nextify.evaluation.corruptions.filters import (
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue (ITU-R BT.601), as OpenCV's."""
 FROST_PICTURES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
-"""Of the reference, which has a sixth and never draws it."""
+"""The reference's pictures; it has a sixth that it never draws."""
 FROST_SIDE = 720
-"""Pixels of a made frost texture before it is scaled."""
+"""Side of a generated frost texture in pixels before it is scaled."""
 
 
 def snow(
@@ -42,14 +42,14 @@ def snow(
     kept: float,
     draws: Draws,
 ) -> Pixels:
-    """Flakes (enlarged noise above a threshold, blurred along the wind), and the same turned by 180°; whitens the rest.
+    """Add flakes (enlarged noise above a threshold, blurred along the wind), also rotated by 180°, and whiten the rest.
 
     Args:
         mean, deviation: of the noise, white being 1.
         zoom: how much a flake is enlarged.
         threshold: below it there is no flake.
         radius, sigma: of the motion blur.
-        kept: share of the image that is not whitened.
+        kept: weight of the original image against the whitened one.
     """
     height, width = image.shape[:2]
     _, rows, tall, top = zoom_lines(height, zoom)
@@ -73,7 +73,7 @@ def snow(
 
 
 def fog(image: Pixels, amount: float, decay: float, draws: Draws) -> Pixels:
-    """Adds ``amount`` times a plasma fractal, and scales back to the image's own maximum."""
+    """Add ``amount`` times a plasma fractal, then scale so that the image keeps its maximum."""
     height, width = image.shape[:2]
     side = 1 << (max(height, width) - 1).bit_length()
     highest = int(image.max()) / 255
@@ -117,7 +117,7 @@ def frost(
     """``kept`` of the image and ``amount`` of a random crop of a frost texture that is scaled by ``scale``.
 
     Args:
-        pictures: folder of the reference's pictures; None takes made textures.
+        pictures: folder of the reference's pictures; None generates textures.
     """
     height, width = image.shape[:2]
     index = int(draws.integers(0, len(FROST_PICTURES), 1)[0])
@@ -152,10 +152,10 @@ def _texture(index: int, scale: float, least: int, pictures: Path | None) -> Pix
 
 @lru_cache(maxsize=5)
 def made_frost(index: int, side: int = FROST_SIDE) -> Pixels:
-    """``(side, side, 3)``: ice on a window, made from noise: an own texture, not one of the published pictures.
+    """``(side, side, 3)``: ice on a window, generated from noise; it is none of the published pictures.
 
-    Crystals are cells around random points, each with its own direction; along it runs fine noise (the needles), their
-    borders are bright, and a slow cloud decides where the pane is covered. Blue-white on dark.
+    Crystals are cells around random points, each with fine noise along its own direction (the needles) and bright
+    borders; a smooth cloud decides where the pane is covered. The ice is blue-white on dark.
     """
     from scipy.ndimage import map_coordinates
     from scipy.spatial import cKDTree

@@ -1,0 +1,223 @@
+"""Three bands of an image, chosen by ``--channels``: aerial and satellite images have more than a network takes.
+
+Bands are counted from 1 in the file's order, whatever they hold: of a PNG with transparency, band 4 is its alpha. A
+TIFF may have any number of bands, which Pillow alone does not read: the pixels of N interleaved bands are those of a
+grayscale image N times as wide, so Pillow is handed the file with the header of that image.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from nextify.data.decode import (
+    LARGEST_NOTED,
+    Pixels,
+    UnreadableImage,
+    eight_bits,
+    from_memory,
+    load,
+    opened,
+    refusing,
+    stored_orientation,
+    tiff_tags,
+    unsigned,
+    upright,
+)
+from nextify.data.encoded import Encoded, Stamp
+from nextify.data.errors import DataError
+
+Bands = tuple[int, int, int]
+"""The bands that become the network's three channels, in order; the first band is 1."""
+Values = npt.NDArray[Any]
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 274, 277, 278, 284, 317
+_TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT = 322, 323, 339
+_OFFSETS, _LENGTHS = (273, 324), (279, 325)  # of strips, of tiles
+_LOSSLESS = (1, 5, 8, 32_773, 32_946)  # none, LZW, Deflate, PackBits, and Deflate's older number
+_UNSIGNED, _SIGNED = 1, 2
+_DIFFERENCES = 2  # the predictor that stores each pixel less the one to its left
+_INDEPENDENT = 2  # planar configuration: one band after the other
+
+
+def checked(bands: Sequence[int]) -> Bands:
+    """Three band numbers as they were given.
+
+    Raises:
+        ValueError: not three, or not whole numbers from 1.
+    """
+    try:
+        first, second, third = bands
+    except (TypeError, ValueError):
+        raise ValueError(f"channels must be three bands, such as 4 3 2, got {bands!r}") from None
+    found = (first, second, third)
+    if not all(type(band) is int and band >= 1 for band in found):
+        raise ValueError(f"channels must be bands counted from 1, such as 4 3 2, got {bands!r}")
+    return found
+
+
+def named(bands: Bands) -> str:
+    """As the option has them: ``4 3 2``."""
+    return " ".join(map(str, bands))
+
+
+def check_agree(weights: Bands | None, images: Bands | None) -> None:
+    """Raise ``DataError`` where weights were trained on chosen bands and the images show others."""
+    if weights is not None and weights != images:
+        shown = "no bands were chosen" if images is None else f"bands {named(images)} were chosen"
+        raise DataError(
+            f"the weights were trained on bands {named(weights)} of the images, and here {shown}: "
+            f"give --channels {named(weights)}"
+        )
+
+
+class BandsOf:
+    """The images of a source with only the chosen bands of each: files of three 8-bit bands."""
+
+    def __init__(self, images: Encoded, bands: Bands) -> None:
+        self.images, self.bands, self.names = images, bands, images.names
+
+    @property
+    def place(self) -> str:
+        return f"{self.images.place}, bands {named(self.bands)}"
+
+    def stamp(self, index: int) -> Stamp:
+        return self.images.stamp(index)
+
+    def read(self, index: int) -> bytes:
+        return with_bands(self.images.read(index), self.bands)
+
+
+def with_bands(data: bytes, bands: Bands | None) -> bytes:
+    """An encoded image of any number of bands as a PPM file of the chosen three; the same bytes for None.
+
+    The PPM is upright and notes the largest value of 16-bit images, for the warning about dark ones.
+
+    Raises:
+        UnreadableImage: the image lacks a band, or cannot be read.
+    """
+    if bands is None:
+        return data
+    with refusing(data):
+        found = _of_tiff(data, bands)
+    if found is None:
+        with opened(data) as image:
+            found = _chosen(_of_image(image), bands)
+    pixels, largest = found
+    note = LARGEST_NOTED % largest if largest else b""
+    height, width, _ = pixels.shape
+    return b"P6\n%s%d %d\n255\n" % (note, width, height) + pixels.tobytes()
+
+
+def of_memory(image: object, bands: Bands) -> Pixels:
+    """``(H, W, 3)`` pixels of an image in memory: the chosen bands of a Pillow image or of an array of more than three
+    channels; an array of three has them already.
+
+    Raises:
+        TypeError, UnreadableImage: see :func:`nextify.data.decode.from_memory`; the image lacks a band.
+    """
+    if isinstance(image, Image.Image):
+        with refusing():
+            return _chosen(_of_image(image), bands)[0]
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] > 3:
+        return _chosen(image, bands)[0]
+    return from_memory(image)
+
+
+def _chosen(values: Values, bands: Bands) -> tuple[Pixels, int]:
+    """``(H, W, 3)`` of ``values (H, W, bands)`` of 8 or 16 bits, and the largest 16-bit value, else 0."""
+    if max(bands) > values.shape[2]:
+        raise UnreadableImage(
+            f"{values.shape[2]} bands, and --channels {named(bands)} asks for the {max(bands)}th: choose others"
+        )
+    values = values[..., [band - 1 for band in bands]]
+    if values.dtype == np.uint8:
+        return values, 0
+    return eight_bits(values), int(values.max(initial=0))
+
+
+def _of_image(image: Image.Image) -> Values:
+    """``(H, W, bands)`` as Pillow has them, upright."""
+    load(image)
+    orientation = stored_orientation(image)
+    if image.mode.startswith("I"):
+        return upright(unsigned(np.asarray(image))[..., None], orientation)
+    if image.mode == "F":
+        raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+    if image.mode in ("1", "P", "PA"):
+        transparent = image.mode == "PA" or "transparency" in image.info
+        image = image.convert("L" if image.mode == "1" else "RGBA" if transparent else "RGB")
+    values = np.asarray(image)
+    return upright(values if values.ndim == 3 else values[..., None], orientation)
+
+
+def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
+    """As :func:`_chosen`; None for what is no TIFF, or one that Pillow reads by rules of its own (palettes, JPEG)."""
+    tags = tiff_tags(data)
+    if tags is None or tags.get(_PHOTOMETRIC) not in (1, 2) or tags.get(_COMPRESSION, 1) not in _LOSSLESS:
+        return None
+    bits = set(tags.get(_BITS, (1,)))
+    kinds = set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))
+    if bits not in ({8}, {16}) or not kinds <= {_UNSIGNED, _SIGNED}:
+        return None
+    count = tags.get(_SAMPLES, 1)
+    if max(bands) > count:
+        return _chosen(np.empty((0, 0, count), np.uint8), bands)
+    if tags.get(_PLANAR, 1) == _INDEPENDENT:
+        planes = {band: _grayscale(data, tags, 1, band, count) for band in set(bands)}
+        values = np.concatenate([planes[band] for band in bands], axis=2)
+        bands = (1, 2, 3)
+    else:
+        values = _grayscale(data, tags, count, 1, 1)
+    if _SIGNED in kinds:
+        values = unsigned(values.view(np.dtype(f"i{values.itemsize}")))
+    return _chosen(upright(values, tags.get(_ORIENTATION, 1)), bands)
+
+
+def _grayscale(data: bytes, tags: Mapping[int, Any], interleaved: int, plane: int, planes: int) -> Values:
+    """``(H, W, interleaved)`` of one of a TIFF's ``planes``, read as a grayscale image that many times as wide."""
+    width, (bits, *_) = tags[_WIDTH], tags[_BITS]
+    fields = {
+        _WIDTH: (width * interleaved,),
+        _HEIGHT: (tags[_HEIGHT],),
+        _BITS: (bits,),
+        _COMPRESSION: (tags.get(_COMPRESSION, 1),),
+        _PHOTOMETRIC: (1,),
+        _SAMPLES: (1,),
+        _ROWS_PER_STRIP: (min(tags.get(_ROWS_PER_STRIP, tags[_HEIGHT]), tags[_HEIGHT]),),
+    }
+    for tag in (*_OFFSETS, *_LENGTHS):
+        if tag in tags:
+            each = len(tags[tag]) // planes
+            fields[tag] = tags[tag][(plane - 1) * each : plane * each]
+    if _TILE_WIDTH in tags:
+        del fields[_ROWS_PER_STRIP]
+        fields |= {_TILE_WIDTH: (tags[_TILE_WIDTH] * interleaved,), _TILE_HEIGHT: (tags[_TILE_HEIGHT],)}
+    data += bytes(len(data) % 2)
+    order = "<" if data.startswith(b"II") else ">"
+    header = data[:4] + struct.pack(f"{order}I", len(data))
+    with opened(header + data[8:] + _directory(fields, order, len(data))) as image:
+        values = np.array(image, np.uint8 if bits == 8 else np.uint16).reshape(-1, width, interleaved)
+    if tags.get(_PREDICTOR, 1) == _DIFFERENCES and tags.get(_COMPRESSION, 1) != 1:
+        step = tags.get(_TILE_WIDTH, width)
+        for left in range(0, width, step):
+            part = values[:, left : left + step]
+            np.add.accumulate(part, axis=1, dtype=values.dtype, out=part)
+    return values
+
+
+def _directory(fields: Mapping[int, Sequence[int]], order: str, at: int) -> bytes:
+    """A TIFF's image file directory, to stand ``at`` this byte of the file."""
+    start, records, beyond = at + 2 + 12 * len(fields) + 4, b"", b""
+    for tag, values in sorted(fields.items()):
+        raw = struct.pack(f"{order}{len(values)}I", *values)
+        records += struct.pack(f"{order}HHI", tag, 4, len(values))
+        records += raw if len(values) == 1 else struct.pack(f"{order}I", start + len(beyond))
+        beyond += raw if len(values) > 1 else b""
+    return struct.pack(f"{order}H", len(fields)) + records + bytes(4) + beyond

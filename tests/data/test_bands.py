@@ -1,0 +1,309 @@
+"""Three chosen bands of files that hold more, the same in training, measuring and predicting; none is blended in."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nextify.cli import main
+from nextify.data import DataError, open_images
+from nextify.data.bands import with_bands
+from nextify.data.decode import UnreadableImage, decode, read_header
+from nextify.data.preprocessing import Preprocessing, PreprocessingError
+from nextify.evaluation.evaluate import evaluate
+from nextify.evaluation.predict import predict
+from nextify.training.train import train
+from nextify.weights.bundle import chosen_bands, load_bundle
+from tests.helpers import tiny_bundle
+
+DEFLATE = 8
+
+
+def tiff(
+    values: np.ndarray[Any, Any],
+    *,
+    order: str = "<",
+    compression: int = 1,
+    predictor: int = 1,
+    planar: bool = False,
+    rows: int = 3,
+    tile: int = 0,
+    extra: tuple[tuple[int, int], ...] = (),
+) -> bytes:
+    """A TIFF of ``(H, W, bands)`` by its specification (TIFF 6.0), which Pillow does not write."""
+    height, width, count = values.shape
+    values = values.astype(values.dtype.newbyteorder(order))
+    pieces = []
+    for plane in np.split(values, count, 2) if planar else [values]:
+        if tile:
+            padded = np.pad(plane, ((0, -height % tile), (0, -width % tile), (0, 0)))
+            parts = [padded[y : y + tile, x : x + tile] for y in range(0, height, tile) for x in range(0, width, tile)]
+        else:
+            parts = [plane[y : y + rows] for y in range(0, height, rows)]
+        for part in parts:
+            if predictor == 2:
+                part = np.concatenate([part[:, :1], np.diff(part, axis=1)], axis=1).astype(part.dtype)
+            pieces.append(zlib.compress(part.tobytes()) if compression == DEFLATE else part.tobytes())
+    starts = np.cumsum([8, *map(len, pieces)])
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags: dict[int, tuple[int, ...]] = {
+        256: (width,),
+        257: (height,),
+        258: (8 * values.itemsize,) * count,
+        259: (compression,),
+        262: (2 if count >= 3 else 1,),
+        277: (count,),
+        284: (2 if planar else 1,),
+        317: (predictor,),
+        338: (0,) * (count - 3),
+        339: (kind,) * count,
+    }
+    places, lengths = tuple(starts[:-1].tolist()), tuple(map(len, pieces))
+    if tile:
+        tags |= {322: (tile,), 323: (tile,), 324: places, 325: lengths}
+    else:
+        tags |= {273: places, 278: (rows,), 279: lengths}
+    tags |= {tag: (value,) for tag, value in extra}
+    tags = {tag: found for tag, found in tags.items() if found}
+    at = int(starts[-1])
+    after, records, beyond = at + 2 + 12 * len(tags) + 4, b"", b""
+    for tag, found in sorted(tags.items()):
+        raw = struct.pack(f"{order}{len(found)}I", *found)
+        place = raw if len(found) == 1 else struct.pack(f"{order}I", after + len(beyond))
+        records += struct.pack(f"{order}HHI", tag, 4, len(found)) + place
+        beyond += raw if len(found) > 1 else b""
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    directory = struct.pack(f"{order}H", len(tags)) + records + bytes(4) + beyond
+    return magic + struct.pack(f"{order}I", at) + b"".join(pieces) + directory
+
+
+def raster(count: int, kind: str = "u1", seed: int = 0, height: int = 19, width: int = 37) -> np.ndarray[Any, Any]:
+    bits = np.dtype(kind).itemsize * 8
+    return np.random.default_rng(seed).integers(0, 2**bits, (height, width, count), dtype=kind)
+
+
+STORED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "big-endian": {"order": ">"},
+    "deflate": {"compression": DEFLATE},
+    "differences": {"compression": DEFLATE, "predictor": 2},
+    "big-endian differences": {"compression": DEFLATE, "predictor": 2, "order": ">"},
+    "planes": {"planar": True},
+    "planes of differences": {"planar": True, "compression": DEFLATE, "predictor": 2},
+    "tiles": {"tile": 16},
+    "tiles of differences": {"tile": 16, "compression": DEFLATE, "predictor": 2},
+    "tiled planes": {"tile": 16, "planar": True, "compression": DEFLATE},
+}
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("bands", [(1, 2, 3), (4, 3, 2), (13, 1, 8), (5, 5, 5)])
+def test_bands_are_those_of_the_file(stored: str, kind: str, bands: tuple[int, int, int]) -> None:
+    values = raster(13, kind)
+    data = with_bands(tiff(values, **STORED[stored]), bands)
+    chosen = values[..., [band - 1 for band in bands]]
+    expected = chosen if kind == "u1" else (chosen.astype(np.int64) * 255 + 32_767) // 65_535
+    np.testing.assert_array_equal(decode(data), expected)
+    assert read_header(data).peak == (0 if kind == "u1" else chosen.max())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(orientation: int) -> None:
+    values = raster(5)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(values[..., :3]).save(buffer, "PNG", exif=exif)
+    turned = decode(buffer.getvalue())
+    np.testing.assert_array_equal(decode(with_bands(buffer.getvalue(), (1, 2, 3))), turned)
+    np.testing.assert_array_equal(decode(with_bands(tiff(values, extra=((274, orientation),)), (1, 2, 3))), turned)
+
+
+@pytest.mark.parametrize(
+    ("mode", "count"), [("1", 1), ("L", 1), ("LA", 2), ("P", 3), ("RGB", 3), ("RGBA", 4), ("I;16", 1)]
+)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_other_files_have_the_bands_that_pillow_finds(mode: str, count: int, kind: str) -> None:
+    values = raster(4)
+    if mode == "I;16":
+        image = Image.fromarray(raster(1, "u2")[..., 0])
+        expected = decode_of(image)
+    elif mode == "P":
+        image = Image.fromarray(values[..., :3]).quantize(7)
+        expected = np.asarray(image.convert("RGB"))
+    else:
+        image = Image.fromarray(values, "RGBA").convert(mode)
+        expected = np.asarray(image.convert("L") if mode == "1" else image)
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    expected = expected.reshape(*expected.shape[:2], -1)
+    found = decode(with_bands(buffer.getvalue(), (count, 1, count)))
+    np.testing.assert_array_equal(found, expected[..., [count - 1, 0, count - 1]])
+    if mode != "I;16":
+        assert expected.shape[2] == count
+    with pytest.raises(UnreadableImage, match=rf"bands, and --channels 1 2 {count + 3}"):
+        with_bands(buffer.getvalue(), (1, 2, count + 3))
+
+
+def decode_of(image: Image.Image) -> np.ndarray[Any, Any]:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (tiff(raster(13)), r"13 bands.*--channels 1 2 3"),
+        (tiff(raster(5, "u2")), r"5 bands of 16 bits.*--channels 1 2 3"),
+    ],
+)
+def test_files_of_many_bands_are_refused_by_name_without_a_choice(data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImage, match=reason):
+        read_header(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (tiff(raster(4, "u2").view("i2")), "signed and some negative"),
+        (tiff(raster(4).astype("f4")), "floats|32 bits"),
+        (tiff(raster(7))[:200], "."),
+        (tiff(raster(7), compression=DEFLATE)[:9] + bytes(40) + tiff(raster(7), compression=DEFLATE)[49:], "."),
+        (b"hello", "not an image"),
+        (b"", "empty file"),
+    ],
+)
+def test_bands_without_an_agreed_range_and_damaged_files_are_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImage, match=reason):
+        with_bands(data, (1, 2, 3))
+
+
+def test_signed_values_from_zero_on_are_read() -> None:
+    values = (raster(4, "u2") >> 1).astype("i2")
+    expected = (values[..., :3].astype(np.int64) * 255 + 32_767) // 65_535
+    np.testing.assert_array_equal(decode(with_bands(tiff(values), (1, 2, 3))), expected)
+
+
+@pytest.fixture
+def fields(tmp_path: Path) -> Path:
+    """Two classes that only the fourth of five bands tells apart."""
+    root = tmp_path / "fields"
+    for part, images in (("train", 12), ("val", 3)):
+        for c, name in enumerate(("bare", "grown")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(images):
+                values = raster(5, seed=100 * c + i + 1000 * (part == "val"), height=16, width=16) // 4
+                values[..., 3] += np.uint8(190 * c)
+                (root / part / name / f"{i}.tif").write_bytes(tiff(values))
+    return root
+
+
+def test_the_choice_is_part_of_what_identifies_the_data(fields: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    colours, infrared, again = (
+        open_images(str(fields), cache=cache, channels=channels) for channels in (None, (4, 3, 2), (4, 3, 2))
+    )
+    assert colours.bands is None
+    assert infrared.bands == (4, 3, 2)
+    assert colours.fingerprint != infrared.fingerprint == again.fingerprint
+    assert any("bands beside their colours" in warning for warning in colours.warnings)
+    assert infrared.warnings == ()
+    encoded = open_images(str(fields), decoded_limit=0, channels=(4, 3, 2))
+    for i in range(3):
+        np.testing.assert_array_equal(encoded.test.load(i), infrared.test.load(i))
+        np.testing.assert_array_equal(infrared.test.load(i)[..., 1:], colours.test.load(i)[..., 2:0:-1])
+
+
+@pytest.mark.parametrize(("count", "channels"), [(1, None), (3, None), (4, None), (3, (3, 2, 1)), (13, (4, 3, 2))])
+def test_twelve_bits_in_sixteen_are_said(count: int, channels: Any, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(6):
+            values = raster(count, "u2", seed=i + 9 * (name == "b"))
+            (tmp_path / "data" / name / f"{i}.tif").write_bytes(tiff(values >> 4))
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        images = open_images(str(tmp_path / "data"), channels=channels, cache=cache)
+        assert any("12 bits in 16" in warning for warning in images.warnings), images.warnings
+
+
+def test_a_bundle_keeps_its_bands_through_evaluate_and_predict(
+    fields: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--epochs", "1", "--scale", "tiny", "--set", "batch_size=8", "--threads", "1", "--device", "cpu"]
+    train_command = ["train", "convnext_atto", "--data", str(fields), "--out", str(tmp_path / "out"), *options]
+    assert main([*train_command, "--channels", "4", "3", "2"]) == 0
+    (bundle,) = (path.parent for path in tmp_path.glob("out/**/nextify.json"))
+    assert chosen_bands(bundle) == load_bundle(bundle).about.preprocessing.bands == (4, 3, 2)
+    settings = load_bundle(bundle).about.preprocessing
+    (image, *_) = sorted(fields.glob("val/*/*.tif"))
+    values = decode(with_bands(image.read_bytes(), (4, 3, 2)))
+    expected = predict(bundle, values)[0].guesses
+    assert predict(bundle, image)[0].guesses == expected
+    assert torch.equal(settings(values), settings(decode(with_bands(image.read_bytes(), (4, 3, 2)))))
+    capsys.readouterr()
+    found = evaluate(bundle, open_images(str(fields), channels=(4, 3, 2)))
+    for channels in ([], ["--channels", "4", "3", "2"]):
+        assert main(["evaluate", str(bundle), "--data", str(fields), "--json", "--device", "cpu", *channels]) == 0
+        assert json.loads(capsys.readouterr().out)["top1"] == found.top1
+    tuning = [option for option in options if option not in ("--scale", "tiny")]
+    again = [*train_command[:4], "--out", str(tmp_path / "again"), *tuning, "--weights", str(bundle)]
+    assert main(again) == 0
+    (tuned,) = (path.parent for path in tmp_path.glob("again/**/nextify.json"))
+    assert chosen_bands(tuned) == (4, 3, 2)
+    capsys.readouterr()
+    for command in (["evaluate", str(bundle), "--data", str(fields)], ["predict", str(bundle), str(image)]):
+        assert main([*command, "--device", "cpu", "--channels", "1", "2", "3"]) == 2
+        assert "give --channels 4 3 2" in capsys.readouterr().err
+    with pytest.raises(DataError, match="no bands were chosen: give --channels 4 3 2"):
+        evaluate(bundle, open_images(str(fields)))
+
+
+def test_bundles_without_bands_say_nothing_of_them(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", ("a", "b"), 16, 1.0)
+    assert "bands" not in json.loads((bundle / "nextify.json").read_text())["preprocessing"]
+    assert chosen_bands(bundle) is None
+    assert chosen_bands("timm:convnext_atto") is None
+
+
+def test_bands_of_images_in_memory() -> None:
+    values = raster(6)
+    settings = Preprocessing(size=(8, 8), resize_size=8, bands=(6, 1, 2))
+    plain = Preprocessing(size=(8, 8), resize_size=8)
+    expected = plain(values[..., [5, 0, 1]].copy())
+    assert torch.equal(settings(values), expected)
+    assert torch.equal(settings(values[..., [5, 0, 1]].copy()), expected)
+    rgba = Image.fromarray(values[..., :4], "RGBA")
+    settings = Preprocessing(size=(8, 8), resize_size=8, bands=(4, 3, 2))
+    assert torch.equal(settings(rgba), plain(values[..., [3, 2, 1]].copy()))
+    with pytest.raises(UnreadableImage, match="3 bands, and --channels 4 3 2 asks for the 4th"):
+        settings(rgba.convert("RGB"))
+
+
+@pytest.mark.parametrize("wrong", [(1, 2), (0, 1, 2), (1, 2, 3, 4), (1, 2, True), (1.0, 2, 3), 3, "123"])
+def test_a_choice_that_is_none(wrong: Any, fields: Path) -> None:
+    with pytest.raises(ValueError, match="channels must be"):
+        open_images(str(fields), channels=wrong)
+    with pytest.raises(PreprocessingError):
+        Preprocessing(bands=wrong)
+
+
+def test_arrays_have_no_bands_to_choose() -> None:
+    with pytest.raises(DataError, match="leave --channels out"):
+        open_images("digits", channels=(1, 2, 3))
+
+
+def test_training_in_python(fields: Path, tmp_path: Path) -> None:
+    images = open_images(fields, channels=(4, 4, 4))
+    done = train("convnext_atto", images, scale="tiny", epochs=1, settings={"batch_size": 8}, out=tmp_path / "out")
+    assert load_bundle(done.bundle).about.preprocessing.bands == (4, 4, 4)
