@@ -6,7 +6,7 @@ one's, round by round: above 1, this build is faster.
 
 Command:  git worktree add ../older COMMIT
           python benchmarks/builds.py ../older --rounds 7
-Runtime:  about 20 minutes on 2 cores, most of it for compiling. Results: docs/log.md.
+Runtime:  about 20 minutes on 2 cores, most of it for compiling. Results: docs/benchmarks.md.
 """
 
 from __future__ import annotations
