@@ -138,7 +138,9 @@ def our_table(name: str) -> str:
 
 def card(name: str) -> str:
     before, after = pair("resnet50", name)
-    words = {key: " ".join(text.split()) if isinstance(text, str) else text for key, text in TEXTS[name].items()}
+    own = TEXTS[name]
+    words = TEXTS[own["like"]] | own if "like" in own else own
+    words = {key: " ".join(text.split()) if isinstance(text, str) else text for key, text in words.items()}
     status = "adopted" if after.adopted else "explored only"
     position = [r.name for r in ROADMAPS["resnet50"]].index(name)
     same = before.design == after.design

@@ -189,7 +189,7 @@ class _Pixelwise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, before, *learned = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            x_grad, *of_learned = _twice(grad, x, Weights(*learned, eps=ctx.eps), ctx.dtype)
+            x_grad, *of_learned = _twice(grad, x, Weights._make([*learned, ctx.eps]), ctx.dtype)
         else:
             function = torch.ops.nextify.pixelwise_grad if _seen(x) else _backward
             x_grad, *found = function(grad, x, before, *learned, ctx.eps)
