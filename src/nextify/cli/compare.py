@@ -228,8 +228,10 @@ def _announce(console: Console, comparison: Comparison) -> None:
     sizes = ", ".join(f"{s}²" for s in settings.sizes)
     rounds = listing([str(n) for n in made.rounds.values()]) if len(set(made.rounds.values())) > 1 else fewest
     console.print(f"{plural(number, 'network')} at {sizes}, {rounds} rounds", highlight=False)
+    compiling = " and the time to compile" if settings.conditions.compile else ""
     console.print(
-        f"about [bold]{duration(made.seconds)}[/], from one image timed through each network", highlight=False
+        f"about [bold]{duration(made.seconds)}[/]{compiling}, from one image timed through each network",
+        highlight=False,
     )
     if made.over_budget and settings.rounds is None:
         console.print(

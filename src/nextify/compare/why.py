@@ -43,7 +43,7 @@ _KINDS = (
 
 
 def measure(comparison: Comparison, progress: Callable[[str], object]) -> list[Why]:
-    """Measures each network at the smallest size at which it was; one that does not fit memory is left out."""
+    """Measure each network at the smallest size at which it was measured; one that does not fit memory is left out."""
     settings, found = comparison.settings, []
     first = {cell.entry.name: cell for cell in reversed(comparison.cells) if cell.latency}
     for cell in reversed(first.values()):
@@ -66,7 +66,8 @@ def _why(cell: Cell, settings: Settings) -> Why:
         for precision in ON_GPU if settings.conditions.on_gpu else PRECISIONS:
             given = Conditions(device, precision, layout)
             images = profiling.random_images(batch, cell.image_size, given)
-            steps[given] = _under(given, profiling.inference(model, images, given))
+            # Variants take turns, so each sets for itself what is global.
+            steps[given] = profiling.conditions(given)(profiling.inference(model, images, given))
             steps[given]()
     rounds: dict[Conditions, list[float]] = {given: [] for given in steps}
     for _ in range(ROUNDS):
@@ -78,16 +79,6 @@ def _why(cell: Cell, settings: Settings) -> Why:
         for given, times in rounds.items()
     )
     return Why(cell.entry.model, cell.image_size, batch, tuple(variants))
-
-
-def _under(given: Conditions, step: Callable[[], None]) -> Callable[[], None]:
-    """The step with what is global set for it alone, since variants take turns."""
-
-    def run() -> None:
-        with profiling.conditions(given):
-            step()
-
-    return run
 
 
 def shares(step: Callable[[], None], given: Conditions) -> dict[str, float]:
@@ -110,7 +101,7 @@ def shares(step: Callable[[], None], given: Conditions) -> dict[str, float]:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """The profiler's library writes what it starts, and what it does not find, to the process's stderr itself."""
+    """Keep the profiler's library, which writes to the process's stderr, quiet."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
