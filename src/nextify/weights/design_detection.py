@@ -122,8 +122,15 @@ def mismatches(
     """
     classes = class_count(state) if num_classes is None else num_classes
     channels = channel_count(state) if in_channels is None else in_channels
-    expected = expected_shapes(design, classes, channels)
-    missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
+    return differences(state, expected_shapes(design, classes, channels))
+
+
+def differences(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], optional: str = ""
+) -> tuple[list[str], list[str], list[str]] | None:
+    """``mismatches`` with given names and shapes; names that begin with ``optional``, if any, may be missing."""
+    spared = {n for n in expected if n.endswith("num_batches_tracked") or (optional and n.startswith(optional))}
+    missing = [n for n in expected if n not in state and n not in spared]
     unexpected = [n for n in state if n not in expected]
     misshapen = [
         f"{n} is {tuple(state[n].shape)}, not {expected[n]}"
