@@ -226,6 +226,8 @@ class Table:
 @cache
 def table(naming: Naming, family: Family | None) -> Table | None:
     """The table of a naming for a family; None where the library has no such model. Our own has any design."""
+    if naming == "nextify" and family is not None:
+        return table(naming, None)
     if naming == "nextify":
         return Table(naming, tuple((name, name, "") for name in _own_names()))
     text = _TABLES.get((naming, family))
