@@ -13,6 +13,7 @@ from nextify.networks.layout import Layer, Layout, UnknownLayer, layout, smalles
 from nextify.networks.network import ConvNet
 from nextify.paper.design import CONVNEXT_TINY, Design
 from nextify.report import diagram
+from nextify.weights import naming
 
 DESIGN = CONVNEXT_TINY.with_(depths=(1,), widths=(8,), stage_strides=(1,), downsampling="none")
 
@@ -93,3 +94,6 @@ def test_a_new_layer_is_counted_drawn_and_built(monkeypatch: pytest.MonkeyPatch)
     model = ConvNet(net, 2).eval()
     assert "stem.shift.weight" in model.state_dict()
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 2)
+    monkeypatch.setattr(naming, "layout", lambda _: net)
+    own = naming.table.__wrapped__("nextify", None)
+    assert {own.to_ours(name) for name in model.state_dict()} == set(model.state_dict())

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from nextify.cli import main
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.weights import About, UnsafeFile, WeightsError, find, load, load_bundle, model_card, rename, save_bundle
 from nextify.weights.models import create_backbone
+from tests.helpers import Captured, save_noise, tiny_bundle
 
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32))
 V2 = SMALL.with_(layer_scale="off", response_norm="global")
@@ -60,6 +62,40 @@ def test_weights_that_compute_nothing_are_refused(
         save_bundle(tmp_path / "x", state, About(SMALL, 5))
     with pytest.raises(WeightsError, match=f"{re.escape(name)}.*{message}|{message} of {re.escape(name)}|{message}"):
         find(tmp_path / "x")
+
+
+COMMANDS = {"predict": ("{data}/{first}",), "evaluate": ("--data", "{data}", "--part", "all", "--device", "cpu")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("json_form", [(), ("--json",)])
+def test_weights_of_nan_end_in_one_line(
+    command: str, json_form: tuple[str, ...], tmp_path: Path, capsys: Captured
+) -> None:
+    state = weights(classes=2)
+    state["head.norm.bias"][3] = float("nan")
+    bundle = save_bundle(tmp_path / "b", state, About(SMALL, 2, classes=("a", "b")))
+    for i in range(8):
+        save_noise(tmp_path / "data" / "ab"[i % 2] / f"{i}.png", i, (16, 16))
+    rest = (part.format(data=tmp_path / "data", first="a") for part in COMMANDS[command])
+    assert main([command, str(bundle), *rest, *json_form]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "1 of 32 weights of head.norm.bias are NaN or infinite" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_control_characters_of_class_names_are_escaped(command: str, tmp_path: Path, capsys: Captured) -> None:
+    names = ("a\x1b[31m", "b\x9bc")
+    bundle = tiny_bundle(tmp_path / "b", names, 16, 1.0, name="x\x1b[0m", licence="y\x07", source="z\x1b")
+    for i in range(8):
+        save_noise(tmp_path / "data" / names[i % 2] / f"{i}.png", i, (16, 16))
+    rest = (part.format(data=tmp_path / "data", first=names[0]) for part in COMMANDS[command])
+    assert main([command, str(bundle), *rest]) == 0
+    out, err = capsys.readouterr()
+    assert "a\\x1b[31m" in out
+    assert "b\\x9bc" in out
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", out + err)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from nextify.networks.zoo import create_model
 from nextify.paper.design import DESIGNS
 from nextify.weights.design_detection import infer_design
-from nextify.weights.loading import _complain
 from nextify.weights.naming import Naming, WeightsError, recognize, rename
+from nextify.weights.sources import require_fit
 
 IMAGES = 100
 TOLERANCE = 1e-5
@@ -205,4 +205,4 @@ def test_other_resnets() -> None:
         for name in ("resnext50_32x4d", "resnet18"):
             recognized = recognize(_torchvision(name).state_dict())
             with pytest.raises(WeightsError, match="design"):
-                _complain(recognized, infer_design(recognized), name)
+                require_fit(recognized, infer_design(recognized), name)

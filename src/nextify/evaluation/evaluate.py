@@ -222,7 +222,7 @@ def predict_set(
     """
     first, last = (len(images) * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
     pixels = (images.load(i) for i in range(first, last))
-    own = []
+    own: list[npt.NDArray[np.float32]] = []
     while batch := [settings.pixels(image) for image in islice(pixels, settings.batch_size(BATCH))]:
         own.append(probabilities(model, torch.stack(batch), device, settings, inference))
     return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])

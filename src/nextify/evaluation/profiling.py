@@ -219,27 +219,24 @@ def resident_bytes() -> tuple[int, int]:
     import resource
     import sys
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                most = int(line.split()[1]) * 1024
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return most, most
-    now = pages * resource.getpagesize()
+    most = _kibibytes("/proc/self/status", "VmHWM")
+    if most is None:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    now = _kibibytes("/proc/self/status", "VmRSS") or most
     return now, max(now, most)
 
 
 def available_bytes() -> int | None:
     """Memory available to a new process without swapping, or None if the system does not report it."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
+    return _kibibytes("/proc/meminfo", "MemAvailable")
+
+
+def _kibibytes(path: str, key: str) -> int | None:
+    """A line ``key: 123 kB`` of a file of Linux's, in bytes; None without one."""
+    with suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(f"{key}:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass
     return None
 
 

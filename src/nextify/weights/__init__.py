@@ -10,9 +10,10 @@ from nextify.data.preprocessing import Preprocessing, PreprocessingError, prepro
 from nextify.weights.bundle import About, Bundle, Metric, is_bundle, load_bundle, save_bundle
 from nextify.weights.convert import Conversion, convert
 from nextify.weights.hub import model_card, pull, push
-from nextify.weights.loading import Loaded, find, load, load_into
+from nextify.weights.loading import Loaded, load, load_into
 from nextify.weights.naming import NAMINGS, Naming, WeightsError, recognize, rename
 from nextify.weights.reading import UnsafeFile, read_weights
+from nextify.weights.sources import find
 
 __all__ = [
     "NAMINGS",

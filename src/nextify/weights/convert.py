@@ -16,8 +16,8 @@ from nextify.data.foreign import to_huggingface_config
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.bundle import About, save_bundle
 from nextify.weights.class_names import CLASSES_FILE, ClassOrder, write_class_file
-from nextify.weights.loading import find
 from nextify.weights.naming import Naming, WeightsError, family, rename
+from nextify.weights.sources import find
 
 _PICKLES = (".pth", ".pt", ".bin")
 

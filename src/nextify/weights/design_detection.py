@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from nextify.networks.layout import layout
+from nextify.networks.network import ConvNet
+from nextify.networks.zoo import designs
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design, DesignError
 from nextify.weights.naming import Recognized, WeightsError
 
@@ -37,8 +39,6 @@ def infer_design(recognized: Recognized) -> Design:
         if guess is None:
             raise WeightsError(f"the weights have {recognized.naming}'s names, but no design has them: {reason}")
         return guess
-    from nextify.networks.zoo import designs
-
     # Our own names serve every design, and what has no weights (activations, strides) tells many of them apart.
     fitting: dict[Design, str] = {}
     for name, design in designs().items():
@@ -106,8 +106,6 @@ def channel_count(state: Mapping[str, Tensor]) -> int:
 @lru_cache(maxsize=128)
 def expected_shapes(design: Design, num_classes: int, in_channels: int) -> Mapping[str, tuple[int, ...]]:
     """Name and shape of every tensor of a design's network, without allocating it."""
-    from nextify.networks.network import ConvNet
-
     with torch.device("meta"):
         net = ConvNet(layout(design, in_channels), num_classes)
     return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
@@ -122,8 +120,15 @@ def mismatches(
     """
     classes = class_count(state) if num_classes is None else num_classes
     channels = channel_count(state) if in_channels is None else in_channels
-    expected = expected_shapes(design, classes, channels)
-    missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
+    return differences(state, expected_shapes(design, classes, channels))
+
+
+def differences(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], optional: str = ""
+) -> tuple[list[str], list[str], list[str]] | None:
+    """``mismatches`` with given names and shapes; names that begin with ``optional``, if any, may be missing."""
+    spared = {n for n in expected if n.endswith("num_batches_tracked") or (optional and n.startswith(optional))}
+    missing = [n for n in expected if n not in state and n not in spared]
     unexpected = [n for n in state if n not in expected]
     misshapen = [
         f"{n} is {tuple(state[n].shape)}, not {expected[n]}"

@@ -1,49 +1,27 @@
-"""Weights from anywhere into a network: a bundle, a foreign file, timm, the Hub."""
+"""Networks with weights from anywhere."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nextify.data.errors import printable, some
-from nextify.data.foreign import from_huggingface_config, from_timm_config, library_settings
+from nextify.data.errors import printable
 from nextify.data.preprocessing import Preprocessing
-from nextify.networks.layers import LAYER_NORM_EPS
 from nextify.networks.layout import layout
 from nextify.networks.network import ConvNet
-from nextify.networks.zoo import designs, find_design
 from nextify.paper.design import Design
-from nextify.weights.bundle import About, Bundle, explain, is_bundle, load_bundle
-from nextify.weights.class_names import ClassOrder, class_names, given_names, names_beside
-from nextify.weights.design_detection import channel_count, class_count, infer_design, mismatches
-from nextify.weights.dialects import licence, licence_terms
-from nextify.weights.hub import pull
-from nextify.weights.naming import Naming, Recognized, State, WeightsError, recognize
-from nextify.weights.reading import read_json, read_weights
+from nextify.weights.bundle import About, explain
+from nextify.weights.class_names import ClassOrder
+from nextify.weights.design_detection import channel_count, class_count, differences, infer_design
+from nextify.weights.naming import State, WeightsError, recognize
+from nextify.weights.sources import find
 
 log = logging.getLogger("nextify")
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Weights as they were found, in our names, with everything that is known about them."""
-
-    bundle: Bundle
-    naming: Naming
-    notes: tuple[str, ...]
-    output_norms: State = field(default_factory=dict)
-    """Norms of a backbone's outputs, by the names that ``Backbone`` gives them."""
 
 
 @dataclass(frozen=True)
@@ -160,19 +138,8 @@ def _fitting(state: Mapping[str, Tensor]) -> Design | None:
 
 
 def _put(model: nn.Module, state: Mapping[str, Tensor], *, keep_head: bool = True) -> None:
-    own = model.state_dict()
-    head = {n for n in own if n.startswith("head.classifier.")}
-    missing = [
-        n for n in own if n not in state and not n.endswith("num_batches_tracked") and not (keep_head and n in head)
-    ]
-    unexpected = [n for n in state if n not in own]
-    misshapen = [
-        f"{n} is {tuple(t.shape)}, not {tuple(own[n].shape)}"
-        for n, t in state.items()
-        if n in own and t.shape != own[n].shape
-    ]
-    if missing or unexpected or misshapen:
-        explain((missing, unexpected, misshapen), "the state dict")
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    explain(differences(state, own, "head.classifier." if keep_head else ""), "the state dict")
     model.load_state_dict(dict(state), strict=False)
 
 
@@ -204,264 +171,3 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
         return weight.sum(dim=1, keepdim=True)
     copies = -(-in_channels // channels)
     return weight.repeat(1, copies, 1, 1)[:, :in_channels] * (channels / in_channels)
-
-
-def find(source: str | Path, design: str | Design | None = None, class_order: ClassOrder | None = None) -> Source:
-    """Read weights from anywhere, translated into our names and checked against the design.
-
-    Class names are ``class_order``'s, or else the weights' own, or else those of a ``classes.txt`` beside them.
-
-    Raises:
-        WeightsError: as for ``load``.
-    """
-    names = given_names(class_order)
-    found = _find(source, design, own_names=names is None)
-    _check_tensors(found.bundle.state, source)
-    about = found.bundle.about
-    if names is not None and len(names) != about.num_classes:
-        raise WeightsError(f"--class-order names {len(names)} classes, and {source} has {about.num_classes}")
-    notes = found.notes
-    if names is None and about.classes:
-        return found
-    if names is None:
-        names, of_names = names_beside(Path(source), about.num_classes)
-        notes += of_names
-    elif about.classes and about.classes != names:
-        notes += ("the class names are those given, not the weights' own",)
-    return replace(found, notes=notes, bundle=replace(found.bundle, about=replace(about, classes=names)))
-
-
-def _check_tensors(state: State, source: str | Path) -> None:
-    """Refuse tensors that no network can compute with."""
-    for name, tensor in state.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        if not tensor.is_floating_point():
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise WeightsError(f"{source}: {name} is of {kind}, not floating point; give the weights unquantized")
-        bad = int((~tensor.float().isfinite()).sum())
-        if bad:
-            raise WeightsError(
-                f"{source}: {bad:,} of {tensor.numel():,} weights of {name} are NaN or infinite, as a training that "
-                f"overflowed leaves them; take an earlier checkpoint"
-            )
-
-
-def _find(source: str | Path, design: str | Design | None, *, own_names: bool) -> Source:
-    text = str(source)
-    if text.startswith("timm:"):
-        return _checked(_from_timm(text.removeprefix("timm:")), design)
-    path = Path(text.removeprefix("hf:"))
-    if text.startswith("hf:") or (not path.exists() and not path.suffix and _HUB_ID.fullmatch(text)):
-        try:
-            folder = pull(text.removeprefix("hf:"))
-        except WeightsError as error:
-            if text.startswith("hf:"):
-                raise
-            raise WeightsError(f"there is no path {text}, and as a Hub id: {error}") from error
-        found = find(folder, design) if own_names else _find(folder, design, own_names=False)
-        about = replace(found.bundle.about, source=f"hf:{text.removeprefix('hf:')}")
-        return replace(found, bundle=replace(found.bundle, about=about))
-    if is_bundle(path):
-        return _checked(Source(load_bundle(path), "nextify", ()), design)
-    if path.is_dir():
-        return _from_directory(path, design, own_names=own_names)
-    if not path.exists():
-        raise FileNotFoundError(f"no weights at {path}; a Hub id is written hf:owner/name, a timm model timm:name")
-    file = read_weights(path)
-    beside = {**file.metadata, **file.beside} if own_names else {}
-    settings, of_args = saved_preprocessing(file.beside)
-    return _from_foreign(file.state, design, str(path), file.notes + of_args, settings, beside=beside)
-
-
-def _checked(source: Source, design: str | Design | None) -> Source:
-    if design is not None:
-        _require(source.bundle.about.design, design, source.bundle.about.source)
-    return source
-
-
-def _require(found: Design, wanted: str | Design, where: str) -> None:
-    expected = find_design(wanted)
-    differences = found.differences(expected)
-    # The initial value of layer scale is not in the weights; whether there is one, is.
-    if "off" not in differences.get("layer_scale", ("off",)):
-        del differences["layer_scale"]
-    if differences:
-        name = f"{wanted}" if isinstance(wanted, str) else "the design asked for"
-        listed = ", ".join(f"{field} {have} instead of {want}" for field, (have, want) in differences.items())
-        raise WeightsError(f"{where} holds {name_of(found) or 'another design'}, not {name}: {listed}")
-
-
-@lru_cache(maxsize=128)
-def name_of(design: Design) -> str:
-    """The first name of a design in the zoo, whatever its layer scale starts at; empty without one."""
-    for name, known in designs().items():
-        differences = design.differences(known)
-        if not differences or (set(differences) == {"layer_scale"} and "off" not in differences["layer_scale"]):
-            return name
-    return ""
-
-
-def _from_foreign(
-    state: State,
-    design: str | Design | None,
-    where: str,
-    notes: tuple[str, ...] = (),
-    preprocessing: Preprocessing | None = None,
-    *,
-    beside: Mapping[str, Any],
-    **known: Any,
-) -> Source:
-    recognized = recognize(state)
-    notes += recognized.notes
-    if known.get("licence", "unknown") == "unknown":
-        known["licence"] = licence(state, where)
-    if terms := licence_terms(known["licence"]):
-        notes += (f"licence {known['licence']}: {terms[0].lower()}{terms[1:]}",)
-    if design is not None and recognized.naming == "nextify":
-        found = find_design(design)
-    else:
-        found = infer_design(recognized)
-        if design is not None:
-            _require(found, design, where)
-    _complain(recognized, found, where)
-    name = name_of(found)
-    classes = class_count(recognized.state)
-    names, of_names = class_names(beside, classes, Path(where) if Path(where).is_dir() else Path(where).parent)
-    notes += of_names
-    if preprocessing is None:
-        preprocessing = _assumed(recognized.naming, name, classes)
-        notes += (
-            f"{where} does not say how to prepare images: assumed a short side of {preprocessing.resize_size}, "
-            f"a crop of {preprocessing.size[0]}, {preprocessing.interpolation}",
-        )
-    about = About(
-        design=found,
-        num_classes=classes,
-        in_channels=channel_count(recognized.state),
-        name=name,
-        classes=names,
-        preprocessing=preprocessing,
-        source=f"{where} ({recognized.naming})",
-        **known,
-    )
-    bundle = Bundle(about, _complete(recognized.state))
-    return Source(bundle, recognized.naming, notes, recognized.output_norms)
-
-
-def _complete(state: State) -> State:
-    """Batch norms' counters, which old files lack, as zeros."""
-    counters = {
-        name.replace("running_mean", "num_batches_tracked"): torch.zeros((), dtype=torch.long)
-        for name in state
-        if name.endswith("running_mean")
-    }
-    return {**counters, **state}
-
-
-def _complain(recognized: Recognized, design: Design, where: str) -> None:
-    """One error with the file's own names beside ours."""
-
-    def theirs(entry: str) -> str:
-        name, space, rest = entry.partition(" is ")
-        foreign = recognized.table.to_theirs(name)[0]
-        return entry if foreign in (None, name) else f"{foreign} ({name}){space}{rest}"
-
-    problems = mismatches(recognized.state, design) or ([], [], [])
-    missing, unexpected, misshapen = ([theirs(entry) for entry in entries] for entries in problems)
-    unexpected = [*recognized.unexpected, *unexpected]
-    if missing or unexpected or misshapen:
-        name = name_of(design) or "the design read off it"
-        explain((missing, unexpected, misshapen), f"{where} ({recognized.naming}'s names, {name})")
-
-
-def _assumed(naming: Naming, name: str, classes: int) -> Preprocessing:
-    """What released weights of this naming are evaluated with; used only where a file is silent."""
-    if naming == "torchvision" and classes == 1000:
-        try:
-            return library_settings("torchvision", name)
-        except ValueError:
-            pass
-    return Preprocessing()
-
-
-def saved_preprocessing(beside: Mapping[str, Any]) -> tuple[Preprocessing | None, tuple[str, ...]]:
-    """The preprocessing in the options that timm's ``train.py`` saves under ``args``, and a note; or none."""
-    args = beside.get("args")
-    options: Mapping[str, Any] = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
-    wanted = ("img_size", "input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation")
-    given = {key: options[key] for key in wanted if options.get(key) not in (None, "", "random")}
-    size = given.get("input_size") or given.get("img_size")
-    if not given.keys() & {"img_size", "input_size", "mean", "std", "crop_pct"}:
-        return None, ()
-    try:
-        sides = (int(size), int(size)) if isinstance(size, int | float) else size
-        settings = from_timm_config({**given, "input_size": sides})
-    except (TypeError, ValueError) as error:
-        return None, (f"left {', '.join(given)} of the saved args aside: {error}",)
-    listed = ", ".join(f"{key}={value}" for key, value in given.items())
-    return settings, (f"images are prepared by the saved args ({listed}); the rest is timm's default",)
-
-
-def _from_directory(path: Path, design: str | Design | None, *, own_names: bool) -> Source:
-    """A directory as timm or transformers save it: ``config.json`` beside the weights."""
-    weights = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
-    if weights is None:
-        below = sorted(found.parent for name in ("nextify.json", *_WEIGHT_FILES) for found in path.glob(f"*/{name}"))
-        remedy = f"; {some([str(folder) for folder in below])} does: name that" if below else ""
-        raise WeightsError(f"{path} holds no weights: neither nextify.json nor {' nor '.join(_WEIGHT_FILES)}{remedy}")
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-    known: dict[str, Any] = {"licence": _card_licence(path)}
-    preprocessing = None
-    if (path / "preprocessor_config.json").is_file():
-        preprocessing = from_huggingface_config(read_json(path / "preprocessor_config.json"))
-    elif isinstance(config.get("pretrained_cfg"), dict):
-        preprocessing = from_timm_config(config["pretrained_cfg"])
-        known["licence"] = config["pretrained_cfg"].get("license") or known["licence"]
-    _refuse_config(config, path)
-    file = read_weights(weights)
-    beside = {**config, **file.metadata, "checkpoint": file.beside} if own_names else {}
-    return _from_foreign(file.state, design, str(path), file.notes, preprocessing, beside=beside, **known)
-
-
-def _refuse_config(config: Mapping[str, Any], path: Path) -> None:
-    """What a config says that the tensors cannot show, and we do not build."""
-    if config.get("downsample_in_bottleneck"):
-        raise WeightsError(
-            f"{path} strides in the first 1x1 layer (downsample_in_bottleneck); nextify's ResNet strides in the 3x3 one"
-        )
-    if config.get("downsample_in_first_stage"):
-        raise WeightsError(f"{path} strides in the first stage (downsample_in_first_stage); nextify's ResNet does not")
-    usual = "relu" if config.get("model_type") == "resnet" else "gelu"
-    if config.get("hidden_act", usual) != usual:
-        raise WeightsError(f"{path} has {config['hidden_act']} activations; nextify's models of its kind have {usual}")
-
-
-def _card_licence(path: Path) -> str:
-    """The licence of a model card's front matter."""
-    card = path / "README.md"
-    if card.is_file() and (found := re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)):
-        return found[1].strip("\"'")
-    return "unknown"
-
-
-def _from_timm(name: str) -> Source:
-    """timm's own pretrained weights, downloaded and checked by timm."""
-    import timm
-
-    model = timm.create_model(name, pretrained=True)
-    config = dict(model.pretrained_cfg)
-    for module in model.modules():
-        if type(module).__name__ == "GELUTanh":
-            raise WeightsError(f"timm's {name} has GELU's tanh approximation; nextify's GELU is the exact one")
-        if isinstance(module, nn.LayerNorm) and abs(module.eps - LAYER_NORM_EPS) > 1e-9:
-            raise WeightsError(f"timm's {name} has layer norms of epsilon {module.eps}, nextify's {LAYER_NORM_EPS}")
-    return _from_foreign(
-        model.state_dict(),
-        None,
-        f"timm:{name}",
-        (),
-        from_timm_config(config),
-        beside={"label_names": config.get("label_names")},
-        licence=config.get("license") or "unknown",
-    )

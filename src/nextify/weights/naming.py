@@ -35,9 +35,6 @@ class WeightsError(ValueError):
     """Weights that cannot be read, recognized, matched or named; the message lists what is wrong and the remedy."""
 
 
-# How a library shapes a tensor that we keep in its smallest form.
-_Shape = Literal["", "O,I,1,1", "narrow O,I,1,1", "C,1,1", "1,1,1,C"]
-
 _TIMM = """
 stem.conv.*                            stem.0.*
 stem.norm.*                            stem.1.*
@@ -164,58 +161,43 @@ _TABLES: dict[tuple[Naming, Family | None], str] = {
 }
 
 
-@dataclass(frozen=True)
-class _Template:
-    """One side of a row: matches a name to stage, block and leaf, and builds it from them."""
-
-    text: str
-
-    @property
-    def expression(self) -> re.Pattern[str]:
-        return _expression(self.text)
-
-    def match(self, name: str) -> dict[str, str | int] | None:
-        found = self.expression.fullmatch(name)
-        if found is None:
-            return None
-        places: dict[str, str | int] = {}
-        for group, text in found.groupdict().items():
-            if group == "leaf":
-                places["leaf"] = text
-                continue
-            letter, factor, offset = group.split("_")
-            index, rest = divmod(int(text) - int(offset), int(factor))
-            if rest or index < 0:
-                return None
-            places[letter] = index
-        return places
-
-    def build(self, places: Mapping[str, str | int]) -> str:
-        def number(hole: re.Match[str]) -> str:
-            return str(int(hole["factor"] or 1) * int(places[hole["letter"]]) + int(hole["offset"] or 0))
-
-        return _HOLE.sub(number, self.text).replace("*", str(places.get("leaf", "*")))
-
-
 _HOLE = re.compile(r"\{(?P<factor>\d*)(?P<letter>[a-z])(?:\+(?P<offset>\d+))?\}")
 
 
 @cache
-def _expression(text: str) -> re.Pattern[str]:
+def _expression(template: str) -> re.Pattern[str]:
     pattern, end = "", 0
-    for hole in _HOLE.finditer(text):
-        pattern += re.escape(text[end : hole.start()])
+    for hole in _HOLE.finditer(template):
+        pattern += re.escape(template[end : hole.start()])
         pattern += rf"(?P<{hole['letter']}_{hole['factor'] or 1}_{hole['offset'] or 0}>\d+)"
         end = hole.end()
-    pattern += re.escape(text[end:])
+    pattern += re.escape(template[end:])
     return re.compile(pattern.replace(re.escape("*"), r"(?P<leaf>[a-z_]+)"))
 
 
-@dataclass(frozen=True)
-class Row:
-    ours: _Template
-    theirs: _Template
-    shape: _Shape
+def _match(template: str, name: str) -> dict[str, str | int] | None:
+    """Stage, block and leaf of a name; None where it is not the template's."""
+    found = _expression(template).fullmatch(name)
+    if found is None:
+        return None
+    places: dict[str, str | int] = {}
+    for group, text in found.groupdict().items():
+        if group == "leaf":
+            places["leaf"] = text
+            continue
+        letter, factor, offset = group.split("_")
+        index, rest = divmod(int(text) - int(offset), int(factor))
+        if rest or index < 0:
+            return None
+        places[letter] = index
+    return places
+
+
+def _build(template: str, places: Mapping[str, str | int]) -> str:
+    def number(hole: re.Match[str]) -> str:
+        return str(int(hole["factor"] or 1) * int(places[hole["letter"]]) + int(hole["offset"] or 0))
+
+    return _HOLE.sub(number, template).replace("*", str(places.get("leaf", "*")))
 
 
 @dataclass(frozen=True)
@@ -223,40 +205,36 @@ class Table:
     """One library's names for one family of designs."""
 
     naming: Naming
-    rows: tuple[Row, ...]
+    rows: tuple[tuple[str, str, str], ...]
+    """Templates of our name and theirs, and their shape."""
 
     def to_ours(self, name: str) -> str | None:
         """Our name of their tensor; None where the table has no row for it."""
-        return _translate(self.rows, name, forward=False)[0]
+        for ours, theirs, _ in self.rows:
+            if (places := _match(theirs, name)) is not None:
+                return _build(ours, places)
+        return None
 
-    def to_theirs(self, name: str) -> tuple[str | None, _Shape]:
+    def to_theirs(self, name: str) -> tuple[str | None, str]:
         """Their name of our tensor and its shape; None where the table has no row for it."""
-        return _translate(self.rows, name, forward=True)
-
-
-def _translate(rows: tuple[Row, ...], name: str, *, forward: bool) -> tuple[str | None, _Shape]:
-    for row in rows:
-        source, target = (row.ours, row.theirs) if forward else (row.theirs, row.ours)
-        places = source.match(name)
-        if places is not None:
-            return target.build(places), row.shape
-    return None, ""
+        for ours, theirs, shape in self.rows:
+            if (places := _match(ours, name)) is not None:
+                return _build(theirs, places), shape
+        return None, ""
 
 
 @cache
 def table(naming: Naming, family: Family | None) -> Table | None:
     """The table of a naming for a family; None where the library has no such model. Our own has any design."""
+    if naming == "nextify" and family is not None:
+        return table(naming, None)
     if naming == "nextify":
-        return Table(naming, tuple(Row(_Template(name), _Template(name), "") for name in _own_names()))
+        return Table(naming, tuple((name, name, "") for name in _own_names()))
     text = _TABLES.get((naming, family))
     if text is None:
         return None
-    rows = []
-    for line in text.strip().splitlines():
-        if line.strip():
-            ours, theirs, *shape = line.split(maxsplit=2)
-            rows.append(Row(_Template(ours), _Template(theirs), shape[0].strip() if shape else ""))  # type: ignore[arg-type]
-    return Table(naming, tuple(rows))
+    lines = [[*line.split(maxsplit=2), ""] for line in text.splitlines() if line.strip()]
+    return Table(naming, tuple((ours, theirs, shape.strip()) for ours, theirs, shape, *_ in lines))
 
 
 def _own_names() -> list[str]:
@@ -305,11 +283,6 @@ class Recognized:
     """Norms of a backbone's outputs, by the names that ``Backbone`` gives them."""
 
 
-_NO_TABLE = Table("nextify", ())
-# Models without a head leave out the prefix of the whole.
-_BARE = {"embeddings.patch_embeddings.weight": ("convnext.", "convnextv2."), "embedder.embedder.": ("resnet.",)}
-
-
 def recognize(state: Mapping[str, Tensor]) -> Recognized:
     """Find out whose names these are and translate them into ours.
 
@@ -318,15 +291,14 @@ def recognize(state: Mapping[str, Tensor]) -> Recognized:
     """
     state, of_prefix = unwrapped(state)
     state, of_release = official_spelling(state)
-    found = _NO_TABLE
-    names: dict[str, str] = {}
-    for attempt in _attempts(state):
-        for naming, kind in _TABLES:
-            candidate = table(naming, kind)
-            assert candidate is not None
-            translated = {name: ours for name in attempt if (ours := candidate.to_ours(name)) is not None}
-            if len(translated) > len(names):
-                found, names, state = candidate, translated, attempt
+    state = _whole(state)
+    found, names = Table("nextify", ()), dict[str, str]()
+    for naming, kind in _TABLES:
+        candidate = table(naming, kind)
+        assert candidate is not None
+        translated = {name: ours for name in state if (ours := candidate.to_ours(name)) is not None}
+        if len(translated) > len(names):
+            found, names = candidate, translated
     if len(names) * 2 <= len(state) or "stem.conv.weight" not in names.values():
         shown = ", ".join(list(state)[:4]) or "nothing"
         raise WeightsError(
@@ -343,15 +315,12 @@ def recognize(state: Mapping[str, Tensor]) -> Recognized:
     return Recognized(found.naming, tensors, unexpected, found, notes, norms)
 
 
-def _attempts(state: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
-    attempts = [state]
-    for key, prefixes in _BARE.items():
-        if any(name.startswith(key) for name in state):
-            # V1 and V2 differ in the response norm.
-            v2 = any(".grn." in name for name in state)
-            prefix = prefixes[1] if v2 and len(prefixes) > 1 else prefixes[0]
-            attempts.append({prefix + name: tensor for name, tensor in state.items()})
-    return attempts
+def _whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names with the prefix of the whole, which Hugging Face's models without a head leave out."""
+    convnext = "convnextv2." if any(".grn." in name for name in state) else "convnext."
+    starts = {"embeddings.patch_embeddings.": convnext, "embedder.embedder.": "resnet."}
+    prefix = next((p for start, p in starts.items() if any(name.startswith(start) for name in state)), "")
+    return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def _smallest(tensor: Tensor, our_name: str) -> Tensor:
@@ -414,7 +383,8 @@ def _limits(design: Design, naming: Naming) -> str:
     return ""
 
 
-def _shaped(tensor: Tensor, shape: _Shape, design: Design) -> Tensor:
+def _shaped(tensor: Tensor, shape: str, design: Design) -> Tensor:
+    """A tensor that we keep in its smallest form, as a library shapes it."""
     if shape == "O,I,1,1" or (shape == "narrow O,I,1,1" and design.widths[0] < _TIMM_CONV_MLP_BELOW):
         return tensor[:, :, None, None]
     if shape == "C,1,1":
