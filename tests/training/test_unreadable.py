@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from nextify.cli import main
 from nextify.data import DataError, Images, open_images
 from nextify.paper.recipe import RandomResized
 from nextify.training.train import train
@@ -49,3 +50,19 @@ def test_the_same_command_goes_on_without_the_image(workers: int, tmp_path: Path
     report = json.loads((folder.parent / "preflight.json").read_text())
     assert ["train/b/bad.tif"] in report["left_out"].values()
     assert "bad.tif" not in (folder.parent / "split.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "command", [("train", "convnext_atto", "--scale", "tiny", "--epochs", "1"), ("roadmap", "--steps", "baseline")]
+)
+def test_the_option_of_commands_that_train(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(40):
+        save_noise(tmp_path / "set" / "ab"[i % 2] / f"{i}.png", i, size=(16, 16))
+    (tmp_path / "set" / "a" / "bad.png").write_bytes(b"no image")
+    asked = [*command, "--data", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--threads", "1", "--dry-run"]
+    assert main(asked) == 2
+    assert "leave them out with --skip-unreadable" in capsys.readouterr().err
+    assert main([*asked, "--skip-unreadable"]) == 0
+    assert "1 images cannot be read and are left out: a/bad.png" in capsys.readouterr().out

@@ -223,7 +223,7 @@ def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> L
         left.setdefault(f"images that cannot be read ({reason})", []).append(names[i])
     bad = np.isin(listing.train, list(unreadable))
     train = listing.train.copy() if to_train else listing.train[~bad]
-    for position in np.flatnonzero(bad) if to_train else ():
+    for position in np.flatnonzero(bad & to_train):
         alike = np.flatnonzero(~bad & (listing.labels[train] == listing.labels[train[position]]))
         if not len(alike):
             lost = printable(listing.classes[listing.labels[train[position]]])

@@ -45,14 +45,6 @@ class _Route:
     """How an image becomes 8-bit RGB: by our rules, or by Pillow's conversion alone."""
 
     def __call__(self, image: Image.Image | Pixels) -> Tensor:
-        from torchvision.transforms import functional as tv
-
-        pixels = self.pixels(image)
-        s = self.settings
-        return tv.normalize(pixels.float().div(255), list(s.mean), list(s.std))  # type: ignore[no-any-return]
-
-    def pixels(self, image: Image.Image | Pixels) -> Tensor:
-        """uint8 ``(channels, height, width)``."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms import functional as tv
         from torchvision.transforms.v2 import functional as v2
@@ -73,7 +65,8 @@ class _Route:
                 pixels = tv.center_crop(pixels, list(s.size))
             else:
                 pixels = tv.crop(pixels, (height - s.size[0]) // 2, (width - s.size[1]) // 2, *s.size)
-        return pixels if isinstance(pixels, Tensor) else tv.pil_to_tensor(pixels)
+        pixels = pixels if isinstance(pixels, Tensor) else tv.pil_to_tensor(pixels)
+        return tv.normalize(pixels.float().div(255), list(s.mean), list(s.std))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -155,15 +148,14 @@ def report_differences(
             logits, same = float((a - b).abs().max()), bool((a.argmax() == b.argmax()).item())
         return Effect(setting, str(here), str(there), float(gap.max()), float(gap.mean()), logits, same)
 
+    changes: list[tuple[str, Any, Any]] = [(f.name, settings, route.settings) for f in fields(Preprocessing)]
+    changes += [(name, ours, route) for name in ("resize_on", "crop_offset", "opening")]
     causes = []
-    for f in fields(Preprocessing):
-        here, there = getattr(settings, f.name), getattr(route.settings, f.name)
+    for name, one, another in changes:
+        here, there = getattr(one, name), getattr(another, name)
         if here != there:
-            causes.append(effect(f.name, here, there, replace(settings, **{f.name: there})(image)))
-    for name in ("resize_on", "crop_offset", "opening"):
-        here, there = getattr(ours, name), getattr(route, name)
-        if here != there:
-            found = effect(name.replace("_", " "), here, there, replace(ours, **{name: there})(image))
+            shown = name if one is settings else name.replace("_", " ")
+            found = effect(shown, here, there, replace(one, **{name: there})(image))
             if name != "opening" or found.max_abs >= _SAME:  # most images need no rule for opening them
                 causes.append(found)
     explained = route(image)

@@ -115,9 +115,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     if named:
         parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train)
         below = [_inner(root, name) for name in parts.used]
-        walk.leave(_beside(root, {*parts.used}))
-        for part in set(parts.used) - {*below}:
-            walk.leave(((f"{part}/{file}", reason_of(file)) for file in files_in(root / part)), "beside the parts")
+        walk.leave(_beside(root, {*parts.used}, {*below}))
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
         parts = Parts(None, root.name)
     elif taken := [name for name in folders if is_part_folder(name)]:
@@ -227,10 +225,11 @@ def _inner(root: Path, part: str) -> str:
     return part
 
 
-def _beside(root: Path, used: set[str]) -> Iterator[tuple[str, str]]:
-    """What lies in a folder of parts and in none that is used, with its reason."""
-    for name in files_in(root, hidden=True):
-        yield name, reason_of(name) or "beside the parts"
+def _beside(root: Path, used: set[str], inner: set[str]) -> Iterator[tuple[str, str]]:
+    """What lies in a folder of parts, or in a part around its ``inner`` folder, and in none that is used."""
+    for place in ("", *sorted(used - inner)):
+        for name in files_in(root / place, hidden=True):
+            yield f"{place}/{name}".lstrip("/"), reason_of(name) or "beside the parts"
     for name in sorted(set(subfolders(root, hidden=True)) - used):
         aside = f"in {printable(name)}/, {'which is not used' if kind_of(name) else 'beside the parts'}"
         for file, reason in files_below(root, name, every=True):
