@@ -167,6 +167,8 @@ def test_thin_images_take_the_same_place_either_way_round() -> None:
     found = prepare.pixels(thin).float()
     assert abs(found.mean() - 127.5) < 1  # the centre of the ramp
     assert torch.equal(found, prepare.pixels(thin.transpose(1, 0, 2)).float().transpose(0, 1))
+    with pytest.raises(UnreadableImage, match="20000×1 is too long and thin to resize without antialiasing"):
+        Preprocessing(antialias=False)(thin)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
