@@ -2,12 +2,13 @@
 
 Data is written to a temporary file in the same folder, flushed to disk (fsync) and renamed by ``os.replace``, which is
 atomic on POSIX and Windows. On failure (a full disk, no permission) the target is untouched, the temporary file is
-removed, and the ``OSError`` reaches the caller.
+removed, and the caller gets an ``OSError`` that names the target and, on a full disk, the bytes needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -24,9 +25,12 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            needed = f", {len(data):,} bytes needed" if error.errno == errno.ENOSPC else ""
+            raise OSError(error.errno, f"{os.strerror(error.errno)}{needed}", str(path)) from error
         raise
     _sync_folder(path.parent)
 

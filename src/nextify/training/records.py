@@ -17,7 +17,7 @@ from typing import TypedDict
 from torch import Tensor
 
 from nextify.system.files import write_text_atomic
-from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, remove_leftovers, save_checkpoint
+from nextify.training.checkpoint import before, load_checkpoint, remove_checkpoint, remove_leftovers, save_checkpoint
 from nextify.training.distributed import OptimizerState
 from nextify.training.tracking import Tracker
 
@@ -68,6 +68,8 @@ class Records:
         self._try("clean up", lambda: remove_leftovers(path))
         state: State | None = load_checkpoint(path)
         if state is None or state["fingerprint"] != fingerprint:
+            if path.exists() or before(path).exists():
+                self.warn(f"{path} and the one before it are damaged or another's: the training starts from step 0")
             return None
         if state["threads"] != threads:
             self.warn(

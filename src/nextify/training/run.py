@@ -14,12 +14,16 @@ import contextlib
 import functools
 import hashlib
 import json
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from nextify import kernels
@@ -35,8 +39,8 @@ from nextify.training.records import Entry, Records, Warn, to_stderr
 from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer
 from nextify.training.trial import VERSION, Runtime, Trial
-from nextify.weights import About, Metric, Preprocessing, is_bundle, save_bundle
-from nextify.weights.bundle import WEIGHTS_FILE
+from nextify.weights import About, Metric, Preprocessing, WeightsError, is_bundle, save_bundle
+from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, from_json
 
 FOREIGN_JSON = "timm.json"
 """Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
@@ -80,28 +84,50 @@ class Result:
 
 
 def finished(folder: Path, trial: Trial) -> Result | None:
-    """The result of a training that is done, or None. A file that is not this trial's result counts as none."""
-    bundle = folder / "bundle"
-    try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if content["fingerprint"] != trial.fingerprint or not (is_bundle(bundle) or (bundle / FOREIGN_JSON).exists()):
-            return None
-        figures = {f: content[f] for f in Result.__dataclass_fields__ if f not in ("bundle", "trained")}
-    except (OSError, ValueError, KeyError, TypeError):
+    """The result of a training that is done, or None where its result or its network is missing, cut or another's."""
+    content = _read_object(folder / "result.json")
+    figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "trained")}
+    numbers = (figures[f] for f in ("top1", "top5", "test_images", "final_train_loss", "seconds", "images_per_second"))
+    if (
+        figures["fingerprint"] != trial.fingerprint
+        or not all(isinstance(number, int | float) for number in numbers)
+        or not isinstance(figures["curve"], list)
+        or not _whole_network(folder / "bundle")
+    ):
         return None
-    return Result(bundle=bundle, trained=False, **figures)
+    return Result(bundle=folder / "bundle", trained=False, **cast("Any", figures))
 
 
 def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
     """Those of ``folders`` that hold a training of another version of nextify, whose results are not reused."""
     found = []
     for folder in folders:
-        for name in ("result.json", "recipe.json"):
-            with contextlib.suppress(OSError, ValueError):
-                if json.loads((folder / name).read_text(encoding="utf-8")).get("version") != VERSION:
-                    found.append(folder)
-                break
+        content = _read_object(folder / "result.json") or _read_object(folder / "recipe.json")
+        if content and content.get("version") != VERSION:
+            found.append(folder)
     return found
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a file; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _whole_network(bundle: Path) -> bool:
+    """Whether a bundle, or the weights of a network of timm's, can be read as far as its JSON and sizes tell."""
+    try:
+        if is_bundle(bundle):
+            from_json(_read_object(bundle / JSON_FILE), bundle)
+        elif not _read_object(bundle / FOREIGN_JSON):
+            return False
+        with safe_open(bundle / WEIGHTS_FILE, framework="pt"):  # raises where bytes are missing
+            return True
+    except (OSError, WeightsError, SafetensorError):
+        return False
 
 
 def run_trial(
@@ -148,6 +174,7 @@ def run_trial(
             if done is None:
                 folder.mkdir(parents=True, exist_ok=True)
                 opened.enter_context(taken(folder))
+                _clear_damaged(folder, warn)
             return done
 
         done = processes.from_first(begin)
@@ -157,6 +184,7 @@ def run_trial(
         opened.callback(records.close)
         try:
             trainer = Trainer(trial, images, runtime, start)
+            processes.from_first(lambda: check_space(folder, trainer))
             state = processes.from_first(lambda: records.load(trial.fingerprint, runtime.threads))
             if state is not None:
                 trainer.load_state(state)
@@ -203,6 +231,39 @@ def run_trial(
 
         processes.from_first(keep)
     return result
+
+
+def _clear_damaged(folder: Path, warn: Warn) -> None:
+    """Make way for a training whose result or network was found damaged."""
+    if (folder / "result.json").exists():
+        warn(f"the result in {folder} or its network is damaged or incomplete: it is trained again")
+        (folder / "result.json").unlink()
+    bundle = folder / "bundle"
+    if bundle.exists() and not is_bundle(bundle) and not (bundle / FOREIGN_JSON).exists():
+        bundle.rename(folder / f"bundle-damaged-{secrets.token_hex(4)}")
+
+
+def check_space(folder: Path, trainer: Trainer) -> None:
+    """Compare the free space with what a bundle and, while one is replaced, three checkpoints need.
+
+    Raises:
+        UnusableFolder: there is less.
+    """
+    weights = sum(value.numel() * value.element_size() for value in trainer.model.state_dict().values())
+    moments = sum(
+        (2 if isinstance(optimizer, torch.optim.AdamW) else 1) * parameter.numel() * parameter.element_size()
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+    needed = weights + 3 * (weights * (1 if trainer.average is None else 2) + moments)
+    there = sum(path.stat().st_size for path in folder.glob("checkpoint.pt*"))
+    free = shutil.disk_usage(folder).free + there
+    if free < needed:
+        raise UnusableFolder(
+            f"{folder} has room for {free:,} bytes, and this training's bundle and checkpoints need {needed:,}: free "
+            f"some, or choose another --out"
+        )
 
 
 def _less_memory(trial: Trial, runtime: Runtime) -> str:
@@ -278,8 +339,6 @@ def _save_network(
         )
         save_bundle(result.bundle, weights, about)
         return
-    from safetensors.torch import save
-
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
     content = {
         "network": trial.design.to_dict(),
