@@ -13,8 +13,9 @@ import torch
 
 from nextify.data import Images
 from nextify.paper.recipe import Recipe
+from nextify.system.files import UnusableFolder
 from nextify.training.checkpoint import before, save_checkpoint
-from nextify.training.run import UnusableFolder, finished, of_earlier_versions, run_trial
+from nextify.training.run import finished, of_earlier_versions, run_trial
 from nextify.training.trial import Runtime
 from nextify.weights import load_bundle
 from tests.training.helpers import small_trial

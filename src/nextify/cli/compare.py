@@ -18,7 +18,6 @@ from tyro.conf import Positional, arg
 from nextify.cli.compare_accuracy import AccuracyOptions, Stopped, accuracies
 from nextify.cli.options import Device, Kernels, SplitSeed
 from nextify.cli.printing import print_json
-from nextify.cli.running import interrupt_on_sigterm
 from nextify.compare import why
 from nextify.compare.accuracy import image_side
 from nextify.compare.budget import read
@@ -105,7 +104,6 @@ class Options:
 
 def run(options: Options) -> int:
     """Compares the networks and writes what was found."""
-    interrupt_on_sigterm()
     limits = [limit.said for limit in read(options.budget)] if options.budget else []
     if options.data is None and options.weights:
         raise ValueError("--weights are evaluated on images: give --data too")

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import ClassNames
-from nextify.weights import convert
+from nextify.cli.options import UNSET, ClassNames, check_weights
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,18 @@ class Options:
     """The file or directory to write: a .safetensors, a .pth, or a directory."""
     to: Literal["official", "timm", "torchvision", "huggingface", "nextify"]
     """The library whose tensor names and shapes to write; nextify writes a bundle."""
-    design: str | None = None
+    design: Annotated[str | None, UNSET] = None
     """The weights' design; needed only for bare nextify weights that fit several designs."""
     class_order: ClassNames = None
 
+    def check(self) -> None:
+        """Raises ``FileNotFoundError`` where there are no weights."""
+        check_weights(self.source)
+
 
 def run(options: Options) -> int:
+    from nextify.weights import convert
+
     done = convert(
         options.source, options.destination, options.to, design=options.design, class_order=options.class_order
     )

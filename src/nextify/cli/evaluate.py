@@ -9,7 +9,6 @@ from nextify.cli.options import MeasurementOptions
 from nextify.cli.printing import print_columns, print_json
 from nextify.data import open_images
 from nextify.data.errors import printable
-from nextify.evaluation.evaluate import evaluate_with_pictures
 from nextify.report.text import percent
 from nextify.system import processes
 from nextify.training.trial import runtime
@@ -25,7 +24,9 @@ class Options(MeasurementOptions):
 
 
 def run(options: Options) -> int:
-    place = runtime(options.device, options.threads)
+    from nextify.evaluation.evaluate import evaluate_with_pictures
+
+    place = runtime(options.machine.device, options.machine.threads)
     with processes.joined(place.device):
         images = open_images(options.data, split_seed=options.split_seed, to_train=False)
         found, written = evaluate_with_pictures(
@@ -33,9 +34,9 @@ def run(options: Options) -> int:
             images,
             part=options.part,
             device=place.device,
-            threads=options.threads,
+            threads=options.machine.threads,
             class_order=options.class_order,
-            kernels=options.kernels,
+            kernels=options.machine.kernels,
             out=options.out,
         )
     if processes.number() > 0:

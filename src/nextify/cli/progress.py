@@ -1,9 +1,12 @@
-"""What a running training or study shows: bars and the time left, or plain lines where there is no terminal."""
+"""What a running training or study shows, bars on a terminal and lines elsewhere, and how it is asked to stop."""
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 import time
-from typing import Self, assert_never
+from typing import Any, Self, assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -12,6 +15,7 @@ from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started, Stopped
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.training import loop
+from nextify.training.prepare import Prepared
 
 
 class _Bars:
@@ -41,18 +45,52 @@ class _Bars:
         return self.bars.add_task(title, total=1.0, right="")
 
 
-class TrainingProgress(_Bars):
-    """Shows how far one training is."""
+LINE_SECONDS = 60.0
+"""Longest time without a line where there is no terminal."""
+LATE = 1.1
+"""Times the minutes asked for from which a training is said to take longer."""
 
-    def __init__(self, console: Console, batch_size: int) -> None:
+
+class TrainingProgress(_Bars):
+    """Shows how far one training is, and says once if ``--minutes`` will not hold."""
+
+    def __init__(self, console: Console, prepared: Prepared, began: float) -> None:
         super().__init__(console, "training")
-        self.batch_size = batch_size
+        self.recipe, self.minutes, self.began = prepared.trial.recipe, prepared.request.minutes, began
+        self.first: tuple[int, float] | None = None  # step and time of the first report
+        self.line_at = time.monotonic()
 
     def show(self, progress: loop.Progress) -> None:
-        left, speed = progress.total_steps - progress.step, progress.images_per_second
-        seconds = left * self.batch_size / speed if speed else None
+        now, left = time.monotonic(), progress.total_steps - progress.step
+        speed = progress.images_per_second
+        seconds = left * self.recipe.batch_size / speed if speed else None
         done = progress.step / progress.total_steps
-        self.bars.update(self.overall, completed=done, right=f"{speed:,.0f} images/s, {duration(seconds)} left")
+        right = f"{speed:,.0f} images/s, {duration(seconds)} left"
+        self.bars.update(self.overall, completed=done, right=right)
+        if not self.console.is_terminal and (progress.entry is not None or now - self.line_at > LINE_SECONDS):
+            self.line_at = now
+            self.console.print(f"{_epoch(progress, self.recipe.epochs)}, {right}", highlight=False, soft_wrap=True)
+        if self.first is None:
+            self.first = progress.step, now
+        elif progress.entry is not None and self.minutes is not None:
+            step, began = self.first
+            expected = now - self.began + left * (now - began) / (progress.step - step)
+            if expected > LATE * 60 * self.minutes and not self.console.quiet:
+                print(
+                    f"nextify: warning: this training will take about {duration(expected)}, not {self.minutes:g} "
+                    f"minutes, as the machine is slower than measured",
+                    file=sys.stderr,
+                )
+                self.minutes = None
+
+
+def _epoch(progress: loop.Progress, epochs: int) -> str:
+    """Where a training is, in words."""
+    if progress.entry is None:
+        return f"step {progress.step:,} of {progress.total_steps:,}"
+    found = {name: value for name, value in progress.entry.items() if name.startswith("test_") and value is not None}
+    tests = "".join(f", {name.removeprefix('test_')} {value:.2f} %" for name, value in found.items())
+    return f"epoch {progress.entry['epoch']} of {epochs}: loss {progress.entry['train_loss']:.4g}{tests}"
 
 
 class StudyProgress(_Bars):
@@ -106,3 +144,29 @@ class StudyProgress(_Bars):
         finished = sum(share == 1.0 for share in self.open.values()) + self.total - len(self.open)
         left = f"{duration(self.seconds_left())} left"
         self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}", highlight=False)
+
+
+class Stopping:
+    """SIGTERM and the first Ctrl-C ask the training to save and stop; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def asked(self) -> bool:
+        return self._asked
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True

@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
-from nextify.cli.options import Json
+from nextify.cli.options import Changes, Json
 from nextify.cli.printing import print_columns, print_json
 from nextify.cli.settings import settings
 from nextify.networks.layout import Cost, cost, cost_by_part, layout, walk
 from nextify.networks.zoo import find_design
-from nextify.paper.design import Design, DesignError, InertChoice
+from nextify.paper.design import Design, InertChoice
 from nextify.paper.published import published_gflops, published_top1
+from nextify.paper.settings import Range
 from nextify.report.diagram import block_lines, block_svg, block_text
 from nextify.system.files import write_text_atomic
 
@@ -27,20 +28,18 @@ class Options:
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """A name listed by `nextify models`."""
-    image_size: int = 224
+    image_size: Annotated[int, Range(least=1, most=10**5)] = 224
     """Height and width of the images in pixels."""
-    num_classes: int = 1000
+    num_classes: Annotated[int, Range(least=0, most=10**8)] = 1000
     """Number of classes; 0 omits the classifier."""
-    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
+    set: Changes = ()
     """Change a design decision, e.g. --set kernel_size=9 --set norm=batch."""
-    svg: Annotated[Path | None, arg(metavar="FILE")] = None
+    svg: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also draw the first stage's block, like the paper's Figure 4, to this file."""
     json: Json = False
 
 
 def run(options: Options) -> int:
-    if options.image_size < 1 or options.num_classes < 0:
-        raise DesignError("--image-size must be 1 or more, and --num-classes 0 or more")
     design = find_design(options.name).with_(**settings(options.set, [Design]))
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", InertChoice)

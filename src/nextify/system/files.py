@@ -15,6 +15,18 @@ import secrets
 from pathlib import Path
 
 
+class UnusableFolder(OSError):
+    """A folder that cannot hold what is to be written; the message names the remedy."""
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they are missing. Raises ``UnusableFolder``."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableFolder(f"cannot make {path}: {error.strerror}; choose another --out") from error
+
+
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """Write ``data`` to ``path`` completely or not at all; the folder must exist. Raises ``OSError``."""
     path = Path(path)

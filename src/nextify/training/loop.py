@@ -29,7 +29,7 @@ CHECK_EVERY = 20
 AGREE_EVERY = 5
 """Steps between two times that several processes ask each other whether to stop or to save."""
 SHOW_SECONDS = 0.3
-"""Shortest time between two reports of progress."""
+"""Shortest time between two reports of progress within an epoch."""
 
 
 class TrainingStopped(RuntimeError):
@@ -47,6 +47,8 @@ class Progress:
     step: int
     total_steps: int
     images_per_second: float
+    entry: Entry | None = None
+    """The epoch's, where one has just ended."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -82,14 +84,16 @@ def run_steps(
         trainer.step_seconds.append(now - before)
         trainer.seconds += now - before
         before = now
+        entry = None
         if end_of_epoch:
             final = trainer.evaluate() if trainer.step // trainer.steps_per_epoch in measured else None
-            records.epoch(_end_epoch(trainer, final), trainer.step)
+            entry = _end_epoch(trainer, final)
+            records.epoch(entry, trainer.step)
             trainer.seconds += time.perf_counter() - before
         now = time.perf_counter()
-        if on_progress is not None and now - shown_at > SHOW_SECONDS:
+        if on_progress is not None and (entry is not None or now - shown_at > SHOW_SECONDS):
             shown_at = now
-            on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer)))
+            on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer), entry))
         if trainer.step < trainer.total_steps and (processes.count() == 1 or trainer.step % AGREE_EVERY == 0):
             due = records.folder is not None and now - saved_at > runtime.checkpoint_seconds
             stop, save = processes.largest([should_stop is not None and should_stop(), due])

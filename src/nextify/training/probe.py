@@ -83,12 +83,14 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Spe
         if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
             break
     pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
-    before = time.perf_counter()
-    measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
+    for _ in range(2):  # the first may build kernels, too
+        before = time.perf_counter()
+        measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
+        test_seconds = time.perf_counter() - before
     test_batches = runtime.evaluations * math.ceil(len(images.test) / (TEST_BATCH * processes.count()))
     return Speed(
         statistics.median(times[2:] or times[1:] or times) * relative_cost(trial.recipe, size, trainer.stride),
-        (time.perf_counter() - before) * test_batches,
+        test_seconds * test_batches,
         trainer.total_steps,
     )
 
@@ -145,10 +147,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
-def epochs_for(minutes: float, fitted_to: Callable[[int], Prepared], runtime: Runtime) -> int:
+def epochs_for(minutes: float, began: float, fitted_to: Callable[[int], Prepared], runtime: Runtime) -> int:
     """Epochs that fill ``minutes`` here. The fit chooses the batch by the epochs, so this measures twice.
 
     Args:
+        began: reading of ``time.monotonic`` from which the minutes count; what measuring takes is subtracted.
         fitted_to: the training of so many epochs.
 
     Raises:
@@ -160,11 +163,12 @@ def epochs_for(minutes: float, fitted_to: Callable[[int], Prepared], runtime: Ru
         found = measure(prepared, runtime)
         per_epoch = found.step_seconds * (len(prepared.images.train) // prepared.trial.recipe.batch_size)
         tests = max(0.0, found.seconds - per_epoch * epochs)
-        exact = (60 * minutes * PLANNED_SHARE - tests) / per_epoch
+        (spent,) = processes.largest([time.monotonic() - began])
+        exact = ((60 * minutes - spent) * PLANNED_SHARE - tests) / per_epoch
         if exact < 1:
             raise RequestError(
-                f"one epoch takes about {(per_epoch + tests) / 60:.1f} minutes here, more than --minutes "
+                f"one epoch takes about {(spent + per_epoch + tests) / 60:.1f} minutes here, more than --minutes "
                 f"{minutes:g}: give more minutes, a smaller --scale or a smaller --image-size"
             )
-        epochs = math.floor(exact)
+        epochs = min(math.floor(exact), 10**6)
     return epochs

@@ -32,7 +32,7 @@ from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
-from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.files import UnusableFolder, write_bytes_atomic, write_json_atomic
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Entry, Records, Warn, to_stderr
@@ -44,10 +44,6 @@ from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, from_json
 
 FOREIGN_JSON = "timm.json"
 """Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
-
-
-class UnusableFolder(OSError):
-    """A folder that cannot hold a training; the message names the remedy."""
 
 
 class TrainingOutOfMemory(RuntimeError):
