@@ -16,6 +16,7 @@ from nextify.data import Images, open_images
 from nextify.data.share import Share
 from nextify.paper.recipe import Recipe
 from nextify.tasks.classification import Accuracy, Classification, Hits, class_weights
+from nextify.tasks.task import MetricSpec, summary
 from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime
 from tests.training.helpers import small_trial
@@ -75,9 +76,8 @@ def test_metrics_of_counts() -> None:
     task = classification()
     found = task.metrics([Hits(1, 3, 4), Hits(2, 4, 4)])
     assert found == Accuracy(37.5, 87.5, 8)
-    assert list(found.values()) == ["top1", "top5"]
-    assert task.better(found, replace(found, top1=37.0))
-    assert not task.better(found, found)
+    assert list(found.values()) == [spec.key for spec in task.metric_specs] == ["top1", "top5"]
+    assert summary(task.metric_specs, found.values()) == "top-1 37.50 %, top-5 87.50 %"
     for nothing in ([], [Hits(0, 0, 0)]):
         with pytest.raises(ValueError, match="no images"):
             task.metrics(nothing)
@@ -110,7 +110,7 @@ class Distance:
 class MeanColour:
     """Regress an image's mean colour, whatever its label; targets are a list, as those of detection are."""
 
-    metric = "mean_absolute_error"
+    metric_specs = (MetricSpec("mean_absolute_error", "error", "", higher_is_better=False),)
 
     def training_batch(
         self, pixels: Tensor, targets: Tensor, step: int, share: Share | None
@@ -130,9 +130,6 @@ class MeanColour:
     def metrics(self, observations: Sequence[Any]) -> Distance:
         errors, images = map(sum, zip(*observations, strict=True))
         return Distance(errors / images, images)
-
-    def better(self, result: Distance, other: Distance) -> bool:
-        return result.mean_absolute_error < other.mean_absolute_error
 
 
 @pytest.fixture(scope="module")
@@ -156,5 +153,6 @@ def test_another_task_trains_without_the_trainer_knowing(digits: Images, parts: 
     assert losses[1] < losses[0]
     after = trainer.evaluate()
     assert before.images == after.images == len(digits.test)
-    assert task.better(after, before)
+    (spec,) = task.metric_specs
+    assert (after.values()[spec.key] > before.values()[spec.key]) == spec.higher_is_better
     assert np.isfinite(list(after.values().values())).all()

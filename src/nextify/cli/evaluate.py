@@ -11,6 +11,8 @@ from nextify.data import open_images
 from nextify.data.errors import printable
 from nextify.report.text import percent
 from nextify.system import processes
+from nextify.tasks.classification import Classification
+from nextify.tasks.task import summary
 from nextify.training.trial import runtime
 
 
@@ -47,7 +49,7 @@ def run(options: Options) -> int:
     for note in (*images.warnings, *images.notes, *found.notes):
         print(f"nextify: note: {printable(note)}", file=sys.stderr)
     print(f"{printable(found.model) or options.bundle} on {found.images:,} images of {found.data}, {found.precision}")
-    print(f"top-1 {found.top1:.2f} %, top-5 {found.top5:.2f} %")
+    print(summary(Classification.metric_specs, {"top1": found.top1, "top5": found.top5}))
     print(f"expected calibration error {100 * found.expected_calibration_error:.2f} % ({len(found.bins)} bins)\n")
     rows = [
         (printable(c.name), f"{c.images:,}", percent(c.top1), f"{c.predicted:,}", percent(c.precision))

@@ -25,7 +25,6 @@ from nextify.compare.records import Accuracy, AccuracyRow, DataFacts
 from nextify.data import Images
 from nextify.data.foreign import from_timm_config
 from nextify.evaluation.evaluate import match_classes, predict_set
-from nextify.evaluation.metrics import top_k
 from nextify.fitting.fit import fit_recipe
 from nextify.networks.foreign import build, timm_network
 from nextify.paper.design import RESNET50
@@ -35,7 +34,7 @@ from nextify.study.statistics import StepStatistics, binomial_standard_error, co
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import write_json_atomic
 from nextify.system.several import several
-from nextify.tasks.classification import Inference
+from nextify.tasks.classification import Classification, Hits, Inference
 from nextify.training.trial import Data, Trial
 from nextify.weights import About, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside
@@ -249,7 +248,8 @@ def evaluate(entry: Entry, source: str, images: Images, device: str, threads: in
     inference = Inference.of(about.recipe)
     notes += inference.notes
     found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, inference)
-    top1 = top_k(found, label_of[images.test.labels], 1)
+    labels = torch.from_numpy(label_of[images.test.labels])
+    top1 = Classification.metrics([Hits.of(torch.from_numpy(found), labels)]).top1
     return AccuracyRow(
         model=entry.label,
         how="evaluated",

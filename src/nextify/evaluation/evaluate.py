@@ -21,14 +21,14 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.errors import some
 from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
-from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class, top_k
+from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
 from nextify.kernels import install
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
-from nextify.tasks.classification import PLAIN, Inference
+from nextify.tasks.classification import PLAIN, Classification, Hits, Inference
 from nextify.weights import About, Preprocessing, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated
 
@@ -133,6 +133,7 @@ def evaluate_with_pictures(
     labels = labels_of[np.concatenate([s.labels for s in sets])]
     names = [s.name(i) for s in sets for i in range(len(s))]
     classes = about.classes
+    accuracy = Classification.metrics([Hits.of(torch.from_numpy(probabilities), torch.from_numpy(labels))])
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)
     counts = confusion(predicted, labels, len(classes))
@@ -146,8 +147,8 @@ def evaluate_with_pictures(
         model=loaded.about.name,
         data=images.name if part == "test" else f"{images.name} ({part})",
         images=len(labels),
-        top1=top_k(probabilities, labels, 1),
-        top5=top_k(probabilities, labels, 5),
+        top1=accuracy.top1,
+        top5=accuracy.top5,
         expected_calibration_error=error,
         bins=tuple(bins),
         classes=tuple(per_class(counts, classes)),

@@ -1,4 +1,4 @@
-"""What a table of probabilities says: accuracy, per class, confusion, calibration. Pure functions on arrays.
+"""What predictions say beside their accuracy: per class, confusion, calibration. Pure functions on arrays.
 
 Expected calibration error as in Guo et al. 2017 (arXiv 1706.04599, equation 3): equal-width bins of the highest
 probability, the absolute gap between mean confidence and accuracy of each, weighted by its share of the images.
@@ -45,13 +45,6 @@ class ClassAccuracy:
     """Percent of those that are of this class; None where there are none."""
 
 
-def top_k(probabilities: Floats, labels: Ints, k: int) -> float:
-    """Percent of the rows of ``probabilities (N, K)`` whose label is among the ``k`` highest."""
-    _check(probabilities, labels)
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-    return 100 * int((order == labels[:, None]).any(1).sum()) / len(labels)
-
-
 def confusion(predicted: Ints, labels: Ints, num_classes: int) -> npt.NDArray[np.int64]:
     """``(K, K)`` counts: row the true class, column the predicted one."""
     flat = np.bincount(labels.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
@@ -92,11 +85,3 @@ def calibration(
             error += count / len(confidence) * abs(mean - accuracy)
         found.append(Bin(float(edges[i]), float(edges[i + 1]), count, mean, accuracy))
     return error, found
-
-
-def _check(probabilities: Floats, labels: Ints) -> None:
-    if probabilities.ndim != 2 or len(probabilities) != len(labels) or not len(labels):
-        raise ValueError(
-            f"metrics need (N, K) probabilities and N labels, N at least 1; "
-            f"got {probabilities.shape} and {labels.shape}"
-        )

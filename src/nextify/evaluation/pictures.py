@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nextify.tasks.classification import Classification
+from nextify.tasks.task import MetricSpec
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -47,7 +50,10 @@ def confusion_picture(found: Evaluation) -> bytes:
     axes.set_xlabel("predicted class", color=SOFT)
     axes.set_ylabel("true class", color=SOFT)
     axes.set_title(
-        f"{_title(found)}\ntop-1 {found.top1:.2f} % of {found.images:,} images", fontsize=10.5, loc="left", color=INK
+        f"{_title(found)}\n{Classification.metric_specs[0].text(found.top1)} of {found.images:,} images",
+        fontsize=10.5,
+        loc="left",
+        color=INK,
     )
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1.0))
     bar.set_label("share of the true class's images", color=SOFT, fontsize=8.5)
@@ -86,8 +92,10 @@ def reliability_picture(found: Evaluation) -> bytes:
     return _png(figure)
 
 
-def curves_picture(curve: Sequence[Mapping[str, float | None]], title: str) -> bytes:
-    """Training loss, and test accuracy where it was measured, over the epochs of a training."""
+def curves_picture(
+    curve: Sequence[Mapping[str, float | None]], title: str, metric: MetricSpec = Classification.metric_specs[0]
+) -> bytes:
+    """Training loss, and the task's metric on the test images where it was measured, over the epochs of a training."""
     figure = _figure(6.4, 3.6)
     loss: Any = figure.add_subplot()
     epochs = [entry["epoch"] for entry in curve]
@@ -96,11 +104,12 @@ def curves_picture(curve: Sequence[Mapping[str, float | None]], title: str) -> b
     loss.set_xlabel("epoch", color=SOFT)
     loss.set_ylabel("training loss", color=BLUE)
     loss.xaxis.get_major_locator().set_params(integer=True)
-    tested = [(entry["epoch"], entry["test_top1"]) for entry in curve if entry["test_top1"] is not None]
+    key = f"test_{metric.key}"
+    tested = [(entry["epoch"], entry[key]) for entry in curve if entry[key] is not None]
     if tested:
         accuracy = loss.twinx()
         accuracy.plot(*zip(*tested, strict=True), "o--", color=ORANGE, markersize=4, linewidth=1)
-        accuracy.set_ylabel("test top-1, %", color=ORANGE)
+        accuracy.set_ylabel(f"test {metric.title}, {metric.unit}", color=ORANGE)
         accuracy.spines[["top"]].set_visible(False)
     loss.spines[["top"]].set_visible(False)
     loss.set_title(_heading(title, 70), fontsize=10.5, loc="left", color=INK)

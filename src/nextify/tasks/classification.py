@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nextify.data.on_device import Triple, finish
 from nextify.data.share import Share
 from nextify.paper.recipe import Recipe
+from nextify.tasks.task import MetricSpec
 
 
 class Inference(NamedTuple):
@@ -65,6 +66,18 @@ class Hits(NamedTuple):
     top5: int
     images: int
 
+    @classmethod
+    def of(cls, scores: Tensor, labels: Tensor) -> Hits:
+        """Count ``scores (N, K)``, logits or probabilities, against ``labels (N,)``; a label below 0 is not counted.
+
+        Of equal scores, which bfloat16 has now and then, the first counts as the higher.
+        """
+        if len(scores) != len(labels):
+            raise ValueError(f"each image needs one label: got scores {tuple(scores.shape)} and {len(labels)} labels")
+        best = scores.argsort(dim=-1, descending=True, stable=True)[:, :5]  # (N, 5)
+        hit = best == labels[:, None]
+        return cls(int(hit[:, 0].sum()), int(hit.any(1).sum()), int((labels >= 0).sum()))
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -79,7 +92,7 @@ class Classification:
     class_weights: Tensor | None = None
     """``(K,)`` on the device; None weighs all images alike."""
 
-    metric = "top1"
+    metric_specs: ClassVar = (MetricSpec("top1", "top-1", "%"), MetricSpec("top5", "top-5", "%"))
 
     def training_batch(self, pixels: Tensor, targets: Tensor, step: int, share: Share | None) -> tuple[Tensor, Tensor]:
         """Inputs after erasing and mixing, and class indices ``(B,)`` or soft targets ``(B, K)``; see ``finish``."""
@@ -101,22 +114,15 @@ class Classification:
         return F.cross_entropy(logits, targets, self.class_weights, reduction="none").sum() / batch
 
     def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Hits:
-        """Count hits; an image with a label below 0 is not counted."""
-        logits = Inference.of(self.recipe).logits(model, inputs)
-        # Of equal logits, which bfloat16 has now and then, the first counts as the higher, as in `metrics.top_k`.
-        best = logits.argsort(dim=-1, descending=True, stable=True)[:, :5]  # (N, 5)
-        hit = best == targets[:, None]
-        return Hits(int(hit[:, 0].sum()), int(hit.any(1).sum()), int((targets >= 0).sum()))
+        return Hits.of(Inference.of(self.recipe).logits(model, inputs), targets)
 
-    def metrics(self, observations: Sequence[Hits]) -> Accuracy:
+    @staticmethod
+    def metrics(observations: Sequence[Hits]) -> Accuracy:
         """Raises ValueError where no image was counted."""
         top1, top5, images = (sum(counts) for counts in zip(*observations, strict=True)) if observations else (0, 0, 0)
         if not images:
             raise ValueError("no images to measure accuracy on")
         return Accuracy(100 * top1 / images, 100 * top5 / images, images)
-
-    def better(self, result: Accuracy, other: Accuracy) -> bool:
-        return result.top1 > other.top1
 
 
 def class_weights(labels: Any, num_classes: int) -> Tensor:

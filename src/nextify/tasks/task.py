@@ -1,13 +1,34 @@
-"""What every task gives the trainer: inputs and targets of a batch, a loss, metrics, and which result is better."""
+"""What every task gives the trainer: inputs and targets of a batch, a loss, and metrics with names and direction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from nextify.data.share import Share
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One metric of a task: how files, pages and terminals name it."""
+
+    key: str
+    """Its key in ``Metrics.values()``, and in every file."""
+    title: str
+    unit: str
+    higher_is_better: bool = True
+
+    def text(self, value: float) -> str:
+        """Such as ``top-1 81.25 %``."""
+        return f"{self.title} {value:.2f} {self.unit}".rstrip()
+
+
+def summary(specs: Sequence[MetricSpec], values: Mapping[str, float]) -> str:
+    """Such as ``top-1 81.25 %, top-5 95.10 %``."""
+    return ", ".join(spec.text(values[spec.key]) for spec in specs)
 
 
 class Metrics(Protocol):
@@ -17,7 +38,7 @@ class Metrics(Protocol):
     def images(self) -> int: ...
 
     def values(self) -> dict[str, float]:
-        """The metrics by name, the main one first, as logs and bundles record them."""
+        """The figure of each of the task's ``metric_specs``, by key, as logs and bundles record them."""
 
 
 M = TypeVar("M", bound=Metrics)
@@ -27,8 +48,8 @@ class Task(Protocol[M]):
     """A task. Targets are a tensor or a list with one element per image, so that a batch can be cut in parts."""
 
     @property
-    def metric(self) -> str:
-        """The name of the main metric among ``Metrics.values()``."""
+    def metric_specs(self) -> Sequence[MetricSpec]:
+        """The metrics, the main one first."""
 
     def training_batch(self, pixels: Tensor, targets: Any, step: int, share: Share | None) -> tuple[Tensor, Any]:
         """Augmented float32 ``(B, 3, H, W)`` inputs and their targets, on the device, from uint8 ``(B, H, W, 3)``.
@@ -48,6 +69,3 @@ class Task(Protocol[M]):
 
     def metrics(self, observations: Sequence[Any]) -> M:
         """The metrics over the observations of all test batches."""
-
-    def better(self, result: M, other: M) -> bool:
-        """Whether ``result`` is better than ``other`` by the main metric."""

@@ -116,11 +116,12 @@ def speed(trainer: Trainer) -> float:
 
 
 def _end_epoch(trainer: Trainer, test: Metrics | None) -> Entry:
+    metric = trainer.task.metric_specs[0].key
     entry: Entry = {
         "epoch": trainer.step // trainer.steps_per_epoch,
         "train_loss": trainer.epoch_loss / trainer.steps_per_epoch,
         "learning_rate": learning_rate(trainer.trial.recipe, trainer.step - 1, trainer.steps_per_epoch),
-        f"test_{trainer.task.metric}": None if test is None else test.values()[trainer.task.metric],
+        f"test_{metric}": None if test is None else test.values()[metric],
     }
     trainer.curve.append(entry)
     trainer.epoch_loss = 0.0
