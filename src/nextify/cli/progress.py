@@ -16,6 +16,7 @@ from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started,
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.training import loop
 from nextify.training.prepare import Prepared
+from nextify.training.trainer import metric_specs
 
 
 class _Bars:
@@ -56,6 +57,7 @@ class TrainingProgress(_Bars):
 
     def __init__(self, console: Console, prepared: Prepared, began: float) -> None:
         super().__init__(console, "training")
+        self.metric = metric_specs(prepared.trial)[0]
         self.recipe, self.minutes, self.began = prepared.trial.recipe, prepared.request.minutes, began
         self.first: tuple[int, float] | None = None  # step and time of the first report
         self.line_at = time.monotonic()
@@ -69,7 +71,7 @@ class TrainingProgress(_Bars):
         self.bars.update(self.overall, completed=done, right=right)
         if not self.console.is_terminal and (progress.entry is not None or now - self.line_at > LINE_SECONDS):
             self.line_at = now
-            self.console.print(f"{_epoch(progress, self.recipe.epochs)}, {right}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self._place(progress)}, {right}", highlight=False, soft_wrap=True)
         if self.first is None:
             self.first = progress.step, now
         elif progress.entry is not None and self.minutes is not None:
@@ -83,14 +85,13 @@ class TrainingProgress(_Bars):
                 )
                 self.minutes = None
 
-
-def _epoch(progress: loop.Progress, epochs: int) -> str:
-    """Where a training is, in words."""
-    if progress.entry is None:
-        return f"step {progress.step:,} of {progress.total_steps:,}"
-    found = {name: value for name, value in progress.entry.items() if name.startswith("test_") and value is not None}
-    tests = "".join(f", {name.removeprefix('test_')} {value:.2f} %" for name, value in found.items())
-    return f"epoch {progress.entry['epoch']} of {epochs}: loss {progress.entry['train_loss']:.4g}{tests}"
+    def _place(self, progress: loop.Progress) -> str:
+        entry = progress.entry
+        if entry is None:
+            return f"step {progress.step:,} of {progress.total_steps:,}"
+        test = entry.get(f"test_{self.metric.key}")
+        tested = "" if test is None else f", {self.metric.text(test)}"
+        return f"epoch {entry['epoch']} of {self.recipe.epochs}: loss {entry['train_loss']:.4g}{tested}"
 
 
 class StudyProgress(_Bars):
@@ -98,6 +99,7 @@ class StudyProgress(_Bars):
 
     def __init__(self, console: Console, study: Trainings, estimate: StudyEstimate) -> None:
         self.study, self.estimate = study, estimate
+        self.metric = metric_specs(study.plan.trials[0].trial)[0]
         self.names = {p.folder: f"{p.step}, seed {p.trial.seed}" for p in study.plan.trials}
         self.open = {p.folder: 0.0 for p in study.open_trials}  # share done of each
         self.total = len(study.plan.trials)
@@ -125,7 +127,7 @@ class StudyProgress(_Bars):
             case Done(key, result):
                 self._ended(
                     key,
-                    f"[bold]{result.top1:.2f} %[/] in {duration(result.seconds)} "
+                    f"[bold]{result.metrics[self.metric.key]:.2f} {self.metric.unit}[/] in {duration(result.seconds)} "
                     f"({result.images_per_second:,.0f} images/s), ",
                 )
             case Failed(key, error) | Stopped(key, error):

@@ -101,7 +101,7 @@ def run(options: Options) -> int:
     return 0
 
 
-def _print(found: Robustness, bundle: str, figures: Table) -> None:
+def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> None:
     for note in found.notes:
         print(f"nextify: note: {printable(note)}", file=sys.stderr)
     print(f"{printable(found.model) or bundle} on {found.images:,} images of {found.data}, {found.precision}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -16,12 +17,14 @@ from nextify.networks.layout import cost
 from nextify.paper.design import Design
 from nextify.report.text import count, duration
 from nextify.system import processes
+from nextify.tasks.task import MetricSpec, summary
 from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
 from nextify.training.run import Result, TrainingOutOfMemory, finished
 from nextify.training.train import folder_of, prepare_in, run_prepared
+from nextify.training.trainer import metric_specs
 from nextify.training.trial import Runtime, runtime
 
 
@@ -87,7 +90,7 @@ def _run(options: Options, runtime: Runtime) -> int:
             print(f"nextify: process {processes.rank()} lost the others; one of them failed", file=sys.stderr)
             return 1
         raise
-    _conclude(console, done)
+    _conclude(console, done, metric_specs(prepared.trial))
     return 0
 
 
@@ -134,7 +137,7 @@ def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
         found = overfit_batch(prepared, runtime)
     console.print(
         f"one batch of {found.images} images, {found.steps} steps: loss {found.first_loss:.3f} → "
-        f"{found.last_loss:.3f}, {found.top1:.1f} % right",
+        f"{found.last_loss:.3f}, {found.metric.text(found.value)}",
         highlight=False,
     )
     if found.works:
@@ -148,11 +151,11 @@ def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
     return 1
 
 
-def _conclude(console: Console, done: Result) -> None:
+def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> None:
     if not done.trained:
         console.print("this training is finished already")
     console.print(
-        f"top-1 [bold]{done.top1:.2f} %[/], top-5 {done.top5:.2f} % of {done.test_images:,} test images; "
+        f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images; "
         f"{duration(done.seconds)}, {done.images_per_second:,.0f} images/s",
         highlight=False,
     )

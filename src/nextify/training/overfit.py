@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from nextify.system import processes
+from nextify.tasks.task import MetricSpec
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
 from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime
 
 OVERFIT_STEPS = 100
-OVERFIT_TOP1 = 95.0
-"""Percent of one batch that a working pipeline has learned by heart after ``OVERFIT_STEPS``."""
+OVERFIT_LEAST = 95.0
+"""The main metric, percent, that a working pipeline reaches on one batch after ``OVERFIT_STEPS``."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Overfit:
     steps: int
     first_loss: float
     last_loss: float
-    top1: float
-    """Percent of the batch that is right at the end."""
+    metric: MetricSpec
+    """The task's main one."""
+    value: float
+    """Of that metric, on the batch at the end."""
 
     @property
     def works(self) -> bool:
-        return self.top1 >= OVERFIT_TOP1
+        return self.value >= OVERFIT_LEAST
 
 
 def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STEPS) -> Overfit:
@@ -62,6 +65,7 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
     losses = [float(trainer.train_step(pixels, labels)) for _ in range(steps)]
     with torch.no_grad():
         # In training mode, as batch norm's running statistics need more steps than these to follow.
-        x, y = trainer.task.test_batch(pixels, labels)
-        right = float((trainer.model(x).argmax(-1) == y).float().mean())
-    return Overfit(len(labels), steps, losses[0], losses[-1], 100 * right)
+        seen = trainer.task.observe(trainer.model, *trainer.task.test_batch(pixels, labels))
+    metric = trainer.task.metric_specs[0]
+    value = trainer.task.metrics([seen]).values()[metric.key]
+    return Overfit(len(labels), steps, losses[0], losses[-1], metric, value)

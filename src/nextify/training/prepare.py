@@ -4,6 +4,7 @@ a sentence for everything that was decided on the user's behalf."""
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from nextify.weights.class_names import in_order, is_word
 
 MANY_IMAGES = 200_000
 """Training images from which the paper's recipe is taken rather than the one for small sets."""
+FEW_IMAGES = 10_000
+"""Training images below which trained weights are recommended."""
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
 """Side of the images, pixels, where the request names none."""
 SIZE_STEP = 32
@@ -178,6 +181,12 @@ def _recipe(request: Request, images: Images, notes: list[str]) -> tuple[str, Re
         else:
             name = "scratch_small" if small else "convnext_in1k"
         notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
+    if request.weights is None and request.scale == "full" and len(images.train) < FEW_IMAGES:
+        if re.fullmatch(r"convnext(v2)?_(atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)", request.model):
+            notes.append(
+                f"{len(images.train):,} images are few for fresh weights: trained ones usually get further, by adding "
+                f"--weights timm:{request.model}"
+            )
     return name, RECIPES[name]
 
 

@@ -22,7 +22,7 @@ from nextify.training.distributed import OptimizerState
 from nextify.training.tracking import Tracker
 
 Entry = dict[str, float | int | None]
-"""One epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
+"""One epoch: epoch, train_loss, learning_rate, and the main test metric, None where it was not measured."""
 Warn = Callable[[str], None]
 
 

@@ -37,7 +37,7 @@ from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, Trai
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Entry, Records, Warn, to_stderr
 from nextify.training.tracking import open_trackers
-from nextify.training.trainer import Start, Trainer
+from nextify.training.trainer import Start, Trainer, metric_specs
 from nextify.training.trial import VERSION, Runtime, Trial
 from nextify.weights import About, Metric, Preprocessing, WeightsError, is_bundle, save_bundle
 from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, from_json
@@ -57,9 +57,8 @@ class Result:
     fingerprint: str
     bundle: Path
     """The network: a bundle that can be evaluated, predicted with and exported; of a network of timm's, its weights."""
-    top1: float
-    """Of the final (averaged, where the recipe averages) weights on the test images, percent."""
-    top5: float
+    metrics: Mapping[str, float]
+    """Of the final (averaged, where the recipe averages) weights on the test images, by the keys of the task."""
     test_images: int
     final_train_loss: float
     """Mean over the last epoch."""
@@ -70,28 +69,40 @@ class Result:
     peak_memory_mib: int | None
     """Most memory that the training's process has held."""
     curve: list[Entry]
-    """One entry per epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
+    """One entry per epoch: epoch, train_loss, learning_rate, and the main test metric (None where not measured)."""
     trained: bool = True
     """False where an earlier run had finished it."""
 
+    @property
+    def top1(self) -> float:
+        """Of a classification, percent."""
+        return self.metrics["top1"]
+
+    @property
+    def top5(self) -> float:
+        """Of a classification, percent."""
+        return self.metrics["top5"]
+
     def to_dict(self) -> dict[str, object]:
         """The figures as plain data, as ``result.json`` has them."""
-        return {name: value for name, value in asdict(self).items() if name not in ("bundle", "trained")}
+        others = {name: value for name, value in asdict(self).items() if name not in ("bundle", "metrics", "trained")}
+        return {"fingerprint": self.fingerprint, **self.metrics, **others}
 
 
 def finished(folder: Path, trial: Trial) -> Result | None:
     """The result of a training that is done, or None where its result or its network is missing, cut or another's."""
     content = _read_object(folder / "result.json")
-    figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "trained")}
-    numbers = (figures[f] for f in ("top1", "top5", "test_images", "final_train_loss", "seconds", "images_per_second"))
+    figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "metrics", "trained")}
+    metrics = {spec.key: content.get(spec.key) for spec in metric_specs(trial)}
+    numbers = [figures[f] for f in ("test_images", "final_train_loss", "seconds", "images_per_second")]
     if (
         figures["fingerprint"] != trial.fingerprint
-        or not all(isinstance(number, int | float) for number in numbers)
+        or not all(isinstance(number, int | float) for number in (*metrics.values(), *numbers))
         or not isinstance(figures["curve"], list)
         or not _whole_network(folder / "bundle")
     ):
         return None
-    return Result(bundle=folder / "bundle", trained=False, **cast("Any", figures))
+    return Result(bundle=folder / "bundle", metrics=cast("Any", metrics), trained=False, **cast("Any", figures))
 
 
 def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
@@ -198,9 +209,8 @@ def run_trial(
         records.whole_log(trainer.curve)  # in case a full disk had cost a line
         loss = trainer.curve[-1]["train_loss"]
         assert loss is not None
-        metrics = final.values()
         result = Result(
-            *(trial.fingerprint, folder / "bundle", metrics["top1"], metrics["top5"], final.images, loss),
+            *(trial.fingerprint, folder / "bundle", final.values(), final.images, loss),
             *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
         )
         weights = trainer.kept_weights()
@@ -318,8 +328,7 @@ def _save_network(
         trial.data.image_size, trial.recipe.test_crop_ratio, mean=trial.data.mean, std=trial.data.std
     )
     metrics = tuple(
-        Metric(metric, value, images.name, result.test_images, provenance)
-        for metric, value in (("top1", result.top1), ("top5", result.top5))
+        Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
     )
     if isinstance(trial.design, Design):
         about = About(

@@ -29,6 +29,7 @@ from nextify.training.probe import epochs_for
 from nextify.training.request import Request
 from nextify.training.run import Result, finished, of_earlier_versions, run_trial
 from nextify.training.tracking import check_trackers
+from nextify.training.trainer import metric_specs
 from nextify.training.trial import Kernels, Runtime, Trial, runtime
 
 
@@ -97,9 +98,11 @@ def run_prepared(
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
             write_json_atomic(folder / "recipe.json", resolved(prepared))
 
+    title = f"{request.model} on {images.name}"
+
     def write_curves() -> None:
         if result.trained or not (folder / "curves.png").exists():
-            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, f"{request.model} on {images.name}"))
+            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, title, metric_specs(trial)[0]))
 
     processes.from_first(write_request)
     result = run_trial(

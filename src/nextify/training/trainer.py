@@ -8,7 +8,7 @@ processes can each compute their share of the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,7 +26,7 @@ from nextify.networks.network import ConvNet
 from nextify.paper.design import Design, total_stride
 from nextify.system import native, processes
 from nextify.tasks.classification import Classification, class_weights
-from nextify.tasks.task import M, Metrics, Task
+from nextify.tasks.task import M, Metrics, MetricSpec, Task
 from nextify.training import distributed
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
 from nextify.training.records import Entry, State
@@ -116,6 +116,11 @@ def parts_of_a_batch(model: nn.Module, trial: Trial, runtime: Runtime) -> int:
             f"to {runtime.accumulation}"
         )
     return trial.accumulation
+
+
+def metric_specs(trial: Trial) -> Sequence[MetricSpec]:
+    """The metrics of the trial's task, the main one first."""
+    return Classification.metric_specs
 
 
 def classification(trial: Trial, images: Images, device: torch.device) -> Classification:
