@@ -59,7 +59,7 @@ def options_of(kind: type) -> Iterator[str]:
             yield f"--{name.replace('_', '-')}"
 
 
-@pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [23, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_takes_a_value_or_says_in_a_line_why_not(
     command: str, share: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -111,7 +111,7 @@ def test_every_option_takes_a_value_or_says_in_a_line_why_not(
         (("--set", "kernel_size=True"), "--set kernel_size must be an odd whole number"),
         (("--set", "rand_augment=-5"), "--set rand_augment.magnitude must be a number at least 0"),
         (("--set", "optimizer.betas=1,1"), "--set optimizer.betas must be two numbers"),
-        (("--set", "progressive_resizing=7"), "--set progressive_resizing must be off or a number above 0"),
+        (("--set", "progressive_resizing=7"), "--set progressive_resizing must be a number above 0 and below 1 or off"),
     ],
 )
 def test_options_that_cannot_be(arguments: tuple[str, ...], message: str, capsys: Captured, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_help_says_each_default_once(capsys: Captured) -> None:
             assert main([command, "--help"]) == 0
             text = " ".join(capsys.readouterr().out.replace("│", " ").split())
             assert "None" not in text
-            assert not re.search(r"Default: [^()]{1,80}\(default", text)
+            assert not re.search(r"Default: [^()-]{1,80}\(default", text)
     assert main(["train", "--help"]) == 0
     assert "machine options" in capsys.readouterr().out
 
@@ -182,7 +182,7 @@ def test_sigterm_while_measuring_exits_with_130(
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(nextify.cli.training, "measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert main(["train", *NEEDED["train"], *TINY, "--epochs", "1", "--out", str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "nextify: interrupted\n"
+    assert capsys.readouterr().err.endswith("nextify: interrupted\n")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -220,10 +220,8 @@ def test_minutes_that_do_not_hold_are_said_once(capsys: Captured, monkeypatch: p
         shown.show(Progress(step, 1000, 10.0, entry))
         clock[0] += 9.0
     said = capsys.readouterr()
-    line = (
-        "nextify: warning: this training will take about 16 min, not 10 minutes, as the machine is slower than measured"
-    )
-    assert said.err == f"{line}\n"
+    assert "this training will take about 16 min 00 s, not 10 minutes, as the machine is slower than" in said.err
+    assert said.err.count("\n") == 1
     assert "epoch 1 of 10: loss 1" in said.out
     assert "step " in said.out, "a line a minute within an epoch"
 

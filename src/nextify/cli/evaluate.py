@@ -11,8 +11,6 @@ from nextify.data import open_images
 from nextify.data.errors import printable
 from nextify.report.text import percent
 from nextify.system import processes
-from nextify.tasks.classification import Classification
-from nextify.tasks.task import summary
 from nextify.training.trial import runtime
 
 
@@ -27,6 +25,8 @@ class Options(MeasurementOptions):
 
 def run(options: Options) -> int:
     from nextify.evaluation.evaluate import evaluate_with_pictures
+    from nextify.tasks.classification import Classification
+    from nextify.tasks.task import summary
 
     place = runtime(options.machine.device, options.machine.threads)
     with processes.joined(place.device):

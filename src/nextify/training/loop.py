@@ -1,4 +1,4 @@
-"""The loop over a training's steps: when it looks at the loss, tests, saves and stops.
+"""The loop over a training's steps, which decides when to read the loss, test, save and stop.
 
 Several processes run it in step (``processes``): each computes its share of every batch, all see the same loss and stop
 together, and the first one writes.
@@ -23,11 +23,11 @@ from nextify.training.schedule import learning_rate
 from nextify.training.trainer import Trainer
 
 WARM_UP_STEPS = 3
-"""Steps left out of the speed, which the first calls' allocations and kernel choices would spoil."""
+"""Steps left out of the speed, as they include first allocations and the choice of kernels."""
 CHECK_EVERY = 20
-"""Steps between two looks at the loss; each look waits for the device."""
+"""Steps between readings of the loss, each of which waits for the device."""
 AGREE_EVERY = 5
-"""Steps between two times that several processes ask each other whether to stop or to save."""
+"""Steps after which several processes agree on whether to stop or to save."""
 SHOW_SECONDS = 0.3
 """Shortest time between two reports of progress within an epoch."""
 

@@ -1,4 +1,4 @@
-"""One batch learned by heart: shows in a minute whether data, network and settings can learn at all."""
+"""Learning one batch by heart, which shows in a minute whether data, network and settings can learn at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OVERFIT_LEAST = 95.0
 
 @dataclass(frozen=True)
 class Overfit:
-    """What learning one batch by heart gave."""
+    """The outcome of learning one batch by heart."""
 
     images: int
     steps: int
@@ -38,7 +38,7 @@ class Overfit:
 
 
 def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STEPS) -> Overfit:
-    """Learn one batch by heart, without augmentation and regularization: whatever cannot, cannot learn the rest."""
+    """Learn one batch by heart, without augmentation and regularization; what fails here cannot learn more."""
     if processes.launched() > 1:
         raise RequestError("--overfit-batch takes one process: start it without torchrun")
     images = prepared.images

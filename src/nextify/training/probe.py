@@ -1,4 +1,4 @@
-"""What a training will take here: a few steps timed, and the part of a batch that fits the memory found by trying."""
+"""What a training takes here: a few steps are timed, and the parts of a batch that fit memory found by trying."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from nextify.training.trainer import TEST_BATCH, Trainer, measured
 from nextify.training.trial import Runtime, Trial
 
 PROBE_SECONDS = 3.0
-"""A probe takes no further step once it has run this long, the first step aside: that one may build kernels."""
+"""A probe stops after this long, not counting the first step, which may build kernels."""
 FIRST_GUESS = 10
 """Epochs for which the first probe of ``--minutes`` is fitted."""
 PLANNED_SHARE = 0.97
-"""Of ``--minutes``, for what a probe does not see."""
+"""Of ``--minutes``; the rest is left for what a probe does not see."""
 
 
 class OutOfMemory(RequestError):
-    """A batch does not fit the memory, in parts as small as may be chosen here."""
+    """A batch does not fit memory, not even in the smallest parts that may be chosen here."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Speed:
     step_seconds: float
     """Median of a step, at the mean size of the images over the training."""
     test_seconds: float
-    """All evaluations."""
+    """Of all evaluations."""
     total_steps: int
 
     @property
@@ -56,9 +56,9 @@ class Estimate:
     step_seconds: float
     images_per_second: float
     memory_mib: int
-    """Most memory that a process held while measuring: the device's, or on a CPU all of its own."""
+    """Peak memory of a process while measuring: the device's, or on a CPU the process's own."""
     accumulation: int
-    """Parts into which each batch has to be cut so that it fits the memory, at least as many as were asked for."""
+    """Parts into which each batch must be cut to fit memory, at least as many as were asked for."""
 
 
 def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Speed:
@@ -96,9 +96,9 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Spe
 
 
 def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
-    """Time a few steps; where a batch does not fit the memory, cut it in two until it does.
+    """Time a few steps; where a batch does not fit memory, halve it until it does.
 
-    With batch norm the parts would change the result, so there it is left to the user to choose them.
+    With batch norm the parts would change the result, so the choice is left to the user.
 
     Raises:
         OutOfMemory: a part of one image does not fit, or the network has batch norm.
@@ -142,7 +142,7 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that a device's or the machine's memory is used up."""
+    """Whether an error says that the memory of a device or of the machine is used up."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 

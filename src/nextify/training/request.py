@@ -1,4 +1,4 @@
-"""What a user asks for, read and checked before an image or a tensor is looked at."""
+"""What a user asks for, checked before any image or tensor is read."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Values = dict[str, Any]
 
 
 class RequestError(ValueError):
-    """A training that cannot be; the message names the remedy."""
+    """An impossible request; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What decides a training's result, as the user gives it. ``None`` is "choose for me" throughout."""
+    """What decides a training's result, as the user states it. ``None`` means "choose for me" throughout."""
 
     model: str
     """A name that ``nextify models`` lists."""
     recipe: str | None = None
     """A name of ``RECIPES``; by default one for small sets, or the paper's for large ones."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Values of the recipe's and the design's fields, by name, dotted where a field has parts; they stand above the
-    fit."""
+    """Values of the recipe's and the design's fields, by name, dotted where a field has parts; they
+    override the fit."""
     epochs: Annotated[int, Range(least=1, most=10**6)] | None = None
     minutes: Annotated[float, Range(above=0, most=10**7)] | None = None
     """Wall time to fill with epochs, by a measurement on this machine."""
@@ -72,7 +72,7 @@ def split(settings: Mapping[str, object]) -> tuple[Values, Values]:
 
 
 def check(request: Request) -> None:
-    """What can be told of a request without looking at an image or a tensor. Raises ``RequestError`` and kin."""
+    """Refuse what can be refused without an image or a tensor, by a ``RequestError`` or another ``ValueError``."""
     check_ranges(request, RequestError)
     recipe_settings, _ = split(request.settings)
     find_design(request.model)

@@ -1,4 +1,4 @@
-"""The only way a training happens: a trial runs in a folder, resumes there, and leaves its network and records.
+"""The one way to train: a trial runs in a folder, resumes there, and leaves its network and records.
 
 ``train`` runs one trial, a study many through an engine, ``compare`` many through a study. The folder holds::
 
@@ -52,7 +52,7 @@ class TrainingOutOfMemory(RuntimeError):
 
 @dataclass(frozen=True)
 class Result:
-    """What a training gave."""
+    """The outcome of a training."""
 
     fingerprint: str
     bundle: Path
@@ -67,7 +67,7 @@ class Result:
     images_per_second: float
     """Batch size over the median time of a step: forward, backward, update and the preparation of the batch."""
     peak_memory_mib: int | None
-    """Most memory that the training's process has held."""
+    """Peak memory of the training's process."""
     curve: list[Entry]
     """One entry per epoch: epoch, train_loss, learning_rate, and the main test metric (None where not measured)."""
     trained: bool = True
@@ -153,7 +153,7 @@ def run_trial(
     track: Sequence[str] = (),
     warn: Warn = to_stderr,
 ) -> Result:
-    """Train to the end and leave the network in ``folder``; go on from a checkpoint there, and repeat nothing finished.
+    """Train to the end and leave the network in ``folder``; resume from a checkpoint there, repeat nothing finished.
 
     Args:
         on_progress: called after steps, a few times a second at most.
@@ -161,13 +161,13 @@ def run_trial(
         start: weights to begin with, in our names; ``trial.start`` must be their digest.
         start_source: where they come from.
         licence: of those weights, and so of the result.
-        command: that asked for the training.
+        command: the command line that asked for the training.
         should_stop: asked after a step; True, in any process, saves a checkpoint and raises ``TrainingStopped``.
         track: names of ``tracking.TRACKERS`` that are told of each epoch.
-        warn: told of a record that could not be written; the training goes on.
+        warn: called with a line about anything that could not be written or read; the training goes on.
 
     Raises:
-        TrainingStopped: ``should_stop`` returned True; the same call goes on.
+        TrainingStopped: ``should_stop`` returned True; the same call resumes.
         TrainingDiverged: the loss became NaN or infinite; the last good checkpoint stays.
         TrainingOutOfMemory: in the middle of the training; likewise.
         UnusableFolder: another process trains in ``folder``.
@@ -217,13 +217,12 @@ def run_trial(
 
         def keep() -> None:  # all of it before the checkpoint goes: a run that is killed in between goes on from there
             place = _environment(runtime.device)
-            _save_network(
-                *(weights, trial, images, result),
-                name=name,
-                source=f"trial {trial.fingerprint}" + (f", from {start_source}" if start_source else ""),
-                licence=licence,
-                provenance=_provenance(trial, result.seconds, place, command),
+            source = f"trial {trial.fingerprint}" + (f", from {start_source}" if start_source else "")
+            provenance = (
+                f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, torch "
+                f"{place['torch']}, {result.seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
             )
+            _save_network(weights, trial, images, result, name, source, licence, provenance)
             content = {
                 "version": VERSION,
                 **result.to_dict(),
@@ -284,7 +283,7 @@ def _less_memory(trial: Trial, runtime: Runtime) -> str:
 
 @contextlib.contextmanager
 def taken(folder: Path) -> Iterator[None]:
-    """The folder for this process alone; the system frees it when the process dies.
+    """Hold the folder for this process alone; the system frees it when the process dies.
 
     Raises:
         UnusableFolder: another process has it.
@@ -317,13 +316,12 @@ def _save_network(
     trial: Trial,
     images: Images,
     result: Result,
-    *,
     name: str,
     source: str,
     licence: str,
     provenance: str,
 ) -> None:
-    """A bundle; for a network of timm's, its weights and a JSON that says the same things about them."""
+    """Write a bundle or, for a network of timm's, its weights and a JSON that says the same about them."""
     preprocessing = Preprocessing.from_crop_ratio(
         trial.data.image_size, trial.recipe.test_crop_ratio, mean=trial.data.mean, std=trial.data.std
     )
@@ -332,13 +330,7 @@ def _save_network(
     )
     if isinstance(trial.design, Design):
         about = About(
-            design=trial.design,
-            num_classes=images.num_classes,
-            name=name,
-            classes=images.classes,
-            preprocessing=preprocessing,
-            recipe=trial.recipe,
-            metrics=metrics,
+            *(trial.design, images.num_classes, 3, name, images.classes, preprocessing, trial.recipe, metrics),
             licence=licence,
             source=source,
         )
@@ -358,10 +350,3 @@ def _save_network(
     result.bundle.mkdir(exist_ok=True)
     write_bytes_atomic(result.bundle / WEIGHTS_FILE, data)
     write_json_atomic(result.bundle / FOREIGN_JSON, content)
-
-
-def _provenance(trial: Trial, seconds: float, place: Environment, command: str) -> str:
-    return (
-        f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, "
-        f"torch {place['torch']}, {seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
-    )

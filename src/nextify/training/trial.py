@@ -15,6 +15,7 @@ from nextify.paper.settings import Range, check_ranges
 from nextify.system import processes
 from nextify.system.device import usable_device
 from nextify.system.environment import cores
+from nextify.system.native import Mode as Kernels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,14 +26,13 @@ VERSION = 4
 default of a setting changes, since fingerprints leave settings at their defaults out."""
 
 Distributed = Literal["ddp", "fsdp"]
-Kernels = Literal["auto", "on", "off"]
 
 FROM_SCRATCH = "scratch"
 """The start of a training whose weights are drawn from its seed."""
 
 
 class RuntimeOptionError(ValueError):
-    """A runtime that this machine cannot give; the message names the remedy."""
+    """A runtime that this machine cannot provide; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,8 @@ class Trial:
 
     def to_dict(self) -> dict[str, object]:
         """Everything in full, as plain data for JSON."""
-        return {
-            "version": VERSION,
-            "design": self.design.to_dict(),
-            "recipe": self.recipe.to_dict(),
-            "data": asdict(self.data),
-            "seed": self.seed,
-            "start": self.start,
-            "frozen_stages": self.frozen_stages,
-            "accumulation": self.accumulation,
-        }
+        designed = {"design": self.design.to_dict(), "recipe": self.recipe.to_dict()}
+        return {"version": VERSION, **asdict(self), **designed}
 
 
 def _deciding(value: Any) -> Any:
@@ -102,7 +94,7 @@ def _default(field: Field[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how fast a training runs. Recorded beside a result, never part of a fingerprint."""
+    """Where and how fast a training runs. Recorded with the result, never part of a fingerprint."""
 
     device: str = "cpu"
     """``cpu``, ``cuda`` or ``cuda:1``."""
