@@ -25,6 +25,7 @@ from nextify.cli import COMMANDS, main
 from nextify.cli.progress import TrainingProgress
 from nextify.data import Images
 from nextify.training.loop import Progress
+from nextify.training.prepare import prepare
 from nextify.training.probe import Speed, probe
 from nextify.training.request import Request
 from nextify.training.train import prepare_in
@@ -244,3 +245,20 @@ def test_json_of_results_has_what_ran(tmp_path: Path) -> None:
     (result,) = tmp_path.glob("*/result.json")
     runtime = json.loads(result.read_text())["runtime"]
     assert (runtime["threads"], runtime["checkpoint_seconds"], runtime["evaluations"]) == (1, 20.0, 2)
+
+
+def test_a_refusal_comes_after_what_was_found_in_the_data(capsys: Captured, tmp_path: Path) -> None:
+    assert main(["train", *NEEDED["train"], "--set", "batch_size=601", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "600 images to train on and 1,197 to test on, 10 classes" in said.out
+    assert "leaves no step in an epoch of 600" in said.err
+
+
+@pytest.mark.parametrize(("model", "few"), [("convnext_atto", True), ("convnextv2_tiny", True), ("resnet50", False)])
+def test_few_images_and_fresh_weights_get_a_line_on_trained_ones(model: str, few: bool, digits: Images) -> None:
+    notes = prepare(Request(model, epochs=1, image_size=32), digits).notes
+    recommended = [note for note in notes if note.endswith(f"by adding --weights timm:{model}")]
+    assert len(recommended) == few
+    if few:
+        timm = pytest.importorskip("timm")
+        assert timm.get_pretrained_cfg(model).hf_hub_id, "timm has weights of that name"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from nextify.cli.options import UNSET, ClassNames, check_weights
+from nextify.cli.printing import note
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ def run(options: Options) -> int:
     done = convert(
         options.source, options.destination, options.to, design=options.design, class_order=options.class_order
     )
-    for note in done.notes:
-        print(f"nextify: note: {note}", file=sys.stderr)
+    note(*done.notes)
     name = done.about.name or "an unnamed design"
     print(f"{name}: {done.tensors} tensors from {done.source} to {done.target}, in {done.path}")
     print(f"licence: {done.about.licence}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from nextify.cli.options import MeasurementOptions
-from nextify.cli.printing import print_columns, print_json
+from nextify.cli.printing import note, print_columns, print_json
 from nextify.data import open_images
 from nextify.data.errors import printable
 from nextify.report.text import percent
@@ -46,8 +45,7 @@ def run(options: Options) -> int:
     if options.json:
         print_json(found.to_dict())
         return 0
-    for note in (*images.warnings, *images.notes, *found.notes):
-        print(f"nextify: note: {printable(note)}", file=sys.stderr)
+    note(*images.warnings, *images.notes, *found.notes)
     print(f"{printable(found.model) or options.bundle} on {found.images:,} images of {found.data}, {found.precision}")
     print(summary(Classification.metric_specs, {"top1": found.top1, "top5": found.top5}))
     print(f"expected calibration error {100 * found.expected_calibration_error:.2f} % ({len(found.bins)} bins)\n")

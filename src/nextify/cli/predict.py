@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from nextify.cli.options import UNSET, ClassNames, InferenceOptions, check_weights
-from nextify.cli.printing import print_columns, print_json
+from nextify.cli.printing import note, print_columns, print_json
 from nextify.data.errors import printable, valid_unicode
 from nextify.paper.settings import Range
 from nextify.training.trial import runtime
@@ -66,10 +66,9 @@ def run(options: Options) -> int:
         if rows:
             print_columns(("image", "class", "probability"), rows)
     if not predictor.about.classes:
-        print(
-            "nextify: note: the weights do not name their classes: #N is the index among their outputs, from 0; "
-            "--class-order FILE names them, one class per line",
-            file=sys.stderr,
+        note(
+            "the weights do not name their classes: #N is the index among their outputs, from 0; --class-order FILE "
+            "names them, one class per line"
         )
     failed = [p for p in predictions if p.error]
     for p in failed:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from nextify.data.errors import printable
 from nextify.system.processes import FirstFailed
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ def one_voice(first: bool) -> Iterator[None]:
 def command_line() -> str:
     """The command as it was given, for records."""
     return shlex.join(["nextify", *sys.argv[1:]])
+
+
+def note(*lines: object) -> None:
+    """Print one note per line to stderr; what comes from files is escaped."""
+    for line in lines:
+        print(f"nextify: note: {printable(str(line))}", file=sys.stderr)
 
 
 def say(console: Console, notes: Iterable[str]) -> None:

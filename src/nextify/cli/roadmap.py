@@ -8,30 +8,19 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from nextify.cli.options import (
-    UNSET,
-    Count,
-    Folder,
-    Images,
-    ImageSide,
-    Scale,
-    SplitSeed,
-    TrainingMachine,
-    check_folder,
-    check_source,
-)
+from nextify.cli import options as common
 from nextify.data.opening import source_name
 from nextify.paper.roadmap import roadmap
 from nextify.paper.settings import Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine(TrainingMachine):
+class Machine(common.TrainingMachine):
     """Where and how fast; none of it changes the result beyond rounding, except precision."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 uses autocast; worth it on GPUs and on CPUs that have bf16 instructions."""
-    side_by_side: Annotated[Annotated[int, Range(least=1, most=1024)] | None, UNSET] = None
+    side_by_side: Annotated[Annotated[int, Range(least=1, most=1024)] | None, common.UNSET] = None
     """Trials that run at the same time. Default: one per core for small scales."""
 
 
@@ -45,23 +34,23 @@ class Options:
 
     regime: Literal["resnet50", "resnet200"] = "resnet50"
     """resnet50 → ConvNeXt-T, or resnet200 → ConvNeXt-B."""
-    data: Images = "digits"
-    out: Folder = None
+    data: common.Images = "digits"
+    out: common.Folder = None
     """Folder of the study. Default: runs/REGIME-DATA-SCALE."""
-    scale: Scale = "tiny"
+    scale: common.Scale = "tiny"
     """Size of the networks and images; full is the paper's."""
-    image_size: ImageSide = None
+    image_size: common.ImageSide = None
     """Side of the images in pixels. Default: the images' own, within the scale's range."""
     seeds: Annotated[int, Range(least=1, most=1000)] = 3
     """Trainings of each step. 6 are needed before a single change can be called significant."""
-    epochs: Count = None
+    epochs: common.Count = None
     """Epochs of the paper's recipe; the original one gets 90/300 of them. Default: the scale's."""
-    explore: Annotated[bool, UNSET] = False
+    explore: Annotated[bool, common.UNSET] = False
     """Also train the steps the paper tried and did not adopt: kernels 5, 9 and 11."""
     steps: Annotated[tuple[str, ...], arg(metavar="NAME …", help_behavior_hint="")] = ()
     """Only these steps (nextify models 'resnet50_*' lists them). Default: all adopted ones."""
-    split_seed: SplitSeed = 0
-    dry_run: Annotated[bool, UNSET] = False
+    split_seed: common.SplitSeed = 0
+    dry_run: Annotated[bool, common.UNSET] = False
     """Report what would be trained, with the measured estimate, and stop."""
     machine: OmitArgPrefixes[Machine] = Machine()
 
@@ -75,8 +64,8 @@ class Options:
         path = roadmap(self.regime)
         for step in self.steps:
             path[step]  # raises for an unknown one
-        check_source(self.data)
-        check_folder(self.folder)
+        common.check_source(self.data)
+        common.check_folder(self.folder)
 
 
 def run(options: Options) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nextify.cli.options import UNSET, Count, Folder, MeasurementOptions, Seed, Workers
-from nextify.cli.printing import print_columns, print_json
+from nextify.cli.printing import note, print_columns, print_json
 from nextify.data import open_images
 from nextify.data.errors import printable
 from nextify.paper.settings import Range
@@ -102,8 +101,7 @@ def run(options: Options) -> int:
 
 
 def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> None:
-    for note in found.notes:
-        print(f"nextify: note: {printable(note)}", file=sys.stderr)
+    note(*found.notes)
     print(f"{printable(found.model) or bundle} on {found.images:,} images of {found.data}, {found.precision}")
     print(f"clean: error {found.clean_error:.2f} %, ECE {100 * found.clean_calibration_error:.2f} %")
     if not found.corruptions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from nextify.cli.options import Changes, Json
-from nextify.cli.printing import print_columns, print_json
+from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.settings import settings
 from nextify.networks.layout import Cost, cost, cost_by_part, layout, walk
 from nextify.networks.zoo import find_design
@@ -41,11 +40,10 @@ class Options:
 
 def run(options: Options) -> int:
     design = find_design(options.name).with_(**settings(options.set, [Design]))
-    with warnings.catch_warnings(record=True) as notes:
+    with warnings.catch_warnings(record=True) as inert:
         warnings.simplefilter("always", InertChoice)
         design.warn_of_inert_choices()
-    for note in notes:
-        print(f"nextify: note: {note.message}", file=sys.stderr)
+    note(*(warning.message for warning in inert))
     size, classes = options.image_size, options.num_classes
     parts = cost_by_part(design, size, classes)
     total = cost(design, size, classes)
@@ -68,14 +66,7 @@ def run(options: Options) -> int:
         )
         return 0
     print(f"{' '.join((options.name, *options.set))}\n\n{block_text(design)}\n")
-    rows = [
-        (
-            part,
-            f"{resolution[part][0]}×{resolution[part][1]}",
-            *_figures(price),
-        )
-        for part, price in parts.items()
-    ]
+    rows = [(p, f"{resolution[p][0]}×{resolution[p][1]}", *_figures(price)) for p, price in parts.items()]
     rows.append(("total", "", *_figures(total)))
     print_columns((f"at {size}×{size}", "resolution", "parameters", "multiply-adds", "activations"), rows)
     top1, gflops = published_top1(options.name), published_gflops(options.name)

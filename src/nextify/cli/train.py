@@ -8,23 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from nextify.cli.options import (
-    UNSET,
-    Changes,
-    ClassOrder,
-    Count,
-    Folder,
-    Images,
-    ImageSide,
-    Scale,
-    Seed,
-    SplitSeed,
-    TrainingMachine,
-    Workers,
-    check_folder,
-    check_source,
-    check_weights,
-)
+from nextify.cli import options as common
 from nextify.cli.settings import settings
 from nextify.data.opening import source_name
 from nextify.paper.settings import Range
@@ -36,27 +20,27 @@ from nextify.training.tracking import check_trackers
 class Network:
     """What is trained, and from where."""
 
-    scale: Scale = "full"
+    scale: common.Scale = "full"
     """A smaller network than the name says, for smaller images."""
-    weights: Annotated[str | None, UNSET] = None
+    weights: Annotated[str | None, common.UNSET] = None
     """Start from these: a bundle, another library's file, hf:owner/name or timm:name. The classifier becomes
     new unless the classes are the same."""
-    class_order: ClassOrder = None
+    class_order: common.ClassOrder = None
     freeze: Annotated[int, Range(least=0, most=1000), arg(metavar="STAGES")] = 0
     """With --weights: this many stages, counted from the stem, stay as they are."""
-    image_size: ImageSide = None
+    image_size: common.ImageSide = None
     """Side of the images in pixels. Default: the weights', or the images' own between 16 and 224."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine(TrainingMachine):
+class Machine(common.TrainingMachine):
     """Where and how fast; none of it changes the result beyond rounding, except precision."""
 
-    precision: Annotated[Literal["fp32", "bf16"] | None, UNSET] = None
+    precision: Annotated[Literal["fp32", "bf16"] | None, common.UNSET] = None
     """bf16 uses autocast; worth it on GPUs and on CPUs that have bf16 instructions. Default: the recipe's."""
-    workers: Workers = None
+    workers: common.Workers = None
     """Processes that prepare images. Default: none on a CPU, all cores but one beside a GPU."""
-    accumulation: Count = None
+    accumulation: common.Count = None
     """Parts into which each batch is cut to save memory. Default: as few as fit, by a measurement. With batch norm the
     parts change the result, and are never chosen for you."""
     distributed: Literal["auto", "ddp", "fsdp"] = "auto"
@@ -74,9 +58,9 @@ class Watching:
         arg(metavar="TRACKER", help_behavior_hint=""),
     ] = ()
     """Report each epoch to tensorboard, wandb or trackio too; can be given several times."""
-    overfit_batch: Annotated[bool, UNSET] = False
+    overfit_batch: Annotated[bool, common.UNSET] = False
     """Learn one batch by heart and stop: shows in a minute whether data and settings can be learned at all."""
-    dry_run: Annotated[bool, UNSET] = False
+    dry_run: Annotated[bool, common.UNSET] = False
     """Check and measure, report what would be trained, and stop."""
 
 
@@ -90,20 +74,20 @@ class Options:
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A name that `nextify models` lists, e.g. convnext_atto."""
-    data: Images
-    out: Folder = None
+    data: common.Images
+    out: common.Folder = None
     """Folder of the results. Default: runs/MODEL-DATA."""
-    epochs: Count = None
+    epochs: common.Count = None
     """Passes over the images. Default: the recipe's, or the scale's."""
-    minutes: Annotated[Annotated[float, Range(above=0, most=10**7)] | None, UNSET] = None
+    minutes: Annotated[Annotated[float, Range(above=0, most=10**7)] | None, common.UNSET] = None
     """Instead of --epochs: as many as fit this time here, by a measurement. Counts from the command's start."""
-    recipe: Annotated[str | None, UNSET] = None
+    recipe: Annotated[str | None, common.UNSET] = None
     """convnext_in1k, scratch_small, finetune_small, … Default: by the number of images and by --weights."""
-    set: Changes = ()
+    set: common.Changes = ()
     """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set mixing=off --set norm=batch."""
-    seed: Seed = 0
+    seed: common.Seed = 0
     """Seed of the weights, the order and the augmentation."""
-    split_seed: SplitSeed = 0
+    split_seed: common.SplitSeed = 0
     network: OmitArgPrefixes[Network] = Network()
     machine: OmitArgPrefixes[Machine] = Machine()
     watching: OmitArgPrefixes[Watching] = Watching()
@@ -136,9 +120,9 @@ class Options:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         check(self.request())
         check_trackers(self.watching.track)
-        check_source(self.data)
-        check_weights(self.network.weights)
-        check_folder(self.folder)
+        common.check_source(self.data)
+        common.check_weights(self.network.weights)
+        common.check_folder(self.folder)
 
 
 def run(options: Options) -> int:

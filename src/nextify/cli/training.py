@@ -53,8 +53,17 @@ def _run(options: Options, runtime: Runtime) -> int:
 
     with one_voice(first=processes.is_first()):
         images = processes.first_alone(read)
-        with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
-            prepared = prepare_in(out, request, images, runtime, started=STARTED, keep=not watching.dry_run)
+        try:
+            with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
+                prepared = prepare_in(out, request, images, runtime, started=STARTED, keep=not watching.dry_run)
+        except ValueError:  # a refusal comes after what was found in the data, not instead of it
+            console.print(
+                f"{images.name}: {len(images.train):,} images to train on and {len(images.test):,} to test on, "
+                f"{images.num_classes:,} classes",
+                highlight=False,
+            )
+            say(console, (*images.warnings, *images.notes))
+            raise
         _announce(console, prepared, runtime)
         if watching.overfit_batch:
             return _overfit(console, prepared, runtime)

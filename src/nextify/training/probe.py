@@ -49,11 +49,9 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A training's time and memory, from a few measured steps."""
+class Estimate(Speed):
+    """A training's time and memory, from a few measured steps; of several processes the slowest counts."""
 
-    seconds: float
-    step_seconds: float
     images_per_second: float
     memory_mib: int
     """Peak memory of a process while measuring: the device's, or on a CPU the process's own."""
@@ -134,11 +132,8 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     memory = peak_memory_mib() or 0
     if runtime.device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated(runtime.device) // 2**20
-    step, tests, parts_of_all, memory_of_all = processes.largest(
-        [speed.step_seconds, speed.test_seconds, parts, memory]
-    )
-    slowest = Speed(step, tests, speed.total_steps)
-    return Estimate(slowest.seconds, step, batch / step, int(memory_of_all), int(parts_of_all))
+    step, tests, parts_of_all, most_memory = processes.largest([speed.step_seconds, speed.test_seconds, parts, memory])
+    return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -162,13 +157,12 @@ def epochs_for(minutes: float, began: float, fitted_to: Callable[[int], Prepared
         prepared = fitted_to(epochs)
         found = measure(prepared, runtime)
         per_epoch = found.step_seconds * (len(prepared.images.train) // prepared.trial.recipe.batch_size)
-        tests = max(0.0, found.seconds - per_epoch * epochs)
         (spent,) = processes.largest([time.monotonic() - began])
-        exact = ((60 * minutes - spent) * PLANNED_SHARE - tests) / per_epoch
+        exact = ((60 * minutes - spent) * PLANNED_SHARE - found.test_seconds) / per_epoch
         if exact < 1:
             raise RequestError(
-                f"one epoch takes about {(spent + per_epoch + tests) / 60:.1f} minutes here, more than --minutes "
-                f"{minutes:g}: give more minutes, a smaller --scale or a smaller --image-size"
+                f"one epoch takes about {(spent + per_epoch + found.test_seconds) / 60:.1f} minutes here, more than "
+                f"--minutes {minutes:g}: give more minutes, a smaller --scale or a smaller --image-size"
             )
         epochs = min(math.floor(exact), 10**6)
     return epochs
