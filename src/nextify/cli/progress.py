@@ -47,7 +47,7 @@ class _Bars:
 
 
 LINE_SECONDS = 60.0
-"""Longest time without a line where there is no terminal."""
+"""Longest time without a line where there is no terminal; epochs have theirs, at most one a second."""
 LATE = 1.1
 """Times the minutes asked for from which a training is said to take longer."""
 
@@ -69,7 +69,9 @@ class TrainingProgress(_Bars):
         done = progress.step / progress.total_steps
         right = f"{speed:,.0f} images/s, {duration(seconds)} left"
         self.bars.update(self.overall, completed=done, right=right)
-        if not self.console.is_terminal and (progress.entry is not None or now - self.line_at > LINE_SECONDS):
+        least = LINE_SECONDS if progress.entry is None else 1.0
+        ends = progress.entry is not None and (progress.entry["epoch"] == 1 or not left)
+        if not self.console.is_terminal and (ends or now - self.line_at > least):
             self.line_at = now
             self.console.print(f"{self._place(progress)}, {right}", highlight=False, soft_wrap=True)
         if self.first is None:

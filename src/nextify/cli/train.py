@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -99,22 +99,9 @@ class Options:
 
     def request(self) -> Request:
         """What is asked for."""
-        network = self.network
-        return Request(
-            model=self.model,
-            recipe=self.recipe,
-            settings=settings(self.set),
-            epochs=self.epochs,
-            minutes=self.minutes,
-            scale=network.scale,
-            weights=network.weights,
-            class_order=network.class_order,
-            frozen_stages=network.freeze,
-            image_size=network.image_size,
-            precision=self.machine.precision,
-            accumulation=self.machine.accumulation,
-            seed=self.seed,
-        )
+        given = {**vars(self), **vars(self.network), **vars(self.machine), "frozen_stages": self.network.freeze}
+        given["settings"] = settings(self.set)
+        return Request(**{field.name: given[field.name] for field in fields(Request)})
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
