@@ -29,7 +29,7 @@ from nextify.system import processes
 from nextify.system.allocator import keep_freed_memory
 
 STARTED = time.monotonic()
-"""When the command began, seconds."""
+"""When the command began, by ``time.monotonic``."""
 COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
@@ -51,6 +51,9 @@ class OptionError(ValueError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Only a bug in nextify ends in a traceback."""
+    global STARTED
+    if argv is not None:  # called from Python, maybe long after the import
+        STARTED = time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Log files grow line by line, and a name that the terminal cannot encode must not lose a result.

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from nextify.cli import STARTED
+from nextify import cli
 from nextify.cli.printing import command_line, one_voice, plural, say
 from nextify.cli.progress import Stopping, TrainingProgress
 from nextify.cli.train import Options
@@ -55,7 +55,7 @@ def _run(options: Options, runtime: Runtime) -> int:
         images = processes.first_alone(read)
         try:
             with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
-                prepared = prepare_in(out, request, images, runtime, started=STARTED, keep=not watching.dry_run)
+                prepared = prepare_in(out, request, images, runtime, started=cli.STARTED, keep=not watching.dry_run)
         except ValueError:  # a refusal comes after what was found in the data, not instead of it
             console.print(
                 f"{images.name}: {len(images.train):,} images to train on and {len(images.test):,} to test on, "
@@ -77,7 +77,7 @@ def _run(options: Options, runtime: Runtime) -> int:
                 return 0
             console.print(f"results go to {folder}", highlight=False, soft_wrap=True)
     try:
-        with TrainingProgress(console, prepared, STARTED) as progress, Stopping() as stopping:
+        with TrainingProgress(console, prepared, cli.STARTED) as progress, Stopping() as stopping:
             done = run_prepared(
                 *(prepared, out, runtime),
                 command=command_line(),

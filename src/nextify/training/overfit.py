@@ -41,8 +41,7 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
     """Learn one batch by heart, without augmentation and regularization; what fails here cannot learn more."""
     if processes.launched() > 1:
         raise RequestError("--overfit-batch takes one process: start it without torchrun")
-    images = prepared.images
-    recipe = prepared.trial.recipe
+    images, recipe = prepared.images, prepared.trial.recipe
     per_epoch = len(images.train) // recipe.batch_size
     bare = recipe.with_(
         epochs=max(1, math.ceil(steps / per_epoch)),

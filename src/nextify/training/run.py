@@ -107,12 +107,8 @@ def finished(folder: Path, trial: Trial) -> Result | None:
 
 def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
     """Those of ``folders`` that hold a training of another version of nextify, whose results are not reused."""
-    found = []
-    for folder in folders:
-        content = _read_object(folder / "result.json") or _read_object(folder / "recipe.json")
-        if content and content.get("version") != VERSION:
-            found.append(folder)
-    return found
+    contents = {f: _read_object(f / "result.json") or _read_object(f / "recipe.json") for f in folders}
+    return [folder for folder, content in contents.items() if content and content.get("version") != VERSION]
 
 
 def _read_object(path: Path) -> dict[str, object]:
