@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from nextify.data.errors import DataError, printable
-from nextify.data.opening import KINDS, PREFIX
+from nextify.data.opening import KINDS
+from nextify.data.sources.hugging_face import PREFIX
 from nextify.paper.settings import Range
 from nextify.system.files import UnusableFolder
 from nextify.system.native import Mode

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from nextify import report
 from nextify.cli.printing import command_line, plural, say
 from nextify.cli.progress import StudyProgress
-from nextify.cli.roadmap import Options
 from nextify.data import Images, open_images
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
@@ -23,6 +23,9 @@ from nextify.study.store import Store
 from nextify.study.study import Study, StudyEstimate, default_side_by_side
 from nextify.system.device import usable_device
 from nextify.training.trial import Data, Runtime
+
+if TYPE_CHECKING:
+    from nextify.cli.roadmap import Options
 
 
 def run_study(options: Options) -> int:

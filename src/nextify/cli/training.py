@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from nextify import cli
 from nextify.cli.printing import command_line, one_voice, plural, say
 from nextify.cli.progress import Stopping, TrainingProgress
-from nextify.cli.train import Options
 from nextify.data import Images, open_images
 from nextify.networks.layout import cost
 from nextify.paper.design import Design
@@ -26,6 +26,9 @@ from nextify.training.run import Result, TrainingOutOfMemory, finished
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.trainer import metric_specs
 from nextify.training.trial import Runtime, runtime
+
+if TYPE_CHECKING:
+    from nextify.cli.train import Options
 
 
 def run_training(options: Options) -> int:

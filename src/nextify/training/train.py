@@ -22,6 +22,7 @@ from nextify.data import Images, open_images
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
 from nextify.system.files import make_folder, write_bytes_atomic, write_json_atomic
+from nextify.system.native import Mode
 from nextify.system.several import several
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.prepare import Preparation, Prepared, resolved
@@ -30,7 +31,7 @@ from nextify.training.request import Request
 from nextify.training.run import Result, finished, of_earlier_versions, run_trial
 from nextify.training.tracking import check_trackers
 from nextify.training.trainer import metric_specs
-from nextify.training.trial import Kernels, Runtime, Trial, runtime
+from nextify.training.trial import Runtime, Trial, runtime
 
 
 def prepare_in(
@@ -127,7 +128,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     workers: int | None = None,
-    kernels: Kernels = "auto",
+    kernels: Mode = "auto",
     compile: bool = False,
     split_seed: int = 0,
     progress: OnProgress | None = None,

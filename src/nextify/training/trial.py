@@ -15,7 +15,7 @@ from nextify.paper.settings import Range, check_ranges
 from nextify.system import processes
 from nextify.system.device import usable_device
 from nextify.system.environment import cores
-from nextify.system.native import Mode as Kernels
+from nextify.system.native import Mode
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -102,7 +102,7 @@ class Runtime:
     """CPU threads of one training."""
     workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Processes that prepare batches; 0 prepares them in the training's own process."""
-    kernels: Kernels = "auto"
+    kernels: Mode = "auto"
     """Nextify's own kernels: where they were measured to be faster, wherever they support the case, or nowhere."""
     compile: bool = False
     """``torch.compile`` the network; needs a C++ compiler on the CPU."""
@@ -128,7 +128,7 @@ def runtime(
     workers: int | None = None,
     accumulation: int | None = None,
     distributed: str = "auto",
-    kernels: Kernels = "auto",
+    kernels: Mode = "auto",
     compile: bool = False,
 ) -> Runtime:
     """Choose where and how fast: on a CPU all cores and no workers, beside a GPU all cores but one as workers.
@@ -145,7 +145,7 @@ def runtime(
         raise RuntimeOptionError(f"--distributed is ddp or fsdp, got {distributed!r}")
     if distributed == "fsdp" and processes.launched() == 1:
         raise RuntimeOptionError("--distributed fsdp needs several processes: use torchrun --nproc-per-node N")
-    if kernels not in get_args(Kernels):
+    if kernels not in get_args(Mode):
         raise RuntimeOptionError(f"--kernels is auto, on or off, got {kernels!r}")
     own_cores = max(1, cores() // processes.on_this_machine()[1])
     if workers is None:
