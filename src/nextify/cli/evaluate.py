@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from nextify.cli.options import MeasurementOptions
 from nextify.cli.printing import note, print_columns, print_json
-from nextify.data import open_images
-from nextify.data.errors import printable
 from nextify.report.text import percent
 from nextify.system import processes
 from nextify.training.trial import runtime
@@ -23,6 +21,8 @@ class Options(MeasurementOptions):
 
 
 def run(options: Options) -> int:
+    from nextify.data import open_images
+    from nextify.data.errors import printable
     from nextify.evaluation.evaluate import evaluate_with_pictures
     from nextify.tasks.classification import Classification
     from nextify.tasks.task import summary

@@ -9,9 +9,6 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from nextify.data.errors import DataError, printable
-from nextify.data.opening import KINDS
-from nextify.data.sources.hugging_face import PREFIX
 from nextify.paper.settings import Range
 from nextify.system.files import UnusableFolder
 from nextify.system.native import Mode
@@ -105,17 +102,31 @@ class MeasurementOptions(InferenceOptions):
     """Folder for the results. Default: only print them."""
 
     def check(self) -> None:
-        """Raises ``DataError``, ``FileNotFoundError`` or ``UnusableFolder`` for what is not there."""
+        """Raises ``SourceError``, ``FileNotFoundError`` or ``UnusableFolder`` for what is not there."""
         check_weights(self.bundle)
         check_source(self.data)
         check_folder(self.out)
 
 
+class SourceError(ValueError):
+    """There are no images where a path leads."""
+
+
 def check_source(source: str) -> None:
-    """Raises ``DataError`` where a path to images leads nowhere."""
-    named = source in ("digits", "cifar10") or source.startswith(PREFIX) or "{" in source
+    """Raises ``SourceError`` where a path to images leads nowhere; ``open_images``, which needs NumPy, has the rest."""
+    named = source in ("digits", "cifar10") or source.startswith("hf:") or "{" in source
     if not named and not Path(source).expanduser().exists():
-        raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
+        raise SourceError(
+            f"no such folder or file: {source!r}; give digits, cifar10, hf:OWNER/NAME, or a path to images: "
+            f"docs/data.md"
+        )
+
+
+def folder_name(source: str) -> str:
+    """What a source is called in the default name of an output folder."""
+    from nextify.data.opening import source_name  # needs NumPy
+
+    return source_name(source)
 
 
 def check_weights(source: str | None) -> None:

@@ -10,7 +10,6 @@ from tyro.conf import Positional, arg
 
 from nextify.cli.options import UNSET, ClassNames, InferenceOptions, check_weights
 from nextify.cli.printing import note, print_columns, print_json
-from nextify.data.errors import printable, valid_unicode
 from nextify.paper.settings import Range
 from nextify.training.trial import runtime
 
@@ -42,6 +41,7 @@ class Options(InferenceOptions):
 
 
 def run(options: Options) -> int:
+    from nextify.data.errors import printable, valid_unicode
     from nextify.evaluation.predict import Predictor, csv_text
 
     place = runtime(options.machine.device, options.machine.threads)

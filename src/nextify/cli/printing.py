@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nextify.data.errors import printable
 from nextify.system.processes import FirstFailed
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ def command_line() -> str:
 
 def note(*lines: object) -> None:
     """Print one note per line to stderr; what comes from files is escaped."""
+    from nextify.data.errors import printable  # needs NumPy
+
     for line in lines:
         print(f"nextify: note: {printable(str(line))}", file=sys.stderr)
 

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, arg
 
 from nextify.cli import options as common
-from nextify.data.opening import source_name
 from nextify.paper.roadmap import roadmap
 from nextify.paper.settings import Range
 
@@ -57,7 +56,7 @@ class Options:
     @property
     def folder(self) -> Path:
         """Of the study."""
-        return self.out or Path("runs") / f"{self.regime}-{source_name(self.data)}-{self.scale}"
+        return self.out or Path("runs") / f"{self.regime}-{common.folder_name(self.data)}-{self.scale}"
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""

@@ -10,8 +10,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nextify.cli.options import UNSET, Count, Folder, MeasurementOptions, Seed, Workers
 from nextify.cli.printing import note, print_columns, print_json
-from nextify.data import open_images
-from nextify.data.errors import printable
 from nextify.paper.settings import Range
 from nextify.report.text import percent
 from nextify.training.trial import runtime
@@ -57,6 +55,7 @@ class Options(MeasurementOptions):
 
 
 def run(options: Options) -> int:
+    from nextify.data import open_images
     from nextify.evaluation.answers import Partial
     from nextify.evaluation.corruptions import CORRUPTIONS
     from nextify.evaluation.robustness import measure
@@ -101,6 +100,8 @@ def run(options: Options) -> int:
 
 
 def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> None:
+    from nextify.data.errors import printable
+
     note(*found.notes)
     print(f"{printable(found.model) or bundle} on {found.images:,} images of {found.data}, {found.precision}")
     print(f"clean: error {found.clean_error:.2f} %, ECE {100 * found.clean_calibration_error:.2f} %")

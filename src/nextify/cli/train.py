@@ -10,7 +10,6 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from nextify.cli import options as common
 from nextify.cli.settings import settings
-from nextify.data.opening import source_name
 from nextify.paper.settings import Range
 from nextify.training.request import Request, check
 from nextify.training.tracking import check_trackers
@@ -95,7 +94,7 @@ class Options:
     @property
     def folder(self) -> Path:
         """Of the results."""
-        return self.out or Path("runs") / f"{self.model}-{source_name(self.data)}"
+        return self.out or Path("runs") / f"{self.model}-{common.folder_name(self.data)}"
 
     def request(self) -> Request:
         """What is asked for."""
