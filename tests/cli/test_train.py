@@ -17,7 +17,7 @@ from PIL import Image
 
 import nextify.training.probe
 from nextify.cli import main
-from nextify.cli.running import Stopping
+from nextify.cli.progress import Stopping
 from nextify.cli.settings import setting, settings
 from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import UniformStore
@@ -29,12 +29,13 @@ from nextify.fitting.fit import FitError
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
 from nextify.system import native
+from nextify.system.files import UnusableFolder
 from nextify.tasks.classification import class_weights
 from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
-from nextify.training.run import UnusableFolder, finished, taken
+from nextify.training.run import finished, taken
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.train import train as train_in_one_call
 from nextify.training.trainer import Trainer
@@ -581,4 +582,4 @@ def test_class_weights_are_one_on_average_over_the_images() -> None:
 @pytest.mark.parametrize("seed", ["-1", "2147483648", "99999999999"])
 def test_a_seed_that_no_generator_takes_is_refused(capsys: Captured, tmp_path: Path, seed: str) -> None:
     line = refused(capsys, 2, *DIGITS, *TINY, "--seed", seed, "--out", str(tmp_path))
-    assert "--seed must be between 0 and 2,147,483,647" in line
+    assert "--seed must be 0 or more and at most 2,147,483,647" in line

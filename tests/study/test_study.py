@@ -19,7 +19,7 @@ from nextify.fitting.scale import scale
 from nextify.paper.roadmap import STEP_NAMES, roadmap
 from nextify.study.plan import PlanError, make_plan
 from nextify.study.store import Store
-from nextify.training.run import UnusableFolder
+from nextify.system.files import UnusableFolder
 from nextify.training.trial import Data
 from tests.helpers import save_noise
 

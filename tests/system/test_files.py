@@ -25,8 +25,9 @@ def test_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch, failing):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, failing, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left on device, 3 bytes needed") as error:
         files.write_text_atomic(path, "new")
+    assert error.value.filename == str(path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

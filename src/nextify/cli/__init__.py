@@ -1,23 +1,35 @@
 """The command ``nextify``: one file per command, each a frozen options dataclass and ``run(options) -> int``.
 
 To add a command, write its file and add a line to ``COMMANDS``. Only the requested command is imported; tyro derives
-its options from the dataclass that ``run`` takes. Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
+its options from the dataclass that ``run`` takes. Numbers are held to the ranges in their annotations, then the
+options' ``check`` looks at whatever needs neither torch nor an image, and only then ``run`` imports what it runs.
+Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import re
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, get_type_hints
 
 from nextify import __version__
+from nextify.cli.printing import one_voice
+from nextify.paper.settings import check_ranges
+from nextify.system import processes
 from nextify.system.allocator import keep_freed_memory
 
+STARTED = time.monotonic()
+"""When the command began, by ``time.monotonic``."""
 COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
@@ -33,14 +45,22 @@ COMMANDS: dict[str, str] = {
 """``{name: one line of help}``; the command's code is the module ``nextify.cli.NAME``."""
 
 
+class OptionError(ValueError):
+    """An option that no command accepts; the message names it and what it accepts."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Only a bug in nextify ends in a traceback."""
+    global STARTED
+    if argv is not None:  # called from Python, maybe long after the import
+        STARTED = time.monotonic()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Log files grow line by line, and a name that the terminal cannot encode must not lose a result.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        code = _run(arguments)
+        with sigterm_interrupts():
+            code = _run(arguments)
         sys.stdout.flush()  # a full disk or a closed pipe must surface inside this try
     except KeyboardInterrupt:
         print("nextify: interrupted", file=sys.stderr)
@@ -59,6 +79,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             _discard_stdout()
         return 1 if isinstance(error, OSError | ImportError) else 2
     return code
+
+
+@contextlib.contextmanager
+def sigterm_interrupts() -> Any:
+    """Let SIGTERM stop the command as Ctrl-C does."""
+    command = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != command:  # a helper process that was forked
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _discard_stdout() -> None:
@@ -82,22 +122,40 @@ def _run(arguments: list[str]) -> int:
     module = import_module(f"nextify.cli.{name}")
     try:
         options = _parse(name, module, rest)
-    except SystemExit as end:  # tyro has printed the help or the error
+    except SystemExit as end:  # tyro has printed the help
         return end.code if isinstance(end.code, int) else 0
+    with one_voice(first=processes.number() == 0):
+        check_ranges(options, OptionError)
+        if hasattr(options, "check"):
+            options.check()
     keep_freed_memory()
     return int(module.run(options))
 
 
 def _parse(name: str, module: Any, arguments: list[str]) -> Any:
+    """The command's options. Raises ``SystemExit`` after help was printed, and ``OptionError`` for unfit arguments."""
     import tyro
 
-    options = get_type_hints(module.run)["options"]
-    return tyro.cli(
-        options,
-        prog=f"nextify {name}",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.ConsolidateSubcommandArgs),
-    )
+    conf, said = tyro.conf, io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                get_type_hints(module.run)["options"],
+                prog=f"nextify {name}",
+                args=arguments,
+                config=(conf.FlagCreatePairsOff, conf.ConsolidateSubcommandArgs, conf.DisallowNone),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        box = said.getvalue().partition("\n")[2]  # without its title
+        words = [word for word in box.split() if not set(word) <= set("│╭╮╰╯├┤─")]
+        text = re.sub(
+            r"(?: Argument helptext: .*)? (?:For full helptext, run|see):?(?= nextify)", "; see", " ".join(words)
+        )
+        raise OptionError(
+            re.sub(r"no type matching (\S+) .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text)
+        ) from None
 
 
 def _overview() -> str:
@@ -122,8 +180,8 @@ def _explain(error: Exception) -> str | None:
 
 def _explain_os(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
-        where = f" ({error.filename})" if error.filename else ""
-        return f"no space left on the disk{where}; free some and run the same command again"
+        where = ", ".join(filter(None, (error.filename, str(error.strerror).partition(", ")[2])))
+        return f"no space left on the disk{f' ({where})' if where else ''}; free some and run the same command again"
     if error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}; check the path and its permissions"
     return " ".join(str(error).split()) or type(error).__name__

@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli.compare_accuracy import Stopped, accuracies
-from nextify.cli.options import Device, Kernels, SkipUnreadable, SplitSeed
+from nextify.cli.options import Device, Kernels, Reading
 from nextify.cli.printing import print_json
-from nextify.cli.running import interrupt_on_sigterm
+from nextify.cli.progress import read_images
 from nextify.compare import why
 from nextify.compare.accuracy import image_side
 from nextify.compare.budget import read
@@ -29,7 +29,7 @@ from nextify.compare.records import Accuracy, Why
 from nextify.compare.results import Results, collect
 from nextify.compare.settings import ON_CPU, ON_GPU, Settings
 from nextify.compare.tables import accuracy_notes, cost_notes, terminal
-from nextify.data import Images, open_images
+from nextify.data import Images
 from nextify.evaluation.profiling import Conditions, cpu_mhz, gpu_mhz
 from nextify.report.text import duration, listing, plural
 from nextify.study.engine import EngineError
@@ -94,8 +94,7 @@ class Options:
     """Side of the images in trainings. Default: the images' own, 16 to 224."""
     weights: Annotated[tuple[str, ...], arg(metavar="MODEL=FILE …")] = ()
     """With --data, evaluate these weights of a network instead of training it."""
-    split_seed: SplitSeed = 0
-    skip_unreadable: SkipUnreadable = False
+    reading: OmitArgPrefixes[Reading] = Reading()
     side_by_side: int | None = None
     """Trainings that run at the same time. Default: one a core for images up to 64 pixels."""
     out: Path | None = None
@@ -105,8 +104,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Compare the networks and write what was found."""
-    interrupt_on_sigterm()
+    """Compares the networks and writes what was found."""
     limits = [limit.said for limit in read(options.budget)] if options.budget else []
     if options.data is None and options.weights:
         raise ValueError("--weights are evaluated on images: give --data too")
@@ -119,9 +117,7 @@ def run(options: Options) -> int:
     names = at_scale(options.models, options.scale) if options.models else line_up(options.scale)
     images = None
     if options.data is not None:
-        images = open_images(
-            options.data, split_seed=options.split_seed, cache=out / "cache", skip_unreadable=options.skip_unreadable
-        )
+        images = read_images(console, options.data, options.reading, out / "cache")
     settings = _settings(options, names, images)
     environment = _environment(settings)
     load = environment["load_average_start"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import ClassNames
-from nextify.data.errors import printable
-from nextify.weights import convert
+from nextify.cli.options import UNSET, ClassNames, check_weights
+from nextify.cli.printing import note
 
 
 @dataclass(frozen=True)
@@ -24,17 +22,23 @@ class Options:
     """The file or directory to write: a .safetensors, a .pth, or a directory."""
     to: Literal["official", "timm", "torchvision", "huggingface", "nextify"]
     """The library whose tensor names and shapes to write; nextify writes a bundle."""
-    design: str | None = None
+    design: Annotated[str | None, UNSET] = None
     """The weights' design; needed only for bare nextify weights that fit several designs."""
     class_order: ClassNames = None
 
+    def check(self) -> None:
+        """Raises ``FileNotFoundError`` where there are no weights."""
+        check_weights(self.source)
+
 
 def run(options: Options) -> int:
+    from nextify.data.errors import printable
+    from nextify.weights import convert
+
     done = convert(
         options.source, options.destination, options.to, design=options.design, class_order=options.class_order
     )
-    for note in done.notes:
-        print(f"nextify: note: {printable(note)}", file=sys.stderr)
+    note(*done.notes)
     name = printable(done.about.name) or "an unnamed design"
     print(f"{name}: {done.tensors} tensors from {done.source} to {done.target}, in {done.path}")
     print(f"licence: {printable(done.about.licence)}")

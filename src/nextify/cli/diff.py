@@ -11,6 +11,7 @@ from nextify.cli.options import Json
 from nextify.cli.printing import print_columns, print_json
 from nextify.networks.layout import cost
 from nextify.networks.zoo import find_design
+from nextify.paper.settings import Range
 from nextify.report.diagram import layer_differences
 from nextify.report.text import ABSENT
 
@@ -23,9 +24,9 @@ class Options:
     """A name listed by `nextify models`, e.g. resnet50_move_up."""
     after: Annotated[Positional[str], arg(metavar="B")]
     """Another such name, e.g. resnet50_kernel_7."""
-    image_size: int = 224
+    image_size: Annotated[int, Range(least=1, most=10**5)] = 224
     """Height and width of the images in pixels, for the multiply-adds."""
-    num_classes: int = 1000
+    num_classes: Annotated[int, Range(least=0, most=10**8)] = 1000
     """Number of classes."""
     json: Json = False
 

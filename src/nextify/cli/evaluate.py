@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
+from rich.console import Console
+
 from nextify.cli.options import MeasurementOptions
-from nextify.cli.printing import print_columns, print_json
-from nextify.data import open_images
-from nextify.data.errors import printable
-from nextify.evaluation.evaluate import evaluate, files
+from nextify.cli.printing import note, print_columns, print_json
 from nextify.report.text import percent
 from nextify.system import processes
-from nextify.tasks.classification import Classification
-from nextify.tasks.task import summary
 from nextify.training.trial import runtime
-from nextify.weights.bundle import chosen_bands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,23 +23,23 @@ class Options(MeasurementOptions):
 
 
 def run(options: Options) -> int:
-    place = runtime(options.device, options.threads)
+    from nextify.cli.progress import read_images
+    from nextify.data.errors import printable
+    from nextify.evaluation.evaluate import evaluate, files
+    from nextify.tasks.classification import Classification
+    from nextify.tasks.task import summary
+
+    place = runtime(options.machine.device, options.machine.threads)
     with processes.joined(place.device):
-        images = open_images(
-            options.data,
-            split_seed=options.split_seed,
-            to_train=False,
-            channels=options.channels or chosen_bands(options.bundle),
-            skip_unreadable=options.skip_unreadable,
-        )
+        images = read_images(Console(stderr=True), options.data, options.reading, None, options.bundle, to_train=False)
         found = evaluate(
             options.bundle,
             images,
             part=options.part,
             device=place.device,
-            threads=options.threads,
+            threads=options.machine.threads,
             class_order=options.class_order,
-            kernels=options.kernels,
+            kernels=options.machine.kernels,
             out=options.out,
         )
     if processes.number() > 0:
@@ -52,8 +47,7 @@ def run(options: Options) -> int:
     if options.json:
         print_json(found.to_dict())
         return 0
-    for note in (*images.warnings, *images.notes, *found.notes):
-        print(f"nextify: note: {printable(note)}", file=sys.stderr)
+    note(*images.warnings, *images.notes, *found.notes)
     print(
         f"{printable(f'{found.model or options.bundle} on {found.images:,} images of {found.data}')}, {found.precision}"
     )

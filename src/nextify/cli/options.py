@@ -1,25 +1,49 @@
-"""Options that several commands share, each declared once."""
+"""Options that several commands share, each declared once, with the checks that need neither torch nor an image."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
+from nextify.paper.settings import Range
+from nextify.system.files import UnusableFolder
 from nextify.system.native import Mode
 
+UNSET = arg(help_behavior_hint="")
+"""Of an option whose help says what it is by default."""
+Count = Annotated[Annotated[int, Range(least=1, most=10**6)] | None, UNSET]
+Threads = Annotated[Annotated[int, Range(least=1, most=1024)] | None, UNSET]
+Workers = Annotated[Annotated[int, Range(least=0, most=1024)] | None, UNSET]
+ImageSide = Annotated[Annotated[int, Range(least=1, most=10**4)] | None, UNSET]
+Seed = Annotated[int, Range(least=0, most=2**31 - 1)]
+Scale = Literal["tiny", "small", "half", "full"]
+Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
+Changes = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE", help_behavior_hint="")]
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1, or auto: a CUDA GPU if there is one.")]
 Kernels = Annotated[
     Mode, arg(help="nextify's own kernels: auto (where measured to be faster), on (wherever they apply), or off.")
 ]
-Json = Annotated[bool, arg(help="Print JSON.")]
+Json = Annotated[bool, arg(help="Print JSON.", help_behavior_hint="")]
+Images = Annotated[
+    str,
+    arg(
+        help="digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar "
+        "(docs/data.md)."
+    ),
+]
 SplitSeed = Annotated[
-    int, arg(help="Seed of the split into training and test images, for data without test images of its own.")
+    Seed, arg(help="Seed of the split into training and test images, for data without test images of its own.")
 ]
 SkipUnreadable = Annotated[
-    bool, arg(help="Leave images out that cannot be read: each is decoded once at the start to find them.")
+    bool,
+    arg(
+        help="Leave images out that cannot be read: each is decoded once at the start to find them.",
+        help_behavior_hint="",
+    ),
 ]
 ClassOrder = Annotated[
     str | None,
@@ -27,11 +51,16 @@ ClassOrder = Annotated[
         metavar="imagefolder|natural|data|FILE",
         help="For weights without class names: the order of their classes (imagefolder: torchvision and Hugging Face; "
         "natural: timm; data: as the images number them), or a file of the names, one per line or JSON.",
+        help_behavior_hint="",
     ),
 ]
 ClassNames = Annotated[
     str | None,
-    arg(metavar="FILE", help="For weights without class names: a file of the names in order, one per line or JSON."),
+    arg(
+        metavar="FILE",
+        help="For weights without class names: a file of the names in order, one per line or JSON.",
+        help_behavior_hint="",
+    ),
 ]
 
 Channels = Annotated[
@@ -40,8 +69,38 @@ Channels = Annotated[
         metavar="BAND BAND BAND",
         help="Which bands of an image become the three channels, counted from 1: 4 3 2 shows infrared, red and green "
         "of aerial images. Default: those that the weights were trained on, else the colours.",
+        help_behavior_hint="",
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the images are read."""
+
+    split_seed: SplitSeed = 0
+    channels: Channels = None
+    skip_unreadable: SkipUnreadable = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how fast."""
+
+    device: Device = "auto"
+    threads: Threads = None
+    """CPU threads of each network. Default: all, shared out over the trainings that run side by side."""
+    kernels: Kernels = "auto"
+
+
+@dataclass(frozen=True)
+class TrainingMachine(Machine):
+    """Where and how fast; none of it changes the result beyond rounding, except precision."""
+
+    compile: bool = False
+    """torch.compile the networks; on a CPU it needs a C++ compiler."""
+    checkpoint_seconds: Annotated[float, Range(least=0, most=10**9)] = 20.0
+    """Longest time between two checkpoints of a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +108,7 @@ class InferenceOptions:
     """Options of every command that runs a trained network."""
 
     json: Json = False
-    device: Device = "auto"
-    threads: int | None = None
-    """CPU threads for the network. Default: all."""
-    kernels: Kernels = "auto"
+    machine: OmitArgPrefixes[Machine] = Machine()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +120,52 @@ class MeasurementOptions(InferenceOptions):
     data: str
     """digits, cifar10, hf:OWNER/NAME, or a path, as for nextify train. The bundle must know every class."""
     class_order: ClassOrder = None
-    channels: Channels = None
     part: Literal["test", "train", "all"] = "test"
     """test: val/ or test/, or the images that training would have set aside; all: every image, for data never trained
     on."""
-    split_seed: SplitSeed = 0
-    skip_unreadable: SkipUnreadable = False
-    out: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder for the results."""
+    out: Folder = None
+    """Folder for the results. Default: only print them."""
+    reading: OmitArgPrefixes[Reading] = Reading()
+
+    def check(self) -> None:
+        """Raises ``SourceError``, ``FileNotFoundError`` or ``UnusableFolder`` for what is not there."""
+        check_weights(self.bundle)
+        check_source(self.data)
+        check_folder(self.out)
+
+
+class SourceError(ValueError):
+    """There are no images where a path leads."""
+
+
+def check_source(source: str) -> None:
+    """Raises ``SourceError`` where a path to images leads nowhere; ``open_images``, which needs NumPy, has the rest."""
+    named = source in ("digits", "cifar10") or source.startswith("hf:") or "{" in source
+    if not named and not Path(source).expanduser().exists():
+        raise SourceError(
+            f"no such folder or file: {source!r}; give digits, cifar10, hf:OWNER/NAME, or a path to images: "
+            f"docs/data.md"
+        )
+
+
+def folder_name(source: str) -> str:
+    """What a source is called in the default name of an output folder."""
+    from nextify.data.opening import source_name  # needs NumPy
+
+    return source_name(source)
+
+
+def check_weights(source: str | None) -> None:
+    """Raises ``FileNotFoundError`` where a path to weights leads nowhere."""
+    if source is not None and ":" not in source and not Path(source).expanduser().exists():
+        raise FileNotFoundError(f"no weights at {source}; a Hub id is written hf:owner/name, a timm model timm:name")
+
+
+def check_folder(out: Path | None) -> None:
+    """Raises ``UnusableFolder`` where a folder of results can be neither used nor made."""
+    if out is None:
+        return
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "may not be written" if there.is_dir() else "is a file"
+        raise UnusableFolder(f"cannot make {out}: {there} {reason}; choose another --out")

@@ -8,10 +8,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import Channels, ClassNames, InferenceOptions
-from nextify.cli.printing import print_columns, print_json
-from nextify.data.errors import printable, valid_unicode
-from nextify.evaluation.predict import Predictor, csv_text
+from nextify.cli.options import UNSET, Channels, ClassNames, InferenceOptions, check_weights
+from nextify.cli.printing import note, print_columns, print_json
+from nextify.paper.settings import Range
 from nextify.training.trial import runtime
 
 
@@ -26,27 +25,32 @@ class Options(InferenceOptions):
     """A bundle left by nextify train, or other weights: a file, hf:owner/name or timm:name."""
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
-    top: int = 5
+    top: Annotated[int, Range(least=1, most=10**6)] = 5
     """Number of classes to print per image."""
     class_order: ClassNames = None
     channels: Channels = None
-    csv: bool = False
+    csv: Annotated[bool, UNSET] = False
     """Print CSV: path, rank, class, index, probability."""
+
+    def check(self) -> None:
+        """Raises ``ValueError`` for options that exclude each other, ``FileNotFoundError`` for no bundle."""
+        if self.json and self.csv:
+            raise ValueError("--json and --csv exclude each other: give one")
+        if not self.images:
+            raise ValueError("no image given: name files, folders or patterns after the bundle")
+        check_weights(self.bundle)
 
 
 def run(options: Options) -> int:
-    if options.json and options.csv:
-        raise ValueError("--json and --csv exclude each other: give one")
-    if not options.images:
-        raise ValueError("no image given: name files, folders or patterns after the bundle")
-    if options.top < 1:
-        raise ValueError(f"--top must be 1 or more, got {options.top}")
-    place = runtime(options.device, options.threads)
+    from nextify.data.errors import printable, valid_unicode
+    from nextify.evaluation.predict import Predictor, csv_text
+
+    place = runtime(options.machine.device, options.machine.threads)
     predictor = Predictor(
         options.bundle,
         device=place.device,
-        threads=options.threads,
-        kernels=options.kernels,
+        threads=options.machine.threads,
+        kernels=options.machine.kernels,
         class_order=options.class_order,
         channels=options.channels,
     )
@@ -64,10 +68,9 @@ def run(options: Options) -> int:
         if rows:
             print_columns(("image", "class", "probability"), rows)
     if not predictor.about.classes:
-        print(
-            "nextify: note: the weights do not name their classes: #N is the index among their outputs, from 0; "
-            "--class-order FILE names them, one class per line",
-            file=sys.stderr,
+        note(
+            "the weights do not name their classes: #N is the index among their outputs, from 0; --class-order FILE "
+            "names them, one class per line"
         )
     failed = [p for p in predictions if p.error]
     for p in failed:

@@ -1,13 +1,18 @@
-"""Plain columns and JSON on stdout, without colours or truncation, so that the output can be piped."""
+"""How the commands speak: plain columns and JSON that can be piped, notes, and one voice of several processes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nextify.system.processes import FirstFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_json(value: Any) -> None:
@@ -32,3 +37,27 @@ def one_voice(first: bool) -> Iterator[None]:
         if first:
             raise
         raise SystemExit(1) from None
+
+
+def command_line() -> str:
+    """The command as it was given, for records."""
+    return shlex.join(["nextify", *sys.argv[1:]])
+
+
+def note(*lines: object) -> None:
+    """Print one note per line to stderr; what comes from files is escaped."""
+    from nextify.data.errors import printable  # needs NumPy
+
+    for line in lines:
+        print(f"nextify: note: {printable(str(line))}", file=sys.stderr)
+
+
+def say(console: Console, notes: Iterable[str]) -> None:
+    """Print one note per line, indented and dim."""
+    for note in notes:
+        console.print(f"  · {note}", highlight=False, markup=False, style="dim", soft_wrap=True)
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,17 +1,26 @@
-"""What a running training or study shows: bars and the time left, or plain lines where there is no terminal."""
+"""What reading images, a training or a study shows, bars on a terminal and lines elsewhere, and how one is stopped."""
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 import time
-from typing import Self, assert_never
+from pathlib import Path
+from typing import Any, Self, assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from nextify.cli.options import Reading
+from nextify.data import Images, open_images
 from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.training import loop
+from nextify.training.prepare import Prepared
+from nextify.training.trainer import metric_specs
+from nextify.weights.bundle import chosen_bands
 
 
 class _Bars:
@@ -41,18 +50,54 @@ class _Bars:
         return self.bars.add_task(title, total=1.0, right="")
 
 
-class TrainingProgress(_Bars):
-    """Shows how far one training is."""
+LINE_SECONDS = 60.0
+"""Longest time without a line where there is no terminal; epochs have theirs, at most one a second."""
+LATE = 1.1
+"""Times the minutes asked for from which a training is said to take longer."""
 
-    def __init__(self, console: Console, batch_size: int) -> None:
+
+class TrainingProgress(_Bars):
+    """Shows how far one training is, and says once if ``--minutes`` will not hold."""
+
+    def __init__(self, console: Console, prepared: Prepared, began: float) -> None:
         super().__init__(console, "training")
-        self.batch_size = batch_size
+        self.metric = metric_specs(prepared.trial)[0]
+        self.recipe, self.minutes, self.began = prepared.trial.recipe, prepared.request.minutes, began
+        self.first: tuple[int, float] | None = None  # step and time of the first report
+        self.line_at = time.monotonic()
 
     def show(self, progress: loop.Progress) -> None:
-        left, speed = progress.total_steps - progress.step, progress.images_per_second
-        seconds = left * self.batch_size / speed if speed else None
+        now, left = time.monotonic(), progress.total_steps - progress.step
+        speed = progress.images_per_second
+        seconds = left * self.recipe.batch_size / speed if speed else None
         done = progress.step / progress.total_steps
-        self.bars.update(self.overall, completed=done, right=f"{speed:,.0f} images/s, {duration(seconds)} left")
+        right = f"{speed:,.0f} images/s, {duration(seconds)} left"
+        self.bars.update(self.overall, completed=done, right=right)
+        least = LINE_SECONDS if progress.entry is None else 1.0
+        ends = progress.entry is not None and (progress.entry["epoch"] == 1 or not left)
+        if not self.console.is_terminal and (ends or now - self.line_at > least):
+            self.line_at = now
+            self.console.print(f"{self._place(progress)}, {right}", highlight=False, soft_wrap=True)
+        if self.first is None:
+            self.first = progress.step, now
+        elif progress.entry is not None and self.minutes is not None:
+            step, began = self.first
+            expected = now - self.began + left * (now - began) / (progress.step - step)
+            if expected > LATE * 60 * self.minutes and not self.console.quiet:
+                print(
+                    f"nextify: warning: this training will take about {duration(expected)}, not {self.minutes:g} "
+                    f"minutes, as the machine is slower than measured",
+                    file=sys.stderr,
+                )
+                self.minutes = None
+
+    def _place(self, progress: loop.Progress) -> str:
+        entry = progress.entry
+        if entry is None:
+            return f"step {progress.step:,} of {progress.total_steps:,}"
+        test = entry.get(f"test_{self.metric.key}")
+        tested = "" if test is None else f", {self.metric.text(test)}"
+        return f"epoch {entry['epoch']} of {self.recipe.epochs}: loss {entry['train_loss']:.4g}{tested}"
 
 
 class StudyProgress(_Bars):
@@ -60,6 +105,7 @@ class StudyProgress(_Bars):
 
     def __init__(self, console: Console, study: Trainings, estimate: StudyEstimate) -> None:
         self.study, self.estimate = study, estimate
+        self.metric = metric_specs(study.plan.trials[0].trial)[0]
         self.names = {p.folder: f"{p.step}, seed {p.trial.seed}" for p in study.plan.trials}
         self.open = {p.folder: 0.0 for p in study.open_trials}  # share done of each
         self.total = len(study.plan.trials)
@@ -87,7 +133,7 @@ class StudyProgress(_Bars):
             case Done(key, result):
                 self._ended(
                     key,
-                    f"[bold]{result.top1:.2f} %[/] in {duration(result.seconds)} "
+                    f"[bold]{result.metrics[self.metric.key]:.2f} {self.metric.unit}[/] in {duration(result.seconds)} "
                     f"({result.images_per_second:,.0f} images/s), ",
                 )
             case Failed(key, error):
@@ -106,3 +152,56 @@ class StudyProgress(_Bars):
         finished = sum(share == 1.0 for share in self.open.values()) + self.total - len(self.open)
         left = f"{duration(self.seconds_left())} left"
         self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}", highlight=False)
+
+
+class Stopping:
+    """SIGTERM and the first Ctrl-C ask the training to save and stop; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def asked(self) -> bool:
+        return self._asked
+
+    def __enter__(self) -> Stopping:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+
+
+def read_images(
+    console: Console,
+    source: str,
+    reading: Reading,
+    cache: Path | None,
+    weights: str | None = None,
+    to_train: bool = True,
+) -> Images:
+    """Open the images of ``--data``, with progress.
+
+    Args:
+        cache: folder for what later starts need not do again; None for none.
+        weights: where the bands of the images come from if ``--channels`` does not name them.
+        to_train: as ``open_images`` has it.
+    """
+    with console.status("looking at the images …") as status:
+        return open_images(
+            source,
+            split_seed=reading.split_seed,
+            cache=cache,
+            to_train=to_train,
+            channels=reading.channels or (chosen_bands(weights) if weights else None),
+            skip_unreadable=reading.skip_unreadable,
+            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
+        )

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from tyro.conf import arg
 
-from nextify.cli.options import MeasurementOptions
-from nextify.cli.printing import print_columns, print_json
-from nextify.data import open_images
-from nextify.data.errors import printable
-from nextify.evaluation.answers import Partial
-from nextify.evaluation.corruptions import CORRUPTIONS
-from nextify.evaluation.robustness import Robustness, measure
-from nextify.report.robustness import table, write
+from nextify.cli.options import UNSET, Count, Folder, MeasurementOptions, Seed, Workers
+from nextify.cli.printing import note, print_columns, print_json
+from nextify.paper.settings import Range
 from nextify.report.text import percent
 from nextify.training.trial import runtime
-from nextify.weights.bundle import chosen_bands
+
+if TYPE_CHECKING:
+    from nextify.evaluation.robustness import Robustness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,36 +26,44 @@ class Options(MeasurementOptions):
     again continues. docs/robustness.md describes the corruptions and how they differ from the published images.
     """
 
-    corruptions: tuple[str, ...] | None = None
+    corruptions: Annotated[tuple[str, ...] | None, UNSET] = None
     """Names, such as fog zoom_blur. Default: all 15."""
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    severities: tuple[Annotated[int, Range(least=1, most=5)], ...] = (1, 2, 3, 4, 5)
     """Any of 1 to 5."""
-    clean_only: bool = False
+    clean_only: Annotated[bool, UNSET] = False
     """Corrupt nothing: for images that are hard as they are (ImageNet-A, -R, -Sketch)."""
-    present_classes: bool = False
+    present_classes: Annotated[bool, UNSET] = False
     """Choose only among classes that have images, the protocol of ImageNet-A and -R."""
-    baseline: str | None = None
+    baseline: Annotated[str | None, UNSET] = None
     """A bundle whose errors count as 100, or alexnet for its published errors on ImageNet-C. Default: no mCE."""
-    limit: int | None = None
+    limit: Count = None
     """Measure on this many images, spread evenly over the set."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the corruptions' random numbers."""
-    frost: Annotated[Path | None, arg(metavar="DIR")] = None
+    frost: Folder = None
     """Folder of the published frost pictures (frost1.png … frost5.jpg). Default: generated textures."""
-    imagenet_c: Annotated[Path | None, arg(metavar="DIR")] = None
+    imagenet_c: Folder = None
     """Folder of the published ImageNet-C, measured instead of corrupting images here; --data holds the clean images."""
-    workers: int | None = None
+    workers: Workers = None
     """Processes that corrupt images. Default: none on a CPU, all cores but one beside a GPU."""
+
+    def check(self) -> None:
+        """Raises ``ValueError`` for options that exclude each other, and as for every measurement."""
+        if self.clean_only and self.corruptions is not None:
+            raise ValueError("--clean-only corrupts nothing: leave --corruptions out")
+        super().check()
 
 
 def run(options: Options) -> int:
-    if options.clean_only and options.corruptions is not None:
-        raise ValueError("--clean-only corrupts nothing: leave --corruptions out")
-    place = runtime(options.device, options.threads, options.workers)
-    channels = options.channels or chosen_bands(options.bundle)
-    images = open_images(
-        options.data, split_seed=options.split_seed, channels=channels, skip_unreadable=options.skip_unreadable
-    )
+    from nextify.cli.progress import read_images
+    from nextify.evaluation.answers import Partial
+    from nextify.evaluation.corruptions import CORRUPTIONS
+    from nextify.evaluation.robustness import measure
+    from nextify.report.robustness import table, write
+
+    machine = options.machine
+    place = runtime(machine.device, machine.threads, options.workers)
+    images = read_images(Console(stderr=True), options.data, options.reading, None, options.bundle)
     partial = None if options.out is None else Partial(options.out / "unfinished")
     with _bar() as bar:
         task = bar.add_task("", total=1)
@@ -79,9 +81,9 @@ def run(options: Options) -> int:
             frost_pictures=options.frost,
             imagenet_c=options.imagenet_c,
             device=place.device,
-            threads=options.threads,
+            threads=machine.threads,
             workers=place.workers,
-            kernels=options.kernels,
+            kernels=machine.kernels,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             partial=partial,
         )
@@ -91,15 +93,16 @@ def run(options: Options) -> int:
     if options.json:
         print_json(found.to_dict())
         return 0
-    _print(found, options.bundle)
+    _print(found, options.bundle, table(found))
     for path in written:
         print(f"written: {path}")
     return 0
 
 
-def _print(found: Robustness, bundle: str) -> None:
-    for note in found.notes:
-        print(f"nextify: note: {printable(note)}", file=sys.stderr)
+def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> None:
+    from nextify.data.errors import printable
+
+    note(*found.notes)
     print(f"{printable(found.model) or bundle} on {found.images:,} images of {found.data}, {found.precision}")
     print(f"clean: error {found.clean_error:.2f} %, ECE {100 * found.clean_calibration_error:.2f} %")
     if not found.corruptions:
@@ -109,7 +112,7 @@ def _print(found: Robustness, bundle: str) -> None:
         strengths = f"{found.strengths_of}×{found.strengths_of}"
         print(f"corrupted at {height}×{width} with the strengths published for {strengths}")
     print()
-    print_columns(*table(found))
+    print_columns(*figures)
     if found.baseline:
         mce, relative = percent(found.mean_corruption_error, 1), percent(found.relative_mean_corruption_error, 1)
         print(f"\nmCE {mce}, relative mCE {relative}; 100 is {printable(found.baseline)}")

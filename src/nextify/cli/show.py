@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
-from nextify.cli.options import Json
-from nextify.cli.printing import print_columns, print_json
+from nextify.cli.options import Changes, Json
+from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.settings import settings
 from nextify.networks.layout import Cost, cost, cost_by_part, layout, walk
 from nextify.networks.zoo import find_design
-from nextify.paper.design import Design, DesignError, InertChoice
+from nextify.paper.design import Design, InertChoice
 from nextify.paper.published import published_gflops, published_top1
+from nextify.paper.settings import Range
 from nextify.report.diagram import block_lines, block_svg, block_text
 from nextify.system.files import write_text_atomic
 
@@ -27,26 +27,23 @@ class Options:
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """A name listed by `nextify models`."""
-    image_size: int = 224
+    image_size: Annotated[int, Range(least=1, most=10**5)] = 224
     """Height and width of the images in pixels."""
-    num_classes: int = 1000
+    num_classes: Annotated[int, Range(least=0, most=10**8)] = 1000
     """Number of classes; 0 omits the classifier."""
-    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE")] = ()
+    set: Changes = ()
     """Change a design decision, e.g. --set kernel_size=9 --set norm=batch."""
-    svg: Annotated[Path | None, arg(metavar="FILE")] = None
+    svg: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also draw the first stage's block, like the paper's Figure 4, to this file."""
     json: Json = False
 
 
 def run(options: Options) -> int:
-    if options.image_size < 1 or options.num_classes < 0:
-        raise DesignError("--image-size must be 1 or more, and --num-classes 0 or more")
     design = find_design(options.name).with_(**settings(options.set, [Design]))
-    with warnings.catch_warnings(record=True) as notes:
+    with warnings.catch_warnings(record=True) as inert:
         warnings.simplefilter("always", InertChoice)
         design.warn_of_inert_choices()
-    for note in notes:
-        print(f"nextify: note: {note.message}", file=sys.stderr)
+    note(*(warning.message for warning in inert))
     size, classes = options.image_size, options.num_classes
     parts = cost_by_part(design, size, classes)
     total = cost(design, size, classes)
@@ -69,14 +66,7 @@ def run(options: Options) -> int:
         )
         return 0
     print(f"{' '.join((options.name, *options.set))}\n\n{block_text(design)}\n")
-    rows = [
-        (
-            part,
-            f"{resolution[part][0]}×{resolution[part][1]}",
-            *_figures(price),
-        )
-        for part, price in parts.items()
-    ]
+    rows = [(p, f"{resolution[p][0]}×{resolution[p][1]}", *_figures(price)) for p, price in parts.items()]
     rows.append(("total", "", *_figures(total)))
     print_columns((f"at {size}×{size}", "resolution", "parameters", "multiply-adds", "activations"), rows)
     top1, gflops = published_top1(options.name), published_gflops(options.name)

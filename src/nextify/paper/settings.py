@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -71,7 +71,7 @@ class Settings:
         try:
             return _accept(hint, value)
         except _RefusedError:
-            raise cls.error(f"{name} must be {describe(hint)}, got {_short(value)}") from None
+            raise cls.error(f"{name} must be {describe(hint)}, got {short(value)}") from None
         except SettingError as error:  # of a setting inside this one
             raise cls.error(f"{name}.{error}") from None
 
@@ -202,12 +202,40 @@ def owner(name: str, kinds: Iterable[type[Settings]]) -> type[Settings]:
     raise SettingError(unknown(name, kinds))
 
 
+def check_ranges(of: object, error: type[ValueError]) -> None:
+    """Hold the fields of a dataclass, such as a command's options, to the ranges in their annotations.
+
+    Raises ``error``, which names the field as an option.
+    """
+    for name, hint in get_type_hints(type(of), include_extras=True).items():
+        value = getattr(of, name)
+        if is_dataclass(value):
+            check_ranges(value, error)
+        elif limits := _ranges(hint):
+            try:
+                _accept(hint, value)
+            except _RefusedError:
+                limit = limits[0]
+                plain = isinstance(value, Real) and not math.isnan(value) and not limit.holds(value)  # type: ignore[arg-type]
+                least = "" if limit.least is None else f"{_figure(limit.least)} or more"
+                words = " and ".join(filter(None, (least, str(replace(limit, least=None)))))
+                wanted = words if plain else describe(hint)
+                raise error(f"--{name.replace('_', '-')} must be {wanted}, got {short(value)}") from None
+
+
+def _ranges(hint: Any) -> list[Range]:
+    """Every range inside an annotation."""
+    return [hint] if isinstance(hint, Range) else [found for inner in get_args(hint) for found in _ranges(inner)]
+
+
 def describe(hint: Any) -> str:
     """What an annotation accepts, in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        number, limits = describe(arguments[0]), arguments[1]
-        return f"{number.replace('a whole', 'an odd whole') if limits.odd else number} {limits}"
+        number, limits = describe(arguments[0]), [limit for limit in arguments[1:] if isinstance(limit, Range)]
+        if any(limit.odd for limit in limits):
+            number = number.replace("a whole", "an odd whole")
+        return " ".join([number, *map(str, limits)])
     if origin is Literal:
         return _or([str(choice) for choice in arguments])
     if origin is tuple:
@@ -221,7 +249,7 @@ def describe(hint: Any) -> str:
         for alternative in arguments:
             if get_origin(alternative) is Literal:
                 others += map(str, get_args(alternative))
-            elif alternative not in kinds:
+            elif alternative is not types.NoneType and alternative not in kinds:
                 others.append(describe(alternative))
         if len(kinds) > 1:
             return _or([*others, *(str(kind.kind) for kind in kinds)])
@@ -248,7 +276,7 @@ def _accept(hint: Any, value: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         number = _accept(arguments[0], value)
-        if not all(limit.holds(number) for limit in arguments[1:]):
+        if not all(limit.holds(number) for limit in arguments[1:] if isinstance(limit, Range)):
             raise _RefusedError
         return number
     if origin in (Union, types.UnionType):
@@ -274,6 +302,10 @@ def _accept(hint: Any, value: Any) -> Any:
         return int(value)
     if hint is float:
         return _number(value)
+    if hint is types.NoneType:
+        if value is not None:
+            raise _RefusedError
+        return None
     return _inner(hint, value)
 
 
@@ -303,7 +335,7 @@ def _inner(kind: type[Settings], value: object) -> Settings:
     raise _RefusedError
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     """``repr`` on one line of at most 60 characters."""
     try:
         text = " ".join(repr(value).split())

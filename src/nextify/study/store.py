@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from nextify.study.plan import PlannedTrial
-from nextify.training.run import Result, UnusableFolder, finished, of_earlier_versions, taken
+from nextify.system.files import make_folder
+from nextify.training.run import Result, finished, of_earlier_versions, taken
 
 
 class Store:
@@ -19,10 +20,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.trials = root / "trials"
-        try:
-            self.trials.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnusableFolder(f"cannot make {self.trials}: {error.strerror}; choose another --out") from error
+        make_folder(self.trials)
         self._lock = ExitStack()
 
     def __enter__(self) -> Store:

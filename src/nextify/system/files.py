@@ -2,12 +2,13 @@
 
 Data is written to a temporary file in the same folder, flushed to disk (fsync) and renamed by ``os.replace``, which is
 atomic on POSIX and Windows. On failure (a full disk, no permission) the target is untouched, the temporary file is
-removed, and the ``OSError`` reaches the caller.
+removed, and the caller gets an ``OSError`` that names the target and, on a full disk, the bytes needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -16,13 +17,25 @@ from pathlib import Path
 from typing import IO
 
 
+class UnusableFolder(OSError):
+    """A folder that cannot hold what is to be written; the message names the remedy."""
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents where they are missing. Raises ``UnusableFolder``."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UnusableFolder(f"cannot make {path}: {error.strerror}; choose another --out") from error
+
+
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """Write ``data`` to ``path`` completely or not at all; the folder must exist. Raises ``OSError``."""
-    write_atomic(path, lambda file: file.write(data))
+    write_atomic(path, lambda file: file.write(data), len(data))
 
 
-def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill the file ``path``, which appears when it is complete; see :func:`write_bytes_atomic`."""
+def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object], size: int | None = None) -> None:
+    """Let ``write`` fill the file ``path`` with ``size`` bytes (None: unknown); see :func:`write_bytes_atomic`."""
     path = Path(path)
     temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -31,9 +44,12 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            needed = f", {size:,} bytes needed" if error.errno == errno.ENOSPC and size is not None else ""
+            raise OSError(error.errno, f"{os.strerror(error.errno)}{needed}", str(path)) from error
         raise
     _sync_folder(path.parent)
 

@@ -170,10 +170,7 @@ def first_alone(function: Callable[[], T]) -> T:
     """
     if count() == 1:
         return function()
-    import torch.distributed as dist
-
     found: list[T] = []
-    failures: list[str | None] = [None] * count()
     failure = None
     from_first(lambda: found.append(function()))
     if not is_first():
@@ -181,8 +178,7 @@ def first_alone(function: Callable[[], T]) -> T:
             found.append(function())
         except Exception as error:
             failure = f"process {rank()}: {error}"
-    dist.all_gather_object(failures, failure)
-    for told in failures:
+    for told in gathered(failure):
         if told is not None:
             raise OneFailed(told)
     return found[0]

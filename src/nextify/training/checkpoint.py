@@ -37,11 +37,8 @@ def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
 
 def load_checkpoint(path: Path) -> Any:
     """The state at ``path``, the one before if that file is damaged or absent, or None if neither can be read."""
-    for candidate in (path, before(path)):
-        if not candidate.exists():
-            continue
-        data = candidate.read_bytes()
-        head = len(_MAGIC) + 32
+    for candidate in filter(Path.exists, (path, before(path))):
+        data, head = candidate.read_bytes(), len(_MAGIC) + 32
         body = data[head:]
         if data.startswith(_MAGIC) and hashlib.sha256(body).digest() == data[len(_MAGIC) : head]:
             return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)

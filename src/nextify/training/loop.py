@@ -1,4 +1,4 @@
-"""The loop over a training's steps: when it looks at the loss, tests, saves and stops.
+"""The loop over a training's steps, which decides when to read the loss, test, save and stop.
 
 Several processes run it in step (``processes``): each computes its share of every batch, all see the same loss and stop
 together, and the first one writes.
@@ -24,13 +24,13 @@ from nextify.training.schedule import learning_rate
 from nextify.training.trainer import Trainer
 
 WARM_UP_STEPS = 3
-"""Steps left out of the speed, which the first calls' allocations and kernel choices would spoil."""
+"""Steps left out of the speed, as they include first allocations and the choice of kernels."""
 CHECK_EVERY = 20
-"""Steps between two looks at the loss; each look waits for the device."""
+"""Steps between readings of the loss, each of which waits for the device."""
 AGREE_EVERY = 5
-"""Steps between two times that several processes ask each other whether to stop or to save."""
+"""Steps after which several processes agree on whether to stop or to save."""
 SHOW_SECONDS = 0.3
-"""Shortest time between two reports of progress."""
+"""Shortest time between two reports of progress within an epoch."""
 
 
 class TrainingStopped(RuntimeError):
@@ -48,6 +48,8 @@ class Progress:
     step: int
     total_steps: int
     images_per_second: float
+    entry: Entry | None = None
+    """The epoch's, where one has just ended."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -93,14 +95,16 @@ def run_steps(
         trainer.step_seconds.append(now - before)
         trainer.seconds += now - before
         before = now
+        entry = None
         if end_of_epoch:
             final = trainer.evaluate() if trainer.step // trainer.steps_per_epoch in measured else None
-            records.epoch(_end_epoch(trainer, final), trainer.step)
+            entry = _end_epoch(trainer, final)
+            records.epoch(entry, trainer.step)
             trainer.seconds += time.perf_counter() - before
         now = time.perf_counter()
-        if on_progress is not None and now - shown_at > SHOW_SECONDS:
+        if on_progress is not None and (entry is not None or now - shown_at > SHOW_SECONDS):
             shown_at = now
-            on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer)))
+            on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer), entry))
         if trainer.step < trainer.total_steps and (processes.count() == 1 or trainer.step % AGREE_EVERY == 0):
             due = records.folder is not None and now - saved_at > runtime.checkpoint_seconds
             stop, save = processes.largest([should_stop is not None and should_stop(), due])

@@ -1,4 +1,4 @@
-"""One batch learned by heart: shows in a minute whether data, network and settings can learn at all."""
+"""Learning one batch by heart, which shows in a minute whether data, network and settings can learn at all."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ from dataclasses import dataclass, replace
 import torch
 
 from nextify.system import processes
+from nextify.tasks.task import MetricSpec
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
 from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime
 
 OVERFIT_STEPS = 100
-OVERFIT_TOP1 = 95.0
-"""Percent of one batch that a working pipeline has learned by heart after ``OVERFIT_STEPS``."""
+OVERFIT_LEAST = 95.0
+"""The main metric, percent, that a working pipeline reaches on one batch after ``OVERFIT_STEPS``."""
 
 
 @dataclass(frozen=True)
 class Overfit:
-    """What learning one batch by heart gave."""
+    """The outcome of learning one batch by heart."""
 
     images: int
     steps: int
     first_loss: float
     last_loss: float
-    top1: float
-    """Percent of the batch that is right at the end."""
+    metric: MetricSpec
+    """The task's main one."""
+    value: float
+    """Of that metric, on the batch at the end."""
 
     @property
     def works(self) -> bool:
-        return self.top1 >= OVERFIT_TOP1
+        return self.value >= OVERFIT_LEAST
 
 
 def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STEPS) -> Overfit:
-    """Learn one batch by heart, without augmentation and regularization: whatever cannot, cannot learn the rest."""
+    """Learn one batch by heart, without augmentation and regularization; what fails here cannot learn more."""
     if processes.launched() > 1:
         raise RequestError("--overfit-batch takes one process: start it without torchrun")
-    images = prepared.images
-    recipe = prepared.trial.recipe
+    images, recipe = prepared.images, prepared.trial.recipe
     per_epoch = len(images.train) // recipe.batch_size
     bare = recipe.with_(
         epochs=max(1, math.ceil(steps / per_epoch)),
@@ -62,6 +64,7 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
     losses = [float(trainer.train_step(pixels, labels)) for _ in range(steps)]
     with torch.no_grad():
         # In training mode, as batch norm's running statistics need more steps than these to follow.
-        x, y = trainer.task.test_batch(pixels, labels)
-        right = float((trainer.model(x).argmax(-1) == y).float().mean())
-    return Overfit(len(labels), steps, losses[0], losses[-1], 100 * right)
+        seen = trainer.task.observe(trainer.model, *trainer.task.test_batch(pixels, labels))
+    metric = trainer.task.metric_specs[0]
+    value = trainer.task.metrics([seen]).values()[metric.key]
+    return Overfit(len(labels), steps, losses[0], losses[-1], metric, value)

@@ -1,9 +1,10 @@
-"""From a request to a training that is ready: design and recipe fitted to the images, the user's settings on top, and
-a sentence for everything that was decided on the user's behalf."""
+"""From a request to a training that is ready to run: design and recipe are fitted to the images, the user's settings
+applied on top, and every decision made for the user explained in a sentence."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,37 +27,20 @@ from nextify.weights import About, WeightsError, find, is_bundle
 from nextify.weights.class_names import in_order, is_word
 
 MANY_IMAGES = 200_000
-"""Training images from which the paper's recipe is taken rather than the one for small sets."""
+"""Training images from which on the paper's recipe is chosen rather than the one for small sets."""
+FEW_IMAGES = 10_000
+"""Training images below which trained weights are recommended."""
+IN_TIMM = r"convnext(v2)?_(atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)"
+"""Our designs of which timm has trained weights."""
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
-"""Side of the images, pixels, where the request names none."""
+"""Limits of the images' side in pixels, where the request names none."""
 SIZE_STEP = 32
-"""Images of mixed sizes are brought to a multiple of this many pixels near their median short side."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A training that is ready to run."""
-
-    request: Request
-    trial: Trial
-    images: Images
-    preflight: Preflight
-    recipe_name: str
-    changes: tuple[Change, ...]
-    notes: tuple[str, ...]
-    """What was decided on the user's behalf, a sentence each."""
-    start: Mapping[str, Tensor] | None
-    licence: str
-    """Of the weights it starts from; ``yours`` without any."""
-
-    @property
-    def uses_batch_norm(self) -> bool:
-        return isinstance(self.trial.design, Design) and self.trial.design.norm == "batch"
+"""Images of mixed sizes are resized to the multiple of this many pixels nearest to their median short side."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """A request's data and starting weights, read once; ``fitted_to`` makes a training of them."""
+    """A request's data and starting weights, read once; ``fitted_to`` turns them into a training."""
 
     request: Request
     images: Images
@@ -67,10 +51,11 @@ class Preparation:
     start_digest: str
     image_size: int
     notes: tuple[str, ...]
+    """One sentence for each decision made for the user."""
 
     @classmethod
     def of(cls, request: Request, images: Images) -> Preparation:
-        """Check the request and read what it starts from; raises as ``prepare`` does."""
+        """Check the request and read the weights it starts from; raises as ``prepare`` does."""
         check(request)
         notes: list[str] = []
         recipe_name, recipe = _recipe(request, images, notes)
@@ -89,7 +74,7 @@ class Preparation:
         return cls(request, images, recipe_name, recipe, about, start, digest, size, tuple(notes))
 
     def fitted_to(self, epochs: int | None = None) -> Prepared:
-        """The training, of ``epochs`` unless the request names them itself."""
+        """The training, with ``epochs`` unless the request names its own."""
         request, images, size = self.request, self.images, self.image_size
         recipe_settings, design_settings = split(request.settings)
         chosen_scale = scale(request.scale)
@@ -130,10 +115,7 @@ class Preparation:
             request.frozen_stages,
             (request.accumulation or 1) if design.norm == "batch" else 1,
         )
-        licence = "yours" if self.about is None else self.about.licence
-        return Prepared(
-            *(request, trial, images, report, self.recipe_name, tuple(changes), self.notes, self.start, licence)
-        )
+        return Prepared(**vars(self), trial=trial, preflight=report, changes=tuple(changes))
 
     def _data(self) -> Data:
         images, size = self.images, self.image_size
@@ -144,11 +126,29 @@ class Preparation:
         return replace(data, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
+@dataclass(frozen=True)
+class Prepared(Preparation):
+    """A training that is ready to run; its recipe is the trial's, ``recipe`` the one that was fitted."""
+
+    trial: Trial
+    preflight: Preflight
+    changes: tuple[Change, ...]
+
+    @property
+    def licence(self) -> str:
+        """Of the weights it starts from; ``unknown`` for fresh ones."""
+        return "yours" if self.about is None else self.about.licence
+
+    @property
+    def uses_batch_norm(self) -> bool:
+        return isinstance(self.trial.design, Design) and self.trial.design.norm == "batch"
+
+
 def prepare(request: Request, images: Images, epochs: int | None = None) -> Prepared:
     """The training of a request, fitted to the images.
 
     Args:
-        epochs: of a request that names none; None takes the scale's or the recipe's.
+        epochs: for a request that names none; None takes the scale's or the recipe's.
 
     Raises:
         RequestError: the options contradict each other or name nothing known.
@@ -159,7 +159,7 @@ def prepare(request: Request, images: Images, epochs: int | None = None) -> Prep
 
 
 def resolved(prepared: Prepared) -> dict[str, object]:
-    """Design and recipe as they are trained, and how they came to be; plain data."""
+    """Design and recipe as trained, and how they were arrived at, as plain data."""
     return {
         "model": prepared.request.model,
         "recipe_name": prepared.recipe_name,
@@ -179,6 +179,12 @@ def _recipe(request: Request, images: Images, notes: list[str]) -> tuple[str, Re
         else:
             name = "scratch_small" if small else "convnext_in1k"
         notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
+    fresh, in_timm = request.weights is None and request.scale == "full", re.fullmatch(IN_TIMM, request.model)
+    if fresh and in_timm and len(images.train) < FEW_IMAGES:
+        notes.append(
+            f"{len(images.train):,} images are few for fresh weights: trained ones usually get further, by adding "
+            f"--weights timm:{request.model}"
+        )
     return name, RECIPES[name]
 
 

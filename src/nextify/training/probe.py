@@ -1,4 +1,4 @@
-"""What a training will take here: a few steps timed, and the part of a batch that fits the memory found by trying."""
+"""What a training takes here: a few steps are timed, and the parts of a batch that fit memory found by trying."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from nextify.training.trainer import TEST_BATCH, Trainer, measured
 from nextify.training.trial import Runtime, Trial
 
 PROBE_SECONDS = 3.0
-"""A probe takes no further step once it has run this long, the first step aside: that one may build kernels."""
+"""A probe stops after this long, not counting the first step, which may build kernels."""
 FIRST_GUESS = 10
 """Epochs for which the first probe of ``--minutes`` is fitted."""
 PLANNED_SHARE = 0.97
-"""Of ``--minutes``, for what a probe does not see."""
+"""Of ``--minutes``; the rest is left for what a probe does not see."""
 
 
 class OutOfMemory(RequestError):
-    """A batch does not fit the memory, in parts as small as may be chosen here."""
+    """A batch does not fit memory, not even in the smallest parts that may be chosen here."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Speed:
     step_seconds: float
     """Median of a step, at the mean size of the images over the training."""
     test_seconds: float
-    """All evaluations."""
+    """Of all evaluations."""
     total_steps: int
 
     @property
@@ -49,16 +49,14 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A training's time and memory, from a few measured steps."""
+class Estimate(Speed):
+    """A training's time and memory, from a few measured steps; of several processes the slowest counts."""
 
-    seconds: float
-    step_seconds: float
     images_per_second: float
     memory_mib: int
-    """Most memory that a process held while measuring: the device's, or on a CPU all of its own."""
+    """Peak memory of a process while measuring: the device's, or on a CPU the process's own."""
     accumulation: int
-    """Parts into which each batch has to be cut so that it fits the memory, at least as many as were asked for."""
+    """Parts into which each batch must be cut to fit memory, at least as many as were asked for."""
 
 
 def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Speed:
@@ -83,20 +81,22 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Spe
         if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
             break
     pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
-    before = time.perf_counter()
-    measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
+    for _ in range(2):  # the first may build kernels, too
+        before = time.perf_counter()
+        measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
+        test_seconds = time.perf_counter() - before
     test_batches = runtime.evaluations * math.ceil(len(images.test) / (TEST_BATCH * processes.count()))
     return Speed(
         statistics.median(times[2:] or times[1:] or times) * relative_cost(trial.recipe, size, trainer.stride),
-        (time.perf_counter() - before) * test_batches,
+        test_seconds * test_batches,
         trainer.total_steps,
     )
 
 
 def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
-    """Time a few steps; where a batch does not fit the memory, cut it in two until it does.
+    """Time a few steps; where a batch does not fit memory, halve it until it does.
 
-    With batch norm the parts would change the result, so there it is left to the user to choose them.
+    With batch norm the parts would change the result, so the choice is left to the user.
 
     Raises:
         OutOfMemory: a part of one image does not fit, or the network has batch norm.
@@ -132,23 +132,21 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     memory = peak_memory_mib() or 0
     if runtime.device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated(runtime.device) // 2**20
-    step, tests, parts_of_all, memory_of_all = processes.largest(
-        [speed.step_seconds, speed.test_seconds, parts, memory]
-    )
-    slowest = Speed(step, tests, speed.total_steps)
-    return Estimate(slowest.seconds, step, batch / step, int(memory_of_all), int(parts_of_all))
+    step, tests, parts_of_all, most_memory = processes.largest([speed.step_seconds, speed.test_seconds, parts, memory])
+    return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that a device's or the machine's memory is used up."""
+    """Whether an error says that the memory of a device or of the machine is used up."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
-def epochs_for(minutes: float, fitted_to: Callable[[int], Prepared], runtime: Runtime) -> int:
+def epochs_for(minutes: float, began: float, fitted_to: Callable[[int], Prepared], runtime: Runtime) -> int:
     """Epochs that fill ``minutes`` here. The fit chooses the batch by the epochs, so this measures twice.
 
     Args:
+        began: reading of ``time.monotonic`` from which the minutes count; what measuring takes is subtracted.
         fitted_to: the training of so many epochs.
 
     Raises:
@@ -159,12 +157,12 @@ def epochs_for(minutes: float, fitted_to: Callable[[int], Prepared], runtime: Ru
         prepared = fitted_to(epochs)
         found = measure(prepared, runtime)
         per_epoch = found.step_seconds * (len(prepared.images.train) // prepared.trial.recipe.batch_size)
-        tests = max(0.0, found.seconds - per_epoch * epochs)
-        exact = (60 * minutes * PLANNED_SHARE - tests) / per_epoch
+        (spent,) = processes.largest([time.monotonic() - began])
+        exact = ((60 * minutes - spent) * PLANNED_SHARE - found.test_seconds) / per_epoch
         if exact < 1:
             raise RequestError(
-                f"one epoch takes about {(per_epoch + tests) / 60:.1f} minutes here, more than --minutes "
-                f"{minutes:g}: give more minutes, a smaller --scale or a smaller --image-size"
+                f"one epoch takes about {(spent + per_epoch + found.test_seconds) / 60:.1f} minutes here, more than "
+                f"--minutes {minutes:g}: give more minutes, a smaller --scale or a smaller --image-size"
             )
-        epochs = math.floor(exact)
+        epochs = min(math.floor(exact), 10**6)
     return epochs

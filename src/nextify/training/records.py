@@ -17,12 +17,12 @@ from typing import TypedDict
 from torch import Tensor
 
 from nextify.system.files import write_text_atomic
-from nextify.training.checkpoint import load_checkpoint, remove_checkpoint, remove_leftovers, save_checkpoint
+from nextify.training.checkpoint import before, load_checkpoint, remove_checkpoint, remove_leftovers, save_checkpoint
 from nextify.training.distributed import OptimizerState
 from nextify.training.tracking import Tracker
 
 Entry = dict[str, float | int | None]
-"""One epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
+"""One epoch: epoch, train_loss, learning_rate, and the main test metric, None where it was not measured."""
 Warn = Callable[[str], None]
 
 
@@ -55,6 +55,7 @@ class Records:
 
     def __init__(self, folder: Path | None, warn: Warn = to_stderr) -> None:
         self.folder, self.warn = folder, warn
+        self.path = (folder or Path()) / "checkpoint.pt"
         self.trackers: list[Tracker] = []
         self.last_good: Path | None = None
         """The checkpoint from which a training that failed now would resume."""
@@ -64,10 +65,12 @@ class Records:
         """The state to resume from, or None; also removes what a killed process left half-written."""
         if self.folder is None:
             return None
-        path = self._checkpoint()
+        path = self.path
         self._try("clean up", lambda: remove_leftovers(path))
         state: State | None = load_checkpoint(path)
         if state is None or state["fingerprint"] != fingerprint:
+            if path.exists() or before(path).exists():
+                self.warn(f"{path} and the one before it are damaged or another's: the training starts from step 0")
             return None
         if state["threads"] != threads:
             self.warn(
@@ -81,10 +84,9 @@ class Records:
         """Save a checkpoint and return whether that worked; a state with a NaN or infinite weight is not saved."""
         if self.folder is None or not all(map(_finite, state["model"].values())):
             return False
-        path = self._checkpoint()
-        saved = self._try("save a checkpoint", lambda: save_checkpoint(path, state))
+        saved = self._try("save a checkpoint", lambda: save_checkpoint(self.path, state))
         if saved:
-            self.last_good = path
+            self.last_good = self.path
         return saved
 
     def track(self, trackers: list[Tracker]) -> None:
@@ -95,15 +97,15 @@ class Records:
         """Append the epoch to the log and report it to the trackers; ``step`` counts optimizer steps from 1."""
         if self.folder is None:
             return
-        log = self.folder / "log.jsonl"
+        log = self.path.with_name("log.jsonl")
         self._try("write the log", lambda: _append(log, entry))
         values = {name: float(value) for name, value in entry.items() if value is not None and math.isfinite(value)}
         self._each_tracker(lambda tracker: tracker.log(values, step))
 
     def whole_log(self, curve: Sequence[Entry]) -> None:
         """Rewrite the log from ``curve``, so that an epoch trained again after a resume is not listed twice."""
-        if self.folder is not None and (curve or (self.folder / "log.jsonl").exists()):
-            log = self.folder / "log.jsonl"
+        log = self.path.with_name("log.jsonl")
+        if self.folder is not None and (curve or log.exists()):
             text = "".join(json.dumps(entry) + "\n" for entry in curve)
             self._try("write the log", lambda: write_text_atomic(log, text))
 
@@ -114,11 +116,7 @@ class Records:
 
     def remove_checkpoint(self) -> None:
         if self.folder is not None:
-            remove_checkpoint(self._checkpoint())
-
-    def _checkpoint(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "checkpoint.pt"
+            remove_checkpoint(self.path)
 
     def _each_tracker(self, call: Callable[[Tracker], None]) -> None:
         for tracker in list(self.trackers):

@@ -1,16 +1,16 @@
-"""What a user asks for, read and checked before an image or a tensor is looked at."""
+"""What a user asks for, checked before any image or tensor is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
 from nextify.fitting.scale import scale
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
-from nextify.paper.settings import hints, owner, plain
+from nextify.paper.settings import Range, check_ranges, hints, owner, plain
 
 DESIGN_FIELDS = frozenset(hints(Design))
 Values = dict[str, Any]
@@ -18,22 +18,22 @@ Values = dict[str, Any]
 
 
 class RequestError(ValueError):
-    """A training that cannot be; the message names the remedy."""
+    """An impossible request; the message names the remedy."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What decides a training's result, as the user gives it. ``None`` is "choose for me" throughout."""
+    """What decides a training's result, as the user states it. ``None`` means "choose for me" throughout."""
 
     model: str
     """A name that ``nextify models`` lists."""
     recipe: str | None = None
     """A name of ``RECIPES``; by default one for small sets, or the paper's for large ones."""
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Values of the recipe's and the design's fields, by name, dotted where a field has parts; they stand above the
-    fit."""
-    epochs: int | None = None
-    minutes: float | None = None
+    """Values of the recipe's and the design's fields, by name, dotted where a field has parts; they
+    override the fit."""
+    epochs: Annotated[int, Range(least=1, most=10**6)] | None = None
+    minutes: Annotated[float, Range(above=0, most=10**7)] | None = None
     """Wall time to fill with epochs, by a measurement on this machine."""
     scale: str = "full"
     weights: str | None = None
@@ -41,11 +41,12 @@ class Request:
     class_order: str | None = None
     """Of weights that do not name their classes: ``imagefolder``, ``natural``, ``data``, or a file of their names."""
     frozen_stages: int = 0
-    image_size: int | None = None
+    image_size: Annotated[int, Range(least=1, most=10**4)] | None = None
     precision: str | None = None
-    accumulation: int | None = None
+    accumulation: Annotated[int, Range(least=1, most=10**9)] | None = None
     """Parts into which each batch is cut; decides the result where the network has batch norm."""
-    seed: int = 0
+    seed: Annotated[int, Range(least=0, most=2**31 - 1)] = 0
+    """Shifted by 32 bits, it is part of torch's 64-bit seeds."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON."""
@@ -71,7 +72,8 @@ def split(settings: Mapping[str, object]) -> tuple[Values, Values]:
 
 
 def check(request: Request) -> None:
-    """What can be told of a request without looking at an image or a tensor. Raises ``RequestError`` and kin."""
+    """Refuse what can be refused without an image or a tensor, by a ``RequestError`` or another ``ValueError``."""
+    check_ranges(request, RequestError)
     recipe_settings, _ = split(request.settings)
     find_design(request.model)
     scale(request.scale)
@@ -82,12 +84,5 @@ def check(request: Request) -> None:
         raise RequestError("--epochs, --minutes and --set epochs=… decide the same thing: give one")
     if request.precision is not None and "precision" in recipe_settings:
         raise RequestError("--precision and --set precision=… decide the same thing: give one")
-    for name, value in (("--epochs", request.epochs), ("--image-size", request.image_size)):
-        if value is not None and value < 1:
-            raise RequestError(f"{name} must be 1 or more, got {value}")
     if request.class_order is not None and request.weights is None:
         raise RequestError("--class-order says how the classes of --weights are numbered: give --weights too")
-    if not 0 <= request.seed < 2**31:  # shifted by 32 bits, it is part of torch's 64-bit seeds
-        raise RequestError(f"--seed must be between 0 and {2**31 - 1:,}, got {request.seed}")
-    if request.minutes is not None and not request.minutes > 0:
-        raise RequestError(f"--minutes must be above 0, got {request.minutes:g}")

@@ -1,4 +1,4 @@
-"""The only way a training happens: a trial runs in a folder, resumes there, and leaves its network and records.
+"""The one way to train: a trial runs in a folder, resumes there, and leaves its network and records.
 
 ``train`` runs one trial, a study many through an engine, ``compare`` many through a study. The folder holds::
 
@@ -14,12 +14,16 @@ import contextlib
 import functools
 import hashlib
 import json
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from nextify import kernels
@@ -28,22 +32,18 @@ from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
-from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.files import UnusableFolder, write_bytes_atomic, write_json_atomic
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Entry, Records, Warn, to_stderr
 from nextify.training.tracking import open_trackers
-from nextify.training.trainer import Start, Trainer
+from nextify.training.trainer import Start, Trainer, metric_specs
 from nextify.training.trial import VERSION, Runtime, Trial
-from nextify.weights import About, Metric, Preprocessing, is_bundle, save_bundle
-from nextify.weights.bundle import WEIGHTS_FILE
+from nextify.weights import About, Metric, Preprocessing, WeightsError, is_bundle, save_bundle
+from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, from_json
 
 FOREIGN_JSON = "timm.json"
 """Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
-
-
-class UnusableFolder(OSError):
-    """A folder that cannot hold a training; the message names the remedy."""
 
 
 class TrainingOutOfMemory(RuntimeError):
@@ -52,14 +52,13 @@ class TrainingOutOfMemory(RuntimeError):
 
 @dataclass(frozen=True)
 class Result:
-    """What a training gave."""
+    """The outcome of a training."""
 
     fingerprint: str
     bundle: Path
     """The network: a bundle that can be evaluated, predicted with and exported; of a network of timm's, its weights."""
-    top1: float
-    """Of the final (averaged, where the recipe averages) weights on the test images, percent."""
-    top5: float
+    metrics: Mapping[str, float]
+    """Of the final (averaged, where the recipe averages) weights on the test images, by the keys of the task."""
     test_images: int
     final_train_loss: float
     """Mean over the last epoch."""
@@ -68,40 +67,70 @@ class Result:
     images_per_second: float
     """Batch size over the median time of a step: forward, backward, update and the preparation of the batch."""
     peak_memory_mib: int | None
-    """Most memory that the training's process has held."""
+    """Peak memory of the training's process."""
     curve: list[Entry]
-    """One entry per epoch: epoch, train_loss, learning_rate, test_top1 (None where it was not measured)."""
+    """One entry per epoch: epoch, train_loss, learning_rate, and the main test metric (None where not measured)."""
     trained: bool = True
     """False where an earlier run had finished it."""
 
+    @property
+    def top1(self) -> float:
+        """Of a classification, percent."""
+        return self.metrics["top1"]
+
+    @property
+    def top5(self) -> float:
+        """Of a classification, percent."""
+        return self.metrics["top5"]
+
     def to_dict(self) -> dict[str, object]:
         """The figures as plain data, as ``result.json`` has them."""
-        return {name: value for name, value in asdict(self).items() if name not in ("bundle", "trained")}
+        others = {name: value for name, value in asdict(self).items() if name not in ("bundle", "metrics", "trained")}
+        return {"fingerprint": self.fingerprint, **self.metrics, **others}
 
 
 def finished(folder: Path, trial: Trial) -> Result | None:
-    """The result of a training that is done, or None. A file that is not this trial's result counts as none."""
-    bundle = folder / "bundle"
-    try:
-        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if content["fingerprint"] != trial.fingerprint or not (is_bundle(bundle) or (bundle / FOREIGN_JSON).exists()):
-            return None
-        figures = {f: content[f] for f in Result.__dataclass_fields__ if f not in ("bundle", "trained")}
-    except (OSError, ValueError, KeyError, TypeError):
+    """The result of a training that is done, or None where its result or its network is missing, cut or another's."""
+    content = _read_object(folder / "result.json")
+    figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "metrics", "trained")}
+    metrics = {spec.key: content.get(spec.key) for spec in metric_specs(trial)}
+    numbers = [figures[f] for f in ("test_images", "final_train_loss", "seconds", "images_per_second")]
+    if (
+        figures["fingerprint"] != trial.fingerprint
+        or not all(isinstance(number, int | float) for number in (*metrics.values(), *numbers))
+        or not isinstance(figures["curve"], list)
+        or not _whole_network(folder / "bundle")
+    ):
         return None
-    return Result(bundle=bundle, trained=False, **figures)
+    return Result(bundle=folder / "bundle", metrics=cast("Any", metrics), trained=False, **cast("Any", figures))
 
 
 def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
     """Those of ``folders`` that hold a training of another version of nextify, whose results are not reused."""
-    found = []
-    for folder in folders:
-        for name in ("result.json", "recipe.json"):
-            with contextlib.suppress(OSError, ValueError):
-                if json.loads((folder / name).read_text(encoding="utf-8")).get("version") != VERSION:
-                    found.append(folder)
-                break
-    return found
+    contents = {f: _read_object(f / "result.json") or _read_object(f / "recipe.json") for f in folders}
+    return [folder for folder, content in contents.items() if content and content.get("version") != VERSION]
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a file; empty where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _whole_network(bundle: Path) -> bool:
+    """Whether a bundle, or the weights of a network of timm's, can be read as far as its JSON and sizes tell."""
+    try:
+        if is_bundle(bundle):
+            from_json(_read_object(bundle / JSON_FILE), bundle)
+        elif not _read_object(bundle / FOREIGN_JSON):
+            return False
+        with safe_open(bundle / WEIGHTS_FILE, framework="pt"):  # raises where bytes are missing
+            return True
+    except (OSError, WeightsError, SafetensorError):
+        return False
 
 
 def run_trial(
@@ -120,7 +149,7 @@ def run_trial(
     track: Sequence[str] = (),
     warn: Warn = to_stderr,
 ) -> Result:
-    """Train to the end and leave the network in ``folder``; go on from a checkpoint there, and repeat nothing finished.
+    """Train to the end and leave the network in ``folder``; resume from a checkpoint there, repeat nothing finished.
 
     Args:
         on_progress: called after steps, a few times a second at most.
@@ -128,13 +157,13 @@ def run_trial(
         start: weights to begin with, in our names; ``trial.start`` must be their digest.
         start_source: where they come from.
         licence: of those weights, and so of the result.
-        command: that asked for the training.
+        command: the command line that asked for the training.
         should_stop: asked after a step; True, in any process, saves a checkpoint and raises ``TrainingStopped``.
         track: names of ``tracking.TRACKERS`` that are told of each epoch.
-        warn: told of a record that could not be written; the training goes on.
+        warn: called with a line about anything that could not be written or read; the training goes on.
 
     Raises:
-        TrainingStopped: ``should_stop`` returned True; the same call goes on.
+        TrainingStopped: ``should_stop`` returned True; the same call resumes.
         TrainingDiverged: the loss became NaN or infinite; the last good checkpoint stays.
         TrainingOutOfMemory: in the middle of the training; likewise.
         UnusableFolder: another process trains in ``folder``.
@@ -148,6 +177,7 @@ def run_trial(
             if done is None:
                 folder.mkdir(parents=True, exist_ok=True)
                 opened.enter_context(taken(folder))
+                _clear_damaged(folder, warn)
             return done
 
         done = processes.from_first(begin)
@@ -157,6 +187,7 @@ def run_trial(
         opened.callback(records.close)
         try:
             trainer = Trainer(trial, images, runtime, start)
+            processes.from_first(lambda: check_space(folder, trainer))
             state = processes.from_first(lambda: records.load(trial.fingerprint, runtime.threads))
             if state is not None:
                 trainer.load_state(state)
@@ -174,22 +205,20 @@ def run_trial(
         records.whole_log(trainer.curve)  # in case a full disk had cost a line
         loss = trainer.curve[-1]["train_loss"]
         assert loss is not None
-        metrics = final.values()
         result = Result(
-            *(trial.fingerprint, folder / "bundle", metrics["top1"], metrics["top5"], final.images, loss),
+            *(trial.fingerprint, folder / "bundle", final.values(), final.images, loss),
             *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
         )
         weights = trainer.kept_weights()
 
         def keep() -> None:  # all of it before the checkpoint goes: a run that is killed in between goes on from there
             place = _environment(runtime.device)
-            _save_network(
-                *(weights, trial, images, result),
-                name=name,
-                source=f"trial {trial.fingerprint}" + (f", from {start_source}" if start_source else ""),
-                licence=licence,
-                provenance=_provenance(trial, result.seconds, place, command),
+            source = f"trial {trial.fingerprint}" + (f", from {start_source}" if start_source else "")
+            provenance = (
+                f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, torch "
+                f"{place['torch']}, {result.seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
             )
+            _save_network(weights, trial, images, result, name, source, licence, provenance)
             content = {
                 "version": VERSION,
                 **result.to_dict(),
@@ -205,6 +234,39 @@ def run_trial(
     return result
 
 
+def _clear_damaged(folder: Path, warn: Warn) -> None:
+    """Make way for a training whose result or network was found damaged."""
+    if (folder / "result.json").exists():
+        warn(f"the result in {folder} or its network is damaged or incomplete: it is trained again")
+        (folder / "result.json").unlink()
+    bundle = folder / "bundle"
+    if bundle.exists() and not is_bundle(bundle) and not (bundle / FOREIGN_JSON).exists():
+        bundle.rename(folder / f"bundle-damaged-{secrets.token_hex(4)}")
+
+
+def check_space(folder: Path, trainer: Trainer) -> None:
+    """Compare the free space with what a bundle and, while one is replaced, three checkpoints need.
+
+    Raises:
+        UnusableFolder: there is less.
+    """
+    weights = sum(value.numel() * value.element_size() for value in trainer.model.state_dict().values())
+    moments = sum(
+        (2 if isinstance(optimizer, torch.optim.AdamW) else 1) * parameter.numel() * parameter.element_size()
+        for optimizer in trainer.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
+    needed = weights + 3 * (weights * (1 if trainer.average is None else 2) + moments)
+    there = sum(path.stat().st_size for path in folder.glob("checkpoint.pt*"))
+    free = shutil.disk_usage(folder).free + there
+    if free < needed:
+        raise UnusableFolder(
+            f"{folder} has room for {free:,} bytes, and this training's bundle and checkpoints need {needed:,}: free "
+            f"some, or choose another --out"
+        )
+
+
 def _less_memory(trial: Trial, runtime: Runtime) -> str:
     asked = max(runtime.accumulation, trial.accumulation)
     if 2 * asked > trial.recipe.batch_size // processes.count():
@@ -217,7 +279,7 @@ def _less_memory(trial: Trial, runtime: Runtime) -> str:
 
 @contextlib.contextmanager
 def taken(folder: Path) -> Iterator[None]:
-    """The folder for this process alone; the system frees it when the process dies.
+    """Hold the folder for this process alone; the system frees it when the process dies.
 
     Raises:
         UnusableFolder: another process has it.
@@ -250,13 +312,12 @@ def _save_network(
     trial: Trial,
     images: Images,
     result: Result,
-    *,
     name: str,
     source: str,
     licence: str,
     provenance: str,
 ) -> None:
-    """A bundle; for a network of timm's, its weights and a JSON that says the same things about them."""
+    """Write a bundle or, for a network of timm's, its weights and a JSON that says the same about them."""
     preprocessing = Preprocessing.from_crop_ratio(
         trial.data.image_size,
         trial.recipe.test_crop_ratio,
@@ -265,25 +326,16 @@ def _save_network(
         bands=images.bands,
     )
     metrics = tuple(
-        Metric(metric, value, images.name, result.test_images, provenance)
-        for metric, value in (("top1", result.top1), ("top5", result.top5))
+        Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
     )
     if isinstance(trial.design, Design):
         about = About(
-            design=trial.design,
-            num_classes=images.num_classes,
-            name=name,
-            classes=images.classes,
-            preprocessing=preprocessing,
-            recipe=trial.recipe,
-            metrics=metrics,
+            *(trial.design, images.num_classes, 3, name, images.classes, preprocessing, trial.recipe, metrics),
             licence=licence,
             source=source,
         )
         save_bundle(result.bundle, weights, about)
         return
-    from safetensors.torch import save
-
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
     content = {
         "network": trial.design.to_dict(),
@@ -298,10 +350,3 @@ def _save_network(
     result.bundle.mkdir(exist_ok=True)
     write_bytes_atomic(result.bundle / WEIGHTS_FILE, data)
     write_json_atomic(result.bundle / FOREIGN_JSON, content)
-
-
-def _provenance(trial: Trial, seconds: float, place: Environment, command: str) -> str:
-    return (
-        f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, "
-        f"torch {place['torch']}, {seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
-    )

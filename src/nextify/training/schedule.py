@@ -7,7 +7,7 @@ import math
 from nextify.paper.recipe import Recipe
 
 GROWTH = 0.6
-"""Share of the steps after which progressive resizing has reached the whole side."""
+"""Share of the steps after which progressive resizing has reached the full side."""
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -24,10 +24,10 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def image_side(recipe: Recipe, step: int, total_steps: int, size: int, stride: int) -> int:
-    """Side in pixels of the images that optimizer step ``step`` (from 0) sees, of ``size`` prepared.
+    """Side in pixels of the images at optimizer step ``step`` (from 0), which are prepared at ``size``.
 
     Args:
-        stride: of the network; sides are its multiples, from two of them on, up to the whole.
+        stride: of the network; each side is a multiple of it, at least twice the stride.
     """
     smaller = _smaller_sides(recipe, size, stride)
     at = int(len(smaller) * step / max(1, total_steps) / GROWTH)
@@ -35,7 +35,7 @@ def image_side(recipe: Recipe, step: int, total_steps: int, size: int, stride: i
 
 
 def relative_cost(recipe: Recipe, size: int, stride: int) -> float:
-    """Pixels that a training computes, over those without progressive resizing."""
+    """Pixels that a training computes, relative to one without progressive resizing."""
     smaller = _smaller_sides(recipe, size, stride)
     share = GROWTH if smaller else 0.0
     return 1 - share + sum(share / len(smaller) * (side / size) ** 2 for side in smaller)

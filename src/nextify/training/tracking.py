@@ -1,19 +1,20 @@
-"""Experiment trackers: what ``log.jsonl`` says of each epoch, told to TensorBoard, Weights & Biases or Trackio too.
+"""Experiment trackers: TensorBoard, Weights & Biases or Trackio get what ``log.jsonl`` says of each epoch.
 
-Each is optional and of an extra of the same name: ``pip install 'nextify[tensorboard]'``.
+Each is optional and has an extra of its name: ``pip install 'nextify[tensorboard]'``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from nextify.system.several import several
 
-PROJECT = "nextify"
+TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 class MissingTracker(ImportError):
@@ -21,25 +22,22 @@ class MissingTracker(ImportError):
 
 
 class Tracker(Protocol):
-    """Where figures go."""
+    """Receives the figures of a training."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Figures after optimizer step ``step`` (counted from 1)."""
+        """Record figures after optimizer step ``step``, counted from 1."""
 
     def close(self) -> None:
-        """Everything logged has arrived."""
+        """Wait until everything logged has arrived."""
 
 
 class TensorBoard:
-    """Event files in ``FOLDER/tensorboard``: ``tensorboard --logdir OUT``."""
+    """Event files in ``FOLDER/tensorboard``; view them with ``tensorboard --logdir OUT``."""
 
-    def __init__(self, folder: Path, name: str, config: Mapping[str, object], first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # What an earlier run logged after the checkpoint that this one starts from is taken back.
-        purge = first_step + 1 if first_step else None
-        made: Any = SummaryWriter  # untyped
-        self.writer = made(str(folder / "tensorboard"), purge_step=purge)
+    def __init__(self, folder: Path, config: Mapping[str, object], first_step: int) -> None:
+        made: Any = import_module("torch.utils.tensorboard").SummaryWriter
+        # A resumed run discards what an earlier one logged after the checkpoint.
+        self.writer = made(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
         if not first_step:
             self.writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```")
 
@@ -56,15 +54,13 @@ class TensorBoard:
 
 
 class Hosted:
-    """Weights & Biases or Trackio, which has the same interface; one run a training, also over resumptions."""
+    """Weights & Biases or Trackio, which share an interface; a resumed training continues its run."""
 
     def __init__(self, module: str, folder: Path, name: str, config: Mapping[str, object]) -> None:
-        from importlib import import_module
-
         self.module = module
-        library = import_module(module)
         where = {"dir": str(folder), "id": name} if module == "wandb" else {}
-        self.run = library.init(project=PROJECT, name=name, config=dict(config), resume="allow", **where)
+        library = import_module(module)
+        self.run = library.init(project="nextify", name=name, config=dict(config), resume="allow", **where)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)
@@ -76,16 +72,8 @@ class Hosted:
         return self.module
 
 
-Open = Callable[[Path, str, Mapping[str, object], int], Tracker]
-TRACKERS: dict[str, Open] = {
-    "tensorboard": TensorBoard,
-    "wandb": lambda folder, name, config, _: Hosted("wandb", folder, name, config),
-    "trackio": lambda folder, name, config, _: Hosted("trackio", folder, name, config),
-}
-
-
 def check_trackers(names: str | Sequence[str]) -> None:
-    """Raises ``MissingTracker`` for one that is not installed, ``ValueError`` for one that is not known."""
+    """Raises ``MissingTracker`` for one that is not installed and ``ValueError`` for an unknown one."""
     for name in several(names):
         if name not in TRACKERS:
             raise ValueError(f"--track {name}: not known; there are {', '.join(TRACKERS)}")
@@ -96,14 +84,17 @@ def check_trackers(names: str | Sequence[str]) -> None:
 def open_trackers(
     names: str | Sequence[str], folder: Path, name: str, config: Mapping[str, object], first_step: int
 ) -> list[Tracker]:
-    """A tracker for each of ``names``.
+    """Open each of the trackers once.
 
     Args:
         folder: of the training.
         name: of the run; the same for a resumed training.
-        config: what is trained, plain data.
+        config: what is trained, as plain data.
         first_step: optimizer steps that are done already.
     """
     names = several(names)
     check_trackers(names)
-    return [TRACKERS[tracker](folder, name, config, first_step) for tracker in dict.fromkeys(names)]
+    return [
+        TensorBoard(folder, config, first_step) if tracker == "tensorboard" else Hosted(tracker, folder, name, config)
+        for tracker in dict.fromkeys(names)
+    ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,22 +23,31 @@ from nextify.data import Images, open_images
 from nextify.data.preflight import split_csv
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
-from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import make_folder, write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.native import Mode
 from nextify.system.several import several
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.prepare import Preparation, Prepared, resolved
 from nextify.training.probe import epochs_for
 from nextify.training.request import Request
-from nextify.training.run import Result, UnusableFolder, finished, of_earlier_versions, run_trial
+from nextify.training.run import Result, finished, of_earlier_versions, run_trial
 from nextify.training.tracking import check_trackers
-from nextify.training.trial import Kernels, Runtime, Trial, runtime
+from nextify.training.trainer import metric_specs
+from nextify.training.trial import Runtime, Trial, runtime
 from nextify.weights.bundle import chosen_licence
 
 
-def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) -> Prepared:
-    """``prepare``, with the epochs that ``--minutes`` came to remembered in ``out``, so that the same request is the
-    same training when it is given again."""
-    processes.from_first(lambda: _make(out))  # what cannot be written is better known before anything is measured
+def prepare_in(
+    out: Path, request: Request, images: Images, runtime: Runtime, *, started: float | None = None, keep: bool = True
+) -> Prepared:
+    """``prepare``, with the epochs for which ``--minutes`` suffice measured, or read from where ``out`` remembers them.
+
+    Args:
+        started: reading of ``time.monotonic`` from which the minutes count; None is now.
+        keep: remember the epochs, so that the same request is the same training when it is given again.
+    """
+    began = time.monotonic() if started is None else started
+    processes.from_first(lambda: make_folder(out))  # what cannot be written is better known before anything is measured
     preparation = Preparation.of(request, images)
     notes = []
     epochs = None
@@ -46,8 +56,9 @@ def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) ->
         path = out / f"minutes-{key}.json"
         epochs = processes.from_first(lambda: _remembered_epochs(path))
         if epochs is None:
-            epochs = measured = epochs_for(request.minutes, preparation.fitted_to, runtime)
-            processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
+            epochs = measured = epochs_for(request.minutes, began, preparation.fitted_to, runtime)
+            if keep:
+                processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
         notes.append(f"{request.minutes:g} minutes hold {epochs} epochs here")
     prepared = preparation.fitted_to(epochs)
     if finished(folder_of(out, prepared.trial), prepared.trial) is None:
@@ -56,16 +67,9 @@ def prepare_in(out: Path, request: Request, images: Images, runtime: Runtime) ->
     return replace(prepared, notes=(*prepared.notes, *notes))
 
 
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnusableFolder(f"cannot make {out}: {error.strerror}; choose another --out") from error
-
-
 def _remembered_epochs(path: Path) -> int | None:
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"])
+        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"]) or None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -100,9 +104,11 @@ def run_prepared(
             write_text_atomic(folder / "split.csv", split_csv(images))
             write_json_atomic(folder / "recipe.json", resolved(prepared))
 
+    title = f"{request.model} on {images.name}"
+
     def write_curves() -> None:
         if result.trained or not (folder / "curves.png").exists():
-            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, f"{request.model} on {images.name}"))
+            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, title, metric_specs(trial)[0]))
 
     processes.from_first(write_request)
     result = run_trial(
@@ -127,7 +133,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     workers: int | None = None,
-    kernels: Kernels = "auto",
+    kernels: Mode = "auto",
     compile: bool = False,
     split_seed: int = 0,
     progress: OnProgress | None = None,
@@ -151,7 +157,7 @@ def train(
         licence: of the result, an SPDX identifier; by default that of the weights it starts from, else ``yours``.
         request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
     """
-    out = Path(out)
+    out, started = Path(out), time.monotonic()
     wanted = Request(model, settings={} if settings is None else settings, **request)
     place = runtime(device, threads, workers, wanted.accumulation, kernels=kernels, compile=compile)
     track = several(track)
@@ -163,5 +169,5 @@ def train(
                 return data
             return open_images(data, split_seed=split_seed, cache=out / "cache")
 
-        prepared = prepare_in(out, wanted, processes.first_alone(read), place)
+        prepared = prepare_in(out, wanted, processes.first_alone(read), place, started=started)
         return run_prepared(prepared, out, place, on_progress=progress, track=track, licence=licence)

@@ -8,7 +8,7 @@ processes can each compute their share of the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -26,7 +26,7 @@ from nextify.networks.network import ConvNet
 from nextify.paper.design import Design, total_stride
 from nextify.system import native, processes
 from nextify.tasks.classification import Classification, class_weights
-from nextify.tasks.task import M, Metrics, Task
+from nextify.tasks.task import M, Metrics, MetricSpec, Task
 from nextify.training import distributed
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
 from nextify.training.records import Entry, State
@@ -35,7 +35,7 @@ from nextify.training.trial import Runtime, Trial
 
 TEST_BATCH = 256
 KEPT_STEP_SECONDS = 200
-"""Step times that a checkpoint carries, for the speed of a resumed training."""
+"""Step times kept in a checkpoint, from which a resumed training reports its speed."""
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 Start = Mapping[str, Tensor]
@@ -72,7 +72,7 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
 
 
 def _begin_with(model: nn.Module, start: Start) -> None:
-    """Put weights into a network; only its classifier may be missing among them."""
+    """Load weights into a network; only the classifier may be missing from them."""
     missing, unexpected = model.load_state_dict(dict(start), strict=False)
     missing = [name for name in missing if not name.startswith("head.classifier.")]
     if missing or unexpected:
@@ -118,6 +118,11 @@ def parts_of_a_batch(model: nn.Module, trial: Trial, runtime: Runtime) -> int:
     return trial.accumulation
 
 
+def metric_specs(trial: Trial) -> Sequence[MetricSpec]:
+    """The metrics of the trial's task, the main one first."""
+    return Classification.metric_specs
+
+
 def classification(trial: Trial, images: Images, device: torch.device) -> Classification:
     """The trial's task."""
     data, weights = trial.data, None
@@ -130,7 +135,7 @@ def classification(trial: Trial, images: Images, device: torch.device) -> Classi
 def measured(task: Task[M], model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> M:
     """Metrics of ``model`` in evaluation mode over batches of inputs and targets on its device.
 
-    Of several processes each gives its own batches, and all get the metrics over all of them; every process must call
+    With several processes, each passes its own batches and gets the metrics over all of them; every process must call
     this.
     """
     was_training = model.training
@@ -141,7 +146,7 @@ def measured(task: Task[M], model: nn.Module, batches: Iterable[tuple[Tensor, An
 
 
 class Trainer:
-    """One training: its network, optimizers and average, its batches, and how far it is."""
+    """One training: its network, optimizers and average, its batches, and its progress."""
 
     def __init__(
         self,
@@ -270,7 +275,7 @@ class Trainer:
     # -- state ---------------------------------------------------------------------------------------------------
 
     def state(self) -> State:
-        """Everything a resumed training needs, on any number of processes; every process must call this."""
+        """Everything needed to resume, on any number of processes; every process must call this."""
         return {
             "fingerprint": self.trial.fingerprint,
             "threads": self.runtime.threads,

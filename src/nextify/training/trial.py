@@ -6,14 +6,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from nextify.networks.foreign import Foreign
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
+from nextify.paper.settings import Range, check_ranges
 from nextify.system import processes
 from nextify.system.device import usable_device
 from nextify.system.environment import cores
+from nextify.system.native import Mode
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,14 +26,13 @@ VERSION = 4
 default of a setting changes, since fingerprints leave settings at their defaults out."""
 
 Distributed = Literal["ddp", "fsdp"]
-Kernels = Literal["auto", "on", "off"]
 
 FROM_SCRATCH = "scratch"
 """The start of a training whose weights are drawn from its seed."""
 
 
 class RuntimeOptionError(ValueError):
-    """A runtime that this machine cannot give; the message names the remedy."""
+    """A runtime that this machine cannot provide; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,8 @@ class Trial:
 
     def to_dict(self) -> dict[str, object]:
         """Everything in full, as plain data for JSON."""
-        return {
-            "version": VERSION,
-            "design": self.design.to_dict(),
-            "recipe": self.recipe.to_dict(),
-            "data": asdict(self.data),
-            "seed": self.seed,
-            "start": self.start,
-            "frozen_stages": self.frozen_stages,
-            "accumulation": self.accumulation,
-        }
+        designed = {"design": self.design.to_dict(), "recipe": self.recipe.to_dict()}
+        return {"version": VERSION, **asdict(self), **designed}
 
 
 def _deciding(value: Any) -> Any:
@@ -101,29 +94,32 @@ def _default(field: Field[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how fast a training runs. Recorded beside a result, never part of a fingerprint."""
+    """Where and how fast a training runs. Recorded with the result, never part of a fingerprint."""
 
     device: str = "cpu"
     """``cpu``, ``cuda`` or ``cuda:1``."""
-    threads: int = 1
+    threads: Annotated[int, Range(least=1, most=1024)] = 1
     """CPU threads of one training."""
-    workers: int = 0
+    workers: Annotated[int, Range(least=0, most=1024)] = 0
     """Processes that prepare batches; 0 prepares them in the training's own process."""
-    kernels: Kernels = "auto"
+    kernels: Mode = "auto"
     """Nextify's own kernels: where they were measured to be faster, wherever they support the case, or nowhere."""
     compile: bool = False
     """``torch.compile`` the network; needs a C++ compiler on the CPU."""
-    accumulation: int = 1
+    accumulation: Annotated[int, Range(least=1, most=10**9)] = 1
     """Parts into which a batch is cut to save memory, in networks without batch norm; the step is that of the whole
     batch."""
     processes: int = 1
     """That train together, each on its share of every batch."""
     distributed: Distributed = "ddp"
     """How several processes train together: ``ddp`` gives each the whole network, ``fsdp`` a part of it."""
-    checkpoint_seconds: float = 20.0
+    checkpoint_seconds: Annotated[float, Range(least=0, most=10**9)] = 20.0
     """Longest time between two checkpoints."""
-    evaluations: int = 2
+    evaluations: Annotated[int, Range(least=1, most=10**6)] = 2
     """Test evaluations over a training, evenly spaced, the last one of the final weights."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, RuntimeOptionError)
 
 
 def runtime(
@@ -132,7 +128,7 @@ def runtime(
     workers: int | None = None,
     accumulation: int | None = None,
     distributed: str = "auto",
-    kernels: Kernels = "auto",
+    kernels: Mode = "auto",
     compile: bool = False,
 ) -> Runtime:
     """Choose where and how fast: on a CPU all cores and no workers, beside a GPU all cores but one as workers.
@@ -145,29 +141,22 @@ def runtime(
     """
     device = usable_device(device)
     accelerated = device != "cpu"
-    for name, value, least in (
-        ("--threads", threads, 1),
-        ("--workers", workers, 0),
-        ("--accumulation", accumulation, 1),
-    ):
-        if value is not None and value < least:
-            raise RuntimeOptionError(f"{name} must be {least} or more, got {value}")
     if distributed not in ("auto", "ddp", "fsdp"):
         raise RuntimeOptionError(f"--distributed is ddp or fsdp, got {distributed!r}")
     if distributed == "fsdp" and processes.launched() == 1:
         raise RuntimeOptionError("--distributed fsdp needs several processes: use torchrun --nproc-per-node N")
-    if kernels not in ("auto", "on", "off"):
+    if kernels not in get_args(Mode):
         raise RuntimeOptionError(f"--kernels is auto, on or off, got {kernels!r}")
     own_cores = max(1, cores() // processes.on_this_machine()[1])
     if workers is None:
         workers = max(1, own_cores - 1) if accelerated else 0
     return Runtime(
         device,
-        threads or (1 if accelerated else own_cores),
+        (1 if accelerated else own_cores) if threads is None else threads,
         workers,
         kernels,
         compile,
-        accumulation=accumulation or 1,
+        accumulation=1 if accumulation is None else accumulation,
         processes=processes.launched(),
         distributed=cast("Distributed", "ddp" if distributed == "auto" else distributed),
     )

@@ -1,0 +1,123 @@
+"""Running ``nextify roadmap``, and telling what is trained, how long it takes, and what was found."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nextify import report
+from nextify.cli.printing import command_line, plural, say
+from nextify.cli.progress import StudyProgress, read_images
+from nextify.data import Images
+from nextify.fitting.scale import scale
+from nextify.paper.roadmap import roadmap
+from nextify.report.tables import terminal
+from nextify.report.text import duration, notes
+from nextify.study.engine import EngineError, LocalEngine
+from nextify.study.plan import Plan, make_plan
+from nextify.study.store import Store
+from nextify.study.study import Study, StudyEstimate, default_side_by_side
+from nextify.system.device import usable_device
+from nextify.training.trial import Data, Runtime
+
+if TYPE_CHECKING:
+    from nextify.cli.roadmap import Options
+
+
+def run_study(options: Options) -> int:
+    started = datetime.now(UTC)
+    console = Console()
+    out, machine = options.folder, options.machine
+    images = read_images(console, options.data, options.reading, out / "cache")
+    plan = _plan(options, images)
+    device = usable_device(machine.device)
+    side_by_side, threads = default_side_by_side(options.scale, device, machine.threads)
+    side_by_side = machine.side_by_side or side_by_side
+    runtime = Runtime(
+        *(device, threads),
+        kernels=machine.kernels,
+        compile=machine.compile,
+        checkpoint_seconds=machine.checkpoint_seconds,
+    )
+    with Store(out) as store:
+        study = Study(plan, store, images, runtime, side_by_side, command_line())
+        study.load()
+        _announce(console, study, out)
+        try:
+            with LocalEngine(runtime, side_by_side) as engine:
+                if study.open_trials:
+                    with console.status("measuring a few steps of each network …") as status:
+                        estimate = study.estimate(engine, lambda step: status.update(f"measured {step} …"))
+                    _announce_time(console, study, estimate)
+                    if options.dry_run:
+                        return 0
+                    with StudyProgress(console, study, estimate) as progress:
+                        study.run(engine, progress.on_event)
+        except KeyboardInterrupt:
+            done = len(plan.trials) - len(study.open_trials)
+            console.print(f"\nStopped with {done} of {len(plan.trials)} trainings finished; the same command goes on.")
+            return 130
+        except EngineError as error:
+            print(f"nextify: {error}", file=sys.stderr)
+            return 1
+        return _conclude(console, study, out, started)
+
+
+def _plan(options: Options, images: Images) -> Plan:
+    chosen = scale(options.scale)
+    native = images.native_size
+    size = options.image_size or chosen.image_size(min(native) if native else None)
+    return make_plan(
+        *(roadmap(options.regime), chosen, images),
+        Data(images.name, images.fingerprint, images.num_classes, size),
+        seeds=tuple(range(options.seeds)),
+        epochs=options.epochs,
+        explore=options.explore,
+        steps=options.steps,
+        precision=options.machine.precision,
+    )
+
+
+def _announce(console: Console, study: Study, out: Path) -> None:
+    plan, images, runtime = study.plan, study.images, study.runtime
+    seeds = plural(len({planned.trial.seed for planned in plan.trials}), "seed")
+    console.print(f"[bold]{plan.roadmap.title}[/] on {images.name}, scale {plan.scale.name}")
+    console.print(
+        f"{len(plan.rows)} steps × {seeds} = {len(plan.trials)} trainings on {len(images.train):,} images of "
+        f"{plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} classes), tested on {len(images.test):,}"
+    )
+    console.print(
+        f"epochs: {plan.original.epochs} of the original recipe, {plan.modern.epochs} of the paper's; "
+        f"{study.side_by_side} side by side with {plural(runtime.threads, 'thread')} each on {runtime.device}"
+    )
+    say(console, (*images.warnings, *images.notes, *plan.notes, *study.notes))
+    finished = len(plan.trials) - len(study.open_trials)
+    if finished:
+        console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
+    console.print(f"results go to [bold]{out}[/]")
+
+
+def _announce_time(console: Console, study: Study, estimate: StudyEstimate) -> None:
+    slowest = min(estimate.images_per_second, key=lambda step: estimate.images_per_second[step])
+    console.print(
+        f"about [bold]{duration(estimate.seconds)}[/] for {len(study.open_trials)} trainings, from a measured probe "
+        f"({slowest} is the slowest: {estimate.images_per_second[slowest]:,.0f} images/s per trial)"
+    )
+
+
+def _conclude(console: Console, study: Study, out: Path, started: datetime) -> int:
+    results = study.results(started)
+    written = report.write(results, out)
+    console.print()
+    console.print(terminal(results))
+    for line in notes(results):
+        console.print(line, style="dim", highlight=False, markup=False)
+    failed = [trial for trial in results.trials if trial.status == "failed"]
+    for trial in failed:
+        console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {trial.error}", highlight=False)
+    console.print(f"written: {', '.join(str(path) for path in written)}", highlight=False)
+    return 1 if failed else 0

@@ -1,0 +1,176 @@
+"""Running ``nextify train``, and telling what is trained, how long it takes, and what it gave."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nextify import cli
+from nextify.cli.printing import command_line, one_voice, plural, say
+from nextify.cli.progress import Stopping, TrainingProgress, read_images
+from nextify.data import Images
+from nextify.networks.layout import cost
+from nextify.paper.design import Design
+from nextify.report.text import count, duration
+from nextify.system import processes
+from nextify.tasks.task import MetricSpec, summary
+from nextify.training.loop import TrainingDiverged, TrainingStopped
+from nextify.training.overfit import overfit_batch
+from nextify.training.prepare import Prepared
+from nextify.training.probe import Estimate, measure
+from nextify.training.run import Result, TrainingOutOfMemory, finished
+from nextify.training.train import folder_of, prepare_in, run_prepared
+from nextify.training.trainer import metric_specs
+from nextify.training.trial import Runtime, runtime
+
+if TYPE_CHECKING:
+    from nextify.cli.train import Options
+
+
+def run_training(options: Options) -> int:
+    machine, watching = options.machine, options.watching
+    with one_voice(first=processes.number() == 0):
+        place = replace(
+            runtime(
+                *(machine.device, machine.threads, machine.workers, machine.accumulation, machine.distributed),
+                kernels=machine.kernels,
+                compile=machine.compile,
+            ),
+            evaluations=watching.evaluations,
+            checkpoint_seconds=machine.checkpoint_seconds,
+        )
+    with processes.joined(place.device):
+        return _run(options, place)
+
+
+def _run(options: Options, runtime: Runtime) -> int:
+    console = Console(quiet=not processes.is_first())
+    out, request, watching = options.folder, options.request(), options.watching
+
+    def read() -> Images:
+        weights = options.network.weights
+        return read_images(console, options.data, options.reading, out / "cache", weights)
+
+    with one_voice(first=processes.is_first()):
+        images = processes.first_alone(read)
+        try:
+            with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
+                prepared = prepare_in(out, request, images, runtime, started=cli.STARTED, keep=not watching.dry_run)
+        except ValueError:  # a refusal comes after what was found in the data, not instead of it
+            console.print(
+                f"{images.name}: {len(images.train):,} images to train on and {len(images.test):,} to test on, "
+                f"{images.num_classes:,} classes",
+                highlight=False,
+            )
+            say(console, (*images.warnings, *images.notes))
+            raise
+        _announce(console, prepared, runtime)
+        if watching.overfit_batch:
+            return _overfit(console, prepared, runtime)
+        folder = folder_of(out, prepared.trial)
+        if processes.from_first(lambda: finished(folder, prepared.trial)) is None:
+            with console.status("measuring a few steps …"):
+                estimate = measure(prepared, runtime)
+            _announce_time(console, estimate, prepared, options.machine.accumulation or 1)
+            runtime = replace(runtime, accumulation=estimate.accumulation)
+            if watching.dry_run:
+                return 0
+            console.print(f"results go to {folder}", highlight=False, soft_wrap=True)
+    try:
+        with TrainingProgress(console, prepared, cli.STARTED) as progress, Stopping() as stopping:
+            done = run_prepared(
+                *(prepared, out, runtime),
+                command=command_line(),
+                on_progress=progress.show,
+                should_stop=stopping.asked,
+                track=watching.track,
+                licence=options.licence,
+            )
+    except TrainingStopped as stopped:
+        console.print(f"{stopped}; the same command goes on from there", highlight=False)
+        return 130
+    except processes.FirstFailed:
+        return 1
+    except (TrainingDiverged, TrainingOutOfMemory) as error:
+        if processes.is_first() or isinstance(error, TrainingOutOfMemory):
+            print(f"nextify: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if processes.lost(error):
+            print(f"nextify: process {processes.rank()} lost the others; one of them failed", file=sys.stderr)
+            return 1
+        raise
+    _conclude(console, done, metric_specs(prepared.trial))
+    return 0
+
+
+def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
+    trial, report = prepared.trial, prepared.preflight
+    size = trial.data.image_size
+    assert isinstance(trial.design, Design)  # this command trains networks of ours
+    price = cost(trial.design, size, trial.data.num_classes)
+    console.print(f"[bold]{prepared.request.model}[/] on {prepared.images.name}", highlight=False)
+    for line in report.lines():
+        console.print(f"  {line}", highlight=False)
+    say(console, report.notes)
+    threads = plural(runtime.threads, "thread")
+    if runtime.processes > 1:
+        threads += f" in each of {runtime.processes} processes ({runtime.distributed})"
+    recipe = trial.recipe
+    steps = len(prepared.images.train) // recipe.batch_size
+    console.print(
+        f"{count(price.parameters)} parameters, {count(price.macs)} multiply-adds at {size}×{size}; {runtime.device}, "
+        f"{threads}\nrecipe {prepared.recipe_name}: {recipe.epochs} epochs of {steps:,} steps of {recipe.batch_size} "
+        f"images",
+        highlight=False,
+        soft_wrap=True,
+    )
+    say(console, (*prepared.notes, *map(str, prepared.changes)))
+    for warning in report.warnings if not console.quiet else ():
+        print(f"nextify: warning: {warning}", file=sys.stderr)
+
+
+def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, asked: int) -> None:
+    console.print(
+        f"about [bold]{duration(estimate.seconds)}[/] from a measured probe "
+        f"({estimate.images_per_second:,.0f} images/s, {estimate.memory_mib:,} MiB of memory)",
+        highlight=False,
+    )
+    if estimate.accumulation > 1:
+        why = "as --accumulation asks" if estimate.accumulation == asked else "as larger ones do not fit the memory"
+        sees = "; batch norm normalizes each part by itself" if prepared.uses_batch_norm else ""
+        say(console, [f"each batch is computed in {estimate.accumulation} parts, {why}{sees}"])
+
+
+def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
+    with console.status("learning one batch by heart …"):
+        found = overfit_batch(prepared, runtime)
+    console.print(
+        f"one batch of {found.images} images, {found.steps} steps: loss {found.first_loss:.3f} → "
+        f"{found.last_loss:.3f}, {found.metric.text(found.value)}",
+        highlight=False,
+    )
+    if found.works:
+        console.print("data, network and settings can learn")
+        return 0
+    print(
+        "nextify: not even one batch was learned by heart: check the labels, or try --set learning_rate=… and fewer "
+        "classes that look the same",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> None:
+    if not done.trained:
+        console.print("this training is finished already")
+    console.print(
+        f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images; "
+        f"{duration(done.seconds)}, {done.images_per_second:,.0f} images/s",
+        highlight=False,
+    )
+    console.print(f"bundle: {done.bundle}", highlight=False, soft_wrap=True)

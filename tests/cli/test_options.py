@@ -1,0 +1,264 @@
+"""Every option of every command takes a value or says in one line why not, before torch is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_type_hints
+
+import pytest
+from rich.console import Console
+
+import nextify.cli.training
+import nextify.training.probe
+from nextify.cli import COMMANDS, main
+from nextify.cli.progress import TrainingProgress
+from nextify.data import Images
+from nextify.training.loop import Progress
+from nextify.training.prepare import prepare
+from nextify.training.probe import Speed, probe
+from nextify.training.request import Request
+from nextify.training.train import prepare_in
+from nextify.training.trial import Runtime, RuntimeOptionError
+from tests.helpers import Captured
+from tests.training.helpers import small_trial
+
+TEXTS = [
+    "", " ", "0", "1", "2", "-1", "-5", "20", "1.5", "-0.5", "1e-300", "1e308", "1e999", "nan", "inf", "-inf", "-0",
+    "on", "off", "True", "None", "null", "9" * 23, "9" * 5000, "1" + "0" * 21, str(2**31), str(2**63), "0x10", "1_000",
+    "٣", "½", ",", "=", "1,2", "(1,2)", "learning_rate=off", "epochs=nan", "crop.scale=-1,2", "kernel_size=True",
+    "a\nb", "../nowhere", "/dev/null/x", "-", "--", "auto", "cuda:99", "résumé", "\U0001f600",
+]  # fmt: skip
+NEEDED = {
+    "train": ("convnext_atto", "--data", "digits"),
+    "evaluate": (".", "--data", "digits"),
+    "robustness": (".", "--data", "digits"),
+    "predict": (".", "x.png"),
+    "convert": (".", "x.safetensors", "--to", "timm"),
+    "show": ("resnet50",),
+    "diff": ("resnet50", "convnext_tiny"),
+}
+
+
+def options_of(kind: type) -> Iterator[str]:
+    """Names of a command's options."""
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield from options_of(hint)
+        elif name in {field.name for field in fields(kind)}:
+            yield f"--{name.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("share", [23, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_takes_a_value_or_says_in_a_line_why_not(
+    command: str, share: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = import_module(f"nextify.cli.{command}")
+    reached: list[Any] = []
+
+    def run(options: Any) -> int:
+        reached.append(options)
+        return 0
+
+    run.__annotations__["options"] = module.Options
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.chdir(tmp_path)
+    number = 0
+    for option in options_of(module.Options):
+        for text in TEXTS:
+            number += 1
+            if number % share:
+                continue
+            code = main([command, *NEEDED.get(command, ()), option, text])
+            said = capsys.readouterr().err
+            if code == 0:
+                assert not said, (option, text)
+            else:
+                assert code in (1, 2), (option, text)
+                assert said.startswith("nextify: "), (option, text)
+                assert said.count("\n") == 1, (option, text)
+    assert reached
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--minutes", "inf"), "--minutes must be above 0 and at most 10,000,000, got inf"),
+        (("--minutes", "nan"), "--minutes must be a number above 0"),
+        (("--seed", "9" * 23), "--seed must be 0 or more and at most 2,147,483,647"),
+        (("--split-seed", "-1"), "--split-seed must be 0 or more"),
+        (("--checkpoint-seconds", "nan"), "--checkpoint-seconds must be a number at least 0"),
+        (("--evaluations", str(10**21)), "--evaluations must be 1 or more and at most 1,000,000"),
+        (("--epochs", str(10**21)), "--epochs must be 1 or more and at most 1,000,000"),
+        (("--threads", "0"), "--threads must be 1 or more"),
+        (("--freeze", "-1"), "--freeze must be 0 or more"),
+        (("--epochs", "many"), "--epochs: INT wanted, got 'many'; see nextify train --help"),
+        (("--scale", "huge"), "invalid choice 'huge' for argument '--scale'"),
+        (("--epoch", "1"), "Perhaps you meant: --epochs"),
+        (("--set", "crop.scale=-1,2"), "--set crop.scale must be two numbers, each above 0"),
+        (("--set", "optimizer.momentum=5"), "--set optimizer.momentum must be a number at least 0"),
+        (("--set", "kernel_size=True"), "--set kernel_size must be an odd whole number"),
+        (("--set", "rand_augment=-5"), "--set rand_augment.magnitude must be a number at least 0"),
+        (("--set", "optimizer.betas=1,1"), "--set optimizer.betas must be two numbers"),
+        (("--set", "progressive_resizing=7"), "--set progressive_resizing must be a number above 0 and below 1 or off"),
+    ],
+)
+def test_options_that_cannot_be(arguments: tuple[str, ...], message: str, capsys: Captured, tmp_path: Path) -> None:
+    assert main(["train", *NEEDED["train"], "--out", str(tmp_path), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"threads": 0}, {"evaluations": 0}, {"workers": -1}, {"checkpoint_seconds": float("nan")}, {"accumulation": 1.5}],
+)
+def test_a_runtime_that_cannot_be(settings: dict[str, Any]) -> None:
+    with pytest.raises(RuntimeOptionError, match=f"--{next(iter(settings)).replace('_', '-')} must be"):
+        Runtime(**settings)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "convnext_ato", "--data", "digits"),
+        ("train", "convnext_atto", "--data", "/nowhere"),
+        ("train", "convnext_atto", "--data", "digits", "--weights", "/nowhere"),
+        ("train", "convnext_atto", "--data", "digits", "--out", "FILE/out"),
+        ("roadmap", "--data", "/nowhere"),
+        ("roadmap", "--steps", "unknown"),
+        ("evaluate", "/nowhere", "--data", "digits"),
+        ("robustness", ".", "--data", "/nowhere"),
+        ("predict", "/nowhere", "x.png"),
+        ("convert", "/nowhere", "x", "--to", "timm"),
+    ],
+)
+def test_a_wrong_name_or_path_is_said_without_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "FILE").write_text("")
+    code = f"import sys; from nextify.cli import main; print(main({arguments!r}), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.split() in (["1", "False"], ["2", "False"])
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_says_each_default_once(capsys: Captured) -> None:
+    for command in COMMANDS:
+        if command != "compare":
+            assert main([command, "--help"]) == 0
+            text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+            assert "None" not in text
+            assert not re.search(r"Default: [^()-]{1,80}\(default", text)
+    assert main(["train", "--help"]) == 0
+    assert "machine options" in capsys.readouterr().out
+
+
+# -- what a running command says -----------------------------------------------------------------------------------
+
+TINY = ("--scale", "tiny", "--device", "cpu", "--threads", "1")
+
+
+def test_a_training_without_a_terminal_says_where_and_how_far_it_is(capsys: Captured, tmp_path: Path) -> None:
+    assert main(["train", *NEEDED["train"], *TINY, "--epochs", "2", "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    (bundle,) = tmp_path.glob("*/bundle")
+    assert text.index(f"results go to {bundle.parent}") < text.index("epoch 1 of 2: loss ") < text.index("epoch 2 of 2")
+
+
+def test_sigterm_while_measuring_exits_with_130(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(nextify.cli.training, "measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["train", *NEEDED["train"], *TINY, "--epochs", "1", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith("nextify: interrupted\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def constant(step: float) -> Any:
+    def measured(trial: Any, images: Images, runtime: Runtime, steps: int) -> Speed:
+        return Speed(step, 0.0, trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size))
+
+    return measured
+
+
+def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
+    digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nextify.training.probe, "probe", constant(0.01))
+    request = Request("convnext_atto", minutes=1.0, scale="tiny", settings={"batch_size": 100})
+
+    def epochs(**how: Any) -> int:
+        return prepare_in(tmp_path, request, digits, Runtime(), keep=False, **how).trial.recipe.epochs
+
+    assert 2 * epochs(started=time.monotonic() - 30) == pytest.approx(epochs(), rel=0.1)
+    assert not list(tmp_path.glob("minutes-*"))
+    command = ["train", *NEEDED["train"], *TINY, "--minutes", "60", "--out", str(tmp_path)]
+    assert main([*command, "--dry-run"]) == 0
+    assert not list(tmp_path.glob("minutes-*"))
+
+
+def test_minutes_that_do_not_hold_are_said_once(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    recipe = SimpleNamespace(batch_size=10, epochs=10)
+    prepared: Any = SimpleNamespace(trial=SimpleNamespace(recipe=recipe), request=SimpleNamespace(minutes=10.0))
+    shown = TrainingProgress(Console(), prepared, began=940.0)
+    for step in range(0, 400, 10):
+        entry = {"epoch": step // 100, "train_loss": 1.0} if step % 100 == 0 and step else None
+        shown.show(Progress(step, 1000, 10.0, entry))
+        clock[0] += 9.0
+    said = capsys.readouterr()
+    assert "this training will take about 16 min 00 s, not 10 minutes, as the machine is slower than" in said.err
+    assert said.err.count("\n") == 1
+    assert "epoch 1 of 10: loss 1" in said.out
+    assert "step " in said.out, "a line a minute within an epoch"
+
+
+def test_a_probe_does_not_time_the_building_of_kernels(digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def slow_at_first(*_: Any) -> None:
+        calls.append(None)
+        time.sleep(0.5 if len(calls) == 1 else 0)
+
+    monkeypatch.setattr(nextify.training.probe, "measured", slow_at_first)
+    recipe = nextify.RECIPES["convnext"].with_(epochs=1, warmup_epochs=0, batch_size=100)
+    found = probe(small_trial("separate_downsampling", recipe), digits, Runtime(), steps=1)
+    assert found.test_seconds < 0.5
+
+
+def test_json_of_results_has_what_ran(tmp_path: Path) -> None:
+    assert main(["train", *NEEDED["train"], *TINY, "--epochs", "1", "--out", str(tmp_path)]) == 0
+    (result,) = tmp_path.glob("*/result.json")
+    runtime = json.loads(result.read_text())["runtime"]
+    assert (runtime["threads"], runtime["checkpoint_seconds"], runtime["evaluations"]) == (1, 20.0, 2)
+
+
+def test_a_refusal_comes_after_what_was_found_in_the_data(capsys: Captured, tmp_path: Path) -> None:
+    assert main(["train", *NEEDED["train"], "--set", "batch_size=601", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "600 images to train on and 1,197 to test on, 10 classes" in said.out
+    assert "leaves no step in an epoch of 600" in said.err
+
+
+@pytest.mark.parametrize(("model", "few"), [("convnext_atto", True), ("convnextv2_tiny", True), ("resnet50", False)])
+def test_few_images_and_fresh_weights_get_a_line_on_trained_ones(model: str, few: bool, digits: Images) -> None:
+    notes = prepare(Request(model, epochs=1, image_size=32), digits).notes
+    recommended = [note for note in notes if note.endswith(f"by adding --weights timm:{model}")]
+    assert len(recommended) == few
+    if few:
+        timm = pytest.importorskip("timm")
+        assert timm.get_pretrained_cfg(model).hf_hub_id, "timm has weights of that name"

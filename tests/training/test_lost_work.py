@@ -1,0 +1,98 @@
+"""Damaged results, bundles and checkpoints are noticed and repaired; too small a disk is noticed before a training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nextify.data import Images
+from nextify.paper.recipe import Recipe
+from nextify.system.files import UnusableFolder
+from nextify.training.checkpoint import before, save_checkpoint
+from nextify.training.run import finished, of_earlier_versions, run_trial
+from nextify.training.trial import Runtime
+from nextify.weights import load_bundle
+from tests.training.helpers import small_trial
+
+RUNTIME = Runtime()
+QUICK = Recipe(epochs=1, warmup_epochs=0, batch_size=300, crop="shift", mixing="off", rand_augment="off")
+TRIAL = small_trial("separate_downsampling", QUICK)
+
+
+@pytest.fixture(scope="module")
+def whole(digits: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training."""
+    folder = tmp_path_factory.mktemp("finished") / "trial"
+    run_trial(TRIAL, digits, RUNTIME, folder)
+    return folder
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without_top1(path: Path) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), "top1": None}))
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "weights missing": ("bundle/model.safetensors", Path.unlink),
+    "weights cut": ("bundle/model.safetensors", cut),
+    "weights empty": ("bundle/model.safetensors", lambda path: path.write_bytes(b"")),
+    "JSON missing": ("bundle/nextify.json", Path.unlink),
+    "JSON cut": ("bundle/nextify.json", cut),
+    "bundle missing": ("bundle", shutil.rmtree),
+    "result null": ("result.json", lambda path: path.write_text("null")),
+    "result {}": ("result.json", lambda path: path.write_text("{}")),
+    "result []": ("result.json", lambda path: path.write_text("[]")),
+    "result cut": ("result.json", cut),
+    "result without a figure": ("result.json", without_top1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_result_is_said_and_trained_again(damage: str, whole: Path, digits: Images, tmp_path: Path) -> None:
+    folder, said = Path(shutil.copytree(whole, tmp_path / "trial")), list[str]()
+    name, do = DAMAGES[damage]
+    do(folder / name)
+    assert finished(folder, TRIAL) is None
+    assert of_earlier_versions([folder]) == []
+    assert run_trial(TRIAL, digits, RUNTIME, folder, warn=said.append).trained
+    assert len(said) == 1
+    assert "trained again" in said[0]
+    assert finished(folder, TRIAL) is not None
+    expected, found = (load_bundle(path / "bundle").state for path in (whole, folder))
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_what_is_whole_is_not_trained_again(whole: Path, digits: Images) -> None:
+    said = list[str]()
+    assert not run_trial(TRIAL, digits, RUNTIME, whole, warn=said.append).trained
+    assert not said
+
+
+def test_two_damaged_checkpoints_are_said(digits: Images, tmp_path: Path) -> None:
+    path, said = tmp_path / "checkpoint.pt", list[str]()
+    for _ in range(2):
+        save_checkpoint(path, {"fingerprint": TRIAL.fingerprint})
+    for damaged in (path, before(path)):
+        cut(damaged)
+    run_trial(TRIAL, digits, RUNTIME, tmp_path, warn=said.append)
+    assert len(said) == 1
+    assert str(path) in said[0]
+    assert "from step 0" in said[0]
+
+
+def test_too_small_a_disk_is_said_before_the_first_step(
+    digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000))
+    with pytest.raises(UnusableFolder, match=rf"{tmp_path} has room for 1,000 bytes, .* need [\d,]+: free some"):
+        run_trial(TRIAL, digits, RUNTIME, tmp_path)
+    assert not (tmp_path / "log.jsonl").exists()
