@@ -41,10 +41,10 @@ class Metrics(Protocol):
         """The figure of each of the task's ``metric_specs``, by key, as logs and bundles record them."""
 
 
-M = TypeVar("M", bound=Metrics)
+M_co = TypeVar("M_co", bound=Metrics, covariant=True)
 
 
-class Task(Protocol[M]):
+class Task(Protocol[M_co]):
     """A task. Targets are a tensor or a list with one element per image, so that a batch can be cut in parts."""
 
     @property
@@ -67,5 +67,5 @@ class Task(Protocol[M]):
     def observe(self, model: nn.Module, inputs: Tensor, targets: Any) -> Any:
         """What the metrics need of one test batch; it must be picklable, as processes exchange it."""
 
-    def metrics(self, observations: Sequence[Any]) -> M:
+    def metrics(self, observations: Sequence[Any]) -> M_co:
         """The metrics over the observations of all test batches."""
