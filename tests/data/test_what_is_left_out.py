@@ -370,6 +370,21 @@ def test_unreadable_images_can_be_left_out(decoded_limit: int, tmp_path: Path) -
     assert (len(measured.train), len(measured.test)) == (6, 7)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_stands_in_is_a_training_image_of_the_class(seed: int, tmp_path: Path) -> None:
+    write(tmp_path, *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)))
+    whole = open_images(str(tmp_path), split_seed=seed)
+    bad = whole.train.name(seed)
+    spoil(tmp_path / bad)
+    images = open_images(str(tmp_path), split_seed=seed, skip_unreadable=True)
+    train, test = ([part.name(i) for i in range(len(part))] for part in (images.train, images.test))
+    assert len(train) == len(whole.train)
+    assert [name for name in train if name == train[seed]] == [train[seed]] * 2
+    assert train[seed].startswith(bad[:3])
+    assert not {*train} & {*test}
+    np.testing.assert_array_equal(images.train.labels, whole.train.labels)
+
+
 def test_results_beside_parts_and_metadata_change_nothing(tmp_path: Path) -> None:
     write(tmp_path, *(f"{part}/{c}/{i}.png" for part in ("cats_train", "cats_test") for c in "ab" for i in range(3)))
     before = open_images(str(tmp_path)).fingerprint

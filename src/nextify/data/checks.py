@@ -228,7 +228,7 @@ def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> L
         if not len(alike):
             lost = printable(listing.classes[listing.labels[train[position]]])
             raise DataError(f"no training image of class {lost} can be read: replace them, or leave the class out")
-        train[position] = alike[np.searchsorted(alike, position) % len(alike)]
+        train[position] = listing.train[alike[np.searchsorted(alike, position) % len(alike)]]
     test = listing.test[~np.isin(listing.test, list(unreadable))]
     said = f"{len(unreadable):,} images cannot be read and are left out: {some([names[i] for i in unreadable])}."
     return replace(listing, train=train, test=test, left_out=left, notes=(*listing.notes, said))
