@@ -2,8 +2,8 @@
 
 Activations travel as ``(N, H, W, C)``, so every 1x1 convolution is a linear layer and every norm acts on the last axis;
 a spatial convolution views them as channels-last NCHW, without a copy. Weight decay spares the parameters that a module
-lists in ``undecayed``, by default its bias. ``nextify.kernels`` can replace these modules with faster ones in a
-finished network.
+lists in ``undecayed``, by default its bias. Faster modules can take the place of these in a finished network (see
+docs/design.md).
 """
 
 from __future__ import annotations
