@@ -41,7 +41,7 @@ class Metrics(Protocol):
         """The figure of each of the task's ``metric_specs``, by key, as logs and bundles record them."""
 
 
-M = TypeVar("M", bound=Metrics)
+M = TypeVar("M", bound=Metrics, covariant=True)
 
 
 class Task(Protocol[M]):
