@@ -222,7 +222,7 @@ def test_any_class_names_in_every_naming(heads: dict[tuple[Naming, str], Any], t
 
 
 @pytest.mark.slow
-@settings(PROFILE, max_examples=150)
+@settings(PROFILE, max_examples=40)
 @heads
 def test_any_class_names_in_every_naming_deeply(heads: dict[tuple[Naming, str], Any], tmp_path: Path) -> None:
     for (naming, family), drawn in heads.items():
