@@ -26,7 +26,7 @@ from nextify.networks.network import ConvNet
 from nextify.paper.design import Design, total_stride
 from nextify.system import native, processes
 from nextify.tasks.classification import Classification, class_weights
-from nextify.tasks.task import M, Metrics, MetricSpec, Task
+from nextify.tasks.task import M_co, Metrics, MetricSpec, Task
 from nextify.training import distributed
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
 from nextify.training.records import Entry, State
@@ -132,7 +132,7 @@ def classification(trial: Trial, images: Images, device: torch.device) -> Classi
 
 
 @torch.no_grad()
-def measured(task: Task[M], model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> M:
+def measured(task: Task[M_co], model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> M_co:
     """Metrics of ``model`` in evaluation mode over batches of inputs and targets on its device.
 
     With several processes, each passes its own batches and gets the metrics over all of them; every process must call
