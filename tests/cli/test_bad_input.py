@@ -137,7 +137,7 @@ def test_a_broken_image_is_named_in_one_line(
         assert code == 2
         assert line.startswith("nextify: 1 of 21 images cannot be read: ")
         assert f"val/dog/{name} (" in line
-        assert line.endswith("replace them, or move them elsewhere")
+        assert line.endswith("replace them, move them elsewhere, or leave them out with --skip-unreadable")
         assert not (pets.parent / "out").exists() or not list((pets.parent / "out").glob("*/bundle"))
     assert reason in line
 
@@ -280,7 +280,7 @@ def test_a_folder_that_may_not_be_read(
     if command == "predict":
         assert (code, line) == (1, f"nextify: {closed}: Permission denied")
     else:
-        assert (code, line) == (2, f"nextify: cannot look into {closed} (Permission denied): check its permissions")
+        assert (code, line) == (2, f"nextify: {closed} cannot be read (Permission denied): check its permissions")
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
