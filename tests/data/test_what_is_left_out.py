@@ -328,6 +328,20 @@ def test_results_within_a_class_folder_do_not_cost_the_class(tmp_path: Path) -> 
     assert open_images(str(tmp_path)).fingerprint == before
 
 
+@pytest.mark.parametrize("place", ["dog", "train", "train/dog", "val"])
+@pytest.mark.parametrize("file", ["checkpoint.pt", "study.json", "preflight.json"])
+def test_our_files_among_the_users_images_cost_no_image(tmp_path: Path, place: str, file: str) -> None:
+    root = tmp_path / "set"
+    parts = ("train", "val") if place != "dog" else ("",)
+    write(root, *(f"{part}/{c}/{i}.png".lstrip("/") for part in parts for c in ("cat", "dog") for i in range(4)))
+    before = open_images(str(root))
+    (root / place / file).write_text("{}")
+    write(root / place / "0123456789ab", "preflight.json", "curves.png")
+    write(root / place, "mistakes.png")
+    after = open_images(str(root))
+    assert (after.fingerprint, names(after)) == (before.fingerprint, names(before))
+
+
 # -- unreadable images ---------------------------------------------------------------------------------------------
 
 
@@ -433,3 +447,46 @@ def test_the_split_as_a_table(tmp_path: Path) -> None:
     again = open_images(str(tmp_path / "split.csv"))
     assert again.fingerprint == images.fingerprint
     np.testing.assert_array_equal(again.train.labels, images.train.labels)
+
+
+# -- parts that are said twice, by one file, or by a name alone ------------------------------------------------------
+
+
+def test_columns_that_disagree_about_the_part_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{i}.png" for i in range(8)))
+    flags = [(i in (4, 5), i in (6, 7)) for i in range(8)]
+
+    def table(header: str, cells: Callable[[bool, bool], str]) -> str:
+        rows = [f"{i}.png,{'ab'[i % 2]},{cells(*flags[i])}" for i in range(8)]
+        (tmp_path / "m.csv").write_text("\n".join([header, *rows]))
+        return str(tmp_path / "m.csv")
+
+    with pytest.raises(DataError, match="in several columns which rows to train on"):
+        open_images(table("path,label,is_valid,is_test", lambda valid, test: f"{valid},{test}"))
+    agreeing = open_images(table("path,label,is_train,is_test", lambda valid, test: f"{not test},{test}"))
+    assert len(agreeing.test) == 2
+
+
+def test_a_folder_that_seems_a_part_and_is_not_used_is_said(tmp_path: Path) -> None:
+    parts = ("train", "train_extra")
+    write(tmp_path, *(f"{part}/{c}/{i}.png" for part in parts for c in "ab" for i in range(3)))
+    (said,) = [note for note in open_images(str(tmp_path)).notes if "left out" in note]
+    assert "6 in train_extra/" in said
+
+
+def test_a_tar_of_a_test_part_is_measured_whole_and_a_star_names_files(tmp_path: Path) -> None:
+    for part, first in (("train", 0), ("validation", 100)):
+        with tarfile.open(tmp_path / f"set-{part}-000.tar", "w") as tar:
+            for i in range(first, first + 12):
+                for name, data in ((f"{i}.png", png(i)), (f"{i}.cls", b"01"[i % 2 : i % 2 + 1])):
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    shard = str(tmp_path / "set-validation-000.tar")
+    assert len(open_images(shard, to_train=False).test) == 12
+    both = open_images(str(tmp_path / "set-*.tar"))
+    assert (len(both.train), len(both.test)) == (12, 12)
+    (tmp_path / "classes.txt").write_text("a\n\nb\n")
+    with pytest.raises(DataError, match=r"line 2 of classes\.txt is blank"):
+        open_images(shard)

@@ -140,7 +140,7 @@ class SourceError(ValueError):
 
 def check_source(source: str) -> None:
     """Raises ``SourceError`` where a path to images leads nowhere; ``open_images``, which needs NumPy, has the rest."""
-    named = source in ("digits", "cifar10") or source.startswith("hf:") or "{" in source
+    named = source in ("digits", "cifar10") or source.startswith("hf:") or any(c in source for c in "{*?")
     if not named and not Path(source).expanduser().exists():
         raise SourceError(
             f"no such folder or file: {source!r}; give digits, cifar10, hf:OWNER/NAME, or a path to images: "

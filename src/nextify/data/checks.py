@@ -111,7 +111,7 @@ def check(
         notes.append(listing.undecoded_note)
     sets = []
     for part, indices in (("train", readable.train), ("test", readable.test)):
-        keep_under = None if cache is None else cache / f"{fingerprint[:16]}-{part}"
+        keep_under = None if cache is None else cache / f"{fingerprint[:16]}-{part}{'-skipped' if unreadable else ''}"
         store: Store = EncodedStore(listing.images, indices)
         if held and len(indices):
             store, refused = _decoded(listing.images, indices, records, keep_under)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from nextify.data.sources.hugging_face import PREFIX, list_hugging_face
 from nextify.data.sources.listing import Listing, Splitting
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
-from nextify.data.sources.shards import shards_in, shards_of
+from nextify.data.sources.shards import is_pattern, shards_in, shards_of
 from nextify.data.sources.tar import list_tar
 
 DIGITS_TRAIN = 600
@@ -114,7 +115,7 @@ def source_name(source: str) -> str:
     path = Path(source).expanduser()
     if path.is_dir():
         return path.resolve().name
-    plain = path.name.partition("{")[0] if "{" in path.name else path.stem
+    plain = re.split(r"[{*?]", path.name)[0] if is_pattern(path.name) else path.stem
     return plain.rstrip("-_. ") or path.parent.resolve().name
 
 
@@ -129,15 +130,15 @@ def _listing(source: str, splitting: Splitting) -> Listing:
             if shards is not None:
                 return list_shards(shards, splitting)
         return list_metadata(path, splitting) or list_folder(path, splitting)
-    pattern = "{" in source and suffix in (".tar", ".parquet")
+    pattern = is_pattern(source) and suffix in (".tar", ".parquet")
     if not path.exists() and not pattern:
         raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
     if path.exists() and not path.is_file():
         raise DataError(f"{printable(source)} is no regular file: give {KINDS}")
     if suffix == ".tar":
-        return list_tar(shards_of(source), splitting)
+        return list_tar(shards_of(source, to_train=splitting.to_train), splitting)
     if suffix == ".parquet" and (pattern or holds_images(path)):
-        return list_parquet(shards_of(source), splitting)
+        return list_parquet(shards_of(source, to_train=splitting.to_train), splitting)
     if suffix in TABLES:
         return list_manifest(path, splitting)
     if path.name.lower().endswith(ARCHIVES):

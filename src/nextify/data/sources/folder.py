@@ -11,7 +11,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -42,6 +42,13 @@ SERVER_FOLDERS = frozenset(
 _MARKER = re.compile(r"(preflight|nextify|study|index-[0-9a-f]{16})\.json|checkpoint\.pt")
 """Files that tell a folder of our results; those of ``_SIGNED`` do where they name us too, as others use such names."""
 _SIGNED = frozenset({"result.json", "results.json", "evaluation.json", "robustness.json"})
+_OUR_FOLDERS = re.compile("cache|bundle|trials|unfinished|tensorboard|[0-9a-f]{12}")
+"""Folders of ours beside such a file."""
+_OUR_PICTURES = frozenset(
+    {"curves", "confusion", "reliability", "mistakes", "roadmap", "robustness"}
+    | {"growth", "latency-accuracy", "accuracy-flops"}
+)
+"""Pictures of ours beside such a file; others there are the user's, as where ``--out`` was a class's folder."""
 _RESULTS, _SERVER = "results of nextify", "in thumbnail and recycle folders of a file server"
 _LINKED = "links to other images of the set, or to what holds it"
 _PICTURES, _COMPANIONS = ({"images", "imgs", "img", "jpegimages"}, {"masks", "labels", "annotations", "trimaps"})
@@ -115,7 +122,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     if named:
         parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train)
         below = [_inner(root, name) for name in parts.used]
-        walk.leave(_beside(root, {*parts.used}, {*below}))
+        walk.leave(_beside(root, {*parts.used}, {*below}, parts.unused))
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
         parts = Parts(None, root.name)
     elif taken := [name for name in folders if is_part_folder(name)]:
@@ -176,8 +183,7 @@ def files_below(root: Path, folder: str = "", *, every: bool = False) -> Iterato
             continue
         seen.add(real)
         entries = _entries(path)
-        if not reason and name and _is_results(path, entries):
-            reason = _RESULTS
+        ours = not reason and bool(name) and _is_results(path, entries)
         if reason and not every:
             continue
         for entry, is_folder in entries:
@@ -187,7 +193,11 @@ def files_below(root: Path, folder: str = "", *, every: bool = False) -> Iterato
                 if to and os.path.commonpath([to, beside]) in (to, beside):
                     yield below, reason or _LINKED
                 else:
-                    pending.append((below, reason or _folder_reason(entry)))
+                    results = _RESULTS if ours and _OUR_FOLDERS.fullmatch(entry) else ""
+                    pending.append((below, reason or results or _folder_reason(entry)))
+            elif ours and (not is_image(entry) or os.path.splitext(entry)[0] in _OUR_PICTURES):
+                if every:
+                    yield below, _RESULTS
             elif every or not _hidden(entry):
                 yield below, reason or reason_of(entry)
 
@@ -225,13 +235,13 @@ def _inner(root: Path, part: str) -> str:
     return part
 
 
-def _beside(root: Path, used: set[str], inner: set[str]) -> Iterator[tuple[str, str]]:
+def _beside(root: Path, used: set[str], inner: set[str], unused: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What lies in a folder of parts, or in a part around its ``inner`` folder, and in none that is used."""
     for place in ("", *sorted(used - inner)):
         for name in files_in(root / place, hidden=True):
             yield f"{place}/{name}".lstrip("/"), reason_of(name) or "beside the parts"
     for name in sorted(set(subfolders(root, hidden=True)) - used):
-        aside = f"in {printable(name)}/, {'which is not used' if kind_of(name) else 'beside the parts'}"
+        aside = f"in {printable(name)}/, {'which is not used' if name in unused else 'beside the parts'}"
         for file, reason in files_below(root, name, every=True):
             yield file, reason if reason in (HIDDEN, _RESULTS, _SERVER) else aside
 

@@ -249,20 +249,28 @@ def _table(
 ) -> Table:
     """The columns that are meant."""
     columns = _columns(where, names)
-    splits, said = None, [*notes]
+    splits, chosen, said = None, "", [*notes]
     for name in (*SPLITS, *FLAGS, *_UNUSED):
-        if name not in columns or splits is not None:
+        if name not in columns:
             continue
         values = [value.strip().casefold() for value in cells[columns[name]]]
         if name in FLAGS and all(value in _YES | _NO for value in values):
             yes = FLAGS[name]
-            splits = [yes if value in _YES else "val" if yes == "train" else "train" for value in values]
+            told = [yes if value in _YES else "val" if yes == "train" else "train" for value in values]
         elif name == "split" or (name in SPLITS and any(map(kind_of, values))):
-            splits = values
+            told = values
         else:
             shown = some(sorted(set(values)))
             said.append(f"The column {name} ({shown}) is not used: a column split of train and val is.")
             continue
+        if splits is not None:
+            if [kind_of(value) == "train" for value in told] != [kind_of(value) == "train" for value in splits]:
+                raise DataError(
+                    f"{where} says in several columns which rows to train on ({chosen}, {name}), and not the same: "
+                    f"keep one of them, or write a column split of train, val and test"
+                )
+            continue
+        splits, chosen = told, name
         if name != "split":
             said.append(f"The column {name} says which rows to train on and which to test on.")
     labels = [label.strip() for label in cells[columns["label"]]]

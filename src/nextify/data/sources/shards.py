@@ -2,11 +2,12 @@
 
 For Parquet files and tar shards alike. The part is told by a file's name (``imagenet1k-train-0000.tar``,
 ``test-00000-of-00002.parquet``) or by the folder it is in (``train/``), at any depth, as on the Hugging Face Hub. Files
-that are given by name or by a pattern such as ``data-{000..003}.tar`` may tell no part.
+that are given by name or by a pattern such as ``data-{000..003}.tar`` or ``data-*.tar`` may tell no part.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from nextify.data.sources.parts import Parts, choose_parts, kind_of, looks_like_
 CLASSES_FILE = "classes.txt"
 """Names of numbered labels, beside tar shards."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
+MOST_SHARDS = 10**6
+"""Files that a range in braces may name."""
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 
 
@@ -73,13 +76,14 @@ def shards_in(folder: Path, suffix: str, *, to_train: bool = True) -> Shards | N
     return _by_part(folder, found, where, left, to_train=to_train)
 
 
-def shards_of(pattern: str) -> Shards:
+def shards_of(pattern: str, *, to_train: bool = True) -> Shards:
     """The files that a path with braces names, or the one that a path without them names.
 
     Raises:
         DataError: files that are not there; files without a part beside files with one.
     """
-    paths = [Path(path).expanduser() for path in expand_braces(pattern)]
+    expanded = [os.path.expanduser(path) for path in expand_braces(pattern)]
+    paths = [Path(path) for each in expanded for path in _matches(each)]
     if missing := [path.name for path in paths if not path.is_file()]:
         raise DataError(
             f"{len(missing):,} of {len(paths):,} files that {printable(pattern)} names are not there: {some(missing)}; "
@@ -87,9 +91,22 @@ def shards_of(pattern: str) -> Shards:
         )
     root = Path(os.path.commonpath([path.parent for path in paths]))
     names = [path.relative_to(root).as_posix() for path in paths]
-    if len({part_of(name) for name in names}) == 1:
+    if len(kinds := {part_of(name) for name in names}) == 1:
+        (kind,) = kinds
+        if kind in ("val", "test") and not to_train:  # measured as a whole
+            return Shards(root, tuple(names), 0, Parts(None, kind), printable(pattern))
         return Shards(root, tuple(names), len(names), None, printable(pattern))
-    return _by_part(root, names, printable(pattern), {}, to_train=True)
+    return _by_part(root, names, printable(pattern), {}, to_train=to_train)
+
+
+def is_pattern(source: str) -> bool:
+    """Whether a source may name several files."""
+    return any(mark in source for mark in "{*?")
+
+
+def _matches(path: str) -> list[str]:
+    """The files that a path with ``*`` or ``?`` matches, sorted; a path that is there, or matches nothing, as it is."""
+    return [path] if os.path.exists(path) else sorted(glob.glob(path), key=natural) or [path]
 
 
 def part_of(name: str) -> str | None:
@@ -107,6 +124,10 @@ def expand_braces(pattern: str) -> list[str]:
     choices = found[1].split(",")
     if numbers := _RANGE.fullmatch(found[1]):
         first, last = int(numbers[1]), int(numbers[2])
+        if last - first > MOST_SHARDS:
+            raise DataError(
+                f"{{{found[1]}}} in {printable(pattern)} names {last - first + 1:,} files: write a range that is there"
+            )
         choices = [f"{i:0{len(numbers[1])}d}" for i in range(first, last + 1)]
         if not choices:
             raise DataError(f"{{{found[1]}}} in {printable(pattern)} counts down: write the smaller number first")

@@ -188,9 +188,14 @@ def _class_names(shards: Shards) -> tuple[str, ...] | None:
     path = shards.root / CLASSES_FILE
     if not path.is_file():
         return None
-    with reading_of(path):
-        lines = path.read_text("utf-8-sig", "replace").splitlines()
-    classes = tuple(line.strip() for line in lines if line.strip())
+    try:
+        with reading_of(path):
+            lines = path.read_text("utf-8-sig").rstrip().split("\n")
+    except UnicodeDecodeError:
+        raise DataError(f"{CLASSES_FILE} is not UTF-8: save it as UTF-8") from None
+    classes = tuple(line.strip() for line in lines)
+    if not all(classes):
+        raise DataError(f"line {classes.index('') + 1} of {CLASSES_FILE} is blank: write one class in each line")
     if len(set(classes)) < len(classes):
         raise DataError(f"{CLASSES_FILE} names a class twice: write each once")
     return classes
