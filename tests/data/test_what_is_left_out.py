@@ -211,6 +211,8 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     images, both = opened("train", "train", "val")
     assert both
     assert any("groups have images to train on and to test on" in note for note in images.notes)
+    rows[:10] = [(*row[:2], "") for row in rows[:10]]
+    assert any("10 of 60 images name no group" in note for note in opened()[0].notes)
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])

@@ -80,6 +80,15 @@ def test_files_folders_and_patterns(bundle: Path, photos: Path) -> None:
     assert [Path(p.path).name for p in predict(bundle, [f"{photos}/**/*.png"])] == ["a.png", "c ü.png"]
 
 
+def test_an_image_that_needs_a_plugin_is_not_passed_over(bundle: Path, tmp_path: Path) -> None:
+    picture(1).save(tmp_path / "a.png")
+    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    whole, odd = predict(bundle, [tmp_path])
+    assert not whole.error
+    assert Path(odd.path).name == "b.heic"
+    assert odd.error
+
+
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("name", ["a.png", "", "deep/**/*.png", "missing.png"])
 def test_a_bare_path_is_one_source(bundle: Path, photos: Path, kind: type[str] | type[Path], name: str) -> None:

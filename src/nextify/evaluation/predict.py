@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from nextify.data.bands import check_agree, checked, with_bands
-from nextify.data.decode import EXTENSIONS, Pixels, UnreadableImage, decode, quiet
+from nextify.data.decode import EXTENSIONS, PLUGINS, Pixels, UnreadableImage, decode, quiet
 from nextify.data.encoded import read_file
 from nextify.data.errors import valid_unicode
 from nextify.evaluation.evaluate import probabilities
@@ -229,7 +229,8 @@ def _images(folder: Path) -> tuple[list[Path], list[OSError]]:
     for below, folders, files in os.walk(folder, onerror=refused.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(below, name) for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS), refused
+    named = EXTENSIONS.union(PLUGINS)  # without its plug-in, such an image is reported as one that cannot be read
+    return sorted(path for path in found if path.suffix.lower() in named), refused
 
 
 def csv_text(predictions: Iterable[Prediction]) -> str:

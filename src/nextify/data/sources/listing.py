@@ -147,6 +147,8 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     if found.groups is not None and (both := {found.groups[i] for i in train} & {found.groups[i] for i in test} - {""}):
         said.append(f"{len(both):,} groups have images to train on and to test on, so accuracy is flattered: "
                     f"{some(sorted(both, key=natural))}.")  # fmt: skip
+    if found.groups is not None and (alone := sum(not name for name in found.groups)):
+        said.append(f"{alone:,} of {len(found.groups):,} images name no group: each is a group of its own.")
     return Listing(classes, found.images, labels, train, test, tuple(said), found.undecoded_note, left)
 
 
