@@ -177,6 +177,7 @@ def test_files_of_many_bands_are_refused_by_name_without_a_choice(data: bytes, r
     ("data", "reason"),
     [
         (tiff(raster(4, "u2").view("i2")), "signed and some negative"),
+        (tiff(raster(4).view("i1")), "signed and some negative"),
         (tiff(raster(4).astype("f4")), "floats|32 bits"),
         (tiff(raster(7))[:200], "."),
         (tiff(raster(7), compression=DEFLATE)[:9] + bytes(40) + tiff(raster(7), compression=DEFLATE)[49:], "."),
@@ -193,6 +194,14 @@ def test_signed_values_from_zero_on_are_read() -> None:
     values = (raster(4, "u2") >> 1).astype("i2")
     expected = (values[..., :3].astype(np.int64) * 255 + 32_767) // 65_535
     np.testing.assert_array_equal(decode(with_bands(tiff(values), (1, 2, 3))), expected)
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_signed_8_bit_values_from_zero_on_are_read(stored: str) -> None:
+    values = (raster(4) >> 1).astype("i1")
+    data = with_bands(tiff(values, **STORED[stored]), (3, 1, 4))
+    np.testing.assert_array_equal(decode(data), values[..., [2, 0, 3]])
+    assert read_header(data).peak == 0
 
 
 @pytest.fixture

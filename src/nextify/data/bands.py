@@ -176,7 +176,7 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     else:
         values = _grayscale(data, tags, count, 1, 1)
     if _SIGNED in kinds:
-        values = unsigned(values.view(np.dtype(f"i{values.itemsize}")))
+        values = unsigned(values.view(np.dtype(f"i{values.itemsize}"))).astype(values.dtype)
     return _chosen(upright(values, tags.get(_ORIENTATION, 1)), bands)
 
 
