@@ -204,6 +204,45 @@ def test_signed_8_bit_values_from_zero_on_are_read(stored: str) -> None:
     assert read_header(data).peak == 0
 
 
+def with_pixels_last(data: bytes, order: str) -> bytes:
+    """The same TIFF of :func:`tiff` with its directory before the pixels, where a cut leaves it whole."""
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    moved = bytearray(data[at:])
+    (count,) = struct.unpack_from(f"{order}H", moved)
+    for record in range(2, 2 + 12 * count, 12):
+        tag, _, values, place = struct.unpack_from(f"{order}HHII", moved, record)
+        if values > 1:
+            struct.pack_into(f"{order}I", moved, record + 8, place - at + 8)
+        if tag in (273, 324):
+            first = place - at if values > 1 else record + 8
+            for i in range(first, first + 4 * values, 4):
+                struct.pack_into(f"{order}I", moved, i, struct.unpack_from(f"{order}I", moved, i)[0] + len(moved))
+    return data[:4] + struct.pack(f"{order}I", 8) + bytes(moved) + data[8:at]
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_truncated_files_are_refused(stored: str, kind: str) -> None:
+    options = STORED[stored]
+    values = raster(5, kind)
+    data = with_pixels_last(tiff(values, **options), options.get("order", "<"))
+    expected = with_bands(tiff(values, **options), (1, 2, 3))
+    assert with_bands(data, (1, 2, 3)) == expected
+    assert with_bands(data + b"more", (1, 2, 3)) == expected
+    for cut in (1, 2, 40, 500):
+        with pytest.raises(UnreadableImage, match=r"^truncated$"):
+            with_bands(data[:-cut], (1, 2, 3))
+
+
+def test_offsets_of_too_few_strips_are_refused() -> None:
+    values = raster(5)
+    short = tiff(values[:-3])
+    taller = short.replace(struct.pack("<HHII", 257, 4, 1, 16), struct.pack("<HHII", 257, 4, 1, 19))
+    assert taller != short
+    with pytest.raises(UnreadableImage, match="truncated"):
+        with_bands(taller, (1, 2, 3))
+
+
 @pytest.fixture
 def fields(tmp_path: Path) -> Path:
     """Two classes that only the fourth of five bands tells apart."""

@@ -169,6 +169,8 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     count = tags.get(_SAMPLES, 1)
     if max(bands) > count:
         return _chosen(np.empty((0, 0, count), np.uint8), bands)
+    if not _is_whole(tags, len(data)):
+        raise UnreadableImage("truncated")
     if tags.get(_PLANAR, 1) == _INDEPENDENT:
         planes = {band: _grayscale(data, tags, 1, band, count) for band in set(bands)}
         values = np.concatenate([planes[band] for band in bands], axis=2)
@@ -178,6 +180,28 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     if _SIGNED in kinds:
         values = unsigned(values.view(np.dtype(f"i{values.itemsize}"))).astype(values.dtype)
     return _chosen(upright(values, tags.get(_ORIENTATION, 1)), bands)
+
+
+def _is_whole(tags: Mapping[int, Any], length: int) -> bool:
+    """Whether every strip or tile of a TIFF lies within the file's ``length``."""
+    height, count, (bits, *_) = tags[_HEIGHT], tags.get(_SAMPLES, 1), tags[_BITS]
+    planes = count if tags.get(_PLANAR, 1) == _INDEPENDENT else 1
+    tiled = _TILE_WIDTH in tags
+    if tiled:
+        across, rows = tags[_TILE_WIDTH], tags[_TILE_HEIGHT]
+        parts = -(-tags[_WIDTH] // across) * -(-height // rows)
+    else:
+        across, rows = tags[_WIDTH], min(tags.get(_ROWS_PER_STRIP, height), height)
+        parts = -(-height // rows)
+    starts, sizes = (tags.get(tag[tiled], ()) for tag in (_OFFSETS, _LENGTHS))
+    if tags.get(_COMPRESSION, 1) == 1:  # the noted size may be wrong, and is not needed
+        last = rows if tiled else height - (parts - 1) * rows
+        part = across * count // planes * bits // 8
+        sizes = ([part * rows] * (parts - 1) + [part * last]) * planes
+    needed = parts * planes
+    if len(starts) < needed or len(sizes) < needed:
+        return False
+    return all(start + size <= length for start, size in zip(starts, sizes, strict=False))
 
 
 def _grayscale(data: bytes, tags: Mapping[int, Any], interleaved: int, plane: int, planes: int) -> Values:
