@@ -37,6 +37,7 @@ def tiff(
     planar: bool = False,
     rows: int = 3,
     tile: int = 0,
+    reverse: bool = False,
     extra: tuple[tuple[int, int], ...] = (),
 ) -> bytes:
     """A TIFF of ``(H, W, bands)`` by its specification (TIFF 6.0), which Pillow does not write."""
@@ -53,6 +54,8 @@ def tiff(
             if predictor == 2:
                 part = np.concatenate([part[:, :1], np.diff(part, axis=1)], axis=1).astype(part.dtype)
             pieces.append(zlib.compress(part.tobytes()) if compression == DEFLATE else part.tobytes())
+    if reverse:
+        pieces = [np.packbits(np.unpackbits(np.frombuffer(p, "u1")), bitorder="little").tobytes() for p in pieces]
     starts = np.cumsum([8, *map(len, pieces)])
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     tags: dict[int, tuple[int, ...]] = {
@@ -61,6 +64,7 @@ def tiff(
         258: (8 * values.itemsize,) * count,
         259: (compression,),
         262: (2 if count >= 3 else 1,),
+        266: (2 if reverse else 1,),
         277: (count,),
         284: (2 if planar else 1,),
         317: (predictor,),
@@ -202,6 +206,30 @@ def test_signed_8_bit_values_from_zero_on_are_read(stored: str) -> None:
     data = with_bands(tiff(values, **STORED[stored]), (3, 1, 4))
     np.testing.assert_array_equal(decode(data), values[..., [2, 0, 3]])
     assert read_header(data).peak == 0
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_bytes_of_reversed_bits_are_turned(stored: str, kind: str) -> None:
+    values = raster(5, kind)
+    plain, reverse = (tiff(values, **STORED[stored], reverse=reverse) for reverse in (False, True))
+    assert plain != reverse
+    assert with_bands(reverse, (4, 2, 1)) == with_bands(plain, (4, 2, 1))
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "raw"])
+def test_reversed_bits_are_as_pillow_has_them(compression: str) -> None:
+    values = raster(3)
+    if compression == "raw":
+        data = tiff(values, reverse=True)
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, "TIFF", compression=compression, tiffinfo={266: 2})
+        data = buffer.getvalue()
+        with Image.open(buffer) as image:
+            assert image.tag_v2[266] == 2  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(decode(data), values)
+    np.testing.assert_array_equal(decode(with_bands(data, (3, 2, 1))), values[..., ::-1])
 
 
 def with_pixels_last(data: bytes, order: str) -> bytes:

@@ -37,13 +37,15 @@ Bands = tuple[int, int, int]
 Values = npt.NDArray[Any]
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 274, 277, 278, 284, 317
+_FILL_ORDER, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 266, 274, 277, 278, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT = 322, 323, 339
 _OFFSETS, _LENGTHS = (273, 324), (279, 325)  # of strips, of tiles
 _LOSSLESS = (1, 5, 8, 32_773, 32_946)  # none, LZW, Deflate, PackBits, and Deflate's older number
 _UNSIGNED, _SIGNED = 1, 2
 _DIFFERENCES = 2  # the predictor that stores each pixel less the one to its left
 _INDEPENDENT = 2  # planar configuration: one band after the other
+_LOWEST_FIRST = 2  # fill order: the bits of each byte stand in reverse
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def checked(bands: Sequence[int]) -> Bands:
@@ -223,9 +225,12 @@ def _grayscale(data: bytes, tags: Mapping[int, Any], interleaved: int, plane: in
     if _TILE_WIDTH in tags:
         del fields[_ROWS_PER_STRIP]
         fields |= {_TILE_WIDTH: (tags[_TILE_WIDTH] * interleaved,), _TILE_HEIGHT: (tags[_TILE_HEIGHT],)}
+    magic = data[:4]
+    if tags.get(_FILL_ORDER, 1) == _LOWEST_FIRST:  # the header and the directory, reversed too, are not used again
+        data = data.translate(_REVERSED)
     data += bytes(len(data) % 2)
-    order = "<" if data.startswith(b"II") else ">"
-    header = data[:4] + struct.pack(f"{order}I", len(data))
+    order = "<" if magic.startswith(b"II") else ">"
+    header = magic + struct.pack(f"{order}I", len(data))
     with opened(header + data[8:] + _directory(fields, order, len(data))) as image:
         values = np.array(image, np.uint8 if bits == 8 else np.uint16).reshape(-1, width, interleaved)
     if tags.get(_PREDICTOR, 1) == _DIFFERENCES and tags.get(_COMPRESSION, 1) != 1:
