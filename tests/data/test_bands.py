@@ -217,6 +217,20 @@ def test_bytes_of_reversed_bits_are_turned(stored: str, kind: str) -> None:
     assert with_bands(reverse, (4, 2, 1)) == with_bands(plain, (4, 2, 1))
 
 
+@pytest.mark.parametrize("stored", STORED)
+def test_the_limit_counts_pixels_and_not_bands(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiff(raster(13), **STORED[stored])
+    expected = with_bands(data, (4, 3, 2))
+    pixels = 19 * 37
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2 + 1)
+    assert with_bands(data, (4, 3, 2)) == expected
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2)
+    with pytest.raises(UnreadableImage, match="more than 0 million pixels"):
+        with_bands(data, (4, 3, 2))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert with_bands(data, (4, 3, 2)) == expected
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "raw"])
 def test_reversed_bits_are_as_pillow_has_them(compression: str) -> None:
     values = raster(3)

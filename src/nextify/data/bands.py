@@ -7,13 +7,14 @@ grayscale image N times as wide, so Pillow is handed the file with the header of
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from nextify.data.decode import (
     LARGEST_NOTED,
@@ -171,6 +172,8 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     count = tags.get(_SAMPLES, 1)
     if max(bands) > count:
         return _chosen(np.empty((0, 0, count), np.uint8), bands)
+    if Image.MAX_IMAGE_PIXELS is not None and tags[_WIDTH] * tags[_HEIGHT] > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
     if not _is_whole(tags, len(data)):
         raise UnreadableImage("truncated")
     if tags.get(_PLANAR, 1) == _INDEPENDENT:
@@ -182,6 +185,13 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     if _SIGNED in kinds:
         values = unsigned(values.view(np.dtype(f"i{values.itemsize}"))).astype(values.dtype)
     return _chosen(upright(values, tags.get(_ORIENTATION, 1)), bands)
+
+
+class _Wide(TiffImagePlugin.TiffImageFile):
+    """A grayscale TIFF of any size: Pillow's limit would take each band for a further pixel."""
+
+    def load_prepare(self) -> None:
+        ImageFile.ImageFile.load_prepare(self)
 
 
 def _is_whole(tags: Mapping[int, Any], length: int) -> bool:
@@ -231,7 +241,7 @@ def _grayscale(data: bytes, tags: Mapping[int, Any], interleaved: int, plane: in
     data += bytes(len(data) % 2)
     order = "<" if magic.startswith(b"II") else ">"
     header = magic + struct.pack(f"{order}I", len(data))
-    with opened(header + data[8:] + _directory(fields, order, len(data))) as image:
+    with _Wide(io.BytesIO(header + data[8:] + _directory(fields, order, len(data)))) as image:
         values = np.array(image, np.uint8 if bits == 8 else np.uint16).reshape(-1, width, interleaved)
     if tags.get(_PREDICTOR, 1) == _DIFFERENCES and tags.get(_COMPRESSION, 1) != 1:
         step = tags.get(_TILE_WIDTH, width)
