@@ -194,6 +194,36 @@ def test_bands_without_an_agreed_range_and_damaged_files_are_refused(data: bytes
         with_bands(data, (1, 2, 3))
 
 
+@pytest.mark.parametrize("count", [5, 7])
+@pytest.mark.parametrize(
+    ("kind", "changed", "problem", "remedy"),
+    [
+        ("u1", {259: 50_000}, "compressed with Zstandard", "uncompressed or with LZW or Deflate"),
+        ("u2", {259: 34_925}, "compressed with LZMA", "uncompressed or with LZW or Deflate"),
+        ("u1", {259: 7}, "compressed with JPEG", "uncompressed or with LZW or Deflate"),
+        ("u1", {259: 50_001}, "compressed with WebP", "uncompressed or with LZW or Deflate"),
+        ("u1", {259: 999}, "compressed with method 999", "uncompressed or with LZW or Deflate"),
+        ("f2", {}, "of floats", "as whole numbers of 8 or 16 bits"),
+        ("u1", {262: 0}, "whose zero is white", "with zero as black"),
+        ("u2", {262: 5}, "of other colours than gray or RGB", "as gray or RGB"),
+        (
+            "f2",
+            {259: 50_000, 262: 0},
+            "compressed with Zstandard, of floats, whose zero is white",
+            "uncompressed or with LZW or Deflate, as whole numbers of 8 or 16 bits, with zero as black",
+        ),
+    ],
+)
+def test_what_to_store_instead_is_said(
+    count: int, kind: str, changed: dict[int, int], problem: str, remedy: str
+) -> None:
+    values = raster(count).astype("f2") if kind == "f2" else raster(count, kind)
+    data = tiff(values, extra=tuple(changed.items()))
+    with pytest.raises(UnreadableImage) as refused:
+        with_bands(data, (5, 3, 2))
+    assert str(refused.value) == f"a TIFF of {count} bands {problem}: store it {remedy}"
+
+
 def test_signed_values_from_zero_on_are_read() -> None:
     values = (raster(4, "u2") >> 1).astype("i2")
     expected = (values[..., :3].astype(np.int64) * 255 + 32_767) // 65_535

@@ -8,6 +8,7 @@ grayscale image N times as wide, so Pillow is handed the file with the header of
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from nextify.data.decode import (
+    CHOOSE,
     LARGEST_NOTED,
     Pixels,
     UnreadableImage,
@@ -37,12 +39,30 @@ Bands = tuple[int, int, int]
 """The bands that become the network's three channels, in order; the first band is 1."""
 Values = npt.NDArray[Any]
 
+_ASKED = "--channels %s asks for"
+_UNDECODED = re.compile(
+    r"(decoder error )?-\d+"
+)  # as Pillow has it of a compression that its libtiff was built without
+
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 266, 274, 277, 278, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT = 322, 323, 339
 _OFFSETS, _LENGTHS = (273, 324), (279, 325)  # of strips, of tiles
 _LOSSLESS = (1, 5, 8, 32_773, 32_946)  # none, LZW, Deflate, PackBits, and Deflate's older number
-_UNSIGNED, _SIGNED = 1, 2
+_COMPRESSIONS = {
+    2: "CCITT",
+    3: "CCITT",
+    4: "CCITT",
+    6: "JPEG",
+    7: "JPEG",
+    34_712: "JPEG 2000",
+    34_887: "LERC",
+    34_925: "LZMA",
+    50_000: "Zstandard",
+    50_001: "WebP",
+    50_002: "JPEG XL",
+}
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _DIFFERENCES = 2  # the predictor that stores each pixel less the one to its left
 _INDEPENDENT = 2  # planar configuration: one band after the other
 _LOWEST_FIRST = 2  # fill order: the bits of each byte stand in reverse
@@ -110,8 +130,11 @@ def with_bands(data: bytes, bands: Bands | None) -> bytes:
     with refusing(data):
         found = _of_tiff(data, bands)
     if found is None:
-        with opened(data) as image:
-            found = _chosen(_of_image(image), bands)
+        try:
+            with opened(data) as image:
+                found = _chosen(_of_image(image), bands)
+        except UnreadableImage as error:
+            raise UnreadableImage(_remedy(data, bands, str(error))) from None
     pixels, largest = found
     note = LARGEST_NOTED % largest if largest else b""
     height, width, _ = pixels.shape
@@ -136,9 +159,7 @@ def of_memory(image: object, bands: Bands) -> Pixels:
 def _chosen(values: Values, bands: Bands) -> tuple[Pixels, int]:
     """``(H, W, 3)`` of ``values (H, W, bands)`` of 8 or 16 bits, and the largest 16-bit value, else 0."""
     if max(bands) > values.shape[2]:
-        raise UnreadableImage(
-            f"{values.shape[2]} bands, and --channels {named(bands)} asks for the {max(bands)}th: choose others"
-        )
+        raise UnreadableImage(f"{values.shape[2]} bands, and {_ASKED % named(bands)} the {max(bands)}th: choose others")
     values = values[..., [band - 1 for band in bands]]
     if values.dtype == np.uint8:
         return values, 0
@@ -185,6 +206,39 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     if _SIGNED in kinds:
         values = unsigned(values.view(np.dtype(f"i{values.itemsize}"))).astype(values.dtype)
     return _chosen(upright(values, tags.get(_ORIENTATION, 1)), bands)
+
+
+def _remedy(data: bytes, bands: Bands, reason: str) -> str:
+    """``reason``, or what to store instead where a TIFF has the bands and only the way they are stored is in the way.
+
+    Pillow leaves some bands out, so that it may seem to lack those that were asked for.
+    """
+    tags = tiff_tags(data)
+    count = 1 if tags is None else tags.get(_SAMPLES, 1)
+    if tags is None or max(bands) > count:
+        return reason
+    foreign = tags.get(_COMPRESSION, 1) not in _LOSSLESS
+    if not (CHOOSE in reason or _ASKED % named(bands) in reason or (foreign and _UNDECODED.fullmatch(reason))):
+        return reason
+    compression, photometric = tags.get(_COMPRESSION, 1), tags.get(_PHOTOMETRIC, 0)
+    bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))
+    found = []
+    if foreign:
+        name = _COMPRESSIONS.get(compression, f"method {compression}")
+        found.append((f"compressed with {name}", "uncompressed or with LZW or Deflate"))
+    if not kinds <= {_UNSIGNED, _SIGNED}:
+        kind = "floats" if kinds == {_FLOAT} else "values of another kind"
+        found.append((f"of {kind}", "as whole numbers of 8 or 16 bits"))
+    elif bits not in ({8}, {16}):
+        found.append((f"of {', '.join(map(str, sorted(bits)))} bits", "with 8 or 16 bits in every band"))
+    if photometric == 0:
+        found.append(("whose zero is white", "with zero as black"))
+    elif photometric not in (1, 2):
+        found.append(("of other colours than gray or RGB", "as gray or RGB"))
+    if not found:
+        return reason
+    problems, remedies = zip(*found, strict=True)
+    return f"a TIFF of {count} bands {', '.join(problems)}: store it {', '.join(remedies)}"
 
 
 class _Wide(TiffImagePlugin.TiffImageFile):
