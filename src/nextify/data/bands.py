@@ -40,9 +40,7 @@ Bands = tuple[int, int, int]
 Values = npt.NDArray[Any]
 
 _ASKED = "--channels %s asks for"
-_UNDECODED = re.compile(
-    r"(decoder error )?-\d+"
-)  # as Pillow has it of a compression that its libtiff was built without
+_UNDECODED = re.compile(r"(decoder error )?-\d+")  # Pillow, of a compression that its libtiff was built without
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 266, 274, 277, 278, 284, 317
