@@ -37,6 +37,7 @@ def tiff(
     planar: bool = False,
     rows: int = 3,
     tile: int = 0,
+    reverse: bool = False,
     extra: tuple[tuple[int, int], ...] = (),
 ) -> bytes:
     """A TIFF of ``(H, W, bands)`` by its specification (TIFF 6.0), which Pillow does not write."""
@@ -53,6 +54,8 @@ def tiff(
             if predictor == 2:
                 part = np.concatenate([part[:, :1], np.diff(part, axis=1)], axis=1).astype(part.dtype)
             pieces.append(zlib.compress(part.tobytes()) if compression == DEFLATE else part.tobytes())
+    if reverse:
+        pieces = [np.packbits(np.unpackbits(np.frombuffer(p, "u1")), bitorder="little").tobytes() for p in pieces]
     starts = np.cumsum([8, *map(len, pieces)])
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     tags: dict[int, tuple[int, ...]] = {
@@ -61,6 +64,7 @@ def tiff(
         258: (8 * values.itemsize,) * count,
         259: (compression,),
         262: (2 if count >= 3 else 1,),
+        266: (2 if reverse else 1,),
         277: (count,),
         284: (2 if planar else 1,),
         317: (predictor,),
@@ -177,6 +181,7 @@ def test_files_of_many_bands_are_refused_by_name_without_a_choice(data: bytes, r
     ("data", "reason"),
     [
         (tiff(raster(4, "u2").view("i2")), "signed and some negative"),
+        (tiff(raster(4).view("i1")), "signed and some negative"),
         (tiff(raster(4).astype("f4")), "floats|32 bits"),
         (tiff(raster(7))[:200], "."),
         (tiff(raster(7), compression=DEFLATE)[:9] + bytes(40) + tiff(raster(7), compression=DEFLATE)[49:], "."),
@@ -189,10 +194,125 @@ def test_bands_without_an_agreed_range_and_damaged_files_are_refused(data: bytes
         with_bands(data, (1, 2, 3))
 
 
+@pytest.mark.parametrize("count", [5, 7])
+@pytest.mark.parametrize(
+    ("kind", "changed", "problem", "remedy"),
+    [
+        ("u1", {259: 50_000}, "compressed with Zstandard", "uncompressed or with LZW or Deflate"),
+        ("u2", {259: 34_925}, "compressed with LZMA", "uncompressed or with LZW or Deflate"),
+        ("u1", {259: 7}, "compressed with JPEG", "uncompressed or with LZW or Deflate"),
+        ("u1", {259: 50_001}, "compressed with WebP", "uncompressed or with LZW or Deflate"),
+        ("u1", {259: 999}, "compressed with method 999", "uncompressed or with LZW or Deflate"),
+        ("f2", {}, "of floats", "as whole numbers of 8 or 16 bits"),
+        ("u1", {262: 0}, "whose zero is white", "with zero as black"),
+        ("u2", {262: 5}, "of other colours than gray or RGB", "as gray or RGB"),
+        (
+            "f2",
+            {259: 50_000, 262: 0},
+            "compressed with Zstandard, of floats, whose zero is white",
+            "uncompressed or with LZW or Deflate, as whole numbers of 8 or 16 bits, with zero as black",
+        ),
+    ],
+)
+def test_what_to_store_instead_is_said(
+    count: int, kind: str, changed: dict[int, int], problem: str, remedy: str
+) -> None:
+    values = raster(count).astype("f2") if kind == "f2" else raster(count, kind)
+    data = tiff(values, extra=tuple(changed.items()))
+    with pytest.raises(UnreadableImage) as refused:
+        with_bands(data, (5, 3, 2))
+    assert str(refused.value) == f"a TIFF of {count} bands {problem}: store it {remedy}"
+
+
 def test_signed_values_from_zero_on_are_read() -> None:
     values = (raster(4, "u2") >> 1).astype("i2")
     expected = (values[..., :3].astype(np.int64) * 255 + 32_767) // 65_535
     np.testing.assert_array_equal(decode(with_bands(tiff(values), (1, 2, 3))), expected)
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_signed_8_bit_values_from_zero_on_are_read(stored: str) -> None:
+    values = (raster(4) >> 1).astype("i1")
+    data = with_bands(tiff(values, **STORED[stored]), (3, 1, 4))
+    np.testing.assert_array_equal(decode(data), values[..., [2, 0, 3]])
+    assert read_header(data).peak == 0
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_bytes_of_reversed_bits_are_turned(stored: str, kind: str) -> None:
+    values = raster(5, kind)
+    plain, reverse = (tiff(values, **STORED[stored], reverse=reverse) for reverse in (False, True))
+    assert plain != reverse
+    assert with_bands(reverse, (4, 2, 1)) == with_bands(plain, (4, 2, 1))
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_the_limit_counts_pixels_and_not_bands(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiff(raster(13), **STORED[stored])
+    expected = with_bands(data, (4, 3, 2))
+    pixels = 19 * 37
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2 + 1)
+    assert with_bands(data, (4, 3, 2)) == expected
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2)
+    with pytest.raises(UnreadableImage, match="more than 0 million pixels"):
+        with_bands(data, (4, 3, 2))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert with_bands(data, (4, 3, 2)) == expected
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "raw"])
+def test_reversed_bits_are_as_pillow_has_them(compression: str) -> None:
+    values = raster(3)
+    if compression == "raw":
+        data = tiff(values, reverse=True)
+    else:
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, "TIFF", compression=compression, tiffinfo={266: 2})
+        data = buffer.getvalue()
+        with Image.open(buffer) as image:
+            assert image.tag_v2[266] == 2  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(decode(data), values)
+    np.testing.assert_array_equal(decode(with_bands(data, (3, 2, 1))), values[..., ::-1])
+
+
+def with_pixels_last(data: bytes, order: str) -> bytes:
+    """The same TIFF of :func:`tiff` with its directory before the pixels, where a cut leaves it whole."""
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    moved = bytearray(data[at:])
+    (count,) = struct.unpack_from(f"{order}H", moved)
+    for record in range(2, 2 + 12 * count, 12):
+        tag, _, values, place = struct.unpack_from(f"{order}HHII", moved, record)
+        if values > 1:
+            struct.pack_into(f"{order}I", moved, record + 8, place - at + 8)
+        if tag in (273, 324):
+            first = place - at if values > 1 else record + 8
+            for i in range(first, first + 4 * values, 4):
+                struct.pack_into(f"{order}I", moved, i, struct.unpack_from(f"{order}I", moved, i)[0] + len(moved))
+    return data[:4] + struct.pack(f"{order}I", 8) + bytes(moved) + data[8:at]
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_truncated_files_are_refused(stored: str, kind: str) -> None:
+    options = STORED[stored]
+    values = raster(5, kind)
+    data = with_pixels_last(tiff(values, **options), options.get("order", "<"))
+    expected = with_bands(tiff(values, **options), (1, 2, 3))
+    assert with_bands(data, (1, 2, 3)) == expected
+    assert with_bands(data + b"more", (1, 2, 3)) == expected
+    for cut in (1, 2, 40, 500):
+        with pytest.raises(UnreadableImage, match=r"^truncated$"):
+            with_bands(data[:-cut], (1, 2, 3))
+
+
+def test_offsets_of_too_few_strips_are_refused() -> None:
+    values = raster(5)
+    short = tiff(values[:-3])
+    taller = short.replace(struct.pack("<HHII", 257, 4, 1, 16), struct.pack("<HHII", 257, 4, 1, 19))
+    assert taller != short
+    with pytest.raises(UnreadableImage, match="truncated"):
+        with_bands(taller, (1, 2, 3))
 
 
 @pytest.fixture

@@ -7,15 +7,18 @@ grayscale image N times as wide, so Pillow is handed the file with the header of
 
 from __future__ import annotations
 
+import io
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from nextify.data.decode import (
+    CHOOSE,
     LARGEST_NOTED,
     Pixels,
     UnreadableImage,
@@ -36,14 +39,32 @@ Bands = tuple[int, int, int]
 """The bands that become the network's three channels, in order; the first band is 1."""
 Values = npt.NDArray[Any]
 
+_ASKED = "--channels %s asks for"
+_UNDECODED = re.compile(r"(decoder error )?-\d+")  # Pillow, of a compression that its libtiff was built without
+
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 274, 277, 278, 284, 317
+_FILL_ORDER, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 266, 274, 277, 278, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT = 322, 323, 339
 _OFFSETS, _LENGTHS = (273, 324), (279, 325)  # of strips, of tiles
 _LOSSLESS = (1, 5, 8, 32_773, 32_946)  # none, LZW, Deflate, PackBits, and Deflate's older number
-_UNSIGNED, _SIGNED = 1, 2
+_COMPRESSIONS = {
+    2: "CCITT",
+    3: "CCITT",
+    4: "CCITT",
+    6: "JPEG",
+    7: "JPEG",
+    34_712: "JPEG 2000",
+    34_887: "LERC",
+    34_925: "LZMA",
+    50_000: "Zstandard",
+    50_001: "WebP",
+    50_002: "JPEG XL",
+}
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _DIFFERENCES = 2  # the predictor that stores each pixel less the one to its left
 _INDEPENDENT = 2  # planar configuration: one band after the other
+_LOWEST_FIRST = 2  # fill order: the bits of each byte stand in reverse
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def checked(bands: Sequence[int]) -> Bands:
@@ -107,8 +128,11 @@ def with_bands(data: bytes, bands: Bands | None) -> bytes:
     with refusing(data):
         found = _of_tiff(data, bands)
     if found is None:
-        with opened(data) as image:
-            found = _chosen(_of_image(image), bands)
+        try:
+            with opened(data) as image:
+                found = _chosen(_of_image(image), bands)
+        except UnreadableImage as error:
+            raise UnreadableImage(_remedy(data, bands, str(error))) from None
     pixels, largest = found
     note = LARGEST_NOTED % largest if largest else b""
     height, width, _ = pixels.shape
@@ -133,9 +157,7 @@ def of_memory(image: object, bands: Bands) -> Pixels:
 def _chosen(values: Values, bands: Bands) -> tuple[Pixels, int]:
     """``(H, W, 3)`` of ``values (H, W, bands)`` of 8 or 16 bits, and the largest 16-bit value, else 0."""
     if max(bands) > values.shape[2]:
-        raise UnreadableImage(
-            f"{values.shape[2]} bands, and --channels {named(bands)} asks for the {max(bands)}th: choose others"
-        )
+        raise UnreadableImage(f"{values.shape[2]} bands, and {_ASKED % named(bands)} the {max(bands)}th: choose others")
     values = values[..., [band - 1 for band in bands]]
     if values.dtype == np.uint8:
         return values, 0
@@ -169,6 +191,10 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     count = tags.get(_SAMPLES, 1)
     if max(bands) > count:
         return _chosen(np.empty((0, 0, count), np.uint8), bands)
+    if Image.MAX_IMAGE_PIXELS is not None and tags[_WIDTH] * tags[_HEIGHT] > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+    if not _is_whole(tags, len(data)):
+        raise UnreadableImage("truncated")
     if tags.get(_PLANAR, 1) == _INDEPENDENT:
         planes = {band: _grayscale(data, tags, 1, band, count) for band in set(bands)}
         values = np.concatenate([planes[band] for band in bands], axis=2)
@@ -176,8 +202,70 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     else:
         values = _grayscale(data, tags, count, 1, 1)
     if _SIGNED in kinds:
-        values = unsigned(values.view(np.dtype(f"i{values.itemsize}")))
+        values = unsigned(values.view(np.dtype(f"i{values.itemsize}"))).astype(values.dtype)
     return _chosen(upright(values, tags.get(_ORIENTATION, 1)), bands)
+
+
+def _remedy(data: bytes, bands: Bands, reason: str) -> str:
+    """``reason``, or what to store instead where a TIFF has the bands and only the way they are stored is in the way.
+
+    Pillow leaves some bands out, so that it may seem to lack those that were asked for.
+    """
+    tags = tiff_tags(data)
+    count = 1 if tags is None else tags.get(_SAMPLES, 1)
+    if tags is None or max(bands) > count:
+        return reason
+    foreign = tags.get(_COMPRESSION, 1) not in _LOSSLESS
+    if not (CHOOSE in reason or _ASKED % named(bands) in reason or (foreign and _UNDECODED.fullmatch(reason))):
+        return reason
+    compression, photometric = tags.get(_COMPRESSION, 1), tags.get(_PHOTOMETRIC, 0)
+    bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))
+    found = []
+    if foreign:
+        name = _COMPRESSIONS.get(compression, f"method {compression}")
+        found.append((f"compressed with {name}", "uncompressed or with LZW or Deflate"))
+    if not kinds <= {_UNSIGNED, _SIGNED}:
+        kind = "floats" if kinds == {_FLOAT} else "values of another kind"
+        found.append((f"of {kind}", "as whole numbers of 8 or 16 bits"))
+    elif bits not in ({8}, {16}):
+        found.append((f"of {', '.join(map(str, sorted(bits)))} bits", "with 8 or 16 bits in every band"))
+    if photometric == 0:
+        found.append(("whose zero is white", "with zero as black"))
+    elif photometric not in (1, 2):
+        found.append(("of other colours than gray or RGB", "as gray or RGB"))
+    if not found:
+        return reason
+    problems, remedies = zip(*found, strict=True)
+    return f"a TIFF of {count} bands {', '.join(problems)}: store it {', '.join(remedies)}"
+
+
+class _Wide(TiffImagePlugin.TiffImageFile):
+    """A grayscale TIFF of any size: Pillow's limit would take each band for a further pixel."""
+
+    def load_prepare(self) -> None:
+        ImageFile.ImageFile.load_prepare(self)
+
+
+def _is_whole(tags: Mapping[int, Any], length: int) -> bool:
+    """Whether every strip or tile of a TIFF lies within the file's ``length``."""
+    height, count, (bits, *_) = tags[_HEIGHT], tags.get(_SAMPLES, 1), tags[_BITS]
+    planes = count if tags.get(_PLANAR, 1) == _INDEPENDENT else 1
+    tiled = _TILE_WIDTH in tags
+    if tiled:
+        across, rows = tags[_TILE_WIDTH], tags[_TILE_HEIGHT]
+        parts = -(-tags[_WIDTH] // across) * -(-height // rows)
+    else:
+        across, rows = tags[_WIDTH], min(tags.get(_ROWS_PER_STRIP, height), height)
+        parts = -(-height // rows)
+    starts, sizes = (tags.get(tag[tiled], ()) for tag in (_OFFSETS, _LENGTHS))
+    if tags.get(_COMPRESSION, 1) == 1:  # the noted size may be wrong, and is not needed
+        last = rows if tiled else height - (parts - 1) * rows
+        part = across * count // planes * bits // 8
+        sizes = ([part * rows] * (parts - 1) + [part * last]) * planes
+    needed = parts * planes
+    if len(starts) < needed or len(sizes) < needed:
+        return False
+    return all(start + size <= length for start, size in zip(starts, sizes, strict=False))
 
 
 def _grayscale(data: bytes, tags: Mapping[int, Any], interleaved: int, plane: int, planes: int) -> Values:
@@ -199,10 +287,13 @@ def _grayscale(data: bytes, tags: Mapping[int, Any], interleaved: int, plane: in
     if _TILE_WIDTH in tags:
         del fields[_ROWS_PER_STRIP]
         fields |= {_TILE_WIDTH: (tags[_TILE_WIDTH] * interleaved,), _TILE_HEIGHT: (tags[_TILE_HEIGHT],)}
+    magic = data[:4]
+    if tags.get(_FILL_ORDER, 1) == _LOWEST_FIRST:  # the header and the directory, reversed too, are not used again
+        data = data.translate(_REVERSED)
     data += bytes(len(data) % 2)
-    order = "<" if data.startswith(b"II") else ">"
-    header = data[:4] + struct.pack(f"{order}I", len(data))
-    with opened(header + data[8:] + _directory(fields, order, len(data))) as image:
+    order = "<" if magic.startswith(b"II") else ">"
+    header = magic + struct.pack(f"{order}I", len(data))
+    with _Wide(io.BytesIO(header + data[8:] + _directory(fields, order, len(data)))) as image:
         values = np.array(image, np.uint8 if bits == 8 else np.uint16).reshape(-1, width, interleaved)
     if tags.get(_PREDICTOR, 1) == _DIFFERENCES and tags.get(_COMPRESSION, 1) != 1:
         step = tags.get(_TILE_WIDTH, width)

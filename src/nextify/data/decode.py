@@ -44,7 +44,7 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "
 _ORIENTATION, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT = 0x0112, 262, 277, 339  # tags of TIFF; EXIF has the first too
 _STRIPS, _TILES = (273, 279), (324, 325)  # offsets and lengths of a TIFF's pixels in bytes
 _MOST_BANDS = 6  # that Pillow reads of a TIFF
-_CHOOSE = "name the three to use with --channels, such as --channels 1 2 3"
+CHOOSE = "name the three to use with --channels, such as --channels 1 2 3"
 LARGEST_NOTED = b"# largest 16-bit value %d\n"
 """Comment of the files that ``bands.with_bands`` makes of 16-bit images."""
 _NOTED = re.compile(b"P6\n" + LARGEST_NOTED.replace(b"%d", rb"(\d+)"))
@@ -237,7 +237,7 @@ def _kind(data: bytes) -> str:
     tags = tiff_tags(data)
     if tags is not None:
         bands, bits = tags.get(_SAMPLES, 1), tags.get(258, (1,))[0]
-        remedy = _CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"
+        remedy = CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"
         return f"a TIFF of {bands} bands of {bits} bits, which Pillow does not read: {remedy}"
     for name, (_, accepts) in Image.OPEN.items():
         with suppress(Exception):  # of a few bytes, some ask for more than there are
@@ -249,7 +249,7 @@ def _kind(data: bytes) -> str:
 def _too_many_bands(data: bytes) -> str:
     tags = tiff_tags(data)
     bands = 1 if tags is None else tags.get(_SAMPLES, 1)
-    return f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: {_CHOOSE}" if bands > _MOST_BANDS else ""
+    return f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: {CHOOSE}" if bands > _MOST_BANDS else ""
 
 
 def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
