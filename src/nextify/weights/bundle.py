@@ -221,9 +221,7 @@ def load_bundle(path: str | Path) -> Bundle:
         content = read_json(path / JSON_FILE)
         about = from_json(content, path / JSON_FILE)
         file = read_weights(path / WEIGHTS_FILE)
-        with open(path / WEIGHTS_FILE, "rb") as weights:
-            found = hashlib.file_digest(weights, "sha256").hexdigest()
-        if content.get("weights_sha256", found) != found:
+        if not belongs(path / WEIGHTS_FILE, content):
             raise WeightsError(f"{path / WEIGHTS_FILE} and {JSON_FILE} are not of the same bundle; copy both again")
     else:
         file = read_weights(path)
@@ -237,6 +235,13 @@ def load_bundle(path: str | Path) -> Bundle:
         about = from_json(content, path)
     explain(mismatches(file.state, about.design, about.num_classes, about.in_channels), str(path))
     return Bundle(about, file.state)
+
+
+def belongs(weights: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a file's checksum is the one that the JSON beside it names, if any. Raises ``OSError``."""
+    with open(weights, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return bool(content.get("weights_sha256", found) == found)
 
 
 def chosen_bands(path: str | Path) -> Bands | None:
