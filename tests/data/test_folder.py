@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -311,6 +312,36 @@ def test_second_start_reads_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
         damaged.write_bytes(part)
     third = open_images(str(root), cache=cache)
     np.testing.assert_array_equal(third.train.load(5), expected)
+
+
+BAD_ENTRIES = [5, None, [], "text", {}, ["x"] * 9]
+
+
+@pytest.mark.parametrize(
+    "bad", [*BAD_ENTRIES, "width as text", "negative height", "nested", "list", "no files"], ids=str
+)
+def test_an_index_that_is_not_one_is_made_anew(tmp_path: Path, bad: object) -> None:
+    root, cache = split_folder(tmp_path / "data"), tmp_path / "cache"
+    first = open_images(str(root), cache=cache)
+    (path,) = cache.glob("index-*.json")
+    whole = path.read_text()
+    content = json.loads(whole)
+    name, entry = next(iter(content["files"].items()))
+    match bad:
+        case "width as text":
+            content["files"][name] = [*entry[:-3], "8", *entry[-2:]]
+        case "negative height":
+            content["files"][name] = [*entry[:-4], -8, *entry[-3:]]
+        case "list":
+            content = [content]
+        case "no files":
+            content["files"] = 5
+        case _:
+            content["files"][name] = bad
+    path.write_text("[" * 100_000 if bad == "nested" else json.dumps(content))
+    (root / name).touch()  # so that the entry of this image does not stand for it
+    assert open_images(str(root), cache=cache).fingerprint == first.fingerprint
+    assert json.loads(path.read_text())["files"].keys() == json.loads(whole)["files"].keys()
 
 
 def test_content_and_names_make_the_fingerprint(tmp_path: Path) -> None:

@@ -153,6 +153,24 @@ def tar_folders(root: Path) -> str:
     return str(root)
 
 
+def deep_tar(root: Path) -> str:
+    write_tar(root / "train" / "0.tar", [*as_json(TRAIN), ("z.png", TRAIN[0][0]), ("z.json", b"[" * 100_000)])
+    write_tar(root / "test" / "0.tar", as_json(TEST))
+    return str(root)
+
+
+def deep_lines(root: Path) -> str:
+    (root / "images.jsonl").write_text("[" * 100_000 + "\n")
+    return str(root / "images.jsonl")
+
+
+@pytest.mark.parametrize("make", [deep_tar, deep_lines])
+def test_deeply_nested_json_is_refused_in_one_line(make: Callable[[Path], str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is no UTF-8 JSON|nested too deeply") as error:
+        open_images(make(tmp_path))
+    assert len(str(error.value)) < 200
+
+
 SOURCES = [
     csv_manifest,
     parquet_manifest,

@@ -32,6 +32,12 @@ def test_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch, failing):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, b"[" * 100_000, "[" * 100_000 + "]" * 100_000])
+def test_deeply_nested_json_is_a_value_error(text):
+    with pytest.raises(ValueError, match="nested too deeply"):
+        files.parse_json(text)
+
+
 def test_what_json_lacks_touches_nothing(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json_atomic(tmp_path / "a.json", {"a": float("nan")})

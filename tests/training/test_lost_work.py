@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,9 +38,18 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def without_top1(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "top1": None}))
+def figure(**changes: object) -> tuple[str, Callable[[Path], object]]:
+    return "result.json", lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
+
+def zeroed(path: Path) -> None:
+    """The same length and header, but zeros for weights."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    path.write_bytes(data[:start] + bytes(len(data) - start))
+
+
+EPOCH = {"epoch": 1, "train_loss": 1.0, "learning_rate": 0.1, "test_top1": 50.0}
 
 DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "weights missing": ("bundle/model.safetensors", Path.unlink),
@@ -52,8 +62,19 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "result {}": ("result.json", lambda path: path.write_text("{}")),
     "result []": ("result.json", lambda path: path.write_text("[]")),
     "result cut": ("result.json", cut),
-    "result without a figure": ("result.json", without_top1),
+    "result without a figure": figure(top1=None),
+    "result nested deeply": ("result.json", lambda path: path.write_text("[" * 100_000)),
+    "weights zeroed": ("bundle/model.safetensors", zeroed),
 }
+WRONG_FIGURES: list[dict[str, object]] = [
+    *({"top1": value} for value in (math.nan, math.inf, 500, -1, True, "50", 10**400)),
+    *({"test_images": value} for value in (1.5, 0, True, None)),
+    *({"seconds": value} for value in (math.inf, -1, 10**400)),
+    {"final_train_loss": math.nan},
+    {"images_per_second": -math.inf},
+    {"peak_memory_mib": "much"},
+    *({"curve": value} for value in (None, [1], [{}], [EPOCH | {"epoch": 0.5}], [EPOCH | {"test_top1": 101}])),
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -69,6 +90,14 @@ def test_a_damaged_result_is_said_and_trained_again(damage: str, whole: Path, di
     assert finished(folder, TRIAL) is not None
     expected, found = (load_bundle(path / "bundle").state for path in (whole, folder))
     assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("changes", WRONG_FIGURES, ids=lambda changes: str(changes)[:30])
+def test_a_result_of_impossible_figures_is_none(changes: dict[str, object], whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "trial"))
+    _, do = figure(**changes)
+    do(folder / "result.json")
+    assert finished(folder, TRIAL) is None
 
 
 def test_what_is_whole_is_not_trained_again(whole: Path, digits: Images) -> None:

@@ -25,7 +25,7 @@ from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.sources.parts import natural
-from nextify.evaluation.evaluate import evaluate, match_classes
+from nextify.evaluation.evaluate import evaluate, match_classes, name_classes
 from nextify.evaluation.predict import predict
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50
@@ -320,6 +320,16 @@ def test_names_that_contradict_each_other_or_do_not_fit(tmp_path: Path) -> None:
             read_class_file(tmp_path / "f.txt")
 
 
+@pytest.mark.parametrize("name", ["names.json", "names.txt"])
+def test_a_deeply_nested_class_file_is_no_recursion_error(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("[" * 100_000)
+    if name.endswith(".json"):
+        with pytest.raises(WeightsError, match=f"{name} must hold a JSON list"):
+            read_class_file(tmp_path / name)
+    else:
+        assert len(read_class_file(tmp_path / name)) == 1  # one odd name, which the number of classes refuses
+
+
 def test_duplicate_names_and_contradicting_orders_are_refused(pictures: dict[str, Path], tmp_path: Path) -> None:
     images = open_images(str(pictures["plain"]))
     with pytest.raises(DataError, match="several classes called ant"):
@@ -328,6 +338,14 @@ def test_duplicate_names_and_contradicting_orders_are_refused(pictures: dict[str
     save_bundle(tmp_path / "b", state, About(DESIGN, 3, classes=("cow", "bee", "ant")))
     with pytest.raises(WeightsError, match="leave --class-order out"):
         evaluate(tmp_path / "b", images, class_order="natural")
+    save_bundle(tmp_path / "b", state, About(DESIGN, 3, classes=("ant", "bee", "cow")))
+    assert any(
+        "--class-order can be left out" in note
+        for note in evaluate(tmp_path / "b", images, class_order="natural").notes
+    )
+    more = About(DESIGN, 4, classes=("ant", "bee", "cow", "dog"))
+    with pytest.raises(WeightsError, match="leave --class-order out"):
+        name_classes(more, images, [], "natural")
     # Names in other words than the data's: the order given counts.
     save_bundle(tmp_path / "b", state, About(DESIGN, 3, classes=("Kuh", "Biene", "Ameise")))
     assert evaluate(tmp_path / "b", images, part="all", class_order=["cow", "bee", "ant"]).top1 == 100

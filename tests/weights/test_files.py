@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import pickle
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from nextify.weights import (
     rename,
     save_bundle,
 )
-from nextify.weights.bundle import chosen_licence
+from nextify.weights.bundle import chosen_licence, from_json, to_json
 from nextify.weights.design_detection import infer_design
 from nextify.weights.loading import adapt_channels
 from nextify.weights.models import create_model
@@ -290,6 +291,48 @@ def test_bundle_errors(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is no bundle"):
         save_bundle(tmp_path / "mine", weights(SMALL), about(SMALL))
     assert not (tmp_path / "c").exists()
+
+
+WRONG_FIELDS: list[tuple[str, object]] = [
+    *(("classes", value) for value in ([1, 2, 3, 4, 5], [["a"]] * 5, [None] * 5, {"a": 1}, "abcde", ["a"])),
+    *(("num_classes", value) for value in ("5", 5.0, True, -1)),
+    *(("schema", value) for value in (True, 0, "1", None)),
+    ("name", 5),
+    *(("metrics", [{"name": "top1", "value": value, "dataset": "x"}]) for value in ("81", [81], None)),
+    ("design", []),
+    ("preprocessing", None),
+    *(("size", value) for value in ("32", [32, 32, 99], [32.9, 32.9], [True, 32], None, 1e400, 10**400, [0, 32])),
+    *(("resize_size", value) for value in (36.5, "36", True, None, -1)),
+    *(("mean", value) for value in ([1e300] * 3, ["0.5"] * 3, 0.5, [math.nan] * 3, [10**400] * 3, [[0.5]] * 3)),
+    *(("std", value) for value in ([1e-300] * 3, [0, 0, 0], [1e300] * 3, [True] * 3)),
+    *(("antialias", value) for value in ("no", 1, None)),
+    *((name, value) for name in ("fit", "interpolation") for value in ("no", 1, ["crop"])),
+    ("bands", [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_FIELDS, ids=lambda value: str(value)[:20])
+def test_a_wrong_field_is_named_in_one_line(name: str, value: object) -> None:
+    content = json.loads(json.dumps({**to_json(about(SMALL)), "classes": list("abcde")}))
+    assert from_json(content, "b/nextify.json").classes == tuple("abcde")
+    inner = content["preprocessing"] if name in {f.name for f in fields(Preprocessing)} else content
+    inner[name] = value
+    with pytest.raises(
+        WeightsError, match=rf"^b/nextify\.json is .*\b{name if value != ['a'] else 'class names'}\b"
+    ) as error:
+        from_json(content, "b/nextify.json")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_deeply_nested_bundle_is_damaged(tmp_path: Path) -> None:
+    path = save_bundle(tmp_path / "b", weights(SMALL), about(SMALL))
+    whole = (path / "nextify.json").read_text()
+    for text in ("[" * 100_000, whole.replace('"classes": []', '"classes": ' + "[" * 900 + "]" * 900)):
+        assert text != whole
+        (path / "nextify.json").write_text(text)
+        with pytest.raises(WeightsError, match=r"nextify\.json is damaged"):
+            load_bundle(path)
 
 
 def test_a_failed_write_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

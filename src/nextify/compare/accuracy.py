@@ -34,7 +34,7 @@ from nextify.study.plan import PlanError, PlannedTrial
 from nextify.study.results import finite
 from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
 from nextify.study.study import StudyEstimate, Trainings
-from nextify.system.files import write_json_atomic
+from nextify.system.files import parse_json, write_json_atomic
 from nextify.system.several import several
 from nextify.tasks.classification import Classification, Hits, Inference
 from nextify.training.trial import Data, Trial
@@ -140,9 +140,9 @@ def kept_epochs(out: Path, plan: AccuracyPlan, minutes: float, choose: Callable[
     of ``choose``, which are kept in ``epochs.json``."""
     trials = sorted(planned.trial.fingerprint for planned in plan.trials)
     key = hashlib.sha256(json.dumps([trials, minutes]).encode()).hexdigest()[:12]
-    with suppress(OSError, ValueError, KeyError):
-        found = json.loads((out / "epochs.json").read_text(encoding="utf-8"))
-        if found["comparison"] == key:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = parse_json((out / "epochs.json").read_text(encoding="utf-8"))
+        if found["comparison"] == key and type(found["epochs"]) is int and found["epochs"] >= 1:
             return int(found["epochs"])
     epochs = choose()
     write_json_atomic(out / "epochs.json", {"comparison": key, "epochs": epochs})

@@ -23,7 +23,7 @@ from nextify.data.errors import DataError, printable, some
 from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore
 from nextify.data.kept import keep, open_kept
 from nextify.data.sources.listing import Indices, Listing
-from nextify.system.files import write_text_atomic
+from nextify.system.files import parse_json, write_text_atomic
 
 VERSION = 2
 """Part of every fingerprint and index: raised when decoding or listing changes."""
@@ -63,6 +63,10 @@ class Record:
 
 Records = dict[int, Record]
 """By an image's index in its source."""
+Index = dict[str, list[Any]]
+"""By an image's name: its stamp, and then the digest, height, width, traits and peak of its file."""
+_FACTS = 5
+"""Values of an entry after its stamp."""
 
 
 def check(
@@ -154,14 +158,12 @@ def examine(
         decode: decode each image, which finds damage behind the header. Those have a record and a reason.
     """
     index_path = None
-    known: dict[str, list[Any]] = {}
+    known: Index = {}
     if cache is not None:
         place = hashlib.sha256(os.fsencode(images.place)).hexdigest()[:16]
         index_path = cache / f"index-{place}.json"
-        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
-            index = json.loads(index_path.read_text("utf-8"))
-            known = index["files"] if index["version"] == VERSION else {}
-    entries: dict[str, list[Any]] = {}
+        known = _read_index(index_path)
+    entries: Index = {}
     seen: dict[str, tuple[Record | None, str]] = {}
     records: Records = {}
     unreadable: dict[int, str] = {}
@@ -209,6 +211,30 @@ def examine(
             index_path.parent.mkdir(parents=True, exist_ok=True)
             write_text_atomic(index_path, json.dumps({"version": VERSION, "files": entries}))
     return records, unreadable
+
+
+def _read_index(path: Path) -> Index:
+    """What an index remembers; empty where there is none, or anything in it is not as ``examine`` writes it."""
+    try:
+        index = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(index, dict) or index.get("version") != VERSION:
+        return {}
+    files = index.get("files")
+    return files if isinstance(files, dict) and all(map(_is_entry, files.values())) else {}
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether it is a stamp, then the digest, height, width, traits and peak of an image."""
+    if not isinstance(entry, list) or len(entry) < _FACTS:
+        return False
+    digest, height, width, traits, peak = entry[-_FACTS:]
+    return (
+        all(type(number) is int for number in (*entry[:-_FACTS], height, width, peak))
+        and (height >= 1 and width >= 1 and peak >= 0)
+        and (isinstance(digest, str) and isinstance(traits, str))
+    )
 
 
 def _among(indices: Indices, records: Records) -> Indices:

@@ -38,3 +38,12 @@ def reading_of(path: object) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
         raise DataError(f"{printable(str(path))} cannot be read ({reason}): check its permissions") from None
+
+
+def shortened(value: object) -> str:
+    """A value as a message has it."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from operator import index
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from nextify.data.bands import Bands, checked, of_memory
 from nextify.data.decode import Pixels, UnreadableImage, from_memory
+from nextify.data.errors import shortened
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -32,10 +34,26 @@ BATCH_PIXELS = 2**26
 """Pixels of all images of a batch, 256 images of 512×512."""
 _PLAIN_UP_TO = 2**26
 """Pixels of a resized image up to which the whole of it is made where antialiasing is off."""
+_LARGEST = 1e6
+"""Of a mean and a standard deviation: pixels beyond it would be infinite as a network computes."""
 _FILTER_REACH = 3
 """Pixels to each side of which the widest filter (Lanczos) makes a pixel, in the coarser of the two images."""
 WHOLE_UP_TO = 2**22
 """Pixels of a resized image beyond which only its crop is made, so that long, thin images need little memory."""
+
+
+def _whole(value: object) -> int:
+    """A whole number as it was given. Raises ``TypeError`` for texts, fractions and truth values."""
+    if isinstance(value, bool):
+        raise TypeError("a truth value")
+    return index(value)  # type: ignore[arg-type]
+
+
+def _number(value: object) -> float:
+    """A number as it was given. Raises ``TypeError`` for texts and truth values."""
+    if isinstance(value, bool | str):
+        raise TypeError("no number")
+    return float(value)  # type: ignore[arg-type]
 
 
 class PreprocessingError(ValueError):
@@ -63,18 +81,34 @@ class Preprocessing:
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
         try:
-            object.__setattr__(self, "size", (int(size[0]), int(size[1])))
+            height, width = map(_whole, size)
+        except (TypeError, ValueError):
+            raise PreprocessingError(f"size must be two whole numbers of pixels, got {shortened(self.size)}") from None
+        object.__setattr__(self, "size", (height, width))
+        try:
+            object.__setattr__(self, "resize_size", _whole(self.resize_size))
+        except TypeError:
+            wanted = f"resize_size must be a whole number of pixels, got {shortened(self.resize_size)}"
+            raise PreprocessingError(wanted) from None
+        try:
             object.__setattr__(self, "bands", None if self.bands is None else checked(self.bands))
-        except (ValueError, OverflowError, IndexError) as error:
-            raise PreprocessingError(f"size must be two whole numbers of pixels, and {error}") from None
-        object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
-        object.__setattr__(self, "std", tuple(float(s) for s in self.std))
+        except ValueError as error:
+            raise PreprocessingError(f"bands: {error}") from None
+        for name in ("mean", "std"):
+            try:
+                object.__setattr__(self, name, tuple(map(_number, getattr(self, name))))
+            except (TypeError, ValueError, OverflowError):
+                wanted = f"{name} must be 1 or 3 numbers, got {shortened(getattr(self, name))}"
+                raise PreprocessingError(wanted) from None
+        if not isinstance(self.antialias, bool | np.bool_):
+            raise PreprocessingError(f"antialias must be true or false, got {shortened(self.antialias)}")
         if min(self.size) < 1 or self.resize_size < 1:
             raise PreprocessingError(f"size and resize_size must be 1 or more, got {self.size} and {self.resize_size}")
         if max(self.size) > LARGEST_SIDE or self.resize_size > 16 * LARGEST_SIDE:
             raise PreprocessingError(
-                f"a network's input has at most {LARGEST_SIDE:,} pixels a side, resized to at most "
-                f"{16 * LARGEST_SIDE:,} before the crop; got {self.size} and {self.resize_size}"
+                f"a network's input has at most {LARGEST_SIDE:,} pixels a side (size), resized to at most "
+                f"{16 * LARGEST_SIDE:,} before the crop (resize_size); got {shortened(self.size)} and "
+                f"{shortened(self.resize_size)}"
             )
         if self.fit not in ("crop", "squash"):
             raise PreprocessingError(f"fit must be crop or squash, got {self.fit!r}")
@@ -87,10 +121,12 @@ class Preprocessing:
         if (
             len(self.mean) != len(self.std)
             or len(self.mean) not in (1, 3)
-            or not (all(map(math.isfinite, self.mean)) and all(0 < s < math.inf for s in self.std))
+            or not all(abs(m) <= _LARGEST for m in self.mean)
+            or not all(1 / _LARGEST <= s <= _LARGEST for s in self.std)
         ):
             raise PreprocessingError(
-                f"mean and std need 1 or 3 numbers each, std above 0; got {self.mean} and {self.std}"
+                f"mean and std need 1 or 3 numbers each, mean up to {_LARGEST:g} and std from {1 / _LARGEST:g} to "
+                f"{_LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
             )
 
     @classmethod

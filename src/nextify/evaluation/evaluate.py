@@ -168,18 +168,23 @@ def name_classes(about: About, images: Images, notes: list[str], order: Order | 
     if about.classes and order is None:
         return about
     if about.num_classes != images.num_classes:
+        if set(images.classes) <= set(about.classes):
+            raise WeightsError(f"the weights name their classes, so {order} orders nothing: leave --class-order out")
         named = "" if about.classes else " without names"
         raise DataError(
             f"the weights have {about.num_classes} classes{named}, the images {images.num_classes}: evaluate on images "
             f"of the classes they were trained on, or name the weights' classes with --class-order FILE"
         )
     classes = in_order(images.classes, order)
-    if set(about.classes) == set(classes) and about.classes != classes:
+    if about.classes == classes:
+        notes.append(f"the weights name their classes, in the order of {order}: --class-order can be left out")
+        return about
+    if set(about.classes) == set(classes):
         raise WeightsError(f"the weights name their classes, in another order than {order}: leave --class-order out")
     how = f"the order of {order}" if order else "order, which is the same in torchvision, Hugging Face and timm"
     notes.append(
         f"the class names of the weights were not used: matched by {how}"
-        if about.classes and about.classes != classes
+        if about.classes
         else f"the weights do not name their classes: matched by {how}"
     )
     return replace(about, classes=classes)

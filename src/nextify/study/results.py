@@ -6,7 +6,6 @@ unfinished step has no accuracy. None is never zero, and no other number stands 
 
 from __future__ import annotations
 
-import json
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from nextify.system.files import parse_json
 
 SCHEMA = 1
 Json = dict[str, Any]
@@ -187,7 +188,7 @@ class StudyResults:
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """The results in a ``results.json``."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        return cls.from_dict(parse_json(Path(path).read_text(encoding="utf-8")))
 
 
 def finite(value: Any) -> Any:

@@ -40,7 +40,7 @@ def usable_device(device: str) -> str:
             )
         device = f"cuda:{number}"
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # a device of torch's such as meta holds nothing that could be read
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise DeviceError(f"--device {device} cannot be used ({first}); try --device cpu") from error

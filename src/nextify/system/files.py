@@ -14,7 +14,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 class UnusableFolder(OSError):
@@ -65,6 +65,14 @@ def write_json_atomic(path: str | Path, obj: object) -> None:
     Raises ``ValueError`` for NaN and infinities, which JSON does not have, before any file is touched.
     """
     write_text_atomic(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def parse_json(text: str | bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """What JSON holds. Raises ``ValueError``, also where its lists and objects are nested too deeply to be read."""
+    try:
+        return json.loads(text, parse_constant=parse_constant)
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
-from nextify.system.files import UnusableFolder, write_bytes_atomic, write_json_atomic
+from nextify.system.files import UnusableFolder, parse_json, write_bytes_atomic, write_json_atomic
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Entry, Records, Warn, to_stderr
@@ -40,7 +40,7 @@ from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer, metric_specs
 from nextify.training.trial import VERSION, Runtime, Trial
 from nextify.weights import About, Metric, Preprocessing, WeightsError, is_bundle, save_bundle
-from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, from_json
+from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, belongs, from_json
 
 FOREIGN_JSON = "timm.json"
 """Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
@@ -94,15 +94,51 @@ def finished(folder: Path, trial: Trial) -> Result | None:
     content = _read_object(folder / "result.json")
     figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "metrics", "trained")}
     metrics = {spec.key: content.get(spec.key) for spec in metric_specs(trial)}
-    numbers = [figures[f] for f in ("test_images", "final_train_loss", "seconds", "images_per_second")]
     if (
         figures["fingerprint"] != trial.fingerprint
-        or not all(isinstance(number, int | float) for number in (*metrics.values(), *numbers))
-        or not isinstance(figures["curve"], list)
+        or not _plausible(figures, metrics, trial)
         or not _whole_network(folder / "bundle")
     ):
         return None
     return Result(bundle=folder / "bundle", metrics=cast("Any", metrics), trained=False, **cast("Any", figures))
+
+
+def _plausible(figures: Mapping[str, object], metrics: Mapping[str, object], trial: Trial) -> bool:
+    """Whether the figures of a result are of the right types and within their ranges."""
+    percent = {spec.key for spec in metric_specs(trial) if spec.unit == "%"}
+    main, curve, memory = metric_specs(trial)[0].key, figures["curve"], figures["peak_memory_mib"]
+    in_curve = {"train_loss", "learning_rate", f"test_{main}"}
+
+    def metric(key: str, value: object) -> bool:
+        return _number(value, 0, 100) if key in percent else _number(value)
+
+    def entry(value: object) -> bool:
+        return (
+            isinstance(value, dict)
+            and in_curve <= value.keys()
+            and _whole_number(value.get("epoch"), 1)
+            and all(value[key] is None or _number(value[key]) for key in in_curve)
+            and (value[f"test_{main}"] is None or metric(main, value[f"test_{main}"]))
+        )
+
+    return (
+        all(metric(*item) for item in metrics.items())
+        and _whole_number(figures["test_images"], 1)
+        and _number(figures["final_train_loss"])
+        and all(_number(figures[f], 0) for f in ("seconds", "images_per_second"))
+        and (memory is None or _whole_number(memory, 0))
+        and isinstance(curve, list)
+        and all(map(entry, curve))
+    )
+
+
+def _number(value: object, least: float = -sys.float_info.max, most: float = sys.float_info.max) -> bool:
+    """Whether it is a finite number of this range, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _whole_number(value: object, least: int) -> bool:
+    return isinstance(value, int) and _number(value, least)
 
 
 def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
@@ -114,21 +150,20 @@ def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
 def _read_object(path: Path) -> dict[str, object]:
     """The JSON object in a file; empty where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _whole_network(bundle: Path) -> bool:
-    """Whether a bundle, or the weights of a network of timm's, can be read as far as its JSON and sizes tell."""
+    """Whether a bundle, or the weights of a network of timm's, is as it was written."""
     try:
+        content = _read_object(bundle / (JSON_FILE if is_bundle(bundle) else FOREIGN_JSON))
         if is_bundle(bundle):
-            from_json(_read_object(bundle / JSON_FILE), bundle)
-        elif not _read_object(bundle / FOREIGN_JSON):
-            return False
+            from_json(content, bundle)
         with safe_open(bundle / WEIGHTS_FILE, framework="pt"):  # raises where bytes are missing
-            return True
+            return bool(content) and belongs(bundle / WEIGHTS_FILE, content)
     except (OSError, WeightsError, SafetensorError):
         return False
 

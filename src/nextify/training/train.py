@@ -23,7 +23,7 @@ from nextify.data import Images, open_images
 from nextify.data.preflight import split_csv
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
-from nextify.system.files import make_folder, write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import make_folder, parse_json, write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
 from nextify.system.several import several
 from nextify.training.loop import OnProgress, ShouldStop
@@ -69,9 +69,10 @@ def prepare_in(
 
 def _remembered_epochs(path: Path) -> int | None:
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["epochs"]) or None
+        epochs = parse_json(path.read_text(encoding="utf-8"))["epochs"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return epochs if type(epochs) is int and epochs >= 1 else None
 
 
 def folder_of(out: Path, trial: Trial) -> Path:

@@ -20,9 +20,10 @@ from typing import Any
 from torch import Tensor
 
 from nextify.data.bands import Bands
-from nextify.data.preprocessing import OFFICIAL, Preprocessing, PreprocessingError
-from nextify.paper.design import Design, DesignError
-from nextify.paper.recipe import Recipe, RecipeError
+from nextify.data.errors import shortened
+from nextify.data.preprocessing import OFFICIAL, Preprocessing
+from nextify.paper.design import Design
+from nextify.paper.recipe import Recipe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.weights.design_detection import mismatches
 from nextify.weights.dialects import licence_terms
@@ -74,6 +75,9 @@ class About:
         given: object = self.classes
         if isinstance(given, str):
             raise WeightsError(f"classes must be a tuple of names, got the string {given!r}; give (name, …)")
+        unfit = [name for name in self.classes if not isinstance(name, str)]
+        if unfit:
+            raise WeightsError(f"classes must be names, that is texts, got {shortened(unfit[0])}")
         if self.classes and len(self.classes) != self.num_classes:
             raise WeightsError(f"{len(self.classes)} class names for {self.num_classes} classes; give one name each")
 
@@ -108,25 +112,48 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         WeightsError: written by a newer nextify, or not a bundle's JSON.
     """
     schema = content.get("schema")
-    if not isinstance(schema, int):
-        raise WeightsError(f"{path} is no nextify bundle: it states no schema")
+    if type(schema) is not int or schema < 1:
+        raise WeightsError(f"{path} is no nextify bundle: it states no schema, which is a whole number from 1")
     if schema > SCHEMA:
         raise WeightsError(f"{path} has schema {schema}; this nextify reads up to {SCHEMA}: pip install -U nextify")
-    if content.get("about_sha256", found := _checksum(content)) != found:
+    try:
+        found = _checksum(content)
+    except RecursionError:
+        raise WeightsError(f"{path} is damaged: its lists or objects are nested too deeply") from None
+    if content.get("about_sha256", found) != found:
         raise WeightsError(
             f"{path} is damaged or was edited: its design, classes or preprocessing are not those it was written with; "
             f"copy it again, or load the weights alone and save a bundle of their own"
         )
     values = dict(content)
     try:
+        for name in ("num_classes", "in_channels"):
+            if name in values and (type(values[name]) is not int or values[name] < 0):
+                raise WeightsError(f"{name} must be a whole number, got {shortened(values[name])}")
+        for name in ("name", "licence", "source", "nextify"):
+            if name in values and not isinstance(values[name], str):
+                raise WeightsError(f"{name} must be a text, got {shortened(values[name])}")
+        for name in ("classes", "metrics"):
+            if name in values and not isinstance(values[name], list):
+                raise WeightsError(f"{name} must be a list, got {shortened(values[name])}")
+        for name in ("design", "num_classes", "preprocessing"):
+            if name not in values:
+                raise WeightsError(f"it has no {name}")
+        for name in ("design", "preprocessing"):
+            if not isinstance(values[name], dict):
+                raise WeightsError(f"{name} must be an object, got {shortened(values[name])}")
         values["design"] = Design.from_dict(values["design"])
         recipe = values.get("recipe")
         if recipe is not None:
             values["recipe"] = Recipe.from_dict(recipe)
         values["preprocessing"] = _fill(Preprocessing, values["preprocessing"])
         values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
+        for metric in values["metrics"]:
+            kinds = ((metric.name, str), (metric.value, int | float), (metric.dataset, str), (metric.provenance, str))
+            if not all(isinstance(value, kind) for value, kind in kinds) or type(metric.images) is not int:
+                raise WeightsError(f"metrics must have names, numbers and texts, got {shortened(metric)}")
         about: About = _fill(About, {k: v for k, v in values.items() if k in {f.name for f in fields(About)}})
-    except (KeyError, TypeError, AttributeError, DesignError, RecipeError, PreprocessingError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or was edited: {error}") from error
     return about
 
@@ -221,9 +248,7 @@ def load_bundle(path: str | Path) -> Bundle:
         content = read_json(path / JSON_FILE)
         about = from_json(content, path / JSON_FILE)
         file = read_weights(path / WEIGHTS_FILE)
-        with open(path / WEIGHTS_FILE, "rb") as weights:
-            found = hashlib.file_digest(weights, "sha256").hexdigest()
-        if content.get("weights_sha256", found) != found:
+        if not belongs(path / WEIGHTS_FILE, content):
             raise WeightsError(f"{path / WEIGHTS_FILE} and {JSON_FILE} are not of the same bundle; copy both again")
     else:
         file = read_weights(path)
@@ -237,6 +262,13 @@ def load_bundle(path: str | Path) -> Bundle:
         about = from_json(content, path)
     explain(mismatches(file.state, about.design, about.num_classes, about.in_channels), str(path))
     return Bundle(about, file.state)
+
+
+def belongs(weights: Path, content: Mapping[str, Any]) -> bool:
+    """Whether a file's checksum is the one that the JSON beside it names, if any. Raises ``OSError``."""
+    with open(weights, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    return bool(content.get("weights_sha256", found) == found)
 
 
 def chosen_bands(path: str | Path) -> Bands | None:

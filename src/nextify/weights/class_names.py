@@ -6,7 +6,6 @@ reader sorts naturally (1, 2, 10; ant, Bee; ``timm.data.readers.class_map``). Da
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from nextify.system.files import write_text_atomic
+from nextify.system.files import parse_json, write_text_atomic
 from nextify.weights.naming import WeightsError
 
 Order = Literal["imagefolder", "natural", "data"]
@@ -197,8 +196,8 @@ def _ordered(value: Any, key: str = "") -> tuple[str, ...] | None:
     """The names of a list, ``{index: name}`` or ``{name: index}``, also as JSON; None for anything else."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
+            value = parse_json(value)
+        except ValueError:
             return None
     if isinstance(value, Mapping):
         numbers, names = list(value.keys()), list(value.values())

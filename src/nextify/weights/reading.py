@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
-import json
 import pickle
 import re
 import warnings
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nextify.system import files
 from nextify.weights.class_names import NAME_KEYS
 from nextify.weights.naming import State, WeightsError
 
@@ -188,4 +188,4 @@ def parse_json(text: str) -> Any:
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is no number")
 
-    return json.loads(text, parse_constant=refuse)
+    return files.parse_json(text, refuse)

@@ -11,7 +11,6 @@ blanks). ``metadata.csv`` and ``metadata.jsonl`` in a folder, or in its parts, a
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,6 +24,7 @@ from nextify.data.sources.folder import data_folders, files_in, part_folders, re
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import choose_parts, kind_of
+from nextify.system.files import parse_json
 
 TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -208,7 +208,7 @@ def _read_json_lines(path: Path) -> Table:
         with reading_of(path), open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    value = json.loads(line)
+                    value = parse_json(line)
                     if not isinstance(value, dict):
                         raise DataError(f"row {number} of {where} is no JSON object: write one for each image")
                     found.append(value)

@@ -6,7 +6,6 @@ the names of classes stand in the schema's metadata under ``huggingface``). Read
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, printable, reading_of, some
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.shards import Shards
+from nextify.system.files import parse_json
 
 ROW_GROUP_LIMIT = 512 * 2**20
 """Bytes of a row group's images above which it is refused: it has to be held whole to read one image."""
@@ -226,7 +226,7 @@ def _columns_of(schema: Any, name: str) -> Columns:
 def _features(schema: Any) -> dict[str, object]:
     """What Hugging Face's metadata says of the columns; empty where there is none."""
     try:
-        found = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        found = parse_json(schema.metadata[b"huggingface"])["info"]["features"]
     except (TypeError, KeyError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

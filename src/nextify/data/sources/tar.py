@@ -8,7 +8,6 @@ line, names the numbers.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, printable, reading_of
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.shards import CLASSES_FILE, Shards
+from nextify.system.files import parse_json
 
 _BLOCK = 512
 _Label = str | int | None
@@ -167,7 +167,7 @@ def _no_tar(path: Path, reason: str) -> str:
 def _label(data: bytes, extension: str, where: str) -> _Label:
     try:
         text = data.decode("utf-8")
-        value = json.loads(text) if extension == "json" else text.strip()
+        value = parse_json(text) if extension == "json" else text.strip()
     except ValueError:
         raise DataError(
             f"{printable(where)} is no UTF-8 {'JSON' if extension == 'json' else 'text'}: correct it"
