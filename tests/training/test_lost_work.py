@@ -17,6 +17,7 @@ from nextify.paper.recipe import Recipe
 from nextify.system.files import UnusableFolder
 from nextify.training.checkpoint import before, save_checkpoint
 from nextify.training.run import finished, of_earlier_versions, run_trial
+from nextify.training.train import _remembered_epochs
 from nextify.training.trial import Runtime
 from nextify.weights import load_bundle
 from tests.training.helpers import small_trial
@@ -104,6 +105,12 @@ def test_what_is_whole_is_not_trained_again(whole: Path, digits: Images) -> None
     said = list[str]()
     assert not run_trial(TRIAL, digits, RUNTIME, whole, warn=said.append).trained
     assert not said
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "5", "{}", '{"epochs": true}', '{"epochs": 1e400}', '{"epochs": -3}'])
+def test_a_damaged_memory_of_minutes_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "minutes-0.json").write_text(text)
+    assert _remembered_epochs(tmp_path / "minutes-0.json") is None
 
 
 def test_two_damaged_checkpoints_are_said(digits: Images, tmp_path: Path) -> None:
