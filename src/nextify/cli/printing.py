@@ -56,8 +56,3 @@ def say(console: Console, notes: Iterable[str]) -> None:
     """Print one note per line, indented and dim."""
     for note in notes:
         console.print(f"  · {note}", highlight=False, markup=False, style="dim", soft_wrap=True)
-
-
-def plural(number: int, noun: str) -> str:
-    """``1 thread``, ``2 threads``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nextify import report
-from nextify.cli.printing import command_line, plural, say
+from nextify.cli.printing import command_line, say
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.data import Images
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
-from nextify.report.text import duration, notes
+from nextify.report.text import duration, notes, plural
 from nextify.study.engine import EngineError, LocalEngine
 from nextify.study.plan import Plan, make_plan
 from nextify.study.store import Store

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nextify import cli
-from nextify.cli.printing import command_line, one_voice, plural, say
+from nextify.cli.printing import command_line, one_voice, say
 from nextify.cli.progress import Stopping, TrainingProgress, read_images
 from nextify.data import Images
 from nextify.networks.layout import cost
 from nextify.paper.design import Design
-from nextify.report.text import count, duration
+from nextify.report.text import count, duration, plural
 from nextify.system import processes
 from nextify.tasks.task import MetricSpec, summary
 from nextify.training.loop import TrainingDiverged, TrainingStopped
