@@ -35,7 +35,8 @@ from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
-from nextify.training.run import finished, taken
+from nextify.training.result import finished
+from nextify.training.run import taken
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.train import train as train_in_one_call
 from nextify.training.trainer import Trainer

@@ -51,7 +51,8 @@ from nextify.study.statistics import binomial_standard_error
 from nextify.study.study import StudyEstimate
 from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import classifier, parameter_groups, undecayed_parameters
-from nextify.training.run import FOREIGN_JSON, run_trial
+from nextify.training.result import FOREIGN_JSON
+from nextify.training.run import run_trial
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, Preprocessing, save_bundle
 

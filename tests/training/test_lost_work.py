@@ -16,7 +16,8 @@ from nextify.data import Images
 from nextify.paper.recipe import Recipe
 from nextify.system.files import UnusableFolder
 from nextify.training.checkpoint import before, save_checkpoint
-from nextify.training.run import finished, of_earlier_versions, run_trial
+from nextify.training.result import finished, of_earlier_versions
+from nextify.training.run import run_trial
 from nextify.training.train import _remembered_epochs
 from nextify.training.trial import Runtime
 from nextify.weights import load_bundle

@@ -22,7 +22,8 @@ from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
-from nextify.training.run import Result, TrainingOutOfMemory, finished
+from nextify.training.result import Result, finished
+from nextify.training.run import TrainingOutOfMemory
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.trainer import metric_specs
 from nextify.training.trial import Runtime, runtime

@@ -13,7 +13,7 @@ from nextify.study.plan import PlannedTrial
 from nextify.study.results import SCHEMA, Epoch, StepResult, StudyData, StudyResults, StudySettings, TrialResult, read
 from nextify.study.statistics import conclude
 from nextify.system.device import gpu_name
-from nextify.training.run import Result
+from nextify.training.result import Result
 
 if TYPE_CHECKING:
     from nextify.study.study import Study

@@ -23,7 +23,8 @@ from nextify.data import Images
 from nextify.system.allocator import keep_freed_memory
 from nextify.training.loop import Progress, TrainingDiverged
 from nextify.training.probe import Speed, probe
-from nextify.training.run import Result, TrainingOutOfMemory, run_trial
+from nextify.training.result import Result
+from nextify.training.run import TrainingOutOfMemory, run_trial
 from nextify.training.trial import Runtime, Trial
 
 

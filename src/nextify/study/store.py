@@ -11,7 +11,8 @@ from pathlib import Path
 
 from nextify.study.plan import PlannedTrial
 from nextify.system.files import make_folder
-from nextify.training.run import Result, finished, of_earlier_versions, taken
+from nextify.training.result import Result, finished, of_earlier_versions
+from nextify.training.run import taken
 
 
 class Store:

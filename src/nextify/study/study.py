@@ -19,7 +19,7 @@ from nextify.study.results import StudyResults, TrialResult
 from nextify.study.store import Store
 from nextify.system.environment import Environment, cores, describe
 from nextify.training.probe import Speed
-from nextify.training.run import Result
+from nextify.training.result import Result
 from nextify.training.trial import Runtime
 
 

@@ -15,14 +15,12 @@ import functools
 import hashlib
 import secrets
 import shutil
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -32,140 +30,20 @@ from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
-from nextify.system.files import UnusableFolder, parse_json, write_bytes_atomic, write_json_atomic
+from nextify.system.files import UnusableFolder, write_bytes_atomic, write_json_atomic
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
-from nextify.training.records import Entry, Records, Warn, to_stderr
+from nextify.training.records import Records, Warn, to_stderr
+from nextify.training.result import FOREIGN_JSON, Result, finished
 from nextify.training.tracking import open_trackers
-from nextify.training.trainer import Start, Trainer, metric_specs
+from nextify.training.trainer import Start, Trainer
 from nextify.training.trial import VERSION, Runtime, Trial
-from nextify.weights import About, Metric, Preprocessing, WeightsError, is_bundle, save_bundle
-from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, belongs, from_json
-
-FOREIGN_JSON = "timm.json"
-"""Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
+from nextify.weights import About, Metric, Preprocessing, is_bundle, save_bundle
+from nextify.weights.bundle import WEIGHTS_FILE
 
 
 class TrainingOutOfMemory(RuntimeError):
     """The memory ran out in the middle of a training; the message says how to go on."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """The outcome of a training."""
-
-    fingerprint: str
-    bundle: Path
-    """The network: a bundle that can be evaluated, predicted with and exported; of a network of timm's, its weights."""
-    metrics: Mapping[str, float]
-    """Of the final (averaged, where the recipe averages) weights on the test images, by the keys of the task."""
-    test_images: int
-    final_train_loss: float
-    """Mean over the last epoch."""
-    seconds: float
-    """Time spent training and evaluating, over all its runs."""
-    images_per_second: float
-    """Batch size over the median time of a step: forward, backward, update and the preparation of the batch."""
-    peak_memory_mib: int | None
-    """Peak memory of the training's process."""
-    curve: list[Entry]
-    """One entry per epoch: epoch, train_loss, learning_rate, and the main test metric (None where not measured)."""
-    trained: bool = True
-    """False where an earlier run had finished it."""
-
-    @property
-    def top1(self) -> float:
-        """Of a classification, percent."""
-        return self.metrics["top1"]
-
-    @property
-    def top5(self) -> float:
-        """Of a classification, percent."""
-        return self.metrics["top5"]
-
-    def to_dict(self) -> dict[str, object]:
-        """The figures as plain data, as ``result.json`` has them."""
-        others = {name: value for name, value in asdict(self).items() if name not in ("bundle", "metrics", "trained")}
-        return {"fingerprint": self.fingerprint, **self.metrics, **others}
-
-
-def finished(folder: Path, trial: Trial) -> Result | None:
-    """The result of a training that is done, or None where its result or its network is missing, cut or another's."""
-    content = _read_object(folder / "result.json")
-    figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "metrics", "trained")}
-    metrics = {spec.key: content.get(spec.key) for spec in metric_specs(trial)}
-    if (
-        figures["fingerprint"] != trial.fingerprint
-        or not _plausible(figures, metrics, trial)
-        or not _whole_network(folder / "bundle")
-    ):
-        return None
-    return Result(bundle=folder / "bundle", metrics=cast("Any", metrics), trained=False, **cast("Any", figures))
-
-
-def _plausible(figures: Mapping[str, object], metrics: Mapping[str, object], trial: Trial) -> bool:
-    """Whether the figures of a result are of the right types and within their ranges."""
-    percent = {spec.key for spec in metric_specs(trial) if spec.unit == "%"}
-    main, curve, memory = metric_specs(trial)[0].key, figures["curve"], figures["peak_memory_mib"]
-    in_curve = {"train_loss", "learning_rate", f"test_{main}"}
-
-    def metric(key: str, value: object) -> bool:
-        return _number(value, 0, 100) if key in percent else _number(value)
-
-    def entry(value: object) -> bool:
-        return (
-            isinstance(value, dict)
-            and in_curve <= value.keys()
-            and _whole_number(value.get("epoch"), 1)
-            and all(value[key] is None or _number(value[key]) for key in in_curve)
-            and (value[f"test_{main}"] is None or metric(main, value[f"test_{main}"]))
-        )
-
-    return (
-        all(metric(*item) for item in metrics.items())
-        and _whole_number(figures["test_images"], 1)
-        and _number(figures["final_train_loss"])
-        and all(_number(figures[f], 0) for f in ("seconds", "images_per_second"))
-        and (memory is None or _whole_number(memory, 0))
-        and isinstance(curve, list)
-        and all(map(entry, curve))
-    )
-
-
-def _number(value: object, least: float = -sys.float_info.max, most: float = sys.float_info.max) -> bool:
-    """Whether it is a finite number of this range, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-
-
-def _whole_number(value: object, least: int) -> bool:
-    return isinstance(value, int) and _number(value, least)
-
-
-def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
-    """Those of ``folders`` that hold a training of another version of nextify, whose results are not reused."""
-    contents = {f: _read_object(f / "result.json") or _read_object(f / "recipe.json") for f in folders}
-    return [folder for folder, content in contents.items() if content and content.get("version") != VERSION]
-
-
-def _read_object(path: Path) -> dict[str, object]:
-    """The JSON object in a file; empty where there is none."""
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _whole_network(bundle: Path) -> bool:
-    """Whether a bundle, or the weights of a network of timm's, is as it was written."""
-    try:
-        content = _read_object(bundle / (JSON_FILE if is_bundle(bundle) else FOREIGN_JSON))
-        if is_bundle(bundle):
-            from_json(content, bundle)
-        with safe_open(bundle / WEIGHTS_FILE, framework="pt"):  # raises where bytes are missing
-            return bool(content) and belongs(bundle / WEIGHTS_FILE, content)
-    except (OSError, WeightsError, SafetensorError):
-        return False
 
 
 def run_trial(

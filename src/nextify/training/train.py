@@ -30,7 +30,8 @@ from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.prepare import Preparation, Prepared, resolved
 from nextify.training.probe import epochs_for
 from nextify.training.request import Request
-from nextify.training.run import Result, finished, of_earlier_versions, run_trial
+from nextify.training.result import Result, finished, of_earlier_versions
+from nextify.training.run import run_trial
 from nextify.training.tracking import check_trackers
 from nextify.training.trainer import metric_specs
 from nextify.training.trial import Runtime, Trial, runtime

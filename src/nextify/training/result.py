@@ -1,0 +1,139 @@
+"""The result of a training: its figures, and whether what a folder holds is one, whole and of this trial."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError, safe_open
+
+from nextify.system.files import parse_json
+from nextify.training.records import Entry
+from nextify.training.trainer import metric_specs
+from nextify.training.trial import VERSION, Trial
+from nextify.weights import WeightsError, is_bundle
+from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, belongs, from_json
+
+FOREIGN_JSON = "timm.json"
+"""Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a training."""
+
+    fingerprint: str
+    bundle: Path
+    """The network: a bundle that can be evaluated, predicted with and exported; of a network of timm's, its weights."""
+    metrics: Mapping[str, float]
+    """Of the final (averaged, where the recipe averages) weights on the test images, by the keys of the task."""
+    test_images: int
+    final_train_loss: float
+    """Mean over the last epoch."""
+    seconds: float
+    """Time spent training and evaluating, over all its runs."""
+    images_per_second: float
+    """Batch size over the median time of a step: forward, backward, update and the preparation of the batch."""
+    peak_memory_mib: int | None
+    """Peak memory of the training's process."""
+    curve: list[Entry]
+    """One entry per epoch: epoch, train_loss, learning_rate, and the main test metric (None where not measured)."""
+    trained: bool = True
+    """False where an earlier run had finished it."""
+
+    @property
+    def top1(self) -> float:
+        """Of a classification, percent."""
+        return self.metrics["top1"]
+
+    @property
+    def top5(self) -> float:
+        """Of a classification, percent."""
+        return self.metrics["top5"]
+
+    def to_dict(self) -> dict[str, object]:
+        """The figures as plain data, as ``result.json`` has them."""
+        others = {name: value for name, value in asdict(self).items() if name not in ("bundle", "metrics", "trained")}
+        return {"fingerprint": self.fingerprint, **self.metrics, **others}
+
+
+def finished(folder: Path, trial: Trial) -> Result | None:
+    """The result of a training that is done, or None where its result or its network is missing, cut or another's."""
+    content = _read_object(folder / "result.json")
+    figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "metrics", "trained")}
+    metrics = {spec.key: content.get(spec.key) for spec in metric_specs(trial)}
+    if (
+        figures["fingerprint"] != trial.fingerprint
+        or not _plausible(figures, metrics, trial)
+        or not _whole_network(folder / "bundle")
+    ):
+        return None
+    return Result(bundle=folder / "bundle", metrics=cast("Any", metrics), trained=False, **cast("Any", figures))
+
+
+def _plausible(figures: Mapping[str, object], metrics: Mapping[str, object], trial: Trial) -> bool:
+    """Whether the figures of a result are of the right types and within their ranges."""
+    percent = {spec.key for spec in metric_specs(trial) if spec.unit == "%"}
+    main, curve, memory = metric_specs(trial)[0].key, figures["curve"], figures["peak_memory_mib"]
+    in_curve = {"train_loss", "learning_rate", f"test_{main}"}
+
+    def metric(key: str, value: object) -> bool:
+        return _number(value, 0, 100) if key in percent else _number(value)
+
+    def entry(value: object) -> bool:
+        return (
+            isinstance(value, dict)
+            and in_curve <= value.keys()
+            and _whole_number(value.get("epoch"), 1)
+            and all(value[key] is None or _number(value[key]) for key in in_curve)
+            and (value[f"test_{main}"] is None or metric(main, value[f"test_{main}"]))
+        )
+
+    return (
+        all(metric(*item) for item in metrics.items())
+        and _whole_number(figures["test_images"], 1)
+        and _number(figures["final_train_loss"])
+        and all(_number(figures[f], 0) for f in ("seconds", "images_per_second"))
+        and (memory is None or _whole_number(memory, 0))
+        and isinstance(curve, list)
+        and all(map(entry, curve))
+    )
+
+
+def _number(value: object, least: float = -sys.float_info.max, most: float = sys.float_info.max) -> bool:
+    """Whether it is a finite number of this range, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _whole_number(value: object, least: int) -> bool:
+    return isinstance(value, int) and _number(value, least)
+
+
+def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
+    """Those of ``folders`` that hold a training of another version of nextify, whose results are not reused."""
+    contents = {f: _read_object(f / "result.json") or _read_object(f / "recipe.json") for f in folders}
+    return [folder for folder, content in contents.items() if content and content.get("version") != VERSION]
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    """The JSON object in a file; empty where there is none."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _whole_network(bundle: Path) -> bool:
+    """Whether a bundle, or the weights of a network of timm's, is as it was written."""
+    try:
+        content = _read_object(bundle / (JSON_FILE if is_bundle(bundle) else FOREIGN_JSON))
+        if is_bundle(bundle):
+            from_json(content, bundle)
+        with safe_open(bundle / WEIGHTS_FILE, framework="pt"):  # raises where bytes are missing
+            return bool(content) and belongs(bundle / WEIGHTS_FILE, content)
+    except (OSError, WeightsError, SafetensorError):
+        return False
