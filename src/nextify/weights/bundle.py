@@ -14,6 +14,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -221,17 +222,20 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About) -> 
 def is_bundle(path: str | Path) -> bool:
     """Whether there is a bundle at ``path``; reads no tensors."""
     path = Path(path)
-    if path.is_dir():
-        return (path / JSON_FILE).is_file()
+    return (path / JSON_FILE).is_file() if path.is_dir() else _metadata(path) is not None
+
+
+def _metadata(path: Path) -> str | None:
+    """The JSON in a bundle of one file, without reading tensors; None where the file is no bundle."""
     if path.suffix != ".safetensors" or not path.is_file():
-        return False
+        return None
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return _METADATA_KEY in (file.metadata() or {})
+            return (file.metadata() or {}).get(_METADATA_KEY)
     except SafetensorError:
-        return False
+        return None
 
 
 def load_bundle(path: str | Path) -> Bundle:
@@ -255,30 +259,41 @@ def load_bundle(path: str | Path) -> Bundle:
         text = file.metadata.get(_METADATA_KEY)
         if text is None:
             raise WeightsError(f"{path} is no nextify bundle; nextify.weights.load reads other libraries' files")
-        try:
-            content = parse_json(text)
-        except ValueError as error:
-            raise WeightsError(f"the metadata of {path} is damaged: {error}") from error
-        about = from_json(content, path)
+        about = _parsed(text, path)
     explain(mismatches(file.state, about.design, about.num_classes, about.in_channels), str(path))
     return Bundle(about, file.state)
 
 
+def _parsed(text: str, path: Path) -> About:
+    """What the JSON in a bundle of one file says. Raises ``WeightsError``."""
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise WeightsError(f"the metadata of {path} is damaged: {error}") from error
+    return from_json(content, path)
+
+
 def belongs(weights: Path, content: Mapping[str, Any]) -> bool:
     """Whether a file's checksum is the one that the JSON beside it names, if any. Raises ``OSError``."""
-    with open(weights, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    status = weights.stat()
+    found = _sha256(weights, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return bool(content.get("weights_sha256", found) == found)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, *stamp: int) -> str:
+    """Of a file, computed once as long as its ``stamp`` stays the same: a training asks several times."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def chosen_bands(path: str | Path) -> Bands | None:
     """The bands of an image that a bundle was trained on; None for colours, and for what is no bundle."""
-    if not is_bundle(path):
-        return None
     path = Path(path)
-    if path.is_dir():
+    if (path / JSON_FILE).is_file():
         return from_json(read_json(path / JSON_FILE), path / JSON_FILE).preprocessing.bands
-    return load_bundle(path).about.preprocessing.bands
+    text = _metadata(path)
+    return None if text is None else _parsed(text, path).preprocessing.bands
 
 
 def explain(problems: tuple[list[str], list[str], list[str]] | None, what: str) -> None:
