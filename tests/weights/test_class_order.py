@@ -27,6 +27,7 @@ from nextify.data.kept import Kept
 from nextify.data.sources.parts import natural
 from nextify.evaluation.evaluate import evaluate, match_classes, name_classes
 from nextify.evaluation.predict import predict
+from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50
 from nextify.training.prepare import prepare
@@ -79,6 +80,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+def classifier_inputs(model: ConvNet, x: Tensor) -> Tensor:
+    """``(N, F + 1)``, float64: what the classifier gets for ``x``, and 1 for its bias."""
+    kept: list[Tensor] = []
+    hook = model.head.classifier.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    with torch.no_grad():
+        model(x)
+    hook.remove()
+    return torch.cat([kept[0], torch.ones(len(x), 1)], 1).double()
+
+
 def fitted(folder: Path, classes: list[str] | tuple[str, ...]) -> dict[str, Tensor]:
     """A random network whose classifier was fitted, in closed form, to the images with ``classes`` as its order."""
     torch.manual_seed(0)
@@ -86,12 +97,8 @@ def fitted(folder: Path, classes: list[str] | tuple[str, ...]) -> dict[str, Tens
     files = sorted(folder.glob("*/*.png"))
     x = torch.stack([Preprocessing()(Image.open(f)) for f in files])
     labels = torch.tensor([classes.index(f.parent.name) for f in files])
-    kept: list[Tensor] = []
-    hook = model.head.classifier.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    features = classifier_inputs(model, x)
     with torch.no_grad():
-        model(x)
-        hook.remove()
-        features = torch.cat([kept[0], torch.ones(len(x), 1)], 1).double()
         wanted = torch.nn.functional.one_hot(labels, len(classes)).double() * 20
         solved = torch.linalg.lstsq(features, wanted, driver="gelsd").solution.float()
         model.head.classifier.weight.copy_(solved[:-1].T)
@@ -158,12 +165,7 @@ def trained(family: str) -> tuple[dict[str, Tensor], Tensor, Tensor]:
             for i in range(MOST_CLASSES)
         ]
     )
-    kept: list[Tensor] = []
-    hook = model.head.classifier.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
-    with torch.no_grad():
-        model(x)
-    hook.remove()
-    inputs = torch.cat([kept[0], torch.ones(len(x), 1)], 1).double()
+    inputs = classifier_inputs(model, x)
     wanted = 20 * torch.eye(MOST_CLASSES, dtype=torch.float64)
     wanted[0] = wanted[1]
     return dict(model.state_dict()), inputs, torch.linalg.lstsq(inputs, wanted, driver="gelsd").solution.T
