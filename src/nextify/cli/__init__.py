@@ -154,7 +154,9 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
             r"(?: Argument helptext: .*)? (?:For full helptext, run|see):?(?= nextify)", "; see", " ".join(words)
         )
         raise OptionError(
-            re.sub(r"no type matching (\S+) .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text)
+            re.sub(
+                r"no type matching \{?((?<=\{)[^}]*|\S+)\}? .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text
+            )
         ) from None
 
 
