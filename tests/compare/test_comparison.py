@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import multiprocessing
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -516,9 +517,9 @@ def test_unknown_models_are_refused_in_a_line(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [memory.START_METHOD, "spawn"])
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_memory_in_a_process_of_its_own(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "START_METHOD", method)
+    monkeypatch.setattr(memory, "worker_context", lambda *modules: multiprocessing.get_context(method))
     given = settings(batch_sizes=(4,), training_batch_size=4)
     with Processes() as processes:
         late = processes.measure(find("convnextv2_atto"), 64, given, timeout=0.0)
@@ -539,7 +540,7 @@ def test_memory_in_a_process_of_its_own(method: str, monkeypatch: pytest.MonkeyP
 def test_the_peak_is_of_the_process_itself() -> None:
     """And not of the one that started it, which ``getrusage`` goes on from."""
     code = "from nextify.evaluation.profiling import resident_bytes; print(*resident_bytes())"
-    large = np.ones(2**30, np.uint8)
+    large = np.ones(2**29, np.uint8)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     now, most = map(int, done.stdout.split())
     assert now <= most < large.nbytes

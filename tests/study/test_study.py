@@ -1,5 +1,7 @@
 """The study: its plan, its store, and that a kill loses nothing and changes nothing."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from nextify.cli import main
 from nextify.data import open_images
 from nextify.evaluation.evaluate import evaluate
 from nextify.fitting.scale import scale
@@ -153,14 +156,14 @@ def figures(out: Path) -> list:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed")
-    done = run(out, *SMALL)
-    assert done.returncode == 0, done.stderr
-    return out, done
+    out, said = tmp_path_factory.mktemp("undisturbed"), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(command(out, *SMALL)[3:]) == 0
+    return out, said.getvalue()
 
 
 def test_a_study_writes_everything_it_promises(undisturbed):
-    out, done = undisturbed
+    out, said = undisturbed
     names = {"results.json", "results.csv", "roadmap.svg", "roadmap.png", "report.html"}
     assert names <= {path.name for path in out.iterdir()}
     results = json.loads((out / "results.json").read_text())
@@ -169,8 +172,8 @@ def test_a_study_writes_everything_it_promises(undisturbed):
     assert results["rows"][1]["compared_with"] == "training_technique"
     assert results["rows"][1]["published_change"] == pytest.approx(81.97 - 78.82)
     assert results["trials"][0]["peak_memory_mib"] < 2048
-    assert "from a measured probe" in done.stdout
-    assert "cannot go below" in done.stdout
+    assert "from a measured probe" in said
+    assert "cannot go below" in said
 
 
 def kill(out: Path, options: list[str], wait_seconds: float) -> None:
@@ -267,8 +270,6 @@ def class_only_in_val(root: Path) -> None:
     [(no_images, "no"), (one_class, "class"), (unreadable, "broken.png"), (class_only_in_val, "fox")],
 )
 def test_bad_folders_are_one_clear_line(tmp_path, make, words, capsys):
-    from nextify.cli import main
-
     make(tmp_path / "images")
     code = main(["roadmap", "--data", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--device", "cpu"])
     error = capsys.readouterr().err.strip()
@@ -287,8 +288,6 @@ def test_bad_folders_are_one_clear_line(tmp_path, make, words, capsys):
     ],
 )
 def test_bad_options_are_one_clear_line(tmp_path, options, words, capsys):
-    from nextify.cli import main
-
     code = main(["roadmap", "--out", str(tmp_path), "--device", "cpu", *options])
     error = capsys.readouterr().err.strip()
     assert code == 2

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import functools
 import gc
-import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -33,10 +31,9 @@ from nextify.compare.records import Model
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Conditions
+from nextify.system.processes import worker_context
 
 MIB = 2**20
-START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-"""Elsewhere a process that has loaded torch is not safe to fork, or cannot."""
 Figures = Mapping[str, float | str | None]
 """What a process reports: ``start``, ``inference`` and ``training`` in bytes, ``doing``, and ``problem``."""
 
@@ -69,9 +66,7 @@ class Processes:
     """Start the processes; a context manager that leaves none running."""
 
     def __init__(self) -> None:
-        self._context: Any = multiprocessing.get_context(START_METHOD)
-        if START_METHOD == "forkserver":
-            self._context.set_forkserver_preload(["nextify.compare.memory", "timm"])
+        self._context = fresh("nextify.compare.memory", "timm")
         self._worker: tuple[BaseProcess, Connection] | None = None
 
     def __enter__(self) -> Processes:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
 from nextify.data.encoded import read_file
 from nextify.data.errors import some
 from nextify.evaluation.corruptions import GROUPS, corrupt
+from nextify.system.processes import worker_context
 from nextify.weights import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]
@@ -28,7 +28,7 @@ Corrupter = Callable[[Pixels, Sequence[Key], Sequence[int]], Iterator[tuple[Key 
 @contextmanager
 def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
     """Give a function that yields the clean batch, then each key's batch; workers compute them in advance."""
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) if workers else nullcontext() as pool:
+    with ProcessPoolExecutor(workers, worker_context(__name__), _one_thread) if workers else nullcontext() as pool:
 
         def batches(pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]) -> Iterator[tuple[Key | None, Pixels]]:
             yield None, pixels

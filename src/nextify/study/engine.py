@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 from nextify.data import Images
 from nextify.system.allocator import keep_freed_memory
+from nextify.system.processes import worker_context
 from nextify.training.loop import Progress, TrainingDiverged
 from nextify.training.probe import Speed, probe
 from nextify.training.result import Result
@@ -113,7 +114,7 @@ class LocalEngine:
 
     def __init__(self, runtime: Runtime, side_by_side: int) -> None:
         self.runtime, self.side_by_side = runtime, side_by_side
-        self._context = multiprocessing.get_context("spawn")
+        self._context = worker_context("nextify.study.engine")
         self._workers: dict[Connection, BaseProcess] = {}
 
     def __enter__(self) -> LocalEngine:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,20 @@ class OneFailed(ValueError):
 
 class LaunchError(ValueError):
     """The environment names a launcher's processes but not where they meet; the message names the remedy."""
+
+
+def worker_context(*modules: str) -> Any:
+    """How to start worker processes on this machine, as ``multiprocessing`` has it.
+
+    On Linux they are forked from a server process that has imported ``modules`` once, so that each starts in a moment.
+    Elsewhere a process that has loaded torch is not safe to fork, or cannot: each imports them anew.
+    """
+    import multiprocessing
+
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload(list(modules))
+    return context
 
 
 def launched() -> int:
