@@ -248,6 +248,12 @@ def test_the_orders_are_the_libraries_own(pictures: dict[str, Path]) -> None:
         if kind != "leading zeros":  # timm does not tell 1 from 01
             assert list(in_order(names, "natural")) == list(find_images_and_targets(str(pictures[kind]))[1])
     assert in_order(("b", "a"), "data") == ("b", "a")
+    with pytest.raises(WeightsError, match=r"data: as these images are numbered; FILE"):
+        in_order(("b", "a"))
+    assert in_order(("caf\u00e9", "dog")) == ("caf\u00e9", "dog")
+    for name in ("\u00e9cole", "e\u0301cole"):  # before zebra or after it
+        with pytest.raises(WeightsError, match="comes elsewhere in another Unicode form"):
+            in_order(sorted((name, "zebra")))
     with pytest.raises(WeightsError, match=r"imagefolder\|natural\|data\|FILE"):
         in_order(("b", "a"))
 
