@@ -89,21 +89,26 @@ def test_folders_of_parts(train: str, test: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("within", "said"),
     [
-        (("a", "b", "a", "b"), "training shoes/, test tube/, which may be parts or classes"),
+        (("a", "b", "a", "b"), "test tube/, training shoes/, which may be parts or classes: rename"),
         (("nike", "puma", "glass", "steel"), None),
     ],
 )
-def test_names_of_a_part_and_more_may_be_classes(within: tuple[str, ...], said: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bus", [True, False])
+def test_names_of_a_part_and_more_may_be_classes(
+    within: tuple[str, ...], said: str | None, bus: bool, tmp_path: Path
+) -> None:
     folder(tmp_path / "training shoes", *within[:2])
     folder(tmp_path / "test tube", *within[2:], seed=500)
+    if bus:
+        folder(tmp_path, "bus", seed=900)
     (tmp_path / "test tube" / "@eaDir").mkdir()
     (tmp_path / "training shoes" / "@eaDir").mkdir()
     if said is not None:
-        with pytest.raises(DataError, match="test tube/, training shoes/, which may be parts or classes: rename"):
+        with pytest.raises(DataError, match=said):
             open_images(str(tmp_path))
         return
     images = open_images(str(tmp_path))
-    assert images.classes == ("test tube", "training shoes")
+    assert images.classes == (*["bus"] * bus, "test tube", "training shoes")
     assert any(
         "test tube/, training shoes/ hold no common class folders, so they are classes" in n for n in images.notes
     )

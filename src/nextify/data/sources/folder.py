@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from operator import itemgetter
 from pathlib import Path
 
@@ -107,7 +108,7 @@ class _Walk:
         """
         places = [file.split("/", 2) for file, _ in rows]
         parts_of = [place[1] if len(place) == 3 and is_part_folder(place[1]) else "" for place in places]
-        of_class = defaultdict(set)
+        of_class: dict[str, set[str]] = defaultdict(set)
         for place, part in zip(places, parts_of, strict=True):
             of_class[place[0]].add(part)
         held = [name for name, own in of_class.items() if len({kind_of(part) for part in own if part}) > 1]
@@ -167,9 +168,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         parts = Parts(None, root.name)
     elif taken := [name for name in folders if is_part_folder(name)]:
         notes.append(f"{some(list(map(shown_folder, taken)))} holds images and no class folders, so it is a class.")
-    elif len({kind_of(name) for name in folders} - {None}) > 1 and (
-        taken := [name for name in folders if kind_of(name) and data_folders(root / name)]
-    ):
+    elif len({*map(kind_of, taken := list(filter(kind_of, folders)))}) > 1:
         notes.append(f"{some(list(map(shown_folder, taken)))} hold no common class folders, so they are classes.")
     trains = parts is None or parts.train is not None
     rows = [walk.part(name, to_train=trains and i == 0 and splitting.to_train) for i, name in enumerate(below)]
@@ -271,24 +270,18 @@ def part_folders(root: Path, folders: list[str]) -> list[str]:
     """
     if folders and all(map(is_part_folder, folders)):
         return folders
-    kinds = {kind_of(name) for name in folders}
-    holding = {name: {*data_folders(root / name)} for name in folders if kind_of(name)}
-    holding = {name: inner for name, inner in holding.items() if inner}
-    if None not in kinds and len(kinds) > 1:
-        said = {own_words(name) for name in folders}
-        if len(said) == 1:
-            return folders  # such as cats_train and cats_test
-        common = [
-            inner & other
-            for name, inner in holding.items()
-            for another, other in holding.items()
-            if kind_of(name) != kind_of(another)
-        ]
-        if any(common):
-            if len(said - {frozenset()}) == 1:
-                return folders  # such as train and cats_val
+    inner = {name: {*data_folders(root / name)} for name in folders if kind_of(name)}
+    holding = [name for name, within in inner.items() if within]
+    if len({kind_of(name) for name in inner}) > 1:
+        pairs = combinations(inner, 2)
+        common = any(inner[one] & inner[other] for one, other in pairs if kind_of(one) != kind_of(other))
+        own = {own_words(name) for name in inner}
+        # Such as cats_train and cats_test; or train and cats_val.
+        if len(inner) == len(folders) and (len(own) == 1 or (common and len(own - {frozenset()}) == 1)):
+            return folders
+        if common and not any(map(is_part_folder, holding)):
             raise DataError(
-                f"{printable(str(root))} has {some(list(map(shown_folder, folders)))}, which may be parts or classes: "
+                f"{printable(str(root))} has {some(list(map(shown_folder, inner)))}, which may be parts or classes: "
                 f"rename parts to train, val and test; of classes, move the images out of the folders within"
             )
     if any(map(is_part_folder, holding)):
