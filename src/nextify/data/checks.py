@@ -389,9 +389,9 @@ def _odd_pixels(records: list[Record]) -> Iterator[str]:
             yield f"{count:,} of {len(records):,} images {what}"
     deep = [record.header.peak for record in records if record.header.peak]
     if deep and max(deep) < DARK_PEAK:
-        deep_images = plural(len(deep), "image of 16 bits is", "images of 16 bits are")
+        found = plural(len(deep), "image of 16 bits is", "images of 16 bits are")
         yield (
-            f"{deep_images} nearly black ({max(deep).bit_length()} bits in 16?), with values up to {max(deep):,} of 65,535: "
+            f"{found} nearly black ({max(deep).bit_length()} bits in 16?), with values up to {max(deep):,} of 65,535: "
             f"scale them to the full range"
         )
 
