@@ -320,4 +320,4 @@ def test_contradicting_labels_of_a_manifest_are_warned_of(capsys: Captured, bund
 def test_a_manifest_without_labels_is_refused(capsys: Captured, bundle: Path, pets: Path, command: str) -> None:
     (pets / "m.csv").write_text("path,label\ntrain/cat/0.png,\ntrain/dog/0.png,dog\n")
     assert main(run(command, bundle, pets / "m.csv", pets.parent / "out")) == 2
-    assert errors(capsys) == ["nextify: 1 rows of m.csv have no label: row 2; fill them in or leave those rows out"]
+    assert errors(capsys) == ["nextify: 1 row of m.csv has no label: row 2; fill them in or leave those rows out"]

@@ -137,6 +137,7 @@ def test_a_runtime_that_cannot_be(settings: dict[str, Any]) -> None:
     [
         ("train", "convnext_ato", "--data", "digits"),
         ("train", "convnext_atto", "--data", "/nowhere"),
+        ("evaluate", ".", "--data", ""),
         ("train", "convnext_atto", "--data", "digits", "--weights", "/nowhere"),
         ("train", "convnext_atto", "--data", "digits", "--out", "FILE/out"),
         ("roadmap", "--data", "/nowhere"),

@@ -86,6 +86,76 @@ def test_folders_of_parts(train: str, test: str, tmp_path: Path) -> None:
     assert all(name.startswith(f"{test}/") for name in names(images)[1])
 
 
+@pytest.mark.parametrize(
+    ("within", "said"),
+    [
+        (("a", "b", "a", "b"), "test tube/, training shoes/, which may be parts or classes: rename"),
+        (("nike", "puma", "glass", "steel"), None),
+    ],
+)
+@pytest.mark.parametrize("bus", [True, False])
+def test_names_of_a_part_and_more_may_be_classes(
+    within: tuple[str, ...], said: str | None, bus: bool, tmp_path: Path
+) -> None:
+    folder(tmp_path / "training shoes", *within[:2])
+    folder(tmp_path / "test tube", *within[2:], seed=500)
+    if bus:
+        folder(tmp_path, "bus", seed=900)
+    (tmp_path / "test tube" / "@eaDir").mkdir()
+    (tmp_path / "training shoes" / "@eaDir").mkdir()
+    if said is not None:
+        with pytest.raises(DataError, match=said):
+            open_images(str(tmp_path))
+        return
+    images = open_images(str(tmp_path))
+    assert images.classes == (*["bus"] * bus, "test tube", "training shoes")
+    assert any(
+        "test tube/, training shoes/ hold no common class folders, so they are classes" in n for n in images.notes
+    )
+
+
+@pytest.mark.parametrize(("train", "test"), [("cats_train", "cats_test"), ("train", "cats_val")])
+def test_parts_by_longer_names_are_said(train: str, test: str, tmp_path: Path) -> None:
+    folder(tmp_path / train, "a", "b")
+    folder(tmp_path / test, "a", "b", seed=500)
+    images = open_images(str(tmp_path))
+    assert {name.split("/")[0] for name in names(images)[1]} == {test}
+    assert any("hold parts and no classes" in note and f"{test}/" in note for note in images.notes)
+
+
+def test_parts_within_class_folders(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        folder(tmp_path / name, "train", "test", "val", seed=1000 * seed)
+    images = open_images(str(tmp_path))
+    train, test = names(images)
+    assert (images.classes, len(train), len(test)) == (("a", "b"), 8, 8)
+    assert {name.split("/")[1] for name in train} == {"train"}
+    assert {name.split("/")[1] for name in test} == {"val"}
+    assert {r: len(n) for r, n in images.left_out.items()} == {"in */test/, which is not used": 8}
+    assert "The class folders hold parts: */train/, */val/." in images.notes
+    measured = open_images(str(tmp_path), to_train=False)
+    assert {name.split("/")[1] for name in names(measured)[1]} == {"val"}
+    folder(tmp_path, "c")
+    with pytest.raises(DataError, match=r"parts in them \(a/, b/\) and 4 images in none \(c/0.png, "):
+        open_images(str(tmp_path))
+
+
+def test_several_sets_beside_each_other_are_refused(tmp_path: Path) -> None:
+    for name in ("pets", "cars"):
+        for part in ("train", "test"):
+            folder(tmp_path / name / part, "a", "b")
+    with pytest.raises(DataError, match="several data sets, cars/, pets/, each with parts of class folders: give one"):
+        open_images(str(tmp_path))
+
+
+def test_class_folders_that_no_part_fills_are_said(tmp_path: Path) -> None:
+    folder(tmp_path / "test", "a", "b")
+    (tmp_path / "test" / "c").mkdir()
+    (tmp_path / "test" / "d").mkdir()
+    images = open_images(str(tmp_path / "test"), to_train=False)
+    assert "There are no images in c/, d/." in images.notes
+
+
 def test_two_spellings_of_a_part(tmp_path: Path) -> None:
     for seed, part in enumerate(("train", "Val", "val")):
         folder(tmp_path / part, "a", "b", seed=1000 * seed)
@@ -180,6 +250,46 @@ def test_split_columns(column: str, test: str, train: str, tmp_path: Path) -> No
     assert (column == "split") != any(f"The column {column}" in note for note in images.notes)
 
 
+@pytest.mark.parametrize("column", ["patient_id", "Subject", "plant_id", "camera", "PatientID", "video name"])
+@pytest.mark.parametrize("split", [True, False])
+def test_a_column_of_what_an_image_shows_is_hinted_at(column: str, split: bool, tmp_path: Path) -> None:
+    rows = [f"{i}.png,{'ab'[i % 2]},p{i // 4}" for i in range(8)]
+    rows = [f"{row},{'val' if i > 5 else 'train'}" for i, row in enumerate(rows)] if split else rows
+    header = f"path,label,{column}{',split' if split else ''}"
+    (said,) = [note for note in open_images(table(tmp_path, header, rows)).notes if "group" in note]
+    assert said == (
+        f"The column {column} is not used, so images of one {column} may be trained on and tested on: call the column "
+        f"group to keep them on one side."
+    )
+    grouped = open_images(
+        table(
+            tmp_path,
+            header.replace("label,", "label,group,", 1),
+            [row.replace(",p", f",g{i % 3},p", 1) for i, row in enumerate(rows)],
+        )
+    )
+    assert not any("call the column group" in note for note in grouped.notes)
+
+
+@pytest.mark.parametrize("mark", ["", "NaN", "NA", "None", "-1"])
+def test_an_empty_group_is_no_group(mark: str, tmp_path: Path) -> None:
+    rows = [f"{i}.png,{'ab'[i % 2]},{mark}" for i in range(8)]
+    images = open_images(table(tmp_path, "path,label,group", rows))
+    assert any("8 of 8 images name no group" in note for note in images.notes)
+    assert (len(images.train), len(images.test)) == (6, 2)
+
+
+def test_missing_columns_are_named_with_those_that_would_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"path \(or file_name, filename, image_path\) and label \(or class, target\)"):
+        open_images(table(tmp_path, "image,kind", ["0.png,a"]))
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(source: str) -> None:
+    with pytest.raises(DataError, match="the name of the images is empty: give 'digits'"):
+        open_images(source)
+
+
 def test_folds_are_not_used_and_named(tmp_path: Path) -> None:
     images = open_images(table(tmp_path, "path,label,fold", [f"{i}.png,{'ab'[i % 2]},{i % 3}" for i in range(8)]))
     assert any("The column fold (0, 1, 2) is not used" in note for note in images.notes)
@@ -188,7 +298,7 @@ def test_folds_are_not_used_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mark", ["NaN", "nan", "NA", "None", "null", "-1", " "])
 def test_no_label_is_no_class(mark: str, tmp_path: Path) -> None:
     rows = [f"{i}.png,{mark if i == 3 else 'ab'[i % 2]}" for i in range(8)]
-    with pytest.raises(DataError, match=r"1 rows of m.csv have no label.*: row 5; fill them in or leave"):
+    with pytest.raises(DataError, match=r"1 row of m.csv has no label.*: row 5; fill them in or leave"):
         open_images(table(tmp_path, "path,label", rows))
 
 

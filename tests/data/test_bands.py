@@ -38,6 +38,7 @@ def tiff(
     rows: int = 3,
     tile: int = 0,
     reverse: bool = False,
+    sparse: bool = False,
     extra: tuple[tuple[int, int], ...] = (),
 ) -> bytes:
     """A TIFF of ``(H, W, bands)`` by its specification (TIFF 6.0), which Pillow does not write."""
@@ -72,6 +73,8 @@ def tiff(
         339: (kind,) * count,
     }
     places, lengths = tuple(starts[:-1].tolist()), tuple(map(len, pieces))
+    if sparse:  # as GDAL does with SPARSE_OK
+        places, lengths = (*places[:-1], 0), (*lengths[:-1], 0)
     if tile:
         tags |= {322: (tile,), 323: (tile,), 324: places, 325: lengths}
     else:
@@ -236,6 +239,43 @@ def test_signed_8_bit_values_from_zero_on_are_read(stored: str) -> None:
     data = with_bands(tiff(values, **STORED[stored]), (3, 1, 4))
     np.testing.assert_array_equal(decode(data), values[..., [2, 0, 3]])
     assert read_header(data).peak == 0
+
+
+@pytest.mark.parametrize("data", [tiff(raster(1).view("i1")), tiff(raster(1).view("i1"), compression=DEFLATE)])
+def test_one_band_of_negative_8_bit_values_is_refused_by_every_route(data: bytes) -> None:
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        for read in (read_header, decode, lambda _: Preprocessing()(image), lambda file: with_bands(file, (1, 1, 1))):
+            with pytest.raises(UnreadableImage, match="signed and some negative"):
+                read(data)
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lzma", "packbits", "tiff_lzw"])
+def test_compressions_that_only_pillow_reads(compression: str) -> None:
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(raster(1)[..., 0]).save(buffer, "TIFF", compression=compression, tiffinfo={339: 2})
+    except (KeyError, OSError) as error:
+        pytest.skip(f"this Pillow does not write {compression}: {error}")
+    with pytest.raises(UnreadableImage, match=r"signed and some negative|compress"):
+        with_bands(buffer.getvalue(), (1, 1, 1))
+
+
+@pytest.mark.parametrize("bands", [None, (1, 1, 1)])
+@pytest.mark.parametrize("stored", ["strips", "tiles"])
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_sparse_tiffs_are_refused_by_name(count: int, stored: str, bands: tuple[int, int, int] | None) -> None:
+    data = tiff(raster(count), tile=16 if stored == "tiles" else 0, sparse=True)
+    with pytest.raises(UnreadableImage, match=r"sparse TIFF" if bands or count < 5 else r"sparse TIFF|does not read"):
+        read_header(data) if bands is None else with_bands(data, bands)
+
+
+def test_white_is_zero_in_sixteen_bits_with_chosen_bands() -> None:
+    values = raster(1, "u2")
+    data = tiff(values, extra=((262, 0),))
+    black_is_zero = with_bands(tiff(65_535 - values), (1, 1, 1))
+    assert with_bands(data, (1, 1, 1)) == black_is_zero
+    np.testing.assert_array_equal(decode(data), decode(black_is_zero))
 
 
 @pytest.mark.parametrize("stored", STORED)

@@ -230,6 +230,21 @@ def test_metadata_beside_the_images(ending: str, parts: tuple[str, ...], tmp_pat
     assert any(f"metadata.{ending}" in note for note in images.notes)
 
 
+@pytest.mark.parametrize("place", ["train", ""])
+def test_what_lies_beside_metadata_is_counted(place: str, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    pictures = [f"{i}.png" for i in range(8)]
+    write(root / place, *pictures, "unlisted.png", "notes.txt")
+    write(root, "extra/1.png", "extra/deep/2.png", "extra/3.heic", "README.md", "extra/.hidden")
+    lines = ["file_name,label", *(f"{name},{'ab'[i % 2]}" for i, name in enumerate(pictures))]
+    (root / place / "metadata.csv").write_text("\n".join(lines))
+    images = open_images(str(root))
+    left = [name for of_reason in images.left_out.values() for name in of_reason]
+    on_disk = [Path(at, f).relative_to(root).as_posix() for at, _, files in os.walk(root) for f in files]
+    assert sorted([*names(images), *left, f"{place}/metadata.csv".lstrip("/")]) == sorted(on_disk)
+    assert any("3 images that" in note and "does not list" in note for note in images.notes)
+
+
 def test_metadata_without_labels_is_named(tmp_path: Path) -> None:
     write(tmp_path / "train", "0.png", "1.png")
     (tmp_path / "train" / "metadata.csv").write_text("file_name,text\n0.png,a cat\n")
@@ -380,10 +395,19 @@ def test_unreadable_images_can_be_left_out(decoded_limit: int, tmp_path: Path) -
     assert all(image.load(i).shape == (8, 8, 3) for image in (images.train, images.test) for i in range(7))
     left = preflight(images, Recipe(batch_size=2)).facts.left_out
     assert sorted(chain(*left.values())) == ["train/a/1.tif", "train/b/3.png", "val/b/2.tif"]
-    assert any("3 images cannot be read and are left out: train/" in note for note in images.notes)
+    (said,) = [note for note in images.notes if "3 images cannot be read and are left out: train/" in note]
+    assert said.endswith("In their places in training: train/a/2.png for train/a/1.tif.")
     assert opened().fingerprint == images.fingerprint
     measured = open_images(str(root), decoded_limit=decoded_limit, skip_unreadable=True, to_train=False)
     assert (len(measured.train), len(measured.test)) == (6, 7)
+
+
+def test_damage_in_both_parts_is_named_at_once(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{part}/{c}/{i}.png" for part in ("train", "val") for c in "ab" for i in range(4)))
+    spoil(tmp_path / "train" / "a" / "1.png")
+    spoil(tmp_path / "val" / "b" / "2.png")
+    with pytest.raises(DataError, match=r"2 of 16 images cannot be read: train/a/1.tif .*, val/b/2.tif "):
+        open_images(str(tmp_path))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -130,6 +130,13 @@ def test_classes_are_matched_by_name_in_any_order() -> None:
     assert notes == ["mine has no images of cow: accuracy is over the other classes"]
 
 
+def test_classes_are_matched_in_any_unicode_form() -> None:
+    assert match_classes(about("caf\u00e9", "dog"), images_of("cafe\u0301", "dog"), []).tolist() == [0, 1]
+    assert match_classes(about("dog", "cafe\u0301"), images_of("caf\u00e9", "dog"), []).tolist() == [1, 0]
+    with pytest.raises(DataError, match="several classes called"):
+        match_classes(about("caf\u00e9", "cafe\u0301"), images_of("caf\u00e9"), [])
+
+
 def test_an_unknown_class_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="1 of 2 classes that the bundle does not know: cats; it knows cat, dog"):
         match_classes(about("cat", "dog"), images_of("cats", "dog"), [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from PIL import Image
 from nextify.cli import main
 from nextify.data import DataError, Images, open_images
 from nextify.paper.recipe import RandomResized
+from nextify.system.files import UnusableFolder
+from nextify.training.result import of_earlier_versions
+from nextify.training.run import taken
 from nextify.training.train import train
 from tests.helpers import noise, save_noise
 
@@ -65,4 +69,15 @@ def test_the_option_of_commands_that_train(
     assert main(asked) == 2
     assert "leave them out with --skip-unreadable" in capsys.readouterr().err
     assert main([*asked, "--skip-unreadable"]) == 0
-    assert "1 images cannot be read and are left out: a/bad.png" in capsys.readouterr().out
+    assert "1 image cannot be read and is left out: a/bad.png" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.pt.before", "result.json", "recipe.json", "log.jsonl"])
+def test_a_pipe_among_the_results_is_named(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UnusableFolder, match=rf"{name} is no regular file: move it elsewhere"), taken(tmp_path):
+        pass
+    if name.endswith(".json"):
+        with pytest.raises(UnusableFolder, match="is no regular file"):
+            of_earlier_versions([tmp_path])

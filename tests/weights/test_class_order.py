@@ -231,6 +231,16 @@ def test_any_class_names_in_every_naming_deeply(heads: dict[tuple[Naming, str], 
         accuracy_is_the_librarys(naming, family, tmp_path, **drawn)
 
 
+def test_what_is_assumed_is_said_once(
+    pictures: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(KINDS["plain"])
+    torch.save(rename(fitted(pictures["plain"], names), DESIGN, "timm"), tmp_path / "w.pth")
+    asked = ["--data", str(pictures["plain"]), "--part", "all", "--device", "cpu", "--threads", "1"]
+    assert main(["evaluate", str(tmp_path / "w.pth"), *asked]) == 0
+    assert capsys.readouterr().err.count("does not say how to prepare images") == 1
+
+
 def test_names_that_timm_does_not_tell_apart_have_no_order() -> None:
     for names in (("01", "1"), ("Ant", "ant")):
         with pytest.raises(WeightsError, match=f"timm does not tell '{names[0]}' from '{names[1]}'"):
@@ -248,6 +258,12 @@ def test_the_orders_are_the_libraries_own(pictures: dict[str, Path]) -> None:
         if kind != "leading zeros":  # timm does not tell 1 from 01
             assert list(in_order(names, "natural")) == list(find_images_and_targets(str(pictures[kind]))[1])
     assert in_order(("b", "a"), "data") == ("b", "a")
+    with pytest.raises(WeightsError, match=r"data: as these images are numbered; FILE"):
+        in_order(("b", "a"))
+    assert in_order(("caf\u00e9", "dog")) == ("caf\u00e9", "dog")
+    for name in ("\u00e9cole", "e\u0301cole"):  # before zebra or after it
+        with pytest.raises(WeightsError, match="comes elsewhere in another Unicode form"):
+            in_order(sorted((name, "zebra")))
     with pytest.raises(WeightsError, match=r"imagefolder\|natural\|data\|FILE"):
         in_order(("b", "a"))
 

@@ -23,7 +23,7 @@ from importlib import import_module
 from typing import Any, get_type_hints
 
 from nextify import __version__
-from nextify.cli.printing import one_voice
+from nextify.cli.printing import log_as_notes, one_voice
 from nextify.paper.settings import check_ranges
 from nextify.system import processes
 from nextify.system.allocator import keep_freed_memory
@@ -129,7 +129,8 @@ def _run(arguments: list[str]) -> int:
         if hasattr(options, "check"):
             options.check()
     keep_freed_memory()
-    return int(module.run(options))
+    with log_as_notes():
+        return int(module.run(options))
 
 
 def _parse(name: str, module: Any, arguments: list[str]) -> Any:

@@ -31,10 +31,11 @@ from nextify.compare.settings import ON_CPU, ON_GPU, Settings
 from nextify.compare.tables import accuracy_notes, cost_notes, terminal
 from nextify.data import Images
 from nextify.evaluation.profiling import Conditions, cpu_mhz, gpu_mhz
-from nextify.report.text import duration, listing, plural
+from nextify.report.text import duration, listing
 from nextify.study.engine import EngineError
 from nextify.system.device import usable_device
 from nextify.system.environment import cores, describe
+from nextify.system.text import plural
 
 
 @dataclass(frozen=True)

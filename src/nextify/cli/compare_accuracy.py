@@ -14,10 +14,11 @@ from nextify.compare.entries import find_all
 from nextify.compare.records import Accuracy
 from nextify.compare.settings import Settings
 from nextify.data import Images
-from nextify.report.text import duration, plural
+from nextify.report.text import duration
 from nextify.study.engine import LocalEngine
 from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
+from nextify.system.text import plural
 from nextify.training.trial import Runtime
 
 if TYPE_CHECKING:

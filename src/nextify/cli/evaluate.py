@@ -10,6 +10,7 @@ from nextify.cli.options import MeasurementOptions
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.report.text import percent
 from nextify.system import processes
+from nextify.system.text import plural
 from nextify.training.trial import runtime
 
 
@@ -48,9 +49,8 @@ def run(options: Options) -> int:
         print_json(found.to_dict())
         return 0
     note(*images.warnings, *images.notes, *found.notes)
-    print(
-        f"{printable(f'{found.model or options.bundle} on {found.images:,} images of {found.data}')}, {found.precision}"
-    )
+    measured = f"{found.model or options.bundle} on {plural(found.images, 'image')} of {found.data}"
+    print(f"{printable(measured)}, {found.precision}")
     print(summary(Classification.metric_specs, {"top1": found.top1, "top5": found.top5}))
     print(f"expected calibration error {100 * found.expected_calibration_error:.2f} % ({len(found.bins)} bins)\n")
     rows = [

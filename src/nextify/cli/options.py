@@ -50,7 +50,7 @@ ClassOrder = Annotated[
     arg(
         metavar="imagefolder|natural|data|FILE",
         help="For weights without class names: the order of their classes (imagefolder: torchvision and Hugging Face; "
-        "natural: timm; data: as the images number them), or a file of the names, one per line or JSON.",
+        "natural: timm; data: as these images are numbered), or a file of the names, one per line or JSON.",
         help_behavior_hint="",
     ),
 ]
@@ -128,24 +128,17 @@ class MeasurementOptions(InferenceOptions):
     reading: OmitArgPrefixes[Reading] = Reading()
 
     def check(self) -> None:
-        """Raises ``SourceError``, ``FileNotFoundError`` or ``UnusableFolder`` for what is not there."""
+        """Raises ``DataError``, ``FileNotFoundError`` or ``UnusableFolder`` for what is not there."""
         check_weights(self.bundle)
         check_source(self.data)
         check_folder(self.out)
 
 
-class SourceError(ValueError):
-    """There are no images where a path leads."""
-
-
 def check_source(source: str) -> None:
-    """Raises ``SourceError`` where a path to images leads nowhere; ``open_images``, which needs NumPy, has the rest."""
-    named = source in ("digits", "cifar10") or source.startswith("hf:") or any(c in source for c in "{*?")
-    if not named and not Path(source).expanduser().exists():
-        raise SourceError(
-            f"no such folder or file: {source!r}; give digits, cifar10, hf:OWNER/NAME, or a path to images: "
-            f"docs/data.md"
-        )
+    """Raises ``DataError`` where a path to images leads nowhere."""
+    from nextify.data import opening  # needs NumPy
+
+    opening.check_source(source)
 
 
 def folder_name(source: str) -> str:

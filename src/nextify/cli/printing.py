@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,12 +45,36 @@ def command_line() -> str:
     return shlex.join(["nextify", *sys.argv[1:]])
 
 
+_said: set[str] = set()
+
+
+class Notes(logging.Handler):
+    """Prints what is logged as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
 def note(*lines: object) -> None:
-    """Print one note per line to stderr; what comes from files is escaped."""
+    """Print one note per line to stderr, each once in a command; what comes from files is escaped."""
     from nextify.data.errors import printable  # needs NumPy
 
-    for line in lines:
-        print(f"nextify: note: {printable(str(line))}", file=sys.stderr)
+    for text in (printable(str(line)) for line in lines):
+        if text not in _said:
+            print(f"nextify: note: {text}", file=sys.stderr)
+            _said.add(text)
+
+
+@contextmanager
+def log_as_notes() -> Iterator[None]:
+    """Print what nextify logs as notes, none of them twice."""
+    _said.clear()
+    log, handler = logging.getLogger("nextify"), Notes()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def say(console: Console, notes: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from nextify.cli.options import UNSET, Count, Folder, MeasurementOptions, Seed, 
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
 from nextify.report.text import percent
+from nextify.system.text import plural
 from nextify.training.trial import runtime
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[
     from nextify.data.errors import printable
 
     note(*found.notes)
-    print(f"{printable(found.model) or bundle} on {found.images:,} images of {found.data}, {found.precision}")
+    images = plural(found.images, "image")
+    print(f"{printable(found.model) or bundle} on {images} of {found.data}, {found.precision}")
     print(f"clean: error {found.clean_error:.2f} %, ECE {100 * found.clean_calibration_error:.2f} %")
     if not found.corruptions:
         return

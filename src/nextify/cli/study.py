@@ -16,12 +16,13 @@ from nextify.data import Images
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
-from nextify.report.text import duration, notes, plural
+from nextify.report.text import duration, notes
 from nextify.study.engine import EngineError, LocalEngine
 from nextify.study.plan import Plan, make_plan
 from nextify.study.store import Store
 from nextify.study.study import Study, StudyEstimate, default_side_by_side
 from nextify.system.device import usable_device
+from nextify.system.text import plural
 from nextify.training.trial import Data, Runtime
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from nextify.cli.progress import Stopping, TrainingProgress, read_images
 from nextify.data import Images
 from nextify.networks.layout import cost
 from nextify.paper.design import Design
-from nextify.report.text import count, duration, plural
+from nextify.report.text import count, duration
 from nextify.system import processes
+from nextify.system.text import plural
 from nextify.tasks.task import MetricSpec, summary
 from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.overfit import overfit_batch
@@ -63,7 +64,7 @@ def _run(options: Options, runtime: Runtime) -> int:
                 prepared = prepare_in(out, request, images, runtime, started=cli.STARTED, keep=not watching.dry_run)
         except ValueError:  # a refusal comes after what was found in the data, not instead of it
             console.print(
-                f"{images.name}: {len(images.train):,} images to train on and {len(images.test):,} to test on, "
+                f"{images.name}: {plural(len(images.train), 'image')} to train on and {len(images.test):,} to test on, "
                 f"{images.num_classes:,} classes",
                 highlight=False,
             )

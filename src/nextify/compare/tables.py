@@ -15,7 +15,8 @@ from nextify.compare.results import Results
 from nextify.report.columns import TABLES, Column, Value, shown
 from nextify.report.tables import csv_of, markdown_of, table_of, terminal_of
 from nextify.report.template import Table
-from nextify.report.text import ABSENT, count, interval, mean_std, on_other_images, percent, plural, signed, whole
+from nextify.report.text import ABSENT, count, interval, mean_std, on_other_images, percent, signed, whole
+from nextify.system.text import plural
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

@@ -8,7 +8,6 @@ grayscale image N times as wide, so Pillow is handed the file with the header of
 from __future__ import annotations
 
 import io
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,13 +19,17 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from nextify.data.decode import (
     CHOOSE,
     LARGEST_NOTED,
+    UNDECODED,
     Pixels,
     UnreadableImage,
     eight_bits,
     from_memory,
     load,
     opened,
+    refuse_signed,
+    refuse_sparse,
     refusing,
+    sixteen_bits,
     stored_orientation,
     tiff_tags,
     unsigned,
@@ -40,7 +43,6 @@ Bands = tuple[int, int, int]
 Values = npt.NDArray[Any]
 
 _ASKED = "--channels %s asks for"
-_UNDECODED = re.compile(r"(decoder error )?-\d+")  # Pillow, of a compression that its libtiff was built without
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _FILL_ORDER, _ORIENTATION, _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 266, 274, 277, 278, 284, 317
@@ -167,9 +169,10 @@ def _chosen(values: Values, bands: Bands) -> tuple[Pixels, int]:
 def _of_image(image: Image.Image) -> Values:
     """``(H, W, bands)`` as Pillow has them, upright."""
     load(image)
+    refuse_signed(image)
     orientation = stored_orientation(image)
     if image.mode.startswith("I"):
-        return upright(unsigned(np.asarray(image))[..., None], orientation)
+        return upright(sixteen_bits(image)[..., None], orientation)
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
     if image.mode in ("1", "P", "PA"):
@@ -193,6 +196,7 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
         return _chosen(np.empty((0, 0, count), np.uint8), bands)
     if Image.MAX_IMAGE_PIXELS is not None and tags[_WIDTH] * tags[_HEIGHT] > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
+    refuse_sparse(tags)
     if not _is_whole(tags, len(data)):
         raise UnreadableImage("truncated")
     if tags.get(_PLANAR, 1) == _INDEPENDENT:
@@ -216,7 +220,7 @@ def _remedy(data: bytes, bands: Bands, reason: str) -> str:
     if tags is None or max(bands) > count:
         return reason
     foreign = tags.get(_COMPRESSION, 1) not in _LOSSLESS
-    if not (CHOOSE in reason or _ASKED % named(bands) in reason or (foreign and _UNDECODED.fullmatch(reason))):
+    if not (CHOOSE in reason or _ASKED % named(bands) in reason or (foreign and reason == UNDECODED)):
         return reason
     compression, photometric = tags.get(_COMPRESSION, 1), tags.get(_PHOTOMETRIC, 0)
     bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))

@@ -24,6 +24,7 @@ from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Stor
 from nextify.data.kept import keep, open_kept
 from nextify.data.sources.listing import Indices, Listing
 from nextify.system.files import parse_json, write_text_atomic
+from nextify.system.text import plural
 
 VERSION = 2
 """Part of every fingerprint and index: raised when decoding or listing changes."""
@@ -101,28 +102,31 @@ def check(
     readable = _readable(listing, unreadable, to_train) if unreadable else listing
     for what, before, after in (("train", wanted.train, readable.train), ("test", wanted.test, readable.test)):
         if len(before) and not len(after):
-            raise DataError(f"none of the {len(before):,} images to {what} on can be read: replace them")
+            raise DataError(f"none of {plural(len(before), 'image')} to {what} on can be read: replace them")
     notes = [*readable.notes, *_notes(readable, records)]
     shared = _shared(readable, records)
     if shared:
         first, second = (printable(listing.images.names[i]) for i in shared[0])
-        notes.append(
-            f"{len(shared):,} test images are also training images (the same bytes), so accuracy is flattered: "
-            f"{first} is {second}."
-        )
+        count = plural(len(shared), "test image is also a training image", "test images are also training images")
+        notes.append(f"{count} (the same bytes), so accuracy is flattered: {first} is {second}.")
     held = sum(r.header.height * r.header.width * 3 for r in records.values()) <= decoded_limit
     if not held and listing.undecoded_note:
         notes.append(listing.undecoded_note)
-    sets = []
+    sets, damaged = [], []
     for part, indices in (("train", readable.train), ("test", readable.test)):
         keep_under = None if cache is None else cache / f"{fingerprint[:16]}-{part}{'-skipped' if unreadable else ''}"
         store: Store = EncodedStore(listing.images, indices)
         if held and len(indices):
-            store, refused = _decoded(listing.images, indices, records, keep_under)
+            try:
+                store, refused = _decoded(listing.images, indices, records, keep_under)
+            except _Undecodable as error:
+                damaged += error.images
+                continue
             if refused is not None:
                 notes.append(f"Decoded images could not be kept in {cache} ({refused.strerror}); held in memory.")
         names = tuple(listing.images.names[i] for i in indices)
         sets.append(ImageSet(listing.labels[indices], store, names, keep_under))
+    _refuse(damaged, len(used))
     sizes = {(r.header.height, r.header.width) for r in records.values()}
     return Images(
         name=name,
@@ -249,30 +253,44 @@ def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> L
         left.setdefault(f"images that cannot be read ({reason})", []).append(names[i])
     bad = np.isin(listing.train, list(unreadable))
     train = listing.train.copy() if to_train else listing.train[~bad]
+    replaced = []
     for position in np.flatnonzero(bad & to_train):
         alike = np.flatnonzero(~bad & (listing.labels[train] == listing.labels[train[position]]))
         if not len(alike):
             lost = printable(listing.classes[listing.labels[train[position]]])
             raise DataError(f"no training image of class {lost} can be read: replace them, or leave the class out")
         train[position] = listing.train[alike[np.searchsorted(alike, position) % len(alike)]]
+        replaced.append(f"{names[train[position]]} for {names[listing.train[position]]}")
     test = listing.test[~np.isin(listing.test, list(unreadable))]
-    said = f"{len(unreadable):,} images cannot be read and are left out: {some([names[i] for i in unreadable])}."
+    count = plural(len(unreadable), "image cannot be read and is", "images cannot be read and are")
+    said = f"{count} left out: {some([names[i] for i in unreadable])}."
+    if replaced:
+        said += f" In their places in training: {some(replaced)}."
     return replace(listing, train=train, test=test, left_out=left, notes=(*listing.notes, said))
 
 
 def _refuse(unreadable: list[tuple[str, str]], total: int) -> None:
     if unreadable:
         raise DataError(
-            f"{len(unreadable):,} of {total:,} images cannot be read: "
+            f"{len(unreadable):,} of {plural(total, 'image')} cannot be read: "
             f"{some([f'{name} ({reason})' for name, reason in unreadable])}; replace them, move them elsewhere, or "
             f"leave them out with --skip-unreadable"
         )
 
 
+class _Undecodable(Exception):
+    """Images whose damage shows as they are decoded."""
+
+    def __init__(self, images: list[tuple[str, str]]) -> None:
+        super().__init__(images)
+        self.images = images
+        """Names, and why they cannot be read."""
+
+
 def _decoded(
     images: Encoded, indices: Indices, records: Records, keep_under: Path | None
 ) -> tuple[UniformStore | MixedStore, OSError | None]:
-    """The images of ``indices`` decoded, from the cache where they are there already. Raises ``DataError``."""
+    """The images of ``indices`` decoded, from the cache where they are there already. Raises ``_Undecodable``."""
     sizes = np.array(
         [(records[i].header.height, records[i].header.width) for i in indices.tolist()], np.int64
     )  # (N, 2)
@@ -296,7 +314,7 @@ def _decode(data: bytes, header: Header) -> Pixels:
 
 
 def _decode_all(images: Encoded, indices: list[int], records: Records) -> Iterator[Pixels]:
-    """The pixels of each image, decoded once where a table lists it several times. Raises ``DataError``."""
+    """The pixels of each image, decoded once where a table lists it several times. Raises ``_Undecodable``."""
     first: dict[str, int] = {}
     which = [first.setdefault(images.names[i], i) for i in indices]
     unreadable: list[tuple[str, str]] = []
@@ -328,7 +346,8 @@ def _decode_all(images: Encoded, indices: list[int], records: Records) -> Iterat
         else:
             pixels = dict(zip(first.values(), outcomes(), strict=True))
             yield from map(pixels.__getitem__, which)
-    _refuse(unreadable, len(indices))
+    if unreadable:
+        raise _Undecodable(unreadable)
 
 
 # -- what is said of them ------------------------------------------------------------------------------------------
@@ -370,9 +389,10 @@ def _odd_pixels(records: list[Record]) -> Iterator[str]:
             yield f"{count:,} of {len(records):,} images {what}"
     deep = [record.header.peak for record in records if record.header.peak]
     if deep and max(deep) < DARK_PEAK:
+        found = plural(len(deep), "image of 16 bits is", "images of 16 bits are")
         yield (
-            f"{len(deep):,} images of 16 bits hold values up to {max(deep):,} of 65,535, so they are nearly black "
-            f"({max(deep).bit_length()} bits in 16?): scale them to the full range"
+            f"{found} nearly black ({max(deep).bit_length()} bits in 16?), with values up to {max(deep):,} of 65,535: "
+            f"scale them to the full range"
         )
 
 
@@ -396,4 +416,5 @@ def _contradictions(listing: Listing, records: Records) -> Iterator[str]:
             )
             for by_label in torn[:EXAMPLES]
         )
-        yield f"{len(torn):,} images stand in more than one class ({examples}): correct their labels"
+        count = plural(len(torn), "image stands", "images stand")
+        yield f"{count} in more than one class ({examples}): correct their labels"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +44,11 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "
 _ORIENTATION, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT = 0x0112, 262, 277, 339  # tags of TIFF; EXIF has the first too
 _STRIPS, _TILES = (273, 279), (324, 325)  # offsets and lengths of a TIFF's pixels in bytes
 _MOST_BANDS = 6  # that Pillow reads of a TIFF
+_SIGNED = 2  # sample format
+_NEGATIVE = "its pixels are signed and some negative: store them from 0 to 255 or 65,535"
+_DAMAGED = re.compile(r"failed to read next frame|broken data stream.*|unrecognized data stream.*")
+_UNDECODED = re.compile(r"(decoder error )?-\d+")
+UNDECODED = "damaged, or compressed in a way that this Pillow does not decode"
 CHOOSE = "name the three to use with --channels, such as --channels 1 2 3"
 LARGEST_NOTED = b"# largest 16-bit value %d\n"
 """Comment of the files that ``bands.with_bands`` makes of 16-bit images."""
@@ -105,7 +110,7 @@ def read_header(data: bytes) -> Header:
         if image.mode == "F":
             raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
         if image.mode.startswith("I"):
-            peak = int(_sixteen_bits(image).max())
+            peak = int(sixteen_bits(image).max())
         elif deep_colours:  # of which Pillow keeps the upper 8 bits
             peak = 256 * int(np.asarray(image.convert("RGB")).max()) + 255
         else:
@@ -113,6 +118,7 @@ def read_header(data: bytes) -> Header:
             peak = int(noted[1]) if noted else 0
             if not _is_whole(image, data):
                 image.load()
+            refuse_signed(image)
         return Header(height, width, traits, peak)
 
 
@@ -159,9 +165,12 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     """A file's image, not decoded yet. Whatever Pillow raises within becomes ``UnreadableImage``."""
     if not data:
         raise UnreadableImage("empty file")
-    if reason := _too_many_bands(data):
-        raise UnreadableImage(reason)
+    tags = tiff_tags(data)
+    if tags is not None and (bands := tags.get(_SAMPLES, 1)) > _MOST_BANDS:
+        raise UnreadableImage(f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: {CHOOSE}")
     with refusing(data), Image.open(io.BytesIO(data), formats=_formats()) as image:
+        if image.format == "TIFF":
+            refuse_sparse(image.tag_v2)  # type: ignore[attr-defined]
         yield image
 
 
@@ -220,7 +229,13 @@ def refusing(data: bytes = b"") -> Iterator[None]:
         raise UnreadableImage(f"more than {limit:,} million pixels") from None
     except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
         reason = str(error).split("\n")[0]
-        raise UnreadableImage("truncated" if "truncated" in reason.lower() else reason or "damaged") from None
+        if "truncated" in reason.lower():
+            reason = "truncated"
+        elif not reason or _DAMAGED.fullmatch(reason):
+            reason = "its pixels are damaged"
+        elif _UNDECODED.fullmatch(reason):
+            reason = UNDECODED
+        raise UnreadableImage(reason) from None
 
 
 def _kind(data: bytes) -> str:
@@ -246,12 +261,6 @@ def _kind(data: bytes) -> str:
     return "not an image"
 
 
-def _too_many_bands(data: bytes) -> str:
-    tags = tiff_tags(data)
-    bands = 1 if tags is None else tags.get(_SAMPLES, 1)
-    return f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: {CHOOSE}" if bands > _MOST_BANDS else ""
-
-
 def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
     """The tags of a TIFF, as many as can be read; None for any other file."""
     if data[:4] not in (b"II*\0", b"MM\0*"):
@@ -262,6 +271,20 @@ def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
     with suppress(Exception):  # what cannot be read here is refused by Pillow later
         tags.load(file)
     return tags
+
+
+def refuse_sparse(tags: Mapping[int, Any]) -> None:
+    """Raise ``UnreadableImage`` for a TIFF with parts that were never written: Pillow would read its header there."""
+    if any(0 in tags.get(offsets, ()) for offsets, _ in (_STRIPS, _TILES)):
+        raise UnreadableImage("a sparse TIFF, parts of which were never written: write it anew with SPARSE_OK=FALSE")
+
+
+def refuse_signed(image: Image.Image) -> None:
+    """Raise ``UnreadableImage`` for 8 signed bits with a negative value, which Pillow takes for a large one."""
+    if image.mode == "L" and image.format == "TIFF":
+        kinds = image.tag_v2.get(_SAMPLE_FORMAT, ())  # type: ignore[attr-defined]
+        if _SIGNED in kinds and image.getextrema()[1] > 127:  # type: ignore[operator]
+            raise UnreadableImage(_NEGATIVE)
 
 
 def _is_whole(image: Image.Image, data: bytes) -> bool:
@@ -314,8 +337,9 @@ def _pixels(image: Image.Image) -> Pixels:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+    refuse_signed(image)
     if image.mode.startswith("I"):
-        image = Image.fromarray(eight_bits(_sixteen_bits(image)))
+        image = Image.fromarray(eight_bits(sixteen_bits(image)))
     elif _has_transparency(image):
         over = _with_alpha(image)
         if _further_bands(image) or _is_hidden(over):
@@ -333,7 +357,7 @@ def _is_hidden(image: Image.Image) -> bool:
     return image.getchannel("A").getextrema() == (0, 0)
 
 
-def _sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
+def sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
     """``(H, W)`` values from 0 (black) to 65,535, of 16 bits that Pillow also gives as 32."""
     values = unsigned(np.asarray(image))
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
@@ -343,7 +367,7 @@ def _sixteen_bits(image: Image.Image) -> npt.NDArray[np.uint16]:
 def unsigned(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint16]:
     """Values of any integer type as 16 unsigned bits. Raises ``UnreadableImage`` if they do not fit."""
     if values.min(initial=0) < 0:
-        raise UnreadableImage("its pixels are signed and some negative: store them from 0 to 255 or 65,535")
+        raise UnreadableImage(_NEGATIVE)
     if values.max(initial=0) > 65_535:
         raise UnreadableImage("its pixels have more than 16 bits; store 8 or 16 bits")
     return values.astype(np.uint16)

@@ -106,6 +106,17 @@ def open_images(
     return replace(images, bands=bands)
 
 
+def check_source(source: str) -> None:
+    """Raise ``DataError`` where a source is empty, or a path that leads nowhere."""
+    if not source.strip():
+        raise DataError(f"the name of the images is empty: give {KINDS}")
+    path = Path(source).expanduser()
+    if source in ("digits", "cifar10") or source.startswith(PREFIX) or path.exists():
+        return
+    if not (is_pattern(source) and path.suffix.lower() in (".tar", ".parquet")):
+        raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
+
+
 def source_name(source: str) -> str:
     """What to call a source: the folder's name, the file's without its ending, the data set's on the Hub."""
     if source in ("digits", "cifar10"):
@@ -122,6 +133,7 @@ def source_name(source: str) -> str:
 def _listing(source: str, splitting: Splitting) -> Listing:
     if source.startswith(PREFIX):
         return list_hugging_face(source, splitting)
+    check_source(source)
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -131,8 +143,6 @@ def _listing(source: str, splitting: Splitting) -> Listing:
                 return list_shards(shards, splitting)
         return list_metadata(path, splitting) or list_folder(path, splitting)
     pattern = is_pattern(source) and suffix in (".tar", ".parquet")
-    if not path.exists() and not pattern:
-        raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
     if path.exists() and not path.is_file():
         raise DataError(f"{printable(source)} is no regular file: give {KINDS}")
     if suffix == ".tar":

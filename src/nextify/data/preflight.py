@@ -21,6 +21,7 @@ from nextify.data.errors import DataError, some
 from nextify.data.images import Images, ImageSet
 from nextify.data.sources.parts import count_classes
 from nextify.paper.recipe import Recipe
+from nextify.system.text import plural
 
 FEW_STEPS = 100
 """A training of fewer optimizer steps learns hardly anything."""
@@ -73,9 +74,10 @@ class Preflight:
         """The main facts, as lines to print."""
         f = self.facts
         size = "of mixed sizes" if f.size is None else f"of {f.size[1]}×{f.size[0]} pixels"
+        each = f"{f.smallest_class[1]:,} to {f.largest_class[1]:,} training images each"
         return [
-            f"{f.train_images:,} images to train on and {f.test_images:,} to test on, {size}",
-            f"{f.classes:,} classes, {f.smallest_class[1]:,} to {f.largest_class[1]:,} training images each",
+            f"{plural(f.train_images, 'image')} to train on and {f.test_images:,} to test on, {size}",
+            f"{plural(f.classes, 'class', 'classes')}, {each}",
         ]
 
     def to_dict(self) -> dict[str, object]:
@@ -106,7 +108,7 @@ def preflight(
     test_counts = np.bincount(images.test.labels, minlength=images.num_classes)
     if recipe.batch_size > train:
         raise DataError(
-            f"a batch of {recipe.batch_size:,} images leaves no step in an epoch of {train:,}: "
+            f"a batch of {plural(recipe.batch_size, 'image')} leaves no step in an epoch of {train:,}: "
             f"set batch_size to at most {train:,}, or leave it to the fit"
         )
     if not len(images.test):
@@ -123,7 +125,8 @@ def preflight(
     if shared is None:
         shared = duplicates(images.train, images.test)
         if shared:
-            notes.append(f"{shared:,} test images are also training images (the same pixels): accuracy is flattered.")
+            count = plural(shared, "test image is also a training image", "test images are also training images")
+            notes.append(f"{count} (the same pixels): accuracy is flattered.")
     untrained = [images.classes[i] for i in np.flatnonzero(counts == 0)]
     facts = DataFacts(
         data=images.name,
@@ -176,7 +179,9 @@ def _test_notes(images: Images, absent: Sequence[str]) -> list[str]:
     count = len(images.test)
     if count < FEW_TEST:
         half = 196 / (2 * count**0.5)  # 95 % of a binomial's mass at an accuracy of one half, in percent
-        notes.append(f"With {count:,} test images, accuracy is known to ±{min(half, 50):.0f} points (95 %) only.")
+        notes.append(
+            f"With {plural(count, 'test image')}, accuracy is known to ±{min(half, 50):.0f} points (95 %) only."
+        )
     if absent and not any("has no images of" in note for note in images.notes):
         notes.append(f"There are no test images of {count_classes(absent)}: accuracy is over the other classes.")
     return notes
@@ -204,7 +209,7 @@ def _recipe_warnings(recipe: Recipe, fitted: Recipe | None, train: int, uses_bat
     warnings = []
     steps = recipe.epochs * (train // recipe.batch_size)
     if steps < FEW_STEPS:
-        warnings.append(f"{steps:,} steps in all teach little: give more --epochs, or a smaller batch_size")
+        warnings.append(f"{plural(steps, 'step')} in all teach little: give more --epochs, or a smaller batch_size")
     if recipe.ema != "off" and 1 / (1 - recipe.ema) > steps / 4:
         warnings.append(
             f"ema={recipe.ema:g} averages over {1 / (1 - recipe.ema):,.0f} of {steps:,} steps, so the result holds "

@@ -16,6 +16,7 @@ from operator import index
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -38,6 +39,8 @@ _LARGEST = 1e6
 """Of a mean and a standard deviation: pixels beyond it would be infinite as a network computes."""
 _FILTER_REACH = 3
 """Pixels to each side of which the widest filter (Lanczos) makes a pixel, in the coarser of the two images."""
+_ADDED_UP_TO = 2**22
+"""Pixels of a resized side up to which the nearest ones are found as Pillow does."""
 WHOLE_UP_TO = 2**22
 """Pixels of a resized image beyond which only its crop is made, so that long, thin images need little memory."""
 
@@ -210,17 +213,24 @@ class Preprocessing:
 
         The image itself is cut first, since Pillow rounds the box it resizes to single precision.
         """
-        kept, cut = [], []
+        kept, cut, nearest = [], [], []
         for start, size, resized, full in (
             (left, self.size[1], across, image.width),
             (top, self.size[0], down, image.height),
         ):
             first, last = max(0, start), min(start + size, resized)
+            if self.interpolation == "nearest":
+                nearest.append(_nearest(full, resized, first, last))
+                continue
             scale = full / resized  # original pixels per resized one
             beside = _FILTER_REACH * max(1.0, scale) + 1
             low, high = max(0, int(first * scale - beside)), min(full, math.ceil(last * scale + beside))
             cut.append((low, high))
             kept.append((first, last - first, first * scale - low, last * scale - low))
+        if nearest:
+            columns, rows = nearest
+            pixels = np.asarray(image)[np.ix_(rows, columns)]
+            return Image.fromarray(pixels), left - max(0, left), top - max(0, top)
         (x, width, *from_to_x), (y, height, *from_to_y) = kept
         image = image.crop((cut[0][0], cut[1][0], cut[0][1], cut[1][1]))
         box = (from_to_x[0], from_to_y[0], from_to_x[1], from_to_y[1])
@@ -257,6 +267,19 @@ def _scale_and_shift(
 ) -> tuple[Tensor, Tensor]:
     m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
     return (1 / (255 * s)).float().repeat(width).to(device), (-m / s).float().repeat(width).to(device)
+
+
+def _nearest(full: int, resized: int, first: int, last: int) -> npt.NDArray[np.int64]:
+    """Which of ``full`` pixels Pillow's nearest filter takes for ``first`` to ``last`` of ``resized``.
+
+    Pillow adds the step up pixel by pixel, which decides ties; beyond ``_ADDED_UP_TO`` they may fall to the neighbour.
+    """
+    step = full / resized
+    if last > _ADDED_UP_TO:
+        places = (np.arange(first, last) + 0.5) * step
+    else:
+        places = np.add.accumulate(np.r_[step / 2, np.full(last - 1, step)])[first:]
+    return np.minimum(places.astype(np.int64), full - 1)
 
 
 def _filter(interpolation: Interpolation) -> Image.Resampling:

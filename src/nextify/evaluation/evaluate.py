@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
+from nextify.system.text import plural
 from nextify.tasks.classification import PLAIN, Classification, Hits, Inference
 from nextify.weights import About, Preprocessing, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated
@@ -99,8 +101,8 @@ def evaluate(
     Args:
         part: the images' test part, their training part, or both.
         class_order: for weights that do not name their classes: ``imagefolder`` (by code point, as torchvision and
-            Hugging Face), ``natural`` (as timm), ``data`` (as the images number them), or the names in the order of the
-            logits, or a file of them.
+            Hugging Face), ``natural`` (as timm), ``data`` (as these images are numbered), or the names in the order of
+            the logits, or a file of them.
         out: a folder for evaluation.json and three pictures.
 
     Raises:
@@ -191,7 +193,8 @@ def name_classes(about: About, images: Images, notes: list[str], order: Order | 
 
 
 def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray[np.int64]:
-    """The bundle's index of each of the images' classes, by name (see ``name_classes`` for weights without names).
+    """The bundle's index of each of the images' classes, by name in any Unicode form (see ``name_classes`` for weights
+    without names).
 
     Raises:
         DataError: the bundle lacks a class or has one twice, or does not name its classes and has another number of
@@ -199,23 +202,25 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
     """
     check_agree(about.preprocessing.bands, images.bands)
     about = name_classes(about, images, notes)
-    twice = repeated(about.classes) & set(images.classes)
+    known, wanted = ([normalize("NFC", name) for name in names] for names in (about.classes, images.classes))
+    twice = repeated(known) & set(wanted)
     if twice:
         raise DataError(
             f"the weights have several classes called {some(sorted(twice))}, so images cannot be matched with "
             f"them: give each class a name of its own with --class-order FILE"
         )
-    place = {name: i for i, name in enumerate(about.classes)}
-    unknown = [name for name in images.classes if name not in place]
+    place = {name: i for i, name in enumerate(known)}
+    unknown = [name for name in wanted if name not in place]
     if unknown:
+        count = plural(len(wanted), "class", "classes")
         raise DataError(
-            f"{images.name} has {len(unknown)} of {images.num_classes} classes that the bundle does not know: "
+            f"{images.name} has {len(unknown)} of {count} that the bundle does not know: "
             f"{some(unknown)}; it knows {some(about.classes)}: rename the folders, or leave those classes out"
         )
-    absent = [name for name in about.classes if name not in images.classes]
+    absent = [name for name in known if name not in wanted]
     if absent:
         notes.append(f"{images.name} has no images of {some(absent)}: accuracy is over the other classes")
-    return np.array([place[name] for name in images.classes], np.int64)
+    return np.array([place[name] for name in wanted], np.int64)
 
 
 def predict_set(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.system.fonts import lettered
+from nextify.system.text import plural
 from nextify.tasks.classification import Classification
 from nextify.tasks.task import MetricSpec
 
@@ -50,7 +51,7 @@ def confusion_picture(found: Evaluation) -> bytes:
     axes.set_xlabel("predicted class", color=SOFT)
     axes.set_ylabel("true class", color=SOFT)
     axes.set_title(
-        f"{_title(found)}\n{Classification.metric_specs[0].text(found.top1)} of {found.images:,} images",
+        f"{_title(found)}\n{Classification.metric_specs[0].text(found.top1)} of {plural(found.images, 'image')}",
         fontsize=10.5,
         loc="left",
         color=INK,
@@ -79,7 +80,7 @@ def reliability_picture(found: Evaluation) -> bytes:
     top.legend(frameon=False, fontsize=8, loc="upper left")
     top.set_title(
         f"{_title(found)}\nexpected calibration error {100 * found.expected_calibration_error:.2f} % "
-        f"({found.images:,} images, {len(found.bins)} bins)",
+        f"({plural(found.images, 'image')}, {plural(len(found.bins), 'bin')})",
         fontsize=10.5,
         loc="left",
         color=INK,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from nextify.study.results import StepResult, StudyResults
 from nextify.study.statistics import binomial_standard_error, holm, seeds_needed, smallest_possible_p
+from nextify.system.text import plural
 
 ABSENT = "–"
 PAPER = "Liu et al., “A ConvNet for the 2020s”, CVPR 2022, arXiv 2201.03545v2"
@@ -123,11 +124,6 @@ def path_title(results: StudyResults) -> str:
 def study_title(results: StudyResults) -> str:
     """The roadmap and the images."""
     return f"{path_title(results)} on {results.study.data.name}"
-
-
-def plural(number: int, noun: str) -> str:
-    """``1 seed``, ``2 seeds``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _seeds_phrase(seeds: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,13 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnusableFolder(f"cannot make {path}: {error.strerror}; choose another --out") from error
+
+
+def check_regular(paths: Iterable[Path]) -> None:
+    """Raise ``UnusableFolder`` for a pipe, socket or device, which might never end to be read."""
+    for path in paths:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UnusableFolder(f"{path} is no regular file: move it elsewhere, or choose another --out")
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:

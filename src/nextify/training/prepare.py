@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from safetensors.torch import save
@@ -208,11 +209,12 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
             have = "names its classes" if classes else f"has {about.num_classes} classes, not {images.num_classes}"
             raise RequestError(f"{request.weights} {have}: leave --class-order {order} out")
         classes = in_order(images.classes, order)
-    if sorted(classes) == sorted(images.classes) and len(set(classes)) == len(classes):
-        rows = [classes.index(name) for name in images.classes]
+    theirs, ours = ([normalize("NFC", name) for name in names] for names in (classes, images.classes))
+    if sorted(theirs) == sorted(ours) and len(set(theirs)) == len(theirs):
+        rows = [theirs.index(name) for name in ours]
         for name in ("head.classifier.weight", "head.classifier.bias"):
             state[name] = state[name][rows]
-        moved = "" if classes == images.classes else ", its outputs put into the images' order"
+        moved = "" if theirs == ours else ", its outputs put into the images' order"
         notes.append(f"the classes are those of the weights: their classifier is kept{moved}")
     else:
         if not classes and about.num_classes == images.num_classes:

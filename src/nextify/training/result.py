@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 
-from nextify.system.files import parse_json
+from nextify.system.files import check_regular, parse_json
 from nextify.training.records import Entry
 from nextify.training.trainer import metric_specs
 from nextify.training.trial import VERSION, Trial
@@ -119,7 +119,8 @@ def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
 
 
 def _read_object(path: Path) -> dict[str, object]:
-    """The JSON object in a file; empty where there is none."""
+    """The JSON object in a file; empty where there is none. Raises ``UnusableFolder`` for a pipe or device."""
+    check_regular([path])
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -30,7 +30,7 @@ from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
-from nextify.system.files import UnusableFolder, write_bytes_atomic, write_json_atomic
+from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
@@ -195,8 +195,9 @@ def taken(folder: Path) -> Iterator[None]:
     """Hold the folder for this process alone; the system frees it when the process dies.
 
     Raises:
-        UnusableFolder: another process has it.
+        UnusableFolder: another process has it, or it holds a pipe or device.
     """
+    check_regular(folder.iterdir())
     try:
         import fcntl
     except ImportError:  # Windows: no lock, the user's care

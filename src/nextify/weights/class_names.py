@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
+from unicodedata import normalize
 
 from nextify.system.files import parse_json, write_text_atomic
 from nextify.weights.naming import WeightsError
@@ -47,13 +48,22 @@ def in_order(classes: Sequence[str], order: Order | None = None) -> tuple[str, .
         listed = f"#{place} is " + ", ".join(f"{names[place]!r} by {name}" for name, names in orders.items())
     elif tied := [pair for pair in pairwise(orders["natural"]) if _natural(pair[0])[0] == _natural(pair[1])[0]]:
         listed = f"timm does not tell {tied[0][0]!r} from {tied[0][1]!r}"
+    elif moved := _moved_by_form(orders["natural"]):
+        listed = f"{moved!r} comes elsewhere in another Unicode form"
     else:
         return tuple(classes)
     raise WeightsError(
         f"the weights do not name their classes, and libraries order these differently ({listed}): give "
-        f"--class-order {'|'.join(orders)}|FILE (imagefolder: torchvision, Hugging Face; natural: timm; FILE: one "
-        f"class per line), or put such a {CLASSES_FILE} beside the weights"
+        f"--class-order {'|'.join(orders)}|FILE (imagefolder: torchvision, Hugging Face; natural: timm; "
+        f"{'data: as these images are numbered; ' if 'data' in orders else ''}FILE: one class per line), or put such a "
+        f"{CLASSES_FILE} beside the weights"
     )
+
+
+def _moved_by_form(names: Sequence[str]) -> str | None:
+    """The first of sorted names whose place depends on how its accents are composed; macOS and Linux differ in that."""
+    forms = [sorted(names, key=lambda name: _natural(normalize(form, name))) for form in ("NFC", "NFD")]
+    return next((names[0] for names in zip(names, *forms, strict=True) if len({*names}) > 1), None)
 
 
 def _natural(name: str) -> tuple[tuple[str | int, ...], str]:

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from operator import itemgetter
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from nextify.data.sources.parts import (
     kind_of,
     looks_like_part,
     natural,
+    own_words,
 )
+from nextify.system.text import plural
 
 OTHER_FORMATS = frozenset(
     {".jp2", ".j2k", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".tga", ".dcm", ".nii", ".exr"}
@@ -62,6 +65,8 @@ class _Walk:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.left_out: dict[str, list[str]] = defaultdict(list)
+        self.empty: set[str] = set()
+        """Class folders without an image."""
 
     def leave(self, files: Iterable[tuple[str, str]], reason: str = "") -> None:
         for name, own in files:
@@ -92,7 +97,40 @@ class _Walk:
             there = {r: n for r, n in self.left_out.items() if any(f.startswith(f"{prefix}{empty[0]}/") for f in n)}
             hint = f" (there are {some([f'{len(n):,} {r}' for r, n in there.items()])})" if there else ""
             raise DataError(f"{shown} has {count_classes(empty)} without images{hint}: add some, or move it elsewhere")
+        self.empty.update(empty)
         return [(file, name) for name, files in by_class.items() for file in files]
+
+    def parts_within(self, rows: _Rows, where: str, *, to_train: bool) -> tuple[Parts | None, list[_Rows]]:
+        """The rows by part, where each class folder holds parts (``cat/train/1.png``); else all of them as one.
+
+        Raises:
+            DataError: some classes hold parts and others do not; class folders in the parts.
+        """
+        places = [file.split("/", 2) for file, _ in rows]
+        parts_of = [place[1] if len(place) == 3 and is_part_folder(place[1]) else "" for place in places]
+        of_class: dict[str, set[str]] = defaultdict(set)
+        for place, part in zip(places, parts_of, strict=True):
+            of_class[place[0]].add(part)
+        held = [name for name, own in of_class.items() if len({kind_of(part) for part in own if part}) > 1]
+        if not held and "" in parts_of:
+            return None, [rows]
+        if odd := ["/".join(place) for place, part in zip(places, parts_of, strict=True) if not part]:
+            raise DataError(
+                f"{where} has class folders with parts in them ({some(list(map(shown_folder, held)))}) and "
+                f"{plural(len(odd), 'image')} in none ({some(odd)}): move these into parts too, or elsewhere"
+            )
+        if all("/" in place[2] for place in places):
+            raise DataError(
+                f"{where} holds several data sets, {some([shown_folder(name) for name in of_class])}, each with parts "
+                f"of class folders: give one of them"
+            )
+        parts = choose_parts({*parts_of}, where, _shown_within, to_train=to_train)
+        by_part: dict[str, _Rows] = {part: [] for part in (*parts.used, *parts.unused)}
+        for row, part in zip(rows, parts_of, strict=True):
+            by_part[part].append(row)
+        for part in parts.unused:
+            self.leave((file, f"in {_shown_within(part)}, which is not used") for file, _ in by_part[part])
+        return parts, [by_part[part] for part in parts.used]
 
     def _no_images(self, folder: Path, shown: str) -> str:
         files = files_in(folder)
@@ -117,20 +155,30 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     folders = data_folders(root)
     named = part_folders(root, folders)
     notes = []
+    shown = shown_folder
     parts: Parts | None = None
     below = [""]
     if named:
         parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train)
         below = [_inner(root, name) for name in parts.used]
         walk.leave(_beside(root, {*parts.used}, {*below}, parts.unused))
+        if odd := [shown_folder(name) for name in named if not is_part_folder(name)]:
+            notes.append(f"By {'its name' if len(odd) == 1 else 'their names'}, {some(odd)} hold parts and no classes.")
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
         parts = Parts(None, root.name)
     elif taken := [name for name in folders if is_part_folder(name)]:
         notes.append(f"{some(list(map(shown_folder, taken)))} holds images and no class folders, so it is a class.")
+    elif len({*map(kind_of, taken := list(filter(kind_of, folders)))}) > 1:
+        notes.append(f"{some(list(map(shown_folder, taken)))} hold no common class folders, so they are classes.")
     trains = parts is None or parts.train is not None
     rows = [walk.part(name, to_train=trains and i == 0 and splitting.to_train) for i, name in enumerate(below)]
     if splitting.to_train and len({name for _, name in rows[0]}) == 1:
         raise DataError(_one_class(root / below[0], str(rows[0][0][1])))
+    if not named:
+        within, rows = walk.parts_within(rows[0], where, to_train=splitting.to_train)
+        if within is not None:
+            parts, shown, trains = within, _shown_within, within.train is not None
+            notes.append(f"The class folders hold parts: {some([shown(part) for part in within.used])}.")
     # One class however its name is composed: macOS and Linux write é differently.
     classes: dict[str, str] = {}
     for _, name in (row for part in rows for row in part if row[1] is not None):
@@ -140,6 +188,8 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     def numbered(row: tuple[str, str | None]) -> tuple[str, int]:
         return row[0], UNLABELLED if row[1] is None else number[unicodedata.normalize("NFC", row[1])]
 
+    if empty := sorted(walk.empty - {*classes.values()}, key=natural):
+        notes.append(f"There are no images in {some(list(map(shown_folder, empty)))}.")
     images = [row for part in rows for row in sorted(map(numbered, part), key=itemgetter(1))]
     found = Found(
         where=where,
@@ -148,7 +198,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         classes=tuple(classes.values()),
         parts=parts,
         train_count=len(rows[0]) if trains else 0,
-        shown=shown_folder,
+        shown=shown,
         notes=notes,
         left_out=walk.left_out,
     )
@@ -213,13 +263,27 @@ def data_folders(root: Path) -> list[str]:
 
 
 def part_folders(root: Path, folders: list[str]) -> list[str]:
-    """Which of a folder's folders are parts: all, or those that are called so and hold class folders."""
-    kinds = {kind_of(name) for name in folders}
-    holding = [name for name in folders if kind_of(name) and subfolders(root / name)]
+    """Which of a folder's folders are parts: all, or those that are called so and hold class folders.
+
+    Raises:
+        DataError: they may as well be classes, such as ``training shoes/`` and ``test tube/`` with common subfolders.
+    """
     if folders and all(map(is_part_folder, folders)):
         return folders
-    if holding and None not in kinds and len(kinds) > 1:
-        return folders  # such as cats_train and cats_test
+    inner = {name: {*data_folders(root / name)} for name in folders if kind_of(name)}
+    holding = [name for name, within in inner.items() if within]
+    if len({kind_of(name) for name in inner}) > 1:
+        pairs = combinations(inner, 2)
+        common = any(inner[one] & inner[other] for one, other in pairs if kind_of(one) != kind_of(other))
+        own = {own_words(name) for name in inner}
+        # Such as cats_train and cats_test; or train and cats_val.
+        if len(inner) == len(folders) and (len(own) == 1 or (common and len(own - {frozenset()}) == 1)):
+            return folders
+        if common and not any(map(is_part_folder, holding)):
+            raise DataError(
+                f"{printable(str(root))} has {some(list(map(shown_folder, inner)))}, which may be parts or classes: "
+                f"rename parts to train, val and test; of classes, move the images out of the folders within"
+            )
     if any(map(is_part_folder, holding)):
         return [name for name in folders if is_part_folder(name) or looks_like_part(name)]
     if any(map(looks_like_part, folders)) and all(kind_of(name) or looks_like_part(name) for name in folders):
@@ -272,6 +336,11 @@ def _one_class(folder: Path, only: str) -> str:
 def shown_folder(part: str) -> str:
     """A part that is a folder, as a message has it."""
     return f"{part}/"
+
+
+def _shown_within(part: str) -> str:
+    """A part that is a folder within each class folder, as a message has it."""
+    return f"*/{part}/"
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:

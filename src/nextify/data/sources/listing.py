@@ -20,6 +20,7 @@ from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError, some
 from nextify.data.images import Labels
 from nextify.data.sources.parts import Parts, as_split, count_classes, natural
+from nextify.system.text import plural
 
 Indices = npt.NDArray[np.int64]
 LeftOut = Mapping[str, Sequence[str]]
@@ -145,8 +146,8 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         place = "The part set apart" if tested_part is None else shown(tested_part)
         said.append(f"{place} has no images of {count_classes(absent)}: accuracy is over the other classes.")
     if found.groups is not None and (both := {found.groups[i] for i in train} & {found.groups[i] for i in test} - {""}):
-        said.append(f"{len(both):,} groups have images to train on and to test on, so accuracy is flattered: "
-                    f"{some(sorted(both, key=natural))}.")  # fmt: skip
+        said.append(f"{plural(len(both), 'group has', 'groups have')} images to train on and to test on, "
+                    f"so accuracy is flattered: {some(sorted(both, key=natural))}.")  # fmt: skip
     if found.groups is not None and (alone := sum(not name for name in found.groups)):
         said.append(f"{alone:,} of {len(found.groups):,} images name no group: each is a group of its own.")
     return Listing(classes, found.images, labels, train, test, tuple(said), found.undecoded_note, left)
@@ -157,11 +158,12 @@ def _refuse_unlabelled(found: Found, missing: list[int]) -> None:
         return
     if found.rows is None:
         names = some([found.images.names[i] for i in missing])
-        raise DataError(f"{len(missing):,} of {len(found.labels):,} images have no label: {names}; {found.remedy}")
+        images = plural(len(found.labels), "image has", "images have")
+        raise DataError(f"{len(missing):,} of {images} no label: {names}; {found.remedy}")
     marks = some(sorted({repr(found.labels[i]) for i in missing if found.labels[i]}))
     raise DataError(
-        f"{len(missing):,} rows of {found.where} have no label{f' ({marks})' if marks else ''}: "
-        f"row {some([f'{found.rows[i]:,}' for i in missing])}; {found.remedy}"
+        f"{plural(len(missing), f'row of {found.where} has', f'rows of {found.where} have')} no label"
+        f"{f' ({marks})' if marks else ''}: row {some([f'{found.rows[i]:,}' for i in missing])}; {found.remedy}"
     )
 
 
@@ -191,9 +193,8 @@ def split_train(
     if not chosen.any():
         raise DataError("every class has one image, so none is left to test on: add images, or a val/ folder")
     train, test = among[~chosen], among[chosen]
-    note = (
-        f"{len(test):,} of {len(among):,} images ({fraction:.0%} of each class, seed {seed}) are set apart to test on."
-    )
+    images = plural(len(among), "image")
+    note = f"{len(test):,} of {images} ({fraction:.0%} of each class, seed {seed}) are set apart to test on."
     return train, test, note
 
 
@@ -285,7 +286,7 @@ def number_labels(
 def _said_of(left_out: LeftOut) -> list[str]:
     told = {reason: len(names) for reason, names in left_out.items() if names and not _EXPECTED.fullmatch(reason)}
     reasons = "; ".join(f"{count:,} {reason}" for reason, count in told.items())
-    return [f"{sum(told.values()):,} files are left out: {reasons}."] if told else []
+    return [f"{plural(sum(told.values()), 'file is', 'files are')} left out: {reasons}."] if told else []
 
 
 def _said_of_classes(classes: Sequence[str]) -> list[str]:

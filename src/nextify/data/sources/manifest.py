@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -20,11 +21,12 @@ from typing import Any
 
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, printable, reading_of, some
-from nextify.data.sources.folder import data_folders, files_in, part_folders, reason_of
+from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import choose_parts, kind_of
 from nextify.system.files import parse_json
+from nextify.system.text import plural
 
 TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -44,6 +46,11 @@ FLAGS = {f"is_{word}": kind for word, kind in (("valid", "val"), ("val", "val"),
 _YES, _NO = {"true", "1", "1.0", "yes", "t", "y"}, {"false", "0", "0.0", "no", "f", "n", ""}
 _UNUSED = ("fold", "folds", "kfold")
 """Columns that may divide the rows and are not used."""
+_SHOWN = re.compile(
+    r"(patient|subject|person|participant|individual|animal|plant|tree|specimen|slide|camera|device|station|site|location"
+    r"|video|clip|scene|sequence|session|series|study)s?[ _-]?(id|nr|no|number|name|key|uid)?"
+)
+"""Columns that may say what an image shows, as a column ``group`` does."""
 _WANTED = (*NEEDED, "group", *SPLITS, *FLAGS, *_UNUSED)
 
 
@@ -62,7 +69,14 @@ class Table:
 
 def list_manifest(path: Path, splitting: Splitting) -> Listing:
     """The images of a manifest. Looks at no image. Raises ``DataError``."""
-    return _list(path.parent, printable(path.name), read_table(path), splitting, {os.path.normpath(path)})
+    table = read_table(path)
+    folders = {os.path.normpath(os.path.join(path.parent, place)) for place in {*map(os.path.dirname, table.paths)}}
+    beside = (
+        (os.path.join(folder, name), reason_of(name))
+        for folder in filter(os.path.isdir, sorted(folders))
+        for name in files_in(Path(folder), hidden=True)
+    )
+    return _list(path.parent, printable(path.name), table, splitting, [path.name], beside)
 
 
 def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
@@ -93,17 +107,32 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
 
     table = Table(*(joined(column.name) for column in fields(Table)))
     table = replace(table, notes=[f"The labels are those of {some(own)}.", *dict.fromkeys(table.notes)])
-    return _list(root, printable(str(root)), table, splitting, {os.path.normpath(root / file) for file in own})
+    beside = ((os.path.normpath(os.path.join(root, name)), reason) for name, reason in files_below(root, every=True))
+    return _list(root, printable(str(root)), table, splitting, own, beside)
 
 
-def _list(root: Path, where: str, table: Table, splitting: Splitting, own: set[str]) -> Listing:
+def _list(
+    root: Path,
+    where: str,
+    table: Table,
+    splitting: Splitting,
+    own: Sequence[str],
+    beside: Iterable[tuple[str, str]],
+) -> Listing:
+    """``own``: names of the tables; ``beside``: paths that the table might list, and why each is no image."""
     if not table.paths:
         raise DataError(f"{where} has no rows: it needs one for each image")
     if pathless := [f"{row:,}" for path, row in zip(table.paths, table.rows, strict=True) if not path.strip()]:
-        raise DataError(f"{len(pathless):,} rows of {where} have no path: row {some(pathless)}; "
+        raise DataError(f"{plural(len(pathless), f'row of {where} has', f'rows of {where} have')} no path: "
+                        f"row {some(pathless)}; "
                         f"fill them in or leave those rows out")  # fmt: skip
     entries = range(len(table.paths))
-    left = _unlisted(root, table.paths, own, where)
+    listed = {os.path.normpath(os.path.join(root, path)) for path in {*own, *table.paths}}
+    left: dict[str, list[str]] = {}
+    for path, reason in beside:
+        if path not in listed:
+            left.setdefault(reason or f"images that {where} does not list", []).append(os.path.relpath(path, root))
+    groups = table.groups and ["" if no_label(group) else group.strip() for group in table.groups]
     parts, chosen, train_count = None, list(entries), len(entries)
     if table.splits is not None:
         splits = [split.strip().lower() for split in table.splits]
@@ -121,25 +150,13 @@ def _list(root: Path, where: str, table: Table, splitting: Splitting, own: set[s
         labels=[table.labels[i] for i in chosen],
         parts=parts,
         train_count=train_count,
-        groups=None if table.groups is None else [table.groups[i].strip() for i in chosen],
+        groups=groups and [groups[i] for i in chosen],
         rows=[table.rows[i] for i in chosen],
         remedy="fill them in or leave those rows out",
         notes=table.notes,
         left_out=left,
     )
     return arrange(found, splitting)
-
-
-def _unlisted(root: Path, paths: Sequence[str], own: set[str], where: str) -> dict[str, list[str]]:
-    """Files in the folders of the images that the manifest does not list, by reason."""
-    listed = {os.path.normpath(os.path.join(root, path)) for path in set(paths)}
-    left: dict[str, list[str]] = {}
-    for folder in filter(os.path.isdir, sorted({os.path.dirname(path) for path in listed})):
-        for name in files_in(Path(folder), hidden=True):
-            if (path := os.path.join(folder, name)) not in listed | own:
-                reason = reason_of(name) or f"images that {where} does not list"
-                left.setdefault(reason, []).append(os.path.relpath(path, root))
-    return left
 
 
 def read_table(path: Path) -> Table:
@@ -275,6 +292,11 @@ def _table(
             said.append(f"The column {name} says which rows to train on and which to test on.")
     labels = [label.strip() for label in cells[columns["label"]]]
     groups = cells[columns["group"]] if "group" in columns else None
+    if groups is None and (shows := [name.strip() for name in names if _SHOWN.fullmatch(name.strip().lower())]):
+        said.append(
+            f"The column {some(shows)} is not used, so images of one {printable(shows[0])} may be trained on and "
+            f"tested on: call the column group to keep them on one side."
+        )
     return Table(cells[columns["path"]], labels, splits, groups, rows, said)
 
 
@@ -322,8 +344,9 @@ def _columns(where: str, names: Sequence[str]) -> dict[str, int]:
     missing = [name for name in NEEDED if name not in columns]
     if missing:
         there = some([name.strip() for name in names]) or "none"
+        wanted = " and ".join(f"{name} (or {', '.join(ALIASES[name])})" for name in NEEDED)
         raise DataError(f"{where} has no column {' and no column '.join(missing)} (its columns: {there}): "
-                        f"the first line names path, label and, if wanted, split")  # fmt: skip
+                        f"the first line names {wanted}, and split if wanted")  # fmt: skip
     lower = [name.strip().lower() for name in names if name.strip()]
     if len(set(lower)) < len(lower):
         raise DataError(f"{where} names a column twice ({some(list(names))}): name each once")

@@ -48,7 +48,12 @@ def kind_of(name: str) -> Kind | None:
 
 def is_part_folder(name: str) -> bool:
     """Whether a folder's name says a part and nothing else."""
-    return kind_of(name) is not None and all(word in WORDS or word in _NEUTRAL for word in _words(name))
+    return kind_of(name) is not None and not own_words(name)
+
+
+def own_words(name: str) -> frozenset[str]:
+    """What a name says beside its part: ``cats`` of ``cats_train``."""
+    return frozenset(word for word in _words(name) if word not in WORDS and word not in _NEUTRAL)
 
 
 def looks_like_part(name: str) -> bool:

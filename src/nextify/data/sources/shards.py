@@ -18,6 +18,7 @@ from nextify.data.errors import DataError, printable, some
 from nextify.data.sources.folder import files_below, is_image
 from nextify.data.sources.listing import LeftOut
 from nextify.data.sources.parts import Parts, choose_parts, kind_of, looks_like_part, natural
+from nextify.system.text import plural
 
 CLASSES_FILE = "classes.txt"
 """Names of numbered labels, beside tar shards."""
@@ -86,7 +87,8 @@ def shards_of(pattern: str, *, to_train: bool = True) -> Shards:
     paths = [Path(path) for each in expanded for path in _matches(each)]
     if missing := [path.name for path in paths if not path.is_file()]:
         raise DataError(
-            f"{len(missing):,} of {len(paths):,} files that {printable(pattern)} names are not there: {some(missing)}; "
+            f"{len(missing):,} of {plural(len(paths), 'file')} that {printable(pattern)} names "
+            f"{'is' if len(missing) == 1 else 'are'} not there: {some(missing)}; "
             f"correct the pattern or put them there"
         )
     root = Path(os.path.commonpath([path.parent for path in paths]))
