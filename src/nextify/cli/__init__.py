@@ -192,10 +192,13 @@ def _explain_os(error: OSError) -> str:
 def _is_ours(error: Exception) -> bool:
     """Whether nextify raised the error on purpose: one of our classes, or a built-in one raised in our code.
 
-    A wrong key or value that surfaces inside another library is a bug and needs its traceback.
+    A wrong key or value that surfaces inside another library is a bug and needs its traceback, and so does a failed
+    import, unless it is of an extra, for which there are classes of ours.
     """
     if type(error).__module__.startswith("nextify"):
         return True
+    if isinstance(error, ImportError):
+        return False
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

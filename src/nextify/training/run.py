@@ -109,6 +109,7 @@ def run_trial(
                 lambda: records.track(open_trackers(track, folder, trial.fingerprint, trial.to_dict(), trainer.step))
             )
             final = run_steps(trainer, records, on_progress, should_stop)
+            temperature = trainer.temperature()
         except (TrainingStopped, TrainingDiverged):
             raise
         except (RuntimeError, MemoryError) as error:
@@ -131,7 +132,7 @@ def run_trial(
                 f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, torch "
                 f"{place['torch']}, {result.seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
             )
-            _save_network(weights, trial, images, result, name, source, licence, provenance)
+            _save_network(weights, trial, images, result, temperature, name, source, licence, provenance)
             content = {
                 "version": VERSION,
                 **result.to_dict(),
@@ -225,6 +226,7 @@ def _save_network(
     trial: Trial,
     images: Images,
     result: Result,
+    temperature: float,
     name: str,
     source: str,
     licence: str,
@@ -244,6 +246,7 @@ def _save_network(
     if isinstance(trial.design, Design):
         about = About(
             *(trial.design, images.num_classes, 3, name, images.classes, preprocessing, trial.recipe, metrics),
+            temperature=temperature,
             licence=licence,
             source=source,
         )
@@ -256,6 +259,7 @@ def _save_network(
         "classes": images.classes,
         "preprocessing": preprocessing.to_dict(),
         "recipe": trial.recipe.to_dict(),
+        "temperature": temperature,
         "metrics": [asdict(metric) for metric in metrics],
         "source": source,
         "weights_sha256": hashlib.sha256(data).hexdigest(),
