@@ -128,8 +128,8 @@ def test_options_that_cannot_be(arguments: tuple[str, ...], message: str, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("predict", ".", "x.png", "--top", "a"), "--top: a whole number wanted, got 'a'; see nextify predict --help"),
-        (("compare", "--minutes", "long"), "--minutes: a number wanted, got 'long'; see nextify compare --help"),
+        (("predict", ".", "x.png", "--top", "a"), "--top: INT wanted, got 'a'; see nextify predict --help"),
+        (("compare", "--minutes", "long"), "--minutes: FLOAT wanted, got 'long'; see nextify compare --help"),
         (("compare", "--minutes", "0"), "--minutes must be above 0"),
         (("compare", "--sizes", "224", "0"), "--sizes must be one value or more, each a whole number at least 1"),
         (("compare", "--rounds", "-1"), "--rounds must be 1 or more"),

@@ -153,6 +153,8 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
         text = re.sub(
             r"(?: Argument helptext: .*)? (?:For full helptext, run|see):?(?= nextify)", "; see", " ".join(words)
         )
+        text = re.sub(r"invalid literal for int\(\) with base 10:", "INT wanted, got", text)
+        text = text.replace("could not convert string to float:", "FLOAT wanted, got")
         raise OptionError(
             re.sub(
                 r"no type matching \{?((?<=\{)[^}]*|\S+)\}? .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text

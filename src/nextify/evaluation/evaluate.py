@@ -151,7 +151,6 @@ def evaluate(
     about = name_classes(loaded.about, images, notes, order)
     labels_of = match_classes(about, images, notes)
     inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
-    notes += inference.notes
     model = loaded.model.to(device)
     install(model, kernels)
     sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
@@ -189,7 +188,7 @@ def evaluate(
         confusion=tuple(map(tuple, counts.tolist())),
         mistakes=mistakes,
         precision="bf16" if inference.bf16 else "fp32",
-        notes=tuple(notes),
+        notes=(*notes, *inference.notes),
         environment={**describe(), "device": device},
         temperature=temperature,
         uncalibrated_error=plain_error,

@@ -117,7 +117,7 @@ def curves_picture(
 
 
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
-    """The worst mistakes as a contact sheet: each with its file, the predicted class, its probability and the true one."""
+    """The worst mistakes as a contact sheet: each with its file, what it was taken for, and what it is."""
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
     figure = _figure(max(4.5, 1.75 * columns), 0.6 + 2.3 * rows)
