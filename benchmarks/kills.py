@@ -34,6 +34,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from safetensors import safe_open
 
 import nextify.cli
@@ -55,16 +57,18 @@ DIFFERS = (
 )
 """Keys of JSON files that differ between two undisturbed runs."""
 NETWORK = ("--set", "depths=1,1", "--set", "widths=8,16", "--set", "stage_strides=1,2", "--set", "stem=patchify4")
+COMMON = ("--scale", "tiny", "--device", "cpu", "--threads", "1", "--checkpoint-seconds", "0")
 TRAINING = (
-    *("train", "convnext_atto", "--data", "digits", "--scale", "tiny", "--device", "cpu", "--threads", "1", *NETWORK),
-    *("--epochs", "3", "--set", "batch_size=32", "--set", "ema=0.9", "--set", "mixing.mixup=0.8"),
-    *("--set", "calibration=0.1", "--checkpoint-seconds", "0"),
+    *("train", "convnext_atto", *COMMON, *NETWORK, "--epochs", "6", "--evaluations", "1", "--set", "batch_size=8"),
+    *("--set", "ema=0.9", "--set", "mixing.mixup=0.8", "--set", "calibration=0.2"),
 )
 STUDY = (
-    *("roadmap", "--data", "digits", "--scale", "tiny", "--device", "cpu", "--threads", "1", "--seeds", "1"),
-    *("--epochs", "1", "--steps", "baseline", "separate_downsampling", "--side-by-side", "1"),
-    *("--checkpoint-seconds", "0"),
+    *("roadmap", *COMMON, "--seeds", "1", "--epochs", "1", "--steps", "baseline", "separate_downsampling"),
+    *("--side-by-side", "1"),
 )
+EVALUATION = ("--device", "cpu", "--threads", "1")
+PER_CLASS = 40
+"""Images of each of two classes."""
 
 
 @dataclass
@@ -80,8 +84,19 @@ class Case:
     """Whether a life goes on where the last one stopped; otherwise it begins again."""
 
 
-def command(*arguments: str) -> Callable[[Path], int]:
-    return lambda out: nextify.cli.main([*arguments, "--out", str(out)])
+def make_images(folder: Path) -> Path:
+    """An image folder of two classes, told apart by their brightness."""
+    random = np.random.default_rng(0)
+    for number, name in enumerate(("bright", "dark")):
+        (folder / name).mkdir(parents=True)
+        for i in range(PER_CLASS):
+            pixels = random.integers(0, 160, (16, 16, 3)) + 90 * (1 - number)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def command(data: Path, *arguments: str) -> Callable[[Path], int]:
+    return lambda out: nextify.cli.main([*arguments, "--data", str(data), "--out", str(out)])
 
 
 def report_of(results: Path) -> Callable[[Path], int]:
@@ -118,8 +133,6 @@ def fork(case: Case, out: Path, log: Path) -> list[int]:
                 world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
                 os.environ |= {name: str(value) for name, value in world.items()} | {"MASTER_ADDR": "127.0.0.1"}
             code = case.run(out)
-            sys.stdout.flush()
-            sys.stderr.flush()
         except KeyboardInterrupt:  # before or after the command's own handling
             code = 130
         except SystemExit as end:
@@ -128,8 +141,9 @@ def fork(case: Case, out: Path, log: Path) -> list[int]:
             import traceback
 
             traceback.print_exc()
-            sys.stderr.flush()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
     return pids
 
@@ -284,18 +298,20 @@ def main() -> None:
     chance, until = random.Random(options.seed), time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for name, run in (("bundle", command(*TRAINING)), ("study", command(*STUDY))):
+        data = make_images(root / "images")
+        training, study = command(data, *TRAINING), command(data, *STUDY)
+        for name, run in (("bundle", training), ("study", study)):
             codes = ended(fork(Case(name, 0, run), root / name, root / f"{name}.log"))
             if set(codes.values()) != {0}:
-                raise SystemExit((root / f"{name}.log").read_text()[-3000:])
+                raise SystemExit(f"{name} does not run: {codes} {(root / f'{name}.log').read_text()[-3000:]}")
         (bundle,) = (root / "bundle").glob("*/bundle")
-        evaluation = ("evaluate", str(bundle), "--data", "digits", "--device", "cpu", "--threads", "1")
+        evaluation = command(data, "evaluate", str(bundle), *EVALUATION)
         cases = [
-            Case("training", 0.45, command(*TRAINING)),
-            Case("training, 2 processes", 0.15, command(*TRAINING), processes=2),
-            Case("study", 0.15, command(*STUDY)),
-            Case("evaluation", 0.1, command(*evaluation), resumes=False),
-            Case("evaluation, 2 processes", 0.05, command(*evaluation), processes=2, resumes=False),
+            Case("training", 0.5, training),
+            Case("training, 2 processes", 0.15, training, processes=2),
+            Case("study", 0.1, study),
+            Case("evaluation", 0.12, evaluation, resumes=False),
+            Case("evaluation, 2 processes", 0.03, evaluation, processes=2, resumes=False),
             Case("report", 0.1, report_of(root / "study" / "results.json"), resumes=False),
         ]
         rows = []

@@ -31,6 +31,7 @@ from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, write_bytes_atomic, write_json_atomic
+from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
@@ -91,6 +92,9 @@ def run_trial(
                 folder.mkdir(parents=True, exist_ok=True)
                 opened.enter_context(taken(folder))
                 _clear_damaged(folder, warn)
+            elif any(folder.glob("checkpoint.pt*")):  # it was killed after its result, before it had removed them
+                with contextlib.suppress(UnusableFolder), taken(folder):
+                    remove_checkpoint(folder / "checkpoint.pt")
             return done
 
         done = processes.from_first(begin)
