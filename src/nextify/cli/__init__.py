@@ -149,7 +149,7 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
         if not end.code:
             raise
         box = said.getvalue().partition("\n")[2]  # without its title
-        words = [word for word in box.split() if not set(word) <= set("│╭╮╰╯├┤─")]
+        words = [word for word in box.split() if not set(word) <= set("│╭╮╰╯├┤─") and not re.fullmatch("-{9,}", word)]
         text = re.sub(
             r"(?: Argument helptext: .*)? (?:For full helptext, run|see):?(?= nextify)", "; see", " ".join(words)
         )
