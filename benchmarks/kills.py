@@ -269,6 +269,10 @@ def measure(case: Case, kills: int, root: Path, chance: random.Random, until: fl
             shutil.rmtree(out)
             number, reached = number + 1, 0
         counts["lives"] += 1
+        if counts["lives"] % 20 == 0:
+            print(
+                f"{case.name}: {counts['kills']} kills, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True
+            )
     signals = {how.name: counts[how.name] for how in SIGNALS}
     return {
         "case": case.name, "processes": case.processes, "kills": counts["kills"], **signals,

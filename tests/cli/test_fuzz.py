@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -48,7 +48,14 @@ def cases(few: int, many: int) -> Any:
 def fuzzed(cases: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], None]:
     """Run a function on ``cases`` examples of the strategies."""
     health = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
-    wanted = settings(max_examples=cases, deadline=None, suppress_health_check=health, database=None, derandomize=True)
+    wanted = settings(
+        max_examples=cases,
+        deadline=None,
+        suppress_health_check=health,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],  # a failure is shown as it was found: shrinking it takes minutes
+    )
     return lambda function: wanted(given(**strategies)(function))()
 
 
