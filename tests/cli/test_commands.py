@@ -17,6 +17,7 @@ import pytest
 import nextify
 import nextify.cli
 from nextify.cli import COMMANDS, main
+from nextify.training.tracking import MissingTracker
 from tests.helpers import Captured
 
 
@@ -205,7 +206,7 @@ def test_errors_and_their_exit_codes(
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("no step 'x'; there are y"), ValueError("give seeds"), ImportError("pip …")]
+    "error", [KeyError("no step 'x'; there are y"), ValueError("give seeds"), MissingTracker("pip …")]
 )
 def test_plain_errors_that_our_code_raises_are_a_line(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -216,7 +217,13 @@ def test_plain_errors_that_our_code_raises_are_a_line(
 
 @pytest.mark.parametrize(
     ("error", "module"),
-    [(KeyError("x"), "nextify.study"), (ValueError("bad shape in here"), "torch"), (RuntimeError("bug"), "nextify")],
+    [
+        (KeyError("x"), "nextify.study"),
+        (ValueError("bad shape in here"), "torch"),
+        (RuntimeError("bug"), "nextify"),
+        (ImportError("cannot import name 'x' from 'nextify.y'"), "nextify.study"),
+        (ModuleNotFoundError("No module named 'torch'"), "nextify.study"),
+    ],
 )
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, error: Exception, module: str) -> None:
     with pytest.raises(type(error)):

@@ -113,11 +113,35 @@ def test_every_option_takes_a_value_or_says_in_a_line_why_not(
         (("--set", "kernel_size=True"), "--set kernel_size must be an odd whole number"),
         (("--set", "rand_augment=-5"), "--set rand_augment.magnitude must be a number at least 0"),
         (("--set", "optimizer.betas=1,1"), "--set optimizer.betas must be two numbers"),
+        *((("--licence", text), "--licence must be an SPDX") for text in ("", " ", "a b", "mit\nx", "«mit»")),
+        (("--set", "calibration=0.9"), "--set calibration must be a number above 0 and at most 0.5 or off"),
         (("--set", "progressive_resizing=7"), "--set progressive_resizing must be a number above 0 and below 1 or off"),
     ],
 )
 def test_options_that_cannot_be(arguments: tuple[str, ...], message: str, capsys: Captured, tmp_path: Path) -> None:
     assert main(["train", *NEEDED["train"], "--out", str(tmp_path), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", ".", "x.png", "--top", "a"), "--top: INT wanted, got 'a'; see nextify predict --help"),
+        (("compare", "--minutes", "long"), "--minutes: FLOAT wanted, got 'long'; see nextify compare --help"),
+        (("compare", "--minutes", "0"), "--minutes must be above 0"),
+        (("compare", "--sizes", "224", "0"), "--sizes must be one value or more, each a whole number at least 1"),
+        (("compare", "--rounds", "-1"), "--rounds must be 1 or more"),
+        (("compare", "--seeds", "0"), "--seeds must be 1 or more"),
+        (("compare", "--threads", "0"), "--threads must be 1 or more"),
+        (("compare", "--data", "/nowhere"), "no such folder or file: '/nowhere'"),
+        (("compare", "--weights", "a=b"), "--weights are evaluated on images: give --data too"),
+        (("compare", "--counts", "--why"), "--counts runs nothing"),
+    ],
+)
+def test_numbers_are_asked_for_in_words(arguments: tuple[str, ...], message: str, capsys: Captured) -> None:
+    assert main(arguments) == 2
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
@@ -158,13 +182,13 @@ def test_a_wrong_name_or_path_is_said_without_torch(arguments: tuple[str, ...], 
 
 def test_help_says_each_default_once(capsys: Captured) -> None:
     for command in COMMANDS:
-        if command != "compare":
-            assert main([command, "--help"]) == 0
-            text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-            assert "None" not in text
-            assert not re.search(r"Default: [^()-]{1,80}\(default", text)
-    assert main(["train", "--help"]) == 0
-    assert "machine options" in capsys.readouterr().out
+        assert main([command, "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert "None" not in text
+        assert not re.search(r"Default: [^()-]{1,80}\(default", text)
+    for command in ("train", "compare"):
+        assert main([command, "--help"]) == 0
+        assert "machine options" in capsys.readouterr().out
 
 
 # -- what a running command says -----------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ import nextify.training.probe
 from nextify.cli import main
 from nextify.cli.progress import Stopping
 from nextify.cli.settings import setting, settings
-from nextify.data import DataError, Images, ImageSet, open_images
+from nextify.data import DataError, Images, ImageSet, TestBatches, finish, open_images
+from nextify.data.batches import divided
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.preflight import preflight
@@ -30,7 +31,7 @@ from nextify.paper.design import RESNET50
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
 from nextify.system import native
 from nextify.system.files import UnusableFolder
-from nextify.tasks.classification import class_weights
+from nextify.tasks.classification import PLAIN, class_weights, fitted_temperature
 from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.probe import OutOfMemory, Speed, measure
@@ -40,7 +41,7 @@ from nextify.training.run import taken
 from nextify.training.train import folder_of, prepare_in, run_prepared
 from nextify.training.train import train as train_in_one_call
 from nextify.training.trainer import Trainer
-from nextify.training.trial import Data, Runtime, Trial, _deciding
+from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD, Data, Runtime, Trial, _deciding
 from nextify.weights import load, load_bundle, model_card, save_bundle
 from tests.helpers import Captured
 
@@ -174,6 +175,53 @@ def test_a_training_with_mirror_images_measures_with_them(digits: Images, tmp_pa
     assert done.top1 == evaluate(done.bundle, digits, threads=1).top1
     plain = prepare(replace(request, settings={}), digits)
     assert prepared.trial.fingerprint != plain.trial.fingerprint
+
+
+def test_a_temperature_is_fitted_on_images_that_were_not_trained_on(
+    capsys: Captured, digits: Images, tmp_path: Path
+) -> None:
+    arguments = [*DIGITS, "--epochs", "2", *TINY, "--set", "calibration=0.1", "--out", str(tmp_path)]
+    assert main(["train", *arguments]) == 0
+    assert "95 % interval of top-1 " in capsys.readouterr().out
+    (bundle,) = tmp_path.glob("*/bundle")
+    rows = (bundle.parent / "split.csv").read_text().splitlines()
+    parts = ("train", "calibration", "test")
+    assert [sum(row.endswith(f",{part}") for row in rows) for part in parts] == [540, 60, 1197]
+    about = load_bundle(bundle).about
+    assert about.recipe is not None
+    assert about.temperature < 1  # after two epochs with mixed and smoothed labels
+    trained, held_out = divided(digits.train.labels, about.recipe)
+    assert not set(trained) & set(held_out)
+    model = load(bundle).model
+    logits = torch.cat([
+        PLAIN.logits(model, images)
+        for images, _ in (
+            finish(pixels, labels, about.recipe, 10, 0, 0, "cpu", IMAGENET_MEAN, IMAGENET_STD, train=False)
+            for pixels, labels in TestBatches(digits.train.selected(held_out), about.recipe, 16, 256)
+        )
+    ])  # fmt: skip
+    labels = torch.from_numpy(digits.train.labels[held_out])
+    assert about.temperature == pytest.approx(fitted_temperature(logits.detach(), labels), rel=1e-3)
+    assert "temperature" in model_card(about)
+    found = evaluate(bundle, digits, threads=1)
+    plain = save_bundle(tmp_path / "plain", model.state_dict(), replace(about, temperature=1.0))
+    without = evaluate(plain, digits, threads=1)
+    assert found.top1 == without.top1 == about.metrics[0].value
+    assert found.uncalibrated_error == pytest.approx(without.expected_calibration_error, abs=1e-5)
+    assert found.expected_calibration_error < without.expected_calibration_error
+    assert "--set calibration=0.1" in without.notes[-1]
+    Image.fromarray(digits.test.load(0)).save(tmp_path / "digit.png")
+    sure, unsure = (predict(path, tmp_path / "digit.png")[0].guesses[0] for path in (bundle, plain))
+    assert sure.name == unsure.name
+    assert sure.probability > unsure.probability
+
+
+def test_another_licence_for_a_finished_training_is_reported(capsys: Captured, out: Path, trained: Path) -> None:
+    arguments = ["train", *DIGITS, "--epochs", "2", *TINY, "--out", str(out)]
+    for licence, said in (("mit", True), ("yours", False)):
+        assert main([*arguments, "--licence", licence]) == 0
+        assert ("finished with the licence yours" in capsys.readouterr().err) == said
+    assert load_bundle(trained).about.licence == "yours"
 
 
 def test_evaluate_refuses_other_classes(capsys: Captured, trained: Path, shapes: Path) -> None:

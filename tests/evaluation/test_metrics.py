@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.evaluation.evaluate import Evaluation, Mistake, files, match_classes, write
-from nextify.evaluation.metrics import calibration, confusion, per_class
+from nextify.evaluation.metrics import calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, curves_picture, reliability_picture
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.paper.recipe import CONVNEXT
@@ -112,6 +113,35 @@ def test_what_is_as_sure_as_it_is_right_has_no_calibration_error() -> None:
     confidence = np.repeat([0.25, 0.75], 400)
     right = np.concatenate([np.arange(400) % 4 == 0, np.arange(400) % 4 != 0])
     assert calibration(confidence, right)[0] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (17, 25), (812, 1000)])
+def test_the_interval_is_wilsons(right: int, images: int) -> None:
+    share, z = right / images, 1.959963984540054
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5
+    assert wilson(right, images) == pytest.approx((100 * (middle - half), 100 * (middle + half)), abs=1e-9)
+
+
+def test_the_gap_between_confidence_and_accuracy_has_a_sign() -> None:
+    confidence, right = np.array([0.55, 0.6, 0.95, 1.0]), np.array([True, False, True, True])
+    assert confidence_gap(calibration(confidence, right)[1]) == pytest.approx(100 * (3.1 - 3) / 4)
+    assert confidence_gap(calibration(confidence - 0.2, right)[1]) == pytest.approx(100 * (2.3 - 3) / 4)
+
+
+def test_a_gap_is_said_in_words(table: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, labels = table
+    found = evaluation(3)
+    assert found.confidence.startswith("confidences are too ")
+    right = probabilities.argmax(1) == labels
+    bins = tuple(tuple(calibration(confidence, right)[1]) for confidence in (np.full(200, 0.2), probabilities.max(1)))
+    found = replace(found, bins=bins[1], uncalibrated_bins=bins[0], temperature=0.421)
+    gap = 100 * (right.mean() - 0.2)
+    assert found.confidence.startswith(f"confidences were too low by {gap:.1f} points on average, and are too ")
+    assert found.confidence.endswith("points with the temperature 0.421")
+    content = found.to_dict()
+    assert content["uncalibrated_confidence_gap"] == pytest.approx(-gap)
+    assert content["top1_interval"] == wilson(round(found.top1 * 3), 300)
 
 
 def images_of(*classes: str) -> Images:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from nextify.data import Images, open_images
 from nextify.data.share import Share
-from nextify.paper.recipe import Recipe
-from nextify.tasks.classification import Accuracy, Classification, Hits, class_weights
+from nextify.paper.recipe import CONVNEXT, Recipe
+from nextify.tasks.classification import Accuracy, Classification, Hits, Inference, class_weights, fitted_temperature
 from nextify.tasks.task import MetricSpec, summary
 from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime
@@ -81,6 +81,28 @@ def test_metrics_of_counts() -> None:
     for nothing in ([], [Hits(0, 0, 0)]):
         with pytest.raises(ValueError, match="no images"):
             task.metrics(nothing)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_a_temperature_is_found_again(temperature: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 7, generator=rng)
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=rng)[:, 0]
+    assert fitted_temperature(logits * temperature, labels) == pytest.approx(temperature, rel=0.03)
+
+
+def test_images_that_are_all_right_are_not_believed_without_doubt() -> None:
+    labels = torch.arange(50) % 5
+    logits = F.one_hot(labels, 5).float()
+    confidence = (logits / fitted_temperature(logits, labels)).softmax(-1).amax(-1)
+    assert 0.9 < float(confidence.mean()) < 1 - 1 / 100
+
+
+def test_a_temperature_changes_probabilities_and_no_order() -> None:
+    model, images = torch.nn.Flatten(), torch.randn(6, 1, 2, 2)
+    plain, sharp = (Inference.of(None, temperature).logits(model, images) for temperature in (1.0, 0.5))
+    assert torch.equal(sharp, plain / 0.5)
+    assert Inference.of(CONVNEXT, 0.5).temperature == 0.5
 
 
 def test_mirrored_inference_counts_the_mean_of_both() -> None:

@@ -108,6 +108,21 @@ def test_what_is_whole_is_not_trained_again(whole: Path, digits: Images) -> None
     assert not said
 
 
+def test_what_a_killed_training_left_behind_is_removed(whole: Path, digits: Images, tmp_path: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    done, half = (Path(shutil.copytree(whole, tmp_path / name)) for name in ("done", "half"))
+    for name in ("checkpoint.pt", "checkpoint.pt.before"):  # killed after the result was written
+        (done / name).write_bytes(b"x")
+    assert not run_trial(TRIAL, digits, RUNTIME, done).trained
+    (half / "result.json").unlink()
+    (half / ".recipe.json.1.ab.tmp").write_text("{")  # killed while it wrote a file and a bundle
+    (half / ".bundle.1.ab").mkdir()
+    (half / ".bundle.1.ab" / "model.safetensors").write_bytes(b"x")
+    assert run_trial(TRIAL, digits, RUNTIME, half).trained
+    for folder in (done, half):
+        assert {path.name for path in folder.iterdir()} == names
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, "5", "{}", '{"epochs": true}', '{"epochs": 1e400}', '{"epochs": -3}'])
 def test_a_damaged_memory_of_minutes_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "minutes-0.json").write_text(text)

@@ -244,6 +244,7 @@ def test_a_bundle_keeps_everything(name: str, tmp_path: Path) -> None:
         metrics=(Metric("top1", 81.25, "digits", 1197, "nextify train"),),
         source="a test",
         name="small",
+        temperature=0.42,
     )
     state = weights(SMALL_RESNET)
     path = save_bundle(tmp_path / name, state, full)
@@ -308,6 +309,7 @@ WRONG_FIELDS: list[tuple[str, object]] = [
     *(("antialias", value) for value in ("no", 1, None)),
     *((name, value) for name in ("fit", "interpolation") for value in ("no", 1, ["crop"])),
     ("bands", [1, 2]),
+    *(("temperature", value) for value in (0, -1, "1", True, None, 1e400, math.nan)),
 ]
 
 
@@ -323,6 +325,21 @@ def test_a_wrong_field_is_named_in_one_line(name: str, value: object) -> None:
         from_json(content, "b/nextify.json")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
+
+
+def test_a_temperature_belongs_to_the_bundle_and_is_one_where_there_is_none(tmp_path: Path) -> None:
+    for temperature in (1.0, 0.5):
+        path = save_bundle(tmp_path / "b", weights(SMALL), about(SMALL, temperature=temperature))
+        content = json.loads((path / "nextify.json").read_text())
+        changed = {**content, "temperature": 2.0}
+        with pytest.raises(WeightsError, match="damaged or was edited"):
+            from_json(changed, "b")
+        del content["temperature"]  # as in bundles of earlier versions
+        if temperature == 1:
+            assert from_json(content, "b").temperature == 1
+        else:
+            with pytest.raises(WeightsError, match="damaged or was edited"):
+                from_json(content, "b")
 
 
 def test_a_deeply_nested_bundle_is_damaged(tmp_path: Path) -> None:

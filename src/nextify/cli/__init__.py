@@ -150,10 +150,12 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
         if not end.code:
             raise
         box = said.getvalue().partition("\n")[2]  # without its title
-        words = [word for word in box.split() if not set(word) <= set("│╭╮╰╯├┤─")]
+        words = [word for word in box.split() if not set(word) <= set("│╭╮╰╯├┤─") and not re.fullmatch("-{9,}", word)]
         text = re.sub(
             r"(?: Argument helptext: .*)? (?:For full helptext, run|see):?(?= nextify)", "; see", " ".join(words)
         )
+        text = re.sub(r"invalid literal for int\(\) with base 10:", "INT wanted, got", text)
+        text = text.replace("could not convert string to float:", "FLOAT wanted, got")
         raise OptionError(
             re.sub(
                 r"no type matching \{?((?<=\{)[^}]*|\S+)\}? .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text
@@ -193,10 +195,13 @@ def _explain_os(error: OSError) -> str:
 def _is_ours(error: Exception) -> bool:
     """Whether nextify raised the error on purpose: one of our classes, or a built-in one raised in our code.
 
-    A wrong key or value that surfaces inside another library is a bug and needs its traceback.
+    A wrong key or value that surfaces inside another library is a bug and needs its traceback, and so does a failed
+    import, unless it is of an extra, for which there are classes of ours.
     """
     if type(error).__module__.startswith("nextify"):
         return True
+    if isinstance(error, ImportError):
+        return False
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -2,43 +2,74 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.compare_accuracy import Stopped, accuracies
-from nextify.cli.options import Device, Kernels, Reading
-from nextify.cli.printing import print_json
-from nextify.cli.progress import read_images
-from nextify.compare import why
-from nextify.compare.accuracy import image_side
-from nextify.compare.budget import read
-from nextify.compare.entries import at_scale, find, line_up
-from nextify.compare.measure import Comparison, count, measure, probe
-from nextify.compare.page import to_json, write, write_data
-from nextify.compare.records import Accuracy, Why
-from nextify.compare.results import Results, collect
-from nextify.compare.settings import ON_CPU, ON_GPU, Settings
-from nextify.compare.tables import accuracy_notes, cost_notes, terminal
-from nextify.data import Images
-from nextify.evaluation.profiling import Conditions, cpu_mhz, gpu_mhz
-from nextify.report.text import duration, listing
-from nextify.study.engine import EngineError
-from nextify.system.device import usable_device
-from nextify.system.environment import cores, describe
-from nextify.system.text import plural
+from nextify.cli import options as common
+from nextify.paper.settings import Range
+
+Sides = Annotated[tuple[Annotated[int, Range(least=1, most=10**4)], ...] | None, common.UNSET]
+Sizes = Annotated[tuple[Annotated[int, Range(least=1, most=10**6)], ...] | None, common.UNSET]
+Size = Annotated[Annotated[int, Range(least=1, most=10**6)] | None, common.UNSET]
+Minutes = Annotated[float, Range(above=0, most=10**7)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What is measured, and how often."""
+
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """bf16 uses autocast, in trainings too; tf32 exists on CUDA GPUs."""
+    layout: Literal["channels_last", "contiguous"] = "channels_last"
+    """Memory format of images and convolution weights."""
+    batch_sizes: Sizes = None
+    """Of throughput in inference. Default: what --minutes allow, up to 1 8 on a CPU and 1 8 64 on a GPU."""
+    training_batch_size: Size = None
+    """Of the measured training step. Default: what --minutes allow, up to 4 on a CPU and 64 on a GPU."""
+    rounds: Annotated[Annotated[int, Range(least=1, most=10**4)] | None, common.UNSET] = None
+    """Times that the networks take turns at a size. Default: as many as --minutes allow, 3 to 60."""
+    minutes: Minutes = 15.0
+    """Time that the rounds are planned for."""
+    counts: Annotated[bool, common.UNSET] = False
+    """Only count parameters, multiply-adds and activations: seconds, no memory, any size of network."""
+    why: Annotated[bool, common.UNSET] = False
+    """Also measure what layout, precision and each kind of operator cost each network, at the smallest size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """With --data: how each network is trained."""
+
+    scale: Annotated[common.Scale | None, common.UNSET] = None
+    """Scale of the networks that are named without one, for small images."""
+    seeds: Annotated[int, Range(least=1, most=1000)] = 3
+    """Trainings of each network. 6 are needed before a difference can be called significant."""
+    epochs: common.Count = None
+    """Of each training. Default: what --training-minutes allow, by a measured probe."""
+    training_minutes: Minutes = 50.0
+    """Time that all trainings together are planned for, where --epochs is not given."""
+    recipe: str = "convnext"
+    """Of all trainings, fitted to the images: convnext (the paper's), scratch_small, resnet, …"""
+    image_size: common.ImageSide = None
+    """Side of the images in trainings. Default: the images' own, 16 to 224."""
+    weights: Annotated[tuple[str, ...], arg(metavar="MODEL=FILE …", help_behavior_hint="")] = ()
+    """Evaluate these weights of a network instead of training it."""
+    side_by_side: Annotated[Annotated[int, Range(least=1, most=1024)] | None, common.UNSET] = None
+    """Trainings that run at the same time. Default: one a core for images up to 64 pixels."""
 
 
 @dataclass(frozen=True)
+class Machine(common.Machine):
+    """Where and how fast."""
+
+    compile: Annotated[bool, common.UNSET] = False
+    """torch.compile the networks; on a CPU it needs a C++ compiler."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Measure networks of different families at several resolutions: cost, speed, memory, their growth, and accuracy.
 
@@ -46,246 +77,44 @@ class Options:
     results.json, results.csv, figures and report.html to --out.
     """
 
-    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL …")] = ()
+    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL …", help_behavior_hint="")] = ()
     """Names that `nextify models` lists, NAME@SCALE for a smaller one, swin@tiny or vit@tiny (also @small), timm:NAME
     for any timm model, or bundles. Default: resnet50, timm:deit_small_patch16_224 (ViT-S),
     timm:swin_tiny_patch4_window7_224, convnext_tiny, convnext_isotropic_small; with --scale a ResNet, a ViT, a Swin
     and a ConvNeXt of similar multiply-adds."""
-    sizes: tuple[int, ...] | None = None
+    sizes: Sides = None
     """Sides of the square images, in pixels. Default: 224 288 384 512, or with --data that of its images."""
-    device: Device = "auto"
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """bf16 uses autocast, in trainings too; tf32 exists on CUDA GPUs."""
-    layout: Literal["channels_last", "contiguous"] = "channels_last"
-    """Memory format of images and convolution weights."""
-    batch_sizes: tuple[int, ...] | None = None
-    """Of throughput in inference. Default: what --minutes allow, up to 1 8 on a CPU and 1 8 64 on a GPU."""
-    training_batch_size: int | None = None
-    """Of the measured training step. Default: what --minutes allow, up to 4 on a CPU and 64 on a GPU."""
-    threads: int | None = None
-    """CPU threads of what is measured. Default: the cores of this process."""
-    kernels: Kernels = "auto"
-    compile: bool = False
-    """torch.compile the networks; on a CPU it needs a C++ compiler."""
-    rounds: int | None = None
-    """Times that the networks take turns at a size. Default: as many as --minutes allow, 3 to 60."""
-    minutes: float = 15.0
-    """Time that the rounds are planned for."""
-    counts: bool = False
-    """Only count parameters, multiply-adds and activations: seconds, no memory, any size of network."""
-    why: bool = False
-    """Also measure what layout, precision and each kind of operator cost each network, at the smallest size."""
-    budget: str | None = None
-    """Recommend the most accurate network within limits: "latency<20ms, throughput>100, memory<500MiB, macs<5G,
-    parameters<30M"."""
-    data: str | None = None
+    data: Annotated[str | None, common.UNSET] = None
     """Train each network on these images, as for nextify train: digits, cifar10, hf:OWNER/NAME, or a path. Bundles are
     evaluated."""
-    scale: Literal["tiny", "small", "half", "full"] | None = None
-    """Scale of the networks that are named without one, for small images."""
-    seeds: int = 3
-    """Trainings of each network. 6 are needed before a difference can be called significant."""
-    epochs: int | None = None
-    """Of each training. Default: what --training-minutes allow, by a measured probe."""
-    training_minutes: float = 50.0
-    """Time that all trainings together are planned for, where --epochs is not given."""
-    recipe: str = "convnext"
-    """Of all trainings, fitted to the images: convnext (the paper's), scratch_small, resnet, …"""
-    image_size: int | None = None
-    """Side of the images in trainings. Default: the images' own, 16 to 224."""
-    weights: Annotated[tuple[str, ...], arg(metavar="MODEL=FILE …")] = ()
-    """With --data, evaluate these weights of a network instead of training it."""
-    reading: OmitArgPrefixes[Reading] = Reading()
-    side_by_side: int | None = None
-    """Trainings that run at the same time. Default: one a core for images up to 64 pixels."""
-    out: Path | None = None
+    budget: Annotated[str | None, common.UNSET] = None
+    """Recommend the most accurate network within limits: "latency<20ms, throughput>100, memory<500MiB, macs<5G,
+    parameters<30M"."""
+    out: common.Folder = None
     """Folder of the results. Default: runs/compare."""
-    json: bool = False
-    """Print the results as JSON instead of the table; progress goes to stderr."""
+    json: common.Json = False
+    measuring: OmitArgPrefixes[Measuring] = Measuring()
+    training: OmitArgPrefixes[Training] = Training()
+    reading: OmitArgPrefixes[common.Reading] = common.Reading()
+    machine: OmitArgPrefixes[Machine] = Machine()
+
+    @property
+    def folder(self) -> Path:
+        """Of the results."""
+        return self.out or Path("runs/compare")
+
+    def check(self) -> None:
+        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
+        if self.data is None and self.training.weights:
+            raise ValueError("--weights are evaluated on images: give --data too")
+        if self.measuring.counts and (self.data is not None or self.measuring.why):
+            raise ValueError("--counts runs nothing: leave --data and --why out")
+        if self.data is not None:
+            common.check_source(self.data)
+        common.check_folder(self.folder)
 
 
 def run(options: Options) -> int:
-    """Compares the networks and writes what was found."""
-    limits = [limit.said for limit in read(options.budget)] if options.budget else []
-    if options.data is None and options.weights:
-        raise ValueError("--weights are evaluated on images: give --data too")
-    if options.counts and (options.data is not None or options.why):
-        raise ValueError("--counts runs nothing: leave --data and --why out")
+    from nextify.cli.comparison import run_comparison
 
-    started = datetime.now(UTC)
-    console = Console(stderr=options.json)
-    out = options.out or Path("runs/compare")
-    names = at_scale(options.models, options.scale) if options.models else line_up(options.scale)
-    images = None
-    if options.data is not None:
-        images = read_images(console, options.data, options.reading, out / "cache")
-    settings = _settings(options, names, images)
-    environment = _environment(settings)
-    load = environment["load_average_start"]
-    if isinstance(load, float) and load > 0.5 and not options.counts and not settings.conditions.on_gpu:
-        console.print(f"[dim]·[/] other processes are busy (load average {load:.1f}): times will be too long")
-    with console.status("counting …") as status:
-        comparison = count(settings, lambda words, _: status.update(f"{words} …"))
-    for cell in comparison.cells:
-        for problem in cell.problems:
-            console.print(f"[dim]·[/] {cell.entry.model}: {problem}", highlight=False, style="dim")
-    accuracy: Accuracy | None = None
-    reasons: list[Why] = []
-
-    def gather() -> Results:
-        ended = {**environment, **_clock(settings.conditions, "end")}
-        command, now = shlex.join(["nextify", *sys.argv[1:]]), datetime.now(UTC)
-        return collect(comparison, command, started, now, ended, accuracy=accuracy, why=reasons, limits=limits)
-
-    if options.counts:
-        comparison.complete = True
-        return _conclude(console, options, gather(), options.out)
-    if images is not None:
-        try:
-            accuracy = accuracies(console, options, settings, images, out)
-        except Stopped as stopped:
-            console.print(f"\n{stopped}", highlight=False)
-            return 130
-        except EngineError as error:
-            print(f"nextify: {error}", file=sys.stderr)
-            return 1
-    with console.status("timing one image through each network …"):
-        probe(comparison, _batches(options, settings.conditions))
-    _announce(console, comparison)
-    interrupted = False
-    try:
-        with _Progress(console) as progress:
-            measure(comparison, progress.report, lambda: write_data(gather(), out))
-        if options.why:
-            with console.status("why …") as status:
-                reasons = why.measure(comparison, lambda words: status.update(f"{words} …"))
-    except KeyboardInterrupt:
-        interrupted = True
-        console.print("\nStopped; what was measured until now:")
-    code = _conclude(console, options, gather(), out)
-    return 130 if interrupted else code
-
-
-def _settings(options: Options, names: tuple[str, ...], images: Images | None) -> Settings:
-    device = usable_device(options.device)
-    conditions = Conditions(device, options.precision, options.layout, options.kernels, options.compile)
-    batch_sizes, training_batch_size = _batches(options, conditions)[0]
-    for name in names:
-        find(name)
-    side = None if images is None else options.image_size or image_side(images)
-    sizes = options.sizes or ((224, 288, 384, 512) if side is None else (side,))
-    return Settings(
-        names,
-        tuple(sorted(set(sizes))),
-        conditions,
-        options.threads if options.threads is not None else cores(),
-        batch_sizes,
-        training_batch_size,
-        calls=20 if conditions.on_gpu else 1,
-        rounds=options.rounds,
-        minutes=options.minutes,
-        num_classes=None if images is None else images.num_classes,
-        fitted_to=side,
-    )
-
-
-def _batches(options: Options, conditions: Conditions) -> list[tuple[tuple[int, ...], int]]:
-    """(Batch sizes of inference, of training) to choose from: what is given stays."""
-    given = tuple(sorted(set(options.batch_sizes))) if options.batch_sizes is not None else None
-    training = options.training_batch_size
-    choices = ON_GPU if conditions.on_gpu else ON_CPU
-    made = [(given or batch_sizes, size if training is None else training) for batch_sizes, size in choices]
-    return list(dict.fromkeys(made))
-
-
-def _environment(settings: Settings) -> dict[str, str | float | None]:
-    device = settings.conditions.device
-    found: dict[str, str | float | None] = {**describe(), "threads": settings.threads}
-    found["load_average_start"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    if settings.conditions.on_gpu:
-        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-        found |= {
-            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-            "gpu_memory_gib": round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1),
-        }
-    return found | _clock(settings.conditions, "start")
-
-
-def _clock(conditions: Conditions, when: str) -> dict[str, float | None]:
-    clocks = {"cpu": cpu_mhz()} | ({"gpu": gpu_mhz(conditions.device)} if conditions.on_gpu else {})
-    return {f"{what}_mhz_{when}": None if clock is None else round(clock) for what, clock in clocks.items()}
-
-
-def _announce(console: Console, comparison: Comparison) -> None:
-    settings, made = comparison.settings, comparison.plan
-    assert made is not None
-    fewest = min(made.rounds.values())
-    number = len({cell.entry.name for cell in comparison.cells})
-    sizes = ", ".join(f"{s}²" for s in settings.sizes)
-    rounds = listing([str(n) for n in made.rounds.values()]) if len(set(made.rounds.values())) > 1 else fewest
-    console.print(f"{plural(number, 'network')} at {sizes}, {rounds} rounds", highlight=False)
-    compiling = " and the time to compile" if settings.conditions.compile else ""
-    console.print(
-        f"about [bold]{duration(made.seconds)}[/]{compiling}, from one image timed through each network",
-        highlight=False,
-    )
-    if made.over_budget and settings.rounds is None:
-        console.print(
-            f"[dim]·[/] longer than --minutes {settings.minutes:g}: {fewest} rounds are the fewest that show a spread; "
-            "fewer --sizes or smaller --batch-sizes take less",
-            highlight=False,
-        )
-
-
-class _Progress:
-    """A bar for the whole; where there is no terminal, one line per stage."""
-
-    def __init__(self, console: Console) -> None:
-        self.console, self.stage = console, ""
-        self.bar = Progress(
-            TextColumn("{task.percentage:>3.0f} %"),
-            BarColumn(bar_width=30),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=1.0)
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
-
-    def report(self, words: str, share: float) -> None:
-        """Show what is being done, and the share of the whole that is finished."""
-        self.bar.update(self.task, completed=share, description=words)
-        stage = words.partition(":")[0]
-        if not self.console.is_terminal and stage != self.stage:
-            self.stage = stage
-            self.console.print(f"{100 * share:3.0f} % {stage}", highlight=False)
-
-
-def _conclude(console: Console, options: Options, results: Results, out: Path | None) -> int:
-    """Write the results to ``out``, if given, and print them; the exit code is 1 where no network could be built."""
-    files, found = write(results, out) if out else [], to_json(results)
-    if options.json:
-        print_json(found)
-    else:
-        console.print()
-        for table in terminal(results):
-            console.print(table)
-        for line in (*cost_notes(results), *(accuracy_notes(results.accuracy) if results.accuracy else ())):
-            console.print(line, style="dim", highlight=False, markup=False)
-        console.print("\n[bold]Findings[/]" if found["findings"] else "")
-        for line in found["findings"]:
-            console.print(f"· {line}", highlight=False, markup=False)
-        if found["budget"]:
-            console.print(f"\n{found['budget']['recommendation']}", highlight=False, markup=False)
-    if files:
-        console.print(f"written: {', '.join(str(path) for path in files)}", highlight=False)
-    return 0 if any(row.macs for row in results.rows) else 1
+    return run_comparison(options)

@@ -39,7 +39,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
     assert settings.fitted_to is not None
     device = settings.conditions.device
     together, threads = default_side_by_side("small" if settings.fitted_to <= 64 else "full", device, None)
-    together = options.side_by_side or together
+    together = options.training.side_by_side or together
     conditions = settings.conditions
     runtime = Runtime(device, threads, kernels=conditions.kernels, compile=conditions.compile)
     with Store(out) as store, LocalEngine(runtime, together) as engine:
@@ -68,7 +68,7 @@ def _plan(
     console: Console, options: Options, settings: Settings, images: Images, store: Store, engine: LocalEngine
 ) -> AccuracyPlan:
     """The trainings, with the epochs that are asked for, or that an earlier run chose, or that a probe allows."""
-    entries, weights = find_all(settings.models), read_weights_options(options.weights)
+    entries, weights = find_all(settings.models), read_weights_options(options.training.weights)
 
     def planned(epochs: int) -> AccuracyPlan:
         assert settings.fitted_to is not None
@@ -76,15 +76,15 @@ def _plan(
             entries,
             images,
             image_size=settings.fitted_to,
-            seeds=options.seeds,
+            seeds=options.training.seeds,
             epochs=epochs,
-            recipe=options.recipe,
-            precision="bf16" if options.precision == "bf16" else "fp32",
+            recipe=options.training.recipe,
+            precision="bf16" if options.measuring.precision == "bf16" else "fp32",
             weights=weights,
         )
 
-    if options.epochs is not None:
-        return planned(options.epochs)
+    if options.training.epochs is not None:
+        return planned(options.training.epochs)
     plan = planned(accuracy.GUESSED_EPOCHS)
     if not plan.trials:
         return plan
@@ -93,10 +93,10 @@ def _plan(
         guess = _trainings(plan, store, images, engine)
         with console.status("measuring a few steps of each network, to choose the epochs …"):
             estimate = guess.estimate(engine)
-        minutes, side_by_side = options.training_minutes, engine.side_by_side
+        minutes, side_by_side = options.training.training_minutes, engine.side_by_side
         return accuracy.epochs_within(plan, estimate, len(images.train), minutes, side_by_side)
 
-    return planned(accuracy.kept_epochs(store.root, plan, options.training_minutes, choose))
+    return planned(accuracy.kept_epochs(store.root, plan, options.training.training_minutes, choose))
 
 
 def _trainings(plan: AccuracyPlan, store: Store, images: Images, engine: LocalEngine) -> Trainings:

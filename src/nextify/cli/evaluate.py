@@ -51,8 +51,12 @@ def run(options: Options) -> int:
     note(*images.warnings, *images.notes, *found.notes)
     measured = f"{found.model or options.bundle} on {plural(found.images, 'image')} of {found.data}"
     print(f"{printable(measured)}, {found.precision}")
-    print(summary(Classification.metric_specs, {"top1": found.top1, "top5": found.top5}))
-    print(f"expected calibration error {100 * found.expected_calibration_error:.2f} % ({len(found.bins)} bins)\n")
+    low, high = found.top1_interval
+    figures = summary(Classification.metric_specs, {"top1": found.top1, "top5": found.top5})
+    print(f"{figures}; 95 % interval of top-1 {low:.2f} to {high:.2f} %")
+    before = "" if found.uncalibrated_error is None else f", {100 * found.uncalibrated_error:.2f} % before"
+    error = f"{100 * found.expected_calibration_error:.2f} %{before} ({len(found.bins)} bins)"
+    print(f"expected calibration error {error}: {found.confidence}\n")
     rows = [
         (printable(c.name), f"{c.images:,}", percent(c.top1), f"{c.predicted:,}", percent(c.precision))
         for c in found.classes

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from nextify.cli import options as common
 from nextify.cli.settings import settings
 from nextify.paper.settings import Range
-from nextify.training.request import Request, check
+from nextify.training.request import Request, check, check_licence
 from nextify.training.tracking import check_trackers
 
 
@@ -107,6 +107,7 @@ class Options:
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         check(self.request())
+        check_licence(self.licence)
         check_trackers(self.watching.track)
         common.check_source(self.data)
         common.check_weights(self.network.weights)

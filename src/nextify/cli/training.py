@@ -13,6 +13,7 @@ from nextify import cli
 from nextify.cli.printing import command_line, one_voice, say
 from nextify.cli.progress import Stopping, TrainingProgress, read_images
 from nextify.data import Images
+from nextify.evaluation.metrics import wilson
 from nextify.networks.layout import cost
 from nextify.paper.design import Design
 from nextify.report.text import count, duration
@@ -123,11 +124,10 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     if runtime.processes > 1:
         threads += f" in each of {runtime.processes} processes ({runtime.distributed})"
     recipe = trial.recipe
-    steps = len(prepared.images.train) // recipe.batch_size
     console.print(
         f"{count(price.parameters)} parameters, {count(price.macs)} multiply-adds at {size}×{size}; {runtime.device}, "
-        f"{threads}\nrecipe {prepared.recipe_name}: {recipe.epochs} epochs of {steps:,} steps of {recipe.batch_size} "
-        f"images",
+        f"{threads}\nrecipe {prepared.recipe_name}: {recipe.epochs} epochs of {prepared.steps_per_epoch:,} steps of "
+        f"{recipe.batch_size} images",
         highlight=False,
         soft_wrap=True,
     )
@@ -170,8 +170,12 @@ def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
 def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> None:
     if not done.trained:
         console.print("this training is finished already")
+    interval = ""
+    if metrics[0].unit == "%":
+        low, high = wilson(round(done.metrics[metrics[0].key] * done.test_images / 100), done.test_images)
+        interval = f" (95 % interval of {metrics[0].title} {low:.2f} to {high:.2f} %)"
     console.print(
-        f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images; "
+        f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images{interval}; "
         f"{duration(done.seconds)}, {done.images_per_second:,.0f} images/s",
         highlight=False,
     )

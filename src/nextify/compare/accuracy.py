@@ -223,7 +223,7 @@ def evaluate(entry: Model, source: str, images: Images, device: str, threads: in
         model, about = loaded.model, loaded.about
         notes += loaded.notes
     label_of = match_classes(about, images, notes)
-    inference = Inference.of(about.recipe)
+    inference = Inference.of(about.recipe, about.temperature)
     notes += inference.notes
     found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, inference)
     labels = torch.from_numpy(label_of[images.test.labels])

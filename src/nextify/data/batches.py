@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from nextify.data.balance import balanced_order
 from nextify.data.decode import Pixels, UnreadableImage, quiet
 from nextify.data.errors import DataError
-from nextify.data.images import EncodedStore, ImageSet
+from nextify.data.images import EncodedStore, ImageSet, Labels
 from nextify.data.randomness import AUGMENTATION, order, reseed, seeded, words_of_rows
 from nextify.data.share import Rows, Share
+from nextify.data.sources.listing import Splitting, split_train
 from nextify.data.transforms import Square, TrainTransform
 from nextify.paper.recipe import Recipe
 
@@ -26,6 +27,14 @@ Batch = tuple[Tensor, Tensor]
 
 PREFETCHED = 4
 """Batches that each worker prepares ahead."""
+
+
+def divided(labels: Labels, recipe: Recipe) -> tuple[Rows, Rows]:
+    """Indices of the images to train on, and of those that the recipe's ``calibration`` holds out."""
+    everything = np.arange(len(labels))
+    if recipe.calibration == "off":
+        return everything, everything[:0]
+    return split_train(labels, Splitting(recipe.calibration), everything)[:2]
 
 
 class TrainBatches:
@@ -48,11 +57,13 @@ class TrainBatches:
         Raises:
             DataError: there are fewer images than a batch holds.
         """
-        self.steps_per_epoch = len(images) // recipe.batch_size
+        self.trained, self.held_out = divided(images.labels, recipe)
+        self.steps_per_epoch = len(self.trained) // recipe.batch_size
         if not self.steps_per_epoch:
             raise DataError(
-                f"{len(images):,} training images do not fill one batch of {recipe.batch_size:,}, so an epoch would "
-                f"have no step: set batch_size to {len(images)} or less, or let the recipe be fitted to the data"
+                f"{len(self.trained):,} training images do not fill one batch of {recipe.batch_size:,}, so an epoch "
+                f"would have no step: set batch_size to {len(self.trained)} or less, or let the recipe be fitted to "
+                f"the data"
             )
         self.images, self.batch_size, self.image_size = images, recipe.batch_size, image_size
         self.seed, self.workers = seed, workers
@@ -66,9 +77,9 @@ class TrainBatches:
         """Indices ``(B,)`` of the images in the batch of ``step``; ``balance`` describes balanced epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            labels = self.images.labels
+            labels = self.images.labels[self.trained]
             chosen = balanced_order(labels, self.seed, epoch) if self.balanced else order(len(labels), self.seed, epoch)
-            self._order = (epoch, chosen)
+            self._order = (epoch, self.trained[chosen])
         return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batch(self, step: int) -> Batch:

@@ -79,6 +79,16 @@ class EncodedStore:
         return DataError(f"{name} cannot be read ({reason}): replace it, or leave it out with --skip-unreadable")
 
 
+class SelectedStore:
+    """Some images of another store."""
+
+    def __init__(self, store: Store, indices: npt.NDArray[np.int64]) -> None:
+        self.store, self.indices = store, indices
+
+    def load(self, index: int) -> Pixels:
+        return self.store.load(int(self.indices[index]))
+
+
 def check_images(images: object) -> None:
     """Raise a ``TypeError`` for anything but an ``Images``, such as the path of a folder."""
     if not isinstance(images, Images):
@@ -113,6 +123,11 @@ class ImageSet:
     def name(self, index: int) -> str:
         """What the source calls it (a file below the data set's folder, a shard's member), or its number."""
         return str(index) if self.names is None else printable(self.names[index])
+
+    def selected(self, indices: npt.NDArray[np.int64]) -> ImageSet:
+        """The images at ``indices (M,)``, in that order; resized copies of them are held in memory only."""
+        names = None if self.names is None else [self.names[i] for i in indices]
+        return ImageSet(self.labels[indices], SelectedStore(self.store, indices), names)
 
     @property
     def array(self) -> Pixels | None:

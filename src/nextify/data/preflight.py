@@ -151,14 +151,20 @@ def preflight(
     return Preflight(facts, tuple(notes), warnings)
 
 
-def split_csv(images: Images) -> str:
-    """A table of each image's name, class and part (``train``, ``test``), as CSV."""
+def split_csv(images: Images, held_out: Sequence[int] = ()) -> str:
+    """A table of each image's name, class and part (``train``, ``test``, ``calibration``), as CSV.
+
+    Args:
+        held_out: which training images are not trained on, but calibrated on.
+    """
+    apart = frozenset(held_out)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "label", "split"))
     for part, held in (("train", images.train), ("test", images.test)):
         for i, label in enumerate(held.labels):
-            writer.writerow((held.name(i), images.classes[label], part))
+            own = "calibration" if part == "train" and i in apart else part
+            writer.writerow((held.name(i), images.classes[label], own))
     return text.getvalue()
 
 

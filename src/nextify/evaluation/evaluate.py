@@ -24,7 +24,7 @@ from nextify.data.bands import check_agree
 from nextify.data.errors import some
 from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
-from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confusion, per_class
+from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
 from nextify.kernels import install
 from nextify.system import processes
@@ -38,6 +38,9 @@ from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, re
 
 BATCH = 256
 SHOWN_MISTAKES = 24
+WIDE_GAP = 5.0
+"""Points between mean confidence and accuracy from which a note names the remedy."""
+CALIBRATE = "--set calibration=0.1"
 Part = Literal["test", "train", "all"]
 
 
@@ -75,14 +78,45 @@ class Evaluation:
     precision: str
     notes: tuple[str, ...]
     environment: Environment
+    temperature: float = 1.0
+    """What the bundle divides logits by before they become probabilities."""
+    uncalibrated_error: float | None = None
+    """Expected calibration error at a temperature of 1; None where the bundle has that."""
+    uncalibrated_bins: tuple[Bin, ...] = ()
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of ``top1``, percent."""
+        return wilson(round(self.top1 * self.images / 100), self.images)
+
+    @property
+    def confidence(self) -> str:
+        """Whether the network is as sure as it is right, in a sentence."""
+        now = _gap(confidence_gap(self.bins))
+        if not self.uncalibrated_bins:
+            return f"confidences are {now} on average"
+        before = _gap(confidence_gap(self.uncalibrated_bins))
+        return f"confidences were {before} on average, and are {now} with the temperature {self.temperature:.3g}"
 
     def to_dict(self) -> dict[str, object]:
         """Plain data; ``confusion`` is ``{true class: {predicted class: images}}``, the keys being indices as text."""
+        derived = {
+            "top1_interval": self.top1_interval,
+            "confidence": self.confidence,
+            "confidence_gap": confidence_gap(self.bins),
+            "uncalibrated_confidence_gap": confidence_gap(self.uncalibrated_bins) if self.uncalibrated_bins else None,
+        }
         sparse: dict[str, dict[str, int]] = {}
         for row, counts in enumerate(self.confusion):
             for column in np.flatnonzero(counts).tolist():
                 sparse.setdefault(str(row), {})[str(column)] = counts[column]
-        return {**asdict(replace(self, confusion=())), "confusion": sparse}
+        return {**asdict(replace(self, confusion=())), **derived, "confusion": sparse}
+
+
+def _gap(points: float) -> str:
+    if abs(points) < 0.05:
+        return "right"
+    return f"too {'high' if points > 0 else 'low'} by {abs(points):.1f} points"
 
 
 def evaluate(
@@ -118,8 +152,7 @@ def evaluate(
     notes = list(loaded.notes)
     about = name_classes(loaded.about, images, notes, order)
     labels_of = match_classes(about, images, notes)
-    inference = Inference.of(loaded.about.recipe)
-    notes += inference.notes
+    inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
     model = loaded.model.to(device)
     install(model, kernels)
     sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
@@ -132,6 +165,14 @@ def evaluate(
     confidence = probabilities.max(1)
     counts = confusion(predicted, labels, len(classes))
     error, bins = calibration(confidence, predicted == labels)
+    temperature = inference.temperature
+    plain_error: float | None = None
+    plain_bins: list[Bin] = []
+    if temperature != 1:
+        plain = probabilities.astype(np.float64) ** temperature  # softmax(logits), but for its scale
+        plain_error, plain_bins = calibration(plain.max(1) / plain.sum(1), predicted == labels)
+    elif loaded.about.recipe is not None and abs(confidence_gap(bins)) >= WIDE_GAP:
+        notes.append(f"confidences are {_gap(confidence_gap(bins))}: a training with {CALIBRATE} mends that")
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
     mistakes = tuple(
@@ -149,8 +190,11 @@ def evaluate(
         confusion=tuple(map(tuple, counts.tolist())),
         mistakes=mistakes,
         precision="bf16" if inference.bf16 else "fp32",
-        notes=tuple(notes),
+        notes=(*notes, *inference.notes),
         environment={**describe(), "device": device},
+        temperature=temperature,
+        uncalibrated_error=plain_error,
+        uncalibrated_bins=tuple(plain_bins),
     )
     if out is not None and processes.is_first():
         first = len(sets[0])

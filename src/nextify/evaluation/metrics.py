@@ -61,6 +61,20 @@ def per_class(counts: npt.NDArray[np.int64], names: Sequence[str]) -> list[Class
     return found
 
 
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy of ``right`` of ``images``, in percent (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    return 100 * float(found.low), 100 * float(found.high)
+
+
+def confidence_gap(bins: Sequence[Bin]) -> float:
+    """Mean confidence minus accuracy, in percentage points: above 0 the network is surer than it is right."""
+    gaps = [b.images * (b.confidence - b.accuracy) for b in bins if b.confidence is not None and b.accuracy is not None]
+    return 100 * sum(gaps) / sum(b.images for b in bins)
+
+
 def calibration(
     confidence: Floats, right: npt.NDArray[np.bool_], bins: int = CALIBRATION_BINS
 ) -> tuple[float, list[Bin]]:

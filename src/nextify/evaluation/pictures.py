@@ -118,10 +118,10 @@ def curves_picture(
 
 
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
-    """The worst mistakes as a contact sheet: each with the predicted class, its probability, and the true class."""
+    """The worst mistakes as a contact sheet: each with its file, what it was taken for, and what it is."""
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
-    figure = _figure(max(4.5, 1.75 * columns), 0.6 + 2.15 * rows)
+    figure = _figure(max(4.5, 1.75 * columns), 0.6 + 2.3 * rows)
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -129,7 +129,8 @@ def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]])
         axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
         said = f"said {_name(mistake.predicted, 16)}, {100 * mistake.probability:.0f} %"
         true = f"is {_name(mistake.true, 18)}"
-        axes.set_title(f"{said}\n{true}", fontsize=8, color=INK)
+        name = mistake.name if len(mistake.name) <= 24 else f"…{mistake.name[-23:]}"  # the file's own name is last
+        axes.set_title(f"{_name(name, 24)}\n{said}\n{true}", fontsize=8, color=INK)
     figure.suptitle(f"{_title(found)}: wrong with the highest probability", fontsize=10.5, color=INK)
     return _png(figure)
 

@@ -105,7 +105,7 @@ class Predictor:
             raise WeightsError(f"{weights} has no classifier: choose weights that have one")
         self.model = loaded.model.to(device)
         install(self.model, kernels)
-        self.inference = Inference.of(self.about.recipe)
+        self.inference = Inference.of(self.about.recipe, self.about.temperature)
 
     def __call__(self, sources: Source | Iterable[Source], top: int = 5) -> Iterator[Prediction]:
         """Yield a prediction for each image of ``sources``, in order; see ``expand`` for paths.

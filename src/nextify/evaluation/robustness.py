@@ -279,7 +279,7 @@ class _Network:
         self.label_of = match_classes(name_classes(loaded.about, images, notes, order), images, notes)
         self.device = device
         self.present = np.unique(self.label_of) if only_present else None
-        self.inference = Inference.of(loaded.about.recipe)
+        self.inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
         self.notes = notes + self.inference.notes
         self.model = loaded.model.to(device)
         install(self.model, kernels)
@@ -289,8 +289,10 @@ class _Network:
         digest = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        bf16, mirror = self.inference
+        bf16, mirror, temperature = self.inference
         asked = f"{bf16}, mirror" if mirror else str(bf16)  # without mirroring, as before it existed
+        if temperature != 1:
+            asked += f", temperature {temperature!r}"
         return [digest.hexdigest(), repr(self.settings), asked, str(self.label_of.tolist())]
 
     def answer(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[Right, Confidence]:

@@ -188,6 +188,9 @@ class Recipe(Settings):
     """Probability that the last block's residual branch is dropped; grows linearly from 0 at the first block."""
     ema: Fraction | Off = "off"
     """Decay per step of the weights' exponential moving average; the averaged weights are then the result."""
+    calibration: Annotated[float, Range(above=0, most=0.5)] | Off = "off"
+    """Share of each class's training images that is not trained on: after the training, the temperature of the
+    probabilities is fitted on them (arXiv 1706.04599)."""
 
     test_crop_ratio: Annotated[float, Range(least=0.1, most=1)] = 0.875
     """Side of the central test crop over the resized short side."""

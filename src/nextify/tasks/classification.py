@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -24,11 +25,15 @@ class Inference(NamedTuple):
     """In autocast; otherwise in the type of the weights."""
     mirror: bool = False
     """Average the logits of an image and its mirror image, at twice the cost."""
+    temperature: float = 1.0
+    """Divide the logits by this, which changes the probabilities and not their order."""
 
     @classmethod
-    def of(cls, recipe: Recipe | None) -> Inference:
+    def of(cls, recipe: Recipe | None, temperature: float = 1.0) -> Inference:
         """The recipe's rule; the plain one where the recipe is unknown."""
-        return cls() if recipe is None else cls(recipe.precision == "bf16", recipe.test_mirror == "on")
+        if recipe is None:
+            return cls(temperature=temperature)
+        return cls(recipe.precision == "bf16", recipe.test_mirror == "on", temperature)
 
     @property
     def notes(self) -> list[str]:
@@ -41,10 +46,12 @@ class Inference(NamedTuple):
             logits: Tensor = model(images).float()
             if self.mirror:
                 logits = (logits + model(images.flip(-1)).float()) / 2
-        return logits
+        return logits if self.temperature == 1 else logits / self.temperature
 
 
 PLAIN = Inference()
+TEMPERATURES = (0.01, 100.0)
+"""Least and most that a temperature can be."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,11 @@ class Classification:
         return F.cross_entropy(logits, targets, self.class_weights, reduction="none").sum() / batch
 
     def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Hits:
-        return Hits.of(Inference.of(self.recipe).logits(model, inputs), targets)
+        return Hits.of(self.logits(model, inputs), targets)
+
+    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """``(B, K)`` as the recipe computes them."""
+        return Inference.of(self.recipe).logits(model, inputs)
 
     @staticmethod
     def metrics(observations: Sequence[Hits]) -> Accuracy:
@@ -123,6 +134,23 @@ class Classification:
         if not images:
             raise ValueError("no images to measure accuracy on")
         return Accuracy(100 * top1 / images, 100 * top5 / images, images)
+
+
+def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature at which ``logits (N, K)`` have the least cross entropy on ``labels (N,)`` (arXiv 1706.04599).
+
+    The labels are smoothed by 1 / (N + 2), as in Platt's scaling (1999): otherwise images that are all right would have
+    a temperature of zero, and be believed without any doubt.
+    """
+    from scipy.optimize import minimize_scalar
+
+    scores, smoothing = logits.double(), 1 / (len(labels) + 2)
+
+    def loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(scores / math.exp(log_temperature), labels, label_smoothing=smoothing))
+
+    least, most = map(math.log, TEMPERATURES)
+    return math.exp(float(minimize_scalar(loss, bounds=(least, most), method="bounded").x))
 
 
 def class_weights(labels: Any, num_classes: int) -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what a process killed during a save has left; only the process that holds the folder may."""
-    for candidate in (path.with_name(f"{path.name}.new"), *path.parent.glob(f".{path.name}.*.tmp")):
+    """Remove what a process killed while it wrote has left beside ``path``; only the one that holds the folder may."""
+    for candidate in (path.with_name(f"{path.name}.new"), *path.parent.glob(".*.tmp")):
         candidate.unlink(missing_ok=True)
+    for folder in path.parent.glob(".bundle.*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -57,6 +57,7 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
         stochastic_depth=0.0,
         weight_decay=0.0,
         ema="off",
+        calibration="off",
     )
     torch.set_num_threads(runtime.threads)
     trainer = Trainer(replace(prepared.trial, recipe=bare), images, runtime, prepared.start)

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nextify.data import Images
+from nextify.data.batches import divided
 from nextify.data.preflight import Preflight, preflight
 from nextify.fitting.fit import Change, fit, without_average
 from nextify.fitting.scale import scale
@@ -139,6 +140,11 @@ class Prepared(Preparation):
     def licence(self) -> str:
         """Of the weights it starts from; ``unknown`` for fresh ones."""
         return "yours" if self.about is None else self.about.licence
+
+    @property
+    def steps_per_epoch(self) -> int:
+        recipe = self.trial.recipe
+        return len(divided(self.images.train.labels, recipe)[0]) // recipe.batch_size
 
     @property
     def uses_batch_norm(self) -> bool:

@@ -156,7 +156,7 @@ def epochs_for(minutes: float, began: float, fitted_to: Callable[[int], Prepared
     for _ in range(2):
         prepared = fitted_to(epochs)
         found = measure(prepared, runtime)
-        per_epoch = found.step_seconds * (len(prepared.images.train) // prepared.trial.recipe.batch_size)
+        per_epoch = found.step_seconds * prepared.steps_per_epoch
         (spent,) = processes.largest([time.monotonic() - began])
         exact = ((60 * minutes - spent) * PLANNED_SHARE - found.test_seconds) / per_epoch
         if exact < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from nextify.fitting.scale import scale
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
-from nextify.paper.settings import Range, check_ranges, hints, owner, plain
+from nextify.paper.settings import Range, check_ranges, hints, owner, plain, short
 
 DESIGN_FIELDS = frozenset(hints(Design))
 Values = dict[str, Any]
@@ -69,6 +70,15 @@ def split(settings: Mapping[str, object]) -> tuple[Values, Values]:
         {name: value for name, value in values.items() if owners[name] is Recipe},
         {name: value for name, value in values.items() if owners[name] is Design},
     )
+
+
+def check_licence(licence: str | None) -> None:
+    """Raises ``RequestError`` for what is no SPDX identifier."""
+    if licence is not None and not re.fullmatch(r"[A-Za-z0-9.+:-]+", licence):
+        raise RequestError(
+            f"--licence must be an SPDX identifier, letters, digits, dots and hyphens such as cc-by-4.0, got "
+            f"{short(licence)}"
+        )
 
 
 def check(request: Request) -> None:

@@ -31,6 +31,7 @@ from nextify.system import processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
+from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
@@ -91,6 +92,9 @@ def run_trial(
                 folder.mkdir(parents=True, exist_ok=True)
                 opened.enter_context(taken(folder))
                 _clear_damaged(folder, warn)
+            elif any(folder.glob("checkpoint.pt*")):  # it was killed after its result, before it had removed them
+                with contextlib.suppress(UnusableFolder), taken(folder):
+                    remove_checkpoint(folder / "checkpoint.pt")
             return done
 
         done = processes.from_first(begin)
@@ -109,6 +113,7 @@ def run_trial(
                 lambda: records.track(open_trackers(track, folder, trial.fingerprint, trial.to_dict(), trainer.step))
             )
             final = run_steps(trainer, records, on_progress, should_stop)
+            temperature = trainer.temperature()
         except (TrainingStopped, TrainingDiverged):
             raise
         except (RuntimeError, MemoryError) as error:
@@ -131,7 +136,7 @@ def run_trial(
                 f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, torch "
                 f"{place['torch']}, {result.seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
             )
-            _save_network(weights, trial, images, result, name, source, licence, provenance)
+            _save_network(weights, trial, images, result, temperature, name, source, licence, provenance)
             content = {
                 "version": VERSION,
                 **result.to_dict(),
@@ -226,6 +231,7 @@ def _save_network(
     trial: Trial,
     images: Images,
     result: Result,
+    temperature: float,
     name: str,
     source: str,
     licence: str,
@@ -245,6 +251,7 @@ def _save_network(
     if isinstance(trial.design, Design):
         about = About(
             *(trial.design, images.num_classes, 3, name, images.classes, preprocessing, trial.recipe, metrics),
+            temperature=temperature,
             licence=licence,
             source=source,
         )
@@ -257,6 +264,7 @@ def _save_network(
         "classes": images.classes,
         "preprocessing": preprocessing.to_dict(),
         "recipe": trial.recipe.to_dict(),
+        "temperature": temperature,
         "metrics": [asdict(metric) for metric in metrics],
         "source": source,
         "weights_sha256": hashlib.sha256(data).hexdigest(),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nextify.data import Images, open_images
+from nextify.data.batches import divided
 from nextify.data.preflight import split_csv
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
@@ -29,13 +30,14 @@ from nextify.system.several import several
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.prepare import Preparation, Prepared, resolved
 from nextify.training.probe import epochs_for
-from nextify.training.request import Request
+from nextify.training.records import to_stderr
+from nextify.training.request import Request, check_licence
 from nextify.training.result import Result, finished, of_earlier_versions
 from nextify.training.run import run_trial
 from nextify.training.tracking import check_trackers
 from nextify.training.trainer import metric_specs
 from nextify.training.trial import Runtime, Trial, runtime
-from nextify.weights.bundle import chosen_licence
+from nextify.weights.bundle import JSON_FILE, chosen_licence
 
 
 def prepare_in(
@@ -103,7 +105,9 @@ def run_prepared(
         if finished(folder, trial) is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
-            write_text_atomic(folder / "split.csv", split_csv(images))
+            write_text_atomic(
+                folder / "split.csv", split_csv(images, divided(images.train.labels, trial.recipe)[1].tolist())
+            )
             write_json_atomic(folder / "recipe.json", resolved(prepared))
 
     title = f"{request.model} on {images.name}"
@@ -123,7 +127,18 @@ def run_prepared(
         should_stop=should_stop,
         track=track,
     )
+
+    def compare_licence() -> None:
+        kept = parse_json((result.bundle / JSON_FILE).read_text(encoding="utf-8")).get("licence")
+        if kept != licence:
+            to_stderr(
+                f"{result.bundle} was finished with the licence {kept} and keeps it: to change it, write {licence} in "
+                f"its {JSON_FILE}"
+            )
+
     processes.from_first(write_curves)
+    if licence is not None and not result.trained:
+        processes.from_first(compare_licence)
     return result
 
 
@@ -164,6 +179,7 @@ def train(
     place = runtime(device, threads, workers, wanted.accumulation, kernels=kernels, compile=compile)
     track = several(track)
     check_trackers(track)
+    check_licence(licence)
     with processes.joined(place.device):
 
         def read() -> Images:

@@ -8,7 +8,7 @@ processes can each compute their share of the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,13 +19,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nextify import kernels
-from nextify.data import Images, TestBatches, TrainBatches
+from nextify.data import Images, ImageSet, TestBatches, TrainBatches
 from nextify.data.share import share
 from nextify.networks.foreign import build
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design, total_stride
 from nextify.system import native, processes
-from nextify.tasks.classification import Classification, class_weights
+from nextify.tasks.classification import Classification, class_weights, fitted_temperature
 from nextify.tasks.task import M_co, Metrics, MetricSpec, Task
 from nextify.training import distributed
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
@@ -138,11 +138,16 @@ def measured(task: Task[M_co], model: nn.Module, batches: Iterable[tuple[Tensor,
     With several processes, each passes its own batches and gets the metrics over all of them; every process must call
     this.
     """
+    return task.metrics(observed(task.observe, model, batches))
+
+
+def observed(observe: Callable[[nn.Module, Tensor, Any], Any], model: nn.Module, batches: Iterable[Any]) -> list[Any]:
+    """What ``observe`` finds in each batch of all processes, with ``model`` in evaluation mode."""
     was_training = model.training
     model.eval()
-    own = [task.observe(model, inputs, targets) for inputs, targets in batches]
+    own = [observe(model, inputs, targets) for inputs, targets in batches]
     model.train(was_training)
-    return task.metrics([observation for part in processes.gathered(own) for observation in part])
+    return [observation for part in processes.gathered(own) for observation in part]
 
 
 class Trainer:
@@ -259,10 +264,32 @@ class Trainer:
 
     def evaluate(self) -> Metrics:
         """Metrics of the weights as they would be kept now: the averaged ones where the recipe averages."""
-        place = processes.rank(), processes.count()
-        tests = TestBatches(self.images.test, self.trial.recipe, self.trial.data.image_size, TEST_BATCH, *place)
-        found: Metrics = measured(self.task, self.kept(), (self.task.test_batch(*batch) for batch in tests))
+        found: Metrics = measured(self.task, self.kept(), self._test_batches(self.images.test))
         return found
+
+    def _test_batches(self, images: ImageSet) -> Iterator[tuple[Tensor, Any]]:
+        place = processes.rank(), processes.count()
+        tests = TestBatches(images, self.trial.recipe, self.trial.data.image_size, TEST_BATCH, *place)
+        return (self.task.test_batch(*batch) for batch in tests)
+
+    @torch.no_grad()
+    def temperature(self) -> float:
+        """The temperature fitted on the images that the recipe holds out; 1 where it holds out none.
+
+        Every process must call this.
+        """
+        if self.trial.recipe.calibration == "off":
+            return 1.0
+        task = self.task
+        if not isinstance(task, Classification):
+            raise ValueError("only classifications have a temperature: leave the recipe's calibration off")
+
+        def observe(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return task.logits(model, inputs)[labels >= 0].cpu(), labels[labels >= 0].cpu()
+
+        held_out = self.images.train.selected(self.batches.held_out)
+        logits, labels = zip(*observed(observe, self.kept(), self._test_batches(held_out)), strict=True)
+        return fitted_temperature(torch.cat(logits), torch.cat(labels))
 
     def kept(self) -> nn.Module:
         """The network whose weights are the result: the averaged one where the recipe averages."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -65,6 +66,8 @@ class About:
     recipe: Recipe | None = None
     """What they were trained with; None where that is unknown."""
     metrics: tuple[Metric, ...] = ()
+    temperature: float = 1.0
+    """What logits are divided by before they become probabilities; fitted on images that were not trained on."""
     licence: str = "unknown"
     """SPDX identifier; ``yours`` of one's own training, ``unknown`` where a file does not tell it."""
     source: str = ""
@@ -131,6 +134,9 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         for name in ("num_classes", "in_channels"):
             if name in values and (type(values[name]) is not int or values[name] < 0):
                 raise WeightsError(f"{name} must be a whole number, got {shortened(values[name])}")
+        temperature = values.get("temperature", 1.0)
+        if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+            raise WeightsError(f"temperature must be a number above 0, got {shortened(temperature)}")
         for name in ("name", "licence", "source", "nextify"):
             if name in values and not isinstance(values[name], str):
                 raise WeightsError(f"{name} must be a text, got {shortened(values[name])}")
@@ -162,6 +168,8 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
 def _checksum(content: Mapping[str, Any]) -> str:
     """Of everything that decides what the weights compute and what their outputs mean."""
     deciding = {key: content.get(key) for key in ("design", "num_classes", "in_channels", "classes", "preprocessing")}
+    if content.get("temperature", 1.0) != 1.0:  # at 1 it is left out, as bundles without one know it
+        deciding["temperature"] = content["temperature"]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
