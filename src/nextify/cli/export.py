@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_folder, check_source, check_weights
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
-
-if TYPE_CHECKING:
-    from nextify.data import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +25,21 @@ class Options:
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
     """A bundle left by nextify train, or other weights: a file, hf:owner/name or timm:name."""
-    to: Literal["onnx", "openvino", "torch", "aotinductor", "executorch"]
+    to: Annotated[Literal["onnx", "openvino", "torch", "aotinductor", "executorch"] | None, UNSET] = None
     """The runtime: ONNX Runtime, OpenVINO, torch.export (.pt2), AOTInductor (compiled for this machine), ExecuTorch."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    """What it computes in. int8 keeps the accuracy within --max-drop, or is not written; it needs --data."""
+    """What it computes in. int8 is what nextify quantize does, and needs --data."""
     image_size: Annotated[str | None, arg(metavar="PIXELS|dynamic", help_behavior_hint="")] = None
     """Side of the input, or dynamic for any. Default: the bundle's."""
     with_preprocessing: Annotated[bool, UNSET] = False
     """Take uint8 pixels of any size, (N, H, W, 3) RGB, and resize, crop and normalize them inside the file."""
+    fastest: Annotated[bool, UNSET] = False
+    """In place of --to: measure torch plain, compiled and with our kernels, ONNX Runtime and OpenVINO, in fp32, bf16 and
+    int8, and write the fastest that keeps its accuracy on --data."""
     data: Annotated[str | None, UNSET] = None
     """Images to compare on: digits, cifar10, hf:OWNER/NAME, or a path. Default: the embedded digits."""
-    max_drop: Annotated[float, Range(least=0, most=100)] = 0.5
-    """Top-1 points that int8 may lose at most, with 95 % confidence."""
+    max_drop: Annotated[float, Range(least=0, most=100)] = 0.3
+    """Top-1 points that int8 and --fastest may lose at most, with 95 % confidence."""
     out: Folder = None
     """Folder to write. Default: beside the bundle, named after the format."""
     threads: Threads = None
@@ -60,8 +62,14 @@ class Options:
                 "--with-preprocessing takes images of any size as it is: give --image-size as the number of pixels to "
                 "resize them to, or leave it out"
             )
-        if self.precision == "int8" and self.data is None:
-            raise ValueError("--precision int8 needs --data: images to calibrate and to test the accuracy on")
+        if (self.to is None) is not self.fastest:
+            raise ValueError("give either --to with a format, or --fastest")
+        if self.fastest or self.precision == "int8":
+            what = "--fastest" if self.fastest else "--precision int8"
+            if self.data is None:
+                raise ValueError(f"{what} needs --data: images to calibrate and to test the accuracy on")
+            if self.image_size or self.with_preprocessing or (self.fastest and self.precision != "fp32"):
+                raise ValueError(f"{what} is for the bundle's own inputs: leave the other options of the file out")
         check_weights(self.bundle)
         if self.data is not None:
             check_source(self.data)
@@ -69,24 +77,35 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from nextify.cli.progress import read_images
+    from nextify.cli.quantize import search
+    from nextify.data.errors import printable
     from nextify.deploy.export import export
+    from nextify.deploy.quantize import fastest, quantize
 
-    size = options.image_size
+    console = Console(stderr=True)
+    to, size, searches = options.to, options.image_size, options.fastest or options.precision == "int8"
+    images = None
+    if options.data is not None:
+        images = read_images(console, options.data, options.reading, None, options.bundle, to_train=searches)
+        note(*images.warnings)
+    out = options.out or default_folder(options.bundle, to or "fastest", options.precision)
+    if searches and images is not None:
+        made = fastest if to is None else partial(quantize, to=to)
+        return search(made, options.bundle, images, out, options)
+    assert to is not None
     done = export(
         options.bundle,
-        options.to,
-        options.out or default_folder(options.bundle, options.to, options.precision),
+        to,
+        out,
         precision=options.precision,
-        image_size=size if size is None or size == "dynamic" else int(size),  # type: ignore[arg-type]
+        image_size=size if size is None or size == "dynamic" else int(size),
         with_preprocessing=options.with_preprocessing,
-        images=read(options.data, options.reading, options.bundle),
-        max_drop=options.max_drop,
+        images=images,
         threads=options.threads,
     )
     found = done.verification
     if options.json:
-        from dataclasses import asdict
-
         print_json({"path": str(done.path), "export": asdict(done.exported), "verification": asdict(found)})
         return 0
     print(f"{done.exported.name}: {done.bytes / 1e6:,.1f} MB")
@@ -96,7 +115,7 @@ def run(options: Options) -> int:
     )
     rows = [(f"{t.batch}", f"{t.file:,.2f}", f"{t.bundle:,.2f}") for t in found.timings]
     print_columns(("batch", "ms", "bundle (torch, fp32), ms"), rows)
-    print(f"licence: {done.about.licence}")
+    print(f"\nlicence: {printable(done.about.licence)}")
     print(f"written: {done.path}")
     return 0
 
@@ -106,16 +125,3 @@ def default_folder(bundle: str, to: str, precision: str) -> Path:
     path = Path(bundle).expanduser()
     name = f"{path.stem if path.exists() else path.name.replace(':', '-')}-{to}-{precision}"
     return path.parent / name if path.exists() else Path(name)
-
-
-def read(data: str | None, reading: Reading, bundle: str) -> Images | None:
-    """The images of ``--data``, if given."""
-    if data is None:
-        return None
-    from rich.console import Console
-
-    from nextify.cli.progress import read_images
-
-    images = read_images(Console(stderr=True), data, reading, None, bundle, to_train=False)
-    note(*images.warnings)
-    return images

@@ -86,7 +86,6 @@ def export(
     image_size: int | Literal["dynamic"] | None = None,
     with_preprocessing: bool = False,
     images: Images | None = None,
-    max_drop: float = 0.5,
     threads: int | None = None,
 ) -> Export:
     """Write a bundle for another runtime, after proving that it gives the bundle's results there.
@@ -95,12 +94,11 @@ def export(
         bundle: a bundle, or anything else that ``nextify.weights.load`` reads.
         to: ``onnx`` (ONNX Runtime), ``openvino``, ``torch`` (``torch.export``), ``aotinductor`` or ``executorch``.
         out: the folder to write; one that holds a bundle or an export is replaced.
-        precision: ``fp32`` computes the bundle's function; the others differ by more than rounding. int8 goes through
-            ``quantize`` and needs ``images``.
+        precision: ``fp32`` computes the bundle's function; ``bf16`` and ``fp16`` differ by their rounding. For int8
+            there is ``nextify.quantize``.
         image_size: pixels of the input's side, or ``dynamic`` for any height and width. None: the bundle's.
         with_preprocessing: take uint8 ``(N, H, W, 3)`` of any size and prepare it inside the file.
         images: real images to compare on; by default the embedded digits.
-        max_drop: of int8, see ``quantize``.
         threads: CPU threads of the comparison.
 
     Raises:
@@ -111,14 +109,16 @@ def export(
     """
     if images is not None:
         check_images(images)
-    if precision == "int8":
-        raise NotImplementedError
     out = Path(out)
     check_replaceable(out)
     source = Source.of(bundle, None if image_size == "dynamic" else image_size)
     size = None if image_size == "dynamic" or with_preprocessing else source.about.preprocessing.size
     exported = Exported(to, precision, size, with_preprocessing, bf16=precision == "bf16")
     formats.check(exported)
+    if precision == "int8":
+        raise formats.FormatError("int8 has to be calibrated and tested: call nextify.quantize")
+    if image_size == "dynamic":
+        formats.check_dynamic(source.model, source.about.preprocessing)
     if threads is not None:
         torch.set_num_threads(threads)
     shown = open_images("digits") if images is None else images

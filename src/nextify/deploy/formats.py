@@ -146,12 +146,25 @@ def trace(exported: Exported, model: ConvNet, mirror: bool, settings: Preprocess
     else:
         example = torch.zeros(_EXAMPLE, settings.channels, *(exported.size or settings.size))
         if exported.size is None:
-            least = max(2, model.smallest_image)
-            dims |= {2: Dim("height", min=least), 3: Dim("width", min=least)}
+            dims |= {2: Dim("height", min=_least(model)), 3: Dim("width", min=_least(model))}
     if exported.format == "executorch":
         return torch.export.export(module, (example[:1],))
     with torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes=(dims,), strict=False)
+
+
+def _least(model: ConvNet) -> int:
+    """Shortest side of any image for a file that takes all sizes: one pixel in the last stage is a case of its own."""
+    return 2 * model.smallest_image
+
+
+def check_dynamic(model: ConvNet, settings: Preprocessing) -> None:
+    """Raises ``FormatError`` where a network's own input is too small for a file that takes all sizes."""
+    if min(settings.size) < _least(model):
+        raise FormatError(
+            f"--image-size dynamic takes images from {_least(model)} pixels a side, and this network is made for "
+            f"{settings.size[0]}x{settings.size[1]}: give --image-size as a number"
+        )
 
 
 def onnx_program(program: ExportedProgram) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +32,7 @@ class Runner(Protocol):
         """``(N, K)`` logits of normalized images ``(N, C, H, W)``, as ``preprocessing`` makes them."""
 
 
-def probabilities(runner: Runner, inputs: Floats) -> Floats:
+def probabilities(runner: Callable[[Floats], Floats], inputs: Floats) -> Floats:
     """``(N, K)`` probabilities of normalized images ``(N, C, H, W)``."""
     found: Floats = torch.from_numpy(runner(inputs)).softmax(-1).numpy()
     return found
