@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_folder, check_source, check_weights
 from nextify.cli.printing import note, print_columns, print_json
+from nextify.cli.quantize import default_folder, search
 from nextify.paper.settings import Range
 
 
@@ -34,8 +34,8 @@ class Options:
     with_preprocessing: Annotated[bool, UNSET] = False
     """Take uint8 pixels of any size, (N, H, W, 3) RGB, and resize, crop and normalize them inside the file."""
     fastest: Annotated[bool, UNSET] = False
-    """In place of --to: measure torch plain, compiled and with our kernels, ONNX Runtime and OpenVINO, in fp32, bf16 and
-    int8, and write the fastest that keeps its accuracy on --data."""
+    """In place of --to: measure torch plain, compiled and with our kernels, ONNX Runtime and OpenVINO, in fp32, bf16
+    and int8, and write the fastest that keeps its accuracy on --data."""
     data: Annotated[str | None, UNSET] = None
     """Images to compare on: digits, cifar10, hf:OWNER/NAME, or a path. Default: the embedded digits."""
     max_drop: Annotated[float, Range(least=0, most=100)] = 0.3
@@ -78,7 +78,6 @@ class Options:
 
 def run(options: Options) -> int:
     from nextify.cli.progress import read_images
-    from nextify.cli.quantize import search
     from nextify.data.errors import printable
     from nextify.deploy.export import export
     from nextify.deploy.quantize import fastest, quantize
@@ -118,10 +117,3 @@ def run(options: Options) -> int:
     print(f"\nlicence: {printable(done.about.licence)}")
     print(f"written: {done.path}")
     return 0
-
-
-def default_folder(bundle: str, to: str, precision: str) -> Path:
-    """Beside a bundle on disk; in the current folder for weights from elsewhere."""
-    path = Path(bundle).expanduser()
-    name = f"{path.stem if path.exists() else path.name.replace(':', '-')}-{to}-{precision}"
-    return path.parent / name if path.exists() else Path(name)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.export import default_folder
 from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_folder, check_source, check_weights
 from nextify.cli.printing import note, print_json
 from nextify.paper.settings import Range
@@ -100,3 +99,10 @@ def search(made: Callable[..., Quantized], bundle: str, images: Images, out: Pat
     )
     print(f"written: {found.path}")
     return 0
+
+
+def default_folder(bundle: str, to: str, precision: str) -> Path:
+    """Beside a bundle on disk; in the current folder for weights from elsewhere."""
+    path = Path(bundle).expanduser()
+    name = f"{path.stem if path.exists() else path.name.replace(':', '-')}-{to}-{precision}"
+    return path.parent / name if path.exists() else Path(name)

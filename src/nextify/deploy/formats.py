@@ -148,6 +148,8 @@ def trace(exported: Exported, model: ConvNet, mirror: bool, settings: Preprocess
         if exported.size is None:
             dims |= {2: Dim("height", min=_least(model)), 3: Dim("width", min=_least(model))}
     if exported.format == "executorch":
+        for parameter in module.parameters():  # XNNPACK takes no channels-last weights
+            parameter.data = parameter.data.contiguous()
         return torch.export.export(module, (example[:1],))
     with torch.no_grad():
         return torch.export.export(module, (example,), dynamic_shapes=(dims,), strict=False)

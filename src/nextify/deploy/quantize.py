@@ -27,7 +27,7 @@ from nextify.data.preprocessing import Preprocessing
 from nextify.deploy import formats
 from nextify.deploy.export import Export, Source, describe_export, folder_bytes
 from nextify.deploy.gate import Answers, Change, change, images_needed
-from nextify.deploy.runners import Exported, Format, Precision, Run, needs, start
+from nextify.deploy.runners import Exported, Format, Run, needs, start
 from nextify.deploy.verify import some_images, verify
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Floats, Network, probabilities
@@ -46,6 +46,7 @@ ROUNDS = 7
 BATCH = 16
 Part = Literal["stem", "depthwise", "head"]
 Progress = Callable[[str], None]
+_FAILED = "on unseen images"
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,15 @@ class _Tried:
     """None for the bundle."""
     folder: Path
     run: Run
-    probabilities: list[Floats] = field(default_factory=list)
     single: list[float] = field(default_factory=list)
     batched: list[float] = field(default_factory=list)
+    """Seconds of one image, and of a batch."""
+    refused: str = ""
+    """Why it is out of the question."""
+
+    @property
+    def seconds(self) -> float:
+        return median(self.batched)
 
 
 def quantize(
@@ -151,8 +158,13 @@ def quantize(
         MissingExtra: the format's packages, or NNCF, are not installed.
         WeightsError, DataError: the bundle or its images cannot be used.
     """
+    formats.check(Exported(to, "int8", None))
     needs("nncf", to)
-    return _search(bundle, images, out, _of_format(to, True), "int8", max_drop, seed, threads, on_progress)
+
+    def rank(one: _Tried) -> tuple[bool, float]:
+        return one.exported is None or one.exported.precision != "int8", one.seconds
+
+    return _search(bundle, images, out, [to], max_drop, seed, threads, on_progress, rank)
 
 
 def fastest(
@@ -170,125 +182,114 @@ def fastest(
     Formats whose packages are not installed are left out and named in ``notes``. Arguments and errors as for
     ``quantize``.
     """
-    return _search(bundle, images, out, None, None, max_drop, seed, threads, on_progress)
+    to: list[Format] = []
+    notes = []
+    for one in ("openvino", "onnx", "torch", "aotinductor"):
+        try:
+            formats.check(Exported(one, "fp32", None))
+            if "int8" in formats.PRECISIONS[one]:
+                needs("nncf", one)
+            to.append(one)
+        except formats.MissingExtra as error:
+            notes.append(f"left out: {error}")
+    to.sort(key=lambda one: one != "torch")  # plain torch in fp32 is what the others are held against
+    found = _search(
+        bundle, images, out, to, max_drop, seed, threads, on_progress, lambda one: one.seconds, with_bundle=True
+    )
+    return replace(found, notes=(*notes, *found.notes))
 
 
-def _of_format(to: Format, quantized: bool) -> list[tuple[Exported, Int8 | None]]:
+def _of_format(to: Format) -> list[tuple[Exported, Int8 | None]]:
     """What can be tried in one format, fp32 first."""
-    narrow = torch.cpu._is_avx512_bf16_supported()
+    precisions = formats.PRECISIONS[to]
+    narrow = torch.cpu._is_avx512_bf16_supported() and "bf16" in precisions
     plans: list[tuple[Exported, Int8 | None]] = [(Exported(to, "fp32", None), None)]
-    if narrow and "bf16" in formats.PRECISIONS[to]:
-        plans.append((Exported(to, "bf16", None, bf16=True), None))
-    if quantized:
-        plans += [(Exported(to, "int8", None, bf16=narrow and to == "openvino"), how) for how in INT8]
-    return plans
+    plans += [(Exported(to, "bf16", None, bf16=True), None)] if narrow else []
+    return plans + [(Exported(to, "int8", None, bf16=narrow), how) for how in INT8 if "int8" in precisions]
 
 
 def _search(
     bundle: str | Path,
     images: Images,
     out: str | Path,
-    plans: list[tuple[Exported, Int8 | None]] | None,
-    preferred: Precision | None,
+    to: Sequence[Format],
     max_drop: float,
     seed: int,
     threads: int | None,
     on_progress: Progress,
+    rank: Callable[[_Tried], object],
+    with_bundle: bool = False,
 ) -> Quantized:
+    """Try all that the formats ``to`` offer; ``rank`` says which of those that keep the promise is best (lowest)."""
     check_images(images)
     out = Path(out)
     check_replaceable(out)
     if threads is not None:
         torch.set_num_threads(threads)
-    source, notes = Source.of(bundle), []
+    source, notes = Source.of(bundle), list[str]()
     labels_of = match_classes(source.about, images, notes)
     calibration, gate, unseen = _parts(images, max_drop, seed)
     settings = source.about.preprocessing
-    whole_bundle = plans is None
-    if plans is None:
-        plans = []
-        for to in ("openvino", "onnx", "torch", "aotinductor"):
-            try:
-                formats.check(Exported(to, "fp32", None))
-                quantized = to in ("openvino", "onnx")
-                if quantized:
-                    needs("nncf", to)
-            except formats.MissingExtra as error:
-                notes.append(f"left out: {error}")
-                continue
-            plans += _of_format(to, quantized)
+    inputs = [settings(images.train.load(i)).numpy()[None] for i in calibration.tolist()]
     with TemporaryDirectory() as scratch:
         tried: list[_Tried] = []
-        for number, (exported, how) in enumerate(plans):
+        for exported, how in [plan for one in to for plan in _of_format(one)]:
             exported = replace(exported, size=settings.size)
-            name = f"{exported.format} {how.name if how else exported.precision}"
-            on_progress(f"making {name}")
-            folder = Path(scratch) / str(number)
+            name, folder = (
+                f"{exported.format} {how.name if how else exported.precision}",
+                Path(scratch, f"{len(tried)}"),
+            )
+            on_progress(f"making {name} …")
             folder.mkdir()
             with formats.quiet():
                 if how is None:
                     formats.write(exported, source.model, source.mirror, settings, folder)
                 else:
-                    chosen = [images.train.load(i) for i in calibration.tolist()]
-                    _write_int8(exported, how, source, [settings(pixels).numpy()[None] for pixels in chosen], folder)
+                    _write_int8(exported, how, source, inputs, folder)
                 tried.append(_Tried(name, exported, folder, start(folder / exported.file, exported, threads)))
-        if whole_bundle:
-            folder = Path(scratch) / "bundle"
-            save_bundle(folder, source.model.state_dict(), source.about)
+        if with_bundle:
+            folder = save_bundle(Path(scratch, "bundle"), source.model.state_dict(), source.about)
             tried.append(_Tried("the bundle with our kernels", None, folder, Network(folder, threads=threads)))
-        on_progress("timing")
-        _time(tried, np.stack([settings(p).numpy() for _, p in some_images(images.test, BATCH)]))
-        on_progress(f"comparing on {len(gate):,} gate images")
-        answers = _answers(tried, images.test, gate, labels_of, settings)
         before = tried[0]
-        passing = []
-        verdicts = {}
-        for one in tried:
-            verdicts[one.name] = _refusal(one, before, answers, max_drop)
-            if not verdicts[one.name]:
-                passing.append(one)
-        # The preferred precision first, then by speed; fp32 is its own reference and always passes.
-        passing.sort(key=lambda one: (one.exported is None or one.exported.precision != preferred, median(one.batched)))
-        if preferred is None:
-            passing.sort(key=lambda one: median(one.batched))
-        failed: set[Precision | None] = set()
-        for best in passing:
-            precision = best.exported.precision if best.exported else None
-            if precision in failed and best is not before:
+        on_progress("timing them in turns …")
+        _time(tried, np.stack([settings(p).numpy() for _, p in some_images(images.test, BATCH)]))
+        on_progress(f"comparing them on {len(gate):,} gate images …")
+        answers = _answers(tried, images.test, gate, labels_of, settings)
+        for one, given in zip(tried[1:], answers[1:], strict=True):
+            one.refused = _refusal(change(answers[0], given).value, given.ece - answers[0].ece, max_drop)
+            if not one.refused and one.seconds >= before.seconds:
+                one.refused = f"no faster than {before.name}"
+        best, final, ece = before, change(answers[0], answers[0]), 0.0
+        for one in sorted((one for one in tried if not one.refused), key=rank):
+            precision = one.exported and one.exported.precision
+            if any(o.refused.startswith(_FAILED) and o.exported and o.exported.precision == precision for o in tried):
                 continue  # one attempt for each precision, or the unseen images would no longer be unseen
-            on_progress(f"testing {best.name} on {len(unseen):,} unseen images")
-            pair = [replace(one, probabilities=[]) for one in ((before,) if best is before else (before, best))]
-            last = _answers(pair, images.test, unseen, labels_of, settings)
-            final, ece = change(last[before.name], last[best.name]), last[best.name].ece - last[before.name].ece
-            if best is before or (final.low > -max_drop and ece <= ECE_BOUND):
+            on_progress(f"testing {one.name} on {len(unseen):,} unseen images …")
+            old, *new = _answers([before] if one is before else [before, one], images.test, unseen, labels_of, settings)
+            best, final, ece = one, change(old, *new or [old]), (*new, old)[0].ece - old.ece
+            one.refused = "" if one is before else _refusal(final.low, ece, max_drop)
+            if not one.refused:
                 break
-            failed.add(precision)
-            verdicts[best.name] = (
-                f"failed on unseen images: {final.value:+.2f} [{final.low:+.2f}, {final.high:+.2f}] points, "
-                f"calibration error {ece:+.2f}"
-            )
-        verdicts = {
-            name: words or ("chosen" if name == best.name else "not chosen") for name, words in verdicts.items()
-        }
+            one.refused = f"{_FAILED}: {one.refused}"
+        counts = {"calibration": len(calibration), "gate": len(gate), "unseen": len(unseen)}
         candidates = tuple(
             Candidate(
                 one.name,
-                answers[one.name].top1,
-                change(answers[before.name], answers[one.name]),
-                answers[one.name].ece,
+                given.top1,
+                change(answers[0], given),
+                given.ece,
                 folder_bytes(one.folder),
                 1000 * median(one.single),
-                BATCH / median(one.batched),
-                verdicts[one.name],
+                BATCH / one.seconds,
+                one.refused or ("chosen" if one is best else "not chosen"),
             )
-            for one in tried
+            for one, given in zip(tried, answers, strict=True)
         )
-        counts = {"calibration": len(calibration), "gate": len(gate), "unseen": len(unseen)}
         found = Quantized(None, out, candidates, final, ece, max_drop, counts, seed, tuple(notes))
         if best.exported is None:
             save_bundle(out, source.model.state_dict(), source.about)
             return found
-        on_progress(f"verifying {best.name}")
+        on_progress(f"verifying {best.name} …")
         with fresh_folder(out) as fresh:
             shutil.copytree(best.folder, fresh, dirs_exist_ok=True)
             proof = verify(best.exported, best.run, source.run, some_images(images.test), settings, images.name)
@@ -317,19 +318,11 @@ def _parts(images: Images, max_drop: float, seed: int) -> tuple[npt.NDArray[np.i
     return draw.permutation(len(images.train))[:CALIBRATION_IMAGES], held[:cut], held[cut:]
 
 
-def _refusal(one: _Tried, before: _Tried, answers: dict[str, Answers], max_drop: float) -> str:
-    """Why a candidate is out of the question on the gate images; empty if it is not."""
-    if one is before:
-        return ""
-    drop = answers[before.name].top1 - answers[one.name].top1
-    ece = answers[one.name].ece - answers[before.name].ece
-    if drop > max_drop:
-        return f"loses {drop:.2f} points"
-    if ece > ECE_BOUND:
-        return f"calibration error grows by {ece:.2f} points"
-    if median(one.batched) >= median(before.batched):
-        return f"no faster than {before.name}"
-    return ""
+def _refusal(change: float, ece: float, max_drop: float) -> str:
+    """Why these changes of top-1 and of the calibration error, in points, are out of the question; empty if not."""
+    if change <= -max_drop and change < 0:
+        return f"may lose {-change:.2f} points"
+    return f"calibration error grows by {ece:.2f} points" if ece > ECE_BOUND else ""
 
 
 def _answers(
@@ -338,15 +331,15 @@ def _answers(
     places: npt.NDArray[np.int64],
     labels_of: npt.NDArray[np.int64],
     settings: Preprocessing,
-) -> dict[str, Answers]:
-    """What each candidate says about the same images, prepared once."""
-    size = settings.batch_size(64)
+) -> list[Answers]:
+    """What each candidate says about the same images, which are prepared once."""
+    size, found = settings.batch_size(64), [list[Floats]() for _ in tried]
     for first in range(0, len(places), size):
         inputs = np.stack([settings(held.load(i)).numpy() for i in places[first : first + size].tolist()])
-        for one in tried:
-            one.probabilities.append(probabilities(one.run, inputs))
+        for one, said in zip(tried, found, strict=True):
+            said.append(probabilities(one.run, inputs))
     labels = labels_of[held.labels[places]]
-    return {one.name: Answers.of(np.concatenate(one.probabilities), labels) for one in tried}
+    return [Answers.of(np.concatenate(said), labels) for said in found]
 
 
 def _time(tried: Sequence[_Tried], inputs: Floats) -> None:
