@@ -245,7 +245,7 @@ def _search(
                 if how is None:
                     formats.write(exported, source.model, source.mirror, settings, folder)
                 else:
-                    _write_int8(exported, how, source, inputs, folder)
+                    write_int8(exported, how, source, inputs, folder)
                 tried.append(_Tried(name, exported, folder, start(folder / exported.file, exported, threads)))
         if with_bundle:
             folder = save_bundle(Path(scratch, "bundle"), source.model.state_dict(), source.about)
@@ -354,7 +354,7 @@ def _time(tried: Sequence[_Tried], inputs: Floats) -> None:
                     seconds.append(time.perf_counter() - start)
 
 
-def _write_int8(exported: Exported, how: Int8, source: Source, calibration: Sequence[Floats], folder: Path) -> None:
+def write_int8(exported: Exported, how: Int8, source: Source, calibration: Sequence[Floats], folder: Path) -> None:
     """Quantize by NNCF and write the file."""
     import nncf
 
