@@ -37,7 +37,7 @@ from nextify.deploy.gate import Answers, change
 from nextify.deploy.quantize import INT8, quantize, write_int8
 from nextify.deploy.runners import Exported, open_runner, start
 from nextify.evaluation.evaluate import match_classes
-from nextify.evaluation.runner import Network, probabilities
+from nextify.evaluation.runner import Network, Runner, probabilities
 from nextify.networks.zoo import find_design
 from nextify.system.environment import describe, version
 from nextify.weights import About, Preprocessing
@@ -134,14 +134,20 @@ def gate(options: argparse.Namespace) -> None:
         labels = match_classes(network.about, images, [])[halves[1].test.labels]
         inputs = [network.preprocessing(halves[1].test.load(i)).numpy() for i in range(len(labels))]
         parts = [np.stack(inputs[i : i + 64]) for i in range(0, len(inputs), 64)]
-        before = Answers.of(np.concatenate([probabilities(network, part) for part in parts]), labels)
+
+        def answers(run: Runner, parts: list[np.ndarray] = parts, labels: np.ndarray = labels) -> Answers:
+            return Answers.of(np.concatenate([probabilities(run(part), run.about) for part in parts]), labels)
+
+        before = answers(network)
         for seed in options.seeds:
             with TemporaryDirectory() as folder:
                 out = Path(folder, "out")
                 done = quantize(bundle, halves[0], out, to=options.to, max_drop=options.max_drop, seed=seed)
                 chosen = next(c for c in done.candidates if c.verdict == "chosen")
                 runner = open_runner(out)
-                after = Answers.of(np.concatenate([probabilities(runner, part) for part in parts]), labels)
+                after = Answers.of(
+                    np.concatenate([probabilities(runner(part), network.about) for part in parts]), labels
+                )
             found = change(before, after)
             violated = found.value < -options.max_drop
             violations += violated

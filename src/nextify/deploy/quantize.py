@@ -23,7 +23,6 @@ import torch
 
 from nextify.data import Images, ImageSet
 from nextify.data.images import check_images
-from nextify.data.preprocessing import Preprocessing
 from nextify.deploy import formats
 from nextify.deploy.export import Export, Source, describe_export, folder_bytes
 from nextify.deploy.gate import Answers, Change, change, images_needed
@@ -254,7 +253,7 @@ def _search(
         on_progress("timing them in turns …")
         _time(tried, np.stack([settings(p).numpy() for _, p in some_images(images.test, BATCH)]))
         on_progress(f"comparing them on {len(gate):,} gate images …")
-        answers = _answers(tried, images.test, gate, labels_of, settings)
+        answers = _answers(tried, images.test, gate, labels_of, source)
         for one, given in zip(tried[1:], answers[1:], strict=True):
             one.refused = _refusal(change(answers[0], given).value, given.ece - answers[0].ece, max_drop)
             if not one.refused and one.seconds >= before.seconds:
@@ -265,7 +264,7 @@ def _search(
             if any(o.refused.startswith(_FAILED) and o.exported and o.exported.precision == precision for o in tried):
                 continue  # one attempt for each precision, or the unseen images would no longer be unseen
             on_progress(f"testing {one.name} on {len(unseen):,} unseen images …")
-            old, *new = _answers([before] if one is before else [before, one], images.test, unseen, labels_of, settings)
+            old, *new = _answers([before] if one is before else [before, one], images.test, unseen, labels_of, source)
             best, final, ece = one, change(old, *new or [old]), (*new, old)[0].ece - old.ece
             one.refused = "" if one is before else _refusal(final.low, ece, max_drop)
             if not one.refused:
@@ -330,14 +329,15 @@ def _answers(
     held: ImageSet,
     places: npt.NDArray[np.int64],
     labels_of: npt.NDArray[np.int64],
-    settings: Preprocessing,
+    source: Source,
 ) -> list[Answers]:
     """What each candidate says about the same images, which are prepared once."""
+    settings = source.about.preprocessing
     size, found = settings.batch_size(64), [list[Floats]() for _ in tried]
     for first in range(0, len(places), size):
         inputs = np.stack([settings(held.load(i)).numpy() for i in places[first : first + size].tolist()])
         for one, said in zip(tried, found, strict=True):
-            said.append(probabilities(one.run, inputs))
+            said.append(probabilities(one.run(inputs), source.about))
     labels = labels_of[held.labels[places]]
     return [Answers.of(np.concatenate(said), labels) for said in found]
 

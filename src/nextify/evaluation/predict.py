@@ -134,7 +134,7 @@ class Predictor:
         if ready:
             settings = self.preprocessing
             inputs = normalized(torch.stack(ready), torch.device("cpu"), settings.mean, settings.std)
-            found = probabilities(self.runner, inputs.numpy())
+            found = probabilities(self.runner(inputs.numpy()), self.about)
         rows = iter(found)
         for entry in waiting:
             if isinstance(entry, Prediction):
