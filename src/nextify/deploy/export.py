@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -83,7 +83,7 @@ def export(
     out: str | Path,
     *,
     precision: Precision = "fp32",
-    image_size: int | Literal["dynamic"] | None = None,
+    image_size: int | str | None = None,
     with_preprocessing: bool = False,
     images: Images | None = None,
     threads: int | None = None,

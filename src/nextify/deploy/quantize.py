@@ -26,7 +26,7 @@ from nextify.data.images import check_images
 from nextify.deploy import formats
 from nextify.deploy.export import Export, Source, describe_export, folder_bytes
 from nextify.deploy.gate import Answers, Change, change, images_needed
-from nextify.deploy.runners import Exported, Format, Run, needs, start
+from nextify.deploy.runners import Exported, Format, MissingExtra, Run, needs, start
 from nextify.deploy.verify import some_images, verify
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Floats, Network, probabilities
@@ -137,7 +137,7 @@ def quantize(
     images: Images,
     out: str | Path,
     *,
-    to: Literal["openvino", "onnx"] = "openvino",
+    to: Format = "openvino",
     max_drop: float = 0.5,
     seed: int = 0,
     threads: int | None = None,
@@ -151,8 +151,10 @@ def quantize(
         max_drop: top-1 points that may be lost at most, with 95 % confidence.
         seed: of the choice of images.
         on_progress: called with what is being done.
+        to: ``openvino`` or ``onnx``.
 
     Raises:
+        FormatError: the format has no int8.
         TooFewImages: the held-out images could not show it even if no answer changed.
         MissingExtra: the format's packages, or NNCF, are not installed.
         WeightsError, DataError: the bundle or its images cannot be used.
@@ -189,7 +191,7 @@ def fastest(
             if "int8" in formats.PRECISIONS[one]:
                 needs("nncf", one)
             to.append(one)
-        except formats.MissingExtra as error:
+        except MissingExtra as error:
             notes.append(f"left out: {error}")
     to.sort(key=lambda one: one != "torch")  # plain torch in fp32 is what the others are held against
     found = _search(
@@ -216,7 +218,7 @@ def _search(
     seed: int,
     threads: int | None,
     on_progress: Progress,
-    rank: Callable[[_Tried], object],
+    rank: Callable[[_Tried], Any],
     with_bundle: bool = False,
 ) -> Quantized:
     """Try all that the formats ``to`` offer; ``rank`` says which of those that keep the promise is best (lowest)."""
