@@ -111,13 +111,16 @@ def export(
         check_images(images)
     out = Path(out)
     check_replaceable(out)
-    source = Source.of(bundle, None if image_size == "dynamic" else image_size)
-    size = None if image_size == "dynamic" or with_preprocessing else source.about.preprocessing.size
+    dynamic = image_size == "dynamic"
+    if isinstance(image_size, str) and not dynamic:
+        raise formats.FormatError(f"image_size is a whole number of pixels, or dynamic; got {image_size!r}")
+    source = Source.of(bundle, image_size if isinstance(image_size, int) else None)
+    size = None if dynamic or with_preprocessing else source.about.preprocessing.size
     exported = Exported(to, precision, size, with_preprocessing, bf16=precision == "bf16")
     formats.check(exported)
     if precision == "int8":
         raise formats.FormatError("int8 has to be calibrated and tested: call nextify.quantize")
-    if image_size == "dynamic":
+    if dynamic and not with_preprocessing:
         formats.check_dynamic(source.model, source.about.preprocessing)
     if threads is not None:
         torch.set_num_threads(threads)
