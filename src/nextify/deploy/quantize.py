@@ -236,10 +236,8 @@ def _search(
         tried: list[_Tried] = []
         for exported, how in [plan for one in to for plan in _of_format(one)]:
             exported = replace(exported, size=settings.size)
-            name, folder = (
-                f"{exported.format} {how.name if how else exported.precision}",
-                Path(scratch, f"{len(tried)}"),
-            )
+            name = f"{exported.format} {how.name if how else exported.precision}"
+            folder = Path(scratch, str(len(tried)))
             on_progress(f"making {name} …")
             folder.mkdir()
             with formats.quiet():
@@ -251,9 +249,11 @@ def _search(
         if with_bundle:
             folder = save_bundle(Path(scratch, "bundle"), source.model.state_dict(), source.about)
             tried.append(_Tried("the bundle with our kernels", None, folder, Network(folder, threads=threads)))
-        before = tried[0]
+        before, shown = tried[0], some_images(images.test)
+        assert before.exported is not None
+        verify(before.exported, before.run, source.run, shown, settings, images.name)  # the others are held against it
         on_progress("timing them in turns …")
-        _time(tried, np.stack([settings(p).numpy() for _, p in some_images(images.test, BATCH)]))
+        _time(tried, np.stack([settings(pixels).numpy() for _, pixels in shown[:BATCH]]))
         on_progress(f"comparing them on {len(gate):,} gate images …")
         answers = _answers(tried, images.test, gate, labels_of, source)
         for one, given in zip(tried[1:], answers[1:], strict=True):
@@ -263,7 +263,8 @@ def _search(
         best, final, ece = before, change(answers[0], answers[0]), 0.0
         for one in sorted((one for one in tried if not one.refused), key=rank):
             precision = one.exported and one.exported.precision
-            if any(o.refused.startswith(_FAILED) and o.exported and o.exported.precision == precision for o in tried):
+            failed = [o.exported.precision for o in tried if o.exported and o.refused.startswith(_FAILED)]
+            if precision in failed and one is not before:
                 continue  # one attempt for each precision, or the unseen images would no longer be unseen
             on_progress(f"testing {one.name} on {len(unseen):,} unseen images …")
             old, *new = _answers([before] if one is before else [before, one], images.test, unseen, labels_of, source)
@@ -293,7 +294,7 @@ def _search(
         on_progress(f"verifying {best.name} …")
         with fresh_folder(out) as fresh:
             shutil.copytree(best.folder, fresh, dirs_exist_ok=True)
-            proof = verify(best.exported, best.run, source.run, some_images(images.test), settings, images.name)
+            proof = verify(best.exported, best.run, source.run, shown, settings, images.name)
             gated = {k: v for k, v in asdict(found).items() if k not in ("export", "path")}
             describe_export(fresh, source, best.exported, {"verification": asdict(proof), "gate": gated})
     return replace(found, export=Export(out, source.about, best.exported, proof, folder_bytes(out)))
