@@ -45,6 +45,8 @@ NEEDED = {
     "robustness": (".", "--data", "digits"),
     "predict": (".", "x.png"),
     "convert": (".", "x.safetensors", "--to", "timm"),
+    "export": (".", "--to", "onnx"),
+    "quantize": (".", "--data", "digits"),
     "show": ("resnet50",),
     "diff": ("resnet50", "convnext_tiny"),
 }

@@ -37,6 +37,8 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure a bundle on your images: accuracy, per class, confusion, calibration",
     "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
     "predict": "classify images: files, folders, patterns",
+    "export": "write a bundle for another runtime (ONNX, OpenVINO, torch.export, …), proven to give its results",
+    "quantize": "write a bundle in int8 if it is faster and keeps its accuracy, otherwise the best that does",
     "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",
     "models": "list the named networks with their cost and published accuracy",
     "show": "show one network: its blocks, and the cost of each stage",

@@ -22,7 +22,8 @@ class Options(InferenceOptions):
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
-    """A bundle left by nextify train, or other weights: a file, hf:owner/name or timm:name."""
+    """A bundle left by nextify train, a folder written by nextify export, or other weights: a file, hf:owner/name or
+    timm:name."""
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
     top: Annotated[int, Range(least=1, most=10**6)] = 5
@@ -43,17 +44,18 @@ class Options(InferenceOptions):
 
 def run(options: Options) -> int:
     from nextify.data.errors import printable, valid_unicode
+    from nextify.deploy.runners import open_runner
     from nextify.evaluation.predict import Predictor, csv_text
 
     place = runtime(options.machine.device, options.machine.threads)
-    predictor = Predictor(
+    runner = open_runner(
         options.bundle,
         device=place.device,
         threads=options.machine.threads,
         kernels=options.machine.kernels,
         class_order=options.class_order,
-        channels=options.channels,
     )
+    predictor = Predictor(runner, channels=options.channels)
     predictions = list(predictor(options.images, options.top))
     if options.json:
         print_json([{**p.to_dict(), "path": valid_unicode(p.path)} for p in predictions])

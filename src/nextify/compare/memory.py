@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -66,7 +65,7 @@ class Processes:
     """Start the processes; a context manager that leaves none running."""
 
     def __init__(self) -> None:
-        self._context = fresh("nextify.compare.memory", "timm")
+        self._context = worker_context("nextify.compare.memory", "timm")
         self._worker: tuple[BaseProcess, Connection] | None = None
 
     def __enter__(self) -> Processes:

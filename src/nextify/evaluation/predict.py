@@ -23,11 +23,9 @@ from nextify.data.bands import check_agree, checked, with_bands
 from nextify.data.decode import EXTENSIONS, PLUGINS, Pixels, UnreadableImage, decode, quiet
 from nextify.data.encoded import read_file
 from nextify.data.errors import valid_unicode
-from nextify.evaluation.evaluate import probabilities
-from nextify.kernels import install
+from nextify.data.preprocessing import normalized
+from nextify.evaluation.runner import Network, Runner, probabilities
 from nextify.system.native import Mode
-from nextify.tasks.classification import Inference
-from nextify.weights import WeightsError, load
 from nextify.weights.class_names import ClassOrder
 
 BATCH = 64
@@ -71,41 +69,22 @@ class Prediction:
 class Predictor:
     """A network that is loaded once and called many times."""
 
-    def __init__(
-        self,
-        weights: str | Path,
-        *,
-        device: str = "cpu",
-        threads: int | None = None,
-        kernels: Mode = "auto",
-        class_order: ClassOrder | None = None,
-        channels: Sequence[int] | None = None,
-    ) -> None:
+    def __init__(self, runner: Runner, *, channels: Sequence[int] | None = None) -> None:
         """
         Args:
-            weights: a bundle, or anything else that ``nextify.weights.load`` reads.
-            class_order: the class names in the order of the logits, or a file of them, for weights without names.
+            runner: ``Network(weights)`` for a bundle; ``nextify.deploy.runners.open_runner`` opens exported files too.
             channels: the three bands of an image that the network sees, counted from 1. None takes those that the
                 weights were trained on, or else the colours.
 
         Raises:
-            WeightsError, FileNotFoundError: the weights cannot be loaded.
             ValueError: ``channels`` are not three bands.
             DataError: ``channels`` are not those that the weights were trained on.
         """
-        if threads is not None:
-            torch.set_num_threads(threads)
-        loaded = load(weights, class_order=class_order)
-        self.about, self.preprocessing, self.device = loaded.about, loaded.preprocessing, device
+        self.runner, self.about, self.preprocessing = runner, runner.about, runner.preprocessing
         if channels is not None:
             check_agree(self.preprocessing.bands, checked(channels))
             self.preprocessing = replace(self.preprocessing, bands=checked(channels))
         self.batch_size = self.preprocessing.batch_size(BATCH)
-        if not self.about.num_classes:
-            raise WeightsError(f"{weights} has no classifier: choose weights that have one")
-        self.model = loaded.model.to(device)
-        install(self.model, kernels)
-        self.inference = Inference.of(self.about.recipe, self.about.temperature)
 
     def __call__(self, sources: Source | Iterable[Source], top: int = 5) -> Iterator[Prediction]:
         """Yield a prediction for each image of ``sources``, in order; see ``expand`` for paths.
@@ -153,7 +132,9 @@ class Predictor:
         ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
         found: Any = ()
         if ready:
-            found = probabilities(self.model, torch.stack(ready), self.device, self.preprocessing, self.inference)
+            settings = self.preprocessing
+            inputs = normalized(torch.stack(ready), torch.device("cpu"), settings.mean, settings.std)
+            found = probabilities(self.runner(inputs.numpy()), self.about)
         rows = iter(found)
         for entry in waiting:
             if isinstance(entry, Prediction):
@@ -180,12 +161,10 @@ def predict(
 ) -> list[Prediction]:
     """Classify one source or several: files, folders (searched recursively), patterns, Pillow images and uint8 arrays.
 
-    Raises what ``Predictor`` and its call raise.
+    Raises what ``Network``, ``Predictor`` and its call raise.
     """
-    predictor = Predictor(
-        weights, device=device, threads=threads, kernels=kernels, class_order=class_order, channels=channels
-    )
-    return list(predictor(sources, top))
+    network = Network(weights, device=device, threads=threads, kernels=kernels, class_order=class_order)
+    return list(Predictor(network, channels=channels)(sources, top))
 
 
 def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:

@@ -1,0 +1,227 @@
+"""One way to run a classifier, whatever it was saved as: ``open_runner`` opens a bundle or an exported folder.
+
+An exported folder holds a model file and ``nextify.json``, which has the fields of a bundle's JSON and, under
+``export``, those of ``Exported``. Runtimes that take any memory order and compute something else (AOTInductor,
+ExecuTorch) make it necessary to check each input before it reaches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, assert_never, get_args
+
+import numpy as np
+import torch
+
+from nextify.evaluation.runner import Floats, Network, Runner, probabilities
+from nextify.system.environment import version
+from nextify.system.native import Mode
+from nextify.weights import WeightsError
+from nextify.weights.bundle import JSON_FILE, from_json
+from nextify.weights.class_names import ClassOrder
+from nextify.weights.reading import read_json
+
+__all__ = ["Exported", "Format", "Precision", "Runner", "is_export", "open_runner", "probabilities"]
+
+Format = Literal["onnx", "openvino", "torch", "aotinductor", "executorch"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Run = Callable[[np.ndarray[Any, Any]], Floats]
+
+FILES: dict[Format, str] = {
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+    "torch": "model.pt2",
+    "aotinductor": "model.pt2",
+    "executorch": "model.pte",
+}
+RUNTIMES: dict[Format, str] = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "torch": "torch",
+    "aotinductor": "torch",
+    "executorch": "executorch",
+}
+
+
+class MissingExtra(ImportError):
+    """A format whose packages are not installed; the message says what to install."""
+
+
+def needs(package: str, extra: str) -> None:
+    """Raises ``MissingExtra`` where a package of an extra is not installed."""
+    if version(package) is None:
+        raise MissingExtra(f"{package} is not installed: pip install 'nextify[{extra}]'")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a model file is, as the JSON beside it has it under ``export``."""
+
+    format: Format
+    precision: Precision
+    size: tuple[int, int] | None
+    """Height and width of its input; None takes any that the network can."""
+    with_preprocessing: bool = False
+    """Takes uint8 ``(N, H, W, 3)`` of any size in place of normalized ``(N, C, H, W)``."""
+    bf16: bool = False
+    """Whether OpenVINO computes in bfloat16 what is not int8."""
+
+    @property
+    def file(self) -> str:
+        return FILES[self.format]
+
+    @property
+    def name(self) -> str:
+        rest = " and bf16" if self.bf16 and self.precision == "int8" else ""
+        runtime = RUNTIMES[self.format]
+        return f"{self.format} {self.precision}{rest}, {runtime} {version(runtime)}"
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether a folder was written by ``nextify export``."""
+    file = Path(path) / JSON_FILE
+    return file.is_file() and "export" in read_json(file)
+
+
+def open_runner(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    kernels: Mode = "auto",
+    class_order: ClassOrder | None = None,
+) -> Runner:
+    """Open a bundle, other weights that ``nextify.weights.load`` reads, or a folder that ``nextify export`` wrote.
+
+    Args:
+        device: of a bundle; exported files run on the CPU.
+        threads: CPU threads. None leaves the choice to the runtime.
+        kernels: ours, for bundles.
+        class_order: for weights without class names.
+
+    Raises:
+        WeightsError, FileNotFoundError: it cannot be read, or takes images instead of normalized inputs.
+        MissingExtra: its runtime is not installed.
+    """
+    if not is_export(path):
+        return Network(path, device=device, threads=threads, kernels=kernels, class_order=class_order)
+    if device != "cpu":
+        raise WeightsError(f"exported files run on the CPU: leave --device {device} out, or give the bundle")
+    return ExportedRunner(Path(path), threads)
+
+
+class ExportedRunner:
+    """A folder that ``nextify export`` wrote, in its own runtime."""
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        content = read_json(folder / JSON_FILE)
+        self.about = from_json(content, folder / JSON_FILE)
+        self.preprocessing = self.about.preprocessing
+        self.exported = _exported(content["export"], folder / JSON_FILE)
+        if self.exported.with_preprocessing:
+            raise WeightsError(
+                f"{folder} prepares images itself and takes pixels: for prepared images export it without "
+                f"--with-preprocessing"
+            )
+        self.name = self.exported.name
+        self._run = start(folder / self.exported.file, self.exported, threads)
+
+    def __call__(self, inputs: Floats) -> Floats:
+        size = self.exported.size
+        fits = inputs.ndim == 4 and inputs.shape[1] == self.about.in_channels
+        if not fits or (size is not None and inputs.shape[2:] != size):
+            wanted = f"{self.about.in_channels}, {'H, W' if size is None else f'{size[0]}, {size[1]}'}"
+            raise ValueError(f"inputs must be (N, {wanted}), got {inputs.shape}")
+        return self._run(np.require(inputs, np.float32, ["C", "W"]))
+
+
+def _exported(values: Any, path: Path) -> Exported:
+    """Raises ``WeightsError`` for what no ``nextify export`` of this version wrote."""
+    try:
+        known = {field.name: values[field.name] for field in fields(Exported)}
+        if known["format"] not in get_args(Format) or known["precision"] not in get_args(Precision):
+            raise ValueError(f"{known['format']} {known['precision']}")
+        return Exported(**known | {"size": known["size"] and tuple(known["size"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} describes no export that this nextify knows ({error}): export again") from None
+
+
+def start(path: Path, exported: Exported, threads: int | None = None) -> Run:
+    """Load a model file: a function of one contiguous array of what it takes, to logits ``(N, K)``.
+
+    Raises:
+        MissingExtra: its runtime is not installed.
+        WeightsError: there is no such file.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing: copy the whole folder, or export again")
+    match exported.format:
+        case "onnx":
+            return _onnx(path, threads)
+        case "openvino":
+            return _openvino(path, exported, threads)
+        case "torch":
+            return _torch(torch.export.load(path).module(), threads)
+        case "aotinductor":
+            from torch._inductor import aoti_load_package
+
+            return _torch(aoti_load_package(str(path)), threads)
+        case "executorch":
+            return _executorch(path)
+        case _:
+            assert_never(exported.format)
+
+
+def _onnx(path: Path, threads: int | None) -> Run:
+    needs("onnxruntime", "onnx")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    # Its threads would go on spinning after a run and slow down whatever else the process does.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: np.asarray(session.run(None, {name: inputs})[0], np.float32)
+
+
+def _openvino(path: Path, exported: Exported, threads: int | None) -> Run:
+    needs("openvino", "openvino")
+    import openvino
+
+    # Left to itself, OpenVINO computes in bfloat16 on processors that have it.
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if exported.bf16 else "f32"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino.Core().compile_model(path, "CPU", config)
+    request = compiled.create_infer_request()
+    return lambda inputs: np.array(request.infer([inputs], share_inputs=True)[0], np.float32)
+
+
+def _torch(model: Callable[[torch.Tensor], torch.Tensor], threads: int | None) -> Run:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    def run(inputs: np.ndarray[Any, Any]) -> Floats:
+        with torch.inference_mode():
+            found: Floats = model(torch.from_numpy(inputs)).float().numpy()
+        return found
+
+    return run
+
+
+def _executorch(path: Path) -> Run:
+    """Its file takes one image at a time, since its memory is planned for one shape."""
+    needs("executorch", "executorch")
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method("forward")
+
+    def run(inputs: np.ndarray[Any, Any]) -> Floats:
+        images = torch.from_numpy(inputs)
+        return np.concatenate([method.execute([images[i : i + 1]])[0].numpy().copy() for i in range(len(images))])
+
+    return run
