@@ -44,6 +44,8 @@ NEEDED = {
     "evaluate": (".", "--data", "digits"),
     "robustness": (".", "--data", "digits"),
     "predict": (".", "x.png"),
+    "explain": (".", "x.png"),
+    "serve": (".",),
     "convert": (".", "x.safetensors", "--to", "timm"),
     "show": ("resnet50",),
     "diff": ("resnet50", "convnext_tiny"),

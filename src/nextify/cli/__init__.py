@@ -37,6 +37,8 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure a bundle on your images: accuracy, per class, confusion, calibration",
     "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
     "predict": "classify images: files, folders, patterns",
+    "explain": "draw where a network looks, with checks of what the maps are worth",
+    "serve": "serve a bundle or an export over HTTP, with a page",
     "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",
     "models": "list the named networks with their cost and published accuracy",
     "show": "show one network: its blocks, and the cost of each stage",
