@@ -28,32 +28,36 @@ SIZE, OBJECT = 32, 8
 SMALL = {"depths": (1, 1), "widths": (8, 16), "stage_strides": (1, 2)}
 FAMILIES: dict[str, Design] = {
     "V1": CONVNEXT_TINY.with_(**SMALL, layer_scale="off"),
-    "V2": CONVNEXT_TINY.with_(**SMALL, layer_scale="off", response_norm=True),
+    "V2": CONVNEXT_TINY.with_(**SMALL, layer_scale="off", response_norm="global"),
     "ResNet": roadmap("resnet50")[0].design.with_(**SMALL),
     "pooled": CONVNEXT_TINY.with_(**SMALL, layer_scale="off", stem="conv3_pool", downsampling="pooled"),
 }
-METHODS = ("grad-cam", "grad-cam++", "hirescam", "integrated-gradients")
+METHODS = (
+    "grad-cam",
+    *(pytest.param(m, marks=pytest.mark.slow) for m in ("grad-cam++", "hirescam", "integrated-gradients")),
+)
 
 
-def planted(images: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise with a square of one of two patterns: images (N, 3, H, W), labels, and the squares' corners (N, 2)."""
+def planted(images: int, seed: int, classes: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise with a red square, a green one, or none: images (N, 3, H, W), labels, and the squares' corners (N, 2)."""
     random = torch.Generator().manual_seed(seed)
     x = torch.randn(images, 3, SIZE, SIZE, generator=random) * 0.3
-    labels = torch.randint(2, (images,), generator=random)
+    labels = torch.arange(images) % classes
     corners = torch.randint(SIZE - OBJECT + 1, (images, 2), generator=random)
     for image, label, (top, left) in zip(x, labels.tolist(), corners.tolist(), strict=True):
-        image[label, top : top + OBJECT, left : left + OBJECT] += 2.5
+        if label < 2:
+            image[label, top : top + OBJECT, left : left + OBJECT] += 2.5
     return x, labels, corners
 
 
 @lru_cache
 def trained(family: str) -> ConvNet:
-    """A network that tells a red square from a green one."""
+    """A network that tells a red square from a green one and from none."""
     torch.manual_seed(0)
-    model = create_model(FAMILIES[family], 2)
+    model = create_model(FAMILIES[family], 3)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for step in range(60):
-        x, labels, _ = planted(32, step)
+        x, labels, _ = planted(24, step, 3)
         optimizer.zero_grad()
         F.cross_entropy(model(x), labels).backward()
         optimizer.step()
@@ -78,7 +82,7 @@ def test_the_map_of_a_planted_object_lies_on_it(family: str, method: Any) -> Non
         inside = heat[max(0, top - margin) : top + OBJECT + margin, max(0, left - margin) : left + OBJECT + margin]
         share.append(inside.sum() / heat.sum())
     assert hits >= 7
-    assert np.median(share) > 0.5  # of at most a quarter of the image
+    assert np.median(share) > 0.4  # of at most a quarter of the image
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -133,7 +137,7 @@ def test_the_explained_map_has_pixels_enough() -> None:
 
 def test_command(tmp_path: Path, capsys: Captured) -> None:
     settings = Preprocessing((SIZE, SIZE), SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    about = About(FAMILIES["V1"], 2, classes=("<red>", "green"), preprocessing=settings)
+    about = About(FAMILIES["V1"], 3, classes=("<red>", "green", "none"), preprocessing=settings)
     bundle = save_bundle(tmp_path / "bundle", trained("V1").state_dict(), about)
     x, _, _ = planted(2, 1003)
     for i, image in enumerate((x * 0.25 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1)):
@@ -154,5 +158,5 @@ def test_command(tmp_path: Path, capsys: Captured) -> None:
     assert not isinstance(one, tuple)
     assert one.index == 1
     assert one.overlay().shape == (SIZE, SIZE, 3)
-    assert main(["explain", str(bundle), images[0], "--index", "2", "--out", str(out)]) == 2
-    assert "class 2 of 2: the first one is 0" in capsys.readouterr().err
+    assert main(["explain", str(bundle), images[0], "--index", "3", "--out", str(out)]) == 2
+    assert "class 3 of 3: the first one is 0" in capsys.readouterr().err

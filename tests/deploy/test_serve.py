@@ -90,7 +90,7 @@ MULTIPART = "multipart/form-data; boundary=x"
         ("/predict?top=0", PHOTOS[0], "image/png", 400, "top must be a whole number from 1"),
         ("/predict?top=²", PHOTOS[0], "image/png", 400, "top must be"),
         ("/predict", b"[", "application/json", 400, "must be a list of images in base64"),
-        ("/predict", b"[" * 10**5, "application/json", 400, "must be a list of images in base64"),
+        ("/predict", b"[" * 10**4, "application/json", 400, "must be a list of images in base64"),
         ("/predict", b"[1]", "application/json", 400, "must be a list of images in base64"),
         ("/predict", b'["/etc/passwd"]', "application/json", 400, "an image is no base64"),
         ("/predict", b'["\xc3\xbc"]', "application/json", 400, "an image is no base64"),

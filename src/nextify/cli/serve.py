@@ -88,8 +88,8 @@ def run(options: Options) -> int:
             timeout=options.timeout,
             token=options.token or os.environ.get("NEXTIFY_TOKEN", ""),
         )
-        workers = [Process(opening) for _ in range(options.workers)] or [InProcess(opening)]
-        app = create_app(workers, settings, options.name)
+        processes = [Process(opening) for _ in range(options.workers)]
+        app = create_app(processes or [InProcess(opening)], settings, options.name)
         host, port = listener.getsockname()[:2]
         print(
             f"serving {options.bundle} at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops",
@@ -106,12 +106,8 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; connections wait in it until the server is ready. Raises ``PortError``."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, _, _, address = found[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        reason = f"cannot listen on {host} port {port} ({error.strerror})"
+        reason = f"cannot listen on {host} port {port} ({os.strerror(error.errno or 0)})"
         raise PortError(f"{reason}: choose another --host or --port") from None
-    return listener

@@ -201,9 +201,8 @@ def _integrated_gradients(model: ConvNet, image: Tensor, index: int) -> Tensor:
 
 def curves(model: ConvNet, image: Tensor, index: int, heat: Map) -> tuple[Curve, Curve]:
     """Deletion and insertion curves of a map of a normalized ``image (C, H, W)``."""
-    side = max(image.shape[-2:]) // 8
-    kernel = 2 * side + 1
-    blurred = F.avg_pool2d(image[None], kernel, 1, side, count_include_pad=False)[0]
+    reach = max(image.shape[-2:]) // 4
+    blurred = F.avg_pool2d(image[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
     orders = (-heat.ravel()).argsort(kind="stable"), np.random.default_rng(0).permutation(heat.size)
     found = []
     for before, after in ((image, torch.zeros_like(image)), (blurred, image)):  # 0 is the mean colour

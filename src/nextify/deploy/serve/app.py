@@ -327,7 +327,9 @@ async def _files(request: Request, body: bytes) -> list[bytes]:
         form = await parser.parse()
     except MultiPartException as error:
         raise HTTPException(400, printable(error.message)) from None
-    return [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    images = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    await form.close()
+    return images
 
 
 def _from_json(body: bytes) -> list[bytes]:

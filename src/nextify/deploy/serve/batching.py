@@ -65,7 +65,7 @@ class Batcher:
     def open(self) -> Facts:
         """Start the workers. Raises ``ServeError``."""
         self._threads = ThreadPoolExecutor(len(self.workers), "worker")
-        facts = list(self._threads.map(lambda worker: worker.start(), self.workers))
+        facts: list[Facts] = list(self._threads.map(lambda worker: worker.start(), self.workers))
         self.alive = len(self.workers)
         return facts[0]
 

@@ -210,7 +210,7 @@ def _work(pipe: Connection, opening: Opening) -> None:
 def _send(pipe: Connection, text: str, array: Array) -> None:
     array = np.ascontiguousarray(array)
     pipe.send_bytes(json.dumps([text, array.dtype.str, array.shape]).encode())
-    pipe.send_bytes(memoryview(array).cast("B") if array.size else b"")
+    pipe.send_bytes(array.reshape(-1).view(np.uint8).data if array.size else b"")
 
 
 def _receive(pipe: Connection) -> tuple[str, Array]:
