@@ -29,6 +29,8 @@ from nextify.paper.roadmap import Roadmap, Step, roadmap
 
 if TYPE_CHECKING:
     from nextify.data import open_images
+    from nextify.deploy.export import export
+    from nextify.deploy.quantize import quantize
     from nextify.evaluation.evaluate import evaluate
     from nextify.evaluation.predict import predict
     from nextify.fitting.fit import fit
@@ -42,10 +44,12 @@ _LATER = {
     "create_backbone": "nextify.weights.models",
     "create_model": "nextify.weights.models",
     "evaluate": "nextify.evaluation.evaluate",
+    "export": "nextify.deploy.export",
     "fit": "nextify.fitting.fit",
     "list_models": "nextify.networks.zoo",
     "open_images": "nextify.data",
     "predict": "nextify.evaluation.predict",
+    "quantize": "nextify.deploy.quantize",
     "train": "nextify.training.train",
 }
 
@@ -68,6 +72,7 @@ __all__ = [
     "create_backbone",
     "create_model",
     "evaluate",
+    "export",
     "fit",
     "layout",
     "list_models",
@@ -75,6 +80,7 @@ __all__ = [
     "open_images",
     "parameters",
     "predict",
+    "quantize",
     "roadmap",
     "train",
 ]

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextify.cli import main
-from nextify.deploy.explain import LEAST_SIDE, SAME, curves, explain, heat_map, random_agreement
+from nextify.deploy.explain import LEAST_SIDE, SAME, Explanation, curves, explain, heat_map, random_agreement
 from nextify.networks.layers import to_nchw, to_nhwc
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model
@@ -91,7 +91,7 @@ def test_checks_tell_a_map_of_the_network_from_others(family: str) -> None:
     x, labels, _ = planted(1, 1001)
     image, label = x[0], int(labels[0])
     heat = heat_map(model, image, label, "grad-cam")
-    deletion, insertion = curves(model, image, label, heat)
+    deletion, insertion = curves(lambda x: model(x).softmax(1).detach().numpy(), image, label, heat)
     assert deletion.area < deletion.random_area
     assert insertion.area > insertion.random_area
     assert insertion.values[-1] == pytest.approx(deletion.values[0], abs=1e-5)
@@ -155,7 +155,7 @@ def test_command(tmp_path: Path, capsys: Captured) -> None:
     assert {p.name for p in out.glob("*.png")} == names
     assert all(f'src="{name}"' in page for name in names)
     (one, _) = explain(str(bundle), images, index=1)
-    assert not isinstance(one, tuple)
+    assert isinstance(one, Explanation)
     assert one.index == 1
     assert one.overlay().shape == (SIZE, SIZE, 3)
     assert main(["explain", str(bundle), images[0], "--index", "3", "--out", str(out)]) == 2

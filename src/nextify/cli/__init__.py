@@ -39,6 +39,8 @@ COMMANDS: dict[str, str] = {
     "predict": "classify images: files, folders, patterns",
     "explain": "draw where a network looks, with checks of what the maps are worth",
     "serve": "serve a bundle or an export over HTTP, with a page",
+    "export": "write a bundle for another runtime (ONNX, OpenVINO, torch.export, …), proven to give its results",
+    "quantize": "write a bundle in int8 if it is faster and keeps its accuracy, otherwise the best that does",
     "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",
     "models": "list the named networks with their cost and published accuracy",
     "show": "show one network: its blocks, and the cost of each stage",

@@ -48,16 +48,14 @@ def run(options: Options) -> int:
     import torch
 
     from nextify.data.errors import printable
-    from nextify.deploy.explain import explain
+    from nextify.deploy.explain import Explanation, explain
+    from nextify.evaluation.predict import Prediction
     from nextify.report.explanations import write
 
     torch.set_num_threads(runtime("cpu", options.threads).threads)
-    found, failed = [], []
-    for one in explain(options.bundle, options.images, options.method, options.index):
-        if isinstance(one, tuple):
-            failed.append(one)
-        else:
-            found.append(one)
+    answers = list(explain(options.bundle, options.images, options.method, options.index))
+    found = [one for one in answers if isinstance(one, Explanation)]
+    failed = [one for one in answers if isinstance(one, Prediction)]
     written = write(found, options.out) if found else []
     if options.json:
         print_json([one.to_dict() for one in found])
@@ -78,6 +76,6 @@ def run(options: Options) -> int:
     for one in found:
         if not one.depends_on_weights:
             note(f"{one.path}: the map hardly depends on the weights, so it explains nothing of the network")
-    for path, reason in failed:
-        print(f"nextify: {printable(path)}: {printable(reason)}", file=sys.stderr)
+    for one in failed:
+        print(f"nextify: {printable(one.path)}: {printable(one.error)}", file=sys.stderr)
     return 1 if failed else 0

@@ -20,16 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nextify.data.bands import with_bands
-from nextify.data.decode import UnreadableImage, decode, quiet
-from nextify.data.encoded import read_file
 from nextify.data.preprocessing import normalized
 from nextify.deploy.runners import needs
-from nextify.evaluation.predict import expand
+from nextify.evaluation.predict import Prediction, Predictor
+from nextify.evaluation.runner import Network, probabilities
 from nextify.networks.backbone import features
 from nextify.networks.network import ConvNet
-from nextify.tasks.classification import PLAIN
-from nextify.weights import WeightsError, load
+from nextify.weights import WeightsError
 
 Method = Literal["grad-cam", "grad-cam++", "hirescam", "integrated-gradients"]
 Map = npt.NDArray[np.float32]
@@ -102,8 +99,8 @@ class Explanation:
 
 def explain(
     weights: str, sources: Iterable[str], method: Method = "grad-cam", index: int | None = None
-) -> Iterator[Explanation | tuple[str, str]]:
-    """Explain images of files, folders and patterns; (path, reason) for one that cannot be read.
+) -> Iterator[Explanation | Prediction]:
+    """Explain images of files, folders and patterns; a prediction with an error for one that cannot be read.
 
     Args:
         weights: a bundle, or anything else that ``nextify.weights.load`` reads.
@@ -113,29 +110,27 @@ def explain(
         WeightsError: the weights cannot be loaded, have no classifier, or fewer classes.
         MissingExtra: the method needs a package that is not installed.
     """
-    loaded = load(weights)
-    about, settings, model = loaded.about, loaded.preprocessing, loaded.model
+    network = Network(weights, kernels="off")
+    about, settings, model = network.about, network.preprocessing, network.model
     if index is not None and index >= about.num_classes:
         raise WeightsError(f"class {index} of {about.num_classes}: the first one is 0")
-    for path, reason in (found for source in sources for found in expand(source)):
-        try:
-            with quiet():
-                pixels = None if reason else settings.pixels(decode(with_bands(read_file(path), settings.bands)))
-        except OSError as error:
-            pixels, reason = None, error.strerror or "unreadable"
-        except UnreadableImage as error:
-            pixels, reason = None, str(error)
-        if pixels is None:
-            yield path, reason
+
+    def classify(images: Tensor) -> Map:
+        return probabilities(network(images.numpy()), about)
+
+    for entry in Predictor(network).entries(sources):
+        if isinstance(entry, Prediction):
+            yield entry
             continue
+        path, pixels = entry
         image = normalized(pixels[None], torch.device("cpu"), settings.mean, settings.std)[0]
-        probabilities = _probabilities(model, image[None])[0]
-        chosen = int(probabilities.argmax()) if index is None else index
+        found = classify(image[None])[0]
+        chosen = int(found.argmax()) if index is None else index
         heat = heat_map(model, image, chosen, method)
         yield Explanation(
             *(path, method, chosen, about.classes[chosen] if about.classes else f"class #{chosen}"),
-            float(probabilities[chosen]),
-            *curves(model, image, chosen, heat),
+            float(found[chosen]),
+            *curves(classify, image, chosen, heat),
             random_agreement(model, partial(heat_map, image=image, index=chosen, method=method), heat),
             heat,
             pixels.numpy(),
@@ -199,8 +194,12 @@ def _integrated_gradients(model: ConvNet, image: Tensor, index: int) -> Tensor:
     return found[0].detach().abs().sum(0).float()  # type: ignore[no-any-return]
 
 
-def curves(model: ConvNet, image: Tensor, index: int, heat: Map) -> tuple[Curve, Curve]:
-    """Deletion and insertion curves of a map of a normalized ``image (C, H, W)``."""
+def curves(classify: Callable[[Tensor], Map], image: Tensor, index: int, heat: Map) -> tuple[Curve, Curve]:
+    """Deletion and insertion curves of a map of a normalized ``image (C, H, W)``.
+
+    Args:
+        classify: gives ``(N, K)`` probabilities of images ``(N, C, H, W)``.
+    """
     reach = max(image.shape[-2:]) // 4
     blurred = F.avg_pool2d(image[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
     orders = (-heat.ravel()).argsort(kind="stable"), np.random.default_rng(0).permutation(heat.size)
@@ -212,7 +211,7 @@ def curves(model: ConvNet, image: Tensor, index: int, heat: Map) -> tuple[Curve,
             rank[order] = np.arange(heat.size)
             changed = torch.from_numpy(rank.reshape(1, 1, *heat.shape))
             shown = torch.arange(STEPS + 1).view(-1, 1, 1, 1) * heat.size / STEPS
-            pair.append(_probabilities(model, torch.where(changed < shown, after, before))[:, index].tolist())
+            pair.append(classify(torch.where(changed < shown, after, before))[:, index].tolist())
         found.append(Curve(tuple(pair[0]), tuple(pair[1])))
     return found[0], found[1]
 
@@ -244,8 +243,3 @@ def coloured(heat: Map) -> npt.NDArray[np.uint8]:
     over: npt.NDArray[np.uint8] = mpl.colormaps["inferno"](heat, bytes=True)
     over[..., 3] = np.round(255 * 0.75 * np.sqrt(np.clip(heat, 0, 1)))
     return over
-
-
-def _probabilities(model: ConvNet, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return PLAIN.logits(model, images).softmax(-1)

@@ -31,9 +31,10 @@ class Runner(Protocol):
         """``(N, K)`` logits of normalized images ``(N, C, H, W)``, as ``preprocessing`` makes them."""
 
 
-def probabilities(runner: Runner, inputs: Floats) -> Floats:
-    """``(N, K)`` probabilities of normalized images ``(N, C, H, W)``."""
-    found: Floats = torch.from_numpy(runner(inputs)).softmax(-1).numpy()
+def probabilities(logits: Floats, about: About) -> Floats:
+    """``(N, K)`` probabilities of a runner's logits ``(N, K)``, with the bundle's temperature where it has one."""
+    temperature: float = getattr(about, "temperature", 1.0)
+    found: Floats = (torch.from_numpy(logits) / temperature).softmax(-1).numpy()
     return found
 
 

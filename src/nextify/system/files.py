@@ -12,7 +12,8 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,6 +53,26 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object], size: i
             raise OSError(error.errno, f"{os.strerror(error.errno)}{needed}", str(path)) from error
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path`` that takes its place at the end, whole, or is removed on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    old = fresh.with_name(fresh.name + ".old")
+    try:
+        fresh.mkdir()
+        yield fresh
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -25,7 +22,7 @@ from nextify.data.errors import shortened
 from nextify.data.preprocessing import OFFICIAL, Preprocessing
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
-from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.files import fresh_folder, write_bytes_atomic, write_json_atomic
 from nextify.weights.design_detection import mismatches
 from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import State, WeightsError
@@ -106,6 +103,14 @@ def to_json(about: About) -> dict[str, Any]:
     return {"schema": SCHEMA, **asdict(about), "preprocessing": about.preprocessing.to_dict(), "recipe": recipe}
 
 
+def signed_json(about: About) -> dict[str, Any]:
+    """``to_json`` with this version of nextify and a checksum of what must not be edited."""
+    import nextify
+
+    content = to_json(replace(about, nextify=nextify.__version__))
+    return content | {"about_sha256": _checksum(content)}
+
+
 def from_json(content: Mapping[str, Any], path: str | Path) -> About:
     """The inverse of ``to_json``.
 
@@ -183,13 +188,9 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About) -> 
     """
     from safetensors.torch import save
 
-    import nextify
-
     path = Path(path)
     explain(mismatches(state, about.design, about.num_classes, about.in_channels), f"the weights for {path}")
-    about = replace(about, nextify=nextify.__version__)
-    content = to_json(about)
-    content["about_sha256"] = _checksum(content)
+    content = signed_json(about)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,25 +199,17 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About) -> 
         return path
     data = save(tensors, {"format": "pt"})
     content["weights_sha256"] = hashlib.sha256(data).hexdigest()
-    if path.exists() and not (path.is_dir() and ((path / JSON_FILE).is_file() or not any(path.iterdir()))):
-        raise WeightsError(f"{path} exists and is no bundle; choose another name, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    old = fresh.with_name(fresh.name + ".old")
-    try:
-        fresh.mkdir()
+    check_replaceable(path)
+    with fresh_folder(path) as fresh:
         write_bytes_atomic(fresh / WEIGHTS_FILE, data)
         write_json_atomic(fresh / JSON_FILE, content)
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
-    except BaseException:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def check_replaceable(path: Path) -> None:
+    """Raises ``WeightsError`` where something else than a folder of ours would be overwritten."""
+    if path.exists() and not (path.is_dir() and ((path / JSON_FILE).is_file() or not any(path.iterdir()))):
+        raise WeightsError(f"{path} exists and is no bundle; choose another name, or remove it")
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -251,6 +244,8 @@ def load_bundle(path: str | Path) -> Bundle:
             raise WeightsError(f"{path} is no nextify bundle: it has no {JSON_FILE}")
         content = read_json(path / JSON_FILE)
         about = from_json(content, path / JSON_FILE)
+        if "export" in content:
+            raise WeightsError(f"{path} was written by nextify export and holds no weights to load: give its bundle")
         file = read_weights(path / WEIGHTS_FILE)
         if not belongs(path / WEIGHTS_FILE, content):
             raise WeightsError(f"{path / WEIGHTS_FILE} and {JSON_FILE} are not of the same bundle; copy both again")

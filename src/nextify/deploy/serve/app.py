@@ -24,7 +24,6 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -47,6 +46,7 @@ from nextify.deploy.serve.batching import Batcher, Full
 from nextify.deploy.serve.metrics import Metrics
 from nextify.deploy.serve.protocol import Floats
 from nextify.deploy.serve.workers import LOGITS, Array, Facts, Failed, Worker
+from nextify.evaluation.runner import probabilities
 from nextify.system.files import parse_json
 
 OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
@@ -167,7 +167,7 @@ class _Server:
             with self._places(len(encoded)):
                 prepared = [await self._prepared(*numbered) for numbered in enumerate(encoded, 1)]
                 logits = await self._run(LOGITS, [image for image, *_ in prepared])
-        rows = zip(_probabilities(logits), prepared, strict=True)
+        rows = zip(probabilities(logits, self.facts.about), prepared, strict=True)
         return JSONResponse(
             {
                 "model": self.name,
@@ -200,7 +200,8 @@ class _Server:
             )
             with self._places(len(asked.images)):
                 logits = await self._run(LOGITS, list(asked.images))
-        content, ends = protocol.answer(self.name, asked, {"logits": logits, "probabilities": _probabilities(logits)})
+        found = {"logits": logits, "probabilities": probabilities(logits, self.facts.about)}
+        content, ends = protocol.answer(self.name, asked, found)
         if ends is None:
             return Response(content, media_type="application/json")
         return Response(content, media_type="application/octet-stream", headers={protocol.LENGTH: str(ends)})
@@ -343,11 +344,6 @@ def _from_json(body: bytes) -> list[bytes]:
         return [base64.b64decode(text, validate=True) for text in given]
     except (binascii.Error, ValueError):
         raise HTTPException(400, "an image is no base64") from None
-
-
-def _probabilities(logits: Floats) -> Floats:
-    found: Floats = torch.from_numpy(logits).softmax(-1).numpy()
-    return found
 
 
 def _whole(request: Request, name: str, least: int, most: int, default: str = "") -> int:

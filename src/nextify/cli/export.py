@@ -1,0 +1,119 @@
+"""``nextify export BUNDLE --to FORMAT``: a bundle for another runtime, proven there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Annotated, Literal
+
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_folder, check_source, check_weights
+from nextify.cli.printing import note, print_columns, print_json
+from nextify.cli.quantize import default_folder, search
+from nextify.paper.settings import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write a bundle for another runtime, after comparing its results there with the bundle's on real images.
+
+    The folder holds the model file and nextify.json: classes, preprocessing, licence, and what the comparison found. A
+    file that gives other results is not written.
+    """
+
+    bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
+    """A bundle left by nextify train, or other weights: a file, hf:owner/name or timm:name."""
+    to: Annotated[Literal["onnx", "openvino", "torch", "aotinductor", "executorch"] | None, UNSET] = None
+    """The runtime: ONNX Runtime, OpenVINO, torch.export (.pt2), AOTInductor (compiled for this machine), ExecuTorch."""
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    """What it computes in. int8 is what nextify quantize does, and needs --data."""
+    image_size: Annotated[str | None, arg(metavar="PIXELS|dynamic", help_behavior_hint="")] = None
+    """Side of the input, or dynamic for any. Default: the bundle's."""
+    with_preprocessing: Annotated[bool, UNSET] = False
+    """Take uint8 pixels of any size, (N, H, W, 3) RGB, and resize, crop and normalize them inside the file."""
+    fastest: Annotated[bool, UNSET] = False
+    """In place of --to: measure torch plain, compiled and with our kernels, ONNX Runtime and OpenVINO, in fp32, bf16
+    and int8, and write the fastest that keeps its accuracy on --data."""
+    data: Annotated[str | None, UNSET] = None
+    """Images to compare on: digits, cifar10, hf:OWNER/NAME, or a path. Default: the embedded digits."""
+    max_drop: Annotated[float, Range(least=0, most=100)] = 0.3
+    """Top-1 points that int8 and --fastest may lose at most, with 95 % confidence."""
+    out: Folder = None
+    """Folder to write. Default: beside the bundle, named after the format."""
+    threads: Threads = None
+    """CPU threads of the comparison. Default: all."""
+    json: Json = False
+    reading: OmitArgPrefixes[Reading] = Reading()
+
+    def check(self) -> None:
+        """Raises ``ValueError`` for options that do not go together; ``FileNotFoundError``, ``SourceError`` or
+        ``UnusableFolder`` for what is not there."""
+        size = self.image_size
+        if (
+            size is not None
+            and size != "dynamic"
+            and not (size.isascii() and size.isdigit() and 1 <= int(size) <= 4096)
+        ):
+            raise ValueError(f"--image-size is a whole number of pixels up to 4096, or dynamic; got {size!r}")
+        if self.image_size == "dynamic" and self.with_preprocessing:
+            raise ValueError(
+                "--with-preprocessing takes images of any size as it is: give --image-size as the number of pixels to "
+                "resize them to, or leave it out"
+            )
+        if (self.to is None) is not self.fastest:
+            raise ValueError("give either --to with a format, or --fastest")
+        if self.fastest or self.precision == "int8":
+            what = "--fastest" if self.fastest else "--precision int8"
+            if self.data is None:
+                raise ValueError(f"{what} needs --data: images to calibrate and to test the accuracy on")
+            if self.image_size or self.with_preprocessing or (self.fastest and self.precision != "fp32"):
+                raise ValueError(f"{what} is for the bundle's own inputs: leave the other options of the file out")
+        check_weights(self.bundle)
+        if self.data is not None:
+            check_source(self.data)
+        check_folder(self.out)
+
+
+def run(options: Options) -> int:
+    from nextify.cli.progress import read_images
+    from nextify.data.errors import printable
+    from nextify.deploy.export import export
+    from nextify.deploy.quantize import fastest, quantize
+
+    console = Console(stderr=True)
+    to, size, searches = options.to, options.image_size, options.fastest or options.precision == "int8"
+    images = None
+    if options.data is not None:
+        images = read_images(console, options.data, options.reading, None, options.bundle, to_train=searches)
+        note(*images.warnings)
+    out = options.out or default_folder(options.bundle, to or "fastest", options.precision)
+    if searches and images is not None:
+        made = fastest if to is None else partial(quantize, to=to)
+        return search(made, options.bundle, images, out, options)
+    assert to is not None
+    done = export(
+        options.bundle,
+        to,
+        out,
+        precision=options.precision,
+        image_size=size if size is None or size == "dynamic" else int(size),
+        with_preprocessing=options.with_preprocessing,
+        images=images,
+        threads=options.threads,
+    )
+    found = done.verification
+    if options.json:
+        print_json({"path": str(done.path), "export": asdict(done.exported), "verification": asdict(found)})
+        return 0
+    print(f"{done.exported.name}: {done.bytes / 1e6:,.1f} MB")
+    print(
+        f"verified on {found.images} images of {found.data}: top-1 as the bundle's on {found.top1_equal:g} %, largest "
+        f"difference {found.largest_difference:.1e} of an image's largest logit (limit {found.limit:g})\n"
+    )
+    rows = [(f"{t.batch}", f"{t.file:,.2f}", f"{t.bundle:,.2f}") for t in found.timings]
+    print_columns(("batch", "ms", "bundle (torch, fp32), ms"), rows)
+    print(f"\nlicence: {printable(done.about.licence)}")
+    print(f"written: {done.path}")
+    return 0

@@ -1,0 +1,108 @@
+"""``nextify quantize BUNDLE --data PATH``: int8 that keeps its accuracy, or the best that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_folder, check_source, check_weights
+from nextify.cli.printing import note, print_json
+from nextify.paper.settings import Range
+from nextify.report.columns import TABLES, Column, shown
+from nextify.report.tables import terminal_of
+from nextify.report.text import interval, percent, signed, whole
+
+if TYPE_CHECKING:
+    from nextify.data import Images
+    from nextify.deploy.quantize import Candidate, Quantized
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write a bundle in int8 if it is faster and shown to keep its accuracy; otherwise the best that is.
+
+    Training images calibrate; of the held-out ones, some choose between the candidates and the others, unseen until
+    then, test the chosen one.
+    """
+
+    bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
+    """A bundle left by nextify train, or other weights."""
+    data: str
+    """digits, cifar10, hf:OWNER/NAME, or a path, with training and held-out images."""
+    max_drop: Annotated[float, Range(least=0, most=100)] = 0.5
+    """Top-1 points that may be lost at most, with 95 % confidence."""
+    to: Literal["openvino", "onnx"] = "openvino"
+    seed: Seed = 0
+    """Of the choice of images."""
+    out: Folder = None
+    """Folder to write. Default: beside the bundle, named after the format."""
+    threads: Threads = None
+    """CPU threads. Default: all."""
+    json: Json = False
+    reading: OmitArgPrefixes[Reading] = Reading()
+
+    def check(self) -> None:
+        """Raises ``FileNotFoundError``, ``SourceError`` or ``UnusableFolder`` for what is not there."""
+        check_weights(self.bundle)
+        check_source(self.data)
+        check_folder(self.out)
+
+
+COLUMNS: list[Column[Candidate]] = [
+    Column("name", "candidate", shown=TABLES, css="text"),
+    Column("top1", "top-1", "%", lambda c: percent(c.top1), TABLES),
+    Column(
+        "change", "change [95 % interval]", "points",
+        lambda c: f"{signed(c.change.value)} {interval(c.change.low, c.change.high)}", TABLES,
+        getter=lambda c: c.change.value,
+    ),
+    Column("ece", "ECE", "%", lambda c: percent(c.ece), TABLES),
+    Column("bytes", "size", "MB", lambda c: f"{c.bytes / 1e6:.2f}", TABLES),
+    Column("milliseconds", "one image", "ms", lambda c: f"{c.milliseconds:.2f}", TABLES),
+    Column("images_per_second", "batches", "images/s", lambda c: whole(c.images_per_second), TABLES),
+    Column("verdict", "verdict", shown=TABLES, css="text"),
+]  # fmt: skip
+
+
+def run(options: Options) -> int:
+    from nextify.cli.progress import read_images
+    from nextify.deploy.quantize import quantize
+
+    images = read_images(Console(stderr=True), options.data, options.reading, None, options.bundle)
+    note(*images.warnings)
+    out = options.out or default_folder(options.bundle, options.to, "int8")
+    return search(partial(quantize, to=options.to, seed=options.seed), options.bundle, images, out, options)
+
+
+def search(made: Callable[..., Quantized], bundle: str, images: Images, out: Path, options: Any) -> int:
+    """Call ``quantize`` or ``fastest``, and print the candidates and what was written."""
+    with Console(stderr=True).status("loading the bundle …") as status:
+        found = made(bundle, images, out, max_drop=options.max_drop, threads=options.threads, on_progress=status.update)
+    if options.json:
+        print_json(asdict(replace(found, export=None)) | {"path": str(found.path)})
+        return 0
+    note(*found.notes)
+    counts, final = found.images, found.final
+    title = f"Candidates on {counts['gate']:,} gate images, calibrated on {counts['calibration']:,}"
+    Console().print(terminal_of(title, shown(COLUMNS, "terminal"), [("", found.candidates)]))
+    chosen = next(c for c in found.candidates if c.verdict == "chosen")
+    print(
+        f"{chosen.name}, on {final.images:,} unseen images against fp32: top-1 {signed(final.value)} "
+        f"{interval(final.low, final.high)} points (allowed: −{found.max_drop:g}), {final.lost} lost and {final.won} "
+        f"won, calibration error {signed(found.ece_change)} points"
+    )
+    print(f"written: {found.path}")
+    return 0
+
+
+def default_folder(bundle: str, to: str, precision: str) -> Path:
+    """Beside a bundle on disk; in the current folder for weights from elsewhere."""
+    path = Path(bundle).expanduser()
+    name = f"{path.stem if path.exists() else path.name.replace(':', '-')}-{to}-{precision}"
+    return path.parent / name if path.exists() else Path(name)

@@ -1,0 +1,144 @@
+"""A bundle to a folder that another runtime loads: a model file, and the JSON that says what it is and what it was held
+to.
+
+The folder is made beside its place and moved there only after the file has given the bundle's results on real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from nextify.data import Images, open_images
+from nextify.data.images import check_images
+from nextify.deploy import formats
+from nextify.deploy.runners import Exported, Format, Precision, start
+from nextify.deploy.verify import Verification, at_size, some_images, verify
+from nextify.evaluation.runner import Floats
+from nextify.networks.layout import too_small
+from nextify.system.environment import describe, version
+from nextify.system.files import fresh_folder, write_json_atomic
+from nextify.tasks.classification import Inference
+from nextify.weights import About, WeightsError, load
+from nextify.weights.bundle import JSON_FILE, check_replaceable, signed_json
+
+_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "executorch")
+
+
+@dataclass(frozen=True)
+class Export:
+    """A folder that was written."""
+
+    path: Path
+    about: About
+    exported: Exported
+    verification: Verification
+    bytes: int
+    """Of all its files."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network to export, in plain torch, and what is known of it."""
+
+    model: Any
+    about: About
+    """With the preprocessing of the size that is exported."""
+    mirror: bool
+    name: str
+
+    @classmethod
+    def of(cls, bundle: str | Path, image_size: int | None = None) -> Source:
+        """Load a bundle; ``image_size`` replaces its input's sides, at the same crop ratio.
+
+        Raises:
+            WeightsError, FileNotFoundError: it cannot be loaded, or has no classifier.
+            ImageSizeError: the network takes no images as small as this.
+        """
+        loaded = load(bundle)
+        if not loaded.about.num_classes:
+            raise WeightsError(f"{bundle} has no classifier: choose weights that have one")
+        settings = loaded.preprocessing
+        if image_size is not None:
+            settings = at_size(settings, (image_size, image_size))
+        if min(settings.size) < loaded.model.smallest_image:
+            raise too_small(settings.size, loaded.model.smallest_image, " for this network")
+        mirror = Inference.of(loaded.about.recipe).mirror
+        return cls(loaded.model, replace(loaded.about, preprocessing=settings), mirror, str(bundle))
+
+    def run(self, inputs: Floats) -> Floats:
+        """``(N, K)`` logits in plain torch and fp32."""
+        with torch.inference_mode():
+            found: Floats = Inference(mirror=self.mirror).logits(self.model, torch.from_numpy(inputs)).numpy()
+        return found
+
+
+def export(
+    bundle: str | Path,
+    to: Format,
+    out: str | Path,
+    *,
+    precision: Precision = "fp32",
+    image_size: int | Literal["dynamic"] | None = None,
+    with_preprocessing: bool = False,
+    images: Images | None = None,
+    threads: int | None = None,
+) -> Export:
+    """Write a bundle for another runtime, after proving that it gives the bundle's results there.
+
+    Args:
+        bundle: a bundle, or anything else that ``nextify.weights.load`` reads.
+        to: ``onnx`` (ONNX Runtime), ``openvino``, ``torch`` (``torch.export``), ``aotinductor`` or ``executorch``.
+        out: the folder to write; one that holds a bundle or an export is replaced.
+        precision: ``fp32`` computes the bundle's function; ``bf16`` and ``fp16`` differ by their rounding. For int8
+            there is ``nextify.quantize``.
+        image_size: pixels of the input's side, or ``dynamic`` for any height and width. None: the bundle's.
+        with_preprocessing: take uint8 ``(N, H, W, 3)`` of any size and prepare it inside the file.
+        images: real images to compare on; by default the embedded digits.
+        threads: CPU threads of the comparison.
+
+    Raises:
+        ExportFailed: the file does not give the bundle's results.
+        FormatError: the format has no such precision or shape.
+        MissingExtra: its packages are not installed.
+        WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds something else.
+    """
+    if images is not None:
+        check_images(images)
+    out = Path(out)
+    check_replaceable(out)
+    source = Source.of(bundle, None if image_size == "dynamic" else image_size)
+    size = None if image_size == "dynamic" or with_preprocessing else source.about.preprocessing.size
+    exported = Exported(to, precision, size, with_preprocessing, bf16=precision == "bf16")
+    formats.check(exported)
+    if precision == "int8":
+        raise formats.FormatError("int8 has to be calibrated and tested: call nextify.quantize")
+    if image_size == "dynamic":
+        formats.check_dynamic(source.model, source.about.preprocessing)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    shown = open_images("digits") if images is None else images
+    settings = source.about.preprocessing
+    with fresh_folder(out) as fresh:
+        formats.write(exported, source.model, source.mirror, settings, fresh)
+        with formats.quiet():
+            run = start(fresh / exported.file, exported, threads)
+        found = verify(exported, run, source.run, some_images(shown.test), settings, shown.name)
+        describe_export(fresh, source, exported, {"verification": asdict(found)})
+    return Export(out, source.about, exported, found, folder_bytes(out))
+
+
+def describe_export(folder: Path, source: Source, exported: Exported, proof: Mapping[str, Any]) -> None:
+    """Write the JSON of an exported folder: a bundle's, and under ``export`` what the file is and its proof."""
+    versions = {package: version(package) for package in _PACKAGES if version(package)}
+    environment = {k: v for k, v in describe().items() if v is not None}
+    described = {**asdict(exported), "from": source.name, "versions": versions, "environment": environment, **proof}
+    write_json_atomic(folder / JSON_FILE, signed_json(source.about) | {"export": described})
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

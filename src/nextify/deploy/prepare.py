@@ -1,0 +1,91 @@
+"""Preprocessing as a torch module that every exporter can take along: uint8 pixels of any size to a network's input.
+
+Pillow's antialiased resize is two products with matrices of weights, one per axis, each rounded to 8 bits; so it is
+here, with operators that every format has. Positions are whole numbers until the filter is evaluated, because runtimes
+that compute in float32 would misplace them. Pillow's own weights are rounded to 22 bits, so that a pixel may differ by
+one level.
+
+Source: Pillow's ``src/libImaging/Resample.c`` and ``Convert.c`` (its weights for gray).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nextify.data.preprocessing import Interpolation, Preprocessing, PreprocessingError
+
+
+class Prepare(nn.Module):
+    """``(N, H, W, 3)`` uint8 RGB to normalized float32 ``(N, C, height, width)``, as ``Preprocessing`` prepares it.
+
+    Raises:
+        PreprocessingError: the settings do not antialias.
+    """
+
+    def __init__(self, settings: Preprocessing) -> None:
+        super().__init__()
+        if not settings.antialias:
+            raise PreprocessingError("images resized without antialiasing cannot be prepared in the exported file")
+        self.settings = settings
+        m, s = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (settings.mean, settings.std))
+        self.scale, self.shift = nn.Buffer((1 / (255 * s)).float()), nn.Buffer((-m / s).float())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        height, width = (torch.full((1,), side, dtype=torch.int64) for side in pixels.shape[1:3])
+        short = torch.minimum(height, width)
+        x = pixels.permute(0, 3, 1, 2)
+        if self.settings.channels == 1:
+            red, green, blue = x.to(torch.int32).unbind(1)
+            x = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16)[:, None]
+        x = x.float()
+        across = self._weights(x.shape[3], width, short, self.settings.size[1])
+        down = self._weights(x.shape[2], height, short, self.settings.size[0])
+        x = _eight_bit(x @ across.T)  # (N, C, H, width)
+        x = _eight_bit(down @ x)  # (N, C, height, width)
+        return x * self.scale + self.shift
+
+    def _weights(self, count: int, length: Tensor, short: Tensor, size: int) -> Tensor:
+        """``(size, length)``: how much each pixel of one axis contributes to each of the input's.
+
+        Args:
+            count, length: the axis's pixels, as a number and as a tensor of one element.
+            short: those of the image's shorter side.
+        """
+        settings = self.settings
+        at = torch.arange(size)[:, None]
+        if settings.fit == "squash":
+            resized = torch.full((1,), size, dtype=torch.int64)
+        else:
+            resized = torch.div(settings.resize_size * length, short, rounding_mode="floor")
+            extra = resized - size
+            half = torch.div(extra.abs(), 2, rounding_mode="floor")
+            even = half + (extra.abs() % 2) * (half % 2)  # Python rounds half a pixel to even
+            at = at + torch.where(extra >= 0, even, -half)
+        coarser = torch.maximum(length, resized)
+        distance = (2 * torch.arange(count) + 1) * resized - (2 * at + 1) * length
+        inside = (at >= 0) & (at < resized)  # elsewhere a crop that is larger than the image is black
+        if settings.interpolation == "nearest":
+            weights = ((distance.abs() < resized) | (distance == resized)).float()  # the pixel that holds this point
+            return torch.where(inside, weights, 0.0)
+        weights = _filter(distance.float() / (2 * coarser).float(), settings.interpolation)
+        return torch.where(inside, weights / torch.where(inside, weights.sum(1, keepdim=True), 1.0), 0.0)
+
+
+def _eight_bit(x: Tensor) -> Tensor:
+    return (x + 0.5).floor().clamp(0, 255)
+
+
+def _filter(x: Tensor, kind: Interpolation) -> Tensor:
+    """Pillow's filter at distances in pixels of the coarser image."""
+    x = x.abs()
+    if kind == "bilinear":
+        return (1 - x).clamp(min=0)
+    if kind == "lanczos":
+        near = x.clamp(min=1e-6) * math.pi
+        return torch.where(x < 3, torch.sin(near) / near * torch.sin(near / 3) / (near / 3), 0.0)
+    inner = (1.5 * x - 2.5) * x * x + 1
+    outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, inner, torch.where(x < 2, outer, 0.0))

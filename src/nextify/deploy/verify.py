@@ -1,0 +1,129 @@
+"""The proof of an exported file: real images through it in its own runtime, against the bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+from PIL import Image
+
+from nextify.data.decode import Pixels
+from nextify.data.errors import printable
+from nextify.data.images import ImageSet
+from nextify.data.preprocessing import Preprocessing
+from nextify.deploy.runners import Exported, Precision, Run
+
+BATCHES = (1, 2, 7, 64)
+LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1, "int8": 1.0}
+"""Largest difference of a logit, as a share of the image's largest logit. int8 is judged by its accuracy instead."""
+PREPARING_LIMIT = 0.02
+"""The same where the file prepares the images: a pixel differs by one level where Pillow rounds the other way."""
+_SHAPES = {1: None, 2: (1.5, 2.3), 7: (2.1, 1.2), 64: (0.7, 0.9)}
+"""Height and width of the images that such a file is given at a batch size, as multiples of its input's; None leaves
+them alone."""
+_CALLS = {1: 3, 2: 3, 7: 3, 64: 1}
+"""Timed calls of a batch."""
+
+
+class ExportFailed(ValueError):
+    """A file that does not compute what the bundle does; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median of calls in turns, milliseconds."""
+
+    batch: int
+    file: float
+    bundle: float
+    """In plain torch and fp32."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a file was held to, and what was found."""
+
+    data: str
+    images: int
+    batches: tuple[int, ...]
+    top1_equal: float
+    """Percent of the images whose highest logit is the bundle's."""
+    largest_difference: float
+    """Of a logit, as a share of the image's largest."""
+    limit: float
+    timings: tuple[Timing, ...]
+
+
+def some_images(images: ImageSet, count: int = max(BATCHES)) -> list[tuple[str, Pixels]]:
+    """(name, pixels) of images spread over the whole set, some more than once where it has fewer."""
+    places = np.arange(count) * max(len(images), count) // count % len(images)
+    return [(images.name(i), images.load(i)) for i in places.tolist()]
+
+
+def verify(
+    exported: Exported, run: Run, bundle: Run, images: Sequence[tuple[str, Pixels]], settings: Preprocessing, data: str
+) -> Verification:
+    """Compare a file with the bundle, at every batch size and, where it takes several, at two sizes of input.
+
+    Args:
+        run: the file, called with what it takes.
+        bundle: the bundle in plain torch and fp32, called with normalized ``(N, C, H, W)``.
+        images: names and RGB pixels.
+        settings: how inputs are made.
+        data: name of the images' source.
+
+    Raises:
+        ExportFailed: it names the image, and by how much it differs.
+    """
+    limit = max(LIMITS[exported.precision], PREPARING_LIMIT if exported.with_preprocessing else 0.0)
+    exact = exported.precision == "fp32"
+    sides = [settings]
+    if exported.size is None and not exported.with_preprocessing:
+        sides.append(at_size(settings, (settings.size[0] * 5 // 4, settings.size[1] * 3 // 2)))
+    worst, equal, counted, timings = 0.0, 0, 0, []
+    for own in sides:
+        for batch in BATCHES:
+            names, pixels = zip(*images[:batch], strict=True)
+            if exported.with_preprocessing:
+                pixels = tuple(_reshaped(p, _SHAPES[batch], settings.size) for p in pixels)
+            prepared = np.stack([own(p).numpy() for p in pixels])
+            given = np.stack(pixels) if exported.with_preprocessing else prepared
+            seconds: list[tuple[float, float]] = []
+            for _ in range(_CALLS[batch]):
+                times = [time.perf_counter()]
+                found = run(given)
+                times.append(time.perf_counter())
+                expected = bundle(prepared)
+                times.append(time.perf_counter())
+                seconds.append((times[1] - times[0], times[2] - times[1]))
+            if found.shape != expected.shape:
+                raise ExportFailed(f"{exported.name}: {found.shape} instead of {expected.shape} at batch {batch}")
+            differences = np.abs(found - expected).max(1) / np.abs(expected).max(1)
+            same = found.argmax(1) == expected.argmax(1)
+            bad = ~(differences <= limit) | (exact & ~same)
+            if bad.any():
+                i = int(np.argmax(np.where(bad, np.nan_to_num(differences, nan=np.inf), -1)))
+                raise ExportFailed(
+                    f"{exported.name} does not compute what the bundle does: {printable(names[i])} of {data} at batch "
+                    f"{batch} differs by {differences[i]:.2g} of its largest logit (limit {limit:g}), its class is "
+                    f"{found[i].argmax()} instead of {expected[i].argmax()}; nothing was written"
+                )
+            worst, equal, counted = max(worst, float(differences.max())), equal + int(same.sum()), counted + batch
+            if own is settings:
+                timings.append(Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True))))
+    return Verification(data, len(images), BATCHES, 100 * equal / counted, worst, limit, tuple(timings))
+
+
+def at_size(settings: Preprocessing, size: tuple[int, int]) -> Preprocessing:
+    """The same settings with the same crop ratio for another size of input."""
+    return replace(settings, size=size, resize_size=max(1, int(min(size) / settings.crop_ratio)))
+
+
+def _reshaped(pixels: Pixels, shape: tuple[float, float] | None, size: tuple[int, int]) -> Pixels:
+    if shape is None:
+        return pixels
+    height, width = (max(1, round(share * side)) for share, side in zip(shape, size, strict=True))
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))

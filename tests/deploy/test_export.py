@@ -1,0 +1,314 @@
+"""Exported files compute what the bundle does, in their own runtime; those that do not are never written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from nextify.cli import main
+from nextify.data import Images
+from nextify.deploy import formats
+from nextify.deploy.export import Export, export
+from nextify.deploy.formats import PRECISIONS, FormatError
+from nextify.deploy.prepare import Prepare
+from nextify.deploy.runners import Format, MissingExtra, Precision, needs, open_runner
+from nextify.deploy.verify import LIMITS
+from nextify.evaluation.predict import Predictor, predict
+from nextify.evaluation.runner import Network
+from nextify.networks.zoo import DESIGNS, create_model
+from nextify.paper.design import Design
+from nextify.paper.recipe import RECIPES
+from nextify.paper.roadmap import roadmap
+from nextify.weights import About, Preprocessing, WeightsError, load, save_bundle
+from tests.helpers import TINY, Captured, noise, tiny_bundle
+
+RUNTIMES: tuple[Format, ...] = ("onnx", "openvino", "torch")
+CLASSES = tuple("abcdefghij")
+
+
+def bundle_of(
+    path: Path, design: Design, size: int = 32, crop_ratio: float = 0.875, classes: int = 10, **about: object
+) -> Path:
+    """A bundle of an untrained network whose layer scales, norms and classes differ from their initial values."""
+    torch.manual_seed(0)
+    model = create_model(design, classes).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("layer_scale") or parameter.ndim == 1:
+                parameter.add_(torch.rand_like(parameter) * 0.2)
+        model.head.classifier.weight.mul_(20)
+    settings = Preprocessing.from_crop_ratio(size, crop_ratio)
+    return save_bundle(path, model.state_dict(), About(design, classes, preprocessing=settings, **about))  # type: ignore[arg-type]
+
+
+def tiny(design: Design) -> Design:
+    """The same decisions at an eighth of the width and about a sixth of the depth."""
+    return design.with_(
+        depths=tuple(-(-depth // 6) for depth in design.depths),
+        widths=tuple(max(8, width // 8 // 8 * 8) for width in design.widths),
+    )
+
+
+SWEEP = {
+    **{f"{regime}_{row.name}": tiny(row.design) for regime in ("resnet50", "resnet200") for row in roadmap(regime)},
+    **{name: tiny(DESIGNS[name]) for name in ("convnext_tiny", "convnextv2_tiny", "convnext_isotropic_small")},
+    "convnext_pooled": tiny(DESIGNS["convnext_pooled"]),
+}
+SCALED_V2 = TINY.with_(response_norm="global", layer_scale=0.3, depths=(1,), widths=(8,), stage_strides=(1,))
+RESNET = roadmap("resnet50")[0].design.with_(depths=(1, 1), widths=(32, 32), stage_strides=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of(tmp_path_factory.mktemp("model") / "bundle", TINY.with_(layer_scale=0.3), 16)
+
+
+def installed(to: Format) -> None:
+    for package in {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "aotinductor": ()}.get(to, (to,)):
+        pytest.importorskip(package)
+
+
+@pytest.mark.parametrize(
+    ("to", "design"),
+    [("torch", RESNET), ("torch", SCALED_V2), ("onnx", SCALED_V2), ("openvino", SCALED_V2)],
+    ids=["torch-resnet", "torch", "onnx", "openvino"],
+)
+def test_a_file_computes_what_the_bundle_does(to: Format, design: Design, tmp_path: Path, digits: Images) -> None:
+    installed(to)
+    source = bundle_of(tmp_path / "bundle", design, 16)
+    done = export(source, to, tmp_path / "file", images=digits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "file"]
+    agrees(done, source, digits)
+
+
+def agrees(done: Export, source: Path, images: Images, count: int = 200) -> None:
+    """The file gives the bundle's logits and classes on more images than it was verified on, whatever the batch."""
+    network, runner = Network(source, kernels="off"), open_runner(done.path, threads=1)
+    inputs = np.stack([network.preprocessing(images.test.load(i)).numpy() for i in range(count)])
+    expected = network(inputs)
+    for batch in (1, 2, 7, 64, count):
+        found = runner(inputs[:batch])
+        assert found.dtype == np.float32
+        assert (found.argmax(1) == expected[:batch].argmax(1)).all()
+        worst = (np.abs(found - expected[:batch]).max(1) / np.abs(expected[:batch]).max(1)).max()
+        assert worst <= LIMITS["fp32"], batch
+    assert len(set(expected.argmax(1).tolist())) > 1, "the images' classes must differ to show anything"
+
+
+def test_the_folder_says_what_it_is(tmp_path: Path) -> None:
+    source = tiny_bundle(tmp_path / "b", CLASSES, 16, 0.875, licence="MIT", source="a test", sharpness=50)
+    done = export(source, "torch", tmp_path / "file")
+    said = json.loads((done.path / "nextify.json").read_text())
+    assert (said["licence"], said["source"], tuple(said["classes"])) == ("MIT", "a test", CLASSES)
+    assert said["preprocessing"] == json.loads((source / "nextify.json").read_text())["preprocessing"]
+    told = said["export"]
+    assert (told["format"], told["precision"], told["size"]) == ("torch", "fp32", [16, 16])
+    assert told["versions"]["torch"] == torch.__version__.partition("+")[0]
+    proof = told["verification"]
+    assert proof["top1_equal"] == 100
+    assert 0 <= proof["largest_difference"] <= proof["limit"] == 1e-4
+    assert [timing["batch"] for timing in proof["timings"]] == [1, 2, 7, 64]
+    assert all(timing["file"] > 0 and timing["bundle"] > 0 for timing in proof["timings"])
+    with pytest.raises(WeightsError, match="written by nextify export"):
+        load(done.path)
+
+
+def test_a_mirrored_recipe_is_exported_mirrored(tmp_path: Path, digits: Images) -> None:
+    recipe = next(iter(RECIPES.values())).with_(test_mirror="on")
+    source = bundle_of(tmp_path / "b", TINY, 16, recipe=recipe)
+    agrees(export(source, "torch", tmp_path / "file"), source, digits)
+
+
+def test_predict_takes_an_export(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
+    folder = export(bundle, "torch", tmp_path / "file").path
+    image = tmp_path / "x.png"
+    Image.fromarray(noise(1, 40, 30)).save(image)
+    ours, (found,) = predict(bundle, image)[0], Predictor(open_runner(folder))(image)
+    assert [g.index for g in found.guesses] == [g.index for g in ours.guesses]
+    assert [g.probability for g in found.guesses] == pytest.approx([g.probability for g in ours.guesses], rel=1e-3)
+    assert main(["predict", str(folder), str(image), "--machine.threads", "1"]) in (0, 2)
+    capsys.readouterr()
+
+
+class Wrong(nn.Module):
+    """A network that is right for batches of up to two only."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.model(x) * (1 + 0.01 * (torch.ones_like(x[:, 0, 0, 0]).sum() > 2))
+        return found
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["nothing there", "an export there"])
+def test_a_wrong_file_is_refused_and_leaves_nothing(
+    bundle: Path, tmp_path: Path, before: bool, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    out = tmp_path / "file"
+    if before:
+        export(bundle, "torch", out)
+    there = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    monkeypatch.setattr(formats, "folded", lambda model: Wrong(model))
+    assert main(["export", str(bundle), "--to", "torch", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "does not compute what the bundle does" in said
+    assert "of digits at batch 7 differs by 0.01" in said
+    assert "nothing was written" in said
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == there
+    assert before or not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_leaves_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(formats, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        export(bundle, "torch", tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--to", "tensorrt"], "tensorrt"),
+        (["--to", "onnx", "--precision", "bf16"], "has no --precision bf16: choose fp32, fp16, int8"),
+        (["--to", "torch", "--precision", "int8", "--data", "digits"], "choose fp32, bf16, fp16"),
+        (["--to", "onnx", "--precision", "int8"], "needs --data"),
+        (["--to", "torch", "--image-size", "-3"], "--image-size is a whole number"),
+        (["--to", "torch", "--image-size", "0"], "--image-size is a whole number"),
+        (["--to", "torch", "--image-size", "1"], "too small"),
+        (["--to", "torch", "--image-size", "dynamic", "--with-preprocessing"], "leave it out"),
+        (["--to", "torch", "--data", "nowhere"], "no such folder"),
+        (["--to", "torch", "--out", "there"], "exists and is no bundle"),
+    ],
+)
+def test_bad_options_get_one_line(
+    bundle: Path, tmp_path: Path, options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "thesis.txt").write_text("mine")
+    assert main(["export", str(bundle), "--out", "file", *options]) == 2
+    words = capsys.readouterr().err
+    assert said in words
+    assert len(words.strip().splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_missing_package_is_named_with_its_extra(bundle: Path, capsys: Captured) -> None:
+    with pytest.raises(MissingExtra, match=r"pip install 'nextify\[executorch\]'"):
+        needs("a-package-that-is-not-there", "executorch")
+    assert set(PRECISIONS) == set(Format.__args__)  # type: ignore[attr-defined]
+    assert set(LIMITS) == set(Precision.__args__)  # type: ignore[attr-defined]
+
+
+def test_inputs_that_do_not_fit_are_refused(bundle: Path, tmp_path: Path) -> None:
+    runner = open_runner(export(bundle, "torch", tmp_path / "file").path)
+    for shape in ((1, 3, 16, 17), (1, 1, 16, 16), (3, 16, 16)):
+        with pytest.raises(ValueError, match=r"inputs must be \(N, 3, 16, 16\)"):
+            runner(np.zeros(shape, np.float32))
+    strided = np.random.default_rng(0).random((2, 16, 16, 3)).transpose(0, 3, 1, 2)  # channels last, float64
+    np.testing.assert_array_equal(runner(strided), runner(np.ascontiguousarray(strided, np.float32)))
+
+
+def test_a_damaged_folder_says_what_to_do(bundle: Path, tmp_path: Path) -> None:
+    folder = export(bundle, "torch", tmp_path / "file").path
+    said = json.loads((folder / "nextify.json").read_text())
+    (folder / "nextify.json").write_text(json.dumps(said | {"export": {"format": "coreml"}}))
+    with pytest.raises(WeightsError, match="export again"):
+        open_runner(folder)
+    (folder / "nextify.json").write_text(json.dumps(said))
+    (folder / "model.pt2").unlink()
+    with pytest.raises(WeightsError, match=r"model\.pt2 is missing"):
+        open_runner(folder)
+
+
+SETTINGS = {
+    "crop": Preprocessing((20, 20), 24),
+    "wide": Preprocessing((12, 30), 16),
+    "squash": Preprocessing((24, 20), 24, "squash", "bilinear"),
+    "padded": Preprocessing((40, 40), 24, interpolation="lanczos"),
+    "nearest": Preprocessing((20, 20), 27, interpolation="nearest"),
+    "gray": Preprocessing((20, 20), 24, mean=(0.4,), std=(0.2,)),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
+@pytest.mark.parametrize("shape", [(20, 20), (40, 61), (97, 33), (8, 8), (25, 24), (24, 300), (427, 503)], ids=str)
+def test_pixels_are_prepared_as_pillow_does(settings: Preprocessing, shape: tuple[int, int]) -> None:
+    """To one level in few pixels, where Pillow's weights of 22 bits round the other way."""
+    pixels = noise(sum(shape), *shape)
+    expected = settings.pixels(pixels).permute(2, 0, 1)
+    found = Prepare(replace(settings, mean=(0,) * settings.channels, std=(1 / 255,) * settings.channels))(
+        torch.from_numpy(pixels)[None]
+    )[0]
+    off = (found - expected).abs()
+    assert off.max() <= 1
+    assert (off > 0.5).float().mean() < 0.002
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", RUNTIMES)
+def test_images_of_any_size_are_prepared_inside(bundle: Path, tmp_path: Path, to: Format) -> None:
+    installed(to)
+    done = export(bundle, to, tmp_path / "file", with_preprocessing=True)
+    assert done.verification.top1_equal == 100
+    with pytest.raises(WeightsError, match="prepares images itself"):
+        open_runner(done.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", RUNTIMES)
+def test_any_size_of_input(bundle: Path, tmp_path: Path, to: Format) -> None:
+    installed(to)
+    runner = open_runner(export(bundle, to, tmp_path / "file", image_size="dynamic").path)
+    network = Network(bundle, kernels="off")
+    for side in (16, 23, 40):
+        inputs = np.random.default_rng(side).standard_normal((3, 3, side, side + 9)).astype(np.float32)
+        np.testing.assert_allclose(runner(inputs), network(inputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch", "aotinductor"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_stay_within_their_limits(
+    bundle: Path, tmp_path: Path, to: Format, precision: Precision
+) -> None:
+    installed(to)
+    if precision not in PRECISIONS[to]:
+        with pytest.raises(FormatError, match="choose"):
+            export(bundle, to, tmp_path / "file", precision=precision)
+        return
+    found = export(bundle, to, tmp_path / "file", precision=precision).verification
+    assert found.largest_difference <= found.limit
+    assert found.top1_equal >= 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", RUNTIMES)
+@pytest.mark.parametrize("design", SWEEP.values(), ids=list(SWEEP))
+def test_every_row_and_family(to: Format, design: Design, tmp_path: Path, digits: Images) -> None:
+    installed(to)
+    source = bundle_of(tmp_path / "bundle", design, 64 if design.stem == "patchify16" else 32)
+    agrees(export(source, to, tmp_path / "file", images=digits), source, digits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["executorch", "aotinductor"])
+def test_convnext_tiny_in_the_other_runtimes(to: Format, tmp_path: Path, digits: Images) -> None:
+    installed(to)
+    if to == "aotinductor" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("AOTInductor needs a C++ compiler")
+    source = bundle_of(tmp_path / "bundle", DESIGNS["convnext_tiny"], 64)
+    agrees(export(source, to, tmp_path / "file", images=digits), source, digits)

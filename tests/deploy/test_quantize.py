@@ -1,0 +1,165 @@
+"""What int8 may cost: the interval, the parts of the images, the choice, and the whole of it once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nextify.cli import main
+from nextify.data import Images
+from nextify.data.images import ImageSet
+from nextify.deploy import quantize as search
+from nextify.deploy.gate import Answers, change, images_needed, interval
+from nextify.deploy.quantize import GATE_SHARE, INT8, quantize
+from nextify.deploy.runners import Exported, open_runner
+from nextify.evaluation.runner import Floats, Network
+from tests.deploy.test_export import bundle_of, installed
+from tests.helpers import TINY, Captured
+
+
+def test_the_interval_covers_the_truth() -> None:
+    """Of 4,000 draws at each of four truths, 93.5 to 98.5 % of the intervals hold it (binomial error 0.35 points)."""
+    draw = np.random.default_rng(0)
+    for n, lost, won in ((100, 0.05, 0.03), (500, 0.01, 0.01), (500, 0.02, 0.0), (2000, 0.004, 0.002)):
+        counts = draw.multinomial(n, (lost, won, 1 - lost - won), 4000)
+        ends = {tuple(c): interval(*c, n) for c in np.unique(counts[:, :2], axis=0).tolist()}
+        inside = [ends[x, y][0] <= won - lost <= ends[x, y][1] for x, y, _ in counts.tolist()]
+        assert 0.935 <= np.mean(inside) <= 0.985, (n, lost, won, np.mean(inside))
+
+
+def test_the_interval_solves_tangos_equation() -> None:
+    """Without any change its ends are ±z² / (n + z²); a swap of the two networks mirrors it."""
+    z = 1.959963984540054
+    for n in (10, 1000):
+        assert interval(0, 0, n) == pytest.approx((-(z**2) / (n + z**2), z**2 / (n + z**2)), rel=1e-9)
+    low, high = interval(7, 2, 150)
+    assert interval(2, 7, 150) == pytest.approx((-high, -low), abs=1e-12)
+    assert low < (2 - 7) / 150 < high
+    assert interval(5, 0, 5)[0] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("max_drop", [0.3, 0.5, 1, 5])
+def test_so_many_images_can_show_it(max_drop: float) -> None:
+    n = images_needed(max_drop)
+    assert 100 * interval(0, 0, n)[0] > -max_drop >= 100 * interval(0, 0, n - 2)[0]
+
+
+def answers(right: str) -> Answers:
+    return Answers(np.array([c == "1" for c in right]), np.full(len(right), 0.9, np.float32))
+
+
+def test_a_change_counts_the_images_that_differ() -> None:
+    found = change(answers("1110001111"), answers("1101101111"))
+    assert (found.lost, found.won, found.images, found.value) == (1, 2, 10, pytest.approx(10))
+    assert found.low < 10 < found.high
+
+
+def test_the_three_parts_are_disjoint(digits: Images) -> None:
+    calibration, gate, unseen = search._parts(digits, 1.0, seed=3)
+    assert len(calibration) == 300
+    assert calibration.max() < digits.train_images
+    assert sorted([*gate.tolist(), *unseen.tolist()]) == list(range(digits.test_images))
+    assert len(gate) == round(GATE_SHARE * digits.test_images)
+    assert not np.array_equal(unseen, search._parts(digits, 1.0, seed=4)[2])
+
+
+def test_too_few_images_are_said_before_any_work(tmp_path: Path, capsys: Captured) -> None:
+    source = bundle_of(tmp_path / "b", TINY, 8)
+    assert main(["quantize", str(source), "--data", "digits", "--max-drop", "0.1"]) == 2
+    said = capsys.readouterr().err
+    assert "1,197 held-out images of digits cannot show a loss below 0.1 points" in said
+    assert "give about 5,4" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+class Noisy:
+    """A file that gives the bundle's logits, a share of them for another class, in a given time."""
+
+    def __init__(self, network: Network, share: float, work: int) -> None:
+        self.network, self.share, self.work = network, share, work
+
+    def __call__(self, inputs: Floats) -> Floats:
+        logits = self.network(inputs)
+        for _ in range(self.work):
+            self.network(inputs)
+        draw = np.random.default_rng([int(abs(x) * 1e4) for x in inputs[:, 0, 3, 3].tolist()])
+        wrong = draw.random(len(logits)) < self.share
+        logits[wrong] = np.roll(logits[wrong], 1, axis=1)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("int8", "bf16", "chosen"),
+    [
+        ((0.0, 0), (0.0, 0), "int8"),
+        ((0.2, 0), (0.0, 0), "bf16"),  # it loses too much
+        ((0.0, 9), (0.0, 0), "bf16"),  # it is slower than fp32
+        ((0.2, 0), (0.2, 0), "fp32"),
+    ],
+)
+def test_the_best_that_keeps_the_promise_is_written(
+    int8: tuple[float, int],
+    bf16: tuple[float, int],
+    chosen: str,
+    tmp_path: Path,
+    digits: Images,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With files that are known to be right or wrong, fast or slow, in the place of OpenVINO's."""
+    installed("openvino")
+    pytest.importorskip("nncf")
+    source = bundle_of(tmp_path / "b", TINY, 8)
+    network = Network(source, kernels="off")
+    named_by_network(digits, network, monkeypatch)
+    costs = {"fp32": (0.0, 4), "bf16": bf16, "int8": int8}
+
+    def write(exported: Exported, *rest: Any) -> None:
+        (rest[-1] / exported.file).write_text(exported.precision)
+
+    monkeypatch.setattr(search.formats, "write", write)
+    monkeypatch.setattr(search, "write_int8", write)
+    monkeypatch.setattr(search, "INT8", INT8[:1])
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(search, "start", lambda path, exported, threads: Noisy(network, *costs[exported.precision]))
+    monkeypatch.setattr(search, "ROUNDS", 3)
+    found = quantize(source, digits, tmp_path / "out", max_drop=1)
+    verdicts = {c.name: c.verdict for c in found.candidates}
+    assert [name.split()[1].rstrip(",") for name, verdict in verdicts.items() if verdict == "chosen"] == [chosen]
+    assert found.final.low > -1
+    said = json.loads((tmp_path / "out" / "nextify.json").read_text())["export"]
+    assert said["precision"] == chosen
+    assert [c["verdict"] for c in said["gate"]["candidates"]] == list(verdicts.values())
+    assert said["gate"]["images"] == {"calibration": 300, "gate": 359, "unseen": 838}
+    if int8[0]:
+        assert "points" in verdicts["openvino int8, NNCF's default"]
+
+
+def named_by_network(images: Images, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label the images with the network's own answers, nine of ten of them right."""
+    held: ImageSet = images.test
+    inputs = np.stack([network.preprocessing(held.load(i)).numpy() for i in range(len(held))])
+    labels = network(inputs).argmax(1).astype(np.int64)
+    labels[::10] = (labels[::10] + 1) % 10
+    monkeypatch.setattr(held, "labels", labels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["openvino", "onnx"])
+def test_a_network_is_quantized(to: str, tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(to)  # type: ignore[arg-type]
+    pytest.importorskip("nncf")
+    source = bundle_of(tmp_path / "b", TINY.with_(layer_scale=0.3), 16)
+    network = Network(source, kernels="off")
+    named_by_network(digits, network, monkeypatch)
+    found = quantize(source, digits, tmp_path / "out", to=to, max_drop=5, threads=1)  # type: ignore[arg-type]
+    assert len(found.candidates) >= 1 + len(INT8)
+    runner = open_runner(tmp_path / "out")
+    inputs = np.stack([network.preprocessing(digits.test.load(i)).numpy() for i in range(100)])
+    assert (runner(inputs).argmax(1) == network(inputs).argmax(1)).mean() > 0.9
+    changed = [c for c in found.candidates if c.change.lost + c.change.won > 0]
+    assert changed, "no candidate changed any answer, so nothing was quantized"
