@@ -49,6 +49,11 @@ def grandchildren(process: int) -> list[int]:
     return [child for child, parent in parents.items() if parent in children]
 
 
+def memory(process: int) -> int:
+    """Resident MiB."""
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) // 1024  # type: ignore[index]
+
+
 async def request(port: int, body: bytes, leaves: str = "") -> tuple[bool, int, bytes]:
     """Whether the server accepted a request, its status (0: no answer) and the answer's body.
 
@@ -112,7 +117,10 @@ async def fire(folder: Path, requests: int, workers: int, seed: int = 0) -> Coun
                 body = rng.choice((rng.randbytes(300), body[: len(body) // 2], b"\x89PNG\r\n\x1a\n" * 9))
             elif kind < 0.12:
                 leaves = rng.choice(("half", "all"))
+            if number == requests // 10:
+                counts["MiB of the server after a tenth"] = memory(server.pid)
             if number == requests - 2 * CLIENTS:
+                counts["MiB of the server before SIGTERM"] = memory(server.pid)
                 server.terminate()
                 stopping.set()
             accepted, status, content = await request(port, body, leaves)
