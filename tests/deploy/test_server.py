@@ -93,8 +93,10 @@ def test_openapi_document_is_valid(address: str) -> None:
 
 def test_answers_are_those_that_openapi_promises(address: str) -> None:
     pytest.importorskip("schemathesis")
+    # Which bytes are an image is more than a schema can say.
+    options = ("--max-examples", "20", "--exclude-checks", "positive_data_acceptance")
     found = subprocess.run(
-        [Path(sys.executable).with_name("schemathesis"), "run", f"{address}/openapi.json", "--max-examples", "20"],
+        [Path(sys.executable).with_name("schemathesis"), "run", f"{address}/openapi.json", *options],
         capture_output=True,
         text=True,
         timeout=300,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, assert_never
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextify.data.preprocessing import normalized
 from nextify.deploy.runners import needs
@@ -158,7 +159,7 @@ def _class_activation(
         x = model.forward_stem(image[None])
         for stage in model.stages[:after]:
             x = stage(x)
-    with torch.enable_grad():
+    with torch.enable_grad(), steady_norms(model):
         y = x = x.clone().requires_grad_()  # (1, h, w, C); a clone, as an inference tensor would take no gradient
         for stage in model.stages[after:]:
             y = stage(y)
@@ -177,6 +178,29 @@ def _class_activation(
             assert_never(method)
     heat = (weights * x).sum(-1).relu()
     return F.interpolate(heat[None], image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+
+
+@contextmanager
+def steady_norms(model: ConvNet) -> Iterator[None]:
+    """Let layer norms pass gradients as if their standard deviation were a constant (arXiv 2202.07304).
+
+    A layer norm undoes any scaling of its input, so that the gradient of its output is orthogonal to that input: an
+    object that dominates the pooled features would count for nothing. With a constant in its place the class's logit is
+    a sum over the last stage's pixels, as class activation maps assume.
+    """
+
+    def steady(norm: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        assert isinstance(norm, nn.LayerNorm)
+        x = inputs[0]
+        deviation = (x.var(-1, correction=0, keepdim=True) + norm.eps).sqrt().detach()
+        return (x - x.mean(-1, keepdim=True)) / deviation * norm.weight + norm.bias
+
+    hooks = [m.register_forward_hook(steady) for m in model.modules() if isinstance(m, nn.LayerNorm)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _explained_stage(model: ConvNet, size: Sequence[int]) -> int:
