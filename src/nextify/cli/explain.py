@@ -76,6 +76,6 @@ def run(options: Options) -> int:
     for one in found:
         if not one.depends_on_weights:
             note(f"{one.path}: the map hardly depends on the weights, so it explains nothing of the network")
-    for one in failed:
-        print(f"nextify: {printable(one.path)}: {printable(one.error)}", file=sys.stderr)
+    for unread in failed:
+        print(f"nextify: {printable(unread.path)}: {printable(unread.error)}", file=sys.stderr)
     return 1 if failed else 0

@@ -261,9 +261,9 @@ def random_agreement(model: ConvNet, explained: Callable[[ConvNet], Map], heat: 
 
 
 def coloured(heat: Map) -> npt.NDArray[np.uint8]:
-    """``(H, W, 4)`` RGBA of a heat map: the warmer, the less transparent."""
+    """``(H, W, 4)`` RGBA of a heat map, from blue to red: the warmer, the less transparent."""
     import matplotlib as mpl
 
-    over: npt.NDArray[np.uint8] = mpl.colormaps["inferno"](heat, bytes=True)
-    over[..., 3] = np.round(255 * 0.75 * np.sqrt(np.clip(heat, 0, 1)))
+    over: npt.NDArray[np.uint8] = mpl.colormaps["turbo"](heat, bytes=True)
+    over[..., 3] = np.round(255 * (0.35 + 0.4 * np.clip(heat, 0, 1)))
     return over
