@@ -44,6 +44,8 @@ NEEDED = {
     "evaluate": (".", "--data", "digits"),
     "robustness": (".", "--data", "digits"),
     "predict": (".", "x.png"),
+    "explain": (".", "x.png"),
+    "serve": (".",),
     "convert": (".", "x.safetensors", "--to", "timm"),
     "export": (".", "--to", "onnx"),
     "quantize": (".", "--data", "digits"),

@@ -37,6 +37,8 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure a bundle on your images: accuracy, per class, confusion, calibration",
     "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
     "predict": "classify images: files, folders, patterns",
+    "explain": "draw where a network looks, with checks of what the maps are worth",
+    "serve": "serve a bundle or an export over HTTP, with a page",
     "export": "write a bundle for another runtime (ONNX, OpenVINO, torch.export, …), proven to give its results",
     "quantize": "write a bundle in int8 if it is faster and keeps its accuracy, otherwise the best that does",
     "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",

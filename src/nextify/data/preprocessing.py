@@ -146,6 +146,16 @@ class Preprocessing:
         """As JSON has them; without ``bands`` where none are chosen."""
         return {name: value for name, value in asdict(self).items() if name != "bands" or value is not None}
 
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of what the network sees of an upright image, in its pixels."""
+        if self.fit == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        across, down = self._resized_size(width, height)
+        left, top = _start(across, self.size[1]), _start(down, self.size[0])
+        x, y = width / across, height / down
+        right, bottom = min(across, left + self.size[1]), min(down, top + self.size[0])
+        return max(0, left) * x, max(0, top) * y, right * x, bottom * y
+
     def batch_size(self, most: int) -> int:
         """How many images to put through a network at once: ``most``, or fewer if they are large."""
         return max(1, min(most, BATCH_PIXELS // (self.size[0] * self.size[1])))

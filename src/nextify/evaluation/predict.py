@@ -99,14 +99,15 @@ class Predictor:
         if top < 1:
             raise ValueError(f"top must be 1 or more, got {top}")
         waiting: list[Prediction | tuple[str, Any]] = []
-        for entry in self._entries(sources):
+        for entry in self.entries(sources):
             waiting.append(entry)
             if len(waiting) == self.batch_size:
                 yield from self._predict(waiting, top)
                 waiting = []
         yield from self._predict(waiting, top)
 
-    def _entries(self, sources: Source | Iterable[Source]) -> Iterator[Prediction | tuple[str, Any]]:
+    def entries(self, sources: Source | Iterable[Source]) -> Iterator[Prediction | tuple[str, Any]]:
+        """Yield each image's path and its prepared uint8 pixels ``(H, W, C)``, or a prediction with an error."""
         for i, source in enumerate(_listed(sources)):
             if isinstance(source, str | os.PathLike):
                 for path, reason in expand(source):

@@ -1,0 +1,113 @@
+"""``nextify serve BUNDLE``: an HTTP server with batching, the Open Inference Protocol, and a page."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from nextify.cli.options import UNSET, ClassNames, Machine, check_weights
+from nextify.paper.settings import Range
+from nextify.system.environment import cores
+from nextify.training.trial import runtime
+
+
+class PortError(ValueError):
+    """An address that cannot be listened on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Serve a bundle or an export over HTTP: predictions, Open Inference Protocol, metrics, and a page at /.
+
+    Needs pip install 'nextify[serve]'. SIGTERM and Ctrl-C answer what was accepted, then stop.
+    """
+
+    bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
+    """A bundle left by nextify train, a folder of nextify export, or other weights."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines connect."""
+    port: Annotated[int, Range(least=0, most=65_535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+    max_batch: Annotated[int, Range(least=1, most=4096)] = 16
+    """Most images that go through the network at once."""
+    max_wait_ms: Annotated[float, Range(least=0, most=60_000)] = 5.0
+    """How long an image waits for others to fill its batch."""
+    workers: Annotated[int, Range(least=0, most=256)] = 1
+    """Processes that run the network; 0 runs it in the server's own, which does not survive a crash."""
+    queue: Annotated[int, Range(least=1, most=10**6)] = 256
+    """Images that may be accepted and not answered yet; beyond that the answer is 503."""
+    max_bytes: Annotated[int, Range(least=1, most=2**30)] = 2**25
+    """Bytes of a request's body."""
+    max_pixels: Annotated[int, Range(least=1, most=10**9)] = 50_000_000
+    """Pixels of an image, before it is resized."""
+    timeout: Annotated[float, Range(least=0.1, most=86_400)] = 60.0
+    """Seconds for a request to arrive, and again to be answered."""
+    token: Annotated[str, UNSET] = ""
+    """What clients must send as Authorization: Bearer TOKEN. Default: $NEXTIFY_TOKEN, or nothing."""
+    name: Annotated[str, UNSET] = ""
+    """The model's name in paths and answers. Default: the bundle's."""
+    class_order: ClassNames = None
+    machine: OmitArgPrefixes[Machine] = Machine()
+
+    def check(self) -> None:
+        """Raises ``FileNotFoundError`` for no bundle."""
+        check_weights(self.bundle)
+
+
+def run(options: Options) -> int:
+    from nextify.deploy.runners import needs
+
+    for package in ("starlette", "uvicorn", "python-multipart", "prometheus-client"):
+        needs(package, "serve")
+    import uvicorn
+    from PIL import Image
+
+    from nextify.data.decode import quiet
+    from nextify.deploy.serve.app import Settings, create_app
+    from nextify.deploy.serve.workers import InProcess, Opening, Process
+
+    with listening(options.host, options.port) as listener, quiet():  # for good: threads decode images
+        machine = options.machine
+        opening = Opening(
+            *(options.bundle, runtime(machine.device).device),
+            threads=machine.threads or max(1, cores() // max(1, options.workers)),
+            kernels=machine.kernels,
+            class_order=options.class_order,
+        )
+        Image.MAX_IMAGE_PIXELS = options.max_pixels // 2  # Pillow refuses twice as many
+        settings = Settings(
+            max_batch=options.max_batch,
+            max_wait_ms=options.max_wait_ms,
+            queue=options.queue,
+            max_bytes=options.max_bytes,
+            timeout=options.timeout,
+            token=options.token or os.environ.get("NEXTIFY_TOKEN", ""),
+        )
+        processes = [Process(opening) for _ in range(options.workers)]
+        app = create_app(processes or [InProcess(opening)], settings, options.name)
+        host, port = listener.getsockname()[:2]
+        print(
+            f"serving {options.bundle} at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops",
+            flush=True,
+        )
+        grace = int(2 * options.timeout) + 1
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace)
+        with suppress(KeyboardInterrupt):  # uvicorn has stopped in good order, and raises the signal again
+            uvicorn.Server(config).run([listener])
+    return 0
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; connections wait in it until the server is ready. Raises ``PortError``."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        reason = f"cannot listen on {host} port {port} ({os.strerror(error.errno or 0)})"
+        raise PortError(f"{reason}: choose another --host or --port") from None

@@ -1,0 +1,374 @@
+"""The routes: predictions, the Open Inference Protocol, health, metrics, and a page for people.
+
+A request is refused with one line of JSON, ``{"error": …}``, before it meets another's images: each image is decoded
+and prepared by itself, and only arrays of one shape enter a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import io
+import json
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nextify import __version__
+from nextify.data.bands import with_bands
+from nextify.data.decode import UnreadableImage, decode
+from nextify.data.errors import printable
+from nextify.data.preprocessing import Preprocessing
+from nextify.deploy.explain import coloured
+from nextify.deploy.serve import protocol
+from nextify.deploy.serve.batching import Batcher, Full
+from nextify.deploy.serve.metrics import Metrics
+from nextify.deploy.serve.protocol import Floats
+from nextify.deploy.serve.workers import LOGITS, Array, Facts, Failed, Worker
+from nextify.evaluation.runner import probabilities
+from nextify.system.files import parse_json
+
+OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+"""Paths that need no token; the page asks for one."""
+GONE = 499
+"""Status, in metrics only, of a client that left before its request was read."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of a server."""
+
+    max_batch: int = 16
+    max_wait_ms: float = 5.0
+    queue: int = 256
+    """Images that are accepted and not answered yet."""
+    max_bytes: int = 2**25
+    """Of a request's body."""
+    timeout: float = 60.0
+    """Seconds to read a body, to answer, and for a worker to run a batch."""
+    token: str = ""
+    """What ``Authorization: Bearer`` must bring; empty asks for nothing."""
+
+
+def create_app(workers: Sequence[Worker], settings: Settings, name: str = "") -> Starlette:
+    """An ASGI application around workers, which it starts.
+
+    Args:
+        name: of the model, in paths and answers; the bundle's own by default.
+
+    Raises:
+        ServeError: a worker cannot start.
+    """
+    return _Server(workers, settings, name).app
+
+
+class _Server:
+    def __init__(self, workers: Sequence[Worker], settings: Settings, name: str) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.batcher = Batcher(
+            workers, self.metrics, settings.max_batch, settings.max_wait_ms / 1000, settings.queue, settings.timeout
+        )
+        self.facts: Facts = self.batcher.open()
+        self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", name or self.facts.about.name) or "model"
+        self.metrics.accepted.set_function(lambda: self.batcher.accepted)
+        self.metrics.workers.set_function(lambda: self.batcher.alive)
+        self.page = files("nextify.deploy.serve").joinpath("page.html").read_text("utf-8")
+        self.policy = _content_policy(self.page)
+        described = files("nextify.deploy.serve").joinpath("openapi.json").read_text("utf-8")
+        self.openapi = json.loads(described.replace("MODEL", self.name).replace("VERSION", __version__))
+        routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
+            ("GET", "/", self.show),
+            ("GET", "/model", self.model),
+            ("POST", "/predict", self.predict),
+            ("GET", "/health/live", self.live),
+            ("GET", "/health/ready", self.ready),
+            ("GET", "/metrics", self.measure),
+            ("GET", "/openapi.json", self.describe),
+            ("GET", "/v2", self.server),
+            ("GET", "/v2/health/live", self.live),
+            ("GET", "/v2/health/ready", self.ready),
+            ("GET", f"/v2/models/{self.name}", self.metadata),
+            ("GET", f"/v2/models/{self.name}/ready", self.ready),
+            ("POST", f"/v2/models/{self.name}/infer", self.infer),
+        ]
+        if self.facts.explains:
+            routes.append(("POST", "/explain", self.explain))
+        self.app = Starlette(
+            routes=[Route(path, handler, methods=[method]) for method, path, handler in routes],
+            lifespan=self.running,
+            exception_handlers={
+                HTTPException: _refuse,
+                Full: lambda request, error: _error(503, "too many images at once", {"Retry-After": "1"}),
+                Failed: lambda request, error: _error(500, f"the network failed: {error}"),
+                TimeoutError: lambda request, error: _error(504, f"no answer within {settings.timeout:g} s"),
+                UnreadableImage: lambda request, error: _error(400, printable(str(error))),
+                protocol.ProtocolError: lambda request, error: _error(400, printable(str(error))),
+                MemoryError: lambda request, error: _error(400, "too large for this machine's memory"),
+                ClientDisconnect: lambda request, error: Response(status_code=GONE),
+                Exception: lambda request, error: _error(500, "an error in the server; its log says more"),
+            },
+        )
+        self.app.add_middleware(_Door, server=self)
+
+    @asynccontextmanager
+    async def running(self, app: Starlette) -> AsyncIterator[None]:
+        with ThreadPoolExecutor(os.cpu_count(), "decode") as self.decoders:
+            await self.batcher.start()
+            try:
+                yield
+            finally:
+                await self.batcher.stop()
+
+    async def show(self, request: Request) -> Response:
+        return HTMLResponse(self.page, headers={"Content-Security-Policy": self.policy})
+
+    async def model(self, request: Request) -> Response:
+        about = self.facts.about
+        return JSONResponse(
+            {
+                "name": self.name,
+                "runtime": self.facts.runtime,
+                "licence": about.licence,
+                "source": about.source,
+                "classes": about.num_classes,
+                "input": list(self.facts.input_shape),
+                "metrics": [{"name": m.name, "value": m.value, "dataset": m.dataset} for m in about.metrics],
+                "explains": self.facts.explains,
+                "max_bytes": self.settings.max_bytes,
+            }
+        )
+
+    async def predict(self, request: Request) -> Response:
+        started = time.perf_counter()
+        top = _whole(request, "top", 1, 10**6, "5")
+        with self.batcher.place():
+            encoded = await self._encoded(request)
+            with self._places(len(encoded)):
+                prepared = [await self._prepared(*numbered) for numbered in enumerate(encoded, 1)]
+                logits = await self._run(LOGITS, [image for image, *_ in prepared])
+        rows = zip(probabilities(logits, self.facts.about), prepared, strict=True)
+        return JSONResponse(
+            {
+                "model": self.name,
+                "predictions": [
+                    {"classes": self._classes(row, top), "width": width, "height": height, "crop": crop}
+                    for row, (_, width, height, crop) in rows
+                ],
+                "milliseconds": round(1000 * (time.perf_counter() - started), 2),
+            }
+        )
+
+    async def explain(self, request: Request) -> Response:
+        index = _whole(request, "class", 0, self.facts.about.num_classes - 1)
+        with self.batcher.place():
+            (first, *others) = await self._encoded(request)
+            if others:
+                raise HTTPException(400, "give one image")
+            image, *_ = await self._prepared(1, first)
+            (heat,) = await self._run(f"explain {index}", [image])
+        file = io.BytesIO()
+        Image.fromarray(coloured(heat)).save(file, "PNG")
+        return Response(file.getvalue(), media_type="image/png")
+
+    async def infer(self, request: Request) -> Response:
+        with self.batcher.place():
+            body = await self._body(request)
+            length = request.headers.get(protocol.LENGTH)
+            asked = await asyncio.get_running_loop().run_in_executor(
+                self.decoders, protocol.read, body, length, self.facts.input_shape
+            )
+            with self._places(len(asked.images)):
+                logits = await self._run(LOGITS, list(asked.images))
+        found = {"logits": logits, "probabilities": probabilities(logits, self.facts.about)}
+        content, ends = protocol.answer(self.name, asked, found)
+        if ends is None:
+            return Response(content, media_type="application/json")
+        return Response(content, media_type="application/octet-stream", headers={protocol.LENGTH: str(ends)})
+
+    async def metadata(self, request: Request) -> Response:
+        return JSONResponse(protocol.describe(self.name, self.facts.input_shape, self.facts.about.num_classes))
+
+    async def server(self, request: Request) -> Response:
+        return JSONResponse({"name": "nextify", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    async def live(self, request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        ready = self.batcher.alive > 0
+        return JSONResponse({"name": self.name, "ready": ready}, 200 if ready else 503)
+
+    async def measure(self, request: Request) -> Response:
+        return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def describe(self, request: Request) -> Response:
+        return JSONResponse(self.openapi)
+
+    def _places(self, images: int) -> AbstractContextManager[None]:
+        """Of a request that has one already."""
+        if images > self.settings.queue:
+            raise HTTPException(413, f"a request has at most {self.settings.queue:,} images")
+        return self.batcher.place(images - 1)
+
+    async def _run(self, call: str, images: Sequence[Array]) -> Floats:
+        async with asyncio.timeout(self.settings.timeout):
+            rows = np.stack(await self.batcher(call, images))
+        if not np.isfinite(rows).all():
+            raise Failed("its outputs are NaN or infinite")
+        return rows
+
+    async def _body(self, request: Request) -> bytes:
+        most, data = self.settings.max_bytes, bytearray()
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                async for chunk in request.stream():
+                    data += chunk
+                    if len(data) > most:
+                        raise HTTPException(413, f"a request has at most {most:,} bytes")
+        except TimeoutError:
+            raise HTTPException(408, f"the request took more than {self.settings.timeout:g} s to arrive") from None
+        return bytes(data)
+
+    async def _encoded(self, request: Request) -> list[bytes]:
+        """The encoded images of a request, at least one."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        body = await self._body(request)
+        if kind == "multipart/form-data":
+            images = await _files(request, body)
+        elif kind == "application/json":
+            images = _from_json(body)
+        elif kind in ("", "application/octet-stream") or kind.startswith("image/"):
+            images = [body]
+        else:
+            raise HTTPException(415, "send an image, multipart/form-data, or a JSON list of images in base64")
+        if not images:
+            raise HTTPException(400, "no image")
+        return images
+
+    async def _prepared(self, number: int, data: bytes) -> tuple[Array, int, int, list[float]]:
+        """The network's input, and the image's width, height and the box that the input shows."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self.decoders, _prepare, data, self.facts.preprocessing)
+        except UnreadableImage as error:
+            raise UnreadableImage(f"image {number}: {error}") from None
+
+    def _classes(self, row: Floats, top: int) -> list[dict[str, object]]:
+        names = self.facts.about.classes
+        best = (-row).argsort(kind="stable")[:top].tolist()
+        return [{"class": names[i] if names else None, "index": i, "probability": float(row[i])} for i in best]
+
+
+class _Door:
+    """Checks the token, counts requests, and sets the headers that every answer has."""
+
+    def __init__(self, app: ASGIApp, server: _Server) -> None:
+        self.app, self.metrics = app, server.metrics
+        self.wanted = f"Bearer {server.settings.token}".encode() if server.settings.token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if self.wanted and scope["path"] not in OPEN and not hmac.compare_digest(given, self.wanted):
+            refused = _error(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+            await refused(scope, receive, answer)
+        else:
+            await self.app(scope, receive, answer)
+        endpoint = scope.get("endpoint")
+        route = endpoint.__name__ if endpoint else "none"
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+
+def _prepare(data: bytes, settings: Preprocessing) -> tuple[Array, int, int, list[float]]:
+    pixels = decode(with_bands(data, settings.bands))
+    height, width = pixels.shape[:2]
+    return settings.pixels(pixels).numpy(), width, height, list(settings.box(width, height))
+
+
+async def _files(request: Request, body: bytes) -> list[bytes]:
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    parser = MultiPartParser(request.headers, stream(), max_files=10**6, max_fields=0)  # type: ignore[arg-type]
+    parser.spool_max_size = len(body)  # which is in memory already
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, printable(error.message)) from None
+    images = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    await form.close()
+    return images
+
+
+def _from_json(body: bytes) -> list[bytes]:
+    try:
+        given = parse_json(body)
+    except ValueError:
+        given = None
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise HTTPException(400, "JSON must be a list of images in base64")
+    try:
+        return [base64.b64decode(text, validate=True) for text in given]
+    except (binascii.Error, ValueError):
+        raise HTTPException(400, "an image is no base64") from None
+
+
+def _whole(request: Request, name: str, least: int, most: int, default: str = "") -> int:
+    text = request.query_params.get(name, default)
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise HTTPException(400, f"{name} must be a whole number from {least} to {most}")
+    return int(text)
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": message}, status, headers)
+
+
+def _refuse(request: Request, error: Any) -> Response:
+    return _error(error.status_code, error.detail, error.headers)
+
+
+def _content_policy(page: str) -> str:
+    """Only the page's own script and style run, and nothing is loaded from elsewhere."""
+
+    def hashes(element: str) -> str:
+        found = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in found)
+
+    return (
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )

@@ -1,0 +1,190 @@
+"""Dynamic batching: images wait until a batch is full or the first has waited long enough.
+
+An image that was accepted is answered. A batch on a worker that dies is run again on another; one that kills two
+workers, or on which the network fails, is run again image by image, so that only the image to blame fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nextify.deploy.serve.metrics import Metrics
+from nextify.deploy.serve.workers import Array, Died, Facts, Failed, ServeError, Worker
+
+log = logging.getLogger("nextify.serve")
+TOGETHER = 2
+"""Workers that may die of a batch before its images are run one by one."""
+ALONE = 5
+"""Workers that may die of an image before it is given up."""
+
+
+class Full(Exception):
+    """No place for another image."""
+
+
+@dataclass(eq=False)
+class _Item:
+    call: str
+    pixels: Array
+    arrived: float
+    answer: asyncio.Future[Array]
+    deaths: int = 0
+    alone: bool = False
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What the images of a batch have in common."""
+        return self.call, self.pixels.dtype, self.pixels.shape
+
+
+@dataclass(eq=False)
+class Batcher:
+    """A queue before the workers. All but ``open`` runs in one event loop."""
+
+    workers: Sequence[Worker]
+    metrics: Metrics
+    max_batch: int
+    max_wait: float
+    """Seconds."""
+    capacity: int
+    """Images that may be accepted and not answered."""
+    hangs_after: float
+    """Seconds after which a worker that has not answered is killed."""
+    accepted: int = 0
+    alive: int = 0
+    _queue: deque[_Item] = field(default_factory=deque)
+
+    def open(self) -> Facts:
+        """Start the workers. Raises ``ServeError``."""
+        self._threads = ThreadPoolExecutor(len(self.workers), "worker")
+        facts: list[Facts] = list(self._threads.map(lambda worker: worker.start(), self.workers))
+        self.alive = len(self.workers)
+        return facts[0]
+
+    async def start(self) -> None:
+        """Begin to serve; ``open`` comes first."""
+        self._gathering, self._some, self._full = asyncio.Lock(), asyncio.Event(), asyncio.Event()
+        self._tasks = [asyncio.create_task(self._serve(worker)) for worker in self.workers]
+
+    async def stop(self) -> None:
+        """End the workers. Whoever still waits is answered with an error."""
+        for task in self._tasks:
+            task.cancel()
+        for item in self._queue:
+            item.answer.cancel()
+        for worker in self.workers:
+            await asyncio.to_thread(worker.stop)
+        self._threads.shutdown()
+
+    @contextmanager
+    def place(self, images: int = 1) -> Iterator[None]:
+        """Hold places for some images. Raises ``Full``."""
+        if self.accepted + images > self.capacity:
+            raise Full
+        self.accepted += images
+        try:
+            yield
+        finally:
+            self.accepted -= images
+
+    async def __call__(self, call: str, images: Sequence[Array]) -> list[Array]:
+        """The workers' row for each image, in order; for images that have a place. Raises ``Failed``."""
+        loop = asyncio.get_running_loop()
+        items = [_Item(call, image, loop.time(), loop.create_future()) for image in images]
+        self._queue.extend(items)
+        self._tell()
+        return await asyncio.gather(*(item.answer for item in items))
+
+    def _tell(self) -> None:
+        if self._queue:
+            self._some.set()
+        if len(self._queue) >= self.max_batch:
+            self._full.set()
+
+    async def _batch(self) -> list[_Item]:
+        """The next images of one kind; none if their clients have all gone."""
+        async with self._gathering:
+            self._some.clear()
+            self._full.clear()
+            self._tell()
+            await self._some.wait()
+            left = self._queue[0].arrived + self.max_wait - asyncio.get_running_loop().time()
+            if left > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._full.wait(), left)
+            batch: list[_Item] = []
+            while self._queue and len(batch) < self.max_batch:
+                item = self._queue[0]
+                if batch and (item.kind != batch[0].kind or item.alone or batch[0].alone):
+                    break
+                self._queue.popleft()
+                if not item.answer.done():
+                    batch.append(item)
+            return batch
+
+    async def _serve(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = await self._batch()
+            if not batch:
+                continue
+            self.metrics.batch_size.observe(len(batch))
+            watchdog = loop.call_later(self.hangs_after, worker.kill)
+            try:
+                pixels = np.stack([item.pixels for item in batch])
+                with self.metrics.network_seconds.time():
+                    rows = await loop.run_in_executor(self._threads, worker, batch[0].call, pixels)
+            except Died:
+                self._after_death(batch)
+                await self._restart(worker)
+            except Failed as error:
+                self._again(batch, str(error))
+            else:
+                for item, row in zip(batch, rows, strict=True):
+                    if not item.answer.done():
+                        item.answer.set_result(row)
+            finally:
+                watchdog.cancel()
+
+    def _after_death(self, batch: Sequence[_Item]) -> None:
+        for item in batch:
+            item.deaths += 1
+        if max(item.deaths for item in batch) >= (ALONE if len(batch) == 1 else TOGETHER):
+            self._again(batch, f"the network's process died {batch[0].deaths} times on this image")
+        else:
+            self._queue.extendleft(reversed(batch))
+            self._tell()
+
+    def _again(self, batch: Sequence[_Item], reason: str) -> None:
+        """Run the images of a batch one by one; give up one that was alone."""
+        if len(batch) == 1:
+            if not batch[0].answer.done():
+                batch[0].answer.set_exception(Failed(reason))
+            return
+        for item in batch:
+            item.alone = True
+        self._queue.extendleft(reversed(batch))
+        self._tell()
+
+    async def _restart(self, worker: Worker) -> None:
+        self.alive -= 1
+        self.metrics.restarts.inc()
+        pause = 0.1
+        while True:
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._threads, worker.start)
+            except ServeError as error:
+                log.error("a worker cannot be started again: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 10.0)
+            else:
+                self.alive += 1
+                return

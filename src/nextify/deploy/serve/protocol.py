@@ -1,0 +1,133 @@
+"""The Open Inference Protocol, version 2: tensors in JSON and in its binary extension, as Triton and KServe speak it.
+
+https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md. One input, ``images``:
+normalized FP32 ``(N, C, H, W)``; two outputs, ``logits`` and ``probabilities``: FP32 ``(N, classes)``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nextify.data.errors import shortened
+from nextify.system.files import parse_json
+
+Floats = npt.NDArray[np.float32]
+OUTPUTS = ("logits", "probabilities")
+LENGTH = "Inference-Header-Content-Length"
+
+
+class ProtocolError(ValueError):
+    """A request that says something else than the protocol; the message is for its sender."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request."""
+
+    images: Floats
+    outputs: Sequence[tuple[str, bool]]
+    """Names, and whether each is wanted in binary."""
+    id: str
+
+
+def describe(name: str, shape: Sequence[int], classes: int) -> dict[str, object]:
+    """The model's metadata; ``shape`` is (C, H, W)."""
+    return {
+        "name": name,
+        "platform": "nextify",
+        "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, *shape]}],
+        "outputs": [{"name": output, "datatype": "FP32", "shape": [-1, classes]} for output in OUTPUTS],
+    }
+
+
+def read(body: bytes, length: str | None, shape: Sequence[int]) -> Asked:
+    """A request's body; ``length`` is its header ``LENGTH``. Raises ``ProtocolError``."""
+    if length is not None and not (length.isascii() and length.isdigit() and int(length) <= len(body)):
+        raise ProtocolError(f"{LENGTH} must be at most the body's {len(body)} bytes, got {shortened(length)}")
+    end = len(body) if length is None else int(length)
+    try:
+        asked = parse_json(body[:end])
+    except ValueError as error:
+        raise ProtocolError(f"the request is no JSON: {error}") from None
+    parameters = _object(asked, "the request").get("parameters", {})
+    all_binary = _object(parameters, "parameters").get("binary_data_output", False) is True
+    inputs = _objects(asked.get("inputs"), "inputs")
+    if [i.get("name") for i in inputs] != ["images"]:
+        raise ProtocolError("inputs must be one, named images")
+    outputs = []
+    for output in _objects(asked.get("outputs") or [{"name": name} for name in OUTPUTS], "outputs"):
+        wishes = _object(output.get("parameters", {}), "an output's parameters")
+        if output.get("name") not in OUTPUTS or wishes.keys() - {"binary_data"}:
+            raise ProtocolError(f"outputs are {' and '.join(OUTPUTS)}, with binary_data or no parameter")
+        outputs.append((output["name"], wishes.get("binary_data", all_binary) is True))
+    text = asked.get("id", "")
+    if not isinstance(text, str):
+        raise ProtocolError("id must be a text")
+    return Asked(_images(inputs[0], body[end:], shape), outputs, text)
+
+
+def _images(tensor: Mapping[str, Any], binary: bytes, wanted: Sequence[int]) -> Floats:
+    shape = tensor.get("shape")
+    fits = isinstance(shape, list) and all(type(side) is int for side in shape) and shape[1:] == list(wanted)
+    if tensor.get("datatype") != "FP32" or not fits or shape[0] < 1:  # type: ignore[index]
+        raise ProtocolError(f"images must be FP32 of [N, {', '.join(map(str, wanted))}], N from 1")
+    assert isinstance(shape, list)
+    size = _object(tensor.get("parameters", {}), "the input's parameters").get("binary_data_size")
+    if size is None:
+        values = _numbers(tensor.get("data"))
+    elif type(size) is int and size == len(binary) and size % 4 == 0 and "data" not in tensor:
+        values = np.frombuffer(binary, "<f4")
+    else:
+        raise ProtocolError(f"binary_data_size must be the {len(binary)} bytes after the JSON, got {shortened(size)}")
+    if values.size != math.prod(shape):
+        raise ProtocolError(f"images have {values.size} values, and their shape {math.prod(shape)}")
+    if not np.isfinite(values).all():
+        raise ProtocolError("images hold NaN or infinite values")
+    return values.reshape(shape).astype(np.float32)
+
+
+def _numbers(data: object) -> Floats:
+    try:
+        values = np.asarray(data)
+    except ValueError:
+        values = np.empty(0, object)
+    if not isinstance(data, list) or values.dtype.kind not in "iuf":
+        raise ProtocolError("data must be a list of numbers, flat or nested as its shape says")
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).ravel()
+
+
+def answer(name: str, asked: Asked, found: Mapping[str, Floats]) -> tuple[bytes, int | None]:
+    """The body of an answer, and the length of its JSON where binary data follows."""
+    outputs, binary = [], []
+    for output, wants_binary in asked.outputs:
+        values = np.ascontiguousarray(found[output], "<f4")
+        told: dict[str, Any] = {"name": output, "datatype": "FP32", "shape": list(values.shape)}
+        if wants_binary:
+            binary.append(values.tobytes())
+            told["parameters"] = {"binary_data_size": values.nbytes}
+        else:
+            told["data"] = values.ravel().tolist()
+        outputs.append(told)
+    content = {"model_name": name, "outputs": outputs} | ({"id": asked.id} if asked.id else {})
+    text = json.dumps(content, allow_nan=False).encode()
+    return b"".join([text, *binary]), len(text) if binary else None
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{what} must be an object")
+    return value
+
+
+def _objects(value: object, what: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ProtocolError(f"{what} must be a list of objects")
+    return value

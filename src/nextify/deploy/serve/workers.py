@@ -1,0 +1,218 @@
+"""The network, in processes of its own: one that dies takes no request with it, and is started again.
+
+A worker answers one call at a time. Arrays cross the pipe as raw bytes behind a JSON header, never as pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nextify.data.preprocessing import Preprocessing, normalized
+from nextify.deploy.explain import heat_map
+from nextify.deploy.runners import open_runner
+from nextify.evaluation.runner import Network
+from nextify.system.native import Mode
+from nextify.weights import About
+from nextify.weights.bundle import from_json, to_json
+
+Array = npt.NDArray[Any]
+LOGITS = "logits"
+"""The call for ``(N, K)`` logits of a batch; the other one is ``explain K``, a heat map for the class K."""
+_starting = threading.Lock()
+
+
+class Died(Exception):
+    """The worker is gone, and whatever it was running has to be run again."""
+
+
+class Failed(Exception):
+    """The network raised an error; the worker lives."""
+
+
+class ServeError(ValueError):
+    """The server cannot start; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What ``open_runner`` opens, and how."""
+
+    path: str
+    device: str = "cpu"
+    threads: int | None = None
+    kernels: Mode = "auto"
+    class_order: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a worker says of its network."""
+
+    about: About
+    runtime: str
+    """Format, precision and runtime."""
+    explains: bool
+    """Whether it answers ``explain K``."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.about.preprocessing
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return (self.about.in_channels, *self.preprocessing.size)
+
+
+class Worker(Protocol):
+    """A network that is called from one thread at a time."""
+
+    def start(self) -> Facts:
+        """Open the network. Raises ``ServeError``."""
+
+    def __call__(self, call: str, batch: Array) -> Array:
+        """One row per image of ``batch``: uint8 ``(N, H, W, C)``, or normalized float32 ``(N, C, H, W)``.
+
+        Raises ``Died`` or ``Failed``.
+        """
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing; for use from another thread."""
+
+    def stop(self) -> None:
+        """End it once it is idle."""
+
+
+class InProcess:
+    """A network in the server's own process: less memory, and no protection."""
+
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+
+    def start(self) -> Facts:
+        o = self.opening
+        try:
+            self.runner = open_runner(
+                o.path, device=o.device, threads=o.threads, kernels=o.kernels, class_order=o.class_order
+            )
+        except (ValueError, OSError, ImportError) as error:
+            raise ServeError(str(error)) from error
+        about = replace(self.runner.about, preprocessing=self.runner.preprocessing)
+        facts = Facts(about, self.runner.name, isinstance(self.runner, Network))
+        self(LOGITS, np.zeros((1, *facts.input_shape), np.float32))  # compiles what is compiled on first use
+        return facts
+
+    def __call__(self, call: str, batch: Array) -> Array:
+        settings = self.runner.preprocessing
+        try:
+            if batch.dtype == np.uint8:
+                x = normalized(torch.from_numpy(batch), torch.device("cpu"), settings.mean, settings.std)
+                batch = x.numpy()
+            if call == LOGITS:
+                return self.runner(batch)
+            assert isinstance(self.runner, Network)
+            images = torch.from_numpy(batch).to(self.runner.device)
+            index = int(call.removeprefix("explain "))
+            return np.stack([heat_map(self.runner.model, image, index, "grad-cam") for image in images])
+        except Exception as error:
+            traceback.print_exc()
+            raise Failed(str(error).split("\n")[0]) from error
+
+    def kill(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class Process:
+    """A network in a process of its own, forked from one that has imported torch and started no thread."""
+
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+
+    def start(self) -> Facts:
+        with _starting:
+            self.pipe, theirs = _context().Pipe()
+            self.process = _context().Process(target=_work, args=(theirs, self.opening), daemon=True)
+            self.process.start()
+            theirs.close()
+        try:
+            told = json.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError):
+            raise ServeError("the worker died while it opened the network; its last words are above") from None
+        if "error" in told:
+            raise ServeError(told["error"])
+        return Facts(from_json(told["about"], self.opening.path), told["runtime"], told["explains"])
+
+    def __call__(self, call: str, batch: Array) -> Array:
+        try:
+            _send(self.pipe, call, batch)
+            said, answer = _receive(self.pipe)
+        except (EOFError, OSError):
+            self.process.join()
+            raise Died from None
+        if said != call:
+            raise Failed(said)
+        return answer
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def stop(self) -> None:
+        self.pipe.close()  # the end of its work
+        self.process.join(5)
+        self.process.kill()
+        self.process.join()
+
+
+@cache
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _work(pipe: Connection, opening: Opening) -> None:
+    """What a worker process does until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers itself
+    network = InProcess(opening)
+    with suppress(EOFError, OSError):
+        try:
+            facts = network.start()
+        except (ServeError, Failed) as error:
+            pipe.send_bytes(json.dumps({"error": str(error)}).encode())
+            return
+        told = {"about": to_json(facts.about), "runtime": facts.runtime, "explains": facts.explains}
+        pipe.send_bytes(json.dumps(told).encode())
+        while True:
+            call, batch = _receive(pipe)
+            try:
+                _send(pipe, call, network(call, batch))
+            except Failed as error:
+                _send(pipe, str(error) or "the network failed", np.empty(0))
+
+
+def _send(pipe: Connection, text: str, array: Array) -> None:
+    array = np.ascontiguousarray(array)
+    pipe.send_bytes(json.dumps([text, array.dtype.str, array.shape]).encode())
+    pipe.send_bytes(array.reshape(-1).view(np.uint8).data if array.size else b"")
+
+
+def _receive(pipe: Connection) -> tuple[str, Array]:
+    text, dtype, shape = json.loads(pipe.recv_bytes())
+    return text, np.frombuffer(bytearray(pipe.recv_bytes()), dtype).reshape(shape)

@@ -1,0 +1,332 @@
+"""The server's routes, limits and refusals, in process with a tiny network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+import nextify.deploy.runners
+from nextify.cli import main
+from nextify.data.decode import decode
+from nextify.deploy.serve import app as serving
+from nextify.deploy.serve.app import Settings, create_app
+from nextify.deploy.serve.workers import InProcess, Opening, ServeError
+from nextify.evaluation.predict import Prediction, predict
+from nextify.weights import Preprocessing, load
+from tests.deploy.kills import photo
+from tests.helpers import Captured, tiny_bundle
+
+CLASSES = ("ant", "bee", "<script>alert(1)</script>", "dog", "eel", "fox")
+PHOTOS = [photo(i) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("model") / "bundle", CLASSES, 24, 0.75, sharpness=200, licence="MIT")
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path) -> Iterator[TestClient]:
+    with serve(bundle) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def expected(bundle: Path) -> list[Prediction]:
+    return list(predict(bundle, [decode(data) for data in PHOTOS], threads=1))
+
+
+def serve(bundle: Path, **settings: Any) -> TestClient:
+    app = create_app([InProcess(Opening(str(bundle)))], Settings(max_wait_ms=0, **settings), "tiny")
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def post(client: TestClient, path: str, body: bytes, kind: str = "image/png", **headers: str) -> Any:
+    return client.post(path, content=body, headers={"Content-Type": kind, **headers})
+
+
+def check(answer: Any, expected: Sequence[Prediction]) -> None:
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["predictions"]
+    assert len(found) == len(expected)
+    for one, wanted in zip(found, expected, strict=True):
+        assert [guess["class"] for guess in one["classes"]] == [guess.name for guess in wanted.guesses]
+        np.testing.assert_allclose(
+            [guess["probability"] for guess in one["classes"]], [guess.probability for guess in wanted.guesses], 1e-4
+        )
+
+
+def test_predictions_are_those_of_predict(client: TestClient, expected: list[Prediction]) -> None:
+    check(post(client, "/predict", PHOTOS[0]), expected[:1])
+    check(post(client, "/predict", PHOTOS[1], ""), expected[1:2])
+    check(client.post("/predict", files=[("x", (f"../{i}", data)) for i, data in enumerate(PHOTOS)]), expected)
+    check(client.post("/predict", json=[base64.b64encode(data).decode() for data in PHOTOS]), expected)
+    assert [g["index"] for g in post(client, "/predict?top=2", PHOTOS[0]).json()["predictions"][0]["classes"]] == [
+        guess.index for guess in expected[0].guesses[:2]
+    ]
+
+
+MULTIPART = "multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status", "message"),
+    [
+        ("/predict", b"", "image/png", 400, "image 1: empty file"),
+        ("/predict", b"garbage", "image/png", 400, "image 1: not an image"),
+        ("/predict", PHOTOS[0][:-40], "image/png", 400, "image 1: truncated"),
+        ("/predict", PHOTOS[0], "text/plain", 415, "send an image"),
+        ("/predict?top=0", PHOTOS[0], "image/png", 400, "top must be a whole number from 1"),
+        ("/predict?top=²", PHOTOS[0], "image/png", 400, "top must be"),
+        ("/predict", b"[", "application/json", 400, "must be a list of images in base64"),
+        ("/predict", b"[" * 10**4, "application/json", 400, "must be a list of images in base64"),
+        ("/predict", b"[1]", "application/json", 400, "must be a list of images in base64"),
+        ("/predict", b'["/etc/passwd"]', "application/json", 400, "an image is no base64"),
+        ("/predict", b'["\xc3\xbc"]', "application/json", 400, "an image is no base64"),
+        ("/predict", b"[]", "application/json", 400, "no image"),
+        ("/predict", b"x", MULTIPART, 400, "Invalid multipart data"),
+        ("/predict", b"x", "multipart/form-data", 400, "Missing boundary"),
+        ("/predict", b"--x--\r\n", MULTIPART, 400, "no image"),
+        ("/predict", b"x" * 30_000, "image/png", 413, "at most 20,000 bytes"),
+        ("/explain", PHOTOS[0], "image/png", 400, "class must be a whole number from 0 to 5"),
+        ("/explain?class=6", PHOTOS[0], "image/png", 400, "class must be a whole number from 0 to 5"),
+        ("/nowhere", b"", "image/png", 404, "Not Found"),
+        ("/health/live", b"", "image/png", 405, "Method Not Allowed"),
+    ],
+)
+def test_refusals_are_a_line(bundle: Path, path: str, body: bytes, kind: str, status: int, message: str) -> None:
+    with serve(bundle, max_bytes=20_000) as client:
+        answer = post(client, path, body, kind)
+        assert answer.status_code == status
+        assert message in answer.json()["error"]
+        assert "\n" not in answer.json()["error"]
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "nextify_accepted_images 0.0" in client.get("/metrics").text
+
+
+def test_a_bad_image_names_its_place_among_several(client: TestClient) -> None:
+    answer = client.post("/predict", files=[("x", PHOTOS[0]), ("y", b"bad")])
+    assert (answer.status_code, answer.json()) == (400, {"error": "image 2: not an image"})
+
+
+class Slow(InProcess):
+    """Takes a while from its second call on; the first is at the start."""
+
+    calls = 0
+
+    def __call__(self, call: str, batch: Any) -> Any:
+        time.sleep(0.2 if self.calls else 0)
+        self.calls += 1
+        return super().__call__(call, batch)
+
+
+def test_a_full_queue_is_said_at_once(bundle: Path) -> None:
+    app = create_app([Slow(Opening(str(bundle)))], Settings(queue=2, max_wait_ms=0), "tiny")
+    with TestClient(app) as client, ThreadPoolExecutor() as threads:
+        first = threads.submit(client.post, "/predict", files=[("x", PHOTOS[0])] * 2)
+        time.sleep(0.1)
+        full = post(client, "/predict", PHOTOS[0])
+        assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+        assert first.result().status_code == 200
+        many = client.post("/predict", files=[("x", PHOTOS[0])] * 3)
+        assert (many.status_code, many.json()["error"]) == (413, "a request has at most 2 images")
+
+
+def test_a_late_answer(bundle: Path) -> None:
+    app = create_app([Slow(Opening(str(bundle)))], Settings(timeout=0.05, max_wait_ms=0), "tiny")
+    with TestClient(app) as client:
+        late = post(client, "/predict", PHOTOS[0])
+        assert (late.status_code, late.json()["error"]) == (504, "no answer within 0.05 s")
+
+
+def test_the_token_guards_all_but_the_page_and_health(bundle: Path) -> None:
+    with serve(bundle, token="secret") as client:
+        for path in ("/model", "/metrics", "/v2", "/openapi.json", "/nowhere"):
+            assert client.get(path).status_code == 401
+        for value in ("", "secret", "Bearer", "Bearer wrong", "Bearer secrets", "Basic secret"):
+            answer = post(client, "/predict", PHOTOS[0], authorization=value)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert post(client, "/predict", PHOTOS[0], authorization="Bearer secret").status_code == 200
+        for path in serving.OPEN:
+            assert client.get(path).status_code == 200
+
+
+def test_health_and_metrics(client: TestClient) -> None:
+    assert client.get("/health/live").json() == {"live": True}
+    assert client.get("/health/ready").json() == {"name": "tiny", "ready": True}
+    post(client, "/predict", PHOTOS[0])
+    client.get("/anything/at/all")
+    text = client.get("/metrics").text
+    assert 'nextify_requests_total{route="predict",status="200"}' in text
+    assert 'nextify_requests_total{route="none",status="404"}' in text
+    assert "anything" not in text
+    assert "nextify_workers 1.0" in text
+
+
+def test_explanations_are_pictures_of_the_input(client: TestClient) -> None:
+    answer = post(client, "/explain?class=3", PHOTOS[0])
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert decode(answer.content).shape == (24, 24, 3)
+
+
+def test_the_page_is_one_file_that_loads_nothing_and_shows_nothing_unescaped(client: TestClient) -> None:
+    answer = client.get("/")
+    page = answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert page.count("<script>") == 1  # whose hash the policy names
+    assert not re.search(r"(src|href)=\"(https?:)?//", page)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", page)
+    assert client.get("/model").json()["licence"] == "MIT"
+    assert "alert(1)" not in page
+
+
+def test_openapi_describes_every_route(bundle: Path, client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    app: Any = create_app([InProcess(Opening(str(bundle)))], Settings(), "tiny")
+    routes = {(route.path, method.lower()) for route in app.routes for method in route.methods - {"HEAD"}}
+    assert {(path, method) for path, methods in described["paths"].items() for method in methods} == routes
+    assert "MODEL" not in json.dumps(described)
+
+
+# The Open Inference Protocol
+
+
+def tensors(bundle: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Inputs of two photos, and their logits."""
+    loaded = load(bundle)
+    inputs = loaded.preprocessing.batch([decode(data) for data in PHOTOS[:2]])
+    return inputs.numpy(), loaded.model(inputs).detach().numpy()
+
+
+def of(images: np.ndarray[Any, Any], **more: Any) -> dict[str, Any]:
+    tensor = {"name": "images", "datatype": "FP32", "shape": list(images.shape), "data": images.ravel().tolist()}
+    return {"inputs": [tensor | more]}
+
+
+def test_protocol_describes_the_model(client: TestClient) -> None:
+    assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert client.get("/v2/models/tiny/ready").json() == {"name": "tiny", "ready": True}
+    found = client.get("/v2/models/tiny").json()
+    assert found["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 3, 24, 24]}]
+    assert found["outputs"][0] == {"name": "logits", "datatype": "FP32", "shape": [-1, 6]}
+    assert client.get("/v2/models/other").status_code == 404
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_protocol_in_json(client: TestClient, bundle: Path, nested: bool) -> None:
+    images, logits = tensors(bundle)
+    asked = of(images, data=images.tolist()) if nested else of(images)
+    answer = client.post("/v2/models/tiny/infer", json=asked | {"id": "seven"}).json()
+    assert (answer["id"], answer["model_name"]) == ("seven", "tiny")
+    found = {o["name"]: np.reshape(o["data"], o["shape"]) for o in answer["outputs"]}
+    np.testing.assert_allclose(found["logits"], logits, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found["probabilities"].sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_protocol_in_binary(client: TestClient, bundle: Path, everything: bool) -> None:
+    images, logits = tensors(bundle)
+    asked = of(images, parameters={"binary_data_size": images.nbytes})
+    del asked["inputs"][0]["data"]
+    if everything:
+        asked["parameters"] = {"binary_data_output": True}
+    else:
+        asked["outputs"] = [{"name": "probabilities"}, {"name": "logits", "parameters": {"binary_data": True}}]
+    head = json.dumps(asked).encode()
+    answer = client.post(
+        "/v2/models/tiny/infer",
+        content=head + images.tobytes(),
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
+    length = int(answer.headers["inference-header-content-length"])
+    told, binary = json.loads(answer.content[:length]), answer.content[length:]
+    place = [o["name"] for o in told["outputs"]].index("logits")
+    assert told["outputs"][place]["parameters"] == {"binary_data_size": logits.nbytes}
+    np.testing.assert_allclose(np.frombuffer(binary[: logits.nbytes], "<f4"), logits.ravel(), rtol=1e-3, atol=1e-3)
+
+
+ONE = np.zeros((1, 3, 24, 24), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (b"[]", "the request must be an object"),
+        (b"{", "the request is no JSON"),
+        (b"\xff", "the request is no JSON"),
+        (b"{}", "inputs must be a list of objects"),
+        ({"inputs": []}, "inputs must be one, named images"),
+        (of(ONE, name="x"), "inputs must be one, named images"),
+        (of(ONE, datatype="FP64"), "images must be FP32 of [N, 3, 24, 24]"),
+        (of(ONE, shape=[1, 3, 24, 25]), "images must be FP32 of [N, 3, 24, 24]"),
+        (of(ONE, shape=[0, 3, 24, 24]), "N from 1"),
+        (of(ONE, shape=[True, 3, 24, 24]), "N from 1"),
+        (of(ONE, shape=[2, 3, 24, 24]), "images have 1728 values, and their shape 3456"),
+        (of(ONE, data=["1"] * 1728), "data must be a list of numbers"),
+        (of(ONE, data=[[1], [1, 2]]), "data must be a list of numbers"),
+        (of(ONE, data=None), "data must be a list of numbers"),
+        (of(ONE, data=[10**400] * 1728), "data must be a list of numbers"),
+        (of(ONE, data=[1e300] * 1728), "NaN or infinite"),
+        (of(ONE, parameters={"binary_data_size": 4}), "binary_data_size must be the 0 bytes"),
+        (of(ONE) | {"outputs": [{"name": "x"}]}, "outputs are logits and probabilities"),
+        (of(ONE) | {"outputs": [{"name": "logits", "parameters": {"classification": 3}}]}, "outputs are logits"),
+        (of(ONE) | {"id": 7}, "id must be a text"),
+        (of(ONE) | {"parameters": []}, "parameters must be an object"),
+    ],
+)
+def test_protocol_refuses_what_it_does_not_say(client: TestClient, asked: Any, message: str) -> None:
+    body = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+    answer = post(client, "/v2/models/tiny/infer", body, "application/json")
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+
+
+@pytest.mark.parametrize("length", ["-1", "9999999", "x", "²", ""])
+def test_protocol_refuses_a_wrong_header(client: TestClient, length: str) -> None:
+    headers = {"inference-header-content-length": length.encode()}
+    answer = client.post("/v2/models/tiny/infer", json=of(ONE), headers=headers)
+    assert (answer.status_code, "Inference-Header-Content-Length must be" in answer.text) == (400, True)
+
+
+# What the network sees, and the command
+
+
+@pytest.mark.parametrize(
+    ("settings", "width", "height", "box"),
+    [
+        (Preprocessing((20, 20), 25), 50, 25, (15, 2, 35, 22)),
+        (Preprocessing((20, 20), 25), 250, 500, (20, 150, 220, 350)),
+        (Preprocessing((20, 30), 20, fit="squash"), 90, 45, (0, 0, 90, 45)),
+        (Preprocessing((30, 30), 20), 40, 20, (5, 0, 35, 20)),
+    ],
+)
+def test_box(settings: Preprocessing, width: int, height: int, box: tuple[float, ...]) -> None:
+    assert settings.box(width, height) == pytest.approx(box, abs=1)
+
+
+def test_the_command_says_what_is_wrong(bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(bundle), "--port", str(port)]) == 2
+    message = f"cannot listen on 127.0.0.1 port {port} (Address already in use): choose another --host or --port"
+    assert capsys.readouterr().err == f"nextify: {message}\n"
+    monkeypatch.setattr(nextify.deploy.runners, "version", lambda package: None)
+    assert main(["serve", str(bundle)]) == 1
+    assert "pip install 'nextify[serve]'" in capsys.readouterr().err
+
+
+def test_a_network_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="none"):
+        create_app([InProcess(Opening(str(tmp_path / "none")))], Settings())

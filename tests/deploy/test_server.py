@@ -1,0 +1,157 @@
+"""The server as a process: kills, SIGTERM, other people's clients, and the page in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+
+from nextify.data.decode import decode
+from nextify.evaluation.predict import predict
+from nextify.weights import load
+from tests.deploy.kills import CLASSES, fire, photo
+from tests.helpers import tiny_bundle
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def serving(bundle: Path, *options: str) -> Iterator[str]:
+    """A server's address; SIGTERM ends it with 0."""
+    arguments = ("serve", str(bundle), "--port", "0", "--threads", "1", "--device", "cpu", *options)
+    with subprocess.Popen([sys.executable, "-m", "nextify", *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+(?=;)", process.stdout.readline())
+            assert found
+            yield found[0]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("model") / "bundle", CLASSES, 24, 0.75, sharpness=200, name="tiny")
+
+
+@pytest.fixture(scope="module")
+def address(bundle: Path) -> Iterator[str]:
+    with serving(bundle) as address:
+        yield address
+
+
+def test_nothing_accepted_is_lost_or_mixed_up(tmp_path: Path) -> None:
+    counts = asyncio.run(fire(tmp_path, 1000, 2))
+    assert not [name for name in counts if name.startswith("WRONG")], counts
+    assert counts["workers killed"] > 0
+    assert counts["answered"] > 700
+
+
+def test_triton_client(address: str, bundle: Path) -> None:
+    http: Any = pytest.importorskip("tritonclient.http")
+    loaded = load(bundle)
+    images = loaded.preprocessing.batch([decode(photo(i)) for i in range(3)])
+    logits = loaded.model(images).detach().numpy()
+    client = http.InferenceServerClient(address.removeprefix("http://"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny")
+    assert client.get_server_metadata()["name"] == "nextify"
+    assert client.get_model_metadata("tiny")["inputs"][0]["shape"] == [-1, 3, 24, 24]
+    for binary in (True, False):
+        given = http.InferInput("images", list(images.shape), "FP32")
+        given.set_data_from_numpy(images.numpy(), binary_data=binary)
+        for outputs in (None, [http.InferRequestedOutput("logits", binary_data=binary)]):
+            answer = client.infer("tiny", [given], outputs=outputs, request_id="7")
+            np.testing.assert_allclose(answer.as_numpy("logits"), logits, rtol=1e-3, atol=1e-3)
+            assert answer.get_response()["id"] == "7"
+    given = http.InferInput("images", [1, 3, 9, 9], "FP32")
+    given.set_data_from_numpy(np.zeros((1, 3, 9, 9), np.float32))
+    with pytest.raises(Exception, match=r"images must be FP32 of \[N, 3, 24, 24\]"):
+        client.infer("tiny", [given])
+
+
+def test_openapi_document_is_valid(address: str) -> None:
+    validator: Any = pytest.importorskip("openapi_spec_validator")
+    with urlopen(f"{address}/openapi.json") as answer:
+        validator.validate(json.load(answer))
+
+
+def test_answers_are_those_that_openapi_promises(address: str) -> None:
+    pytest.importorskip("schemathesis")
+    # Which bytes are an image is more than a schema can say.
+    options = ("--max-examples", "20", "--exclude-checks", "positive_data_acceptance")
+    found = subprocess.run(
+        [Path(sys.executable).with_name("schemathesis"), "run", f"{address}/openapi.json", *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stdout[-4000:]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api: Any = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium")
+    with api.sync_playwright() as driver:
+        yield driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+
+def test_page_classifies_a_photo(address: str, browser: Any, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(photo(0))
+    expected = next(iter(predict(bundle, [tmp_path / "photo.png"], threads=1)))
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address)
+    assert page.title() == "tiny"
+    page.set_input_files("#file", tmp_path / "photo.png")
+    page.wait_for_selector("#heat:not([hidden])")
+    lines = page.locator("#classes button")
+    assert [lines.nth(i).locator("span").first.inner_text() for i in range(5)] == [g.name for g in expected.guesses]
+    assert expected.guesses[0].name in page.inner_text("#status")
+    crop, shown = page.locator("#crop").bounding_box(), page.locator("#photo").bounding_box()
+    # 60×40 resized to a short side of 32 and cropped to 24: the middle 30 by 30 pixels
+    assert crop["width"] / shown["width"] == pytest.approx(30 / 60, abs=0.02)
+    assert crop["height"] / shown["height"] == pytest.approx(30 / 40, abs=0.02)
+    page.locator("#strength").focus()
+    page.keyboard.press("Home")
+    assert page.evaluate("document.getElementById('heat').style.opacity") == "0"
+    lines.nth(1).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#classes li:nth-child(2) button[aria-pressed=true]")
+    (tmp_path / "bad.png").write_bytes(b"<img src=x onerror=alert(1)>")
+    page.set_input_files("#file", tmp_path / "bad.png")
+    page.wait_for_selector("#status.bad")
+    assert page.inner_text("#status") == "image 1: not an image"
+    assert [line for line in said if "400" not in line] == []
+    page.close()
+
+
+def test_page_asks_for_the_token(bundle: Path, browser: Any) -> None:
+    with serving(bundle, "--token", "secret", "--workers", "0") as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.fill("#token", "secret")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#login", state="hidden")
+        assert page.title() == "tiny"
+        page.close()
