@@ -133,6 +133,7 @@ class LocalEngine:
         self._workers.clear()
 
     def _start_worker(self, images: Images) -> Connection:
+        ours: Connection
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_worker, args=(theirs, images, self.runtime), daemon=True)
         # Read by the OpenMP runtime when the child loads it: spinning threads would steal from the trial beside.
