@@ -232,13 +232,14 @@ def test_any_class_names_in_every_naming_deeply(heads: dict[tuple[Naming, str], 
 
 
 def test_what_is_assumed_is_said_once(
-    pictures: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pictures: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     names = sorted(KINDS["plain"])
     torch.save(rename(fitted(pictures["plain"], names), DESIGN, "timm"), tmp_path / "w.pth")
     asked = ["--data", str(pictures["plain"]), "--part", "all", "--device", "cpu", "--threads", "1"]
     assert main(["evaluate", str(tmp_path / "w.pth"), *asked]) == 0
-    assert capsys.readouterr().err.count("does not say how to prepare images") == 1
+    said = caplog.text + capsys.readouterr().err
+    assert said.count("does not say how to prepare images") == 1
 
 
 def test_names_that_timm_does_not_tell_apart_have_no_order() -> None:

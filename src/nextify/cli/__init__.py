@@ -23,7 +23,7 @@ from importlib import import_module
 from typing import Any, get_type_hints
 
 from nextify import __version__
-from nextify.cli.printing import log_as_notes, one_voice
+from nextify.cli.printing import one_voice, said_once
 from nextify.paper.settings import check_ranges
 from nextify.system import processes
 from nextify.system.allocator import keep_freed_memory
@@ -133,7 +133,7 @@ def _run(arguments: list[str]) -> int:
         if hasattr(options, "check"):
             options.check()
     keep_freed_memory()
-    with log_as_notes():
+    with said_once():
         return int(module.run(options))
 
 

@@ -48,15 +48,8 @@ def command_line() -> str:
 _said: set[str] = set()
 
 
-class Notes(logging.Handler):
-    """Prints what is logged as notes."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
-
-
 def note(*lines: object) -> None:
-    """Print one note per line to stderr, each once in a command; what comes from files is escaped."""
+    """Print one note per line to stderr, unless the command has said or logged it; what comes from files is escaped."""
     from nextify.data.errors import printable  # needs NumPy
 
     for text in (printable(str(line)) for line in lines):
@@ -66,15 +59,20 @@ def note(*lines: object) -> None:
 
 
 @contextmanager
-def log_as_notes() -> Iterator[None]:
-    """Print what nextify logs as notes, none of them twice."""
+def said_once() -> Iterator[None]:
+    """Keep ``note`` from repeating what is logged within."""
+
+    def remember(record: logging.LogRecord) -> bool:
+        _said.add(record.getMessage())
+        return True
+
     _said.clear()
-    log, handler = logging.getLogger("nextify"), Notes()
-    log.addHandler(handler)
+    log = logging.getLogger("nextify")
+    log.addFilter(remember)
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        log.removeFilter(remember)
 
 
 def say(console: Console, notes: Iterable[str]) -> None:
