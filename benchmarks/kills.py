@@ -16,8 +16,10 @@ Runtime:  about 20 minutes on one core. Results: docs/reliability.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -39,6 +41,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import nextify.cli
+from nextify.evaluation.pictures import curves_picture
 from nextify.system.environment import describe
 from nextify.training.checkpoint import before, load_checkpoint
 
@@ -59,7 +62,7 @@ DIFFERS = (
 NETWORK = ("--set", "depths=1,1", "--set", "widths=8,16", "--set", "stage_strides=1,2", "--set", "stem=patchify4")
 COMMON = ("--scale", "tiny", "--device", "cpu", "--threads", "1", "--checkpoint-seconds", "0")
 TRAINING = (
-    *("train", "convnext_atto", *COMMON, *NETWORK, "--epochs", "6", "--evaluations", "1", "--set", "batch_size=8"),
+    *("train", "convnext_atto", *COMMON, *NETWORK, "--epochs", "4", "--evaluations", "1", "--set", "batch_size=8"),
     *("--set", "ema=0.9", "--set", "mixing.mixup=0.8", "--set", "calibration=0.2"),
 )
 STUDY = (
@@ -285,9 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--minutes", type=float, default=60, help="stop after this time, with the kills done until then"
-    )
+    parser.add_argument("--minutes", type=float, default=60, help="leave out the kills for which this is too short")
     parser.add_argument("--cases", nargs="*", help="names of cases; all by default")
     options = parser.parse_args()
     for name in ("train", "training", "roadmap", "study", "evaluate", "progress"):
@@ -296,10 +297,16 @@ def main() -> None:
         __import__(f"nextify.{name}")
     for name in ("matplotlib.figure", "scipy.stats", "scipy.optimize", "sklearn.datasets", "torch.distributed"):
         __import__(name)
+    # What a first picture and a first command make and keep: fonts, and what tyro knows of the options.
+    curves_picture([{"epoch": 1, "train_loss": 1.0, "test_top1": 50.0}], "a title")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        for name in ("train", "roadmap", "evaluate"):
+            nextify.cli.main([name, "--help"])
+    Image.init()
     ctypes.CDLL(None).prctl(36, 1)  # orphans become children of this process, which waits for them
     forked = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: forked  # type: ignore[assignment]
-    chance, until = random.Random(options.seed), time.monotonic() + 60 * options.minutes
+    chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = make_images(root / "images")
@@ -321,6 +328,7 @@ def main() -> None:
         rows = []
         for case in cases:
             if not options.cases or case.name in options.cases:
+                until = time.monotonic() + 60 * options.minutes * case.share
                 rows.append(measure(case, round(options.kills * case.share), root, chance, until))
                 print(json.dumps(rows[-1]), flush=True)
     total = sum(row["kills"] for row in rows)
