@@ -152,19 +152,39 @@ def fork(case: Case, out: Path, log: Path) -> list[int]:
 
 
 def ended(pids: list[int]) -> dict[int, int]:
-    """Exit codes, once every process is gone, orphans included. Raises ``TimeoutError``."""
+    """Exit codes, once every process is gone, orphans included.
+
+    As torchrun does, though less patiently, those whose companion has failed are sent SIGTERM and then SIGKILL.
+
+    Raises:
+        TimeoutError: they do not end; they are killed.
+    """
     codes: dict[int, int] = {}
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    failed: float | None = None
+    sent: set[int] = set()
+    while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return {pid: codes[pid] for pid in pids}
+        now = time.monotonic()
         if pid:
             codes[pid] = os.waitstatus_to_exitcode(status)
-        else:
-            time.sleep(0.002)
-    raise TimeoutError(f"still running after {PATIENCE} s: {[pid for pid in pids if pid not in codes]}")
+            if pid in pids and codes[pid] and failed is None:
+                failed = now
+            continue
+        open_ones = [pid for pid in pids if pid not in codes]
+        if now > deadline:
+            for pid in open_ones:
+                os.kill(pid, signal.SIGKILL)
+            raise TimeoutError(f"still running after {PATIENCE} s")
+        for after, how in ((1, signal.SIGTERM), (4, signal.SIGKILL)):
+            if failed is not None and now - failed > after and how not in sent:
+                sent.add(how)
+                for pid in open_ones:
+                    os.kill(pid, how)
+        time.sleep(0.002)
 
 
 # -- what is left --------------------------------------------------------------------------------------------------
@@ -243,12 +263,16 @@ def measure(case: Case, kills: int, root: Path, chance: random.Random, until: fl
         hit = pids if case.processes > 1 and chance.random() < 0.5 else [chance.choice(pids)]
         for pid in hit:
             os.kill(pid, how)  # a process that has ended is a zombie until it is waited for
-        codes = ended(pids)
+        try:
+            codes = ended(pids)
+        except TimeoutError as error:
+            problems.append(f"{error} after {how.name}: {log.read_text(errors='replace')[-1500:]}")
+            codes = dict.fromkeys(pids, -signal.SIGKILL)
         if set(codes.values()) != {0}:
             counts["kills"] += 1
             counts[how.name] += 1
         text = log.read_text(errors="replace")
-        fine = {0, 130, -how} | ({1} if case.processes > 1 else set())
+        fine = {0, 130, -how} | ({1, -signal.SIGTERM, -signal.SIGKILL} if case.processes > 1 else set())
         if "Traceback" in text or not set(codes.values()) <= fine:
             problems.append(f"life ended with {sorted(codes.values())} after {how.name}: {text[-1500:]}")
         try:
