@@ -16,8 +16,10 @@ Runtime:  about 20 minutes on one core. Results: docs/reliability.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -39,6 +41,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import nextify.cli
+from nextify.evaluation.pictures import curves_picture
 from nextify.system.environment import describe
 from nextify.training.checkpoint import before, load_checkpoint
 
@@ -59,7 +62,7 @@ DIFFERS = (
 NETWORK = ("--set", "depths=1,1", "--set", "widths=8,16", "--set", "stage_strides=1,2", "--set", "stem=patchify4")
 COMMON = ("--scale", "tiny", "--device", "cpu", "--threads", "1", "--checkpoint-seconds", "0")
 TRAINING = (
-    *("train", "convnext_atto", *COMMON, *NETWORK, "--epochs", "6", "--evaluations", "1", "--set", "batch_size=8"),
+    *("train", "convnext_atto", *COMMON, *NETWORK, "--epochs", "4", "--evaluations", "1", "--set", "batch_size=8"),
     *("--set", "ema=0.9", "--set", "mixing.mixup=0.8", "--set", "calibration=0.2"),
 )
 STUDY = (
@@ -82,6 +85,8 @@ class Case:
     processes: int = 1
     resumes: bool = True
     """Whether a life goes on where the last one stopped; otherwise it begins again."""
+    timed: tuple[str, ...] = ()
+    """Names of files that hold times, and so differ between any two runs."""
 
 
 def make_images(folder: Path) -> Path:
@@ -149,19 +154,39 @@ def fork(case: Case, out: Path, log: Path) -> list[int]:
 
 
 def ended(pids: list[int]) -> dict[int, int]:
-    """Exit codes, once every process is gone, orphans included. Raises ``TimeoutError``."""
+    """Exit codes, once every process is gone, orphans included.
+
+    As torchrun does, though less patiently, those whose companion has failed are sent SIGTERM and then SIGKILL.
+
+    Raises:
+        TimeoutError: they do not end; they are killed.
+    """
     codes: dict[int, int] = {}
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    failed: float | None = None
+    sent: set[int] = set()
+    while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return {pid: codes[pid] for pid in pids}
+        now = time.monotonic()
         if pid:
             codes[pid] = os.waitstatus_to_exitcode(status)
-        else:
-            time.sleep(0.002)
-    raise TimeoutError(f"still running after {PATIENCE} s: {[pid for pid in pids if pid not in codes]}")
+            if pid in pids and codes[pid] and failed is None:
+                failed = now
+            continue
+        open_ones = [pid for pid in pids if pid not in codes]
+        if now > deadline:
+            for pid in open_ones:
+                os.kill(pid, signal.SIGKILL)
+            raise TimeoutError(f"still running after {PATIENCE} s")
+        for after, how in ((1, signal.SIGTERM), (4, signal.SIGKILL)):
+            if failed is not None and now - failed > after and how not in sent:
+                sent.add(how)
+                for pid in open_ones:
+                    os.kill(pid, how)
+        time.sleep(0.002)
 
 
 # -- what is left --------------------------------------------------------------------------------------------------
@@ -193,9 +218,9 @@ def files(out: Path) -> Iterator[Path]:
     return (path for path in sorted(out.rglob("*")) if path.is_file() and not path.name.startswith("."))
 
 
-def left(out: Path) -> dict[str, object]:
+def left(out: Path, case: Case) -> dict[str, object]:
     """What a finished command leaves, file by file."""
-    return {str(path.relative_to(out)): content(path) for path in files(out)}
+    return {str(path.relative_to(out)): path.name in case.timed or content(path) for path in files(out)}
 
 
 def check_whole(out: Path) -> int:
@@ -227,7 +252,7 @@ def measure(case: Case, kills: int, root: Path, chance: random.Random, until: fl
     if set(codes.values()) != {0}:
         raise SystemExit(f"{case.name} does not run: {log.read_text()[-2000:]}")
     span = time.monotonic() - began
-    expected = left(whole)
+    expected = left(whole, case)
     counts: Counter[str] = Counter()
     problems: list[str] = []
     number, reached = 0, 0
@@ -240,12 +265,16 @@ def measure(case: Case, kills: int, root: Path, chance: random.Random, until: fl
         hit = pids if case.processes > 1 and chance.random() < 0.5 else [chance.choice(pids)]
         for pid in hit:
             os.kill(pid, how)  # a process that has ended is a zombie until it is waited for
-        codes = ended(pids)
+        try:
+            codes = ended(pids)
+        except TimeoutError as error:
+            problems.append(f"{error} after {how.name}: {log.read_text(errors='replace')[-1500:]}")
+            codes = dict.fromkeys(pids, -signal.SIGKILL)
         if set(codes.values()) != {0}:
             counts["kills"] += 1
             counts[how.name] += 1
         text = log.read_text(errors="replace")
-        fine = {0, 130, -how} | ({1} if case.processes > 1 else set())
+        fine = {0, 130, -how} | ({1, -signal.SIGTERM, -signal.SIGKILL} if case.processes > 1 else set())
         if "Traceback" in text or not set(codes.values()) <= fine:
             problems.append(f"life ended with {sorted(codes.values())} after {how.name}: {text[-1500:]}")
         try:
@@ -259,7 +288,7 @@ def measure(case: Case, kills: int, root: Path, chance: random.Random, until: fl
         if set(codes.values()) == {0} or (not case.resumes and counts["lives"] % 3 == 2):
             if set(codes.values()) != {0}:
                 codes = ended(fork(case, out, log))
-            found = left(out)
+            found = left(out, case)
             if found != expected:
                 names = [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
                 problems.append(f"differs from the undisturbed run: {sorted(names)[:8]}")
@@ -285,9 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--minutes", type=float, default=60, help="stop after this time, with the kills done until then"
-    )
+    parser.add_argument("--minutes", type=float, default=60, help="leave out the kills for which this is too short")
     parser.add_argument("--cases", nargs="*", help="names of cases; all by default")
     options = parser.parse_args()
     for name in ("train", "training", "roadmap", "study", "evaluate", "progress"):
@@ -296,10 +323,16 @@ def main() -> None:
         __import__(f"nextify.{name}")
     for name in ("matplotlib.figure", "scipy.stats", "scipy.optimize", "sklearn.datasets", "torch.distributed"):
         __import__(name)
+    # What a first picture and a first command make and keep: fonts, and what tyro knows of the options.
+    curves_picture([{"epoch": 1, "train_loss": 1.0, "test_top1": 50.0}], "a title")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        for name in ("train", "roadmap", "evaluate"):
+            nextify.cli.main([name, "--help"])
+    Image.init()
     ctypes.CDLL(None).prctl(36, 1)  # orphans become children of this process, which waits for them
     forked = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: forked  # type: ignore[assignment]
-    chance, until = random.Random(options.seed), time.monotonic() + 60 * options.minutes
+    chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = make_images(root / "images")
@@ -313,7 +346,7 @@ def main() -> None:
         cases = [
             Case("training", 0.5, training),
             Case("training, 2 processes", 0.15, training, processes=2),
-            Case("study", 0.1, study),
+            Case("study", 0.1, study, timed=("results.csv", "report.html")),
             Case("evaluation", 0.12, evaluation, resumes=False),
             Case("evaluation, 2 processes", 0.03, evaluation, processes=2, resumes=False),
             Case("report", 0.1, report_of(root / "study" / "results.json"), resumes=False),
@@ -321,6 +354,7 @@ def main() -> None:
         rows = []
         for case in cases:
             if not options.cases or case.name in options.cases:
+                until = time.monotonic() + 60 * options.minutes * case.share
                 rows.append(measure(case, round(options.kills * case.share), root, chance, until))
                 print(json.dumps(rows[-1]), flush=True)
     total = sum(row["kills"] for row in rows)
