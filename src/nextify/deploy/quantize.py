@@ -240,12 +240,19 @@ def _search(
             folder = Path(scratch, str(len(tried)))
             on_progress(f"making {name} …")
             folder.mkdir()
-            with formats.quiet():
+            try:
+                with formats.quiet():
+                    if how is None:
+                        formats.write(exported, source.model, source.mirror, settings, folder)
+                    else:
+                        write_int8(exported, how, source, inputs, folder)
+                    run = start(folder / exported.file, exported, threads)
+            except RuntimeError as error:  # such as an int8 layer that a runtime has no kernel for
                 if how is None:
-                    formats.write(exported, source.model, source.mirror, settings, folder)
-                else:
-                    write_int8(exported, how, source, inputs, folder)
-                tried.append(_Tried(name, exported, folder, start(folder / exported.file, exported, threads)))
+                    raise
+                notes.append(f"{name} cannot be run here: {str(error).strip().splitlines()[-1]}")
+            else:
+                tried.append(_Tried(name, exported, folder, run))
         if with_bundle:
             folder = save_bundle(Path(scratch, "bundle"), source.model.state_dict(), source.about)
             tried.append(_Tried("the bundle with our kernels", None, folder, Network(folder, threads=threads)))
