@@ -136,7 +136,7 @@ def test_the_best_that_keeps_the_promise_is_written(
     assert [c["verdict"] for c in said["gate"]["candidates"]] == list(verdicts.values())
     assert said["gate"]["images"] == {"calibration": 300, "gate": 359, "unseen": 838}
     if int8[0]:
-        assert "points" in verdicts["openvino int8, NNCF's default"]
+        assert "points" in verdicts["openvino int8"]
 
 
 def named_by_network(images: Images, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
