@@ -61,7 +61,7 @@ class Int8:
 
 
 INT8 = (
-    Int8("int8, NNCF's default"),
+    Int8("int8"),
     Int8("int8, SmoothQuant 0.5", 0.5),
     Int8("int8, SmoothQuant 0.8", 0.8),
     Int8("int8, stem and head kept", None, ("stem", "head")),
@@ -240,12 +240,19 @@ def _search(
             folder = Path(scratch, str(len(tried)))
             on_progress(f"making {name} …")
             folder.mkdir()
-            with formats.quiet():
+            try:
+                with formats.quiet():
+                    if how is None:
+                        formats.write(exported, source.model, source.mirror, settings, folder)
+                    else:
+                        write_int8(exported, how, source, inputs, folder)
+                    run = start(folder / exported.file, exported, threads)
+            except RuntimeError as error:  # such as an int8 layer that a runtime has no kernel for
                 if how is None:
-                    formats.write(exported, source.model, source.mirror, settings, folder)
-                else:
-                    write_int8(exported, how, source, inputs, folder)
-                tried.append(_Tried(name, exported, folder, start(folder / exported.file, exported, threads)))
+                    raise
+                notes.append(f"{name} cannot be run here: {str(error).strip().splitlines()[-1]}")
+            else:
+                tried.append(_Tried(name, exported, folder, run))
         if with_bundle:
             folder = save_bundle(Path(scratch, "bundle"), source.model.state_dict(), source.about)
             tried.append(_Tried("the bundle with our kernels", None, folder, Network(folder, threads=threads)))
@@ -360,16 +367,21 @@ def _time(tried: Sequence[_Tried], inputs: Floats) -> None:
 def write_int8(exported: Exported, how: Int8, source: Source, calibration: Sequence[Floats], folder: Path) -> None:
     """Quantize by NNCF and write the file."""
     import nncf
+    from nncf.quantization.advanced_parameters import QuantizationParameters
 
     settings = source.about.preprocessing
     program = formats.trace(replace(exported, precision="fp32"), source.model, source.mirror, settings)
     path = folder / exported.file
     smooth = how.smooth_quant
     options: dict[str, Any] = {"subset_size": len(calibration)}
+    # NNCF would give each channel of a depthwise convolution's input a range of its own, but takes the rows of our
+    # (N, H, W, C) for the channels.
+    one_range = QuantizationParameters(per_channel=False)
+    parameters = nncf.AdvancedQuantizationParameters(activations_quantization_params=one_range)
     if smooth is not None:  # which NNCF does for transformers only
-        alphas = nncf.AdvancedSmoothQuantParameters(matmul=smooth)
+        parameters.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(matmul=smooth)
         options["model_type"] = nncf.ModelType.TRANSFORMER
-        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=alphas)
+    options["advanced_parameters"] = parameters
     if exported.format == "openvino":
         import openvino
 
