@@ -47,6 +47,8 @@ NEEDED = {
     "explain": (".", "x.png"),
     "serve": (".",),
     "convert": (".", "x.safetensors", "--to", "timm"),
+    "export": (".", "--to", "onnx"),
+    "quantize": (".", "--data", "digits"),
     "show": ("resnet50",),
     "diff": ("resnet50", "convnext_tiny"),
 }

@@ -352,9 +352,9 @@ def test_large_images_are_classified_a_few_at_a_time(
     expected = predict(bundle, photos)
     seen: list[int] = []
 
-    def counted(model: torch.nn.Module, batch: torch.Tensor, *rest: Any) -> Any:
-        seen.append(len(batch))
-        return probabilities(model, batch, *rest)
+    def counted(logits: Any, *rest: Any) -> Any:
+        seen.append(len(logits))
+        return probabilities(logits, *rest)
 
     probabilities = predictions.probabilities
     monkeypatch.setattr(predictions, "probabilities", counted)

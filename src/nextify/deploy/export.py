@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -83,7 +83,7 @@ def export(
     out: str | Path,
     *,
     precision: Precision = "fp32",
-    image_size: int | Literal["dynamic"] | None = None,
+    image_size: int | str | None = None,
     with_preprocessing: bool = False,
     images: Images | None = None,
     threads: int | None = None,
@@ -111,13 +111,16 @@ def export(
         check_images(images)
     out = Path(out)
     check_replaceable(out)
-    source = Source.of(bundle, None if image_size == "dynamic" else image_size)
-    size = None if image_size == "dynamic" or with_preprocessing else source.about.preprocessing.size
+    dynamic = image_size == "dynamic"
+    if isinstance(image_size, str) and not dynamic:
+        raise formats.FormatError(f"image_size is a whole number of pixels, or dynamic; got {image_size!r}")
+    source = Source.of(bundle, image_size if isinstance(image_size, int) else None)
+    size = None if dynamic or with_preprocessing else source.about.preprocessing.size
     exported = Exported(to, precision, size, with_preprocessing, bf16=precision == "bf16")
     formats.check(exported)
     if precision == "int8":
         raise formats.FormatError("int8 has to be calibrated and tested: call nextify.quantize")
-    if image_size == "dynamic":
+    if dynamic and not with_preprocessing:
         formats.check_dynamic(source.model, source.about.preprocessing)
     if threads is not None:
         torch.set_num_threads(threads)

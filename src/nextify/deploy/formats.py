@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from nextify.deploy.prepare import Prepare
-from nextify.deploy.runners import Exported, Format, Precision, needs
+from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs
 from nextify.networks.layers import Pointwise
 from nextify.networks.network import Block, ConvNet
+from nextify.system.native import compiler
 from nextify.tasks.classification import Inference
 from nextify.weights import Preprocessing
 
@@ -62,7 +63,10 @@ def check(exported: Exported) -> None:
                 needs(package, "onnx")
         case "openvino" | "executorch":
             needs(to, to)
-        case "torch" | "aotinductor":
+        case "aotinductor":
+            if compiler() is None:
+                raise MissingExtra("--to aotinductor needs a C++ compiler: install g++ or clang++, or name one in CXX")
+        case "torch":
             pass
         case _:
             assert_never(to)

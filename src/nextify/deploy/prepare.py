@@ -2,10 +2,10 @@
 
 Pillow's antialiased resize is two products with matrices of weights, one per axis, each rounded to 8 bits; so it is
 here, with operators that every format has. Positions are whole numbers until the filter is evaluated, because runtimes
-that compute in float32 would misplace them. Pillow's own weights are rounded to 22 bits, so that a pixel may differ by
-one level.
+that compute in float32 would misplace them. Pillow rounds its weights to 22 bits, so where a pixel lies halfway between
+two levels it may become the other one.
 
-Source: Pillow's ``src/libImaging/Resample.c`` and ``Convert.c`` (its weights for gray).
+Source: Pillow's ``src/libImaging/Resample.c``; which axis comes first was found by trying Pillow 13.0.0.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Prepare(nn.Module):
     """``(N, H, W, 3)`` uint8 RGB to normalized float32 ``(N, C, height, width)``, as ``Preprocessing`` prepares it.
 
     Raises:
-        PreprocessingError: the settings do not antialias.
+        PreprocessingError: the settings do not antialias, or take the nearest pixel.
     """
 
     def __init__(self, settings: Preprocessing) -> None:
         super().__init__()
-        if not settings.antialias:
+        if not settings.antialias or settings.interpolation == "nearest":
             raise PreprocessingError("images resized without antialiasing cannot be prepared in the exported file")
         self.settings = settings
         m, s = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (settings.mean, settings.std))
@@ -41,14 +41,16 @@ class Prepare(nn.Module):
             red, green, blue = x.to(torch.int32).unbind(1)
             x = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16)[:, None]
         x = x.float()
-        across = self._weights(x.shape[3], width, short, self.settings.size[1])
-        down = self._weights(x.shape[2], height, short, self.settings.size[0])
-        x = _eight_bit(x @ across.T)  # (N, C, H, width)
-        x = _eight_bit(down @ x)  # (N, C, height, width)
+        across, narrower = self._weights(x.shape[3], width, short, self.settings.size[1])
+        down, lower = self._weights(x.shape[2], height, short, self.settings.size[0])
+        # (N, C, height, width), by rows or by columns first
+        rows, columns = _eight_bit(down @ _eight_bit(x @ across.T)), _eight_bit(_eight_bit(down @ x) @ across.T)
+        x = torch.where((lower > 0) & (lower > 2 * narrower), columns, rows)
         return x * self.scale + self.shift
 
-    def _weights(self, count: int, length: Tensor, short: Tensor, size: int) -> Tensor:
-        """``(size, length)``: how much each pixel of one axis contributes to each of the input's.
+    def _weights(self, count: int, length: Tensor, short: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """How much each pixel of one axis contributes to each of the input's, ``(size, length)``; and by how many
+        pixels the axis shrinks.
 
         Args:
             count, length: the axis's pixels, as a number and as a tensor of one element.
@@ -67,11 +69,9 @@ class Prepare(nn.Module):
         coarser = torch.maximum(length, resized)
         distance = (2 * torch.arange(count) + 1) * resized - (2 * at + 1) * length
         inside = (at >= 0) & (at < resized)  # elsewhere a crop that is larger than the image is black
-        if settings.interpolation == "nearest":
-            weights = ((distance.abs() < resized) | (distance == resized)).float()  # the pixel that holds this point
-            return torch.where(inside, weights, 0.0)
         weights = _filter(distance.float() / (2 * coarser).float(), settings.interpolation)
-        return torch.where(inside, weights / torch.where(inside, weights.sum(1, keepdim=True), 1.0), 0.0)
+        weights = weights / torch.where(inside, weights.sum(1, keepdim=True), 1.0)
+        return torch.where(inside, weights, 0.0), length - resized
 
 
 def _eight_bit(x: Tensor) -> Tensor:

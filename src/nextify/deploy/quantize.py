@@ -26,7 +26,7 @@ from nextify.data.images import check_images
 from nextify.deploy import formats
 from nextify.deploy.export import Export, Source, describe_export, folder_bytes
 from nextify.deploy.gate import Answers, Change, change, images_needed
-from nextify.deploy.runners import Exported, Format, Run, needs, start
+from nextify.deploy.runners import Exported, Format, MissingExtra, Run, needs, start
 from nextify.deploy.verify import some_images, verify
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Floats, Network, probabilities
@@ -137,7 +137,7 @@ def quantize(
     images: Images,
     out: str | Path,
     *,
-    to: Literal["openvino", "onnx"] = "openvino",
+    to: Format = "openvino",
     max_drop: float = 0.5,
     seed: int = 0,
     threads: int | None = None,
@@ -151,8 +151,10 @@ def quantize(
         max_drop: top-1 points that may be lost at most, with 95 % confidence.
         seed: of the choice of images.
         on_progress: called with what is being done.
+        to: ``openvino`` or ``onnx``.
 
     Raises:
+        FormatError: the format has no int8.
         TooFewImages: the held-out images could not show it even if no answer changed.
         MissingExtra: the format's packages, or NNCF, are not installed.
         WeightsError, DataError: the bundle or its images cannot be used.
@@ -189,7 +191,7 @@ def fastest(
             if "int8" in formats.PRECISIONS[one]:
                 needs("nncf", one)
             to.append(one)
-        except formats.MissingExtra as error:
+        except MissingExtra as error:
             notes.append(f"left out: {error}")
     to.sort(key=lambda one: one != "torch")  # plain torch in fp32 is what the others are held against
     found = _search(
@@ -216,7 +218,7 @@ def _search(
     seed: int,
     threads: int | None,
     on_progress: Progress,
-    rank: Callable[[_Tried], object],
+    rank: Callable[[_Tried], Any],
     with_bundle: bool = False,
 ) -> Quantized:
     """Try all that the formats ``to`` offer; ``rank`` says which of those that keep the promise is best (lowest)."""
@@ -234,24 +236,31 @@ def _search(
         tried: list[_Tried] = []
         for exported, how in [plan for one in to for plan in _of_format(one)]:
             exported = replace(exported, size=settings.size)
-            name, folder = (
-                f"{exported.format} {how.name if how else exported.precision}",
-                Path(scratch, f"{len(tried)}"),
-            )
+            name = f"{exported.format} {how.name if how else exported.precision}"
+            folder = Path(scratch, str(len(tried)))
             on_progress(f"making {name} …")
             folder.mkdir()
-            with formats.quiet():
+            try:
+                with formats.quiet():
+                    if how is None:
+                        formats.write(exported, source.model, source.mirror, settings, folder)
+                    else:
+                        write_int8(exported, how, source, inputs, folder)
+                    run = start(folder / exported.file, exported, threads)
+            except RuntimeError as error:  # such as an int8 layer that a runtime has no kernel for
                 if how is None:
-                    formats.write(exported, source.model, source.mirror, settings, folder)
-                else:
-                    write_int8(exported, how, source, inputs, folder)
-                tried.append(_Tried(name, exported, folder, start(folder / exported.file, exported, threads)))
+                    raise
+                notes.append(f"{name} cannot be run here: {str(error).strip().splitlines()[-1]}")
+            else:
+                tried.append(_Tried(name, exported, folder, run))
         if with_bundle:
             folder = save_bundle(Path(scratch, "bundle"), source.model.state_dict(), source.about)
             tried.append(_Tried("the bundle with our kernels", None, folder, Network(folder, threads=threads)))
-        before = tried[0]
+        before, shown = tried[0], some_images(images.test)
+        assert before.exported is not None
+        verify(before.exported, before.run, source.run, shown, settings, images.name)  # the others are held against it
         on_progress("timing them in turns …")
-        _time(tried, np.stack([settings(p).numpy() for _, p in some_images(images.test, BATCH)]))
+        _time(tried, np.stack([settings(pixels).numpy() for _, pixels in shown[:BATCH]]))
         on_progress(f"comparing them on {len(gate):,} gate images …")
         answers = _answers(tried, images.test, gate, labels_of, source)
         for one, given in zip(tried[1:], answers[1:], strict=True):
@@ -261,7 +270,8 @@ def _search(
         best, final, ece = before, change(answers[0], answers[0]), 0.0
         for one in sorted((one for one in tried if not one.refused), key=rank):
             precision = one.exported and one.exported.precision
-            if any(o.refused.startswith(_FAILED) and o.exported and o.exported.precision == precision for o in tried):
+            failed = [o.exported.precision for o in tried if o.exported and o.refused.startswith(_FAILED)]
+            if precision in failed and one is not before:
                 continue  # one attempt for each precision, or the unseen images would no longer be unseen
             on_progress(f"testing {one.name} on {len(unseen):,} unseen images …")
             old, *new = _answers([before] if one is before else [before, one], images.test, unseen, labels_of, source)
@@ -291,7 +301,7 @@ def _search(
         on_progress(f"verifying {best.name} …")
         with fresh_folder(out) as fresh:
             shutil.copytree(best.folder, fresh, dirs_exist_ok=True)
-            proof = verify(best.exported, best.run, source.run, some_images(images.test), settings, images.name)
+            proof = verify(best.exported, best.run, source.run, shown, settings, images.name)
             gated = {k: v for k, v in asdict(found).items() if k not in ("export", "path")}
             describe_export(fresh, source, best.exported, {"verification": asdict(proof), "gate": gated})
     return replace(found, export=Export(out, source.about, best.exported, proof, folder_bytes(out)))

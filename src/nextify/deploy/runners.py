@@ -221,7 +221,7 @@ def _executorch(path: Path) -> Run:
     method = Runtime.get().load_program(path).load_method("forward")
 
     def run(inputs: np.ndarray[Any, Any]) -> Floats:
-        images = torch.from_numpy(inputs).split(1)
-        return np.concatenate([method.execute([image])[0].numpy().copy() for image in images])
+        images = torch.from_numpy(inputs)
+        return np.concatenate([method.execute([images[i : i + 1]])[0].numpy().copy() for i in range(len(images))])
 
     return run
