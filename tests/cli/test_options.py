@@ -139,7 +139,7 @@ def test_options_that_cannot_be(arguments: tuple[str, ...], message: str, capsys
         (("compare", "--rounds", "-1"), "--rounds must be 1 or more"),
         (("compare", "--seeds", "0"), "--seeds must be 1 or more"),
         (("compare", "--threads", "0"), "--threads must be 1 or more"),
-        (("compare", "--data", "/nowhere"), "no such folder or file: '/nowhere'"),
+        (("compare", "--data", "/nowhere"), "no such folder or file: /nowhere"),
         (("compare", "--weights", "a=b"), "--weights are evaluated on images: give --data too"),
         (("compare", "--counts", "--why"), "--counts runs nothing"),
     ],

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from nextify.data.bands import with_bands
 from nextify.data.decode import UnreadableImage, decode, read_header
 from nextify.data.encoded import LARGEST_FILE, Files, read_file
 from nextify.data.jpeg import decode_crop
@@ -184,6 +185,20 @@ def test_palette_cmyk_animation() -> None:
     pixels, traits = both(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert (pixels == (255, 0, 0)).all()
     assert traits == "a"
+
+
+@pytest.mark.parametrize("start", [b"II*\0", b"MM\0*"])
+@pytest.mark.parametrize("length", range(4, 30, 2))
+def test_a_tiff_that_is_cut_or_has_tags_of_another_type_is_refused(start: bytes, length: int) -> None:
+    order = "<" if start.startswith(b"II") else ">"
+    tags = struct.pack(f"{order}H", 2)
+    for tag in (277, 258):  # bands and bits, as a text
+        tags += struct.pack(f"{order}HHI", tag, 2, 4) + b"abc\0"
+    data = (start + struct.pack(f"{order}I", 8) + tags + bytes(20))[:length]
+    for reader in (read_header, decode, lambda data: decode(with_bands(data, (1, 2, 3)))):
+        with pytest.raises(UnreadableImage) as error:
+            reader(data)
+        assert "\n" not in str(error.value)
 
 
 def test_refused() -> None:

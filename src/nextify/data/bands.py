@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,10 @@ def with_bands(data: bytes, bands: Bands | None) -> bytes:
             with opened(data) as image:
                 found = _chosen(_of_image(image), bands)
         except UnreadableImage as error:
-            raise UnreadableImage(_remedy(data, bands, str(error))) from None
+            reason = str(error)
+            with suppress(Exception):  # of a damaged file, tags may be of any type
+                reason = _remedy(data, bands, reason)
+            raise UnreadableImage(reason) from None
     pixels, largest = found
     note = LARGEST_NOTED % largest if largest else b""
     height, width, _ = pixels.shape

@@ -165,9 +165,10 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     """A file's image, not decoded yet. Whatever Pillow raises within becomes ``UnreadableImage``."""
     if not data:
         raise UnreadableImage("empty file")
-    tags = tiff_tags(data)
-    if tags is not None and (bands := tags.get(_SAMPLES, 1)) > _MOST_BANDS:
-        raise UnreadableImage(f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: {CHOOSE}")
+    with refusing(data):  # of a damaged file, tags may be of any type
+        tags = tiff_tags(data)
+        if tags is not None and (bands := tags.get(_SAMPLES, 1)) > _MOST_BANDS:
+            raise UnreadableImage(f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: {CHOOSE}")
     with refusing(data), Image.open(io.BytesIO(data), formats=_formats()) as image:
         if image.format == "TIFF":
             refuse_sparse(image.tag_v2)  # type: ignore[attr-defined]
@@ -251,9 +252,11 @@ def _kind(data: bytes) -> str:
         return "a Git LFS pointer: git lfs pull"
     tags = tiff_tags(data)
     if tags is not None:
-        bands, bits = tags.get(_SAMPLES, 1), tags.get(258, (1,))[0]
-        remedy = CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"
-        return f"a TIFF of {bands} bands of {bits} bits, which Pillow does not read: {remedy}"
+        with suppress(Exception):  # of a damaged file, they may be of any type
+            bands, bits = tags.get(_SAMPLES, 1), tags.get(258, (1,))[0]
+            remedy = CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"
+            return f"a TIFF of {bands} bands of {bits} bits, which Pillow does not read: {remedy}"
+        return "damaged"
     for name, (_, accepts) in Image.OPEN.items():
         with suppress(Exception):  # of a few bytes, some ask for more than there are
             if accepts and accepts(data[:16]) is True:
@@ -263,7 +266,7 @@ def _kind(data: bytes) -> str:
 
 def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
     """The tags of a TIFF, as many as can be read; None for any other file."""
-    if data[:4] not in (b"II*\0", b"MM\0*"):
+    if data[:4] not in (b"II*\0", b"MM\0*") or len(data) < 8:
         return None
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
     file = io.BytesIO(data)
