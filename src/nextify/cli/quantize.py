@@ -104,5 +104,6 @@ def search(made: Callable[..., Quantized], bundle: str, images: Images, out: Pat
 def default_folder(bundle: str, ending: str) -> Path:
     """Beside a bundle on disk; in the current folder for weights from elsewhere."""
     path = Path(bundle).expanduser()
-    name = f"{path.stem if path.exists() else path.name.replace(':', '-')}-{ending}"
-    return path.parent / name if path.exists() else Path(name)
+    if not path.exists():
+        return Path(f"{path.name.replace(':', '-')}-{ending}")
+    return path.resolve().with_name(f"{path.resolve().stem}-{ending}")
