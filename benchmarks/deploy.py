@@ -1,7 +1,7 @@
 """What exported files are worth: their speed beside torch's and timm's, and whether int8 keeps its promise.
 
 ``speed``: ConvNeXt-T with fresh weights at 224², batches of 1 and 16: ours plain, with our kernels, in bf16 and
-compiled, timm's eager and compiled, ONNX Runtime, and OpenVINO in fp32, bf16 and NNCF's default int8. All are made
+compiled, timm's eager and compiled, ONNX Runtime, and OpenVINO in fp32, bf16 and int8. All are made
 first, then take turns round by round; images/s are medians over the rounds, with the lowest and the highest.
 
 ``gate``: each bundle is quantized with each seed on one half of the held-out images; the written file and the bundle

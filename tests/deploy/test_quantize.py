@@ -15,7 +15,7 @@ from nextify.data import Images
 from nextify.data.images import ImageSet
 from nextify.deploy import quantize as search
 from nextify.deploy.gate import Answers, change, images_needed, interval
-from nextify.deploy.quantize import GATE_SHARE, INT8, quantize
+from nextify.deploy.quantize import GATE_SHARE, INT8, Candidate, Quantized, quantize
 from nextify.deploy.runners import Exported, open_runner
 from nextify.evaluation.runner import Floats, Network
 from tests.deploy.test_export import bundle_of, installed
@@ -136,7 +136,40 @@ def test_the_best_that_keeps_the_promise_is_written(
     assert [c["verdict"] for c in said["gate"]["candidates"]] == list(verdicts.values())
     assert said["gate"]["images"] == {"calibration": 300, "gate": 359, "unseen": 838}
     if int8[0]:
-        assert "points" in verdicts["openvino int8, NNCF's default"]
+        assert "points" in verdicts["openvino int8"]
+
+
+@pytest.mark.parametrize("command", ["quantize", "export"])
+def test_the_command_shows_every_candidate(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    source = bundle_of(tmp_path / "b", TINY, 8)
+    lost = change(answers("1" * 90 + "0" * 10), answers("1" * 89 + "0" * 11))
+    parts = {"calibration": 300, "gate": 100, "unseen": 100}
+    tried = (
+        Candidate("openvino fp32", 90.0, change(answers("10"), answers("10")), 1.0, 10**6, 2.0, 800.0, "not chosen"),
+        Candidate("openvino int8", 89.0, lost, 1.5, 3 * 10**5, 1.0, 1600.0, "chosen"),
+    )
+    given: dict[str, Any] = {}
+
+    def made(bundle: str, images: Images, out: Path, **options: Any) -> Quantized:
+        given.update(options)
+        return Quantized(None, out, tried, lost, 0.2, options["max_drop"], parts, 0, ("left out: a format",))
+
+    monkeypatch.setattr(search, "quantize" if command == "quantize" else "fastest", made)
+    more = [] if command == "quantize" else ["--fastest"]
+    asked = [command, str(source), "--data", "digits", "--max-drop", "2", "--threads", "1", *more]
+    assert main(asked) == 0
+    said = capsys.readouterr()
+    assert given["max_drop"] == 2
+    assert given["threads"] == 1
+    assert "left out: a format" in said.err
+    assert "top-1 −1.00 [−5" in said.out
+    assert "(allowed: −2), 1 lost and 0 won, calibration error +0.20 points" in said.out
+    assert main([*asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [c["verdict"] for c in told["candidates"]] == ["not chosen", "chosen"]
+    assert told["path"].startswith(str(tmp_path / "b-"))
 
 
 def named_by_network(images: Images, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def run(options: Options) -> int:
     if options.data is not None:
         images = read_images(console, options.data, options.reading, None, options.bundle, to_train=searches)
         note(*images.warnings)
-    out = options.out or default_folder(options.bundle, to or "fastest", options.precision)
+    out = options.out or default_folder(options.bundle, "fastest" if to is None else f"{to}-{options.precision}")
     if searches and images is not None:
         made = fastest if to is None else partial(quantize, to=to)
         return search(made, options.bundle, images, out, options)

@@ -76,7 +76,7 @@ def run(options: Options) -> int:
 
     images = read_images(Console(stderr=True), options.data, options.reading, None, options.bundle)
     note(*images.warnings)
-    out = options.out or default_folder(options.bundle, options.to, "int8")
+    out = options.out or default_folder(options.bundle, f"{options.to}-int8")
     return search(partial(quantize, to=options.to, seed=options.seed), options.bundle, images, out, options)
 
 
@@ -101,8 +101,9 @@ def search(made: Callable[..., Quantized], bundle: str, images: Images, out: Pat
     return 0
 
 
-def default_folder(bundle: str, to: str, precision: str) -> Path:
+def default_folder(bundle: str, ending: str) -> Path:
     """Beside a bundle on disk; in the current folder for weights from elsewhere."""
     path = Path(bundle).expanduser()
-    name = f"{path.stem if path.exists() else path.name.replace(':', '-')}-{to}-{precision}"
-    return path.parent / name if path.exists() else Path(name)
+    if not path.exists():
+        return Path(f"{path.name.replace(':', '-')}-{ending}")
+    return path.resolve().with_name(f"{path.resolve().stem}-{ending}")

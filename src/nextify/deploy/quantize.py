@@ -61,7 +61,7 @@ class Int8:
 
 
 INT8 = (
-    Int8("int8, NNCF's default"),
+    Int8("int8"),
     Int8("int8, SmoothQuant 0.5", 0.5),
     Int8("int8, SmoothQuant 0.8", 0.8),
     Int8("int8, stem and head kept", None, ("stem", "head")),
@@ -367,16 +367,21 @@ def _time(tried: Sequence[_Tried], inputs: Floats) -> None:
 def write_int8(exported: Exported, how: Int8, source: Source, calibration: Sequence[Floats], folder: Path) -> None:
     """Quantize by NNCF and write the file."""
     import nncf
+    from nncf.quantization.advanced_parameters import QuantizationParameters
 
     settings = source.about.preprocessing
     program = formats.trace(replace(exported, precision="fp32"), source.model, source.mirror, settings)
     path = folder / exported.file
     smooth = how.smooth_quant
     options: dict[str, Any] = {"subset_size": len(calibration)}
+    # NNCF would give each channel of a depthwise convolution's input a range of its own, but takes the rows of our
+    # (N, H, W, C) for the channels.
+    one_range = QuantizationParameters(per_channel=False)
+    parameters = nncf.AdvancedQuantizationParameters(activations_quantization_params=one_range)
     if smooth is not None:  # which NNCF does for transformers only
-        alphas = nncf.AdvancedSmoothQuantParameters(matmul=smooth)
+        parameters.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(matmul=smooth)
         options["model_type"] = nncf.ModelType.TRANSFORMER
-        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=alphas)
+    options["advanced_parameters"] = parameters
     if exported.format == "openvino":
         import openvino
 
