@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from starlette.testclient import TestClient
 import nextify.deploy.runners
 from nextify.cli import main
 from nextify.data.decode import decode
+from nextify.deploy.runners import open_runner
 from nextify.deploy.serve import app as serving
 from nextify.deploy.serve.app import Settings, create_app
-from nextify.deploy.serve.workers import InProcess, Opening, ServeError
+from nextify.deploy.serve.workers import InProcess, ServeError
 from nextify.evaluation.predict import Prediction, predict
 from nextify.weights import Preprocessing, load
 from tests.deploy.kills import photo
@@ -48,7 +50,7 @@ def expected(bundle: Path) -> list[Prediction]:
 
 
 def serve(bundle: Path, **settings: Any) -> TestClient:
-    app = create_app([InProcess(Opening(str(bundle)))], Settings(max_wait_ms=0, **settings), "tiny")
+    app = create_app([InProcess(partial(open_runner, bundle))], Settings(max_wait_ms=0, **settings), "tiny")
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -133,7 +135,7 @@ class Slow(InProcess):
 
 
 def test_a_full_queue_is_said_at_once(bundle: Path) -> None:
-    app = create_app([Slow(Opening(str(bundle)))], Settings(queue=2, max_wait_ms=0), "tiny")
+    app = create_app([Slow(partial(open_runner, bundle))], Settings(queue=2, max_wait_ms=0), "tiny")
     with TestClient(app) as client, ThreadPoolExecutor() as threads:
         first = threads.submit(client.post, "/predict", files=[("x", PHOTOS[0])] * 2)
         time.sleep(0.1)
@@ -145,7 +147,7 @@ def test_a_full_queue_is_said_at_once(bundle: Path) -> None:
 
 
 def test_a_late_answer(bundle: Path) -> None:
-    app = create_app([Slow(Opening(str(bundle)))], Settings(timeout=0.05, max_wait_ms=0), "tiny")
+    app = create_app([Slow(partial(open_runner, bundle))], Settings(timeout=0.05, max_wait_ms=0), "tiny")
     with TestClient(app) as client:
         late = post(client, "/predict", PHOTOS[0])
         assert (late.status_code, late.json()["error"]) == (504, "no answer within 0.05 s")
@@ -194,7 +196,7 @@ def test_the_page_is_one_file_that_loads_nothing_and_shows_nothing_unescaped(cli
 
 def test_openapi_describes_every_route(bundle: Path, client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    app: Any = create_app([InProcess(Opening(str(bundle)))], Settings(), "tiny")
+    app: Any = create_app([InProcess(partial(open_runner, bundle))], Settings(), "tiny")
     routes = {(route.path, method.lower()) for route in app.routes for method in route.methods - {"HEAD"}}
     assert {(path, method) for path, methods in described["paths"].items() for method in methods} == routes
     assert "MODEL" not in json.dumps(described)
@@ -329,4 +331,4 @@ def test_the_command_says_what_is_wrong(bundle: Path, capsys: Captured, monkeypa
 
 def test_a_network_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match="none"):
-        create_app([InProcess(Opening(str(tmp_path / "none")))], Settings())
+        create_app([InProcess(partial(open_runner, tmp_path / "none"))], Settings())

@@ -91,7 +91,7 @@ def test_openapi_document_is_valid(address: str) -> None:
         validator.validate(json.load(answer))
 
 
-def test_answers_are_those_that_openapi_promises(address: str) -> None:
+def test_answers_are_those_that_openapi_promises(address: str, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis")
     # Which bytes are an image is more than a schema can say.
     options = ("--max-examples", "20", "--exclude-checks", "positive_data_acceptance")
@@ -100,6 +100,7 @@ def test_answers_are_those_that_openapi_promises(address: str) -> None:
         capture_output=True,
         text=True,
         timeout=300,
+        cwd=tmp_path,  # where it leaves a folder
     )
     assert found.returncode == 0, found.stdout[-4000:]
 

@@ -6,6 +6,7 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -60,7 +61,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from nextify.deploy.runners import needs
+    from nextify.deploy.runners import needs, open_runner
 
     for package in ("starlette", "uvicorn", "python-multipart", "prometheus-client"):
         needs(package, "serve")
@@ -69,12 +70,13 @@ def run(options: Options) -> int:
 
     from nextify.data.decode import quiet
     from nextify.deploy.serve.app import Settings, create_app
-    from nextify.deploy.serve.workers import InProcess, Opening, Process
+    from nextify.deploy.serve.workers import InProcess, Process
 
     with listening(options.host, options.port) as listener, quiet():  # for good: threads decode images
         machine = options.machine
-        opening = Opening(
-            *(options.bundle, runtime(machine.device).device),
+        opening = partial(
+            *(open_runner, options.bundle),
+            device=runtime(machine.device).device,
             threads=machine.threads or max(1, cores() // max(1, options.workers)),
             kernels=machine.kernels,
             class_order=options.class_order,

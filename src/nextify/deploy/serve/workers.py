@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,9 +24,7 @@ import torch
 
 from nextify.data.preprocessing import Preprocessing, normalized
 from nextify.deploy.explain import heat_map
-from nextify.deploy.runners import open_runner
-from nextify.evaluation.runner import Network
-from nextify.system.native import Mode
+from nextify.evaluation.runner import Network, Runner
 from nextify.weights import About
 from nextify.weights.bundle import from_json, to_json
 
@@ -45,17 +44,6 @@ class Failed(Exception):
 
 class ServeError(ValueError):
     """The server cannot start; the message names the remedy."""
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What ``open_runner`` opens, and how."""
-
-    path: str
-    device: str = "cpu"
-    threads: int | None = None
-    kernels: Mode = "auto"
-    class_order: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,17 +86,14 @@ class Worker(Protocol):
 
 
 class InProcess:
-    """A network in the server's own process: less memory, and no protection."""
+    """A network in the server's own process: less memory, and no protection. ``opening`` opens it."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, opening: Callable[[], Runner]) -> None:
         self.opening = opening
 
     def start(self) -> Facts:
-        o = self.opening
         try:
-            self.runner = open_runner(
-                o.path, device=o.device, threads=o.threads, kernels=o.kernels, class_order=o.class_order
-            )
+            self.runner = self.opening()
         except (ValueError, OSError, ImportError) as error:
             raise ServeError(str(error)) from error
         about = replace(self.runner.about, preprocessing=self.runner.preprocessing)
@@ -140,9 +125,12 @@ class InProcess:
 
 
 class Process:
-    """A network in a process of its own, forked from one that has imported torch and started no thread."""
+    """A network in a process of its own, forked from one that has imported torch and started no thread.
 
-    def __init__(self, opening: Opening) -> None:
+    ``opening``, which must pickle, opens it there: a ``partial`` of ``open_runner``.
+    """
+
+    def __init__(self, opening: Callable[[], Runner]) -> None:
         self.opening = opening
 
     def start(self) -> Facts:
@@ -157,7 +145,7 @@ class Process:
             raise ServeError("the worker died while it opened the network; its last words are above") from None
         if "error" in told:
             raise ServeError(told["error"])
-        return Facts(from_json(told["about"], self.opening.path), told["runtime"], told["explains"])
+        return Facts(from_json(told["about"], "the worker"), told["runtime"], told["explains"])
 
     def __call__(self, call: str, batch: Array) -> Array:
         try:
@@ -183,11 +171,11 @@ class Process:
 @cache
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "nextify.deploy.runners"])
     return context
 
 
-def _work(pipe: Connection, opening: Opening) -> None:
+def _work(pipe: Connection, opening: Callable[[], Runner]) -> None:
     """What a worker process does until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers itself
     network = InProcess(opening)
