@@ -10,6 +10,7 @@ import multiprocessing
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +63,14 @@ from nextify.paper.published import published_model
 def on_meta(name: str, size: int = 224) -> nn.Module:
     with torch.device("meta"):
         return build(find(name), size)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_collection() -> Iterator[None]:
+    """The tiny networks here leave little garbage, and each collection goes through all of torch's objects."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring.gc, "collect", lambda: 0)
+        yield
 
 
 # --- counts ---------------------------------------------------------------------------------------------------------

@@ -102,9 +102,15 @@ def _cases() -> list[Any]:
                 continue
             if naming == "torchvision" and (name.startswith("convnextv2") or name.endswith((*_BELOW_TINY, "xlarge"))):
                 continue
-            case = Case(naming, name, lambda build=build, name=name: build(name))
+            case = Case(naming, name, lambda build=build, name=name: empty(lambda: build(name)))
             cases.append(pytest.param(case, id=str(case), marks=() if name in _DEFAULT_RUN else pytest.mark.slow))
     return cases
+
+
+def empty(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network whose weights are yet to be filled, without the time that drawing its first ones takes."""
+    with torch.device("meta"):
+        return build().to_empty(device="cpu")
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
@@ -142,7 +148,7 @@ def test_logits_agree_both_ways(case: Case) -> None:
         "torchvision" if case.name.startswith("resnet") and case.naming == "timm" else case.naming
     )
     assert design == DESIGNS[case.name]
-    ours = create_model(design)
+    ours = empty(lambda: create_model(design))
     ours.load_state_dict(recognized.state)
     assert_same(case, "in", logits(ours.eval(), images), expected)
 
