@@ -56,6 +56,7 @@ DIFFERS = (
     "command",
     "provenance",
     "started",
+    "finished",
     "runtime",
 )
 """Keys of JSON files that differ between two undisturbed runs."""
