@@ -352,7 +352,7 @@ def main() -> None:
         cases = [
             Case("training", 0.5, training),
             Case("training, 2 processes", 0.15, training, processes=2),
-            Case("study", 0.1, study, timed=("results.csv", "report.html")),
+            Case("study", 0.1, study, timed=("results.csv", "report.html", "roadmap.svg", "roadmap.png")),
             Case("evaluation", 0.12, evaluation, resumes=False),
             Case("evaluation, 2 processes", 0.03, evaluation, processes=2, resumes=False),
             Case("report", 0.1, report_of(root / "study" / "results.json"), resumes=False),
