@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_score, recall_score, top_k_accuracy_score
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
+from nextify.evaluation import pictures
 from nextify.evaluation.evaluate import Evaluation, Mistake, files, match_classes, write
 from nextify.evaluation.metrics import calibration, confidence_gap, confusion, per_class, wilson
-from nextify.evaluation.pictures import confusion_picture, curves_picture, reliability_picture
+from nextify.evaluation.pictures import confusion_picture, curves_picture, mistakes_picture, reliability_picture
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.paper.recipe import CONVNEXT
 from nextify.tasks.classification import Accuracy, Classification, Hits
@@ -209,6 +211,16 @@ def test_curves_of_one_and_of_many_epochs() -> None:
     many = [{**entry, "epoch": i, "train_loss": 2 / i, "test_top1": 50.0 if i % 5 == 0 else None} for i in range(1, 11)]
     for curve in ([entry], many):
         assert Image.open(io.BytesIO(curves_picture(curve, "a $ title"))).size[0] > 300
+
+
+def test_mistakes_name_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pictures, "_png", lambda figure: drawn.append(figure) or b"")
+    long = "a folder of photographs/of one day/0815.jpg"
+    mistakes = tuple(Mistake(name, "cat", "dog", 0.9) for name in ("x/1.png", long))
+    mistakes_picture(replace(evaluation(3), mistakes=mistakes), [np.zeros((8, 8, 3), np.uint8)] * 2)
+    titles = [axes.get_title().splitlines()[0] for axes in drawn[0].axes]
+    assert titles == ["x/1.png", f"…{long[-23:]}"]
 
 
 def test_what_is_written(tmp_path: Path) -> None:

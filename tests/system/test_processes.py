@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch.distributed
 
-from nextify.system.processes import LaunchError, joined
+from nextify.cli import _explain
+from nextify.system import processes
+from nextify.system.processes import LaunchError, LostOthers, joined
 
 
 @pytest.mark.parametrize("there", [(), ("MASTER_ADDR",), ("MASTER_PORT",)])
@@ -17,3 +20,25 @@ def test_a_left_over_environment_is_refused(there: tuple[str, ...], monkeypatch:
         monkeypatch.setenv(name, "1")
     with pytest.raises(LaunchError, match=r"MASTER_\w+ not: start with torchrun, or unset WORLD_SIZE"), joined("cpu"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("[pair.cc:545] gloo: Connection reset by peer", "process 1 lost the others; one of them failed"),
+        ("a bug", None),
+    ],
+)
+def test_a_process_that_loses_the_others_says_so_in_a_line(
+    message: str, line: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with pytest.raises((RuntimeError, LostOthers)) as error, joined("cpu"):
+        monkeypatch.setattr(processes, "count", lambda: 2)
+        monkeypatch.setattr(processes, "rank", lambda: 1)
+        raise RuntimeError(message)
+    assert _explain(error.value) == line

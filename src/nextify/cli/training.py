@@ -102,11 +102,6 @@ def _run(options: Options, runtime: Runtime) -> int:
         if processes.is_first() or isinstance(error, TrainingOutOfMemory):
             print(f"nextify: {error}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        if processes.lost(error):
-            print(f"nextify: process {processes.rank()} lost the others; one of them failed", file=sys.stderr)
-            return 1
-        raise
     _conclude(console, done, metric_specs(prepared.trial))
     return 0
 

@@ -30,6 +30,10 @@ class OneFailed(ValueError):
     """Raised in every process if one other than the first failed; the first reports it."""
 
 
+class LostOthers(ConnectionError):
+    """Another process of the job is gone."""
+
+
 class LaunchError(ValueError):
     """The environment names a launcher's processes but not where they meet; the message names the remedy."""
 
@@ -62,7 +66,12 @@ def on_this_machine() -> tuple[int, int]:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Connect the processes started together for the duration of the block: NCCL between GPUs, otherwise gloo."""
+    """Connect the processes started together for the duration of the block: NCCL between GPUs, otherwise gloo.
+
+    Raises:
+        LaunchError: the environment does not say where they meet.
+        LostOthers: another process ended within the block.
+    """
     if launched() == 1 or count() > 1:
         yield
         return
@@ -81,6 +90,10 @@ def joined(device: str) -> Iterator[None]:
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        raise LostOthers(f"process {rank()} lost the others; one of them failed") from error
     finally:
         dist.destroy_process_group()
 
