@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import io
+import json
 import os
 import random
 import signal
@@ -22,8 +24,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,14 +56,14 @@ def run(runner, pixels):
     return torch.from_numpy(runner(x.numpy())).softmax(-1).numpy()
 """
 LITSERVE = """
+import base64
 import litserve
-from fastapi import Request
 
 class API(litserve.LitAPI):
     def setup(self, device):
         self.runner = opened()
-    async def decode_request(self, request: Request):
-        return self.runner.preprocessing.pixels(decode(await request.body())).numpy()
+    def decode_request(self, request):
+        return self.runner.preprocessing.pixels(decode(base64.b64decode(request["image"]))).numpy()
     def batch(self, inputs):
         return inputs
     def predict(self, pixels):
@@ -160,17 +163,14 @@ def server(name: str, options: argparse.Namespace) -> Iterator[int]:
                 start_new_session=True,
             )
             try:
-                for _ in range(600):
-                    time.sleep(0.1)
-                    if asyncio.run(_answers(port)):
+                started = time.monotonic()
+                while not (answers := asyncio.run(_answers(port, name))) and process.poll() is None:
+                    if time.monotonic() - started > 90:
                         break
-                    if process.poll() is not None:
-                        break
-                else:
-                    process.kill()
-                if process.poll() is not None:
+                    time.sleep(0.2)
+                if not answers:
                     log.seek(0)
-                    raise RuntimeError(f"{name} did not start:\n{log.read()[-2000:]}")
+                    raise RuntimeError(f"{name} does not answer:\n{log.read()[-2000:]}")
                 yield port
             finally:
                 for number in (signal.SIGTERM, signal.SIGKILL):
@@ -181,9 +181,9 @@ def server(name: str, options: argparse.Namespace) -> Iterator[int]:
                         pass
 
 
-async def _answers(port: int) -> bool:
+async def _answers(port: int, name: str) -> bool:
     try:
-        connection = Connection(port)
+        connection = Connection(port, name)
         status = await asyncio.wait_for(connection.post(photos(1)[0]), 30)
         connection.close()
         return status == 200
@@ -192,16 +192,20 @@ async def _answers(port: int) -> bool:
 
 
 class Connection:
-    """One keep-alive connection."""
+    """One keep-alive connection to a server. LitServe takes JSON only, the others an image's bytes."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.writer = port, None
+    def __init__(self, port: int, name: str) -> None:
+        self.port, self.name = port, name
+        self.writer: asyncio.StreamWriter | None = None
 
     async def post(self, body: bytes) -> int:
         """The status of the answer."""
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+        kind = "image/jpeg"
+        if self.name == "litserve":
+            kind, body = "application/json", json.dumps({"image": base64.b64encode(body).decode()}).encode()
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
         self.writer.write(head.encode() + body)
         lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
         fields = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
@@ -216,13 +220,16 @@ class Connection:
             self.writer = None
 
 
-async def closed_loop(port: int, images: list[bytes], clients: int, seconds: float) -> tuple[float, list[float]]:
+New = Callable[[], Connection]
+
+
+async def closed_loop(new: New, images: list[bytes], clients: int, seconds: float) -> tuple[float, list[float]]:
     """Images/s, and the seconds of each answer."""
     times: list[float] = []
     end = time.perf_counter() + seconds
 
     async def client(number: int) -> None:
-        connection = Connection(port)
+        connection = new()
         while (started := time.perf_counter()) < end:
             if await connection.post(images[number % len(images)]) == 200 and time.perf_counter() < end:
                 times.append(time.perf_counter() - started)
@@ -233,12 +240,12 @@ async def closed_loop(port: int, images: list[bytes], clients: int, seconds: flo
     return len(times) / seconds, times
 
 
-async def open_loop(port: int, images: list[bytes], rate: float, seconds: float) -> list[float]:
+async def open_loop(new: New, images: list[bytes], rate: float, seconds: float) -> list[float]:
     """The seconds of each answer since its request was due; infinite for a refusal."""
     rng, idle, times = random.Random(0), list[Connection](), list[float]()
 
     async def one(due: float, body: bytes) -> None:
-        connection = idle.pop() if idle else Connection(port)
+        connection = idle.pop() if idle else new()
         try:
             good = await connection.post(body) == 200
         except (OSError, EOFError):
@@ -266,6 +273,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--load", type=float, default=0.8, help="open loop, as a share of the bare loop's images/s")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--servers", nargs="*", choices=("nextify", "litserve", "bentoml"), help="in this order")
     options = parser.parse_args()
     if Path(options.bundle).exists():
         options.bundle = str(Path(options.bundle).resolve())
@@ -277,14 +285,15 @@ def main() -> None:
     print(f"bare loop: {rate:.1f} images/s, {1000 * batch_seconds:.1f} ms per batch of {options.batch} in the network")
     print(f"p99 wanted at {options.load:.0%} load: {1000 * allowed:.0f} ms")
     peers = [name for name in ("litserve", "bentoml") if find_spec(name)]
-    for name in ("nextify", *peers, "nextify"):
+    for name in options.servers or ("nextify", *peers, "nextify"):
         with server(name, options) as port:
-            asyncio.run(closed_loop(port, images, options.clients, min(3.0, options.seconds)))  # warm-up
-            found, times = asyncio.run(closed_loop(port, images, options.clients, options.seconds))
-            due = 1000 * np.array(asyncio.run(open_loop(port, images, options.load * rate, options.seconds)))
+            new = partial(Connection, port, name)
+            asyncio.run(closed_loop(new, images, options.clients, min(3.0, options.seconds)))  # warm-up
+            found, times = asyncio.run(closed_loop(new, images, options.clients, options.seconds))
+            due = 1000 * np.array(asyncio.run(open_loop(new, images, options.load * rate, options.seconds)))
             print(
                 f"{name}: closed {found:.1f} images/s ({found / rate:.1%} of bare), p50 "
-                f"{1000 * np.median(times):.0f} ms; open at {options.load * rate:.1f}/s: "
+                f"{1000 * np.median(times or [np.inf]):.0f} ms; open at {options.load * rate:.1f}/s: "
                 f"p50 {np.percentile(due, 50):.0f} ms, p99 {np.percentile(due, 99):.0f} ms, "
                 f"{int(np.isinf(due).sum())} of {len(due)} refused",
                 flush=True,

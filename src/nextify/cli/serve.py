@@ -75,7 +75,8 @@ def run(options: Options) -> int:
     with listening(options.host, options.port) as listener, quiet():  # for good: threads decode images
         machine = options.machine
         opening = partial(
-            *(open_runner, options.bundle),
+            open_runner,
+            options.bundle,
             device=runtime(machine.device).device,
             threads=machine.threads or max(1, cores() // max(1, options.workers)),
             kernels=machine.kernels,
