@@ -37,8 +37,12 @@ def test_a_process_that_loses_the_others_says_so_in_a_line(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
-    with pytest.raises((RuntimeError, LostOthers)) as error, joined("cpu"):
+
+    def fail() -> None:
         monkeypatch.setattr(processes, "count", lambda: 2)
         monkeypatch.setattr(processes, "rank", lambda: 1)
         raise RuntimeError(message)
+
+    with pytest.raises((RuntimeError, LostOthers)) as error, joined("cpu"):
+        fail()
     assert _explain(error.value) == line
