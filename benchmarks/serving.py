@@ -275,6 +275,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     parser.add_argument("--servers", nargs="*", choices=("nextify", "litserve", "bentoml"), help="in this order")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the server that runs
     if Path(options.bundle).exists():
         options.bundle = str(Path(options.bundle).resolve())
 
