@@ -16,7 +16,6 @@ from PIL import Image
 
 from nextify.cli import main
 from nextify.data import Images, open_images
-from nextify.data.errors import printable
 from nextify.evaluation import corrupted_images, robustness
 from nextify.evaluation.answers import Partial
 from nextify.evaluation.corruption_error import ALEXNET_ERRORS, Point, summarize
@@ -25,6 +24,7 @@ from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.metrics import calibration
 from nextify.evaluation.robustness import Robustness, measure
 from nextify.report.robustness import csv_text, picture, table, write
+from nextify.system.text import printable
 from nextify.weights import load
 from tests.helpers import tiny_bundle
 

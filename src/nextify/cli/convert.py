@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from nextify.cli.options import UNSET, ClassNames, check_weights
 from nextify.cli.printing import note
+from nextify.system.text import printable
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from nextify.data.errors import printable
     from nextify.weights import convert
 
     done = convert(

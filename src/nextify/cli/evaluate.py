@@ -10,7 +10,7 @@ from nextify.cli.options import MeasurementOptions
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.report.text import percent
 from nextify.system import processes
-from nextify.system.text import plural
+from nextify.system.text import plural, printable
 from nextify.training.trial import runtime
 
 
@@ -25,7 +25,6 @@ class Options(MeasurementOptions):
 
 def run(options: Options) -> int:
     from nextify.cli.progress import read_images
-    from nextify.data.errors import printable
     from nextify.evaluation.evaluate import evaluate, files
     from nextify.tasks.classification import Classification
     from nextify.tasks.task import summary

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from nextify.cli.options import UNSET, Json, Threads, check_folder, check_weights
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
+from nextify.system.text import printable
 from nextify.training.trial import runtime
 
 
@@ -47,7 +48,6 @@ class Options:
 def run(options: Options) -> int:
     import torch
 
-    from nextify.data.errors import printable
     from nextify.deploy.explain import Explanation, explain
     from nextify.evaluation.predict import Prediction
     from nextify.report.explanations import write

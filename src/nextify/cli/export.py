@@ -13,6 +13,7 @@ from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_fol
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.quantize import default_folder, search
 from nextify.paper.settings import Range
+from nextify.system.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,6 @@ class Options:
 
 def run(options: Options) -> int:
     from nextify.cli.progress import read_images
-    from nextify.data.errors import printable
     from nextify.deploy.export import export
     from nextify.deploy.quantize import fastest, quantize
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from nextify.cli.options import UNSET, Channels, ClassNames, InferenceOptions, check_weights
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
+from nextify.system.text import printable, valid_unicode
 from nextify.training.trial import runtime
 
 
@@ -43,7 +44,6 @@ class Options(InferenceOptions):
 
 
 def run(options: Options) -> int:
-    from nextify.data.errors import printable, valid_unicode
     from nextify.deploy.runners import open_runner
     from nextify.evaluation.predict import Predictor, csv_text
 

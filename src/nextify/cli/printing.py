@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nextify.system.processes import FirstFailed
+from nextify.system.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,6 @@ _said: set[str] = set()
 
 def note(*lines: object) -> None:
     """Print one note per line to stderr, unless the command has said or logged it; what comes from files is escaped."""
-    from nextify.data.errors import printable  # needs NumPy
 
     for text in (printable(str(line)) for line in lines):
         if text not in _said:

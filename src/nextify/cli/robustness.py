@@ -12,7 +12,7 @@ from nextify.cli.options import UNSET, Count, Folder, MeasurementOptions, Seed, 
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
 from nextify.report.text import percent
-from nextify.system.text import plural
+from nextify.system.text import plural, printable
 from nextify.training.trial import runtime
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ def run(options: Options) -> int:
 
 
 def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> None:
-    from nextify.data.errors import printable
 
     note(*found.notes)
     images = plural(found.images, "image")

@@ -19,12 +19,12 @@ import numpy as np
 
 from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header
 from nextify.data.encoded import Encoded
-from nextify.data.errors import DataError, printable, some
+from nextify.data.errors import DataError
 from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore
 from nextify.data.kept import keep, open_kept
 from nextify.data.sources.listing import Indices, Listing
 from nextify.system.files import parse_json, write_text_atomic
-from nextify.system.text import plural
+from nextify.system.text import plural, printable, some
 
 VERSION = 2
 """Part of every fingerprint and index: raised when decoding or listing changes."""

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from nextify.data.bands import Bands
 from nextify.data.decode import Pixels, UnreadableImage, decode, quiet
 from nextify.data.encoded import Encoded
-from nextify.data.errors import DataError, printable
+from nextify.data.errors import DataError
 from nextify.data.kept import Kept
+from nextify.system.text import printable
 
 Labels = npt.NDArray[np.int64]
 

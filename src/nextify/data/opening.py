@@ -15,7 +15,7 @@ import numpy as np
 from nextify.data.bands import BandsOf, checked
 from nextify.data.checks import check
 from nextify.data.decode import Pixels
-from nextify.data.errors import DataError, printable
+from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep, open_kept
 from nextify.data.sources.folder import ARCHIVES, list_folder
@@ -25,6 +25,7 @@ from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
 from nextify.data.sources.shards import is_pattern, shards_in, shards_of
 from nextify.data.sources.tar import list_tar
+from nextify.system.text import printable
 
 DIGITS_TRAIN = 600
 """Training images of ``digits``; the other 1,197 are tested on, enough to tell accuracies apart."""

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from nextify.data.checks import IMBALANCE
-from nextify.data.errors import DataError, some
+from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet
 from nextify.data.sources.parts import count_classes
 from nextify.paper.recipe import Recipe
-from nextify.system.text import plural
+from nextify.system.text import plural, some
 
 FEW_STEPS = 100
 """A training of fewer optimizer steps learns hardly anything."""

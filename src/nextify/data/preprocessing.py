@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nextify.data.bands import Bands, checked, of_memory
 from nextify.data.decode import Pixels, UnreadableImage, from_memory
-from nextify.data.errors import shortened
+from nextify.system.text import shortened
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 

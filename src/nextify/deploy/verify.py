@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from nextify.data.decode import Pixels
-from nextify.data.errors import printable
 from nextify.data.images import ImageSet
 from nextify.data.preprocessing import Preprocessing
 from nextify.deploy.runners import Exported, Precision, Run
+from nextify.system.text import printable
 
 BATCHES = (1, 2, 7, 64)
 LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1, "int8": 1.0}

@@ -15,9 +15,9 @@ import torch
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
 from nextify.data.encoded import read_file
-from nextify.data.errors import some
 from nextify.evaluation.corruptions import GROUPS, corrupt
 from nextify.system.processes import worker_context
+from nextify.system.text import some
 from nextify.weights import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import check_agree
-from nextify.data.errors import some
 from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
@@ -31,7 +30,7 @@ from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
-from nextify.system.text import plural
+from nextify.system.text import plural, some
 from nextify.tasks.classification import PLAIN, Classification, Hits, Inference
 from nextify.weights import About, Preprocessing, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated

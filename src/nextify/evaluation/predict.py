@@ -22,10 +22,10 @@ from PIL import Image
 from nextify.data.bands import check_agree, checked, with_bands
 from nextify.data.decode import EXTENSIONS, PLUGINS, Pixels, UnreadableImage, decode, quiet
 from nextify.data.encoded import read_file
-from nextify.data.errors import valid_unicode
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.runner import Network, Runner, probabilities
 from nextify.system.native import Mode
+from nextify.system.text import valid_unicode
 from nextify.weights.class_names import ClassOrder
 
 BATCH = 64

@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
+SHOWN = 5
+"""Names given in a message; the count says how many there are."""
+
 
 def plural(number: int, one: str, many: str = "") -> str:
     """``1 seed``, ``2,000 seeds``; ``many`` where it is not ``one`` with an s: ``1 row has``, ``2 rows have``."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
+def valid_unicode(name: str) -> str:
+    """A file's name as valid Unicode: bytes that are not UTF-8 become �."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def printable(name: str) -> str:
+    """A name as one line that is safe to print: valid Unicode, control characters escaped (``\\n``, ``\\x1b``)."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], valid_unicode(name))
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(printable(name) for name in names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN:,} more"
+
+
+def shortened(value: object) -> str:
+    """A value as a message has it."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from nextify.data import DataError
-from nextify.data.errors import some
 from nextify.system import processes
+from nextify.system.text import some
 from nextify.tasks.task import Metrics
 from nextify.training.records import Entry, Records
 from nextify.training.schedule import learning_rate

@@ -19,11 +19,11 @@ from typing import Any
 from torch import Tensor
 
 from nextify.data.bands import Bands
-from nextify.data.errors import shortened
 from nextify.data.preprocessing import OFFICIAL, Preprocessing
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.system.files import fresh_folder, write_bytes_atomic, write_json_atomic
+from nextify.system.text import shortened
 from nextify.weights.design_detection import mismatches
 from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import State, WeightsError

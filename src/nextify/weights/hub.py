@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextify.data.errors import printable
 from nextify.system.files import write_text_atomic
+from nextify.system.text import printable
 from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
 from nextify.weights.class_names import CLASSES_FILE
 from nextify.weights.dialects import licence_terms

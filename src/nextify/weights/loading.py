@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nextify.data.errors import printable
 from nextify.data.preprocessing import Preprocessing
 from nextify.networks.layout import layout
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design
+from nextify.system.text import printable
 from nextify.weights.bundle import About, explain
 from nextify.weights.class_names import ClassOrder
 from nextify.weights.design_detection import channel_count, class_count, differences, infer_design

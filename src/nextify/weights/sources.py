@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from nextify.data.errors import some
 from nextify.data.foreign import from_huggingface_config, from_timm_config, library_settings
 from nextify.data.preprocessing import Preprocessing
 from nextify.networks.layers import LAYER_NORM_EPS
 from nextify.networks.zoo import designs, find_design
 from nextify.paper.design import Design
+from nextify.system.text import some
 from nextify.weights.bundle import About, Bundle, explain, is_bundle, load_bundle
 from nextify.weights.class_names import ClassOrder, class_names, given_names, names_beside
 from nextify.weights.design_detection import channel_count, class_count, infer_design, mismatches

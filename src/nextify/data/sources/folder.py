@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nextify.data.decode import EXTENSIONS, PLUGINS
 from nextify.data.encoded import Files
-from nextify.data.errors import DataError, printable, reading_of, some
+from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found, Listing, Splitting, arrange
 from nextify.data.sources.parts import (
     Parts,
@@ -30,7 +30,7 @@ from nextify.data.sources.parts import (
     natural,
     own_words,
 )
-from nextify.system.text import plural
+from nextify.system.text import plural, printable, some
 
 OTHER_FORMATS = frozenset(
     {".jp2", ".j2k", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".tga", ".dcm", ".nii", ".exr"}

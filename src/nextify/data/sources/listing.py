@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data.encoded import Encoded
-from nextify.data.errors import DataError, some
+from nextify.data.errors import DataError
 from nextify.data.images import Labels
 from nextify.data.sources.parts import Parts, as_split, count_classes, natural
-from nextify.system.text import plural
+from nextify.system.text import plural, some
 
 Indices = npt.NDArray[np.int64]
 LeftOut = Mapping[str, Sequence[str]]

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from nextify.data.encoded import Files
-from nextify.data.errors import DataError, printable, reading_of, some
+from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import choose_parts, kind_of
 from nextify.system.files import parse_json
-from nextify.system.text import plural
+from nextify.system.text import plural, printable, some
 
 TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 METADATA = ("metadata.csv", "metadata.jsonl")

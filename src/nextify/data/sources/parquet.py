@@ -18,10 +18,11 @@ import numpy as np
 
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
-from nextify.data.errors import DataError, printable, reading_of, some
+from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.shards import Shards
 from nextify.system.files import parse_json
+from nextify.system.text import printable, some
 
 ROW_GROUP_LIMIT = 512 * 2**20
 """Bytes of a row group's images above which it is refused: it has to be held whole to read one image."""

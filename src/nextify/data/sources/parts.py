@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nextify.data.errors import DataError, some
+from nextify.data.errors import DataError
+from nextify.system.text import some
 
 Kind = Literal["train", "val", "test"]
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nextify.data.errors import DataError, printable, some
+from nextify.data.errors import DataError
 from nextify.data.sources.folder import files_below, is_image
 from nextify.data.sources.listing import LeftOut
 from nextify.data.sources.parts import Parts, choose_parts, kind_of, looks_like_part, natural
-from nextify.system.text import plural
+from nextify.system.text import plural, printable, some
 
 CLASSES_FILE = "classes.txt"
 """Names of numbered labels, beside tar shards."""

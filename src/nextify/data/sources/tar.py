@@ -18,10 +18,11 @@ import numpy.typing as npt
 
 from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
-from nextify.data.errors import DataError, printable, reading_of
+from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.shards import CLASSES_FILE, Shards
 from nextify.system.files import parse_json
+from nextify.system.text import printable
 
 _BLOCK = 512
 _Label = str | int | None

@@ -38,7 +38,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nextify import __version__
 from nextify.data.bands import with_bands
 from nextify.data.decode import UnreadableImage, decode
-from nextify.data.errors import printable
 from nextify.data.preprocessing import Preprocessing
 from nextify.deploy.explain import coloured
 from nextify.deploy.serve import protocol
@@ -48,6 +47,7 @@ from nextify.deploy.serve.protocol import Floats
 from nextify.deploy.serve.workers import LOGITS, Array, Facts, Failed, Worker
 from nextify.evaluation.runner import probabilities
 from nextify.system.files import parse_json
+from nextify.system.text import printable
 
 OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token; the page asks for one."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nextify.data.errors import shortened
 from nextify.system.files import parse_json
+from nextify.system.text import shortened
 
 Floats = npt.NDArray[np.float32]
 OUTPUTS = ("logits", "probabilities")

@@ -6,16 +6,13 @@ A worker answers one call at a time. Arrays cross the pipe as raw bytes behind a
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +22,7 @@ import torch
 from nextify.data.preprocessing import Preprocessing, normalized
 from nextify.deploy.explain import heat_map
 from nextify.evaluation.runner import Network, Runner
+from nextify.system.processes import worker_context
 from nextify.weights import About
 from nextify.weights.bundle import from_json, to_json
 
@@ -135,8 +133,9 @@ class Process:
 
     def start(self) -> Facts:
         with _starting:
-            self.pipe, theirs = _context().Pipe()
-            self.process = _context().Process(target=_work, args=(theirs, self.opening), daemon=True)
+            context = worker_context(__name__, "nextify.deploy.runners")
+            self.pipe, theirs = context.Pipe()
+            self.process = context.Process(target=_work, args=(theirs, self.opening), daemon=True)
             self.process.start()
             theirs.close()
         try:
@@ -166,13 +165,6 @@ class Process:
         self.process.join(5)
         self.process.kill()
         self.process.join()
-
-
-@cache
-def _context() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "nextify.deploy.runners"])
-    return context
 
 
 def _work(pipe: Connection, opening: Callable[[], Runner]) -> None:
