@@ -63,18 +63,17 @@ def once(made: Callable[..., T]) -> Callable[..., T]:
 
 
 def tiny(design: Design) -> Design:
-    """The same decisions at an eighth of the width and about a twelfth of the depth."""
+    """The same decisions at an eighth of the width, with one block per stage and two in the deepest."""
     return design.with_(
-        depths=tuple(-(-depth // 12) for depth in design.depths),
+        depths=tuple(1 + (depth == max(design.depths)) for depth in design.depths),
         widths=tuple(max(8, width // 8 // 8 * 8) for width in design.widths),
     )
 
 
-SWEEP = {
-    **{f"{regime}_{row.name}": tiny(row.design) for regime in ("resnet50", "resnet200") for row in roadmap(regime)},
-    **{name: tiny(DESIGNS[name]) for name in ("convnext_tiny", "convnextv2_tiny", "convnext_isotropic_small")},
-    "convnext_pooled": tiny(DESIGNS["convnext_pooled"]),
-}
+ROWS = {f"{regime}_{row.name}": row.design for regime in ("resnet50", "resnet200") for row in roadmap(regime)}
+FAMILIES = ("convnext_tiny", "convnextv2_tiny", "convnext_isotropic_small", "convnext_pooled")
+SWEEP = {tiny(design): name for name, design in (ROWS | {name: DESIGNS[name] for name in FAMILIES}).items()}
+"""Every row and family at this size, where rows that differ in the recipe or in depth alone are one network."""
 SCALED_V2 = TINY.with_(response_norm="global", layer_scale=0.3, depths=(1,), widths=(8,), stage_strides=(1,))
 RESNET = roadmap("resnet50")[0].design.with_(depths=(1, 1), widths=(32, 32), stage_strides=(1, 2))
 
@@ -109,16 +108,14 @@ def test_a_file_computes_what_the_bundle_does(to: Format, design: Design, tmp_pa
 
 
 def agrees(done: Export, source: Path, images: Images, count: int = 200) -> None:
-    """The file gives the bundle's logits and classes on more images than it was verified on, whatever the batch."""
+    """The file gives the bundle's logits and classes on more images than it was verified on in batches of 1 to 64."""
     network, runner = Network(source, kernels="off"), open_runner(done.path, threads=1)
     inputs = np.stack([network.preprocessing(images.test.load(i)).numpy() for i in range(count)])
     expected = network(inputs)
-    for batch in (1, 2, 7, 64, count):
-        found = runner(inputs[:batch])
-        assert found.dtype == np.float32
-        assert (found.argmax(1) == expected[:batch].argmax(1)).all()
-        worst = (np.abs(found - expected[:batch]).max(1) / np.abs(expected[:batch]).max(1)).max()
-        assert worst <= LIMITS["fp32"], batch
+    found = runner(inputs)
+    assert found.dtype == np.float32
+    assert (found.argmax(1) == expected.argmax(1)).all()
+    assert (np.abs(found - expected).max(1) <= LIMITS["fp32"] * np.abs(expected).max(1)).all()
     assert len(set(expected.argmax(1).tolist())) > 1, "the images' classes must differ to show anything"
 
 
@@ -332,7 +329,7 @@ def test_lower_precisions_stay_within_their_limits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("design", SWEEP.values(), ids=list(SWEEP))
+@pytest.mark.parametrize("design", SWEEP, ids=SWEEP.values())
 def test_every_row_and_family(design: Design, tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """In ONNX Runtime, OpenVINO and torch.export, of one trace."""
     source = bundle_of(tmp_path / "bundle", design, 64 if design.stem == "patchify16" else 32)
