@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -319,13 +320,14 @@ def test_box(settings: Preprocessing, width: int, height: int, box: tuple[float,
 
 
 def test_the_command_says_what_is_wrong(bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken, monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "nextify.deploy.runners", None)  # which imports torch
         port = taken.getsockname()[1]
         assert main(["serve", str(bundle), "--port", str(port)]) == 2
     message = f"cannot listen on 127.0.0.1 port {port} (Address already in use): choose another --host or --port"
     assert capsys.readouterr().err == f"nextify: {message}\n"
     monkeypatch.setattr(nextify.deploy.runners, "version", lambda package: None)
-    assert main(["serve", str(bundle)]) == 1
+    assert main(["serve", str(bundle), "--port", "0"]) == 1
     assert "pip install 'nextify[serve]'" in capsys.readouterr().err
 
 
