@@ -72,7 +72,8 @@ def check(answer: Any, expected: Sequence[Prediction]) -> None:
 
 def test_predictions_are_those_of_predict(client: TestClient, expected: list[Prediction]) -> None:
     check(post(client, "/predict", PHOTOS[0]), expected[:1])
-    check(post(client, "/predict", PHOTOS[1], ""), expected[1:2])
+    for kind in ("", "application/octet-stream", "application/x-www-form-urlencoded"):
+        check(post(client, "/predict", PHOTOS[1], kind), expected[1:2])
     check(client.post("/predict", files=[("x", (f"../{i}", data)) for i, data in enumerate(PHOTOS)]), expected)
     check(client.post("/predict", json=[base64.b64encode(data).decode() for data in PHOTOS]), expected)
     assert [g["index"] for g in post(client, "/predict?top=2", PHOTOS[0]).json()["predictions"][0]["classes"]] == [
@@ -81,6 +82,7 @@ def test_predictions_are_those_of_predict(client: TestClient, expected: list[Pre
 
 
 MULTIPART = "multipart/form-data; boundary=x"
+TEXT_FIELD = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nphoto.jpg\r\n--x--\r\n'
 
 
 @pytest.mark.parametrize(
@@ -89,18 +91,26 @@ MULTIPART = "multipart/form-data; boundary=x"
         ("/predict", b"", "image/png", 400, "image 1: empty file"),
         ("/predict", b"garbage", "image/png", 400, "image 1: not an image"),
         ("/predict", PHOTOS[0][:-40], "image/png", 400, "image 1: truncated"),
-        ("/predict", PHOTOS[0], "text/plain", 415, "send an image"),
+        (
+            "/predict",
+            PHOTOS[0],
+            "text/plain",
+            415,
+            "send an image (curl -H 'Content-Type: image/jpeg')",
+        ),
+        ("/predict", b"a=1", "application/x-www-form-urlencoded", 400, "image 1: not an image"),
         ("/predict?top=0", PHOTOS[0], "image/png", 400, "top must be a whole number from 1"),
         ("/predict?top=²", PHOTOS[0], "image/png", 400, "top must be"),
         ("/predict", b"[", "application/json", 400, "must be a list of images in base64"),
         ("/predict", b"[" * 10**4, "application/json", 400, "must be a list of images in base64"),
         ("/predict", b"[1]", "application/json", 400, "must be a list of images in base64"),
-        ("/predict", b'["/etc/passwd"]', "application/json", 400, "an image is no base64"),
-        ("/predict", b'["\xc3\xbc"]', "application/json", 400, "an image is no base64"),
+        ("/predict", b'["AAAA", "/etc/passwd"]', "application/json", 400, "image 2 is not valid base64"),
+        ("/predict", b'["\xc3\xbc"]', "application/json", 400, "image 1 is not valid base64"),
         ("/predict", b"[]", "application/json", 400, "no image"),
-        ("/predict", b"x", MULTIPART, 400, "Invalid multipart data"),
-        ("/predict", b"x", "multipart/form-data", 400, "Missing boundary"),
+        ("/predict", b"x", MULTIPART, 400, "not valid multipart/form-data: send files as curl -F"),
+        ("/predict", b"x", "multipart/form-data", 400, "let the client set Content-Type with its boundary"),
         ("/predict", b"--x--\r\n", MULTIPART, 400, "no image"),
+        ("/predict", TEXT_FIELD, MULTIPART, 400, "field 'a' is text: send files, as curl -F a=@photo.jpg does"),
         ("/predict", b"x" * 30_000, "image/png", 413, "at most 20,000 bytes"),
         ("/explain", PHOTOS[0], "image/png", 400, "class must be a whole number from 0 to 5"),
         ("/explain?class=6", PHOTOS[0], "image/png", 400, "class must be a whole number from 0 to 5"),

@@ -100,8 +100,8 @@ def run(options: Options) -> int:
         )
         grace = int(2 * options.timeout) + 1
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace)
-        # KeyboardInterrupt: uvicorn has stopped in good order, and raises the signal again; quiet: threads decode images
-        with suppress(KeyboardInterrupt), quiet():
+        # Quiet, as threads decode images; uvicorn has stopped in good order when it raises the signal again.
+        with quiet(), suppress(KeyboardInterrupt):
             uvicorn.Server(config).run([listener])
     return 0
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import io
 import json
+import math
 import os
 import re
 import time
@@ -47,10 +47,12 @@ from nextify.deploy.serve.protocol import Floats
 from nextify.deploy.serve.workers import LOGITS, Array, Facts, Failed, Worker
 from nextify.evaluation.runner import probabilities
 from nextify.system.files import parse_json
-from nextify.system.text import printable
+from nextify.system.text import printable, shortened
 
 OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token; the page asks for one."""
+UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+"""Content types of clients that were told none; the last is what ``curl --data-binary`` sends."""
 GONE = 499
 """Status, in metrics only, of a client that left before its request was read."""
 
@@ -258,10 +260,11 @@ class _Server:
             images = await _files(request, body)
         elif kind == "application/json":
             images = _from_json(body)
-        elif kind in ("", "application/octet-stream") or kind.startswith("image/"):
+        elif kind in UNTYPED or kind.startswith("image/"):
             images = [body]
         else:
-            raise HTTPException(415, "send an image, multipart/form-data, or a JSON list of images in base64")
+            remedy = "an image (curl -H 'Content-Type: image/jpeg'), multipart/form-data, or JSON"
+            raise HTTPException(415, f"Content-Type {shortened(kind)} is not supported: send {remedy}")
         if not images:
             raise HTTPException(400, "no image")
         return images
@@ -302,7 +305,7 @@ class _Door:
 
         given = dict(scope["headers"]).get(b"authorization", b"")
         if self.wanted and scope["path"] not in OPEN and not hmac.compare_digest(given, self.wanted):
-            refused = _error(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+            refused = _error(401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
             await refused(scope, receive, answer)
         else:
             await self.app(scope, receive, answer)
@@ -322,12 +325,22 @@ async def _files(request: Request, body: bytes) -> list[bytes]:
     async def stream() -> AsyncIterator[bytes]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=10**6, max_fields=0)  # type: ignore[arg-type]
+    parser = MultiPartParser(
+        request.headers,
+        stream(),  # type: ignore[arg-type]
+        max_files=math.inf,  # max_bytes is the limit
+        max_fields=math.inf,
+        max_part_size=len(body),
+    )
     parser.spool_max_size = len(body)  # which is in memory already
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, printable(error.message)) from None
+    except MultiPartException:
+        hint = "as curl -F a=@photo.jpg does, and let the client set Content-Type with its boundary"
+        raise HTTPException(400, f"the body is not valid multipart/form-data: send files {hint}") from None
+    for name, part in form.multi_items():
+        if isinstance(part, str):
+            raise HTTPException(400, f"field {shortened(name)} is text: send files, as curl -F a=@photo.jpg does")
     images = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
     await form.close()
     return images
@@ -340,10 +353,13 @@ def _from_json(body: bytes) -> list[bytes]:
         given = None
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise HTTPException(400, "JSON must be a list of images in base64")
-    try:
-        return [base64.b64decode(text, validate=True) for text in given]
-    except (binascii.Error, ValueError):
-        raise HTTPException(400, "an image is no base64") from None
+    images = []
+    for number, text in enumerate(given, 1):
+        try:
+            images.append(base64.b64decode(text, validate=True))
+        except ValueError:
+            raise HTTPException(400, f"image {number} is not valid base64") from None
+    return images
 
 
 def _whole(request: Request, name: str, least: int, most: int, default: str = "") -> int:
