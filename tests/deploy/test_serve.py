@@ -145,6 +145,21 @@ class Slow(InProcess):
         return super().__call__(call, batch)
 
 
+def test_the_start_runs_what_a_first_request_runs(bundle: Path) -> None:
+    calls = []
+
+    class Noting(InProcess):
+        def __call__(self, call: str, batch: Any) -> Any:
+            calls.append((call, batch.dtype, batch.shape))
+            return super().__call__(call, batch)
+
+    app = create_app([Noting(partial(open_runner, bundle))], Settings(max_wait_ms=0), "tiny")
+    with TestClient(app) as client:
+        assert len(calls) == 1
+        post(client, "/predict", PHOTOS[0])
+    assert calls[0] == calls[1]
+
+
 def test_a_full_queue_is_said_at_once(bundle: Path) -> None:
     app = create_app([Slow(partial(open_runner, bundle))], Settings(queue=2, max_wait_ms=0), "tiny")
     with TestClient(app) as client, ThreadPoolExecutor() as threads:
@@ -273,29 +288,43 @@ def test_protocol_in_binary(client: TestClient, bundle: Path, everything: bool) 
 ONE = np.zeros((1, 3, 24, 24), np.float32)
 
 
+def binary(size: Any) -> dict[str, Any]:
+    asked = of(ONE, parameters={"binary_data_size": size})
+    del asked["inputs"][0]["data"]
+    return asked
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
         (b"[]", "the request must be an object"),
-        (b"{", "the request is no JSON"),
-        (b"\xff", "the request is no JSON"),
+        (b"", "the request has no body"),
+        (b"{", "the request is not JSON"),
+        (b"\xff", "the request is not JSON"),
         (b"{}", "inputs must be a list of objects"),
-        ({"inputs": []}, "inputs must be one, named images"),
-        (of(ONE, name="x"), "inputs must be one, named images"),
+        ({"inputs": []}, "inputs must hold exactly one tensor, named images"),
+        (of(ONE, name="x"), "inputs must hold exactly one tensor, named images"),
         (of(ONE, datatype="FP64"), "images must be FP32 of [N, 3, 24, 24]"),
         (of(ONE, shape=[1, 3, 24, 25]), "images must be FP32 of [N, 3, 24, 24]"),
         (of(ONE, shape=[0, 3, 24, 24]), "N from 1"),
         (of(ONE, shape=[True, 3, 24, 24]), "N from 1"),
-        (of(ONE, shape=[2, 3, 24, 24]), "images have 1728 values, and their shape 3456"),
+        (of(ONE, shape=[2, 3, 24, 24]), "images has 1,728 values, but its shape needs 3,456"),
         (of(ONE, data=["1"] * 1728), "data must be a list of numbers"),
         (of(ONE, data=[[1], [1, 2]]), "data must be a list of numbers"),
         (of(ONE, data=None), "data must be a list of numbers"),
         (of(ONE, data=[10**400] * 1728), "data must be a list of numbers"),
         (of(ONE, data=[1e300] * 1728), "NaN or infinite"),
-        (of(ONE, parameters={"binary_data_size": 4}), "binary_data_size must be the 0 bytes"),
+        (of(ONE, data=[1.0]), "images has 1 value, but its shape needs 1,728"),
+        (of(ONE, data=[-1.1e6] * 1728), "beyond ±1,000,000"),
+        (of(ONE, parameters={"binary_data_size": 4}), "either data or binary_data_size"),
+        (binary(4), "binary_data_size is 4, but 0 bytes follow the JSON"),
+        (binary(5), "a whole number of bytes, 4 for each value, got 5"),
+        (binary(4.0), "a whole number of bytes, 4 for each value, got 4.0"),
+        (binary(-4), "a whole number of bytes, 4 for each value, got -4"),
+        (binary(None), "either data or binary_data_size"),
         (of(ONE) | {"outputs": [{"name": "x"}]}, "outputs are logits and probabilities"),
         (of(ONE) | {"outputs": [{"name": "logits", "parameters": {"classification": 3}}]}, "outputs are logits"),
-        (of(ONE) | {"id": 7}, "id must be a text"),
+        (of(ONE) | {"id": 7}, "id must be a string"),
         (of(ONE) | {"parameters": []}, "parameters must be an object"),
     ],
 )
@@ -306,11 +335,12 @@ def test_protocol_refuses_what_it_does_not_say(client: TestClient, asked: Any, m
     assert message in answer.json()["error"]
 
 
-@pytest.mark.parametrize("length", ["-1", "9999999", "x", "²", ""])
+@pytest.mark.parametrize("length", ["-1", "0", "9999999", "9" * 5000, "x", "1.0", "²", ""])
 def test_protocol_refuses_a_wrong_header(client: TestClient, length: str) -> None:
     headers = {"inference-header-content-length": length.encode()}
     answer = client.post("/v2/models/tiny/infer", json=of(ONE), headers=headers)
-    assert (answer.status_code, "Inference-Header-Content-Length must be" in answer.text) == (400, True)
+    assert answer.status_code == 400
+    assert "Inference-Header-Content-Length must be a whole number from 1 to" in answer.json()["error"]
 
 
 # What the network sees, and the command
