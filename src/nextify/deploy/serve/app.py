@@ -18,7 +18,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -137,6 +137,10 @@ class _Server:
     async def running(self, app: Starlette) -> AsyncIterator[None]:
         with ThreadPoolExecutor(os.cpu_count(), "decode") as self.decoders:
             await self.batcher.start()
+            file = io.BytesIO()
+            Image.new("RGB", (9, 9)).save(file, "PNG")
+            with suppress(UnreadableImage):  # where bands are chosen; it loads what the first image would
+                await self._prepared(1, file.getvalue())
             try:
                 yield
             finally:
