@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from nextify.data.decode import decode
 from nextify.deploy.runners import open_runner
 from nextify.deploy.serve import app as serving
 from nextify.deploy.serve.app import Settings, create_app
-from nextify.deploy.serve.workers import InProcess, ServeError
+from nextify.deploy.serve.workers import Facts, InProcess, ServeError
 from nextify.evaluation.predict import Prediction, predict
 from nextify.weights import Preprocessing, load
 from tests.deploy.kills import photo
@@ -100,6 +101,7 @@ TEXT_FIELD = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nphoto.jpg\
         ),
         ("/predict", b"a=1", "application/x-www-form-urlencoded", 400, "image 1: not an image"),
         ("/predict?top=0", PHOTOS[0], "image/png", 400, "top must be a whole number from 1"),
+        ("/predict?top=5&top=2", PHOTOS[0], "image/png", 400, "top must be given once"),
         ("/predict?top=²", PHOTOS[0], "image/png", 400, "top must be"),
         ("/predict", b"[", "application/json", 400, "must be a list of images in base64"),
         ("/predict", b"[" * 10**4, "application/json", 400, "must be a list of images in base64"),
@@ -170,6 +172,16 @@ def test_a_full_queue_is_said_at_once(bundle: Path) -> None:
         assert first.result().status_code == 200
         many = client.post("/predict", files=[("x", PHOTOS[0])] * 3)
         assert (many.status_code, many.json()["error"]) == (413, "a request has at most 2 images")
+
+
+def test_an_export_explains_nothing(bundle: Path) -> None:
+    class Export(InProcess):
+        def start(self) -> Facts:
+            return replace(super().start(), explains=False)
+
+    with TestClient(create_app([Export(partial(open_runner, bundle))], Settings(), "tiny")) as client:
+        answer = post(client, "/explain?class=1", PHOTOS[0])
+    assert (answer.status_code, "bundles only" in answer.json()["error"]) == (404, True)
 
 
 def test_a_late_answer(bundle: Path) -> None:
@@ -249,7 +261,13 @@ def test_protocol_describes_the_model(client: TestClient) -> None:
     found = client.get("/v2/models/tiny").json()
     assert found["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 3, 24, 24]}]
     assert found["outputs"][0] == {"name": "logits", "datatype": "FP32", "shape": [-1, 6]}
-    assert client.get("/v2/models/other").status_code == 404
+    for path in ("", "/ready"):
+        assert client.get(f"/v2/models/tiny/versions/1{path}").json() == client.get(f"/v2/models/tiny{path}").json()
+    asked = of(ONE)
+    assert client.post("/v2/models/tiny/versions/1/infer", json=asked).json()["model_name"] == "tiny"
+    for path in ("other", "other/infer", "tiny/versions/2"):
+        answer = client.get(f"/v2/models/{path}")
+        assert (answer.status_code, "the model is /v2/models/tiny," in answer.json()["error"]) == (404, True)
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -99,6 +99,9 @@ class _Server:
         self.policy = _content_policy(self.page)
         described = files("nextify.deploy.serve").joinpath("openapi.json").read_text("utf-8")
         self.openapi = json.loads(described.replace("MODEL", self.name).replace("VERSION", __version__))
+        model = f"/v2/models/{self.name}"
+        paths = self.openapi["paths"]
+        paths.update({path.replace(model, f"{model}/versions/1"): paths[path] for path in [*paths] if model in path})
         routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
             ("GET", "/", self.show),
             ("GET", "/model", self.model),
@@ -110,17 +113,17 @@ class _Server:
             ("GET", "/v2", self.server),
             ("GET", "/v2/health/live", self.live),
             ("GET", "/v2/health/ready", self.ready),
-            ("GET", f"/v2/models/{self.name}", self.metadata),
-            ("GET", f"/v2/models/{self.name}/ready", self.ready),
-            ("POST", f"/v2/models/{self.name}/infer", self.infer),
+            ("POST", "/explain", self.explain),
         ]
-        if self.facts.explains:
-            routes.append(("POST", "/explain", self.explain))
+        for path in (model, f"{model}/versions/1"):
+            routes.append(("GET", path, self.metadata))
+            routes.append(("GET", f"{path}/ready", self.ready))
+            routes.append(("POST", f"{path}/infer", self.infer))
         self.app = Starlette(
             routes=[Route(path, handler, methods=[method]) for method, path, handler in routes],
             lifespan=self.running,
             exception_handlers={
-                HTTPException: _refuse,
+                HTTPException: self.refuse,
                 Full: lambda request, error: _error(503, "too many images at once", {"Retry-After": "1"}),
                 Failed: lambda request, error: _error(500, f"the network failed: {error}"),
                 TimeoutError: lambda request, error: _error(504, f"no answer within {settings.timeout:g} s"),
@@ -186,6 +189,8 @@ class _Server:
         )
 
     async def explain(self, request: Request) -> Response:
+        if not self.facts.explains:
+            raise HTTPException(404, "/explain is for bundles only, and this is an export")
         index = _whole(request, "class", 0, self.facts.about.num_classes - 1)
         with self.batcher.place():
             (first, *others) = await self._encoded(request)
@@ -230,6 +235,12 @@ class _Server:
 
     async def describe(self, request: Request) -> Response:
         return JSONResponse(self.openapi)
+
+    async def refuse(self, request: Request, error: Any) -> Response:
+        message = error.detail
+        if error.status_code == 404 and request.url.path.startswith("/v2/models/"):
+            message = f"Not Found: the model is /v2/models/{self.name}, and its only version 1"
+        return _error(error.status_code, message, error.headers)
 
     def _places(self, images: int) -> AbstractContextManager[None]:
         """Of a request that has one already."""
@@ -367,7 +378,9 @@ def _from_json(body: bytes) -> list[bytes]:
 
 
 def _whole(request: Request, name: str, least: int, most: int, default: str = "") -> int:
-    text = request.query_params.get(name, default)
+    text, *others = request.query_params.getlist(name) or [default]
+    if others:
+        raise HTTPException(400, f"{name} must be given once")
     if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
         raise HTTPException(400, f"{name} must be a whole number from {least} to {most}")
     return int(text)
@@ -375,10 +388,6 @@ def _whole(request: Request, name: str, least: int, most: int, default: str = ""
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": message}, status, headers)
-
-
-def _refuse(request: Request, error: Any) -> Response:
-    return _error(error.status_code, error.detail, error.headers)
 
 
 def _content_policy(page: str) -> str:

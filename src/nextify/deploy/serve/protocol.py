@@ -44,6 +44,7 @@ def describe(name: str, shape: Sequence[int], classes: int) -> dict[str, object]
     """The model's metadata; ``shape`` is (C, H, W)."""
     return {
         "name": name,
+        "versions": ["1"],
         "platform": "nextify",
         "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, *shape]}],
         "outputs": [{"name": output, "datatype": "FP32", "shape": [-1, classes]} for output in OUTPUTS],
