@@ -184,6 +184,28 @@ def test_an_export_explains_nothing(bundle: Path) -> None:
     assert (answer.status_code, "bundles only" in answer.json()["error"]) == (404, True)
 
 
+def test_images_of_a_client_that_has_gone_are_not_run(bundle: Path) -> None:
+    worker = Slow(partial(open_runner, bundle))
+    app = create_app([worker], Settings(max_wait_ms=200), "tiny")
+    messages: Any = iter([{"type": "http.request", "body": PHOTOS[0]}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": []}
+    with TestClient(app) as client:
+        assert client.portal is not None
+        client.portal.call(app, scope, receive, send)
+        assert sent[0]["status"] == serving.GONE
+        assert post(client, "/predict", PHOTOS[1]).status_code == 200
+        assert "nextify_batch_images_sum 1.0" in client.get("/metrics").text
+    assert worker.calls == 2  # the start's, and the second client's
+
+
 def test_a_late_answer(bundle: Path) -> None:
     app = create_app([Slow(partial(open_runner, bundle))], Settings(timeout=0.05, max_wait_ms=0), "tiny")
     with TestClient(app) as client:

@@ -175,7 +175,7 @@ class _Server:
             encoded = await self._encoded(request)
             with self._places(len(encoded)):
                 prepared = [await self._prepared(*numbered) for numbered in enumerate(encoded, 1)]
-                logits = await self._run(LOGITS, [image for image, *_ in prepared])
+                logits = await self._run(request, LOGITS, [image for image, *_ in prepared])
         rows = zip(probabilities(logits, self.facts.about), prepared, strict=True)
         return JSONResponse(
             {
@@ -197,7 +197,7 @@ class _Server:
             if others:
                 raise HTTPException(400, "give one image")
             image, *_ = await self._prepared(1, first)
-            (heat,) = await self._run(f"explain {index}", [image])
+            (heat,) = await self._run(request, f"explain {index}", [image])
         file = io.BytesIO()
         Image.fromarray(coloured(heat)).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")
@@ -210,7 +210,7 @@ class _Server:
                 self.decoders, protocol.read, body, length, self.facts.input_shape
             )
             with self._places(len(asked.images)):
-                logits = await self._run(LOGITS, list(asked.images))
+                logits = await self._run(request, LOGITS, list(asked.images))
         found = {"logits": logits, "probabilities": probabilities(logits, self.facts.about)}
         content, ends = protocol.answer(self.name, asked, found)
         if ends is None:
@@ -248,9 +248,19 @@ class _Server:
             raise HTTPException(413, f"a request has at most {self.settings.queue:,} images")
         return self.batcher.place(images - 1)
 
-    async def _run(self, call: str, images: Sequence[Array]) -> Floats:
-        async with asyncio.timeout(self.settings.timeout):
-            rows = np.stack(await self.batcher(call, images))
+    async def _run(self, request: Request, call: str, images: Sequence[Array]) -> Floats:
+        """Of a request whose body has been read. Raises ``ClientDisconnect``; what has not begun then never does."""
+        answer = asyncio.ensure_future(self.batcher(call, images))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            rows = np.stack(answer.result())
+        finally:
+            answer.cancel()
+            gone.cancel()
         if not np.isfinite(rows).all():
             raise Failed("its outputs are NaN or infinite")
         return rows
@@ -334,6 +344,11 @@ def _prepare(data: bytes, settings: Preprocessing) -> tuple[Array, int, int, lis
     pixels = decode(with_bands(data, settings.bands))
     height, width = pixels.shape[:2]
     return settings.pixels(pixels).numpy(), width, height, list(settings.box(width, height))
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _files(request: Request, body: bytes) -> list[bytes]:
