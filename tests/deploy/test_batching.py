@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextify.deploy.serve.batching import ALONE, Batcher, Full
+from nextify.deploy.serve.batching import ALONE, TOGETHER, Batcher, Full
 from nextify.deploy.serve.metrics import Metrics
 from nextify.deploy.serve.workers import Died, Failed
 
@@ -35,15 +35,15 @@ class Echo:
         self.batches.append(batch[:, 0].tolist())
         match next(self.turns, ""):
             case "d":
-                raise Died
+                raise Died("signal 9")
             case "f" if len(batch) > 1:
                 raise Failed("no luck")
             case "h":
                 while not self.killed:
                     time.sleep(0.001)
-                raise Died
+                raise Died("signal 9")
         if FATAL in batch:
-            raise Died
+            raise Died("signal 9")
         if POISON in batch:
             raise Failed("poison")
         return batch * 2
@@ -95,7 +95,7 @@ def test_every_request_gets_its_own_answer(turns: str) -> None:
         assert sum(len(worker.batches) for worker in workers) < 60
 
 
-def test_only_the_image_to_blame_fails() -> None:
+def test_only_the_image_to_blame_fails(caplog: pytest.LogCaptureFixture) -> None:
     worker = Echo()
 
     async def work(batcher: Batcher) -> list[Any]:
@@ -108,6 +108,11 @@ def test_only_the_image_to_blame_fails() -> None:
     assert isinstance(found[3], Failed)
     assert f"died {ALONE} times" in str(found[3])
     assert worker.starts == 1 + ALONE
+    again, one_by_one, given_up = (
+        f"a worker died (signal 9); its {what}"
+        for what in ("batch runs again", "images run again one by one", "image is given up")
+    )
+    assert caplog.messages == [again, one_by_one, *[again] * (ALONE - TOGETHER - 1), given_up]
 
 
 def test_images_wait_for_a_full_batch_and_no_longer() -> None:

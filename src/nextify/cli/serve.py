@@ -61,18 +61,18 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from nextify.deploy.runners import needs, open_runner
+    with listening(options.host, options.port) as listener:  # first: what follows imports torch, which takes long
+        from nextify.deploy.runners import needs, open_runner
 
-    for package in ("starlette", "uvicorn", "python-multipart", "prometheus-client"):
-        needs(package, "serve")
-    import uvicorn
-    from PIL import Image
+        for package in ("starlette", "uvicorn", "python-multipart", "prometheus-client"):
+            needs(package, "serve")
+        import uvicorn
+        from PIL import Image
 
-    from nextify.data.decode import quiet
-    from nextify.deploy.serve.app import Settings, create_app
-    from nextify.deploy.serve.workers import InProcess, Process
+        from nextify.data.decode import quiet
+        from nextify.deploy.serve.app import Settings, create_app
+        from nextify.deploy.serve.workers import InProcess, Process
 
-    with listening(options.host, options.port) as listener, quiet():  # for good: threads decode images
         machine = options.machine
         opening = partial(
             open_runner,
@@ -100,7 +100,8 @@ def run(options: Options) -> int:
         )
         grace = int(2 * options.timeout) + 1
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace)
-        with suppress(KeyboardInterrupt):  # uvicorn has stopped in good order, and raises the signal again
+        # Quiet, as threads decode images; uvicorn has stopped in good order when it raises the signal again.
+        with quiet(), suppress(KeyboardInterrupt):
             uvicorn.Server(config).run([listener])
     return 0
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import io
 import json
+import math
 import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -47,10 +47,12 @@ from nextify.deploy.serve.protocol import Floats
 from nextify.deploy.serve.workers import LOGITS, Array, Facts, Failed, Worker
 from nextify.evaluation.runner import probabilities
 from nextify.system.files import parse_json
-from nextify.system.text import printable
+from nextify.system.text import printable, shortened
 
 OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token; the page asks for one."""
+UNTYPED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+"""Content types of clients that were told none; the last is what ``curl --data-binary`` sends."""
 GONE = 499
 """Status, in metrics only, of a client that left before its request was read."""
 
@@ -97,6 +99,9 @@ class _Server:
         self.policy = _content_policy(self.page)
         described = files("nextify.deploy.serve").joinpath("openapi.json").read_text("utf-8")
         self.openapi = json.loads(described.replace("MODEL", self.name).replace("VERSION", __version__))
+        model = f"/v2/models/{self.name}"
+        paths = self.openapi["paths"]
+        paths.update({path.replace(model, f"{model}/versions/1"): paths[path] for path in [*paths] if model in path})
         routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
             ("GET", "/", self.show),
             ("GET", "/model", self.model),
@@ -108,17 +113,17 @@ class _Server:
             ("GET", "/v2", self.server),
             ("GET", "/v2/health/live", self.live),
             ("GET", "/v2/health/ready", self.ready),
-            ("GET", f"/v2/models/{self.name}", self.metadata),
-            ("GET", f"/v2/models/{self.name}/ready", self.ready),
-            ("POST", f"/v2/models/{self.name}/infer", self.infer),
+            ("POST", "/explain", self.explain),
         ]
-        if self.facts.explains:
-            routes.append(("POST", "/explain", self.explain))
+        for path in (model, f"{model}/versions/1"):
+            routes.append(("GET", path, self.metadata))
+            routes.append(("GET", f"{path}/ready", self.ready))
+            routes.append(("POST", f"{path}/infer", self.infer))
         self.app = Starlette(
             routes=[Route(path, handler, methods=[method]) for method, path, handler in routes],
             lifespan=self.running,
             exception_handlers={
-                HTTPException: _refuse,
+                HTTPException: self.refuse,
                 Full: lambda request, error: _error(503, "too many images at once", {"Retry-After": "1"}),
                 Failed: lambda request, error: _error(500, f"the network failed: {error}"),
                 TimeoutError: lambda request, error: _error(504, f"no answer within {settings.timeout:g} s"),
@@ -135,6 +140,10 @@ class _Server:
     async def running(self, app: Starlette) -> AsyncIterator[None]:
         with ThreadPoolExecutor(os.cpu_count(), "decode") as self.decoders:
             await self.batcher.start()
+            file = io.BytesIO()
+            Image.new("RGB", (9, 9)).save(file, "PNG")
+            with suppress(UnreadableImage):  # where bands are chosen; it loads what the first image would
+                await self._prepared(1, file.getvalue())
             try:
                 yield
             finally:
@@ -166,7 +175,7 @@ class _Server:
             encoded = await self._encoded(request)
             with self._places(len(encoded)):
                 prepared = [await self._prepared(*numbered) for numbered in enumerate(encoded, 1)]
-                logits = await self._run(LOGITS, [image for image, *_ in prepared])
+                logits = await self._run(request, LOGITS, [image for image, *_ in prepared])
         rows = zip(probabilities(logits, self.facts.about), prepared, strict=True)
         return JSONResponse(
             {
@@ -180,13 +189,15 @@ class _Server:
         )
 
     async def explain(self, request: Request) -> Response:
+        if not self.facts.explains:
+            raise HTTPException(404, "/explain is for bundles only, and this is an export")
         index = _whole(request, "class", 0, self.facts.about.num_classes - 1)
         with self.batcher.place():
             (first, *others) = await self._encoded(request)
             if others:
                 raise HTTPException(400, "give one image")
             image, *_ = await self._prepared(1, first)
-            (heat,) = await self._run(f"explain {index}", [image])
+            (heat,) = await self._run(request, f"explain {index}", [image])
         file = io.BytesIO()
         Image.fromarray(coloured(heat)).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")
@@ -199,7 +210,7 @@ class _Server:
                 self.decoders, protocol.read, body, length, self.facts.input_shape
             )
             with self._places(len(asked.images)):
-                logits = await self._run(LOGITS, list(asked.images))
+                logits = await self._run(request, LOGITS, list(asked.images))
         found = {"logits": logits, "probabilities": probabilities(logits, self.facts.about)}
         content, ends = protocol.answer(self.name, asked, found)
         if ends is None:
@@ -225,15 +236,31 @@ class _Server:
     async def describe(self, request: Request) -> Response:
         return JSONResponse(self.openapi)
 
+    async def refuse(self, request: Request, error: Any) -> Response:
+        message = error.detail
+        if error.status_code == 404 and request.url.path.startswith("/v2/models/"):
+            message = f"Not Found: the model is /v2/models/{self.name}, and its only version 1"
+        return _error(error.status_code, message, error.headers)
+
     def _places(self, images: int) -> AbstractContextManager[None]:
         """Of a request that has one already."""
         if images > self.settings.queue:
             raise HTTPException(413, f"a request has at most {self.settings.queue:,} images")
         return self.batcher.place(images - 1)
 
-    async def _run(self, call: str, images: Sequence[Array]) -> Floats:
-        async with asyncio.timeout(self.settings.timeout):
-            rows = np.stack(await self.batcher(call, images))
+    async def _run(self, request: Request, call: str, images: Sequence[Array]) -> Floats:
+        """Of a request whose body has been read. Raises ``ClientDisconnect``; what has not begun then never does."""
+        answer = asyncio.ensure_future(self.batcher(call, images))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            rows = np.stack(answer.result())
+        finally:
+            answer.cancel()
+            gone.cancel()
         if not np.isfinite(rows).all():
             raise Failed("its outputs are NaN or infinite")
         return rows
@@ -258,10 +285,11 @@ class _Server:
             images = await _files(request, body)
         elif kind == "application/json":
             images = _from_json(body)
-        elif kind in ("", "application/octet-stream") or kind.startswith("image/"):
+        elif kind in UNTYPED or kind.startswith("image/"):
             images = [body]
         else:
-            raise HTTPException(415, "send an image, multipart/form-data, or a JSON list of images in base64")
+            remedy = "an image (curl -H 'Content-Type: image/jpeg'), multipart/form-data, or JSON"
+            raise HTTPException(415, f"Content-Type {shortened(kind)} is not supported: send {remedy}")
         if not images:
             raise HTTPException(400, "no image")
         return images
@@ -302,7 +330,7 @@ class _Door:
 
         given = dict(scope["headers"]).get(b"authorization", b"")
         if self.wanted and scope["path"] not in OPEN and not hmac.compare_digest(given, self.wanted):
-            refused = _error(401, "give the token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+            refused = _error(401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
             await refused(scope, receive, answer)
         else:
             await self.app(scope, receive, answer)
@@ -318,16 +346,31 @@ def _prepare(data: bytes, settings: Preprocessing) -> tuple[Array, int, int, lis
     return settings.pixels(pixels).numpy(), width, height, list(settings.box(width, height))
 
 
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _files(request: Request, body: bytes) -> list[bytes]:
     async def stream() -> AsyncIterator[bytes]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=10**6, max_fields=0)  # type: ignore[arg-type]
+    parser = MultiPartParser(
+        request.headers,
+        stream(),  # type: ignore[arg-type]
+        max_files=math.inf,  # max_bytes is the limit
+        max_fields=math.inf,
+        max_part_size=len(body),
+    )
     parser.spool_max_size = len(body)  # which is in memory already
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, printable(error.message)) from None
+    except MultiPartException:
+        hint = "as curl -F a=@photo.jpg does, and let the client set Content-Type with its boundary"
+        raise HTTPException(400, f"the body is not valid multipart/form-data: send files {hint}") from None
+    for name, part in form.multi_items():
+        if isinstance(part, str):
+            raise HTTPException(400, f"field {shortened(name)} is text: send files, as curl -F a=@photo.jpg does")
     images = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
     await form.close()
     return images
@@ -340,14 +383,19 @@ def _from_json(body: bytes) -> list[bytes]:
         given = None
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise HTTPException(400, "JSON must be a list of images in base64")
-    try:
-        return [base64.b64decode(text, validate=True) for text in given]
-    except (binascii.Error, ValueError):
-        raise HTTPException(400, "an image is no base64") from None
+    images = []
+    for number, text in enumerate(given, 1):
+        try:
+            images.append(base64.b64decode(text, validate=True))
+        except ValueError:
+            raise HTTPException(400, f"image {number} is not valid base64") from None
+    return images
 
 
 def _whole(request: Request, name: str, least: int, most: int, default: str = "") -> int:
-    text = request.query_params.get(name, default)
+    text, *others = request.query_params.getlist(name) or [default]
+    if others:
+        raise HTTPException(400, f"{name} must be given once")
     if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
         raise HTTPException(400, f"{name} must be a whole number from {least} to {most}")
     return int(text)
@@ -355,10 +403,6 @@ def _whole(request: Request, name: str, least: int, most: int, default: str = ""
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": message}, status, headers)
-
-
-def _refuse(request: Request, error: Any) -> Response:
-    return _error(error.status_code, error.detail, error.headers)
 
 
 def _content_policy(page: str) -> str:

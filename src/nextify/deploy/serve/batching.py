@@ -142,8 +142,8 @@ class Batcher:
                 pixels = np.stack([item.pixels for item in batch])
                 with self.metrics.network_seconds.time():
                     rows = await loop.run_in_executor(self._threads, worker, batch[0].call, pixels)
-            except Died:
-                self._after_death(batch)
+            except Died as death:
+                log.warning("a worker died (%s); %s", death, self._after_death(batch))
                 await self._restart(worker)
             except Failed as error:
                 self._again(batch, str(error))
@@ -154,14 +154,16 @@ class Batcher:
             finally:
                 watchdog.cancel()
 
-    def _after_death(self, batch: Sequence[_Item]) -> None:
+    def _after_death(self, batch: Sequence[_Item]) -> str:
+        """What becomes of the batch, for the log."""
         for item in batch:
             item.deaths += 1
         if max(item.deaths for item in batch) >= (ALONE if len(batch) == 1 else TOGETHER):
             self._again(batch, f"the network's process died {batch[0].deaths} times on this image")
-        else:
-            self._queue.extendleft(reversed(batch))
-            self._tell()
+            return "its image is given up" if len(batch) == 1 else "its images run again one by one"
+        self._queue.extendleft(reversed(batch))
+        self._tell()
+        return "its batch runs again"
 
     def _again(self, batch: Sequence[_Item], reason: str) -> None:
         """Run the images of a batch one by one; give up one that was alone."""

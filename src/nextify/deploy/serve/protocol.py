@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.system.files import parse_json
-from nextify.system.text import shortened
+from nextify.system.text import plural, shortened
 
 Floats = npt.NDArray[np.float32]
 OUTPUTS = ("logits", "probabilities")
 LENGTH = "Inference-Header-Content-Length"
+LARGEST = 1e6
+"""Of a normalized image's values, with room to spare."""
 
 
 class ProtocolError(ValueError):
@@ -41,6 +44,7 @@ def describe(name: str, shape: Sequence[int], classes: int) -> dict[str, object]
     """The model's metadata; ``shape`` is (C, H, W)."""
     return {
         "name": name,
+        "versions": ["1"],
         "platform": "nextify",
         "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, *shape]}],
         "outputs": [{"name": output, "datatype": "FP32", "shape": [-1, classes]} for output in OUTPUTS],
@@ -49,18 +53,21 @@ def describe(name: str, shape: Sequence[int], classes: int) -> dict[str, object]
 
 def read(body: bytes, length: str | None, shape: Sequence[int]) -> Asked:
     """A request's body; ``length`` is its header ``LENGTH``. Raises ``ProtocolError``."""
-    if length is not None and not (length.isascii() and length.isdigit() and int(length) <= len(body)):
-        raise ProtocolError(f"{LENGTH} must be at most the body's {len(body)} bytes, got {shortened(length)}")
+    if not body:
+        raise ProtocolError("the request has no body")
+    if length is not None and not (re.fullmatch("[0-9]{1,12}", length) and 1 <= int(length) <= len(body)):
+        reason = f"must be a whole number from 1 to the body's {len(body)} bytes"
+        raise ProtocolError(f"{LENGTH} {reason}, got {shortened(length)}")
     end = len(body) if length is None else int(length)
     try:
         asked = parse_json(body[:end])
     except ValueError as error:
-        raise ProtocolError(f"the request is no JSON: {error}") from None
+        raise ProtocolError(f"the request is not JSON: {error}") from None
     parameters = _object(asked, "the request").get("parameters", {})
     all_binary = _object(parameters, "parameters").get("binary_data_output", False) is True
     inputs = _objects(asked.get("inputs"), "inputs")
     if [i.get("name") for i in inputs] != ["images"]:
-        raise ProtocolError("inputs must be one, named images")
+        raise ProtocolError("inputs must hold exactly one tensor, named images")
     outputs = []
     for output in _objects(asked.get("outputs") or [{"name": name} for name in OUTPUTS], "outputs"):
         wishes = _object(output.get("parameters", {}), "an output's parameters")
@@ -69,7 +76,7 @@ def read(body: bytes, length: str | None, shape: Sequence[int]) -> Asked:
         outputs.append((output["name"], wishes.get("binary_data", all_binary) is True))
     text = asked.get("id", "")
     if not isinstance(text, str):
-        raise ProtocolError("id must be a text")
+        raise ProtocolError("id must be a string")
     return Asked(_images(inputs[0], body[end:], shape), outputs, text)
 
 
@@ -80,16 +87,25 @@ def _images(tensor: Mapping[str, Any], binary: bytes, wanted: Sequence[int]) -> 
         raise ProtocolError(f"images must be FP32 of [N, {', '.join(map(str, wanted))}], N from 1")
     assert isinstance(shape, list)
     size = _object(tensor.get("parameters", {}), "the input's parameters").get("binary_data_size")
+    if ("data" in tensor) == (size is not None):
+        raise ProtocolError("images must have either data or binary_data_size")
     if size is None:
-        values = _numbers(tensor.get("data"))
-    elif type(size) is int and size == len(binary) and size % 4 == 0 and "data" not in tensor:
-        values = np.frombuffer(binary, "<f4")
+        values = _numbers(tensor["data"])
+    elif type(size) is not int or size < 1 or size % 4:
+        raise ProtocolError(
+            f"binary_data_size must be a whole number of bytes, 4 for each value, got {shortened(size)}"
+        )
+    elif size != len(binary):
+        raise ProtocolError(
+            f"binary_data_size is {shortened(size)}, but {plural(len(binary), 'byte follows', 'bytes follow')} the "
+            f"JSON, whose own length {LENGTH} gives"
+        )
     else:
-        raise ProtocolError(f"binary_data_size must be the {len(binary)} bytes after the JSON, got {shortened(size)}")
+        values = np.frombuffer(binary, "<f4")
     if values.size != math.prod(shape):
-        raise ProtocolError(f"images have {values.size} values, and their shape {math.prod(shape)}")
-    if not np.isfinite(values).all():
-        raise ProtocolError("images hold NaN or infinite values")
+        raise ProtocolError(f"images has {plural(values.size, 'value')}, but its shape needs {math.prod(shape):,}")
+    if not (np.abs(values) <= LARGEST).all():
+        raise ProtocolError(f"images has NaN or infinite values, or some beyond ±{LARGEST:,.0f}: normalize it")
     return values.reshape(shape).astype(np.float32)
 
 

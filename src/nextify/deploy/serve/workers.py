@@ -33,7 +33,7 @@ _starting = threading.Lock()
 
 
 class Died(Exception):
-    """The worker is gone, and whatever it was running has to be run again."""
+    """The worker is gone, as the message says, and whatever it was running has to be run again."""
 
 
 class Failed(Exception):
@@ -96,7 +96,8 @@ class InProcess:
             raise ServeError(str(error)) from error
         about = replace(self.runner.about, preprocessing=self.runner.preprocessing)
         facts = Facts(about, self.runner.name, isinstance(self.runner, Network))
-        self(LOGITS, np.zeros((1, *facts.input_shape), np.float32))  # compiles what is compiled on first use
+        settings = facts.preprocessing  # as /predict calls it: loads and compiles what first use does
+        self(LOGITS, np.zeros((1, *settings.size, settings.channels), np.uint8))
         return facts
 
     def __call__(self, call: str, batch: Array) -> Array:
@@ -152,7 +153,8 @@ class Process:
             said, answer = _receive(self.pipe)
         except (EOFError, OSError):
             self.process.join()
-            raise Died from None
+            code = self.process.exitcode
+            raise Died(f"signal {-code}" if code < 0 else f"exit code {code}") from None
         if said != call:
             raise Failed(said)
         return answer
