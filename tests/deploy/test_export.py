@@ -212,7 +212,7 @@ def test_a_disk_that_fills_leaves_nothing(bundle: Path, tmp_path: Path, monkeypa
     [
         (
             ["--to", "tensorrt"],
-            "'--to': choose aotinductor, executorch, onnx, openvino, torch; see nextify export --help",
+            "'--to': choose aotinductor, executorch, onnx, openvino, torch; see nextify export",
         ),
         (["--to", "onnx", "--precision", "bf16"], "has no --precision bf16: choose fp32, fp16, int8"),
         (["--to", "torch", "--precision", "int8", "--data", "digits"], "choose fp32, bf16, fp16"),
@@ -245,9 +245,7 @@ def test_a_folder_in_the_way_is_refused_before_anything_is_loaded(
     (tmp_path / "thesis.txt").write_text("mine")
     monkeypatch.chdir(tmp_path.parent)
     for out in (tmp_path, tmp_path / "thesis.txt"):
-        with pytest.raises(
-            ValueError, match=f"{out.name} exists and is not a bundle or an export: choose another name"
-        ):
+        with pytest.raises(ValueError, match=f"{out.name} exists and is not a bundle or an export: choose another"):
             options(bundle=str(bundle), to="openvino", out=out).check()
     with pytest.raises(UnusableFolder, match="is a file"):
         options(bundle=str(bundle), to="openvino", out=tmp_path / "thesis.txt" / "x").check()
