@@ -35,7 +35,7 @@ from nextify.deploy import formats
 from nextify.deploy.export import Source
 from nextify.deploy.gate import Answers, change
 from nextify.deploy.quantize import INT8, quantize, write_int8
-from nextify.deploy.runners import Exported, open_runner, start
+from nextify.deploy.runners import Exported, open_runner, quiet, start
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Network, Runner, probabilities
 from nextify.networks.zoo import find_design
@@ -83,7 +83,7 @@ def contestants(name: str, size: int, folder: Path, compiled: bool) -> Runs:
         own.mkdir()
         narrow = precision == "bf16" or (precision == "int8" and torch.cpu._is_avx512_bf16_supported())
         exported = Exported(to, precision, settings.size, bf16=narrow)
-        with formats.quiet():
+        with quiet():
             if how is None:
                 formats.write(exported, model, False, settings, own)
             else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,13 +17,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+from nextify.cli import export as export_command
 from nextify.cli import main
+from nextify.cli import quantize as quantize_command
 from nextify.data import Images
 from nextify.deploy import formats, runners
 from nextify.deploy.export import Export, export
 from nextify.deploy.formats import PRECISIONS, FormatError
 from nextify.deploy.prepare import Prepare
-from nextify.deploy.runners import Format, MissingExtra, Precision, needs, open_runner
+from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, open_runner, start
 from nextify.deploy.verify import LIMITS
 from nextify.evaluation.predict import Predictor, predict
 from nextify.evaluation.runner import Network
@@ -29,6 +33,7 @@ from nextify.networks.zoo import DESIGNS, create_model
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES
 from nextify.paper.roadmap import roadmap
+from nextify.system.files import UnusableFolder
 from nextify.weights import About, Preprocessing, PreprocessingError, WeightsError, load, save_bundle
 from tests.helpers import TINY, Captured, noise
 
@@ -126,6 +131,7 @@ def test_the_folder_says_what_it_is(bundle: Path, done: Export, digits: Images) 
     assert said["preprocessing"] == json.loads((bundle / "nextify.json").read_text())["preprocessing"]
     told = said["export"]
     assert (told["format"], told["precision"], told["size"]) == ("torch", "fp32", [16, 16])
+    assert told["files"] == {"model.pt2": hashlib.sha256((done.path / "model.pt2").read_bytes()).hexdigest()}
     assert told["versions"]["torch"] == torch.__version__.partition("+")[0]
     proof = told["verification"]
     assert proof["top1_equal"] == 100
@@ -204,7 +210,10 @@ def test_a_disk_that_fills_leaves_nothing(bundle: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--to", "tensorrt"], "tensorrt"),
+        (
+            ["--to", "tensorrt"],
+            "'--to': choose aotinductor, executorch, onnx, openvino, torch; see nextify export",
+        ),
         (["--to", "onnx", "--precision", "bf16"], "has no --precision bf16: choose fp32, fp16, int8"),
         (["--to", "torch", "--precision", "int8", "--data", "digits"], "choose fp32, bf16, fp16"),
         (["--to", "onnx", "--precision", "int8"], "needs --data"),
@@ -213,7 +222,7 @@ def test_a_disk_that_fills_leaves_nothing(bundle: Path, tmp_path: Path, monkeypa
         (["--to", "torch", "--image-size", "1"], "too small"),
         (["--to", "torch", "--image-size", "dynamic", "--with-preprocessing"], "leave it out"),
         (["--to", "torch", "--data", "nowhere"], "no such folder"),
-        (["--to", "torch", "--out", "there"], "exists and is no bundle"),
+        (["--to", "torch", "--out", "there"], "exists and is not a bundle or an export: choose another name"),
     ],
 )
 def test_bad_options_get_one_line(
@@ -227,6 +236,27 @@ def test_bad_options_get_one_line(
     assert said in words
     assert len(words.strip().splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("options", [export_command.Options, partial(quantize_command.Options, data="digits")])
+def test_a_folder_in_the_way_is_refused_before_anything_is_loaded(
+    options: Callable[..., export_command.Options], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path.parent)
+    for out in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(ValueError, match=f"{out.name} exists and is not a bundle or an export: choose another"):
+            options(bundle=str(bundle), to="openvino", out=out).check()
+    with pytest.raises(UnusableFolder, match="is a file"):
+        options(bundle=str(bundle), to="openvino", out=tmp_path / "thesis.txt" / "x").check()
+    options(bundle=str(bundle), to="openvino", out=bundle).check()
+
+
+def test_the_help_names_the_precisions_of_each_format(capsys: Captured) -> None:
+    assert main(["export", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for to, precisions in PRECISIONS.items():
+        assert f"{to} ({', '.join(precisions)})" in said
 
 
 def test_what_is_missing_is_named_with_the_remedy(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,10 +286,30 @@ def test_a_damaged_folder_says_what_to_do(done: Export, tmp_path: Path) -> None:
     (folder / "nextify.json").write_text(json.dumps(said | {"export": {"format": "coreml"}}))
     with pytest.raises(WeightsError, match="export again"):
         open_runner(folder)
+    without = {key: value for key, value in said["export"].items() if key != "files"}
+    (folder / "nextify.json").write_text(json.dumps(said | {"export": without}))
+    with pytest.raises(WeightsError, match="export again"):
+        open_runner(folder)
     (folder / "nextify.json").write_text(json.dumps(said))
+    content = (folder / "model.pt2").read_bytes()
+    (folder / "model.pt2").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(
+        WeightsError, match=r"model\.pt2 was changed or is damaged: copy the whole folder again, or exp"
+    ):
+        open_runner(folder)
     (folder / "model.pt2").unlink()
     with pytest.raises(WeightsError, match=r"model\.pt2 is missing"):
         open_runner(folder)
+
+
+@pytest.mark.parametrize("to", RUNTIMES)
+def test_what_a_runtime_cannot_load_is_one_line(to: Format, tmp_path: Path) -> None:
+    installed(to)
+    exported = Exported(to, "fp32", (16, 16))
+    (tmp_path / exported.file).write_bytes(b"not a model")
+    with pytest.raises(WeightsError, match=r"cannot load .*model\.\w+ \(.+\): export again") as raised:
+        start(tmp_path / exported.file, exported)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 SETTINGS = {

@@ -153,7 +153,7 @@ def test_the_command_shows_every_candidate(
     given: dict[str, Any] = {}
 
     def made(bundle: str, images: Images, out: Path, **options: Any) -> Quantized:
-        given.update(options)
+        given.update(options, out=out)
         return Quantized(None, out, tried, lost, 0.2, options["max_drop"], parts, 0, ("left out: a format",))
 
     monkeypatch.setattr(search, "quantize" if command == "quantize" else "fastest", made)
@@ -165,11 +165,12 @@ def test_the_command_shows_every_candidate(
     assert given["threads"] == 1
     assert "left out: a format" in said.err
     assert "top-1 −1.00 [−5" in said.out
+    assert said.out.endswith(f"written: openvino int8, {given['out']}\n")
     assert "(allowed: −2), 1 lost and 0 won, calibration error +0.20 points" in said.out
     assert main([*asked, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [c["verdict"] for c in told["candidates"]] == ["not chosen", "chosen"]
-    assert told["path"].startswith(str(tmp_path / "b-"))
+    assert told["path"] == str(tmp_path / ("b-openvino-quantized" if command == "quantize" else "b-fastest"))
 
 
 def named_by_network(images: Images, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,7 @@ def test_bundle_errors(tmp_path: Path) -> None:
         about(SMALL, classes=("a", "b", "c"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(WeightsError, match="is no bundle"):
+    with pytest.raises(WeightsError, match="is not a bundle or an export"):
         save_bundle(tmp_path / "mine", weights(SMALL), about(SMALL))
     assert not (tmp_path / "c").exists()
 

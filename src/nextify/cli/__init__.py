@@ -158,6 +158,8 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
         text = re.sub(
             r"(?: Argument helptext: .*)? (?:For full helptext, run|see):?(?= nextify)", "; see", " ".join(words)
         )
+        text = re.sub(r"\. Expected one of \((.*?)\)(?=\.)", _choices, text.replace(" Expected 1 values.", ""))
+        text = text.replace(".; see", "; see")
         text = re.sub(r"invalid literal for int\(\) with base 10:", "INT wanted, got", text)
         text = text.replace("could not convert string to float:", "FLOAT wanted, got")
         raise OptionError(
@@ -165,6 +167,12 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
                 r"no type matching \{?((?<=\{)[^}]*|\S+)\}? .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text
             )
         ) from None
+
+
+def _choices(found: re.Match[str]) -> str:
+    """What tyro would take for an option; where it may be left out, tyro has None among them, in no order."""
+    names = found[1].replace("'", "").split(", ")
+    return ": choose " + ", ".join(sorted({*names} - {"None"}) if "None" in names else names)
 
 
 def _overview() -> str:

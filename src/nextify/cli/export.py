@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_folder, check_source, check_weights
+from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_source, check_weights
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.quantize import default_folder, search
 from nextify.paper.settings import Range
@@ -27,7 +28,9 @@ class Options:
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
     """A bundle left by nextify train, or other weights: a file, hf:owner/name or timm:name."""
     to: Annotated[Literal["onnx", "openvino", "torch", "aotinductor", "executorch"] | None, UNSET] = None
-    """The runtime: ONNX Runtime, OpenVINO, torch.export (.pt2), AOTInductor (compiled for this machine), ExecuTorch."""
+    """The runtime, with the precisions it has: onnx (fp32, fp16, int8) for ONNX Runtime, openvino (fp32, bf16, fp16,
+    int8), torch (fp32, bf16, fp16) for torch.export, aotinductor (fp32, bf16) compiled for this machine, executorch
+    (fp32)."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """What it computes in. int8 is what nextify quantize does, and needs --data."""
     image_size: Annotated[str | None, arg(metavar="PIXELS|dynamic", help_behavior_hint="")] = None
@@ -42,15 +45,16 @@ class Options:
     max_drop: Annotated[float, Range(least=0, most=100)] = 0.3
     """Top-1 points that int8 and --fastest may lose at most, with 95 % confidence."""
     out: Folder = None
-    """Folder to write. Default: beside the bundle, named after the format."""
+    """Folder to write. Default: beside the bundle, named BUNDLE-FORMAT-PRECISION; BUNDLE-FORMAT-quantized for int8, of
+    which the best that keeps its accuracy is written; BUNDLE-fastest."""
     threads: Threads = None
     """CPU threads of the comparison. Default: all."""
     json: Json = False
     reading: OmitArgPrefixes[Reading] = Reading()
 
     def check(self) -> None:
-        """Raises ``ValueError`` for options that do not go together; ``FileNotFoundError``, ``SourceError`` or
-        ``UnusableFolder`` for what is not there."""
+        """Raises ``ValueError`` for options that do not go together, and where something else would be overwritten;
+        ``FileNotFoundError``, ``SourceError`` or ``UnusableFolder`` for what is not there."""
         size = self.image_size
         if (
             size is not None
@@ -74,7 +78,13 @@ class Options:
         check_weights(self.bundle)
         if self.data is not None:
             check_source(self.data)
-        check_folder(self.out)
+        check_replaced(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """The one to write."""
+        precision = "quantized" if self.precision == "int8" else self.precision
+        return self.out or default_folder(self.bundle, "fastest" if self.to is None else f"{self.to}-{precision}")
 
 
 def run(options: Options) -> int:
@@ -88,15 +98,14 @@ def run(options: Options) -> int:
     if options.data is not None:
         images = read_images(console, options.data, options.reading, None, options.bundle, to_train=searches)
         note(*images.warnings)
-    out = options.out or default_folder(options.bundle, "fastest" if to is None else f"{to}-{options.precision}")
     if searches and images is not None:
         made = fastest if to is None else partial(quantize, to=to)
-        return search(made, options.bundle, images, out, options)
+        return search(made, images, options)
     assert to is not None
     done = export(
         options.bundle,
         to,
-        out,
+        options.folder,
         precision=options.precision,
         image_size=size if size is None or size == "dynamic" else int(size),
         with_preprocessing=options.with_preprocessing,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from nextify.paper.settings import Range
-from nextify.system.files import UnusableFolder
+from nextify.system.files import UnusableFolder, occupied
 from nextify.system.native import Mode
 
 UNSET = arg(help_behavior_hint="")
@@ -162,3 +162,10 @@ def check_folder(out: Path | None) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         reason = "may not be written" if there.is_dir() else "is a file"
         raise UnusableFolder(f"cannot make {out}: {there} {reason}; choose another --out")
+
+
+def check_replaced(out: Path) -> None:
+    """Raises ``ValueError`` or ``UnusableFolder`` where a bundle or an export cannot take a folder's place."""
+    if reason := occupied(out):
+        raise ValueError(reason)
+    check_folder(out.absolute().parent)

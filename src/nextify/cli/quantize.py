@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_folder, check_source, check_weights
+from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_replaced, check_source, check_weights
 from nextify.cli.printing import note, print_json
 from nextify.paper.settings import Range
 from nextify.report.columns import TABLES, Column, shown
@@ -41,17 +41,23 @@ class Options:
     seed: Seed = 0
     """Of the choice of images."""
     out: Folder = None
-    """Folder to write. Default: beside the bundle, named after the format."""
+    """Folder to write. Default: beside the bundle, named BUNDLE-FORMAT-quantized."""
     threads: Threads = None
     """CPU threads. Default: all."""
     json: Json = False
     reading: OmitArgPrefixes[Reading] = Reading()
 
     def check(self) -> None:
-        """Raises ``FileNotFoundError``, ``SourceError`` or ``UnusableFolder`` for what is not there."""
+        """Raises ``FileNotFoundError``, ``SourceError`` or ``UnusableFolder`` for what is not there, and ``ValueError``
+        where something else would be overwritten."""
         check_weights(self.bundle)
         check_source(self.data)
-        check_folder(self.out)
+        check_replaced(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """The one to write."""
+        return self.out or default_folder(self.bundle, f"{self.to}-quantized")
 
 
 COLUMNS: list[Column[Candidate]] = [
@@ -76,14 +82,20 @@ def run(options: Options) -> int:
 
     images = read_images(Console(stderr=True), options.data, options.reading, None, options.bundle)
     note(*images.warnings)
-    out = options.out or default_folder(options.bundle, f"{options.to}-int8")
-    return search(partial(quantize, to=options.to, seed=options.seed), options.bundle, images, out, options)
+    return search(partial(quantize, to=options.to, seed=options.seed), images, options)
 
 
-def search(made: Callable[..., Quantized], bundle: str, images: Images, out: Path, options: Any) -> int:
+def search(made: Callable[..., Quantized], images: Images, options: Any) -> int:
     """Call ``quantize`` or ``fastest``, and print the candidates and what was written."""
     with Console(stderr=True).status("loading the bundle …") as status:
-        found = made(bundle, images, out, max_drop=options.max_drop, threads=options.threads, on_progress=status.update)
+        found = made(
+            options.bundle,
+            images,
+            options.folder,
+            max_drop=options.max_drop,
+            threads=options.threads,
+            on_progress=status.update,
+        )
     if options.json:
         print_json(asdict(replace(found, export=None)) | {"path": str(found.path)})
         return 0
@@ -97,7 +109,7 @@ def search(made: Callable[..., Quantized], bundle: str, images: Images, out: Pat
         f"{interval(final.low, final.high)} points (allowed: −{found.max_drop:g}), {final.lost} lost and {final.won} "
         f"won, calibration error {signed(found.ece_change)} points"
     )
-    print(f"written: {found.path}")
+    print(f"written: {chosen.name}, {found.path}")
     return 0
 
 

@@ -24,7 +24,7 @@ from nextify.system.environment import describe, version
 from nextify.system.files import fresh_folder, write_json_atomic
 from nextify.tasks.classification import Inference
 from nextify.weights import About, WeightsError, load
-from nextify.weights.bundle import JSON_FILE, check_replaceable, signed_json
+from nextify.weights.bundle import JSON_FILE, check_replaceable, sha256, signed_json
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "executorch")
 
@@ -128,18 +128,20 @@ def export(
     settings = source.about.preprocessing
     with fresh_folder(out) as fresh:
         formats.write(exported, source.model, source.mirror, settings, fresh)
-        with formats.quiet():
-            run = start(fresh / exported.file, exported, threads)
+        run = start(fresh / exported.file, exported, threads)
         found = verify(exported, run, source.run, some_images(shown.test), settings, shown.name)
         describe_export(fresh, source, exported, {"verification": asdict(found)})
     return Export(out, source.about, exported, found, folder_bytes(out))
 
 
 def describe_export(folder: Path, source: Source, exported: Exported, proof: Mapping[str, Any]) -> None:
-    """Write the JSON of an exported folder: a bundle's, and under ``export`` what the file is and its proof."""
+    """Write the JSON of an exported folder: a bundle's, and under ``export`` what the file is, the checksums of
+    all files in the folder, and the proof."""
     versions = {package: version(package) for package in _PACKAGES if version(package)}
     environment = {k: v for k, v in describe().items() if v is not None}
-    described = {**asdict(exported), "from": source.name, "versions": versions, "environment": environment, **proof}
+    files = {file.relative_to(folder).as_posix(): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    described = {**asdict(exported), "files": files, "from": source.name, "versions": versions}
+    described |= {"environment": environment, **proof}
     write_json_atomic(folder / JSON_FILE, signed_json(source.about) | {"export": described})
 
 

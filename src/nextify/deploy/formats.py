@@ -6,12 +6,7 @@ the batch at one.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -20,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from nextify.deploy.prepare import Prepare
-from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs
+from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, quiet
 from nextify.networks.layers import Pointwise
 from nextify.networks.network import Block, ConvNet
 from nextify.system.native import compiler
@@ -195,16 +190,3 @@ def _executorch(program: ExportedProgram) -> bytes:
     from executorch.exir import to_edge_transform_and_lower
 
     return bytes(to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what exporters print and warn about from the user: what they write is verified."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -26,12 +26,12 @@ from nextify.data.images import check_images
 from nextify.deploy import formats
 from nextify.deploy.export import Export, Source, describe_export, folder_bytes
 from nextify.deploy.gate import Answers, Change, change, images_needed
-from nextify.deploy.runners import Exported, Format, MissingExtra, Run, needs, start
+from nextify.deploy.runners import Exported, Format, MissingExtra, Run, needs, quiet, start
 from nextify.deploy.verify import some_images, verify
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Floats, Network, probabilities
 from nextify.system.files import fresh_folder
-from nextify.weights import save_bundle
+from nextify.weights import WeightsError, save_bundle
 from nextify.weights.bundle import check_replaceable
 
 CALIBRATION_IMAGES = 300
@@ -241,13 +241,13 @@ def _search(
             on_progress(f"making {name} …")
             folder.mkdir()
             try:
-                with formats.quiet():
+                with quiet():
                     if how is None:
                         formats.write(exported, source.model, source.mirror, settings, folder)
                     else:
                         write_int8(exported, how, source, inputs, folder)
                     run = start(folder / exported.file, exported, threads)
-            except RuntimeError as error:  # such as an int8 layer that a runtime has no kernel for
+            except (RuntimeError, WeightsError) as error:  # such as an int8 layer that a runtime has no kernel for
                 if how is None:
                     raise
                 notes.append(f"{name} cannot be run here: {str(error).strip().splitlines()[-1]}")

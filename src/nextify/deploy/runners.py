@@ -1,13 +1,17 @@
 """One way to run a classifier, whatever it was saved as: ``open_runner`` opens a bundle or an exported folder.
 
 An exported folder holds a model file and ``nextify.json``, which has the fields of a bundle's JSON and, under
-``export``, those of ``Exported``. Runtimes that take any memory order and compute something else (AOTInductor,
-ExecuTorch) make it necessary to check each input before it reaches them.
+``export``, those of ``Exported`` and, as ``files``, the SHA-256 of every file. Runtimes that take any memory order and
+compute something else (AOTInductor, ExecuTorch) make it necessary to check each input before it reaches them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, assert_never, get_args
@@ -18,8 +22,9 @@ import torch
 from nextify.evaluation.runner import Floats, Network, Runner, probabilities
 from nextify.system.environment import version
 from nextify.system.native import Mode
+from nextify.system.text import printable
 from nextify.weights import WeightsError
-from nextify.weights.bundle import JSON_FILE, from_json
+from nextify.weights.bundle import JSON_FILE, from_json, sha256
 from nextify.weights.class_names import ClassOrder
 from nextify.weights.reading import read_json
 
@@ -53,6 +58,20 @@ def needs(package: str, extra: str) -> None:
     """Raises ``MissingExtra`` where a package of an extra is not installed."""
     if version(package) is None:
         raise MissingExtra(f"{package} is not installed: pip install 'nextify[{extra}]'")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what exporters and runtimes print, log and warn about from the user: what they write is verified, and an
+    error says where they fail."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @dataclass(frozen=True)
@@ -126,6 +145,7 @@ class ExportedRunner:
                 f"--with-preprocessing"
             )
         self.name = self.exported.name
+        _check_files(folder, content["export"]["files"])
         self._run = start(folder / self.exported.file, self.exported, threads)
 
     def __call__(self, inputs: Floats) -> Floats:
@@ -141,6 +161,8 @@ def _exported(values: Any, path: Path) -> Exported:
     """Raises ``WeightsError`` for what no ``nextify export`` of this version wrote."""
     try:
         known = {field.name: values[field.name] for field in fields(Exported)}
+        if FILES[known["format"]] not in dict(values["files"]):
+            raise ValueError("no checksum of its file")
         if known["format"] not in get_args(Format) or known["precision"] not in get_args(Precision):
             raise ValueError(f"{known['format']} {known['precision']}")
         return Exported(**known | {"size": known["size"] and tuple(known["size"])})
@@ -148,15 +170,35 @@ def _exported(values: Any, path: Path) -> Exported:
         raise WeightsError(f"{path} describes no export that this nextify knows ({error}): export again") from None
 
 
+def _check_files(folder: Path, files: dict[str, str]) -> None:
+    """Raises ``WeightsError`` for a file that is missing or is not the one whose checksum was written."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != expected:
+            what = "was changed or is damaged" if path.is_file() else "is missing"
+            raise WeightsError(f"{path} {what}: copy the whole folder again, or export again")
+
+
 def start(path: Path, exported: Exported, threads: int | None = None) -> Run:
     """Load a model file: a function of one contiguous array of what it takes, to logits ``(N, K)``.
 
     Raises:
         MissingExtra: its runtime is not installed.
-        WeightsError: there is no such file.
+        WeightsError: the runtime cannot load it.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing: copy the whole folder, or export again")
+    try:
+        with quiet():
+            return _load(path, exported, threads)
+    except MissingExtra:
+        raise
+    except Exception as error:  # of a runtime's own classes, some of which derive from nothing else
+        said = printable((str(error).strip() or type(error).__name__).splitlines()[-1])
+        raise WeightsError(
+            f"{exported.name} cannot load {path} ({said}): export again with the versions that are installed here"
+        ) from error
+
+
+def _load(path: Path, exported: Exported, threads: int | None) -> Run:
     match exported.format:
         case "onnx":
             return _onnx(path, threads)

@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+JSON_FILE = "nextify.json"
+"""In every folder that holds a bundle or an export."""
+
 
 class UnusableFolder(OSError):
     """A folder that cannot hold what is to be written; the message names the remedy."""
@@ -28,6 +31,13 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnusableFolder(f"cannot make {path}: {error.strerror}; choose another --out") from error
+
+
+def occupied(path: Path) -> str:
+    """Why a bundle or an export may not take a folder's place; empty where it may."""
+    if not path.exists() or (path.is_dir() and ((path / JSON_FILE).is_file() or not any(path.iterdir()))):
+        return ""
+    return f"{path} exists and is not a bundle or an export: choose another name"
 
 
 def check_regular(paths: Iterable[Path]) -> None:

@@ -22,7 +22,8 @@ from nextify.data.bands import Bands
 from nextify.data.preprocessing import OFFICIAL, Preprocessing
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
-from nextify.system.files import fresh_folder, write_bytes_atomic, write_json_atomic
+from nextify.system.files import JSON_FILE as JSON_FILE
+from nextify.system.files import fresh_folder, occupied, write_bytes_atomic, write_json_atomic
 from nextify.system.text import shortened
 from nextify.weights.design_detection import mismatches
 from nextify.weights.dialects import licence_terms
@@ -30,7 +31,7 @@ from nextify.weights.naming import State, WeightsError
 from nextify.weights.reading import parse_json, read_json, read_weights
 
 SCHEMA = 1
-WEIGHTS_FILE, JSON_FILE = "model.safetensors", "nextify.json"
+WEIGHTS_FILE = "model.safetensors"
 _METADATA_KEY = "nextify"
 
 
@@ -216,8 +217,8 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About) -> 
 
 def check_replaceable(path: Path) -> None:
     """Raises ``WeightsError`` where something else than a folder of ours would be overwritten."""
-    if path.exists() and not (path.is_dir() and ((path / JSON_FILE).is_file() or not any(path.iterdir()))):
-        raise WeightsError(f"{path} exists and is no bundle; choose another name, or remove it")
+    if reason := occupied(path):
+        raise WeightsError(reason)
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -278,9 +279,14 @@ def _parsed(text: str, path: Path) -> About:
 
 def belongs(weights: Path, content: Mapping[str, Any]) -> bool:
     """Whether a file's checksum is the one that the JSON beside it names, if any. Raises ``OSError``."""
-    status = weights.stat()
-    found = _sha256(weights, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    found = sha256(weights)
     return bool(content.get("weights_sha256", found) == found)
+
+
+def sha256(path: Path) -> str:
+    """Of a file that may be asked for again. Raises ``OSError``."""
+    status = path.stat()
+    return _sha256(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @lru_cache(maxsize=256)
