@@ -84,8 +84,12 @@ def one_line_at_most() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def bounded_memory() -> Iterator[None]:
+    """``MEMORY`` beyond what the process holds already, whichever tests ran in it before."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, before[1]))
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    held = next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:")), 0)
+    resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
