@@ -6,8 +6,8 @@ each file is whole and that no training fell behind its last checkpoint, and giv
 command has come to its end, what it leaves is compared with what an undisturbed run left: weights bit for bit, the
 figures, every file of a report. Then the next folder begins.
 
-Unlike the real commands, those here are forked from a process that has imported torch, and the workers of a study are
-forked, not spawned.
+Unlike the real commands, those here are forked from a process that has imported torch, and so are the workers of a
+study, which otherwise come from a server process of their command.
 
 Command:  OMP_NUM_THREADS=1 python benchmarks/kills.py
 Runtime:  about 20 minutes on one core. Results: docs/reliability.md.

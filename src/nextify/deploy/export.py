@@ -18,12 +18,12 @@ from nextify.data.images import check_images
 from nextify.deploy import formats
 from nextify.deploy.runners import Exported, Format, Precision, start
 from nextify.deploy.verify import Verification, at_size, some_images, verify
-from nextify.evaluation.runner import Floats
+from nextify.evaluation.runner import Floats, load_classifier
 from nextify.networks.layout import too_small
 from nextify.system.environment import describe, version
 from nextify.system.files import fresh_folder, write_json_atomic
 from nextify.tasks.classification import Inference
-from nextify.weights import About, WeightsError, load
+from nextify.weights import About
 from nextify.weights.bundle import JSON_FILE, check_replaceable, sha256, signed_json
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "executorch")
@@ -59,9 +59,7 @@ class Source:
             WeightsError, FileNotFoundError: it cannot be loaded, or has no classifier.
             ImageSizeError: the network takes no images as small as this.
         """
-        loaded = load(bundle)
-        if not loaded.about.num_classes:
-            raise WeightsError(f"{bundle} has no classifier: choose weights that have one")
+        loaded = load_classifier(bundle)
         settings = loaded.preprocessing
         if image_size is not None:
             settings = at_size(settings, (image_size, image_size))

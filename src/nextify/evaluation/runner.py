@@ -13,7 +13,7 @@ from nextify.data.preprocessing import Preprocessing
 from nextify.kernels import install
 from nextify.system.native import Mode
 from nextify.tasks.classification import Inference
-from nextify.weights import About, WeightsError, load
+from nextify.weights import About, Loaded, WeightsError, load
 from nextify.weights.class_names import ClassOrder
 
 Floats = npt.NDArray[np.float32]
@@ -35,6 +35,18 @@ def probabilities(logits: Floats, about: About) -> Floats:
     """``(N, K)`` probabilities of a runner's logits ``(N, K)``, with the bundle's temperature where it has one."""
     found: Floats = (torch.from_numpy(logits) / about.temperature).softmax(-1).numpy()
     return found
+
+
+def load_classifier(weights: str | Path, class_order: ClassOrder | None = None) -> Loaded:
+    """``nextify.weights.load`` for what is to classify images.
+
+    Raises:
+        WeightsError, FileNotFoundError: the weights cannot be loaded, or have no classifier.
+    """
+    loaded = load(weights, class_order=class_order)
+    if not loaded.about.num_classes:
+        raise WeightsError(f"{weights} has no classifier: choose weights that have one")
+    return loaded
 
 
 class Network:
@@ -59,10 +71,8 @@ class Network:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        loaded = load(weights, class_order=class_order)
+        loaded = load_classifier(weights, class_order)
         self.about, self.preprocessing, self.device = loaded.about, loaded.preprocessing, device
-        if not self.about.num_classes:
-            raise WeightsError(f"{weights} has no classifier: choose weights that have one")
         self.model: Any = loaded.model.to(device)
         install(self.model, kernels)
         self.inference = Inference.of(self.about.recipe)

@@ -136,7 +136,7 @@ class LocalEngine:
         ours: Connection
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_worker, args=(theirs, images, self.runtime), daemon=True)
-        # Read by the OpenMP runtime when the child loads it: spinning threads would steal from the trial beside.
+        # Read by the OpenMP runtime that the workers' server loads: spinning threads would steal from the trial beside.
         with _environment_variable("OMP_NUM_THREADS", str(self.runtime.threads)):
             process.start()
         theirs.close()
