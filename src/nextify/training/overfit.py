@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nextify.system import processes
+from nextify.system import native, processes
 from nextify.tasks.task import MetricSpec
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
@@ -60,9 +60,10 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
         calibration="off",
     )
     torch.set_num_threads(runtime.threads)
-    trainer = Trainer(replace(prepared.trial, recipe=bare), images, runtime, prepared.start)
-    pixels, labels = trainer.batches.batch(0)
-    losses = [float(trainer.train_step(pixels, labels)) for _ in range(steps)]
+    with native.use_image_kernels(runtime.kernels):
+        trainer = Trainer(replace(prepared.trial, recipe=bare), images, runtime, prepared.start)
+        pixels, labels = trainer.batches.batch(0)
+        losses = [float(trainer.train_step(pixels, labels)) for _ in range(steps)]
     with torch.no_grad():
         # In training mode, as batch norm's running statistics need more steps than these to follow.
         seen = trainer.task.observe(trainer.model, *trainer.task.test_batch(pixels, labels))

@@ -12,7 +12,7 @@ import torch
 
 from nextify.data import Images, TestBatches
 from nextify.paper.design import Design
-from nextify.system import processes
+from nextify.system import native, processes
 from nextify.system.device import peak_memory_mib
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
@@ -70,21 +70,22 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Spe
     if isinstance(trial.design, Design):  # for others the Trainer refuses it
         recipe = recipe.with_(progressive_resizing="off")
     together = runtime.distributed == "fsdp"
-    trainer = Trainer(replace(trial, recipe=recipe), images, runtime, together=together)
-    times: list[float] = []
-    before = time.perf_counter()
-    for pixels, labels in trainer.batches.iterate(0, min(steps, trainer.total_steps)):
-        float(trainer.train_step(pixels, labels))
-        now = time.perf_counter()
-        times.append(now - before)
-        before = now
-        if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
-            break
-    pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
-    for _ in range(2):  # the first may build kernels, too
+    with native.use_image_kernels(runtime.kernels):
+        trainer = Trainer(replace(trial, recipe=recipe), images, runtime, together=together)
+        times: list[float] = []
         before = time.perf_counter()
-        measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
-        test_seconds = time.perf_counter() - before
+        for pixels, labels in trainer.batches.iterate(0, min(steps, trainer.total_steps)):
+            float(trainer.train_step(pixels, labels))
+            now = time.perf_counter()
+            times.append(now - before)
+            before = now
+            if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
+                break
+        pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
+        for _ in range(2):  # the first may build kernels, too
+            before = time.perf_counter()
+            measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
+            test_seconds = time.perf_counter() - before
     test_batches = runtime.evaluations * math.ceil(len(images.test) / (TEST_BATCH * processes.count()))
     return Speed(
         statistics.median(times[2:] or times[1:] or times) * relative_cost(trial.recipe, size, trainer.stride),

@@ -27,7 +27,7 @@ from torch import Tensor
 from nextify import kernels
 from nextify.data import Images
 from nextify.paper.design import Design
-from nextify.system import processes
+from nextify.system import native, processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
@@ -84,7 +84,7 @@ def run_trial(
         OSError: the network or its records could not be written.
     """
     torch.set_num_threads(runtime.threads)
-    with contextlib.ExitStack() as opened:
+    with native.use_image_kernels(runtime.kernels), contextlib.ExitStack() as opened:
 
         def begin() -> Result | None:
             done = finished(folder, trial)

@@ -24,7 +24,7 @@ from nextify.data.share import share
 from nextify.networks.foreign import build
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design, total_stride
-from nextify.system import native, processes
+from nextify.system import processes
 from nextify.tasks.classification import Classification, class_weights, fitted_temperature
 from nextify.tasks.task import M_co, Metrics, MetricSpec, Task
 from nextify.training import distributed
@@ -175,7 +175,6 @@ class Trainer:
         self.together = several and together
         model = build_network(trial, start)
         kernels.install(model, runtime.kernels)
-        native.use_image_kernels(runtime.kernels)
         self.parts = parts_of_a_batch(model, trial, runtime)
         if self.together:
             distributed.synchronized(model, self.device)
