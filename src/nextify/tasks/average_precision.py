@@ -1,6 +1,6 @@
 """Average precision of boxes and instance masks as COCO defines it (Lin et al. 2014), by faster-coco-eval.
 
-A found object is right if its class is, and its IoU with a true object that nothing surer has taken reaches a threshold.
+A found object is right if its class is, and its IoU with a true object that no surer one has taken reaches a threshold.
 AP is the mean precision at 101 recalls, averaged over the classes that have objects and over the IoU thresholds 0.50 to
 0.95 in steps of 0.05; of each image, the 100 surest objects of each class count. Crowd regions are neither to be found
 nor wrong to be found. Sizes are areas in pixels of the original image: small below 32², large above 96².
@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nextify.data.dense.annotations import Objects
+from nextify.data.dense.annotations import Objects, mask_api
 from nextify.tasks.task import MetricSpec
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -30,10 +30,6 @@ MOST_FOUND = 100
 SPECS = (MetricSpec("ap", "AP", "%"), MetricSpec("ap50", "AP50", "%"), MetricSpec("ap75", "AP75", "%"))
 MASK_SPECS = (MetricSpec("mask_ap", "mask AP", "%"), MetricSpec("mask_ap50", "mask AP50", "%"))
 """Beside ``SPECS`` where networks find masks."""
-
-
-class MissingCocoEval(ImportError):
-    """faster-coco-eval is not installed; the message names the remedy."""
 
 
 class Observation(NamedTuple):
@@ -54,18 +50,9 @@ class Observation(NamedTuple):
     truth: Objects
 
 
-def coco_masks() -> Any:
-    """The module that encodes, decodes and compares masks and boxes. Raises ``MissingCocoEval``."""
-    try:
-        from faster_coco_eval.core import mask
-    except ImportError:
-        raise MissingCocoEval("boxes and masks need faster-coco-eval: pip install 'nextify[dense]'") from None
-    return mask
-
-
 def encoded(mask: npt.NDArray[np.bool_]) -> Rle:
-    """Run lengths of a mask ``(H, W)``. Raises ``MissingCocoEval``."""
-    found: Rle = coco_masks().encode(np.asfortranarray(mask, np.uint8))
+    """Run lengths of a mask ``(H, W)``. Raises ``DataError`` where faster-coco-eval is missing."""
+    found: Rle = mask_api().encode(np.asfortranarray(mask, np.uint8))
     return found
 
 
@@ -166,7 +153,7 @@ def average_precision(found: Sequence[Observation], classes: Sequence[str]) -> D
 
     Raises:
         ValueError: no object to be found in any image, so that AP is not defined.
-        MissingCocoEval: faster-coco-eval is not installed.
+        DataError: faster-coco-eval is not installed.
     """
     found = sorted(found, key=lambda seen: seen.image)  # of equal scores, the first image's come first
     number = len(classes)
@@ -187,7 +174,7 @@ def average_precision(found: Sequence[Observation], classes: Sequence[str]) -> D
 
 
 def _measured(found: Sequence[Observation], number: int, kind: Literal["bbox", "segm"]) -> Precision:
-    coco_masks()  # says what is missing
+    mask_api()  # refuses where it is missing
     from faster_coco_eval import COCO
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 
@@ -210,7 +197,7 @@ RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e10]}
 
 def _annotations(found: Sequence[Observation], kind: str, true: bool) -> list[dict[str, Any]]:
     """The true or the found objects as COCO has them; ids from 1, since its matching takes 0 for none."""
-    masks = coco_masks()
+    masks = mask_api()
     annotations: list[dict[str, Any]] = []
     for image, seen in enumerate(found, 1):
         side = seen.truth if true else seen
