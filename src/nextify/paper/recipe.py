@@ -89,6 +89,23 @@ class Shift(_Part):
 
 
 @dataclass(frozen=True)
+class ScaleJitter(_Part):
+    """The image at a random size, cropped or padded to the network's input (arXiv 2012.07177, section 3.2): for
+    detection and segmentation."""
+
+    kind: ClassVar[str] = "scale_jitter"
+    least: Annotated[float, Range(above=0, most=10)] = 0.1
+    """Smallest size, as a multiple of the size at which the image just fits the input."""
+    most: Annotated[float, Range(above=0, most=10)] = 2.0
+    """Largest size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.least > self.most:
+            raise RecipeError(f"least must be at most most ({self.most:g}), got {self.least:g}")
+
+
+@dataclass(frozen=True)
 class NoCrop(_Part):
     """The image is resized and nothing else."""
 
@@ -121,7 +138,7 @@ class Mixing(_Part):
 
 
 Optimizer = SGD | AdamW | Muon
-Crop = RandomResized | Shift | NoCrop
+Crop = RandomResized | Shift | ScaleJitter | NoCrop
 
 
 @dataclass(frozen=True)
