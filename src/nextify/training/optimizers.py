@@ -52,10 +52,14 @@ def undecayed_parameters(model: nn.Module) -> set[str]:
     return named | {name for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}
 
 
-def depth_group(name: str, depths: tuple[int, ...], *, single: bool = False) -> int:
-    """Depth group of a parameter: 0 for the stem (``single``: 1, with the first block), increasing towards the head."""
+def depth_group(name: str, depths: tuple[int, ...], *, single: bool = False, stages: bool = False) -> int:
+    """Depth group of a parameter: 0 for the stem (``single``: 1, with the first block), increasing towards the head.
+
+    Args:
+        stages: each stage is a group.
+    """
     place = name.split(".")
-    blocks = 1 if single else BLOCKS_PER_GROUP
+    blocks = max(depths) if stages else 1 if single else BLOCKS_PER_GROUP
     groups = [depth // blocks if depth > blocks else 1 for depth in depths]
     if place[0] == "stem":
         return int(single)
@@ -89,8 +93,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
     if not isinstance(trunk, Trunk) and recipe.layer_decay != "off":
         raise ValueError("layer_decay works for Nextify's own networks only: set it to off")
     depths = tuple(len(stage.blocks) for stage in trunk.stages) if isinstance(trunk, Trunk) else ()  # type: ignore[arg-type]
-    single = recipe.layer_decay_groups == "single"
-    deepest = depth_group("head", depths, single=single)
+    kind = {"single": recipe.layer_decay_groups == "single", "stages": recipe.layer_decay_groups == "stage"}
+    deepest = depth_group("head", depths, **kind) if depths else 0
     chosen = matrices(model) if isinstance(recipe.optimizer, MuonSettings) else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -98,7 +102,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
             continue
         scale = 1.0
         if recipe.layer_decay != "off":
-            scale = recipe.layer_decay ** (deepest - depth_group(name.removeprefix("backbone."), depths, single=single))
+            scale = recipe.layer_decay ** (deepest - depth_group(name.removeprefix("backbone."), depths, **kind))
         decay = 0.0 if name in spared else recipe.weight_decay
         matrix = id(parameter) in chosen
         if isinstance(recipe.optimizer, MuonSettings) and not matrix:
