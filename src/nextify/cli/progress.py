@@ -19,7 +19,7 @@ from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.training import loop
 from nextify.training.prepare import Prepared
-from nextify.training.trainer import metric_specs
+from nextify.training.learned import metric_specs
 from nextify.weights.bundle import chosen_bands
 
 

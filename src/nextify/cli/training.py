@@ -27,7 +27,7 @@ from nextify.training.probe import Estimate, measure
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
 from nextify.training.train import folder_of, prepare_in, run_prepared
-from nextify.training.trainer import metric_specs
+from nextify.training.learned import metric_specs
 from nextify.training.trial import Runtime, runtime
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from nextify.training.request import Request, check_licence
 from nextify.training.result import Result, finished, of_earlier_versions
 from nextify.training.run import run_trial
 from nextify.training.tracking import check_trackers
-from nextify.training.trainer import metric_specs
+from nextify.training.learned import metric_specs
 from nextify.training.trial import Runtime, Trial, runtime
 from nextify.weights.bundle import JSON_FILE, chosen_licence
 

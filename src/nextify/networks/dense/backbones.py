@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -67,22 +68,24 @@ class TimmBackbone(nn.Module):
             arguments["drop_path_rate"] = stochastic_depth
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a user cannot act on timm's notes about its registry
-            self.body = timm.create_model(network.name, pretrained=False, features_only=True, **arguments)
+            with torch.device("meta"):
+                stages = timm.create_model(network.name, pretrained=False, **arguments).feature_info
+            chosen = _chosen([int(stage["reduction"]) for stage in stages], first_stride)
+            self.body = timm.create_model(
+                network.name, pretrained=False, features_only=True, out_indices=chosen, **arguments
+            )
         if not network.fused_attention:
             for module in self.body.modules():
                 if hasattr(module, "fused_attn"):
                     module.fused_attn = False
-        strides, channels = self.body.feature_info.reduction(), self.body.feature_info.channels()
-        self.chosen = _chosen(strides, first_stride)
-        self.strides = [int(strides[i]) for i in self.chosen]
-        self.channels = [int(channels[i]) for i in self.chosen]
+        self.strides = [int(stride) for stride in self.body.feature_info.reduction()]
+        self.channels = [int(channels) for channels in self.body.feature_info.channels()]
         self.nhwc = str(getattr(self.body.output_fmt, "value", "NCHW")) == "NHWC"
         plain = any(isinstance(module, _BatchNorm) for module in self.body.modules())
         self.norms = nn.ModuleList([] if plain else [LayerNorm2d(c) for c in self.channels])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        found = self.body(images)
-        maps = [found[i].permute(0, 3, 1, 2) if self.nhwc else found[i] for i in self.chosen]
+        maps = [x.permute(0, 3, 1, 2) if self.nhwc else x for x in self.body(images)]
         return [norm(x) for norm, x in zip(self.norms, maps, strict=True)] if len(self.norms) else maps
 
 

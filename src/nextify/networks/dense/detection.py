@@ -25,7 +25,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou, generalized_box_iou_los
 
 from nextify.networks.dense.anchors import Anchors
 from nextify.networks.dense.backbones import Maps
-from nextify.networks.dense.design import GROUPS, DenseDesign
+from nextify.networks.dense.design import GROUPS, LARGE, DenseDesign
 from nextify.networks.dense.necks import Pyramid
 
 LEAST_SCORE = 0.05
@@ -280,16 +280,22 @@ class _Regions(RoIHeads):
 
 
 class RegionHeads(DetectionHead):
-    """Faster R-CNN (arXiv 1506.01497) on a feature pyramid and, with ``masks``, Mask R-CNN (arXiv 1703.06870)."""
+    """Faster R-CNN (arXiv 1506.01497) on a feature pyramid and, with ``masks``, Mask R-CNN (arXiv 1703.06870).
 
-    def __init__(self, backbone: Maps, design: DenseDesign, num_classes: int, masks: bool) -> None:
+    On canvases up to 640 pixels it proposes and samples a quarter of the regions, as there are fewer places.
+    """
+
+    def __init__(
+        self, backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas, masks: bool
+    ) -> None:
         super().__init__()
         width, hidden = design.width, 4 * design.width
         self.neck = Pyramid(backbone, design.first_stride, width, "pool")
         # Anchors of 8 strides, as in the paper: 32 pixels at stride 4; half of that on small canvases.
         sizes = [(2 * design.object_scale * stride,) for stride in self.neck.strides]
         anchors = Anchors(self.neck.strides, sizes, (0.5, 1.0, 2.0))
-        kept = {"training": 2000, "testing": 1000}
+        large = max(canvas) > LARGE
+        kept = {"training": 2000, "testing": 1000} if large else {"training": 500, "testing": 500}
         self.proposals = _Proposals(anchors, RPNHead(width, 3), 0.7, 0.3, 256, 0.5, kept, kept, 0.7)
         self.levels = [str(i) for i in range(len(self.neck.strides) - 1)]
         scale = {"canonical_scale": max(1, round(56 * design.object_scale)), "canonical_level": 4}
@@ -304,7 +310,7 @@ class RegionHeads(DetectionHead):
             MultiScaleRoIAlign(self.levels, 7, 2, **scale),
             TwoMLPHead(width * 7 * 7, hidden),
             FastRCNNPredictor(hidden, num_classes + 1),
-            *(0.5, 0.5, 512, 0.25, None, LEAST_SCORE, 0.5, MOST_BOXES),
+            *(0.5, 0.5, 512 if large else 128, 0.25, None, LEAST_SCORE, 0.5, MOST_BOXES),
             **mask_parts,
         )
 
@@ -338,6 +344,6 @@ def detection_head(backbone: Maps, design: DenseDesign, num_classes: int, canvas
         case "retinanet":
             return RetinaNetHeads(backbone, design, num_classes, canvas)
         case "faster_rcnn" | "mask_rcnn":
-            return RegionHeads(backbone, design, num_classes, design.head == "mask_rcnn")
+            return RegionHeads(backbone, design, num_classes, canvas, design.head == "mask_rcnn")
         case "upernet" | "fpn":
             raise ValueError(f"{design.head} is a head for masks, not for boxes")

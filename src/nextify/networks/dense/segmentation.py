@@ -84,8 +84,9 @@ class UPerNet(SegmentationHead):
         self.laterals = nn.ModuleList(_layer(channels, width, 1) for channels in below)
         self.outputs = nn.ModuleList(_layer(width, width, 3) for _ in below)
         self.fusion = _layer((len(below) + 1) * width, width, 3)
+        thin = max(GROUPS, width // 2)
         self.auxiliary = nn.Sequential(
-            _layer((below or [last])[-1], width // 2, 3), nn.Dropout2d(DROPOUT), nn.Conv2d(width // 2, num_classes, 1)
+            _layer((below or [last])[-1], thin, 3), nn.Dropout2d(DROPOUT), nn.Conv2d(thin, num_classes, 1)
         )
 
     def features(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
