@@ -285,6 +285,7 @@ def _regions(
     known[: len(places)] = places
     total, mine = np.zeros((number, number), np.int64), []
     for i, found in zip(own, finder(_pixels(chosen[i]) for i in own), strict=True):
+        assert not isinstance(found, FoundObjects)
         some, k = chosen[i]
         counts = pixel_confusion(torch.from_numpy(found), torch.from_numpy(known[some.mask(k)]), number)
         total += counts

@@ -79,9 +79,10 @@ class DensePrediction:
         """Plain data, without the arrays."""
         if self.error:
             return {"path": self.path, "error": self.error}
-        found = {"objects": [asdict(one) for one in self.objects]} if self.labels is None else {}
-        found |= {"regions": [asdict(one) for one in self.regions]} if self.labels is not None else {}
-        return {"path": self.path, "height": self.height, "width": self.width, **found, "error": None}
+        stated: dict[str, object] = {"path": self.path, "height": self.height, "width": self.width, "error": None}
+        if self.regions:  # a segmenter leaves no image without
+            return stated | {"regions": [asdict(one) for one in self.regions]}
+        return stated | {"objects": [asdict(one) for one in self.objects]}
 
 
 def find(
@@ -180,7 +181,7 @@ def csv_text(predictions: Iterable[DensePrediction], task: str) -> str:
     return buffer.getvalue()
 
 
-class Folder:
+class DenseFolder:
     """The files of ``nextify predict --out``: one prediction at a time, and the lists of all at the end.
 
     ``drawn/`` holds a copy of each image with what was found. Of a detector, ``coco/results.json`` holds COCO's list of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,10 @@ from nextify.data.decode import Pixels
 from nextify.data.dense.annotations import DenseTask, IndexMask
 from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
+from nextify.kernels import install
+from nextify.system.native import Mode
 from nextify.tasks.restoring import FoundObjects, objects_back, regions_back
+from nextify.weights.bundle import load_dense
 
 BATCH = 8
 
@@ -48,3 +52,22 @@ class Finder:
                     yield objects_back(output, placement)
                 else:
                     yield regions_back(output, placement).cpu().numpy()
+
+
+def open_finder(
+    weights: str | Path, *, device: str = "cpu", threads: int | None = None, kernels: Mode = "auto"
+) -> Finder:
+    """Open the bundle of a detector or segmenter.
+
+    Raises:
+        WeightsError, FileNotFoundError: no such bundle, or a damaged one.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    bundle = load_dense(weights)
+    about = bundle.about
+    model = bundle.network().to(device)
+    install(model, kernels)
+    name = f"{about.name} with {about.design.head}" if about.name else about.design.head
+    bf16 = about.recipe is not None and about.recipe.precision == "bf16"
+    return Finder(model, about.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16)

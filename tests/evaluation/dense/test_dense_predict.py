@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from nextify.evaluation.dense_predict import Folder, csv_text, find, yolo_text
+from nextify.evaluation.dense_predict import DenseFolder, csv_text, find, yolo_text
 from nextify.evaluation.finder import Finder
 from nextify.networks.dense.detection import Found
 from nextify.tasks.average_precision import mask_api
@@ -64,7 +64,7 @@ def test_objects_of_files(masks: bool, tmp_path: Path) -> None:
     assert yolo_text(predictions[0]).splitlines()[1] == "1 0.187500 0.500000 0.125000 0.500000 0.500000"
     json.dumps([p.to_dict() for p in predictions], allow_nan=False)
 
-    folder = Folder(tmp_path / "out", told)
+    folder = DenseFolder(tmp_path / "out", told)
     for prediction in predictions[:2]:
         folder.add(prediction)
     folder.finish()
@@ -82,7 +82,7 @@ def test_coco_files_are_read_by_coco(masks: bool, tmp_path: Path) -> None:
     from faster_coco_eval import COCO
 
     told = detector(answer(masks))
-    folder = Folder(tmp_path / "out", told)
+    folder = DenseFolder(tmp_path / "out", told)
     folder.add(next(iter(find(told, photo(tmp_path / "x.jpg", 128, 64), least_score=0.6))))
     folder.finish()
     truth = COCO(str(tmp_path / "out" / "coco" / "images.json"))
@@ -100,7 +100,7 @@ def test_regions(tmp_path: Path) -> None:
     (found,) = find(told, Image.new("RGB", (64, 64)))
     assert [(region.name, region.share) for region in found.regions] == [("cat", 0.75), ("$dog_1$", 0.25)]
     assert csv_text([found], "segmentation").splitlines()[2] == "image 0,$dog_1$,1,0.25"
-    folder = Folder(tmp_path, told)
+    folder = DenseFolder(tmp_path, told)
     folder.add(found)
     folder.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "masks"]
