@@ -1,4 +1,4 @@
-"""``nextify evaluate`` and ``predict`` with bundles of detectors and segmenters; the commands that refuse such bundles."""
+"""``nextify evaluate`` and ``predict`` with bundles for dense tasks; the commands that refuse such bundles."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_evaluate(
     head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = made("segmentation" if head == "fpn" else "detection")
-    monkeypatch.setattr("nextify.cli.progress.read_any", lambda *args, **options: images)
+    monkeypatch.setattr("nextify.cli.progress.read_any", lambda *args, **options: images, raising=False)
     path = bundle(tmp_path, head)
     assert main(["evaluate", str(path), "--data", "scenes", "--device", "cpu", "--kernels", "off"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -76,7 +76,7 @@ def test_predict(head: Head, tmp_path: Path, photo: Path, capsys: pytest.Capture
     assert main([*words, "--csv"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 1 + len(found["regions" if head == "fpn" else "objects"]) > 1
-    assert main([*words, "nowhere.jpg"]) == 1
+    assert main([*words[:3], "nowhere.jpg", *words[3:]]) == 1
     assert "nowhere.jpg: no such file or folder" in capsys.readouterr().err
 
 
@@ -86,7 +86,6 @@ def test_predict(head: Head, tmp_path: Path, photo: Path, capsys: pytest.Capture
         (["evaluate", "BUNDLE", "--data", "digits", "--class-order", "natural"], "--class-order is for classifiers"),
         (["predict", "BUNDLE", "PHOTO", "--top", "3"], "--top is for classifiers"),
         (["export", "BUNDLE", "--to", "onnx"], "holds a network for detection, where a classifier is asked for"),
-        (["serve", "BUNDLE"], "holds a network for detection, where a classifier is asked for"),
         (["explain", "BUNDLE", "PHOTO"], "holds a network for detection, where a classifier is asked for"),
         (["quantize", "BUNDLE", "--data", "digits"], "holds a network for detection, where a classifier is asked for"),
         (
