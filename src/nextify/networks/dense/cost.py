@@ -23,9 +23,7 @@ CASCADE = 3
 """Box and mask heads of Cascade R-CNN (arXiv 1712.00726)."""
 
 
-def dense_cost(
-    design: DenseDesign, num_classes: int, height: int, width: int, *, cascade: bool = False
-) -> int:
+def dense_cost(design: DenseDesign, num_classes: int, height: int, width: int, *, cascade: bool = False) -> int:
     """Multiply-adds of one image of ``height`` by ``width`` pixels.
 
     Args:

@@ -94,7 +94,9 @@ class OneStage(DetectionHead):
         outputs = {name: out.float() for name, out in self.net.head(levels).items()}
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
         anchors = self.net.anchor_generator.of(shapes, levels[0].device)
-        each = [h * w * n for (h, w), n in zip(shapes, self.net.anchor_generator.num_anchors_per_location(), strict=True)]
+        each = [
+            h * w * n for (h, w), n in zip(shapes, self.net.anchor_generator.num_anchors_per_location(), strict=True)
+        ]
         if targets is not None:
             return self.losses(outputs, anchors, each, targets)
         split = {name: list(out.split(each, 1)) for name, out in outputs.items()}
@@ -102,9 +104,7 @@ class OneStage(DetectionHead):
         kept = self.net.postprocess_detections(split, [list(anchors.split(each))] * batch, [canvas] * batch)
         return [Found(one["boxes"], one["scores"], one["labels"]) for one in kept]
 
-    def losses(
-        self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]
-    ) -> Losses:
+    def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
         raise NotImplementedError
 
 
@@ -137,9 +137,7 @@ class FcosHead(OneStage):
         )
         self.object_scale = design.object_scale
 
-    def losses(
-        self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]
-    ) -> Losses:
+    def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
         boxes, labels, crowd, real = _padded(targets)  # (B, M, 4), three times (B, M)
         matched, ignored = self._matched(anchors, each, boxes, crowd, real)  # (B, P)
         positive = matched >= 0
@@ -210,7 +208,10 @@ def _as_torchvision(targets: Sequence[Truth], background: int = 0) -> list[dict[
 
 def _in_crowd(boxes: Tensor, crowd: Tensor) -> Tensor:
     """``(N,)``: whether most of each box ``(N, 4)`` lies inside of one of the ``crowd (M, 4)``."""
-    corners = torch.maximum(boxes[:, None, :2], crowd[None, :, :2]), torch.minimum(boxes[:, None, 2:], crowd[None, :, 2:])
+    corners = (
+        torch.maximum(boxes[:, None, :2], crowd[None, :, :2]),
+        torch.minimum(boxes[:, None, 2:], crowd[None, :, 2:]),
+    )
     shared = (corners[1] - corners[0]).clamp(min=0).prod(-1)  # (N, M)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     return (shared > INSIDE_CROWD * area[:, None]).any(1)
@@ -234,9 +235,7 @@ class RetinaNetHeads(OneStage):
             detections_per_img=MOST_BOXES,
         )
 
-    def losses(
-        self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]
-    ) -> Losses:
+    def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
         truth, matched = _as_torchvision(targets), []
         for target in truth:
             if len(target["labels"]):
@@ -286,9 +285,7 @@ class RegionHeads(DetectionHead):
     On canvases up to 640 pixels it proposes and samples a quarter of the regions, as there are fewer places.
     """
 
-    def __init__(
-        self, backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas, masks: bool
-    ) -> None:
+    def __init__(self, backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas, masks: bool) -> None:
         super().__init__()
         width, hidden = design.width, 4 * design.width
         self.neck = Pyramid(backbone, design.first_stride, width, "pool")

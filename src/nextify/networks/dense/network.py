@@ -18,9 +18,9 @@ from nextify.networks.dense.segmentation import segmentation_head
 class DenseNetwork(nn.Module):
     """Boxes or masks of ``(N, 3, H, W)`` images, all of one canvas.
 
-    With ``targets`` it returns its losses by name, each the mean over the batch as its paper defines it: FCOS's over the
-    batch's positive cells, RetinaNet's over each image's, a segmenter's over the batch's pixels. Without, in evaluation
-    mode, a detector returns a ``Found`` per image and a segmenter float32 logits ``(N, K, H, W)``.
+    With ``targets`` it returns its losses by name, each the mean over the batch as its paper defines it: FCOS's over
+    the batch's positive cells, RetinaNet's over each image's, a segmenter's over the batch's pixels. Without, in
+    evaluation mode, a detector returns a ``Found`` per image and a segmenter float32 logits ``(N, K, H, W)``.
     """
 
     def __init__(
