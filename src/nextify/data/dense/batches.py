@@ -142,7 +142,7 @@ class DenseTrainBatches:
 
     def _placement(self, index: int) -> Placement:
         height, width = self.images.sizes[index].tolist()
-        fitted = fitting(height, width, self.canvas)
+        fitted = fitting((height, width), self.canvas)
         least, most = self.range
         if least == most == 1:
             return fitted
@@ -205,7 +205,7 @@ class DenseTestBatches:
                 yield self._part(range(start, min(start + self.batch_size, len(self.images))))
 
     def _part(self, chosen: range) -> DenseBatch:
-        places = [fitting(*self.images.sizes[i].tolist(), self.canvas) for i in chosen]
+        places = [fitting(self.images.sizes[i].tolist(), self.canvas) for i in chosen]
         pixels = torch.from_numpy(np.stack([self._pixels(i, place) for i, place in zip(chosen, places, strict=True)]))
         if self.images.task == "segmentation":
             masks = [place.mask(self.images.mask(i), self.canvas) for i, place in zip(chosen, places, strict=True)]
@@ -251,7 +251,7 @@ class _Held:
         if found is not None:
             return found
         pixels = self.images.load(index)
-        fit = fitting(*pixels.shape[:2], self.largest)
+        fit = fitting(pixels.shape, self.largest)
         if fit.scale * REDUCED_FROM < 1:
             pixels = resized(pixels, fit.resized)
         elif not self.decodes:
