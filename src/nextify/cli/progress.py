@@ -183,15 +183,24 @@ class Stopping:
 
 
 def read_any(
-    console: Console, source: str, reading: Reading, cache: Path | None, weights: str | None, task: DenseTask | None
+    console: Console,
+    source: str,
+    reading: Reading,
+    cache: Path | None,
+    weights: str | None,
+    task: DenseTask | None,
+    ignore_index: int | None = None,
 ) -> AnyImages:
     """Open the images of ``--data`` to train on, annotated for whichever task, with progress.
 
     Args:
-        task: what to learn, where the data itself does not tell; the others as ``read_images`` has them.
+        task: what to learn, where the data itself does not tell; the others as ``read_images`` and ``open_dense`` have
+            them.
     """
     dense = task or recognize(source)
     if dense is None:
+        if ignore_index is not None:
+            raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
         return read_images(console, source, reading, cache, weights)
     if reading.channels is not None:
         raise DataError(f"--channels is for classification, and {source} is annotated for {dense}: leave it out")
@@ -202,6 +211,7 @@ def read_any(
             split_seed=reading.split_seed,
             cache=cache,
             skip_unreadable=reading.skip_unreadable,
+            ignore_index=ignore_index,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
         )
 

@@ -81,6 +81,8 @@ class Options:
     data: common.Images
     task: Annotated[Literal["detection", "segmentation"] | None, common.UNSET] = None
     """What to learn where the data is annotated for several. Default: recognized from the data."""
+    ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, common.UNSET] = None
+    """Of masks: pixels of this index are neither trained on nor measured, like those of 255."""
     out: common.Folder = None
     """Folder of the results. Default: runs/MODEL-DATA."""
     epochs: common.Count = None

@@ -59,7 +59,9 @@ def _run(options: Options, runtime: Runtime) -> int:
 
     def read() -> AnyImages:
         weights = options.network.weights
-        return read_any(console, options.data, options.reading, out / "cache", weights, options.task)
+        return read_any(
+            console, options.data, options.reading, out / "cache", weights, options.task, options.ignore_index
+        )
 
     with one_voice(first=processes.is_first()):
         images = processes.first_alone(read)

@@ -159,6 +159,7 @@ def train(
     data: str | Path | AnyImages,
     *,
     task: DenseTask | None = None,
+    ignore_index: int | None = None,
     out: str | Path,
     device: str = "auto",
     threads: int | None = None,
@@ -180,6 +181,7 @@ def train(
         data: ``digits``, ``cifar10``, ``scenes``, a folder (``open_images``, ``open_dense``), or images that are open
             already.
         task: ``detection`` or ``segmentation``, where the data is annotated for both; None recognizes it.
+        ignore_index: of masks, as ``open_dense`` takes it.
         kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
         compile: ``torch.compile`` the network.
         progress: called with a ``Progress`` after steps, a few times a second at most.
@@ -201,7 +203,9 @@ def train(
             if isinstance(data, Images | DenseImages):
                 return data
             if task is not None or recognize(data) is not None:
-                return open_dense(data, task=task, split_seed=split_seed, cache=out / "cache")
+                return open_dense(
+                    data, task=task, ignore_index=ignore_index, split_seed=split_seed, cache=out / "cache"
+                )
             return open_images(data, split_seed=split_seed, cache=out / "cache")
 
         prepared = prepare_in(out, wanted, processes.first_alone(read), place, started=started)
