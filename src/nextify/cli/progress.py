@@ -190,8 +190,9 @@ def read_any(
     weights: str | None,
     task: DenseTask | None,
     ignore_index: int | None = None,
+    to_train: bool = True,
 ) -> AnyImages:
-    """Open the images of ``--data`` to train on, annotated for whichever task, with progress.
+    """Open the images of ``--data``, annotated for whichever task, with progress.
 
     Args:
         task: what to learn, where the data itself does not tell; the others as ``read_images`` and ``open_dense`` have
@@ -201,7 +202,7 @@ def read_any(
     if dense is None:
         if ignore_index is not None:
             raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
-        return read_images(console, source, reading, cache, weights)
+        return read_images(console, source, reading, cache, weights, to_train)
     if reading.channels is not None:
         raise DataError(f"--channels is for classification, and {source} is annotated for {dense}: leave it out")
     with console.status("looking at the images …") as status:
@@ -212,6 +213,7 @@ def read_any(
             cache=cache,
             skip_unreadable=reading.skip_unreadable,
             ignore_index=ignore_index,
+            to_train=to_train,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
         )
 
