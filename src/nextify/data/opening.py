@@ -29,6 +29,7 @@ from nextify.system.text import printable
 
 DIGITS_TRAIN = 600
 """Training images of ``digits``; the other 1,197 are tested on, enough to tell accuracies apart."""
+EMBEDDED = ("digits", "scenes")
 KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards"
 DECODED_LIMIT = 2 * 2**30
 """Bytes up to which a set is held decoded."""
@@ -112,7 +113,7 @@ def check_source(source: str) -> None:
     if not source.strip():
         raise DataError(f"the name of the images is empty: give {KINDS}")
     path = Path(source).expanduser()
-    if source in ("digits", "cifar10") or source.startswith(PREFIX) or path.exists():
+    if source in (*EMBEDDED, "cifar10") or source.startswith(PREFIX) or path.exists():
         return
     if not (is_pattern(source) and path.suffix.lower() in (".tar", ".parquet")):
         raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
@@ -120,7 +121,7 @@ def check_source(source: str) -> None:
 
 def source_name(source: str) -> str:
     """What to call a source: the folder's name, the file's without its ending, the data set's on the Hub."""
-    if source in ("digits", "cifar10"):
+    if source in (*EMBEDDED, "cifar10"):
         return source
     if source.startswith(PREFIX):
         return source.rstrip("/").rpartition("/")[2].removeprefix(PREFIX)

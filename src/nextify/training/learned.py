@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -80,12 +80,9 @@ def train_batches(trial: Trial, images: AnyImages, runtime: Runtime, share: Shar
     return DenseTrainBatches(images.train, trial.recipe, canvas, trial.seed, masks=_has_masks(trial), **common)
 
 
-def test_batches(trial: Trial, images: AnySet, rank: int = 0, count: int = 1) -> TestingBatches:
+def batches_to_test(trial: Trial, images: AnySet, rank: int = 0, count: int = 1) -> TestingBatches:
     """Batches of images to measure on; of ``count`` processes, each takes every ``count``-th."""
     if isinstance(images, ImageSet):
         return TestBatches(images, trial.recipe, trial.data.image_size, TEST_BATCH, rank, count)
     canvas = cast("tuple[int, int]", trial.data.canvas)
     return DenseTestBatches(images, canvas, DENSE_TEST_BATCH, rank, count)
-
-
-test_batches.__test__ = False  # type: ignore[attr-defined]  # keeps pytest from collecting it by its name

@@ -34,9 +34,9 @@ class Group(TypedDict):
 
 
 def classifier(model: nn.Module) -> nn.Module:
-    """The classifier layer of one of our networks or of timm's, or the head of a dense network."""
+    """The classifier layer of one of our networks or of timm's, or the last layers of a dense network."""
     if isinstance(model, DenseNetwork):
-        return model.head
+        return nn.ModuleList(model.outputs())
     return model.head.classifier if isinstance(model, ConvNet) else model.get_classifier()  # type: ignore[operator]
 
 

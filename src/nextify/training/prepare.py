@@ -93,9 +93,7 @@ class Preparation:
         """The training, with ``epochs`` unless the request names its own."""
         request, images, size = self.request, self.images, self.image_size
         if isinstance(images, DenseImages):
-            dense, found, made, notes = dense_trial(
-                request, images, self.recipe, self.about, self.start_digest, epochs
-            )
+            dense, found, made, notes = dense_trial(request, images, self.recipe, self.about, self.start_digest, epochs)
             own = {**vars(self), "notes": (*self.notes, *notes)}
             return Prepared(**own, trial=dense, preflight=found, changes=tuple(made))
         recipe_settings, design_settings = split(request.settings)

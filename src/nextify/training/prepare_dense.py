@@ -66,7 +66,9 @@ class DensePreflight:
             plural(self.classes, "class", "classes"),
         ]
         if self.objects:
-            lines[1] += f", {plural(self.objects, 'object')} to train on, the middle one {self.middle_object:.0f} pixels"
+            lines[1] += (
+                f", {plural(self.objects, 'object')} to train on, the middle one {self.middle_object:.0f} pixels"
+            )
         return lines
 
     def to_dict(self) -> dict[str, object]:
@@ -216,9 +218,7 @@ def dense_trial(
         changes = [*(c for c in changes if c.field != "ema"), change]
     cost(design, min(canvas), images.num_classes)  # raises where the images are too small for the strides
     dense = fitted_head(design, _head(request, images), canvas)
-    data = Data(
-        *(images.name, images.fingerprint, images.num_classes, max(canvas)), task=images.task, canvas=canvas
-    )
+    data = Data(*(images.name, images.fingerprint, images.num_classes, max(canvas)), task=images.task, canvas=canvas)
     if about is not None:
         mean, std = about.preprocessing.mean, about.preprocessing.std
         data = replace(data, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))

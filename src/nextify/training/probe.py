@@ -13,10 +13,10 @@ import torch
 from nextify.paper.design import Design
 from nextify.system import native, processes
 from nextify.system.device import peak_memory_mib
+from nextify.training.learned import AnyImages, batches_to_test
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
 from nextify.training.schedule import relative_cost
-from nextify.training.learned import AnyImages, test_batches
 from nextify.training.trainer import Trainer, measured
 from nextify.training.trial import Runtime, Trial
 
@@ -81,12 +81,12 @@ def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8) -> 
             before = now
             if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
                 break
-        pixels, labels = next(iter(test_batches(trainer.trial, images.test)))
+        pixels, labels = next(iter(batches_to_test(trainer.trial, images.test)))
         for _ in range(2):  # the first may build kernels, too
             before = time.perf_counter()
             measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
             test_seconds = time.perf_counter() - before
-    tests = runtime.evaluations * len(test_batches(trial, images.test, count=processes.count()))
+    tests = runtime.evaluations * len(batches_to_test(trial, images.test, count=processes.count()))
     return Speed(
         statistics.median(times[2:] or times[1:] or times) * relative_cost(trial.recipe, size, trainer.stride),
         test_seconds * tests,

@@ -11,8 +11,8 @@ from typing import Any, cast
 from safetensors import SafetensorError, safe_open
 
 from nextify.system.files import check_regular, parse_json
-from nextify.training.records import Entry
 from nextify.training.learned import metric_specs
+from nextify.training.records import Entry
 from nextify.training.trial import VERSION, Trial
 from nextify.weights import WeightsError, is_bundle
 from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, any_from_json, belongs

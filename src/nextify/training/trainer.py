@@ -29,7 +29,7 @@ from nextify.system import processes
 from nextify.tasks.classification import Classification, fitted_temperature
 from nextify.tasks.task import M_co, Metrics, Task
 from nextify.training import distributed
-from nextify.training.learned import AnyImages, AnySet, task_of, test_batches, train_batches
+from nextify.training.learned import AnyImages, AnySet, batches_to_test, task_of, train_batches
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
 from nextify.training.records import Entry, State
 from nextify.training.schedule import image_side, learning_rate
@@ -131,9 +131,10 @@ def parts_of_a_batch(model: nn.Module, trial: Trial, runtime: Runtime) -> int:
     if not dense and not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return runtime.accumulation
     if runtime.accumulation not in (1, trial.accumulation):
+        what = "boxes and masks" if dense else "batch norm"
         raise ValueError(
-            f"with {'boxes or masks' if dense else 'batch norm'} the parts of a batch change the result: set the trial's accumulation, not the runtime's, "
-            f"to {runtime.accumulation}"
+            f"with {what} the parts of a batch change the result: set the trial's accumulation, not the runtime's, to "
+            f"{runtime.accumulation}"
         )
     return trial.accumulation
 
@@ -279,7 +280,7 @@ class Trainer:
         return found
 
     def _test_batches(self, images: AnySet) -> Iterator[tuple[Tensor, Any]]:
-        tests = test_batches(self.trial, images, processes.rank(), processes.count())
+        tests = batches_to_test(self.trial, images, processes.rank(), processes.count())
         return (self.task.test_batch(*batch) for batch in tests)
 
     @torch.no_grad()

@@ -159,7 +159,7 @@ class DenseSet:
             self.sizes[indices],
             [self.names[i] for i in chosen],
             None if self._objects is None else [self._objects[i] for i in chosen],
-            None if self._masks is None else _SelectedMasks(self._masks, chosen),
+            None if self._masks is None else SelectedMasks(self._masks, chosen),
         )
 
 
@@ -170,7 +170,9 @@ class MaskStore:
         raise NotImplementedError
 
 
-class _SelectedMasks(MaskStore):
+class SelectedMasks(MaskStore):
+    """Some of other masks."""
+
     def __init__(self, masks: Sequence[IndexMask] | MaskStore, indices: list[int]) -> None:
         self.masks, self.indices = masks, indices
 

@@ -6,6 +6,7 @@ canvas and starts at its top left corner; training draws the factor and the corn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,7 +76,7 @@ class Placement:
         down, across = self.resized
         rows, columns = _nearest(self.height, down), _nearest(self.width, across)
         places, parts = self._overlap(canvas)
-        out[(..., *places)] = mask[..., rows[parts[0]][:, None], columns[parts[1]]]
+        out[..., places[0], places[1]] = mask[..., rows[parts[0]][:, None], columns[parts[1]]]
         return out
 
     def back(self, values: Tensor) -> Tensor:
@@ -106,14 +107,15 @@ def _nearest(side: int, resized: int) -> npt.NDArray[np.int64]:
     return ((np.arange(resized) + 0.5) * (side / resized)).astype(np.int64)
 
 
-def fitting(height: int, width: int, canvas: tuple[int, int]) -> Placement:
-    """The placement in which an image just fits a canvas (height, width), at its top left corner."""
+def fitting(size: Sequence[int], canvas: tuple[int, int]) -> Placement:
+    """The placement in which an image of ``size`` (height, width, …) just fits a canvas, at its top left corner."""
+    height, width = size[:2]
     return Placement(height, width, min(canvas[0] / height, canvas[1] / width))
 
 
 def placed(pixels: Pixels, canvas: tuple[int, int]) -> tuple[Pixels, Placement]:
     """An image ``(H, W, 3)`` fitted to a canvas (height, width), and where it lies there."""
-    placement = fitting(*pixels.shape[:2], canvas)
+    placement = fitting(pixels.shape, canvas)
     return placement.pixels(pixels, canvas), placement
 
 

@@ -31,11 +31,8 @@ LEAST_VISIBLE = 0.7
 CONTRAST = 70.0
 """Least distance of a digit's colour from its background's mean, of 255, in the channel where it is largest."""
 _TRIES = 12
-_FINE = 6
-"""Pixels into which each of a digit's is parted before it is resized, so that its outline is smooth."""
-
-_RAMP = [round(255 * min(1.0, max(0.0, (value / 255 - 0.38) / 0.2))) for value in range(256)]
-"""Steep around half the ink, which makes crisp strokes of blurred pixels."""
+_INK = 0.48
+"""Share of the darkest ink from which a pixel belongs to a digit."""
 
 Random = np.random.RandomState
 Scene = tuple[Pixels, Objects, IndexMask]
@@ -52,7 +49,7 @@ def scenes() -> tuple[list[Scene], list[Scene]]:
     which = Random(0).permutation(len(labels))
     parts = which[:DIGITS_OF_TRAIN], which[DIGITS_OF_TRAIN:]
     train, test = (
-        [_scene(Random([part, i]), images, labels, own) for i in range(count)]
+        [_scene(Random(1000 * part + i), images, labels, own) for i in range(count)]
         for part, (count, own) in enumerate(zip((TRAIN, TEST), parts, strict=True))
     )
     return train, test
@@ -62,7 +59,7 @@ def _scene(
     random: Random, images: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], own: npt.NDArray[np.int64]
 ) -> Scene:
     canvas = _background(random)
-    owner = np.full((HEIGHT, WIDTH), -1)  # which object each pixel belongs to
+    owner = np.full((HEIGHT, WIDTH), -1, np.int8, order="F")  # which object each pixel belongs to
     drawn: list[int] = []
     left = np.zeros(DIGITS[1], np.int64)  # pixels of each object that may still be covered
     for _ in range(random.randint(DIGITS[0], DIGITS[1] + 1)):
@@ -86,13 +83,14 @@ def _scene(
         left -= hidden
         left[len(drawn)] = int((1 - LEAST_VISIBLE) * inside.sum())
         drawn.append(int(labels[which]))
-    canvas += random.normal(0, random.uniform(2, 7), (HEIGHT, WIDTH, 1))
+    y, x = random.randint(HEIGHT), random.randint(WIDTH)
+    canvas += random.uniform(2, 7) * _noise()[y : y + HEIGHT, x : x + WIDTH]
     classes = np.array(drawn)
-    mask = np.where(owner >= 0, 1 + classes[owner], 0).astype(np.uint8)
+    mask = np.array([*(1 + classes), 0], np.uint8)[owner]  # the last, of -1, is the background
     return canvas.clip(0, 255).round().astype(np.uint8), _objects(owner, classes), mask
 
 
-def _objects(owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]) -> Objects:
+def _objects(owner: npt.NDArray[np.int8], classes: npt.NDArray[np.int64]) -> Objects:
     boxes = np.zeros((len(classes), 4), np.float32)
     masks = []
     for i in range(len(classes)):
@@ -109,26 +107,34 @@ def _objects(owner: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]) -> Ob
     )
 
 
-def _glyph(digit: npt.NDArray[np.float64], size: float, degrees: float, stretch: float) -> npt.NDArray[np.float64]:
+@lru_cache(maxsize=1)
+def _noise() -> npt.NDArray[np.float32]:
+    """Gaussian noise of which each scene shows a part: ``(256, 320, 1)``."""
+    return Random(1).normal(0, 1, (2 * HEIGHT, 2 * WIDTH, 1)).astype(np.float32)
+
+
+def _glyph(digit: npt.NDArray[np.float64], size: float, degrees: float, stretch: float) -> npt.NDArray[np.float32]:
     """How much of each pixel an enlarged digit ``(8, 8)`` covers, cropped to it: about ``size`` pixels high."""
-    padded = np.pad(digit, 2)  # (12, 12)
-    side = padded.shape[0] * _FINE
-    fine = Image.fromarray((padded * 255).round().astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
-    fine = fine.rotate(degrees, Image.Resampling.BILINEAR)
-    ink = np.asarray(fine.point(_RAMP))
-    rows, columns = np.flatnonzero(ink.max(1) > 127), np.flatnonzero(ink.max(0) > 127)
-    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-    height = round(size)
-    width = max(3, round(size * stretch * (box[2] - box[0]) / (box[3] - box[1])))
-    small = Image.fromarray(ink).resize((min(width, WIDTH), height), Image.Resampling.BILINEAR, tuple(map(float, box)))
-    return np.asarray(small) / 255
+    padded = Image.fromarray(np.pad(digit, 2).astype(np.float32))  # 12×12
+    down, across = size / 8, stretch * size / 8  # pixels per pixel of the digit
+    height, width = math.ceil(12 * down), min(math.ceil(12 * across), WIDTH)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turned = cos / across, sin / down, 6 - cos * width / across / 2 - sin * height / down / 2
+    turned += -sin / across, cos / down, 6 + sin * width / across / 2 - cos * height / down / 2
+    ink = np.asarray(padded.transform((width, height), Image.Transform.AFFINE, turned, Image.Resampling.BICUBIC))
+    # The larger the digit, the steeper: its outline stays about one pixel wide.
+    alpha = ((ink - _INK) / min(1.0, 9 / size) + 0.5).clip(0, 1)
+    rows, columns = np.flatnonzero((alpha > 0.5).any(1)), np.flatnonzero((alpha > 0.5).any(0))
+    return alpha[rows[0] : min(rows[-1] + 1, rows[0] + HEIGHT), columns[0] : columns[-1] + 1]
 
 
-def _background(random: Random) -> npt.NDArray[np.float64]:
+def _background(random: Random) -> npt.NDArray[np.float32]:
     """``(128, 160, 3)``: a soft colour field with strokes, rings and patches on it."""
     field = random.uniform(30, 225, (1, 1, 3)) + random.normal(0, 28, (4, 5, 3))
     coarse = Image.fromarray(field.clip(0, 255).round().astype(np.uint8))
-    image = coarse.resize((2 * WIDTH, 2 * HEIGHT), Image.Resampling.BICUBIC)
+    image = coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).resize(
+        (2 * WIDTH, 2 * HEIGHT), Image.Resampling.NEAREST
+    )
     draw = ImageDraw.Draw(image, "RGBA")
     for _ in range(random.randint(8, 20)):
         colour = (*random.randint(0, 256, 3).tolist(), int(random.randint(60, 200)))
@@ -151,13 +157,13 @@ def _background(random: Random) -> npt.NDArray[np.float64]:
             case _:
                 corners = random.randint(-20, 21, (3, 2)) + np.array([x, y])
                 draw.polygon([tuple(corner) for corner in corners.tolist()], fill=colour)
-    return np.asarray(image.reduce(2)).astype(np.float64)
+    return np.asarray(image.reduce(2)).astype(np.float32)
 
 
-def _colour(random: Random, around: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _colour(random: Random, around: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """A colour ``(3,)`` that stands out from what is around it."""
     for _ in range(100):
         colour = random.uniform(0, 255, 3)
         if np.abs(colour - around).max() >= CONTRAST and abs(colour.mean() - around.mean()) >= CONTRAST / 2:
-            return colour
-    return np.full(3, 255.0 if around.mean() < 128 else 0.0)
+            return colour.astype(np.float32)
+    return np.full(3, 255 if around.mean() < 128 else 0, np.float32)

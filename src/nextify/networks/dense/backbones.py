@@ -1,4 +1,4 @@
-"""What heads stand on: maps of several resolutions, of our networks or of timm's, and a pyramid made of a single one."""
+"""What heads stand on: maps of several resolutions, from our networks or timm's, or made from a single one."""
 
 from __future__ import annotations
 

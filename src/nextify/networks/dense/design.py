@@ -75,11 +75,11 @@ class DenseDesign:
 def fitted_head(backbone: Design | Foreign, head: Head, canvas: tuple[int, int]) -> DenseDesign:
     """The design whose head suits images of ``canvas (height, width)`` pixels.
 
-    Beyond 640 pixels it is the published one. Up to 640 its width and depth are half; up to 256 the width is a quarter,
-    a one-stage head starts at stride 4, and levels take objects of half the size.
+    Beyond 640 pixels it is the published one. Up to 640 its width and depth are half, up to 256 a quarter; there a
+    one-stage head starts at stride 4, and levels take objects of half the size.
     """
     step = (max(canvas) > SMALL) + (max(canvas) > LARGE)
     design = DenseDesign(backbone, head, _WIDTHS.get(head, _DETECTION_WIDTHS)[step])
-    if step < 2:
-        design = design.with_(convolutions=2)
-    return design if step else design.with_(finest_stride=4, object_scale=2.0)
+    if step == 0:
+        return design.with_(convolutions=1, finest_stride=4, object_scale=2.0)
+    return design.with_(convolutions=2) if step == 1 else design

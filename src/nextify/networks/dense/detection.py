@@ -285,9 +285,7 @@ class RegionHeads(DetectionHead):
     On canvases up to 640 pixels it proposes and samples a quarter of the regions, as there are fewer places.
     """
 
-    def __init__(
-        self, backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas, masks: bool
-    ) -> None:
+    def __init__(self, backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas, masks: bool) -> None:
         super().__init__()
         width, hidden = design.width, 4 * design.width
         self.neck = Pyramid(backbone, design.first_stride, width, "pool")

@@ -14,13 +14,16 @@ from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.detection import Found, detection_head
 from nextify.networks.dense.segmentation import segmentation_head
 
+_LAST = {"cls_logits", "bbox_reg", "bbox_ctrness", "bbox_pred", "cls_score", "mask_fcn_logits", "classifier"}
+"""Names of last layers in torchvision's heads and ours."""
+
 
 class DenseNetwork(nn.Module):
     """Boxes or masks of ``(N, 3, H, W)`` images, all of one canvas.
 
-    With ``targets`` it returns its losses by name, each the mean over the batch as its paper defines it: FCOS's over the
-    batch's positive cells, RetinaNet's over each image's, a segmenter's over the batch's pixels. Without, in evaluation
-    mode, a detector returns a ``Found`` per image and a segmenter float32 logits ``(N, K, H, W)``.
+    With ``targets`` it returns its losses by name, each the mean over the batch as its paper defines it: FCOS's over
+    the batch's positive cells, RetinaNet's over each image's, a segmenter's over the batch's pixels. Without, in
+    evaluation mode, a detector returns a ``Found`` per image and a segmenter float32 logits ``(N, K, H, W)``.
     """
 
     def __init__(
@@ -47,6 +50,10 @@ class DenseNetwork(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim <= 1 or name.removeprefix("backbone.body.") in named:
                 yield name
+
+    def outputs(self) -> list[nn.Module]:
+        """The last layers, whose outputs are classes, boxes, scores and masks."""
+        return [module for name, module in self.head.named_modules() if name.rpartition(".")[2] in _LAST]
 
     @property
     def trunk(self) -> Backbone | None:

@@ -44,8 +44,6 @@ def pixel_loss(logits: Tensor, targets: Tensor) -> Tensor:
 class SegmentationHead(nn.Module):
     """Losses in training, logits at the size of the canvas in evaluation."""
 
-    auxiliary: nn.Module | None = None
-
     def features(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What the classifier sees, and what the auxiliary head sees."""
         raise NotImplementedError
@@ -64,6 +62,7 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
+        self.auxiliary: nn.Module | None = None
         self.dropout = nn.Dropout2d(DROPOUT)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
