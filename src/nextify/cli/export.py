@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_source, check_weights
+from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_weights
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.quantize import default_folder, search
+from nextify.data.source import check_source
 from nextify.paper.settings import Range
 from nextify.system.text import printable
 

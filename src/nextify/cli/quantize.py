@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_replaced, check_source, check_weights
+from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_replaced, check_weights
 from nextify.cli.printing import note, print_json
+from nextify.data.source import check_source
 from nextify.paper.settings import Range
 from nextify.report.columns import TABLES, Column, shown
 from nextify.report.tables import terminal_of
