@@ -1,6 +1,9 @@
 """Fixtures of all rooms."""
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported; see pytest_runtest_protocol
 
 import pytest
 import torch
@@ -24,8 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Iterator[None]:
-    """Leave torch as many threads as before the test. The commands take all cores, and where pytest's processes have as
-    many threads each, these spend most of their time waiting for one another."""
+    """Leave torch as many threads as before the test.
+
+    The commands take all cores. Where each of pytest's processes has that many threads, they wait for one another most
+    of the time, and would keep the cores busy with waiting.
+    """
     before = torch.get_num_threads()
     result = yield
     torch.set_num_threads(before)

@@ -170,13 +170,14 @@ WRONG = [
     ("roadmap", "--steps", "unknown"),
     ("evaluate", "/nowhere", "--data", "digits"),
     ("robustness", ".", "--data", "/nowhere"),
+    ("quantize", ".", "--data", "/nowhere"),
     ("predict", "/nowhere", "x.png"),
     ("convert", "/nowhere", "x", "--to", "timm"),
     ("export", "/nowhere", "--to", "onnx"),
     ("compare", "--data", "/nowhere"),
 ]
 """Commands with a wrong name or path."""
-HEAVY = ("torch", "numpy", "PIL", "scipy", "timm", "matplotlib", "typeguard", "asyncio", "unittest.mock")
+HEAVY = ("torch", "numpy", "PIL", "scipy", "timm", "matplotlib", "rich", "typeguard", "asyncio")
 
 
 def test_a_wrong_name_or_path_is_said_before_anything_heavy_is_imported(tmp_path: Path) -> None:

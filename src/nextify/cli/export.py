@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_weights
@@ -89,6 +88,8 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.deploy.export import export
     from nextify.deploy.quantize import fastest, quantize

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_replaced, check_weights
@@ -78,6 +77,8 @@ COLUMNS: list[Column[Candidate]] = [
 
 
 def run(options: Options) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.deploy.quantize import quantize
 
@@ -88,6 +89,8 @@ def run(options: Options) -> int:
 
 def search(made: Callable[..., Quantized], images: Images, options: Any) -> int:
     """Call ``quantize`` or ``fastest``, and print the candidates and what was written."""
+    from rich.console import Console
+
     with Console(stderr=True).status("loading the bundle …") as status:
         found = made(
             options.bundle,
