@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 """The repository."""
 Captured = pytest.CaptureFixture[str]
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32), layer_scale=0.5)
+TWO_STAGES = SMALL.with_(depths=(1, 1), widths=(8, 16), stage_strides=(1, 2))
 TINY = CONVNEXT_TINY.with_(depths=(1, 1), widths=(8, 16), stage_strides=(1, 2), layer_scale="off")
 
 
