@@ -56,12 +56,22 @@ def tiny_bundle(
     )
 
 
+def server() -> Any:
+    """Start the process from which commands are forked, unless it runs; the engines of this process use it too."""
+    context = worker_context("nextify.cli.study", "nextify.cli.training", "sklearn.model_selection")
+    if sys.platform == "linux":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+    return context
+
+
 class Command:
     """``nextify ARGUMENTS`` in a process and a session of its own, forked from one that has imported torch, which
     spares each of them seconds. What it prints to stdout is discarded."""
 
     def __init__(self, arguments: list[str], largest_file: int | None = None) -> None:
-        context = worker_context("nextify.cli.study", "nextify.cli.training", "sklearn.model_selection")
+        context = server()
         self._errors, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_run, args=(arguments, theirs, largest_file))
         self._process.start()

@@ -254,6 +254,7 @@ def test_networks_of_all_sizes_stay_in_memory_where_they_fit(fits: bool, monkeyp
     monkeypatch.setattr(measuring, "built", built)
     monkeypatch.setattr(measuring, "_measure_memory", memory)
     monkeypatch.setattr(measuring, "_free_bytes", lambda settings: 2**40 if fits else 2**20)
+    monkeypatch.setattr(measuring, "SHORTEST_TIMED", 0.002)
     found = count(settings(rounds=2))
     probe(found)
     assert found.settings.keeps is fits

@@ -22,7 +22,7 @@ from nextify.study.plan import PlanError, make_plan
 from nextify.study.store import Store
 from nextify.system.files import UnusableFolder
 from nextify.training.trial import Data
-from tests.helpers import Command, save_noise
+from tests.helpers import Command, save_noise, server
 
 
 class Facts:
@@ -155,6 +155,7 @@ def figures(out: Path) -> list:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
+    server()  # before a smaller one is started here
     out, said = tmp_path_factory.mktemp("undisturbed"), io.StringIO()
     with contextlib.redirect_stdout(said):
         assert main(arguments(out, *SMALL)) == 0
