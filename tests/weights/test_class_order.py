@@ -96,10 +96,15 @@ def fitted(
     folder: Path, classes: list[str] | tuple[str, ...], preprocessing: Preprocessing | None = None
 ) -> dict[str, Tensor]:
     """A random network whose classifier was fitted, in closed form, to the images with ``classes`` as its order."""
+    return dict(fitted_once(folder, tuple(classes), preprocessing or Preprocessing()))
+
+
+@cache
+def fitted_once(folder: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = create_model(DESIGN.with_(layer_scale=1.0), len(classes)).eval()
     files = sorted(folder.glob("*/*.png"))
-    x = torch.stack([(preprocessing or Preprocessing())(Image.open(f)) for f in files])
+    x = torch.stack([preprocessing(Image.open(f)) for f in files])
     labels = torch.tensor([classes.index(f.parent.name) for f in files])
     features = classifier_inputs(model, x)
     with torch.no_grad():
