@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.console import Console
-
 from nextify.cli.options import MeasurementOptions
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.report.text import percent
@@ -24,6 +22,8 @@ class Options(MeasurementOptions):
 
 
 def run(options: Options) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.evaluation.evaluate import evaluate, files
     from nextify.tasks.classification import Classification
