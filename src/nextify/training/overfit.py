@@ -69,4 +69,4 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
         seen = trainer.task.observe(trainer.model, *trainer.task.test_batch(pixels, labels))
     metric = trainer.task.metric_specs[0]
     value = trainer.task.metrics([seen]).values()[metric.key]
-    return Overfit(len(labels), steps, losses[0], losses[-1], metric, value)
+    return Overfit(len(pixels), steps, losses[0], losses[-1], metric, value)

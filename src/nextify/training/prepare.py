@@ -16,13 +16,18 @@ from torch import Tensor
 
 from nextify.data import Images
 from nextify.data.batches import divided
+from nextify.data.dense.annotations import DenseImages
+from nextify.data.dense.placement import canvas_of
 from nextify.data.preflight import Preflight, preflight
 from nextify.fitting.fit import Change, fit, without_average
 from nextify.fitting.scale import scale
+from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
+from nextify.training.learned import AnyImages
+from nextify.training.prepare_dense import DensePreflight, dense_recipe, dense_start, dense_trial
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
@@ -45,7 +50,7 @@ class Preparation:
     """A request's data and starting weights, read once; ``fitted_to`` turns them into a training."""
 
     request: Request
-    images: Images
+    images: AnyImages
     recipe_name: str
     recipe: Recipe
     about: About | None
@@ -56,12 +61,18 @@ class Preparation:
     """One sentence for each decision made for the user."""
 
     @classmethod
-    def of(cls, request: Request, images: Images) -> Preparation:
+    def of(cls, request: Request, images: AnyImages) -> Preparation:
         """Check the request and read the weights it starts from; raises as ``prepare`` does."""
         check(request)
         notes: list[str] = []
-        recipe_name, recipe = _recipe(request, images, notes)
-        about, start = _start(request, images, notes)
+        if isinstance(images, DenseImages):
+            recipe_name, recipe = dense_recipe(request, images, notes)
+            about, start = dense_start(request, images, notes)
+        else:
+            if request.head is not None:
+                raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
+            recipe_name, recipe = _recipe(request, images, notes)
+            about, start = _start(request, images, notes)
         if about is not None:
             if request.scale != "full" or split(request.settings)[1]:
                 raise RequestError(
@@ -71,13 +82,20 @@ class Preparation:
                 raise RequestError("the weights take grayscale images, and training is on RGB: choose other weights")
         elif request.frozen_stages:
             raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
-        size = request.image_size or _image_size(request, images, about, notes)
+        if isinstance(images, DenseImages):
+            size = max(canvas_of(images, request.image_size))
+        else:
+            size = request.image_size or _image_size(request, images, about, notes)
         digest = FROM_SCRATCH if start is None else _digest(start)
         return cls(request, images, recipe_name, recipe, about, start, digest, size, tuple(notes))
 
     def fitted_to(self, epochs: int | None = None) -> Prepared:
         """The training, with ``epochs`` unless the request names its own."""
         request, images, size = self.request, self.images, self.image_size
+        if isinstance(images, DenseImages):
+            dense, found, made, notes = dense_trial(request, images, self.recipe, self.about, self.start_digest, epochs)
+            own = {**vars(self), "notes": (*self.notes, *notes)}
+            return Prepared(**own, trial=dense, preflight=found, changes=tuple(made))
         recipe_settings, design_settings = split(request.settings)
         chosen_scale = scale(request.scale)
         design = chosen_scale.shrink(find_design(request.model)) if self.about is None else self.about.design
@@ -111,7 +129,7 @@ class Preparation:
         trial = Trial(
             design,
             final,
-            self._data(),
+            self._data(images),
             request.seed,
             self.start_digest,
             request.frozen_stages,
@@ -119,9 +137,8 @@ class Preparation:
         )
         return Prepared(**vars(self), trial=trial, preflight=report, changes=tuple(changes))
 
-    def _data(self) -> Data:
-        images, size = self.images, self.image_size
-        data = Data(images.name, images.fingerprint, images.num_classes, size)
+    def _data(self, images: Images) -> Data:
+        data = Data(images.name, images.fingerprint, images.num_classes, self.image_size)
         if self.about is None:
             return data
         mean, std = self.about.preprocessing.mean, self.about.preprocessing.std
@@ -133,7 +150,7 @@ class Prepared(Preparation):
     """A training that is ready to run; its recipe is the trial's, ``recipe`` the one that was fitted."""
 
     trial: Trial
-    preflight: Preflight
+    preflight: Preflight | DensePreflight
     changes: tuple[Change, ...]
 
     @property
@@ -144,14 +161,21 @@ class Prepared(Preparation):
     @property
     def steps_per_epoch(self) -> int:
         recipe = self.trial.recipe
+        if isinstance(self.images, DenseImages):
+            return len(self.images.train) // recipe.batch_size
         return len(divided(self.images.train.labels, recipe)[0]) // recipe.batch_size
 
     @property
     def uses_batch_norm(self) -> bool:
         return isinstance(self.trial.design, Design) and self.trial.design.norm == "batch"
 
+    @property
+    def parts_matter(self) -> bool:
+        """Whether the parts of a batch change the result: they are then never chosen for the user."""
+        return self.uses_batch_norm or isinstance(self.trial.design, DenseDesign)
 
-def prepare(request: Request, images: Images, epochs: int | None = None) -> Prepared:
+
+def prepare(request: Request, images: AnyImages, epochs: int | None = None) -> Prepared:
     """The training of a request, fitted to the images.
 
     Args:

@@ -1,0 +1,233 @@
+"""From a request to the training of a detector or segmenter, fitted to the images, with a reason for every change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast, get_args
+
+import numpy as np
+from torch import Tensor
+
+from nextify.data.dense.annotations import DenseImages
+from nextify.data.dense.placement import MULTIPLE, canvas_of
+from nextify.data.errors import DataError
+from nextify.fitting.fit import Change, fit, without_average
+from nextify.fitting.scale import scale
+from nextify.networks.dense.design import SEGMENTATION_HEADS, DenseDesign, Head, fitted_head
+from nextify.networks.layout import cost
+from nextify.networks.zoo import find_design
+from nextify.paper.recipe import RECIPES, Recipe
+from nextify.system.text import plural
+from nextify.training.request import DESIGN_FIELDS, Request, RequestError, split
+from nextify.training.trial import Data, Trial
+from nextify.weights import About, Preprocessing, WeightsError, find
+from nextify.weights.bundle import DenseAbout, load_dense, stated
+
+MANY_IMAGES = 20_000
+"""Training images from which on the paper's recipe is chosen rather than the one for small sets."""
+FEW_TEST = 50
+"""Test images below which a metric is a rough guess."""
+RECIPES_OF = {
+    "detection": ("detection_small", "coco_3x"),
+    "segmentation": ("segmentation_small", "ade20k_160k"),
+}
+"""The recipe for small sets and the paper's."""
+DEFAULT_HEADS: dict[str, Head] = {"detection": "fcos", "segmentation": "fpn"}
+PAPERS_HEADS: dict[str, Head] = {"detection": "mask_rcnn", "segmentation": "upernet"}
+
+
+@dataclass(frozen=True)
+class DensePreflight:
+    """Facts about the images, and what a training on them would meet; notes and warnings are one sentence each."""
+
+    data: str
+    fingerprint: str
+    task: str
+    train_images: int
+    test_images: int
+    classes: int
+    middle_size: tuple[int, int]
+    """Medians of height and width, pixels."""
+    objects: int | None
+    """Of the training images; None for segmentation."""
+    middle_object: float | None
+    """Median root of the area of an object's box, pixels."""
+    left_out: Mapping[str, list[str]]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The main facts, as lines to print."""
+        height, width = self.middle_size
+        lines = [
+            f"{self.task}: {plural(self.train_images, 'image')} to train on and {self.test_images:,} to test on, the "
+            f"middle one of {width}×{height} pixels",
+            plural(self.classes, "class", "classes"),
+        ]
+        if self.objects:
+            lines[1] += (
+                f", {plural(self.objects, 'object')} to train on, the middle one {self.middle_object:.0f} pixels"
+            )
+        return lines
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
+    """Check images against the recipe they will be trained with.
+
+    Raises:
+        DataError: an epoch would have no step, or there are no test images.
+    """
+    if recipe.batch_size > len(images.train):
+        raise DataError(
+            f"a batch of {plural(recipe.batch_size, 'image')} leaves no step in an epoch of {len(images.train):,}: "
+            f"set batch_size to at most {len(images.train):,}, or leave it to the fit"
+        )
+    if not len(images.test):
+        raise DataError("there is no image to test on: add a val split, or leave some of the images for it")
+    warnings = list(images.warnings)
+    if len(images.test) < FEW_TEST:
+        warnings.append(f"{plural(len(images.test), 'test image')} measure roughly: differences of points are noise")
+    objects = middle = None
+    if images.task == "detection":
+        boxes = np.concatenate([images.train.objects(i).boxes for i in range(len(images.train))])
+        objects = len(boxes)
+        if not objects:
+            raise DataError("the training images have no objects: nothing can be learned from them")
+        middle = float(np.median(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))))
+    return DensePreflight(
+        *(images.name, images.fingerprint, images.task, len(images.train), len(images.test), images.num_classes),
+        *(images.middle_size, objects, middle),
+        left_out={reason: list(names) for reason, names in images.left_out.items()},
+        notes=images.notes,
+        warnings=tuple(warnings),
+    )
+
+
+def dense_recipe(request: Request, images: DenseImages, notes: list[str]) -> tuple[str, Recipe]:
+    """The request's recipe, or the one for so many images."""
+    name = request.recipe
+    if name is None:
+        name = RECIPES_OF[images.task][len(images.train) >= MANY_IMAGES]
+        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
+    return name, RECIPES[name]
+
+
+def dense_start(
+    request: Request, images: DenseImages, notes: list[str]
+) -> tuple[About | None, Mapping[str, Tensor] | None]:
+    """The weights to start from, by the names of a dense network, and what they are.
+
+    Of a classifier, and of mmdetection's and mmsegmentation's checkpoints, that is the backbone; of a detector or
+    segmenter of ours the head too, where it is for the same classes.
+    """
+    if request.weights is None:
+        return None, None
+    if request.class_order is not None:
+        raise RequestError("--class-order is about a classifier's classes: leave it out")
+    known = stated(request.weights)
+    if isinstance(known, DenseAbout):
+        bundle = load_dense(request.weights)
+        if not hasattr(known.design.backbone, "depths") or (known.name and known.name != request.model):
+            raise WeightsError(f"{request.weights} holds {known.name or 'another network'}, not {request.model}")
+        same = known.classes == images.classes and known.design.head == _head(request, images)
+        state = {n: t for n, t in bundle.state.items() if same or n.startswith("backbone.")}
+        notes.append(f"starts from {request.weights}, licence {known.licence}; the head is {'kept' if same else 'new'}")
+        preprocessing = Preprocessing(mean=known.mean, std=known.std)
+        about = About(known.design.backbone, 0, name=known.name, preprocessing=preprocessing, licence=known.licence)  # type: ignore[arg-type]
+        return about, state
+    found = find(request.weights, request.model if known is None else None)
+    about = found.bundle.about
+    if about.name and about.name != request.model:
+        raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
+    if about.in_channels != 3:
+        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, and training is on 3")
+    state = {f"backbone.{n}": t for n, t in found.bundle.state.items() if not n.startswith("head.")}
+    state |= {f"backbone.{n}": t for n, t in found.output_norms.items()}
+    notes.append(f"the backbone starts from {request.weights}, licence {about.licence}; the head is new")
+    notes += found.notes
+    return about, state
+
+
+def _head(request: Request, images: DenseImages) -> Head:
+    """The request's head, the paper's for its recipes, or a light one."""
+    if request.head is not None:
+        if request.head not in get_args(Head):
+            raise RequestError(f"no head {request.head!r}; there are {', '.join(get_args(Head))}")
+        head = cast("Head", request.head)
+    elif request.recipe == RECIPES_OF[images.task][1]:
+        head = PAPERS_HEADS[images.task]
+        if head == "mask_rcnn" and not images.has_masks:
+            head = "faster_rcnn"
+    else:
+        head = DEFAULT_HEADS[images.task]
+    if (head in SEGMENTATION_HEADS) != (images.task == "segmentation"):
+        fit_heads = [h for h in get_args(Head) if (h in SEGMENTATION_HEADS) == (images.task == "segmentation")]
+        raise RequestError(f"--head {head} is for another task than {images.task}: choose {', '.join(fit_heads)}")
+    if head == "mask_rcnn" and not images.has_masks:
+        raise RequestError(f"--head mask_rcnn learns instance masks, and {images.name} has none: choose faster_rcnn")
+    return head
+
+
+def dense_trial(
+    request: Request,
+    images: DenseImages,
+    recipe: Recipe,
+    about: About | None,
+    start_digest: str,
+    epochs: int | None,
+) -> tuple[Trial, DensePreflight, list[Change], list[str]]:
+    """The trial of a request with its preflight, the changes of the fit, and further notes.
+
+    Raises:
+        RequestError, FitError, DataError: as ``prepare``.
+    """
+    recipe_settings, design_settings = split(request.settings)
+    chosen_scale = scale(request.scale)
+    design = chosen_scale.shrink(find_design(request.model)) if about is None else about.design
+    if not 0 <= request.frozen_stages <= len(design.depths):
+        raise RequestError(f"--freeze must be between 0 and {len(design.depths)}, the stages of this design")
+    if request.image_size is not None and request.image_size % MULTIPLE:
+        raise RequestError(f"--image-size must be a multiple of {MULTIPLE} for {images.task}, got {request.image_size}")
+    canvas = canvas_of(images, request.image_size)
+    granted = recipe_settings.get("epochs", request.epochs if request.epochs is not None else epochs)
+    if granted is None and request.scale != "full":
+        granted = chosen_scale.epochs
+    fitted = fit(
+        design, recipe, images, image_size=min(canvas), epochs=granted, batch_size=recipe_settings.get("batch_size")
+    )
+    changes = [change for change in fitted.changes if change.before != change.after]
+    if about is None:
+        design = fitted.design.with_(**design_settings) if design_settings else fitted.design
+    else:  # trained weights have the design they have
+        changes = [change for change in changes if change.field not in DESIGN_FIELDS]
+    above: dict[str, Any] = dict(recipe_settings)
+    if request.precision is not None:
+        above["precision"] = request.precision
+    rate = above.get("learning_rate")
+    if rate is not None and "min_learning_rate" not in above and rate < fitted.recipe.min_learning_rate:
+        above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
+    final = fitted.recipe.with_(**above)
+    changes = [c for c in changes if c.after == (design if c.field in DESIGN_FIELDS else final).get(c.field)]
+    if design.norm == "batch" and final.ema != "off" and "ema" not in above:
+        final, change = without_average(final)
+        changes = [*(c for c in changes if c.field != "ema"), change]
+    cost(design, min(canvas), images.num_classes)  # raises where the images are too small for the strides
+    dense = fitted_head(design, _head(request, images), canvas)
+    data = Data(*(images.name, images.fingerprint, images.num_classes, max(canvas)), task=images.task, canvas=canvas)
+    if about is not None:
+        mean, std = about.preprocessing.mean, about.preprocessing.std
+        data = replace(data, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
+    trial = Trial(dense, final, data, request.seed, start_digest, request.frozen_stages, request.accumulation or 1)
+    return trial, dense_preflight(images, final), changes, [_described(dense, canvas)]
+
+
+def _described(design: DenseDesign, canvas: tuple[int, int]) -> str:
+    return (
+        f"a {design.head} head of width {design.width} for a canvas of {canvas[1]}×{canvas[0]} pixels; --head and "
+        f"--image-size take others"
+    )
