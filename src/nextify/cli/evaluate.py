@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
-from nextify.cli.options import MeasurementOptions
-=======
-from rich.console import Console
-
 from nextify.cli.options import MeasurementOptions, refuse_for_dense
->>>>>>> denseeval
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.report.text import percent
 from nextify.system import processes
@@ -34,10 +28,6 @@ class Options(MeasurementOptions):
 
 
 def run(options: Options) -> int:
-<<<<<<< HEAD
-    from rich.console import Console
-
-=======
     from nextify.weights.bundle import DenseAbout, stated
 
     about = stated(options.bundle)
@@ -45,7 +35,8 @@ def run(options: Options) -> int:
 
 
 def _run(options: Options) -> int:
->>>>>>> denseeval
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.evaluation.evaluate import evaluate, files
     from nextify.tasks.classification import Classification
@@ -90,6 +81,8 @@ def _run(options: Options) -> int:
 
 
 def _run_dense(options: Options, about: DenseAbout) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_any
     from nextify.data.dense.annotations import DenseImages
     from nextify.evaluation.dense import evaluate_dense, files
