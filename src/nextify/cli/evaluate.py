@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-
 from nextify.cli.options import UNSET, MeasurementOptions, refuse_for_dense
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
@@ -45,6 +43,8 @@ def run(options: Options) -> int:
 
 
 def _run(options: Options) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.evaluation.evaluate import evaluate, files
     from nextify.tasks.classification import Classification
@@ -89,6 +89,8 @@ def _run(options: Options) -> int:
 
 
 def _run_dense(options: Options, about: DenseAbout) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_any
     from nextify.data.dense.annotations import DenseImages
     from nextify.evaluation.dense import evaluate_dense, files

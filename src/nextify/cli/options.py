@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
+from nextify.data.source import check_source
 from nextify.paper.settings import Range
 from nextify.system.files import UnusableFolder, occupied
 from nextify.system.native import Mode
@@ -133,20 +134,6 @@ class MeasurementOptions(InferenceOptions):
         check_weights(self.bundle)
         check_source(self.data)
         check_folder(self.out)
-
-
-def check_source(source: str) -> None:
-    """Raises ``DataError`` where a path to images leads nowhere."""
-    from nextify.data import opening  # needs NumPy
-
-    opening.check_source(source)
-
-
-def folder_name(source: str) -> str:
-    """What a source is called in the default name of an output folder."""
-    from nextify.data.opening import source_name  # needs NumPy
-
-    return source_name(source)
 
 
 def refuse_for_dense(task: str, given: Mapping[str, object]) -> None:
