@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from nextify.cli import main
+from nextify.data.dense.batches import DenseTestBatches
 from nextify.data.dense.placement import canvas_of
 from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nextify.evaluation.dense import evaluate_dense
@@ -18,6 +19,8 @@ from nextify.evaluation.finder import open_finder
 from nextify.networks.dense.design import Head, fitted_head
 from nextify.networks.dense.network import build_dense
 from nextify.networks.zoo import find_design
+from nextify.tasks.detection import Detection
+from nextify.tasks.segmentation import Segmentation
 from nextify.weights.bundle import DenseAbout, save_bundle
 from tests.evaluation.dense.helpers import made
 
@@ -67,6 +70,19 @@ def test_evaluate(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     printed = json.loads(capsys.readouterr().out)
     assert printed["task"] == images.task
     assert printed["metrics"] == evaluate_dense(open_finder(bundle, kernels="off"), images).metrics
+
+
+def test_evaluating_gives_the_figures_of_the_training(bundle: Path) -> None:
+    images = made("segmentation" if bundle.name == "fpn" else "detection")
+    finder = open_finder(bundle, kernels="off")
+    common = (finder.mean, finder.std, torch.device("cpu"))
+    task: Detection | Segmentation = Segmentation(images.num_classes, *common)
+    if images.task == "detection":
+        task = Detection(images.classes, *common, images.test)
+    batches = DenseTestBatches(images.test, finder.canvas, 8)
+    with torch.no_grad():
+        seen = [task.observe(finder.model, *task.test_batch(pixels, targets)) for pixels, targets in batches]
+    assert evaluate_dense(finder, images).metrics == task.metrics(seen).values()
 
 
 def test_predict(bundle: Path, tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
