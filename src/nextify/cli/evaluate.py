@@ -101,7 +101,8 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
     place, console = runtime(options.machine.device, options.machine.threads), Console(stderr=True)
     with processes.joined(place.device):
         images = read_any(
-            *(console, options.data, options.reading, None, None, about.task, options.ignore_index), to_train=False
+            *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index),
+            to_train=False,
         )
         assert isinstance(images, DenseImages)
         finder = open_finder(

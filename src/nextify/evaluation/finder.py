@@ -55,7 +55,9 @@ class Finder:
             for output, (_, placement) in zip(outputs, batch, strict=True):
                 if self.task == "detection":
                     sure = output.scores >= least_score
-                    yield objects_back(Found(*(None if part is None else part[sure] for part in output)), placement)
+                    masks = None if output.masks is None else output.masks[sure]
+                    found = Found(output.boxes[sure], output.scores[sure], output.labels[sure], masks)
+                    yield objects_back(found, placement)
                 else:
                     yield regions_back(output, placement).cpu().numpy()
 
@@ -76,4 +78,4 @@ def open_finder(
     install(model, kernels)
     name = f"{about.name} with {about.design.head}" if about.name else about.design.head
     bf16 = about.recipe is not None and about.recipe.precision == "bf16"
-    return Finder(model, about.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16)
+    return Finder(model, about.design.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16)
