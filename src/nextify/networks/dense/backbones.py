@@ -18,7 +18,8 @@ from nextify.paper.design import Design
 
 
 class Maps(Protocol):
-    """What heads ask of a backbone, which turns ``(N, 3, H, W)`` images into maps ``(N, C, H / stride, W / stride)``, the finest first."""
+    """What heads ask of a backbone, which turns images ``(N, 3, H, W)`` into maps ``(N, C, H / stride, W / stride)``,
+    the finest first."""
 
     @property
     def channels(self) -> Sequence[int]: ...
