@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nextify.data.dense.annotations import Objects
+from nextify.data.dense.annotations import Objects, encoded_mask
 from nextify.tasks.average_precision import SIZES, Observation, average_precision, encoded
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
@@ -41,7 +41,7 @@ def random_set(seed: int, images: int, side: int, masks: bool, most: int = 9) ->
         crowd = rng.random(number) < 0.2
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).astype(float) * rng.choice([1.0, 0.7], number)
         pictures = [blob(rng, box, side) for box in boxes]
-        truth = Objects(boxes, labels, crowd, areas, tuple(map(encoded, pictures)) if masks else None)
+        truth = Objects(boxes, labels, crowd, areas, tuple(map(encoded_mask, pictures)) if masks else None)
         extra = int(rng.integers(0, most)) if image % 4 else 0  # every fourth image has at most moved truth
         again = rng.random(number) < 0.8
         guesses = np.vstack([boxes[again] + rng.integers(-2, 3, (int(again.sum()), 4)), boxes_of(rng, extra, side)])

@@ -17,9 +17,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from nextify import __version__
@@ -143,7 +144,7 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
 
     conf, said = tyro.conf, io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), _defaults_of_their_types():
             return tyro.cli(
                 get_type_hints(module.run)["options"],
                 prog=f"nextify {name}",
@@ -167,6 +168,24 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
                 r"no type matching \{?((?<=\{)[^}]*|\S+)\}? .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text
             )
         ) from None
+
+
+@contextlib.contextmanager
+def _defaults_of_their_types() -> Iterator[None]:
+    """Spare tyro typeguard, whose import takes longer than the parsing.
+
+    tyro asks it whether the default of a ``str | None`` or a tuple is of that type, which mypy has answered.
+    """
+    if "typeguard" in sys.modules:
+        yield
+        return
+    stand_in: Any = ModuleType("typeguard")
+    stand_in.check_type, stand_in.TypeCheckError = (lambda value, kind: value), TypeError
+    sys.modules["typeguard"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["typeguard"]
 
 
 def _choices(found: re.Match[str]) -> str:

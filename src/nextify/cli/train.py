@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from nextify.cli import options as common
 from nextify.cli.settings import settings
+from nextify.data.source import check_source, source_name
 from nextify.paper.settings import Range
 from nextify.training.request import Request, check, check_licence
 from nextify.training.tracking import check_trackers
@@ -105,7 +106,7 @@ class Options:
     @property
     def folder(self) -> Path:
         """Of the results."""
-        return self.out or Path("runs") / f"{self.model}-{common.folder_name(self.data)}"
+        return self.out or Path("runs") / f"{self.model}-{source_name(self.data)}"
 
     def request(self) -> Request:
         """What is asked for."""
@@ -118,7 +119,7 @@ class Options:
         check(self.request())
         check_licence(self.licence)
         check_trackers(self.watching.track)
-        common.check_source(self.data)
+        check_source(self.data)
         common.check_weights(self.network.weights)
         common.check_folder(self.folder)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nextify.data.dense.annotations import IGNORED, mask_api
+from nextify.data.dense.annotations import IGNORED, IndexMask, mask_api
 from nextify.evaluation.dense_metrics import Outcome, best_score, matched, outcome
 from nextify.evaluation.pictures import BLUE, INK, ORANGE, SOFT, cut, figure, png, short
 from nextify.tasks.average_precision import Observation, Precision
@@ -41,8 +41,8 @@ ROWS = 40
 class Regions(NamedTuple):
     """One image of semantic segmentation: class indices ``(H, W)`` in pixels of the image."""
 
-    found: Pixels
-    truth: Pixels
+    found: IndexMask
+    truth: IndexMask
 
 
 class Shown(NamedTuple):
@@ -305,8 +305,8 @@ def precision_recall_picture(precision: Precision, classes: Sequence[str], title
     few = len(curves) <= 12
     for place, (k, curve) in enumerate(curves):
         style = ("-", "--", "-.", ":")[place % 4] if few else "-"
-        label = f"{short(classes[k], 18)}: {precision.mean(0.5, label=k):.1f}" if few else None
-        right.plot(recalls, curve, color=class_color(k), linestyle=style, linewidth=1.3 if few else 0.7, label=label)
+        words = f"{short(classes[k], 18)}: {precision.mean(0.5, label=k):.1f}" if few else None
+        right.plot(recalls, curve, color=class_color(k), linestyle=style, linewidth=1.3 if few else 0.7, label=words)
     right.set_title("each class at IoU 0.5 (AP50)", fontsize=9.5, loc="left", color=INK)
     left.set_ylabel("precision", color=SOFT)
     for axes in (left, right):

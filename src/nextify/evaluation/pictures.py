@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -160,7 +160,16 @@ def png(sheet: Figure, dots_per_inch: float = 130) -> bytes:
     return buffer.getvalue()
 
 
-def heading(found: Evaluation) -> str:
+class Measured(Protocol):
+    """What an evaluation was of."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def data(self) -> str: ...
+
+
+def heading(found: Measured) -> str:
     return cut(f"{found.model or 'model'} on {found.data}", 60)
 
 

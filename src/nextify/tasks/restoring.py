@@ -1,4 +1,4 @@
-"""From what a dense network finds on its canvas to the pixels of the image: for training, evaluate and predict alike."""
+"""From the canvas of a dense network back to the pixels of the image: the same for training, evaluate and predict."""
 
 from __future__ import annotations
 
