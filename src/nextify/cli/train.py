@@ -73,6 +73,8 @@ class Watching:
 class Options:
     """Train a network on your images: the data is checked, the recipe fitted to it, and a bundle left in --out.
 
+    Images annotated with boxes or masks (docs/dense.md), or the embedded scenes, train a detector or segmenter.
+
     Interrupted, it goes on where it stopped when the same command is given again. Several processes or machines train
     together when torchrun starts them: torchrun --nproc-per-node 8 -m nextify train …
     """

@@ -355,10 +355,14 @@ DETECTION_SMALL = _PLAIN_IMAGES.with_(
     stochastic_depth=0.0,
     ema=0.998,
 )
-"""Up to some ten thousand images of your own, from fresh weights or trained ones; tuned on ``scenes`` (docs/log.md)."""
+"""Up to some ten thousand images of your own, from fresh weights; tuned on ``scenes`` (docs/log.md)."""
 
 SEGMENTATION_SMALL = DETECTION_SMALL.with_(crop=ScaleJitter(0.75, 1.5))
 """Likewise for masks."""
+
+_FROM_WEIGHTS: dict[str, float] = {"learning_rate": 2.5e-4, "layer_decay": 0.8}
+"""A quarter of the rate and a stronger layer decay than the paper's, as small sets change trained weights too much:
+rules of thumb, not tuned."""
 
 RECIPES: dict[str, Recipe] = {
     "resnet": RESNET,
@@ -372,6 +376,8 @@ RECIPES: dict[str, Recipe] = {
     "coco_3x": COCO_3X,
     "ade20k_160k": ADE20K_160K,
     "detection_small": DETECTION_SMALL,
+    "detection_finetune": DETECTION_SMALL.with_(**_FROM_WEIGHTS),
     "segmentation_small": SEGMENTATION_SMALL,
+    "segmentation_finetune": SEGMENTATION_SMALL.with_(**_FROM_WEIGHTS),
 }
 """Named recipes; every field can be changed with ``with_``."""

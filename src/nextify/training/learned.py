@@ -48,9 +48,9 @@ class TestingBatches(Protocol):
 def metric_specs(trial: Trial) -> Sequence[MetricSpec]:
     """The metrics of the trial's task, the main one first."""
     if not isinstance(trial.design, DenseDesign):
-        return Classification.metric_specs  # type: ignore[no-any-return]
+        return Classification.metric_specs
     if trial.design.task == "segmentation":
-        return Segmentation.metric_specs  # type: ignore[no-any-return]
+        return Segmentation.metric_specs
     return (*SPECS, *MASK_SPECS) if _has_masks(trial) else SPECS
 
 

@@ -29,10 +29,10 @@ MANY_IMAGES = 20_000
 FEW_TEST = 50
 """Test images below which a metric is a rough guess."""
 RECIPES_OF = {
-    "detection": ("detection_small", "coco_3x"),
-    "segmentation": ("segmentation_small", "ade20k_160k"),
+    "detection": ("detection_small", "detection_finetune", "coco_3x"),
+    "segmentation": ("segmentation_small", "segmentation_finetune", "ade20k_160k"),
 }
-"""The recipe for small sets and the paper's."""
+"""The recipes for small sets, from fresh and from trained weights, and the paper's."""
 DEFAULT_HEADS: dict[str, Head] = {"detection": "fcos", "segmentation": "fpn"}
 PAPERS_HEADS: dict[str, Head] = {"detection": "mask_rcnn", "segmentation": "upernet"}
 
@@ -112,7 +112,8 @@ def dense_recipe(request: Request, images: DenseImages, notes: list[str]) -> tup
     """The request's recipe, or the one for so many images."""
     name = request.recipe
     if name is None:
-        name = RECIPES_OF[images.task][len(images.train) >= MANY_IMAGES]
+        fresh, trained, papers = RECIPES_OF[images.task]
+        name = papers if len(images.train) >= MANY_IMAGES else fresh if request.weights is None else trained
         notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
     return name, RECIPES[name]
 
@@ -159,7 +160,7 @@ def _head(request: Request, images: DenseImages) -> Head:
         if request.head not in get_args(Head):
             raise RequestError(f"no head {request.head!r}; there are {', '.join(get_args(Head))}")
         head = cast("Head", request.head)
-    elif request.recipe == RECIPES_OF[images.task][1]:
+    elif request.recipe == RECIPES_OF[images.task][-1]:
         head = PAPERS_HEADS[images.task]
         if head == "mask_rcnn" and not images.has_masks:
             head = "faster_rcnn"

@@ -206,6 +206,8 @@ class Trainer:
 
     def _distributed_forward(self) -> Callable[..., Any]:
         forward: nn.Module = self.model
+        if self.runtime.compile and isinstance(self.model, DenseNetwork):
+            raise ValueError("--compile is for classifiers so far: leave it out")
         if self.together and self.runtime.distributed == "fsdp":
             for network in (self.model, *([] if self.average is None else [self.average.module])):
                 distributed.cut_in_parts(network, self.device)

@@ -392,9 +392,10 @@ def _mismatches(
 def _object(text: str, path: Path) -> dict[str, Any]:
     """The JSON in a bundle of one file. Raises ``WeightsError``."""
     try:
-        return parse_json(text)
+        content: dict[str, Any] = parse_json(text)
     except ValueError as error:
         raise WeightsError(f"the metadata of {path} is damaged: {error}") from error
+    return content
 
 
 def belongs(weights: Path, content: Mapping[str, Any]) -> bool:

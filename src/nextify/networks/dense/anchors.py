@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 
-class Anchors(AnchorGenerator):
+class Anchors(AnchorGenerator):  # type: ignore[misc]
     """``sizes[i]`` pixels on level ``i``, of every ratio of height to width."""
 
     def __init__(self, strides: Sequence[int], sizes: Sequence[Sequence[float]], ratios: Sequence[float]) -> None:

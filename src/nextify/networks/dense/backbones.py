@@ -18,12 +18,13 @@ from nextify.paper.design import Design
 
 
 class Maps(Protocol):
-    """A backbone: ``(N, 3, H, W)`` images to maps ``(N, C, H / stride, W / stride)``, the finest first."""
+    """What heads ask of a backbone, which turns images ``(N, 3, H, W)`` into maps ``(N, C, H / stride, W / stride)``,
+    the finest first."""
 
-    channels: Sequence[int]
-    strides: Sequence[int]
-
-    def __call__(self, images: Tensor) -> list[Tensor]: ...
+    @property
+    def channels(self) -> Sequence[int]: ...
+    @property
+    def strides(self) -> Sequence[int]: ...
 
 
 def build_backbone(

@@ -249,7 +249,7 @@ class RetinaNetHeads(OneStage):
         return {"classes": found_losses["classification"], "boxes": found_losses["bbox_regression"]}
 
 
-class _Proposals(RegionProposalNetwork):
+class _Proposals(RegionProposalNetwork):  # type: ignore[misc]
     """torchvision's, without learning that a crowd is background."""
 
     def assign_targets_to_anchors(
@@ -262,7 +262,7 @@ class _Proposals(RegionProposalNetwork):
         return labels, boxes
 
 
-class _Regions(RoIHeads):
+class _Regions(RoIHeads):  # type: ignore[misc]
     """Likewise."""
 
     def select_training_samples(self, proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> Any:

@@ -37,7 +37,7 @@ class DenseNetwork(nn.Module):
             self.head = detection_head(self.backbone, design, num_classes, canvas)
         else:
             self.head = segmentation_head(self.backbone, design, num_classes)
-        self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, targets: Any = None) -> dict[str, Tensor] | list[Found] | Tensor:
         canvas = (images.shape[-2], images.shape[-1])
@@ -46,7 +46,7 @@ class DenseNetwork(nn.Module):
 
     def undecayed_parameters(self) -> Iterator[str]:
         """Names of the parameters exempt from weight decay: vectors, and what timm's networks name."""
-        named = getattr(getattr(self.backbone, "body", None), "no_weight_decay", set)()
+        named: set[str] = getattr(getattr(self.backbone, "body", None), "no_weight_decay", set)()
         for name, parameter in self.named_parameters():
             if parameter.ndim <= 1 or name.removeprefix("backbone.body.") in named:
                 yield name

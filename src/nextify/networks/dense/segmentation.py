@@ -21,9 +21,10 @@ DROPOUT = 0.1
 
 
 def _layer(in_channels: int, width: int, side: int) -> nn.Module:
-    return Conv2dNormActivation(
+    layer: nn.Module = Conv2dNormActivation(
         in_channels, width, side, norm_layer=lambda channels: nn.GroupNorm(GROUPS, channels), inplace=None
     )
+    return layer
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
