@@ -234,7 +234,7 @@ def _show(axes: Axes, pixels: Pixels) -> None:
 
 def _painted(pixels: Pixels, labels: IndexMask) -> Pixels:
     """A gray image under the colours of its classes; ignored pixels stay gray."""
-    painted = np.rint(pixels.mean(-1, keepdims=True)).astype(np.uint8).repeat(3, -1)
+    painted: Pixels = np.rint(pixels.mean(-1, keepdims=True)).astype(np.uint8).repeat(3, -1)
     for label in np.unique(labels).tolist():
         if label != IGNORED:
             painted = _blended(painted, labels == label, label, 0.6)
