@@ -119,13 +119,13 @@ def _glyph(digit: npt.NDArray[np.float64], size: float, degrees: float, stretch:
     down, across = size / 8, stretch * size / 8  # pixels per pixel of the digit
     height, width = math.ceil(12 * down), min(math.ceil(12 * across), WIDTH)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turned = cos / across, sin / down, 6 - cos * width / across / 2 - sin * height / down / 2
-    turned += -sin / across, cos / down, 6 + sin * width / across / 2 - cos * height / down / 2
+    rows = (cos / across, sin / down), (-sin / across, cos / down)  # from a pixel made to one of the digit
+    turned = [value for a, b in rows for value in (a, b, 6 - a * width / 2 - b * height / 2)]
     ink = np.asarray(padded.transform((width, height), Image.Transform.AFFINE, turned, Image.Resampling.BICUBIC))
     # The larger the digit, the steeper: its outline stays about one pixel wide.
     alpha = ((ink - _INK) / min(1.0, 9 / size) + 0.5).clip(0, 1)
-    rows, columns = np.flatnonzero((alpha > 0.5).any(1)), np.flatnonzero((alpha > 0.5).any(0))
-    return alpha[rows[0] : min(rows[-1] + 1, rows[0] + HEIGHT), columns[0] : columns[-1] + 1]
+    down_ink, across_ink = (np.flatnonzero((alpha > 0.5).any(axis)) for axis in (1, 0))
+    return alpha[down_ink[0] : down_ink[-1] + 1, across_ink[0] : across_ink[-1] + 1]
 
 
 def _background(random: Random) -> npt.NDArray[np.float32]:
