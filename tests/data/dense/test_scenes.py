@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from nextify.data.dense import IGNORED, DenseImages, open_dense
 from nextify.data.dense.annotations import encoded_mask
-from nextify.data.dense.scenes import LARGEST, scenes
+from nextify.data.dense.scenes import LARGEST, Part, scene
+
+PICKED: tuple[tuple[Part, int], ...] = (("train", 0), ("train", 399), ("test", 0), ("test", 99))
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +24,21 @@ def test_they_are_as_they_are_described(images: DenseImages) -> None:
     assert images.classes == tuple("0123456789")
     assert images.has_masks
     assert not images.mirror_keeps_class
-    boxes = np.concatenate([images.train.objects(i).boxes for i in range(400)])
+    boxes = np.concatenate([images.train.objects(i).boxes for i in range(0, 400, 10)])
     sides = boxes[:, 2:] - boxes[:, :2]
-    assert 4 <= len(boxes) / 400 <= 8
+    assert 4 <= len(boxes) / 40 <= 8
     assert sides.min() >= 3
     assert sides[:, 1].max() <= LARGEST * 1.15  # turned
     assert (sides[:, 1] < 12).mean() > 0.1
 
 
 def test_the_fingerprint_is_known(images: DenseImages) -> None:
+    digest = hashlib.sha256()
+    for part, index in PICKED:
+        pixels, objects, mask = scene(part, index)
+        digest.update(pixels.tobytes() + objects.boxes.tobytes() + objects.labels.tobytes() + mask.tobytes())
+    assert digest.hexdigest()[:16] == "CONTENT"
     assert images.fingerprint[:16] == "FINGERPRINT"
-    scenes.cache_clear()
-    assert open_dense("scenes").fingerprint == images.fingerprint
 
 
 def test_boxes_and_masks_are_those_of_the_index_masks(images: DenseImages) -> None:
@@ -50,6 +57,7 @@ def test_boxes_and_masks_are_those_of_the_index_masks(images: DenseImages) -> No
         assert IGNORED not in expected
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 @pytest.mark.parametrize("corner", [True, False])
 def test_run_lengths_are_cocos(corner: bool) -> None:
     api = pytest.importorskip("pycocotools.mask")

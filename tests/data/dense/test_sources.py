@@ -113,6 +113,7 @@ def test_run_lengths_and_crowds(tmp_path: Path) -> None:
     assert sum(int((mask == 255).sum()) for mask in masks) == 25
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 def test_masks_agree_with_coco(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
     from pycocotools import mask as api
