@@ -33,15 +33,9 @@ from nextify.data.dense.voc import list_voc
 from nextify.data.dense.yolo import in_pixels, list_yolo
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError
-<<<<<<< HEAD
-from nextify.data.images import ImageSet, UniformStore
-from nextify.data.kept import Kept
+from nextify.data.images import ImageSet
 from nextify.data.opening import DECODED_LIMIT
 from nextify.data.source import source_name
-=======
-from nextify.data.images import ImageSet
-from nextify.data.opening import DECODED_LIMIT, source_name
->>>>>>> densedata
 from nextify.data.sources.annotated import format_of
 from nextify.data.sources.listing import Indices, Listing, Splitting
 from nextify.data.sources.parts import count_classes
