@@ -23,13 +23,12 @@ from timing import timed
 from torch import nn
 
 import nextify.kernels
-from nextify.evaluation.profiling import resident_bytes
 from nextify.networks.dense.cost import dense_cost
 from nextify.networks.dense.design import DenseDesign, fitted_head
 from nextify.networks.dense.network import build_dense
 from nextify.networks.foreign import timm_network
 from nextify.networks.zoo import find_design
-from nextify.system.environment import describe, version
+from nextify.system.environment import describe, resident_bytes, version
 
 BACKBONES = {"nextify": find_design("convnext_tiny"), "timm": timm_network("convnext_tiny")}
 CLASSES, OBJECTS = 20, 8

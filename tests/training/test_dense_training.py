@@ -265,3 +265,21 @@ def test_the_backbone_starts_from_mmdetections_checkpoint(scenes, tmp_path):
     name = "stages.2.blocks.0.pointwise1.weight"
     assert torch.equal(started[f"backbone.{name}"], own[name])
     assert started["backbone.norms.3.bias"].eq(2).all()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_detector_starts_from_a_detector(scenes, kept, tmp_path):
+    made = prepared(scenes)
+    state = build_network(replace(made.trial, seed=7)).state_dict()
+    classes = made.images.classes if kept else tuple(f"other {name}" for name in made.images.classes)
+    data = made.trial.data
+    about = DenseAbout(made.trial.design, classes, data.canvas, data.mean, data.std, name="convnext_atto")
+    save_bundle(tmp_path / "detector", state, about)
+    request = Request(
+        "convnext_atto", epochs=2, image_size=64, weights=str(tmp_path / "detector"), settings={"batch_size": 4}
+    )
+    again = prepare(request, made.images)
+    started = build_network(again.trial, again.start).state_dict()
+    same = {name for name in state if torch.equal(state[name], started[name])}
+    assert {name for name in state if name.startswith("backbone.")} <= same
+    assert ("head.neck.pyramid.inner_blocks.0.0.weight" in same) == kept

@@ -27,7 +27,14 @@ from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.training.learned import AnyImages
-from nextify.training.prepare_dense import DensePreflight, dense_recipe, dense_start, dense_trial
+from nextify.training.prepare_dense import (
+    DensePreflight,
+    dense_canvas,
+    dense_design,
+    dense_preflight,
+    dense_recipe,
+    dense_start,
+)
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
@@ -83,7 +90,7 @@ class Preparation:
         elif request.frozen_stages:
             raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
         if isinstance(images, DenseImages):
-            size = max(canvas_of(images, request.image_size))
+            size = max(dense_canvas(request, images, notes))
         else:
             size = request.image_size or _image_size(request, images, about, notes)
         digest = FROM_SCRATCH if start is None else _digest(start)
@@ -92,10 +99,8 @@ class Preparation:
     def fitted_to(self, epochs: int | None = None) -> Prepared:
         """The training, with ``epochs`` unless the request names its own."""
         request, images, size = self.request, self.images, self.image_size
-        if isinstance(images, DenseImages):
-            dense, found, made, notes = dense_trial(request, images, self.recipe, self.about, self.start_digest, epochs)
-            own = {**vars(self), "notes": (*self.notes, *notes)}
-            return Prepared(**own, trial=dense, preflight=found, changes=tuple(made))
+        canvas = canvas_of(images, request.image_size) if isinstance(images, DenseImages) else None
+        side = size if canvas is None else min(canvas)
         recipe_settings, design_settings = split(request.settings)
         chosen_scale = scale(request.scale)
         design = chosen_scale.shrink(find_design(request.model)) if self.about is None else self.about.design
@@ -105,7 +110,7 @@ class Preparation:
         if granted is None and request.scale != "full":
             granted = chosen_scale.epochs
         fitted = fit(
-            design, self.recipe, images, image_size=size, epochs=granted, batch_size=recipe_settings.get("batch_size")
+            design, self.recipe, images, image_size=side, epochs=granted, batch_size=recipe_settings.get("batch_size")
         )
         changes = [change for change in fitted.changes if change.before != change.after]
         if self.about is None:
@@ -123,22 +128,31 @@ class Preparation:
         if design.norm == "batch" and final.ema != "off" and "ema" not in above:
             final, change = without_average(final)
             changes = [*(c for c in changes if c.field != "ema"), change]
-        cost(design, size, images.num_classes)  # raises where the images are too small for the strides
+        cost(design, side, images.num_classes)  # raises where the images are too small for the strides
         batch_norm = design.norm == "batch"
-        report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=batch_norm, image_size=size)
+        trained: Design | DenseDesign = design
+        report: Preflight | DensePreflight
+        if isinstance(images, DenseImages):
+            report = dense_preflight(images, final)
+            trained = dense_design(request, images, design)
+        else:
+            report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=batch_norm, image_size=size)
         trial = Trial(
-            design,
+            trained,
             final,
-            self._data(images),
+            self._data(),
             request.seed,
             self.start_digest,
             request.frozen_stages,
-            (request.accumulation or 1) if design.norm == "batch" else 1,
+            (request.accumulation or 1) if batch_norm or canvas is not None else 1,
         )
         return Prepared(**vars(self), trial=trial, preflight=report, changes=tuple(changes))
 
-    def _data(self, images: Images) -> Data:
+    def _data(self) -> Data:
+        images = self.images
         data = Data(images.name, images.fingerprint, images.num_classes, self.image_size)
+        if isinstance(images, DenseImages):
+            data = replace(data, task=images.task, canvas=canvas_of(images, self.request.image_size))
         if self.about is None:
             return data
         mean, std = self.about.preprocessing.mean, self.about.preprocessing.std

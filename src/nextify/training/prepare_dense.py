@@ -1,10 +1,10 @@
-"""From a request to the training of a detector or segmenter, fitted to the images, with a reason for every change."""
+"""What a request for a detector or segmenter needs beyond a classifier's: recipe, head, canvas, weights, preflight."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast, get_args
+from dataclasses import asdict, dataclass
+from typing import cast, get_args
 
 import numpy as np
 from torch import Tensor
@@ -12,15 +12,11 @@ from torch import Tensor
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import MULTIPLE, canvas_of
 from nextify.data.errors import DataError
-from nextify.fitting.fit import Change, fit, without_average
-from nextify.fitting.scale import scale
 from nextify.networks.dense.design import SEGMENTATION_HEADS, DenseDesign, Head, fitted_head
-from nextify.networks.layout import cost
-from nextify.networks.zoo import find_design
+from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.system.text import plural
-from nextify.training.request import DESIGN_FIELDS, Request, RequestError, split
-from nextify.training.trial import Data, Trial
+from nextify.training.request import Request, RequestError
 from nextify.weights import About, Preprocessing, WeightsError, find
 from nextify.weights.bundle import DenseAbout, load_dense, stated
 
@@ -133,13 +129,14 @@ def dense_start(
     known = stated(request.weights)
     if isinstance(known, DenseAbout):
         bundle = load_dense(request.weights)
-        if not hasattr(known.design.backbone, "depths") or (known.name and known.name != request.model):
+        backbone = known.design.backbone
+        if not isinstance(backbone, Design) or (known.name and known.name != request.model):
             raise WeightsError(f"{request.weights} holds {known.name or 'another network'}, not {request.model}")
-        same = known.classes == images.classes and known.design.head == _head(request, images)
+        same = known.classes == images.classes and known.design == dense_design(request, images, backbone)
         state = {n: t for n, t in bundle.state.items() if same or n.startswith("backbone.")}
         notes.append(f"starts from {request.weights}, licence {known.licence}; the head is {'kept' if same else 'new'}")
         preprocessing = Preprocessing(mean=known.mean, std=known.std)
-        about = About(known.design.backbone, 0, name=known.name, preprocessing=preprocessing, licence=known.licence)  # type: ignore[arg-type]
+        about = About(backbone, 0, name=known.name, preprocessing=preprocessing, licence=known.licence)
         return about, state
     found = find(request.weights, request.model if known is None else None)
     about = found.bundle.about
@@ -174,61 +171,18 @@ def _head(request: Request, images: DenseImages) -> Head:
     return head
 
 
-def dense_trial(
-    request: Request,
-    images: DenseImages,
-    recipe: Recipe,
-    about: About | None,
-    start_digest: str,
-    epochs: int | None,
-) -> tuple[Trial, DensePreflight, list[Change], list[str]]:
-    """The trial of a request with its preflight, the changes of the fit, and further notes.
-
-    Raises:
-        RequestError, FitError, DataError: as ``prepare``.
-    """
-    recipe_settings, design_settings = split(request.settings)
-    chosen_scale = scale(request.scale)
-    design = chosen_scale.shrink(find_design(request.model)) if about is None else about.design
-    if not 0 <= request.frozen_stages <= len(design.depths):
-        raise RequestError(f"--freeze must be between 0 and {len(design.depths)}, the stages of this design")
+def dense_canvas(request: Request, images: DenseImages, notes: list[str]) -> tuple[int, int]:
+    """Height and width of the network's input."""
     if request.image_size is not None and request.image_size % MULTIPLE:
         raise RequestError(f"--image-size must be a multiple of {MULTIPLE} for {images.task}, got {request.image_size}")
     canvas = canvas_of(images, request.image_size)
-    granted = recipe_settings.get("epochs", request.epochs if request.epochs is not None else epochs)
-    if granted is None and request.scale != "full":
-        granted = chosen_scale.epochs
-    fitted = fit(
-        design, recipe, images, image_size=min(canvas), epochs=granted, batch_size=recipe_settings.get("batch_size")
+    notes.append(
+        f"a {_head(request, images)} head for a canvas of {canvas[1]}×{canvas[0]} pixels; --head and --image-size take "
+        f"others"
     )
-    changes = [change for change in fitted.changes if change.before != change.after]
-    if about is None:
-        design = fitted.design.with_(**design_settings) if design_settings else fitted.design
-    else:  # trained weights have the design they have
-        changes = [change for change in changes if change.field not in DESIGN_FIELDS]
-    above: dict[str, Any] = dict(recipe_settings)
-    if request.precision is not None:
-        above["precision"] = request.precision
-    rate = above.get("learning_rate")
-    if rate is not None and "min_learning_rate" not in above and rate < fitted.recipe.min_learning_rate:
-        above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
-    final = fitted.recipe.with_(**above)
-    changes = [c for c in changes if c.after == (design if c.field in DESIGN_FIELDS else final).get(c.field)]
-    if design.norm == "batch" and final.ema != "off" and "ema" not in above:
-        final, change = without_average(final)
-        changes = [*(c for c in changes if c.field != "ema"), change]
-    cost(design, min(canvas), images.num_classes)  # raises where the images are too small for the strides
-    dense = fitted_head(design, _head(request, images), canvas)
-    data = Data(*(images.name, images.fingerprint, images.num_classes, max(canvas)), task=images.task, canvas=canvas)
-    if about is not None:
-        mean, std = about.preprocessing.mean, about.preprocessing.std
-        data = replace(data, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
-    trial = Trial(dense, final, data, request.seed, start_digest, request.frozen_stages, request.accumulation or 1)
-    return trial, dense_preflight(images, final), changes, [_described(dense, canvas)]
+    return canvas
 
 
-def _described(design: DenseDesign, canvas: tuple[int, int]) -> str:
-    return (
-        f"a {design.head} head of width {design.width} for a canvas of {canvas[1]}×{canvas[0]} pixels; --head and "
-        f"--image-size take others"
-    )
+def dense_design(request: Request, images: DenseImages, backbone: Design) -> DenseDesign:
+    """The detector or segmenter with a head that suits the canvas."""
+    return fitted_head(backbone, _head(request, images), canvas_of(images, request.image_size))

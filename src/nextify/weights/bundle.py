@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nextify.data.bands import Bands
+from nextify.data.dense.annotations import DenseTask
 from nextify.data.preprocessing import OFFICIAL, Preprocessing
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import DenseNetwork, build_dense
@@ -125,7 +126,7 @@ class DenseAbout:
     nextify: str = ""
 
     @property
-    def task(self) -> str:
+    def task(self) -> DenseTask:
         return self.design.task
 
     @property

@@ -108,6 +108,7 @@ class DenseSet:
         names: Sequence[str],
         objects: Sequence[Objects] | None = None,
         masks: Sequence[IndexMask] | MaskStore | None = None,
+        has_masks: bool | None = None,
     ) -> None:
         """
         Args:
@@ -115,9 +116,14 @@ class DenseSet:
             names: what the source calls each image.
             objects: of each image, for detection.
             masks: of each image, for segmentation.
+            has_masks: whether all objects have instance masks, and there are any; None looks at each.
         """
         self.task, self.store, self.sizes, self.names = task, store, sizes, names
         self._objects, self._masks = objects, masks
+        if has_masks is None:
+            found = [one.masks is not None for one in objects or () if len(one)]
+            has_masks = bool(found) and all(found)
+        self.has_masks = has_masks
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -142,14 +148,6 @@ class DenseSet:
         """What the source calls the image, safe to print."""
         return printable(self.names[index])
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether all objects have instance masks, and there are any."""
-        if self._objects is None:
-            return False
-        found = [objects.masks is not None for objects in self._objects if len(objects)]
-        return bool(found) and all(found)
-
     def selected(self, indices: npt.NDArray[np.int64]) -> DenseSet:
         """The images at ``indices (M,)``, in that order."""
         chosen = indices.tolist()
@@ -160,6 +158,7 @@ class DenseSet:
             [self.names[i] for i in chosen],
             None if self._objects is None else [self._objects[i] for i in chosen],
             None if self._masks is None else SelectedMasks(self._masks, chosen),
+            self.has_masks,
         )
 
 

@@ -32,7 +32,7 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
         )
 
     def shown(name: str) -> str:
-        return f"{name}/" if files[name].parent.name == name else f"{name}.json"
+        return f"{name}/" if any(path.parent.name in files for path in files.values()) else f"{name}.json"
 
     parts = used_parts([*files], where, shown, splitting)
     used = [*files] if parts is None else [*parts.used]
@@ -137,14 +137,14 @@ def _annotation(row: Record, label: int, where: str) -> Annotation:
         label,
         (x, y, x + width, y + height),
         bool(row.get("iscrowd", 0)),
-        float(area) if _is_number(area) and area > 0 else None,
+        float(area) if isinstance(area, int | float) and _is_number(area) and area > 0 else None,
         _mask(row.get("segmentation"), where),
     )
 
 
 def _mask(found: object, where: str) -> Mask | None:
     match found:
-        case None | [] | {}:
+        case None | []:
             return None
         case {"size": [int(height), int(width)], "counts": str() | list() as counts}:
             if isinstance(counts, list) and sum(counts) != height * width:

@@ -15,7 +15,7 @@ from nextify.data.errors import DataError
 from nextify.data.sources.annotated import PICTURES
 from nextify.data.sources.folder import files_in, subfolders
 from nextify.data.sources.listing import Indices, Splitting, split_train
-from nextify.data.sources.parts import Parts, as_split, choose_parts
+from nextify.data.sources.parts import Parts, as_split, choose_parts, kind_of
 from nextify.system.text import plural, printable, some
 
 
@@ -88,6 +88,8 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
         if not second:
             raise DataError(f"{where} has no images in {shown(parts.test)}: add some")
         return everything[:first], everything[first:], said
+    if not splitting.to_train and kind_of(Path(where).stem) in ("val", "test"):
+        return everything[:0], everything, said
     if first == 1:
         raise DataError(f"{where} has one image, so none is left to test on: add images")
     train, test, _ = split_train(np.zeros(first, np.int64), splitting, everything)

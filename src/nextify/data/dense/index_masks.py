@@ -115,15 +115,13 @@ def read_mask(path: str) -> IndexMask:
     try:
         data = read_file(path)
         with refusing(data), Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
-                raise DataError(f"the mask {name} holds colours ({image.mode}), not indices of classes: store it as a "
-                                f"grayscale or palette PNG of 8 bits")  # fmt: skip
-            values = np.asarray(image)
-    except DataError:
-        raise
+            mode, values = image.mode, np.asarray(image)
     except (OSError, UnreadableImage) as error:
         reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
         raise DataError(f"the mask {name} cannot be read ({reason}): replace it") from None
+    if mode not in ("L", "P", "1") and not mode.startswith("I"):
+        raise DataError(f"the mask {name} holds colours ({mode}), not indices of classes: store it as a grayscale or "
+                        f"palette PNG of 8 bits")  # fmt: skip
     if values.max(initial=0) > IGNORED:
         raise DataError(f"the mask {name} holds the value {values.max()}, beyond {MOST_CLASSES} classes: "
                         f"correct it, or merge classes")  # fmt: skip
@@ -162,9 +160,9 @@ def class_table(
     if names is None:
         names = tuple(map(str, range(count)))
         notes.append("There is no classes.txt: classes are named by their indices in the masks.")
-    skipped = {i for i, name in enumerate(names) if name.casefold() in _SAID_IGNORED} | ({ignored} - {None})
+    skipped = {i for i, name in enumerate(names) if name.casefold() in _SAID_IGNORED or i == ignored}
     for i in sorted(skipped):
-        said = f" ({printable(names[i])})" if i < len(names) and not names[i].isdigit() else ""
+        said = "" if names[i].isdigit() else f" ({printable(names[i])})"
         notes.append(f"Pixels of index {i}{said} are ignored.")
     kept = [i for i in range(len(names)) if i not in skipped]
     table[kept] = np.arange(len(kept))

@@ -28,13 +28,12 @@ from nextify.data.dense.checks import Findings, Size, check_mask_size, check_siz
 from nextify.data.dense.coco import list_coco
 from nextify.data.dense.found import Annotated, divided
 from nextify.data.dense.index_masks import StoredMasks, class_table, list_masks, read_mask, unknown_values
-from nextify.data.dense.scenes import scenes
+from nextify.data.dense.scenes import Part, SceneMasks, SceneObjects, Scenes
 from nextify.data.dense.voc import list_voc
 from nextify.data.dense.yolo import in_pixels, list_yolo
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError
-from nextify.data.images import ImageSet, UniformStore
-from nextify.data.kept import Kept
+from nextify.data.images import ImageSet
 from nextify.data.opening import DECODED_LIMIT
 from nextify.data.source import source_name
 from nextify.data.sources.annotated import format_of
@@ -292,8 +291,8 @@ def _index_masks(
         size_of_all += values.nbytes
         if size_of_all <= DECODED_LIMIT:
             held[i] = values
-    trained = present[train if len(train) else test].any(0)
-    classes, table, notes = class_table(present.any(0), trained, found.classes, ignored)
+    trained = np.logical_or.reduce(present[train if len(train) else test])
+    classes, table, notes = class_table(np.logical_or.reduce(present), trained, found.classes, ignored)
     known = (
         len(found.classes) if found.classes is not None else int(np.flatnonzero(trained[:IGNORED]).max(initial=0)) + 1
     )
@@ -312,31 +311,30 @@ def _index_masks(
 
 
 def _scenes(task: DenseTask) -> DenseImages:
-    train, test = scenes()
     digits = tuple(str(digit) for digit in range(10))
     classes = digits if task == "detection" else ("background", *digits)
     digest = hashlib.sha256(json.dumps([VERSION, "scenes", task, classes]).encode())
-    sets = []
-    for part, made in (("train", train), ("test", test)):
-        pixels = np.stack([image for image, _, _ in made])
-        for image, objects, mask in made:
-            digest.update(image.tobytes() + objects.boxes.tobytes() + objects.labels.tobytes() + mask.tobytes())
-        sets.append(
-            DenseSet(
-                task,
-                UniformStore(Kept(pixels)),
-                np.tile(np.array(pixels.shape[1:3], np.int64), (len(pixels), 1)),
-                [f"{part}/{i:03}" for i in range(len(pixels))],
-                [objects for _, objects, _ in made] if task == "detection" else None,
-                [mask for _, _, mask in made] if task == "segmentation" else None,
-            )
+
+    def part(name: Part) -> DenseSet:
+        store = Scenes(name)
+        digest.update(store.load(0).tobytes())  # tells apart what other versions of Pillow might draw
+        return DenseSet(
+            task,
+            store,
+            np.tile(np.array(store.load(0).shape[:2], np.int64), (len(store), 1)),
+            [f"{name}/{i:03}" for i in range(len(store))],
+            SceneObjects(name) if task == "detection" else None,
+            SceneMasks(name) if task == "segmentation" else None,
+            has_masks=task == "detection",
         )
+
+    train, test = part("train"), part("test")
     return DenseImages(
         name="scenes",
         task=task,
         classes=classes,
-        train=sets[0],
-        test=sets[1],
+        train=train,
+        test=test,
         mirror_keeps_class=False,
         fingerprint=digest.hexdigest(),
         notes=(f"{len(train)} scenes to train and {len(test)} to test on, of other handwritten digits.",),

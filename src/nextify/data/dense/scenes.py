@@ -9,14 +9,16 @@ digits than training scenes.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from nextify.data.decode import Pixels
-from nextify.data.dense.annotations import IndexMask, Objects, encoded_mask
+from nextify.data.dense.annotations import IndexMask, MaskStore, Objects, encoded_mask
 
 HEIGHT, WIDTH = 128, 160
 TRAIN, TEST = 400, 100
@@ -35,24 +37,55 @@ _INK = 0.48
 """Share of the darkest ink from which a pixel belongs to a digit."""
 
 Random = np.random.RandomState
+Part = Literal["train", "test"]
 Scene = tuple[Pixels, Objects, IndexMask]
 
 
-@lru_cache(maxsize=1)
-def scenes() -> tuple[list[Scene], list[Scene]]:
-    """The scenes to train and to test on: pixels ``(128, 160, 3)``, the objects, and a mask of 0 where there is no
-    digit and 1 + digit elsewhere. Boxes enclose what is visible of a digit."""
+class Scenes:
+    """The scenes of a part, composed when one is asked for: a store of pixels ``(128, 160, 3)``."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+
+    def __len__(self) -> int:
+        return {"train": TRAIN, "test": TEST}[self.part]
+
+    def load(self, index: int) -> Pixels:
+        return scene(self.part, index)[0]
+
+
+class SceneObjects(Scenes, Sequence[Objects]):
+    """Their objects; boxes enclose what is visible of a digit."""
+
+    def __getitem__(self, index: int) -> Objects:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return scene(self.part, index)[1]
+
+
+class SceneMasks(Scenes, MaskStore):
+    """Their index masks: 0 where there is no digit, 1 + digit elsewhere."""
+
+    def __getitem__(self, index: int) -> IndexMask:
+        return scene(self.part, index)[2]
+
+
+@cache
+def scene(part: Part, index: int) -> Scene:
+    """A scene, a function of its part and index."""
+    images, labels = _digits()
+    which = Random(0).permutation(len(labels))
+    own = which[:DIGITS_OF_TRAIN] if part == "train" else which[DIGITS_OF_TRAIN:]
+    return _scene(Random(1000 * (part == "test") + index), images, labels, own)
+
+
+@cache
+def _digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """scikit-learn's digits ``(1797, 8, 8)`` from 0 to 1, and their labels."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    images, labels = found.images / 16, found.target
-    which = Random(0).permutation(len(labels))
-    parts = which[:DIGITS_OF_TRAIN], which[DIGITS_OF_TRAIN:]
-    train, test = (
-        [_scene(Random(1000 * part + i), images, labels, own) for i in range(count)]
-        for part, (count, own) in enumerate(zip((TRAIN, TEST), parts, strict=True))
-    )
-    return train, test
+    return found.images / 16, found.target
 
 
 def _scene(
@@ -107,7 +140,7 @@ def _objects(owner: npt.NDArray[np.int8], classes: npt.NDArray[np.int64]) -> Obj
     )
 
 
-@lru_cache(maxsize=1)
+@cache
 def _noise() -> npt.NDArray[np.float32]:
     """Gaussian noise of which each scene shows a part: ``(256, 320, 1)``."""
     return Random(1).normal(0, 1, (2 * HEIGHT, 2 * WIDTH, 1)).astype(np.float32)
@@ -119,13 +152,13 @@ def _glyph(digit: npt.NDArray[np.float64], size: float, degrees: float, stretch:
     down, across = size / 8, stretch * size / 8  # pixels per pixel of the digit
     height, width = math.ceil(12 * down), min(math.ceil(12 * across), WIDTH)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turned = cos / across, sin / down, 6 - cos * width / across / 2 - sin * height / down / 2
-    turned += -sin / across, cos / down, 6 + sin * width / across / 2 - cos * height / down / 2
+    rows = (cos / across, sin / down), (-sin / across, cos / down)  # from a pixel made to one of the digit
+    turned = [value for a, b in rows for value in (a, b, 6 - a * width / 2 - b * height / 2)]
     ink = np.asarray(padded.transform((width, height), Image.Transform.AFFINE, turned, Image.Resampling.BICUBIC))
     # The larger the digit, the steeper: its outline stays about one pixel wide.
     alpha = ((ink - _INK) / min(1.0, 9 / size) + 0.5).clip(0, 1)
-    rows, columns = np.flatnonzero((alpha > 0.5).any(1)), np.flatnonzero((alpha > 0.5).any(0))
-    return alpha[rows[0] : min(rows[-1] + 1, rows[0] + HEIGHT), columns[0] : columns[-1] + 1]
+    down_ink, across_ink = (np.flatnonzero((alpha > 0.5).any(axis)) for axis in (1, 0))
+    return alpha[down_ink[0] : down_ink[-1] + 1, across_ink[0] : across_ink[-1] + 1]
 
 
 def _background(random: Random) -> npt.NDArray[np.float32]:

@@ -29,7 +29,7 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
     description = yaml_of(root)
     if description is None:
         folders = pairs(root, ".txt")
-        named = {
+        named: dict[str, tuple[list[str], Path | None]] = {
             name: (
                 [str(pair.images / file) for file, reason in files_below(pair.images) if not reason],
                 pair.annotations,
