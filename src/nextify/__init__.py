@@ -23,6 +23,7 @@ from nextify.paper.recipe import (
     RandAugment,
     RandomResized,
     Recipe,
+    ScaleJitter,
     Shift,
 )
 from nextify.paper.roadmap import Roadmap, Step, roadmap
@@ -66,6 +67,7 @@ __all__ = [
     "RandomResized",
     "Recipe",
     "Roadmap",
+    "ScaleJitter",
     "Shift",
     "Step",
     "cost",

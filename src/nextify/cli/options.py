@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -133,6 +134,13 @@ class MeasurementOptions(InferenceOptions):
         check_weights(self.bundle)
         check_source(self.data)
         check_folder(self.out)
+
+
+def refuse_for_dense(task: str, given: Mapping[str, object]) -> None:
+    """Raises ``ValueError`` where options for classifiers are given with a bundle for another task."""
+    names = [name for name, value in given.items() if value not in (None, False)]
+    if names:
+        raise ValueError(f"{' and '.join(names)} is for classifiers, and the bundle is for {task}: leave it out")
 
 
 def check_weights(source: str | None) -> None:

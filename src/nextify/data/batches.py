@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from nextify.paper.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
 """uint8 ``(B, S, S, 3)`` and int64 ``(B,)``, on the CPU."""
+
+Made = TypeVar("Made")
 
 PREFETCHED = 4
 """Batches that each worker prepares ahead."""
@@ -121,29 +123,7 @@ class TrainBatches:
 
     def iterate(self, start_step: int, end_step: int) -> Iterator[Batch]:
         """Yield the batches of steps ``start_step`` to ``end_step - 1``; workers live as long as the iterator."""
-        if not self.workers:
-            for step in range(start_step, end_step):
-                yield self.batch(step)
-            return
-        fork = "fork" in multiprocessing.get_all_start_methods()
-        loader: DataLoader[Batch | DataError] = DataLoader(
-            _ByStep(self),
-            sampler=range(start_step, end_step),
-            batch_size=None,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            multiprocessing_context="fork" if fork else None,
-            generator=torch.Generator(),  # the default would draw from the global generator, which is the model's
-            prefetch_factor=PREFETCHED,
-        )
-        with warnings.catch_warnings():
-            # Python warns of forking a process with threads; the workers run NumPy and Pillow, and torch on one thread.
-            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
-            batches = iter(loader)
-        for batch in batches:
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        return iterated(self.batch, self.workers, start_step, end_step)
 
     def __getstate__(self) -> dict[str, object]:
         # The array is restored from the image set, which pickles it more cheaply.
@@ -154,13 +134,43 @@ class TrainBatches:
         self.ready = self.transform.square.of_all(self.images) if self.transform.starts_square else self.images.array
 
 
-class _ByStep(Dataset[Batch | DataError]):
-    def __init__(self, batches: TrainBatches) -> None:
-        self.batches = batches
+def iterated(batch: Callable[[int], Made], workers: int, start_step: int, end_step: int) -> Iterator[Made]:
+    """Yield ``batch(step)`` for each step, prepared by worker processes that live as long as the iterator.
 
-    def __getitem__(self, step: int) -> Batch | DataError:
+    Raises:
+        DataError: as ``batch`` does, in a worker too.
+    """
+    if not workers:
+        yield from map(batch, range(start_step, end_step))
+        return
+    fork = "fork" in multiprocessing.get_all_start_methods()
+    loader: DataLoader[Made | DataError] = DataLoader(
+        _ByStep(batch),
+        sampler=range(start_step, end_step),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context="fork" if fork else None,
+        generator=torch.Generator(),  # the default would draw from the global generator, which is the model's
+        prefetch_factor=PREFETCHED,
+    )
+    with warnings.catch_warnings():
+        # Python warns of forking a process with threads; the workers run NumPy and Pillow, and torch on one thread.
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+        batches = iter(loader)
+    for made in batches:
+        if isinstance(made, DataError):
+            raise made
+        yield made
+
+
+class _ByStep(Dataset[Made | DataError], Generic[Made]):
+    def __init__(self, batch: Callable[[int], Made]) -> None:
+        self.batch = batch
+
+    def __getitem__(self, step: int) -> Made | DataError:
         try:
-            return self.batches.batch(step)
+            return self.batch(step)
         except DataError as error:
             return error  # raised by the main process; a worker's exception would arrive as a long traceback
 

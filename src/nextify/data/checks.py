@@ -79,6 +79,7 @@ def check(
     skip_unreadable: bool = False,
     to_train: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
+    looked: tuple[Records, dict[int, str]] | None = None,
 ) -> Images:
     """The images of a listing, checked.
 
@@ -87,12 +88,15 @@ def check(
         cache: folder for what later starts need not do again; None for none.
         decoded_limit: bytes up to which all images are held decoded.
         skip_unreadable, to_train, on_progress: as ``open_images`` has them.
+        looked: what ``examine`` gave, where it was called before.
 
     Raises:
         DataError: images that cannot be read, named.
     """
     used = np.concatenate([listing.train, listing.test])
-    records, unreadable = examine(listing.images, used, cache, decode=skip_unreadable, on_progress=on_progress)
+    records, unreadable = looked or examine(
+        listing.images, used, cache, decode=skip_unreadable, on_progress=on_progress
+    )
     if not skip_unreadable:
         _refuse([(listing.images.names[i], reason) for i, reason in unreadable.items()], len(used))
     # An image whose header is whole belongs to the set: a training that it stopped is still the same one.

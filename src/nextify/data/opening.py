@@ -18,6 +18,7 @@ from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep, open_kept
 from nextify.data.source import KINDS, PREFIX, check_source, is_pattern, source_name
+from nextify.data.sources.annotated import format_of
 from nextify.data.sources.folder import ARCHIVES, list_folder
 from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Listing, Splitting
@@ -91,7 +92,15 @@ def open_images(
             return _cifar10(local, cache)
         listing = list_folder(local, splitting)
     else:
-        listing = _listing(source, splitting)
+        try:
+            listing = _listing(source, splitting)
+        except DataError as error:
+            path = Path(source).expanduser()
+            if not path.exists() or format_of(path) is None:
+                raise
+            raise DataError(
+                f"{error}; for its boxes or masks, nextify train MODEL --data {printable(source)} trains on them"
+            ) from None
     if bands is not None:
         listing = replace(listing, images=BandsOf(listing.images, bands))
     images = check(

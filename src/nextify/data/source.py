@@ -10,6 +10,8 @@ from nextify.system.text import printable
 
 PREFIX = "hf:"
 """Of a data set on the Hugging Face Hub."""
+EMBEDDED = ("digits", "scenes")
+"""Sets that come with Nextify."""
 KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards"
 
 
@@ -23,7 +25,7 @@ def check_source(source: str) -> None:
     if not source.strip():
         raise DataError(f"the name of the images is empty: give {KINDS}")
     path = Path(source).expanduser()
-    if source in ("digits", "cifar10") or source.startswith(PREFIX) or path.exists():
+    if source in (*EMBEDDED, "cifar10") or source.startswith(PREFIX) or path.exists():
         return
     if not (is_pattern(source) and path.suffix.lower() in (".tar", ".parquet")):
         raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
@@ -31,7 +33,7 @@ def check_source(source: str) -> None:
 
 def source_name(source: str) -> str:
     """What to call a source: the folder's name, the file's without its ending, the data set's on the Hub."""
-    if source in ("digits", "cifar10"):
+    if source in (*EMBEDDED, "cifar10"):
         return source
     if source.startswith(PREFIX):
         return source.rstrip("/").rpartition("/")[2].removeprefix(PREFIX)

@@ -29,7 +29,7 @@ from nextify.data.images import ImageSet
 from nextify.data.jpeg import Box, decode_crop
 from nextify.data.kept import Kept, keep, open_kept
 from nextify.data.preprocessing import Preprocessing
-from nextify.paper.recipe import NoCrop, RandomResized, Recipe, Shift
+from nextify.paper.recipe import NoCrop, RandomResized, Recipe, RecipeError, ScaleJitter, Shift
 
 Transform = Callable[[Pixels], Pixels]
 
@@ -110,6 +110,8 @@ class TrainTransform:
                 self.margin = max(1, int(image_size * share))
             case NoCrop():
                 pass
+            case ScaleJitter():
+                raise RecipeError("crop=scale_jitter is for detection and segmentation: set crop to another kind")
             case unknown:
                 assert_never(unknown)
         self.augment: Transform | None = None

@@ -1,0 +1,11 @@
+"""Detection and segmentation: images with boxes or masks in, batches out.
+
+In reading order: ``annotations`` (what an image's objects and masks are), ``opening`` (choosing the source), ``scenes``
+(the embedded set), ``placement`` (image to canvas and back) and ``batches``. Importing this package does not import
+torch.
+"""
+
+from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet, DenseTask, Objects
+from nextify.data.dense.opening import open_dense, recognize
+
+__all__ = ["IGNORED", "DenseImages", "DenseSet", "DenseTask", "Objects", "open_dense", "recognize"]

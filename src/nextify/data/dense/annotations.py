@@ -1,0 +1,225 @@
+"""Images with boxes, or with a class for each pixel, as the rest of Nextify sees them.
+
+Boxes are ``x1, y1, x2, y2`` in pixels of the upright image, x to the right and y down, the far edges exclusive. Classes
+count from 0. Instance masks stay as the source has them, COCO's polygons or run lengths, until one is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from nextify.data.decode import Pixels
+from nextify.data.errors import DataError
+from nextify.data.images import SelectedStore, Store
+from nextify.system.text import printable
+
+DenseTask = Literal["detection", "segmentation"]
+IGNORED = 255
+"""Value of a mask's pixels that neither train nor count."""
+MOST_CLASSES = 255
+
+
+class Rle(TypedDict):
+    """COCO's run lengths of a mask: height and width, and counts as numbers or in COCO's compressed text."""
+
+    size: list[int]
+    counts: list[int] | str
+
+
+Polygons = list[list[float]]
+"""COCO's outlines: one list of x and y for each piece."""
+Mask = Rle | Polygons
+IndexMask = npt.NDArray[np.uint8]
+"""``(H, W)``: the class of each pixel, or ``IGNORED``."""
+
+
+def mask_api() -> Any:
+    """COCO's mask functions, those of faster-coco-eval. Raises ``DataError`` where it is not installed."""
+    try:
+        from faster_coco_eval import mask
+    except ImportError:
+        raise DataError("instance masks need faster-coco-eval: pip install 'nextify[dense]'") from None
+    return mask
+
+
+def encoded_mask(pixels: npt.NDArray[np.bool_]) -> Rle:
+    """The run lengths of ``(H, W)``, down the columns, as COCO counts them."""
+    flat = pixels.reshape(-1, order="F")
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], ends, [flat.size]])).tolist()
+    return Rle(size=list(pixels.shape), counts=[0, *counts] if flat[0] else counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The objects of one image."""
+
+    boxes: npt.NDArray[np.float32]
+    """``(N, 4)``."""
+    labels: npt.NDArray[np.int64]
+    """``(N,)``."""
+    crowd: npt.NDArray[np.bool_]
+    """``(N,)``: areas to ignore, such as COCO's crowds and VOC's difficult objects."""
+    areas: npt.NDArray[np.float64]
+    """``(N,)`` pixels, as COCO tells small objects from large ones: of the mask, or of the box where there is none."""
+    masks: tuple[Mask, ...] | None = None
+    """One for each object, or None where the source has none."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def mask(self, index: int, height: int, width: int) -> npt.NDArray[np.bool_]:
+        """The mask of one object: ``(height, width)``, of the image.
+
+        Raises:
+            DataError: outlines or compressed run lengths without faster-coco-eval.
+            ValueError: the objects have no masks.
+        """
+        if self.masks is None:
+            raise ValueError("these objects have no masks")
+        mask = self.masks[index]
+        if not isinstance(mask, list) and isinstance(mask["counts"], list):
+            counts = np.array(mask["counts"])
+            return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T
+        api = mask_api()
+        rle = api.merge(api.frPyObjects(mask, height, width)) if isinstance(mask, list) else mask
+        pixels: npt.NDArray[np.bool_] = api.decode(rle).astype(bool)
+        return pixels
+
+    def selected(self, indices: npt.NDArray[np.int64]) -> Objects:
+        """The objects at ``indices (M,)``."""
+        masks = None if self.masks is None else tuple(self.masks[i] for i in indices.tolist())
+        return Objects(self.boxes[indices], self.labels[indices], self.crowd[indices], self.areas[indices], masks)
+
+
+class DenseSet:
+    """Images with objects (detection) or index masks (segmentation)."""
+
+    def __init__(
+        self,
+        task: DenseTask,
+        store: Store,
+        sizes: npt.NDArray[np.int64],
+        names: Sequence[str],
+        objects: Sequence[Objects] | None = None,
+        masks: Sequence[IndexMask] | MaskStore | None = None,
+        has_masks: bool | None = None,
+    ) -> None:
+        """
+        Args:
+            sizes: ``(N, 2)`` height and width of the upright images.
+            names: what the source calls each image.
+            objects: of each image, for detection.
+            masks: of each image, for segmentation.
+            has_masks: whether all objects have instance masks, and there are any; None looks at each.
+        """
+        self.task, self.store, self.sizes, self.names = task, store, sizes, names
+        self._objects, self._masks = objects, masks
+        if has_masks is None:
+            found = [one.masks is not None for one in objects or () if len(one)]
+            has_masks = bool(found) and all(found)
+        self.has_masks = has_masks
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def load(self, index: int) -> Pixels:
+        """``(H, W, 3)`` uint8 RGB, upright; may be a view: copy before writing to it. Raises ``DataError``."""
+        return self.store.load(index)
+
+    def objects(self, index: int) -> Objects:
+        """The objects of an image. Raises ``ValueError`` for segmentation."""
+        if self._objects is None:
+            raise ValueError(f"images for {self.task} have no objects")
+        return self._objects[index]
+
+    def mask(self, index: int) -> IndexMask:
+        """``(H, W)`` uint8: classes and ``IGNORED``; may be a view. Raises ``ValueError`` for detection."""
+        if self._masks is None:
+            raise ValueError(f"images for {self.task} have no index masks")
+        return self._masks[index]
+
+    def name(self, index: int) -> str:
+        """What the source calls the image, safe to print."""
+        return printable(self.names[index])
+
+    def selected(self, indices: npt.NDArray[np.int64]) -> DenseSet:
+        """The images at ``indices (M,)``, in that order."""
+        chosen = indices.tolist()
+        return DenseSet(
+            self.task,
+            SelectedStore(self.store, indices),
+            self.sizes[indices],
+            [self.names[i] for i in chosen],
+            None if self._objects is None else [self._objects[i] for i in chosen],
+            None if self._masks is None else SelectedMasks(self._masks, chosen),
+            self.has_masks,
+        )
+
+
+class MaskStore:
+    """Index masks by position, read when asked for."""
+
+    def __getitem__(self, index: int) -> IndexMask:
+        raise NotImplementedError
+
+
+class SelectedMasks(MaskStore):
+    """Some of other masks."""
+
+    def __init__(self, masks: Sequence[IndexMask] | MaskStore, indices: list[int]) -> None:
+        self.masks, self.indices = masks, indices
+
+    def __getitem__(self, index: int) -> IndexMask:
+        return self.masks[self.indices[index]]
+
+
+@dataclass(frozen=True)
+class DenseImages:
+    """A data set for detection or segmentation, checked and ready."""
+
+    name: str
+    task: DenseTask
+    classes: tuple[str, ...]
+    train: DenseSet
+    test: DenseSet
+    mirror_keeps_class: bool
+    """Whether a mirrored object still belongs to its class (mirrored digits do not)."""
+    fingerprint: str
+    """SHA-256 of the content: task, classes, split, names, the images' bytes and the annotations."""
+    notes: tuple[str, ...]
+    """What was decided on the user's behalf and what may surprise, one sentence each."""
+    warnings: tuple[str, ...] = ()
+    """Problems of the data that do not prevent a training, one sentence each."""
+    test_images_also_in_training: int | None = None
+    """By content; None where this was not checked."""
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of what the source holds and is not used, by the reason."""
+
+    @property
+    def train_images(self) -> int:
+        return len(self.train)
+
+    @property
+    def test_images(self) -> int:
+        return len(self.test)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are instance masks to learn and to measure."""
+        return self.test.has_masks and (self.train.has_masks or not len(self.train))
+
+    @property
+    def middle_size(self) -> tuple[int, int]:
+        """Medians of the images' heights and widths, pixels."""
+        height, width = np.median(np.concatenate([self.train.sizes, self.test.sizes]), axis=0).tolist()
+        return round(height), round(width)

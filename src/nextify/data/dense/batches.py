@@ -1,0 +1,349 @@
+"""Batches of images with boxes or masks, as functions of (seed, step), like those of classification.
+
+Augmentation is that of torchvision's and detectron2's "large-scale jitter" (arXiv 2012.07177): a random size, a crop of
+what is larger than the canvas or a random place on it, a mirror image, colour jitter. What the border cuts is clipped;
+an object of which less than a quarter is left, or less than two pixels, is dropped.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nextify.data.batches import iterated
+from nextify.data.decode import Pixels, quiet
+from nextify.data.dense.annotations import DenseSet, IndexMask, Objects
+from nextify.data.dense.placement import Placement, fitting, resized
+from nextify.data.errors import DataError
+from nextify.data.images import EncodedStore
+from nextify.data.randomness import AUGMENTATION, order, reseed, seeded, words_of_rows
+from nextify.data.share import Rows, Share
+from nextify.data.transforms import Jitter
+from nextify.paper.recipe import NoCrop, RandomResized, Recipe, RecipeError, ScaleJitter, Shift
+
+LEAST_SHARE = 0.25
+"""Share of an object's box that must lie on the canvas for it to be trained on."""
+LEAST_SIDE = 2.0
+"""Pixels of the canvas that a box must have each way."""
+HELD_LIMIT = 2**30
+"""Bytes of decoded and reduced images that are held in memory."""
+REDUCED_FROM = 1.5
+"""Ratio of an image to the largest size at which it is shown from which a reduced copy takes its place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is to be found in one image of a batch, in pixels of the canvas."""
+
+    boxes: Tensor
+    """``(N, 4)`` float32."""
+    labels: Tensor
+    """``(N,)`` int64."""
+    crowd: Tensor
+    """``(N,)`` bool: areas to ignore, never trained on."""
+    masks: Tensor | None
+    """``(N, H, W)`` uint8, 0 and 1, where they were asked for."""
+    image: int
+    """Which of the set's images; -1 for one that does not count."""
+    placement: Placement | None = None
+    """Of test images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The classes of a test image's pixels, which are measured in the image's own resolution."""
+
+    mask: Tensor
+    """uint8 ``(height, width)`` of the image."""
+    image: int
+    """Which of the set's images; -1 for one that does not count."""
+    placement: Placement
+
+
+DenseBatch = tuple[Tensor, list[Target] | list[Region] | Tensor]
+"""uint8 images ``(B, H, W, 3)`` with targets: a list for detection; for segmentation uint8 masks of the canvas
+``(B, H, W)`` to train on, and a list to test on."""
+_Raw = tuple[Pixels, "list[tuple[Objects, npt.NDArray[np.uint8] | None, int]] | IndexMask"]
+"""The same as arrays, which workers hand over at less cost."""
+
+
+class DenseTrainBatches:
+    """The training batches of a recipe, by step; an incomplete last batch of an epoch is dropped."""
+
+    def __init__(
+        self,
+        images: DenseSet,
+        recipe: Recipe,
+        canvas: tuple[int, int],
+        seed: int,
+        workers: int = 0,
+        share: Share | None = None,
+        *,
+        masks: bool = False,
+    ) -> None:
+        """
+        Args:
+            canvas: height and width of the network's input.
+            workers: processes that prepare batches; 0 prepares each batch on demand. The batches are the same.
+            share: this process's rows of each batch; None returns whole batches.
+            masks: whether targets of detection hold instance masks.
+
+        Raises:
+            DataError: there are fewer images than a batch holds.
+            RecipeError: the recipe has an augmentation that boxes and masks cannot follow.
+        """
+        _refuse_others(recipe)
+        self.steps_per_epoch = len(images) // recipe.batch_size
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"{len(images):,} training images do not fill one batch of {recipe.batch_size:,}, so an epoch would "
+                f"have no step: set batch_size to {len(images)} or less, or let the recipe be fitted to the data"
+            )
+        self.images, self.batch_size, self.canvas = images, recipe.batch_size, canvas
+        self.seed, self.workers, self.masks = seed, workers, masks
+        self.trained, self.held_out = np.arange(len(images)), np.arange(0)
+        self.rows: Rows = np.arange(self.batch_size) if share is None else share.rows
+        self.range = _range_of(recipe)
+        self.flip = recipe.horizontal_flip
+        self.jitter = None if recipe.color_jitter == "off" else Jitter(recipe.color_jitter)
+        self.held = _Held(images, canvas, max(1.0, self.range[1]), HELD_LIMIT // max(1, workers))
+        self._order: tuple[int, Rows] | None = None
+
+    def indices(self, step: int) -> Rows:
+        """Indices ``(B,)`` of the images in the whole batch of ``step``."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, order(len(self.images), self.seed, epoch)
+        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+
+    def batch(self, step: int) -> DenseBatch:
+        """The batch of ``step``, counted over all epochs. The state of the global random generators is restored."""
+        return _as_tensors(self._raw(step))
+
+    def iterate(self, start_step: int, end_step: int) -> Iterator[DenseBatch]:
+        """Yield the batches of steps ``start_step`` to ``end_step - 1``; workers live as long as the iterator."""
+        return map(_as_tensors, iterated(self._raw, self.workers, start_step, end_step))
+
+    def _raw(self, step: int) -> _Raw:
+        chosen = self.indices(step)[self.rows].tolist()
+        # Each row is seeded by itself, so that a process need not draw for rows that are not its own.
+        words = words_of_rows(self.seed, step, AUGMENTATION, self.batch_size)[self.rows]
+        pixels: Pixels = np.empty((len(chosen), *self.canvas, 3), np.uint8)
+        found = []
+        classes: IndexMask = np.empty((len(chosen), *self.canvas), np.uint8)
+        with seeded(self.seed, step, AUGMENTATION), quiet():
+            for row, index in enumerate(chosen):
+                reseed(words[row])
+                placement, mirrored = self._placement(index), random.random() < self.flip
+                view = placement.pixels(self.held.load(index), self.canvas)
+                view = view[:, ::-1] if mirrored else view
+                pixels[row] = view if self.jitter is None else self.jitter(view)
+                if self.images.task == "segmentation":
+                    mask = placement.mask(self.images.mask(index), self.canvas)
+                    classes[row] = mask[:, ::-1] if mirrored else mask
+                else:
+                    found.append((*self._objects(index, placement, mirrored), index))
+        return pixels, found if self.images.task == "detection" else classes
+
+    def _placement(self, index: int) -> Placement:
+        height, width = self.images.sizes[index].tolist()
+        fitted = fitting((height, width), self.canvas)
+        least, most = self.range
+        if least == most == 1:
+            return fitted
+        shown = Placement(height, width, fitted.scale * random.uniform(least, most))
+        top, left = (
+            _drawn(side, room) for side, room in zip(shown.resized, self.canvas, strict=True)
+        )  # fmt: skip
+        return Placement(height, width, shown.scale, top, left)
+
+    def _objects(
+        self, index: int, placement: Placement, mirrored: bool
+    ) -> tuple[Objects, npt.NDArray[np.uint8] | None]:
+        width = self.canvas[1]
+        objects = self.images.objects(index)
+        boxes = placement.boxes(objects.boxes)
+        kept, clipped = _kept(boxes, self.canvas)
+        objects, clipped = objects.selected(kept), clipped[kept]
+        masks = _masks(objects, placement, self.canvas) if self.masks else None
+        if mirrored:
+            clipped = np.stack([width - clipped[:, 2], clipped[:, 1], width - clipped[:, 0], clipped[:, 3]], 1)
+            masks = None if masks is None else masks[:, :, ::-1]
+        return Objects(clipped, objects.labels, objects.crowd, objects.areas), masks
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_order": None}
+
+
+class DenseTestBatches:
+    """The test images in order, each once and fitted to the canvas; the last batch may be smaller. Can be iterated
+    repeatedly.
+
+    With N processes, each takes every N-th batch. All processes get equally many batches, since their networks may
+    wait for each other; the missing ones hold one image of index -1, which does not count.
+    """
+
+    def __init__(
+        self,
+        images: DenseSet,
+        canvas: tuple[int, int],
+        batch_size: int,
+        rank: int = 0,
+        count: int = 1,
+        *,
+        masks: bool = False,
+    ) -> None:
+        self.images, self.canvas, self.batch_size = images, canvas, batch_size
+        self.rank, self.count, self.masks = rank, count, masks
+        fits = len(images) * canvas[0] * canvas[1] * 3 <= HELD_LIMIT
+        self._held: dict[int, Pixels] | None = {} if fits else None
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // (self.batch_size * self.count))
+
+    def __iter__(self) -> Iterator[DenseBatch]:
+        for number in range(len(self)):
+            start = (number * self.count + self.rank) * self.batch_size
+            if start >= len(self.images):
+                yield self._nothing()
+            else:
+                yield self._part(range(start, min(start + self.batch_size, len(self.images))))
+
+    def _part(self, chosen: range) -> DenseBatch:
+        places = [fitting(self.images.sizes[i].tolist(), self.canvas) for i in chosen]
+        pixels = torch.from_numpy(np.stack([self._pixels(i, place) for i, place in zip(chosen, places, strict=True)]))
+        if self.images.task == "segmentation":
+            return pixels, [self._region(i, place) for i, place in zip(chosen, places, strict=True)]
+        return pixels, [self._target(i, place) for i, place in zip(chosen, places, strict=True)]
+
+    def _pixels(self, index: int, placement: Placement) -> Pixels:
+        if self._held is None:
+            return placement.pixels(self.images.load(index), self.canvas)
+        if index not in self._held:
+            self._held[index] = placement.pixels(self.images.load(index), self.canvas)
+        return self._held[index]
+
+    def _target(self, index: int, placement: Placement) -> Target:
+        objects = self.images.objects(index)
+        on_canvas = Objects(placement.boxes(objects.boxes), objects.labels, objects.crowd, objects.areas)
+        return _target(on_canvas, _masks(objects, placement, self.canvas) if self.masks else None, index, placement)
+
+    def _region(self, index: int, placement: Placement) -> Region:
+        return Region(torch.from_numpy(np.array(self.images.mask(index))), index, placement)
+
+    def _nothing(self) -> DenseBatch:
+        pixels, found = self._part(range(1))
+        none = found[0]
+        if isinstance(none, Region):
+            return pixels, [Region(none.mask, -1, none.placement)]
+        assert isinstance(none, Target)
+        masks = None if none.masks is None else none.masks[:0]
+        return pixels, [Target(none.boxes[:0], none.labels[:0], none.crowd[:0], masks, -1, none.placement)]
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_held": None if self._held is None else {}}
+
+
+class _Held:
+    """Images as training needs them: decoded once where memory allows, reduced where they are much too large."""
+
+    def __init__(self, images: DenseSet, canvas: tuple[int, int], most: float, limit: int) -> None:
+        self.images, self.limit = images, limit
+        self.largest = round(canvas[0] * most), round(canvas[1] * most)
+        self.decodes = isinstance(images.store, EncodedStore)
+        self.held: dict[int, Pixels] = {}
+        self.bytes = 0
+
+    def load(self, index: int) -> Pixels:
+        found = self.held.get(index)
+        if found is not None:
+            return found
+        pixels = self.images.load(index)
+        fit = fitting(pixels.shape, self.largest)
+        if fit.scale * REDUCED_FROM < 1:
+            pixels = resized(pixels, fit.resized)
+        elif not self.decodes:
+            return pixels
+        if self.bytes + pixels.nbytes <= self.limit:
+            self.held[index] = pixels
+            self.bytes += pixels.nbytes
+        return pixels
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"held": {}, "bytes": 0}
+
+
+def _range_of(recipe: Recipe) -> tuple[float, float]:
+    """Smallest and largest size of an image, as multiples of the size at which it fits the canvas."""
+    match recipe.crop:
+        case ScaleJitter(least, most):
+            return least, most
+        case NoCrop():
+            return 1.0, 1.0
+        case RandomResized() | Shift():
+            raise RecipeError(f"crop={recipe.crop.kind} is for classification: set crop=scale_jitter or crop=none")
+        case unknown:
+            assert_never(unknown)
+
+
+def _refuse_others(recipe: Recipe) -> None:
+    """Raise ``RecipeError`` for settings whose changes of an image boxes and masks do not follow."""
+    settings = {
+        "rand_augment": recipe.rand_augment,
+        "mixing": recipe.mixing,
+        "class_balance": recipe.class_balance,
+        "calibration": recipe.calibration,
+        "progressive_resizing": recipe.progressive_resizing,
+    }
+    on = [f"{name}=off" for name, value in settings.items() if value != "off"]
+    on += ["random_erasing=0"] if recipe.random_erasing else []
+    if on:
+        raise RecipeError(f"a recipe for detection or segmentation needs {', '.join(on)}: these are for classification")
+
+
+def _drawn(side: int, room: int) -> int:
+    """Where a side of the resized image begins in the canvas's ``room``: a place where it lies within, or fills it."""
+    return random.randint(min(0, room - side), max(0, room - side))
+
+
+def _kept(boxes: npt.NDArray[np.float32], canvas: tuple[int, int]) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """Which boxes ``(N, 4)`` are trained on, and all of them clipped to the canvas."""
+    clipped = boxes.clip(0, np.array([canvas[1], canvas[0]] * 2, np.float32))
+    whole, left = (b[:, 2:] - b[:, :2] for b in (boxes, clipped))
+    enough = left.prod(1) >= LEAST_SHARE * whole.prod(1)
+    return np.flatnonzero(enough & (left.min(1, initial=np.inf) >= LEAST_SIDE)), clipped
+
+
+def _masks(objects: Objects, placement: Placement, canvas: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """``(N, H, W)``, 0 and 1, on the canvas."""
+    if not len(objects):
+        return np.zeros((0, *canvas), np.uint8)
+    masks = [objects.mask(i, placement.height, placement.width) for i in range(len(objects))]
+    return placement.mask(np.stack(masks).view(np.uint8), canvas, fill=0)
+
+
+def _target(
+    objects: Objects, masks: npt.NDArray[np.uint8] | None, image: int, placement: Placement | None = None
+) -> Target:
+    return Target(
+        torch.from_numpy(objects.boxes),
+        torch.from_numpy(objects.labels),
+        torch.from_numpy(objects.crowd),
+        None if masks is None else torch.from_numpy(np.ascontiguousarray(masks)),
+        image,
+        placement,
+    )
+
+
+def _as_tensors(raw: _Raw) -> DenseBatch:
+    pixels, found = raw
+    if isinstance(found, np.ndarray):
+        return torch.from_numpy(pixels), torch.from_numpy(found)
+    return torch.from_numpy(pixels), [_target(*one) for one in found]

@@ -1,0 +1,165 @@
+"""What is wrong with boxes and masks: each kind is counted, named, and handled by a rule that is said.
+
+| found | what happens |
+|---|---|
+| a box that reaches beyond its image | clipped |
+| a box without area, or wholly outside | left out |
+| the same box of the same class twice | one is kept |
+| images without objects | kept, as background |
+| crowds (COCO), difficult objects (VOC) | ignored: neither trained on nor counted |
+| an image of another size than its annotations say | refused |
+| a mask of another size than its image, a value that is no class | refused |
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nextify.data.dense.annotations import Mask, Objects
+from nextify.data.dense.found import Annotation
+from nextify.data.errors import DataError
+from nextify.system.text import plural, printable, some
+
+Size = tuple[int, int]
+ROUNDING = 1.0
+"""Pixels by which a box may reach beyond its image without a word."""
+
+
+@dataclass
+class Findings:
+    """What was found in a set's boxes, by the images' names."""
+
+    outside: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    beyond: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    crowds: list[str] = field(default_factory=list)
+    bare: list[str] = field(default_factory=list)
+    unmasked: list[str] = field(default_factory=list)
+    masked: int = 0
+
+    def notes(self) -> list[str]:
+        """What to say that need not worry."""
+        said = []
+        if self.bare:
+            said.append(f"{plural(len(self.bare), 'image has', 'images have')} no objects: kept, as background.")
+        if self.crowds:
+            said.append(f"{_boxes(self.crowds, 'is an area', 'are areas')} to ignore (a crowd, or a difficult object): "
+                        f"neither trained on nor counted.")  # fmt: skip
+        if self.masked and self.unmasked:
+            said.append(f"{plural(len(self.unmasked), 'object has', 'objects have')} no mask, in {_in(self.unmasked)}: "
+                        f"instance masks are not used.")  # fmt: skip
+        return said
+
+    def warnings(self) -> list[str]:
+        """What may be a mistake in the annotations."""
+        said = []
+        if self.outside:
+            said.append(f"{_boxes(self.outside, 'reaches', 'reach')} beyond the image and "
+                        f"{'is' if len(self.outside) == 1 else 'are'} clipped, in {_in(self.outside)}.")  # fmt: skip
+        if self.beyond:
+            said.append(f"{_boxes(self.beyond, 'lies', 'lie')} outside the image and "
+                        f"{'is' if len(self.beyond) == 1 else 'are'} left out, in {_in(self.beyond)}.")  # fmt: skip
+        if self.empty:
+            said.append(f"{_boxes(self.empty, 'has', 'have')} no area and "
+                        f"{'is' if len(self.empty) == 1 else 'are'} left out, in {_in(self.empty)}.")  # fmt: skip
+        if self.twice:
+            said.append(f"{_boxes(self.twice, 'repeats', 'repeat')} another of the same class and "
+                        f"{'is' if len(self.twice) == 1 else 'are'} left out, in {_in(self.twice)}.")  # fmt: skip
+        return said
+
+    def left_out(self) -> dict[str, list[str]]:
+        """The images whose boxes are not used, by the reason."""
+        reasons = {
+            "boxes outside their image": self.beyond,
+            "boxes without area": self.empty,
+            "repeated boxes": self.twice,
+        }
+        return {reason: names for reason, names in reasons.items() if names}
+
+
+def check_sizes(names: Sequence[str], said: Sequence[Size | None], sizes: Sequence[Size | None]) -> None:
+    """Raise ``DataError`` where annotations were made for images of another size."""
+    odd = [
+        f"{name} is {size[1]}×{size[0]} and annotated as {own[1]}×{own[0]}"
+        for name, own, size in zip(names, said, sizes, strict=True)
+        if own is not None and size is not None and own != size
+    ]
+    if odd:
+        raise DataError(
+            f"{plural(len(odd), 'image is', 'images are')} of another size than the annotations say, so boxes would be "
+            f"misplaced: {some(odd)}; give the images that were annotated, or correct the sizes"
+        )
+
+
+def checked_objects(found: Sequence[Annotation], size: Size, name: str, findings: Findings) -> Objects:
+    """The objects of an image of ``size`` (height, width) by the rules above; what is found goes to ``findings``.
+
+    Raises:
+        DataError: run lengths of another size.
+    """
+    height, width = size
+    kept: dict[tuple[object, ...], tuple[Annotation, tuple[float, ...]]] = {}
+    for one in found:
+        x1, y1, x2, y2 = one.box
+        if x2 <= x1 or y2 <= y1:
+            findings.empty.append(name)
+            continue
+        box = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+        if box[0] >= box[2] or box[1] >= box[3]:
+            findings.beyond.append(name)
+            continue
+        if max(-x1, -y1, x2 - width, y2 - height) > ROUNDING:
+            findings.outside.append(name)
+        key = one.label, one.crowd, box
+        if key in kept:
+            findings.twice.append(name)
+            continue
+        kept[key] = one, box
+        if one.crowd:
+            findings.crowds.append(name)
+        if one.mask is None:
+            findings.unmasked.append(name)
+        else:
+            findings.masked += 1
+            _check_mask(one.mask, size, name)
+    if not found:
+        findings.bare.append(name)
+    boxes = np.array([box for _, box in kept.values()], np.float32).reshape(-1, 4)
+    masks = tuple(one.mask for one, _ in kept.values() if one.mask is not None)
+    return Objects(
+        boxes,
+        np.array([one.label for one, _ in kept.values()], np.int64),
+        np.array([one.crowd for one, _ in kept.values()], bool),
+        np.array([one.area or (b[2] - b[0]) * (b[3] - b[1]) for one, b in kept.values()], np.float64),
+        masks if len(masks) == len(kept) else None,
+    )
+
+
+def _check_mask(mask: Mask, size: Size, name: str) -> None:
+    if not isinstance(mask, list) and tuple(mask["size"]) != size:
+        height, width = mask["size"]
+        raise DataError(f"{printable(name)} is {size[1]}×{size[0]} and has a mask of {width}×{height}: "
+                        f"make the mask from this image")  # fmt: skip
+
+
+def check_mask_size(path: str, found: Size, size: Size, name: str) -> None:
+    """Raise ``DataError`` where a mask is not of its image's size."""
+    if found != size:
+        mask = printable(os.path.basename(path))
+        raise DataError(f"the mask {mask} is {found[1]}×{found[0]} and its image {printable(name)} is "
+                        f"{size[1]}×{size[0]}: give both the same size (masks by nearest neighbours)")  # fmt: skip
+
+
+def _boxes(names: Sequence[str], one: str, many: str) -> str:
+    return plural(len(names), f"box {one}", f"boxes {many}")
+
+
+def _in(names: Sequence[str]) -> str:
+    counts = Counter(names)
+    return some([name if count == 1 else f"{name} ({count})" for name, count in counts.items()])

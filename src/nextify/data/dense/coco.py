@@ -1,0 +1,180 @@
+"""COCO's annotations (https://cocodataset.org/#format-data): boxes, outlines, run lengths and crowds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from nextify.data.dense.annotations import Mask, Rle
+from nextify.data.dense.found import Annotated, Annotation, Part, located, used_parts
+from nextify.data.errors import DataError, reading_of
+from nextify.data.sources.annotated import coco_files
+from nextify.data.sources.listing import Splitting
+from nextify.data.sources.parts import choose_parts, is_part_folder, kind_of
+from nextify.system.files import parse_json
+from nextify.system.text import plural, printable, shortened, some
+
+Record = dict[str, Any]
+
+
+def list_coco(root: Path, splitting: Splitting) -> Annotated:
+    """The images of a JSON, or of a folder with one JSON per part. Raises ``DataError``."""
+    where = printable(str(root))
+    files = coco_files(root)
+    folder = root if root.is_dir() else root.parent
+    if len(files) > 1 and not any(map(kind_of, files)):
+        raise DataError(
+            f"{where} has {some([path.name for path in files.values()])}: give one of them, "
+            f"or name them train.json and val.json"
+        )
+
+    def shown(name: str) -> str:
+        return f"{name}/" if any(path.parent.name in files for path in files.values()) else f"{name}.json"
+
+    parts = used_parts([*files], where, shown, splitting)
+    used = [*files] if parts is None else [*parts.used]
+    read = {name: _read(files[name]) for name in used}
+    numbers, classes, notes = _classes(read, where)
+    rows = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
+    if parts is None and (inner := _by_folder(rows[""], read[""])) is not None:
+        parts = choose_parts([*inner], where, to_train=splitting.to_train)
+        return Annotated(
+            where=where,
+            parts=parts,
+            train=Part() if parts.train is None else inner[parts.train],
+            test=Part() if parts.test is None else inner[parts.test],
+            classes=classes,
+            notes=notes,
+        )
+    return Annotated(
+        where=where,
+        parts=parts,
+        train=rows[""] if parts is None else Part() if parts.train is None else rows[parts.train],
+        test=Part() if parts is None or parts.test is None else rows[parts.test],
+        classes=classes,
+        shown=shown,
+        notes=notes,
+    )
+
+
+def _read(path: Path) -> Record:
+    """The file's object, with lists of images, annotations and categories."""
+    where = printable(str(path))
+    with reading_of(path):
+        data = path.read_bytes()
+    try:
+        found = parse_json(data)
+    except (json.JSONDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise DataError(f"{where} is no JSON ({str(error).partition(chr(10))[0]}): write it anew") from None
+    for key in ("images", "annotations", "categories"):
+        rows = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise DataError(f"{where} has no list of {key}, as COCO's files have: write it anew")
+        wanted = {
+            "images": ("id", "file_name"),
+            "annotations": ("image_id", "category_id"),
+            "categories": ("id", "name"),
+        }
+        if lacking := [field for field in wanted[key] if any(field not in row for row in rows)]:
+            raise DataError(f"{where} has {key} without {some(lacking)}: add it")
+    return found  # type: ignore[no-any-return]
+
+
+def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple[str, ...], list[str]]:
+    """Label of each category's id, the names, and what to say. Categories are in the order of their ids."""
+    of_part = [{row["id"]: str(row["name"]) for row in found["categories"]} for found in read.values()]
+    if any(names != of_part[0] for names in of_part):
+        raise DataError(
+            f"{where} has other categories in its parts {some([*read])}: give all parts the same categories"
+        )
+    names = of_part[0]
+    counts = Counter(row["category_id"] for found in read.values() for row in found["annotations"])
+    above = {row.get("supercategory") for found in read.values() for row in found["categories"] if row["id"] in counts}
+    # Roboflow lists the data set's own name as a category, to which the others belong.
+    roots = [i for i, name in names.items() if i not in counts and name in above]
+    names = {i: name for i, name in names.items() if i not in roots or len(names) == len(roots)}
+    notes = [f"Category {some([of_part[0][i] for i in roots])} has no objects, only categories below it: left out."]
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise DataError(f"{where} has several categories named {some(twice)}: give each its own name, or merge them")
+    ordered = sorted(names, key=lambda i: (not isinstance(i, int), i))
+    return {i: label for label, i in enumerate(ordered)}, tuple(names[i] for i in ordered), notes if roots else []
+
+
+def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, int]) -> Part:
+    where = printable(path.name)
+    images, rows = found["images"], found["annotations"]
+    files = [str(image["file_name"]) for image in images]
+    if twice := [file for file, count in Counter(files).items() if count > 1]:
+        raise DataError(f"{where} lists {plural(len(twice), 'image')} more than once: {some(twice)}; list each once")
+    place = {image["id"]: i for i, image in enumerate(images)}
+    if len(place) < len(images):
+        raise DataError(f"{where} has several images of one id: give each image an id of its own")
+    if lost := sorted({repr(row["image_id"]) for row in rows if row["image_id"] not in place}):
+        raise DataError(f"{where} has annotations of images that it does not list, image_id {some(lost)}: "
+                        f"list these images, or leave the annotations out")  # fmt: skip
+    if unknown := sorted({repr(row["category_id"]) for row in rows if row["category_id"] not in numbers}):
+        raise DataError(f"{where} has annotations of unknown classes, category_id {some(unknown)}: "
+                        f"add them to its categories, or correct the annotations")  # fmt: skip
+    objects: list[list[Annotation]] = [[] for _ in images]
+    for row in rows:
+        i = place[row["image_id"]]
+        objects[i].append(_annotation(row, numbers[row["category_id"]], f"{where}, {printable(files[i])}"))
+    sizes = [_size(image) for image in images]
+    return Part(paths=located(files, path.parent, root, name, where), objects=objects, sizes=sizes)
+
+
+def _annotation(row: Record, label: int, where: str) -> Annotation:
+    box = row.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise DataError(f"{where} has an annotation whose bbox is not x, y, width and height: {shortened(box)}; "
+                        f"correct it, or leave it out")  # fmt: skip
+    x, y, width, height = map(float, box)
+    area = row.get("area")
+    return Annotation(
+        label,
+        (x, y, x + width, y + height),
+        bool(row.get("iscrowd", 0)),
+        float(area) if isinstance(area, int | float) and _is_number(area) and area > 0 else None,
+        _mask(row.get("segmentation"), where),
+    )
+
+
+def _mask(found: object, where: str) -> Mask | None:
+    match found:
+        case None | []:
+            return None
+        case {"size": [int(height), int(width)], "counts": str() | list() as counts}:
+            if isinstance(counts, list) and sum(counts) != height * width:
+                raise DataError(f"{where} has a mask whose run lengths do not add up to its size: write it anew")
+            return Rle(size=[height, width], counts=counts)
+        case list() if all(isinstance(piece, list) and all(map(_is_number, piece)) for piece in found):
+            return [piece for piece in found if len(piece) >= 6 and not len(piece) % 2] or None
+        case _:
+            raise DataError(f"{where} has a segmentation that is neither outlines nor run lengths: "
+                            f"{shortened(found)}; write it anew")  # fmt: skip
+
+
+def _size(image: Record) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) and height and width else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _by_folder(rows: Part, found: Record) -> dict[str, Part] | None:
+    """The images by the part that each one's own folder names; None unless all do."""
+    names = [str(image["file_name"]).rpartition("/")[0].rpartition("/")[2] for image in found["images"]]
+    if not names or not all(map(is_part_folder, names)):
+        return None
+    parts: dict[str, Part] = {}
+    for i, name in enumerate(names):
+        part = parts.setdefault(name, Part())
+        part.paths.append(rows.paths[i])
+        part.objects.append(rows.objects[i])
+        part.sizes.append(rows.sizes[i])
+    return parts

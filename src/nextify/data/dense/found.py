@@ -1,0 +1,149 @@
+"""What a source of annotations holds, before an image is looked at, and which of it is trained and tested on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nextify.data.dense.annotations import Mask
+from nextify.data.errors import DataError
+from nextify.data.sources.annotated import PICTURES
+from nextify.data.sources.folder import files_in, subfolders
+from nextify.data.sources.listing import Indices, Splitting, split_train
+from nextify.data.sources.parts import Parts, as_split, choose_parts, kind_of
+from nextify.system.text import plural, printable, some
+
+
+class Annotation(NamedTuple):
+    """One object as its source has it."""
+
+    label: int
+    """Which of the classes."""
+    box: tuple[float, float, float, float]
+    crowd: bool = False
+    area: float | None = None
+    mask: Mask | None = None
+
+
+@dataclass(kw_only=True)
+class Part:
+    """The images of one part of a source."""
+
+    paths: list[str] = field(default_factory=list)
+    objects: list[list[Annotation]] = field(default_factory=list)
+    """Of each image; for index masks empty."""
+    masks: list[str] = field(default_factory=list)
+    """Path of each image's index mask; else empty."""
+    sizes: list[tuple[int, int] | None] = field(default_factory=list)
+    """Height and width that the annotations say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """What a source holds, in the parts that are used."""
+
+    where: str
+    parts: Parts | None
+    """None: the source names none."""
+    train: Part
+    """Of a source without parts, all of it."""
+    test: Part
+    classes: tuple[str, ...] | None
+    """None: as many as the index masks have."""
+    shares: bool = False
+    """Whether boxes and outlines are shares of the image's sides, as YOLO has them."""
+    shown: Callable[[str], str] = as_split
+    notes: Sequence[str] = ()
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def used_parts(names: Sequence[str], where: str, shown: Callable[[str], str], splitting: Splitting) -> Parts | None:
+    """The parts to use of those that a source names; None where it names none (``""``)."""
+    return None if [*names] == [""] else choose_parts(names, where, shown, to_train=splitting.to_train)
+
+
+def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, list[str]]:
+    """Which images are trained and tested on, counted over those of ``train`` and then of ``test``, and what to say.
+
+    Raises:
+        DataError: there are none.
+    """
+    first, second = len(found.train.paths), len(found.test.paths)
+    everything = np.arange(first + second)
+    parts, shown, where = found.parts, found.shown, found.where
+    if not len(everything) or (splitting.to_train and not first):
+        raise DataError(
+            f"{where} has no images{f' in {shown(parts.train)}' if parts and parts.train else ''}: add some"
+        )
+    said = []
+    if parts is not None and parts.unused:
+        which = "a share of the training images" if parts.test is None else shown(parts.test)
+        said.append(f"{which} is the test set; {some([shown(name) for name in parts.unused])} is not used.")
+    if parts is not None and parts.test is not None:
+        if not second:
+            raise DataError(f"{where} has no images in {shown(parts.test)}: add some")
+        return everything[:first], everything[first:], said
+    if not splitting.to_train and kind_of(Path(where).stem) in ("val", "test"):
+        return everything[:0], everything, said
+    if first == 1:
+        raise DataError(f"{where} has one image, so none is left to test on: add images")
+    train, test, _ = split_train(np.zeros(first, np.int64), splitting, everything)
+    share = f"{splitting.test_fraction:.0%}, seed {splitting.seed}"
+    return train, test, [*said, f"{len(test):,} of {plural(first, 'image')} ({share}) are set apart to test on."]
+
+
+def located(names: Sequence[str], near: Path, root: Path, part: str, where: str) -> list[str]:
+    """The path of each image that annotations list, in the folder in which most of some of them lie.
+
+    Args:
+        near: the annotations' folder, and ``root`` the data set's.
+        part: whose images they are; ``""`` for none.
+
+    Raises:
+        DataError: none of the images is found.
+    """
+    bases = list(dict.fromkeys(_bases(near, root, part)))
+    probes = names[:: max(1, len(names) // 20)]
+    hits = [sum(os.path.isfile(base / name) for name in probes) for base in bases]
+    if names and not max(hits):
+        raise DataError(
+            f"none of the images that {where} lists is in {printable(str(root))} or in images/ there "
+            f"(such as {printable(names[0])}): put them there"
+        )
+    base = bases[hits.index(max(hits))]
+    return [os.path.abspath(base / name) for name in names]
+
+
+def _bases(near: Path, root: Path, part: str) -> list[Path]:
+    """Folders in which the images may lie, the likelier first: a part's own, and folders of pictures."""
+    inner = [root / name for name in subfolders(root)]
+    pictures = [folder for folder in (*inner, *map(root.parent.joinpath, subfolders(root.parent)))
+                if folder.name.lower() in PICTURES]  # fmt: skip
+    deeper = [folder / name for folder in pictures for name in subfolders(folder)]
+    own = [folder for folder in (*inner, *deeper) if folder.name == part]
+    return [near, *own, root, *pictures, *deeper, *inner]
+
+
+def text_list(path: Path) -> list[str]:
+    """The lines of a list, such as a split's or of class names, without empty ones. Raises ``DataError``."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"{printable(str(path))} cannot be read ({error.strerror}): check its permissions") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{printable(str(path))} is not UTF-8: save it as UTF-8") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def class_names(folders: Sequence[Path]) -> tuple[tuple[str, ...], str] | None:
+    """The lines of ``classes.txt`` (or ``labels.txt``, ``codes.txt``, …) and its path, where there is one."""
+    for folder in folders:
+        for name in files_in(folder):
+            if name.lower() in ("classes.txt", "labels.txt", "class_names.txt", "codes.txt", "obj.names"):
+                return tuple(text_list(folder / name)), printable(str(folder / name))
+    return None

@@ -1,0 +1,174 @@
+"""Index masks: a folder of images beside a folder of masks of the same names, each pixel of which is a class's index.
+
+Masks are grayscale or palette images of 8 bits. 255 is ignored, and so is a class whose name says so (unlabelled, void,
+ignore). Where all masks hold 0 and 255 only, 255 is class 1.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from nextify.data.decode import UnreadableImage, refusing
+from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask, MaskStore
+from nextify.data.dense.found import Annotated, Part, class_names, text_list, used_parts
+from nextify.data.encoded import read_file
+from nextify.data.errors import DataError
+from nextify.data.sources.annotated import Pair, pairs
+from nextify.data.sources.folder import files_below, shown_folder
+from nextify.data.sources.listing import Splitting
+from nextify.data.sources.parts import is_part_folder, natural
+from nextify.system.text import plural, printable, some
+
+_SAID_IGNORED = frozenset({"unlabelled", "unlabeled", "ignore", "ignored", "void", "dontcare", "don't care"})
+_SUFFIX = re.compile(r"[_-](mask|masks|gt|label|labels|labelids|seg|segmentation|annotation|l)$", re.IGNORECASE)
+"""What the name of a mask's file may add to its image's."""
+
+
+def list_masks(root: Path, splitting: Splitting) -> Annotated:
+    """The images of a folder beside masks, or of one such pair per part. Raises ``DataError``."""
+    where = printable(str(root))
+    folders = pairs(root, "image")
+    lists = _lists(root) if [*folders] == [""] else {}
+    left: dict[str, list[str]] = {}
+    if lists:
+        parts = used_parts([*lists], where, _shown_list, splitting)
+        whole = _part(folders[""], left, partly=True)
+        stems = [os.path.splitext(os.path.basename(path))[0] for path in whole.paths]
+        made = {name: _listed(whole, stems, path) for name, path in lists.items() if parts and name in parts.used}
+        left.clear()
+    else:
+        parts = used_parts([*folders], where, shown_folder, splitting)
+        made = {name: _part(folders[name], left) for name in (folders if parts is None else parts.used)}
+    known = class_names([root, *{pair.annotations for pair in folders.values()}])
+    return Annotated(
+        where=where,
+        parts=parts,
+        train=made[""] if parts is None else Part() if parts.train is None else made[parts.train],
+        test=Part() if parts is None or parts.test is None else made[parts.test],
+        classes=None if known is None else known[0],
+        shown=_shown_list if lists else shown_folder,
+        notes=[] if known is None else [f"Class names are those of {known[1]}."],
+        left_out=left,
+    )
+
+
+def _shown_list(name: str) -> str:
+    return f"{name}.txt"
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    """VOC's lists of the parts."""
+    folder = root / "ImageSets" / "Segmentation"
+    return {path.stem: path for path in sorted(folder.glob("*.txt")) if is_part_folder(path.stem)}
+
+
+def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> Part:
+    images = {os.path.splitext(name)[0]: name for name, reason in files_below(pair.images) if not reason}
+    masks = {os.path.splitext(name)[0]: name for name, reason in files_below(pair.annotations) if not reason}
+    if not images.keys() & masks.keys():
+        masks = {_SUFFIX.sub("", stem): name for stem, name in masks.items()}
+    shown = f"{printable(pair.images.name)}/", f"{printable(pair.annotations.name)}/"
+    if (bare := sorted(images.keys() - masks.keys(), key=natural)) and not partly:
+        count = plural(len(bare), "image", "images")
+        raise DataError(
+            f"{count} of {len(images):,} in {printable(str(pair.images))} have no mask of the same name in "
+            f"{printable(str(pair.annotations))}: {some([images[stem] for stem in bare])}; add them, or leave the "
+            f"images out"
+        )
+    if alone := sorted(masks.keys() - images.keys(), key=natural):
+        left.setdefault(f"masks in {shown[1]} without an image in {shown[0]}", []).extend(masks[s] for s in alone)
+    stems = sorted(images.keys() & masks.keys(), key=natural)
+    return Part(
+        paths=[os.path.abspath(pair.images / images[stem]) for stem in stems],
+        masks=[str(pair.annotations / masks[stem]) for stem in stems],
+        sizes=[None] * len(stems),
+    )
+
+
+def _listed(whole: Part, stems: Sequence[str], path: Path) -> Part:
+    place = {stem: i for i, stem in enumerate(stems)}
+    wanted = text_list(path)
+    if lost := [stem for stem in wanted if stem not in place]:
+        count = plural(len(lost), "image")
+        raise DataError(f"{printable(path.name)} lists {count} without a file or a mask: {some(lost)}; "
+                        f"add them, or correct the list")  # fmt: skip
+    chosen = [place[stem] for stem in wanted]
+    return Part(
+        paths=[whole.paths[i] for i in chosen], masks=[whole.masks[i] for i in chosen], sizes=[None] * len(chosen)
+    )
+
+
+# -- what lies in the masks ----------------------------------------------------------------------------------------
+
+
+def read_mask(path: str) -> IndexMask:
+    """The values of a mask's pixels as they are stored: ``(H, W)``. Raises ``DataError``."""
+    name = printable(os.path.basename(path))
+    try:
+        data = read_file(path)
+        with refusing(data), Image.open(io.BytesIO(data)) as image:
+            mode, values = image.mode, np.asarray(image)
+    except (OSError, UnreadableImage) as error:
+        reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
+        raise DataError(f"the mask {name} cannot be read ({reason}): replace it") from None
+    if mode not in ("L", "P", "1") and not mode.startswith("I"):
+        raise DataError(f"the mask {name} holds colours ({mode}), not indices of classes: store it as a grayscale or "
+                        f"palette PNG of 8 bits")  # fmt: skip
+    if values.max(initial=0) > IGNORED:
+        raise DataError(f"the mask {name} holds the value {values.max()}, beyond {MOST_CLASSES} classes: "
+                        f"correct it, or merge classes")  # fmt: skip
+    out: IndexMask = values.astype(np.uint8)
+    return out
+
+
+class StoredMasks(MaskStore):
+    """Masks that are read each time; ``table (256,)`` gives the class of each stored value."""
+
+    def __init__(self, paths: Sequence[str], table: IndexMask) -> None:
+        self.paths, self.table = paths, table
+
+    def __getitem__(self, index: int) -> IndexMask:
+        out: IndexMask = self.table[read_mask(self.paths[index])]
+        return out
+
+
+def class_table(
+    values: npt.NDArray[np.bool_], trained: npt.NDArray[np.bool_], names: tuple[str, ...] | None, ignored: int | None
+) -> tuple[tuple[str, ...], IndexMask, list[str]]:
+    """The classes, the class of each stored value ``(256,)``, and what to say.
+
+    Args:
+        values: ``(256,)``, which occur in any mask, and ``trained`` in one to train on.
+        names: of the values from 0; None names them by their numbers.
+        ignored: a value that is ignored beside 255.
+    """
+    notes = []
+    table = np.full(256, IGNORED, np.uint8)
+    binary = names is None and not values[1:IGNORED].any() and values[IGNORED] and ignored is None
+    if binary:
+        table[0], table[IGNORED] = 0, 1
+        return ("background", "foreground"), table, ["Masks hold 0 and 255 only: 255 is class 1, foreground."]
+    count = int(np.flatnonzero(trained[:IGNORED]).max(initial=0)) + 1
+    if names is None:
+        names = tuple(map(str, range(count)))
+        notes.append("There is no classes.txt: classes are named by their indices in the masks.")
+    skipped = {i for i, name in enumerate(names) if name.casefold() in _SAID_IGNORED or i == ignored}
+    for i in sorted(skipped):
+        said = "" if names[i].isdigit() else f" ({printable(names[i])})"
+        notes.append(f"Pixels of index {i}{said} are ignored.")
+    kept = [i for i in range(len(names)) if i not in skipped]
+    table[kept] = np.arange(len(kept))
+    return tuple(names[i] for i in kept), table, notes
+
+
+def unknown_values(present: npt.NDArray[np.bool_], known: int, ignored: int | None) -> Iterator[int]:
+    """Values ``present (256,)`` in a mask that are neither classes, of which ``known`` are, nor ignored."""
+    yield from (int(v) for v in np.flatnonzero(present[:IGNORED]) if v >= known and v != ignored)

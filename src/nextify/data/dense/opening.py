@@ -1,0 +1,342 @@
+"""``open_dense``: images for detection or segmentation, in whatever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+
+from nextify.data.checks import check, examine
+from nextify.data.dense.annotations import (
+    IGNORED,
+    MOST_CLASSES,
+    DenseImages,
+    DenseSet,
+    DenseTask,
+    IndexMask,
+    MaskStore,
+    Objects,
+    SelectedMasks,
+)
+from nextify.data.dense.checks import Findings, Size, check_mask_size, check_sizes, checked_objects
+from nextify.data.dense.coco import list_coco
+from nextify.data.dense.found import Annotated, divided
+from nextify.data.dense.index_masks import StoredMasks, class_table, list_masks, read_mask, unknown_values
+from nextify.data.dense.scenes import Part, SceneMasks, SceneObjects, Scenes
+from nextify.data.dense.voc import list_voc
+from nextify.data.dense.yolo import in_pixels, list_yolo
+from nextify.data.encoded import Files
+from nextify.data.errors import DataError
+from nextify.data.images import ImageSet
+from nextify.data.opening import DECODED_LIMIT
+from nextify.data.source import source_name
+from nextify.data.sources.annotated import format_of
+from nextify.data.sources.listing import Indices, Listing, Splitting
+from nextify.data.sources.parts import count_classes
+from nextify.system.text import plural, printable, some
+
+KINDS = "'scenes', COCO's JSON, VOC's XML files, a YOLO data.yaml, or images/ beside masks/"
+VERSION = 1
+"""Part of every fingerprint: raised when reading annotations changes."""
+
+
+def recognize(source: str | Path) -> DenseTask | None:
+    """What a source is annotated for, by its names and a look at one file; None for one of classification.
+
+    Boxes make it detection, also where they come with instance masks; index masks make it segmentation.
+    """
+    if source == "scenes":
+        return "detection"
+    path = Path(source).expanduser()
+    if not path.exists():
+        return None
+    found = format_of(path)
+    return None if found is None else "segmentation" if found == "masks" else "detection"
+
+
+def open_dense(
+    source: str | Path,
+    *,
+    task: DenseTask | None = None,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    cache: Path | None = None,
+    to_train: bool = True,
+    skip_unreadable: bool = False,
+    ignore_index: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> DenseImages:
+    """The images of a source with their annotations, checked.
+
+    Args:
+        source: ``scenes`` (``scenes.py``), or a path: a COCO JSON or a folder of them (``coco.py``), a folder of VOC's
+            XML files (``voc.py``), a YOLO ``data.yaml`` or its folder (``yolo.py``), or a folder of images beside a
+            folder of masks (``index_masks.py``).
+        task: None is what ``recognize`` says; ``segmentation`` paints the outlines and run lengths of objects.
+        test_fraction, split_seed: the share that is tested on where a source names no parts, and which images.
+        cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
+        to_train: False where the images are only to be tested on.
+        skip_unreadable: leave images out that cannot be read, as ``open_images`` does.
+        ignore_index: an index of the masks whose pixels neither train nor count, beside 255.
+        on_progress: called now and then with the number of images looked at, and of all.
+
+    Raises:
+        DataError: what is wrong and what to do about it.
+    """
+    if ignore_index is not None and not 0 <= ignore_index <= IGNORED:
+        raise DataError(f"ignore_index must be an index of the masks, from 0 to {IGNORED}, got {ignore_index}")
+    if source == "scenes":
+        return _scenes(task or "detection")
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(f"no such folder or file: {printable(str(source))}; give {KINDS}")
+    found, recognized = _listed(path, Splitting(test_fraction, split_seed, to_train))
+    task = task or recognized
+    train, test, said = divided(found, Splitting(test_fraction, split_seed, to_train))
+    paths = [*found.train.paths, *found.test.paths]
+    root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    files = Files(root, names)
+    used = np.concatenate([train, test])
+    looked = examine(files, used, cache, decode=skip_unreadable, on_progress=on_progress)
+    records = looked[0]
+    sizes = [(records[i].header.height, records[i].header.width) if i in records else None for i in range(len(names))]
+    check_sizes(names, [*found.train.sizes, *found.test.sizes], sizes)
+    if recognized == "segmentation":
+        if task != recognized:
+            raise DataError(f"{found.where} has index masks and no objects to detect: leave --task out")
+        made = _index_masks(found, names, sizes, train, test, ignore_index)
+    else:
+        made = _objects(found, names, sizes, train, test)
+        if task == "segmentation":
+            made = _painted(made, names, sizes, found.where)
+    if task == "segmentation" and len(made.classes) > MOST_CLASSES:
+        raise DataError(f"{found.where} has {len(made.classes):,} classes and index masks hold at most "
+                        f"{MOST_CLASSES}: merge some")  # fmt: skip
+    images = check(
+        Listing(
+            ("image",),
+            files,
+            np.zeros(len(names), np.int64),
+            train,
+            test,
+            (*found.notes, *said, *made.notes),
+            left_out={**found.left_out, **made.left_out},
+        ),
+        name=source_name(str(source)),
+        cache=cache,
+        decoded_limit=DECODED_LIMIT,
+        skip_unreadable=skip_unreadable,
+        to_train=to_train,
+        on_progress=on_progress,
+        looked=looked,
+    )
+    index = {name: i for i, name in enumerate(names)}
+    digest = hashlib.sha256(json.dumps([VERSION, task, made.classes, images.fingerprint]).encode())
+    for i in used.tolist():
+        digest.update(made.digest(i))
+    return DenseImages(
+        name=images.name,
+        task=task,
+        classes=made.classes,
+        train=_set(images.train, made, task, index, sizes),
+        test=_set(images.test, made, task, index, sizes),
+        mirror_keeps_class=True,
+        fingerprint=digest.hexdigest(),
+        notes=images.notes,
+        warnings=(*made.warnings, *images.warnings),
+        test_images_also_in_training=images.test_images_also_in_training,
+        left_out=images.left_out,
+    )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Annotations that were checked, by the images' numbers."""
+
+    classes: tuple[str, ...]
+    notes: list[str]
+    warnings: list[str]
+    left_out: dict[str, list[str]]
+    objects: dict[int, Objects] | None = None
+    masks: dict[int, IndexMask] | MaskStore | None = None
+    digests: dict[int, bytes] = field(default_factory=dict)
+    """Of index masks."""
+
+    def digest(self, index: int) -> bytes:
+        """What the fingerprint takes from an image's annotations."""
+        if self.objects is None:
+            return self.digests.get(index, b"")
+        objects = self.objects.get(index)
+        if objects is None:
+            return b""
+        arrays = objects.boxes.astype("<f4"), objects.labels.astype("<i8"), objects.crowd, objects.areas.astype("<f8")
+        masks = b"" if objects.masks is None else json.dumps(objects.masks, sort_keys=True).encode()
+        return b"".join(array.tobytes() for array in arrays) + masks
+
+
+def _listed(path: Path, splitting: Splitting) -> tuple[Annotated, DenseTask]:
+    kind = format_of(path)
+    match kind:
+        case "coco":
+            return list_coco(path, splitting), "detection"
+        case "voc":
+            return list_voc(path, splitting), "detection"
+        case "yolo":
+            return list_yolo(path, splitting), "detection"
+        case "masks":
+            return list_masks(path, splitting), "segmentation"
+        case None:
+            raise DataError(f"{printable(str(path))} has no boxes and no masks that are known: give {KINDS}")
+        case unknown:
+            assert_never(unknown)
+
+
+def _set(
+    images: ImageSet, made: _Made, task: DenseTask, index: dict[str, int], sizes: Sequence[Size | None]
+) -> DenseSet:
+    names = images.names or ()
+    chosen = [index[name] for name in names]
+    objects = [made.objects[i] for i in chosen] if made.objects is not None and task == "detection" else None
+    masks: Sequence[IndexMask] | MaskStore | None = None
+    if made.masks is not None:
+        masks = (
+            SelectedMasks(made.masks, chosen) if isinstance(made.masks, MaskStore) else [made.masks[i] for i in chosen]
+        )
+    known = np.array([sizes[i] for i in chosen], np.int64).reshape(-1, 2)
+    return DenseSet(task, images.store, known, names, objects, masks)
+
+
+def _objects(
+    found: Annotated, names: Sequence[str], sizes: Sequence[Size | None], train: Indices, test: Indices
+) -> _Made:
+    findings, objects = Findings(), {}
+    annotations = [*found.train.objects, *found.test.objects]
+    for i in (*train.tolist(), *test.tolist()):
+        size = sizes[i]
+        if size is not None:  # else the image cannot be read, which is said later
+            own = [in_pixels(one, *size) for one in annotations[i]] if found.shares else annotations[i]
+            objects[i] = checked_objects(own, size, names[i], findings)
+    classes = found.classes or ()
+    counts = [
+        np.bincount(np.concatenate([[], *(objects[i].labels for i in part.tolist() if i in objects)]).astype(np.int64),
+                    minlength=len(classes))
+        for part in (train, test)
+    ]  # fmt: skip
+    notes, warnings = findings.notes(), findings.warnings()
+    notes.append(f"{counts[0].sum():,} objects to train on and {counts[1].sum():,} to test on, of "
+                 f"{plural(len(classes), 'class', 'classes')}.")  # fmt: skip
+    if len(train) and not counts[0].sum():
+        raise DataError(f"{found.where} has no objects to train on: annotate some images")
+    if not counts[1].sum():
+        raise DataError(f"{found.where} has no objects to test on: annotate some images to test on")
+    if len(train) and (unknown := [classes[i] for i in np.flatnonzero((counts[1] > 0) & (counts[0] == 0))]):
+        if found.parts is not None and found.parts.test is not None:
+            raise DataError(f"{found.shown(found.parts.test)} has {count_classes(unknown)} that "
+                            f"{found.shown(found.parts.train or '')} lacks: annotate some to train on")  # fmt: skip
+        warnings.append(f"No training image has objects of {count_classes(unknown)}, only test images have.")
+    if absent := [classes[i] for i in np.flatnonzero((counts[0] > 0) & (counts[1] == 0))]:
+        notes.append(f"No test image has objects of {count_classes(absent)}: what is measured is over the others.")
+    if never := [classes[i] for i in np.flatnonzero(sum(counts) == 0)]:
+        notes.append(f"No image has objects of {count_classes(never)}.")
+    return _Made(classes, notes, warnings, findings.left_out(), objects)
+
+
+def _painted(made: _Made, names: Sequence[str], sizes: Sequence[Size | None], where: str) -> _Made:
+    """Index masks painted of the masks of objects, smaller objects above larger ones, crowds as ignored."""
+    masks, digests = {}, {}
+    for i, objects in (made.objects or {}).items():
+        size = sizes[i]
+        if size is None:
+            continue
+        if objects.masks is None:
+            raise DataError(f"{where} has objects with boxes only ({printable(names[i])}), which tell no pixels: "
+                            f"annotate outlines, or train with --task detection")  # fmt: skip
+        mask = np.zeros(size, np.uint8)
+        for k in sorted(range(len(objects)), key=lambda k: (not objects.crowd[k], -objects.areas[k])):
+            mask[objects.mask(k, *size)] = IGNORED if objects.crowd[k] else 1 + objects.labels[k]
+        masks[i] = mask
+        digests[i] = hashlib.sha256(mask.tobytes()).digest()
+    notes = [*made.notes, "Masks are painted of the objects' outlines, smaller objects above larger ones; where there "
+             "is none, it is background."]  # fmt: skip
+    return _Made(("background", *made.classes), notes, made.warnings, made.left_out, None, masks, digests)
+
+
+def _index_masks(
+    found: Annotated,
+    names: Sequence[str],
+    sizes: Sequence[Size | None],
+    train: Indices,
+    test: Indices,
+    ignored: int | None,
+) -> _Made:
+    paths = [*found.train.masks, *found.test.masks]
+    present = np.zeros((len(paths), 256), bool)
+    held: dict[int, IndexMask] = {}
+    digests = {}
+    size_of_all = 0
+    for i in (*train.tolist(), *test.tolist()):
+        values = read_mask(paths[i])
+        size = sizes[i]
+        if size is not None:
+            check_mask_size(paths[i], (values.shape[0], values.shape[1]), size, names[i])
+        present[i] = np.bincount(values.reshape(-1), minlength=256) > 0
+        digests[i] = hashlib.sha256(values.tobytes()).digest()
+        size_of_all += values.nbytes
+        if size_of_all <= DECODED_LIMIT:
+            held[i] = values
+    trained = np.logical_or.reduce(present[train if len(train) else test])
+    classes, table, notes = class_table(np.logical_or.reduce(present), trained, found.classes, ignored)
+    known = (
+        len(found.classes) if found.classes is not None else int(np.flatnonzero(trained[:IGNORED]).max(initial=0)) + 1
+    )
+    odd = [(i, v) for i in (*train.tolist(), *test.tolist()) for v in unknown_values(present[i], known, ignored)]
+    if odd:
+        which = sorted({value for _, value in odd})
+        count = plural(len({i for i, _ in odd}), "mask holds", "masks hold")
+        told = some([f"{os.path.basename(paths[i])} ({value})" for i, value in odd])
+        remedy = "name them in classes.txt" if found.classes is not None else "train on images of them"
+        raise DataError(f"{count} indices beyond the {known} classes 0 to {known - 1}: {told}; correct the masks, "
+                        f"{remedy}, or ignore one with --ignore-index {which[0]}")  # fmt: skip
+    fits = size_of_all <= DECODED_LIMIT
+    masks = {i: table[values] for i, values in held.items()} if fits else StoredMasks(paths, table)
+    digests = {i: digest + table.tobytes() for i, digest in digests.items()}
+    return _Made(classes, notes, [], {}, None, masks, digests)
+
+
+def _scenes(task: DenseTask) -> DenseImages:
+    digits = tuple(str(digit) for digit in range(10))
+    classes = digits if task == "detection" else ("background", *digits)
+    digest = hashlib.sha256(json.dumps([VERSION, "scenes", task, classes]).encode())
+
+    def part(name: Part) -> DenseSet:
+        store = Scenes(name)
+        digest.update(store.load(0).tobytes())  # tells apart what other versions of Pillow might draw
+        return DenseSet(
+            task,
+            store,
+            np.tile(np.array(store.load(0).shape[:2], np.int64), (len(store), 1)),
+            [f"{name}/{i:03}" for i in range(len(store))],
+            SceneObjects(name) if task == "detection" else None,
+            SceneMasks(name) if task == "segmentation" else None,
+            has_masks=task == "detection",
+        )
+
+    train, test = part("train"), part("test")
+    return DenseImages(
+        name="scenes",
+        task=task,
+        classes=classes,
+        train=train,
+        test=test,
+        mirror_keeps_class=False,
+        fingerprint=digest.hexdigest(),
+        notes=(f"{len(train)} scenes to train and {len(test)} to test on, of other handwritten digits.",),
+        test_images_also_in_training=0,
+    )

@@ -1,0 +1,171 @@
+"""Pascal VOC's annotations (http://host.robots.ox.ac.uk/pascal/VOC/): one XML per image, and lists of the parts.
+
+Boxes are whole pixels counted from 1, the far edges included, as in VOC itself; where a box of the set begins at 0,
+they are taken as counted from 0, the far edges excluded. Objects marked difficult are ignored, as in VOC's own measure.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from nextify.data.dense.found import Annotated, Annotation, Part, text_list, used_parts
+from nextify.data.errors import DataError, reading_of
+from nextify.data.sources.annotated import Pair, pairs
+from nextify.data.sources.folder import files_below, files_in, shown_folder
+from nextify.data.sources.listing import Splitting
+from nextify.data.sources.parts import is_part_folder, natural
+from nextify.system.text import plural, printable, shortened, some
+
+_SPLITS = ("ImageSets/Main", "ImageSets", "")
+"""Folders, below that of the data set or of its XML files, that may hold lists of the parts."""
+
+
+_Box = tuple[float, float, float, float]
+
+
+class _Found(NamedTuple):
+    size: tuple[int, int] | None
+    objects: list[tuple[str, _Box, bool]]
+    """Class, box and whether it is difficult."""
+    filename: str
+
+
+def list_voc(root: Path, splitting: Splitting) -> Annotated:
+    """The images of a folder of XML files, or of one such folder per part. Raises ``DataError``."""
+    where = printable(str(root))
+    folders = pairs(root, ".xml")
+    lists: dict[str, Path] = {}
+    if [*folders] == [""]:
+        lists = _lists(root, folders[""].annotations)
+    names = [*(lists or folders)]
+    shown = _shown_list if lists else shown_folder
+    parts = used_parts(names, where, shown, splitting)
+    left: dict[str, list[str]] = {}
+    chosen: dict[str, tuple[list[str], list[_Found]]] = {}
+    for name in names if parts is None else parts.used:
+        pair = folders["" if lists else name]
+        chosen[name] = _part(pair, lists.get(name), root, left)
+    boxes = [box for _, found in chosen.values() for one in found for _, box, _ in one.objects]
+    first = 0 if any(min(box) <= 0 for box in boxes) else 1
+    classes = sorted({label for _, found in chosen.values() for one in found for label, *_ in one.objects}, key=natural)
+    number = {name: label for label, name in enumerate(classes)}
+    made = {
+        name: Part(
+            paths=paths,
+            objects=[
+                [
+                    Annotation(number[label], _counted_from_0(box, first), difficult)
+                    for label, box, difficult in one.objects
+                ]
+                for one in found
+            ],
+            sizes=[one.size for one in found],
+        )
+        for name, (paths, found) in chosen.items()
+    }
+    counted = "pixels from 0, since some begin there" if not first else "pixels from 1, as VOC does"
+    return Annotated(
+        where=where,
+        parts=parts,
+        train=made[""] if parts is None else Part() if parts.train is None else made[parts.train],
+        test=Part() if parts is None or parts.test is None else made[parts.test],
+        classes=tuple(classes),
+        shown=shown,
+        notes=[f"Boxes count {counted}."],
+        left_out=left,
+    )
+
+
+def _counted_from_0(box: _Box, first: int) -> _Box:
+    x1, y1, x2, y2 = box
+    # A box whose edges coincide is no pixel wide, however they are counted: nobody outlines one pixel.
+    return (x1 - first, y1 - first, x2, y2) if x2 > x1 and y2 > y1 else box
+
+
+def _shown_list(name: str) -> str:
+    return f"{name}.txt"
+
+
+def _lists(root: Path, annotations: Path) -> dict[str, Path]:
+    """The parts' lists: those named by a part and nothing else, as VOC has further ones for each class."""
+    for place in [base / inner for base in (root, annotations, annotations.parent) for inner in _SPLITS]:
+        if place.is_dir():
+            files = [name.removesuffix(".txt") for name in files_in(place) if name.endswith(".txt")]
+            named = [name for name in files if is_part_folder(name)]
+            if named:
+                return {name: place / f"{name}.txt" for name in named}
+    return {}
+
+
+def _part(pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]]) -> tuple[list[str], list[_Found]]:
+    xmls = {
+        os.path.splitext(name)[0].rpartition("/")[2]: pair.annotations / name
+        for name, _ in files_below(pair.annotations)
+        if name.lower().endswith(".xml")
+    }
+    images: dict[str, str] = {}
+    for name, reason in files_below(pair.images):
+        if not reason:
+            images.setdefault(os.path.splitext(name)[0].rpartition("/")[2], os.path.abspath(pair.images / name))
+    if split is None:
+        stems = sorted(xmls, key=natural)
+        if bare := sorted(images.keys() - xmls.keys(), key=natural):
+            left["images without an .xml file"] = bare
+    else:
+        stems = [_stem(line) for line in text_list(split)]
+        listed = printable(str(split.relative_to(root) if split.is_relative_to(root) else split))
+        if len({*stems}) < len(stems):
+            twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+            raise DataError(f"{listed} lists {plural(len(twice), 'image')} more than once: {some(twice)}; "
+                            f"list each once")  # fmt: skip
+        if lacking := [stem for stem in stems if stem not in xmls]:
+            count = plural(len(lacking), "image that has", "images that have")
+            raise DataError(f"{listed} lists {count} no .xml file: {some(lacking)}; add it, or correct the list")
+    found = [_read(xmls[stem]) for stem in stems]
+    paths = [images.get(stem) or images.get(_stem(one.filename)) for stem, one in zip(stems, found, strict=True)]
+    if lost := [one.filename or stem for stem, one, path in zip(stems, found, paths, strict=True) if path is None]:
+        count = plural(len(lost), "image is", "images are")
+        raise DataError(f"{count} annotated and not in {printable(str(pair.images))}: {some(lost)}; "
+                        f"add them, or leave their .xml files out")  # fmt: skip
+    return [str(path) for path in paths], found
+
+
+def _stem(line: str) -> str:
+    """The image that a line of a list names, which may have an ending, and a number after it."""
+    name = line.rpartition("/")[2].split()[0] if line.split() else ""
+    stem, ending = os.path.splitext(name)
+    return stem if ending.lower() in (".jpg", ".jpeg", ".png", ".xml", ".bmp") else name
+
+
+def _read(path: Path) -> _Found:
+    where = printable(path.name)
+    with reading_of(path):
+        data = path.read_bytes()
+    try:
+        tree = ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{where} is no XML ({error}): write it anew") from None
+    objects = []
+    for one in tree.iter("object"):
+        name, box = (one.findtext("name") or "").strip(), one.find("bndbox")
+        if not name:
+            raise DataError(f"{where} has an object without a name: add it, or leave the object out")
+        texts = [(box.findtext(side) if box is not None else None) or "" for side in ("xmin", "ymin", "xmax", "ymax")]
+        values = [_number(text) for text in texts]
+        if not all(map(math.isfinite, values)):
+            raise DataError(f"{where} has an object whose bndbox is not four numbers: {shortened(texts)}; correct it")
+        objects.append((name, (values[0], values[1], values[2], values[3]), _number(one.findtext("difficult")) == 1))
+    height, width = (_number(tree.findtext(f"size/{side}")) for side in ("height", "width"))
+    known = math.isfinite(height) and math.isfinite(width) and height > 0 and width > 0
+    return _Found((int(height), int(width)) if known else None, objects, (tree.findtext("filename") or "").strip())
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan

@@ -1,0 +1,190 @@
+"""YOLO's annotations: one text file per image, and a ``data.yaml`` with the parts and the class names.
+
+A line is a class number, then the middle, width and height of a box as shares of the image's sides, or the corners of
+an outline (https://docs.ultralytics.com/datasets/detect/). A labels file lies where the image does, with ``labels`` for
+``images`` in its path, or beside the image. Without a file, or with an empty one, an image has no objects.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nextify.data.dense.found import Annotated, Annotation, Part, class_names, text_list, used_parts
+from nextify.data.errors import DataError, reading_of
+from nextify.data.sources.annotated import pairs, yaml_of
+from nextify.data.sources.folder import files_below, is_image, shown_folder
+from nextify.data.sources.listing import Splitting
+from nextify.data.sources.parts import natural
+from nextify.system.text import printable, shortened, some
+
+
+def list_yolo(root: Path, splitting: Splitting) -> Annotated:
+    """The images that a ``data.yaml`` names, or of ``images/`` beside ``labels/``. Boxes are shares of the image until
+    its size is known (``in_pixels``). Raises ``DataError``."""
+    where = printable(str(root))
+    description = yaml_of(root)
+    if description is None:
+        folders = pairs(root, ".txt")
+        named: dict[str, tuple[list[str], Path | None]] = {
+            name: (
+                [str(pair.images / file) for file, reason in files_below(pair.images) if not reason],
+                pair.annotations,
+            )
+            for name, pair in folders.items()
+        }
+        known = class_names([root, *{pair.annotations for pair in folders.values()}])
+        classes = None if known is None else known[0]
+        shown: Callable[[str], str] = shown_folder
+    else:
+        found = _read_yaml(description)
+        classes = _names(found, printable(description.name))
+        named = {
+            name: (_images(found[name], found.get("path"), description, name), None)
+            for name in ("train", "val", "test")
+            if found.get(name)
+        }
+        shown = _shown_key
+    parts = used_parts([*named], where, shown, splitting)
+    made = {
+        name: _part(sorted(named[name][0], key=natural), named[name][1], where)
+        for name in (named if parts is None else parts.used)
+    }
+    largest = max((one.label for part in made.values() for objects in part.objects for one in objects), default=0)
+    notes = []
+    if classes is None:
+        classes = tuple(map(str, range(largest + 1)))
+        notes.append("There is no data.yaml and no classes.txt: classes are named by their numbers.")
+    elif largest >= len(classes):
+        files = [path for part in made.values() for path, objects in zip(part.paths, part.objects, strict=True)
+                 if any(one.label >= len(classes) for one in objects)]  # fmt: skip
+        shown_files = some([os.path.basename(file) for file in files])
+        raise DataError(f"{where} names {len(classes)} classes and has objects of class {largest} (the first is 0), "
+                        f"in {shown_files}: name the class, or correct them")  # fmt: skip
+    return Annotated(
+        where=where,
+        parts=parts,
+        train=made[""] if parts is None else Part() if parts.train is None else made[parts.train],
+        test=Part() if parts is None or parts.test is None else made[parts.test],
+        classes=classes,
+        shares=True,
+        shown=shown,
+        notes=notes,
+    )
+
+
+def in_pixels(one: Annotation, height: int, width: int) -> Annotation:
+    """An annotation in shares of its image in pixels."""
+    x1, y1, x2, y2 = one.box
+    mask = one.mask
+    if isinstance(mask, list):
+        mask = [[value * (height if i % 2 else width) for i, value in enumerate(piece)] for piece in mask]
+    return one._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height), mask=mask)
+
+
+def _shown_key(name: str) -> str:
+    return f"{name}: of data.yaml"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    with reading_of(path):
+        data = path.read_bytes()
+    try:
+        found = yaml.safe_load(data)
+    except yaml.YAMLError as error:
+        raise DataError(f"{printable(str(path))} is no YAML ({str(error).partition(chr(10))[0]}): correct it") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{printable(str(path))} has no names and parts, as a data.yaml has: add them")
+    return found
+
+
+def _names(found: dict[str, Any], where: str) -> tuple[str, ...]:
+    names = found.get("names")
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names or len({*map(str, names)}) < len(names):
+        raise DataError(f"{where} needs names: a list of different names, or their numbers from 0 and names; "
+                        f"got {shortened(names)}")  # fmt: skip
+    if isinstance(count := found.get("nc"), int) and count != len(names):
+        raise DataError(f"{where} says nc: {count} and names {len(names)} classes: correct one of them")
+    return tuple(map(str, names))
+
+
+def _images(value: object, base: object, description: Path, part: str) -> list[str]:
+    """The image files of a part: those in a folder, or that a list names; or in several of them."""
+    where = printable(description.name)
+    found: list[str] = []
+    for one in value if isinstance(value, list) else [value]:
+        path = _resolved(str(one), base, description)
+        if path is None:
+            raise DataError(f"{where} says {part}: {printable(str(one))}, which is not there: correct the path "
+                            f"(it is relative to path:, or to {where})")  # fmt: skip
+        if path.is_dir():
+            found += [str(path / file) for file, reason in files_below(path) if not reason]
+        else:
+            lines = [Path(line) for line in text_list(path)]
+            found += [os.path.normpath(line if line.is_absolute() else path.parent / line) for line in lines]
+    return found
+
+
+def _resolved(value: str, base: object, description: Path) -> Path | None:
+    """A path of a data.yaml; Roboflow's begin with ``../`` where they mean the file's own folder."""
+    here = description.parent
+    plain = value
+    while plain.startswith("../"):
+        plain = plain.removeprefix("../")
+    starts = [here / str(base), Path(str(base)), here] if base else [here]
+    return next((start / v for v in (value, plain) for start in starts if (start / v).exists()), None)
+
+
+def _part(images: Sequence[str], labels: Path | None, where: str) -> Part:
+    part = Part()
+    for image in images:
+        if not is_image(image):
+            continue
+        part.paths.append(os.path.abspath(image))
+        path = _labels_of(Path(image), labels)
+        part.objects.append([] if path is None else _read(path))
+        part.sizes.append(None)
+    if not any(part.objects):
+        raise DataError(f"{where} has no objects in its labels: they are .txt files in labels/, beside images/")
+    return part
+
+
+def _labels_of(image: Path, labels: Path | None) -> Path | None:
+    places = [] if labels is None else [labels / f"{image.stem}.txt"]
+    head, found, tail = str(image.with_suffix(".txt")).rpartition("/images/")
+    places += [Path(f"{head}/labels/{tail}")] if found else []
+    return next((path for path in (*places, image.with_suffix(".txt")) if path.is_file()), None)
+
+
+def _read(path: Path) -> list[Annotation]:
+    objects = []
+    for number, line in enumerate(text_list(path), 1):
+        where = f"{printable(path.name)}, line {number}"
+        try:
+            values = [float(text) for text in line.split()]
+        except ValueError:
+            values = []
+        if len(values) not in (5, 6) and (len(values) < 7 or not len(values) % 2):
+            raise DataError(f"{where}: {shortened(line)} is neither a class and a box of four numbers nor a class and "
+                            f"the corners of an outline: correct it")  # fmt: skip
+        if not all(map(math.isfinite, values)) or values[0] != int(values[0]) or values[0] < 0:
+            raise DataError(
+                f"{where}: {shortened(line)} does not begin with a class from 0, or is not finite: correct it"
+            )
+        if max(values[1:5]) > 2 or min(values[1:5]) < -1:
+            raise DataError(f"{where}: {shortened(line)} is not in shares of the image's sides, from 0 to 1: "
+                            f"divide the pixels by its width and height")  # fmt: skip
+        if len(values) <= 6:
+            x, y, width, height = values[1:5]
+            objects.append(Annotation(int(values[0]), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)))
+        else:
+            xs, ys = values[1::2], values[2::2]
+            objects.append(Annotation(int(values[0]), (min(xs), min(ys), max(xs), max(ys)), mask=[values[1:]]))
+    return objects

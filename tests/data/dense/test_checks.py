@@ -1,0 +1,237 @@
+"""Bad annotations: each kind is said in one line that names the place and the remedy, or handled by a rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextify.data import DataError
+from nextify.data.dense import open_dense
+from tests.data.dense.layouts import SIZE, coco_beside, masks_inner, voc, write, xml, yolo
+
+Change = Callable[[Any], object]
+
+
+def changed(change: Change) -> Callable[[Path], Path]:
+    """A COCO set whose train.json was changed."""
+
+    def build(root: Path) -> Path:
+        source = coco_beside(root)
+        found = json.loads((source / "train.json").read_text())
+        change(found)
+        write(source / "train.json", found)
+        return source
+
+    return build
+
+
+def with_box(*box: object) -> Callable[[Path], Path]:
+    return changed(lambda found: found["annotations"][0].update(bbox=[*box]))
+
+
+def with_row(**row: object) -> Callable[[Path], Path]:
+    return changed(lambda found: found["annotations"].append(found["annotations"][0] | row))
+
+
+def broken_json(root: Path) -> Path:
+    write(coco_beside(root) / "train.json", '{"images": [], "annotations": [, "categories": []}')
+    return root
+
+
+def broken_xml(root: Path) -> Path:
+    write(voc(root) / "Annotations/train1.xml", "<annotation><object>")
+    return root
+
+
+def text_box(root: Path) -> Path:
+    path = voc(root) / "Annotations/train1.xml"
+    path.write_text(path.read_text().replace("<xmin>4", "<xmin>four"))
+    return root
+
+
+def no_xml(root: Path) -> Path:
+    (voc(root) / "Annotations/train1.xml").unlink()
+    return root
+
+
+def no_image(root: Path) -> Path:
+    (voc(root) / "JPEGImages/train1.png").unlink()
+    return root
+
+
+def yolo_class(root: Path) -> Path:
+    write(yolo(root) / "train/labels/train1.txt", "7 .5 .5 .1 .1\n")
+    return root
+
+
+def yolo_pixels(root: Path) -> Path:
+    write(yolo(root) / "train/labels/train1.txt", "1 10 8 6 4\n")
+    return root
+
+
+def yolo_words(root: Path) -> Path:
+    write(yolo(root) / "train/labels/train1.txt", "1 .5 .5 .1\n")
+    return root
+
+
+def yolo_count(root: Path) -> Path:
+    path = yolo(root) / "data.yaml"
+    path.write_text(path.read_text().replace("nc: 2", "nc: 3"))
+    return root
+
+
+def mask(change: Callable[[np.ndarray[Any, Any]], Image.Image | None]) -> Callable[[Path], Path]:
+    def build(root: Path) -> Path:
+        path = masks_inner(root) / "masks/train/train1.png"
+        made = change(np.asarray(Image.open(path)).copy())
+        path.unlink()
+        if made is not None:
+            made.save(path)
+        return root
+
+    return build
+
+
+def odd_index(values: np.ndarray[Any, Any]) -> Image.Image:
+    values[5] = 9
+    return Image.fromarray(values)
+
+
+def named(build: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    def of(root: Path) -> Path:
+        write(build(root) / "classes.txt", "sky\ncat\ndog\n")
+        return root
+
+    return of
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no JSON": (broken_json, r"train\.json is no JSON .*: write it anew"),
+    "no categories": (changed(lambda f: f.update(categories=3)), "no list of categories"),
+    "no file name": (changed(lambda f: f["images"][0].pop("file_name")), "images without file_name: add it"),
+    "unknown class": (with_row(category_id=99), "unknown classes, category_id 99: add them"),
+    "other categories": (changed(lambda f: f["categories"].pop()), "other categories in its parts train, val"),
+    "two of one name": (
+        changed(lambda f: f["categories"][1].update(name="cat")),
+        "other categories in its parts|several categories named cat",
+    ),
+    "unknown image": (with_row(image_id=99), "images that it does not list, image_id 99"),
+    "image listed twice": (
+        changed(lambda f: f["images"].append(f["images"][0] | {"id": 50})),
+        "lists 1 image more than once: train0.png",
+    ),
+    "box of three numbers": (with_box(1, 2, 3), "train.json, train0.png has an annotation whose bbox is not"),
+    "box not finite": (with_box(1, 2, float("nan"), 3), "bbox is not x, y, width and height|is no JSON"),
+    "segmentation of words": (with_row(segmentation="none"), "neither outlines nor run lengths: 'none'"),
+    "run lengths too short": (
+        with_row(segmentation={"size": [16, 20], "counts": [3, 4]}),
+        "run lengths do not add up to its size",
+    ),
+    "run lengths of another size": (
+        with_row(bbox=[1, 1, 5, 5], segmentation={"size": [4, 5], "counts": [3, 17]}),
+        r"train0\.png is 20×16 and has a mask of 5×4",
+    ),
+    "size of another image": (
+        changed(lambda f: f["images"][1].update(width=40)),
+        r"1 image is of another size .*train1\.png is 20×16 and annotated as 40×16",
+    ),
+    "image is missing": (
+        changed(lambda f: f["images"][1].update(file_name="gone.png")),
+        r"1 of 6 images cannot be read: images/gone\.png \(No such file or directory\)|gone\.png",
+    ),
+    "all images are missing": (
+        changed(lambda f: [image.update(file_name=f"x/{image['file_name']}") for image in f["images"]]),
+        r"none of the images that train\.json lists is in",
+    ),
+    "no XML": (broken_xml, r"train1\.xml is no XML .*: write it anew"),
+    "box of words": (text_box, r"train1\.xml has an object whose bndbox is not four numbers"),
+    "image without XML": (no_xml, r"train\.txt lists 1 image that has no \.xml file: train1"),
+    "XML without image": (no_image, r"1 image is annotated and not in .*: train1\.png"),
+    "class beyond the names": (yolo_class, r"names 2 classes and has objects of class 7 .* in train1\.png"),
+    "pixels for shares": (yolo_pixels, r"train1\.txt, line 1: .* is not in shares"),
+    "too few numbers": (yolo_words, r"train1\.txt, line 1: .* is neither a class and a box"),
+    "count beside names": (yolo_count, "nc: 3 and names 2 classes"),
+    "mask is missing": (mask(lambda values: None), r"1 image of 4 in .* no mask of the same name .*: train1\.png"),
+    "mask of another size": (
+        mask(lambda values: Image.fromarray(values[:, :10])),
+        r"the mask train1\.png is 10×16 and its image .*train1\.png is 20×16",
+    ),
+    "mask of colours": (
+        mask(lambda values: Image.new("RGB", SIZE)),
+        r"the mask train1\.png holds colours \(RGB\), not indices",
+    ),
+    "unknown index": (
+        named(mask(odd_index)),
+        r"1 mask holds indices beyond the 3 classes 0 to 2: train1\.png \(9\); .* --ignore-index 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    build, message = REFUSED[name]
+    with pytest.raises(DataError, match=message) as caught:
+        open_dense(build(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+RULES: dict[str, tuple[Callable[[Path], Path], str, int]] = {
+    "beyond the image": (with_box(15, 2, 10, 4), "1 box reaches beyond the image and is clipped, in", 1),
+    "outside the image": (with_row(bbox=[30, 2, 10, 4]), "1 box lies outside the image and is left out, in", 1),
+    "no area": (with_row(bbox=[3, 2, 0, 4]), "1 box has no area and is left out, in", 1),
+    "a negative side": (with_row(bbox=[3, 2, -4, 4]), "1 box has no area and is left out, in", 1),
+    "twice": (with_row(id=77), "1 box repeats another of the same class and is left out, in", 1),
+    "crowd": (with_row(bbox=[1, 1, 9, 9], iscrowd=1), "1 box is an area to ignore", 2),
+    "nothing": (changed(lambda f: f["annotations"].pop(0)), "1 image has no objects: kept, as background", 0),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_handled_by_a_rule_that_is_said(name: str, tmp_path: Path) -> None:
+    build, message, kept = RULES[name]
+    images = open_dense(build(tmp_path))
+    assert any(message in said for said in (*images.notes, *images.warnings))
+    assert len(images.train.objects(0)) == kept
+    boxes = images.train.objects(0).boxes
+    assert (boxes >= 0).all()
+    assert (boxes[:, 2:] <= SIZE).all()
+
+
+def test_boxes_without_area_in_voc(tmp_path: Path) -> None:
+    source = voc(tmp_path)
+    more = "<object><name>dog</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>5</xmax><ymax>9</ymax></bndbox></object>"
+    write(source / "Annotations/train0.xml", xml("train0.png", "cat", more=more))
+    images = open_dense(source)
+    assert len(images.train.objects(0)) == 1
+    assert images.left_out["boxes without area"] == ["train0.png"]
+
+
+def test_unreadable_images_are_left_out_on_request(tmp_path: Path) -> None:
+    source = coco_beside(tmp_path)
+    path = source / "images/train0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"1 of 6 images cannot be read: train0\.png"):
+        open_dense(source)
+    images = open_dense(source, skip_unreadable=True)
+    assert any("left out: train0.png" in note for note in images.notes)
+    assert all(images.train.load(i).shape == (16, 20, 3) for i in range(len(images.train)))
+
+
+def test_test_images_that_are_training_images_too(tmp_path: Path) -> None:
+    source = coco_beside(tmp_path)
+    (source / "images/val0.png").write_bytes((source / "images/train0.png").read_bytes())
+    images = open_dense(source)
+    assert images.test_images_also_in_training == 1
+    assert any("also a training image" in note for note in images.notes)
+
+
+def test_a_class_that_only_the_test_images_have(tmp_path: Path) -> None:
+    build = changed(lambda f: [row.update(category_id=1) for row in f["annotations"]])
+    with pytest.raises(DataError, match=r"val\.json has class dog that train\.json lacks"):
+        open_dense(build(tmp_path))

@@ -1,0 +1,221 @@
+"""Every layout of boxes and masks gives the same images, boxes and classes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextify.data import DataError, open_images
+from nextify.data.dense import DenseTask, open_dense, recognize
+from tests.data.dense.layouts import (
+    BOX,
+    CLASSES,
+    DETECTION,
+    SEGMENTATION,
+    SIZE,
+    Build,
+    coco,
+    coco_beside,
+    coco_one,
+    index_mask,
+    masks_inner,
+    save_images,
+    voc,
+    write,
+    xml,
+    yolo,
+    yolo_coco8,
+)
+from tests.helpers import save_noise
+
+
+@pytest.mark.parametrize("build", DETECTION, ids=lambda build: build.__name__)
+def test_boxes(build: Build, tmp_path: Path) -> None:
+    source = build(tmp_path / "set")
+    assert recognize(source) == "detection"
+    images = open_dense(source)
+    assert (images.task, images.classes) == ("detection", CLASSES)
+    assert (images.train_images, images.test_images) == (4, 2)
+    assert images.middle_size == SIZE[::-1]
+    for part in (images.train, images.test):
+        for i in range(len(part)):
+            objects = part.objects(i)
+            np.testing.assert_allclose(objects.boxes, [BOX], atol=1e-5)
+            assert objects.labels.tolist() == [i % 2]
+            assert objects.areas == pytest.approx([80])
+            assert part.load(i).shape == (16, 20, 3)
+    assert not images.warnings
+    assert not any("left out" in note and "pets" not in note for note in images.notes)
+
+
+@pytest.mark.parametrize("build", SEGMENTATION, ids=lambda build: build.__name__)
+def test_index_masks(build: Build, tmp_path: Path) -> None:
+    source = build(tmp_path / "set")
+    assert recognize(source) == "segmentation"
+    images = open_dense(source)
+    assert (images.task, images.classes) == ("segmentation", ("0", "1", "2"))
+    assert (images.train_images, images.test_images) == (4, 2)
+    for part in (images.train, images.test):
+        for i in range(len(part)):
+            np.testing.assert_array_equal(part.mask(i), np.asarray(index_mask(i)))
+
+
+@pytest.mark.parametrize("build", [*DETECTION, *SEGMENTATION], ids=lambda build: build.__name__)
+def test_the_fingerprint_is_of_the_content(build: Build, tmp_path: Path) -> None:
+    source = build(tmp_path / "one")
+    moved = tmp_path / "deeper" / "two"
+    shutil.copytree(tmp_path / "one", moved)
+    prints = {open_dense(path).fingerprint for path in (source, moved / source.relative_to(tmp_path / "one"))}
+    image = sorted(path for path in moved.rglob("train0.png"))[0]
+    save_noise(image, 77, SIZE)
+    changed = open_dense(moved / source.relative_to(tmp_path / "one")).fingerprint
+    assert len(prints) == 1
+    assert changed not in prints
+
+
+@pytest.mark.parametrize("build", DETECTION + SEGMENTATION, ids=lambda build: build.__name__)
+def test_a_classifier_is_told_the_command(build: Build, tmp_path: Path) -> None:
+    source = build(tmp_path / "set")
+    with pytest.raises(DataError, match="nextify train MODEL --data") as caught:
+        open_images(source)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("build", [coco_beside, yolo_coco8], ids=["coco", "yolo"])
+def test_outlines_are_painted(build: Build, tmp_path: Path) -> None:
+    images = open_dense(build(tmp_path / "set"), task="segmentation")
+    assert images.classes == ("background", *CLASSES)
+    assert images.train.mask(1)[5, 5] == 2
+    assert images.train.mask(1)[13, 13] == 0
+    assert open_dense(build(tmp_path / "set")).has_masks
+
+
+def test_run_lengths_and_crowds(tmp_path: Path) -> None:
+    found = coco(save_images(tmp_path / "images", "train") + save_images(tmp_path / "images", "val"))
+    mask = np.zeros((16, 20), np.uint8)
+    mask[4:9, 2:7] = 1
+    runs = [2 * 16 + 4, *[5, 11] * 4, 5]
+    runs.append(16 * 20 - sum(runs))
+    found["annotations"][0] |= {"segmentation": {"size": [16, 20], "counts": runs}, "iscrowd": 1}
+    images = open_dense(write(tmp_path / "train.json", found))
+    sets = [part for part in (images.train, images.test) if any("train0" in part.name(i) for i in range(len(part)))]
+    index = next(i for i in range(len(sets[0])) if "train0" in sets[0].name(i))
+    objects = sets[0].objects(index)
+    np.testing.assert_array_equal(objects.mask(0, 16, 20), mask == 1)
+    assert objects.crowd.tolist() == [True]
+    assert any("1 box is an area to ignore" in note for note in images.notes)
+    painted = open_dense(tmp_path / "train.json", task="segmentation")
+    masks = [part.mask(i) for part in (painted.train, painted.test) for i in range(len(part))]
+    assert sum(int((mask == 255).sum()) for mask in masks) == 25
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
+def test_masks_agree_with_coco(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    from pycocotools import mask as api
+
+    images = open_dense(coco_beside(tmp_path))
+    outline = [[3.5, 2.2, 12.1, 3.3, 9.7, 11.9]]
+    objects = images.train.objects(0)
+    odd = type(objects)(objects.boxes, objects.labels, objects.crowd, objects.areas, (outline,))
+    expected = api.decode(api.merge(api.frPyObjects(outline, 16, 20))).astype(bool)
+    np.testing.assert_array_equal(odd.mask(0, 16, 20), expected)
+    runs = api.encode(np.asfortranarray(expected))
+    compressed = {"size": [16, 20], "counts": runs["counts"].decode()}
+    odd = type(objects)(objects.boxes, objects.labels, objects.crowd, objects.areas, (compressed,))
+    np.testing.assert_array_equal(odd.mask(0, 16, 20), expected)
+
+
+def test_voc_counts_from_0_where_a_box_begins_there(tmp_path: Path) -> None:
+    source = voc(tmp_path)
+    write(source / "Annotations/train0.xml", xml("train0.png", "cat", (0, 0, 5, 5), first=0))
+    images = open_dense(source)
+    assert images.train.objects(0).boxes.tolist() == [[0, 0, 5, 5]]
+    assert images.train.objects(1).boxes.tolist() == [[4, 3, 13, 10]]
+    assert any("pixels from 0" in note for note in images.notes)
+
+
+def test_difficult_objects_are_ignored(tmp_path: Path) -> None:
+    source = voc(tmp_path)
+    path = source / "Annotations/train0.xml"
+    path.write_text(path.read_text().replace("<bndbox>", "<difficult>1</difficult><bndbox>"))
+    assert open_dense(source).train.objects(0).crowd.tolist() == [True]
+
+
+def test_part_of_a_set_without_parts_is_tested_on(tmp_path: Path) -> None:
+    names = save_images(tmp_path / "images", "train") + save_images(tmp_path / "images", "val")
+    source = write(tmp_path / "pets.json", coco(names))
+    images = open_dense(source, split_seed=1)
+    assert (images.train_images, images.test_images) == (5, 1)
+    assert "1 of 6 images (20%, seed 1) are set apart to test on." in images.notes
+    tested = {open_dense(source, split_seed=seed).test.name(0) for seed in range(8)}
+    assert len(tested) > 1
+
+
+@pytest.mark.parametrize("build", [*DETECTION, *SEGMENTATION], ids=lambda build: build.__name__)
+def test_a_test_part_alone_can_be_evaluated(build: Build, tmp_path: Path) -> None:
+    if build in (coco_one, yolo, yolo_coco8):
+        pytest.skip("one file names all parts")
+    source = build(tmp_path / "set")
+    for path in [*tmp_path.rglob("*")]:
+        if path.exists() and path.name in ("train", "training", "train.json", "instances_train2017.json", "train.txt"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    images = open_dense(source, to_train=False)
+    assert (images.train_images, images.test_images) == (0, 2)
+    with pytest.raises(DataError, match="add"):
+        open_dense(source)
+
+
+def test_a_part_by_its_own_name(tmp_path: Path) -> None:
+    images = open_dense(coco_beside(tmp_path) / "val.json", to_train=False)
+    assert (images.train_images, images.test_images) == (0, 2)
+
+
+def test_class_names_of_masks(tmp_path: Path) -> None:
+    source = masks_inner(tmp_path)
+    write(source / "classes.txt", "unlabelled\ncat\ndog\n")
+    images = open_dense(source)
+    assert images.classes == ("cat", "dog")
+    assert sorted(np.unique(images.train.mask(1))) == [1, 255]
+    assert "Pixels of index 0 (unlabelled) are ignored." in images.notes
+    other = open_dense(source, ignore_index=2)
+    assert other.classes == ("cat",)
+    assert sorted(np.unique(other.train.mask(1))) == [255]
+
+
+def test_white_is_foreground_where_masks_are_black_and_white(tmp_path: Path) -> None:
+    for i, name in enumerate(save_images(tmp_path / "images", "train")):
+        mask = np.zeros(SIZE[::-1], np.uint8)
+        mask[i:9, 4:8] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / name)
+    images = open_dense(tmp_path)
+    assert images.classes == ("background", "foreground")
+    assert (images.train.mask(0) == 1).any()
+
+
+def test_a_cache_is_used_again(tmp_path: Path) -> None:
+    source = coco_beside(tmp_path / "set")
+    first, second = (open_dense(source, cache=tmp_path / "cache") for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    np.testing.assert_array_equal(first.train.load(2), second.train.load(2))
+    chosen = first.train.selected(np.array([2, 0]))
+    np.testing.assert_array_equal(chosen.load(0), first.train.load(2))
+    assert chosen.name(1) == first.train.name(0)
+    assert chosen.objects(0) is first.train.objects(2)
+
+
+@pytest.mark.parametrize(("source", "task"), [("scenes", "detection"), ("digits", None), ("hf:a/b", None)])
+def test_names_are_recognized(source: str, task: DenseTask | None) -> None:
+    assert recognize(source) == task
+
+
+def test_class_folders_are_not_taken_for_annotations(tmp_path: Path) -> None:
+    for name in ("train/cat", "train/labels", "val/cat", "val/labels"):
+        save_noise(tmp_path / name / "0.png", 1)
+    write(tmp_path / "results.json", {"images": 1})
+    assert recognize(tmp_path) is None
