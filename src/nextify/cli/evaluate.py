@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from nextify.cli.options import MeasurementOptions, refuse_for_dense
+from nextify.cli.options import UNSET, MeasurementOptions, refuse_for_dense
 from nextify.cli.printing import note, print_columns, print_json
+from nextify.paper.settings import Range
 from nextify.report.text import percent
 from nextify.system import processes
 from nextify.system.text import plural, printable
@@ -26,12 +27,19 @@ class Options(MeasurementOptions):
     started by torchrun share the images.
     """
 
+    ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, UNSET] = None
+    """Of index masks: pixels of this index do not count, beside those of 255; as given to nextify train."""
+
 
 def run(options: Options) -> int:
     from nextify.weights.bundle import DenseAbout, stated
 
     about = stated(options.bundle)
-    return _run_dense(options, about) if isinstance(about, DenseAbout) else _run(options)
+    if isinstance(about, DenseAbout):
+        return _run_dense(options, about)
+    if options.ignore_index is not None:
+        raise ValueError(f"--ignore-index is for index masks, and {options.bundle} is a classifier: leave it out")
+    return _run(options)
 
 
 def _run(options: Options) -> int:
@@ -92,7 +100,10 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
     refuse_for_dense(about.task, {"--class-order": options.class_order, "--channels": options.reading.channels})
     place, console = runtime(options.machine.device, options.machine.threads), Console(stderr=True)
     with processes.joined(place.device):
-        images = read_any(console, options.data, options.reading, None, None, about.task, to_train=False)
+        images = read_any(
+            *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index),
+            to_train=False,
+        )
         assert isinstance(images, DenseImages)
         finder = open_finder(
             options.bundle, device=place.device, threads=options.machine.threads, kernels=options.machine.kernels

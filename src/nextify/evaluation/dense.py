@@ -316,15 +316,11 @@ def _regions(
     )
     if out is not None and processes.is_first():
         title, sheet = heading(result), worst[: WORST_IMAGES // 2]
-        again = finder(_pixels(chosen[i]) for i, *_ in sheet)
-        shown = [
-            Shown(
-                chosen[i][0].name(chosen[i][1]),
-                _pixels(chosen[i]),
-                Regions(found, known[chosen[i][0].mask(chosen[i][1])]),
-            )
-            for (i, *_), found in zip(sheet, again, strict=True)
-        ]
+        shown = []
+        for (i, *_), found in zip(sheet, finder(_pixels(chosen[i]) for i, *_ in sheet), strict=True):
+            assert not isinstance(found, FoundObjects)
+            some, k = chosen[i]
+            shown.append(Shown(some.name(k), some.load(k), Regions(found, known[some.mask(k)])))
         words = f"{title}\n{', '.join(spec.text(result.metrics[spec.key]) for spec in segmentation.SPECS)}"
         pictures = {
             "classes.png": _class_bars(result),

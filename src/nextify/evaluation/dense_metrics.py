@@ -82,11 +82,9 @@ def best_score(found: Sequence[Observation], matches: Sequence[Ints]) -> tuple[f
     order = np.argsort(-scores, kind="stable")
     scores = scores[order]
     f1 = 2 * np.cumsum(takes[order] >= 0) / (np.arange(1, len(order) + 1) + true)
-    ends = (
-        np.flatnonzero(np.append(scores[1:] < scores[:-1], True)) if len(scores) else []
-    )  # equal scores stay together
-    if not len(ends):
+    if not len(scores):
         return 0.5, 0.0
+    ends = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))  # equal scores stay together
     best = int(ends[np.argmax(f1[ends])])
     lower = float(scores[best + 1]) if best + 1 < len(scores) else 0.0
     return (float(scores[best]) + lower) / 2, float(f1[best])

@@ -201,7 +201,7 @@ def regions_drawn(pixels: Pixels, found: Pixels, classes: Sequence[str]) -> byte
     from scipy.ndimage import distance_transform_edt
 
     sheet, axes, size = _copy_of(pixels)
-    _show(axes, _painted(pixels, found, 0.5))
+    _show(axes, _painted(pixels, found))
     for label in np.unique(found).tolist():
         inside = np.pad(found == label, 1)  # the image's border is one of the region's
         distances = distance_transform_edt(inside)[1:-1, 1:-1]
@@ -232,25 +232,27 @@ def _show(axes: Axes, pixels: Pixels) -> None:
     axes.set_axis_off()
 
 
-def _painted(pixels: Pixels, labels: Pixels, strength: float) -> Pixels:
-    """An image under the colours of its classes; ignored pixels stay."""
+def _painted(pixels: Pixels, labels: IndexMask) -> Pixels:
+    """A gray image under the colours of its classes; ignored pixels stay gray."""
+    painted: Pixels = np.rint(pixels.mean(-1, keepdims=True)).astype(np.uint8).repeat(3, -1)
     for label in np.unique(labels).tolist():
         if label != IGNORED:
-            pixels = _blended(pixels, labels == label, label, strength)
-    return pixels
+            painted = _blended(painted, labels == label, label, 0.6)
+    return painted
 
 
 def _region_sheet(shown: Sequence[Shown], classes: Sequence[str], title: str) -> bytes:
     sheet, grid = _grid(shown, ("image", "truth", "found", "wrong"))
-    labels: set[int] = set()
+    labels, ignored = set[int](), False
     for panels, image in zip(grid, shown, strict=True):
         assert isinstance(image.seen, Regions)
         found, truth = image.seen
         counted = truth != IGNORED
+        ignored |= not counted.all()
         wrong = counted & (found != truth)
         _show(panels[0], image.pixels)
-        _show(panels[1], _painted(image.pixels, truth, 0.65))
-        _show(panels[2], _painted(image.pixels, found, 0.65))
+        _show(panels[1], _painted(image.pixels, truth))
+        _show(panels[2], _painted(image.pixels, found))
         ground = np.where(counted[..., None], np.uint8(235), np.uint8(180)).repeat(3, -1)
         _show(panels[3], np.where(wrong[..., None], np.uint8(20), ground))
         share = wrong.sum() / max(counted.sum(), 1)
@@ -258,7 +260,8 @@ def _region_sheet(shown: Sequence[Shown], classes: Sequence[str], title: str) ->
         for axes, words in zip(panels, heads, strict=True):
             axes.set_title(words, fontsize=8, color=INK, loc="left", parse_math=False)
         labels |= {int(k) for k in np.unique(np.concatenate([truth[counted], found[counted]]))}
-    sheet.suptitle(f"{cut(title, 70)}\ndarker grey: ignored pixels", fontsize=10, color=INK)
+    words = "\ndarker gray: pixels that do not count" if ignored else ""
+    sheet.suptitle(f"{cut(title, 70)}{words}", fontsize=10, color=INK)
     _legend(sheet, classes, sorted(labels))
     return png(sheet)
 

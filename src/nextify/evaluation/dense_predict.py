@@ -101,9 +101,9 @@ def find(
         raise ValueError(f"least_score must be from 0 to 1, got {least_score:g}")
     entries = _entries(sources)
     while batch := list(islice(entries, BATCH)):
-        found = finder(entry.pixels for entry in batch if entry.pixels is not None)
+        found = finder((entry.pixels for entry in batch if entry.pixels is not None), least_score)
         for entry in batch:
-            yield entry if entry.pixels is None else _named(entry, next(found), finder.classes, least_score)
+            yield entry if entry.pixels is None else _named(entry, next(found), finder.classes)
 
 
 def _entries(sources: Source | Iterable[Source]) -> Iterator[DensePrediction]:
@@ -129,9 +129,7 @@ def _read(path: str, image: Source) -> DensePrediction:
     return DensePrediction(path, height, width, pixels=pixels)
 
 
-def _named(
-    entry: DensePrediction, found: FoundObjects | IndexMask, classes: Sequence[str], least_score: float
-) -> DensePrediction:
+def _named(entry: DensePrediction, found: FoundObjects | IndexMask, classes: Sequence[str]) -> DensePrediction:
     where = (entry.path, entry.height, entry.width)
     if not isinstance(found, FoundObjects):
         counts = np.bincount(found.reshape(-1), minlength=len(classes))
@@ -140,10 +138,9 @@ def _named(
         return DensePrediction(*where, regions=regions, pixels=entry.pixels, labels=found)
     objects = []
     for i in np.argsort(-found.scores, kind="stable").tolist():
-        if found.scores[i] >= least_score:
-            label, mask = int(found.labels[i]), None if found.masks is None else _as_text(found.masks[i])
-            box = tuple(float(value) for value in found.boxes[i])
-            objects.append(FoundObject(classes[label], label, float(found.scores[i]), box, mask))  # type: ignore[arg-type]
+        label, mask = int(found.labels[i]), None if found.masks is None else _as_text(found.masks[i])
+        x1, y1, x2, y2 = map(float, found.boxes[i])
+        objects.append(FoundObject(classes[label], label, float(found.scores[i]), (x1, y1, x2, y2), mask))
     return DensePrediction(*where, objects=tuple(objects), pixels=entry.pixels)
 
 

@@ -16,6 +16,7 @@ from nextify.data.dense.annotations import DenseTask, IndexMask
 from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.kernels import install
+from nextify.networks.dense.detection import Found
 from nextify.system.native import Mode
 from nextify.tasks.restoring import FoundObjects, objects_back, regions_back
 from nextify.weights.bundle import load_dense
@@ -39,8 +40,12 @@ class Finder:
     device: str = "cpu"
     bf16: bool = False
 
-    def __call__(self, images: Iterable[Pixels]) -> Iterator[FoundObjects | IndexMask]:
-        """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``."""
+    def __call__(self, images: Iterable[Pixels], least_score: float = 0.0) -> Iterator[FoundObjects | IndexMask]:
+        """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``.
+
+        Args:
+            least_score: of the objects; masks of others are not computed.
+        """
         rest = iter(images)
         while batch := [placed(image, self.canvas) for image in islice(rest, BATCH)]:
             pixels = torch.from_numpy(np.stack([canvas for canvas, _ in batch]))
@@ -49,7 +54,10 @@ class Finder:
                 outputs = self.model(normalized(pixels, place, self.mean, self.std))
             for output, (_, placement) in zip(outputs, batch, strict=True):
                 if self.task == "detection":
-                    yield objects_back(output, placement)
+                    sure = output.scores >= least_score
+                    masks = None if output.masks is None else output.masks[sure]
+                    found = Found(output.boxes[sure], output.scores[sure], output.labels[sure], masks)
+                    yield objects_back(found, placement)
                 else:
                     yield regions_back(output, placement).cpu().numpy()
 
@@ -70,4 +78,4 @@ def open_finder(
     install(model, kernels)
     name = f"{about.name} with {about.design.head}" if about.name else about.design.head
     bf16 = about.recipe is not None and about.recipe.precision == "bf16"
-    return Finder(model, about.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16)
+    return Finder(model, about.design.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16)

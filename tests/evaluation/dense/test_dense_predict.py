@@ -39,21 +39,19 @@ def answer(masks: bool = False) -> Found:
     return Found(boxes, torch.tensor([0.5, 0.75, 0.1]), torch.tensor([1, 0, 0]), shapes if masks else None)
 
 
-@pytest.mark.parametrize("masks", [False, True])
-def test_objects_of_files(masks: bool, tmp_path: Path) -> None:
+def test_objects_of_files(tmp_path: Path) -> None:
     """An image of 128×64 lies on the canvas at half its size, so its boxes are twice as large."""
     first, second = photo(tmp_path / "a" / "x.jpg", 128, 64), photo(tmp_path / "b" / "x.png", 64, 64)
     (tmp_path / "b" / "y.jpg").write_bytes(b"no image")
-    told = detector(answer(masks), answer(masks))
+    told = detector(answer(masks=True), answer(masks=True))
     predictions = list(find(told, [str(tmp_path / "a"), str(tmp_path / "b"), "nowhere.jpg"]))
     assert [p.path for p in predictions] == [str(first), str(second), str(tmp_path / "b" / "y.jpg"), "nowhere.jpg"]
     assert [bool(p.error) for p in predictions] == [False, False, True, True]
     cat, dog = predictions[0].objects
     assert (cat.name, cat.index, cat.score, cat.box) == ("cat", 0, 0.75, (0, 0, 64, 64))
     assert (dog.name, dog.box) == ("$dog_1$", (16, 16, 32, 48))
-    if masks:
-        assert dog.mask is not None
-        assert mask_api().decode(dog.mask).sum() == 16 * 32
+    assert dog.mask is not None
+    assert mask_api().decode(dog.mask).sum() == 16 * 32
     rows = list(csv.DictReader(csv_text(predictions, "detection").splitlines()))
     assert [(row["class"], float(row["x2"])) for row in rows] == [
         ("cat", 64),
