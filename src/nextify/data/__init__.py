@@ -4,8 +4,9 @@ In reading order: ``opening`` (choosing the source), ``sources.parts`` and ``sou
 ``encoded`` (encoded images by index), one file per kind of source (``sources.shards`` for those of several files),
 ``decode`` (file to pixels), ``bands`` (three of more bands), ``preprocessing`` (pixels to network input), ``checks``
 (problems in the data), ``images`` (the data set), ``kept`` (decoded images on disk), ``jpeg`` (decoding part of an
-image), ``transforms``, ``randomness``, ``balance`` (balanced classes), ``batches`` and ``on_device``; ``foreign``
-compares with the preprocessing of other libraries. Importing this package does not import torch.
+image), ``transforms``, ``randomness``, ``balance`` (balanced classes), ``batches`` and ``on_device``; ``dense``
+is detection and segmentation; ``foreign`` compares with the preprocessing of other libraries. Importing this package
+does not import torch.
 """
 
 from __future__ import annotations
