@@ -5,8 +5,8 @@ In reading order: ``source`` (its name), ``opening`` (choosing how to read it), 
 (``sources.shards`` for those of several files), ``decode`` (file to pixels), ``bands`` (three of more bands),
 ``preprocessing`` (pixels to network input), ``checks`` (problems in the data), ``images`` (the data set), ``kept``
 (decoded images on disk), ``jpeg`` (decoding part of an image), ``transforms``, ``randomness``, ``balance`` (balanced
-classes), ``batches`` and ``on_device``; ``foreign`` compares with the preprocessing of other libraries. Importing this
-package imports neither NumPy nor torch.
+classes), ``batches`` and ``on_device``; ``dense`` is detection and segmentation; ``foreign`` compares with the
+preprocessing of other libraries. Importing this package imports neither NumPy nor torch.
 """
 
 from __future__ import annotations

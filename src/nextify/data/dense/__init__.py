@@ -1,8 +1,9 @@
 """Detection and segmentation: images with boxes or masks in, batches out.
 
-In reading order: ``annotations`` (what an image's objects and masks are), ``opening`` (choosing the source), ``scenes``
-(the embedded set), ``placement`` (image to canvas and back) and ``batches``. Importing this package does not import
-torch.
+In reading order: ``annotations`` (what an image's objects and masks are), ``opening`` (choosing the source), ``found``
+(what every source comes to), one file per kind of source (``coco``, ``voc``, ``yolo``, ``index_masks``, ``scenes``),
+``checks`` (problems in the annotations), ``placement`` (image to canvas and back) and ``batches``. Importing this
+package does not import torch.
 """
 
 from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet, DenseTask, Objects
