@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 _PALETTE = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D1F"),
-    *("#8B0000", "#A6A600", "#00B0B0", "#FF4F9A", "#4B6B1F", "#9B7FE0", "#8A8A8A", "#2F4F4F"),
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#7A5195", "#8B0000", "#00B0B0"),
+    *("#8C6D1F", "#A6A600", "#FF4F9A", "#4B6B1F", "#9B7FE0", "#2F4F4F", "#8A8A8A", "#56B4E9"),
 )
 """Okabe and Ito's without black and yellow, then others; further classes get hues between."""
 LEAST_SIDE, MOST_SIDE = 560, 4096
