@@ -140,7 +140,7 @@ def test_one_batch_is_learned_by_heart(scenes):
 
 
 def test_layer_decay_and_freezing_reach_the_backbone(scenes):
-    made = prepared(scenes, settings={"layer_decay": 0.5, "depths": (1, 1, 6, 1)})
+    made = prepared(scenes, settings={"layer_decay": 0.5, "depths": (1, 1, 6, 1), "optimizer": "adamw"})
     network = build_network(made.trial)
     names = {id(p): name for name, p in network.named_parameters()}
     scales = {

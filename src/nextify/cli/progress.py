@@ -19,6 +19,7 @@ from nextify.data.dense.opening import open_dense, recognize
 from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
+from nextify.tasks.task import summary
 from nextify.training import loop
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.prepare import Prepared
@@ -63,7 +64,7 @@ class TrainingProgress(_Bars):
 
     def __init__(self, console: Console, prepared: Prepared, began: float) -> None:
         super().__init__(console, "training")
-        self.metric = metric_specs(prepared.trial)[0]
+        self.trial = prepared.trial
         self.recipe, self.minutes, self.began = prepared.trial.recipe, prepared.request.minutes, began
         self.first: tuple[int, float] | None = None  # step and time of the first report
         self.line_at = time.monotonic()
@@ -97,8 +98,8 @@ class TrainingProgress(_Bars):
         entry = progress.entry
         if entry is None:
             return f"step {progress.step:,} of {progress.total_steps:,}"
-        test = entry.get(f"test_{self.metric.key}")
-        tested = "" if test is None else f", {self.metric.text(test)}"
+        test = {key[5:]: value for key, value in entry.items() if key.startswith("test_") and value is not None}
+        tested = f", {summary(metric_specs(self.trial), test)}" if test else ""
         return f"epoch {entry['epoch']} of {self.recipe.epochs}: loss {entry['train_loss']:.4g}{tested}"
 
 
