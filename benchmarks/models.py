@@ -28,8 +28,7 @@ from timing import matrix_peak, timed
 from torch import Tensor, nn
 
 import nextify.kernels
-from nextify.evaluation.profiling import resident_bytes
-from nextify.system.environment import describe, version
+from nextify.system.environment import describe, resident_bytes, version
 
 LIBRARIES = ("nextify", "timm", "torchvision", "transformers")
 MACS = nextify.macs(nextify.roadmap("resnet50")[-1].design)

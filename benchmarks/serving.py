@@ -2,7 +2,9 @@
 
 Closed loop: each of ``--clients`` connections sends a JPEG as soon as it has an answer. Open loop: requests arrive at
 random (Poisson) at ``--load`` of the bare loop's images/s, whether or not others are answered, and time counts from the
-moment a request was due. The bare loop decodes, prepares and classifies the same JPEGs in batches, with all threads.
+moment a request was due. ``--soak MINUTES`` keeps up the open loop against ours alone, with photos of many sizes and
+some that are cut, and prints what the server's processes hold each minute. The bare loop decodes, prepares and
+classifies the same JPEGs in batches, with all threads.
 Servers run one after the other, ours first and last; peers that are not installed are left out.
 
 Command:  python benchmarks/serving.py BUNDLE --seconds 20
@@ -133,8 +135,8 @@ def bare(bundle: str, images: list[bytes], batch: int, seconds: float) -> tuple[
 
 
 @contextmanager
-def server(name: str, options: argparse.Namespace) -> Iterator[int]:
-    """A server's port, once it answers."""
+def server(name: str, options: argparse.Namespace) -> Iterator[tuple[int, int]]:
+    """A server's port, once it answers, and its process group."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = os.environ | {
@@ -145,7 +147,7 @@ def server(name: str, options: argparse.Namespace) -> Iterator[int]:
         "THREADS": str(cores()),
     }
     with TemporaryDirectory() as folder:
-        ours = ("-m", "nextify", "serve", options.bundle, "--port", str(port), "--threads", str(cores()))
+        ours = ("-m", "nextify", "serve", options.bundle, "--port", str(port), *options.serve)
         limits = ("--max-batch", str(options.batch), "--max-wait-ms", str(options.wait_ms), "--queue", "4096")
         commands = {
             "nextify": [*ours, *limits],
@@ -171,7 +173,7 @@ def server(name: str, options: argparse.Namespace) -> Iterator[int]:
                 if not answers:
                     log.seek(0)
                     raise RuntimeError(f"{name} does not answer:\n{log.read()[-2000:]}")
-                yield port
+                yield port, process.pid
             finally:
                 for number in (signal.SIGTERM, signal.SIGKILL):
                     try:
@@ -265,6 +267,34 @@ async def open_loop(new: New, images: list[bytes], rate: float, seconds: float) 
     return times
 
 
+def held(group: int) -> float:
+    """MiB that the processes of a group hold; a page they share counts once."""
+    total = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(process.name)) == group:
+                rollup = (process / "smaps_rollup").read_text()
+                total += int(rollup.split("\nPss:", 1)[1].split()[0])
+        except (OSError, IndexError):
+            pass  # it has just ended
+    return total / 1024
+
+
+def soak(options: argparse.Namespace, rate: float) -> None:
+    """Serve for ``--soak`` minutes, and print each minute what the server holds."""
+    pictures = photos(8)
+    for number, side in enumerate((32, 100, 333, 800, 1500)):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(pictures[number])).resize((side, side * 3 // 4)).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    pictures.append(pictures[0][: len(pictures[0]) // 2])
+    with server("nextify", options) as (port, group):
+        for minute in range(1, options.soak + 1):
+            due = asyncio.run(open_loop(partial(Connection, port, "nextify"), pictures, rate, 60.0))
+            answered = int(np.isfinite(due).sum())
+            print(f"minute {minute}: {answered} of {len(due)} answered, {held(group):.0f} MiB held", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", help="a bundle, or any weights that nextify serve takes")
@@ -274,7 +304,10 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.8, help="open loop, as a share of the bare loop's images/s")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     parser.add_argument("--servers", nargs="*", choices=("nextify", "litserve", "bentoml"), help="in this order")
+    parser.add_argument("--serve", nargs="*", default=(), help="options of nextify serve, without their dashes")
+    parser.add_argument("--soak", type=int, default=0, metavar="MINUTES", help="ours alone, for so long")
     options = parser.parse_args()
+    options.serve = [f"--{word}" if i % 2 == 0 else word for i, word in enumerate(options.serve)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the server that runs
     if Path(options.bundle).exists():
         options.bundle = str(Path(options.bundle).resolve())
@@ -285,9 +318,12 @@ def main() -> None:
     allowed = 1.3 * (options.wait_ms / 1000 + batch_seconds)
     print(f"bare loop: {rate:.1f} images/s, {1000 * batch_seconds:.1f} ms per batch of {options.batch} in the network")
     print(f"p99 wanted at {options.load:.0%} load: {1000 * allowed:.0f} ms")
+    if options.soak:
+        soak(options, options.load * rate)
+        return
     peers = [name for name in ("litserve", "bentoml") if find_spec(name)]
     for name in options.servers or ("nextify", *peers, "nextify"):
-        with server(name, options) as port:
+        with server(name, options) as (port, _):
             new = partial(Connection, port, name)
             asyncio.run(closed_loop(new, images, options.clients, min(3.0, options.seconds)))  # warm-up
             found, times = asyncio.run(closed_loop(new, images, options.clients, options.seconds))

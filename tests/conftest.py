@@ -1,14 +1,25 @@
 """Fixtures of all rooms."""
 
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported; see pytest_runtest_protocol
+
 import pytest
+import torch
 
 from nextify.data import Images, open_images
 
 LONGEST_FIRST = (
     "tests/study/test_study.py",
-    "tests/training/test_kills.py",
     "tests/compare/test_comparison.py",
+    "tests/report/test_study.py",
+    "tests/networks/test_backbone.py",
+    "tests/cli/test_options.py",
     "tests/weights/test_parity.py",
+    "tests/weights/test_class_order.py",
+    "tests/training/test_kills.py",
+    "tests/weights/test_as_people_have_them.py",
 )
 """Files that take longest. Each stays on one process (``--dist loadfile``), so one of them must not be the last."""
 
@@ -17,6 +28,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files of ``LONGEST_FIRST`` first, in that order."""
     rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """Leave torch as many threads as before the test.
+
+    The commands take all cores. Where each of pytest's processes has that many threads, they wait for one another most
+    of the time, and would keep the cores busy with waiting.
+    """
+    before = torch.get_num_threads()
+    result = yield
+    torch.set_num_threads(before)
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,8 @@
 """What tests of several rooms share."""
 
+import os
+import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
+from nextify.cli import main
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY
+from nextify.system.processes import worker_context
 from nextify.weights import About, Preprocessing, save_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository."""
 Captured = pytest.CaptureFixture[str]
 SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32), layer_scale=0.5)
+TWO_STAGES = SMALL.with_(depths=(1, 1), widths=(8, 16), stage_strides=(1, 2))
 TINY = CONVNEXT_TINY.with_(depths=(1, 1), widths=(8, 16), stage_strides=(1, 2), layer_scale="off")
 
 
@@ -48,3 +54,56 @@ def tiny_bundle(
     return save_bundle(
         path, model.state_dict(), About(TINY, len(classes), classes=classes, preprocessing=settings, **about)
     )
+
+
+def server() -> Any:
+    """Start the process from which commands are forked, unless it runs; the engines of this process use it too."""
+    context = worker_context("nextify.cli.study", "nextify.cli.training", "sklearn.model_selection")
+    if sys.platform == "linux":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+    return context
+
+
+class Command:
+    """``nextify ARGUMENTS`` in a process and a session of its own, forked from one that has imported torch, which
+    spares each of them seconds. What it prints to stdout is discarded."""
+
+    def __init__(self, arguments: list[str], largest_file: int | None = None) -> None:
+        context = server()
+        self._errors, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_run, args=(arguments, theirs, largest_file))
+        self._process.start()
+        self.pid = self._process.pid
+        theirs.close()
+
+    def poll(self) -> int | None:
+        """The exit code, if it has ended; minus the number of the signal that killed it."""
+        return self._process.exitcode
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float) -> tuple[int, str]:
+        """The exit code and what it reported on stderr. Raises ``TimeoutError`` if it takes longer."""
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            self._process.kill()
+            raise TimeoutError
+        os.set_blocking(self._errors.fileno(), False)
+        try:
+            return self._process.exitcode, os.read(self._errors.fileno(), 2**16).decode()
+        except BlockingIOError:
+            return self._process.exitcode, ""
+
+
+def _run(arguments: list[str], errors: Connection, largest_file: int | None) -> None:
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(errors.fileno(), 2)
+    if largest_file is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    sys.exit(main(arguments))

@@ -160,28 +160,36 @@ def test_a_runtime_that_cannot_be(settings: dict[str, Any]) -> None:
         Runtime(**settings)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("train", "convnext_ato", "--data", "digits"),
-        ("train", "convnext_atto", "--data", "/nowhere"),
-        ("evaluate", ".", "--data", ""),
-        ("train", "convnext_atto", "--data", "digits", "--weights", "/nowhere"),
-        ("train", "convnext_atto", "--data", "digits", "--out", "FILE/out"),
-        ("roadmap", "--data", "/nowhere"),
-        ("roadmap", "--steps", "unknown"),
-        ("evaluate", "/nowhere", "--data", "digits"),
-        ("robustness", ".", "--data", "/nowhere"),
-        ("predict", "/nowhere", "x.png"),
-        ("convert", "/nowhere", "x", "--to", "timm"),
-    ],
-)
-def test_a_wrong_name_or_path_is_said_without_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
+WRONG = [
+    ("train", "convnext_ato", "--data", "digits"),
+    ("train", "convnext_atto", "--data", "/nowhere"),
+    ("evaluate", ".", "--data", ""),
+    ("train", "convnext_atto", "--data", "digits", "--weights", "/nowhere"),
+    ("train", "convnext_atto", "--data", "digits", "--out", "FILE/out"),
+    ("roadmap", "--data", "/nowhere"),
+    ("roadmap", "--steps", "unknown"),
+    ("evaluate", "/nowhere", "--data", "digits"),
+    ("robustness", ".", "--data", "/nowhere"),
+    ("quantize", ".", "--data", "/nowhere"),
+    ("predict", "/nowhere", "x.png"),
+    ("convert", "/nowhere", "x", "--to", "timm"),
+    ("export", "/nowhere", "--to", "onnx"),
+    ("compare", "--data", "/nowhere"),
+]
+"""Commands with a wrong name or path."""
+HEAVY = ("torch", "numpy", "PIL", "scipy", "timm", "matplotlib", "rich", "typeguard", "asyncio")
+
+
+def test_a_wrong_name_or_path_is_said_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     (tmp_path / "FILE").write_text("")
-    code = f"import sys; from nextify.cli import main; print(main({arguments!r}), 'torch' in sys.modules)"
+    code = (
+        f"import sys; from nextify.cli import main\n"
+        f"for arguments in {WRONG}: print(main(arguments), [name for name in {HEAVY} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.split() in (["1", "False"], ["2", "False"])
-    assert done.stderr.count("\n") == 1
+    for arguments, said in zip(WRONG, done.stdout.splitlines(), strict=True):
+        assert said in ("1 []", "2 []"), (arguments, said)
+    assert done.stderr.count("\n") == len(WRONG)
 
 
 def test_help_says_each_default_once(capsys: Captured) -> None:

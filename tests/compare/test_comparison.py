@@ -254,6 +254,7 @@ def test_networks_of_all_sizes_stay_in_memory_where_they_fit(fits: bool, monkeyp
     monkeypatch.setattr(measuring, "built", built)
     monkeypatch.setattr(measuring, "_measure_memory", memory)
     monkeypatch.setattr(measuring, "_free_bytes", lambda settings: 2**40 if fits else 2**20)
+    monkeypatch.setattr(measuring, "SHORTEST_TIMED", 0.002)
     found = count(settings(rounds=2))
     probe(found)
     assert found.settings.keeps is fits
@@ -548,8 +549,8 @@ def test_memory_in_a_process_of_its_own(method: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc there")
 def test_the_peak_is_of_the_process_itself() -> None:
     """And not of the one that started it, which ``getrusage`` goes on from."""
-    code = "from nextify.evaluation.profiling import resident_bytes; print(*resident_bytes())"
-    large = np.ones(2**30, np.uint8)
+    code = "from nextify.system.environment import resident_bytes; print(*resident_bytes())"
+    large = np.ones(2**27, np.uint8)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     now, most = map(int, done.stdout.split())
     assert now <= most < large.nbytes

@@ -22,7 +22,7 @@ from PIL import Image
 
 import nextify.data.sources.parquet
 from nextify.data import DataError, Images, TrainBatches, open_images
-from nextify.data.opening import source_name
+from nextify.data.source import source_name
 from nextify.data.sources.hugging_face import Rows
 from nextify.data.sources.shards import expand_braces, part_of
 from nextify.paper.recipe import CONVNEXT

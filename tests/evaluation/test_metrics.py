@@ -215,7 +215,7 @@ def test_curves_of_one_and_of_many_epochs() -> None:
 
 def test_mistakes_name_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(pictures, "_png", lambda figure: drawn.append(figure) or b"")
+    monkeypatch.setattr(pictures, "png", lambda figure: drawn.append(figure) or b"")
     long = "a folder of photographs/of one day/0815.jpg"
     mistakes = tuple(Mistake(name, "cat", "dog", 0.9) for name in ("x/1.png", long))
     mistakes_picture(replace(evaluation(3), mistakes=mistakes), [np.zeros((8, 8, 3), np.uint8)] * 2)

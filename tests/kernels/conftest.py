@@ -1,19 +1,8 @@
 """Fixtures of the kernels' tests."""
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from tests.kernels.helpers import noting_blocks
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """As many threads after a test as before it."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -84,12 +84,13 @@ def test_gradients_of_gradients_checkpoints_and_autocast() -> None:
         assert net(torch.randn(2, 8)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["on", "auto"])
-def test_compiled_and_exported(mode: Mode) -> None:
+def test_compiled_and_exported(mode: Mode, backend: str) -> None:
     net = nn.Sequential(nn.Linear(8, 16), module(mode))
     x = torch.randn(2, 8)
     torch._dynamo.reset()
-    torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x))
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend=backend)(x), net(x))
     targets = {str(node.target) for node in torch.export.export(net, (x,)).graph.nodes}
     assert "aten.gelu.default" in targets
     assert not any("nextify" in target for target in targets)

@@ -16,10 +16,9 @@ from nextify.kernels.modules import Fast
 from nextify.networks.layout import layout
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model, designs
-from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design
+from nextify.paper.design import RESNET50, Design
+from tests.helpers import SMALL, TWO_STAGES
 from tests.kernels.helpers import fast_model, recorder
-
-SMALL = CONVNEXT_TINY.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32), layer_scale=0.5)
 
 
 def narrow(design: Design) -> Design:
@@ -149,7 +148,7 @@ def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(
     """In float32; under autocast a bias added afterwards would be rounded once more."""
     monkeypatch.setattr(choice, "AVX2_ALONE", True)
     monkeypatch.setattr(choice, "own_products", lambda mode: False)
-    model = fast_model(SMALL, 0).eval()
+    model = fast_model(TWO_STAGES, 0).eval()
     nodes: list[torch.fx.Node] = []
     images = torch.randn(2, 3, 64, 96)
     torch._dynamo.reset()

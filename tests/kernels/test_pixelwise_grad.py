@@ -17,7 +17,7 @@ from nextify.kernels.pixelwise import training as pixelwise_grad
 from nextify.kernels.pixelwise.products import Weights
 from nextify.networks.network import Block
 from nextify.paper.design import Design
-from tests.helpers import SMALL
+from tests.helpers import SMALL, TWO_STAGES
 from tests.kernels.helpers import (
     DTYPES,
     IMAGES,
@@ -285,7 +285,7 @@ def test_under_functional_transforms(blocks: list[int]) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compiles_without_a_graph_break(dtype: torch.dtype) -> None:
-    model = randomized(SMALL, stochastic_depth=0.2)
+    model = randomized(TWO_STAGES, stochastic_depth=0.2)
     torch._dynamo.reset()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         expected = step(model, ours=True)
@@ -307,11 +307,11 @@ def test_a_compiled_graph_keeps_what_its_operators_take() -> None:
 
     torch._dynamo.reset()
     backend = aot_autograd(fw_compiler=noting(forward), bw_compiler=noting(backward))
-    model = randomized(SMALL)
+    model = randomized(TWO_STAGES)
     torch.compile(model, fullgraph=True, backend=backend)(IMAGES).sum().backward()
     own = [node for node in (*forward, *backward) if "nextify." in str(node.target)]
     names = ("pixelwise.default", "pixelwise_grad", "depthwise_weight_grad")
-    assert [sum(name in str(node.target) for node in own) for name in names] == [sum(SMALL.depths)] * 3
+    assert [sum(name in str(node.target) for node in own) for name in names] == [sum(TWO_STAGES.depths)] * 3
     for node in own:
         if "grad" in str(node.target):
             kept = node.args[1]

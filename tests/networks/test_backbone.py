@@ -20,6 +20,8 @@ from nextify.weights import About, Preprocessing, rename, save_bundle
 from nextify.weights.models import create_backbone
 from tests.helpers import SMALL
 
+BETWEEN = ("resnet50_depthwise", "resnet50_move_up", "resnet50_fewer_norms", "resnet50_layer_norm")
+"""Steps between ResNet and ConvNeXt."""
 SHAPES = {
     "convnext": SMALL,
     "convnextv2": SMALL.with_(layer_scale="off", response_norm="global"),
@@ -29,7 +31,7 @@ SHAPES = {
     **{
         name: design.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32))
         for name, design in designs().items()
-        if name in ("resnet50_depthwise", "resnet50_move_up", "resnet50_fewer_norms", "resnet50_layer_norm")
+        if name in BETWEEN
     },
 }
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -200,9 +202,12 @@ def test_memory_format_and_checkpointing_change_nothing(design: Design) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("design", SHAPES.values(), ids=SHAPES)
-def test_export(design: Design) -> None:
-    model = create_model(design, 5).eval()
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in BETWEEN and n != "resnet50_fewer_norms" else n for n in SHAPES],
+)
+def test_export(name: str) -> None:
+    model = create_model(SHAPES[name], 5).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model, (IMAGES,), dynamic_shapes={"images": {0: batch}})
     other = torch.randn(3, 3, 64, 96)
@@ -216,7 +221,10 @@ def test_export(design: Design) -> None:
 )
 def test_one_graph(name: str) -> None:
     """``fullgraph=True`` raises where a graph would break; the backend without code generation keeps this short."""
-    model = create_model(SHAPES[name], 5, stochastic_depth=0.1).train()
+    design = SHAPES[name]
+    if len(design.depths) == 4:  # the deeper stages repeat what the first two hold
+        design = design.with_(depths=(1, 1), widths=(8, 16), stage_strides=design.stage_strides[:2])
+    model = create_model(design, 5, stochastic_depth=0.1).train()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     compiled(IMAGES).sum().backward()
     assert all(p.grad is not None for p in model.parameters())

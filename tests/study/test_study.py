@@ -5,10 +5,8 @@ import io
 import json
 import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,7 +22,7 @@ from nextify.study.plan import PlanError, make_plan
 from nextify.study.store import Store
 from nextify.system.files import UnusableFolder
 from nextify.training.trial import Data
-from tests.helpers import save_noise
+from tests.helpers import Command, save_noise, server
 
 
 class Facts:
@@ -137,13 +135,14 @@ def test_two_runs_cannot_share_a_store(tmp_path):
 SMALL = ["--steps", "training_technique", "separate_downsampling", "--seeds", "2", "--epochs", "1"]
 
 
-def command(out: Path, *options: str) -> list[str]:
+def arguments(out: Path, *options: str) -> list[str]:
     fixed = ["--device", "cpu", "--side-by-side", "2", "--threads", "1", "--checkpoint-seconds", "0.1"]
-    return [sys.executable, "-m", "nextify", "roadmap", "--out", str(out), *fixed, *options]
+    return ["roadmap", "--out", str(out), *fixed, *options]
 
 
-def run(out: Path, *options: str, **how) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(out, *options), capture_output=True, text=True, timeout=300, check=False, **how)
+def run(out: Path, *options: str, largest_file: int | None = None) -> tuple[int, str]:
+    """The exit code and what was reported."""
+    return Command(arguments(out, *options), largest_file).wait(300)
 
 
 def figures(out: Path) -> list:
@@ -156,9 +155,10 @@ def figures(out: Path) -> list:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
+    server()  # before a smaller one is started here
     out, said = tmp_path_factory.mktemp("undisturbed"), io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert main(command(out, *SMALL)[3:]) == 0
+        assert main(arguments(out, *SMALL)) == 0
     return out, said.getvalue()
 
 
@@ -178,9 +178,7 @@ def test_a_study_writes_everything_it_promises(undisturbed):
 
 def kill(out: Path, options: list[str], wait_seconds: float) -> None:
     """Start the study, SIGKILL it once it trains, and see that its workers die with it."""
-    process = subprocess.Popen(
-        command(out, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = Command(arguments(out, *options))
     trials = out / "trials"
     deadline = time.monotonic() + 60
     before = set(trials.rglob("*")) if trials.exists() else set()
@@ -190,8 +188,8 @@ def kill(out: Path, options: list[str], wait_seconds: float) -> None:
         time.sleep(0.05)
     time.sleep(wait_seconds)
     assert process.poll() is None, "the study ended before the kill: wait less or make it longer"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.signal(signal.SIGKILL)
+    process.wait(60)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
@@ -204,12 +202,10 @@ def kill(out: Path, options: list[str], wait_seconds: float) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_killed_twice_and_restarted_the_results_are_identical(undisturbed, tmp_path):
-    rng = random.Random(2)
-    for _ in range(2):
-        kill(tmp_path, SMALL, rng.uniform(0, 0.3))
-    done = run(tmp_path, *SMALL)
-    assert done.returncode == 0, done.stderr
+def test_killed_and_restarted_the_results_are_identical(undisturbed, tmp_path):
+    kill(tmp_path, SMALL, 0.1)
+    code, errors = run(tmp_path, *SMALL)
+    assert code == 0, errors
     assert figures(tmp_path) == figures(undisturbed[0])
 
 
@@ -218,25 +214,22 @@ def test_killed_twice_and_restarted_the_results_are_identical(undisturbed, tmp_p
 def test_killed_at_ten_random_moments_and_restarted_the_results_are_identical(tmp_path):
     longer = [*SMALL[:-1], "12"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run(whole, *longer).returncode == 0
+    assert run(whole, *longer)[0] == 0
     rng = random.Random(10)
     unfinished = 0
     for _ in range(10):
         kill(killed, longer, rng.uniform(0, 2))
         unfinished += len(list(killed.rglob("result.json"))) < 4
     assert unfinished == 10, "the study ended before the last kill: make it longer"
-    assert run(killed, *longer).returncode == 0
+    assert run(killed, *longer)[0] == 0
     assert figures(killed) == figures(whole)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes there")
 def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path):
-    def small_files_only() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
-
-    done = run(tmp_path, "--steps", "gelu", "--seeds", "1", "--epochs", "1", preexec_fn=small_files_only)
-    assert done.returncode == 1
-    *saves, result = done.stderr.strip().splitlines()
+    code, errors = run(tmp_path, "--steps", "gelu", "--seeds", "1", "--epochs", "1", largest_file=200)
+    assert code == 1
+    *saves, result = errors.strip().splitlines()
     assert len(saves) == 1, "a save that fails is said once"
     assert saves[0].startswith("nextify: warning: cannot save a checkpoint in ")
     assert "cannot write" in result

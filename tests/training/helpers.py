@@ -10,6 +10,7 @@ from nextify.fitting.scale import scale
 from nextify.paper.recipe import Recipe
 from nextify.paper.roadmap import roadmap
 from nextify.training.trial import Data, Trial
+from tests.helpers import Command
 
 
 def small_trial(step: str, recipe: Recipe, seed: int = 0) -> Trial:
@@ -20,7 +21,7 @@ def small_trial(step: str, recipe: Recipe, seed: int = 0) -> Trial:
     return Trial(design, recipe, Data("digits", "test", 10, 16), seed)
 
 
-def wait_for_a_new_checkpoint(out: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for_a_new_checkpoint(out: Path, process: Command | subprocess.Popen[bytes]) -> None:
     def stamps() -> list[int]:
         return [path.stat().st_mtime_ns for path in out.glob("*/checkpoint.pt") if path.exists()]
 

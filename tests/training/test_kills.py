@@ -3,10 +3,8 @@ no checkpoint is ever unreadable, and the weights at the end are those of a trai
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 
 from nextify.training.checkpoint import before, load_checkpoint
 from nextify.weights import load_bundle
+from tests.helpers import Command
 from tests.training.helpers import wait_for_a_new_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
@@ -23,26 +22,19 @@ STOPPED = 130
 """Exit code of a training that saved and stopped when it was asked to."""
 
 
-def command(out: Path, epochs: int) -> list[str]:
+def start(out: Path, epochs: int) -> Command:
     settings = ("batch_size=32", "optimizer=muon", "ema=0.9", "mixing.mixup=0.8", "stochastic_depth=0.1")
-    return [
-        *(sys.executable, "-m", "nextify", "train", "convnext_atto", "--data", "digits", "--scale", "tiny"),
+    arguments = [
+        *("train", "convnext_atto", "--data", "digits", "--scale", "tiny"),
         *("--device", "cpu", "--threads", "1", "--epochs", str(epochs), "--checkpoint-seconds", "0"),
         *(word for setting in settings for word in ("--set", setting)),
         *("--out", str(out)),
     ]
-
-
-def start(out: Path, epochs: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(out, epochs), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "NO_COLOR": "1"}
-    )
+    return Command(arguments)
 
 
 def trained(out: Path, epochs: int) -> bool:
-    with start(out, epochs) as process:
-        process.communicate(timeout=600)
-    return process.returncode == 0
+    return start(out, epochs).wait(600)[0] == 0
 
 
 def all_readable(out: Path) -> int:
@@ -76,11 +68,11 @@ def killed(kills: int, epochs: int, folder: Path, seed: int) -> None:
             wait_for_a_new_checkpoint(torn, process)
             time.sleep(chance.uniform(0.0, 0.3))
         how = signal.SIGTERM if number % 2 else signal.SIGKILL
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=120)
-        codes.append(process.returncode)
-        assert process.returncode in (-how, STOPPED), (process.returncode, errors.decode()[-500:])
-        assert b"Traceback" not in errors
+        process.signal(how)
+        code, errors = process.wait(120)
+        codes.append(code)
+        assert code in (-how, STOPPED), (code, errors[-500:])
+        assert "Traceback" not in errors
         reached.append(all_readable(torn))
         assert reached[-1] >= reached[-2], "a kill lost more than was written"
     assert reached[-1] > 0, "no kill fell into the training"

@@ -55,6 +55,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "leading zeros": ("1", "01", "2", "10", "002"),
     "blanks": ("big cow", "big-cow", "Ant 2", "Ant 10"),
 }
+SIDE = 32
+"""Of the images, in pixels."""
 LIBRARY = {
     "imagefolder": sorted,  # torchvision.datasets.ImageFolder.find_classes
     "natural": lambda names: sorted(names, key=timm_key),
@@ -76,7 +78,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             (found[kind] / name).mkdir(parents=True)
             for j, value in enumerate((0.8, 0.9, 1.0)):
                 colour = tuple(int(255 * c) for c in colorsys.hsv_to_rgb(i / len(names), 1, value))
-                Image.new("RGB", (32, 32), colour).save(found[kind] / name / f"{j}.png")
+                Image.new("RGB", (SIDE, SIDE), colour).save(found[kind] / name / f"{j}.png")
     return found
 
 
@@ -90,12 +92,19 @@ def classifier_inputs(model: ConvNet, x: Tensor) -> Tensor:
     return torch.cat([kept[0], torch.ones(len(x), 1)], 1).double()
 
 
-def fitted(folder: Path, classes: list[str] | tuple[str, ...]) -> dict[str, Tensor]:
+def fitted(
+    folder: Path, classes: list[str] | tuple[str, ...], preprocessing: Preprocessing | None = None
+) -> dict[str, Tensor]:
     """A random network whose classifier was fitted, in closed form, to the images with ``classes`` as its order."""
+    return dict(fitted_once(folder, tuple(classes), preprocessing or Preprocessing()))
+
+
+@cache
+def fitted_once(folder: Path, classes: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, Tensor]:
     torch.manual_seed(0)
     model = create_model(DESIGN.with_(layer_scale=1.0), len(classes)).eval()
     files = sorted(folder.glob("*/*.png"))
-    x = torch.stack([Preprocessing()(Image.open(f)) for f in files])
+    x = torch.stack([preprocessing(Image.open(f)) for f in files])
     labels = torch.tensor([classes.index(f.parent.name) for f in files])
     features = classifier_inputs(model, x)
     with torch.no_grad():
@@ -115,7 +124,8 @@ def test_accuracy_is_that_of_the_librarys_own_order_or_refused(
 ) -> None:
     images = open_images(str(pictures[kind]))
     own = LIBRARY[library](KINDS[kind])
-    torch.save(rename(fitted(pictures[kind], own), DESIGN, naming), tmp_path / "w.pth")
+    state = rename(fitted(pictures[kind], own, Preprocessing.from_crop_ratio(SIDE, 1.0)), DESIGN, naming)
+    torch.save({"model": state, "args": argparse.Namespace(img_size=SIDE, crop_pct=1.0)}, tmp_path / "w.pth")
     assert evaluate(tmp_path / "w.pth", images, part="all", class_order=library).top1 == 100
     assert evaluate(tmp_path / "w.pth", images, part="all", class_order=own).top1 == 100
     if len({tuple(order(KINDS[kind])) for order in LIBRARY.values()}) > 1:
@@ -137,7 +147,6 @@ FAMILIES = {
 }
 EVERY_NAMING = [(n, f) for n in NAMINGS for f in FAMILIES if table(n, f) is not None]  # type: ignore[arg-type]
 MOST_CLASSES = 8
-SIDE = 32
 COLOURS = np.array([[int(255 * c) for c in colorsys.hsv_to_rgb(i / MOST_CLASSES, 1, 0.9)] for i in range(MOST_CLASSES)])
 NAMES = st.one_of(
     st.integers(0, 120).map(str),

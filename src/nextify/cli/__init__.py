@@ -17,9 +17,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from nextify import __version__
@@ -34,9 +35,9 @@ COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     "train": "train a network on your images, from fresh weights or given ones",
-    "evaluate": "measure a bundle on your images: accuracy, per class, confusion, calibration",
+    "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",
     "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
-    "predict": "classify images: files, folders, patterns",
+    "predict": "classify images, or find objects or regions in them: files, folders, patterns",
     "explain": "draw where a network looks, with checks of what the maps are worth",
     "serve": "serve a bundle or an export over HTTP, with a page",
     "export": "write a bundle for another runtime (ONNX, OpenVINO, torch.export, …), proven to give its results",
@@ -143,7 +144,7 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
 
     conf, said = tyro.conf, io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), _defaults_of_their_types():
             return tyro.cli(
                 get_type_hints(module.run)["options"],
                 prog=f"nextify {name}",
@@ -167,6 +168,24 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
                 r"no type matching \{?((?<=\{)[^}]*|\S+)\}? .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text
             )
         ) from None
+
+
+@contextlib.contextmanager
+def _defaults_of_their_types() -> Iterator[None]:
+    """Spare tyro typeguard, whose import takes longer than the parsing.
+
+    tyro asks it whether the default of a ``str | None`` or a tuple is of that type, which mypy has answered.
+    """
+    if "typeguard" in sys.modules:
+        yield
+        return
+    stand_in: Any = ModuleType("typeguard")
+    stand_in.check_type, stand_in.TypeCheckError = (lambda value, kind: value), TypeError
+    sys.modules["typeguard"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["typeguard"]
 
 
 def _choices(found: re.Match[str]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli import options as common
+from nextify.data.source import check_source
 from nextify.paper.settings import Range
 
 Sides = Annotated[tuple[Annotated[int, Range(least=1, most=10**4)], ...] | None, common.UNSET]
@@ -110,7 +111,7 @@ class Options:
         if self.measuring.counts and (self.data is not None or self.measuring.why):
             raise ValueError("--counts runs nothing: leave --data and --why out")
         if self.data is not None:
-            common.check_source(self.data)
+            check_source(self.data)
         common.check_folder(self.folder)
 
 

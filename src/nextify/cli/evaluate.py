@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-
-from nextify.cli.options import MeasurementOptions
+from nextify.cli.options import UNSET, MeasurementOptions, refuse_for_dense
 from nextify.cli.printing import note, print_columns, print_json
+from nextify.paper.settings import Range
 from nextify.report.text import percent
 from nextify.system import processes
 from nextify.system.text import plural, printable
 from nextify.training.trial import runtime
 
+if TYPE_CHECKING:
+    from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation
+    from nextify.weights.bundle import DenseAbout
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(MeasurementOptions):
-    """Measure a bundle on images: top-1, top-5, per-class accuracy, confusion matrix and calibration.
+    """Measure a bundle on images: top-1, top-5, per-class accuracy, confusion matrix and calibration; of a detector
+    average precision, of a segmenter mean IoU.
 
-    With --out, also write evaluation.json and pictures of the confusion matrix, the reliability diagram and the worst
-    mistakes. Processes started by torchrun share the images.
+    With --out, also write evaluation.json and pictures, such as the confusion matrix and the worst mistakes. Processes
+    started by torchrun share the images.
     """
+
+    ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, UNSET] = None
+    """Of index masks: pixels of this index do not count, beside those of 255; as given to nextify train."""
 
 
 def run(options: Options) -> int:
+    from nextify.weights.bundle import DenseAbout, stated
+
+    about = stated(options.bundle)
+    if isinstance(about, DenseAbout):
+        return _run_dense(options, about)
+    if options.ignore_index is not None:
+        raise ValueError(f"--ignore-index is for index masks, and {options.bundle} is a classifier: leave it out")
+    return _run(options)
+
+
+def _run(options: Options) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.evaluation.evaluate import evaluate, files
     from nextify.tasks.classification import Classification
@@ -65,3 +86,79 @@ def run(options: Options) -> int:
         for name in files(found):
             print(f"written: {options.out / name}")
     return 0
+
+
+def _run_dense(options: Options, about: DenseAbout) -> int:
+    from rich.console import Console
+
+    from nextify.cli.progress import read_any
+    from nextify.data.dense.annotations import DenseImages
+    from nextify.evaluation.dense import evaluate_dense, files
+    from nextify.evaluation.finder import open_finder
+    from nextify.tasks.task import summary
+
+    refuse_for_dense(about.task, {"--class-order": options.class_order, "--channels": options.reading.channels})
+    place, console = runtime(options.machine.device, options.machine.threads), Console(stderr=True)
+    with processes.joined(place.device):
+        images = read_any(
+            *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index),
+            to_train=False,
+        )
+        assert isinstance(images, DenseImages)
+        finder = open_finder(
+            options.bundle, device=place.device, threads=options.machine.threads, kernels=options.machine.kernels
+        )
+        with console.status("looking at the images …") as status:
+            found = evaluate_dense(
+                *(finder, images),
+                part=options.part,
+                out=options.out,
+                on_progress=lambda done, count: status.update(f"evaluated {done:,} of {count:,} images …"),
+            )
+    if processes.number() > 0:
+        return 0
+    if options.json:
+        print_json(found.to_dict())
+        return 0
+    note(*images.warnings, *images.notes, *found.notes)
+    print(f"{printable(found.model)} on {plural(found.images, 'image')} of {printable(found.data)}, {found.precision}")
+    print(summary(found.metric_specs, found.metrics))
+    _print_classes(found)
+    if options.out is not None:
+        for name in files(found):
+            print(f"written: {options.out / name}")
+    return 0
+
+
+def _print_classes(found: DetectionEvaluation | SegmentationEvaluation) -> None:
+    """What the figures come from: sizes and the best score, and a line per class."""
+    from nextify.evaluation.dense import SegmentationEvaluation
+
+    if isinstance(found, SegmentationEvaluation):
+        pixels = max(1, sum(row.pixels for row in found.classes))
+        print()
+        print_columns(
+            ("class", "pixels, %", "IoU, %", "recall, %", "precision, %"),
+            [
+                (
+                    printable(row.name),
+                    percent(100 * row.pixels / pixels),
+                    *map(percent, (row.iou, row.recall, row.precision)),
+                )
+                for row in found.classes
+            ],
+        )
+        return
+    sizes = [f"{size} {percent(found.metrics.get(f'ap_{size}'))}" for size in ("small", "medium", "large")]
+    print(f"AP by size: {', '.join(sizes)}")
+    print(f"highest F1 {100 * found.f1:.2f} %, with a score of at least {found.least_score:.3f} (IoU 0.5)\n")
+    masks = "mask_ap" in found.metrics
+    header = ("class", "objects", "found", "AP", "AP50", "recall at IoU 0.5", *(("mask AP",) if masks else ()))
+    rows = [
+        (
+            *(printable(row.name), f"{row.objects:,}", f"{row.found:,}"),
+            *map(percent, (row.ap, row.ap50, row.recall50, *((row.mask_ap,) if masks else ()))),
+        )
+        for row in found.classes
+    ]
+    print_columns(header, rows)

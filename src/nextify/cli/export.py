@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_source, check_weights
+from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_weights
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.quantize import default_folder, search
+from nextify.data.source import check_source
 from nextify.paper.settings import Range
 from nextify.system.text import printable
 
@@ -88,6 +88,8 @@ class Options:
 
 
 def run(options: Options) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.deploy.export import export
     from nextify.deploy.quantize import fastest, quantize

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
+from nextify.data.source import check_source
 from nextify.paper.settings import Range
 from nextify.system.files import UnusableFolder, occupied
 from nextify.system.native import Mode
@@ -134,18 +136,11 @@ class MeasurementOptions(InferenceOptions):
         check_folder(self.out)
 
 
-def check_source(source: str) -> None:
-    """Raises ``DataError`` where a path to images leads nowhere."""
-    from nextify.data import opening  # needs NumPy
-
-    opening.check_source(source)
-
-
-def folder_name(source: str) -> str:
-    """What a source is called in the default name of an output folder."""
-    from nextify.data.opening import source_name  # needs NumPy
-
-    return source_name(source)
+def refuse_for_dense(task: str, given: Mapping[str, object]) -> None:
+    """Raises ``ValueError`` where options for classifiers are given with a bundle for another task."""
+    names = [name for name, value in given.items() if value not in (None, False)]
+    if names:
+        raise ValueError(f"{' and '.join(names)} is for classifiers, and the bundle is for {task}: leave it out")
 
 
 def check_weights(source: str | None) -> None:

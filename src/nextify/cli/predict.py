@@ -1,25 +1,43 @@
-"""``nextify predict BUNDLE IMAGE…``: classify images."""
+"""``nextify predict BUNDLE IMAGE…``: classify images, or find objects or regions in them."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import UNSET, Channels, ClassNames, InferenceOptions, check_weights
+from nextify.cli.options import (
+    UNSET,
+    Channels,
+    ClassNames,
+    Folder,
+    InferenceOptions,
+    check_folder,
+    check_weights,
+    refuse_for_dense,
+)
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
 from nextify.system.text import printable, valid_unicode
 from nextify.training.trial import runtime
 
+if TYPE_CHECKING:
+    from nextify.evaluation.dense_predict import DensePrediction
+    from nextify.evaluation.predict import Prediction
+    from nextify.weights.bundle import DenseAbout
+
+TOP = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(InferenceOptions):
-    """Classify images with a bundle and print the most probable classes.
+    """Classify images with a bundle and print the most probable classes; with a detector's print the objects found,
+    with a segmenter's the shares of the classes.
 
-    Unreadable images are reported on stderr; the others are still classified, and the exit code is 1.
+    Unreadable images are reported on stderr; the others are still looked at, and the exit code is 1.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
@@ -27,12 +45,17 @@ class Options(InferenceOptions):
     timm:name."""
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
-    top: Annotated[int, Range(least=1, most=10**6)] = 5
-    """Number of classes to print per image."""
+    top: Annotated[Annotated[int, Range(least=1, most=10**6)] | None, UNSET] = None
+    """Of a classifier: the number of classes to print per image. Default: 5."""
+    least_score: Annotated[Annotated[float, Range(least=0, most=1)] | None, UNSET] = None
+    """Of a detector: the least score of the objects to name. Default: 0.3; nextify evaluate prints the best one."""
+    out: Folder = None
+    """Of a detector or segmenter: folder for copies of the images with what was found, and for its files (COCO results,
+    YOLO texts, index masks; docs/dense.md)."""
     class_order: ClassNames = None
     channels: Channels = None
     csv: Annotated[bool, UNSET] = False
-    """Print CSV: path, rank, class, index, probability."""
+    """Print CSV: path, rank, class, index, probability; of objects the score and box, of regions the share."""
 
     def check(self) -> None:
         """Raises ``ValueError`` for options that exclude each other, ``FileNotFoundError`` for no bundle."""
@@ -41,9 +64,82 @@ class Options(InferenceOptions):
         if not self.images:
             raise ValueError("no image given: name files, folders or patterns after the bundle")
         check_weights(self.bundle)
+        check_folder(self.out)
 
 
 def run(options: Options) -> int:
+    from nextify.weights.bundle import DenseAbout, stated
+
+    about = stated(options.bundle)
+    if isinstance(about, DenseAbout):
+        return _run_dense(options, about)
+    for name, value in (("--least-score", options.least_score), ("--out", options.out)):
+        if value is not None:
+            raise ValueError(
+                f"{name} is for detectors and segmenters, and {options.bundle} is a classifier: leave it out"
+            )
+    return _run(options)
+
+
+def _run_dense(options: Options, about: DenseAbout) -> int:
+    from nextify.evaluation.dense_predict import LEAST_SCORE, DenseFolder, csv_text, find
+    from nextify.evaluation.finder import open_finder
+
+    given = {"--top": options.top, "--class-order": options.class_order, "--channels": options.channels}
+    refuse_for_dense(about.task, given)
+    place = runtime(options.machine.device, options.machine.threads)
+    finder = open_finder(
+        options.bundle, device=place.device, threads=options.machine.threads, kernels=options.machine.kernels
+    )
+    folder = None if options.out is None else DenseFolder(options.out, finder)
+    least = LEAST_SCORE if options.least_score is None else options.least_score
+    predictions = []
+    for found in find(finder, options.images, least_score=least):
+        if folder is not None and not found.error:
+            folder.add(found)
+        predictions.append(replace(found, pixels=None, labels=None))
+    if folder is not None:
+        folder.finish()
+    if options.json:
+        print_json([{**found.to_dict(), "path": valid_unicode(found.path)} for found in predictions])
+    elif options.csv:
+        print(csv_text(predictions, about.task), end="")
+    else:
+        _print_found([found for found in predictions if not found.error], about.task)
+        if options.out is not None:
+            print(f"written: {options.out}")
+    return _failures(predictions)
+
+
+def _print_found(predictions: Sequence[DensePrediction], task: str) -> None:
+    if task == "detection":
+        header: tuple[str, ...] = ("image", "class", "score", "x1", "y1", "x2", "y2")
+        things = [
+            [(printable(one.name), f"{one.score:.3f}", *(f"{side:.1f}" for side in one.box)) for one in found.objects]
+            or [("nothing", *[""] * 5)]
+            for found in predictions
+        ]
+    else:
+        header = ("image", "class", "share")
+        things = [[(printable(r.name), f"{100 * r.share:.2f} %") for r in found.regions] for found in predictions]
+    rows = [
+        (printable(found.path) if i == 0 else "", *row)
+        for found, some in zip(predictions, things, strict=True)
+        for i, row in enumerate(some)
+    ]
+    if rows:
+        print_columns(header, rows)
+
+
+def _failures(predictions: Sequence[Prediction | DensePrediction]) -> int:
+    """Report images that could not be looked at; the exit code."""
+    failed = [p for p in predictions if p.error]
+    for p in failed:
+        print(f"nextify: {printable(p.path)}: {printable(p.error)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run(options: Options) -> int:
     from nextify.deploy.runners import open_runner
     from nextify.evaluation.predict import Predictor, csv_text
 
@@ -56,7 +152,7 @@ def run(options: Options) -> int:
         class_order=options.class_order,
     )
     predictor = Predictor(runner, channels=options.channels)
-    predictions = list(predictor(options.images, options.top))
+    predictions = list(predictor(options.images, TOP if options.top is None else options.top))
     if options.json:
         print_json([{**p.to_dict(), "path": valid_unicode(p.path)} for p in predictions])
     elif options.csv:
@@ -74,7 +170,4 @@ def run(options: Options) -> int:
             "the weights do not name their classes: #N is the index among their outputs, from 0; --class-order FILE "
             "names them, one class per line"
         )
-    failed = [p for p in predictions if p.error]
-    for p in failed:
-        print(f"nextify: {printable(p.path)}: {printable(p.error)}", file=sys.stderr)
-    return 1 if failed else 0
+    return _failures(predictions)

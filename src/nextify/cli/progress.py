@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextify.cli.options import Reading
-from nextify.data import Images, open_images
+from nextify.data import DataError, Images, open_images
+from nextify.data.dense.annotations import DenseTask
+from nextify.data.dense.opening import open_dense, recognize
 from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.training import loop
+from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.prepare import Prepared
-from nextify.training.trainer import metric_specs
 from nextify.weights.bundle import chosen_bands
 
 
@@ -178,6 +180,42 @@ class Stopping:
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
+
+
+def read_any(
+    console: Console,
+    source: str,
+    reading: Reading,
+    cache: Path | None,
+    weights: str | None,
+    task: DenseTask | None,
+    ignore_index: int | None = None,
+    to_train: bool = True,
+) -> AnyImages:
+    """Open the images of ``--data``, annotated for whichever task, with progress.
+
+    Args:
+        task: what to learn, where the data itself does not tell; the others as ``read_images`` and ``open_dense`` have
+            them.
+    """
+    dense = task or recognize(source)
+    if dense is None:
+        if ignore_index is not None:
+            raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
+        return read_images(console, source, reading, cache, weights, to_train)
+    if reading.channels is not None:
+        raise DataError(f"--channels is for classification, and {source} is annotated for {dense}: leave it out")
+    with console.status("looking at the images …") as status:
+        return open_dense(
+            source,
+            task=task,
+            split_seed=reading.split_seed,
+            cache=cache,
+            skip_unreadable=reading.skip_unreadable,
+            ignore_index=ignore_index,
+            to_train=to_train,
+            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
+        )
 
 
 def read_images(

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_replaced, check_source, check_weights
+from nextify.cli.options import Folder, Json, Reading, Seed, Threads, check_replaced, check_weights
 from nextify.cli.printing import note, print_json
+from nextify.data.source import check_source
 from nextify.paper.settings import Range
 from nextify.report.columns import TABLES, Column, shown
 from nextify.report.tables import terminal_of
@@ -77,6 +77,8 @@ COLUMNS: list[Column[Candidate]] = [
 
 
 def run(options: Options) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.deploy.quantize import quantize
 
@@ -87,6 +89,8 @@ def run(options: Options) -> int:
 
 def search(made: Callable[..., Quantized], images: Images, options: Any) -> int:
     """Call ``quantize`` or ``fastest``, and print the candidates and what was written."""
+    from rich.console import Console
+
     with Console(stderr=True).status("loading the bundle …") as status:
         found = made(
             options.bundle,

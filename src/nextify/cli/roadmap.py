@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, arg
 
 from nextify.cli import options as common
+from nextify.data.source import check_source, source_name
 from nextify.paper.roadmap import roadmap
 from nextify.paper.settings import Range
 
@@ -56,14 +57,14 @@ class Options:
     @property
     def folder(self) -> Path:
         """Of the study."""
-        return self.out or Path("runs") / f"{self.regime}-{common.folder_name(self.data)}-{self.scale}"
+        return self.out or Path("runs") / f"{self.regime}-{source_name(self.data)}-{self.scale}"
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         path = roadmap(self.regime)
         for step in self.steps:
             path[step]  # raises for an unknown one
-        common.check_source(self.data)
+        check_source(self.data)
         common.check_folder(self.folder)
 
 

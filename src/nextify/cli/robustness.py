@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from nextify.cli.options import UNSET, Count, Folder, MeasurementOptions, Seed, Workers
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
@@ -16,6 +13,8 @@ from nextify.system.text import plural, printable
 from nextify.training.trial import runtime
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from nextify.evaluation.robustness import Robustness
 
 
@@ -56,6 +55,8 @@ class Options(MeasurementOptions):
 
 
 def run(options: Options) -> int:
+    from rich.console import Console
+
     from nextify.cli.progress import read_images
     from nextify.evaluation.answers import Partial
     from nextify.evaluation.corruptions import CORRUPTIONS
@@ -123,6 +124,9 @@ def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[
 
 def _bar() -> Progress:
     """A bar with the time left on stderr; nothing if stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"),

@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from nextify.cli import options as common
 from nextify.cli.settings import settings
+from nextify.data.source import check_source, source_name
 from nextify.paper.settings import Range
 from nextify.training.request import Request, check, check_licence
 from nextify.training.tracking import check_trackers
@@ -25,6 +26,11 @@ class Network:
     """Start from these: a bundle, another library's file, hf:owner/name or timm:name. The classifier becomes
     new unless the classes are the same."""
     class_order: common.ClassOrder = None
+    head: Annotated[Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn", "upernet", "fpn"] | None, common.UNSET] = (
+        None
+    )
+    """Of a detector (fcos, retinanet, faster_rcnn, mask_rcnn) or segmenter (upernet, fpn). Default: fcos or fpn; with
+    the paper's recipes, the paper's."""
     freeze: Annotated[int, Range(least=0, most=1000), arg(metavar="STAGES")] = 0
     """With --weights: this many stages, counted from the stem, stay as they are."""
     image_size: common.ImageSide = None
@@ -67,6 +73,8 @@ class Watching:
 class Options:
     """Train a network on your images: the data is checked, the recipe fitted to it, and a bundle left in --out.
 
+    Images annotated with boxes or masks (docs/dense.md), or the embedded scenes, train a detector or segmenter.
+
     Interrupted, it goes on where it stopped when the same command is given again. Several processes or machines train
     together when torchrun starts them: torchrun --nproc-per-node 8 -m nextify train …
     """
@@ -74,6 +82,10 @@ class Options:
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A name that `nextify models` lists, e.g. convnext_atto."""
     data: common.Images
+    task: Annotated[Literal["detection", "segmentation"] | None, common.UNSET] = None
+    """What to learn where the data is annotated for several. Default: recognized from the data."""
+    ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, common.UNSET] = None
+    """Of masks: pixels of this index are neither trained on nor measured, like those of 255."""
     out: common.Folder = None
     """Folder of the results. Default: runs/MODEL-DATA."""
     epochs: common.Count = None
@@ -81,7 +93,7 @@ class Options:
     minutes: Annotated[Annotated[float, Range(above=0, most=10**7)] | None, common.UNSET] = None
     """Instead of --epochs: as many as fit this time here, by a measurement. Counts from the command's start."""
     recipe: Annotated[str | None, common.UNSET] = None
-    """convnext_in1k, scratch_small, finetune_small, … Default: by the number of images and by --weights."""
+    """convnext_in1k, scratch_small, coco_3x, … Default: by the task, the number of images and --weights."""
     set: common.Changes = ()
     """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set mixing=off --set norm=batch."""
     seed: common.Seed = 0
@@ -96,7 +108,7 @@ class Options:
     @property
     def folder(self) -> Path:
         """Of the results."""
-        return self.out or Path("runs") / f"{self.model}-{common.folder_name(self.data)}"
+        return self.out or Path("runs") / f"{self.model}-{source_name(self.data)}"
 
     def request(self) -> Request:
         """What is asked for."""
@@ -109,7 +121,7 @@ class Options:
         check(self.request())
         check_licence(self.licence)
         check_trackers(self.watching.track)
-        common.check_source(self.data)
+        check_source(self.data)
         common.check_weights(self.network.weights)
         common.check_folder(self.folder)
 

@@ -7,28 +7,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 
 from nextify import cli
 from nextify.cli.printing import command_line, one_voice, say
-from nextify.cli.progress import Stopping, TrainingProgress, read_images
-from nextify.data import Images
+from nextify.cli.progress import Stopping, TrainingProgress, read_any
 from nextify.evaluation.metrics import wilson
+from nextify.networks.dense.cost import dense_cost
+from nextify.networks.dense.design import DenseDesign
+from nextify.networks.dense.network import build_dense
 from nextify.networks.layout import cost
 from nextify.paper.design import Design
 from nextify.report.text import count, duration
 from nextify.system import processes
 from nextify.system.text import plural
 from nextify.tasks.task import MetricSpec, summary
+from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
-from nextify.training.train import folder_of, prepare_in, run_prepared
-from nextify.training.trainer import metric_specs
-from nextify.training.trial import Runtime, runtime
+from nextify.training.train import PREDICTIONS, folder_of, prepare_in, run_prepared
+from nextify.training.trial import Runtime, Trial, runtime
 
 if TYPE_CHECKING:
     from nextify.cli.train import Options
@@ -54,9 +57,11 @@ def _run(options: Options, runtime: Runtime) -> int:
     console = Console(quiet=not processes.is_first())
     out, request, watching = options.folder, options.request(), options.watching
 
-    def read() -> Images:
+    def read() -> AnyImages:
         weights = options.network.weights
-        return read_images(console, options.data, options.reading, out / "cache", weights)
+        return read_any(
+            console, options.data, options.reading, out / "cache", weights, options.task, options.ignore_index
+        )
 
     with one_voice(first=processes.is_first()):
         images = processes.first_alone(read)
@@ -108,9 +113,7 @@ def _run(options: Options, runtime: Runtime) -> int:
 
 def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     trial, report = prepared.trial, prepared.preflight
-    size = trial.data.image_size
-    assert isinstance(trial.design, Design)  # this command trains networks of ours
-    price = cost(trial.design, size, trial.data.num_classes)
+    parameters, macs, shape = _price(trial)
     console.print(f"[bold]{prepared.request.model}[/] on {prepared.images.name}", highlight=False)
     for line in report.lines():
         console.print(f"  {line}", highlight=False)
@@ -120,7 +123,7 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
         threads += f" in each of {runtime.processes} processes ({runtime.distributed})"
     recipe = trial.recipe
     console.print(
-        f"{count(price.parameters)} parameters, {count(price.macs)} multiply-adds at {size}×{size}; {runtime.device}, "
+        f"{count(parameters)} parameters, {count(macs)} multiply-adds at {shape}; {runtime.device}, "
         f"{threads}\nrecipe {prepared.recipe_name}: {recipe.epochs} epochs of {prepared.steps_per_epoch:,} steps of "
         f"{recipe.batch_size} images",
         highlight=False,
@@ -129,6 +132,21 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     say(console, (*prepared.notes, *map(str, prepared.changes)))
     for warning in report.warnings if not console.quiet else ():
         print(f"nextify: warning: {warning}", file=sys.stderr)
+
+
+def _price(trial: Trial) -> tuple[int, int, str]:
+    """Parameters and multiply-adds of a trial's network, and the size in words at which it computes them."""
+    data, design = trial.data, trial.design
+    if isinstance(design, DenseDesign):
+        assert data.canvas is not None
+        height, width = data.canvas
+        with torch.device("meta"):
+            network = build_dense(design, data.num_classes, data.canvas)
+        macs = dense_cost(design, data.num_classes, height, width)
+        return sum(p.numel() for p in network.parameters()), macs, f"{width}×{height}"
+    assert isinstance(design, Design)  # this command trains networks of ours
+    price = cost(design, data.image_size, data.num_classes)
+    return price.parameters, price.macs, f"{data.image_size}×{data.image_size}"
 
 
 def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, asked: int) -> None:
@@ -140,6 +158,8 @@ def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, ask
     if estimate.accumulation > 1:
         why = "as --accumulation asks" if estimate.accumulation == asked else "as larger ones do not fit the memory"
         sees = "; batch norm normalizes each part by itself" if prepared.uses_batch_norm else ""
+        if isinstance(prepared.trial.design, DenseDesign):
+            sees = "; the losses are means over each part's objects or pixels"
         say(console, [f"each batch is computed in {estimate.accumulation} parts, {why}{sees}"])
 
 
@@ -166,7 +186,7 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
     if not done.trained:
         console.print("this training is finished already")
     interval = ""
-    if metrics[0].unit == "%":
+    if metrics[0].key == "top1":
         low, high = wilson(round(done.metrics[metrics[0].key] * done.test_images / 100), done.test_images)
         interval = f" (95 % interval of {metrics[0].title} {low:.2f} to {high:.2f} %)"
     console.print(
@@ -175,3 +195,6 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
         highlight=False,
     )
     console.print(f"bundle: {done.bundle}", highlight=False, soft_wrap=True)
+    pictures = done.bundle.with_name(PREDICTIONS)
+    if pictures.exists():
+        console.print(f"predictions: {pictures}", highlight=False, soft_wrap=True)

@@ -36,6 +36,7 @@ from nextify.compare.settings import (
 )
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
+from nextify.system.environment import available_bytes
 
 PROBED_ON_GPU = 16
 """Images in the batch that a probe times."""
@@ -219,7 +220,7 @@ def _groups(cells: list[Cell], comparison: Comparison) -> list[list[Cell]]:
 
 def _free_bytes(settings: Settings) -> int:
     device = settings.conditions.device
-    free = torch.cuda.mem_get_info(device)[0] if settings.conditions.on_gpu else profiling.available_bytes()
+    free = torch.cuda.mem_get_info(device)[0] if settings.conditions.on_gpu else available_bytes()
     return free or 2**62
 
 

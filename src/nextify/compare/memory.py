@@ -30,6 +30,7 @@ from nextify.compare.records import Model
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Conditions
+from nextify.system.environment import resident_bytes
 from nextify.system.processes import worker_context
 
 MIB = 2**20
@@ -138,7 +139,7 @@ def _measure(name: str, image_size: int, settings: Settings, report: Callable[[F
         if given.on_gpu:
             held = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
             return held(given.device)
-        return profiling.resident_bytes()[int(peak)]
+        return resident_bytes()[int(peak)]
 
     def peak_of(step: Callable[[], None], uncounted: bool) -> int:
         """On a GPU what its libraries need once belongs to the uncounted call that precedes the counted one."""

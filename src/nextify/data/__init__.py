@@ -1,12 +1,12 @@
 """Images in, batches out: ``open_images``, the checks before a training, transforms, loaders.
 
-In reading order: ``opening`` (choosing the source), ``sources.parts`` and ``sources.listing`` (rules for all sources),
-``encoded`` (encoded images by index), one file per kind of source (``sources.shards`` for those of several files),
-``decode`` (file to pixels), ``bands`` (three of more bands), ``preprocessing`` (pixels to network input), ``checks``
-(problems in the data), ``images`` (the data set), ``kept`` (decoded images on disk), ``jpeg`` (decoding part of an
-image), ``transforms``, ``randomness``, ``balance`` (balanced classes), ``batches`` and ``on_device``; ``dense``
-is detection and segmentation; ``foreign`` compares with the preprocessing of other libraries. Importing this package
-does not import torch.
+In reading order: ``source`` (its name), ``opening`` (choosing how to read it), ``sources.parts`` and
+``sources.listing`` (rules for all sources), ``encoded`` (encoded images by index), one file per kind of source
+(``sources.shards`` for those of several files), ``decode`` (file to pixels), ``bands`` (three of more bands),
+``preprocessing`` (pixels to network input), ``checks`` (problems in the data), ``images`` (the data set), ``kept``
+(decoded images on disk), ``jpeg`` (decoding part of an image), ``transforms``, ``randomness``, ``balance`` (balanced
+classes), ``batches`` and ``on_device``; ``dense`` is detection and segmentation; ``foreign`` compares with the
+preprocessing of other libraries. Importing this package imports neither NumPy nor torch.
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nextify.data.errors import DataError
-from nextify.data.images import Images, ImageSet
-from nextify.data.opening import open_images
 
 if TYPE_CHECKING:
     from nextify.data.batches import TestBatches, TrainBatches
+    from nextify.data.images import Images, ImageSet
     from nextify.data.on_device import finish
+    from nextify.data.opening import open_images
     from nextify.data.transforms import test_pixels, test_transform, train_transform
 
 _LATER = {
+    "ImageSet": "images",
+    "Images": "images",
     "TestBatches": "batches",
     "TrainBatches": "batches",
     "finish": "on_device",
+    "open_images": "opening",
     "test_pixels": "transforms",
     "test_transform": "transforms",
     "train_transform": "transforms",

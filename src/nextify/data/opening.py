@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,19 +17,19 @@ from nextify.data.decode import Pixels
 from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep, open_kept
+from nextify.data.source import KINDS, PREFIX, check_source, is_pattern, source_name
 from nextify.data.sources.annotated import format_of
 from nextify.data.sources.folder import ARCHIVES, list_folder
-from nextify.data.sources.hugging_face import PREFIX, list_hugging_face
+from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Listing, Splitting
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
-from nextify.data.sources.shards import is_pattern, shards_in, shards_of
+from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
 from nextify.system.text import printable
 
 DIGITS_TRAIN = 600
 """Training images of ``digits``; the other 1,197 are tested on, enough to tell accuracies apart."""
-KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards"
 DECODED_LIMIT = 2 * 2**30
 """Bytes up to which a set is held decoded."""
 ON_DISK_FROM = 8 * 2**20
@@ -114,30 +113,6 @@ def open_images(
         on_progress=on_progress,
     )
     return replace(images, bands=bands)
-
-
-def check_source(source: str) -> None:
-    """Raise ``DataError`` where a source is empty, or a path that leads nowhere."""
-    if not source.strip():
-        raise DataError(f"the name of the images is empty: give {KINDS}")
-    path = Path(source).expanduser()
-    if source in ("digits", "cifar10") or source.startswith(PREFIX) or path.exists():
-        return
-    if not (is_pattern(source) and path.suffix.lower() in (".tar", ".parquet")):
-        raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
-
-
-def source_name(source: str) -> str:
-    """What to call a source: the folder's name, the file's without its ending, the data set's on the Hub."""
-    if source in ("digits", "cifar10"):
-        return source
-    if source.startswith(PREFIX):
-        return source.rstrip("/").rpartition("/")[2].removeprefix(PREFIX)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path.resolve().name
-    plain = re.split(r"[{*?]", path.name)[0] if is_pattern(path.name) else path.stem
-    return plain.rstrip("-_. ") or path.parent.resolve().name
 
 
 def _listing(source: str, splitting: Splitting) -> Listing:

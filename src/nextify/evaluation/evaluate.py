@@ -105,11 +105,13 @@ class Evaluation:
             "confidence_gap": confidence_gap(self.bins),
             "uncalibrated_confidence_gap": confidence_gap(self.uncalibrated_bins) if self.uncalibrated_bins else None,
         }
-        sparse: dict[str, dict[str, int]] = {}
-        for row, counts in enumerate(self.confusion):
-            for column in np.flatnonzero(counts).tolist():
-                sparse.setdefault(str(row), {})[str(column)] = counts[column]
-        return {**asdict(replace(self, confusion=())), **derived, "confusion": sparse}
+        return {**asdict(replace(self, confusion=())), **derived, "confusion": sparse(self.confusion)}
+
+
+def sparse(confusion: Sequence[Sequence[int]]) -> dict[str, dict[str, int]]:
+    """``{row: {column: count}}`` of a matrix without its zeros, the keys being indices as text."""
+    rows = {str(i): {str(j): row[j] for j in np.flatnonzero(row).tolist()} for i, row in enumerate(confusion)}
+    return {i: row for i, row in rows.items() if row}
 
 
 def _gap(points: float) -> str:
@@ -245,25 +247,39 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
     """
     check_agree(about.preprocessing.bands, images.bands)
     about = name_classes(about, images, notes)
-    known, wanted = ([normalize("NFC", name) for name in names] for names in (about.classes, images.classes))
+    return place_classes(about.classes, images.name, images.classes, notes)
+
+
+def place_classes(
+    bundle: Sequence[str], name: str, classes: Sequence[str], notes: list[str], where: str = "folders"
+) -> npt.NDArray[np.int64]:
+    """The place in ``bundle`` of each of the ``classes`` of the data called ``name``.
+
+    Args:
+        where: what names the data's classes.
+
+    Raises:
+        DataError: a class that the bundle lacks or has twice.
+    """
+    known, wanted = ([normalize("NFC", text) for text in names] for names in (bundle, classes))
     twice = repeated(known) & set(wanted)
     if twice:
         raise DataError(
             f"the weights have several classes called {some(sorted(twice))}, so images cannot be matched with "
             f"them: give each class a name of its own with --class-order FILE"
         )
-    place = {name: i for i, name in enumerate(known)}
-    unknown = [name for name in wanted if name not in place]
+    place = {text: i for i, text in enumerate(known)}
+    unknown = [text for text in wanted if text not in place]
     if unknown:
         count = plural(len(wanted), "class", "classes")
         raise DataError(
-            f"{images.name} has {len(unknown)} of {count} that the bundle does not know: "
-            f"{some(unknown)}; it knows {some(about.classes)}: rename the folders, or leave those classes out"
+            f"{name} has {len(unknown)} of {count} that the bundle does not know: "
+            f"{some(unknown)}; it knows {some(bundle)}: rename the {where}, or leave those classes out"
         )
-    absent = [name for name in known if name not in wanted]
+    absent = [text for text in known if text not in wanted]
     if absent:
-        notes.append(f"{images.name} has no images of {some(absent)}: accuracy is over the other classes")
-    return np.array([place[name] for name in wanted], np.int64)
+        notes.append(f"{name} has no images of {some(absent)}: accuracy is over the other classes")
+    return np.array([place[text] for text in wanted], np.int64)
 
 
 def predict_set(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +29,32 @@ WRITTEN_NAMES = 60
 
 def confusion_picture(found: Evaluation) -> bytes:
     """Rows are true classes, columns predicted ones; shades are shares of the row."""
+    title = f"{heading(found)}\n{Classification.metric_specs[0].text(found.top1)} of {plural(found.images, 'image')}"
+    names = [c.name for c in found.classes]
+    return matrix_picture(
+        np.array(found.confusion), names, title, "predicted class", "share of the true class's images"
+    )
+
+
+def matrix_picture(
+    counts: npt.NDArray[np.int64], names: Sequence[str], title: str, columns: str, shades: str, percent: bool = False
+) -> bytes:
+    """A confusion matrix; shades are shares of the row.
+
+    Args:
+        counts: ``(K, K)``, rows the true classes.
+        columns, shades: what they are labelled.
+        percent: write the shares into the cells instead of the counts.
+    """
     from matplotlib.ticker import PercentFormatter
 
-    counts = np.array(found.confusion)
     rows = counts.sum(1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
     number = len(counts)
-    names = [_name(c.name, 18) for c in found.classes]
+    names = [short(name, 18) for name in names]
     side = min(12.0, max(4.2, 1.8 + 0.42 * number))
-    figure = _figure(side + 1.2, side + 0.5)
-    axes = figure.add_subplot()
+    sheet = figure(side + 1.2, side + 0.5)
+    axes = sheet.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if number <= WRITTEN_NAMES:
         size = 9 if number <= WRITTEN_COUNTS else 6
@@ -47,25 +63,21 @@ def confusion_picture(found: Evaluation) -> bytes:
     if number <= WRITTEN_COUNTS:
         for i, j in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[i, j] > 0.55 else INK
-            axes.text(j, i, f"{counts[i, j]:,}", ha="center", va="center", fontsize=8, color=color)
-    axes.set_xlabel("predicted class", color=SOFT)
+            words = f"{100 * shares[i, j]:.1f}" if percent else f"{counts[i, j]:,}"
+            axes.text(j, i, words, ha="center", va="center", fontsize=8, color=color)
+    axes.set_xlabel(columns, color=SOFT)
     axes.set_ylabel("true class", color=SOFT)
-    axes.set_title(
-        f"{_title(found)}\n{Classification.metric_specs[0].text(found.top1)} of {plural(found.images, 'image')}",
-        fontsize=10.5,
-        loc="left",
-        color=INK,
-    )
-    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1.0))
-    bar.set_label("share of the true class's images", color=SOFT, fontsize=8.5)
+    axes.set_title(title, fontsize=10.5, loc="left", color=INK)
+    bar = sheet.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1.0))
+    bar.set_label(shades, color=SOFT, fontsize=8.5)
     bar.ax.spines[:].set_visible(False)
-    return _png(figure)
+    return png(sheet)
 
 
 def reliability_picture(found: Evaluation) -> bytes:
     """Accuracy over confidence, one bar per bin, above the number of images in each bin."""
-    figure = _figure(5.2, 5.6)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    sheet = figure(5.2, 5.6)
+    top, bottom = sheet.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     filled = [b for b in found.bins if b.images]
     centers = [(b.low + b.high) / 2 for b in filled]
     width = found.bins[0].high - found.bins[0].low
@@ -79,7 +91,7 @@ def reliability_picture(found: Evaluation) -> bytes:
     top.set_ylabel("share correct", color=SOFT)
     top.legend(frameon=False, fontsize=8, loc="upper left")
     top.set_title(
-        f"{_title(found)}\nexpected calibration error {100 * found.expected_calibration_error:.2f} % "
+        f"{heading(found)}\nexpected calibration error {100 * found.expected_calibration_error:.2f} % "
         f"({plural(found.images, 'image')}, {plural(len(found.bins), 'bin')})",
         fontsize=10.5,
         loc="left",
@@ -90,15 +102,15 @@ def reliability_picture(found: Evaluation) -> bytes:
     bottom.set_xlabel("confidence: the highest probability", color=SOFT)
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(sheet)
 
 
 def curves_picture(
     curve: Sequence[Mapping[str, float | None]], title: str, metric: MetricSpec = Classification.metric_specs[0]
 ) -> bytes:
     """Training loss, and the task's metric on the test images where it was measured, over the epochs of a training."""
-    figure = _figure(6.4, 3.6)
-    loss: Any = figure.add_subplot()
+    sheet = figure(6.4, 3.6)
+    loss: Any = sheet.add_subplot()
     epochs = [entry["epoch"] for entry in curve]
     marker = "o" if len(curve) < 3 else None
     loss.plot(epochs, [entry["train_loss"] for entry in curve], color=BLUE, marker=marker, markersize=4)
@@ -113,50 +125,59 @@ def curves_picture(
         accuracy.set_ylabel(f"test {metric.title}, {metric.unit}", color=ORANGE)
         accuracy.spines[["top"]].set_visible(False)
     loss.spines[["top"]].set_visible(False)
-    loss.set_title(_heading(title, 70), fontsize=10.5, loc="left", color=INK)
-    return _png(figure)
+    loss.set_title(cut(title, 70), fontsize=10.5, loc="left", color=INK)
+    return png(sheet)
 
 
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     """The worst mistakes as a contact sheet: each with its file, what it was taken for, and what it is."""
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
-    figure = _figure(max(4.5, 1.75 * columns), 0.6 + 2.3 * rows)
-    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    sheet = figure(max(4.5, 1.75 * columns), 0.6 + 2.3 * rows)
+    grid: Any = sheet.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, image, mistake in zip(grid.flat, images, found.mistakes, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
-        said = f"said {_name(mistake.predicted, 16)}, {100 * mistake.probability:.0f} %"
-        true = f"is {_name(mistake.true, 18)}"
+        said = f"said {short(mistake.predicted, 16)}, {100 * mistake.probability:.0f} %"
+        true = f"is {short(mistake.true, 18)}"
         name = mistake.name if len(mistake.name) <= 24 else f"…{mistake.name[-23:]}"  # the file's own name is last
-        axes.set_title(f"{_name(name, 24)}\n{said}\n{true}", fontsize=8, color=INK)
-    figure.suptitle(f"{_title(found)}: wrong with the highest probability", fontsize=10.5, color=INK)
-    return _png(figure)
+        axes.set_title(f"{short(name, 24)}\n{said}\n{true}", fontsize=8, color=INK)
+    sheet.suptitle(f"{heading(found)}: wrong with the highest probability", fontsize=10.5, color=INK)
+    return png(sheet)
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _png(figure: Figure) -> bytes:
+def png(sheet: Figure, dots_per_inch: float = 130) -> bytes:
     buffer = io.BytesIO()
-    with lettered(figure):
-        figure.savefig(buffer, format="png", dpi=130)
+    with lettered(sheet):
+        sheet.savefig(buffer, format="png", dpi=dots_per_inch)
     return buffer.getvalue()
 
 
-def _title(found: Evaluation) -> str:
-    return _heading(f"{found.model or 'model'} on {found.data}", 60)
+class Measured(Protocol):
+    """What an evaluation was of."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def data(self) -> str: ...
 
 
-def _heading(words: str, length: int) -> str:
-    return _name(textwrap.shorten(words, length, placeholder=" …"), length)
+def heading(found: Measured) -> str:
+    return cut(f"{found.model or 'model'} on {found.data}", 60)
 
 
-def _name(words: str, length: int) -> str:
+def cut(words: str, length: int) -> str:
+    return short(textwrap.shorten(words, length, placeholder=" …"), length)
+
+
+def short(words: str, length: int) -> str:
     """A class name on one line, cut to ``length``, without mathematical notation."""
     words = words.replace("\n", " ")
     return (words if len(words) <= length else words[: length - 1] + "…").replace("$", r"\$")

@@ -108,7 +108,7 @@ class Predictor:
 
     def entries(self, sources: Source | Iterable[Source]) -> Iterator[Prediction | tuple[str, Any]]:
         """Yield each image's path and its prepared uint8 pixels ``(H, W, C)``, or a prediction with an error."""
-        for i, source in enumerate(_listed(sources)):
+        for i, source in enumerate(listed(sources)):
             if isinstance(source, str | os.PathLike):
                 for path, reason in expand(source):
                     yield Prediction(path, (), reason) if reason else self._read(path, path)
@@ -168,7 +168,7 @@ def predict(
     return list(Predictor(network, channels=channels)(sources, top))
 
 
-def _listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
+def listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
     """Wrap a single source; a path is one source, not its characters, and an image is one, not its rows."""
     if isinstance(sources, np.ndarray):
         return sources if sources.ndim > 3 else [sources]

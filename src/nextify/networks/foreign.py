@@ -6,6 +6,7 @@ A trial trains a ``Design`` or a ``Foreign`` network. No torch is imported until
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,17 @@ class Foreign:
             "arguments": dict(self.arguments),
             "fused_attention": self.fused_attention,
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Foreign:
+        """The network of ``to_dict``'s plain data."""
+        arguments = tuple(sorted((name, _frozen(value)) for name, value in values["arguments"].items()))
+        return cls(values["name"], arguments, values["version"], values["fused_attention"])
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, as JSON has them, as the tuples they were."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def timm_network(name: str, *, fused_attention: bool = True, **arguments: Any) -> Foreign:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from nextify.paper.settings import LARGEST_FLOAT32, Range, SettingError, Settings
 
@@ -169,16 +169,18 @@ class Recipe(Settings):
     """Peak learning rate at ``batch_size`` images per step."""
     min_learning_rate: Rate = 1e-6
     """Where the cosine ends, at most ``learning_rate``."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """``step`` divides by 10 after each third of the epochs."""
+    schedule: Literal["cosine", "step", "late_step", "linear"] = "cosine"
+    """``step`` divides by 10 after each third of the epochs, ``late_step`` after 3/4 and 11/12 of them (detection's 3x
+    schedule: 27 and 33 of 36); ``linear`` falls steadily."""
     weight_decay: Rate = 0.05
     """Not applied to biases, norms and layer scale with AdamW and Muon; applied to all with SGD, as in the original."""
     gradient_clip: Positive | Off = "off"
     """Largest global L2 norm of the gradient."""
     layer_decay: Fraction | Off = "off"
     """Factor by which the learning rate falls from one depth group to the one below it (fine-tuning)."""
-    layer_decay_groups: Literal["paper", "single"] = "paper"
-    """Depth groups of ``layer_decay``: the paper's of three blocks, or each block by itself (ConvNeXt-V2)."""
+    layer_decay_groups: Literal["paper", "single", "stage"] = "paper"
+    """Depth groups of ``layer_decay``: the paper's of three blocks, each block by itself (ConvNeXt-V2), or each stage
+    (the paper's segmentation)."""
     head_init_scale: Annotated[float, Range(above=0, most=1000)] = 1.0
     """The head's initial weights are multiplied by this (fine-tuning: 0.001)."""
 
@@ -301,6 +303,69 @@ FINETUNE_SMALL = _FINETUNE.with_(
 head that starts at 0.001 of its size, layer-wise decay 0.8, no mixing). The rate is four times the paper's and the
 batch an eighth, since small sets give few steps; it and the epochs are rules of thumb: not tuned."""
 
+_PLAIN_IMAGES = CONVNEXT.with_(
+    crop=ScaleJitter(0.5, 2.0),
+    rand_augment="off",
+    mixing="off",
+    random_erasing=0.0,
+    label_smoothing=0.0,
+    test_crop_ratio=1.0,
+)
+
+COCO_3X = _PLAIN_IMAGES.with_(
+    epochs=36,
+    warmup_epochs=0.07,
+    batch_size=16,
+    learning_rate=1e-4,
+    min_learning_rate=0.0,
+    schedule="late_step",
+    layer_decay=0.95,
+    stochastic_depth=0.4,
+    precision="bf16",
+)
+"""Appendix A.3 and the released configuration of Mask R-CNN with ConvNeXt-T: AdamW, the 3x schedule with 500 steps of
+warmup, layer decay 0.95, stochastic depth 0.4. Its images are resized to a short side of 480 to 800 pixels; here their
+size is drawn on one canvas, and bfloat16 takes the place of float16."""
+
+ADE20K_160K = _PLAIN_IMAGES.with_(
+    epochs=127,
+    warmup_epochs=1.19,
+    batch_size=16,
+    learning_rate=1e-4,
+    min_learning_rate=0.0,
+    schedule="linear",
+    layer_decay=0.9,
+    layer_decay_groups="stage",
+    stochastic_depth=0.4,
+    color_jitter=0.4,
+    precision="bf16",
+)
+"""Appendix A.3 and the released configuration of UPerNet with ConvNeXt-T: 160,000 steps of 16 of ADE20K's 20,210 images
+with 1,500 steps of warmup, layer decay 0.9 by stage, stochastic depth 0.4, sizes of 0.5 to 2."""
+
+DETECTION_SMALL = _PLAIN_IMAGES.with_(
+    epochs=20,
+    warmup_epochs=1.0,
+    batch_size=8,
+    optimizer=Muon(rest_learning_rate_share=0.15),
+    learning_rate=0.01,
+    min_learning_rate=0.0,
+    gradient_clip=10.0,
+    crop=ScaleJitter(0.8, 1.25),
+    color_jitter=0.2,
+    stochastic_depth=0.0,
+    ema=0.998,
+)
+"""Up to some ten thousand images of your own, from fresh weights. In the first hundred steps on ``scenes`` Muon learned
+faster than AdamW (docs/log.md); the rest is a rule of thumb, not tuned."""
+
+SEGMENTATION_SMALL = DETECTION_SMALL.with_(crop=ScaleJitter(0.75, 1.5))
+"""Likewise for masks."""
+
+_FROM_WEIGHTS: dict[str, Any] = {"optimizer": AdamW(), "learning_rate": 2.5e-4, "layer_decay": 0.8}
+"""AdamW with a stronger layer decay than the paper's, as small sets change trained weights too much; both are rules of
+thumb, not tuned."""
+
 RECIPES: dict[str, Recipe] = {
     "resnet": RESNET,
     "convnext": CONVNEXT,
@@ -310,5 +375,11 @@ RECIPES: dict[str, Recipe] = {
     "convnext_finetune_in22k": _FINETUNE.with_(layer_decay=0.8, stochastic_depth=0.0),
     "scratch_small": SCRATCH_SMALL,
     "finetune_small": FINETUNE_SMALL,
+    "coco_3x": COCO_3X,
+    "ade20k_160k": ADE20K_160K,
+    "detection_small": DETECTION_SMALL,
+    "detection_finetune": DETECTION_SMALL.with_(**_FROM_WEIGHTS),
+    "segmentation_small": SEGMENTATION_SMALL,
+    "segmentation_finetune": SEGMENTATION_SMALL.with_(**_FROM_WEIGHTS),
 }
 """Named recipes; every field can be changed with ``with_``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -56,6 +57,34 @@ def memory_gib() -> float | None:
     """Memory of the machine in GiB, or None if the system does not report it."""
     with suppress(OSError, ValueError, AttributeError):
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return None
+
+
+def resident_bytes() -> tuple[int, int]:
+    """Current and peak resident memory of this process.
+
+    On Linux the peak is read from /proc, because ``getrusage`` inherits the peak of the parent process.
+    """
+    import resource  # not on Windows
+
+    most = _kibibytes("/proc/self/status", "VmHWM")
+    if most is None:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    now = _kibibytes("/proc/self/status", "VmRSS") or most
+    return now, max(now, most)
+
+
+def available_bytes() -> int | None:
+    """Memory available to a new process without swapping, or None if the system does not report it."""
+    return _kibibytes("/proc/meminfo", "MemAvailable")
+
+
+def _kibibytes(path: str, key: str) -> int | None:
+    """A line ``key: 123 kB`` of a file of Linux's, in bytes; None without one."""
+    with suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
     return None
 
 

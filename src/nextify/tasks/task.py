@@ -27,8 +27,8 @@ class MetricSpec:
 
 
 def summary(specs: Sequence[MetricSpec], values: Mapping[str, float]) -> str:
-    """Such as ``top-1 81.25 %, top-5 95.10 %``."""
-    return ", ".join(spec.text(values[spec.key]) for spec in specs)
+    """Such as ``top-1 81.25 %, top-5 95.10 %``, of the metrics that there are."""
+    return ", ".join(spec.text(values[spec.key]) for spec in specs if spec.key in values)
 
 
 class Metrics(Protocol):

@@ -13,7 +13,8 @@ from typing import TypedDict, assert_never
 import torch
 from torch import nn
 
-from nextify.networks.network import ConvNet
+from nextify.networks.dense.network import DenseNetwork
+from nextify.networks.network import ConvNet, Trunk
 from nextify.paper.recipe import SGD, AdamW, Recipe
 from nextify.paper.recipe import Muon as MuonSettings
 from nextify.training.muon import Muon
@@ -33,7 +34,9 @@ class Group(TypedDict):
 
 
 def classifier(model: nn.Module) -> nn.Module:
-    """The classifier layer of one of our networks or of timm's."""
+    """The classifier layer of one of our networks or of timm's, or the last layers of a dense network."""
+    if isinstance(model, DenseNetwork):
+        return nn.ModuleList(model.outputs())
     return model.head.classifier if isinstance(model, ConvNet) else model.get_classifier()  # type: ignore[operator]
 
 
@@ -43,16 +46,20 @@ def undecayed_parameters(model: nn.Module) -> set[str]:
     Our networks name them. In timm's networks they are, as in timm itself, all vectors (biases, norms, scales) and the
     parameters that the network names (position embeddings, class tokens).
     """
-    if isinstance(model, ConvNet):
+    if isinstance(model, ConvNet | DenseNetwork):
         return set(model.undecayed_parameters())
     named: set[str] = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
     return named | {name for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}
 
 
-def depth_group(name: str, depths: tuple[int, ...], *, single: bool = False) -> int:
-    """Depth group of a parameter: 0 for the stem (``single``: 1, with the first block), increasing towards the head."""
+def depth_group(name: str, depths: tuple[int, ...], *, single: bool = False, stages: bool = False) -> int:
+    """Depth group of a parameter: 0 for the stem (``single``: 1, with the first block), increasing towards the head.
+
+    Args:
+        stages: each stage is a group.
+    """
     place = name.split(".")
-    blocks = 1 if single else BLOCKS_PER_GROUP
+    blocks = max(depths) if stages else 1 if single else BLOCKS_PER_GROUP
     groups = [depth // blocks if depth > blocks else 1 for depth in depths]
     if place[0] == "stem":
         return int(single)
@@ -82,11 +89,12 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
         ValueError: layer decay is asked for on another library's network, whose depth groups are unknown.
     """
     spared = undecayed_parameters(model) if not isinstance(recipe.optimizer, SGD) else set()
-    if not isinstance(model, ConvNet) and recipe.layer_decay != "off":
+    trunk = model.trunk if isinstance(model, DenseNetwork) else model
+    if not isinstance(trunk, Trunk) and recipe.layer_decay != "off":
         raise ValueError("layer_decay works for Nextify's own networks only: set it to off")
-    depths = tuple(len(stage.blocks) for stage in model.layout.stages) if isinstance(model, ConvNet) else ()
-    single = recipe.layer_decay_groups == "single"
-    deepest = depth_group("head", depths, single=single)
+    depths = tuple(len(stage.blocks) for stage in trunk.stages) if isinstance(trunk, Trunk) else ()  # type: ignore[arg-type]
+    kind = {"single": recipe.layer_decay_groups == "single", "stages": recipe.layer_decay_groups == "stage"}
+    deepest = depth_group("head", depths, **kind) if depths else 0
     chosen = matrices(model) if isinstance(recipe.optimizer, MuonSettings) else set()
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -94,7 +102,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
             continue
         scale = 1.0
         if recipe.layer_decay != "off":
-            scale = recipe.layer_decay ** (deepest - depth_group(name, depths, single=single))
+            scale = recipe.layer_decay ** (deepest - depth_group(name.removeprefix("backbone."), depths, **kind))
         decay = 0.0 if name in spared else recipe.weight_decay
         matrix = id(parameter) in chosen
         if isinstance(recipe.optimizer, MuonSettings) and not matrix:

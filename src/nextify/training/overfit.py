@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nextify.networks.dense.design import DenseDesign
 from nextify.system import native, processes
 from nextify.tasks.task import MetricSpec
 from nextify.training.prepare import Prepared
@@ -17,6 +18,8 @@ from nextify.training.trial import Runtime
 OVERFIT_STEPS = 100
 OVERFIT_LEAST = 95.0
 """The main metric, percent, that a working pipeline reaches on one batch after ``OVERFIT_STEPS``."""
+DENSE_LEAST = 50.0
+"""Likewise AP50 or mIoU of boxes and masks, which are further from 100 by then."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,14 @@ class Overfit:
     first_loss: float
     last_loss: float
     metric: MetricSpec
-    """The task's main one."""
+    """The task's main one; of a detector AP50."""
     value: float
     """Of that metric, on the batch at the end."""
+    least: float = OVERFIT_LEAST
 
     @property
     def works(self) -> bool:
-        return self.value >= OVERFIT_LEAST
+        return self.value >= self.least
 
 
 def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STEPS) -> Overfit:
@@ -67,6 +71,8 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
     with torch.no_grad():
         # In training mode, as batch norm's running statistics need more steps than these to follow.
         seen = trainer.task.observe(trainer.model, *trainer.task.test_batch(pixels, labels))
-    metric = trainer.task.metric_specs[0]
+    specs = {spec.key: spec for spec in trainer.task.metric_specs}
+    metric = specs.get("ap50", trainer.task.metric_specs[0])
+    least = DENSE_LEAST if isinstance(prepared.trial.design, DenseDesign) else OVERFIT_LEAST
     value = trainer.task.metrics([seen]).values()[metric.key]
-    return Overfit(len(labels), steps, losses[0], losses[-1], metric, value)
+    return Overfit(len(pixels), steps, losses[0], losses[-1], metric, value, least)

@@ -16,13 +16,25 @@ from torch import Tensor
 
 from nextify.data import Images
 from nextify.data.batches import divided
+from nextify.data.dense.annotations import DenseImages
+from nextify.data.dense.placement import canvas_of
 from nextify.data.preflight import Preflight, preflight
 from nextify.fitting.fit import Change, fit, without_average
 from nextify.fitting.scale import scale
+from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
+from nextify.training.learned import AnyImages
+from nextify.training.prepare_dense import (
+    DensePreflight,
+    dense_canvas,
+    dense_design,
+    dense_preflight,
+    dense_recipe,
+    dense_start,
+)
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
@@ -45,7 +57,7 @@ class Preparation:
     """A request's data and starting weights, read once; ``fitted_to`` turns them into a training."""
 
     request: Request
-    images: Images
+    images: AnyImages
     recipe_name: str
     recipe: Recipe
     about: About | None
@@ -56,12 +68,18 @@ class Preparation:
     """One sentence for each decision made for the user."""
 
     @classmethod
-    def of(cls, request: Request, images: Images) -> Preparation:
+    def of(cls, request: Request, images: AnyImages) -> Preparation:
         """Check the request and read the weights it starts from; raises as ``prepare`` does."""
         check(request)
         notes: list[str] = []
-        recipe_name, recipe = _recipe(request, images, notes)
-        about, start = _start(request, images, notes)
+        if isinstance(images, DenseImages):
+            recipe_name, recipe = dense_recipe(request, images, notes)
+            about, start = dense_start(request, images, notes)
+        else:
+            if request.head is not None:
+                raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
+            recipe_name, recipe = _recipe(request, images, notes)
+            about, start = _start(request, images, notes)
         if about is not None:
             if request.scale != "full" or split(request.settings)[1]:
                 raise RequestError(
@@ -71,13 +89,18 @@ class Preparation:
                 raise RequestError("the weights take grayscale images, and training is on RGB: choose other weights")
         elif request.frozen_stages:
             raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
-        size = request.image_size or _image_size(request, images, about, notes)
+        if isinstance(images, DenseImages):
+            size = max(dense_canvas(request, images, notes))
+        else:
+            size = request.image_size or _image_size(request, images, about, notes)
         digest = FROM_SCRATCH if start is None else _digest(start)
         return cls(request, images, recipe_name, recipe, about, start, digest, size, tuple(notes))
 
     def fitted_to(self, epochs: int | None = None) -> Prepared:
         """The training, with ``epochs`` unless the request names its own."""
         request, images, size = self.request, self.images, self.image_size
+        canvas = canvas_of(images, request.image_size) if isinstance(images, DenseImages) else None
+        side = size if canvas is None else min(canvas)
         recipe_settings, design_settings = split(request.settings)
         chosen_scale = scale(request.scale)
         design = chosen_scale.shrink(find_design(request.model)) if self.about is None else self.about.design
@@ -87,7 +110,7 @@ class Preparation:
         if granted is None and request.scale != "full":
             granted = chosen_scale.epochs
         fitted = fit(
-            design, self.recipe, images, image_size=size, epochs=granted, batch_size=recipe_settings.get("batch_size")
+            design, self.recipe, images, image_size=side, epochs=granted, batch_size=recipe_settings.get("batch_size")
         )
         changes = [change for change in fitted.changes if change.before != change.after]
         if self.about is None:
@@ -105,23 +128,31 @@ class Preparation:
         if design.norm == "batch" and final.ema != "off" and "ema" not in above:
             final, change = without_average(final)
             changes = [*(c for c in changes if c.field != "ema"), change]
-        cost(design, size, images.num_classes)  # raises where the images are too small for the strides
+        cost(design, side, images.num_classes)  # raises where the images are too small for the strides
         batch_norm = design.norm == "batch"
-        report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=batch_norm, image_size=size)
+        trained: Design | DenseDesign = design
+        report: Preflight | DensePreflight
+        if isinstance(images, DenseImages):
+            report = dense_preflight(images, final)
+            trained = dense_design(request, images, design)
+        else:
+            report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=batch_norm, image_size=size)
         trial = Trial(
-            design,
+            trained,
             final,
             self._data(),
             request.seed,
             self.start_digest,
             request.frozen_stages,
-            (request.accumulation or 1) if design.norm == "batch" else 1,
+            (request.accumulation or 1) if batch_norm or canvas is not None else 1,
         )
         return Prepared(**vars(self), trial=trial, preflight=report, changes=tuple(changes))
 
     def _data(self) -> Data:
-        images, size = self.images, self.image_size
-        data = Data(images.name, images.fingerprint, images.num_classes, size)
+        images = self.images
+        data = Data(images.name, images.fingerprint, images.num_classes, self.image_size)
+        if isinstance(images, DenseImages):
+            data = replace(data, task=images.task, canvas=canvas_of(images, self.request.image_size))
         if self.about is None:
             return data
         mean, std = self.about.preprocessing.mean, self.about.preprocessing.std
@@ -133,7 +164,7 @@ class Prepared(Preparation):
     """A training that is ready to run; its recipe is the trial's, ``recipe`` the one that was fitted."""
 
     trial: Trial
-    preflight: Preflight
+    preflight: Preflight | DensePreflight
     changes: tuple[Change, ...]
 
     @property
@@ -144,14 +175,21 @@ class Prepared(Preparation):
     @property
     def steps_per_epoch(self) -> int:
         recipe = self.trial.recipe
+        if isinstance(self.images, DenseImages):
+            return len(self.images.train) // recipe.batch_size
         return len(divided(self.images.train.labels, recipe)[0]) // recipe.batch_size
 
     @property
     def uses_batch_norm(self) -> bool:
         return isinstance(self.trial.design, Design) and self.trial.design.norm == "batch"
 
+    @property
+    def parts_matter(self) -> bool:
+        """Whether the parts of a batch change the result: they are then never chosen for the user."""
+        return self.uses_batch_norm or isinstance(self.trial.design, DenseDesign)
 
-def prepare(request: Request, images: Images, epochs: int | None = None) -> Prepared:
+
+def prepare(request: Request, images: AnyImages, epochs: int | None = None) -> Prepared:
     """The training of a request, fitted to the images.
 
     Args:

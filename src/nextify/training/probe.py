@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nextify.data import Images, TestBatches
 from nextify.paper.design import Design
 from nextify.system import native, processes
 from nextify.system.device import peak_memory_mib
+from nextify.training.learned import AnyImages, batches_to_test
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
 from nextify.training.schedule import relative_cost
-from nextify.training.trainer import TEST_BATCH, Trainer, measured
+from nextify.training.trainer import Trainer, measured
 from nextify.training.trial import Runtime, Trial
 
 PROBE_SECONDS = 3.0
@@ -59,7 +59,7 @@ class Estimate(Speed):
     """Parts into which each batch must be cut to fit memory, at least as many as were asked for."""
 
 
-def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Speed:
+def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8) -> Speed:
     """Measure a few steps and one batch of test images; nothing is kept.
 
     With several processes each measures its own share, without waiting for the others in each step, so that one may
@@ -81,15 +81,15 @@ def probe(trial: Trial, images: Images, runtime: Runtime, steps: int = 8) -> Spe
             before = now
             if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
                 break
-        pixels, labels = next(iter(TestBatches(images.test, recipe, size, TEST_BATCH)))
+        pixels, labels = next(iter(batches_to_test(trainer.trial, images.test)))
         for _ in range(2):  # the first may build kernels, too
             before = time.perf_counter()
             measured(trainer.task, trainer.model, [trainer.task.test_batch(pixels, labels)])
             test_seconds = time.perf_counter() - before
-    test_batches = runtime.evaluations * math.ceil(len(images.test) / (TEST_BATCH * processes.count()))
+    tests = runtime.evaluations * len(batches_to_test(trial, images.test, count=processes.count()))
     return Speed(
         statistics.median(times[2:] or times[1:] or times) * relative_cost(trial.recipe, size, trainer.stride),
-        test_seconds * test_batches,
+        test_seconds * tests,
         trainer.total_steps,
     )
 
@@ -118,10 +118,11 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
         if parts >= most:
             raise OutOfMemory("one image at a time does not fit the memory: take a smaller --image-size or model")
         more = min(2 * parts, most)
-        if prepared.uses_batch_norm:
+        if prepared.parts_matter:
+            sees = "batch norm then sees" if prepared.uses_batch_norm else "the losses are then means over"
             raise OutOfMemory(
                 f"a batch of {batch} in {asked} part{'s' if asked > 1 else ''} does not fit the memory: --accumulation "
-                f"{more} needs less, but is another training, as batch norm then sees smaller parts"
+                f"{more} needs less, but is another training, as {sees} smaller parts"
             )
         if runtime.distributed == "fsdp" and processes.count() > 1:
             raise OutOfMemory(

@@ -41,6 +41,8 @@ class Request:
     """Where to start from: whatever ``nextify.weights`` reads."""
     class_order: str | None = None
     """Of weights that do not name their classes: ``imagefolder``, ``natural``, ``data``, or a file of their names."""
+    head: str | None = None
+    """Of a detector or segmenter, such as ``fcos``."""
     frozen_stages: int = 0
     image_size: Annotated[int, Range(least=1, most=10**4)] | None = None
     precision: str | None = None
@@ -51,7 +53,10 @@ class Request:
 
     def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        stated = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        if self.head is None:  # as files had it before there were heads
+            del stated["head"]
+        return stated
 
 
 def split(settings: Mapping[str, object]) -> tuple[Values, Values]:

@@ -11,11 +11,11 @@ from typing import Any, cast
 from safetensors import SafetensorError, safe_open
 
 from nextify.system.files import check_regular, parse_json
+from nextify.training.learned import metric_specs
 from nextify.training.records import Entry
-from nextify.training.trainer import metric_specs
 from nextify.training.trial import VERSION, Trial
 from nextify.weights import WeightsError, is_bundle
-from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, belongs, from_json
+from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, any_from_json, belongs
 
 FOREIGN_JSON = "timm.json"
 """Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
@@ -133,7 +133,7 @@ def _whole_network(bundle: Path) -> bool:
     try:
         content = _read_object(bundle / (JSON_FILE if is_bundle(bundle) else FOREIGN_JSON))
         if is_bundle(bundle):
-            from_json(content, bundle)
+            any_from_json(content, bundle)
         with safe_open(bundle / WEIGHTS_FILE, framework="pt"):  # raises where bytes are missing
             return bool(content) and belongs(bundle / WEIGHTS_FILE, content)
     except (OSError, WeightsError, SafetensorError):

@@ -25,13 +25,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nextify import kernels
-from nextify.data import Images
+from nextify.data.dense.annotations import DenseImages
+from nextify.networks.dense.design import DenseDesign
 from nextify.paper.design import Design
 from nextify.system import native, processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
 from nextify.training.checkpoint import remove_checkpoint
+from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
@@ -40,7 +42,7 @@ from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer
 from nextify.training.trial import VERSION, Runtime, Trial
 from nextify.weights import About, Metric, Preprocessing, is_bundle, save_bundle
-from nextify.weights.bundle import WEIGHTS_FILE
+from nextify.weights.bundle import WEIGHTS_FILE, DenseAbout
 
 
 class TrainingOutOfMemory(RuntimeError):
@@ -49,7 +51,7 @@ class TrainingOutOfMemory(RuntimeError):
 
 def run_trial(
     trial: Trial,
-    images: Images,
+    images: AnyImages,
     runtime: Runtime,
     folder: Path,
     on_progress: OnProgress | None = None,
@@ -190,6 +192,8 @@ def _less_memory(trial: Trial, runtime: Runtime) -> str:
     if 2 * asked > trial.recipe.batch_size // processes.count():
         return "the memory ran out: take a smaller model or image size, or end other programs on this machine"
     less = f"the memory ran out: the same command with --accumulation {2 * asked} needs less of it"
+    if isinstance(trial.design, DenseDesign):
+        return f"{less}, but is another training, from the beginning, as the losses are then means over smaller parts"
     if trial.accumulation > 1 or (isinstance(trial.design, Design) and trial.design.norm == "batch"):
         return f"{less}, but is another training, from the beginning, as batch norm then sees smaller parts of a batch"
     return f"{less}, and goes on from the last checkpoint"
@@ -229,7 +233,7 @@ def _environment(device: str) -> Environment:
 def _save_network(
     weights: Mapping[str, Tensor],
     trial: Trial,
-    images: Images,
+    images: AnyImages,
     result: Result,
     temperature: float,
     name: str,
@@ -237,16 +241,27 @@ def _save_network(
     licence: str,
     provenance: str,
 ) -> None:
-    """Write a bundle or, for a network of timm's, its weights and a JSON that says the same about them."""
+    """Write a bundle or, for a classifier of timm's, its weights and a JSON that says the same about them."""
+    metrics = tuple(
+        Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
+    )
+    if isinstance(trial.design, DenseDesign):
+        assert trial.data.canvas is not None
+        dense = DenseAbout(
+            *(trial.design, images.classes, trial.data.canvas, trial.data.mean, trial.data.std, name, trial.recipe),
+            metrics=metrics,
+            licence=licence,
+            source=source,
+        )
+        save_bundle(result.bundle, weights, dense)
+        return
+    assert not isinstance(images, DenseImages)
     preprocessing = Preprocessing.from_crop_ratio(
         trial.data.image_size,
         trial.recipe.test_crop_ratio,
         mean=trial.data.mean,
         std=trial.data.std,
         bands=images.bands,
-    )
-    metrics = tuple(
-        Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
     )
     if isinstance(trial.design, Design):
         about = About(

@@ -6,12 +6,14 @@ import math
 
 from nextify.paper.recipe import Recipe
 
+LATE_DROPS = (3 / 4, 11 / 12)
+"""Shares of the epochs after which ``late_step`` divides by 10."""
 GROWTH = 0.6
 """Share of the steps after which progressive resizing has reached the full side."""
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of optimizer step ``step`` (from 0): linear warmup, then cosine or division by 10 at each third."""
+    """Learning rate of optimizer step ``step`` (from 0): linear warmup, then the recipe's schedule."""
     total = recipe.epochs * steps_per_epoch
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if step < warmup:
@@ -19,7 +21,12 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     done = (step - warmup) / max(1, total - warmup)
     if recipe.schedule == "step":
         return max(recipe.learning_rate * 0.1 ** min(int(3 * done), 2), recipe.min_learning_rate)
+    if recipe.schedule == "late_step":
+        drops = sum(step >= share * total for share in LATE_DROPS)
+        return max(recipe.learning_rate * 0.1**drops, recipe.min_learning_rate)
     span = recipe.learning_rate - recipe.min_learning_rate
+    if recipe.schedule == "linear":
+        return recipe.min_learning_rate + span * (1 - done)
     return recipe.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * done))
 
 

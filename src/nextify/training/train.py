@@ -5,8 +5,9 @@ a finished one is not trained again. Beside what ``run_trial`` leaves, the folde
 
     recipe.json     the design and recipe as trained, and the reason for every change
     preflight.json  what was found in the data
-    split.csv       which image is trained on and which tested on
+    split.csv       which image is trained on and which tested on (of classification)
     curves.png      loss and accuracy over the epochs
+    predictions.png truth beside what was found on some test images (of detection and segmentation)
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from typing import Any
 
 from nextify.data import Images, open_images
 from nextify.data.batches import divided
+from nextify.data.dense.annotations import DenseImages, DenseTask
+from nextify.data.dense.opening import open_dense, recognize
 from nextify.data.preflight import split_csv
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
 from nextify.system.files import make_folder, parse_json, write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
 from nextify.system.several import several
+from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import OnProgress, ShouldStop
+from nextify.training.predictions import predictions_picture
 from nextify.training.prepare import Preparation, Prepared, resolved
 from nextify.training.probe import epochs_for
 from nextify.training.records import to_stderr
@@ -35,13 +40,14 @@ from nextify.training.request import Request, check_licence
 from nextify.training.result import Result, finished, of_earlier_versions
 from nextify.training.run import run_trial
 from nextify.training.tracking import check_trackers
-from nextify.training.trainer import metric_specs
 from nextify.training.trial import Runtime, Trial, runtime
 from nextify.weights.bundle import JSON_FILE, chosen_licence
 
+PREDICTIONS = "predictions.png"
+
 
 def prepare_in(
-    out: Path, request: Request, images: Images, runtime: Runtime, *, started: float | None = None, keep: bool = True
+    out: Path, request: Request, images: AnyImages, runtime: Runtime, *, started: float | None = None, keep: bool = True
 ) -> Prepared:
     """``prepare``, with the epochs for which ``--minutes`` suffice measured, or read from where ``out`` remembers them.
 
@@ -105,9 +111,10 @@ def run_prepared(
         if finished(folder, trial) is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
-            write_text_atomic(
-                folder / "split.csv", split_csv(images, divided(images.train.labels, trial.recipe)[1].tolist())
-            )
+            if isinstance(images, Images):
+                write_text_atomic(
+                    folder / "split.csv", split_csv(images, divided(images.train.labels, trial.recipe)[1].tolist())
+                )
             write_json_atomic(folder / "recipe.json", resolved(prepared))
 
     title = f"{request.model} on {images.name}"
@@ -136,7 +143,12 @@ def run_prepared(
                 f"its {JSON_FILE}"
             )
 
+    def write_predictions() -> None:
+        if isinstance(images, DenseImages) and (result.trained or not (folder / PREDICTIONS).exists()):
+            write_bytes_atomic(folder / PREDICTIONS, predictions_picture(trial, images, result, runtime, title))
+
     processes.from_first(write_curves)
+    processes.from_first(write_predictions)
     if licence is not None and not result.trained:
         processes.from_first(compare_licence)
     return result
@@ -144,8 +156,10 @@ def run_prepared(
 
 def train(
     model: str,
-    data: str | Path | Images,
+    data: str | Path | AnyImages,
     *,
+    task: DenseTask | None = None,
+    ignore_index: int | None = None,
     out: str | Path,
     device: str = "auto",
     threads: int | None = None,
@@ -164,7 +178,10 @@ def train(
     Under torchrun all processes train one network together; the first one writes.
 
     Args:
-        data: ``digits``, ``cifar10``, a folder (``open_images``), or images that are open already.
+        data: ``digits``, ``cifar10``, ``scenes``, a folder (``open_images``, ``open_dense``), or images that are open
+            already.
+        task: ``detection`` or ``segmentation``, where the data is annotated for both; None recognizes it.
+        ignore_index: of masks, as ``open_dense`` takes it.
         kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
         compile: ``torch.compile`` the network.
         progress: called with a ``Progress`` after steps, a few times a second at most.
@@ -182,9 +199,13 @@ def train(
     check_licence(licence)
     with processes.joined(place.device):
 
-        def read() -> Images:
-            if isinstance(data, Images):
+        def read() -> AnyImages:
+            if isinstance(data, Images | DenseImages):
                 return data
+            if task is not None or recognize(data) is not None:
+                return open_dense(
+                    data, task=task, ignore_index=ignore_index, split_seed=split_seed, cache=out / "cache"
+                )
             return open_images(data, split_seed=split_seed, cache=out / "cache")
 
         prepared = prepare_in(out, wanted, processes.first_alone(read), place, started=started)

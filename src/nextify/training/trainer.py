@@ -8,7 +8,7 @@ processes can each compute their share of the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,21 +19,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nextify import kernels
-from nextify.data import Images, ImageSet, TestBatches, TrainBatches
 from nextify.data.share import share
+from nextify.networks.dense.design import DenseDesign
+from nextify.networks.dense.network import DenseNetwork, build_dense
 from nextify.networks.foreign import build
-from nextify.networks.network import ConvNet
+from nextify.networks.network import ConvNet, Trunk
 from nextify.paper.design import Design, total_stride
 from nextify.system import processes
-from nextify.tasks.classification import Classification, class_weights, fitted_temperature
-from nextify.tasks.task import M_co, Metrics, MetricSpec, Task
+from nextify.tasks.classification import Classification, fitted_temperature
+from nextify.tasks.task import M_co, Metrics, Task
 from nextify.training import distributed
+from nextify.training.learned import AnyImages, AnySet, batches_to_test, task_of, train_batches
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
 from nextify.training.records import Entry, State
 from nextify.training.schedule import image_side, learning_rate
 from nextify.training.trial import Runtime, Trial
 
-TEST_BATCH = 256
 KEPT_STEP_SECONDS = 200
 """Step times kept in a checkpoint, from which a resumed training reports its speed."""
 
@@ -53,6 +54,8 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
     """
     recipe = trial.recipe
     torch.manual_seed(trial.seed)
+    if isinstance(trial.design, DenseDesign):
+        return _build_dense(trial, trial.design, start)
     model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth)
     with torch.no_grad():
         for parameter in list(classifier(model).parameters())[:1]:  # the weight
@@ -71,17 +74,32 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
     return model
 
 
-def _begin_with(model: nn.Module, start: Start) -> None:
-    """Load weights into a network; only the classifier may be missing from them."""
+def _build_dense(trial: Trial, design: DenseDesign, start: Start | None) -> DenseNetwork:
+    if processes.count() > 1:
+        raise ValueError(f"{design.task} is trained by one process so far: start it without torchrun")
+    assert trial.data.canvas is not None
+    model = build_dense(design, trial.data.num_classes, trial.data.canvas, trial.recipe.stochastic_depth)
+    if trial.frozen_stages and model.trunk is None:
+        raise ValueError("only networks of ours have stages that can be frozen: leave frozen_stages at 0")
+    if start is not None:
+        _begin_with(model, start, ("head.", "backbone.norms."))
+    for module in frozen_modules(model, trial.frozen_stages):
+        module.requires_grad_(False)
+    return model
+
+
+def _begin_with(model: nn.Module, start: Start, new: tuple[str, ...] = ("head.classifier.",)) -> None:
+    """Load weights into a network; only what begins with one of ``new`` may be missing from them."""
     missing, unexpected = model.load_state_dict(dict(start), strict=False)
-    missing = [name for name in missing if not name.startswith("head.classifier.")]
+    missing = [name for name in missing if not name.startswith(new)]
     if missing or unexpected:
         raise ValueError(f"the weights to start from do not fit the design: {', '.join([*missing, *unexpected][:5])}")
 
 
 def frozen_modules(model: nn.Module, stages: int) -> list[nn.Module]:
     """The stem and the first ``stages`` stages, or nothing where that is 0."""
-    return [model.stem, *list(model.stages)[:stages]] if stages and isinstance(model, ConvNet) else []
+    trunk = model.trunk if isinstance(model, DenseNetwork) else model
+    return [trunk.stem, *list(trunk.stages)[:stages]] if stages and isinstance(trunk, Trunk) else []
 
 
 def build_average(model: nn.Module, decay: float) -> AveragedModel:
@@ -103,32 +121,22 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def parts_of_a_batch(model: nn.Module, trial: Trial, runtime: Runtime) -> int:
-    """Parts into which each batch is cut: the trial's where batch norm makes them matter, else the runtime's.
+    """Parts into which each batch is cut: the trial's where batch norm or a dense task's losses, which are means over
+    a part's objects or pixels, make them matter, else the runtime's.
 
     Raises:
-        ValueError: the runtime cuts the batches of a network with batch norm otherwise than its trial.
+        ValueError: the parts matter, and the runtime's are not the trial's.
     """
-    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+    dense = isinstance(model, DenseNetwork)
+    if not dense and not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return runtime.accumulation
     if runtime.accumulation not in (1, trial.accumulation):
+        what = "boxes and masks" if dense else "batch norm"
         raise ValueError(
-            f"with batch norm the parts of a batch change the result: set the trial's accumulation, not the runtime's, "
-            f"to {runtime.accumulation}"
+            f"with {what} the parts of a batch change the result: set the trial's accumulation, not the runtime's, to "
+            f"{runtime.accumulation}"
         )
     return trial.accumulation
-
-
-def metric_specs(trial: Trial) -> Sequence[MetricSpec]:
-    """The metrics of the trial's task, the main one first."""
-    return Classification.metric_specs
-
-
-def classification(trial: Trial, images: Images, device: torch.device) -> Classification:
-    """The trial's task."""
-    data, weights = trial.data, None
-    if trial.recipe.class_balance == "loss":
-        weights = class_weights(images.train.labels, data.num_classes).to(device)
-    return Classification(trial.recipe, data.num_classes, data.mean, data.std, trial.seed, device, weights)
 
 
 @torch.no_grad()
@@ -156,7 +164,7 @@ class Trainer:
     def __init__(
         self,
         trial: Trial,
-        images: Images,
+        images: AnyImages,
         runtime: Runtime,
         start: Start | None = None,
         together: bool = True,
@@ -167,10 +175,10 @@ class Trainer:
             start: weights to begin with; what they lack (a new classifier) stays as the seed draws it.
             together: False computes this process's share without waiting for the others, which measures but does not
                 train.
-            task: what is learned; None is the trial's classification.
+            task: what is learned; None is the trial's own.
         """
         self.trial, self.images, self.runtime = trial, images, runtime
-        recipe, data, several = trial.recipe, trial.data, processes.count() > 1
+        recipe, several = trial.recipe, processes.count() > 1
         self.device = torch.device(runtime.device)
         self.together = several and together
         model = build_network(trial, start)
@@ -184,12 +192,10 @@ class Trainer:
         self.forward = self._distributed_forward()
         self.optimizers = build_optimizers(self.model, recipe)
         self.stride = total_stride(trial.design) if isinstance(trial.design, Design) else 1
-        self.task: Task[Any] = classification(trial, images, self.device) if task is None else task
+        self.task: Task[Any] = task_of(trial, images, self.device) if task is None else task
         self.share = share(recipe.batch_size, processes.rank(), processes.count()) if several else None
         self.rows = torch.arange(recipe.batch_size) if self.share is None else torch.from_numpy(self.share.rows)
-        self.batches = TrainBatches(
-            images.train, recipe, data.image_size, trial.seed, workers=runtime.workers, share=self.share
-        )
+        self.batches = train_batches(trial, images, runtime, self.share)
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self.step = 0
@@ -198,8 +204,10 @@ class Trainer:
         self.seconds = 0.0
         self.step_seconds: list[float] = []
 
-    def _distributed_forward(self) -> Callable[[Tensor], Tensor]:
+    def _distributed_forward(self) -> Callable[..., Any]:
         forward: nn.Module = self.model
+        if self.runtime.compile and isinstance(self.model, DenseNetwork):
+            raise ValueError("--compile is for classifiers so far: leave it out")
         if self.together and self.runtime.distributed == "fsdp":
             for network in (self.model, *([] if self.average is None else [self.average.module])):
                 distributed.cut_in_parts(network, self.device)
@@ -231,7 +239,8 @@ class Trainer:
                 distributed.drops_for(self.model, rows.to(self.device), whole)
             with distributed.gradients_wait(self.forward, last=number == self.parts - 1):
                 with self._autocast():
-                    loss = self.task.loss(self.forward(part_x), targets[first:end], whole)
+                    outputs = self._outputs(part_x, targets[first:end])
+                    loss = self.task.loss(outputs, targets[first:end], whole)
                 # Times the processes, as the gradients are averaged over them.
                 (loss * processes.count()).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -245,9 +254,15 @@ class Trainer:
         self.step += 1
         return total
 
+    def _outputs(self, x: Tensor, targets: Any) -> Any:
+        """What the task's loss is of. A dense network takes the targets too, as its head samples by them."""
+        return self.forward(x, targets) if isinstance(self.model, DenseNetwork) else self.forward(x)
+
     def _training_inputs(self, pixels: Tensor, targets: Any) -> tuple[Tensor, Any]:
         """The task's inputs and targets of the batch, the inputs at this step's size."""
         x, targets = self.task.training_batch(pixels, targets, self.step, self.share)
+        if self.trial.recipe.progressive_resizing == "off":
+            return x, targets
         size = self.trial.data.image_size
         side = image_side(self.trial.recipe, self.step, self.total_steps, size, self.stride)
         if side != x.shape[-1]:
@@ -266,9 +281,8 @@ class Trainer:
         found: Metrics = measured(self.task, self.kept(), self._test_batches(self.images.test))
         return found
 
-    def _test_batches(self, images: ImageSet) -> Iterator[tuple[Tensor, Any]]:
-        place = processes.rank(), processes.count()
-        tests = TestBatches(images, self.trial.recipe, self.trial.data.image_size, TEST_BATCH, *place)
+    def _test_batches(self, images: AnySet) -> Iterator[tuple[Tensor, Any]]:
+        tests = batches_to_test(self.trial, images, processes.rank(), processes.count())
         return (self.task.test_batch(*batch) for batch in tests)
 
     @torch.no_grad()

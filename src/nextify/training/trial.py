@@ -8,6 +8,7 @@ import json
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, cast, get_args
 
+from nextify.networks.dense.design import DenseDesign
 from nextify.networks.foreign import Foreign
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
@@ -47,14 +48,18 @@ class Data:
     """Side of the square images that the network sees, pixels."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    task: str = "classification"
+    """``classification``, ``detection`` or ``segmentation``."""
+    canvas: tuple[int, int] | None = None
+    """Height and width of the network's input in a dense task, whose long side is ``image_size``."""
 
 
 @dataclass(frozen=True)
 class Trial:
     """One training."""
 
-    design: Design | Foreign
-    """Of a network of ours, or one of another library."""
+    design: Design | Foreign | DenseDesign
+    """Of a network of ours, one of another library, or a detector or segmenter with either as its backbone."""
     recipe: Recipe
     data: Data
     seed: int
@@ -63,8 +68,8 @@ class Trial:
     frozen_stages: int = 0
     """Stages that stay as they are, counted from the stem; with 1 or more the stem stays too."""
     accumulation: int = 1
-    """Parts into which a batch is cut where the network has batch norm, which normalizes each part by itself. For other
-    networks the parts do not matter, and are the Runtime's."""
+    """Parts into which a batch is cut where the network has batch norm, which normalizes each part by itself, or is a
+    detector or segmenter, whose losses do. For other networks the parts do not matter, and are the Runtime's."""
 
     @property
     def fingerprint(self) -> str:
@@ -76,7 +81,10 @@ class Trial:
     def to_dict(self) -> dict[str, object]:
         """Everything in full, as plain data for JSON."""
         designed = {"design": self.design.to_dict(), "recipe": self.recipe.to_dict()}
-        return {"version": VERSION, **asdict(self), **designed}
+        data = asdict(self.data)
+        if self.data.task == "classification":  # as files had it before there were other tasks
+            del data["task"], data["canvas"]
+        return {"version": VERSION, **asdict(self), **designed, "data": data}
 
 
 def _deciding(value: Any) -> Any:

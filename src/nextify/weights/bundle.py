@@ -10,22 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from nextify.data.bands import Bands
+from nextify.data.dense.annotations import DenseTask
 from nextify.data.preprocessing import OFFICIAL, Preprocessing
+from nextify.networks.dense.design import DenseDesign
+from nextify.networks.dense.network import DenseNetwork, build_dense
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.system.files import JSON_FILE as JSON_FILE
 from nextify.system.files import fresh_folder, occupied, write_bytes_atomic, write_json_atomic
-from nextify.system.text import shortened
-from nextify.weights.design_detection import mismatches
+from nextify.system.text import printable, shortened
+from nextify.weights.design_detection import differences, mismatches
 from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import State, WeightsError
 from nextify.weights.reading import parse_json, read_json, read_weights
@@ -101,13 +105,62 @@ class Bundle:
     state: State
 
 
-def to_json(about: About) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DenseAbout:
+    """What a bundle says about the weights of a detector or segmenter."""
+
+    design: DenseDesign
+    classes: tuple[str, ...]
+    """Names in the order of the labels."""
+    canvas: tuple[int, int]
+    """Height and width of the network's input; an image is fitted to it (``data/dense/placement.py``)."""
+    mean: tuple[float, float, float]
+    """Of pixels from 0 to 1."""
+    std: tuple[float, float, float]
+    name: str = ""
+    """Of the backbone's design, where it has one."""
+    recipe: Recipe | None = None
+    metrics: tuple[Metric, ...] = ()
+    licence: str = "unknown"
+    source: str = ""
+    nextify: str = ""
+
+    @property
+    def task(self) -> DenseTask:
+        return self.design.task
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
+@dataclass(frozen=True)
+class DenseBundle:
+    about: DenseAbout
+    state: State
+
+    def network(self) -> DenseNetwork:
+        """The network with the weights, in evaluation mode."""
+        about = self.about
+        network = build_dense(about.design, about.num_classes, about.canvas)
+        network.load_state_dict(self.state)
+        return network.eval()
+
+
+AnyAbout = TypeVar("AnyAbout", About, DenseAbout)
+
+
+def to_json(about: About | DenseAbout) -> dict[str, Any]:
     """The JSON object of a bundle; see ``docs/weights.md``."""
+    if isinstance(about, DenseAbout):
+        recipe = None if about.recipe is None else about.recipe.to_dict()
+        stated = {"schema": SCHEMA, "task": about.task, **asdict(about)}
+        return {**stated, "design": about.design.to_dict(), "recipe": recipe}
     recipe = None if about.recipe is None else about.recipe.to_dict()
     return {"schema": SCHEMA, **asdict(about), "preprocessing": about.preprocessing.to_dict(), "recipe": recipe}
 
 
-def signed_json(about: About) -> dict[str, Any]:
+def signed_json(about: About | DenseAbout) -> dict[str, Any]:
     """``to_json`` with this version of nextify and a checksum of what must not be edited."""
     import nextify
 
@@ -116,24 +169,16 @@ def signed_json(about: About) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any], path: str | Path) -> About:
-    """The inverse of ``to_json``.
+    """The inverse of ``to_json`` for a classifier.
 
     Raises:
-        WeightsError: written by a newer nextify, or not a bundle's JSON.
+        WeightsError: written by a newer nextify, not a bundle's JSON, or that of a detector or segmenter.
     """
-    schema = content.get("schema")
-    if type(schema) is not int or schema < 1:
-        raise WeightsError(f"{path} is no nextify bundle: it states no schema, which is a whole number from 1")
-    if schema > SCHEMA:
-        raise WeightsError(f"{path} has schema {schema}; this nextify reads up to {SCHEMA}: pip install -U nextify")
-    try:
-        found = _checksum(content)
-    except RecursionError:
-        raise WeightsError(f"{path} is damaged: its lists or objects are nested too deeply") from None
-    if content.get("about_sha256", found) != found:
+    _check_json(content, path)
+    if "task" in content:
         raise WeightsError(
-            f"{path} is damaged or was edited: its design, classes or preprocessing are not those it was written with; "
-            f"copy it again, or load the weights alone and save a bundle of their own"
+            f"{path} holds a network for {printable(str(content['task']))}, where a classifier is asked for: give the "
+            f"bundle of a classifier"
         )
     values = dict(content)
     try:
@@ -171,8 +216,53 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
     return about
 
 
+def _check_json(content: Mapping[str, Any], path: str | Path) -> None:
+    """Raise ``WeightsError`` for what is no bundle's JSON, is newer than this nextify, or was edited."""
+    schema = content.get("schema")
+    if type(schema) is not int or schema < 1:
+        raise WeightsError(f"{path} is no nextify bundle: it states no schema, which is a whole number from 1")
+    if schema > SCHEMA:
+        raise WeightsError(f"{path} has schema {schema}; this nextify reads up to {SCHEMA}: pip install -U nextify")
+    try:
+        found = _checksum(content)
+    except RecursionError:
+        raise WeightsError(f"{path} is damaged: its lists or objects are nested too deeply") from None
+    if content.get("about_sha256", found) != found:
+        raise WeightsError(
+            f"{path} is damaged or was edited: its design, classes or preprocessing are not those it was written with; "
+            f"copy it again, or load the weights alone and save a bundle of their own"
+        )
+
+
+def dense_from_json(content: Mapping[str, Any], path: str | Path) -> DenseAbout:
+    """The inverse of ``to_json`` for a detector or segmenter. Raises ``WeightsError`` as ``from_json``."""
+    _check_json(content, path)
+    if "task" not in content:
+        raise WeightsError(f"{path} holds a classifier, where a detector or segmenter is asked for: give its bundle")
+    values = {k: v for k, v in content.items() if k in {f.name for f in fields(DenseAbout)}}
+    try:
+        values["design"] = DenseDesign.from_dict(values["design"])
+        if values.get("recipe") is not None:
+            values["recipe"] = Recipe.from_dict(values["recipe"])
+        values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
+        about: DenseAbout = _fill(DenseAbout, values)
+        if about.task != content["task"]:
+            raise WeightsError(f"a {about.design.head} head is for {about.task}, not {shortened(content['task'])}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged or was edited: {error}") from error
+    return about
+
+
+def any_from_json(content: Mapping[str, Any], path: str | Path) -> About | DenseAbout:
+    """What a bundle's JSON says, of whichever task. Raises ``WeightsError`` as ``from_json``."""
+    return dense_from_json(content, path) if "task" in content else from_json(content, path)
+
+
 def _checksum(content: Mapping[str, Any]) -> str:
     """Of everything that decides what the weights compute and what their outputs mean."""
+    if "task" in content:
+        dense = {key: content.get(key) for key in ("task", "design", "classes", "canvas", "mean", "std")}
+        return hashlib.sha256(json.dumps(dense, sort_keys=True).encode()).hexdigest()
     deciding = {key: content.get(key) for key in ("design", "num_classes", "in_channels", "classes", "preprocessing")}
     if content.get("temperature", 1.0) != 1.0:  # at 1 it is left out, as bundles without one know it
         deciding["temperature"] = content["temperature"]
@@ -183,7 +273,7 @@ def _fill(kind: type[Any], values: Mapping[str, Any]) -> Any:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About) -> Path:
+def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About | DenseAbout) -> Path:
     """Write a bundle: one file where ``path`` ends in ``.safetensors``, else a directory.
 
     Args:
@@ -198,7 +288,7 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About) -> 
     from safetensors.torch import save
 
     path = Path(path)
-    explain(mismatches(state, about.design, about.num_classes, about.in_channels), f"the weights for {path}")
+    explain(_mismatches(state, about), f"the weights for {path}")
     content = signed_json(about)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
@@ -241,18 +331,27 @@ def _metadata(path: Path) -> str | None:
 
 
 def load_bundle(path: str | Path) -> Bundle:
-    """Read and check a bundle.
+    """Read and check the bundle of a classifier.
 
     Raises:
         FileNotFoundError: there is none.
-        WeightsError: truncated, foreign, newer than this nextify, or weights that do not belong to the JSON.
+        WeightsError: truncated, foreign, newer than this nextify, of another task, or weights that do not belong to the
+            JSON.
     """
-    path = Path(path)
+    return Bundle(*_read(Path(path), from_json))
+
+
+def load_dense(path: str | Path) -> DenseBundle:
+    """Read and check the bundle of a detector or segmenter. Raises as ``load_bundle``."""
+    return DenseBundle(*_read(Path(path), dense_from_json))
+
+
+def _read(path: Path, parsed: Callable[[Mapping[str, Any], Path], AnyAbout]) -> tuple[AnyAbout, State]:
     if path.is_dir():
         if not (path / JSON_FILE).is_file():
             raise WeightsError(f"{path} is no nextify bundle: it has no {JSON_FILE}")
         content = read_json(path / JSON_FILE)
-        about = from_json(content, path / JSON_FILE)
+        about = parsed(content, path / JSON_FILE)
         if "export" in content:
             raise WeightsError(f"{path} was written by nextify export and holds no weights to load: give its bundle")
         file = read_weights(path / WEIGHTS_FILE)
@@ -263,18 +362,41 @@ def load_bundle(path: str | Path) -> Bundle:
         text = file.metadata.get(_METADATA_KEY)
         if text is None:
             raise WeightsError(f"{path} is no nextify bundle; nextify.weights.load reads other libraries' files")
-        about = _parsed(text, path)
-    explain(mismatches(file.state, about.design, about.num_classes, about.in_channels), str(path))
-    return Bundle(about, file.state)
+        about = parsed(_object(text, path), path)
+    explain(_mismatches(file.state, about), str(path))
+    return about, file.state
 
 
-def _parsed(text: str, path: Path) -> About:
-    """What the JSON in a bundle of one file says. Raises ``WeightsError``."""
+def stated(path: str | Path) -> About | DenseAbout | None:
+    """What a bundle says, of whichever task, without reading tensors; None for what is no bundle.
+
+    Raises:
+        WeightsError: it cannot be understood.
+    """
+    path = Path(path)
+    if (path / JSON_FILE).is_file():
+        return any_from_json(read_json(path / JSON_FILE), path / JSON_FILE)
+    text = _metadata(path)
+    return None if text is None else any_from_json(_object(text, path), path)
+
+
+def _mismatches(
+    state: Mapping[str, Tensor], about: About | DenseAbout
+) -> tuple[list[str], list[str], list[str]] | None:
+    if isinstance(about, About):
+        return mismatches(state, about.design, about.num_classes, about.in_channels)
+    with torch.device("meta"):
+        network = build_dense(about.design, about.num_classes, about.canvas)
+    return differences(state, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+
+
+def _object(text: str, path: Path) -> dict[str, Any]:
+    """The JSON in a bundle of one file. Raises ``WeightsError``."""
     try:
-        content = parse_json(text)
+        content: dict[str, Any] = parse_json(text)
     except ValueError as error:
         raise WeightsError(f"the metadata of {path} is damaged: {error}") from error
-    return from_json(content, path)
+    return content
 
 
 def belongs(weights: Path, content: Mapping[str, Any]) -> bool:
@@ -298,11 +420,8 @@ def _sha256(path: Path, *stamp: int) -> str:
 
 def chosen_bands(path: str | Path) -> Bands | None:
     """The bands of an image that a bundle was trained on; None for colours, and for what is no bundle."""
-    path = Path(path)
-    if (path / JSON_FILE).is_file():
-        return from_json(read_json(path / JSON_FILE), path / JSON_FILE).preprocessing.bands
-    text = _metadata(path)
-    return None if text is None else _parsed(text, path).preprocessing.bands
+    about = stated(path)
+    return about.preprocessing.bands if isinstance(about, About) else None
 
 
 def explain(problems: tuple[list[str], list[str], list[str]] | None, what: str) -> None:

@@ -56,8 +56,20 @@ class Target:
     """Of test images."""
 
 
-DenseBatch = tuple[Tensor, list[Target] | Tensor]
-"""uint8 images ``(B, H, W, 3)`` with targets: a list for detection, uint8 ``(B, H, W)`` for segmentation."""
+@dataclass(frozen=True, eq=False)
+class Region:
+    """The classes of a test image's pixels, which are measured in the image's own resolution."""
+
+    mask: Tensor
+    """uint8 ``(height, width)`` of the image."""
+    image: int
+    """Which of the set's images; -1 for one that does not count."""
+    placement: Placement
+
+
+DenseBatch = tuple[Tensor, list[Target] | list[Region] | Tensor]
+"""uint8 images ``(B, H, W, 3)`` with targets: a list for detection; for segmentation uint8 masks of the canvas
+``(B, H, W)`` to train on, and a list to test on."""
 _Raw = tuple[Pixels, "list[tuple[Objects, npt.NDArray[np.uint8] | None, int]] | IndexMask"]
 """The same as arrays, which workers hand over at less cost."""
 
@@ -175,7 +187,7 @@ class DenseTestBatches:
     repeatedly.
 
     With N processes, each takes every N-th batch. All processes get equally many batches, since their networks may
-    wait for each other; the missing ones hold one image that does not count: index -1, or a mask of ``IGNORED``.
+    wait for each other; the missing ones hold one image of index -1, which does not count.
     """
 
     def __init__(
@@ -208,8 +220,7 @@ class DenseTestBatches:
         places = [fitting(self.images.sizes[i].tolist(), self.canvas) for i in chosen]
         pixels = torch.from_numpy(np.stack([self._pixels(i, place) for i, place in zip(chosen, places, strict=True)]))
         if self.images.task == "segmentation":
-            masks = [place.mask(self.images.mask(i), self.canvas) for i, place in zip(chosen, places, strict=True)]
-            return pixels, torch.from_numpy(np.stack(masks))
+            return pixels, [self._region(i, place) for i, place in zip(chosen, places, strict=True)]
         return pixels, [self._target(i, place) for i, place in zip(chosen, places, strict=True)]
 
     def _pixels(self, index: int, placement: Placement) -> Pixels:
@@ -224,11 +235,15 @@ class DenseTestBatches:
         on_canvas = Objects(placement.boxes(objects.boxes), objects.labels, objects.crowd, objects.areas)
         return _target(on_canvas, _masks(objects, placement, self.canvas) if self.masks else None, index, placement)
 
+    def _region(self, index: int, placement: Placement) -> Region:
+        return Region(torch.from_numpy(np.array(self.images.mask(index))), index, placement)
+
     def _nothing(self) -> DenseBatch:
         pixels, found = self._part(range(1))
-        if isinstance(found, Tensor):
-            return pixels, torch.full_like(found, 255)
         none = found[0]
+        if isinstance(none, Region):
+            return pixels, [Region(none.mask, -1, none.placement)]
+        assert isinstance(none, Target)
         masks = None if none.masks is None else none.masks[:0]
         return pixels, [Target(none.boxes[:0], none.labels[:0], none.crowd[:0], masks, -1, none.placement)]
 

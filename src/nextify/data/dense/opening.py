@@ -34,7 +34,8 @@ from nextify.data.dense.yolo import in_pixels, list_yolo
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError
 from nextify.data.images import ImageSet
-from nextify.data.opening import DECODED_LIMIT, source_name
+from nextify.data.opening import DECODED_LIMIT
+from nextify.data.source import source_name
 from nextify.data.sources.annotated import format_of
 from nextify.data.sources.listing import Indices, Listing, Splitting
 from nextify.data.sources.parts import count_classes

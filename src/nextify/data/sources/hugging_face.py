@@ -11,12 +11,11 @@ from typing import Any
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp
 from nextify.data.errors import DataError
+from nextify.data.source import PREFIX
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange
 from nextify.data.sources.parquet import choose_columns
 from nextify.data.sources.parts import choose_parts, kind_of
 from nextify.system.text import some
-
-PREFIX = "hf:"
 
 
 class Rows:

@@ -101,11 +101,6 @@ def shards_of(pattern: str, *, to_train: bool = True) -> Shards:
     return _by_part(root, names, printable(pattern), {}, to_train=to_train)
 
 
-def is_pattern(source: str) -> bool:
-    """Whether a source may name several files."""
-    return any(mark in source for mark in "{*?")
-
-
 def _matches(path: str) -> list[str]:
     """The files that a path with ``*`` or ``?`` matches, sorted; a path that is there, or matches nothing, as it is."""
     return [path] if os.path.exists(path) else sorted(glob.glob(path), key=natural) or [path]

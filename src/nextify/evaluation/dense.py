@@ -1,0 +1,354 @@
+"""A network for boxes or masks on a set of images: the figures, and the pictures of them.
+
+Figures are in pixels of the original images: what the network finds on its canvas is taken back to them first. Classes
+are matched by name, as in classification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nextify.data import DataError
+from nextify.data.decode import Pixels
+from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet
+from nextify.evaluation.dense_metrics import SAME_OBJECT, best_score, matched, object_confusion, outcome
+from nextify.evaluation.dense_pictures import (
+    Regions,
+    Shown,
+    classes_picture,
+    precision_recall_picture,
+    prediction_sheet,
+)
+from nextify.evaluation.evaluate import Part, place_classes, sparse
+from nextify.evaluation.finder import Finder
+from nextify.evaluation.pictures import heading, matrix_picture
+from nextify.system import processes
+from nextify.system.environment import Environment, describe
+from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.text import plural
+from nextify.tasks import average_precision as ap
+from nextify.tasks import segmentation_metrics as segmentation
+from nextify.tasks.average_precision import ClassPrecision, Observation, average_precision
+from nextify.tasks.restoring import FoundObjects
+from nextify.tasks.segmentation_metrics import SegmentationMetrics, pixel_confusion
+from nextify.tasks.task import MetricSpec
+
+WORST_IMAGES = 12
+CURVES = (0.5, 0.75, 0.9)
+"""IoU thresholds whose precision-recall curves are kept."""
+Progress = Callable[[int, int], None]
+"""Called with the images done so far and their number."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision at the recalls 0, 0.01, …, 1."""
+
+    iou: float
+    name: str | None
+    """The class; None for the mean of the classes that have objects."""
+    precision: tuple[float, ...]
+    """101 values, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class WorstObjects:
+    """An image with a low F1 at ``least_score``."""
+
+    name: str
+    f1: float
+    """0 to 1."""
+    right: int
+    wrong_class: int
+    false: int
+    missed: int
+
+
+@dataclass(frozen=True)
+class DetectionEvaluation:
+    """What a detector gives on a set of images."""
+
+    model: str
+    data: str
+    images: int
+    objects: int
+    """Without crowd regions."""
+    metrics: Mapping[str, float]
+    """Percent: ``ap``, ``ap50``, ``ap75``, by the sizes that objects have, and of masks where there are any."""
+    classes: tuple[ClassPrecision, ...]
+    curves: tuple[Curve, ...]
+    least_score: float
+    """The score of the highest F1, which confusion, worst images and pictures are made at."""
+    f1: float
+    """0 to 1; over all objects, at ``least_score`` and IoU 0.5."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Row the true class, column the found one, last the background, at IoU 0.5."""
+    worst: tuple[WorstObjects, ...]
+    precision: str
+    notes: tuple[str, ...]
+    environment: Environment
+
+    @property
+    def metric_specs(self) -> tuple[MetricSpec, ...]:
+        return ap.SPECS + ap.MASK_SPECS if "mask_ap" in self.metrics else ap.SPECS
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data; ``confusion`` as in ``Evaluation.to_dict``, the background's index being the last."""
+        return {**asdict(self), "task": "detection", "confusion": sparse(self.confusion)}
+
+
+@dataclass(frozen=True)
+class ClassIou:
+    """One class; percent."""
+
+    name: str
+    pixels: int
+    """True ones."""
+    iou: float | None
+    """None for a class that neither is nor was found anywhere."""
+    recall: float | None
+    """Share of its pixels that were found to be of it; None without pixels."""
+    precision: float | None
+    """Share of the pixels found to be of it that are; None where there are none."""
+
+
+@dataclass(frozen=True)
+class WorstRegions:
+    """An image with a low mean IoU."""
+
+    name: str
+    miou: float
+    """Percent, over the classes that occur in the image or were found in it."""
+    pixel_accuracy: float
+
+
+@dataclass(frozen=True)
+class SegmentationEvaluation:
+    """What a segmenter gives on a set of images."""
+
+    model: str
+    data: str
+    images: int
+    metrics: Mapping[str, float]
+    """Percent: ``miou`` and ``pixel_accuracy``, over all pixels of all images."""
+    classes: tuple[ClassIou, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """Pixels; row the true class, column the found one."""
+    worst: tuple[WorstRegions, ...]
+    precision: str
+    notes: tuple[str, ...]
+    environment: Environment
+
+    @property
+    def metric_specs(self) -> tuple[MetricSpec, ...]:
+        return segmentation.SPECS
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data; ``confusion`` as in ``Evaluation.to_dict``."""
+        return {**asdict(self), "task": "segmentation", "confusion": sparse(self.confusion)}
+
+
+def evaluate_dense(
+    finder: Finder,
+    images: DenseImages,
+    *,
+    part: Part = "test",
+    notes: Sequence[str] = (),
+    out: Path | None = None,
+    on_progress: Progress | None = None,
+) -> DetectionEvaluation | SegmentationEvaluation:
+    """Evaluate a network for boxes or masks on images.
+
+    Of several processes each takes its run of the images, and all get the whole; every process must call this.
+
+    Args:
+        part: the images' test part, their training part, or both.
+        out: a folder for evaluation.json and the pictures, see ``files``.
+
+    Raises:
+        DataError: images for another task, or with classes that the network does not know.
+        ValueError: nothing to measure on, such as images without objects.
+    """
+    if finder.task != images.task:
+        raise DataError(f"the bundle is for {finder.task}, and {images.name} was opened for {images.task}")
+    notes = list(notes)
+    places = place_classes(finder.classes, images.name, images.classes, notes, "classes of the annotations")
+    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
+    chosen = [(some, i) for some in sets for i in range(len(some))]
+    data = images.name if part == "test" else f"{images.name} ({part})"
+    head = {"model": finder.name, "data": data, "images": len(chosen), "precision": "bf16" if finder.bf16 else "fp32"}
+    head["environment"] = {**describe(), "device": finder.device}
+    measure = _objects if finder.task == "detection" else _regions
+    return measure(finder, chosen, places, head, notes, out, on_progress)
+
+
+def files(found: DetectionEvaluation | SegmentationEvaluation) -> tuple[str, ...]:
+    """Names of what ``evaluate_dense`` leaves in ``out``; worst.png only where anything is wrong."""
+    curves = ("curves.png",) if isinstance(found, DetectionEvaluation) else ()
+    return ("evaluation.json", *curves, "classes.png", "confusion.png", *(("worst.png",) if found.worst else ()))
+
+
+Chosen = Sequence[tuple[DenseSet, int]]
+Places = npt.NDArray[np.int64]
+
+
+def _pixels(one: tuple[DenseSet, int]) -> Pixels:
+    return one[0].load(one[1])
+
+
+def _own(number: int) -> range:
+    """This process's run of ``number`` images."""
+    first, last = (number * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
+    return range(first, last)
+
+
+def _objects(
+    finder: Finder,
+    chosen: Chosen,
+    places: Places,
+    head: dict[str, object],
+    notes: list[str],
+    out: Path | None,
+    on_progress: Progress | None,
+) -> DetectionEvaluation:
+    own, mine = _own(len(chosen)), []
+    for i, found in zip(own, finder(some.load(k) for some, k in (chosen[i] for i in own)), strict=True):
+        assert isinstance(found, FoundObjects)
+        some, k = chosen[i]
+        truth = some.objects(k)
+        height, width = some.sizes[k].tolist()
+        mine.append(Observation(i, height, width, *found, replace(truth, labels=places[truth.labels])))
+        if on_progress is not None:
+            on_progress(len(mine), len(own))
+    seen = [observation for part in processes.gathered(mine) for observation in part]
+    measured = average_precision(seen, finder.classes)
+    takes = [matched(observation) for observation in seen]
+    least_score, f1 = best_score(seen, takes)
+    outcomes = [outcome(observation, taken, least_score) for observation, taken in zip(seen, takes, strict=True)]
+    confusion = object_confusion(seen, outcomes, len(finder.classes))
+    ranked = sorted(range(len(seen)), key=lambda i: (outcomes[i].f1, -len(outcomes[i].missed) - len(outcomes[i].false)))
+    worst = [i for i in ranked[:WORST_IMAGES] if outcomes[i].f1 < 1]
+    precision = measured.boxes
+    classes = [None, *range(len(finder.classes))]
+    curves = [(iou, k, precision.curve(iou, k)) for iou in CURVES for k in (classes if iou == SAME_OBJECT else [None])]
+    result = DetectionEvaluation(
+        **head,  # type: ignore[arg-type]
+        objects=sum(measured.objects),
+        metrics=measured.values(),
+        classes=measured.per_class,
+        curves=tuple(
+            Curve(iou, None if k is None else finder.classes[k], curve) for iou, k, curve in curves if curve is not None
+        ),
+        least_score=least_score,
+        f1=f1,
+        confusion=tuple(map(tuple, confusion.tolist())),
+        worst=tuple(
+            WorstObjects(chosen[i][0].name(chosen[i][1]), outcomes[i].f1, *map(len, outcomes[i])) for i in worst
+        ),
+        notes=tuple(notes),
+    )
+    if out is not None and processes.is_first():
+        shown = [Shown(row.name, _pixels(chosen[i]), seen[i]) for row, i in zip(result.worst, worst, strict=True)]
+        title = heading(result)
+        background = (*finder.classes, "background")
+        words = f"{title}\nobjects at IoU {SAME_OBJECT:g} with a score of at least {least_score:.2f}"
+        pictures = {
+            "curves.png": precision_recall_picture(precision, finder.classes, title),
+            "classes.png": _class_bars(result),
+            "confusion.png": matrix_picture(
+                confusion, background, words, "found class", "share of the true class's objects"
+            ),
+        }
+        if worst:
+            pictures["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest F1", least_score)
+        _write(out, result, pictures)
+    return result
+
+
+def _regions(
+    finder: Finder,
+    chosen: Chosen,
+    places: Places,
+    head: dict[str, object],
+    notes: list[str],
+    out: Path | None,
+    on_progress: Progress | None,
+) -> SegmentationEvaluation:
+    number, own = len(finder.classes), _own(len(chosen))
+    known = np.full(IGNORED + 1, IGNORED, np.uint8)
+    known[: len(places)] = places
+    total, mine = np.zeros((number, number), np.int64), []
+    for i, found in zip(own, finder(_pixels(chosen[i]) for i in own), strict=True):
+        assert not isinstance(found, FoundObjects)
+        some, k = chosen[i]
+        counts = pixel_confusion(torch.from_numpy(found), torch.from_numpy(known[some.mask(k)]), number)
+        total += counts
+        alone = SegmentationMetrics.of(counts, 1) if counts.any() else None
+        mine.append((i, alone.miou, alone.pixel_accuracy) if alone is not None else (i, 100.0, 100.0))
+        if on_progress is not None:
+            on_progress(len(mine), len(own))
+    parts = processes.gathered((total, mine))
+    total = sum((counts for counts, _ in parts), np.zeros((number, number), np.int64))
+    measured = SegmentationMetrics.of(total, len(chosen))
+    ranked = sorted((row for _, rows in parts for row in rows), key=lambda row: row[1:])
+    worst = [row for row in ranked[:WORST_IMAGES] if row[2] < 100]
+    true, guessed, right = total.sum(1).tolist(), total.sum(0).tolist(), total.diagonal().tolist()
+    result = SegmentationEvaluation(
+        **head,  # type: ignore[arg-type]
+        metrics=measured.values(),
+        classes=tuple(
+            ClassIou(
+                *(name, true[k], measured.iou[k]),
+                recall=100 * right[k] / true[k] if true[k] else None,
+                precision=100 * right[k] / guessed[k] if guessed[k] else None,
+            )
+            for k, name in enumerate(finder.classes)
+        ),
+        confusion=tuple(map(tuple, total.tolist())),
+        worst=tuple(WorstRegions(chosen[i][0].name(chosen[i][1]), *figures) for i, *figures in worst),
+        notes=tuple(notes),
+    )
+    if out is not None and processes.is_first():
+        title, sheet = heading(result), worst[: WORST_IMAGES // 2]
+        shown = []
+        for (i, *_), found in zip(sheet, finder(_pixels(chosen[i]) for i, *_ in sheet), strict=True):
+            assert not isinstance(found, FoundObjects)
+            some, k = chosen[i]
+            shown.append(Shown(some.name(k), some.load(k), Regions(found, known[some.mask(k)])))
+        words = f"{title}\n{', '.join(spec.text(result.metrics[spec.key]) for spec in segmentation.SPECS)}"
+        pictures = {
+            "classes.png": _class_bars(result),
+            "confusion.png": matrix_picture(
+                total, finder.classes, words, "found class", "share of the true class's pixels, %", percent=True
+            ),
+        }
+        if shown:
+            pictures["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest mIoU")
+        _write(out, result, pictures)
+    return result
+
+
+def _class_bars(found: DetectionEvaluation | SegmentationEvaluation) -> bytes:
+    if isinstance(found, SegmentationEvaluation):
+        pixels = max(1, sum(row.pixels for row in found.classes))
+        ious = [(row.name, f"{100 * row.pixels / pixels:.1f} % of the pixels", (row.iou,)) for row in found.classes]
+        return classes_picture(ious, ("IoU",), f"{heading(found)}: IoU")
+    with_masks = "mask_ap" in found.metrics
+    rows = [
+        (row.name, plural(row.objects, "object"), (row.ap, row.ap50, row.mask_ap)[: 2 + with_masks])
+        for row in found.classes
+    ]
+    return classes_picture(rows, ("AP", "AP50", "mask AP")[: 2 + with_masks], heading(found))
+
+
+def _write(out: Path, found: DetectionEvaluation | SegmentationEvaluation, pictures: Mapping[str, bytes]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(out / "evaluation.json", found.to_dict())
+    for name, data in pictures.items():
+        write_bytes_atomic(out / name, data)

@@ -1,0 +1,354 @@
+"""Boxes and masks drawn on images, and the figures of a dense evaluation, as PNG; matplotlib's object API.
+
+What is true and what was found differ without colours too: true objects are dashed, found ones solid, and each panel
+says which it is. Wrong ones carry a ✗ and the words.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nextify.data.dense.annotations import IGNORED, IndexMask, mask_api
+from nextify.evaluation.dense_metrics import Outcome, best_score, matched, outcome
+from nextify.evaluation.pictures import BLUE, INK, ORANGE, SOFT, cut, figure, png, short
+from nextify.tasks.average_precision import Observation, Precision
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+_PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D1F"),
+    *("#8B0000", "#A6A600", "#00B0B0", "#FF4F9A", "#4B6B1F", "#9B7FE0", "#8A8A8A", "#2F4F4F"),
+)
+"""Okabe and Ito's without black and yellow, then others; further classes get hues between."""
+LEAST_SIDE, MOST_SIDE = 560, 4096
+"""Pixels of the longer side of a drawn copy: smaller images are enlarged, so that the words on it can be read."""
+NAMED_OBJECTS = 40
+"""Largest number of objects in a panel of a sheet that carry their names; wrong ones always do."""
+LEGEND_CLASSES = 24
+ROWS = 40
+"""Most classes in the figure of classes, the worst ones."""
+
+
+class Regions(NamedTuple):
+    """One image of semantic segmentation: class indices ``(H, W)`` in pixels of the image."""
+
+    found: IndexMask
+    truth: IndexMask
+
+
+class Shown(NamedTuple):
+    """One image of a sheet."""
+
+    name: str
+    pixels: Pixels
+    """``(H, W, 3)``."""
+    seen: Observation | Regions
+
+
+class Thing(NamedTuple):
+    """One object as it is drawn."""
+
+    box: npt.NDArray[np.floating[Any]]
+    label: int
+    words: str = ""
+    """Empty for none."""
+    mask: Mask | None = None
+    dashed: bool = False
+
+
+def class_color(label: int) -> tuple[float, float, float]:
+    """Red, green and blue, 0 to 1."""
+    from matplotlib.colors import to_rgb
+
+    if label < len(_PALETTE):
+        return to_rgb(_PALETTE[label])
+    return colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.75, 0.45 + 0.12 * (label % 4))
+
+
+def prediction_sheet(
+    shown: Sequence[Shown], classes: Sequence[str], title: str, least_score: float | None = None
+) -> bytes:
+    """Truth beside what was found, one row per image, or two images to a row.
+
+    Args:
+        least_score: of the found objects that are drawn; None takes the score of the highest F1 over ``shown``.
+
+    Raises:
+        ValueError: no image to be shown.
+    """
+    if not shown:
+        raise ValueError("no image to draw")
+    seen = [image.seen for image in shown if isinstance(image.seen, Observation)]
+    if len(seen) < len(shown):
+        return _region_sheet(shown, classes, title)
+    takes = [matched(observation) for observation in seen]
+    if least_score is None:
+        least_score, _ = best_score(seen, takes)
+    sheet, grid = _grid(shown, ("truth", "found"))
+    for panels, image, observation, taken in zip(grid, shown, seen, takes, strict=True):
+        result = outcome(observation, taken, least_score)
+        draw_things(panels[0], image.pixels, _true_things(observation, classes))
+        draw_things(panels[1], image.pixels, _found_things(observation, result, classes))
+        panels[0].set_title(f"{_tail(image.name)}: truth", fontsize=8, color=INK, loc="left", parse_math=False)
+        counts = {"right": result.right, "wrong class": result.confused, "false": result.false, "missed": result.missed}
+        words = ", ".join(f"{len(some)} {what}" for what, some in counts.items() if some or what == "right")
+        panels[1].set_title(f"found: {words}", fontsize=8, color=INK, loc="left")
+    sheet.suptitle(
+        f"{cut(title, 70)}\ndashed: true, or missed; solid: found with a score of at least {least_score:.2f}",
+        fontsize=10,
+        color=INK,
+    )
+    labels = {int(k) for o in seen for k in (*o.truth.labels, *o.labels[o.scores >= least_score])}
+    _legend(sheet, classes, sorted(labels))
+    return png(sheet)
+
+
+def _true_things(seen: Observation, classes: Sequence[str]) -> list[Thing]:
+    truth, few = seen.truth, len(seen.truth) <= NAMED_OBJECTS
+    things = []
+    for i, (box, label) in enumerate(zip(truth.boxes, truth.labels.tolist(), strict=True)):
+        words = f"crowd of {short(classes[label], 14)}" if truth.crowd[i] else short(classes[label], 20) if few else ""
+        mask = truth.mask(i, seen.height, seen.width) if truth.masks is not None else None
+        things.append(Thing(box, label, words, mask, dashed=True))
+    return things
+
+
+def _found_things(seen: Observation, result: Outcome, classes: Sequence[str]) -> list[Thing]:
+    few = len(result.right) <= NAMED_OBJECTS
+
+    def found(i: int, words: str) -> Thing:
+        mask = mask_api().decode(seen.masks[i]).astype(bool) if seen.masks is not None else None
+        return Thing(seen.boxes[i], int(seen.labels[i]), words, mask)
+
+    def scored(i: int) -> str:
+        return f"{short(classes[int(seen.labels[i])], 14)} {100 * seen.scores[i]:.0f}"
+
+    things = [found(i, scored(i) if few else "") for i, _ in result.right]
+    for i, true in result.confused:
+        things.append(found(i, f"✗ {scored(i)}, is {short(classes[int(seen.truth.labels[true])], 14)}"))
+    things += [found(i, f"✗ {scored(i)}") for i in result.false]
+    for true in result.missed:
+        label = int(seen.truth.labels[true])
+        things.append(Thing(seen.truth.boxes[true], label, f"missed {short(classes[label], 14)}", dashed=True))
+    return things
+
+
+def draw_things(axes: Axes, pixels: Pixels, things: Sequence[Thing], size: float = 5.5, line: float = 1.1) -> None:
+    """Draw objects over an image ``(H, W, 3)`` that fills the axes.
+
+    Args:
+        size, line: of the words and the lines, in points.
+    """
+    from matplotlib.patches import Rectangle
+
+    height, width = pixels.shape[:2]
+    blended = pixels
+    for thing in things:
+        if thing.mask is not None:
+            blended = _blended(blended, thing.mask, thing.label)
+    _show(axes, blended)
+    for thing in things:
+        color, style = class_color(thing.label), (0, (2.5, 1.5)) if thing.dashed else "-"
+        x1, y1, x2, y2 = (float(value) for value in thing.box)
+        for under, ink in ((2.2, "white"), (1.0, color)):  # a light rim keeps the line visible on any ground
+            if under == 1 or not thing.dashed:
+                axes.add_patch(
+                    Rectangle(
+                        (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=ink, linewidth=line * under, linestyle=style
+                    )
+                )
+        if thing.mask is not None and thing.mask.any() and not thing.mask.all():
+            axes.contour(
+                *(np.arange(width) + 0.5, np.arange(height) + 0.5, thing.mask, [0.5]),
+                colors=[color], linewidths=line * 0.8, linestyles=["--" if thing.dashed else "-"],
+            )  # fmt: skip
+        if thing.words:
+            axes.annotate(
+                *(thing.words, (min(max(x1, 0), width), min(max(y1, 0), height))),
+                xytext=(0, 0.6 * size if y1 > 0.05 * height else -0.8 * size), textcoords="offset points",
+                fontsize=size, color=color, va="center", ha="left" if x1 < 0.75 * width else "center",
+                bbox={"facecolor": "white", "alpha": 0.82, "edgecolor": "none", "pad": 0.6},
+                annotation_clip=False,
+            )  # fmt: skip
+
+
+def _blended(pixels: Pixels, mask: Mask, label: int, strength: float = 0.45) -> Pixels:
+    """``pixels`` with the class's colour over the mask."""
+    blended = pixels.copy()
+    color = 255 * np.array(class_color(label))
+    blended[mask] = np.rint((1 - strength) * pixels[mask] + strength * color)
+    return blended
+
+
+def drawn(pixels: Pixels, things: Sequence[Thing]) -> bytes:
+    """A copy of an image ``(H, W, 3)`` with the objects drawn on it, as PNG; small images are enlarged."""
+    sheet, axes, size = _copy_of(pixels)
+    draw_things(axes, pixels, things, size=size, line=size / 6)
+    return png(sheet, 100)
+
+
+def regions_drawn(pixels: Pixels, found: Pixels, classes: Sequence[str]) -> bytes:
+    """A copy of an image ``(H, W, 3)`` under the colours of its classes ``(H, W)``, each named once, as PNG."""
+    from scipy.ndimage import distance_transform_edt
+
+    sheet, axes, size = _copy_of(pixels)
+    _show(axes, _painted(pixels, found))
+    for label in np.unique(found).tolist():
+        inside = np.pad(found == label, 1)  # the image's border is one of the region's
+        distances = distance_transform_edt(inside)[1:-1, 1:-1]
+        y, x = np.unravel_index(int(distances.argmax()), distances.shape)
+        axes.text(
+            *(x + 0.5, y + 0.5, short(classes[label], 20)), fontsize=size, color=class_color(label), va="center",
+            ha="center", bbox={"facecolor": "white", "alpha": 0.82, "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip
+    return png(sheet, 100)
+
+
+def _copy_of(pixels: Pixels) -> tuple[Figure, Axes, float]:
+    """A figure of the image's pixels (or a multiple), axes over all of it, and a size of words in points."""
+    height, width = pixels.shape[:2]
+    longest = max(height, width)
+    scale = max(1, -(-LEAST_SIDE // longest)) if longest < MOST_SIDE else MOST_SIDE / longest
+    sheet = figure(scale * width / 100, scale * height / 100)
+    sheet.set_layout_engine("none")
+    axes = sheet.add_axes((0, 0, 1, 1))
+    return sheet, axes, max(7.0, 0.012 * scale * longest * 0.72)
+
+
+def _show(axes: Axes, pixels: Pixels) -> None:
+    height, width = pixels.shape[:2]
+    axes.imshow(
+        pixels, interpolation="nearest" if max(height, width) < 200 else "antialiased", extent=(0, width, height, 0)
+    )
+    axes.set_axis_off()
+
+
+def _painted(pixels: Pixels, labels: IndexMask) -> Pixels:
+    """A gray image under the colours of its classes; ignored pixels stay gray."""
+    painted: Pixels = np.rint(pixels.mean(-1, keepdims=True)).astype(np.uint8).repeat(3, -1)
+    for label in np.unique(labels).tolist():
+        if label != IGNORED:
+            painted = _blended(painted, labels == label, label, 0.6)
+    return painted
+
+
+def _region_sheet(shown: Sequence[Shown], classes: Sequence[str], title: str) -> bytes:
+    sheet, grid = _grid(shown, ("image", "truth", "found", "wrong"))
+    labels, ignored = set[int](), False
+    for panels, image in zip(grid, shown, strict=True):
+        assert isinstance(image.seen, Regions)
+        found, truth = image.seen
+        counted = truth != IGNORED
+        ignored |= not counted.all()
+        wrong = counted & (found != truth)
+        _show(panels[0], image.pixels)
+        _show(panels[1], _painted(image.pixels, truth))
+        _show(panels[2], _painted(image.pixels, found))
+        ground = np.where(counted[..., None], np.uint8(235), np.uint8(180)).repeat(3, -1)
+        _show(panels[3], np.where(wrong[..., None], np.uint8(20), ground))
+        share = wrong.sum() / max(counted.sum(), 1)
+        heads = (_tail(image.name), "truth", "found", f"wrong: {100 * share:.1f} % (black)")
+        for axes, words in zip(panels, heads, strict=True):
+            axes.set_title(words, fontsize=8, color=INK, loc="left", parse_math=False)
+        labels |= {int(k) for k in np.unique(np.concatenate([truth[counted], found[counted]]))}
+    words = "\ndarker gray: pixels that do not count" if ignored else ""
+    sheet.suptitle(f"{cut(title, 70)}{words}", fontsize=10, color=INK)
+    _legend(sheet, classes, sorted(labels))
+    return png(sheet)
+
+
+def _grid(shown: Sequence[Shown], panels: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
+    """A figure and each image's axes; two images share a row if each has two panels."""
+    beside = 2 if len(panels) == 2 and len(shown) > 1 else 1
+    rows = -(-len(shown) // beside)
+    ratio = float(np.median([image.pixels.shape[0] / image.pixels.shape[1] for image in shown]))
+    each = 11.0 / 4 if beside == 2 or len(panels) == 4 else 4.0
+    sheet = figure(each * len(panels) * beside, 1.1 + rows * (each * min(max(ratio, 0.4), 1.8) + 0.25))
+    axes: Any = sheet.subplots(rows, len(panels) * beside, squeeze=False)
+    flat = list(axes.flat)
+    for one in flat:
+        one.set_axis_off()
+    return sheet, [flat[i * len(panels) : (i + 1) * len(panels)] for i in range(len(shown))]
+
+
+def _legend(sheet: Figure, classes: Sequence[str], labels: Sequence[int]) -> None:
+    from matplotlib.patches import Patch
+
+    keys = [Patch(color=class_color(k), label=short(classes[k], 24)) for k in labels[:LEGEND_CLASSES]]
+    if keys:
+        sheet.legend(handles=keys, loc="outside lower center", ncols=min(8, len(keys)), fontsize=8, frameon=False)
+
+
+def _tail(name: str) -> str:
+    """The end of a path, which tells most."""
+    return name if len(name) <= 30 else f"…{name[-29:]}"
+
+
+def precision_recall_picture(precision: Precision, classes: Sequence[str], title: str) -> bytes:
+    """Precision over recall: the mean of the classes at IoU 0.5, 0.75 and 0.9, and each class at 0.5."""
+    sheet = figure(8.6, 4.2)
+    left, right = sheet.subplots(1, 2, sharey=True)
+    recalls = precision.recalls
+    for threshold, color, style in ((0.5, BLUE, "-"), (0.75, ORANGE, "--"), (0.9, INK, ":")):
+        mean, figure_of = precision.curve(threshold), precision.mean(threshold)
+        if mean is not None and figure_of is not None:
+            label = f"IoU {threshold:g}: AP {figure_of:.1f}"
+            left.plot(recalls, mean, color=color, linestyle=style, linewidth=1.8, label=label)
+    left.set_title(f"{cut(title, 60)}\nmean of the classes", fontsize=9.5, loc="left", color=INK)
+    curves = [(k, curve) for k in range(len(classes)) if (curve := precision.curve(0.5, k)) is not None]
+    few = len(curves) <= 12
+    for place, (k, curve) in enumerate(curves):
+        style = ("-", "--", "-.", ":")[place % 4] if few else "-"
+        words = f"{short(classes[k], 18)}: {precision.mean(0.5, label=k):.1f}" if few else None
+        right.plot(recalls, curve, color=class_color(k), linestyle=style, linewidth=1.3 if few else 0.7, label=words)
+    right.set_title("each class at IoU 0.5 (AP50)", fontsize=9.5, loc="left", color=INK)
+    left.set_ylabel("precision", color=SOFT)
+    for axes in (left, right):
+        axes.set(xlim=(0, 1.005), ylim=(0, 1.02))
+        axes.set_xlabel("recall", color=SOFT)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8, loc="lower left")
+    return png(sheet)
+
+
+def classes_picture(
+    rows: Sequence[tuple[str, str, Sequence[float | None]]], series: Sequence[str], title: str
+) -> bytes:
+    """Bars of each class, the best first.
+
+    Args:
+        rows: name, how many there are (in words), and a value in percent of each of ``series``.
+        series: what the values are; the first decides the order.
+    """
+    rows = sorted(rows, key=lambda row: -1.0 if row[2][0] is None else row[2][0])
+    shown = [row for row in rows if row[2][0] is not None][:ROWS]
+    sheet = figure(7.0, 1.3 + 0.36 * max(len(shown), 1))
+    axes = sheet.add_subplot()
+    thick = 0.8 / len(series)
+    for s, (name, color, hatch) in enumerate(
+        zip(series, (BLUE, "#9db8cc", ORANGE), (None, "////", None), strict=False)
+    ):
+        places = np.arange(len(shown)) + (len(series) - 1 - 2 * s) * thick / 2
+        values = [row[2][s] or 0.0 for row in shown]
+        axes.barh(places, values, thick, color=color, hatch=hatch, edgecolor="white", linewidth=0.4, label=name)
+        for place, value in zip(places, values, strict=True):
+            axes.text(value + 0.8, place, f"{value:.1f}", va="center", fontsize=7, color=SOFT)
+    axes.set_yticks(range(len(shown)), [f"{short(name, 24)} ({many})" for name, many, _ in shown], fontsize=8)
+    axes.set_xlim(0, 108)
+    axes.set_xlabel("%", color=SOFT)
+    cutting = f"\nthe worst {len(shown)} of {len(rows)} classes" if len(shown) == ROWS < len(rows) else ""
+    axes.set_title(f"{cut(title, 60)}{cutting}", fontsize=10, loc="left", color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        sheet.legend(loc="outside lower center", ncols=len(series), frameon=False, fontsize=8)
+    return png(sheet)

@@ -1,0 +1,258 @@
+"""Find objects or regions in images: files, folders, patterns and images in memory; and write them down.
+
+Boxes are in pixels of the upright image, ``x1, y1, x2, y2`` with the far edges exclusive. COCO's files have x, y, width
+and height instead, and count images and classes from 1; YOLO's have the centre and the sides as shares of the image.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nextify.data.decode import Pixels, UnreadableImage, decode, from_memory, quiet
+from nextify.data.dense.annotations import IndexMask, mask_api
+from nextify.data.encoded import read_file
+from nextify.evaluation.dense_pictures import Thing, class_color, drawn, regions_drawn
+from nextify.evaluation.finder import BATCH, Finder
+from nextify.evaluation.predict import Source, expand, listed
+from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.text import valid_unicode
+from nextify.tasks.average_precision import Rle
+from nextify.tasks.restoring import FoundObjects
+
+LEAST_SCORE = 0.3
+OBJECT_COLUMNS = ("path", "class", "index", "score", "x1", "y1", "x2", "y2")
+REGION_COLUMNS = ("path", "class", "index", "share")
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """One object of an image."""
+
+    name: str
+    index: int
+    """Of its class, from 0."""
+    score: float
+    box: tuple[float, float, float, float]
+    mask: Rle | None = None
+    """COCO's compressed run lengths, its counts as text; None from a network that finds boxes only."""
+
+
+@dataclass(frozen=True)
+class FoundRegion:
+    """All pixels of one class."""
+
+    name: str
+    index: int
+    share: float
+    """Of the image's pixels, 0 to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class DensePrediction:
+    """What was found in one image, or why nothing could be."""
+
+    path: str
+    """The image's path; ``image 2`` if the third source is an image in memory."""
+    height: int = 0
+    width: int = 0
+    objects: tuple[FoundObject, ...] = ()
+    """The surest first; of a detector."""
+    regions: tuple[FoundRegion, ...] = ()
+    """The largest first; of a segmenter."""
+    error: str = ""
+    pixels: Pixels | None = None
+    """``(H, W, 3)``; None on an error."""
+    labels: IndexMask | None = None
+    """``(H, W)`` uint8: the class of each pixel; of a segmenter."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data, without the arrays."""
+        if self.error:
+            return {"path": self.path, "error": self.error}
+        stated: dict[str, object] = {"path": self.path, "height": self.height, "width": self.width, "error": None}
+        if self.regions:  # a segmenter leaves no image without
+            return stated | {"regions": [asdict(one) for one in self.regions]}
+        return stated | {"objects": [asdict(one) for one in self.objects]}
+
+
+def find(
+    finder: Finder, sources: Source | Iterable[Source], *, least_score: float = LEAST_SCORE
+) -> Iterator[DensePrediction]:
+    """Yield a prediction for each image of ``sources``, in order; see ``nextify.evaluation.predict.expand`` for paths.
+
+    Args:
+        least_score: of the objects that are named; 0 to 1.
+
+    Raises:
+        ValueError: ``least_score`` is not from 0 to 1.
+        TypeError: a source is neither a path nor an image.
+    """
+    if not 0 <= least_score <= 1:
+        raise ValueError(f"least_score must be from 0 to 1, got {least_score:g}")
+    entries = _entries(sources)
+    while batch := list(islice(entries, BATCH)):
+        found = finder((entry.pixels for entry in batch if entry.pixels is not None), least_score)
+        for entry in batch:
+            yield entry if entry.pixels is None else _named(entry, next(found), finder.classes)
+
+
+def _entries(sources: Source | Iterable[Source]) -> Iterator[DensePrediction]:
+    for i, source in enumerate(listed(sources)):
+        if isinstance(source, str | os.PathLike):
+            for path, reason in expand(source):
+                yield DensePrediction(path, error=reason) if reason else _read(path, path)
+        else:
+            yield _read(f"image {i}", source)
+
+
+def _read(path: str, image: Source) -> DensePrediction:
+    try:
+        with quiet():
+            pixels = decode(read_file(image)) if isinstance(image, str | os.PathLike) else from_memory(image)
+    except OSError as error:
+        return DensePrediction(path, error=error.strerror or "unreadable")
+    except UnreadableImage as error:
+        return DensePrediction(path, error=str(error))
+    except MemoryError:
+        return DensePrediction(path, error="too large for this machine's memory")
+    height, width = pixels.shape[:2]
+    return DensePrediction(path, height, width, pixels=pixels)
+
+
+def _named(entry: DensePrediction, found: FoundObjects | IndexMask, classes: Sequence[str]) -> DensePrediction:
+    where = (entry.path, entry.height, entry.width)
+    if not isinstance(found, FoundObjects):
+        counts = np.bincount(found.reshape(-1), minlength=len(classes))
+        order = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
+        regions = tuple(FoundRegion(classes[i], i, float(counts[i] / found.size)) for i in order)
+        return DensePrediction(*where, regions=regions, pixels=entry.pixels, labels=found)
+    objects = []
+    for i in np.argsort(-found.scores, kind="stable").tolist():
+        label, mask = int(found.labels[i]), None if found.masks is None else _as_text(found.masks[i])
+        x1, y1, x2, y2 = map(float, found.boxes[i])
+        objects.append(FoundObject(classes[label], label, float(found.scores[i]), (x1, y1, x2, y2), mask))
+    return DensePrediction(*where, objects=tuple(objects), pixels=entry.pixels)
+
+
+def _as_text(mask: Rle) -> Rle:
+    counts = mask["counts"]
+    return {"size": list(mask["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def picture(found: DensePrediction, classes: Sequence[str]) -> bytes:
+    """A copy of the image with what was found drawn on it, as PNG; the prediction must have its pixels."""
+    assert found.pixels is not None
+    if found.labels is not None:
+        return regions_drawn(found.pixels, found.labels, classes)
+    things = [
+        Thing(
+            *(np.array(one.box), one.index, f"{one.name} {100 * one.score:.0f} %"),
+            mask=None if one.mask is None else mask_api().decode(one.mask).astype(bool),
+        )
+        for one in reversed(found.objects)  # the surest on top
+    ]
+    return drawn(found.pixels, things)
+
+
+def csv_text(predictions: Iterable[DensePrediction], task: str) -> str:
+    """CSV with ``OBJECT_COLUMNS`` or ``REGION_COLUMNS``, one line per object or per image and class."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(OBJECT_COLUMNS if task == "detection" else REGION_COLUMNS)
+    for found in predictions:
+        path = valid_unicode(found.path)
+        for one in found.objects:
+            writer.writerow((path, one.name, one.index, *map(repr, (one.score, *one.box))))
+        for region in found.regions:
+            writer.writerow((path, region.name, region.index, repr(region.share)))
+    return buffer.getvalue()
+
+
+class DenseFolder:
+    """The files of ``nextify predict --out``: one prediction at a time, and the lists of all at the end.
+
+    ``drawn/`` holds a copy of each image with what was found. Of a detector, ``coco/results.json`` holds COCO's list of
+    results and ``coco/images.json`` the images and classes that its numbers stand for; ``yolo/`` one text per image. Of
+    a segmenter, ``masks/`` holds an index mask per image, as PNG with a palette.
+    """
+
+    def __init__(self, out: Path, finder: Finder) -> None:
+        self.out, self.finder = out, finder
+        self._names: set[str] = set()
+        self._images: list[dict[str, Any]] = []
+        self._results: list[dict[str, Any]] = []
+        for part in ("drawn", "coco", "yolo") if finder.task == "detection" else ("drawn", "masks"):
+            (out / part).mkdir(parents=True, exist_ok=True)
+
+    def add(self, found: DensePrediction) -> None:
+        """Write one image's files. Raises ``OSError``."""
+        name = self._free(Path(found.path).stem)
+        write_bytes_atomic(self.out / "drawn" / f"{name}.png", picture(found, self.finder.classes))
+        if found.labels is not None:
+            write_bytes_atomic(self.out / "masks" / f"{name}.png", _index_png(found.labels))
+            return
+        write_text_atomic(self.out / "yolo" / f"{name}.txt", yolo_text(found))
+        number = len(self._images) + 1
+        path = valid_unicode(found.path)
+        self._images.append({"id": number, "file_name": path, "height": found.height, "width": found.width})
+        self._results += coco_results(found, number)
+
+    def finish(self) -> None:
+        """Write the lists of all images. Raises ``OSError``."""
+        if self.finder.task == "detection":
+            categories = [{"id": i, "name": name} for i, name in enumerate(self.finder.classes, 1)]
+            content = {"images": self._images, "categories": categories, "annotations": []}
+            write_json_atomic(self.out / "coco" / "images.json", content)
+            write_json_atomic(self.out / "coco" / "results.json", self._results)
+
+    def _free(self, stem: str) -> str:
+        """A name of its own for each image: images of several folders may be called alike."""
+        names = (stem, *(f"{stem}-{i}" for i in range(2, len(self._names) + 3)))
+        name = next(name for name in names if name.lower() not in self._names)
+        self._names.add(name.lower())
+        return name
+
+
+def coco_results(found: DensePrediction, image: int) -> list[dict[str, Any]]:
+    """COCO's results of one image, whose id is ``image``."""
+    results = []
+    for one in found.objects:
+        x1, y1, x2, y2 = one.box
+        entry = {
+            "image_id": image,
+            "category_id": one.index + 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": one.score,
+        }
+        results.append(entry if one.mask is None else entry | {"segmentation": one.mask})
+    return results
+
+
+def yolo_text(found: DensePrediction) -> str:
+    """One line per object: class, centre x and y, width and height as shares of the image, score."""
+    lines = []
+    for one in found.objects:
+        x1, y1, x2, y2 = one.box
+        centre = (x1 + x2) / 2 / found.width, (y1 + y2) / 2 / found.height
+        shares = (*centre, (x2 - x1) / found.width, (y2 - y1) / found.height, one.score)
+        lines.append(f"{one.index} {' '.join(f'{share:.6f}' for share in shares)}\n")
+    return "".join(lines)
+
+
+def _index_png(labels: IndexMask) -> bytes:
+    """An index mask ``(H, W)`` as PNG, its palette the classes' colours."""
+    image = Image.fromarray(labels)
+    image.putpalette([round(255 * value) for label in range(256) for value in class_color(label)])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

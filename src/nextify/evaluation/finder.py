@@ -1,0 +1,81 @@
+"""A network for boxes or masks that is opened once: images to what is found in them, in their own pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from nextify.data.decode import Pixels
+from nextify.data.dense.annotations import DenseTask, IndexMask
+from nextify.data.dense.placement import placed
+from nextify.data.preprocessing import normalized
+from nextify.kernels import install
+from nextify.networks.dense.detection import Found
+from nextify.system.native import Mode
+from nextify.tasks.restoring import FoundObjects, objects_back, regions_back
+from nextify.weights.bundle import load_dense
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Finder:
+    """A dense network with what its inputs and outputs mean."""
+
+    model: nn.Module
+    """In evaluation mode, on ``device``."""
+    task: DenseTask
+    classes: tuple[str, ...]
+    canvas: tuple[int, int]
+    """Height and width that images are fitted to."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    name: str = ""
+    device: str = "cpu"
+    bf16: bool = False
+
+    def __call__(self, images: Iterable[Pixels], least_score: float = 0.0) -> Iterator[FoundObjects | IndexMask]:
+        """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``.
+
+        Args:
+            least_score: of the objects; masks of others are not computed.
+        """
+        rest = iter(images)
+        while batch := [placed(image, self.canvas) for image in islice(rest, BATCH)]:
+            pixels = torch.from_numpy(np.stack([canvas for canvas, _ in batch]))
+            place = torch.device(self.device)
+            with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=self.bf16):
+                outputs = self.model(normalized(pixels, place, self.mean, self.std))
+            for output, (_, placement) in zip(outputs, batch, strict=True):
+                if self.task == "detection":
+                    sure = output.scores >= least_score
+                    masks = None if output.masks is None else output.masks[sure]
+                    found = Found(output.boxes[sure], output.scores[sure], output.labels[sure], masks)
+                    yield objects_back(found, placement)
+                else:
+                    yield regions_back(output, placement).cpu().numpy()
+
+
+def open_finder(
+    weights: str | Path, *, device: str = "cpu", threads: int | None = None, kernels: Mode = "auto"
+) -> Finder:
+    """Open the bundle of a detector or segmenter.
+
+    Raises:
+        WeightsError, FileNotFoundError: no such bundle, or a damaged one.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    bundle = load_dense(weights)
+    about = bundle.about
+    model = bundle.network().to(device)
+    install(model, kernels)
+    name = f"{about.name} with {about.design.head}" if about.name else about.design.head
+    bf16 = about.recipe is not None and about.recipe.precision == "bf16"
+    return Finder(model, about.design.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16)

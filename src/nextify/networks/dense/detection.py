@@ -1,0 +1,347 @@
+"""Detection heads on torchvision's modules: FCOS, RetinaNet, Faster and Mask R-CNN.
+
+Boxes are ``x1, y1, x2, y2`` in pixels of the canvas. Labels count from 0; the background that torchvision's two-stage
+heads number 0 is added and taken off here. Crowds are never trained on: what lies mostly inside of one and is matched
+with nothing else counts neither as an object nor as background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
+
+from nextify.networks.dense.anchors import Anchors
+from nextify.networks.dense.backbones import Maps
+from nextify.networks.dense.design import GROUPS, LARGE, DenseDesign
+from nextify.networks.dense.necks import Pyramid
+
+LEAST_SCORE = 0.05
+"""Of a box that is kept; COCO's usual one."""
+MOST_BOXES = 100
+"""Per image, as COCO's metric counts."""
+LEVELS_PER_SIDE = 8
+"""A one-stage pyramid goes up to the level of this many cells along the canvas's short side: RetinaNet's P7 at 800."""
+INSIDE_CROWD = 0.5
+"""Share of an anchor's area inside of a crowd from which on it is ignored."""
+UNMATCHED, IGNORED = -1, -2
+"""What torchvision's matcher calls background, and what it calls neither."""
+
+
+class Truth(Protocol):
+    """What is known of one image's objects."""
+
+    @property
+    def boxes(self) -> Tensor: ...  # (N, 4)
+    @property
+    def labels(self) -> Tensor: ...  # (N,)
+    @property
+    def crowd(self) -> Tensor: ...  # (N,) bool
+    @property
+    def masks(self) -> Tensor | None: ...  # (N, H, W) uint8
+
+
+class Found(NamedTuple):
+    """What a detector finds in one image."""
+
+    boxes: Tensor
+    """``(M, 4)`` in pixels of the canvas, the best first."""
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+    """``(M, H, W)`` bool."""
+
+
+Losses = dict[str, Tensor]
+Canvas = tuple[int, int]
+
+
+class DetectionHead(nn.Module):
+    """A feature pyramid and a head on it: losses in training, ``Found`` in evaluation."""
+
+    def forward(
+        self, maps: list[Tensor], canvas: Canvas, targets: Sequence[Truth] | None = None
+    ) -> Losses | list[Found]:
+        raise NotImplementedError
+
+
+class OneStage(DetectionHead):
+    """A dense head: boxes and classes at every cell of every level."""
+
+    net: FCOS | RetinaNet
+
+    def __init__(self, backbone: Maps, design: DenseDesign, canvas: Canvas) -> None:
+        super().__init__()
+        more = max(backbone.strides) < min(canvas) / LEVELS_PER_SIDE
+        self.neck = Pyramid(backbone, design.finest_stride, design.width, "convolve" if more else "")
+
+    def forward(
+        self, maps: list[Tensor], canvas: Canvas, targets: Sequence[Truth] | None = None
+    ) -> Losses | list[Found]:
+        levels = self.neck(maps)
+        outputs = {name: out.float() for name, out in self.net.head(levels).items()}
+        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        anchors = self.net.anchor_generator.of(shapes, levels[0].device)
+        each = [
+            h * w * n for (h, w), n in zip(shapes, self.net.anchor_generator.num_anchors_per_location(), strict=True)
+        ]
+        if targets is not None:
+            return self.losses(outputs, anchors, each, targets)
+        split = {name: list(out.split(each, 1)) for name, out in outputs.items()}
+        batch = len(levels[0])
+        kept = self.net.postprocess_detections(split, [list(anchors.split(each))] * batch, [canvas] * batch)
+        return [Found(one["boxes"], one["scores"], one["labels"]) for one in kept]
+
+    def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
+        raise NotImplementedError
+
+
+def _channels(width: int) -> nn.Module:
+    """What torchvision's detectors ask of a backbone where they get its maps from outside."""
+    module = nn.Identity()
+    module.out_channels = width  # type: ignore[assignment]
+    return module
+
+
+class FcosHead(OneStage):
+    """FCOS (arXiv 2006.09214) without anchors. Losses are over the batch's positive cells, matched in one go."""
+
+    RADIUS = 1.5
+    """Cells from an object's centre within which a cell is positive."""
+
+    def __init__(self, backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas) -> None:
+        super().__init__(backbone, design, canvas)
+        strides = self.neck.strides
+        head = FCOSHead(design.width, 1, num_classes, design.convolutions)
+        # Boxes of half a level's objects to begin with, where torchvision's begin at no size and half of them, cut off
+        # by the ReLU, without a gradient.
+        nn.init.constant_(head.regression_head.bbox_reg.bias, design.object_scale / 2)
+        self.net = FCOS(
+            *(_channels(design.width), num_classes),
+            anchor_generator=Anchors(strides, [(stride,) for stride in strides], (1.0,)),
+            head=head,
+            score_thresh=LEAST_SCORE,
+            detections_per_img=MOST_BOXES,
+        )
+        self.object_scale = design.object_scale
+
+    def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
+        boxes, labels, crowd, real = _padded(targets)  # (B, M, 4), three times (B, M)
+        matched, ignored = self._matched(anchors, each, boxes, crowd, real)  # (B, P)
+        positive = matched >= 0
+        count = positive.sum().clamp(min=1)
+        chosen = matched.clamp(min=0)
+        wanted = torch.zeros_like(outputs["cls_logits"])
+        image, cell = positive.nonzero(as_tuple=True)
+        wanted[image, cell, labels[image, chosen[image, cell]]] = 1.0
+        classes = sigmoid_focal_loss(outputs["cls_logits"], wanted, reduction="none")
+        classes = (classes * ~ignored[..., None]).sum()
+        of_anchor, truth = anchors[cell], boxes[image, chosen[image, cell]]
+        coder = self.net.box_coder
+        found = coder.decode(outputs["bbox_regression"][image, cell], of_anchor)
+        regression = generalized_box_iou_loss(found, truth, reduction="sum")
+        sides = coder.encode(of_anchor, truth)
+        across, down = sides[:, 0::2], sides[:, 1::2]
+        centred = (across.amin(1) / across.amax(1) * (down.amin(1) / down.amax(1))).clamp(min=0).sqrt()
+        logits = outputs["bbox_ctrness"][image, cell, 0]
+        centreness = F.binary_cross_entropy_with_logits(logits, centred, reduction="sum")
+        return {"classes": classes / count, "boxes": regression / count, "centreness": centreness / count}
+
+    def _matched(
+        self, anchors: Tensor, each: list[int], boxes: Tensor, crowd: Tensor, real: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """For each cell the smallest object that it stands for, or -1; and whether it is inside of a crowd only."""
+        centres, size = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
+        least = self.object_scale * size
+        most = 2 * least
+        least[: each[0]], most[len(most) - each[-1] :] = 0.0, torch.inf
+        before = centres[:, None] - boxes[:, None, :, :2]  # (B, P, M, 2)
+        after = boxes[:, None, :, 2:] - centres[:, None]
+        inside = torch.minimum(before, after).amin(-1) > 0  # (B, P, M)
+        longest = torch.maximum(before, after).amax(-1)
+        off_centre = (before - after).abs().amax(-1) / 2
+        fits = inside & (off_centre < self.RADIUS * size[:, None])
+        fits &= (longest > least[:, None]) & (longest < most[:, None]) & (real & ~crowd)[:, None]
+        area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)  # (B, M)
+        smallest, matched = torch.where(fits, area[:, None], torch.inf).min(-1)
+        free = smallest.isinf()
+        ignored = free & (inside & crowd[:, None]).any(-1)
+        return matched.masked_fill(free, UNMATCHED), ignored
+
+
+def _padded(targets: Sequence[Truth]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes, labels, crowd and whether they are real, of all images as one: the missing ones are empty boxes."""
+    most = max(1, *(len(target.labels) for target in targets))
+    rows: list[tuple[Tensor, ...]] = []
+    for target in targets:
+        short = most - len(target.labels)
+        real = torch.ones_like(target.crowd)
+        flat = (F.pad(x, (0, short)) for x in (target.labels, target.crowd, real))
+        rows.append((F.pad(target.boxes, (0, 0, 0, short)), *flat))
+    boxes, labels, crowd, real = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    return boxes, labels, crowd, real
+
+
+def _as_torchvision(targets: Sequence[Truth], background: int = 0) -> list[dict[str, Tensor]]:
+    """Targets without crowds, their labels raised by ``background``; the crowds' boxes apart."""
+    found = []
+    for target in targets:
+        own = ~target.crowd
+        one = {"boxes": target.boxes[own], "labels": target.labels[own] + background, "crowd": target.boxes[~own]}
+        if target.masks is not None:
+            one["masks"] = target.masks[own]
+        found.append(one)
+    return found
+
+
+def _in_crowd(boxes: Tensor, crowd: Tensor) -> Tensor:
+    """``(N,)``: whether most of each box ``(N, 4)`` lies inside of one of the ``crowd (M, 4)``."""
+    corners = (
+        torch.maximum(boxes[:, None, :2], crowd[None, :, :2]),
+        torch.minimum(boxes[:, None, 2:], crowd[None, :, 2:]),
+    )
+    shared = (corners[1] - corners[0]).clamp(min=0).prod(-1)  # (N, M)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    return (shared > INSIDE_CROWD * area[:, None]).any(1)
+
+
+class RetinaNetHeads(OneStage):
+    """RetinaNet (arXiv 1708.02002) with group norm in its branches, as in torchvision's second version."""
+
+    def __init__(self, backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas) -> None:
+        super().__init__(backbone, design, canvas)
+        strides = self.neck.strides
+        sizes = [[design.object_scale * stride * 2 ** (i / 3) for i in range(3)] for stride in strides]
+        head = RetinaNetHead(design.width, 9, num_classes, norm_layer=lambda width: nn.GroupNorm(GROUPS, width))
+        for branch in (head.classification_head, head.regression_head):
+            del branch.conv[design.convolutions :]
+        self.net = RetinaNet(
+            *(_channels(design.width), num_classes),
+            anchor_generator=Anchors(strides, sizes, (0.5, 1.0, 2.0)),
+            head=head,
+            score_thresh=LEAST_SCORE,
+            detections_per_img=MOST_BOXES,
+        )
+
+    def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
+        truth, matched = _as_torchvision(targets), []
+        for target in truth:
+            if len(target["labels"]):
+                found = self.net.proposal_matcher(box_iou(target["boxes"], anchors))
+            else:
+                found = torch.full((len(anchors),), UNMATCHED, device=anchors.device)
+            if len(target["crowd"]):
+                found[(found == UNMATCHED) & _in_crowd(anchors, target["crowd"])] = IGNORED
+            matched.append(found)
+        found_losses = self.net.head.compute_loss(truth, outputs, [anchors] * len(truth), matched)
+        return {"classes": found_losses["classification"], "boxes": found_losses["bbox_regression"]}
+
+
+class _Proposals(RegionProposalNetwork):  # type: ignore[misc]
+    """torchvision's, without learning that a crowd is background."""
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        for own, all_anchors, target in zip(labels, anchors, targets, strict=True):
+            if len(target["crowd"]):
+                own[(own == 0) & _in_crowd(all_anchors, target["crowd"])] = -1.0
+        return labels, boxes
+
+
+class _Regions(RoIHeads):  # type: ignore[misc]
+    """Likewise."""
+
+    def select_training_samples(self, proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> Any:
+        self.crowds = [target["crowd"] for target in targets]
+        return super().select_training_samples(proposals, targets)
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], boxes: list[Tensor], labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        matched, found = super().assign_targets_to_proposals(proposals, boxes, labels)
+        for own, all_proposals, crowd in zip(found, proposals, self.crowds, strict=True):
+            if len(crowd):
+                own[(own == 0) & _in_crowd(all_proposals, crowd)] = -1
+        return matched, found
+
+
+class RegionHeads(DetectionHead):
+    """Faster R-CNN (arXiv 1506.01497) on a feature pyramid and, with ``masks``, Mask R-CNN (arXiv 1703.06870).
+
+    On canvases up to 640 pixels it proposes and samples a quarter of the regions, as there are fewer places.
+    """
+
+    def __init__(self, backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas, masks: bool) -> None:
+        super().__init__()
+        width, hidden = design.width, 4 * design.width
+        self.neck = Pyramid(backbone, design.first_stride, width, "pool")
+        # Anchors of 8 strides, as in the paper: 32 pixels at stride 4; half of that on small canvases.
+        sizes = [(2 * design.object_scale * stride,) for stride in self.neck.strides]
+        anchors = Anchors(self.neck.strides, sizes, (0.5, 1.0, 2.0))
+        large = max(canvas) > LARGE
+        kept = {"training": 2000, "testing": 1000} if large else {"training": 500, "testing": 500}
+        self.proposals = _Proposals(anchors, RPNHead(width, 3), 0.7, 0.3, 256, 0.5, kept, kept, 0.7)
+        self.levels = [str(i) for i in range(len(self.neck.strides) - 1)]
+        scale = {"canonical_scale": max(1, round(56 * design.object_scale)), "canonical_level": 4}
+        mask_parts: dict[str, nn.Module] = {}
+        if masks:
+            mask_parts = {
+                "mask_roi_pool": MultiScaleRoIAlign(self.levels, 14, 2, **scale),
+                "mask_head": MaskRCNNHeads(width, (width,) * design.convolutions, 1),
+                "mask_predictor": MaskRCNNPredictor(width, width, num_classes + 1),
+            }
+        self.regions = _Regions(
+            MultiScaleRoIAlign(self.levels, 7, 2, **scale),
+            TwoMLPHead(width * 7 * 7, hidden),
+            FastRCNNPredictor(hidden, num_classes + 1),
+            *(0.5, 0.5, 512 if large else 128, 0.25, None, LEAST_SCORE, 0.5, MOST_BOXES),
+            **mask_parts,
+        )
+
+    def forward(
+        self, maps: list[Tensor], canvas: Canvas, targets: Sequence[Truth] | None = None
+    ) -> Losses | list[Found]:
+        levels = {str(i): x.float() for i, x in enumerate(self.neck(maps))}
+        sizes = [canvas] * len(maps[0])
+        truth = None if targets is None else _as_torchvision(targets, background=1)
+        images = ImageList(maps[0], sizes)  # of which the proposals read the sizes only
+        with torch.autocast(maps[0].device.type, enabled=False):
+            proposals, losses = self.proposals(images, levels, truth)
+            found, more = self.regions(levels, proposals, sizes, truth)
+        if targets is not None:
+            return {**losses, **more}
+        return [self._found(one, canvas) for one in found]
+
+    @staticmethod
+    def _found(one: dict[str, Tensor], canvas: Canvas) -> Found:
+        masks = one.get("masks")
+        if masks is not None:
+            masks = paste_masks_in_image(masks, one["boxes"], canvas)[:, 0] > 0.5
+        return Found(one["boxes"], one["scores"], one["labels"] - 1, masks)
+
+
+def detection_head(backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas) -> DetectionHead:
+    """The head of a detector's design."""
+    match design.head:
+        case "fcos":
+            return FcosHead(backbone, design, num_classes, canvas)
+        case "retinanet":
+            return RetinaNetHeads(backbone, design, num_classes, canvas)
+        case "faster_rcnn" | "mask_rcnn":
+            return RegionHeads(backbone, design, num_classes, canvas, design.head == "mask_rcnn")
+        case "upernet" | "fpn":
+            raise ValueError(f"{design.head} is a head for masks, not for boxes")

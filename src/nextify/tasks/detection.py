@@ -1,0 +1,113 @@
+"""Object detection, with or without instance masks: the network's own losses, and COCO's average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nextify.data.dense.annotations import DenseSet, Objects, encoded_mask
+from nextify.data.dense.batches import Target
+from nextify.data.dense.placement import Placement
+from nextify.data.on_device import Triple
+from nextify.data.preprocessing import normalized
+from nextify.data.share import Share
+from nextify.tasks.average_precision import (
+    MASK_SPECS,
+    SPECS,
+    DetectionMetrics,
+    Observation,
+    average_precision,
+)
+from nextify.tasks.restoring import objects_back
+from nextify.tasks.task import MetricSpec
+
+
+def summed(losses: Mapping[str, Tensor], images: int, batch: int) -> Tensor:
+    """The part that ``images`` images with these mean losses contribute to the loss of a batch of ``batch``."""
+    return torch.stack([loss.float() for loss in losses.values()]).sum() * (images / batch)
+
+
+class in_evaluation:
+    """A context in which a network is in evaluation mode, also where it was training."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.was_training = model, model.training
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *exception: object) -> None:
+        self.model.train(self.was_training)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Detection of the objects of ``classes``; the network brings its losses."""
+
+    classes: tuple[str, ...]
+    mean: Triple
+    std: Triple
+    device: torch.device
+    images: DenseSet | None = None
+    """The set of the test batches, whose objects are the truth; None measures against the batches' targets."""
+    masks: bool = False
+    """Whether instance masks are found and measured too."""
+    bf16: bool = False
+    """Whether the network computes in autocast."""
+
+    @property
+    def metric_specs(self) -> Sequence[MetricSpec]:
+        return (*SPECS, *MASK_SPECS) if self.masks else SPECS
+
+    def training_batch(
+        self, pixels: Tensor, targets: Sequence[Target], step: int, share: Share | None
+    ) -> tuple[Tensor, list[Target]]:
+        return self.test_batch(pixels, targets)
+
+    def test_batch(self, pixels: Tensor, targets: Sequence[Target]) -> tuple[Tensor, list[Target]]:
+        return normalized(pixels, self.device, self.mean, self.std), [self._moved(target) for target in targets]
+
+    def _moved(self, target: Target) -> Target:
+        if self.device.type == "cpu":
+            return target
+        there = {name: getattr(target, name).to(self.device) for name in ("boxes", "labels", "crowd")}
+        return replace(target, **there, masks=None if target.masks is None else target.masks.to(self.device))
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Sequence[Target], batch: int) -> Tensor:
+        """Of the network's losses, each a mean over these images."""
+        return summed(outputs, len(targets), batch)
+
+    def observe(self, model: nn.Module, inputs: Tensor, targets: Sequence[Target]) -> list[Observation]:
+        with in_evaluation(model), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            found = model(inputs)
+        canvas = inputs.shape[-2:]
+        return [
+            self._observation(one, target, (canvas[0], canvas[1]))
+            for one, target in zip(found, targets, strict=True)
+            if target.image >= 0
+        ]
+
+    def _observation(self, found: Any, target: Target, canvas: tuple[int, int]) -> Observation:
+        if target.placement is not None and self.images is not None:
+            place, truth = target.placement, self.images.objects(target.image)
+        else:
+            place, truth = Placement(*canvas, 1.0), _as_objects(target)
+        return Observation(target.image, place.height, place.width, *objects_back(found, place), truth)
+
+    def metrics(self, observations: Sequence[list[Observation]]) -> DetectionMetrics:
+        return average_precision([one for some in observations for one in some], self.classes)
+
+
+def _as_objects(target: Target) -> Objects:
+    """The objects of a target, in pixels of the canvas."""
+    boxes = target.boxes.cpu().numpy()
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).astype(np.float64)
+    masks = None
+    if target.masks is not None:
+        masks = tuple(encoded_mask(mask.bool().cpu().numpy()) for mask in target.masks)
+    return Objects(boxes, target.labels.cpu().numpy(), target.crowd.cpu().numpy(), areas, masks)

@@ -1,0 +1,41 @@
+"""From the canvas of a dense network back to the pixels of the image: the same for training, evaluate and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from nextify.data.dense.placement import Placement
+from nextify.networks.dense.detection import Found
+from nextify.tasks.average_precision import Floats, Rle, encoded
+
+
+class FoundObjects(NamedTuple):
+    """The objects found in one image, the surest first; in pixels of the image."""
+
+    boxes: Floats
+    """``(M, 4)`` float32: x1, y1, x2, y2."""
+    scores: Floats
+    """``(M,)`` float32, 0 to 1."""
+    labels: npt.NDArray[np.int64]
+    """``(M,)``, from 0."""
+    masks: Sequence[Rle] | None
+    """M encoded masks; None from a network that finds boxes only."""
+
+
+def objects_back(found: Found, placement: Placement) -> FoundObjects:
+    """Objects of the canvas in pixels of the image. Raises ``DataError`` for masks without faster-coco-eval."""
+    boxes = placement.boxes_back(found.boxes.float().cpu().numpy())
+    masks: list[Rle] | None = None
+    if found.masks is not None:
+        masks = [encoded(placement.back(mask[None].float())[0].cpu().numpy() >= 0.5) for mask in found.masks]
+    return FoundObjects(boxes, found.scores.float().cpu().numpy(), found.labels.long().cpu().numpy(), masks)
+
+
+def regions_back(logits: Tensor, placement: Placement) -> Tensor:
+    """Class of each pixel of the image, uint8 ``(height, width)``, from logits ``(K, H, W)`` of the canvas."""
+    return placement.back(logits.float()).argmax(0).byte()

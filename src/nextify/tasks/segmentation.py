@@ -1,0 +1,60 @@
+"""Semantic segmentation: the network's own losses, and mean IoU in the images' own pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nextify.data.on_device import Triple
+from nextify.data.preprocessing import normalized
+from nextify.data.share import Share
+from nextify.tasks.detection import in_evaluation, summed
+from nextify.tasks.restoring import regions_back
+from nextify.tasks.segmentation_metrics import SPECS, Pixels, SegmentationMetrics, pixel_confusion
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Segmentation into classes; the network brings its losses."""
+
+    num_classes: int
+    mean: Triple
+    std: Triple
+    device: torch.device
+    bf16: bool = False
+    """Whether the network computes in autocast."""
+
+    metric_specs: ClassVar = SPECS
+
+    def training_batch(self, pixels: Tensor, targets: Any, step: int, share: Share | None) -> tuple[Tensor, Any]:
+        return self.test_batch(pixels, targets)
+
+    def test_batch(self, pixels: Tensor, targets: Any) -> tuple[Tensor, Any]:
+        """Targets are index masks of the canvas ``(B, H, W)``, or of test images a ``Region`` each."""
+        if isinstance(targets, Tensor):
+            targets = targets.to(self.device, non_blocking=True)
+        return normalized(pixels, self.device, self.mean, self.std), targets
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Tensor, batch: int) -> Tensor:
+        """Of the network's losses, each a mean over these images' pixels."""
+        return summed(outputs, len(targets), batch)
+
+    def observe(self, model: nn.Module, inputs: Tensor, targets: Any) -> Pixels:
+        with in_evaluation(model), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = model(inputs)
+        if isinstance(targets, Tensor):
+            return Pixels(pixel_confusion(logits.argmax(1), targets, self.num_classes), len(targets))
+        none = torch.zeros(0, dtype=torch.uint8)
+        counts, images = pixel_confusion(none, none, self.num_classes), 0
+        for one, target in zip(logits, targets, strict=True):
+            if target.image >= 0:
+                found = regions_back(one, target.placement).cpu()
+                counts, images = counts + pixel_confusion(found, target.mask, self.num_classes), images + 1
+        return Pixels(counts, images)
+
+    def metrics(self, observations: Sequence[Pixels]) -> SegmentationMetrics:
+        return SegmentationMetrics.over(observations)

@@ -1,0 +1,77 @@
+"""Mean IoU and pixel accuracy of semantic segmentation, from one matrix of counts.
+
+IoU of a class: pixels that are and were found to be of it, over those that are or were (PASCAL VOC, Everingham et al.
+2010). The mean is over the classes that occur, in the truth or in what was found. Ignored pixels count nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from nextify.data.dense.annotations import IGNORED
+from nextify.tasks.task import MetricSpec
+
+Counts = npt.NDArray[np.int64]
+SPECS = (MetricSpec("miou", "mIoU", "%"), MetricSpec("pixel_accuracy", "pixel accuracy", "%"))
+
+
+def pixel_confusion(found: Tensor, truth: Tensor, num_classes: int) -> Counts:
+    """``(K, K)`` pixels: row the true class, column the found one; ``IGNORED`` pixels of the truth are left out.
+
+    Args:
+        found, truth: class indices of the same shape, on any device.
+    """
+    counted = truth != IGNORED
+    pairs = truth[counted].long() * num_classes + found[counted].long()
+    counts: Counts = pairs.bincount(minlength=num_classes**2).reshape(num_classes, num_classes).cpu().numpy()
+    return counts
+
+
+class Pixels(NamedTuple):
+    """What the metrics need of some images."""
+
+    counts: Counts
+    images: int
+
+
+@dataclass(frozen=True)
+class SegmentationMetrics:
+    """Percent, over all pixels of all images."""
+
+    images: int
+    miou: float
+    pixel_accuracy: float
+    """Share of the pixels that have the right class."""
+    iou: tuple[float | None, ...]
+    """Of each class; None for one that neither is nor was found anywhere."""
+
+    @classmethod
+    def of(cls, counts: Counts, images: int) -> SegmentationMetrics:
+        """The figures of a confusion matrix ``(K, K)`` as ``pixel_confusion`` makes it.
+
+        Raises:
+            ValueError: no pixel was counted.
+        """
+        if not counts.sum():
+            raise ValueError("no pixel of a known class to measure on: choose images whose masks are not all ignored")
+        right, either = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
+        there = either > 0
+        iou = 100 * right / np.maximum(either, 1)
+        shares = tuple(float(share) if seen else None for share, seen in zip(iou, there, strict=True))
+        return cls(images, float(iou[there].mean()), 100 * float(right.sum() / counts.sum()), shares)
+
+    @classmethod
+    def over(cls, observations: Sequence[Pixels]) -> SegmentationMetrics:
+        """The figures over the observations of all batches. Raises ``ValueError`` as ``of``."""
+        if not observations:
+            raise ValueError("no images to measure segmentation on")
+        return cls.of(sum(seen.counts for seen in observations), sum(seen.images for seen in observations))  # type: ignore[arg-type]
+
+    def values(self) -> dict[str, float]:
+        return {"miou": self.miou, "pixel_accuracy": self.pixel_accuracy}

@@ -1,0 +1,188 @@
+"""What a request for a detector or segmenter needs beyond a classifier's: recipe, head, canvas, weights, preflight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import cast, get_args
+
+import numpy as np
+from torch import Tensor
+
+from nextify.data.dense.annotations import DenseImages
+from nextify.data.dense.placement import MULTIPLE, canvas_of
+from nextify.data.errors import DataError
+from nextify.networks.dense.design import SEGMENTATION_HEADS, DenseDesign, Head, fitted_head
+from nextify.paper.design import Design
+from nextify.paper.recipe import RECIPES, Recipe
+from nextify.system.text import plural
+from nextify.training.request import Request, RequestError
+from nextify.weights import About, Preprocessing, WeightsError, find
+from nextify.weights.bundle import DenseAbout, load_dense, stated
+
+MANY_IMAGES = 20_000
+"""Training images from which on the paper's recipe is chosen rather than the one for small sets."""
+FEW_TEST = 50
+"""Test images below which a metric is a rough guess."""
+RECIPES_OF = {
+    "detection": ("detection_small", "detection_finetune", "coco_3x"),
+    "segmentation": ("segmentation_small", "segmentation_finetune", "ade20k_160k"),
+}
+"""The recipes for small sets, from fresh and from trained weights, and the paper's."""
+DEFAULT_HEADS: dict[str, Head] = {"detection": "fcos", "segmentation": "fpn"}
+PAPERS_HEADS: dict[str, Head] = {"detection": "mask_rcnn", "segmentation": "upernet"}
+
+
+@dataclass(frozen=True)
+class DensePreflight:
+    """Facts about the images, and what a training on them would meet; notes and warnings are one sentence each."""
+
+    data: str
+    fingerprint: str
+    task: str
+    train_images: int
+    test_images: int
+    classes: int
+    middle_size: tuple[int, int]
+    """Medians of height and width, pixels."""
+    objects: int | None
+    """Of the training images; None for segmentation."""
+    middle_object: float | None
+    """Median root of the area of an object's box, pixels."""
+    left_out: Mapping[str, list[str]]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The main facts, as lines to print."""
+        height, width = self.middle_size
+        lines = [
+            f"{self.task}: {plural(self.train_images, 'image')} to train on and {self.test_images:,} to test on, the "
+            f"middle one of {width}×{height} pixels",
+            plural(self.classes, "class", "classes"),
+        ]
+        if self.objects:
+            lines[1] += (
+                f", {plural(self.objects, 'object')} to train on, the middle one {self.middle_object:.0f} pixels"
+            )
+        return lines
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
+    """Check images against the recipe they will be trained with.
+
+    Raises:
+        DataError: an epoch would have no step, or there are no test images.
+    """
+    if recipe.batch_size > len(images.train):
+        raise DataError(
+            f"a batch of {plural(recipe.batch_size, 'image')} leaves no step in an epoch of {len(images.train):,}: "
+            f"set batch_size to at most {len(images.train):,}, or leave it to the fit"
+        )
+    if not len(images.test):
+        raise DataError("there is no image to test on: add a val split, or leave some of the images for it")
+    warnings = list(images.warnings)
+    if len(images.test) < FEW_TEST:
+        warnings.append(f"{plural(len(images.test), 'test image')} measure roughly: differences of points are noise")
+    objects = middle = None
+    if images.task == "detection":
+        boxes = np.concatenate([images.train.objects(i).boxes for i in range(len(images.train))])
+        objects = len(boxes)
+        if not objects:
+            raise DataError("the training images have no objects: nothing can be learned from them")
+        middle = float(np.median(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))))
+    return DensePreflight(
+        *(images.name, images.fingerprint, images.task, len(images.train), len(images.test), images.num_classes),
+        *(images.middle_size, objects, middle),
+        left_out={reason: list(names) for reason, names in images.left_out.items()},
+        notes=images.notes,
+        warnings=tuple(warnings),
+    )
+
+
+def dense_recipe(request: Request, images: DenseImages, notes: list[str]) -> tuple[str, Recipe]:
+    """The request's recipe, or the one for so many images."""
+    name = request.recipe
+    if name is None:
+        fresh, trained, papers = RECIPES_OF[images.task]
+        name = papers if len(images.train) >= MANY_IMAGES else fresh if request.weights is None else trained
+        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
+    return name, RECIPES[name]
+
+
+def dense_start(
+    request: Request, images: DenseImages, notes: list[str]
+) -> tuple[About | None, Mapping[str, Tensor] | None]:
+    """The weights to start from, by the names of a dense network, and what they are.
+
+    Of a classifier, and of mmdetection's and mmsegmentation's checkpoints, that is the backbone; of a detector or
+    segmenter of ours the head too, where it is for the same classes.
+    """
+    if request.weights is None:
+        return None, None
+    if request.class_order is not None:
+        raise RequestError("--class-order is about a classifier's classes: leave it out")
+    known = stated(request.weights)
+    if isinstance(known, DenseAbout):
+        bundle = load_dense(request.weights)
+        backbone = known.design.backbone
+        if not isinstance(backbone, Design) or (known.name and known.name != request.model):
+            raise WeightsError(f"{request.weights} holds {known.name or 'another network'}, not {request.model}")
+        same = known.classes == images.classes and known.design == dense_design(request, images, backbone)
+        state = {n: t for n, t in bundle.state.items() if same or n.startswith("backbone.")}
+        notes.append(f"starts from {request.weights}, licence {known.licence}; the head is {'kept' if same else 'new'}")
+        preprocessing = Preprocessing(mean=known.mean, std=known.std)
+        about = About(backbone, 0, name=known.name, preprocessing=preprocessing, licence=known.licence)
+        return about, state
+    found = find(request.weights, request.model if known is None else None)
+    about = found.bundle.about
+    if about.name and about.name != request.model:
+        raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
+    if about.in_channels != 3:
+        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, and training is on 3")
+    state = {f"backbone.{n}": t for n, t in found.bundle.state.items() if not n.startswith("head.")}
+    state |= {f"backbone.{n}": t for n, t in found.output_norms.items()}
+    notes.append(f"the backbone starts from {request.weights}, licence {about.licence}; the head is new")
+    notes += found.notes
+    return about, state
+
+
+def _head(request: Request, images: DenseImages) -> Head:
+    """The request's head, the paper's for its recipes, or a light one."""
+    if request.head is not None:
+        if request.head not in get_args(Head):
+            raise RequestError(f"no head {request.head!r}; there are {', '.join(get_args(Head))}")
+        head = cast("Head", request.head)
+    elif request.recipe == RECIPES_OF[images.task][-1]:
+        head = PAPERS_HEADS[images.task]
+        if head == "mask_rcnn" and not images.has_masks:
+            head = "faster_rcnn"
+    else:
+        head = DEFAULT_HEADS[images.task]
+    if (head in SEGMENTATION_HEADS) != (images.task == "segmentation"):
+        fit_heads = [h for h in get_args(Head) if (h in SEGMENTATION_HEADS) == (images.task == "segmentation")]
+        raise RequestError(f"--head {head} is for another task than {images.task}: choose {', '.join(fit_heads)}")
+    if head == "mask_rcnn" and not images.has_masks:
+        raise RequestError(f"--head mask_rcnn learns instance masks, and {images.name} has none: choose faster_rcnn")
+    return head
+
+
+def dense_canvas(request: Request, images: DenseImages, notes: list[str]) -> tuple[int, int]:
+    """Height and width of the network's input."""
+    if request.image_size is not None and request.image_size % MULTIPLE:
+        raise RequestError(f"--image-size must be a multiple of {MULTIPLE} for {images.task}, got {request.image_size}")
+    canvas = canvas_of(images, request.image_size)
+    notes.append(
+        f"a {_head(request, images)} head for a canvas of {canvas[1]}×{canvas[0]} pixels; --head and --image-size take "
+        f"others"
+    )
+    return canvas
+
+
+def dense_design(request: Request, images: DenseImages, backbone: Design) -> DenseDesign:
+    """The detector or segmenter with a head that suits the canvas."""
+    return fitted_head(backbone, _head(request, images), canvas_of(images, request.image_size))

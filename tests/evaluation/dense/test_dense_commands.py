@@ -1,0 +1,127 @@
+"""``nextify evaluate`` and ``predict`` with bundles for dense tasks; the commands that refuse such bundles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nextify.cli import main
+from nextify.data.dense.batches import DenseTestBatches
+from nextify.data.dense.placement import canvas_of
+from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nextify.evaluation.dense import evaluate_dense
+from nextify.evaluation.finder import open_finder
+from nextify.networks.dense.design import Head, fitted_head
+from nextify.networks.dense.network import build_dense
+from nextify.networks.zoo import find_design
+from nextify.tasks.detection import Detection
+from nextify.tasks.segmentation import Segmentation
+from nextify.weights.bundle import DenseAbout, save_bundle
+from tests.evaluation.dense.helpers import made
+
+CONVNEXT = find_design("convnext_atto").with_(depths=(1, 1, 1, 1), widths=(16, 24, 32, 48), layer_scale=0.1)
+
+
+@pytest.fixture(scope="module", params=["fcos", "fpn"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fresh(tmp_path_factory.mktemp("bundles"), request.param)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fresh(tmp_path_factory.mktemp("detector"), "fcos")
+
+
+def fresh(folder: Path, head: Head) -> Path:
+    """A bundle of fresh weights; a detector's are so sure of themselves that it finds something."""
+    images = made("segmentation" if head == "fpn" else "detection")
+    design = fitted_head(CONVNEXT, head, canvas_of(images)).with_(width=32, convolutions=1)
+    torch.manual_seed(0)
+    network = build_dense(design, images.num_classes, canvas_of(images))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("cls_logits.bias"):
+                parameter.fill_(1.0)
+    about = DenseAbout(design, images.classes, canvas_of(images), IMAGENET_MEAN, IMAGENET_STD, "tiny")
+    return save_bundle(folder / head, network.state_dict(), about)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 128, 3), np.uint8)).save(tmp_path / "x.jpg")
+    return tmp_path / "x.jpg"
+
+
+def test_evaluate(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    head = bundle.name
+    images = made("segmentation" if head == "fpn" else "detection")
+    monkeypatch.setattr("nextify.cli.progress.read_any", lambda *args, **options: images)
+    assert main(["evaluate", str(bundle), "--data", "scenes", "--device", "cpu", "--kernels", "off"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"tiny with {head} on 3 images of made, fp32"
+    assert lines[1].startswith("mIoU " if head == "fpn" else "AP ")
+    assert {"cat", "dog", "owl"} <= {line.split()[0] for line in lines[2:] if line}
+    assert main(["evaluate", str(bundle), "--data", "scenes", "--device", "cpu", "--kernels", "off", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["task"] == images.task
+    assert printed["metrics"] == evaluate_dense(open_finder(bundle, kernels="off"), images).metrics
+
+
+def test_evaluating_gives_the_figures_of_the_training(bundle: Path) -> None:
+    images = made("segmentation" if bundle.name == "fpn" else "detection")
+    finder = open_finder(bundle, kernels="off")
+    common = (finder.mean, finder.std, torch.device("cpu"))
+    task: Detection | Segmentation = Segmentation(images.num_classes, *common)
+    if images.task == "detection":
+        task = Detection(images.classes, *common, images.test)
+    batches = DenseTestBatches(images.test, finder.canvas, 8)
+    with torch.no_grad():
+        seen = [task.observe(finder.model, *task.test_batch(pixels, targets)) for pixels, targets in batches]
+    assert evaluate_dense(finder, images).metrics == task.metrics(seen).values()
+
+
+def test_predict(bundle: Path, tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", str(bundle), str(photo), "--device", "cpu", "--kernels", "off"]
+    assert main([*words, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["height"], found["width"], found["error"]) == (64, 128, None)
+    assert main([*words, "--csv"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 1 + len(found["regions" if bundle.name == "fpn" else "objects"]) > 1
+    if bundle.name == "fcos":
+        words += ["--least-score", str(found["objects"][2]["score"] - 1e-6)]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["image", "class"]
+    assert lines[-1] == f"written: {tmp_path / 'out'}"
+    assert (tmp_path / "out" / "drawn" / "x.png").exists()
+    assert main([*words[:3], "nowhere.jpg", *words[3:]]) == 1
+    assert "nowhere.jpg: no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "BUNDLE", "--data", "digits", "--class-order", "natural"], "--class-order is for classifiers"),
+        (["predict", "BUNDLE", "PHOTO", "--top", "3"], "--top is for classifiers"),
+        (["export", "BUNDLE", "--to", "onnx"], "holds a network for detection, where a classifier is asked for"),
+        (["explain", "BUNDLE", "PHOTO"], "holds a network for detection, where a classifier is asked for"),
+        (
+            ["robustness", "BUNDLE", "--data", "digits"],
+            "holds a network for detection, where a classifier is asked for",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_is_refused(
+    words: list[str], message: str, detector: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"BUNDLE": str(detector), "PHOTO": str(photo)}
+    assert main([known.get(word, word) for word in words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

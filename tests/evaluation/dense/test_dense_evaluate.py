@@ -1,0 +1,100 @@
+"""Evaluations with a network that knows the truth, or errs as told; what they write."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nextify.data import DataError
+from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation, evaluate_dense, files
+from nextify.networks.dense.detection import Found
+from tests.evaluation.dense.helpers import finder, made, perfect
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_perfect_detector(masks: bool) -> None:
+    images = made("detection")
+    progress: list[tuple[int, int]] = []
+    found = evaluate_dense(
+        finder(images, perfect(images, masks)), images, on_progress=lambda *done: progress.append(done)
+    )
+    assert isinstance(found, DetectionEvaluation)
+    assert found.metrics["ap"] == found.metrics["ap50"] == 100
+    assert ("mask_ap" in found.metrics) is masks
+    assert not masks or found.metrics["mask_ap"] == 100
+    assert (found.f1, found.images, found.worst) == (1, 3, ())
+    assert found.objects == sum(len(images.test.objects(i)) for i in range(3)) == np.trace(found.confusion)
+    assert progress[-1] == (3, 3)
+    assert "worst.png" not in files(found)
+
+
+def test_a_detector_that_errs(tmp_path: Path) -> None:
+    """In the first image it finds nothing, in the second it takes every class for the next one."""
+    images = made("detection")
+    answers = perfect(images)
+    nothing, wrong = answers[0], answers[1]
+    answers[0] = Found(nothing.boxes[:0], nothing.scores[:0], nothing.labels[:0])
+    answers[1] = wrong._replace(labels=(wrong.labels + 1) % 3)
+    found = evaluate_dense(finder(images, answers), images, out=tmp_path)
+    assert isinstance(found, DetectionEvaluation)
+    missed, taken = (len(images.test.objects(i)) for i in (0, 1))
+    assert found.metrics["ap50"] < 100
+    assert [(row.name, row.f1) for row in found.worst] == [("0.png", 0), ("1.png", 0)]
+    assert (found.worst[0].missed, found.worst[1].wrong_class) == (missed, taken)
+    confusion = np.array(found.confusion)
+    assert confusion[:, 3].sum() == missed
+    assert confusion.sum() - np.trace(confusion) == missed + taken
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["metrics"] == found.metrics
+    assert {curve["iou"] for curve in written["curves"]} == {0.5, 0.75, 0.9}
+    assert all(len(curve["precision"]) == 101 for curve in written["curves"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files(found))
+    for name in set(files(found)) - {"evaluation.json"}:
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 200
+            assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+def test_classes_are_matched_by_name() -> None:
+    images = made("detection")
+    order = (*reversed(images.classes), "unicorn")
+    answers = [one._replace(labels=2 - one.labels) for one in perfect(images)]
+    found = evaluate_dense(finder(images, answers, order), images)
+    assert found.metrics["ap"] == 100
+    assert found.classes[-1].name == "unicorn"
+    assert any("unicorn" in note for note in found.notes)
+    with pytest.raises(DataError, match="does not know: owl; it knows"):
+        evaluate_dense(finder(images, answers, images.classes[:2]), images)
+
+
+def test_the_task_must_be_the_bundles() -> None:
+    images = made("segmentation")
+    with pytest.raises(DataError, match="the bundle is for detection, and made was opened for segmentation"):
+        evaluate_dense(replace(finder(images, []), task="detection"), images)
+
+
+def test_segmentation(tmp_path: Path) -> None:
+    """Perfect but for the first image, which is taken for background; its second look draws the sheet."""
+    images = made("segmentation")
+    answers = perfect(images)
+    answers[0] = torch.zeros_like(answers[0])
+    answers[0][0] = 1
+    found = evaluate_dense(finder(images, [*answers, answers[0]]), images, out=tmp_path)
+    assert isinstance(found, SegmentationEvaluation)
+    objects = sum(int((images.test.mask(i) > 0).sum()) for i in range(3))
+    lost = int((images.test.mask(0) > 0).sum())
+    confusion = np.array(found.confusion)
+    assert confusion[1:, 0].sum() == lost
+    assert confusion[1:].sum() == objects
+    assert found.metrics["pixel_accuracy"] == pytest.approx(100 * (1 - lost / confusion.sum()))
+    assert found.metrics["miou"] == pytest.approx(np.mean([row.iou for row in found.classes if row.iou is not None]))
+    assert [row.name for row in found.worst] == ["0.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files(found))
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert sum(written["confusion"]["0"].values()) == confusion[0].sum()

@@ -1,0 +1,114 @@
+"""Predictions on files: errors, tables, COCO and YOLO files, index masks, drawn copies."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nextify.evaluation.dense_predict import DenseFolder, csv_text, find, yolo_text
+from nextify.evaluation.finder import Finder
+from nextify.networks.dense.detection import Found
+from nextify.tasks.average_precision import mask_api
+from tests.evaluation.dense.helpers import Told
+
+CLASSES = ("cat", "$dog_1$")
+
+
+def photo(path: Path, width: int, height: int) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)
+    return path
+
+
+def detector(*answers: Found) -> Finder:
+    return Finder(Told(answers), "detection", CLASSES, (64, 64), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def answer(masks: bool = False) -> Found:
+    """On a canvas of 64×64: a sure dog at the left top, a doubtful cat, and one that is hardly worth a word."""
+    boxes = torch.tensor([[8.0, 8, 16, 24], [0, 0, 32, 32], [4, 4, 9, 9]])
+    shapes = torch.zeros(3, 64, 64, dtype=torch.bool)
+    shapes[0, 8:24, 8:16] = shapes[1, :32, :32] = True
+    return Found(boxes, torch.tensor([0.5, 0.75, 0.1]), torch.tensor([1, 0, 0]), shapes if masks else None)
+
+
+def test_objects_of_files(tmp_path: Path) -> None:
+    """An image of 128×64 lies on the canvas at half its size, so its boxes are twice as large."""
+    first, second = photo(tmp_path / "a" / "x.jpg", 128, 64), photo(tmp_path / "b" / "x.png", 64, 64)
+    (tmp_path / "b" / "y.jpg").write_bytes(b"no image")
+    told = detector(answer(masks=True), answer(masks=True))
+    predictions = list(find(told, [str(tmp_path / "a"), str(tmp_path / "b"), "nowhere.jpg"]))
+    assert [p.path for p in predictions] == [str(first), str(second), str(tmp_path / "b" / "y.jpg"), "nowhere.jpg"]
+    assert [bool(p.error) for p in predictions] == [False, False, True, True]
+    cat, dog = predictions[0].objects
+    assert (cat.name, cat.index, cat.score, cat.box) == ("cat", 0, 0.75, (0, 0, 64, 64))
+    assert (dog.name, dog.box) == ("$dog_1$", (16, 16, 32, 48))
+    assert dog.mask is not None
+    assert mask_api().decode(dog.mask).sum() == 16 * 32
+    rows = list(csv.DictReader(csv_text(predictions, "detection").splitlines()))
+    assert [(row["class"], float(row["x2"])) for row in rows] == [
+        ("cat", 64),
+        ("$dog_1$", 32),
+        ("cat", 32),
+        ("$dog_1$", 16),
+    ]
+    assert yolo_text(predictions[0]).splitlines()[1] == "1 0.187500 0.500000 0.125000 0.500000 0.500000"
+    json.dumps([p.to_dict() for p in predictions], allow_nan=False)
+
+    folder = DenseFolder(tmp_path / "out", told)
+    for prediction in predictions[:2]:
+        folder.add(prediction)
+    folder.finish()
+    written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert written == [
+        *("coco/images.json", "coco/results.json", "drawn/x-2.png", "drawn/x.png", "yolo/x-2.txt", "yolo/x.txt")
+    ]
+    with Image.open(tmp_path / "out" / "drawn" / "x.png") as picture:
+        assert picture.size == (640, 320)  # enlarged five times
+        assert len(picture.convert("RGB").getcolors(10**6)) > 10
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_coco_files_are_read_by_coco(masks: bool, tmp_path: Path) -> None:
+    from faster_coco_eval import COCO
+
+    told = detector(answer(masks))
+    folder = DenseFolder(tmp_path / "out", told)
+    folder.add(next(iter(find(told, photo(tmp_path / "x.jpg", 128, 64), least_score=0.6))))
+    folder.finish()
+    truth = COCO(str(tmp_path / "out" / "coco" / "images.json"))
+    results = truth.loadRes(str(tmp_path / "out" / "coco" / "results.json"))
+    (annotation,) = results.anns.values()
+    assert truth.cats[annotation["category_id"]]["name"] == "cat"
+    assert annotation["bbox"] == [0, 0, 64, 64]
+    assert not masks or results.annToMask(annotation).sum() == 64 * 64
+
+
+def test_regions(tmp_path: Path) -> None:
+    logits = torch.zeros(2, 64, 64)
+    logits[1, :16] = 5
+    told = Finder(Told([logits] * 2), "segmentation", CLASSES, (64, 64), IMAGENET_MEAN, IMAGENET_STD)
+    (found,) = find(told, Image.new("RGB", (64, 64)))
+    assert [(region.name, region.share) for region in found.regions] == [("cat", 0.75), ("$dog_1$", 0.25)]
+    assert csv_text([found], "segmentation").splitlines()[2] == "image 0,$dog_1$,1,0.25"
+    folder = DenseFolder(tmp_path, told)
+    folder.add(found)
+    folder.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "masks"]
+    with Image.open(tmp_path / "masks" / "image 0.png") as mask:
+        assert mask.mode == "P"
+        np.testing.assert_array_equal(np.asarray(mask), found.labels)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="least_score must be from 0 to 1, got 30"):
+        next(find(detector(), "x.jpg", least_score=30))
+    with pytest.raises(TypeError, match="an image must be a path"):
+        next(find(detector(), [7]))  # type: ignore[list-item]

@@ -1,0 +1,285 @@
+"""Training detectors and segmenters: prepared from a request, resumed bit for bit, kept as bundles of their own."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nextify import cli
+from nextify.data.dense import open_dense
+from nextify.networks.dense.design import DenseDesign
+from nextify.networks.zoo import create_model, find_design
+from nextify.paper.recipe import RECIPES
+from nextify.training.optimizers import parameter_groups
+from nextify.training.overfit import overfit_batch
+from nextify.training.prepare import prepare
+from nextify.training.request import Request, RequestError
+from nextify.training.result import finished
+from nextify.training.run import run_trial
+from nextify.training.schedule import learning_rate
+from nextify.training.train import PREDICTIONS, run_prepared
+from nextify.training.trainer import Trainer, build_network
+from nextify.training.trial import Data, Runtime, Trial
+from nextify.weights import About, WeightsError, load_bundle, rename, save_bundle
+from nextify.weights.bundle import JSON_FILE, DenseAbout, load_dense, stated
+from tests.training.helpers import small_trial
+
+TINY = {"depths": (1, 1, 1, 1), "widths": (16, 24, 32, 48), "batch_size": 4}
+RUNTIME = Runtime(evaluations=1)
+LIGHT = ("fcos", "fpn")
+HEADS = [*LIGHT, *(pytest.param(head, marks=pytest.mark.slow) for head in ("retinanet", "mask_rcnn", "upernet"))]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Few images of the embedded set, for detection and for segmentation."""
+    found = {}
+    for task in ("detection", "segmentation"):
+        images = open_dense("scenes", task=task)
+        train, test = (part.selected(np.arange(n)) for part, n in ((images.train, 16), (images.test, 3)))
+        found[task] = replace(images, train=train, test=test)
+    return found
+
+
+def prepared(scenes, head="fcos", **request):
+    images = scenes["segmentation" if head in ("fpn", "upernet") else "detection"]
+    settings = {**TINY, **request.pop("settings", {})}
+    return prepare(Request("convnext_atto", head=head, epochs=2, settings=settings, image_size=64, **request), images)
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.kept().state_dict().items()}
+
+
+def advance(trainer, steps):
+    for pixels, targets in trainer.batches.iterate(trainer.step, trainer.step + steps):
+        assert trainer.train_step(pixels, targets).isfinite()
+    return trainer
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_resumed_training_is_the_undisturbed_one(scenes, head, tmp_path):
+    made = prepared(scenes, head, settings={"stochastic_depth": 0.2})
+    whole = advance(Trainer(made.trial, made.images, RUNTIME), 4)
+    first = advance(Trainer(made.trial, made.images, RUNTIME), 2)
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = Trainer(made.trial, made.images, RUNTIME)
+    second.load_state(torch.load(tmp_path / "state.pt"))
+    advance(second, 2)
+    there, again = weights(whole), weights(second)
+    assert all(torch.equal(there[name], again[name]) for name in there)
+
+
+@pytest.mark.parametrize("head", LIGHT)
+def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys):
+    made = prepared(scenes, head)
+    result = run_prepared(made, tmp_path, RUNTIME)
+    folder = tmp_path / made.trial.fingerprint
+    assert (folder / PREDICTIONS).read_bytes().startswith(b"\x89PNG")
+    done = finished(folder, made.trial)
+    assert done is not None
+    assert done.metrics == {spec: result.metrics[spec] for spec in done.metrics}
+    bundle = load_dense(result.bundle)
+    about = bundle.about
+    assert (about.task, about.design, about.canvas) == (made.images.task, made.trial.design, made.trial.data.canvas)
+    assert about.classes == made.images.classes
+    assert stated(result.bundle) == about
+    again = save_bundle(tmp_path / "again.safetensors", bundle.state, about)
+    assert load_dense(again).about == about
+    for wrong in (result.bundle, again):
+        with pytest.raises(WeightsError, match=f"a network for {about.task}, where a classifier is asked for"):
+            load_bundle(wrong)
+    source = result.bundle / JSON_FILE
+    source.write_text(json.dumps({**json.loads(source.read_text()), "canvas": [96, 96]}))
+    with pytest.raises(WeightsError, match="edited"):
+        load_dense(result.bundle)
+    assert finished(folder, made.trial) is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["explain", "BUNDLE", "IMAGE"],
+        ["export", "BUNDLE", "--to", "torch"],
+        ["quantize", "BUNDLE", "--data", "digits"],
+        ["robustness", "BUNDLE", "--data", "digits"],
+        pytest.param(["serve", "BUNDLE"], marks=pytest.mark.slow),
+        ["convert", "BUNDLE", "timm.safetensors", "--to", "timm"],
+    ],
+)
+def test_other_commands_refuse_it_in_one_line(scenes, command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = prepared(scenes)
+    trainer = Trainer(made.trial, made.images, RUNTIME)
+    data = made.trial.data
+    about = DenseAbout(made.trial.design, made.images.classes, data.canvas, data.mean, data.std)
+    save_bundle(tmp_path / "BUNDLE", trainer.kept_weights(), about)
+    (tmp_path / "IMAGE").mkdir()
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert "classifier" in error
+    assert error.count("\n") == 1
+
+
+def test_accumulated_parts_are_part_of_the_trial(scenes):
+    made = prepared(scenes, accumulation=2)
+    assert made.trial.accumulation == 2
+    assert made.trial.fingerprint != prepared(scenes).trial.fingerprint
+    assert Trainer(made.trial, made.images, RUNTIME).parts == 2
+    with pytest.raises(ValueError, match="boxes and masks"):
+        Trainer(made.trial, made.images, replace(RUNTIME, accumulation=4))
+
+
+def test_one_batch_is_learned_by_heart(scenes):
+    found = overfit_batch(prepared(scenes), RUNTIME, steps=12)
+    assert found.images == 4
+    assert found.last_loss < found.first_loss
+    assert (found.metric.key, found.least) == ("ap50", 50)
+
+
+def test_layer_decay_and_freezing_reach_the_backbone(scenes):
+    made = prepared(scenes, settings={"layer_decay": 0.5, "depths": (1, 1, 6, 1)})
+    network = build_network(made.trial)
+    names = {id(p): name for name, p in network.named_parameters()}
+    scales = {
+        names[id(p)]: g["learning_rate_scale"]
+        for g in parameter_groups(network, made.trial.recipe)
+        for p in g["params"]
+    }
+    assert scales["head.neck.pyramid.inner_blocks.0.0.weight"] == scales["backbone.norms.0.weight"] == 1
+    assert scales["backbone.stages.3.blocks.0.spatial.weight"] == 0.5
+    assert scales["backbone.stages.2.blocks.0.spatial.weight"] == 0.125
+    assert scales["backbone.stem.conv.weight"] == 0.5**6
+    frozen = build_network(replace(made.trial, frozen_stages=2))
+    still = {name for name, p in frozen.named_parameters() if not p.requires_grad}
+    assert "backbone.stages.1.blocks.0.spatial.weight" in still
+    assert not any(name.startswith(("head", "backbone.stages.2", "backbone.norms")) for name in still)
+
+
+def test_the_backbone_starts_from_a_classifier(scenes, tmp_path):
+    design = find_design("convnext_atto").with_(depths=TINY["depths"], widths=TINY["widths"])
+    model = create_model(design, 7)
+    save_bundle(tmp_path / "classifier", model.state_dict(), About(design, 7, name="convnext_atto", licence="mit"))
+    images = scenes["detection"]
+    request = Request("convnext_atto", epochs=2, image_size=64, weights=str(tmp_path / "classifier"))
+    made = prepare(request, images)
+    assert made.licence == "mit"
+    network = build_network(made.trial, made.start)
+    started = network.state_dict()["backbone.stages.2.blocks.0.pointwise1.weight"]
+    assert torch.equal(started, model.state_dict()["stages.2.blocks.0.pointwise1.weight"])
+    assert any("backbone starts from" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"head": "upernet"}, "another task than detection: choose fcos"),
+        ({"head": "yolo"}, "no head 'yolo'"),
+        ({"image_size": 50}, None),
+    ],
+)
+def test_what_boxes_cannot_be_trained_with_is_refused(scenes, request_, message):
+    request = Request("convnext_atto", **{"epochs": 1, "image_size": 64, "settings": TINY, **request_})
+    with pytest.raises(RequestError, match=message or "multiple of 32"):
+        prepare(request, scenes["detection"])
+
+
+def test_augmentation_that_boxes_cannot_follow_is_refused(scenes):
+    made = prepared(scenes, settings={"mixing.mixup": 0.8})
+    with pytest.raises(ValueError, match="mixing=off"):
+        Trainer(made.trial, made.images, RUNTIME)
+
+
+def test_a_head_is_refused_for_labels(digits):
+    with pytest.raises(RequestError, match="--head is for boxes and masks"):
+        prepare(Request("convnext_atto", head="fcos"), digits)
+
+
+def test_the_papers_recipes_bring_the_papers_heads(scenes):
+    for task, recipe, head in (
+        ("detection", "coco_3x", "mask_rcnn"),
+        ("segmentation", "ade20k_160k", "upernet"),
+    ):
+        made = prepare(Request("convnext_atto", recipe=recipe, image_size=64), scenes[task])
+        assert made.trial.design.head == head
+
+
+def test_the_papers_schedules():
+    recipe = RECIPES["coco_3x"]
+    rates = [learning_rate(recipe, epoch * 100 + 50, 100) for epoch in (20, 28, 34)]
+    assert rates == pytest.approx([1e-4, 1e-5, 1e-6])
+    linear = RECIPES["ade20k_160k"].with_(epochs=100, warmup_epochs=0.0)
+    assert learning_rate(linear, 50, 1) == pytest.approx(0.5e-4)
+
+
+def test_classifications_are_fingerprinted_and_written_as_before():
+    trial = small_trial("separate_downsampling", RECIPES["resnet"])
+    data = trial.to_dict()["data"]
+    assert "canvas" not in data
+    assert "task" not in data
+    assert replace(trial, data=replace(trial.data, task="classification", canvas=None)).fingerprint == trial.fingerprint
+    assert "head" not in Request("convnext_atto").to_dict()
+
+
+def test_a_dense_trial_is_fingerprinted_by_all_its_parts():
+    data = Data("scenes", "1", 3, 96, task="detection", canvas=(64, 96))
+    design = DenseDesign(find_design("convnext_atto"))
+    trials = [
+        Trial(design, RECIPES["detection_small"], data, 0),
+        Trial(design.with_(head="retinanet"), RECIPES["detection_small"], data, 0),
+        Trial(design.with_(width=64), RECIPES["detection_small"], data, 0),
+        Trial(design, RECIPES["detection_small"], replace(data, canvas=(96, 96)), 0),
+        Trial(DenseDesign(find_design("convnext_femto")), RECIPES["detection_small"], data, 0),
+    ]
+    assert len({trial.fingerprint for trial in trials}) == len(trials)
+
+
+def test_a_run_without_its_request_leaves_a_bundle_too(scenes, tmp_path):
+    made = prepared(scenes)
+    trial = replace(made.trial, recipe=made.trial.recipe.with_(epochs=1, ema="off"))
+    result = run_trial(trial, made.images, RUNTIME, tmp_path)
+    assert load_dense(result.bundle).about.recipe == trial.recipe
+
+
+def test_the_backbone_starts_from_mmdetections_checkpoint(scenes, tmp_path):
+    design = find_design("convnext_atto")
+    own = create_model(design, 7).state_dict()
+    official = {
+        f"backbone.{n}": t for n, t in rename(own, design, "official").items() if not n.startswith(("head", "norm"))
+    }
+    norms = {
+        f"backbone.norm{i}.{part}": torch.full((w,), 2.0)
+        for i, w in enumerate(design.widths)
+        for part in ("weight", "bias")
+    }
+    others = {"neck.lateral_convs.0.conv.weight": torch.zeros(4, 4, 1, 1), "bbox_head.fc_cls.bias": torch.zeros(81)}
+    torch.save({"meta": {}, "state_dict": {**official, **norms, **others}}, tmp_path / "mask_rcnn.pth")
+    settings = {"batch_size": 4}
+    request = Request(
+        "convnext_atto", epochs=2, image_size=64, weights=str(tmp_path / "mask_rcnn.pth"), settings=settings
+    )
+    made = prepare(request, scenes["detection"])
+    started = build_network(made.trial, made.start).state_dict()
+    name = "stages.2.blocks.0.pointwise1.weight"
+    assert torch.equal(started[f"backbone.{name}"], own[name])
+    assert started["backbone.norms.3.bias"].eq(2).all()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_detector_starts_from_a_detector(scenes, kept, tmp_path):
+    made = prepared(scenes)
+    state = build_network(replace(made.trial, seed=7)).state_dict()
+    classes = made.images.classes if kept else tuple(f"other {name}" for name in made.images.classes)
+    data = made.trial.data
+    about = DenseAbout(made.trial.design, classes, data.canvas, data.mean, data.std, name="convnext_atto")
+    save_bundle(tmp_path / "detector", state, about)
+    request = Request(
+        "convnext_atto", epochs=2, image_size=64, weights=str(tmp_path / "detector"), settings={"batch_size": 4}
+    )
+    again = prepare(request, made.images)
+    started = build_network(again.trial, again.start).state_dict()
+    same = {name for name in state if torch.equal(state[name], started[name])}
+    assert {name for name in state if name.startswith("backbone.")} <= same
+    assert ("head.neck.pyramid.inner_blocks.0.0.weight" in same) == kept
