@@ -32,7 +32,6 @@ from tests.data.dense.layouts import (
 )
 from tests.helpers import save_noise
 
-
 MASK_FOLDERS = {"masks", "labels", "annotations", "SegmentationClass"}
 
 
