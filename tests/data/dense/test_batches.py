@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,20 +51,16 @@ def rectangles(
     return DenseSet(task, store, known, names, objects if detects else None, None if detects else masks)
 
 
-def equal(one: tuple[Tensor, list[Target] | Tensor], other: tuple[Tensor, list[Target] | Tensor]) -> bool:
-    first, second = one[1], other[1]
-    if isinstance(first, Tensor) or isinstance(second, Tensor):
-        return torch.equal(one[0], other[0]) and torch.equal(first, second)  # type: ignore[arg-type]
-    same = all(
-        torch.equal(a.boxes, b.boxes)
-        and torch.equal(a.labels, b.labels)
-        and torch.equal(a.crowd, b.crowd)
-        and (a.image, a.placement) == (b.image, b.placement)
-        and (a.masks is None) == (b.masks is None)
-        and (a.masks is None or b.masks is None or torch.equal(a.masks, b.masks))
-        for a, b in zip(first, second, strict=True)
-    )
-    return same and torch.equal(one[0], other[0])
+def parts_of(targets: object) -> list[Any]:
+    """The values of a batch's targets, one after the other."""
+    if not isinstance(targets, list):
+        return [targets]
+    return [getattr(one, field.name) for one in targets for field in dataclasses.fields(one)]
+
+
+def equal(one: tuple[Tensor, object], other: tuple[Tensor, object]) -> bool:
+    both = zip([one[0], *parts_of(one[1])], [other[0], *parts_of(other[1])], strict=True)
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in both)
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -186,22 +184,21 @@ def test_test_batches_hold_each_image_once(task: DenseTask, count: int) -> None:
     images = rectangles(task)
     parts = [DenseTestBatches(images, CANVAS, 2, rank, count, masks=True) for rank in range(count)]
     assert [len(part) for part in parts] == [3 if count == 1 else 2] * count
-    seen, ignored = [], 0
+    seen = []
     for part in parts:
         assert all(map(equal, part, part))
         for pixels, targets in part:
             assert pixels.shape[1:] == (*CANVAS, 3)
-            if isinstance(targets, Tensor):
-                ignored += int((targets == IGNORED).all())
-            else:
-                seen += [target.image for target in targets]
-                for target in targets:
-                    assert target.placement is not None
+            assert isinstance(targets, list)
+            for target in targets:
+                seen.append(target.image)
+                assert target.placement == fitting(images.sizes[max(0, target.image)].tolist(), CANVAS)
+                if isinstance(target, Target):
                     assert target.masks is not None
-    if task == "detection":
-        assert sorted(seen) == ([] if count == 1 else [-1]) + list(range(6))
-    else:
-        assert ignored == count - 1
+                    assert len(target.masks) == (target.image >= 0)
+                else:
+                    np.testing.assert_array_equal(target.mask, images.mask(max(0, target.image)))
+    assert sorted(seen) == [-1] * (count - 1) + list(range(6))
 
 
 def test_a_test_image_is_what_placed_gives() -> None:
