@@ -46,3 +46,17 @@ def test_a_process_that_loses_the_others_says_so_in_a_line(
     with pytest.raises((RuntimeError, LostOthers)) as error, joined("cpu"):
         fail()
     assert _explain(error.value) == line
+
+
+def test_a_process_whose_others_die_before_they_meet_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+
+    def meet(*_: object, **__: object) -> None:
+        raise torch.distributed.DistNetworkError("Broken pipe")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+    with pytest.raises(LostOthers) as error, joined("cpu"):
+        pass
+    assert _explain(error.value) == "process 1 lost the others; one of them failed"

@@ -87,15 +87,16 @@ def joined(device: str) -> Iterator[None]:
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=PATIENCE)
     try:
+        dist.init_process_group(backend, timeout=PATIENCE)
         yield
     except RuntimeError as error:
         if not lost(error):
             raise
-        raise LostOthers(f"process {rank()} lost the others; one of them failed") from error
+        raise LostOthers(f"process {number()} lost the others; one of them failed") from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def number() -> int:
@@ -105,8 +106,8 @@ def number() -> int:
 
 def lost(error: RuntimeError) -> bool:
     """Whether the error only means that another process is gone."""
-    text = str(error).lower()
-    return count() > 1 and any(word in text for word in ("gloo", "nccl", "connection closed", "connection reset"))
+    text, words = str(error).lower(), ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
+    return launched() > 1 and any(word in text for word in words)
 
 
 def count() -> int:
