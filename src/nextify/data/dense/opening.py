@@ -337,6 +337,6 @@ def _scenes(task: DenseTask) -> DenseImages:
         test=test,
         mirror_keeps_class=False,
         fingerprint=digest.hexdigest(),
-        notes=(f"{len(train)} scenes to train and {len(test)} to test on, of other handwritten digits.",),
+        notes=(f"{len(train):,} scenes to train and {len(test)} to test on, of other handwritten digits.",),
         test_images_also_in_training=0,
     )

@@ -1,6 +1,6 @@
 """``scenes``: scikit-learn's digits composed on cluttered backgrounds, with boxes, instance masks and index masks.
 
-A first detector or segmenter needs no download. A scene has 128×160 pixels and 3 to 9 digits of 8 to 48 pixels, turned
+A first detector or segmenter needs no download. A scene has 128×160 pixels and 3 to 9 digits of 12 to 48 pixels, turned
 a little, of any colour, some behind others. The backgrounds hold strokes, rings and patches like parts of digits.
 Everything is drawn from fixed seeds by generators whose numbers NumPy guarantees. Test scenes hold other handwritten
 digits than training scenes.
@@ -21,16 +21,16 @@ from nextify.data.decode import Pixels
 from nextify.data.dense.annotations import IndexMask, MaskStore, Objects, encoded_mask
 
 HEIGHT, WIDTH = 128, 160
-TRAIN, TEST = 400, 100
+TRAIN, TEST = 1000, 100
 DIGITS_OF_TRAIN = 1200
 """Of the 1,797 digits, those that training scenes hold; test scenes hold the others."""
-SMALLEST, LARGEST = 8, 48
+SMALLEST, LARGEST = 12, 48
 """Pixels of a digit's height."""
 DIGITS = 3, 9
 """Fewest and most of a scene."""
 LEAST_VISIBLE = 0.7
 """Share of a digit that the digits drawn after it leave visible."""
-CONTRAST = 70.0
+CONTRAST = 110.0
 """Least distance of a digit's colour from its background's mean, of 255, in the channel where it is largest."""
 _TRIES = 12
 _INK = 0.48
@@ -117,7 +117,7 @@ def _scene(
         left[len(drawn)] = int((1 - LEAST_VISIBLE) * inside.sum())
         drawn.append(int(labels[which]))
     y, x = random.randint(HEIGHT), random.randint(WIDTH)
-    canvas += random.uniform(2, 7) * _noise()[y : y + HEIGHT, x : x + WIDTH]
+    canvas += random.uniform(1, 5) * _noise()[y : y + HEIGHT, x : x + WIDTH]
     classes = np.array(drawn)
     mask = np.array([*(1 + classes), 0], np.uint8)[owner]  # the last, of -1, is the background
     return canvas.clip(0, 255).round().astype(np.uint8), _objects(owner, classes), mask
@@ -170,7 +170,7 @@ def _background(random: Random) -> npt.NDArray[np.float32]:
     )
     draw = ImageDraw.Draw(image, "RGBA")
     for _ in range(random.randint(8, 20)):
-        colour = (*random.randint(0, 256, 3).tolist(), int(random.randint(60, 200)))
+        colour = (*random.randint(0, 256, 3).tolist(), int(random.randint(40, 140)))
         x, y = random.randint(2 * WIDTH), random.randint(2 * HEIGHT)
         width, height = random.randint(6, 90, 2).tolist()
         box = (int(x), int(y), int(x) + width, int(y) + height)
