@@ -124,7 +124,8 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), *UNUSUAL.values()], ids=[*RECIPES, *UNUSUAL])
 def test_recipes_survive_json_in_todays_form_and_in_the_flat_one(recipe: nextify.Recipe) -> None:
-    for form in (recipe.to_dict(), flat_form(recipe)):
+    younger = recipe.crop.kind == "scale_jitter"  # than the flat form
+    for form in (recipe.to_dict(), *([] if younger else [flat_form(recipe)])):
         assert nextify.Recipe.from_dict(json.loads(json.dumps(form))) == recipe
 
 

@@ -75,8 +75,8 @@ class DenseDesign:
 def fitted_head(backbone: Design | Foreign, head: Head, canvas: tuple[int, int]) -> DenseDesign:
     """The design whose head suits images of ``canvas (height, width)`` pixels.
 
-    Beyond 640 pixels it is the published one. Up to 640 its width and depth are half, up to 256 a quarter; there a
-    one-stage head starts at stride 4, and levels take objects of half the size.
+    Beyond 640 pixels it is the published one. Up to 640 its width and depth are half; up to 256 the width is a quarter,
+    and each level takes objects of a quarter of the size.
     """
     step = (max(canvas) > SMALL) + (max(canvas) > LARGE)
     design = DenseDesign(backbone, head, _WIDTHS.get(head, _DETECTION_WIDTHS)[step])
