@@ -283,3 +283,9 @@ def test_a_detector_starts_from_a_detector(scenes, kept, tmp_path):
     same = {name for name in state if torch.equal(state[name], started[name])}
     assert {name for name in state if name.startswith("backbone.")} <= same
     assert ("head.neck.pyramid.inner_blocks.0.0.weight" in same) == kept
+
+
+def test_an_index_to_ignore_is_for_masks(tmp_path, capsys):
+    arguments = ["train", "convnext_atto", "--data", "scenes", "--ignore-index", "3", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 2
+    assert "--ignore-index is for masks, and of scenes boxes are learned" in capsys.readouterr().err

@@ -204,6 +204,8 @@ def read_any(
         if ignore_index is not None:
             raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
         return read_images(console, source, reading, cache, weights, to_train)
+    if dense == "detection" and ignore_index is not None:
+        raise DataError(f"--ignore-index is for masks, and of {source} boxes are learned: leave it out")
     if reading.channels is not None:
         raise DataError(f"--channels is for classification, and {source} is annotated for {dense}: leave it out")
     with console.status("looking at the images …") as status:

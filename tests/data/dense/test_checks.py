@@ -49,6 +49,18 @@ def broken_xml(root: Path) -> Path:
     return root
 
 
+def same_stem(root: Path) -> Path:
+    text = (voc(root) / "Annotations/train1.xml").read_text()
+    (root / "Annotations/deeper").mkdir()
+    write(root / "Annotations/deeper/train1.xml", text)
+    return root
+
+
+def broken_yaml(root: Path) -> Path:
+    (yolo(root) / "data.yaml").write_text("names: [a, b\n")
+    return root
+
+
 def text_box(root: Path) -> Path:
     path = voc(root) / "Annotations/train1.xml"
     path.write_text(path.read_text().replace("<xmin>4", "<xmin>four"))
@@ -150,6 +162,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         r"none of the images that train\.json lists is in",
     ),
     "no XML": (broken_xml, r"train1\.xml is no XML .*: write it anew"),
+    "two XML of one name": (same_stem, r"have the same name, by which VOC finds an image: rename one"),
+    "a broken data.yaml": (broken_yaml, r"data\.yaml is no YAML .*: correct it"),
     "box of words": (text_box, r"train1\.xml has an object whose bndbox is not four numbers"),
     "image without XML": (no_xml, r"train\.txt lists 1 image that has no \.xml file: train1"),
     "XML without image": (no_image, r"1 image is annotated and not in .*: train1\.png"),

@@ -66,6 +66,12 @@ def test_index_masks(build: Build, tmp_path: Path) -> None:
             np.testing.assert_array_equal(part.mask(i), np.asarray(index_mask(i)))
 
 
+def test_masks_with_a_text_beside_them_are_no_yolo(tmp_path: Path) -> None:
+    root = masks_inner(tmp_path)
+    (root / "masks" / "README.txt").write_text("who drew them")
+    assert recognize(root) == "segmentation"
+
+
 @pytest.mark.parametrize("build", [*DETECTION, *SEGMENTATION], ids=lambda build: build.__name__)
 def test_the_fingerprint_is_of_the_content(build: Build, tmp_path: Path) -> None:
     source = build(tmp_path / "one")

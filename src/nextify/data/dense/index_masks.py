@@ -121,7 +121,7 @@ def read_mask(path: str) -> IndexMask:
         raise DataError(f"the mask {name} cannot be read ({reason}): replace it") from None
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise DataError(f"the mask {name} holds colours ({mode}), not indices of classes: store it as a grayscale or "
-                        f"palette PNG of 8 bits")  # fmt: skip
+                        f"palette PNG of 8 bits, or give the folder of images/ alone to classify them")  # fmt: skip
     if values.max(initial=0) > IGNORED:
         raise DataError(f"the mask {name} holds the value {values.max()}, beyond {MOST_CLASSES} classes: "
                         f"correct it, or merge classes")  # fmt: skip

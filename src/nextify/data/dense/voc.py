@@ -102,11 +102,15 @@ def _lists(root: Path, annotations: Path) -> dict[str, Path]:
 
 
 def _part(pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]]) -> tuple[list[str], list[_Found]]:
-    xmls = {
-        os.path.splitext(name)[0].rpartition("/")[2]: pair.annotations / name
-        for name, _ in files_below(pair.annotations)
-        if name.lower().endswith(".xml")
-    }
+    xmls: dict[str, Path] = {}
+    for name, _ in files_below(pair.annotations):
+        if name.lower().endswith(".xml"):
+            stem = os.path.splitext(name)[0].rpartition("/")[2]
+            if stem in xmls:
+                first = printable(str(xmls[stem].relative_to(pair.annotations)))
+                raise DataError(f"{first} and {printable(name)} have the same name, by which VOC finds an image: "
+                                f"rename one, or give their folders one by one")  # fmt: skip
+            xmls[stem] = pair.annotations / name
     images: dict[str, str] = {}
     for name, reason in files_below(pair.images):
         if not reason:

@@ -27,6 +27,8 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
     its size is known (``in_pixels``). Raises ``DataError``."""
     where = printable(str(root))
     description = yaml_of(root)
+    if description is None and (unread := root / "data.yaml").is_file():
+        description = unread  # which says what is wrong with it
     if description is None:
         folders = pairs(root, ".txt")
         named: dict[str, tuple[list[str], Path | None]] = {

@@ -113,6 +113,8 @@ def _pairs_in(root: Path, ending: str) -> dict[str, Pair]:
         other = root / name
         if name.lower() not in COMPANIONS or not _holds(other, ending):
             continue
+        if ending == ".txt" and _holds(other, "image"):
+            continue  # masks, with a text of their classes or a README
         parts = {inner for inner in subfolders(images) if is_part_folder(inner)}
         by_kind = {kind_of(inner): inner for inner in subfolders(other) if is_part_folder(inner)}
         both = {inner: other / by_kind[kind_of(inner)] for inner in sorted(parts) if kind_of(inner) in by_kind}
