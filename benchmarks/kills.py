@@ -130,6 +130,7 @@ def fork(case: Case, out: Path, log: Path) -> list[int]:
             pids.append(pid)
             continue
         code = 1
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         try:
             descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.dup2(descriptor, 1)
