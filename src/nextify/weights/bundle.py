@@ -152,11 +152,10 @@ AnyAbout = TypeVar("AnyAbout", About, DenseAbout)
 
 def to_json(about: About | DenseAbout) -> dict[str, Any]:
     """The JSON object of a bundle; see ``docs/weights.md``."""
+    recipe = None if about.recipe is None else about.recipe.to_dict()
     if isinstance(about, DenseAbout):
-        recipe = None if about.recipe is None else about.recipe.to_dict()
         stated = {"schema": SCHEMA, "task": about.task, **asdict(about)}
         return {**stated, "design": about.design.to_dict(), "recipe": recipe}
-    recipe = None if about.recipe is None else about.recipe.to_dict()
     return {"schema": SCHEMA, **asdict(about), "preprocessing": about.preprocessing.to_dict(), "recipe": recipe}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from nextify.networks.backbone import Backbone
 from nextify.networks.dense.backbones import build_backbone
 from nextify.networks.dense.design import DenseDesign
-from nextify.networks.dense.detection import Found, detection_head
-from nextify.networks.dense.segmentation import segmentation_head
+
+if TYPE_CHECKING:
+    from nextify.networks.dense.detection import Found
 
 _LAST = {"cls_logits", "bbox_reg", "bbox_ctrness", "bbox_pred", "cls_score", "mask_fcn_logits", "classifier"}
 """Names of last layers in torchvision's heads and ours."""
@@ -33,9 +34,14 @@ class DenseNetwork(nn.Module):
         self.design, self.num_classes, self.canvas = design, num_classes, canvas
         self.backbone = build_backbone(design.backbone, canvas, design.first_stride, stochastic_depth)
         self.head: nn.Module
+        # Both import torchvision's models, which no classifier has to wait for.
         if design.task == "detection":
+            from nextify.networks.dense.detection import detection_head
+
             self.head = detection_head(self.backbone, design, num_classes, canvas)
         else:
+            from nextify.networks.dense.segmentation import segmentation_head
+
             self.head = segmentation_head(self.backbone, design, num_classes)
         self.head.to(memory_format=torch.channels_last)
 
