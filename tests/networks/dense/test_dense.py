@@ -132,7 +132,7 @@ def test_the_backbone_keeps_its_names_and_its_channels_last_maps():
     assert isinstance(network.backbone, Backbone)
     assert "backbone.stages.2.blocks.0.pointwise1.weight" in network.state_dict()
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in network.backbone(torch.randn(2, 3, *CANVAS)))
-    assert network.backbone.strides == [4, 8, 16, 32]
+    assert network.backbone.strides == [8, 16, 32]
 
 
 @pytest.mark.parametrize("backbone", ["convnext", "swin", "vit"])

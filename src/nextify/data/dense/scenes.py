@@ -1,7 +1,8 @@
 """``scenes``: scikit-learn's digits composed on cluttered backgrounds, with boxes, instance masks and index masks.
 
-A first detector or segmenter needs no download. A scene has 128×160 pixels and 3 to 9 digits of 12 to 48 pixels, turned
-a little, of any colour, some behind others. The backgrounds hold strokes, rings and patches like parts of digits.
+A first detector or segmenter needs no download. A scene has 96×128 pixels and 2 to 7 digits of 12 to 40 pixels, turned
+a little, of any colour brighter than what is around them, some behind others. The backgrounds hold strokes, rings and
+patches like parts of digits.
 Everything is drawn from fixed seeds by generators whose numbers NumPy guarantees. Test scenes hold other handwritten
 digits than training scenes.
 """
@@ -20,18 +21,18 @@ from PIL import Image, ImageDraw
 from nextify.data.decode import Pixels
 from nextify.data.dense.annotations import IndexMask, MaskStore, Objects, encoded_mask
 
-HEIGHT, WIDTH = 128, 160
-TRAIN, TEST = 1000, 100
+HEIGHT, WIDTH = 96, 128
+TRAIN, TEST = 1500, 150
 DIGITS_OF_TRAIN = 1200
 """Of the 1,797 digits, those that training scenes hold; test scenes hold the others."""
-SMALLEST, LARGEST = 12, 48
+SMALLEST, LARGEST = 12, 40
 """Pixels of a digit's height."""
-DIGITS = 3, 9
+DIGITS = 2, 7
 """Fewest and most of a scene."""
-LEAST_VISIBLE = 0.7
+LEAST_VISIBLE = 0.8
 """Share of a digit that the digits drawn after it leave visible."""
-CONTRAST = 110.0
-"""Least distance of a digit's colour from its background's mean, of 255, in the channel where it is largest."""
+CONTRAST = 90.0
+"""By how much a digit is at least brighter than what is around it, of 255."""
 _TRIES = 12
 _INK = 0.48
 """Share of the darkest ink from which a pixel belongs to a digit."""
@@ -42,7 +43,7 @@ Scene = tuple[Pixels, Objects, IndexMask]
 
 
 class Scenes:
-    """The scenes of a part, composed when one is asked for: a store of pixels ``(128, 160, 3)``."""
+    """The scenes of a part, composed when one is asked for: a store of pixels ``(96, 128, 3)``."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -98,7 +99,7 @@ def _scene(
     for _ in range(random.randint(DIGITS[0], DIGITS[1] + 1)):
         which = int(own[random.randint(len(own))])
         size = SMALLEST * (LARGEST / SMALLEST) ** random.uniform()
-        alpha = _glyph(images[which], size, random.uniform(-15, 15), random.uniform(0.85, 1.25))
+        alpha = _glyph(images[which], size, random.uniform(-12, 12), random.uniform(0.85, 1.25))
         inside = alpha > 0.5
         height, width = alpha.shape
         for _ in range(_TRIES):
@@ -162,15 +163,15 @@ def _glyph(digit: npt.NDArray[np.float64], size: float, degrees: float, stretch:
 
 
 def _background(random: Random) -> npt.NDArray[np.float32]:
-    """``(128, 160, 3)``: a soft colour field with strokes, rings and patches on it."""
-    field = random.uniform(30, 225, (1, 1, 3)) + random.normal(0, 28, (4, 5, 3))
+    """``(96, 128, 3)``: a soft colour field with strokes, rings and patches on it."""
+    field = random.uniform(10, 120, (1, 1, 3)) + random.normal(0, 28, (3, 4, 3))
     coarse = Image.fromarray(field.clip(0, 255).round().astype(np.uint8))
     image = coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).resize(
         (2 * WIDTH, 2 * HEIGHT), Image.Resampling.NEAREST
     )
     draw = ImageDraw.Draw(image, "RGBA")
-    for _ in range(random.randint(8, 20)):
-        colour = (*random.randint(0, 256, 3).tolist(), int(random.randint(40, 140)))
+    for _ in range(random.randint(6, 14)):
+        colour = (*random.randint(0, 200, 3).tolist(), int(random.randint(40, 140)))
         x, y = random.randint(2 * WIDTH), random.randint(2 * HEIGHT)
         width, height = random.randint(6, 90, 2).tolist()
         box = (int(x), int(y), int(x) + width, int(y) + height)
@@ -194,9 +195,10 @@ def _background(random: Random) -> npt.NDArray[np.float32]:
 
 
 def _colour(random: Random, around: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A colour ``(3,)`` that stands out from what is around it."""
+    """A colour ``(3,)`` brighter than what is around it."""
+    least = float(around.mean()) + CONTRAST
     for _ in range(100):
-        colour = random.uniform(0, 255, 3)
-        if np.abs(colour - around).max() >= CONTRAST and abs(colour.mean() - around.mean()) >= CONTRAST / 2:
+        colour = random.uniform(60, 255, 3)
+        if colour.mean() >= least:
             return colour.astype(np.float32)
-    return np.full(3, 255 if around.mean() < 128 else 0, np.float32)
+    return np.full(3, 255, np.float32)

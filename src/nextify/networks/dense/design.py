@@ -76,10 +76,10 @@ def fitted_head(backbone: Design | Foreign, head: Head, canvas: tuple[int, int])
     """The design whose head suits images of ``canvas (height, width)`` pixels.
 
     Beyond 640 pixels it is the published one. Up to 640 its width and depth are half; up to 256 the width is a quarter,
-    and each level takes objects of a quarter of the size.
+    and each level takes objects of half the size.
     """
     step = (max(canvas) > SMALL) + (max(canvas) > LARGE)
     design = DenseDesign(backbone, head, _WIDTHS.get(head, _DETECTION_WIDTHS)[step])
     if step == 0:
-        return design.with_(convolutions=1, finest_stride=4, object_scale=2.0)
+        return design.with_(convolutions=1, object_scale=2.0)
     return design.with_(convolutions=2) if step == 1 else design
