@@ -14,7 +14,6 @@ from nextify import cli
 from nextify.cli.printing import command_line, one_voice, say
 from nextify.cli.progress import Stopping, TrainingProgress, read_any
 from nextify.evaluation.metrics import wilson
-from nextify.networks.dense.cost import dense_cost
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import build_dense
 from nextify.networks.layout import cost
@@ -138,6 +137,8 @@ def _price(trial: Trial) -> tuple[int, int, str]:
     """Parameters and multiply-adds of a trial's network, and the size in words at which it computes them."""
     data, design = trial.data, trial.design
     if isinstance(design, DenseDesign):
+        from nextify.networks.dense.cost import dense_cost  # which imports torchvision's detection models
+
         assert data.canvas is not None
         height, width = data.canvas
         with torch.device("meta"):
