@@ -16,15 +16,17 @@ from PIL import Image
 from nextify.data import Images, open_images
 
 LONGEST_FIRST = (
-    "tests/study/test_study.py",
+    "tests/cli/test_train.py",
     "tests/compare/test_comparison.py",
     "tests/report/test_study.py",
-    "tests/networks/test_backbone.py",
+    "tests/deploy/test_export.py",
+    "tests/compare/test_accuracy.py",
+    "tests/training/test_trainer.py",
     "tests/cli/test_options.py",
-    "tests/weights/test_parity.py",
+    "tests/networks/test_backbone.py",
     "tests/weights/test_class_order.py",
-    "tests/training/test_kills.py",
-    "tests/weights/test_as_people_have_them.py",
+    "tests/weights/test_parity.py",
+    "tests/training/test_dense_training.py",
 )
 """Files that take longest. Each stays on one process (``--dist loadfile``), so one of them must not be the last."""
 

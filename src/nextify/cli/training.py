@@ -187,7 +187,7 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
     if not done.trained:
         console.print("this training is finished already")
     interval = ""
-    if metrics[0].key == "top1":
+    if metrics[0].share_of_images:
         low, high = wilson(round(done.metrics[metrics[0].key] * done.test_images / 100), done.test_images)
         interval = f" (95 % interval of {metrics[0].title} {low:.2f} to {high:.2f} %)"
     console.print(
