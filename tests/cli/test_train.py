@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from nextify.system import native
 from nextify.system.files import UnusableFolder
 from nextify.tasks.classification import PLAIN, class_weights, fitted_temperature
 from nextify.training.loop import TrainingStopped
+from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
@@ -605,13 +607,14 @@ def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Ima
         prepare_in(tmp_path / "other", request, digits, ONE_THREAD)
 
 
-def test_one_batch_by_heart(capsys: Captured, shapes: Path, tmp_path: Path) -> None:
+def test_one_batch_by_heart(capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["train", "convnext_atto", "--data", str(shapes), *TINY, "--epochs", "20", "--set", "batch_size=8"]
     arguments += ["--set", "depths=1,1,1,1", "--set", "widths=8,16,24,32", "--set", "optimizer=adamw"]
     arguments += ["--out", str(tmp_path), "--overfit-batch"]
     assert main([*arguments, "--set", "learning_rate=2e-3"]) == 0
     assert "can learn" in capsys.readouterr().out
     assert not list(tmp_path.glob("*/bundle"))
+    monkeypatch.setattr("nextify.cli.training.overfit_batch", partial(overfit_batch, steps=10))
     assert main([*arguments, "--set", "learning_rate=1e-9"]) == 1
     assert "not even one batch was learned by heart" in capsys.readouterr().err
 
