@@ -32,8 +32,8 @@ from tests.kernels.helpers import draw
 from tests.kernels.test_pixelwise_grad import NAMES, case, error, exact, weights_in
 nothing, small = (), (11, 7, 29, 5)
 for sizes, absent in {
-    "small": [(small, nothing)],
-    "parts": [(small, ("norm_weight", "norm_bias")), (small, ("bias1", "bias2")), (small, ("scale", "shortcut"))],
+    "small": [(small, nothing), (small, ("norm_weight", "norm_bias")), (small, ("bias1", "bias2")),
+              (small, ("scale", "shortcut"))],
     "large": [((5, 96, 384, 96), nothing), ((149, 130, 70, 34), nothing)],
 }[sys.argv[1]]:
     for dtype in (torch.float32, torch.bfloat16):
@@ -52,7 +52,7 @@ for sizes, absent in {
 """
 
 
-@pytest.mark.parametrize("sizes", ["small", *(pytest.param(n, marks=pytest.mark.slow) for n in ("parts", "large"))])
+@pytest.mark.parametrize("sizes", ["small", pytest.param("large", marks=pytest.mark.slow)])
 def test_kernels_in_the_interpreter(sizes: str) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
