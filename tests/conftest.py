@@ -1,25 +1,32 @@
 """Fixtures of all rooms."""
 
+import gc
 import os
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported; see pytest_runtest_protocol
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nextify.data import Images, open_images
 
 LONGEST_FIRST = (
-    "tests/study/test_study.py",
+    "tests/cli/test_train.py",
     "tests/compare/test_comparison.py",
     "tests/report/test_study.py",
-    "tests/networks/test_backbone.py",
+    "tests/deploy/test_export.py",
+    "tests/compare/test_accuracy.py",
+    "tests/training/test_trainer.py",
     "tests/cli/test_options.py",
-    "tests/weights/test_parity.py",
+    "tests/networks/test_backbone.py",
     "tests/weights/test_class_order.py",
-    "tests/training/test_kills.py",
-    "tests/weights/test_as_people_have_them.py",
+    "tests/weights/test_parity.py",
+    "tests/training/test_dense_training.py",
 )
 """Files that take longest. Each stays on one process (``--dist loadfile``), so one of them must not be the last."""
 
@@ -28,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files of ``LONGEST_FIRST`` first, in that order."""
     rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported until now out of garbage collection: each full one would go through all of torch's
+    objects."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,3 +59,18 @@ def pytest_runtest_protocol() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits() -> Images:
     return open_images("digits")
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of three classes that are told apart by their colour: 24 images of each, split by the opener.
+    Not to be changed."""
+    root = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for c, name in enumerate(("blue", "green", "red")):
+        (root / name).mkdir()
+        for i in range(24):
+            pixels = rng.integers(0, 90, (16, 16, 3))
+            pixels[..., 2 - c] += 150
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
+    return root

@@ -98,6 +98,15 @@ class Command:
             return self._process.exitcode, ""
 
 
+def exit_with_import(name: str) -> None:
+    """What a process of ``server`` runs: exit with 1 if the commands import ``name``, else with 0."""
+    import nextify.cli.prediction
+    import nextify.cli.study
+    import nextify.cli.training  # noqa: F401
+
+    sys.exit(name in sys.modules)
+
+
 def _run(arguments: list[str], errors: Connection, largest_file: int | None) -> None:
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

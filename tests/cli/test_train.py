@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from nextify.system import native
 from nextify.system.files import UnusableFolder
 from nextify.tasks.classification import PLAIN, class_weights, fitted_temperature
 from nextify.training.loop import TrainingStopped
+from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
@@ -61,19 +63,6 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(out: Path) -> Path:
     (bundle,) = out.glob("*/bundle")
     return bundle
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Path:
-    """An image folder of three classes that are told apart by their colour: 24 images of each, split by the opener."""
-    rng = np.random.default_rng(0)
-    for c, name in enumerate(("blue", "green", "red")):
-        (tmp_path / "shapes" / name).mkdir(parents=True)
-        for i in range(24):
-            pixels = rng.integers(0, 90, (16, 16, 3))
-            pixels[..., 2 - c] += 150
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "shapes" / name / f"{i}.png")
-    return tmp_path / "shapes"
 
 
 def bundle_state(path: Path) -> dict[str, torch.Tensor]:
@@ -169,11 +158,12 @@ def test_mirror_images_are_asked_wherever_the_network_is(trained: Path, digits: 
 
 
 def test_a_training_with_mirror_images_measures_with_them(digits: Images, tmp_path: Path) -> None:
-    request = Request("convnext_atto", epochs=1, scale="tiny", settings={"test_mirror": "on"})
-    prepared = prepare(request, digits)
+    request = Request("convnext_atto", epochs=1, scale="tiny", settings={"test_mirror": "on", "batch_size": 100})
+    few = replace(digits, test=digits.test.selected(np.arange(200)))
+    prepared = prepare(request, few)
     done = run_prepared(prepared, tmp_path, ONE_THREAD)
-    assert done.top1 == evaluate(done.bundle, digits, threads=1).top1
-    plain = prepare(replace(request, settings={}), digits)
+    assert done.top1 == evaluate(done.bundle, few, threads=1).top1
+    plain = prepare(replace(request, settings={"batch_size": 100}), few)
     assert prepared.trial.fingerprint != plain.trial.fingerprint
 
 
@@ -458,7 +448,7 @@ def test_parts_that_were_asked_for_are_not_called_a_lack_of_memory(capsys: Captu
     assert "fit the memory" not in text
 
 
-def test_kernels_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_can_be_switched_off(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For this training, and not for what the process does after it."""
     modes: list[str] = []
 
@@ -467,8 +457,8 @@ def test_kernels_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return Trainer(*arguments)
 
     monkeypatch.setattr("nextify.training.run.Trainer", noting)
-    arguments = ["train", *DIGITS, *TINY, "--epochs", "1", "--kernels", "off", "--out", str(tmp_path)]
-    assert main(arguments) == 0
+    arguments = ["train", "convnext_atto", "--data", str(shapes), *TINY, "--epochs", "1", "--kernels", "off"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert (modes, native.image_kernels()) == (["off"], "auto")
     (result,) = tmp_path.glob("*/result.json")
     assert json.loads(result.read_text())["runtime"]["kernels"] == "off"
@@ -617,11 +607,14 @@ def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Ima
         prepare_in(tmp_path / "other", request, digits, ONE_THREAD)
 
 
-def test_one_batch_by_heart(capsys: Captured, tmp_path: Path) -> None:
-    arguments = ["train", *DIGITS, *TINY, "--epochs", "20", "--out", str(tmp_path), "--overfit-batch"]
-    assert main(arguments) == 0
+def test_one_batch_by_heart(capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["train", "convnext_atto", "--data", str(shapes), *TINY, "--epochs", "20", "--set", "batch_size=8"]
+    arguments += ["--set", "depths=1,1,1,1", "--set", "widths=8,16,24,32", "--set", "optimizer=adamw"]
+    arguments += ["--out", str(tmp_path), "--overfit-batch"]
+    assert main([*arguments, "--set", "learning_rate=2e-3"]) == 0
     assert "can learn" in capsys.readouterr().out
     assert not list(tmp_path.glob("*/bundle"))
+    monkeypatch.setattr("nextify.cli.training.overfit_batch", partial(overfit_batch, steps=10))
     assert main([*arguments, "--set", "learning_rate=1e-9"]) == 1
     assert "not even one batch was learned by heart" in capsys.readouterr().err
 

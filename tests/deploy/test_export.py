@@ -101,7 +101,7 @@ def installed(to: Format) -> None:
 
 @pytest.mark.parametrize(
     ("to", "design"),
-    [("torch", RESNET), ("onnx", SCALED_V2), ("openvino", SCALED_V2)],
+    [pytest.param("torch", RESNET, marks=pytest.mark.slow), ("onnx", SCALED_V2), ("openvino", SCALED_V2)],
     ids=["torch", "onnx", "openvino"],
 )
 def test_a_file_computes_what_the_bundle_does(to: Format, design: Design, tmp_path: Path, digits: Images) -> None:

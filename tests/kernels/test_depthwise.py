@@ -186,7 +186,7 @@ def test_a_single_image_takes_our_forward_pass_in_a_compiled_graph(batch: int) -
 
 @needs_kernels
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 def test_compiles_without_a_graph_break(backend: str, dtype: torch.dtype) -> None:
     def block(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
         return F.gelu(depthwise_conv(x, weight, bias, stride)) + 1

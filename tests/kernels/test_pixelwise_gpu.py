@@ -20,6 +20,7 @@ from tests.kernels.helpers import DTYPES, networks, noting_blocks
 ODD = SMALL.with_(widths=(8, 16, 24, 40))
 NETWORKS = networks(ODD)
 INTERPRETED = """
+import sys
 import torch
 from nextify.kernels import gpu
 from nextify.kernels.pixelwise import gpu as pixelwise_gpu
@@ -29,9 +30,12 @@ assert "do not agree" in gpu.try_on("cpu")
 pixelwise_gpu.normalize = right
 from tests.kernels.helpers import draw
 from tests.kernels.test_pixelwise_grad import NAMES, case, error, exact, weights_in
-nothing, without_norm = (), ("norm_weight", "norm_bias")
-for sizes, absent in [((5, 96, 384, 96), nothing), ((149, 130, 70, 34), nothing), ((11, 7, 29, 5), without_norm),
-                      ((11, 7, 29, 5), ("bias1", "bias2")), ((11, 7, 29, 5), ("scale", "shortcut"))]:
+nothing, small = (), (11, 7, 29, 5)
+for sizes, absent in {
+    "small": [(small, nothing), (small, ("norm_weight", "norm_bias")), (small, ("bias1", "bias2")),
+              (small, ("scale", "shortcut"))],
+    "large": [((5, 96, 384, 96), nothing), ((149, 130, 70, 34), nothing)],
+}[sys.argv[1]]:
     for dtype in (torch.float32, torch.bfloat16):
         inputs = case(*sizes, absent)
         x, shortcut, weights = inputs["x"].to(dtype), inputs.get("shortcut"), weights_in(inputs)
@@ -48,11 +52,17 @@ for sizes, absent in [((5, 96, 384, 96), nothing), ((149, 130, 70, 34), nothing)
 """
 
 
-def test_kernels_in_the_interpreter() -> None:
+@pytest.mark.parametrize("sizes", ["small", pytest.param("large", marks=pytest.mark.slow)])
+def test_kernels_in_the_interpreter(sizes: str) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", INTERPRETED], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", INTERPRETED, sizes],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr[-2000:]
 

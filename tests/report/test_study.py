@@ -119,7 +119,14 @@ def results(request):
     return STUDIES[request.param]
 
 
-@pytest.fixture(params=["17 rows, 3 seeds", "unfinished", "a long name", "nothing known", "no rows"], scope="module")
+def some(*slow):
+    """The names of the studies, with some marked slow."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in STUDIES]
+
+
+@pytest.fixture(
+    params=some("14 rows, 1 seed", "8 seeds", "unfinished", "not started", "the larger regime"), scope="module"
+)
 def written(request, tmp_path_factory):
     """Some results and a folder with their report."""
     out = tmp_path_factory.mktemp("study") / "new" / "folder"
@@ -322,8 +329,10 @@ def _texts(made):
     return found
 
 
-def test_no_text_of_the_figure_overlaps_or_leaves_the_sheet(results):
-    for made in (figure.roadmap_figure(typed(results)), figure.curves_figure(typed(results))):
+@pytest.mark.parametrize("study", some("14 rows, 1 seed", "8 seeds", "the larger regime"))
+def test_no_text_of_the_figure_overlaps_or_leaves_the_sheet(study):
+    results = typed(STUDIES[study])
+    for made in (figure.roadmap_figure(results), figure.curves_figure(results)):
         if made is None:
             continue
         found = _texts(made)

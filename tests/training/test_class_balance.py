@@ -17,7 +17,7 @@ from nextify.paper.recipe import CONVNEXT, RecipeError
 from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import prepare
 from nextify.training.request import Request
-from nextify.training.train import run_prepared
+from nextify.training.run import run_trial
 from nextify.training.trial import Runtime
 from nextify.weights import load_bundle
 
@@ -96,11 +96,11 @@ def test_both_change_a_training_and_resume_to_the_same_weights(unequal: Images, 
         prepared = prepare(Request("convnext_atto", settings=settings, epochs=2, scale="tiny"), unequal)
         warned = any("class_balance=sampling" in warning for warning in prepared.preflight.warnings)
         assert not warned  # 6 times as many are no ten times
-        whole = run_prepared(prepared, tmp_path / "whole", ONE_THREAD)
-        asked = iter(range(100))
+        whole = run_trial(prepared.trial, unequal, ONE_THREAD, tmp_path / kind / "whole")
+        cut, asked = (prepared.trial, unequal, ONE_THREAD, tmp_path / kind / "cut"), iter(range(100))
         with pytest.raises(TrainingStopped):
-            run_prepared(prepared, tmp_path / "cut", ONE_THREAD, should_stop=lambda asked=asked: next(asked) >= 2)
-        resumed = run_prepared(prepared, tmp_path / "cut", ONE_THREAD)
+            run_trial(*cut, should_stop=lambda asked=asked: next(asked) >= 2)
+        resumed = run_trial(*cut)
         states = [load_bundle(done.bundle).state for done in (whole, resumed)]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
         heads[kind] = states[0]["head.classifier.bias"]

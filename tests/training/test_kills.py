@@ -14,7 +14,7 @@ import torch
 
 from nextify.training.checkpoint import before, load_checkpoint
 from nextify.weights import load_bundle
-from tests.helpers import Command
+from tests.helpers import Command, exit_with_import, server
 from tests.training.helpers import wait_for_a_new_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
@@ -91,3 +91,10 @@ def test_three_kills(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_thirty_kills(tmp_path: Path) -> None:
     killed(30, 24, tmp_path, seed=1)
+
+
+def test_classifiers_do_not_wait_for_torchvisions_detection_models() -> None:
+    process = server().Process(target=exit_with_import, args=("torchvision.models.detection",))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,15 @@ def whole(digits: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "trial"
     run_trial(TRIAL, digits, RUNTIME, folder)
     return folder
+
+
+def test_a_result_gives_its_metrics_by_their_keys(whole: Path) -> None:
+    result = finished(whole, TRIAL)
+    assert result is not None
+    assert (result.top1, result.top5) == (result.metrics["top1"], result.metrics["top5"])
+    assert pickle.loads(pickle.dumps(result)) == result
+    with pytest.raises(AttributeError, match="has no miou; its metrics are top1, top5"):
+        _ = result.miou
 
 
 def cut(path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,12 @@ SMALL = Recipe(
     test_crop_ratio=1.0,
     horizontal_flip=0.0,
 )
+
+
+@pytest.fixture(scope="module")
+def digits(digits):
+    """All that are trained on, and few to test on."""
+    return replace(digits, test=digits.test.selected(np.arange(200)))
 
 
 def trial_of(step="separate_downsampling", recipe=SMALL, seed=0):

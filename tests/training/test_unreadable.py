@@ -39,7 +39,7 @@ def test_the_same_command_goes_on_without_the_image(workers: int, tmp_path: Path
     def images(skip: bool) -> Images:
         return open_images(str(root), decoded_limit=0, cache=out / "cache", skip_unreadable=skip)
 
-    asked: dict[str, Any] = {"epochs": 2, "scale": "tiny", "image_size": 16, "workers": workers}
+    asked: dict[str, Any] = {"epochs": 2, "scale": "tiny", "image_size": 16, "workers": workers, "threads": 1}
     asked |= {"settings": {"batch_size": 4, "crop": RandomResized()}}
     with pytest.raises(DataError, match=r"train/b/bad.tif cannot be read .*goes on from step") as caught:
         train("convnext_atto", images(False), out=out, **asked)

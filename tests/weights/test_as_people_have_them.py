@@ -268,8 +268,10 @@ def test_timms_names_carry_their_licence_into_bundle_and_card(
     import timm
 
     real = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: real(name))
-    loaded = load(f"timm:{name}", "convnext_tiny", num_classes=2)
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained: real(name, depths=SMALL.depths, dims=SMALL.widths)
+    )
+    loaded = load(f"timm:{name}", SMALL, num_classes=2)
     assert (loaded.about.licence, loaded.preprocessing.size) == (licence, (size, size))
     save_bundle(tmp_path / "b", loaded.model.state_dict(), loaded.about)
     card = model_card(load_bundle(tmp_path / "b").about)

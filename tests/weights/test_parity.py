@@ -1,7 +1,8 @@
 """The same random weights give the same logits here and in timm, torchvision and transformers, in both directions.
 
 Every norm, scale and bias is drawn at order 1: at their initial values (layer scale 1e-6) parity would prove nothing.
-Sizes that add nothing new are marked slow. ``NEXTIFY_PARITY_OUT=FILE`` appends each measured error to a file.
+Of each library's classes a small network is compared; of the published sizes most are marked slow.
+``NEXTIFY_PARITY_OUT=FILE`` appends each measured error to a file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nextify.networks.zoo import create_model
-from nextify.paper.design import DESIGNS
+from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design
 from nextify.weights.design_detection import infer_design
 from nextify.weights.naming import Naming, WeightsError, recognize, rename
 from nextify.weights.sources import require_fit
@@ -52,6 +53,7 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
 class Case:
     naming: Naming
     name: str
+    design: Design
     build: Callable[[], nn.Module]
 
     def __str__(self) -> str:
@@ -89,12 +91,50 @@ _BUILDERS: dict[Naming, Callable[[str], nn.Module]] = {
     "huggingface": _huggingface,
 }
 _BELOW_TINY = ("atto", "femto", "pico", "nano")
-_DEFAULT_RUN = ("resnet50", "convnext_atto", "convnext_tiny", "convnextv2_atto")
+_DEFAULT_RUN = ("convnext_atto", "convnextv2_atto")
+DEPTHS, WIDTHS = (1, 1, 2, 1), (8, 16, 24, 32)
+
+
+def _small_timm_resnet() -> nn.Module:
+    from timm.models.resnet import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, DEPTHS)
+
+
+def _small_torchvision_resnet() -> nn.Module:
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    return ResNet(Bottleneck, list(DEPTHS))
+
+
+def _small_torchvision_convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    return ConvNeXt([CNBlockConfig(*sizes) for sizes in zip(WIDTHS, (*WIDTHS[1:], None), DEPTHS, strict=True)])
+
+
+def _small_huggingface_resnet() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    return transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=1000, depths=list(DEPTHS)))
+
+
+_SMALL_RESNET = RESNET50.with_(depths=DEPTHS)
+_SMALL = (
+    Case("timm", "resnet_small", _SMALL_RESNET, lambda: empty(_small_timm_resnet)),
+    Case("torchvision", "resnet_small", _SMALL_RESNET, lambda: empty(_small_torchvision_resnet)),
+    Case("huggingface", "resnet_small", _SMALL_RESNET, lambda: empty(_small_huggingface_resnet)),
+    Case(
+        "torchvision",
+        "convnext_of_8_channels",
+        CONVNEXT_TINY.with_(depths=DEPTHS, widths=WIDTHS),
+        lambda: empty(_small_torchvision_convnext),
+    ),
+)
 
 
 def _cases() -> list[Any]:
-    cases = []
-    for name in DESIGNS:
+    cases = [pytest.param(case, id=str(case)) for case in _SMALL]
+    for name, design in DESIGNS.items():
         if "isotropic" in name or "pooled" in name:  # no other library has them
             continue
         for naming, build in _BUILDERS.items():
@@ -102,9 +142,8 @@ def _cases() -> list[Any]:
                 continue
             if naming == "torchvision" and (name.startswith("convnextv2") or name.endswith((*_BELOW_TINY, "xlarge"))):
                 continue
-            case = Case(naming, name, lambda build=build, name=name: empty(lambda: build(name)))
-            smallest = naming == "torchvision" or name != "convnext_tiny"  # torchvision has nothing below
-            marks = () if name in _DEFAULT_RUN and smallest else pytest.mark.slow
+            case = Case(naming, name, design, lambda build=build, name=name: empty(lambda: build(name)))
+            marks = () if name in _DEFAULT_RUN else pytest.mark.slow
             cases.append(pytest.param(case, id=str(case), marks=marks))
     return cases
 
@@ -149,7 +188,7 @@ def test_logits_agree_both_ways(case: Case) -> None:
     assert recognized.naming == (
         "torchvision" if case.name.startswith("resnet") and case.naming == "timm" else case.naming
     )
-    assert design == DESIGNS[case.name]
+    assert design == case.design
     ours = empty(lambda: create_model(design))
     ours.load_state_dict(recognized.state)
     assert_same(case, "in", logits(ours.eval(), images), expected)
@@ -168,7 +207,9 @@ def test_logits_agree_both_ways(case: Case) -> None:
     assert_same(case, "out", logits(ours, images), logits(theirs, images))
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "convnext_tiny", "convnextv2_atto"])
+@pytest.mark.parametrize(
+    "name", ["convnext_atto", pytest.param("convnext_tiny", marks=pytest.mark.slow), "convnextv2_atto"]
+)
 def test_official_names_are_those_that_timm_converts(name: str) -> None:
     """The official code is on no registry; timm's own reader of its files is the judge."""
     from timm.models.convnext import checkpoint_filter_fn

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
@@ -17,19 +15,8 @@ from nextify.cli.options import (
     InferenceOptions,
     check_folder,
     check_weights,
-    refuse_for_dense,
 )
-from nextify.cli.printing import note, print_columns, print_json
 from nextify.paper.settings import Range
-from nextify.system.text import printable, valid_unicode
-from nextify.training.trial import runtime
-
-if TYPE_CHECKING:
-    from nextify.evaluation.dense_predict import DensePrediction
-    from nextify.evaluation.predict import Prediction
-    from nextify.weights.bundle import DenseAbout
-
-TOP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,106 +55,6 @@ class Options(InferenceOptions):
 
 
 def run(options: Options) -> int:
-    from nextify.weights.bundle import DenseAbout, stated
+    from nextify.cli.prediction import run_prediction
 
-    about = stated(options.bundle)
-    if isinstance(about, DenseAbout):
-        return _run_dense(options, about)
-    for name, value in (("--least-score", options.least_score), ("--out", options.out)):
-        if value is not None:
-            raise ValueError(
-                f"{name} is for detectors and segmenters, and {options.bundle} is a classifier: leave it out"
-            )
-    return _run(options)
-
-
-def _run_dense(options: Options, about: DenseAbout) -> int:
-    from nextify.evaluation.dense_predict import LEAST_SCORE, DenseFolder, csv_text, find
-    from nextify.evaluation.finder import open_finder
-
-    given = {"--top": options.top, "--class-order": options.class_order, "--channels": options.channels}
-    refuse_for_dense(about.task, given)
-    place = runtime(options.machine.device, options.machine.threads)
-    finder = open_finder(
-        options.bundle, device=place.device, threads=options.machine.threads, kernels=options.machine.kernels
-    )
-    folder = None if options.out is None else DenseFolder(options.out, finder)
-    least = LEAST_SCORE if options.least_score is None else options.least_score
-    predictions = []
-    for found in find(finder, options.images, least_score=least):
-        if folder is not None and not found.error:
-            folder.add(found)
-        predictions.append(replace(found, pixels=None, labels=None))
-    if folder is not None:
-        folder.finish()
-    if options.json:
-        print_json([{**found.to_dict(), "path": valid_unicode(found.path)} for found in predictions])
-    elif options.csv:
-        print(csv_text(predictions, about.task), end="")
-    else:
-        _print_found([found for found in predictions if not found.error], about.task)
-        if options.out is not None:
-            print(f"written: {options.out}")
-    return _failures(predictions)
-
-
-def _print_found(predictions: Sequence[DensePrediction], task: str) -> None:
-    if task == "detection":
-        header: tuple[str, ...] = ("image", "class", "score", "x1", "y1", "x2", "y2")
-        things = [
-            [(printable(one.name), f"{one.score:.3f}", *(f"{side:.1f}" for side in one.box)) for one in found.objects]
-            or [("nothing", *[""] * 5)]
-            for found in predictions
-        ]
-    else:
-        header = ("image", "class", "share")
-        things = [[(printable(r.name), f"{100 * r.share:.2f} %") for r in found.regions] for found in predictions]
-    rows = [
-        (printable(found.path) if i == 0 else "", *row)
-        for found, some in zip(predictions, things, strict=True)
-        for i, row in enumerate(some)
-    ]
-    if rows:
-        print_columns(header, rows)
-
-
-def _failures(predictions: Sequence[Prediction | DensePrediction]) -> int:
-    """Report images that could not be looked at; the exit code."""
-    failed = [p for p in predictions if p.error]
-    for p in failed:
-        print(f"nextify: {printable(p.path)}: {printable(p.error)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _run(options: Options) -> int:
-    from nextify.deploy.runners import open_runner
-    from nextify.evaluation.predict import Predictor, csv_text
-
-    place = runtime(options.machine.device, options.machine.threads)
-    runner = open_runner(
-        options.bundle,
-        device=place.device,
-        threads=options.machine.threads,
-        kernels=options.machine.kernels,
-        class_order=options.class_order,
-    )
-    predictor = Predictor(runner, channels=options.channels)
-    predictions = list(predictor(options.images, TOP if options.top is None else options.top))
-    if options.json:
-        print_json([{**p.to_dict(), "path": valid_unicode(p.path)} for p in predictions])
-    elif options.csv:
-        print(csv_text(predictions), end="")
-    else:
-        rows = [
-            (printable(p.path) if rank == 0 else "", printable(guess.label), f"{100 * guess.probability:.2f} %")
-            for p in predictions
-            for rank, guess in enumerate(p.guesses)
-        ]
-        if rows:
-            print_columns(("image", "class", "probability"), rows)
-    if not predictor.about.classes:
-        note(
-            "the weights do not name their classes: #N is the index among their outputs, from 0; --class-order FILE "
-            "names them, one class per line"
-        )
-    return _failures(predictions)
+    return run_prediction(options)

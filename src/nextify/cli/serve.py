@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli.options import UNSET, ClassNames, Machine, check_weights
 from nextify.paper.settings import Range
-from nextify.system.environment import cores
-from nextify.training.trial import runtime
 
 
 class PortError(ValueError):
@@ -64,50 +60,13 @@ class Options:
 
 def run(options: Options) -> int:
     with listening(options.host, options.port) as listener:  # first: what follows imports torch, which takes long
-        from nextify.deploy.runners import needs, open_runner
+        from nextify.deploy.runners import needs
 
         for package in ("starlette", "uvicorn", "python-multipart", "prometheus-client"):
             needs(package, "serve")
-        import uvicorn
-        from PIL import Image
+        from nextify.cli.serving import serve
 
-        from nextify.data.decode import quiet
-        from nextify.deploy.serve.app import Settings, create_app
-        from nextify.deploy.serve.workers import InProcess, Process
-
-        machine, workers = options.machine, options.workers
-        device = runtime(machine.device).device
-        if workers is None:
-            workers = max(1, min(4, cores() // (machine.threads or 1))) if device == "cpu" else 1
-        opening = partial(
-            open_runner,
-            options.bundle,
-            device=device,
-            threads=machine.threads or max(1, cores() // max(1, workers)),
-            kernels=machine.kernels,
-            class_order=options.class_order,
-        )
-        Image.MAX_IMAGE_PIXELS = options.max_pixels // 2  # Pillow refuses twice as many
-        settings = Settings(
-            max_batch=options.max_batch,
-            max_wait_ms=options.max_wait_ms,
-            queue=options.queue,
-            max_bytes=options.max_bytes,
-            timeout=options.timeout,
-            token=options.token or os.environ.get("NEXTIFY_TOKEN", ""),
-        )
-        processes = [Process(opening) for _ in range(workers)]
-        app = create_app(processes or [InProcess(opening)], settings, options.name)
-        host, port = listener.getsockname()[:2]
-        print(
-            f"serving {options.bundle} at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops",
-            flush=True,
-        )
-        grace = int(2 * options.timeout) + 1
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace)
-        # Quiet, as threads decode images; uvicorn has stopped in good order when it raises the signal again.
-        with quiet(), suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run([listener])
+        serve(options, listener)
     return 0
 
 

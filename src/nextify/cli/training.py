@@ -14,7 +14,6 @@ from nextify import cli
 from nextify.cli.printing import command_line, one_voice, say
 from nextify.cli.progress import Stopping, TrainingProgress, read_any
 from nextify.evaluation.metrics import wilson
-from nextify.networks.dense.cost import dense_cost
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import build_dense
 from nextify.networks.layout import cost
@@ -138,6 +137,8 @@ def _price(trial: Trial) -> tuple[int, int, str]:
     """Parameters and multiply-adds of a trial's network, and the size in words at which it computes them."""
     data, design = trial.data, trial.design
     if isinstance(design, DenseDesign):
+        from nextify.networks.dense.cost import dense_cost  # which imports torchvision's detection models
+
         assert data.canvas is not None
         height, width = data.canvas
         with torch.device("meta"):
@@ -186,7 +187,7 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
     if not done.trained:
         console.print("this training is finished already")
     interval = ""
-    if metrics[0].key == "top1":
+    if metrics[0].share_of_images:
         low, high = wilson(round(done.metrics[metrics[0].key] * done.test_images / 100), done.test_images)
         interval = f" (95 % interval of {metrics[0].title} {low:.2f} to {high:.2f} %)"
     console.print(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from nextify.compare.entries import family
 from nextify.compare.results import Results
@@ -252,7 +252,14 @@ def _legend(figure: Figure, results: Results) -> None:
     figure.legend(handles=lines, loc="outside right upper", fontsize=8.5, frameon=False)
 
 
-def _styles(results: Results) -> dict[str, dict[str, Any]]:
+class Style(TypedDict):
+    """How a network's lines and points are drawn."""
+
+    color: str
+    marker: str
+
+
+def _styles(results: Results) -> dict[str, Style]:
     """Colour and marker of each network."""
     return {
         model.model: {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}

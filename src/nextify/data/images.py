@@ -6,7 +6,7 @@ on demand (sets too large to hold).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -98,7 +98,25 @@ def check_images(images: object) -> None:
         )
 
 
-class ImageSet:
+class StoredImages:
+    """Images of a store, and what the source calls each of them."""
+
+    def __init__(self, store: Store, names: Sequence[str] | None) -> None:
+        self.store, self.names = store, names
+
+    def load(self, index: int) -> Pixels:
+        """``(H, W, 3)`` uint8 RGB, upright; may be a view: copy before writing to it. Raises ``DataError``."""
+        return self.store.load(index)
+
+    def name(self, index: int) -> str:
+        """What the source calls the image (a file below its folder, a shard's member), or its number; safe to print."""
+        return str(index) if self.names is None else printable(self.names[index])
+
+    def names_at(self, indices: npt.NDArray[np.int64]) -> list[str] | None:
+        return None if self.names is None else [self.names[i] for i in indices]
+
+
+class ImageSet(StoredImages):
     """Labelled images. Pickles cheaply where its pixels are on disk."""
 
     def __init__(
@@ -110,25 +128,17 @@ class ImageSet:
             names: what to call each image in a message; None numbers them.
             keep_under: path whose extensions name the files in which resized copies are kept; None keeps none on disk.
         """
-        self.labels, self.store, self.names, self.keep_under = labels, store, names, keep_under
+        super().__init__(store, names)
+        self.labels, self.keep_under = labels, keep_under
         self.squares: dict[tuple[int, int], Kept] = {}
         """Resized copies made in this process, by (resized short side, side of the central crop)."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def load(self, index: int) -> Pixels:
-        """``(H, W, 3)`` uint8 RGB; a view where the set is held decoded: copy before writing to it."""
-        return self.store.load(index)
-
-    def name(self, index: int) -> str:
-        """What the source calls it (a file below the data set's folder, a shard's member), or its number."""
-        return str(index) if self.names is None else printable(self.names[index])
-
     def selected(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """The images at ``indices (M,)``, in that order; resized copies of them are held in memory only."""
-        names = None if self.names is None else [self.names[i] for i in indices]
-        return ImageSet(self.labels[indices], SelectedStore(self.store, indices), names)
+        return ImageSet(self.labels[indices], SelectedStore(self.store, indices), self.names_at(indices))
 
     @property
     def array(self) -> Pixels | None:
@@ -144,8 +154,28 @@ class ImageSet:
         return self.__dict__ | {"squares": {}}
 
 
+class Counted:
+    """How much a data set holds."""
+
+    classes: tuple[str, ...]
+    train: Sized
+    test: Sized
+
+    @property
+    def train_images(self) -> int:
+        return len(self.train)
+
+    @property
+    def test_images(self) -> int:
+        return len(self.test)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+
 @dataclass(frozen=True)
-class Images:
+class Images(Counted):
     """A data set, checked and ready."""
 
     name: str
@@ -170,15 +200,3 @@ class Images:
     """Median of the short sides, pixels; None where the images were not looked at one by one."""
     bands: Bands | None = None
     """The bands that were chosen of each image (``--channels``); None shows the images as they are."""
-
-    @property
-    def train_images(self) -> int:
-        return len(self.train)
-
-    @property
-    def test_images(self) -> int:
-        return len(self.test)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)

@@ -132,7 +132,7 @@ def export(
     return Export(out, source.about, exported, found, folder_bytes(out))
 
 
-def describe_export(folder: Path, source: Source, exported: Exported, proof: Mapping[str, Any]) -> None:
+def describe_export(folder: Path, source: Source, exported: Exported, proof: Mapping[str, object]) -> None:
     """Write the JSON of an exported folder: a bundle's, and under ``export`` what the file is, the checksums of
     all files in the folder, and the proof."""
     versions = {package: version(package) for package in _PACKAGES if version(package)}

@@ -16,7 +16,6 @@ from nextify.data.dense.annotations import DenseTask, IndexMask
 from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.kernels import install
-from nextify.networks.dense.detection import Found
 from nextify.system.native import Mode
 from nextify.tasks.restoring import FoundObjects, objects_back, regions_back
 from nextify.weights.bundle import load_dense
@@ -56,8 +55,10 @@ class Finder:
                 if self.task == "detection":
                     sure = output.scores >= least_score
                     masks = None if output.masks is None else output.masks[sure]
-                    found = Found(output.boxes[sure], output.scores[sure], output.labels[sure], masks)
-                    yield objects_back(found, placement)
+                    boxes, scores, labels = output.boxes[sure], output.scores[sure], output.labels[sure]
+                    yield objects_back(
+                        output._replace(boxes=boxes, scores=scores, labels=labels, masks=masks), placement
+                    )
                 else:
                     yield regions_back(output, placement).cpu().numpy()
 

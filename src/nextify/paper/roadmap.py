@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, overload
 
@@ -121,7 +122,7 @@ class Roadmap:
                 return row
         raise KeyError(f"roadmap {self.name} has no step {key!r}; it has {', '.join(r.name for r in rows)}")
 
-    @property
+    @cached_property
     def rows(self) -> tuple[Row, ...]:
         """All rows, explored ones included. Alternatives to one step all start from the row before the first."""
         title = f"{self.title.split(' → ')[0]}, original recipe"

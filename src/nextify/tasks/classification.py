@@ -99,7 +99,10 @@ class Classification:
     class_weights: Tensor | None = None
     """``(K,)`` on the device; None weighs all images alike."""
 
-    metric_specs: ClassVar = (MetricSpec("top1", "top-1", "%"), MetricSpec("top5", "top-5", "%"))
+    metric_specs: ClassVar = (
+        MetricSpec("top1", "top-1", "%", share_of_images=True),
+        MetricSpec("top5", "top-5", "%", share_of_images=True),
+    )
 
     def training_batch(self, pixels: Tensor, targets: Tensor, step: int, share: Share | None) -> tuple[Tensor, Tensor]:
         """Inputs after erasing and mixing, and class indices ``(B,)`` or soft targets ``(B, K)``; see ``finish``."""

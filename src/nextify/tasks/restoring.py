@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from nextify.data.dense.placement import Placement
-from nextify.networks.dense.detection import Found
 from nextify.tasks.average_precision import Floats, Rle, encoded
+
+if TYPE_CHECKING:
+    from nextify.networks.dense.detection import Found
 
 
 class FoundObjects(NamedTuple):

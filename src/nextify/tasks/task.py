@@ -20,6 +20,8 @@ class MetricSpec:
     title: str
     unit: str
     higher_is_better: bool = True
+    share_of_images: bool = False
+    """Whether it is the share of the images that are right, whose interval is Wilson's."""
 
     def text(self, value: float) -> str:
         """Such as ``top-1 81.25 %``."""

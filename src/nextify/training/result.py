@@ -44,15 +44,12 @@ class Result:
     trained: bool = True
     """False where an earlier run had finished it."""
 
-    @property
-    def top1(self) -> float:
-        """Of a classification, percent."""
-        return self.metrics["top1"]
-
-    @property
-    def top5(self) -> float:
-        """Of a classification, percent."""
-        return self.metrics["top5"]
+    def __getattr__(self, name: str) -> float:
+        """A metric by its key, such as ``result.top1`` of a classification, in percent."""
+        metrics = self.__dict__.get("metrics", {})  # a copy asks before it has any
+        if name not in metrics:
+            raise AttributeError(f"a Result has no {name}; its metrics are {', '.join(metrics)}")
+        return float(metrics[name])
 
     def to_dict(self) -> dict[str, object]:
         """The figures as plain data, as ``result.json`` has them."""

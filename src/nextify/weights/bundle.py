@@ -215,7 +215,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
     return about
 
 
-def _check_json(content: Mapping[str, Any], path: str | Path) -> None:
+def _check_json(content: Mapping[str, object], path: str | Path) -> None:
     """Raise ``WeightsError`` for what is no bundle's JSON, is newer than this nextify, or was edited."""
     schema = content.get("schema")
     if type(schema) is not int or schema < 1:
@@ -257,7 +257,7 @@ def any_from_json(content: Mapping[str, Any], path: str | Path) -> About | Dense
     return dense_from_json(content, path) if "task" in content else from_json(content, path)
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
+def _checksum(content: Mapping[str, object]) -> str:
     """Of everything that decides what the weights compute and what their outputs mean."""
     if "task" in content:
         dense = {key: content.get(key) for key in ("task", "design", "classes", "canvas", "mean", "std")}

@@ -13,10 +13,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from nextify.data.decode import Pixels
 from nextify.data.errors import DataError
-from nextify.data.images import SelectedStore, Store
-from nextify.system.text import printable
+from nextify.data.images import Counted, SelectedStore, Store, StoredImages
 
 DenseTask = Literal["detection", "segmentation"]
 IGNORED = 255
@@ -97,7 +95,7 @@ class Objects:
         return Objects(self.boxes[indices], self.labels[indices], self.crowd[indices], self.areas[indices], masks)
 
 
-class DenseSet:
+class DenseSet(StoredImages):
     """Images with objects (detection) or index masks (segmentation)."""
 
     def __init__(
@@ -105,7 +103,7 @@ class DenseSet:
         task: DenseTask,
         store: Store,
         sizes: npt.NDArray[np.int64],
-        names: Sequence[str],
+        names: Sequence[str] | None,
         objects: Sequence[Objects] | None = None,
         masks: Sequence[IndexMask] | MaskStore | None = None,
         has_masks: bool | None = None,
@@ -113,12 +111,13 @@ class DenseSet:
         """
         Args:
             sizes: ``(N, 2)`` height and width of the upright images.
-            names: what the source calls each image.
+            names: what the source calls each image; None numbers them.
             objects: of each image, for detection.
             masks: of each image, for segmentation.
             has_masks: whether all objects have instance masks, and there are any; None looks at each.
         """
-        self.task, self.store, self.sizes, self.names = task, store, sizes, names
+        super().__init__(store, names)
+        self.task, self.sizes = task, sizes
         self._objects, self._masks = objects, masks
         if has_masks is None:
             found = [one.masks is not None for one in objects or () if len(one)]
@@ -127,10 +126,6 @@ class DenseSet:
 
     def __len__(self) -> int:
         return len(self.sizes)
-
-    def load(self, index: int) -> Pixels:
-        """``(H, W, 3)`` uint8 RGB, upright; may be a view: copy before writing to it. Raises ``DataError``."""
-        return self.store.load(index)
 
     def objects(self, index: int) -> Objects:
         """The objects of an image. Raises ``ValueError`` for segmentation."""
@@ -144,10 +139,6 @@ class DenseSet:
             raise ValueError(f"images for {self.task} have no index masks")
         return self._masks[index]
 
-    def name(self, index: int) -> str:
-        """What the source calls the image, safe to print."""
-        return printable(self.names[index])
-
     def selected(self, indices: npt.NDArray[np.int64]) -> DenseSet:
         """The images at ``indices (M,)``, in that order."""
         chosen = indices.tolist()
@@ -155,7 +146,7 @@ class DenseSet:
             self.task,
             SelectedStore(self.store, indices),
             self.sizes[indices],
-            [self.names[i] for i in chosen],
+            self.names_at(indices),
             None if self._objects is None else [self._objects[i] for i in chosen],
             None if self._masks is None else SelectedMasks(self._masks, chosen),
             self.has_masks,
@@ -180,7 +171,7 @@ class SelectedMasks(MaskStore):
 
 
 @dataclass(frozen=True)
-class DenseImages:
+class DenseImages(Counted):
     """A data set for detection or segmentation, checked and ready."""
 
     name: str
@@ -200,18 +191,6 @@ class DenseImages:
     """By content; None where this was not checked."""
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of what the source holds and is not used, by the reason."""
-
-    @property
-    def train_images(self) -> int:
-        return len(self.train)
-
-    @property
-    def test_images(self) -> int:
-        return len(self.test)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
 
     @property
     def has_masks(self) -> bool:

@@ -80,7 +80,7 @@ def read(body: bytes, length: str | None, shape: Sequence[int]) -> Asked:
     return Asked(_images(inputs[0], body[end:], shape), outputs, text)
 
 
-def _images(tensor: Mapping[str, Any], binary: bytes, wanted: Sequence[int]) -> Floats:
+def _images(tensor: Mapping[str, object], binary: bytes, wanted: Sequence[int]) -> Floats:
     shape = tensor.get("shape")
     fits = isinstance(shape, list) and all(type(side) is int for side in shape) and shape[1:] == list(wanted)
     if tensor.get("datatype") != "FP32" or not fits or shape[0] < 1:  # type: ignore[index]

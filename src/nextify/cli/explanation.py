@@ -1,0 +1,48 @@
+"""Running ``nextify explain``, and printing what was found."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import torch
+
+from nextify.cli.printing import note, print_columns, print_json
+from nextify.deploy.explain import Explanation, explain
+from nextify.evaluation.predict import Prediction
+from nextify.report.explanations import write
+from nextify.system.text import printable
+from nextify.training.trial import runtime
+
+if TYPE_CHECKING:
+    from nextify.cli.explain import Options
+
+
+def run_explanation(options: Options) -> int:
+    torch.set_num_threads(runtime("cpu", options.threads).threads)
+    answers = list(explain(options.bundle, options.images, options.method, options.index))
+    found = [one for one in answers if isinstance(one, Explanation)]
+    failed = [one for one in answers if isinstance(one, Prediction)]
+    written = write(found, options.out) if found else []
+    if options.json:
+        print_json([one.to_dict() for one in found])
+    elif found:
+        rows = [
+            (
+                printable(one.path),
+                printable(one.label),
+                f"{100 * one.probability:.2f} %",
+                f"{one.deletion.area:.3f} ({one.deletion.random_area:.3f})",
+                f"{one.insertion.area:.3f} ({one.insertion.random_area:.3f})",
+                f"{one.random_agreement:.2f}",
+            )
+            for one in found
+        ]
+        print_columns(("image", "class", "probability", "deletion", "insertion", "random weights"), rows)
+        print(f"written: {written[0]}")
+    for one in found:
+        if not one.depends_on_weights:
+            note(f"{one.path}: the map hardly depends on the weights, so it explains nothing of the network")
+    for unread in failed:
+        print(f"nextify: {printable(unread.path)}: {printable(unread.error)}", file=sys.stderr)
+    return 1 if failed else 0
