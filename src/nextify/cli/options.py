@@ -33,8 +33,8 @@ Json = Annotated[bool, arg(help="Print JSON.", help_behavior_hint="")]
 Images = Annotated[
     str,
     arg(
-        help="digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar "
-        "(docs/data.md)."
+        help="digits, cifar10, scenes, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar, "
+        "with boxes or masks COCO, VOC, YOLO or images/ beside masks/ (docs/data.md)."
     ),
 ]
 SplitSeed = Annotated[

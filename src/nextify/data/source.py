@@ -12,7 +12,11 @@ PREFIX = "hf:"
 """Of a data set on the Hugging Face Hub."""
 EMBEDDED = ("digits", "scenes")
 """Sets that come with Nextify."""
-KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards"
+DENSE_KINDS = "'scenes', COCO's JSON, VOC's XML files, a YOLO data.yaml, or images/ beside masks/"
+KINDS = (
+    "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards; "
+    f"with boxes or masks {DENSE_KINDS}"
+)
 
 
 def is_pattern(source: str) -> bool:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nextify.data import DataError, open_images
 from nextify.data.dense import DenseTask, open_dense, recognize
+from nextify.data.dense.annotations import encoded_mask, mask_api, run_lengths
 from tests.data.dense.layouts import (
     BOX,
     CLASSES,
@@ -121,6 +122,15 @@ def test_run_lengths_and_crowds(tmp_path: Path) -> None:
     assert sum(int((mask == 255).sum()) for mask in masks) == 25
 
 
+def test_compressed_run_lengths_are_those_that_were_compressed() -> None:
+    rng = np.random.default_rng(0)
+    for size in ((1, 1), (16, 20), (300, 700)):
+        for share in (0.0, 0.02, 0.5, 1.0):
+            mask = rng.random(size) < share
+            text = mask_api().encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+            assert run_lengths(text) == encoded_mask(mask)["counts"]
+
+
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 def test_masks_agree_with_coco(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
@@ -215,6 +225,12 @@ def test_a_cache_is_used_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(chosen.load(0), first.train.load(2))
     assert chosen.name(1) == first.train.name(0)
     assert chosen.objects(0) is first.train.objects(2)
+
+
+@pytest.mark.parametrize("source", ["digits", "cifar10", "hf:a/b"])
+def test_labels_are_told_from_boxes(source: str) -> None:
+    with pytest.raises(DataError, match=f"{source} has labels and no boxes or masks: give 'scenes', COCO's JSON"):
+        open_dense(source, task="detection")
 
 
 @pytest.mark.parametrize(("source", "task"), [("scenes", "detection"), ("digits", None), ("hf:a/b", None)])

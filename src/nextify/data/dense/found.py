@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ class Annotation(NamedTuple):
     crowd: bool = False
     area: float | None = None
     mask: Mask | None = None
+    scored: bool = False
+    """Whether it has a score, as what a network found has."""
 
 
 @dataclass(kw_only=True)
@@ -59,6 +62,7 @@ class Annotated:
     """Whether boxes and outlines are shares of the image's sides, as YOLO has them."""
     shown: Callable[[str], str] = as_split
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -141,9 +145,18 @@ def text_list(path: Path) -> list[str]:
 
 
 def class_names(folders: Sequence[Path]) -> tuple[tuple[str, ...], str] | None:
-    """The lines of ``classes.txt`` (or ``labels.txt``, ``codes.txt``, …) and its path, where there is one."""
+    """The lines of ``classes.txt`` (or ``labels.txt``, ``codes.txt``, …) and its path, where there is one.
+
+    Raises:
+        DataError: it names no class, or one twice.
+    """
     for folder in folders:
-        for name in files_in(folder):
-            if name.lower() in ("classes.txt", "labels.txt", "class_names.txt", "codes.txt", "obj.names"):
-                return tuple(text_list(folder / name)), printable(str(folder / name))
+        for file in files_in(folder):
+            if file.lower() in ("classes.txt", "labels.txt", "class_names.txt", "codes.txt", "obj.names"):
+                names, where = text_list(folder / file), printable(str(folder / file))
+                if not names:
+                    raise DataError(f"{where} names no class: write one name per line")
+                if twice := [name for name, count in Counter(names).items() if count > 1]:
+                    raise DataError(f"{where} names {some(twice)} more than once: give each class a name of its own")
+                return tuple(names), where
     return None

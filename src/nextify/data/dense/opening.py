@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from nextify.data.checks import check, examine
 from nextify.data.dense.annotations import (
@@ -35,13 +36,13 @@ from nextify.data.encoded import Files
 from nextify.data.errors import DataError
 from nextify.data.images import ImageSet
 from nextify.data.opening import DECODED_LIMIT
-from nextify.data.source import source_name
+from nextify.data.source import DENSE_KINDS as KINDS
+from nextify.data.source import PREFIX, source_name
 from nextify.data.sources.annotated import format_of
 from nextify.data.sources.listing import Indices, Listing, Splitting
 from nextify.data.sources.parts import count_classes
 from nextify.system.text import plural, printable, some
 
-KINDS = "'scenes', COCO's JSON, VOC's XML files, a YOLO data.yaml, or images/ beside masks/"
 VERSION = 1
 """Part of every fingerprint: raised when reading annotations changes."""
 
@@ -94,6 +95,8 @@ def open_dense(
     if source == "scenes":
         return _scenes(task or "detection")
     path = Path(source).expanduser()
+    if source in ("digits", "cifar10") or (isinstance(source, str) and source.startswith(PREFIX)):
+        raise DataError(f"{source} has labels and no boxes or masks: give {KINDS}")
     if not path.exists():
         raise DataError(f"no such folder or file: {printable(str(source))}; give {KINDS}")
     found, recognized = _listed(path, Splitting(test_fraction, split_seed, to_train))
@@ -229,7 +232,7 @@ def _objects(
                     minlength=len(classes))
         for part in (train, test)
     ]  # fmt: skip
-    notes, warnings = findings.notes(), findings.warnings()
+    notes, warnings = findings.notes(), [*found.warnings, *findings.warnings()]
     notes.append(f"{counts[0].sum():,} objects to train on and {counts[1].sum():,} to test on, of "
                  f"{plural(len(classes), 'class', 'classes')}.")  # fmt: skip
     if len(train) and not counts[0].sum():
@@ -304,10 +307,31 @@ def _index_masks(
         remedy = "name them in classes.txt" if found.classes is not None else "train on images of them"
         raise DataError(f"{count} indices beyond the {known} classes 0 to {known - 1}: {told}; correct the masks, "
                         f"{remedy}, or ignore one with --ignore-index {which[0]}")  # fmt: skip
+    counted = present[:, table != IGNORED]
+    for part, purpose in ((train, "train"), (test, "test")):
+        if len(part) and not counted[part].any():
+            raise DataError(f"all {plural(len(part), 'mask')} to {purpose} on hold ignored pixels only "
+                            f"({_values(present[part])}): store the index of each pixel's class")  # fmt: skip
+    warnings = []
+    if len(train) and len(classes) < 2:
+        warnings.append(f"The masks hold one class only ({some(classes)}), so there is nothing to tell apart.")
+    if bare := [os.path.basename(paths[i]) for i in (*train.tolist(), *test.tolist()) if not counted[i].any()]:
+        warnings.append(f"{plural(len(bare), 'mask holds', 'masks hold')} ignored pixels only, so that nothing is "
+                        f"learned or measured of {'its image' if len(bare) == 1 else 'their images'}: "
+                        f"{some(bare)}.")  # fmt: skip
+    for part, purpose in ((train, "train"), (test, "test")):
+        there = {*table[np.flatnonzero(present[part].any(0))].tolist()}
+        if len(part) and (absent := [name for k, name in enumerate(classes) if k not in there]):
+            notes.append(f"No mask to {purpose} on has pixels of {count_classes(absent)}.")
     fits = size_of_all <= DECODED_LIMIT
     masks = {i: table[values] for i, values in held.items()} if fits else StoredMasks(paths, table)
     digests = {i: digest + table.tobytes() for i, digest in digests.items()}
-    return _Made(classes, notes, [], {}, None, masks, digests)
+    return _Made(classes, notes, warnings, {}, None, masks, digests)
+
+
+def _values(present: npt.NDArray[np.bool_]) -> str:
+    """The values that occur in any of masks, ``present (N, 256)``."""
+    return some([str(value) for value in np.flatnonzero(present.any(0))])
 
 
 def _scenes(task: DenseTask) -> DenseImages:
