@@ -125,6 +125,8 @@ class MeasurementOptions(InferenceOptions):
     part: Literal["test", "train", "all"] = "test"
     """test: val/ or test/, or the images that training would have set aside; all: every image, for data never trained
     on."""
+    split: Annotated[Literal["val", "test"] | None, UNSET] = None
+    """Which part the test images are, of data that has both val and test. Default: val, as in training."""
     out: Folder = None
     """Folder for the results. Default: only print them."""
     reading: OmitArgPrefixes[Reading] = Reading()

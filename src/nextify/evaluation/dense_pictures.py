@@ -347,7 +347,7 @@ def classes_picture(
     axes.set_xlim(0, 108)
     axes.set_xlabel("%", color=SOFT)
     cutting = f"\nthe worst {len(shown)} of {len(rows)} classes" if len(shown) == ROWS < len(rows) else ""
-    axes.set_title(f"{cut(title, 60)}{cutting}", fontsize=10, loc="left", color=INK)
+    axes.set_title(f"{title}{cutting}", fontsize=10, loc="left", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:
         sheet.legend(loc="outside lower center", ncols=len(series), frameon=False, fontsize=8)

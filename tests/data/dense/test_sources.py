@@ -16,16 +16,20 @@ from tests.data.dense.layouts import (
     BOX,
     CLASSES,
     DETECTION,
+    PARTS,
     SEGMENTATION,
     SIZE,
     Build,
     coco,
     coco_beside,
     coco_one,
+    coco_parts,
     index_mask,
     masks_inner,
+    roboflow,
     save_images,
     voc,
+    voc_parts,
     write,
     xml,
     yolo,
@@ -191,6 +195,27 @@ def test_a_test_part_alone_can_be_evaluated(build: Build, tmp_path: Path) -> Non
 def test_a_part_by_its_own_name(tmp_path: Path) -> None:
     images = open_dense(coco_beside(tmp_path) / "val.json", to_train=False)
     assert (images.train_images, images.test_images) == (0, 2)
+
+
+@pytest.mark.parametrize("build", [coco_parts, coco_beside, coco_one, roboflow, voc, voc_parts, yolo, masks_inner])
+def test_the_part_to_test_on_can_be_chosen(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PARTS, "test", 3)
+    source = build(tmp_path / "set")
+    if build is yolo:
+        (source / "data.yaml").write_text((source / "data.yaml").read_text() + "test: test/images\n")
+    images = open_dense(source)
+    assert len(images.test) == 2
+    assert "nextify evaluate --split test measures a bundle on the part named test." in images.notes
+    chosen = open_dense(source, to_train=False, tested="test")
+    assert (len(chosen.test), chosen.name) == (3, f"{images.name} (test)")
+    assert all("test" in chosen.test.name(i) for i in range(3))
+    assert len(open_dense(source, to_train=False, tested="val").test) == 2
+
+
+def test_a_part_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for source, has in ((coco_beside(tmp_path / "set"), r"only val\.json"), ("scenes", None)):
+        with pytest.raises(DataError, match=f"has {has}, and test is to be tested on" if has else "scenes has no val"):
+            open_dense(source, to_train=False, tested="test" if has else "val")
 
 
 def test_class_names_of_masks(tmp_path: Path) -> None:

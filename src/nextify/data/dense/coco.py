@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -42,7 +44,7 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
     numbers, classes, notes = _classes(read, where)
     rows = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
     if parts is None and (inner := _by_folder(rows[""], read[""])) is not None:
-        parts = choose_parts([*inner], where, to_train=splitting.to_train)
+        parts = choose_parts([*inner], where, to_train=splitting.to_train, tested=splitting.tested)
         return Annotated(
             where=where,
             parts=parts,
@@ -83,11 +85,23 @@ def _read(path: Path) -> Record:
         }
         if lacking := [field for field in wanted[key] if any(field not in row for row in rows)]:
             raise DataError(f"{where} has {key} without {some(lacking)}: add it")
-        for field, row in ((field, row) for field in wanted[key] if field.endswith("id") for row in rows):
-            if not isinstance(row[field], str) and not _is_number(row[field]):
-                raise DataError(f"{where} has {key} whose {field} is neither a number nor text: "
-                                f"{shortened(row[field])}{_id(row)}; correct it")  # fmt: skip
+        for row, field in itertools.product(rows, wanted[key]):
+            if not _is_usable(row[field], field):
+                kind = "neither a number nor text" if field.endswith("id") else "no text"
+                raise DataError(f"{where} has {key} whose {field} is {kind}: {shortened(row[field])}{_id(row)}; "
+                                f"correct it")  # fmt: skip
     return found  # type: ignore[no-any-return]
+
+
+def _is_usable(value: object, field: str) -> bool:
+    """Whether a name can be written, and an id be looked up."""
+    if field.endswith("id") and not isinstance(value, str):
+        return _is_number(value)
+    try:
+        text = os.fsencode(value if field == "file_name" else str(value))  # type: ignore[arg-type]
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return bool(text) and b"\0" not in text
 
 
 def _is_cut_off(error: ValueError) -> bool:

@@ -68,7 +68,11 @@ class Annotated:
 
 def used_parts(names: Sequence[str], where: str, shown: Callable[[str], str], splitting: Splitting) -> Parts | None:
     """The parts to use of those that a source names; None where it names none (``""``)."""
-    return None if [*names] == [""] else choose_parts(names, where, shown, to_train=splitting.to_train)
+    return (
+        None
+        if [*names] == [""]
+        else choose_parts(names, where, shown, to_train=splitting.to_train, tested=splitting.tested)
+    )
 
 
 def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, list[str]]:
@@ -84,10 +88,8 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
         raise DataError(
             f"{where} has no images{f' in {shown(parts.train)}' if parts and parts.train else ''}: add some"
         )
-    said = []
-    if parts is not None and parts.unused:
-        which = "a share of the training images" if parts.test is None else shown(parts.test)
-        said.append(f"{which} is the test set; {some([shown(name) for name in parts.unused])} is not used.")
+    splitting.check(parts, where, shown)
+    said = splitting.said_of(parts, None if parts is None else parts.test, shown)
     if parts is not None and parts.test is not None:
         if not second:
             raise DataError(f"{where} has no images in {shown(parts.test)}: add some")

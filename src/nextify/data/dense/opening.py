@@ -40,7 +40,7 @@ from nextify.data.source import DENSE_KINDS as KINDS
 from nextify.data.source import PREFIX, source_name
 from nextify.data.sources.annotated import format_of
 from nextify.data.sources.listing import Indices, Listing, Splitting
-from nextify.data.sources.parts import count_classes
+from nextify.data.sources.parts import Tested, count_classes
 from nextify.system.text import plural, printable, some
 
 VERSION = 1
@@ -69,6 +69,7 @@ def open_dense(
     split_seed: int = 0,
     cache: Path | None = None,
     to_train: bool = True,
+    tested: Tested | None = None,
     skip_unreadable: bool = False,
     ignore_index: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -83,6 +84,7 @@ def open_dense(
         test_fraction, split_seed: the share that is tested on where a source names no parts, and which images.
         cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
         to_train: False where the images are only to be tested on.
+        tested: which part must be tested on, ``val`` or ``test``; None takes val, else test, else part of train.
         skip_unreadable: leave images out that cannot be read, as ``open_images`` does.
         ignore_index: an index of the masks whose pixels neither train nor count, beside 255.
         on_progress: called now and then with the number of images looked at, and of all.
@@ -93,15 +95,18 @@ def open_dense(
     if ignore_index is not None and not 0 <= ignore_index <= IGNORED:
         raise DataError(f"ignore_index must be an index of the masks, from 0 to {IGNORED}, got {ignore_index}")
     if source == "scenes":
+        if tested == "val":
+            raise DataError("scenes has no val: choose --split test, or leave it out")
         return _scenes(task or "detection")
     path = Path(source).expanduser()
     if source in ("digits", "cifar10") or (isinstance(source, str) and source.startswith(PREFIX)):
         raise DataError(f"{source} has labels and no boxes or masks: give {KINDS}")
     if not path.exists():
         raise DataError(f"no such folder or file: {printable(str(source))}; give {KINDS}")
-    found, recognized = _listed(path, Splitting(test_fraction, split_seed, to_train))
+    splitting = Splitting(test_fraction, split_seed, to_train, tested)
+    found, recognized = _listed(path, splitting)
     task = task or recognized
-    train, test, said = divided(found, Splitting(test_fraction, split_seed, to_train))
+    train, test, said = divided(found, splitting)
     paths = [*found.train.paths, *found.test.paths]
     root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
@@ -132,7 +137,7 @@ def open_dense(
             (*found.notes, *said, *made.notes),
             left_out={**found.left_out, **made.left_out},
         ),
-        name=source_name(str(source)),
+        name=source_name(str(source), tested),
         cache=cache,
         decoded_limit=DECODED_LIMIT,
         skip_unreadable=skip_unreadable,
