@@ -12,6 +12,8 @@ from nextify.data.dense import open_dense
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.zoo import create_model, find_design
 from nextify.paper.recipe import RECIPES
+from nextify.tasks.detection import Detection
+from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import parameter_groups
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import prepare
@@ -70,6 +72,25 @@ def test_a_resumed_training_is_the_undisturbed_one(scenes, head, tmp_path):
     advance(second, 2)
     there, again = weights(whole), weights(second)
     assert all(torch.equal(there[name], again[name]) for name in there)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_training_stops_while_it_measures_and_loses_nothing(scenes, epoch, tmp_path, monkeypatch):
+    monkeypatch.setattr("nextify.training.learned.DENSE_TEST_BATCH", 1)
+    made = prepared(scenes)
+    whole = run_trial(made.trial, made.images, Runtime(evaluations=2), tmp_path / "whole")
+    seen, observe = [], Detection.observe
+    monkeypatch.setattr(Detection, "observe", lambda *arguments: seen.append(0) or observe(*arguments))
+    with pytest.raises(TrainingStopped, match=f"stopped at step {4 * epoch} of 8"):
+        run_trial(
+            *(made.trial, made.images, Runtime(evaluations=2), tmp_path / "stopped"),
+            should_stop=lambda: len(seen) == 3 * epoch - 1,
+        )
+    assert len(seen) == 3 * epoch - 1
+    again = run_trial(made.trial, made.images, Runtime(evaluations=2), tmp_path / "stopped")
+    assert (again.curve, again.metrics) == (whole.curve, whole.metrics)
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "stopped")]
+    assert logs[0] == logs[1]
 
 
 @pytest.mark.parametrize("head", LIGHT)

@@ -6,6 +6,7 @@ are matched by name, as in classification.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -359,13 +360,15 @@ def _class_bars(found: DetectionEvaluation | SegmentationEvaluation) -> bytes:
     if isinstance(found, SegmentationEvaluation):
         pixels = max(1, sum(row.pixels for row in found.classes))
         ious = [(row.name, f"{100 * row.pixels / pixels:.1f} % of the pixels", (row.iou,)) for row in found.classes]
-        return classes_picture(ious, ("IoU",), f"{heading(found)}: IoU\n{figures(found)}")
+        return classes_picture(ious, ("IoU",), f"{heading(found)}: IoU\n{textwrap.fill(figures(found), 70)}")
     with_masks = "mask_ap" in found.metrics
     rows = [
         (row.name, plural(row.objects, "object"), (row.ap, row.ap50, row.mask_ap)[: 2 + with_masks])
         for row in found.classes
     ]
-    return classes_picture(rows, ("AP", "AP50", "mask AP")[: 2 + with_masks], f"{heading(found)}\n{figures(found)}")
+    return classes_picture(
+        rows, ("AP", "AP50", "mask AP")[: 2 + with_masks], f"{heading(found)}\n{textwrap.fill(figures(found), 70)}"
+    )
 
 
 def _write(out: Path, found: DetectionEvaluation | SegmentationEvaluation, pictures: Mapping[str, bytes]) -> None:
