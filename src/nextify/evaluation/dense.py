@@ -206,9 +206,9 @@ def figures(found: DetectionEvaluation | SegmentationEvaluation) -> str:
     """Such as ``AP 31.52 % (28.90 to 34.21), AP50 …``, the intervals in parentheses."""
     texts = []
     for spec in found.metric_specs:
-        low, high = found.intervals.get(spec.key, (None, None))
-        interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
-        texts.append(f"{spec.text(found.metrics[spec.key])}{interval}")
+        interval = found.intervals.get(spec.key)
+        between = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+        texts.append(f"{spec.text(found.metrics[spec.key])}{between}")
     return ", ".join(texts)
 
 

@@ -63,11 +63,13 @@ def coco_files(root: Path) -> dict[str, Path]:
     folders = subfolders(root)
     inner = {name: found for name in folders if kind_of(name) and (found := _cocos_in(root / name))}
     if inner:
-        inner |= {name: cut for name in folders if kind_of(name) and (cut := _cut_in(root / name))}
+        others = [name for name in folders if kind_of(name) and name not in inner]
+        inner |= {name: cut for name in others if (cut := [*filter(_is_cut, _jsons(root / name))])}
         return {name: found[0] for name, found in inner.items()}
     for place in ("", *(name for name in folders if name.lower() in COMPANIONS)):
         if found := _cocos_in(root / place):
-            found += [path for path in _cut_in(root / place) if kind_of(path.stem) and path not in found]
+            others = [path for path in _jsons(root / place) if kind_of(path.stem) and path not in found]
+            found += filter(_is_cut, others)
         instances = [path for path in found if path.name.startswith("instances")]
         named = {path.stem: path for path in instances or found if kind_of(path.stem)}
         if named:
@@ -147,10 +149,6 @@ def _files(folder: Path, deep: bool) -> Iterator[str]:
 
 def _cocos_in(folder: Path) -> list[Path]:
     return [path for path in _jsons(folder) if _is_coco(path)]
-
-
-def _cut_in(folder: Path) -> list[Path]:
-    return [path for path in _jsons(folder) if _is_cut(path)]
 
 
 def _jsons(folder: Path) -> list[Path]:
