@@ -97,7 +97,8 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
 
     from nextify.cli.progress import read_any
     from nextify.data.dense.annotations import DenseImages
-    from nextify.evaluation.dense import DRAWS, evaluate_dense, figures, files
+    from nextify.evaluation.dense import evaluate_dense, figures, files
+    from nextify.evaluation.dense_intervals import DRAWS
     from nextify.evaluation.finder import open_finder
 
     refuse_for_dense(about.task, {"--class-order": options.class_order, "--channels": options.reading.channels})

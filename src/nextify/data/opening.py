@@ -86,6 +86,8 @@ def open_images(
     bands = None if channels is None else checked(channels)
     if bands is not None and source in ("digits", "cifar10"):
         raise DataError(f"{source} has no bands to choose from: leave --channels out")
+    if source == "scenes":
+        raise DataError("scenes has boxes and masks and no labels: nextify train MODEL --data scenes trains on them")
     if tested == "val" and source in ("digits", "cifar10"):
         raise DataError(f"{source} has no val: choose --split test, or leave it out")
     if source == "digits":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -194,9 +194,18 @@ class _Named(NamedTuple):
     axes: Axes
 
 
+_Place = tuple[tuple[float, float], tuple[float, float], Literal["left", "right"]]
+"""A point of the image, the words' distance from it in points, and which of their ends is there."""
+
+
 def _spread(sheet: Figure, named: Sequence[_Named]) -> None:
     """Write each object's words at the first of its box's corners where they cover no others and stay in the image."""
     from matplotlib.transforms import Bbox
+
+    def write(words: Annotation, place: _Place) -> Bbox:
+        words.xy, words.xyann = place[:2]
+        words.set_horizontalalignment(place[2])
+        return words.get_window_extent()
 
     def covered(one: Bbox, other: Bbox) -> float:
         shared = Bbox.intersection(one, other)
@@ -205,9 +214,9 @@ def _spread(sheet: Figure, named: Sequence[_Named]) -> None:
     sheet.draw_without_rendering()  # decides where the axes lie
     taken: dict[Axes, list[Bbox]] = {}
     for words, (x1, y1, x2, y2), axes in named:
-        written, image, half = taken.setdefault(axes, []), axes.get_window_extent(), 0.65 * words.get_fontsize()
-        tried = []
-        for place in (
+        written, image, half = taken.setdefault(axes, []), axes.get_window_extent(), 0.65 * float(words.get_fontsize())
+        tried: list[tuple[float, _Place]] = []
+        places: tuple[_Place, ...] = (
             ((x1, y1), (0, half), "left"),
             ((x1, y2), (0, -half), "left"),
             ((x2, y1), (0, half), "right"),
@@ -216,18 +225,14 @@ def _spread(sheet: Figure, named: Sequence[_Named]) -> None:
             ((x2, y2), (-1, half), "right"),
             ((x2, (y1 + y2) / 2), (1, 0), "left"),
             ((x1, (y1 + y2) / 2), (-1, 0), "right"),
-        ):
-            words.xy, words.xyann = place[:2]
-            words.set_horizontalalignment(place[2])  # type: ignore[arg-type]
-            extent = words.get_window_extent()
+        )
+        for place in places:
+            extent = write(words, place)
             outside = extent.width * extent.height - covered(extent, image)
-            tried.append((outside + sum(covered(extent, other) for other in written), place, extent))
+            tried.append((outside + sum(covered(extent, other) for other in written), place))
             if tried[-1][0] < 1:
                 break
-        _, place, extent = min(tried, key=lambda one: one[0])
-        words.xy, words.xyann = place[:2]
-        words.set_horizontalalignment(place[2])  # type: ignore[arg-type]
-        written.append(extent)
+        written.append(write(words, min(tried, key=lambda one: one[0])[1]))
 
 
 def _blended(pixels: Pixels, mask: Mask, label: int, strength: float = 0.45) -> Pixels:

@@ -125,12 +125,12 @@ def run_steps(
             on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer), entry))
         if trainer.step < trainer.total_steps and (processes.count() == 1 or trainer.step % AGREE_EVERY == 0):
             due = records.folder is not None and now - saved_at > runtime.checkpoint_seconds
-            asked, due = processes.largest([should_stop is not None and should_stop(), due])
-            if asked or due:
+            asked, save = processes.largest([should_stop is not None and should_stop(), due])
+            if asked or save:
                 look()
             if asked:
                 stop()
-            if due:
+            if save:
                 records.save(trainer.state())
                 saved_at = time.perf_counter()
         before = time.perf_counter()

@@ -252,6 +252,11 @@ def test_a_cache_is_used_again(tmp_path: Path) -> None:
     assert chosen.objects(0) is first.train.objects(2)
 
 
+def test_boxes_are_told_from_labels() -> None:
+    with pytest.raises(DataError, match="scenes has boxes and masks and no labels: nextify train MODEL --data scenes"):
+        open_images("scenes")
+
+
 @pytest.mark.parametrize("source", ["digits", "cifar10", "hf:a/b"])
 def test_labels_are_told_from_boxes(source: str) -> None:
     with pytest.raises(DataError, match=f"{source} has labels and no boxes or masks: give 'scenes', COCO's JSON"):

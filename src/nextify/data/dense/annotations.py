@@ -73,7 +73,7 @@ def run_lengths(text: str) -> list[int] | None:
     numbers -= np.where(values[ends] & 16, 1 << 5 * (places[ends] + 1), 0)
     for chain in (numbers[1::2], numbers[2::2]):
         chain[:] = np.cumsum(chain)
-    return numbers.tolist()
+    return [int(number) for number in numbers]
 
 
 @dataclass(frozen=True, eq=False)

@@ -209,7 +209,11 @@ def _size(image: Record, where: str) -> tuple[int, int] | None:
     if None in sides or 0 in sides:
         return None
     height, width = (int(side) if isinstance(side, float) and _is_number(side) else side for side in sides)
-    if not all(isinstance(side, int) and 0 < side <= FAR for side in (height, width)):
+    if (
+        not isinstance(height, int)
+        or not isinstance(width, int)
+        or not 0 < min(height, width) <= max(height, width) <= FAR
+    ):
         raise DataError(f"{where} has a height and width that are no pixels: {shortened(sides[0])} and "
                         f"{shortened(sides[1])}; correct them, or leave them out")  # fmt: skip
     return height, width

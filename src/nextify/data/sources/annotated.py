@@ -63,8 +63,8 @@ def coco_files(root: Path) -> dict[str, Path]:
     folders = subfolders(root)
     inner = {name: found for name in folders if kind_of(name) and (found := _cocos_in(root / name))}
     if inner:
-        others = [name for name in folders if kind_of(name) and name not in inner]
-        inner |= {name: cut for name in others if (cut := [*filter(_is_cut, _jsons(root / name))])}
+        without = [name for name in folders if kind_of(name) and name not in inner]
+        inner |= {name: cut for name in without if (cut := [*filter(_is_cut, _jsons(root / name))])}
         return {name: found[0] for name, found in inner.items()}
     for place in ("", *(name for name in folders if name.lower() in COMPANIONS)):
         if found := _cocos_in(root / place):
