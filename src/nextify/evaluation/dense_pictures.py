@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -194,45 +194,37 @@ class _Named(NamedTuple):
     axes: Axes
 
 
-_Place = tuple[tuple[float, float], tuple[float, float], Literal["left", "right"]]
-"""A point of the image, the words' distance from it in points, and which of their ends is there."""
-
-
 def _spread(sheet: Figure, named: Sequence[_Named]) -> None:
     """Write each object's words at the first of its box's corners where they cover no others and stay in the image."""
-    from matplotlib.transforms import Bbox
-
-    def write(words: Annotation, place: _Place) -> Bbox:
-        words.xy, words.xyann = place[:2]
-        words.set_horizontalalignment(place[2])
-        return words.get_window_extent()
-
-    def covered(one: Bbox, other: Bbox) -> float:
-        shared = Bbox.intersection(one, other)
-        return 0.0 if shared is None else shared.width * shared.height
-
     sheet.draw_without_rendering()  # decides where the axes lie
-    taken: dict[Axes, list[Bbox]] = {}
+    taken: dict[Axes, list[npt.NDArray[np.float64]]] = {}
     for words, (x1, y1, x2, y2), axes in named:
-        written, image, half = taken.setdefault(axes, []), axes.get_window_extent(), 0.65 * float(words.get_fontsize())
-        tried: list[tuple[float, _Place]] = []
-        places: tuple[_Place, ...] = (
-            ((x1, y1), (0, half), "left"),
-            ((x1, y2), (0, -half), "left"),
-            ((x2, y1), (0, half), "right"),
-            ((x2, y2), (0, -half), "right"),
-            ((x1, y1), (1, -half), "left"),
-            ((x2, y2), (-1, half), "right"),
-            ((x2, (y1 + y2) / 2), (1, 0), "left"),
-            ((x1, (y1 + y2) / 2), (-1, 0), "right"),
+        written, half, middle = taken.setdefault(axes, []), 0.65 * float(words.get_fontsize()), (y1 + y2) / 2
+        places = (  # a point of the image, the words' distance from it in points, and which of their ends is there
+            *((x1, y1, 0, half, "left"), (x1, y2, 0, -half, "left"), (x2, y1, 0, half, "right")),
+            *((x2, y2, 0, -half, "right"), (x1, y1, 1, -half, "left"), (x2, y2, -1, half, "right")),
+            *((x2, middle, 1, 0, "left"), (x1, middle, -1, 0, "right")),
         )
-        for place in places:
-            extent = write(words, place)
-            outside = extent.width * extent.height - covered(extent, image)
-            tried.append((outside + sum(covered(extent, other) for other in written), place))
-            if tried[-1][0] < 1:
-                break
-        written.append(write(words, min(tried, key=lambda one: one[0])[1]))
+        size = words.get_window_extent().size  # the same at every place, in pixels
+        starts = axes.transData.transform([place[:2] for place in places])
+        starts += np.array([place[2:4] for place in places]) * sheet.dpi / 72
+        starts -= [(size[0] * (place[4] == "right"), size[1] / 2) for place in places]
+        boxes = np.hstack([starts, starts + size])  # (8, 4)
+        covered = size.prod() - _shared(boxes, axes.get_window_extent().extents[None])[:, 0]
+        if written:
+            covered += _shared(boxes, np.stack(written)).sum(1)
+        best = int(np.argmax(covered < 1)) if (covered < 1).any() else int(covered.argmin())
+        x, y, across, up, end = places[best]
+        words.xy, words.xyann = (x, y), (across, up)
+        words.set_horizontalalignment(end)
+        written.append(boxes[best])
+
+
+def _shared(some: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The area that boxes ``(M, 4)`` share with others ``(N, 4)``: ``(M, N)``."""
+    low, high = (pick(some[:, None, part], others[None, :, part]) for pick, part in
+                 ((np.maximum, slice(0, 2)), (np.minimum, slice(2, 4))))  # fmt: skip
+    return (high - low).clip(0).prod(-1)
 
 
 def _blended(pixels: Pixels, mask: Mask, label: int, strength: float = 0.45) -> Pixels:
