@@ -114,8 +114,8 @@ class _ClassMatches:
             objects = float((~one.truth.crowd[true]).sum())
             rows.append((one.scores[own], np.full(len(own), i), right, ignored, objects))
         scores, image, right, ignored, objects = zip(*rows, strict=True)
-        together = (np.concatenate(values) for values in (scores, image, right, ignored))
-        return cls(*together, objects=np.array(objects))
+        scores, image, right, ignored = map(np.concatenate, (scores, image, right, ignored))
+        return cls(scores, image, right, ignored, np.array(objects))
 
     def average_precision(self, weights: Floats) -> Floats:
         """``(draws, T)``, 0 to 1, NaN where no object was drawn; ``weights (draws, N)``."""

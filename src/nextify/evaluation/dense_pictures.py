@@ -200,31 +200,31 @@ def _spread(sheet: Figure, named: Sequence[_Named]) -> None:
     taken: dict[Axes, list[npt.NDArray[np.float64]]] = {}
     for words, (x1, y1, x2, y2), axes in named:
         written, half, middle = taken.setdefault(axes, []), 0.65 * float(words.get_fontsize()), (y1 + y2) / 2
-        places = (  # a point of the image, the words' distance from it in points, and which of their ends is there
-            *((x1, y1, 0, half, "left"), (x1, y2, 0, -half, "left"), (x2, y1, 0, half, "right")),
-            *((x2, y2, 0, -half, "right"), (x1, y1, 1, -half, "left"), (x2, y2, -1, half, "right")),
-            *((x2, middle, 1, 0, "left"), (x1, middle, -1, 0, "right")),
-        )
-        size = words.get_window_extent().size  # the same at every place, in pixels
-        starts = axes.transData.transform([place[:2] for place in places])
-        starts += np.array([place[2:4] for place in places]) * sheet.dpi / 72
-        starts -= [(size[0] * (place[4] == "right"), size[1] / 2) for place in places]
-        boxes = np.hstack([starts, starts + size])  # (8, 4)
-        covered = size.prod() - _shared(boxes, axes.get_window_extent().extents[None])[:, 0]
+        # A point of the image, the words' distance from it in points, and whether they end there or begin.
+        places = np.array([
+            *((x1, y1, 0, half, 0), (x1, y2, 0, -half, 0), (x2, y1, 0, half, 1), (x2, y2, 0, -half, 1)),
+            *((x1, y1, 1, -half, 0), (x2, y2, -1, half, 1), (x2, middle, 1, 0, 0), (x1, middle, -1, 0, 1)),
+        ])  # fmt: skip
+        size = np.array(words.get_window_extent().size)  # the same at every place, in pixels
+        starts = axes.transData.transform(places[:, :2]) + places[:, 2:4] * sheet.dpi / 72
+        starts -= size * np.stack([places[:, 4], np.full(len(places), 0.5)], 1)
+        boxes = np.hstack([starts, starts + size])
+        covered = size.prod() - _shared(boxes, np.array(axes.get_window_extent().extents)[None])[:, 0]
         if written:
             covered += _shared(boxes, np.stack(written)).sum(1)
         best = int(np.argmax(covered < 1)) if (covered < 1).any() else int(covered.argmin())
-        x, y, across, up, end = places[best]
+        x, y, across, up, ends = places[best].tolist()
         words.xy, words.xyann = (x, y), (across, up)
-        words.set_horizontalalignment(end)
+        words.set_horizontalalignment("right" if ends else "left")
         written.append(boxes[best])
 
 
 def _shared(some: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The area that boxes ``(M, 4)`` share with others ``(N, 4)``: ``(M, N)``."""
-    low, high = (pick(some[:, None, part], others[None, :, part]) for pick, part in
-                 ((np.maximum, slice(0, 2)), (np.minimum, slice(2, 4))))  # fmt: skip
-    return (high - low).clip(0).prod(-1)
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    areas: npt.NDArray[np.float64] = (high - low).clip(0).prod(-1)
+    return areas
 
 
 def _blended(pixels: Pixels, mask: Mask, label: int, strength: float = 0.45) -> Pixels:
