@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from nextify.data.dense import DenseImages, open_dense
+from nextify.data.dense.annotations import mask_api
 from nextify.data.dense.placement import canvas_of, placed
 from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalized
 from nextify.evaluation.dense_intervals import ap_intervals, miou_intervals
@@ -104,6 +105,7 @@ def as_input(pixels: np.ndarray[Any, Any]) -> Tensor:
 
 
 def detection_run(options: argparse.Namespace, images: DenseImages, tested: DenseImages) -> dict[str, Any]:
+    mask_api()  # refuses before the training where what measures is missing
     model = detector(options, images.num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4)
     peak = RATES[options.model] * options.batch / 16
