@@ -95,6 +95,28 @@ def in_parquet_as_on_the_hub(root: Path) -> str:
 
 
 @pytest.mark.parametrize("make", [in_folders, in_a_table, in_tars, in_parquet_as_on_the_hub])
+def test_the_part_to_test_on_can_be_chosen(make: Callable[[Path], str], tmp_path: Path) -> None:
+    source = make(tmp_path / "set")
+    usual, val, test = (open_images(source, to_train=False, tested=part) for part in (None, "val", "test"))
+    seen = [[part.load(i).tobytes() for i in range(len(part))] for part in (usual.test, val.test, test.test)]
+    assert seen[0] == seen[1] != seen[2]
+    assert (usual.name, test.name) == (test.name.removesuffix(" (test)"), f"{usual.name} (test)")
+    assert "nextify evaluate --split test measures a bundle on the part named test." in open_images(source).notes
+
+
+def test_a_part_to_test_on_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{part}/{c}/{i}.png" for part in ("train", "val") for c in "ab" for i in range(4)))
+    for source, message in (
+        (tmp_path, "has only val/, and test is to be tested on: choose another --split, or leave it out"),
+        (tmp_path / "train", "has no such part, and test is to be tested on"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_images(source, to_train=False, tested="test")
+    with pytest.raises(DataError, match="digits has no val"):
+        open_images("digits", tested="val")
+
+
+@pytest.mark.parametrize("make", [in_folders, in_a_table, in_tars, in_parquet_as_on_the_hub])
 def test_used_and_left_out_are_all_there_is(make: Callable[[Path], str], tmp_path: Path) -> None:
     root = tmp_path / "set"
     images = open_images(make(root))

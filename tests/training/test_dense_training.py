@@ -12,6 +12,8 @@ from nextify.data.dense import open_dense
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.zoo import create_model, find_design
 from nextify.paper.recipe import RECIPES
+from nextify.tasks.detection import Detection
+from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import parameter_groups
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import prepare
@@ -72,12 +74,37 @@ def test_a_resumed_training_is_the_undisturbed_one(scenes, head, tmp_path):
     assert all(torch.equal(there[name], again[name]) for name in there)
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_training_stops_while_it_measures_and_loses_nothing(scenes, epoch, tmp_path, monkeypatch):
+    monkeypatch.setattr("nextify.training.learned.DENSE_TEST_BATCH", 1)
+    made = prepared(scenes)
+    whole = run_trial(made.trial, made.images, Runtime(evaluations=2), tmp_path / "whole")
+    seen, observe = [], Detection.observe
+    monkeypatch.setattr(Detection, "observe", lambda *arguments: seen.append(0) or observe(*arguments))
+    with pytest.raises(TrainingStopped, match=f"stopped at step {4 * epoch} of 8"):
+        run_trial(
+            *(made.trial, made.images, Runtime(evaluations=2), tmp_path / "stopped"),
+            should_stop=lambda: len(seen) == 3 * epoch - 1,
+        )
+    assert len(seen) == 3 * epoch - 1
+    again = run_trial(made.trial, made.images, Runtime(evaluations=2), tmp_path / "stopped")
+    assert (again.curve, again.metrics) == (whole.curve, whole.metrics)
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "stopped")]
+    assert logs[0] == logs[1]
+
+
 @pytest.mark.parametrize("head", LIGHT)
 def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys):
     made = prepared(scenes, head)
     result = run_prepared(made, tmp_path, RUNTIME)
     folder = tmp_path / made.trial.fingerprint
     assert (folder / PREDICTIONS).read_bytes().startswith(b"\x89PNG")
+    split = (folder / "split.csv").read_text().splitlines()
+    assert split[0] == "path,split"
+    assert split[-4:] == [
+        f"{made.images.train.name(15)},train",
+        *(f"{made.images.test.name(i)},test" for i in range(3)),
+    ]
     done = finished(folder, made.trial)
     assert done is not None
     assert done.metrics == {spec: result.metrics[spec] for spec in done.metrics}

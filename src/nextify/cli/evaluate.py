@@ -52,7 +52,11 @@ def _run(options: Options) -> int:
 
     place = runtime(options.machine.device, options.machine.threads)
     with processes.joined(place.device):
-        images = read_images(Console(stderr=True), options.data, options.reading, None, options.bundle, to_train=False)
+        images = read_images(
+            *(Console(stderr=True), options.data, options.reading, None, options.bundle),
+            to_train=False,
+            tested=options.split,
+        )
         found = evaluate(
             options.bundle,
             images,
@@ -93,9 +97,9 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
 
     from nextify.cli.progress import read_any
     from nextify.data.dense.annotations import DenseImages
-    from nextify.evaluation.dense import evaluate_dense, files
+    from nextify.evaluation.dense import evaluate_dense, figures, files
+    from nextify.evaluation.dense_intervals import DRAWS
     from nextify.evaluation.finder import open_finder
-    from nextify.tasks.task import summary
 
     refuse_for_dense(about.task, {"--class-order": options.class_order, "--channels": options.reading.channels})
     place, console = runtime(options.machine.device, options.machine.threads), Console(stderr=True)
@@ -103,6 +107,7 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
         images = read_any(
             *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index),
             to_train=False,
+            tested=options.split,
         )
         assert isinstance(images, DenseImages)
         finder = open_finder(
@@ -122,7 +127,8 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
         return 0
     note(*images.warnings, *images.notes, *found.notes)
     print(f"{printable(found.model)} on {plural(found.images, 'image')} of {printable(found.data)}, {found.precision}")
-    print(summary(found.metric_specs, found.metrics))
+    drawn = f"; in parentheses 95 % intervals of {DRAWS:,} bootstrap draws" if found.intervals else ""
+    print(f"{figures(found)}{drawn}")
     _print_classes(found)
     if options.out is not None:
         for name in files(found):

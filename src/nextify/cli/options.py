@@ -33,8 +33,8 @@ Json = Annotated[bool, arg(help="Print JSON.", help_behavior_hint="")]
 Images = Annotated[
     str,
     arg(
-        help="digits, cifar10, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar "
-        "(docs/data.md)."
+        help="digits, cifar10, scenes, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar, "
+        "with boxes or masks COCO, VOC, YOLO or images/ beside masks/ (docs/data.md)."
     ),
 ]
 SplitSeed = Annotated[
@@ -125,6 +125,8 @@ class MeasurementOptions(InferenceOptions):
     part: Literal["test", "train", "all"] = "test"
     """test: val/ or test/, or the images that training would have set aside; all: every image, for data never trained
     on."""
+    split: Annotated[Literal["val", "test"] | None, UNSET] = None
+    """Which part the test images are, of data that has both val and test. Default: val, as in training."""
     out: Folder = None
     """Folder for the results. Default: only print them."""
     reading: OmitArgPrefixes[Reading] = Reading()

@@ -16,6 +16,7 @@ from nextify.cli.options import Reading
 from nextify.data import DataError, Images, open_images
 from nextify.data.dense.annotations import DenseTask
 from nextify.data.dense.opening import open_dense, recognize
+from nextify.data.sources.parts import Tested
 from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
@@ -192,6 +193,7 @@ def read_any(
     task: DenseTask | None,
     ignore_index: int | None = None,
     to_train: bool = True,
+    tested: Tested | None = None,
 ) -> AnyImages:
     """Open the images of ``--data``, annotated for whichever task, with progress.
 
@@ -203,7 +205,7 @@ def read_any(
     if dense is None:
         if ignore_index is not None:
             raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
-        return read_images(console, source, reading, cache, weights, to_train)
+        return read_images(console, source, reading, cache, weights, to_train, tested)
     if dense == "detection" and ignore_index is not None:
         raise DataError(f"--ignore-index is for masks, and of {source} boxes are learned: leave it out")
     if reading.channels is not None:
@@ -217,6 +219,7 @@ def read_any(
             skip_unreadable=reading.skip_unreadable,
             ignore_index=ignore_index,
             to_train=to_train,
+            tested=tested,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
         )
 
@@ -228,13 +231,14 @@ def read_images(
     cache: Path | None,
     weights: str | None = None,
     to_train: bool = True,
+    tested: Tested | None = None,
 ) -> Images:
     """Open the images of ``--data``, with progress.
 
     Args:
         cache: folder for what later starts need not do again; None for none.
         weights: where the bands of the images come from if ``--channels`` does not name them.
-        to_train: as ``open_images`` has it.
+        to_train, tested: as ``open_images`` has them.
     """
     with console.status("looking at the images …") as status:
         return open_images(
@@ -242,6 +246,7 @@ def read_images(
             split_seed=reading.split_seed,
             cache=cache,
             to_train=to_train,
+            tested=tested,
             channels=reading.channels or (chosen_bands(weights) if weights else None),
             skip_unreadable=reading.skip_unreadable,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),

@@ -65,7 +65,9 @@ def run(options: Options) -> int:
 
     machine = options.machine
     place = runtime(machine.device, machine.threads, options.workers)
-    images = read_images(Console(stderr=True), options.data, options.reading, None, options.bundle)
+    images = read_images(
+        Console(stderr=True), options.data, options.reading, None, options.bundle, tested=options.split
+    )
     partial = None if options.out is None else Partial(options.out / "unfinished")
     with _bar() as bar:
         task = bar.add_task("", total=1)

@@ -123,8 +123,8 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     recipe = trial.recipe
     console.print(
         f"{count(parameters)} parameters, {count(macs)} multiply-adds at {shape}; {runtime.device}, "
-        f"{threads}\nrecipe {prepared.recipe_name}: {recipe.epochs} epochs of {prepared.steps_per_epoch:,} steps of "
-        f"{recipe.batch_size} images",
+        f"{threads}\nrecipe {prepared.recipe_name}: {plural(recipe.epochs, 'epoch')} of "
+        f"{plural(prepared.steps_per_epoch, 'step')} of {plural(recipe.batch_size, 'image')}",
         highlight=False,
         soft_wrap=True,
     )

@@ -24,6 +24,7 @@ from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Listing, Splitting
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
+from nextify.data.sources.parts import Tested
 from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
 from nextify.system.text import printable
@@ -45,6 +46,7 @@ def open_images(
     cache: Path | None = None,
     decoded_limit: int = DECODED_LIMIT,
     to_train: bool = True,
+    tested: Tested | None = None,
     channels: Sequence[int] | None = None,
     skip_unreadable: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -64,6 +66,7 @@ def open_images(
         decoded_limit: bytes up to which images are held decoded; beyond, they are decoded each time.
         to_train: False where the images are only to be tested on: a source may then hold no training images, and one
             class only; a folder that is named as a test part, or holds nothing else, is tested on as a whole.
+        tested: which part must be tested on, ``val`` or ``test``; None takes val, else test, else part of train.
         channels: the three bands to show of each image, counted from 1, such as ``(4, 3, 2)`` of a file with infrared.
             None shows the colours.
         skip_unreadable: leave images out that cannot be read, and name them in ``left_out``; each is decoded once to
@@ -83,9 +86,13 @@ def open_images(
     bands = None if channels is None else checked(channels)
     if bands is not None and source in ("digits", "cifar10"):
         raise DataError(f"{source} has no bands to choose from: leave --channels out")
+    if source == "scenes":
+        raise DataError("scenes has boxes and masks and no labels: nextify train MODEL --data scenes trains on them")
+    if tested == "val" and source in ("digits", "cifar10"):
+        raise DataError(f"{source} has no val: choose --split test, or leave it out")
     if source == "digits":
         return _digits(split_seed, cache)
-    splitting = Splitting(test_fraction, split_seed, to_train)
+    splitting = Splitting(test_fraction, split_seed, to_train, tested)
     if source == "cifar10":
         local = root or _default_root()
         if not (local / "train").is_dir():
@@ -105,7 +112,7 @@ def open_images(
         listing = replace(listing, images=BandsOf(listing.images, bands))
     images = check(
         listing,
-        name=source_name(source),
+        name=source_name(source, tested),
         cache=cache,
         decoded_limit=decoded_limit,
         skip_unreadable=skip_unreadable,
@@ -123,7 +130,7 @@ def _listing(source: str, splitting: Splitting) -> Listing:
     suffix = path.suffix.lower()
     if path.is_dir():
         for ending, list_shards in ((".tar", list_tar), (".parquet", list_parquet)):
-            shards = shards_in(path, ending, to_train=splitting.to_train)
+            shards = shards_in(path, ending, splitting)
             if shards is not None:
                 return list_shards(shards, splitting)
         return list_metadata(path, splitting) or list_folder(path, splitting)
@@ -131,9 +138,9 @@ def _listing(source: str, splitting: Splitting) -> Listing:
     if path.exists() and not path.is_file():
         raise DataError(f"{printable(source)} is no regular file: give {KINDS}")
     if suffix == ".tar":
-        return list_tar(shards_of(source, to_train=splitting.to_train), splitting)
+        return list_tar(shards_of(source, splitting), splitting)
     if suffix == ".parquet" and (pattern or holds_images(path)):
-        return list_parquet(shards_of(source, to_train=splitting.to_train), splitting)
+        return list_parquet(shards_of(source, splitting), splitting)
     if suffix in TABLES:
         return list_manifest(path, splitting)
     if path.name.lower().endswith(ARCHIVES):

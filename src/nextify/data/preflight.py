@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nextify.data.checks import IMBALANCE
+from nextify.data.dense.annotations import DenseImages
 from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet
 from nextify.data.sources.parts import count_classes
@@ -151,8 +152,8 @@ def preflight(
     return Preflight(facts, tuple(notes), warnings)
 
 
-def split_csv(images: Images, held_out: Sequence[int] = ()) -> str:
-    """A table of each image's name, class and part (``train``, ``test``, ``calibration``), as CSV.
+def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str:
+    """A table of each image's name, class (of classification) and part (``train``, ``test``, ``calibration``), as CSV.
 
     Args:
         held_out: which training images are not trained on, but calibrated on.
@@ -160,6 +161,14 @@ def split_csv(images: Images, held_out: Sequence[int] = ()) -> str:
     apart = frozenset(held_out)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    if isinstance(images, DenseImages):
+        writer.writerow(("path", "split"))
+        writer.writerows(
+            (held.names[i], part)
+            for part, held in (("train", images.train), ("test", images.test))
+            for i in range(len(held))
+        )
+        return text.getvalue()
     writer.writerow(("path", "label", "split"))
     for part, held in (("train", images.train), ("test", images.test)):
         for i, label in enumerate(held.labels):

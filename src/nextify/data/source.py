@@ -12,7 +12,11 @@ PREFIX = "hf:"
 """Of a data set on the Hugging Face Hub."""
 EMBEDDED = ("digits", "scenes")
 """Sets that come with Nextify."""
-KINDS = "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards"
+DENSE_KINDS = "'scenes', COCO's JSON, VOC's XML files, a YOLO data.yaml, or images/ beside masks/"
+KINDS = (
+    "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards; "
+    f"with boxes or masks {DENSE_KINDS}"
+)
 
 
 def is_pattern(source: str) -> bool:
@@ -31,8 +35,12 @@ def check_source(source: str) -> None:
         raise DataError(f"no such folder or file: {printable(source)}; give {KINDS}")
 
 
-def source_name(source: str) -> str:
-    """What to call a source: the folder's name, the file's without its ending, the data set's on the Hub."""
+def source_name(source: str, tested: str | None = None) -> str:
+    """What to call a source: the folder's name, the file's without its ending, the data set's on the Hub; and the part
+    ``tested`` on, where one was asked for.
+    """
+    if tested is not None:
+        return f"{source_name(source)} ({tested})"
     if source in (*EMBEDDED, "cifar10"):
         return source
     if source.startswith(PREFIX):

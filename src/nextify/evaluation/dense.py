@@ -6,6 +6,7 @@ are matched by name, as in classification.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from nextify.data import DataError
 from nextify.data.decode import Pixels
 from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet
+from nextify.evaluation.dense_intervals import DRAWS, Interval, ap_intervals, miou_intervals
 from nextify.evaluation.dense_metrics import SAME_OBJECT, best_score, matched, object_confusion, outcome
 from nextify.evaluation.dense_pictures import (
     Regions,
@@ -81,6 +83,8 @@ class DetectionEvaluation:
     """Without crowd regions."""
     metrics: Mapping[str, float]
     """Percent: ``ap``, ``ap50``, ``ap75``, by the sizes that objects have, and of masks where there are any."""
+    intervals: Mapping[str, Interval]
+    """95 % intervals of ``ap`` and ``ap50`` over the images, percent (``dense_intervals.py``)."""
     classes: tuple[ClassPrecision, ...]
     curves: tuple[Curve, ...]
     least_score: float
@@ -100,7 +104,8 @@ class DetectionEvaluation:
 
     def to_dict(self) -> dict[str, object]:
         """Plain data; ``confusion`` as in ``Evaluation.to_dict``, the background's index being the last."""
-        return {**asdict(self), "task": "detection", "confusion": sparse(self.confusion)}
+        derived = {"task": "detection", "confusion": sparse(self.confusion), "bootstrap_draws": DRAWS}
+        return {**asdict(self), **derived}
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,8 @@ class SegmentationEvaluation:
     images: int
     metrics: Mapping[str, float]
     """Percent: ``miou`` and ``pixel_accuracy``, over all pixels of all images."""
+    intervals: Mapping[str, Interval]
+    """The 95 % interval of ``miou`` over the images, percent (``dense_intervals.py``)."""
     classes: tuple[ClassIou, ...]
     confusion: tuple[tuple[int, ...], ...]
     """Pixels; row the true class, column the found one."""
@@ -151,7 +158,8 @@ class SegmentationEvaluation:
 
     def to_dict(self) -> dict[str, object]:
         """Plain data; ``confusion`` as in ``Evaluation.to_dict``."""
-        return {**asdict(self), "task": "segmentation", "confusion": sparse(self.confusion)}
+        derived = {"task": "segmentation", "confusion": sparse(self.confusion), "bootstrap_draws": DRAWS}
+        return {**asdict(self), **derived}
 
 
 def evaluate_dense(
@@ -192,6 +200,16 @@ def files(found: DetectionEvaluation | SegmentationEvaluation) -> tuple[str, ...
     """Names of what ``evaluate_dense`` leaves in ``out``; worst.png only where anything is wrong."""
     curves = ("curves.png",) if isinstance(found, DetectionEvaluation) else ()
     return ("evaluation.json", *curves, "classes.png", "confusion.png", *(("worst.png",) if found.worst else ()))
+
+
+def figures(found: DetectionEvaluation | SegmentationEvaluation) -> str:
+    """Such as ``AP 31.52 % (28.90 to 34.21), AP50 …``, the intervals in parentheses."""
+    texts = []
+    for spec in found.metric_specs:
+        interval = found.intervals.get(spec.key)
+        between = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+        texts.append(f"{spec.text(found.metrics[spec.key])}{between}")
+    return ", ".join(texts)
 
 
 Chosen = Sequence[tuple[DenseSet, int]]
@@ -241,6 +259,7 @@ def _objects(
         **head,  # type: ignore[arg-type]
         objects=sum(measured.objects),
         metrics=measured.values(),
+        intervals=ap_intervals(seen, len(finder.classes)),
         classes=measured.per_class,
         curves=tuple(
             Curve(iou, None if k is None else finder.classes[k], curve) for iou, k, curve in curves if curve is not None
@@ -290,18 +309,21 @@ def _regions(
         counts = pixel_confusion(torch.from_numpy(found), torch.from_numpy(known[some.mask(k)]), number)
         total += counts
         alone = SegmentationMetrics.of(counts, 1) if counts.any() else None
-        mine.append((i, alone.miou, alone.pixel_accuracy) if alone is not None else (i, 100.0, 100.0))
+        shares = (alone.miou, alone.pixel_accuracy) if alone is not None else (100.0, 100.0)
+        mine.append((i, *shares, np.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])))
         if on_progress is not None:
             on_progress(len(mine), len(own))
     parts = processes.gathered((total, mine))
     total = sum((counts for counts, _ in parts), np.zeros((number, number), np.int64))
     measured = SegmentationMetrics.of(total, len(chosen))
-    ranked = sorted((row for _, rows in parts for row in rows), key=lambda row: row[1:])
+    rows = [row for _, of_part in parts for row in of_part]
+    ranked = sorted(rows, key=lambda row: row[1:3])
     worst = [row for row in ranked[:WORST_IMAGES] if row[2] < 100]
     true, guessed, right = total.sum(1).tolist(), total.sum(0).tolist(), total.diagonal().tolist()
     result = SegmentationEvaluation(
         **head,  # type: ignore[arg-type]
         metrics=measured.values(),
+        intervals=miou_intervals(np.stack([row[3] for row in rows])),
         classes=tuple(
             ClassIou(
                 *(name, true[k], measured.iou[k]),
@@ -311,7 +333,7 @@ def _regions(
             for k, name in enumerate(finder.classes)
         ),
         confusion=tuple(map(tuple, total.tolist())),
-        worst=tuple(WorstRegions(chosen[i][0].name(chosen[i][1]), *figures) for i, *figures in worst),
+        worst=tuple(WorstRegions(chosen[i][0].name(chosen[i][1]), *shares) for i, *shares, _ in worst),
         notes=tuple(notes),
     )
     if out is not None and processes.is_first():
@@ -321,7 +343,7 @@ def _regions(
             assert not isinstance(found, FoundObjects)
             some, k = chosen[i]
             shown.append(Shown(some.name(k), some.load(k), Regions(found, known[some.mask(k)])))
-        words = f"{title}\n{', '.join(spec.text(result.metrics[spec.key]) for spec in segmentation.SPECS)}"
+        words = f"{title}\n{figures(result)}"
         pictures = {
             "classes.png": _class_bars(result),
             "confusion.png": matrix_picture(
@@ -338,13 +360,15 @@ def _class_bars(found: DetectionEvaluation | SegmentationEvaluation) -> bytes:
     if isinstance(found, SegmentationEvaluation):
         pixels = max(1, sum(row.pixels for row in found.classes))
         ious = [(row.name, f"{100 * row.pixels / pixels:.1f} % of the pixels", (row.iou,)) for row in found.classes]
-        return classes_picture(ious, ("IoU",), f"{heading(found)}: IoU")
+        return classes_picture(ious, ("IoU",), f"{heading(found)}: IoU\n{textwrap.fill(figures(found), 70)}")
     with_masks = "mask_ap" in found.metrics
     rows = [
         (row.name, plural(row.objects, "object"), (row.ap, row.ap50, row.mask_ap)[: 2 + with_masks])
         for row in found.classes
     ]
-    return classes_picture(rows, ("AP", "AP50", "mask AP")[: 2 + with_masks], heading(found))
+    return classes_picture(
+        rows, ("AP", "AP50", "mask AP")[: 2 + with_masks], f"{heading(found)}\n{textwrap.fill(figures(found), 70)}"
+    )
 
 
 def _write(out: Path, found: DetectionEvaluation | SegmentationEvaluation, pictures: Mapping[str, bytes]) -> None:

@@ -21,6 +21,7 @@ from nextify.tasks.average_precision import Observation, Precision
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -94,10 +95,11 @@ def prediction_sheet(
     if least_score is None:
         least_score, _ = best_score(seen, takes)
     sheet, grid = _grid(shown, ("truth", "found"))
+    named: list[_Named] = []
     for panels, image, observation, taken in zip(grid, shown, seen, takes, strict=True):
         result = outcome(observation, taken, least_score)
-        draw_things(panels[0], image.pixels, _true_things(observation, classes))
-        draw_things(panels[1], image.pixels, _found_things(observation, result, classes))
+        named += draw_things(panels[0], image.pixels, _true_things(observation, classes))
+        named += draw_things(panels[1], image.pixels, _found_things(observation, result, classes))
         panels[0].set_title(f"{_tail(image.name)}: truth", fontsize=8, color=INK, loc="left", parse_math=False)
         counts = {"right": result.right, "wrong class": result.confused, "false": result.false, "missed": result.missed}
         words = ", ".join(f"{len(some)} {what}" for what, some in counts.items() if some or what == "right")
@@ -109,6 +111,7 @@ def prediction_sheet(
     )
     labels = {int(k) for o in seen for k in (*o.truth.labels, *o.labels[o.scores >= least_score])}
     _legend(sheet, classes, sorted(labels))
+    _spread(sheet, named)
     return png(sheet)
 
 
@@ -142,8 +145,10 @@ def _found_things(seen: Observation, result: Outcome, classes: Sequence[str]) ->
     return things
 
 
-def draw_things(axes: Axes, pixels: Pixels, things: Sequence[Thing], size: float = 5.5, line: float = 1.1) -> None:
-    """Draw objects over an image ``(H, W, 3)`` that fills the axes.
+def draw_things(
+    axes: Axes, pixels: Pixels, things: Sequence[Thing], size: float = 5.5, line: float = 1.1
+) -> list[_Named]:
+    """Draw objects over an image ``(H, W, 3)`` that fills the axes, and return the words, for ``_spread``.
 
     Args:
         size, line: of the words and the lines, in points.
@@ -151,7 +156,7 @@ def draw_things(axes: Axes, pixels: Pixels, things: Sequence[Thing], size: float
     from matplotlib.patches import Rectangle
 
     height, width = pixels.shape[:2]
-    blended = pixels
+    blended, named = pixels, []
     for thing in things:
         if thing.mask is not None:
             blended = _blended(blended, thing.mask, thing.label)
@@ -172,13 +177,54 @@ def draw_things(axes: Axes, pixels: Pixels, things: Sequence[Thing], size: float
                 colors=[color], linewidths=line * 0.8, linestyles=["--" if thing.dashed else "-"],
             )  # fmt: skip
         if thing.words:
-            axes.annotate(
-                *(thing.words, (min(max(x1, 0), width), min(max(y1, 0), height))),
-                xytext=(0, 0.6 * size if y1 > 0.05 * height else -0.8 * size), textcoords="offset points",
-                fontsize=size, color=color, va="center", ha="left" if x1 < 0.75 * width else "center",
-                bbox={"facecolor": "white", "alpha": 0.82, "edgecolor": "none", "pad": 0.6},
+            words = axes.annotate(
+                *(thing.words, (x1, y1)), xytext=(0, 0), textcoords="offset points", fontsize=size, color=color,
+                va="center", bbox={"facecolor": "white", "alpha": 0.82, "edgecolor": "none", "pad": 0.6},
                 annotation_clip=False,
             )  # fmt: skip
+            named.append(_Named(words, (max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)), axes))
+    return named
+
+
+class _Named(NamedTuple):
+    """The words of an object."""
+
+    words: Annotation
+    box: tuple[float, float, float, float]
+    axes: Axes
+
+
+def _spread(sheet: Figure, named: Sequence[_Named]) -> None:
+    """Write each object's words at the first of its box's corners where they cover no others and stay in the image."""
+    sheet.draw_without_rendering()  # decides where the axes lie
+    taken: dict[Axes, list[npt.NDArray[np.float64]]] = {}
+    for words, (x1, y1, x2, y2), axes in named:
+        written, half, middle = taken.setdefault(axes, []), 0.65 * float(words.get_fontsize()), (y1 + y2) / 2
+        # A point of the image, the words' distance from it in points, and whether they end there or begin.
+        places = np.array([
+            *((x1, y1, 0, half, 0), (x1, y2, 0, -half, 0), (x2, y1, 0, half, 1), (x2, y2, 0, -half, 1)),
+            *((x1, y1, 1, -half, 0), (x2, y2, -1, half, 1), (x2, middle, 1, 0, 0), (x1, middle, -1, 0, 1)),
+        ])  # fmt: skip
+        size = np.array(words.get_window_extent().size)  # the same at every place, in pixels
+        starts = axes.transData.transform(places[:, :2]) + places[:, 2:4] * sheet.dpi / 72
+        starts -= size * np.stack([places[:, 4], np.full(len(places), 0.5)], 1)
+        boxes = np.hstack([starts, starts + size])
+        covered = size.prod() - _shared(boxes, np.array(axes.get_window_extent().extents)[None])[:, 0]
+        if written:
+            covered += _shared(boxes, np.stack(written)).sum(1)
+        best = int(np.argmax(covered < 1)) if (covered < 1).any() else int(covered.argmin())
+        x, y, across, up, ends = places[best].tolist()
+        words.xy, words.xyann = (x, y), (across, up)
+        words.set_horizontalalignment("right" if ends else "left")
+        written.append(boxes[best])
+
+
+def _shared(some: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The area that boxes ``(M, 4)`` share with others ``(N, 4)``: ``(M, N)``."""
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    areas: npt.NDArray[np.float64] = (high - low).clip(0).prod(-1)
+    return areas
 
 
 def _blended(pixels: Pixels, mask: Mask, label: int, strength: float = 0.45) -> Pixels:
@@ -192,7 +238,7 @@ def _blended(pixels: Pixels, mask: Mask, label: int, strength: float = 0.45) -> 
 def drawn(pixels: Pixels, things: Sequence[Thing]) -> bytes:
     """A copy of an image ``(H, W, 3)`` with the objects drawn on it, as PNG; small images are enlarged."""
     sheet, axes, size = _copy_of(pixels)
-    draw_things(axes, pixels, things, size=size, line=size / 6)
+    _spread(sheet, draw_things(axes, pixels, things, size=size, line=size / 6))
     return png(sheet, 100)
 
 
@@ -295,7 +341,9 @@ def _tail(name: str) -> str:
 
 def precision_recall_picture(precision: Precision, classes: Sequence[str], title: str) -> bytes:
     """Precision over recall: the mean of the classes at IoU 0.5, 0.75 and 0.9, and each class at 0.5."""
-    sheet = figure(8.6, 4.2)
+    curves = [(k, curve) for k in range(len(classes)) if (curve := precision.curve(0.5, k)) is not None]
+    few = len(curves) <= 12
+    sheet = figure(8.6, 4.2 + 0.2 * (max(3, -(-len(curves) // 2)) if few else 3))
     left, right = sheet.subplots(1, 2, sharey=True)
     recalls = precision.recalls
     for threshold, color, style in ((0.5, BLUE, "-"), (0.75, ORANGE, "--"), (0.9, INK, ":")):
@@ -304,8 +352,6 @@ def precision_recall_picture(precision: Precision, classes: Sequence[str], title
             label = f"IoU {threshold:g}: AP {figure_of:.1f}"
             left.plot(recalls, mean, color=color, linestyle=style, linewidth=1.8, label=label)
     left.set_title(f"{cut(title, 60)}\nmean of the classes", fontsize=9.5, loc="left", color=INK)
-    curves = [(k, curve) for k in range(len(classes)) if (curve := precision.curve(0.5, k)) is not None]
-    few = len(curves) <= 12
     for place, (k, curve) in enumerate(curves):
         style = ("-", "--", "-.", ":")[place % 4] if few else "-"
         words = f"{short(classes[k], 18)}: {precision.mean(0.5, label=k):.1f}" if few else None
@@ -317,7 +363,8 @@ def precision_recall_picture(precision: Precision, classes: Sequence[str], title
         axes.set_xlabel("recall", color=SOFT)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8, loc="lower left")
+            columns = 2 if axes is right else 1
+            axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
     return png(sheet)
 
 
@@ -347,7 +394,7 @@ def classes_picture(
     axes.set_xlim(0, 108)
     axes.set_xlabel("%", color=SOFT)
     cutting = f"\nthe worst {len(shown)} of {len(rows)} classes" if len(shown) == ROWS < len(rows) else ""
-    axes.set_title(f"{cut(title, 60)}{cutting}", fontsize=10, loc="left", color=INK)
+    axes.set_title(f"{title}{cutting}", fontsize=10, loc="left", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:
         sheet.legend(loc="outside lower center", ncols=len(series), frameon=False, fontsize=8)

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -77,6 +78,23 @@ def run_steps(
             trainer.epoch_loss += _checked(pending, trainer, records)
             pending.clear()
 
+    def stop() -> NoReturn:
+        unsaved = not records.save(trainer.state()) and records.folder is not None
+        how = ", which could not be saved: the checkpoint before is kept" if unsaved else ""
+        raise TrainingStopped(f"stopped at step {trainer.step:,} of {trainer.total_steps:,}{how}")
+
+    def stop_if_asked() -> None:
+        if processes.count() == 1 and should_stop is not None and should_stop():
+            stop()
+
+    def end_epoch() -> Entry:
+        nonlocal final
+        due = trainer.step // trainer.steps_per_epoch in measured
+        final = trainer.evaluate(stop_if_asked) if due else None
+        entry = _end_epoch(trainer, final)
+        records.epoch(entry, trainer.step)
+        return entry
+
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         try:
             yield from trainer.batches.iterate(trainer.step, trainer.total_steps)
@@ -86,6 +104,8 @@ def run_steps(
                 raise
             raise DataError(f"{error}, which goes on from step {trainer.step:,}") from None
 
+    if trainer.step // trainer.steps_per_epoch > len(trainer.curve):  # stopped while the test images were measured
+        end_epoch()
     for pixels, labels in batches():
         pending.append(trainer.train_step(pixels, labels))
         end_of_epoch = trainer.step % trainer.steps_per_epoch == 0
@@ -97,9 +117,7 @@ def run_steps(
         before = now
         entry = None
         if end_of_epoch:
-            final = trainer.evaluate() if trainer.step // trainer.steps_per_epoch in measured else None
-            entry = _end_epoch(trainer, final)
-            records.epoch(entry, trainer.step)
+            entry = end_epoch()
             trainer.seconds += time.perf_counter() - before
         now = time.perf_counter()
         if on_progress is not None and (entry is not None or now - shown_at > SHOW_SECONDS):
@@ -107,15 +125,14 @@ def run_steps(
             on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer), entry))
         if trainer.step < trainer.total_steps and (processes.count() == 1 or trainer.step % AGREE_EVERY == 0):
             due = records.folder is not None and now - saved_at > runtime.checkpoint_seconds
-            stop, save = processes.largest([should_stop is not None and should_stop(), due])
-            if stop or save:
+            asked, save = processes.largest([should_stop is not None and should_stop(), due])
+            if asked or save:
                 look()
-                saved = records.save(trainer.state())
+            if asked:
+                stop()
+            if save:
+                records.save(trainer.state())
                 saved_at = time.perf_counter()
-            if stop:
-                unsaved = records.folder is not None and not saved
-                how = ", which could not be saved: the checkpoint before is kept" if unsaved else ""
-                raise TrainingStopped(f"stopped at step {trainer.step:,} of {trainer.total_steps:,}{how}")
         before = time.perf_counter()
     return final or trainer.evaluate()
 

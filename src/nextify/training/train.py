@@ -5,7 +5,7 @@ a finished one is not trained again. Beside what ``run_trial`` leaves, the folde
 
     recipe.json     the design and recipe as trained, and the reason for every change
     preflight.json  what was found in the data
-    split.csv       which image is trained on and which tested on (of classification)
+    split.csv       which image is trained on and which tested on
     curves.png      loss and accuracy over the epochs
     predictions.png truth beside what was found on some test images (of detection and segmentation)
 """
@@ -30,6 +30,7 @@ from nextify.system import processes
 from nextify.system.files import make_folder, parse_json, write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
 from nextify.system.several import several
+from nextify.system.text import plural
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.predictions import predictions_picture
@@ -68,7 +69,8 @@ def prepare_in(
             epochs = measured = epochs_for(request.minutes, began, preparation.fitted_to, runtime)
             if keep:
                 processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
-        notes.append(f"{request.minutes:g} minutes hold {epochs} epochs here")
+        hold = "1 minute holds" if request.minutes == 1 else f"{request.minutes:g} minutes hold"
+        notes.append(f"{hold} {plural(epochs, 'epoch')} here")
     prepared = preparation.fitted_to(epochs)
     if finished(folder_of(out, prepared.trial), prepared.trial) is None:
         for folder in of_earlier_versions(sorted(out.iterdir())):
@@ -111,10 +113,8 @@ def run_prepared(
         if finished(folder, trial) is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
-            if isinstance(images, Images):
-                write_text_atomic(
-                    folder / "split.csv", split_csv(images, divided(images.train.labels, trial.recipe)[1].tolist())
-                )
+            held_out = divided(images.train.labels, trial.recipe)[1].tolist() if isinstance(images, Images) else []
+            write_text_atomic(folder / "split.csv", split_csv(images, held_out))
             write_json_atomic(folder / "recipe.json", resolved(prepared))
 
     title = f"{request.model} on {images.name}"

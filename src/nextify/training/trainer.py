@@ -276,9 +276,19 @@ class Trainer:
 
     # -- tests ---------------------------------------------------------------------------------------------------
 
-    def evaluate(self) -> Metrics:
-        """Metrics of the weights as they would be kept now: the averaged ones where the recipe averages."""
-        found: Metrics = measured(self.task, self.kept(), self._test_batches(self.images.test))
+    def evaluate(self, between: Callable[[], None] = lambda: None) -> Metrics:
+        """Metrics of the weights as they would be kept now: the averaged ones where the recipe averages.
+
+        Args:
+            between: called before each batch; what it raises ends the measurement.
+        """
+
+        def batches() -> Iterator[tuple[Tensor, Any]]:
+            for batch in self._test_batches(self.images.test):
+                between()
+                yield batch
+
+        found: Metrics = measured(self.task, self.kept(), batches())
         return found
 
     def _test_batches(self, images: AnySet) -> Iterator[tuple[Tensor, Any]]:

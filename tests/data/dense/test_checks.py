@@ -13,7 +13,18 @@ from PIL import Image
 
 from nextify.data import DataError
 from nextify.data.dense import open_dense
-from tests.data.dense.layouts import SIZE, coco_beside, masks_inner, voc, write, xml, yolo
+from tests.data.dense.layouts import (
+    SIZE,
+    coco_beside,
+    masks_inner,
+    roboflow,
+    voc,
+    write,
+    xml,
+    yolo,
+    yolo_bare,
+    yolo_coco8,
+)
 
 Change = Callable[[Any], object]
 
@@ -39,9 +50,33 @@ def with_row(**row: object) -> Callable[[Path], Path]:
     return changed(lambda found: found["annotations"].append(found["annotations"][0] | row))
 
 
-def broken_json(root: Path) -> Path:
-    write(coco_beside(root) / "train.json", '{"images": [], "annotations": [, "categories": []}')
-    return root
+def with_first(key: str, **row: object) -> Callable[[Path], Path]:
+    return changed(lambda found: found[key][0].update(row))
+
+
+def with_runs(counts: object) -> Callable[[Path], Path]:
+    return with_row(bbox=[1, 1, 5, 5], id=7, segmentation={"size": [16, 20], "counts": counts})
+
+
+def with_text(name: str, text: str) -> Callable[[Path], Path]:
+    """A COCO set, one of whose files holds this text."""
+
+    def build(root: Path) -> Path:
+        write(coco_beside(root) / name, text)
+        return root
+
+    return build
+
+
+def cut(share: float, build: Callable[[Path], Path] = coco_beside, name: str = "train.json") -> Callable[[Path], Path]:
+    """A set of whose JSON only the first part was copied."""
+
+    def of(root: Path) -> Path:
+        path = build(root) / name
+        path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+        return root
+
+    return of
 
 
 def broken_xml(root: Path) -> Path:
@@ -82,13 +117,13 @@ def yolo_class(root: Path) -> Path:
     return root
 
 
-def yolo_pixels(root: Path) -> Path:
-    write(yolo(root) / "train/labels/train1.txt", "1 10 8 6 4\n")
-    return root
+def yolo_line(text: str) -> Callable[[Path], Path]:
+    return lambda root: write(yolo(root) / "train/labels/train1.txt", f"{text}\n").parents[2]
 
 
-def yolo_words(root: Path) -> Path:
-    write(yolo(root) / "train/labels/train1.txt", "1 .5 .5 .1\n")
+def yolo_unnamed(root: Path) -> Path:
+    (yolo_bare(root) / "classes.txt").unlink()
+    write(root / "labels/train/train1.txt", "3000000 .5 .5 .1 .1\n")
     return root
 
 
@@ -115,18 +150,80 @@ def odd_index(values: np.ndarray[Any, Any]) -> Image.Image:
     return Image.fromarray(values)
 
 
-def named(build: Callable[[Path], Path]) -> Callable[[Path], Path]:
+def all_masks(value: int, part: str = "*") -> Callable[[Path], Path]:
+    """Masks of one value, of all images or those of one part."""
+
+    def build(root: Path) -> Path:
+        for path in masks_inner(root).glob(f"masks/{part}/*.png"):
+            Image.fromarray(np.full(SIZE[::-1], value, np.uint8)).save(path)
+        return root
+
+    return build
+
+
+def named(build: Callable[[Path], Path], names: str = "sky\ncat\ndog\n") -> Callable[[Path], Path]:
     def of(root: Path) -> Path:
-        write(build(root) / "classes.txt", "sky\ncat\ndog\n")
+        write(build(root) / "classes.txt", names)
         return root
 
     return of
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "no JSON": (broken_json, r"train\.json is no JSON .*: write it anew"),
+    "no JSON": (
+        with_text("train.json", '{"images": [], "annotations": [, "categories": []}'),
+        r"train\.json is no JSON \(Expecting value: line 1 column 32 \(char 31\)\): write it anew",
+    ),
+    "JSON cut in its annotations": (
+        cut(0.8),
+        r"train\.json is cut off and no JSON \(.*line 1 column \d+ .*\): write it",
+    ),
+    "JSON cut in its images": (
+        cut(0.1),
+        r"train\.json is cut off and no JSON \(.*line 1 column \d+ .*\): write it anew",
+    ),
+    "JSON cut before its images": (
+        with_text("train.json", '{"info": {"ye'),
+        r"train\.json is cut off and no JSON \(Unt",
+    ),
+    "JSON cut to nothing": (
+        with_text("train.json", ""),
+        r"train\.json is cut off and no JSON \(Expecting value: line 1",
+    ),
+    "JSON cut, one per folder": (
+        cut(0.2, roboflow, "train/_annotations.coco.json"),
+        r"train/_annotations\.coco\.json is cut off and no JSON \(.*line 1",
+    ),
+    "number of 5,000 digits": (
+        with_text("train.json", f'{{"images": {"9" * 5000}, "annotations": [], "categories": []}}'),
+        r"train\.json is no JSON",
+    ),
+    "image's id a list": (with_first("images", id=[0]), r"train\.json has images whose id is neither .* text: \[0\]"),
+    "category's id a list": (with_first("categories", id=[1]), r"has categories whose id is neither .* text: \[1\]"),
+    "annotation's image a list": (
+        with_first("annotations", image_id=[0]),
+        r"train\.json has annotations whose image_id is neither a number nor text: \[0\] \(id 0\); correct it",
+    ),
+    "annotation's category an object": (
+        with_first("annotations", category_id={"a": 1}),
+        r"train\.json has annotations whose category_id is neither a number nor text: \{'a': 1\} \(id 0\)",
+    ),
+    "id of 400 digits": (
+        with_first("annotations", image_id=10**400),
+        r"image_id is neither a number .* 1000.*… \(id 0\)",
+    ),
+    "id not finite": (
+        with_first("images", id=float("nan")),
+        r"train\.json has images whose id is neither .* text: nan",
+    ),
     "no categories": (changed(lambda f: f.update(categories=3)), "no list of categories"),
     "no file name": (changed(lambda f: f["images"][0].pop("file_name")), "images without file_name: add it"),
+    "file name a list": (
+        with_first("images", file_name=["a"]),
+        r"images whose file_name is no text: \['a'\] \(id 0\);",
+    ),
+    "file name that no file has": (with_first("images", file_name="a\0b"), r"file_name is no text: 'a\\x00b' \(id 0\)"),
+    "class name that is no Unicode": (with_first("categories", name="\ud800"), r"name is no text: '\\ud800' \(id 1\)"),
     "unknown class": (with_row(category_id=99), "unknown classes, category_id 99: add them"),
     "other categories": (changed(lambda f: f["categories"].pop()), "other categories in its parts train, val"),
     "two of one name": (
@@ -140,6 +237,50 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "box of three numbers": (with_box(1, 2, 3), "train.json, train0.png has an annotation whose bbox is not"),
     "box not finite": (with_box(1, 2, float("nan"), 3), "bbox is not x, y, width and height|is no JSON"),
+    "box infinite": (
+        with_box(1, 2, float("inf"), 3),
+        r"train\.json, train0\.png has an annotation whose bbox is not .*: \[1, 2, inf, 3\] \(id 0\); correct it",
+    ),
+    "box of 400 digits": (with_box(1, 2, 10**400, 3), r"train0\.png has an annotation whose bbox is not .*… \(id 0\);"),
+    "area not finite": (
+        with_first("annotations", area=float("nan")),
+        r"train0\.png has .* area is no number: nan \(id 0",
+    ),
+    "area of words": (with_first("annotations", area="4"), r"train0\.png has .* whose area is no number: '4' \(id 0\)"),
+    "crowd of words": (with_first("annotations", iscrowd="0"), r"iscrowd is neither 0 nor 1: '0' \(id 0\)"),
+    "size of 400 digits": (
+        with_first("images", width=10**400),
+        r"train0\.png has a height and width that are no pixels",
+    ),
+    "size not finite": (
+        with_first("images", height=float("inf")),
+        r"train0\.png has a height .* no pixels: inf and 20",
+    ),
+    "outline not finite": (
+        with_row(segmentation=[[1, 2, 3, 4, 5, float("nan")]], id=7),
+        r"train0\.png has a segmentation that is neither outlines nor run lengths: \[\[1, 2, .* nan\]\] \(id 7\)",
+    ),
+    "outline far away": (
+        with_row(segmentation=[[0, 0, 1e9, 0, 1, 1]]),
+        r"train0\.png has an outline that reaches beyond",
+    ),
+    "run lengths of words": (
+        with_runs([300, "20"]),
+        r"train\.json, train0\.png has a mask whose run lengths are not whole numbers from 0: \[300, '20'\] \(id 7\)",
+    ),
+    "run lengths of fractions": (
+        with_runs([300.5, 19.5]),
+        r"run lengths are not whole numbers from 0: \[300\.5, 19\.5\]",
+    ),
+    "run lengths of nothing": (
+        with_runs([300, None]),
+        r"run lengths are not whole numbers from 0: \[300, None\] \(id 7",
+    ),
+    "run lengths below 0": (with_runs([330, -10]), r"run lengths are not whole numbers from 0: \[330, -10\] \(id 7\)"),
+    "run lengths of 400 digits": (with_runs([10**400]), r"run lengths do not add up to its size: .*… \(id 7\)"),
+    "run lengths compressed, too short": (with_runs("04"), r"run lengths do not add up to its size: '04' \(id 7\)"),
+    "run lengths compressed, cut": (with_runs("o"), r"run lengths are not whole numbers from 0: 'o' \(id 7\)"),
+    "run lengths of other characters": (with_runs("né"), r"run lengths are not whole numbers from 0: 'né' \(id 7\)"),
     "segmentation of words": (with_row(segmentation="none"), "neither outlines nor run lengths: 'none'"),
     "run lengths too short": (
         with_row(segmentation={"size": [16, 20], "counts": [3, 4]}),
@@ -168,8 +309,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "image without XML": (no_xml, r"train\.txt lists 1 image that has no \.xml file: train1"),
     "XML without image": (no_image, r"1 image is annotated and not in .*: train1\.png"),
     "class beyond the names": (yolo_class, r"names 2 classes and has objects of class 7 .* in train1\.png"),
-    "pixels for shares": (yolo_pixels, r"train1\.txt, line 1: .* is not in shares"),
-    "too few numbers": (yolo_words, r"train1\.txt, line 1: .* is neither a class and a box"),
+    "pixels for shares": (yolo_line("1 10 8 6 4"), r"train1\.txt, line 1: .* is not in shares"),
+    "outline in pixels": (yolo_line("1 .1 .1 .5 .1 9 9"), r"train1\.txt, line 1: .* is not in shares"),
+    "too few numbers": (yolo_line("1 .5 .5 .1"), r"train1\.txt, line 1: .* is neither a class and a box"),
+    "share not finite": (yolo_line("1 .5 .5 inf .1"), r"train1\.txt, line 1: .* is not finite: correct it"),
+    "class of 300 digits": (yolo_line("1e300 .5 .5 .1 .1"), r"train1\.txt, line 1: .* does not begin with a class"),
+    "class 3,000,000 without names": (
+        yolo_unnamed,
+        r"has objects of class 3,000,000 and names none, in train1\.png: correct the number, or name the classes",
+    ),
+    "class named twice": (named(yolo_bare, "cat\ndog\ncat\n"), r"classes\.txt names cat more than once"),
+    "class of masks named twice": (named(masks_inner, "sky\ncat\ncat\n"), r"classes\.txt names cat more than once"),
+    "no class named": (named(masks_inner, "\n"), r"classes\.txt names no class: write one name per line"),
     "count beside names": (yolo_count, "nc: 3 and names 2 classes"),
     "mask is missing": (mask(lambda values: None), r"1 image of 4 in .* no mask of the same name .*: train1\.png"),
     "mask of another size": (
@@ -180,6 +331,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         mask(lambda values: Image.new("RGB", SIZE)),
         r"the mask train1\.png holds colours \(RGB\), not indices",
     ),
+    "masks of 255 only": (all_masks(255), r"all 4 masks to train on hold ignored pixels only \(255\): store the index"),
+    "test masks of 255 only": (all_masks(255, "val"), r"all 2 masks to test on hold ignored pixels only \(255\)"),
     "unknown index": (
         named(mask(odd_index)),
         r"1 mask holds indices beyond the 3 classes 0 to 2: train1\.png \(9\); .* --ignore-index 9",
@@ -188,11 +341,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_bad_annotations_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
     build, message = REFUSED[name]
     with pytest.raises(DataError, match=message) as caught:
         open_dense(build(tmp_path))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 RULES: dict[str, tuple[Callable[[Path], Path], str, int]] = {
@@ -215,6 +369,42 @@ def test_handled_by_a_rule_that_is_said(name: str, tmp_path: Path) -> None:
     boxes = images.train.objects(0).boxes
     assert (boxes >= 0).all()
     assert (boxes[:, 2:] <= SIZE).all()
+
+
+def test_masks_of_ignored_pixels_are_named(tmp_path: Path) -> None:
+    build = mask(lambda values: Image.fromarray(np.full_like(values, 255)))
+    images = open_dense(build(tmp_path))
+    assert images.warnings == (
+        "1 mask holds ignored pixels only, so that nothing is learned or measured of its image: train1.png.",
+    )
+
+
+def test_masks_of_one_class_are_named(tmp_path: Path) -> None:
+    warnings = open_dense(all_masks(0)(tmp_path)).warnings
+    assert warnings == ("The masks hold one class only (0), so there is nothing to tell apart.",)
+
+
+def test_classes_that_no_mask_holds_are_named(tmp_path: Path) -> None:
+    images = open_dense(named(masks_inner, "sky\ncat\ndog\nowl\n")(tmp_path))
+    assert {f"No mask to {purpose} on has pixels of class owl." for purpose in ("train", "test")} <= {*images.notes}
+
+
+def test_scores_in_labels_are_named(tmp_path: Path) -> None:
+    images = open_dense(yolo_line("1 .5 .5 .1 .1 .93")(tmp_path))
+    (said,) = images.warnings
+    assert said.startswith("The labels of 1 image have a sixth number, as what a network found has its score")
+    assert said.endswith("(train1.png).")
+    assert len(images.train.objects(1)) == 1
+
+
+def test_a_path_that_leads_elsewhere_is_named(tmp_path: Path) -> None:
+    images = open_dense(yolo_coco8(tmp_path / "one"))
+    assert "set.yaml says path: ../somewhere/else, where its images are not: those beside it are used." in images.notes
+    path = write(tmp_path / "two/set.yaml", (tmp_path / "one/set.yaml").read_text().replace("somewhere/else", "one"))
+    notes = open_dense(path).notes
+    assert f"set.yaml says path: ../one: its images are those in {(tmp_path / 'one').resolve()}." in notes
+    path = write(tmp_path / "one/set.yaml", path.read_text().replace("../one", "."))
+    assert not any("path:" in note for note in open_dense(path).notes)
 
 
 def test_boxes_without_area_in_voc(tmp_path: Path) -> None:

@@ -11,20 +11,25 @@ from PIL import Image
 
 from nextify.data import DataError, open_images
 from nextify.data.dense import DenseTask, open_dense, recognize
+from nextify.data.dense.annotations import encoded_mask, mask_api, run_lengths
 from tests.data.dense.layouts import (
     BOX,
     CLASSES,
     DETECTION,
+    PARTS,
     SEGMENTATION,
     SIZE,
     Build,
     coco,
     coco_beside,
     coco_one,
+    coco_parts,
     index_mask,
     masks_inner,
+    roboflow,
     save_images,
     voc,
+    voc_parts,
     write,
     xml,
     yolo,
@@ -121,6 +126,15 @@ def test_run_lengths_and_crowds(tmp_path: Path) -> None:
     assert sum(int((mask == 255).sum()) for mask in masks) == 25
 
 
+def test_compressed_run_lengths_are_those_that_were_compressed() -> None:
+    rng = np.random.default_rng(0)
+    for size in ((1, 1), (16, 20), (300, 700)):
+        for share in (0.0, 0.02, 0.5, 1.0):
+            mask = rng.random(size) < share
+            text = mask_api().encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+            assert run_lengths(text) == encoded_mask(mask)["counts"]
+
+
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
 def test_masks_agree_with_coco(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools")
@@ -183,6 +197,27 @@ def test_a_part_by_its_own_name(tmp_path: Path) -> None:
     assert (images.train_images, images.test_images) == (0, 2)
 
 
+@pytest.mark.parametrize("build", [coco_parts, coco_beside, coco_one, roboflow, voc, voc_parts, yolo, masks_inner])
+def test_the_part_to_test_on_can_be_chosen(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PARTS, "test", 3)
+    source = build(tmp_path / "set")
+    if build is yolo:
+        (source / "data.yaml").write_text((source / "data.yaml").read_text() + "test: test/images\n")
+    images = open_dense(source)
+    assert len(images.test) == 2
+    assert "nextify evaluate --split test measures a bundle on the part named test." in images.notes
+    chosen = open_dense(source, to_train=False, tested="test")
+    assert (len(chosen.test), chosen.name) == (3, f"{images.name} (test)")
+    assert all("test" in chosen.test.name(i) for i in range(3))
+    assert len(open_dense(source, to_train=False, tested="val").test) == 2
+
+
+def test_a_part_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for source, has in ((coco_beside(tmp_path / "set"), r"only val\.json"), ("scenes", None)):
+        with pytest.raises(DataError, match=f"has {has}, and test is to be tested on" if has else "scenes has no val"):
+            open_dense(source, to_train=False, tested="test" if has else "val")
+
+
 def test_class_names_of_masks(tmp_path: Path) -> None:
     source = masks_inner(tmp_path)
     write(source / "classes.txt", "unlabelled\ncat\ndog\n")
@@ -215,6 +250,17 @@ def test_a_cache_is_used_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(chosen.load(0), first.train.load(2))
     assert chosen.name(1) == first.train.name(0)
     assert chosen.objects(0) is first.train.objects(2)
+
+
+def test_boxes_are_told_from_labels() -> None:
+    with pytest.raises(DataError, match="scenes has boxes and masks and no labels: nextify train MODEL --data scenes"):
+        open_images("scenes")
+
+
+@pytest.mark.parametrize("source", ["digits", "cifar10", "hf:a/b"])
+def test_labels_are_told_from_boxes(source: str) -> None:
+    with pytest.raises(DataError, match=f"{source} has labels and no boxes or masks: give 'scenes', COCO's JSON"):
+        open_dense(source, task="detection")
 
 
 @pytest.mark.parametrize(("source", "task"), [("scenes", "detection"), ("digits", None), ("hf:a/b", None)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from nextify.networks.zoo import find_design
 from nextify.tasks.detection import Detection
 from nextify.tasks.segmentation import Segmentation
 from nextify.weights.bundle import DenseAbout, save_bundle
+from tests.data.dense.layouts import PARTS, coco_beside
 from tests.evaluation.dense.helpers import made
 
 CONVNEXT = find_design("convnext_atto").with_(depths=(1, 1, 1, 1), widths=(16, 24, 32, 48), layer_scale=0.1)
@@ -65,11 +67,35 @@ def test_evaluate(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"tiny with {head} on 3 images of made, fp32"
     assert lines[1].startswith("mIoU " if head == "fpn" else "AP ")
+    assert re.search(r" % \(\d+\.\d\d to \d+\.\d\d\)[,;].* 95 % intervals of 1,000 bootstrap draws$", lines[1])
     assert {"cat", "dog", "owl"} <= {line.split()[0] for line in lines[2:] if line}
     assert main(["evaluate", str(bundle), "--data", "scenes", "--device", "cpu", "--kernels", "off", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["task"] == images.task
     assert printed["metrics"] == evaluate_dense(open_finder(bundle, kernels="off"), images).metrics
+
+
+def test_evaluate_on_the_part_asked_for(
+    detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PARTS, "test", 3)
+    source = coco_beside(tmp_path / "pets")
+    words = ["evaluate", str(detector), "--device", "cpu", "--kernels", "off", "--data"]
+    assert main([*words, str(source), "--split", "test"]) == 0
+    assert capsys.readouterr().out.startswith("tiny with fcos on 3 images of pets (test), fp32\n")
+    for arguments, message in (
+        ([*words, "scenes", "--split", "val"], "scenes has no val: choose --split test, or leave it out"),
+        ([*words, "digits"], "digits has labels and no boxes or masks: give 'scenes', COCO's JSON"),
+        (["train", "convnext_atto", "--task", "detection", "--data", "digits"], "digits has labels and no boxes"),
+        (
+            ["train", "convnext_atto", "--data", "/nowhere"],
+            "with boxes or masks 'scenes', COCO's JSON, VOC's XML files",
+        ),
+    ):
+        monkeypatch.chdir(tmp_path)
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
 
 
 def test_evaluating_gives_the_figures_of_the_training(bundle: Path) -> None:

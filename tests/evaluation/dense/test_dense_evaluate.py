@@ -52,6 +52,9 @@ def test_a_detector_that_errs(tmp_path: Path) -> None:
     assert confusion.sum() - np.trace(confusion) == missed + taken
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["metrics"] == found.metrics
+    assert written["intervals"] == {key: list(interval) for key, interval in found.intervals.items()}
+    assert found.intervals["ap"][0] < found.metrics["ap"] < found.intervals["ap"][1]
+    assert written["bootstrap_draws"] == 1000
     assert {curve["iou"] for curve in written["curves"]} == {0.5, 0.75, 0.9}
     assert all(len(curve["precision"]) == 101 for curve in written["curves"])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files(found))
@@ -95,6 +98,7 @@ def test_segmentation(tmp_path: Path) -> None:
     assert found.metrics["pixel_accuracy"] == pytest.approx(100 * (1 - lost / confusion.sum()))
     assert found.metrics["miou"] == pytest.approx(np.mean([row.iou for row in found.classes if row.iou is not None]))
     assert [row.name for row in found.worst] == ["0.png"]
+    assert found.intervals["miou"][0] < found.metrics["miou"] < found.intervals["miou"][1]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files(found))
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert sum(written["confusion"]["0"].values()) == confusion[0].sum()

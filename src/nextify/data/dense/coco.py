@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nextify.data.dense.annotations import Mask, Rle
+from nextify.data.dense.annotations import Mask, Rle, run_lengths
 from nextify.data.dense.found import Annotated, Annotation, Part, located, used_parts
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import coco_files
@@ -18,6 +20,8 @@ from nextify.system.files import parse_json
 from nextify.system.text import plural, printable, shortened, some
 
 Record = dict[str, Any]
+FAR = 100_000
+"""Pixels from which a coordinate is a mistake: painting an outline takes memory by its length."""
 
 
 def list_coco(root: Path, splitting: Splitting) -> Annotated:
@@ -40,7 +44,7 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
     numbers, classes, notes = _classes(read, where)
     rows = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
     if parts is None and (inner := _by_folder(rows[""], read[""])) is not None:
-        parts = choose_parts([*inner], where, to_train=splitting.to_train)
+        parts = choose_parts([*inner], where, to_train=splitting.to_train, tested=splitting.tested)
         return Annotated(
             where=where,
             parts=parts,
@@ -67,8 +71,9 @@ def _read(path: Path) -> Record:
         data = path.read_bytes()
     try:
         found = parse_json(data)
-    except (json.JSONDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no JSON ({str(error).partition(chr(10))[0]}): write it anew") from None
+    except ValueError as error:
+        cut = "cut off and " if _is_cut_off(error) else ""
+        raise DataError(f"{where} is {cut}no JSON ({str(error).partition(chr(10))[0]}): write it anew") from None
     for key in ("images", "annotations", "categories"):
         rows = found.get(key) if isinstance(found, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -80,7 +85,31 @@ def _read(path: Path) -> Record:
         }
         if lacking := [field for field in wanted[key] if any(field not in row for row in rows)]:
             raise DataError(f"{where} has {key} without {some(lacking)}: add it")
+        for row, field in itertools.product(rows, wanted[key]):
+            if not _is_usable(row[field], field):
+                kind = "neither a number nor text" if field.endswith("id") else "no text"
+                raise DataError(f"{where} has {key} whose {field} is {kind}: {shortened(row[field])}{_id(row)}; "
+                                f"correct it")  # fmt: skip
     return found  # type: ignore[no-any-return]
+
+
+def _is_usable(value: object, field: str) -> bool:
+    """Whether a name can be written, and an id be looked up."""
+    if field.endswith("id") and not isinstance(value, str):
+        return _is_number(value)
+    try:
+        text = os.fsencode(value if field == "file_name" else str(value))  # type: ignore[arg-type]
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return bool(text) and b"\0" not in text
+
+
+def _is_cut_off(error: ValueError) -> bool:
+    """Whether what is no JSON only lacks its end."""
+    if isinstance(error, json.JSONDecodeError):
+        rest = error.doc[error.pos :].rstrip()
+        return error.msg.startswith("Unterminated") or rest == "-" or rest in "true false null"
+    return isinstance(error, UnicodeDecodeError) and error.reason == "unexpected end of data"
 
 
 def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple[str, ...], list[str]]:
@@ -92,14 +121,15 @@ def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple
         )
     names = of_part[0]
     counts = Counter(row["category_id"] for found in read.values() for row in found["annotations"])
-    above = {row.get("supercategory") for found in read.values() for row in found["categories"] if row["id"] in counts}
+    above = {str(row.get("supercategory")) for found in read.values() for row in found["categories"]
+             if row["id"] in counts}  # fmt: skip
     # Roboflow lists the data set's own name as a category, to which the others belong.
     roots = [i for i, name in names.items() if i not in counts and name in above]
     names = {i: name for i, name in names.items() if i not in roots or len(names) == len(roots)}
     notes = [f"Category {some([of_part[0][i] for i in roots])} has no objects, only categories below it: left out."]
     if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
         raise DataError(f"{where} has several categories named {some(twice)}: give each its own name, or merge them")
-    ordered = sorted(names, key=lambda i: (not isinstance(i, int), i))
+    ordered = sorted(names, key=lambda i: (isinstance(i, str), i))
     return {i: label for label, i in enumerate(ordered)}, tuple(names[i] for i in ordered), notes if roots else []
 
 
@@ -122,48 +152,76 @@ def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, i
     for row in rows:
         i = place[row["image_id"]]
         objects[i].append(_annotation(row, numbers[row["category_id"]], f"{where}, {printable(files[i])}"))
-    sizes = [_size(image) for image in images]
+    sizes = [_size(image, f"{where}, {printable(file)}") for image, file in zip(images, files, strict=True)]
     return Part(paths=located(files, path.parent, root, name, where), objects=objects, sizes=sizes)
 
 
 def _annotation(row: Record, label: int, where: str) -> Annotation:
-    box = row.get("bbox")
+    box, area, crowd = row.get("bbox"), row.get("area"), row.get("iscrowd")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise DataError(f"{where} has an annotation whose bbox is not x, y, width and height: {shortened(box)}; "
-                        f"correct it, or leave it out")  # fmt: skip
+        raise DataError(f"{where} has an annotation whose bbox is not x, y, width and height: {shortened(box)}"
+                        f"{_id(row)}; correct it, or leave it out")  # fmt: skip
+    if area is not None and not _is_number(area):
+        raise DataError(f"{where} has an annotation whose area is no number: {shortened(area)}{_id(row)}; correct it")
+    if crowd not in (None, 0, 1):
+        raise DataError(f"{where} has an annotation whose iscrowd is neither 0 nor 1: {shortened(crowd)}{_id(row)}; "
+                        f"correct it")  # fmt: skip
     x, y, width, height = map(float, box)
-    area = row.get("area")
     return Annotation(
         label,
         (x, y, x + width, y + height),
-        bool(row.get("iscrowd", 0)),
-        float(area) if isinstance(area, int | float) and _is_number(area) and area > 0 else None,
-        _mask(row.get("segmentation"), where),
+        bool(crowd),
+        float(area) if area is not None and area > 0 else None,
+        _mask(row.get("segmentation"), where, _id(row)),
     )
 
 
-def _mask(found: object, where: str) -> Mask | None:
+def _mask(found: object, where: str, which: str) -> Mask | None:
     match found:
         case None | []:
             return None
         case {"size": [int(height), int(width)], "counts": str() | list() as counts}:
-            if isinstance(counts, list) and sum(counts) != height * width:
-                raise DataError(f"{where} has a mask whose run lengths do not add up to its size: write it anew")
+            runs = run_lengths(counts) if isinstance(counts, str) else counts
+            if runs is None or not all(type(run) is int and run >= 0 for run in runs):
+                raise DataError(f"{where} has a mask whose run lengths are not whole numbers from 0: "
+                                f"{shortened(counts)}{which}; write it anew")  # fmt: skip
+            if sum(runs) != height * width:
+                raise DataError(f"{where} has a mask whose run lengths do not add up to its size: "
+                                f"{shortened(counts)}{which}; write it anew")  # fmt: skip
             return Rle(size=[height, width], counts=counts)
         case list() if all(isinstance(piece, list) and all(map(_is_number, piece)) for piece in found):
+            if max((abs(value) for piece in found for value in piece), default=0) > FAR:
+                raise DataError(f"{where} has an outline that reaches beyond {FAR:,} pixels: {shortened(found)}{which}"
+                                f"; correct it")  # fmt: skip
             return [piece for piece in found if len(piece) >= 6 and not len(piece) % 2] or None
         case _:
             raise DataError(f"{where} has a segmentation that is neither outlines nor run lengths: "
-                            f"{shortened(found)}; write it anew")  # fmt: skip
+                            f"{shortened(found)}{which}; write it anew")  # fmt: skip
 
 
-def _size(image: Record) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) and height and width else None
+def _id(row: Record) -> str:
+    """Which annotation of a file a message is about."""
+    return f" (id {shortened(row['id'])})" if "id" in row else ""
+
+
+def _size(image: Record, where: str) -> tuple[int, int] | None:
+    sides = image.get("height"), image.get("width")
+    if None in sides or 0 in sides:
+        return None
+    height, width = (int(side) if isinstance(side, float) and _is_number(side) else side for side in sides)
+    if (
+        not isinstance(height, int)
+        or not isinstance(width, int)
+        or not 0 < min(height, width) <= max(height, width) <= FAR
+    ):
+        raise DataError(f"{where} has a height and width that are no pixels: {shortened(sides[0])} and "
+                        f"{shortened(sides[1])}; correct them, or leave them out")  # fmt: skip
+    return height, width
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _by_folder(rows: Part, found: Record) -> dict[str, Part] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ class Annotation(NamedTuple):
     crowd: bool = False
     area: float | None = None
     mask: Mask | None = None
+    scored: bool = False
+    """Whether it has a score, as what a network found has."""
 
 
 @dataclass(kw_only=True)
@@ -59,12 +62,17 @@ class Annotated:
     """Whether boxes and outlines are shares of the image's sides, as YOLO has them."""
     shown: Callable[[str], str] = as_split
     notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def used_parts(names: Sequence[str], where: str, shown: Callable[[str], str], splitting: Splitting) -> Parts | None:
     """The parts to use of those that a source names; None where it names none (``""``)."""
-    return None if [*names] == [""] else choose_parts(names, where, shown, to_train=splitting.to_train)
+    return (
+        None
+        if [*names] == [""]
+        else choose_parts(names, where, shown, to_train=splitting.to_train, tested=splitting.tested)
+    )
 
 
 def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, list[str]]:
@@ -80,10 +88,8 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
         raise DataError(
             f"{where} has no images{f' in {shown(parts.train)}' if parts and parts.train else ''}: add some"
         )
-    said = []
-    if parts is not None and parts.unused:
-        which = "a share of the training images" if parts.test is None else shown(parts.test)
-        said.append(f"{which} is the test set; {some([shown(name) for name in parts.unused])} is not used.")
+    splitting.check(parts, where, shown)
+    said = splitting.said_of(parts, None if parts is None else parts.test, shown)
     if parts is not None and parts.test is not None:
         if not second:
             raise DataError(f"{where} has no images in {shown(parts.test)}: add some")
@@ -141,9 +147,18 @@ def text_list(path: Path) -> list[str]:
 
 
 def class_names(folders: Sequence[Path]) -> tuple[tuple[str, ...], str] | None:
-    """The lines of ``classes.txt`` (or ``labels.txt``, ``codes.txt``, …) and its path, where there is one."""
+    """The lines of ``classes.txt`` (or ``labels.txt``, ``codes.txt``, …) and its path, where there is one.
+
+    Raises:
+        DataError: it names no class, or one twice.
+    """
     for folder in folders:
-        for name in files_in(folder):
-            if name.lower() in ("classes.txt", "labels.txt", "class_names.txt", "codes.txt", "obj.names"):
-                return tuple(text_list(folder / name)), printable(str(folder / name))
+        for file in files_in(folder):
+            if file.lower() in ("classes.txt", "labels.txt", "class_names.txt", "codes.txt", "obj.names"):
+                names, where = text_list(folder / file), printable(str(folder / file))
+                if not names:
+                    raise DataError(f"{where} names no class: write one name per line")
+                if twice := [name for name, count in Counter(names).items() if count > 1]:
+                    raise DataError(f"{where} names {some(twice)} more than once: give each class a name of its own")
+                return tuple(names), where
     return None

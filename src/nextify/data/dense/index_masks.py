@@ -152,7 +152,7 @@ def class_table(
     """
     notes = []
     table = np.full(256, IGNORED, np.uint8)
-    binary = names is None and not values[1:IGNORED].any() and values[IGNORED] and ignored is None
+    binary = names is None and values[0] and not values[1:IGNORED].any() and values[IGNORED] and ignored is None
     if binary:
         table[0], table[IGNORED] = 0, 1
         return ("background", "foreground"), table, ["Masks hold 0 and 255 only: 255 is class 1, foreground."]

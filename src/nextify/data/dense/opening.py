@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from nextify.data.checks import check, examine
 from nextify.data.dense.annotations import (
@@ -35,13 +36,13 @@ from nextify.data.encoded import Files
 from nextify.data.errors import DataError
 from nextify.data.images import ImageSet
 from nextify.data.opening import DECODED_LIMIT
-from nextify.data.source import source_name
+from nextify.data.source import DENSE_KINDS as KINDS
+from nextify.data.source import PREFIX, source_name
 from nextify.data.sources.annotated import format_of
 from nextify.data.sources.listing import Indices, Listing, Splitting
-from nextify.data.sources.parts import count_classes
+from nextify.data.sources.parts import Tested, count_classes
 from nextify.system.text import plural, printable, some
 
-KINDS = "'scenes', COCO's JSON, VOC's XML files, a YOLO data.yaml, or images/ beside masks/"
 VERSION = 1
 """Part of every fingerprint: raised when reading annotations changes."""
 
@@ -68,6 +69,7 @@ def open_dense(
     split_seed: int = 0,
     cache: Path | None = None,
     to_train: bool = True,
+    tested: Tested | None = None,
     skip_unreadable: bool = False,
     ignore_index: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -82,6 +84,7 @@ def open_dense(
         test_fraction, split_seed: the share that is tested on where a source names no parts, and which images.
         cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
         to_train: False where the images are only to be tested on.
+        tested: which part must be tested on, ``val`` or ``test``; None takes val, else test, else part of train.
         skip_unreadable: leave images out that cannot be read, as ``open_images`` does.
         ignore_index: an index of the masks whose pixels neither train nor count, beside 255.
         on_progress: called now and then with the number of images looked at, and of all.
@@ -92,13 +95,18 @@ def open_dense(
     if ignore_index is not None and not 0 <= ignore_index <= IGNORED:
         raise DataError(f"ignore_index must be an index of the masks, from 0 to {IGNORED}, got {ignore_index}")
     if source == "scenes":
+        if tested == "val":
+            raise DataError("scenes has no val: choose --split test, or leave it out")
         return _scenes(task or "detection")
     path = Path(source).expanduser()
+    if source in ("digits", "cifar10") or (isinstance(source, str) and source.startswith(PREFIX)):
+        raise DataError(f"{source} has labels and no boxes or masks: give {KINDS}")
     if not path.exists():
         raise DataError(f"no such folder or file: {printable(str(source))}; give {KINDS}")
-    found, recognized = _listed(path, Splitting(test_fraction, split_seed, to_train))
+    splitting = Splitting(test_fraction, split_seed, to_train, tested)
+    found, recognized = _listed(path, splitting)
     task = task or recognized
-    train, test, said = divided(found, Splitting(test_fraction, split_seed, to_train))
+    train, test, said = divided(found, splitting)
     paths = [*found.train.paths, *found.test.paths]
     root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
     names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
@@ -129,7 +137,7 @@ def open_dense(
             (*found.notes, *said, *made.notes),
             left_out={**found.left_out, **made.left_out},
         ),
-        name=source_name(str(source)),
+        name=source_name(str(source), tested),
         cache=cache,
         decoded_limit=DECODED_LIMIT,
         skip_unreadable=skip_unreadable,
@@ -229,7 +237,7 @@ def _objects(
                     minlength=len(classes))
         for part in (train, test)
     ]  # fmt: skip
-    notes, warnings = findings.notes(), findings.warnings()
+    notes, warnings = findings.notes(), [*found.warnings, *findings.warnings()]
     notes.append(f"{counts[0].sum():,} objects to train on and {counts[1].sum():,} to test on, of "
                  f"{plural(len(classes), 'class', 'classes')}.")  # fmt: skip
     if len(train) and not counts[0].sum():
@@ -304,10 +312,31 @@ def _index_masks(
         remedy = "name them in classes.txt" if found.classes is not None else "train on images of them"
         raise DataError(f"{count} indices beyond the {known} classes 0 to {known - 1}: {told}; correct the masks, "
                         f"{remedy}, or ignore one with --ignore-index {which[0]}")  # fmt: skip
+    counted = present[:, table != IGNORED]
+    for part, purpose in ((train, "train"), (test, "test")):
+        if len(part) and not counted[part].any():
+            raise DataError(f"all {plural(len(part), 'mask')} to {purpose} on hold ignored pixels only "
+                            f"({_values(present[part])}): store the index of each pixel's class")  # fmt: skip
+    warnings = []
+    if len(train) and len(classes) < 2:
+        warnings.append(f"The masks hold one class only ({some(classes)}), so there is nothing to tell apart.")
+    if bare := [os.path.basename(paths[i]) for i in (*train.tolist(), *test.tolist()) if not counted[i].any()]:
+        warnings.append(f"{plural(len(bare), 'mask holds', 'masks hold')} ignored pixels only, so that nothing is "
+                        f"learned or measured of {'its image' if len(bare) == 1 else 'their images'}: "
+                        f"{some(bare)}.")  # fmt: skip
+    for part, purpose in ((train, "train"), (test, "test")):
+        there = {*table[np.flatnonzero(present[part].any(0))].tolist()}
+        if len(part) and (absent := [name for k, name in enumerate(classes) if k not in there]):
+            notes.append(f"No mask to {purpose} on has pixels of {count_classes(absent)}.")
     fits = size_of_all <= DECODED_LIMIT
     masks = {i: table[values] for i, values in held.items()} if fits else StoredMasks(paths, table)
     digests = {i: digest + table.tobytes() for i, digest in digests.items()}
-    return _Made(classes, notes, [], {}, None, masks, digests)
+    return _Made(classes, notes, warnings, {}, None, masks, digests)
+
+
+def _values(present: npt.NDArray[np.bool_]) -> str:
+    """The values that occur in any of masks, ``present (N, 256)``."""
+    return some([str(value) for value in np.flatnonzero(present.any(0))])
 
 
 def _scenes(task: DenseTask) -> DenseImages:

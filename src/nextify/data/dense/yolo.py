@@ -19,14 +19,17 @@ from nextify.data.sources.annotated import pairs, yaml_of
 from nextify.data.sources.folder import files_below, is_image, shown_folder
 from nextify.data.sources.listing import Splitting
 from nextify.data.sources.parts import natural
-from nextify.system.text import printable, shortened, some
+from nextify.system.text import plural, printable, shortened, some
+
+MOST_UNNAMED = 1000
+"""Classes that a set may have without naming them; more are a mistake in a label."""
 
 
 def list_yolo(root: Path, splitting: Splitting) -> Annotated:
     """The images that a ``data.yaml`` names, or of ``images/`` beside ``labels/``. Boxes are shares of the image until
     its size is known (``in_pixels``). Raises ``DataError``."""
     where = printable(str(root))
-    description = yaml_of(root)
+    description, notes = yaml_of(root), list[str]()
     if description is None and (unread := root / "data.yaml").is_file():
         description = unread  # which says what is wrong with it
     if description is None:
@@ -45,7 +48,7 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         found = _read_yaml(description)
         classes = _names(found, printable(description.name))
         named = {
-            name: (_images(found[name], found.get("path"), description, name), None)
+            name: (_images(found[name], found.get("path"), description, name, notes), None)
             for name in ("train", "val", "test")
             if found.get(name)
         }
@@ -56,16 +59,19 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         for name in (named if parts is None else parts.used)
     }
     largest = max((one.label for part in made.values() for objects in part.objects for one in objects), default=0)
-    notes = []
+    rows = [(path, one) for part in made.values() for path, objects in zip(part.paths, part.objects, strict=True)
+            for one in objects]  # fmt: skip
     if classes is None:
+        if largest >= MOST_UNNAMED:
+            raise DataError(f"{where} has objects of class {largest:,} and names none, in "
+                            f"{_files(rows, MOST_UNNAMED)}: correct the number, or name the classes in data.yaml or "
+                            f"classes.txt")  # fmt: skip
         classes = tuple(map(str, range(largest + 1)))
         notes.append("There is no data.yaml and no classes.txt: classes are named by their numbers.")
     elif largest >= len(classes):
-        files = [path for part in made.values() for path, objects in zip(part.paths, part.objects, strict=True)
-                 if any(one.label >= len(classes) for one in objects)]  # fmt: skip
-        shown_files = some([os.path.basename(file) for file in files])
         raise DataError(f"{where} names {len(classes)} classes and has objects of class {largest} (the first is 0), "
-                        f"in {shown_files}: name the class, or correct them")  # fmt: skip
+                        f"in {_files(rows, len(classes))}: name the class, or correct them")  # fmt: skip
+    scored = list(dict.fromkeys(os.path.basename(path) for path, one in rows if one.scored))
     return Annotated(
         where=where,
         parts=parts,
@@ -75,7 +81,18 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         shares=True,
         shown=shown,
         notes=notes,
+        warnings=[
+            f"The labels of {plural(len(scored), 'image')} have a sixth number, as what a network found has its "
+            f"score: it is not used, and each box counts as true ({some(scored)})."
+        ]
+        if scored
+        else [],
     )
+
+
+def _files(rows: Sequence[tuple[str, Annotation]], first: int) -> str:
+    """The files with objects of class ``first`` or above."""
+    return some(list(dict.fromkeys(os.path.basename(path) for path, one in rows if one.label >= first)))
 
 
 def in_pixels(one: Annotation, height: int, width: int) -> Annotation:
@@ -117,15 +134,18 @@ def _names(found: dict[str, Any], where: str) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def _images(value: object, base: object, description: Path, part: str) -> list[str]:
+def _images(value: object, base: object, description: Path, part: str, notes: list[str]) -> list[str]:
     """The image files of a part: those in a folder, or that a list names; or in several of them."""
     where = printable(description.name)
     found: list[str] = []
     for one in value if isinstance(value, list) else [value]:
-        path = _resolved(str(one), base, description)
-        if path is None:
+        start, inner = _resolved(str(one), base, description)
+        if start is None:
             raise DataError(f"{where} says {part}: {printable(str(one))}, which is not there: correct the path "
                             f"(it is relative to path:, or to {where})")  # fmt: skip
+        if (said := _said_of_base(base, start, description)) and said not in notes:
+            notes.append(said)
+        path = start / inner
         if path.is_dir():
             found += [str(path / file) for file, reason in files_below(path) if not reason]
         else:
@@ -134,14 +154,27 @@ def _images(value: object, base: object, description: Path, part: str) -> list[s
     return found
 
 
-def _resolved(value: str, base: object, description: Path) -> Path | None:
-    """A path of a data.yaml; Roboflow's begin with ``../`` where they mean the file's own folder."""
+def _said_of_base(base: object, start: Path, description: Path) -> str:
+    """What to say where ``path:`` is not where the images are, or is outside the set; else empty."""
+    here = description.parent.resolve()
+    said = f"{printable(description.name)} says path: {printable(str(base))}"
+    if not base or (here / str(base)).resolve() == here:
+        return ""
+    if start.resolve() == here:
+        return f"{said}, where its images are not: those beside it are used."
+    outside = not start.resolve().is_relative_to(here)
+    return f"{said}: its images are those in {printable(str(start.resolve()))}." if outside else ""
+
+
+def _resolved(value: str, base: object, description: Path) -> tuple[Path | None, str]:
+    """The folder in which a path of a data.yaml lies, and the path in it; Roboflow's begin with ``../`` where they mean
+    the file's own folder."""
     here = description.parent
     plain = value
     while plain.startswith("../"):
         plain = plain.removeprefix("../")
     starts = [here / str(base), Path(str(base)), here] if base else [here]
-    return next((start / v for v in (value, plain) for start in starts if (start / v).exists()), None)
+    return next(((start, v) for v in (value, plain) for start in starts if (start / v).exists()), (None, value))
 
 
 def _part(images: Sequence[str], labels: Path | None, where: str) -> Part:
@@ -176,16 +209,18 @@ def _read(path: Path) -> list[Annotation]:
         if len(values) not in (5, 6) and (len(values) < 7 or not len(values) % 2):
             raise DataError(f"{where}: {shortened(line)} is neither a class and a box of four numbers nor a class and "
                             f"the corners of an outline: correct it")  # fmt: skip
-        if not all(map(math.isfinite, values)) or values[0] != int(values[0]) or values[0] < 0:
+        if not all(map(math.isfinite, values)) or values[0] != int(values[0]) or not 0 <= values[0] < 2**31:
             raise DataError(
                 f"{where}: {shortened(line)} does not begin with a class from 0, or is not finite: correct it"
             )
-        if max(values[1:5]) > 2 or min(values[1:5]) < -1:
+        shares = values[1:5] if len(values) == 6 else values[1:]
+        if max(shares) > 2 or min(shares) < -1:
             raise DataError(f"{where}: {shortened(line)} is not in shares of the image's sides, from 0 to 1: "
                             f"divide the pixels by its width and height")  # fmt: skip
         if len(values) <= 6:
-            x, y, width, height = values[1:5]
-            objects.append(Annotation(int(values[0]), (x - width / 2, y - height / 2, x + width / 2, y + height / 2)))
+            x, y, width, height = shares
+            box = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+            objects.append(Annotation(int(values[0]), box, scored=len(values) == 6))
         else:
             xs, ys = values[1::2], values[2::2]
             objects.append(Annotation(int(values[0]), (min(xs), min(ys), max(xs), max(ys)), mask=[values[1:]]))

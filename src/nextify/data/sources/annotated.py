@@ -2,10 +2,12 @@
 
 | kind | is recognized by |
 |---|---|
-| COCO | a JSON with images, annotations and categories; one per part, or in the folder of each part (Roboflow) |
+| COCO | a JSON with images, annotations and categories; one per part, or in the folder of each part (Roboflow). |
 | YOLO | a YAML with ``names`` and ``train``; or ``images/`` beside ``labels/`` of .txt files |
 | VOC | .xml files beside the images, or in a folder beside theirs |
 | masks | ``images/`` beside ``masks/`` or the like, which hold images too |
+
+A JSON that is cut off is COCO's where it has one of the three, or lies where others of the set do.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Literal, NamedTuple
 from nextify.data.errors import reading_of
 from nextify.data.sources.folder import files_in, is_image, subfolders
 from nextify.data.sources.parts import is_part_folder, kind_of
+from nextify.system.files import parse_json
 
 Format = Literal["coco", "yolo", "voc", "masks"]
 
@@ -56,13 +59,17 @@ def format_of(root: Path) -> Format | None:
 def coco_files(root: Path) -> dict[str, Path]:
     """COCO's files by the part that each names; ``""`` for one that names none."""
     if not root.is_dir():
-        return {"": root} if root.suffix.lower() == ".json" and _is_coco(root) else {}
+        return {"": root} if root.suffix.lower() == ".json" and (_is_coco(root) or _is_cut(root)) else {}
     folders = subfolders(root)
     inner = {name: found for name in folders if kind_of(name) and (found := _cocos_in(root / name))}
     if inner:
+        without = [name for name in folders if kind_of(name) and name not in inner]
+        inner |= {name: cut for name in without if (cut := [*filter(_is_cut, _jsons(root / name))])}
         return {name: found[0] for name, found in inner.items()}
     for place in ("", *(name for name in folders if name.lower() in COMPANIONS)):
-        found = _cocos_in(root / place)
+        if found := _cocos_in(root / place):
+            others = [path for path in _jsons(root / place) if kind_of(path.stem) and path not in found]
+            found += filter(_is_cut, others)
         instances = [path for path in found if path.name.startswith("instances")]
         named = {path.stem: path for path in instances or found if kind_of(path.stem)}
         if named:
@@ -141,15 +148,36 @@ def _files(folder: Path, deep: bool) -> Iterator[str]:
 
 
 def _cocos_in(folder: Path) -> list[Path]:
-    return [folder / name for name in files_in(folder) if name.lower().endswith(".json") and _is_coco(folder / name)]
+    return [path for path in _jsons(folder) if _is_coco(path)]
+
+
+def _jsons(folder: Path) -> list[Path]:
+    return [folder / name for name in files_in(folder) if name.lower().endswith(".json")]
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON has COCO's keys, which may stand anywhere in it."""
+    """Whether a JSON has COCO's keys, which may stand anywhere in it, or begins with some and is cut off."""
     if not path.is_file() or not path.stat().st_size:
         return False
     with reading_of(path), open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        return all(text.find(key) >= 0 for key in _KEYS)
+        there = [key for key in _KEYS if text.find(key) >= 0]
+    return len(there) == len(_KEYS) or (bool(there) and _is_cut(path))
+
+
+def _is_cut(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with reading_of(path):
+        data = path.read_bytes()
+    if data.strip() and all(
+        data.count(opened) == data.count(closed) for opened, closed in ((b"{", b"}"), (b"[", b"]"))
+    ):
+        return False
+    try:
+        parse_json(data)
+    except ValueError:
+        return True
+    return False
 
 
 def _is_yolo(path: Path) -> bool:

@@ -100,7 +100,7 @@ class _Walk:
         self.empty.update(empty)
         return [(file, name) for name, files in by_class.items() for file in files]
 
-    def parts_within(self, rows: _Rows, where: str, *, to_train: bool) -> tuple[Parts | None, list[_Rows]]:
+    def parts_within(self, rows: _Rows, where: str, splitting: Splitting) -> tuple[Parts | None, list[_Rows]]:
         """The rows by part, where each class folder holds parts (``cat/train/1.png``); else all of them as one.
 
         Raises:
@@ -124,7 +124,7 @@ class _Walk:
                 f"{where} holds several data sets, {some([shown_folder(name) for name in of_class])}, each with parts "
                 f"of class folders: give one of them"
             )
-        parts = choose_parts({*parts_of}, where, _shown_within, to_train=to_train)
+        parts = choose_parts({*parts_of}, where, _shown_within, to_train=splitting.to_train, tested=splitting.tested)
         by_part: dict[str, _Rows] = {part: [] for part in (*parts.used, *parts.unused)}
         for row, part in zip(rows, parts_of, strict=True):
             by_part[part].append(row)
@@ -159,7 +159,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     parts: Parts | None = None
     below = [""]
     if named:
-        parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train)
+        parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train, tested=splitting.tested)
         below = [_inner(root, name) for name in parts.used]
         walk.leave(_beside(root, {*parts.used}, {*below}, parts.unused))
         if odd := [shown_folder(name) for name in named if not is_part_folder(name)]:
@@ -175,7 +175,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     if splitting.to_train and len({name for _, name in rows[0]}) == 1:
         raise DataError(_one_class(root / below[0], str(rows[0][0][1])))
     if not named:
-        within, rows = walk.parts_within(rows[0], where, to_train=splitting.to_train)
+        within, rows = walk.parts_within(rows[0], where, splitting)
         if within is not None:
             parts, shown, trains = within, _shown_within, within.train is not None
             notes.append(f"The class folders hold parts: {some([shown(part) for part in within.used])}.")

@@ -66,7 +66,7 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
         raise DataError(f"{source} could not be loaded ({reason}): check the name and the connection") from None
     if not any(map(kind_of, there)):
         raise DataError(f"{source} has the splits {some(list(there))}: it needs train, and val or test if wanted")
-    parts = choose_parts(filter(kind_of, there), source, to_train=splitting.to_train)
+    parts = choose_parts(filter(kind_of, there), source, to_train=splitting.to_train, tested=splitting.tested)
     features = there[parts.used[0]].features
     pictures = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
     labels = {column: kind.names for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)}

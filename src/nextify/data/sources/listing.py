@@ -19,7 +19,7 @@ import numpy.typing as npt
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.images import Labels
-from nextify.data.sources.parts import Parts, as_split, count_classes, natural
+from nextify.data.sources.parts import Parts, Tested, as_split, count_classes, kind_of, natural
 from nextify.system.text import plural, some
 
 Indices = npt.NDArray[np.int64]
@@ -60,6 +60,25 @@ class Splitting:
     seed: int = 0
     to_train: bool = True
     """False: the images are to be tested on only, so none need be there to train on, nor several classes."""
+    tested: Tested | None = None
+    """The part that must be tested on; None takes val, else test."""
+
+    def check(self, parts: Parts | None, where: str, shown: Callable[[str], str]) -> None:
+        """Raise ``DataError`` where a source has not the part that is to be tested on."""
+        if self.tested is not None and (parts is None or kind_of(parts.test or "") != self.tested):
+            has = f"only {shown(parts.test)}" if parts is not None and parts.test is not None else "no such part"
+            raise DataError(f"{where} has {has}, and {self.tested} is to be tested on: choose another --split, or "
+                            f"leave it out")  # fmt: skip
+
+    def said_of(self, parts: Parts | None, tested: str | None, shown: Callable[[str], str]) -> list[str]:
+        """What to say of parts that are not used, where ``tested`` is tested on; None for a share of train."""
+        if parts is None or not parts.unused:
+            return []
+        which = "a share of the training images" if tested is None else shown(tested)
+        said = [f"{which} is the test set; {some([shown(name) for name in parts.unused])} is not used."]
+        if self.to_train and tested is not None and any(kind_of(name) == "test" for name in parts.unused):
+            said.append("nextify evaluate --split test measures a bundle on the part named test.")
+        return said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +118,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
             to test on.
     """
     where, shown, parts, names = found.where, found.shown, found.parts, found.images.names
+    splitting.check(parts, where, shown)
     left = dict(found.left_out)
     said = [*found.notes, *_said_of(left)]
     tested_part = None if parts is None else parts.test
@@ -125,9 +145,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
             f"add images of another class"
         )
     said += _said_of_classes([classes[i] for i in trained])
-    if parts is not None and parts.unused:
-        which = "a share of the training images" if tested_part is None else shown(tested_part)
-        said.append(f"{which} is the test set; {some([shown(name) for name in parts.unused])} is not used.")
+    said += splitting.said_of(parts, tested_part, shown)
     if tested_part is None:
         train, test, note = split_train(labels, splitting, train, found.groups)
         lacks_any = parts is not None and parts.test is None

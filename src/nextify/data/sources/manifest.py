@@ -139,7 +139,7 @@ def _list(
         for split, row in zip(splits, table.rows, strict=True):
             if kind_of(split) is None:
                 raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")
-        parts = choose_parts(sorted(set(splits)), where, to_train=splitting.to_train)
+        parts = choose_parts(sorted(set(splits)), where, to_train=splitting.to_train, tested=splitting.tested)
         of_part = {part: [i for i in entries if splits[i] == part] for part in (*parts.used, *parts.unused)}
         chosen = [i for part in parts.used for i in of_part[part]]
         train_count = len(of_part[parts.train]) if parts.train else 0

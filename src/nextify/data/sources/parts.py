@@ -15,6 +15,8 @@ from nextify.data.errors import DataError
 from nextify.system.text import some
 
 Kind = Literal["train", "val", "test"]
+Tested = Literal["val", "test"]
+"""A part to test on."""
 
 WORDS: dict[str, Kind] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -71,9 +73,15 @@ def as_split(part: str) -> str:
 
 
 def choose_parts(
-    names: Iterable[str], where: str, shown: Callable[[str], str] = as_split, *, to_train: bool = True
+    names: Iterable[str],
+    where: str,
+    shown: Callable[[str], str] = as_split,
+    *,
+    to_train: bool = True,
+    tested: Tested | None = None,
 ) -> Parts:
-    """The parts to use: the one to train on, and the first of val and test. ``shown`` gives a name as a message has it.
+    """The parts to use: the one to train on, and the first of val and test, or ``tested``. ``shown`` gives a name as a
+    message has it.
 
     Raises:
         DataError: none to train on, though ``to_train``; several of them; a name that seems to say another part.
@@ -90,6 +98,8 @@ def choose_parts(
         raise DataError(f"{where} has {some(unknown)}, which may be a part to train or to test on: "
                         f"rename it to train, val or test, or move it elsewhere")  # fmt: skip
     trains, tests = by_kind["train"], by_kind["val"] + by_kind["test"]
+    if tested == "test":
+        tests = by_kind["test"] + by_kind["val"]
     if len(trains) > 1:
         raise DataError(f"{where} has several parts to train on, {some([shown(name) for name in trains])}: merge them")
     if not trains and to_train:

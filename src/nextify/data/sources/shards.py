@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nextify.data.errors import DataError
 from nextify.data.sources.folder import files_below, is_image
-from nextify.data.sources.listing import LeftOut
+from nextify.data.sources.listing import LeftOut, Splitting
 from nextify.data.sources.parts import Parts, choose_parts, kind_of, looks_like_part, natural
 from nextify.system.text import plural, printable, some
 
@@ -47,12 +47,13 @@ class Shards:
         return [self.root / name for name in self.files]
 
 
-def shards_in(folder: Path, suffix: str, *, to_train: bool = True) -> Shards | None:
+def shards_in(folder: Path, suffix: str, splitting: Splitting) -> Shards | None:
     """The files of a folder that end in ``suffix``, at any depth; None where there are none, or folders of images, of
     which one is no reason: such as pictures for a page that describes the set.
 
     Raises:
-        DataError: files without a part beside files with one; several data sets; test files only, though ``to_train``.
+        DataError: files without a part beside files with one; several data sets; test files only, where
+            some are to be trained on.
     """
     found: list[str] = []
     left: dict[str, list[str]] = {}
@@ -74,10 +75,10 @@ def shards_in(folder: Path, suffix: str, *, to_train: bool = True) -> Shards | N
     if len(sets) > 1:
         there = some([f"{where}/{name}" for name in sorted(sets, key=natural)])
         raise DataError(f"{where} holds several data sets, {there}: give one of them")
-    return _by_part(folder, found, where, left, to_train=to_train)
+    return _by_part(folder, found, where, left, splitting)
 
 
-def shards_of(pattern: str, *, to_train: bool = True) -> Shards:
+def shards_of(pattern: str, splitting: Splitting) -> Shards:
     """The files that a path with braces names, or the one that a path without them names.
 
     Raises:
@@ -95,10 +96,10 @@ def shards_of(pattern: str, *, to_train: bool = True) -> Shards:
     names = [path.relative_to(root).as_posix() for path in paths]
     if len(kinds := {part_of(name) for name in names}) == 1:
         (kind,) = kinds
-        if kind in ("val", "test") and not to_train:  # measured as a whole
+        if kind in ("val", "test") and not splitting.to_train:  # measured as a whole
             return Shards(root, tuple(names), 0, Parts(None, kind), printable(pattern))
         return Shards(root, tuple(names), len(names), None, printable(pattern))
-    return _by_part(root, names, printable(pattern), {}, to_train=to_train)
+    return _by_part(root, names, printable(pattern), {}, splitting)
 
 
 def _matches(path: str) -> list[str]:
@@ -132,7 +133,7 @@ def expand_braces(pattern: str) -> list[str]:
     return [before + choice + rest for choice in choices for rest in expand_braces(after)]
 
 
-def _by_part(root: Path, names: list[str], where: str, left: dict[str, list[str]], *, to_train: bool) -> Shards:
+def _by_part(root: Path, names: list[str], where: str, left: dict[str, list[str]], splitting: Splitting) -> Shards:
     names = sorted(names, key=natural)
     if odd := [name for name in names if not (root / name).is_file()]:
         raise DataError(f"{where}: {some(odd)} is no regular file: put the file itself there")
@@ -143,7 +144,7 @@ def _by_part(root: Path, names: list[str], where: str, left: dict[str, list[str]
         raise DataError(f"{where}: the name of {some(odd)} says no part{others}: rename or move the file")
     if not known:
         return Shards(root, tuple(names), len(names), None, where, left)
-    parts = choose_parts(known, where, to_train=to_train)
+    parts = choose_parts(known, where, to_train=splitting.to_train, tested=splitting.tested)
     of_part: dict[str, Sequence[str]] = {p: [name for name in names if part[name] == p] for p in known}
     left |= {f"in the split {p}, which is not used": [*of_part[p]] for p in parts.unused}
     train_files = len(of_part[parts.train]) if parts.train else 0

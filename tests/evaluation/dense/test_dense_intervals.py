@@ -1,0 +1,76 @@
+"""Bootstrap intervals: a draw's figure is that of the images it draws, and the interval holds the middle of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nextify.evaluation import dense_intervals
+from nextify.evaluation.dense_intervals import ap_intervals, miou_intervals
+from nextify.tasks.average_precision import Observation, average_precision
+from nextify.tasks.segmentation_metrics import SegmentationMetrics
+from tests.evaluation.dense.helpers import objects, seen
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def observations(number: int = 7) -> list[Observation]:
+    """Objects that are found with noise, twice or not at all, some of them in crowds; the last image has none."""
+    rng, made = np.random.default_rng(3), []
+    for image in range(number):
+        count = 0 if image == number - 1 else int(rng.integers(2, 6))
+        corners = rng.uniform(0, 30, (count, 2))
+        boxes = np.hstack([corners, corners + rng.uniform(8, 30, (count, 2))])
+        labels, crowd = rng.integers(0, 3, count), rng.random(count) < 0.15
+        found = np.repeat(boxes, 3, 0) + rng.normal(0, 2, (3 * count, 4))
+        guesses = np.where(rng.random(3 * count) < 0.8, np.repeat(labels, 3), rng.integers(0, 3, 3 * count))
+        kept = rng.random(3 * count) < 0.7
+        truth = objects(boxes, labels, crowd)
+        made.append(seen(found[kept], rng.random(3 * count)[kept], guesses[kept], truth, image))
+    return made
+
+
+def weights_of(draws: list[list[int]], number: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    return np.array([np.bincount(draw, minlength=number) for draw in draws], np.float64)
+
+
+def test_a_draw_has_the_average_precision_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = observations()
+    draws = [[*range(7)], [0, 0, 1, 2, 2, 2, 5], [6, 6, 6, 3, 3, 4, 1], [5] * 7]
+    drawn = []
+    for draw in draws:
+        monkeypatch.setattr(dense_intervals, "_weights", lambda number, count, d=draw: weights_of([d], number))
+        found = ap_intervals(images, 3, 1)
+        copies = [images[i]._replace(image=place) for place, i in enumerate(sorted(draw))]
+        expected = average_precision(copies, CLASSES).values()
+        assert (
+            found["ap"][0] == found["ap"][1] == pytest.approx(expected["ap"], abs=0.4)
+        )  # a recall of 101 more or less
+        assert found["ap50"][0] == pytest.approx(expected["ap50"], abs=0.4)
+        drawn.append(found["ap"][0])
+    assert len({*drawn}) == len(draws)
+    monkeypatch.setattr(dense_intervals, "_weights", lambda number, count: weights_of(draws, number))
+    assert ap_intervals(images, 3, len(draws))["ap"] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
+    monkeypatch.setattr(dense_intervals, "AT_ONCE", 1)
+    assert ap_intervals(images, 3, len(draws))["ap"] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
+
+
+def test_a_draw_has_the_iou_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    matrices = rng.integers(0, 50, (5, 4, 4))
+    matrices[:, 3], matrices[:, :, 3] = 0, 0  # a class that is nowhere
+    counts = np.stack([[m.diagonal(), m.sum(1), m.sum(0)] for m in matrices]).astype(np.float64)
+    draw = [0, 0, 3, 4, 4]
+    monkeypatch.setattr(dense_intervals, "_weights", lambda number, count: weights_of([draw], number))
+    expected = SegmentationMetrics.of(matrices[draw].sum(0), 5).miou
+    assert miou_intervals(counts, 1)["miou"] == pytest.approx((expected, expected))
+
+
+def test_intervals_hold_the_figure_and_shrink_with_more_images() -> None:
+    images = observations()
+    many = [one._replace(image=7 * i + one.image) for i in range(20) for one in images]
+    ap = average_precision(images, CLASSES).values()["ap"]
+    (low, high), (inner_low, inner_high) = (ap_intervals(some, 3)["ap"] for some in (images, many))
+    assert low < inner_low < ap < inner_high < high
+    assert ap_intervals(images, 3) == ap_intervals(images[::-1], 3)
+    assert ap_intervals(images[:1], 3) == miou_intervals(np.ones((1, 3, 2))) == {}

@@ -1,0 +1,58 @@
+"""Words do not cover each other, and keys do not cover curves."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from nextify.evaluation import dense_pictures
+from nextify.evaluation.dense_pictures import Shown, precision_recall_picture, prediction_sheet
+from nextify.tasks.average_precision import average_precision
+from tests.evaluation.dense.helpers import NAMES, objects, seen
+
+
+@pytest.fixture
+def sheets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are made, laid out."""
+    made: list[Any] = []
+
+    def kept(sheet: Figure, dots_per_inch: float = 130) -> bytes:
+        sheet.draw_without_rendering()
+        made.append(sheet)
+        return b""
+
+    monkeypatch.setattr(dense_pictures, "png", kept)
+    return made
+
+
+def test_words_do_not_cover_each_other(sheets: list[Any]) -> None:
+    """Three objects in one place, each found twice, at the corner and at the borders of the image."""
+    boxes = np.array([(0, 0, 20, 20), (1, 1, 21, 21), (30, 40, 64, 64), (44, 0, 64, 18)], np.float32)
+    truth = objects(boxes, [0, 1, 2, 0])
+    found = seen(np.concatenate([boxes, boxes + 1]), [0.9] * 4 + [0.8] * 4, [0, 1, 2, 0] * 2, truth)
+    prediction_sheet([Shown("a.png", np.zeros((64, 64, 3), np.uint8), found)], NAMES, "made", 0.5)
+    (sheet,) = sheets
+    for axes, words in zip(sheet.axes, (4, 8), strict=True):
+        extents = [text.get_window_extent() for text in axes.texts]
+        assert len(extents) == words
+        shared = [one.intersection(one, other) for one, other in itertools.combinations(extents, 2)]
+        assert all(box is None or box.width * box.height < 1 for box in shared)
+        assert all(axes.get_window_extent().padded(1).contains(*corner) for box in extents for corner in box.corners())
+
+
+@pytest.mark.parametrize("classes", [3, 12, 30])
+def test_keys_do_not_cover_curves(classes: int, sheets: list[Any]) -> None:
+    box = (0, 0, 20, 20)
+    images = [seen([box], [0.9], [k], objects([box], [k]), k) for k in range(classes)]
+    names = [f"a class called {k}" for k in range(classes)]
+    precision_recall_picture(average_precision(images, names).boxes, names, "made")
+    (sheet,) = sheets
+    keys = [axes.get_legend() for axes in sheet.axes if axes.get_legend() is not None]
+    assert len(keys) == (2 if classes <= 12 else 1)
+    for key in keys:
+        assert all(key.get_window_extent().y1 < axes.get_window_extent().y0 for axes in sheet.axes)
+        assert key.get_window_extent().y0 >= 0
