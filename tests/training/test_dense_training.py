@@ -72,7 +72,7 @@ def test_a_resumed_training_is_the_undisturbed_one(scenes, head, tmp_path):
     assert all(torch.equal(there[name], again[name]) for name in there)
 
 
-@pytest.mark.parametrize("head", LIGHT)
+@pytest.mark.parametrize("head", ["fcos", pytest.param("fpn", marks=pytest.mark.slow)])
 def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys):
     made = prepared(scenes, head)
     result = run_prepared(made, tmp_path, RUNTIME)
