@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,9 +51,8 @@ class Annotated:
     where: str
     parts: Parts | None
     """None: the source names none."""
-    train: Part
-    """Of a source without parts, all of it."""
-    test: Part
+    made: Mapping[str, Part]
+    """By name; of a source without parts all of it, named ``""``."""
     classes: tuple[str, ...] | None
     """None: as many as the index masks have."""
     shares: bool = False
@@ -60,6 +60,18 @@ class Annotated:
     shown: Callable[[str], str] = as_split
     notes: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @cached_property
+    def train(self) -> Part:
+        """Of a source without parts, all of it."""
+        return self.made[""] if self.parts is None else self._made(self.parts.train)
+
+    @cached_property
+    def test(self) -> Part:
+        return self._made(None if self.parts is None else self.parts.test)
+
+    def _made(self, name: str | None) -> Part:
+        return Part() if name is None else self.made[name]
 
 
 def used_parts(names: Sequence[str], where: str, shown: Callable[[str], str], splitting: Splitting) -> Parts | None:
