@@ -198,7 +198,7 @@ def evaluation(classes: int, images: int = 300, spread: int = 1) -> Evaluation:
     return Evaluation("m", "d", images, top1, 100.0, error, *parts, "fp32", (), {})
 
 
-@pytest.mark.parametrize("classes", [2, 12, 70])
+@pytest.mark.parametrize("classes", [2, pytest.param(12, marks=pytest.mark.slow), 70])
 def test_pictures_of_few_and_many_classes(classes: int) -> None:
     for data in (confusion_picture(evaluation(classes)), reliability_picture(evaluation(classes))):
         picture = np.asarray(Image.open(io.BytesIO(data)).convert("L"))

@@ -141,7 +141,7 @@ def test_public_builders_give_plain_networks() -> None:
     assert fast_modules(backbone)
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("precision", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
 def test_compiled_for_inference_biases_are_added_where_they_can_be_fused(
     precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,13 +119,12 @@ def results(request):
     return STUDIES[request.param]
 
 
-def some(*slow):
-    """The names of the studies, with some marked slow."""
-    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in STUDIES]
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(
-    params=some("14 rows, 1 seed", "8 seeds", "unfinished", "not started", "the larger regime"), scope="module"
+    params=["17 rows, 3 seeds", pytest.param("unfinished", marks=SLOW), "a long name", "nothing known", "no rows"],
+    scope="module",
 )
 def written(request, tmp_path_factory):
     """Some results and a folder with their report."""
@@ -329,7 +328,10 @@ def _texts(made):
     return found
 
 
-@pytest.mark.parametrize("study", some("14 rows, 1 seed", "8 seeds", "the larger regime"))
+ALIKE = ("14 rows, 1 seed", "8 seeds", "the larger regime")
+
+
+@pytest.mark.parametrize("study", [pytest.param(name, marks=SLOW if name in ALIKE else ()) for name in STUDIES])
 def test_no_text_of_the_figure_overlaps_or_leaves_the_sheet(study):
     results = typed(STUDIES[study])
     for made in (figure.roadmap_figure(results), figure.curves_figure(results)):

@@ -93,7 +93,7 @@ def test_a_training_stops_while_it_measures_and_loses_nothing(scenes, epoch, tmp
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("head", LIGHT)
+@pytest.mark.parametrize("head", ["fcos", pytest.param("fpn", marks=pytest.mark.slow)])
 def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys):
     made = prepared(scenes, head)
     result = run_prepared(made, tmp_path, RUNTIME)

@@ -45,23 +45,8 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
     rows = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
     if parts is None and (inner := _by_folder(rows[""], read[""])) is not None:
         parts = choose_parts([*inner], where, to_train=splitting.to_train, tested=splitting.tested)
-        return Annotated(
-            where=where,
-            parts=parts,
-            train=Part() if parts.train is None else inner[parts.train],
-            test=Part() if parts.test is None else inner[parts.test],
-            classes=classes,
-            notes=notes,
-        )
-    return Annotated(
-        where=where,
-        parts=parts,
-        train=rows[""] if parts is None else Part() if parts.train is None else rows[parts.train],
-        test=Part() if parts is None or parts.test is None else rows[parts.test],
-        classes=classes,
-        shown=shown,
-        notes=notes,
-    )
+        return Annotated(where=where, parts=parts, made=inner, classes=classes, notes=notes)
+    return Annotated(where=where, parts=parts, made=rows, classes=classes, shown=shown, notes=notes)
 
 
 def _read(path: Path) -> Record:

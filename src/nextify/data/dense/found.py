@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +54,8 @@ class Annotated:
     where: str
     parts: Parts | None
     """None: the source names none."""
-    train: Part
-    """Of a source without parts, all of it."""
-    test: Part
+    made: Mapping[str, Part]
+    """By name; of a source without parts all of it, named ``""``."""
     classes: tuple[str, ...] | None
     """None: as many as the index masks have."""
     shares: bool = False
@@ -64,6 +64,18 @@ class Annotated:
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @cached_property
+    def train(self) -> Part:
+        """Of a source without parts, all of it."""
+        return self.made[""] if self.parts is None else self._made(self.parts.train)
+
+    @cached_property
+    def test(self) -> Part:
+        return self._made(None if self.parts is None else self.parts.test)
+
+    def _made(self, name: str | None) -> Part:
+        return Part() if name is None else self.made[name]
 
 
 def used_parts(names: Sequence[str], where: str, shown: Callable[[str], str], splitting: Splitting) -> Parts | None:

@@ -51,8 +51,7 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
     return Annotated(
         where=where,
         parts=parts,
-        train=made[""] if parts is None else Part() if parts.train is None else made[parts.train],
-        test=Part() if parts is None or parts.test is None else made[parts.test],
+        made=made,
         classes=None if known is None else known[0],
         shown=_shown_list if lists else shown_folder,
         notes=[] if known is None else [f"Class names are those of {known[1]}."],

@@ -75,8 +75,7 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
     return Annotated(
         where=where,
         parts=parts,
-        train=made[""] if parts is None else Part() if parts.train is None else made[parts.train],
-        test=Part() if parts is None or parts.test is None else made[parts.test],
+        made=made,
         classes=classes,
         shares=True,
         shown=shown,
