@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -158,15 +159,20 @@ class StudyProgress(_Bars):
         self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}", highlight=False)
 
 
+INSISTS = 1.0
+"""Seconds between two SIGTERMs from which the second one does not wait for anything."""
+
+
 class Stopping:
-    """SIGTERM and the first Ctrl-C ask the training to save and stop; a second Ctrl-C interrupts at once."""
+    """SIGTERM and Ctrl-C ask the training to save and stop; a second Ctrl-C interrupts at once, and so does a SIGTERM
+    that comes ``INSISTS`` later: ``timeout`` and others send the first one twice."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked_at = math.inf
         self._before: dict[int, Any] = {}
 
     def asked(self) -> bool:
-        return self._asked
+        return self._asked_at < math.inf
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
@@ -179,9 +185,10 @@ class Stopping:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        if self._asked and number == signal.SIGINT:
+        now = time.monotonic()
+        if self.asked() and (number == signal.SIGINT or now > self._asked_at + INSISTS):
             raise KeyboardInterrupt
-        self._asked = True
+        self._asked_at = min(self._asked_at, now)
 
 
 def read_any(
