@@ -21,6 +21,7 @@ from nextify.data.sources.parts import Tested
 from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
+from nextify.system import processes
 from nextify.tasks.task import summary
 from nextify.training import loop
 from nextify.training.learned import AnyImages, metric_specs
@@ -186,7 +187,8 @@ class Stopping:
 
     def _ask(self, number: int, frame: object) -> None:
         now = time.monotonic()
-        if self.asked() and (number == signal.SIGINT or now > self._asked_at + INSISTS):
+        insists = now > self._asked_at + INSISTS and processes.count() == 1  # torchrun has patience of its own
+        if self.asked() and (number == signal.SIGINT or insists):
             raise KeyboardInterrupt
         self._asked_at = min(self._asked_at, now)
 
