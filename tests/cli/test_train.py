@@ -261,6 +261,18 @@ def test_signals_ask_to_stop() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_later_sigterm_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("nextify.cli.progress.time.monotonic", lambda: now[0])
+    with Stopping() as stopping:
+        for _ in range(3):  # as timeout sends it
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.asked()
+        now[0] += 1.5
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 CHOSEN = {"norm": "batch", "mixing": "off", "rand_augment": RandAugment(7.0, 0.5), "optimizer.momentum": 0.9}
 
 

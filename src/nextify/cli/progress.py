@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from nextify.data.sources.parts import Tested
 from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
+from nextify.system import processes
 from nextify.tasks.task import summary
 from nextify.training import loop
 from nextify.training.learned import AnyImages, metric_specs
@@ -158,15 +160,20 @@ class StudyProgress(_Bars):
         self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}", highlight=False)
 
 
+INSISTS = 1.0
+"""Seconds between two SIGTERMs from which the second one does not wait for anything."""
+
+
 class Stopping:
-    """SIGTERM and the first Ctrl-C ask the training to save and stop; a second Ctrl-C interrupts at once."""
+    """SIGTERM and Ctrl-C ask the training to save and stop; a second Ctrl-C interrupts at once, and so does a SIGTERM
+    that comes ``INSISTS`` later: ``timeout`` and others send the first one twice."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked_at = math.inf
         self._before: dict[int, Any] = {}
 
     def asked(self) -> bool:
-        return self._asked
+        return self._asked_at < math.inf
 
     def __enter__(self) -> Stopping:
         if threading.current_thread() is threading.main_thread():
@@ -179,9 +186,11 @@ class Stopping:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: object) -> None:
-        if self._asked and number == signal.SIGINT:
+        now = time.monotonic()
+        insists = now > self._asked_at + INSISTS and processes.count() == 1  # torchrun has patience of its own
+        if self.asked() and (number == signal.SIGINT or insists):
             raise KeyboardInterrupt
-        self._asked = True
+        self._asked_at = min(self._asked_at, now)
 
 
 def read_any(

@@ -33,7 +33,8 @@ _PALETTE = (
 LEAST_SIDE, MOST_SIDE = 560, 4096
 """Pixels of the longer side of a drawn copy: smaller images are enlarged, so that the words on it can be read."""
 NAMED_OBJECTS = 40
-"""Largest number of objects in a panel of a sheet that carry their names; wrong ones always do."""
+"""Most right objects in a panel of a sheet that carry their names, and most false ones, the surest; others that are
+wrong always do."""
 LEGEND_CLASSES = 24
 ROWS = 40
 """Most classes in the figure of classes, the worst ones."""
@@ -138,7 +139,7 @@ def _found_things(seen: Observation, result: Outcome, classes: Sequence[str]) ->
     things = [found(i, scored(i) if few else "") for i, _ in result.right]
     for i, true in result.confused:
         things.append(found(i, f"✗ {scored(i)}, is {short(classes[int(seen.truth.labels[true])], 14)}"))
-    things += [found(i, f"✗ {scored(i)}") for i in result.false]
+    things += [found(i, f"✗ {scored(i)}" if n < NAMED_OBJECTS else "") for n, i in enumerate(result.false)]
     for true in result.missed:
         label = int(seen.truth.labels[true])
         things.append(Thing(seen.truth.boxes[true], label, f"missed {short(classes[label], 14)}", dashed=True))
@@ -182,6 +183,7 @@ def draw_things(
                 va="center", bbox={"facecolor": "white", "alpha": 0.82, "edgecolor": "none", "pad": 0.6},
                 annotation_clip=False,
             )  # fmt: skip
+            words.set_in_layout(False)  # they stay in the image, and measuring hundreds for the layout takes seconds
             named.append(_Named(words, (max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)), axes))
     return named
 
@@ -196,7 +198,8 @@ class _Named(NamedTuple):
 
 def _spread(sheet: Figure, named: Sequence[_Named]) -> None:
     """Write each object's words at the first of its box's corners where they cover no others and stay in the image."""
-    sheet.draw_without_rendering()  # decides where the axes lie
+    sheet.draw_without_rendering()  # decides where the axes lie, once
+    sheet.set_layout_engine("none")
     taken: dict[Axes, list[npt.NDArray[np.float64]]] = {}
     for words, (x1, y1, x2, y2), axes in named:
         written, half, middle = taken.setdefault(axes, []), 0.65 * float(words.get_fontsize()), (y1 + y2) / 2
