@@ -54,6 +54,7 @@ def matrix_picture(
     names = [short(name, 18) for name in names]
     side = min(12.0, max(4.2, 1.8 + 0.42 * number))
     sheet = figure(side + 1.2, side + 0.5)
+    sheet.set_layout_engine("compressed")  # the other cuts labels beside square axes off
     axes = sheet.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if number <= WRITTEN_NAMES:

@@ -29,6 +29,7 @@ from tests.data.dense.layouts import (
     roboflow,
     save_images,
     voc,
+    voc_own_folder,
     voc_parts,
     write,
     xml,
@@ -197,7 +198,9 @@ def test_a_part_by_its_own_name(tmp_path: Path) -> None:
     assert (images.train_images, images.test_images) == (0, 2)
 
 
-@pytest.mark.parametrize("build", [coco_parts, coco_beside, coco_one, roboflow, voc, voc_parts, yolo, masks_inner])
+@pytest.mark.parametrize(
+    "build", [coco_parts, coco_beside, coco_one, roboflow, voc, voc_parts, voc_own_folder, yolo, masks_inner]
+)
 def test_the_part_to_test_on_can_be_chosen(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PARTS, "test", 3)
     source = build(tmp_path / "set")

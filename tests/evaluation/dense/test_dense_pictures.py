@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from nextify.evaluation import dense_pictures
+from nextify.evaluation import dense_pictures, pictures
 from nextify.evaluation.dense_pictures import Shown, precision_recall_picture, prediction_sheet
 from nextify.tasks.average_precision import average_precision
 from tests.evaluation.dense.helpers import NAMES, objects, seen
@@ -26,6 +26,7 @@ def sheets(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return b""
 
     monkeypatch.setattr(dense_pictures, "png", kept)
+    monkeypatch.setattr(pictures, "png", kept)
     return made
 
 
@@ -42,6 +43,15 @@ def test_words_do_not_cover_each_other(sheets: list[Any]) -> None:
         shared = [one.intersection(one, other) for one, other in itertools.combinations(extents, 2)]
         assert all(box is None or box.width * box.height < 1 for box in shared)
         assert all(axes.get_window_extent().padded(1).contains(*corner) for box in extents for corner in box.corners())
+
+
+@pytest.mark.parametrize("classes", [3, 11, 30])
+def test_the_confusion_matrix_keeps_its_labels(classes: int, sheets: list[Any]) -> None:
+    counts = np.arange(classes**2).reshape(classes, classes)
+    pictures.matrix_picture(counts, [*map(str, range(classes))], "made\nmIoU 21.80 %", "found class", "share of pixels")
+    (sheet,) = sheets
+    assert sheet.axes[0].yaxis.label.get_window_extent().x0 >= 0
+    assert sheet.axes[1].yaxis.label.get_window_extent().x1 <= sheet.bbox.x1
 
 
 @pytest.mark.parametrize("classes", [3, 12, 30])
