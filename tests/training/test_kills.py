@@ -93,8 +93,8 @@ def test_thirty_kills(tmp_path: Path) -> None:
     killed(30, 24, tmp_path, seed=1)
 
 
-def test_classifiers_do_not_wait_for_torchvisions_detection_models() -> None:
-    process = server().Process(target=exit_with_import, args=("torchvision.models.detection",))
+def test_classifiers_do_not_wait_for_the_detectors_code() -> None:
+    process = server().Process(target=exit_with_import, args=("nextify.networks.dense.detection",))
     process.start()
     process.join(120)
     assert process.exitcode == 0

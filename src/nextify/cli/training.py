@@ -137,7 +137,7 @@ def _price(trial: Trial) -> tuple[int, int, str]:
     """Parameters and multiply-adds of a trial's network, and the size in words at which it computes them."""
     data, design = trial.data, trial.design
     if isinstance(design, DenseDesign):
-        from nextify.networks.dense.cost import dense_cost  # which imports torchvision's detection models
+        from nextify.networks.dense.cost import dense_cost
 
         assert data.canvas is not None
         height, width = data.canvas
