@@ -25,6 +25,7 @@ from nextify.deploy.explain import (
     random_agreement,
     steady_norms,
 )
+from nextify.evaluation.predict import predict
 from nextify.networks.layers import to_nchw, to_nhwc
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model
@@ -181,7 +182,7 @@ def test_the_explained_map_has_pixels_enough() -> None:
 
 def test_command(tmp_path: Path, capsys: Captured) -> None:
     settings = Preprocessing((SIZE, SIZE), SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    about = About(FAMILIES["V1"], 3, classes=("<red>", "green", "none"), preprocessing=settings)
+    about = About(FAMILIES["V1"], 3, classes=("<red>", "green", "none"), preprocessing=settings, temperature=2.0)
     bundle = save_bundle(tmp_path / "bundle", trained("V1").state_dict(), about)
     x, _, _ = planted(2, 1003)
     for i, image in enumerate((x * 0.25 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1)):
@@ -201,6 +202,9 @@ def test_command(tmp_path: Path, capsys: Captured) -> None:
     (one, _) = explain(str(bundle), images, index=1)
     assert isinstance(one, Explanation)
     assert one.index == 1
+    assert one.probability == pytest.approx(
+        next(guess.probability for guess in predict(bundle, images[0])[0].guesses if guess.index == 1), rel=1e-4
+    )
     assert one.overlay().shape == (SIZE, SIZE, 3)
     assert main(["explain", str(bundle), images[0], "--index", "3", "--out", str(out)]) == 2
     assert "class 3 of 3: the first one is 0" in capsys.readouterr().err

@@ -27,6 +27,8 @@ from nextify.weights.naming import Naming, Recognized, State, WeightsError, reco
 from nextify.weights.reading import read_json, read_weights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+IN_TIMM = r"convnext(v2)?_(atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)"
+"""Our designs of which timm has trained weights."""
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
