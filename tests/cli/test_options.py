@@ -248,20 +248,21 @@ def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
     assert not list(tmp_path.glob("minutes-*"))
 
 
-def test_minutes_that_do_not_hold_are_said_once(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("epochs", [10, 1])
+def test_minutes_that_do_not_hold_are_said_once(epochs: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    recipe = SimpleNamespace(batch_size=10, epochs=10)
+    recipe = SimpleNamespace(batch_size=10, epochs=epochs)
     prepared: Any = SimpleNamespace(trial=SimpleNamespace(recipe=recipe), request=SimpleNamespace(minutes=10.0))
     shown = TrainingProgress(Console(), prepared, began=940.0)
     for step in range(0, 400, 10):
-        entry = {"epoch": step // 100, "train_loss": 1.0} if step % 100 == 0 and step else None
+        entry = {"epoch": step // 100, "train_loss": 1.0} if epochs == 10 and step % 100 == 0 and step else None
         shown.show(Progress(step, 1000, 10.0, entry))
         clock[0] += 9.0
     said = capsys.readouterr()
     assert "this training will take about 16 min 00 s, not 10 minutes, as the machine is slower than" in said.err
     assert said.err.count("\n") == 1
-    assert "epoch 1 of 10: loss 1" in said.out
+    assert ("epoch 1 of 10: loss 1" in said.out) == (epochs == 10)
     assert "step " in said.out, "a line a minute within an epoch"
 
 
