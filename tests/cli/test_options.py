@@ -212,6 +212,7 @@ def test_a_training_without_a_terminal_says_where_and_how_far_it_is(capsys: Capt
     assert main(["train", *NEEDED["train"], *TINY, "--epochs", "2", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     (bundle,) = tmp_path.glob("*/bundle")
+    assert re.search(r"\(95 % interval of top-1 [\d.]+ to [\d.]+ %\); .* images/s$", text, re.MULTILINE), "in one line"
     assert text.index(f"results go to {bundle.parent}") < text.index("epoch 1 of 2: loss ") < text.index("epoch 2 of 2")
 
 

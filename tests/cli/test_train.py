@@ -616,7 +616,7 @@ def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Ima
     step = 0.05  # a slower moment must not make it another training
     assert prepare_in(tmp_path, request, digits, ONE_THREAD).trial.fingerprint == first.fingerprint
     step = 100.0
-    with pytest.raises(RequestError, match="more than --minutes 1"):
+    with pytest.raises(RequestError, match=r"more than --minutes 1: give more minutes, or a smaller --image-size"):
         prepare_in(tmp_path / "other", request, digits, ONE_THREAD)
 
 

@@ -57,7 +57,7 @@ LINE_SECONDS = 60.0
 """Longest time without a line where there is no terminal; epochs have theirs, at most one a second."""
 LATE = 1.1
 """Times the minutes asked for from which a training is said to take longer."""
-JUDGED = 0.2
+JUDGED = 0.4
 """Share of the minutes after which that is judged even if no epoch has ended."""
 
 

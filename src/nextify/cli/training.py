@@ -124,8 +124,8 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     recipe = trial.recipe
     console.print(
         f"{count(parameters)} parameters, {count(macs)} multiply-adds at {shape}; {runtime.device}, "
-        f"{threads}\nrecipe {prepared.recipe_name}: {recipe.epochs} epochs of {prepared.steps_per_epoch:,} steps of "
-        f"{recipe.batch_size} images",
+        f"{threads}\nrecipe {prepared.recipe_name}: {plural(recipe.epochs, 'epoch')} of "
+        f"{prepared.steps_per_epoch:,} steps of {recipe.batch_size} images",
         highlight=False,
         soft_wrap=True,
     )
@@ -193,6 +193,7 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
         f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images{interval}; "
         f"{duration(done.seconds)}, {done.images_per_second:,.0f} images/s",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(f"bundle: {done.bundle}", highlight=False, soft_wrap=True)
     pictures = done.bundle.with_name(PREDICTIONS)

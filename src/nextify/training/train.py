@@ -30,6 +30,7 @@ from nextify.system import processes
 from nextify.system.files import make_folder, parse_json, write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
 from nextify.system.several import several
+from nextify.system.text import plural
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.predictions import predictions_picture
@@ -68,7 +69,7 @@ def prepare_in(
             epochs = measured = epochs_for(request.minutes, began, preparation.fitted_to, runtime)
             if keep:
                 processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
-        notes.append(f"{request.minutes:g} minutes hold {epochs} epochs here")
+        notes.append(f"{request.minutes:g} minutes hold {plural(epochs, 'epoch')} here")
     prepared = preparation.fitted_to(epochs)
     if finished(folder_of(out, prepared.trial), prepared.trial) is None:
         for folder in of_earlier_versions(sorted(out.iterdir())):

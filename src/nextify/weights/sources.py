@@ -244,8 +244,8 @@ def _from_directory(path: Path, design: str | Design | None, *, own_names: bool)
     """A directory as timm or transformers save it: ``config.json`` beside the weights."""
     weights = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
     if weights is None:
-        below = sorted(found.parent for name in ("nextify.json", *_WEIGHT_FILES) for found in path.glob(f"*/{name}"))
-        remedy = f"; {some([str(folder) for folder in below])} does: name that" if below else ""
+        below = sorted({found.parent for name in ("nextify.json", *_WEIGHT_FILES) for found in path.glob(f"*/{name}")})
+        remedy = f"; give {some([str(folder) for folder in below])}" if below else ""
         raise WeightsError(f"{path} holds no weights: neither nextify.json nor {' nor '.join(_WEIGHT_FILES)}{remedy}")
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     known: dict[str, Any] = {"licence": _card_licence(path)}
