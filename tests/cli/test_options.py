@@ -209,9 +209,11 @@ TINY = ("--scale", "tiny", "--device", "cpu", "--threads", "1")
 
 
 def test_a_training_without_a_terminal_says_where_and_how_far_it_is(capsys: Captured, tmp_path: Path) -> None:
-    assert main(["train", *NEEDED["train"], *TINY, "--epochs", "2", "--out", str(tmp_path)]) == 0
+    out = tmp_path / "runs [old] [" / "b]"  # in the markup of rich's console these would be styles
+    assert main(["train", *NEEDED["train"], *TINY, "--epochs", "2", "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    (bundle,) = tmp_path.glob("*/bundle")
+    (bundle,) = out.glob("*/bundle")
+    assert f"bundle: {bundle}\n" in text
     assert re.search(r"\(95 % interval of top-1 [\d.]+ to [\d.]+ %\); .* images/s$", text, re.MULTILINE), "in one line"
     assert text.index(f"results go to {bundle.parent}") < text.index("epoch 1 of 2: loss ") < text.index("epoch 2 of 2")
 

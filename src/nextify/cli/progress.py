@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self, assert_never
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextify.cli.options import Reading
@@ -144,7 +145,7 @@ class StudyProgress(_Bars):
                     f"({result.images_per_second:,.0f} images/s), ",
                 )
             case Failed(key, error):
-                self._ended(key, f"[red]failed[/], {error}; ")
+                self._ended(key, f"[red]failed[/], {escape(str(error))}; ")
             case Probed():
                 pass
             case unknown:
