@@ -21,15 +21,17 @@ from rich.console import Console
 
 import nextify.cli.training
 import nextify.training.probe
+import nextify.training.trial
 from nextify.cli import COMMANDS, main
 from nextify.cli.progress import TrainingProgress
 from nextify.data import Images
+from nextify.system import processes
 from nextify.training.loop import Progress
 from nextify.training.prepare import prepare
 from nextify.training.probe import Speed, probe
 from nextify.training.request import Request
 from nextify.training.train import prepare_in
-from nextify.training.trial import Runtime, RuntimeOptionError
+from nextify.training.trial import Runtime, RuntimeOptionError, runtime
 from tests.helpers import Captured
 from tests.training.helpers import small_trial
 
@@ -158,6 +160,21 @@ def test_numbers_are_asked_for_in_words(arguments: tuple[str, ...], message: str
 def test_a_runtime_that_cannot_be(settings: dict[str, Any]) -> None:
     with pytest.raises(RuntimeOptionError, match=f"--{next(iter(settings)).replace('_', '-')} must be"):
         Runtime(**settings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "launched", "threads"),
+    [("", 1, 8), ("3", 1, 3), (" 2,1", 1, 2), ("0", 1, 1), ("64", 1, 8), ("many", 1, 8), ("1", 2, 4)],
+)
+def test_threads_are_capped_as_torch_caps_them(
+    asked: str, launched: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(nextify.training.trial, "cores", lambda: 8)
+    monkeypatch.setattr(processes, "launched", lambda: launched)
+    monkeypatch.setattr(processes, "on_this_machine", lambda: (0, launched))
+    assert runtime("cpu").threads == threads
+    assert runtime("cpu", threads=5).threads == 5
 
 
 WRONG = [
