@@ -235,6 +235,19 @@ def test_a_training_without_a_terminal_says_where_and_how_far_it_is(capsys: Capt
     assert text.index(f"results go to {bundle.parent}") < text.index("epoch 1 of 2: loss ") < text.index("epoch 2 of 2")
 
 
+def test_a_training_that_was_stopped_says_that_it_goes_on(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", *NEEDED["train"], *TINY, "--epochs", "1", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(nextify.cli.training.Stopping, "asked", lambda _: True)
+        assert main(command) == 130
+    said = capsys.readouterr().out
+    assert said.index("results go to ") < said.index("stopped at step 1 of ")
+    assert main(command) == 0
+    assert f"goes on from the checkpoint in {tmp_path}" in capsys.readouterr().out
+
+
 def test_sigterm_while_measuring_exits_with_130(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,8 @@ def _run(options: Options, runtime: Runtime) -> int:
             runtime = replace(runtime, accumulation=estimate.accumulation)
             if watching.dry_run:
                 return 0
-            console.print(f"results go to {folder}", highlight=False, markup=False, soft_wrap=True)
+            begins = "goes on from the checkpoint in" if any(folder.glob("checkpoint.pt*")) else "results go to"
+            console.print(f"{begins} {folder}", highlight=False, markup=False, soft_wrap=True)
     try:
         with TrainingProgress(console, prepared, cli.STARTED) as progress, Stopping() as stopping:
             done = run_prepared(
