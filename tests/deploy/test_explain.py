@@ -18,6 +18,7 @@ from nextify.cli import main
 from nextify.deploy.explain import (
     LEAST_SIDE,
     SAME,
+    Curve,
     Explanation,
     curves,
     explain,
@@ -31,6 +32,7 @@ from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY, Design
 from nextify.paper.roadmap import roadmap
+from nextify.report.explanations import write
 from nextify.weights import About, Preprocessing, save_bundle
 from tests.helpers import Captured
 
@@ -178,6 +180,18 @@ def test_the_explained_map_has_pixels_enough() -> None:
     heat_map(model, x, 0, "hirescam")
     assert LEAST_SIDE in seen
     assert heat_map(model, torch.randn(3, 32, 32), 1, "grad-cam").shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("deletion", "insertion", "better"), [(0.83, 0.83, False), (0.9, 0.7, False), (0.5, 0.7, True), (0.9, 0.9, True)]
+)
+def test_a_map_no_better_than_chance_is_marked(deletion: float, insertion: float, better: bool, tmp_path: Path) -> None:
+    flat = (Curve((area,) * 17, (0.83,) * 17) for area in (deletion, insertion))
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    one = Explanation("x.png", "grad-cam", 0, "a", 0.9, *flat, 0.1, np.zeros((8, 8), np.float32), pixels)
+    assert one.beats_chance == one.to_dict()["beats_chance"] == better
+    page = write([one], tmp_path)[0].read_text()
+    assert ("no better than chance" in page) == (not better)
 
 
 def test_command(tmp_path: Path, capsys: Captured) -> None:
