@@ -266,7 +266,7 @@ def constant(step: float) -> Any:
 
 
 def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
-    digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Images, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nextify.training.probe, "probe", constant(0.01))
     request = Request("convnext_atto", minutes=1.0, scale="tiny", settings={"batch_size": 100})
@@ -278,6 +278,7 @@ def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
     assert not list(tmp_path.glob("minutes-*"))
     command = ["train", *NEEDED["train"], *TINY, "--minutes", "60", "--out", str(tmp_path)]
     assert main([*command, "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("measuring how many epochs fit …\n")
     assert not list(tmp_path.glob("minutes-*"))
 
 

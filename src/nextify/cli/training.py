@@ -66,6 +66,8 @@ def _run(options: Options, runtime: Runtime) -> int:
 
     with one_voice(first=processes.is_first()):
         images = processes.first_alone(read)
+        if request.minutes and not console.is_terminal:  # where no status is shown for what may take a minute
+            console.print("measuring how many epochs fit …")
         try:
             with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
                 prepared = prepare_in(out, request, images, runtime, started=cli.STARTED, keep=not watching.dry_run)
