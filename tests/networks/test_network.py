@@ -267,7 +267,7 @@ def test_an_unknown_design_names_the_nearest() -> None:
 )
 def test_pretrained_says_which_weights_to_give(name: str, source: str) -> None:
     with pytest.raises(ValueError, match=f'give weights="{source}", hf:owner/name, a file or a bundle'):
-        nextify.create_model(name, pretrained=True)  # type: ignore[arg-type]
+        nextify.create_model(name, pretrained=True)
 
 
 def test_a_design_that_cannot_be_is_refused() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from nextify.networks import zoo
 from nextify.networks.backbone import Backbone, Format
@@ -22,7 +21,7 @@ def create_model(
     in_channels: int | None = None,
     stochastic_depth: float = 0.0,
     weights: str | Path | None = None,
-    pretrained: Literal[False] = False,
+    pretrained: bool = False,
 ) -> ConvNet:
     """The network of a named or given design, in plain torch; ``nextify.kernels.install`` makes it faster.
 
