@@ -21,15 +21,17 @@ from rich.console import Console
 
 import nextify.cli.training
 import nextify.training.probe
+import nextify.training.trial
 from nextify.cli import COMMANDS, main
 from nextify.cli.progress import TrainingProgress
 from nextify.data import Images
+from nextify.system import processes
 from nextify.training.loop import Progress
 from nextify.training.prepare import prepare
 from nextify.training.probe import Speed, probe
 from nextify.training.request import Request
 from nextify.training.train import prepare_in
-from nextify.training.trial import Runtime, RuntimeOptionError
+from nextify.training.trial import Runtime, RuntimeOptionError, runtime
 from tests.helpers import Captured
 from tests.training.helpers import small_trial
 
@@ -160,6 +162,21 @@ def test_a_runtime_that_cannot_be(settings: dict[str, Any]) -> None:
         Runtime(**settings)
 
 
+@pytest.mark.parametrize(
+    ("asked", "launched", "threads"),
+    [("", 1, 8), ("3", 1, 3), (" 2,1", 1, 2), ("0", 1, 1), ("64", 1, 8), ("many", 1, 8), ("1", 2, 4)],
+)
+def test_threads_are_capped_as_torch_caps_them(
+    asked: str, launched: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    monkeypatch.setattr(nextify.training.trial, "cores", lambda: 8)
+    monkeypatch.setattr(processes, "launched", lambda: launched)
+    monkeypatch.setattr(processes, "on_this_machine", lambda: (0, launched))
+    assert runtime("cpu").threads == threads
+    assert runtime("cpu", threads=5).threads == 5
+
+
 WRONG = [
     ("train", "convnext_ato", "--data", "digits"),
     ("train", "convnext_atto", "--data", "/nowhere"),
@@ -211,13 +228,29 @@ TINY = ("--scale", "tiny", "--device", "cpu", "--threads", "1")
 def test_a_training_without_a_terminal_says_where_and_how_far_it_is(
     capsys: Captured, shapes: Path, tmp_path: Path
 ) -> None:
+    out = tmp_path / "runs [old] [" / "b]"  # in the markup of rich's console these would be styles
     asked = ["convnext_atto", "--data", str(shapes), *TINY, "--epochs", "2", "--evaluations", "3"]
-    assert main(["train", *asked, "--out", str(tmp_path)]) == 0
+    assert main(["train", *asked, "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    (bundle,) = tmp_path.glob("*/bundle")
+    (bundle,) = out.glob("*/bundle")
+    assert f"bundle: {bundle}\n" in text
+    assert re.search(r"\(95 % interval of top-1 [\d.]+ to [\d.]+ %\); .* images/s$", text, re.MULTILINE), "in one line"
     assert text.index(f"results go to {bundle.parent}") < text.index("epoch 1 of 2: loss ") < text.index("epoch 2 of 2")
     runtime = json.loads(bundle.with_name("result.json").read_text())["runtime"]
     assert (runtime["threads"], runtime["checkpoint_seconds"], runtime["evaluations"]) == (1, 20.0, 3)
+
+
+def test_a_training_that_was_stopped_says_that_it_goes_on(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", *NEEDED["train"], *TINY, "--epochs", "1", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(nextify.cli.training.Stopping, "asked", lambda _: True)
+        assert main(command) == 130
+    said = capsys.readouterr().out
+    assert said.index("results go to ") < said.index("stopped at step 1 of ")
+    assert main(command) == 0
+    assert f"goes on from the checkpoint in {tmp_path}" in capsys.readouterr().out
 
 
 def test_sigterm_while_measuring_exits_with_130(
@@ -238,7 +271,7 @@ def constant(step: float) -> Any:
 
 
 def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
-    digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Images, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nextify.training.probe, "probe", constant(0.01))
     request = Request("convnext_atto", minutes=1.0, scale="tiny", settings={"batch_size": 100})
@@ -250,23 +283,25 @@ def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
     assert not list(tmp_path.glob("minutes-*"))
     command = ["train", *NEEDED["train"], *TINY, "--minutes", "60", "--out", str(tmp_path)]
     assert main([*command, "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("measuring how many epochs fit …\n")
     assert not list(tmp_path.glob("minutes-*"))
 
 
-def test_minutes_that_do_not_hold_are_said_once(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("epochs", [10, 1])
+def test_minutes_that_do_not_hold_are_said_once(epochs: int, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    recipe = SimpleNamespace(batch_size=10, epochs=10)
+    recipe = SimpleNamespace(batch_size=10, epochs=epochs)
     prepared: Any = SimpleNamespace(trial=SimpleNamespace(recipe=recipe), request=SimpleNamespace(minutes=10.0))
     shown = TrainingProgress(Console(), prepared, began=940.0)
     for step in range(0, 400, 10):
-        entry = {"epoch": step // 100, "train_loss": 1.0} if step % 100 == 0 and step else None
+        entry = {"epoch": step // 100, "train_loss": 1.0} if epochs == 10 and step % 100 == 0 and step else None
         shown.show(Progress(step, 1000, 10.0, entry))
         clock[0] += 9.0
     said = capsys.readouterr()
     assert "this training will take about 16 min 00 s, not 10 minutes, as the machine is slower than" in said.err
     assert said.err.count("\n") == 1
-    assert "epoch 1 of 10: loss 1" in said.out
+    assert ("epoch 1 of 10: loss 1" in said.out) == (epochs == 10)
     assert "step " in said.out, "a line a minute within an epoch"
 
 

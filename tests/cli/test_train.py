@@ -290,13 +290,16 @@ def test_in_python(shapes: Path, tmp_path: Path) -> None:
 
 def test_fine_tuning_takes_a_new_head_and_leaves_frozen_stages(trained: Path, shapes: Path, tmp_path: Path) -> None:
     images = open_images(str(shapes))
-    request = Request("convnext_atto", weights=str(trained), epochs=2, frozen_stages=2)
+    whole = load_bundle(trained)
+    start = save_bundle(tmp_path / "start", whole.state, replace(whole.about, licence="dinov3-license"))
+    request = Request("convnext_atto", weights=str(start), epochs=2, frozen_stages=2)
     prepared = prepare(request, images)
     assert prepared.recipe_name == "finetune_small"
     assert prepared.trial.recipe.layer_decay == 0.8
     assert any("the classifier is new: 3 classes" in note for note in prepared.notes)
     assert not {change.field for change in prepared.changes} & {"stem", "layer_scale", "stage_strides"}
     done = run_prepared(prepared, tmp_path, ONE_THREAD)
+    assert load_bundle(done.bundle).about.licence == "dinov3-license"
     before, after = bundle_state(trained), bundle_state(done.bundle)
     assert after["head.classifier.weight"].shape[0] == 3
     for name, tensor in before.items():
@@ -615,7 +618,7 @@ def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Ima
     step = 0.05  # a slower moment must not make it another training
     assert prepare_in(tmp_path, request, digits, ONE_THREAD).trial.fingerprint == first.fingerprint
     step = 100.0
-    with pytest.raises(RequestError, match="more than --minutes 1"):
+    with pytest.raises(RequestError, match=r"more than --minutes 1: give more minutes, or a smaller --image-size"):
         prepare_in(tmp_path / "other", request, digits, ONE_THREAD)
 
 

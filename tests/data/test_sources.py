@@ -445,6 +445,10 @@ def null_images(root: Path) -> str:
         ),
         (manifest("path,label\nx/0.png,\xe4\n".encode("latin-1")), ["m.csv is not UTF-8 text"]),
         (manifest(b"path,label\nx/0.png,\0\n" + b"a" * 200_000), ["m.csv is no CSV table"]),
+        *(
+            (manifest(b"path,label\nx/0.png,a\n" + row), ["1 row of m.csv holds a NUL byte: row 3; save it as UTF-8"])
+            for row in (b"x/1\0.png,b\n", b"x/1.png,\0b\n")
+        ),
         (table({"path": ["a"], "name": ["b"]}), ["m.parquet has no column label", "its columns: path, name"]),
         (table({"path": ["a"], "label": [0.5]}), ["column label of m.parquet holds 0.5"]),
         (table({"path": ["a", "b"], "label": ["x", None]}), ["1 row of m.parquet has no label: row 2"]),

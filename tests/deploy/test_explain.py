@@ -18,6 +18,7 @@ from nextify.cli import main
 from nextify.deploy.explain import (
     LEAST_SIDE,
     SAME,
+    Curve,
     Explanation,
     curves,
     explain,
@@ -25,11 +26,13 @@ from nextify.deploy.explain import (
     random_agreement,
     steady_norms,
 )
+from nextify.evaluation.predict import predict
 from nextify.networks.layers import to_nchw, to_nhwc
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY, Design
 from nextify.paper.roadmap import roadmap
+from nextify.report.explanations import write
 from nextify.weights import About, Preprocessing, save_bundle
 from tests.helpers import Captured
 
@@ -179,9 +182,21 @@ def test_the_explained_map_has_pixels_enough() -> None:
     assert heat_map(model, torch.randn(3, 32, 32), 1, "grad-cam").shape == (32, 32)
 
 
+@pytest.mark.parametrize(
+    ("deletion", "insertion", "better"), [(0.83, 0.83, False), (0.9, 0.7, False), (0.5, 0.7, True), (0.9, 0.9, True)]
+)
+def test_a_map_no_better_than_chance_is_marked(deletion: float, insertion: float, better: bool, tmp_path: Path) -> None:
+    flat = (Curve((area,) * 17, (0.83,) * 17) for area in (deletion, insertion))
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    one = Explanation("x.png", "grad-cam", 0, "a", 0.9, *flat, 0.1, np.zeros((8, 8), np.float32), pixels)
+    assert one.beats_chance == one.to_dict()["beats_chance"] == better
+    page = write([one], tmp_path)[0].read_text()
+    assert ("no better than chance" in page) == (not better)
+
+
 def test_command(tmp_path: Path, capsys: Captured) -> None:
     settings = Preprocessing((SIZE, SIZE), SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    about = About(FAMILIES["V1"], 3, classes=("<red>", "green", "none"), preprocessing=settings)
+    about = About(FAMILIES["V1"], 3, classes=("<red>", "green", "none"), preprocessing=settings, temperature=2.0)
     bundle = save_bundle(tmp_path / "bundle", trained("V1").state_dict(), about)
     x, _, _ = planted(2, 1003)
     for i, image in enumerate((x * 0.25 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1)):
@@ -201,6 +216,9 @@ def test_command(tmp_path: Path, capsys: Captured) -> None:
     (one, _) = explain(str(bundle), images, index=1)
     assert isinstance(one, Explanation)
     assert one.index == 1
+    assert one.probability == pytest.approx(
+        next(guess.probability for guess in predict(bundle, images[0])[0].guesses if guess.index == 1), rel=1e-4
+    )
     assert one.overlay().shape == (SIZE, SIZE, 3)
     assert main(["explain", str(bundle), images[0], "--index", "3", "--out", str(out)]) == 2
     assert "class 3 of 3: the first one is 0" in capsys.readouterr().err

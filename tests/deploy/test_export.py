@@ -85,7 +85,9 @@ RESNET = roadmap("resnet50")[0].design.with_(depths=(1, 1), widths=(32, 32), sta
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundle_of(tmp_path_factory.mktemp("model") / "bundle", SCALED_V2, 16, classes=CLASSES, licence="MIT")
+    return bundle_of(
+        tmp_path_factory.mktemp("model") / "bundle", SCALED_V2, 16, classes=CLASSES, licence="MIT", temperature=0.6
+    )
 
 
 @pytest.fixture(scope="module")

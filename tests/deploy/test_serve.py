@@ -37,7 +37,9 @@ PHOTOS = [photo(i) for i in range(4)]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("model") / "bundle", CLASSES, 24, 0.75, sharpness=200, licence="MIT")
+    return tiny_bundle(
+        tmp_path_factory.mktemp("model") / "bundle", CLASSES, 24, 0.75, sharpness=200, licence="MIT", temperature=1.5
+    )
 
 
 @pytest.fixture(scope="module")

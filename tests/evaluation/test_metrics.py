@@ -213,6 +213,15 @@ def test_curves_of_one_and_of_many_epochs() -> None:
         assert Image.open(io.BytesIO(curves_picture(curve, "a $ title"))).size[0] > 300
 
 
+def test_one_epochs_loss_is_seen_behind_its_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pictures, "png", lambda figure: drawn.append(figure) or b"")
+    curves_picture([{"epoch": 1, "train_loss": 2.0, "learning_rate": 0.1, "test_top1": 50.0}], "title")
+    loss, accuracy = drawn[0].axes
+    assert loss.lines[0].get_markersize() > accuracy.lines[0].get_markersize()
+    assert loss.get_xticks().tolist() == [1]
+
+
 def test_mistakes_name_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(pictures, "png", lambda figure: drawn.append(figure) or b"")

@@ -58,12 +58,15 @@ def picture(seed: int, height: int = 40, width: int = 60) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def test_a_prediction_is_the_networks_own(bundle: Path, photos: Path) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_a_prediction_is_the_networks_own(temperature: float, photos: Path, tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "b", CLASSES, 24, 0.75, sharpness=200, temperature=temperature)
     loaded = load(bundle)
     seen = set()
     for found in predict(bundle, [photos], top=len(CLASSES)):
         with torch.no_grad():
-            expected = loaded.model(loaded.preprocessing(Image.open(found.path))[None])[0].softmax(-1)
+            logits = loaded.model(loaded.preprocessing(Image.open(found.path))[None])[0]
+        expected = (logits / temperature).softmax(-1)
         given = torch.tensor([g.probability for g in found.guesses])
         assert given.sum().item() == pytest.approx(1, abs=1e-5)
         assert (given.diff() <= 0).all()

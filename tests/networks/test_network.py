@@ -256,5 +256,16 @@ def test_in_channels_and_unusual_sizes() -> None:
 def test_an_unknown_design_names_the_nearest() -> None:
     with pytest.raises(nextify.networks.zoo.UnknownModel, match="did you mean convnext_tiny"):
         nextify.create_model("convnext_tinny")
+
+
+@pytest.mark.parametrize(
+    ("name", "source"), [("convnextv2_tiny", "timm:convnextv2_tiny"), ("resnet50_patchify", "timm:NAME")]
+)
+def test_pretrained_says_which_weights_to_give(name: str, source: str) -> None:
+    with pytest.raises(ValueError, match=f'give weights="{source}", hf:owner/name, a file or a bundle'):
+        nextify.create_model(name, pretrained=True)
+
+
+def test_a_design_that_cannot_be_is_refused() -> None:
     with pytest.raises(DesignError):
         Design().with_(kernel_size=2)

@@ -352,5 +352,8 @@ def test_a_flat_dict_names_what_is_no_tensor(tmp_path: Path) -> None:
 def test_a_folder_of_checkpoints_names_the_one_that_holds_weights(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-500").mkdir()
     (tmp_path / "checkpoint-500" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"holds no weights: .*checkpoint-500 does: name that"):
+    with pytest.raises(WeightsError, match=r"holds no weights: .*; give \S+/checkpoint-500$"):
         load(tmp_path)
+    tiny_bundle(tmp_path / "run" / "bundle", ("a", "b"), 16, 1.0)
+    with pytest.raises(WeightsError, match=r"bin; give \S+/run/bundle$"):
+        load(tmp_path / "run")

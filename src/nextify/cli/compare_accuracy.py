@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from nextify.cli.progress import StudyProgress
 from nextify.compare import accuracy
@@ -60,7 +61,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
             done = 0 if trainings is None else len(trainings.plan.trials) - len(trainings.open_trials)
             raise Stopped(f"Stopped with {done} trainings finished; the same command goes on.") from None
     for failed in (t for t in map(trainings.trial, plan.trials) if t.error):
-        console.print(f"[red]failed[/] {failed.step}, seed {failed.seed}: {failed.error}", highlight=False)
+        console.print(f"[red]failed[/] {failed.step}, seed {failed.seed}: {escape(str(failed.error))}", highlight=False)
     return accuracy_results(plan, trainings, evaluated, images)
 
 
@@ -111,7 +112,7 @@ def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images
         console.print(
             f"{plural(len(plan.trials) // seeds, 'network')} × {plural(seeds, 'seed')}, "
             f"{plural(plan.recipe.epochs, 'epoch')} of the {plan.recipe_name} recipe on {len(images.train):,} "
-            f"images of {side}×{side} of {images.name}, tested on {len(images.test):,}; "
+            f"images of {side}×{side} of {escape(images.name)}, tested on {len(images.test):,}; "
             f"{trainings.side_by_side} side by side",
             highlight=False,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nextify.cli.compare_accuracy import Stopped, accuracies
@@ -58,7 +59,7 @@ def run_comparison(options: Options) -> int:
         comparison = count(settings, lambda words, _: status.update(f"{words} …"))
     for cell in comparison.cells:
         for problem in cell.problems:
-            console.print(f"[dim]·[/] {cell.entry.model}: {problem}", highlight=False, style="dim")
+            console.print(f"[dim]·[/] {escape(cell.entry.model)}: {escape(problem)}", highlight=False, style="dim")
     accuracy: Accuracy | None = None
     reasons: list[Why] = []
 
@@ -74,7 +75,7 @@ def run_comparison(options: Options) -> int:
         try:
             accuracy = accuracies(console, options, settings, images, out)
         except Stopped as stopped:
-            console.print(f"\n{stopped}", highlight=False)
+            console.print(f"\n{stopped}", highlight=False, markup=False)
             return 130
         except EngineError as error:
             print(f"nextify: {error}", file=sys.stderr)
@@ -218,5 +219,5 @@ def _conclude(console: Console, options: Options, results: Results, out: Path | 
         if found["budget"]:
             console.print(f"\n{found['budget']['recommendation']}", highlight=False, markup=False)
     if files:
-        console.print(f"written: {', '.join(str(path) for path in files)}", highlight=False)
+        console.print(f"written: {', '.join(str(path) for path in files)}", highlight=False, markup=False)
     return 0 if any(row.macs for row in results.rows) else 1

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self, assert_never
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextify.cli.options import Reading
@@ -60,6 +61,8 @@ LINE_SECONDS = 60.0
 """Longest time without a line where there is no terminal; epochs have theirs, at most one a second."""
 LATE = 1.1
 """Times the minutes asked for from which a training is said to take longer."""
+JUDGED = 0.4
+"""Share of the minutes after which that is judged even if no epoch has ended."""
 
 
 class TrainingProgress(_Bars):
@@ -86,7 +89,9 @@ class TrainingProgress(_Bars):
             self.console.print(f"{self._place(progress)}, {right}", highlight=False, soft_wrap=True)
         if self.first is None:
             self.first = progress.step, now
-        elif progress.entry is not None and self.minutes is not None:
+        elif self.minutes is not None and (
+            progress.entry is not None or now - self.first[1] > JUDGED * 60 * self.minutes
+        ):
             step, began = self.first
             expected = now - self.began + left * (now - began) / (progress.step - step)
             if expected > LATE * 60 * self.minutes and not self.console.quiet:
@@ -143,7 +148,7 @@ class StudyProgress(_Bars):
                     f"({result.images_per_second:,.0f} images/s), ",
                 )
             case Failed(key, error):
-                self._ended(key, f"[red]failed[/], {error}; ")
+                self._ended(key, f"[red]failed[/], {escape(str(error))}; ")
             case Probed():
                 pass
             case unknown:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from nextify import report
 from nextify.cli.printing import command_line, say
@@ -86,7 +87,7 @@ def _plan(options: Options, images: Images) -> Plan:
 def _announce(console: Console, study: Study, out: Path) -> None:
     plan, images, runtime = study.plan, study.images, study.runtime
     seeds = plural(len({planned.trial.seed for planned in plan.trials}), "seed")
-    console.print(f"[bold]{plan.roadmap.title}[/] on {images.name}, scale {plan.scale.name}")
+    console.print(f"[bold]{plan.roadmap.title}[/] on {escape(images.name)}, scale {plan.scale.name}")
     console.print(
         f"{len(plan.rows)} steps × {seeds} = {len(plan.trials)} trainings on {len(images.train):,} images of "
         f"{plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} classes), tested on {len(images.test):,}"
@@ -99,7 +100,7 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     finished = len(plan.trials) - len(study.open_trials)
     if finished:
         console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
-    console.print(f"results go to [bold]{out}[/]")
+    console.print(f"results go to [bold]{escape(str(out))}[/]", soft_wrap=True)
 
 
 def _announce_time(console: Console, study: Study, estimate: StudyEstimate) -> None:
@@ -119,6 +120,6 @@ def _conclude(console: Console, study: Study, out: Path, started: datetime) -> i
         console.print(line, style="dim", highlight=False, markup=False)
     failed = [trial for trial in results.trials if trial.status == "failed"]
     for trial in failed:
-        console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {trial.error}", highlight=False)
-    console.print(f"written: {', '.join(str(path) for path in written)}", highlight=False)
+        console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {escape(str(trial.error))}", highlight=False)
+    console.print(f"written: {', '.join(str(path) for path in written)}", highlight=False, markup=False)
     return 1 if failed else 0

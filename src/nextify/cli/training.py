@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from nextify import cli
 from nextify.cli.printing import command_line, one_voice, say
@@ -64,6 +65,8 @@ def _run(options: Options, runtime: Runtime) -> int:
 
     with one_voice(first=processes.is_first()):
         images = processes.first_alone(read)
+        if request.minutes and not console.is_terminal:  # where no status is shown for what may take a minute
+            console.print("measuring how many epochs fit …")
         try:
             with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
                 prepared = prepare_in(out, request, images, runtime, started=cli.STARTED, keep=not watching.dry_run)
@@ -72,6 +75,7 @@ def _run(options: Options, runtime: Runtime) -> int:
                 f"{images.name}: {plural(len(images.train), 'image')} to train on and {len(images.test):,} to test on, "
                 f"{images.num_classes:,} classes",
                 highlight=False,
+                markup=False,
             )
             say(console, (*images.warnings, *images.notes))
             raise
@@ -86,7 +90,8 @@ def _run(options: Options, runtime: Runtime) -> int:
             runtime = replace(runtime, accumulation=estimate.accumulation)
             if watching.dry_run:
                 return 0
-            console.print(f"results go to {folder}", highlight=False, soft_wrap=True)
+            begins = "goes on from the checkpoint in" if any(folder.glob("checkpoint.pt*")) else "results go to"
+            console.print(f"{begins} {folder}", highlight=False, markup=False, soft_wrap=True)
     try:
         with TrainingProgress(console, prepared, cli.STARTED) as progress, Stopping() as stopping:
             done = run_prepared(
@@ -98,7 +103,7 @@ def _run(options: Options, runtime: Runtime) -> int:
                 licence=options.licence,
             )
     except TrainingStopped as stopped:
-        console.print(f"{stopped}; the same command goes on from there", highlight=False)
+        console.print(f"{stopped}; the same command goes on from there", highlight=False, markup=False)
         return 130
     except processes.FirstFailed:
         return 1
@@ -113,7 +118,7 @@ def _run(options: Options, runtime: Runtime) -> int:
 def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     trial, report = prepared.trial, prepared.preflight
     parameters, macs, shape = _price(trial)
-    console.print(f"[bold]{prepared.request.model}[/] on {prepared.images.name}", highlight=False)
+    console.print(f"[bold]{prepared.request.model}[/] on {escape(prepared.images.name)}", highlight=False)
     for line in report.lines():
         console.print(f"  {line}", highlight=False)
     say(console, report.notes)
@@ -194,8 +199,9 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
         f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images{interval}; "
         f"{duration(done.seconds)}, {done.images_per_second:,.0f} images/s",
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(f"bundle: {done.bundle}", highlight=False, soft_wrap=True)
+    console.print(f"bundle: {done.bundle}", highlight=False, markup=False, soft_wrap=True)
     pictures = done.bundle.with_name(PREDICTIONS)
     if pictures.exists():
-        console.print(f"predictions: {pictures}", highlight=False, soft_wrap=True)
+        console.print(f"predictions: {pictures}", highlight=False, markup=False, soft_wrap=True)

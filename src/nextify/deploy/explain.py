@@ -39,6 +39,8 @@ DRAWS = 3
 """Networks of random weights that a map is compared with."""
 SAME = 0.8
 """Mean rank correlation with their maps from which a map counts as independent of the weights."""
+AHEAD = 0.02
+"""Area between a curve and that of a random order up to which a map counts as no better than chance."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,19 @@ class Explanation:
     def depends_on_weights(self) -> bool:
         return self.random_agreement < SAME
 
+    @property
+    def beats_chance(self) -> bool:
+        """Whether deletion or insertion tells the map's order of the pixels from a random one."""
+        ahead = self.deletion.random_area - self.deletion.area, self.insertion.area - self.insertion.random_area
+        return max(ahead) > AHEAD
+
     def to_dict(self) -> dict[str, object]:
         curves = {
             name: {"values": curve.values, "area": curve.area, "random_area": curve.random_area}
             for name, curve in (("deletion", self.deletion), ("insertion", self.insertion))
         }
         simple = {k: getattr(self, k) for k in ("path", "method", "index", "label", "probability", "random_agreement")}
-        return simple | curves | {"depends_on_weights": self.depends_on_weights}
+        return simple | curves | {k: getattr(self, k) for k in ("depends_on_weights", "beats_chance")}
 
     def overlay(self) -> npt.NDArray[np.uint8]:
         """``(H, W, 3)``: the heat map on the image."""

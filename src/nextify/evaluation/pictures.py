@@ -113,11 +113,14 @@ def curves_picture(
     sheet = figure(6.4, 3.6)
     loss: Any = sheet.add_subplot()
     epochs = [entry["epoch"] for entry in curve]
-    marker = "o" if len(curve) < 3 else None
-    loss.plot(epochs, [entry["train_loss"] for entry in curve], color=BLUE, marker=marker, markersize=4)
+    marker = "o" if len(curve) < 3 else None  # larger than those of the accuracy, which may lie on them
+    loss.plot(epochs, [entry["train_loss"] for entry in curve], color=BLUE, marker=marker, markersize=8)
     loss.set_xlabel("epoch", color=SOFT)
     loss.set_ylabel("training loss", color=BLUE)
-    loss.xaxis.get_major_locator().set_params(integer=True)
+    if len(curve) == 1:
+        loss.set_xticks(epochs)
+    else:
+        loss.xaxis.get_major_locator().set_params(integer=True)
     key = f"test_{metric.key}"
     tested = [(entry["epoch"], entry[key]) for entry in curve if entry[key] is not None]
     if tested:

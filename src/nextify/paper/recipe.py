@@ -348,13 +348,14 @@ DETECTION_SMALL = _PLAIN_IMAGES.with_(
     warmup_epochs=1.0,
     batch_size=8,
     optimizer=AdamW(),
-    learning_rate=1e-3,
+    learning_rate=3e-3,
     min_learning_rate=0.0,
     gradient_clip=10.0,
     crop=ScaleJitter(0.8, 1.25),
     color_jitter=0.2,
     stochastic_depth=0.0,
     ema=0.998,
+    precision="bf16",
 )
 """Up to some ten thousand images of your own, from fresh weights. Optimizer and rate were compared on ``scenes`` by the
 loss after equal processor time (docs/log.md); the rest is a rule of thumb, not tuned."""

@@ -39,13 +39,12 @@ from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
 from nextify.weights.class_names import in_order, is_word
+from nextify.weights.sources import IN_TIMM
 
 MANY_IMAGES = 200_000
 """Training images from which on the paper's recipe is chosen rather than the one for small sets."""
 FEW_IMAGES = 10_000
 """Training images below which trained weights are recommended."""
-IN_TIMM = r"convnext(v2)?_(atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)"
-"""Our designs of which timm has trained weights."""
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
 """Limits of the images' side in pixels, where the request names none."""
 SIZE_STEP = 32
@@ -169,7 +168,7 @@ class Prepared(Preparation):
 
     @property
     def licence(self) -> str:
-        """Of the weights it starts from; ``unknown`` for fresh ones."""
+        """Of the weights it starts from; ``yours`` for fresh ones."""
         return "yours" if self.about is None else self.about.licence
 
     @property

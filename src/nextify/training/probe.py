@@ -162,9 +162,10 @@ def epochs_for(minutes: float, began: float, fitted_to: Callable[[int], Prepared
         (spent,) = processes.largest([time.monotonic() - began])
         exact = ((60 * minutes - spent) * PLANNED_SHARE - found.test_seconds) / per_epoch
         if exact < 1:
+            smaller = "or " if prepared.request.scale == "tiny" else "a smaller --scale or "
             raise RequestError(
                 f"one epoch takes about {(spent + per_epoch + found.test_seconds) / 60:.1f} minutes here, more than "
-                f"--minutes {minutes:g}: give more minutes, a smaller --scale or a smaller --image-size"
+                f"--minutes {minutes:g}: give more minutes, {smaller}a smaller --image-size"
             )
         epochs = min(math.floor(exact), 10**6)
     return epochs

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -130,6 +131,13 @@ class Runtime:
         check_ranges(self, RuntimeOptionError)
 
 
+def _capped(threads: int) -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # one number for each nested level
+    if processes.launched() > 1 or not (asked.isascii() and asked.isdigit()):
+        return threads
+    return min(threads, max(1, int(asked)))
+
+
 def runtime(
     device: str = "auto",
     threads: int | None = None,
@@ -141,7 +149,8 @@ def runtime(
 ) -> Runtime:
     """Choose where and how fast: on a CPU all cores and no workers, beside a GPU all cores but one as workers.
 
-    Several processes on one machine share its cores, and each takes the GPU of its number.
+    Several processes on one machine share its cores, and each takes the GPU of its number. ``OMP_NUM_THREADS`` caps the
+    threads of one that is alone; torchrun sets it to 1 unasked.
 
     Raises:
         DeviceError: the device cannot be used.
@@ -160,7 +169,7 @@ def runtime(
         workers = max(1, own_cores - 1) if accelerated else 0
     return Runtime(
         device,
-        (1 if accelerated else own_cores) if threads is None else threads,
+        (1 if accelerated else _capped(own_cores)) if threads is None else threads,
         workers,
         kernels,
         compile,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from nextify.networks.backbone import Backbone, Format
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design
 from nextify.weights.loading import Loaded, load
+from nextify.weights.sources import IN_TIMM
 
 
 def create_model(
@@ -19,6 +21,7 @@ def create_model(
     in_channels: int | None = None,
     stochastic_depth: float = 0.0,
     weights: str | Path | None = None,
+    pretrained: bool = False,
 ) -> ConvNet:
     """The network of a named or given design, in plain torch; ``nextify.kernels.install`` makes it faster.
 
@@ -29,11 +32,17 @@ def create_model(
         stochastic_depth: probability of dropping the last block's branch in training.
         weights: a bundle, another library's file, ``hf:owner/name`` or ``timm:name``. ``nextify.weights.load`` returns
             their preprocessing, classes and licence too. By default fresh ones from torch's global generator.
+        pretrained: timm's argument, refused in favour of ``weights``, which names what is loaded.
 
     Raises:
+        ValueError: ``pretrained`` is True; the message says which ``weights`` to give.
         UnknownModel: there is no design of that name.
         WeightsError: the weights cannot be read, are not safe, or belong to another design.
     """
+    if pretrained:
+        name = name_or_design if isinstance(name_or_design, str) else ""
+        timms = f"timm:{name}" if re.fullmatch(IN_TIMM, name) else "timm:NAME"
+        raise ValueError(f'pretrained=True names no weights: give weights="{timms}", hf:owner/name, a file or a bundle')
     if weights is None:
         channels, classes = 3 if in_channels is None else in_channels, 1000 if num_classes is None else num_classes
         return zoo.create_model(name_or_design, classes, in_channels=channels, stochastic_depth=stochastic_depth)

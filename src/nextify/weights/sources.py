@@ -27,6 +27,8 @@ from nextify.weights.naming import Naming, Recognized, State, WeightsError, reco
 from nextify.weights.reading import read_json, read_weights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+IN_TIMM = r"convnext(v2)?_(atto|femto|pico|nano|tiny|small|base|large|xlarge|huge)"
+"""Our designs of which timm has trained weights."""
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -242,8 +244,8 @@ def _from_directory(path: Path, design: str | Design | None, *, own_names: bool)
     """A directory as timm or transformers save it: ``config.json`` beside the weights."""
     weights = next((path / name for name in _WEIGHT_FILES if (path / name).is_file()), None)
     if weights is None:
-        below = sorted(found.parent for name in ("nextify.json", *_WEIGHT_FILES) for found in path.glob(f"*/{name}"))
-        remedy = f"; {some([str(folder) for folder in below])} does: name that" if below else ""
+        below = sorted({found.parent for name in ("nextify.json", *_WEIGHT_FILES) for found in path.glob(f"*/{name}")})
+        remedy = f"; give {some([str(folder) for folder in below])}" if below else ""
         raise WeightsError(f"{path} holds no weights: neither nextify.json nor {' nor '.join(_WEIGHT_FILES)}{remedy}")
     config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     known: dict[str, Any] = {"licence": _card_licence(path)}

@@ -264,8 +264,12 @@ def _texts(where: str, names: Sequence[str], column: Callable[[str], Sequence[ob
 def _table(
     where: str, names: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[int], notes: Sequence[str] = ()
 ) -> Table:
-    """The columns that are meant."""
+    """The columns that are meant. Raises ``DataError``: NUL bytes, columns that disagree."""
     columns = _columns(where, names)
+    needed = zip(rows, *(cells[columns[name]] for name in NEEDED), strict=False)
+    if odd := [f"{row:,}" for row, *own in needed if any("\0" in cell for cell in own)]:
+        count = plural(len(odd), f"row of {where} holds", f"rows of {where} hold")
+        raise DataError(f"{count} a NUL byte: row {some(odd)}; save it as UTF-8 text")
     splits, chosen, said = None, "", [*notes]
     for name in (*SPLITS, *FLAGS, *_UNUSED):
         if name not in columns:
