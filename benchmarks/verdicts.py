@@ -142,8 +142,10 @@ def main() -> None:
     parser.add_argument("--until-decided", action="store_true")
     options = parser.parse_args()
     modes = ["until decided", "uncorrected"] if options.until_decided else ["planned"]
-    print("| seeds | test images | change, points | p < 0.05, a comparison without change | a false verdict, per study | "
-          "the change is found | trainings |\n|---|--:|--:|--:|--:|--:|--:|")  # fmt: skip
+    print(
+        "| seeds | test images | change, points | p < 0.05, a comparison without change | a false verdict, per study "
+        "| the change is found | trainings |\n|---|--:|--:|--:|--:|--:|--:|"
+    )
     began = time.monotonic()
     for kind in kinds(options):
         for mode in modes:

@@ -296,8 +296,7 @@ def _rules(results: StudyResults) -> list[str]:
     pairs, needed = min(_planned(results)), seeds_needed()
     if pairs < needed:
         lines.append(
-            "The verdicts assume that the effects of seeds follow a bell curve. A two-sided sign-flip test does not, but "
-            f"with {plural(pairs, 'paired seed')} it cannot go below p = {smallest_possible_p(pairs):.2g}; {needed} would "
-            "do."
+            "They assume that the effects of seeds follow a bell curve. A two-sided sign-flip test does not, but with "
+            f"{plural(pairs, 'paired seed')} it cannot go below p = {smallest_possible_p(pairs):.2g}; {needed} would do."
         )
     return lines

@@ -80,6 +80,11 @@ class TrialResult:
     curve: Sequence[Epoch] = ()
     fingerprint: str = ""
 
+    @property
+    def folder(self) -> str:
+        """Its name below ``trials``."""
+        return f"{self.step}-seed{self.seed}-{self.fingerprint}"
+
 
 @dataclass(frozen=True)
 class StepResult:
