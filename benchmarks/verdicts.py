@@ -1,8 +1,9 @@
 """How often a study's verdicts are wrong, and how often they find a change: studies simulated, not trained.
 
-A study has 14 steps of equal accuracy, except that half of them are better by ``--change`` points, so that one of its 13
-comparisons has something to find. Whether a network gets an image right is a threshold on normal effects: of the image,
-of the step on the image, of the training (step and seed), and the rest. The population's accuracy is then known exactly.
+A study has 14 steps of equal accuracy, except that half of them are better by ``--change`` points, so that one of its
+13 comparisons has something to find. Whether a network gets an image right is a threshold on normal effects: of the
+image, of the step on the image, of the training (step and seed), and the rest. The population's accuracy is then known
+exactly.
 
 Command: python benchmarks/verdicts.py [--studies 1000] [--seeds 6] [--images 360 1197 10000] [--change 0 0.5 1 2]
          [--spread 0.4] [--tails] [--until-decided]

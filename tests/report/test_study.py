@@ -213,13 +213,13 @@ def test_page_says_what_the_results_say():
         "seed 2",
     ):
         assert expected in words
-    assert source.count("<svg") == 2 + 17 * 3, "the figures; of each step its seeds, losses and accuracies"
+    assert source.count("<svg") == 2 + 17 * 3 - 1, "figures; of each step its seeds, losses and, but for one, accuracies"
 
 
-def with_hits(seeds=6, better=0.02):
+def with_hits(seeds=6, better=0.1):
     """A study in which it is known which images each network gets right; every other step is better."""
     results, draw = fake(seeds, adopted_only=True), np.random.default_rng(0)
-    easy = draw.random(1197) ** 0.1
+    easy = 0.2 + 0.2 * draw.random(1197)
     right = {
         row["step"]: {s: draw.random(1197) < np.clip(easy + better * (i // 2), 0, 1) for s in range(seeds)}
         for i, row in enumerate(results["rows"])
@@ -256,7 +256,7 @@ def test_verdicts_for_new_seeds_and_images_in_all_media(tmp_path):
 def test_few_seeds_are_said_to_rest_on_a_bell_curve():
     said = " ".join(text.notes(typed(with_hits(3))))
     assert "follow a bell curve" in said
-    assert "with 3 paired seeds it cannot go below p = 0.25; 6 would do" in said
+    assert "with 3 paired seeds cannot go below p = 0.25; 6 would do" in said
 
 
 def test_steps_with_more_seeds_than_others_are_counted_by_themselves():
@@ -277,7 +277,7 @@ def test_steps_with_more_seeds_than_others_are_counted_by_themselves():
 
 def test_page_links_the_networks_that_are_there(tmp_path):
     results = typed(brief())
-    first, second = results.trials
+    first = results.trials[0]
     (tmp_path / "trials" / first.folder / "bundle").mkdir(parents=True)
     report.write(results, tmp_path)
     page = Page((tmp_path / "report.html").read_text("utf-8"))

@@ -297,6 +297,6 @@ def _rules(results: StudyResults) -> list[str]:
     if pairs < needed:
         lines.append(
             "They assume that the effects of seeds follow a bell curve. A two-sided sign-flip test does not, but with "
-            f"{plural(pairs, 'paired seed')} it cannot go below p = {smallest_possible_p(pairs):.2g}; {needed} would do."
+            f"{plural(pairs, 'paired seed')} cannot go below p = {smallest_possible_p(pairs):.2g}; {needed} would do."
         )
     return lines
