@@ -16,10 +16,12 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from unittest import mock
 
 import numpy as np
 from scipy.stats import norm
 
+from nextify.study import statistics
 from nextify.study.looks import looks, more_seeds, share
 from nextify.study.statistics import Right, StepStatistics, conclude
 
@@ -76,7 +78,8 @@ def judged(
     """The verdicts of a study of which each step has so many seeds."""
     kept = {step: {s: hits for s, hits in of.items() if s < seeds[step]} for step, of in right.items()}
     accuracies = {step: {s: 100 * float(hits.mean()) for s, hits in of.items()} for step, of in kept.items()}
-    return conclude(accuracies, BEFORE, right=kept, shares=shares)
+    with mock.patch.object(statistics, "DRAWS", 100):  # of the sign-flip test, which has no part in these verdicts
+        return conclude(accuracies, BEFORE, right=kept, shares=shares)
 
 
 def until_decided(right: Right, first: int, corrected: bool = True) -> tuple[dict[str, StepStatistics], int]:

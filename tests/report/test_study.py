@@ -213,9 +213,7 @@ def test_page_says_what_the_results_say():
         "seed 2",
     ):
         assert expected in words
-    assert source.count("<svg") == 2 + 17 * 3 - 1, (
-        "figures; of each step its seeds, losses and, but for one, accuracies"
-    )
+    assert source.count("<svg") == 2 + 17 * 3 - 1, "figures; steps' seeds, losses and, but for one, accuracies"
 
 
 def with_hits(seeds=6, better=0.1):
