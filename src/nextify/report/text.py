@@ -105,11 +105,8 @@ def accuracy(step: StepResult) -> str:
 
 
 def change(step: StepResult) -> str:
-    """``+0.20 [−0.50, +0.90]``: with the interval for new seeds and images, where there is one."""
-    low, high = step.interval_low, step.interval_high
-    if low is None or high is None:
-        low, high = step.change_low, step.change_high
-    return f"{signed(step.change)} {interval(low, high)}".strip()
+    """``+0.20 [−0.50, +0.90]``."""
+    return f"{signed(step.change)} {interval(*step.interval)}".strip()
 
 
 def crossed(results: StudyResults) -> bool:

@@ -132,6 +132,12 @@ class StepResult:
         return self.title or self.step
 
     @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The 95 % interval of the change that is shown: for new seeds and images, or else for new seeds."""
+        crossed = self.interval_low, self.interval_high
+        return (self.change_low, self.change_high) if None in crossed else crossed
+
+    @property
     def trained(self) -> bool:
         """Whether there is an accuracy."""
         return self.top1_mean is not None
