@@ -5,8 +5,8 @@ d(s, i) = change + seed(s) + image(i) + rest(s, i). The mean over S seeds and I 
 (seed² + rest² / I) / S + image² / I, estimated from the mean squares of a two-way table (Searle, Casella and McCulloch,
 *Variance Components*, 1992, section 4.5). The first part is known from S − 1 degrees of freedom and the second from
 I − 1, so each is multiplied by the square of its own quantile of Student's t, as Cochran and Cox do (*Experimental
-Designs*, 1957, section 4.14), which errs on the safe side. One quantile with Satterthwaite's degrees of freedom does not
-(docs/log.md).
+Designs*, 1957, section 4.14), which errs on the safe side. One quantile with Satterthwaite's degrees of freedom does
+not (docs/log.md).
 """
 
 from __future__ import annotations
