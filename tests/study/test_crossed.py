@@ -69,6 +69,8 @@ def test_no_difference_anywhere():
     same = random_pair(1)[0]
     found = Crossed.of(same, same)
     assert (found.change, found.error, found.p, found.interval()) == (0, 0, 1, (0, 0))
+    for own, other in ((("10", "10"), ("01", "01")), (("10", "01", "11"), ("01", "10", "11"))):
+        assert Crossed.of(hits(*own), hits(*other)).p == 1
     all_better = Crossed.of(np.ones((3, 4), bool), np.zeros((3, 4), bool))
     assert (all_better.p, all_better.interval()) == (SMALLEST_P, (100, 100))
 

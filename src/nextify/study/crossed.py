@@ -78,8 +78,10 @@ class Crossed:
         """Two-sided, of "the step changes nothing"; not below ``SMALLEST_P``."""
         from scipy.optimize import brentq
 
+        if abs(self.change) <= self.half_width(1.0):  # 0, but for rounding
+            return 1.0
         if abs(self.change) >= self.half_width(SMALLEST_P):
-            return SMALLEST_P if self.change else 1.0
+            return SMALLEST_P
         return math.exp(brentq(lambda log: self.half_width(math.exp(log)) - abs(self.change), math.log(SMALLEST_P), 0))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
