@@ -127,7 +127,7 @@ def our_table(name: str) -> str:
             str(row.n),
             text.mean_std(row.top1_mean, row.top1_std),
             f"**{text.signed(row.change)}**",
-            text.interval(row.change_low, row.change_high) or text.ABSENT,
+            text.interval(*row.interval) or text.ABSENT,
         )
         lines.append(f"| {' | '.join(cells)} |")
     note = "Command, hardware and versions are in the linked file. A different data set and scale than the paper's: an"

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from nextify import report
 from nextify.paper.recipe import CONVNEXT, RESNET
 from nextify.paper.roadmap import ROADMAPS
-from nextify.report import columns, study_page, tables, text
+from nextify.report import columns, step_cards, study_page, tables, text
 from nextify.report import figures as figure
 from nextify.study.results import StudyResults
 from nextify.study.statistics import conclude
@@ -218,7 +219,91 @@ def test_page_says_what_the_results_say():
         "seed 2",
     ):
         assert expected in words
-    assert source.count("<svg") == 2
+    assert source.count("<svg") == 2 + 17 * 3 - 1, "figures; steps' seeds, losses and, but for one, accuracies"
+
+
+def with_hits(seeds=6, better=0.1):
+    """A study in which it is known which images each network gets right; every other step is better."""
+    results, draw = fake(seeds, adopted_only=True), np.random.default_rng(0)
+    easy = 0.2 + 0.2 * draw.random(1197)
+    right = {
+        row["step"]: {s: draw.random(1197) < np.clip(easy + better * (i // 2), 0, 1) for s in range(seeds)}
+        for i, row in enumerate(results["rows"])
+    }
+    accuracies = {step: {s: 100 * float(hits.mean()) for s, hits in of.items()} for step, of in right.items()}
+    references = {row["step"]: row["compared_with"] for row in results["rows"]}
+    names = {row["step"]: row["title"] for row in results["rows"]}
+    found = conclude(accuracies, references, test_images=1197, right=right, names=names)
+    for row in results["rows"]:
+        row.update(found[row["step"]].figures())
+    for trial in results["trials"]:
+        trial["top1"] = accuracies[trial["step"]][trial["seed"]]
+    return results
+
+
+def test_verdicts_for_new_seeds_and_images_in_all_media(tmp_path):
+    results = typed(with_hits())
+    assert {row.verdict for row in results.rows} >= {"higher", "no conclusion"}
+    page = " ".join("".join(Page(study_page.page(results)).words).split())
+    made, (sentences, notes) = tables.markdown(results), (text.verdicts(results), text.notes(results))
+    assert len(sentences) == 13
+    for row, sentence in zip(results.rows[1:], sentences, strict=True):
+        assert sentence in page
+        assert sentence in made
+        assert row.name in sentence
+        assert ("raises top-1 by" in sentence) == (row.verdict == "higher")
+        assert text.interval(row.interval_low, row.interval_high) in page
+        assert text.interval(row.interval_low, row.interval_high) in made
+    assert any("Holm’s correction over the 13 comparisons" in note for note in notes)
+    assert not any("sign-flip" in note for note in notes)
+    assert "sign-flip" not in " ".join(words for words, _ in _texts(figure.roadmap_figure(results)))
+
+
+def test_few_seeds_are_said_to_rest_on_a_bell_curve():
+    said = " ".join(text.notes(typed(with_hits(3))))
+    assert "follow a bell curve" in said
+    assert "with 3 paired seeds cannot go below p = 0.25; 6 would do" in said
+
+
+def test_steps_with_more_seeds_than_others_are_counted_by_themselves():
+    results = with_hits(9)
+    results["study"]["first_look"] = 6
+    kept = [row["step"] for row in results["rows"][:2]]
+    for row in results["rows"]:
+        row["seeds"] = row["n"] = 9 if row["step"] in kept else 6
+    results["trials"] = [t for t in results["trials"] if t["step"] in kept or t["seed"] < 6]
+    results = typed(results)
+    assert "trained 6 to 9 times each (seeds 0 to 8)" in text.what_was_trained(results)
+    assert "are finished" not in text.what_was_trained(results)
+    said = " ".join(text.notes(results))
+    assert "n = 6 to 9 seeds" in said
+    assert "at 5 looks at most, the first with 6 seeds" in said
+    assert "Unfinished" not in said
+
+
+def test_page_links_the_networks_that_are_there(tmp_path):
+    results = typed(brief())
+    first = results.trials[0]
+    (tmp_path / "trials" / first.folder / "bundle").mkdir(parents=True)
+    report.write(results, tmp_path)
+    page = Page((tmp_path / "report.html").read_text("utf-8"))
+    links = [link for link in page.links if not link.startswith("#")]
+    assert links == [f"trials/{first.step}-seed0-{first.fingerprint}/bundle"]
+    assert (tmp_path / links[0]).is_dir()
+
+
+def test_a_step_s_seeds_are_placed_on_one_axis_and_paired():
+    results = typed(fake(3))
+    made = step_cards.cards(results)
+    assert len(made) == 17
+    places = [dot.x for card in made for dot in card.dots]
+    assert (min(places), max(places)) == (0, 100)
+    by_step = {card.step.step: card for card in made}
+    card = made[-1]
+    before = {dot.seed: dot.x for dot in by_step[card.step.compared_with].dots}
+    assert {dot.seed: dot.before for dot in card.dots} == before
+    assert [curve.label for curve in card.curves] == ["training loss", "test top-1, %"]
+    assert all(len(curve.lines) == 3 for curve in card.curves)
 
 
 def test_unfinished_studies_say_so():

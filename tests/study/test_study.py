@@ -176,6 +176,62 @@ def test_a_study_writes_everything_it_promises(undisturbed):
     assert "cannot go below" in said
 
 
+def test_seeds_added_later_give_what_was_planned_from_the_start(undisturbed, tmp_path):
+    fewer = [*SMALL[:-3], "1", *SMALL[-2:]]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(arguments(tmp_path, *fewer)) == 0
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("result.json")}
+    assert len(kept) == 2
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(arguments(tmp_path, *SMALL)) == 0
+    assert {path: path.read_bytes() for path in kept} == kept, "only the missing ones are trained"
+    assert figures(tmp_path) == figures(undisturbed[0])
+
+
+def test_results_without_hits_are_completed_by_evaluating_their_networks(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    kept = {}
+    for path in tmp_path.rglob("result.json"):
+        content = json.loads(path.read_text())
+        kept[path] = content.pop("right")
+        path.write_text(json.dumps(content))
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(arguments(tmp_path, *SMALL)) == 0
+    assert {path: json.loads(path.read_text())["right"] for path in kept} == kept
+    assert figures(tmp_path) == figures(undisturbed[0])
+    row = json.loads((tmp_path / "results.json").read_text())["rows"][1]
+    assert row["interval_low"] < row["change"] < row["interval_high"]
+
+
+def test_seeds_that_would_end_too_late_are_not_begun(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    before = {path.parent.name for path in tmp_path.rglob("result.json")}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(arguments(tmp_path, *SMALL, "--until-decided", "--max-hours", "0")) == 0
+    assert "past --max-hours 0: the same command with more goes on" in " ".join(said.getvalue().split())
+    assert {path.parent.name for path in tmp_path.rglob("result.json")} == before
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert (results["study"]["first_look"], results["study"]["seeds"]) == (2, [0, 1])
+
+
+@pytest.mark.slow
+def test_seeds_are_added_until_decided_and_a_restart_trains_nothing_again(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(arguments(tmp_path, *SMALL, "--until-decided")) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    counts = [row["seeds"] for row in results["rows"]]
+    assert counts[0] == counts[1] == len(results["study"]["seeds"]) in (3, 5, 8, 12)
+    assert counts[0] == 12 or results["rows"][1]["verdict"] != "no conclusion"
+    times = {path: path.stat().st_mtime for path in tmp_path.rglob("trials/*/result.json")}
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(arguments(tmp_path, *SMALL, "--until-decided")) == 0
+    assert {path: path.stat().st_mtime for path in tmp_path.rglob("trials/*/result.json")} == times
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["rows"] == results["rows"]
+
+
 def kill(out: Path, options: list[str], wait_seconds: float) -> None:
     """Start the study, SIGKILL it once it trains, and see that its workers die with it."""
     process = Command(arguments(out, *options))
@@ -278,6 +334,8 @@ def test_bad_folders_are_one_clear_line(tmp_path, make, words, capsys):
         (["--steps", "gelo"], "no step 'gelo'"),
         (["--data", "/no/such/folder"], "/no/such/folder"),
         (["--epochs", "0"], "epochs"),
+        (["--max-hours", "1"], "--until-decided"),
+        (["--until-decided", "--seeds", "1"], "--seeds 2 or more"),
     ],
 )
 def test_bad_options_are_one_clear_line(tmp_path, options, words, capsys):

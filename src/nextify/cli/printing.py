@@ -75,6 +75,21 @@ def said_once() -> Iterator[None]:
         log.removeFilter(remember)
 
 
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep what is logged within from being printed."""
+    log = logging.getLogger("nextify")
+    log.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
 def say(console: Console, notes: Iterable[str]) -> None:
     """Print one note per line, indented and dim."""
     for note in notes:

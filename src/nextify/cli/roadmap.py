@@ -41,8 +41,12 @@ class Options:
     """Size of the networks and images; full is the paper's."""
     image_size: common.ImageSide = None
     """Side of the images in pixels. Default: the images' own, within the scale's range."""
-    seeds: Annotated[int, Range(least=1, most=1000)] = 3
-    """Trainings of each step. 6 are needed before a single change can be called significant."""
+    seeds: Annotated[int, Range(least=1, most=1000)] = 6
+    """Trainings of each step. A larger number later trains only the missing ones."""
+    until_decided: Annotated[bool, common.UNSET] = False
+    """Then add seeds to the steps they help most, until each is decided or was looked at five times (docs/study.md)."""
+    max_hours: Annotated[Annotated[float, Range(least=0, most=10**6)] | None, common.UNSET] = None
+    """With --until-decided: add no seeds that would end later than this after the start. Default: no limit."""
     epochs: common.Count = None
     """Epochs of the paper's recipe; the original one gets 90/300 of them. Default: the scale's."""
     explore: Annotated[bool, common.UNSET] = False
@@ -61,6 +65,10 @@ class Options:
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
+        if self.max_hours is not None and not self.until_decided:
+            raise ValueError("--max-hours limits --until-decided: give both, or neither")
+        if self.until_decided and self.seeds < 2:
+            raise ValueError("--until-decided needs --seeds 2 or more: one seed shows nothing of their spread")
         path = roadmap(self.regime)
         for step in self.steps:
             path[step]  # raises for an unknown one

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from nextify import report
-from nextify.cli.printing import command_line, say
+from nextify.cli.printing import command_line, say, unlogged
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.data import Images
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
-from nextify.report.text import duration, notes
+from nextify.report.text import duration, notes, verdicts
 from nextify.study.engine import EngineError, LocalEngine
 from nextify.study.plan import Plan, make_plan
 from nextify.study.store import Store
@@ -46,7 +46,8 @@ def run_study(options: Options) -> int:
         checkpoint_seconds=machine.checkpoint_seconds,
     )
     with Store(out) as store:
-        study = Study(plan, store, images, runtime, side_by_side, command_line())
+        first_look = options.seeds if options.until_decided else None
+        study = Study(plan, store, images, runtime, side_by_side, command_line(), first_look=first_look)
         study.load()
         _announce(console, study, out)
         try:
@@ -59,6 +60,9 @@ def run_study(options: Options) -> int:
                         return 0
                     with StudyProgress(console, study, estimate) as progress:
                         study.run(engine, progress.on_event)
+                _evaluate_again(console, study)
+                if options.until_decided and not options.dry_run:
+                    _add_seeds(console, study, engine, options.max_hours, started)
         except KeyboardInterrupt:
             done = len(plan.trials) - len(study.open_trials)
             console.print(f"\nStopped with {done} of {len(plan.trials)} trainings finished; the same command goes on.")
@@ -67,6 +71,36 @@ def run_study(options: Options) -> int:
             print(f"nextify: {error}", file=sys.stderr)
             return 1
         return _conclude(console, study, out, started)
+
+
+def _evaluate_again(console: Console, study: Study) -> None:
+    """Of networks that were trained before trials kept which test images they get right."""
+    with console.status("evaluating earlier networks …") as status, unlogged():
+        study.evaluate_again(lambda step: status.update(f"evaluating {step} again, for the verdicts …"))
+
+
+def _add_seeds(console: Console, study: Study, engine: LocalEngine, hours: float | None, started: datetime) -> None:
+    """Look again with more seeds until every step is decided, had its last look, or time is up."""
+    while True:
+        before = study.plan
+        if not study.look_again():
+            return
+        estimate = study.expected()
+        spent = (datetime.now(UTC) - started).total_seconds()
+        if study.open_trials and hours is not None and spent + estimate.seconds > 3600 * hours:
+            console.print(
+                f"the next {plural(len(study.open_trials), 'training')} would take about {duration(estimate.seconds)}, "
+                f"past --max-hours {hours:g}: the same command with more goes on"
+            )
+            study.plan = before
+            return
+        if study.open_trials:
+            more = ", ".join(f"{step} to {n}" for step, n in study.plan.seeds.items() if n > before.seeds[step])
+            trainings = plural(len(study.open_trials), "training")
+            console.print(f"more seeds: {more} ({trainings}, about {duration(estimate.seconds)})", highlight=False)
+            with StudyProgress(console, study, estimate) as progress:
+                study.run(engine, progress.on_event)
+        _evaluate_again(console, study)
 
 
 def _plan(options: Options, images: Images) -> Plan:
@@ -116,7 +150,7 @@ def _conclude(console: Console, study: Study, out: Path, started: datetime) -> i
     written = report.write(results, out)
     console.print()
     console.print(terminal(results))
-    for line in notes(results):
+    for line in (*verdicts(results), *notes(results)):
         console.print(line, style="dim", highlight=False, markup=False)
     failed = [trial for trial in results.trials if trial.status == "failed"]
     for trial in failed:

@@ -82,6 +82,8 @@ class Evaluation:
     uncalibrated_error: float | None = None
     """Expected calibration error at a temperature of 1; None where the bundle has that."""
     uncalibrated_bins: tuple[Bin, ...] = ()
+    right: bytes = b""
+    """Of each image in order, 1 if its class has the highest probability, else 0; not in ``to_dict``."""
 
     @property
     def top1_interval(self) -> tuple[float, float]:
@@ -105,7 +107,9 @@ class Evaluation:
             "confidence_gap": confidence_gap(self.bins),
             "uncalibrated_confidence_gap": confidence_gap(self.uncalibrated_bins) if self.uncalibrated_bins else None,
         }
-        return {**asdict(replace(self, confusion=())), **derived, "confusion": sparse(self.confusion)}
+        found = asdict(replace(self, confusion=()))
+        del found["right"]
+        return {**found, **derived, "confusion": sparse(self.confusion)}
 
 
 def sparse(confusion: Sequence[Sequence[int]]) -> dict[str, dict[str, int]]:
@@ -196,6 +200,7 @@ def evaluate(
         temperature=temperature,
         uncalibrated_error=plain_error,
         uncalibrated_bins=tuple(plain_bins),
+        right=accuracy.right,
     )
     if out is not None and processes.is_first():
         first = len(sets[0])

@@ -81,11 +81,10 @@ def roadmap_figure(results: StudyResults) -> Figure:
         write(canvas, x, head, "top-1 accuracy", size=8.5, color=SOFT)
         write(canvas, x, y - 0.42, _axis_note(begins), size=8.5, color=SOFT)
 
-    seeds = len(results.study.seeds)
     for at, group, row in places:
         color, explored = _COLORS.get(group, PAPER), not row.adopted
         label = shorten(row.name, 36)
-        if row.trained and row.n < seeds:
+        if row.trained and row.n < len(results.study.seeds):
             label = f"{shorten(label, 26)} (n = {row.n})"
         write(canvas, _MARGIN + 0.14, at, label, size=9.5, color=SOFT if explored else INK)
         _our_bar(ours, at, row, start, color)
@@ -168,7 +167,7 @@ def _titles(canvas: Axes, results: StudyResults, height: float) -> None:
     s, d = results.study, results.study.data
     n, size = len(s.seeds), s.image_size
     facts = [
-        f"mean ± standard deviation of {n} seeds" if n > 1 else "one seed: no spread",
+        f"mean ± standard deviation of {text.n_seeds(results)}" if n > 1 else "one seed: no spread",
         f"scale {s.scale}" if s.scale else "",
         f"{size}×{size} pixels" if size else "",
         f"{text.whole(d.train_images)} training and {text.whole(d.test_images)} test images",
@@ -179,7 +178,9 @@ def _titles(canvas: Axes, results: StudyResults, height: float) -> None:
 
 
 def _footer(canvas: Axes, results: StudyResults, y: float, explored: bool) -> None:
-    if any(row.verdict in ("higher", "lower") for row in results.rows):
+    if text.crossed(results):
+        said = ["Bold change with ▲ or ▼: higher or lower for new seeds and images, all rows together at 5 %."]
+    elif any(row.verdict in ("higher", "lower") for row in results.rows):
         said = ["Bold change with ▲ or ▼: told from chance, sign-flip p < 0.05 for that step alone."]
     else:
         said = ["No single change here is told from chance (sign-flip test at 0.05 over the paired seeds)."]

@@ -30,5 +30,5 @@ def write(results: StudyResults, out: str | Path) -> list[Path]:
     results = StudyResults.from_dict(data)
     write_text_atomic(out / "results.csv", csv_text(results))
     drawing = save(roadmap_figure(results), out, "roadmap")
-    write_text_atomic(out / "report.html", page(results, drawing))
+    write_text_atomic(out / "report.html", page(results, drawing, out))
     return [out / name for name in FILES]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from nextify.report import text
 from nextify.report.drawing import svg
 from nextify.report.figures import curves_figure, roadmap_figure
+from nextify.report.step_cards import axis, cards
 from nextify.report.tables import steps_table
 from nextify.report.template import Line, Table, render
+from nextify.study.looks import LOOKS
 from nextify.study.results import StepResult, StudyResults
 from nextify.study.statistics import seeds_needed
 
 
-def page(results: StudyResults, roadmap_svg: str | None = None) -> str:
-    """The report as one HTML document; ``roadmap_svg`` is the figure where it has been drawn already."""
+def page(results: StudyResults, roadmap_svg: str | None = None, folder: Path | None = None) -> str:
+    """The report as one HTML document.
+
+    Args:
+        roadmap_svg: the figure, where it has been drawn already.
+        folder: that the page is for; networks that are there are linked.
+    """
     curves = curves_figure(results)
     comparisons = sum(step.p_value is not None for step in results.rows)
     return render(
@@ -25,6 +33,12 @@ def page(results: StudyResults, roadmap_svg: str | None = None) -> str:
         steps=steps_table(results),
         notes=text.notes(results),
         roadmap=roadmap_svg or svg(roadmap_figure(results)),
+        crossed=text.crossed(results),
+        first_look=results.study.first_look,
+        looks=LOOKS,
+        cards=cards(results, folder),
+        axis=axis(results),
+        percent=text.percent,
         conclusions=_conclusions(results),
         comparisons=comparisons,
         seeds_needed=seeds_needed(),
@@ -45,20 +59,26 @@ def _line(step: StepResult, *cells: str) -> Line:
 
 
 def _conclusions(results: StudyResults) -> Table:
-    names = {step.step: step.name for step in results.rows}
+    names, new = {step.step: step.name for step in results.rows}, text.crossed(results)
     lines = [
         _line(
             step,
             names.get(step.compared_with or "", step.compared_with or text.ABSENT),
-            text.signed(step.change),
-            text.ABSENT if step.p_value is None else f"{step.p_value:.2g}",
+            text.change(step),
+            *([_p(step.p_crossed_holm)] if new else []),
+            _p(step.p_value),
             step.conclusion,
         )
         for step in results.rows
         if step.conclusion
     ]
-    head = (("step", ""), ("compared with", "text"), ("change", ""), ("p", ""), ("in words", "wrap"))
+    p = (("p of all together", ""), ("sign-flip p", "")) if new else (("p", ""),)
+    head = (("step", ""), ("compared with", "text"), ("change", ""), *p, ("in words", "wrap"))
     return Table("What can be concluded about each step", head, [("", lines)])
+
+
+def _p(value: float | None) -> str:
+    return text.ABSENT if value is None else f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
 
 
 def _settings(results: StudyResults) -> list[tuple[str, str | None]]:

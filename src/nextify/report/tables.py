@@ -112,5 +112,7 @@ def markdown(results: StudyResults) -> str:
     table = table_of("", shown(COLUMNS, "markdown"), [("", results.rows)])
     command = results.study.command
     lines = [markdown_of(table), "", _escaped(text.what_was_trained(results)), ""]
+    if verdicts := text.verdicts(results):
+        lines += [*(f"- {_escaped(verdict)}" for verdict in verdicts), ""]
     lines += [f"- {note}" for note in text.notes(results)]
     return "\n".join([*lines, "", (f"Command: `{command}` · " if command else "") + text.provenance(results), ""])

@@ -6,8 +6,8 @@ Numbers are rounded only here. An absent one is an en dash, a minus is a minus s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
+from nextify.study.looks import LOOKS
 from nextify.study.results import StepResult, StudyResults
 from nextify.study.statistics import binomial_standard_error, holm, seeds_needed, smallest_possible_p
 from nextify.system.text import plural
@@ -106,7 +106,17 @@ def accuracy(step: StepResult) -> str:
 
 def change(step: StepResult) -> str:
     """``+0.20 [−0.50, +0.90]``."""
-    return f"{signed(step.change)} {interval(step.change_low, step.change_high)}".strip()
+    return f"{signed(step.change)} {interval(*step.interval)}".strip()
+
+
+def crossed(results: StudyResults) -> bool:
+    """Whether the verdicts are for new seeds and new images (``study.crossed``)."""
+    return any(step.p_crossed is not None for step in results.rows)
+
+
+def verdicts(results: StudyResults) -> list[str]:
+    """A sentence about each step that was compared; none of results of earlier versions, whose notes sum them up."""
+    return [step.conclusion for step in results.rows if step.conclusion] if crossed(results) else []
 
 
 def groups(results: StudyResults) -> list[tuple[str, list[StepResult]]]:
@@ -126,7 +136,23 @@ def study_title(results: StudyResults) -> str:
     return f"{path_title(results)} on {results.study.data.name}"
 
 
-def _seeds_phrase(seeds: Sequence[int]) -> str:
+def _planned(results: StudyResults) -> list[int]:
+    """The seeds planned for each step."""
+    return [len(results.study.seeds) if step.seeds is None else step.seeds for step in results.rows]
+
+
+def n_seeds(results: StudyResults) -> str:
+    """``6 seeds``, or ``6 to 14 seeds`` where not every step has as many."""
+    planned = _planned(results)
+    if len(set(planned)) > 1:
+        return f"{min(planned)} to {max(planned)} seeds"
+    return plural(len(results.study.seeds), "seed")
+
+
+def _seeds_phrase(results: StudyResults) -> str:
+    seeds, planned = results.study.seeds, _planned(results)
+    if len(set(planned)) > 1:
+        return f"{min(planned)} to {max(planned)} times each (seeds {seeds[0]} to {seeds[-1]})"
     if len(seeds) == 1:
         return f"once (seed {seeds[0]})"
     return f"{len(seeds)} times each (seeds {listing([str(s) for s in seeds])})" if seeds else ABSENT
@@ -138,11 +164,11 @@ def what_was_trained(results: StudyResults) -> str:
     facts = [f"{whole(d.classes)} classes"] if d.classes else []
     facts += [f"{s.image_size}×{s.image_size} pixels"] if s.image_size else []
     described = f" ({', '.join(facts)})" if facts else ""
-    planned, finished = len(results.rows) * len(s.seeds), sum(step.n for step in results.rows)
+    planned, finished = sum(_planned(results)), sum(step.n for step in results.rows)
     progress = f"; {finished} of {planned} trainings are finished" if finished < planned else ""
     return (
         f"{plural(len(results.rows), 'network')} from {path_title(results)} at scale “{s.scale or ABSENT}”, trained "
-        f"{_seeds_phrase(s.seeds)} on {whole(d.train_images)} images of {d.name}"
+        f"{_seeds_phrase(results)} on {whole(d.train_images)} images of {d.name}"
         f"{described} and tested on {whole(d.test_images)} others{progress}."
     )
 
@@ -179,7 +205,7 @@ def provenance(results: StudyResults) -> str:
     """What a published figure has to carry: n, hardware, time, versions and date."""
     s = results.study
     date = str(results.environment.get("date") or s.finished or ABSENT)[:10]
-    parts = [f"n = {plural(len(s.seeds), 'seed')}", hardware(results), duration(s.seconds), versions(results), date]
+    parts = [f"n = {n_seeds(results)}", hardware(results), duration(s.seconds), versions(results), date]
     return " · ".join(p for p in parts if p != ABSENT)
 
 
@@ -194,19 +220,23 @@ def on_other_images(images: int | None, error: float) -> str:
 def notes(results: StudyResults) -> list[str]:
     """The sentences beneath a table: n, what the columns mean, and what can be concluded."""
     n, steps = len(results.study.seeds), results.rows
-    unfinished = [step.name for step in steps if step.n < n]
+    unfinished = [step.name for step, planned in zip(steps, _planned(results), strict=True) if step.n < planned]
     lines = []
     if unfinished:
+        few = (
+            f"fewer than {n} trained seeds" if len(set(_planned(results))) == 1 else "fewer trained seeds than planned"
+        )
         lines.append(
-            f"Unfinished: {len(unfinished)} of {len(steps)} steps have fewer than {n} trained seeds "
+            f"Unfinished: {len(unfinished)} of {len(steps)} steps have {few} "
             f"({listing(unfinished[:4] + (['others'] if len(unfinished) > 4 else []))})."
         )
     if n == 1:
         lines.append("n = 1: one training per step, so there is no spread, and a change may be that of the seed.")
     elif n:
+        how = "for new seeds and new test images" if crossed(results) else f"Student's t on the {n} paired differences"
         lines.append(
-            f"n = {n} seeds: mean ± sample standard deviation. [low, high]: 95 % confidence interval of the change, "
-            f"Student's t on the {n} paired differences."
+            f"n = {n_seeds(results)}: mean ± sample standard deviation. [low, high]: 95 % confidence interval of the "
+            f"change, {how}."
         )
     if not all(step.adopted for step in steps):
         lines.append(
@@ -216,7 +246,8 @@ def notes(results: StudyResults) -> list[str]:
     images, means = results.study.data.test_images, [step.top1_mean for step in steps if step.top1_mean is not None]
     if images and means:
         error = binomial_standard_error(min(max(sum(means) / len(means), 0.0), 100.0), images)
-        lines.append(f"{on_other_images(images, error)}, which the spread over seeds does not show.")
+        counted = "; the intervals of changes count it in" if crossed(results) else ""
+        lines.append(f"{on_other_images(images, error)}, which the spread over seeds does not show{counted}.")
     return [*lines, "“Paper” is ImageNet-1K at full size: other images at another scale; compare directions only."]
 
 
@@ -224,6 +255,8 @@ def _verdicts(results: StudyResults) -> list[str]:
     n, needed = len(results.study.seeds), seeds_needed()
     if n == 0:
         return []
+    if crossed(results):
+        return _rules(results)
     if n < needed:
         return [
             f"No change here can be told from chance: with {plural(n, 'paired seed')} a two-sided sign-flip test "
@@ -239,5 +272,28 @@ def _verdicts(results: StudyResults) -> list[str]:
         lines.append(
             f"With Holm's correction over the {tests} comparisons together, "
             f"{listing(kept) if kept else 'no step'} stay{'s' if len(kept) < 2 else ''} below 0.05."
+        )
+    return lines
+
+
+def _rules(results: StudyResults) -> list[str]:
+    """By what rules verdicts for new seeds and images hold."""
+    tests = sum(step.p_crossed is not None for step in results.rows)
+    together = f" and Holm’s correction over the {tests} comparisons" if tests > 1 else ""
+    lines = [
+        f"Verdicts are for new seeds and new test images, by crossed random effects{together}: the chance of even one "
+        "false “higher” or “lower” is at most 5 %."
+    ]
+    first = results.study.first_look
+    if first is not None:
+        lines.append(
+            f"Seeds were added to undecided steps, at {LOOKS} looks at most, the first with {first} seeds; the 5 % are "
+            "shared out over the looks."
+        )
+    pairs, needed = min(_planned(results)), seeds_needed()
+    if pairs < needed:
+        lines.append(
+            "They assume that the effects of seeds follow a bell curve. A two-sided sign-flip test does not, but with "
+            f"{plural(pairs, 'paired seed')} cannot go below p = {smallest_possible_p(pairs):.2g}; {needed} would do."
         )
     return lines

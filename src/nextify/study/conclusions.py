@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, assert_never
 
+import numpy as np
+import numpy.typing as npt
+
 from nextify.data import Images
 from nextify.networks.layout import cost
 from nextify.study.engine import Failed
+from nextify.study.looks import share
 from nextify.study.plan import PlannedTrial
 from nextify.study.results import SCHEMA, Epoch, StepResult, StudyData, StudyResults, StudySettings, TrialResult, read
-from nextify.study.statistics import conclude
+from nextify.study.statistics import StepStatistics, conclude
 from nextify.system.device import gpu_name
 from nextify.training.result import Result
 
@@ -34,6 +38,7 @@ def study_results(study: Study, started: datetime) -> StudyResults:
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(sum(trial.seconds or 0.0 for trial in trials) / study.side_by_side, 1),
         notes=plan.notes,
+        first_look=study.first_look,
         recipes={"original": plan.original.to_dict(), "modern": plan.modern.to_dict()},
     )
     environment = study.environment | {
@@ -43,6 +48,27 @@ def study_results(study: Study, started: datetime) -> StudyResults:
         "trials_side_by_side": study.side_by_side,
     }
     return StudyResults(SCHEMA, settings, tuple(_steps(study, trials)), trials, environment)
+
+
+def study_conclusions(study: Study) -> dict[str, StepStatistics]:
+    """What follows from the trials that have ended."""
+    plan, first, seeds = study.plan, study.first_look, study.plan.seeds
+    accuracies: dict[str, dict[int, float | None]] = {}
+    right: dict[str, dict[int, npt.NDArray[np.bool_]]] = {}
+    for planned in plan.trials:
+        outcome = study.outcomes.get(planned.folder)
+        if isinstance(outcome, Result):
+            accuracies.setdefault(planned.step, {})[planned.trial.seed] = outcome.top1
+            images = outcome.right_images
+            if images is not None:
+                right.setdefault(planned.step, {})[planned.trial.seed] = images
+    references = {row.row.name: row.compared_with for row in plan.rows}
+    shares = {}
+    if first is not None:
+        shares = {step: share(first, min(seeds[step], seeds[of])) for step, of in references.items() if of is not None}
+    names = {row.row.name: row.row.title for row in plan.rows}
+    tests = len(study.images.test)
+    return conclude(accuracies, references, test_images=tests, right=right, shares=shares, names=names)
 
 
 def study_data(images: Images) -> StudyData:
@@ -78,15 +104,11 @@ def trial_result(planned: PlannedTrial, outcome: Result | Failed | None) -> Tria
 
 
 def _steps(study: Study, trials: Sequence[TrialResult]) -> Iterator[StepResult]:
-    plan = study.plan
-    accuracies: dict[str, dict[int, float | None]] = {}
+    plan, seeds, concluded = study.plan, study.plan.seeds, study_conclusions(study)
     speeds: dict[str, list[float]] = {}
     for trial in trials:
-        accuracies.setdefault(trial.step, {})[trial.seed] = trial.top1
         if trial.images_per_second is not None:
             speeds.setdefault(trial.step, []).append(trial.images_per_second)
-    references = {row.row.name: row.compared_with for row in plan.rows}
-    concluded = conclude(accuracies, references, test_images=len(study.images.test))
     for planned in plan.rows:
         row, published, own = planned.row, planned.row.published, speeds.get(planned.row.name)
         costs = cost(planned.design, plan.data.image_size, plan.data.num_classes)
@@ -98,6 +120,7 @@ def _steps(study: Study, trials: Sequence[TrialResult]) -> Iterator[StepResult]:
             title=row.title,
             group=row.group,
             adopted=row.adopted,
+            seeds=seeds[row.name],
             **concluded[row.name].figures(),
             parameters=costs.parameters,
             macs=costs.macs,

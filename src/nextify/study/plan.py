@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from nextify.fitting.fit import Change, Facts, fit_design, fit_recipe
 from nextify.fitting.scale import Scale
@@ -54,6 +56,17 @@ class Plan:
     modern: Recipe
     notes: tuple[str, ...]
     """What fitting changed and why, a sentence each."""
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """How many seeds each row has."""
+        return Counter(planned.step for planned in self.trials)
+
+    def with_seeds(self, seeds: Mapping[str, int]) -> Plan:
+        """The same rows, each with its own number of seeds, from 0 on."""
+        every = range(max(seeds.values()))
+        rows = (p for seed in every for p in _of_seed(self.roadmap, self.rows, self.data, seed))
+        return replace(self, trials=tuple(p for p in rows if p.trial.seed < seeds[p.step]))
 
 
 def make_plan(
@@ -114,12 +127,13 @@ def make_plan(
         for a, b in itertools.pairwise(planned)
         if a.design == b.design and a.recipe == b.recipe
     ]
-    trials = tuple(
-        PlannedTrial(p.row.name, Trial(p.design, p.recipe, data, seed), f"{roadmap.name}_{p.row.name}")
-        for seed in seeds
-        for p in planned
-    )
+    trials = tuple(trial for seed in seeds for trial in _of_seed(roadmap, planned, data, seed))
     return Plan(roadmap, scale, data, tuple(planned), trials, original, modern, tuple(notes))
+
+
+def _of_seed(roadmap: Roadmap, rows: Sequence[PlannedRow], data: Data, seed: int) -> Iterator[PlannedTrial]:
+    for p in rows:
+        yield PlannedTrial(p.row.name, Trial(p.design, p.recipe, data, seed), f"{roadmap.name}_{p.row.name}")
 
 
 def _chosen(roadmap: Roadmap, explore: bool, steps: tuple[str, ...]) -> list[Row]:

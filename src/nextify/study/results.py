@@ -80,6 +80,11 @@ class TrialResult:
     curve: Sequence[Epoch] = ()
     fingerprint: str = ""
 
+    @property
+    def folder(self) -> str:
+        """Its name below ``trials``."""
+        return f"{self.step}-seed{self.seed}-{self.fingerprint}"
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -91,6 +96,8 @@ class StepResult:
     """Section of the paper's Figure 2."""
     adopted: bool = True
     """False for a step that is only explored: the next one does not build on it."""
+    seeds: int | None = None
+    """Trainings that are planned."""
     n: int = 0
     """Trainings with an accuracy."""
     top1_mean: float | None = None
@@ -102,6 +109,11 @@ class StepResult:
     change_high: float | None = None
     p_value: float | None = None
     p_value_holm: float | None = None
+    interval_low: float | None = None
+    interval_high: float | None = None
+    p_crossed: float | None = None
+    p_crossed_holm: float | None = None
+    image_error: float | None = None
     seeds_needed: int | None = None
     verdict: str | None = None
     conclusion: str | None = None
@@ -118,6 +130,12 @@ class StepResult:
     def name(self) -> str:
         """The title, or the step where it has none."""
         return self.title or self.step
+
+    @property
+    def interval(self) -> tuple[float | None, float | None]:
+        """The 95 % interval of the change that is shown: for new seeds and images, or else for new seeds."""
+        crossed = self.interval_low, self.interval_high
+        return (self.change_low, self.change_high) if None in crossed else crossed
 
     @property
     def trained(self) -> bool:
@@ -156,6 +174,8 @@ class StudySettings:
     """Time of all trainings divided by the number side by side."""
     notes: Sequence[str] = ()
     """What fitting changed and why."""
+    first_look: int | None = None
+    """Seeds of each step's first look where seeds are added until it is decided; None where they were planned."""
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """``original`` for the first row, ``modern`` for all others."""
 

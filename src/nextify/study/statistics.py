@@ -5,7 +5,8 @@ every step, so each step is compared with its reference seed by seed, and what t
 
 Sources: Fisher's randomization test on paired differences (*The Design of Experiments*, 1935, section 21: every sign of
 every difference is equally likely if the step does nothing); Student's interval for a mean (1908); Holm, "A simple
-sequentially rejective multiple test procedure" (Scand. J. Statist. 6, 1979).
+sequentially rejective multiple test procedure" (Scand. J. Statist. 6, 1979). Where it is known which test images each
+trial got right, the verdict is that of :mod:`nextify.study.crossed`, for new seeds and new images.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from nextify.study.crossed import Crossed
 from nextify.study.results import Json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Verdict = Literal["higher", "lower", "no conclusion"]
 Accuracies = Mapping[str, Mapping[int, float | None]]
 """``{step: {seed: top-1 in percent}}``; None or NaN for a failed trial, None or no entry for an unfinished one."""
+Right = Mapping[str, Mapping[int, "npt.NDArray[np.bool_]"]]
+"""``{step: {seed: (I,) which test images are right}}``, of the trials of which this is known."""
 
 EXACT_UP_TO = 20
 """Pairs up to which all 2^n sign patterns are counted; patterns of more pairs are sampled."""
@@ -53,7 +61,7 @@ class Comparison:
     """Mean paired difference, percentage points; None without a pair."""
     low: float | None
     high: float | None
-    """Ends of the confidence interval (Student's t on the differences); None with fewer than 2 pairs."""
+    """Ends of the confidence interval for new seeds (Student's t on the differences); None with fewer than 2 pairs."""
     p_value: float | None
     """Two-sided sign-flip test; None without a pair."""
     p_holm: float | None
@@ -63,7 +71,12 @@ class Comparison:
     seeds_needed: int
     """The fewest paired seeds with which ``p_value`` can fall below alpha."""
     verdict: Verdict
-    """By the ``p_value`` of this step alone; ``conclusion`` says whether it survives Holm's correction."""
+    """By ``p_crossed_holm`` where it is known which images are right. Otherwise by the ``p_value`` of this step alone;
+    ``conclusion`` says whether it survives Holm's correction."""
+    crossed: Crossed | None = None
+    """The change for new seeds and new images."""
+    p_crossed_holm: float | None = None
+    """The p of ``crossed`` after the corrections for the looks at the data and, by Holm, for all compared steps."""
     conclusion: str = ""
     """The verdict as one plain sentence."""
 
@@ -93,6 +106,10 @@ class StepStatistics:
             found |= {"compared_with": c.reference, "change": c.change, "change_low": c.low, "change_high": c.high}
             found |= {"p_value": c.p_value, "p_value_holm": c.p_holm, "seeds_needed": c.seeds_needed}
             found |= {"verdict": c.verdict, "conclusion": c.conclusion}
+        if c and c.crossed:
+            found["interval_low"], found["interval_high"] = c.crossed.interval()
+            found |= {"p_crossed": c.crossed.p, "p_crossed_holm": c.p_crossed_holm}
+            found["image_error"] = c.crossed.image_error
         return found
 
 
@@ -210,11 +227,20 @@ def conclude(
     *,
     alpha: float = 0.05,
     test_images: int | None = None,
+    right: Right | None = None,
+    shares: Mapping[str, float] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, StepStatistics]:
     """Conclude what the trials say about each step of ``references``, in the same order.
 
-    ``references`` names the step that each step is compared with, None for a start. A step or reference without
-    results is no error: its figures are None, and its sentence says what is missing.
+    A step or reference without results is no error: its figures are None, and its sentence says what is missing.
+
+    Args:
+        references: the step that each step is compared with, None for a start.
+        right: which test images each trial got right. Verdicts are then for new seeds and new images and hold for all
+            steps together.
+        shares: of ``alpha``, what each step's present look at the data may spend; absent ones all of it.
+        names: of the steps in sentences; the keys where absent.
     """
     differences: dict[str, dict[int, float]] = {}
     for step, reference in references.items():
@@ -223,16 +249,46 @@ def conclude(
             differences[step] = {seed: own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())}
     p_values = {step: sign_flip_p(list(d.values())) for step, d in differences.items()}
     p_holm, tests = holm(p_values), sum(p is not None for p in p_values.values())
+    crossed: dict[str, Crossed | None] = {}
+    if right is not None:
+        crossed = {step: _crossed(right, step, str(references[step]), seeds) for step, seeds in differences.items()}
+    share = shares or {}
+    p_looks = {step: None if c is None else min(1.0, c.p / share.get(step, 1.0)) for step, c in crossed.items()}
+    p_crossed_holm, crossed_tests = holm(p_looks), sum(p is not None for p in p_looks.values())
     result = {}
     for step, reference in references.items():
         summary = summarize(accuracies.get(step, {}), test_images)
         comparison = None
         if reference is not None:
             comparison = _compared(reference, differences[step], p_values[step], p_holm[step], alpha)
-            conclusion = _sentence(comparison, list(differences[step].values()), alpha, tests, summary, test_images)
-            comparison = replace(comparison, conclusion=conclusion)
+            found = crossed.get(step)
+            if found is not None:
+                name, p = (names or {}).get(step, step), p_crossed_holm[step]
+                assert p is not None
+                verdict = _direction(found.change) if p < alpha else "no conclusion"
+                comparison = replace(comparison, verdict=verdict, crossed=found, p_crossed_holm=p)
+                sentence = _in_words(name, found, p, alpha, crossed_tests, share.get(step, 1.0) < 1)
+            elif right is not None and comparison.n > 1:
+                comparison = replace(comparison, verdict="no conclusion")
+                sentence = "No conclusion: it is not known which test images the two steps get right."
+            else:
+                sentence = _sentence(comparison, list(differences[step].values()), alpha, tests, summary, test_images)
+            comparison = replace(comparison, conclusion=sentence)
         result[step] = StepStatistics(summary, comparison)
     return result
+
+
+def _crossed(right: Right, step: str, reference: str, seeds: Mapping[int, float]) -> Crossed | None:
+    """Over the ``seeds`` of which it is known which images both steps get right."""
+    import numpy as np
+
+    own, other = right.get(step, {}), right.get(reference, {})
+    known = [seed for seed in seeds if seed in own and seed in other]
+    return Crossed.of(*(np.stack([of[seed] for seed in known]) for of in (own, other))) if known else None
+
+
+def _direction(change: float) -> Verdict:
+    return "higher" if change > 0 else "lower"
 
 
 def _finished(values: Mapping[int, float | None]) -> dict[int, float]:
@@ -247,9 +303,35 @@ def _compared(
     low, high = confidence_interval(values, 1 - alpha) or (None, None)
     verdict: Verdict = "no conclusion"
     if p is not None and p < alpha and change:
-        verdict = "higher" if change > 0 else "lower"
+        verdict = _direction(change)
     least = smallest_possible_p(len(values))
     return Comparison(reference, tuple(differences), change, low, high, p, p_holm, least, seeds_needed(alpha), verdict)
+
+
+def _in_words(name: str, c: Crossed, p: float, alpha: float, tests: int, looked: bool) -> str:
+    """The verdict for new seeds and images; where its interval alone says something else, why."""
+    low, high = c.interval(1 - alpha)
+    n, confidence = f"{c.seeds} seeds, {c.images:,} images", f"{100 * (1 - alpha):.0f} %"
+    if p < alpha:
+        raises = c.change > 0
+        least, most = (low, high) if raises else (-high, -low)
+        return (
+            f"{name} {'raises' if raises else 'lowers'} top-1 by {abs(c.change):.2f} points ({confidence} interval "
+            f"{_points(least)} to {_points(most)}; {n})."
+        )
+    seen = f"{_points(c.change)} points, {confidence} interval {_points(low)} to {_points(high)}; {n}"
+    if low <= 0 <= high:
+        return f"No conclusion about {name}: {seen}. It may raise or lower top-1, or do nothing."
+    reasons = [f"{tests} comparisons"] if tests > 1 else []
+    reasons += ["several looks at the data"] if looked else []
+    return (
+        f"No conclusion about {name}: {seen}. The interval by itself leaves 0 out, but with {' and '.join(reasons)} "
+        f"one such interval may be chance: p = {_p(c.p)} becomes {_p(p)}."
+    )
+
+
+def _points(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _sentence(

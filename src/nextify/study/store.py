@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from nextify.study.plan import PlannedTrial
-from nextify.system.files import make_folder
+from nextify.system.files import make_folder, parse_json, write_json_atomic
 from nextify.training.result import Result, finished, of_earlier_versions
 from nextify.training.run import taken
 
@@ -38,6 +38,11 @@ class Store:
     def result(self, planned: PlannedTrial) -> Result | None:
         """The result of a finished trial, or None."""
         return finished(self.folder(planned), planned.trial)
+
+    def keep_right(self, planned: PlannedTrial, right: str) -> None:
+        """Add to the result of a finished trial which test images its network gets right."""
+        path = self.folder(planned) / "result.json"
+        write_json_atomic(path, parse_json(path.read_text(encoding="utf-8")) | {"right": right})
 
     def of_earlier_versions(self, planned: PlannedTrial) -> list[Path]:
         """Folders of the same step and seed that another version of nextify left."""

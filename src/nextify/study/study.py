@@ -7,19 +7,23 @@ one resumes from its checkpoint to the same result.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from statistics import fmean
 from typing import Protocol
 
 from nextify.data import Images
-from nextify.study.conclusions import study_results, trial_result
+from nextify.evaluation.evaluate import evaluate
+from nextify.study.conclusions import study_conclusions, study_results, trial_result
 from nextify.study.engine import Done, Engine, Event, Failed, Job, Probed, Stopped
+from nextify.study.looks import more_seeds
 from nextify.study.plan import Plan, PlannedTrial
 from nextify.study.results import StudyResults, TrialResult
+from nextify.study.statistics import StepStatistics
 from nextify.study.store import Store
 from nextify.system.environment import Environment, cores, describe
 from nextify.training.probe import Speed
-from nextify.training.result import Result
+from nextify.training.result import Result, packed
 from nextify.training.trial import Runtime
 
 
@@ -59,7 +63,7 @@ class Trainings:
 
     def load(self) -> None:
         """Read what earlier runs finished."""
-        for planned in self.plan.trials:
+        for planned in self.open_trials:
             result = self.store.result(planned)
             if result is not None:
                 self.outcomes[planned.folder] = result
@@ -116,6 +120,47 @@ class Study(Trainings):
     """The trainings of a roadmap, and what follows from them."""
 
     plan: Plan
+    first_look: int | None = None
+    """Seeds of every step's first look, where more may follow (``more_seeds``); None where the seeds were planned."""
+
+    def evaluate_again(self, on_network: Callable[[str], None] = lambda step: None) -> None:
+        """Find out which test images the networks of earlier versions get right, and keep it with their results."""
+        for planned in self.plan.trials:
+            outcome = self.outcomes.get(planned.folder)
+            if isinstance(outcome, Result) and outcome.right is None:
+                on_network(planned.step)
+                runtime = self.runtime
+                found = evaluate(outcome.bundle, self.images, device=runtime.device, kernels=runtime.kernels)
+                outcome = replace(outcome, right=packed(found.right))
+                if outcome.right_images is not None:
+                    self.outcomes[planned.folder] = outcome
+                    self.store.keep_right(planned, str(outcome.right))
+
+    def conclusions(self) -> dict[str, StepStatistics]:
+        """What can be concluded about each step."""
+        return study_conclusions(self)
+
+    def look_again(self) -> bool:
+        """Plan the seeds of the next look; False where every step is decided or has had its last look.
+
+        The study must have a ``first_look``."""
+        assert self.first_look is not None
+        more = more_seeds(self.conclusions(), self.plan.seeds, self.first_look)
+        if more is not None:
+            self.plan = self.plan.with_seeds(more)
+            self.load()
+        return more is not None
+
+    def expected(self) -> StudyEstimate:
+        """How long the open trials will take, from the finished ones of the same steps."""
+        done: dict[str, list[Result]] = {}
+        for planned in self.plan.trials:
+            outcome = self.outcomes.get(planned.folder)
+            if isinstance(outcome, Result):
+                done.setdefault(planned.step, []).append(outcome)
+        seconds = {p.folder: fmean(r.seconds for r in done[p.step]) for p in self.open_trials if p.step in done}
+        speeds = {step: fmean(r.images_per_second for r in results) for step, results in done.items()}
+        return StudyEstimate(sum(seconds.values()) / (min(self.side_by_side, len(seconds)) or 1), seconds, speeds)
 
     def results(self, started: datetime) -> StudyResults:
         """What was found so far; ``started`` is when this run began."""

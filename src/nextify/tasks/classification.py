@@ -61,6 +61,8 @@ class Accuracy:
     top5: float
     """Percent of the images whose class is among the five highest logits (all classes where there are fewer)."""
     images: int
+    right: bytes = b""
+    """Of each image in the order of the test batches, 1 if its class has the highest logit; empty if unknown."""
 
     def values(self) -> dict[str, float]:
         return {"top1": self.top1, "top5": self.top5}
@@ -72,6 +74,8 @@ class Hits(NamedTuple):
     top1: int
     top5: int
     images: int
+    right: bytes = b""
+    """Of each image, 1 if its class has the highest score, else 0."""
 
     @classmethod
     def of(cls, scores: Tensor, labels: Tensor) -> Hits:
@@ -83,7 +87,9 @@ class Hits(NamedTuple):
             raise ValueError(f"each image needs one label: got scores {tuple(scores.shape)} and {len(labels)} labels")
         best = scores.argsort(dim=-1, descending=True, stable=True)[:, :5]  # (N, 5)
         hit = best == labels[:, None]
-        return cls(int(hit[:, 0].sum()), int(hit.any(1).sum()), int((labels >= 0).sum()))
+        counted = labels >= 0
+        right = hit[counted, 0].cpu().numpy().astype(np.uint8)
+        return cls(int(right.sum()), int(hit.any(1).sum()), int(counted.sum()), right.tobytes())
 
 
 @dataclass(frozen=True)
@@ -133,10 +139,11 @@ class Classification:
     @staticmethod
     def metrics(observations: Sequence[Hits]) -> Accuracy:
         """Raises ValueError where no image was counted."""
-        top1, top5, images = (sum(counts) for counts in zip(*observations, strict=True)) if observations else (0, 0, 0)
+        images = sum(hits.images for hits in observations)
         if not images:
             raise ValueError("no images to measure accuracy on")
-        return Accuracy(100 * top1 / images, 100 * top5 / images, images)
+        top1, top5 = (100 * sum(counts) / images for counts in zip(*(hits[:2] for hits in observations), strict=True))
+        return Accuracy(top1, top5, images, b"".join(hits.right for hits in observations))
 
 
 def fitted_temperature(logits: Tensor, labels: Tensor) -> float:

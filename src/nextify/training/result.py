@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from nextify.system.files import check_regular, parse_json
@@ -43,6 +46,8 @@ class Result:
     """One entry per epoch: epoch, train_loss, learning_rate, and the main test metric (None where not measured)."""
     trained: bool = True
     """False where an earlier run had finished it."""
+    right: str | None = None
+    """Which test images a classifier's final weights get right, as ``packed``; None where that was not recorded."""
 
     def __getattr__(self, name: str) -> float:
         """A metric by its key, such as ``result.top1`` of a classification, in percent."""
@@ -51,10 +56,27 @@ class Result:
             raise AttributeError(f"a Result has no {name}; its metrics are {', '.join(metrics)}")
         return float(metrics[name])
 
+    @property
+    def right_images(self) -> npt.NDArray[np.bool_] | None:
+        """Of each test image whether a classifier gets it right, ``(N,)``; None where that is unknown or contradicts
+        the accuracy."""
+        try:
+            bits = np.frombuffer(base64.b64decode(self.right or "", validate=True), np.uint8)
+            found = np.unpackbits(bits, count=self.test_images).astype(np.bool_)
+        except ValueError:
+            return None
+        agrees = 8 * len(bits) >= self.test_images and 100 * int(found.sum()) / self.test_images == self.top1
+        return found if agrees else None
+
     def to_dict(self) -> dict[str, object]:
         """The figures as plain data, as ``result.json`` has them."""
         others = {name: value for name, value in asdict(self).items() if name not in ("bundle", "metrics", "trained")}
         return {"fingerprint": self.fingerprint, **self.metrics, **others}
+
+
+def packed(right: bytes) -> str:
+    """One byte per image, 0 or 1, as ``result.json`` has it: eight images a byte, the first highest, in base64."""
+    return base64.b64encode(np.packbits(np.frombuffer(right, np.uint8)).tobytes()).decode()
 
 
 def finished(folder: Path, trial: Trial) -> Result | None:
@@ -97,6 +119,7 @@ def _plausible(figures: Mapping[str, object], metrics: Mapping[str, object], tri
         and (memory is None or _whole_number(memory, 0))
         and isinstance(curve, list)
         and all(map(entry, curve))
+        and isinstance(figures["right"], str | None)
     )
 
 

@@ -32,12 +32,13 @@ from nextify.system import native, processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
+from nextify.tasks.classification import Accuracy
 from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
-from nextify.training.result import FOREIGN_JSON, Result, finished
+from nextify.training.result import FOREIGN_JSON, Result, finished, packed
 from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer
 from nextify.training.trial import VERSION, Runtime, Trial
@@ -128,6 +129,8 @@ def run_trial(
         result = Result(
             *(trial.fingerprint, folder / "bundle", final.values(), final.images, loss),
             *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
+            # Several processes test every N-th batch each, so that their answers are not in the images' order.
+            right=packed(final.right) if isinstance(final, Accuracy) and processes.count() == 1 else None,
         )
         weights = trainer.kept_weights()
 

@@ -1,6 +1,6 @@
 """``scenes``: scikit-learn's digits composed on cluttered backgrounds, with boxes, instance masks and index masks.
 
-A first detector or segmenter needs no download. A scene has 96×128 pixels and 2 to 6 digits of 20 to 48 pixels, turned
+A first detector or segmenter needs no download. A scene has 96×128 pixels and 2 to 5 digits of 20 to 48 pixels, turned
 a little, of any colour brighter than what is around them, some behind others. The backgrounds hold strokes, rings and
 patches like parts of digits.
 Everything is drawn from fixed seeds by generators whose numbers NumPy guarantees. Test scenes hold other handwritten
@@ -27,7 +27,7 @@ DIGITS_OF_TRAIN = 1200
 """Of the 1,797 digits, those that training scenes hold; test scenes hold the others."""
 SMALLEST, LARGEST = 20, 48
 """Pixels of a digit's height."""
-DIGITS = 2, 6
+DIGITS = 2, 5
 """Fewest and most of a scene."""
 LEAST_VISIBLE = 0.8
 """Share of a digit that the digits drawn after it leave visible."""
