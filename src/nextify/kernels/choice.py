@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from nextify.kernels import gpu
+from nextify.kernels.blocks import training as blocks
 from nextify.kernels.depthwise import cpu as depthwise_cpu
 from nextify.kernels.gelu import cpu as gelu_cpu
+from nextify.kernels.operators import seen_as_operators
 from nextify.kernels.pixelwise import products, strips
 from nextify.kernels.pixelwise import training as pixelwise_training
 from nextify.system import native
@@ -39,7 +41,10 @@ Fewer stay in a cache anyway."""
 LEAST_BYTES_OWN = 1 << 14
 """The same where the matrix products are our own."""
 
-Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training"]
+MOST_BYTES_WHOLE = 1 << 23
+"""On a CPU, whole blocks run in one call up to so many bytes of their widest activations."""
+
+Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training", "whole"]
 
 
 class Choice(NamedTuple):
@@ -47,7 +52,8 @@ class Choice(NamedTuple):
 
     kernel: Kernel
     """``torch``: the layer as it is. Depthwise: ``ours``, or only the ``weight gradient``. GELU: ``ours``, or in a
-    compiled graph the ``rational`` function. Blocks: our kernels for ``inference`` or ``training``."""
+    compiled graph the ``rational`` function. Blocks: our kernels for ``inference`` or ``training``, or the ``whole``
+    block in training."""
     reason: str
     dtype: torch.dtype = torch.float32
     """The type our kernel computes in."""
@@ -251,6 +257,29 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
     if x.numel() // channels * wide * dtype.itemsize < least:
         return SMALL
     return Choice("inference", _by(mode), dtype, own) if own or strips.ready() else NOT_READY
+
+
+def whole_block(x: Tensor, parts: blocks.Parts, module: nn.Module, mode: Mode) -> Choice | None:
+    """Choose the kernel of whole blocks, or None where a block runs otherwise: it is for training small networks on one
+    thread in float32."""
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or not module.training or torch.get_num_threads() != 1:
+        return None
+    if x.dtype != torch.float32 or computed_in(x) != torch.float32 or x.numel() == 0:
+        return None
+    if seen_as_operators() or for_elsewhere():
+        return None
+    layers = [layer.module for chain in parts for layer in chain]
+    parameters = [p for layer in layers for p in layer._parameters.values() if p is not None]
+    scale = module._parameters.get("layer_scale")
+    parameters += [] if scale is None else [scale]
+    if not all(p.requires_grad and type(p) in PLAIN for p in (x, *parameters)):
+        return None
+    if any(hooked(layer) for layer in layers) or _has_any_global_hook():  # type: ignore[no-untyped-call]
+        return None
+    widest = max(layer._parameters["weight"].shape[0] for layer in layers if layer._parameters)
+    if mode == "auto" and x.numel() // x.shape[-1] * widest * 4 > MOST_BYTES_WHOLE:
+        return None
+    return Choice("whole", _by(mode)) if blocks.ready() else None
 
 
 def _by(mode: Mode) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nextify.kernels import choice
 from nextify.kernels.choice import Choice
+from nextify.kernels.blocks import training as blocks
 from nextify.kernels.depthwise.cpu import depthwise_conv
 from nextify.kernels.gelu import cpu as gelu_cpu
 from nextify.kernels.pixelwise import strips, training
@@ -70,6 +71,12 @@ class FastBlock(Fast, Block):
     """A block that does its work on single pixels in one kernel, or folds layer scale into its last layer."""
 
     def forward(self, x: Tensor) -> Tensor:
+        whole = _whole(self)
+        if whole is not None:
+            made = choice.whole_block(x, whole, self, self.kernels)
+            if made is not None:
+                self.chosen(made)
+                return blocks.run(x, self, whole, self.drop_path.factor(x))
         layers: list[Any] = [self._modules[name] for name in self.order]
         parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
         made = self.chosen(choice.block(x, parts, self, dropped, self.kernels))
@@ -99,6 +106,17 @@ class FastBlock(Fast, Block):
         if choice.scales_output(x, layer.in_features):
             return _linear(x, layer) * scale
         return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)
+
+
+def _whole(block: Block) -> blocks.Parts | None:
+    """A block's layers as the kernel of whole blocks takes them, or None where it has others."""
+    chains = (block.shortcut, block, block.after)
+    parts = blocks.Parts(*([_described(chain._modules[name]) for name in chain.order] for chain in chains))
+    return parts if blocks.takes(parts) else None
+
+
+def _described(module: nn.Module | None) -> blocks.Described:
+    return blocks.Described(module, _PLAIN.get(type(module), type(module)))  # type: ignore[arg-type]
 
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:

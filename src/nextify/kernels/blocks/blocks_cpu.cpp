@@ -1,0 +1,531 @@
+// A list of layers in training, forward and backward, on one thread: what a small network's block does, in one call.
+//
+// Activations are (images * height * width, channels), contiguous floats. A dense convolution of any kernel and stride is
+// a matrix product whose rows are found through an index: of the pixels under each of its taps, or -1 outside the image.
+//
+//   Y[p] = sum over t of X[index(t, p)] W_tᵀ + b     dX[index(t, p)] += dY[p] W_t     dW_t = dYᵀ X[index(t, .)]
+//
+// Batch norm and layer norm compute their moments in two passes. Sums over pixels are kept in float for CHUNK rows, then
+// in double. Gradients overwrite: x_grad of elementwise layers may be y_grad.
+//
+// Plain C interface; training.py builds, loads and checks it, and describes the fields of a Layer.
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "gelu.h"
+#include "product.h"
+
+constexpr int64_t CHUNK = 256;
+
+enum Kind : int64_t { CONV, DEPTHWISE, BATCH_NORM, LAYER_NORM, RELU, GELU, JOIN, SPLIT };
+
+struct Layer {
+  int64_t kind, images, in_height, in_width, inputs, out_height, out_width, outputs, kernel, stride, relu;
+  const float *x, *weight, *bias, *other, *factor;  // JOIN: other = the shortcut, weight = layer scale, factor (images)
+  float* y;
+  float* statistics;  // BATCH_NORM: mean and 1 / deviation by channel; LAYER_NORM: by row
+  float *running_mean, *running_variance;
+  int64_t* batches;
+  const int32_t* index;  // CONV: (taps, pixels of y); null where each pixel has itself
+  const float* y_grad;
+  float *x_grad, *other_grad, *weight_grad, *bias_grad;
+  double eps, momentum;
+
+  int64_t rows() const { return images * out_height * out_width; }
+  int64_t in_rows() const { return images * in_height * in_width; }
+  int64_t taps() const { return kernel * kernel; }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Some lanes of a vector; memory that stays
+
+INLINE Vector get(const float* p, int64_t lanes) {
+#if defined(__AVX512F__)
+  if (lanes < LANES) return (Vector)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), p);
+#endif
+  return load(p, lanes);
+}
+INLINE void set(float* p, Vector v, int64_t lanes) {
+#if defined(__AVX512F__)
+  if (lanes < LANES) return _mm512_mask_storeu_ps(p, (__mmask16)((1u << lanes) - 1), (__m512)v);
+#endif
+  store(p, v, lanes);
+}
+INLINE Vector positive(Vector v) { return choose((Bits)(v > 0.f), v, Vector{}); }
+
+template <int NUMBER>
+float* scratch(int64_t floats) {  // aligned to a line, valid until the same number is asked for again
+  static thread_local std::vector<float> kept;
+  if (int64_t(kept.size()) < floats + 16) kept.resize(floats + 16);
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(kept.data()) + LINE - 1) / LINE * LINE);
+}
+
+// Column sums of `COUNT` functions of (row, column, lanes) over all rows, into `out` (COUNT, columns).
+template <int COUNT, class F>
+INLINE void column_sums(int64_t rows, int64_t columns, double* out, F f) {
+  float* part = scratch<0>(COUNT * columns);
+  for (int64_t i = 0; i < COUNT * columns; ++i) out[i] = 0;
+  for (int64_t start = 0; start < rows; start += CHUNK) {
+    const int64_t end = start + CHUNK < rows ? start + CHUNK : rows;
+    along(columns, [&](int64_t c, int64_t lanes) __attribute__((always_inline)) {
+      Vector sums[COUNT] = {};
+      for (int64_t r = start; r < end; ++r) f(r, c, lanes, sums);
+      for (int i = 0; i < COUNT; ++i) set(part + i * columns + c, sums[i], lanes);
+    });
+    for (int64_t i = 0; i < COUNT * columns; ++i) out[i] += part[i];
+  }
+}
+
+// f(row * columns + column, column, lanes) everywhere.
+template <class F>
+INLINE void everywhere(int64_t rows, int64_t columns, F f) {
+  for (int64_t r = 0; r < rows; ++r)
+    along(columns, [&](int64_t c, int64_t lanes) __attribute__((always_inline)) { f(r * columns + c, r, c, lanes); });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Dense convolutions
+
+constexpr int tile_rows(int vectors) { return REGISTERS == 32 ? 24 / (vectors < 2 ? 2 : vectors) : vectors > 1 ? 6 : 8; }
+
+// R rows, each found by its pointers `rows` (taps, R), times a panel (taps * inner, V vectors).
+template <int R, int V>
+__attribute__((noinline)) void gathered(const float* const* rows, int64_t taps, int64_t inner, const float* panel,
+                                        Vector* out) {
+  Vector sums[R][V] = {};
+  for (int64_t t = 0; t < taps; ++t, rows += R) {
+    const float* row[R];
+    repeat<R>([&](auto r) __attribute__((always_inline)) { row[number<decltype(r)>] = rows[number<decltype(r)>]; });
+    for (int64_t k = 0; k < inner; ++k, panel += V * LANES) {
+      Vector weights[V];
+      repeat<V>([&](auto v) __attribute__((always_inline)) {
+        weights[number<decltype(v)>] = load(panel + number<decltype(v)> * LANES);
+      });
+      repeat<R>([&](auto r) __attribute__((always_inline)) {
+        const Vector value = same(row[number<decltype(r)>][k]);
+        repeat<V>([&](auto v) __attribute__((always_inline)) {
+          sums[number<decltype(r)>][number<decltype(v)>] += value * weights[number<decltype(v)>];
+        });
+      });
+    }
+  }
+  repeat<R * V>([&](auto i) __attribute__((always_inline)) { out[i] = sums[i / V][i % V]; });
+}
+
+// R neighbouring columns of `rows` (count, stride), transposed, times a panel (count, V vectors).
+template <int R, int V>
+__attribute__((noinline)) void crossed(const float* rows, int64_t stride, int64_t count, const float* panel,
+                                       Vector* out) {
+  Vector sums[R][V] = {};
+  for (int64_t p = 0; p < count; ++p, rows += stride, panel += V * LANES) {
+    Vector values[V];
+    repeat<V>([&](auto v) __attribute__((always_inline)) {
+      values[number<decltype(v)>] = load(panel + number<decltype(v)> * LANES);
+    });
+    repeat<R>([&](auto r) __attribute__((always_inline)) {
+      const Vector value = same(rows[number<decltype(r)>]);
+      repeat<V>([&](auto v) __attribute__((always_inline)) {
+        sums[number<decltype(r)>][number<decltype(v)>] += value * values[number<decltype(v)>];
+      });
+    });
+  }
+  repeat<R * V>([&](auto i) __attribute__((always_inline)) { out[i] = sums[i / V][i % V]; });
+}
+
+// f(integral constant V) for the number of vectors that hold `width` columns.
+template <class F>
+INLINE void with_vectors(int64_t width, F f) {
+  switch ((width + LANES - 1) / LANES) {
+    case 1: return f(std::integral_constant<int, 1>{});
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, COLUMNS < 3 ? COLUMNS : 3>{});
+    default: return f(std::integral_constant<int, COLUMNS>{});
+  }
+}
+
+// Strips of equal numbers of vectors, as wide as a tile at most: f(first column, columns, V).
+template <class F>
+INLINE void strips(int64_t columns, F f) {
+  const int64_t vectors = (columns + LANES - 1) / LANES, count = (vectors + COLUMNS - 1) / COLUMNS;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = vectors * i / count * LANES, last = vectors * (i + 1) / count * LANES;
+    const int64_t width = (last < columns ? last : columns) - first;
+    with_vectors(width, [&](auto v) __attribute__((always_inline)) { f(first, width, v); });
+  }
+}
+
+// finish(row, column, lanes, sums) on the product of `count` rows, found by row(tap, p), with a panel.
+template <int V, class Row, class Finish>
+INLINE void rows_times(int64_t count, int64_t taps, int64_t inner, const float* panel, int64_t width, Row row,
+                       Finish finish) {
+  constexpr int tall = tile_rows(V);
+  const float** pointers = reinterpret_cast<const float**>(scratch<1>(2 * taps * tall));
+  Vector sums[tall * V];
+  for (int64_t start = 0; start < count; start += tall) {
+    const int64_t end = start + tall < count ? start + tall : count;
+    for (int64_t tap = 0; tap < taps; ++tap)
+      for (int64_t p = start; p < start + tall; ++p)  // the last tile repeats its last row
+        pointers[tap * tall + p - start] = p < end ? row(tap, p) : pointers[tap * tall + p - start - 1];
+    gathered<tall, V>(pointers, taps, inner, panel, sums);
+    for (int64_t r = start, i = 0; r < end; ++r, i += V)
+      for (int v = 0; v < V && v * LANES < width; ++v)
+        finish(r, v * LANES, width - v * LANES < LANES ? width - v * LANES : LANES, sums[i + v]);
+  }
+}
+
+const float* zeros(int64_t size) {
+  static thread_local std::vector<float> kept;
+  if (int64_t(kept.size()) < size) kept.assign(size, 0.f);
+  return kept.data();
+}
+
+void conv_forward(const Layer& l) {
+  const int64_t inner = l.taps() * l.inputs, rows = l.rows();
+  const float* nothing = zeros(l.inputs);
+  float* panel = scratch<2>(inner * WIDTH);
+  const auto row = [&](int64_t tap, int64_t p) __attribute__((always_inline)) {
+    if (!l.index) return l.x + p * l.inputs;
+    const int32_t at = l.index[tap * rows + p];
+    return at < 0 ? nothing : l.x + at * l.inputs;
+  };
+  strips(l.outputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
+    ByColumn{l.weight, false}.pack<float>(first, inner, width, v, reinterpret_cast<uint32_t*>(panel));
+    rows_times<number<decltype(v)>>(
+        rows, l.taps(), l.inputs, panel, width, row,
+        [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
+          if (l.bias) sum += get(l.bias + first + c, lanes);
+          set(l.y + r * l.outputs + first + c, sum, lanes);
+        });
+  });
+}
+
+void conv_backward(const Layer& l) {
+  const int64_t rows = l.rows(), inner = l.taps() * l.inputs, chunk = CHUNK;
+  float* panel = scratch<2>((l.outputs > chunk ? l.outputs : chunk) * WIDTH);
+  if (l.bias_grad) {
+    std::vector<double> sums(l.outputs);
+    column_sums<1>(rows, l.outputs, sums.data(), [&](int64_t r, int64_t c, int64_t lanes, Vector* s)
+                       __attribute__((always_inline)) { s[0] += get(l.y_grad + r * l.outputs + c, lanes); });
+    for (int64_t c = 0; c < l.outputs; ++c) l.bias_grad[c] = float(sums[c]);
+  }
+  // The weight: panels of X, rows of dYᵀ.
+  for (int64_t tap = 0; tap < l.taps(); ++tap)
+    for (int64_t start = 0; start < rows; start += chunk) {
+      const int64_t count = start + chunk < rows ? chunk : rows - start;
+      strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
+        constexpr int V = number<decltype(v)>, tall = tile_rows(V);
+        for (int64_t p = 0; p < count; ++p) {
+          const int64_t at = l.index ? l.index[tap * rows + start + p] : start + p;
+          for (int i = 0; i < V; ++i) {
+            const int64_t lanes = width - i * LANES < LANES ? width - i * LANES : LANES;
+            const bool some = at >= 0 && lanes > 0;
+            store(panel + (p * V + i) * LANES, some ? get(l.x + at * l.inputs + first + i * LANES, lanes) : Vector{});
+          }
+        }
+        const bool few = l.outputs < tall;
+        Vector sums[tall * V];
+        for (int64_t done = 0; done < l.outputs;) {  // the last tile begins before what is done
+          const int64_t high = few ? 1 : tall, from = done + high <= l.outputs ? done : l.outputs - high;
+          const float* grad = l.y_grad + start * l.outputs + from;
+          few ? crossed<1, V>(grad, l.outputs, count, panel, sums)
+              : crossed<tall, V>(grad, l.outputs, count, panel, sums);
+          for (; done < from + high; ++done)
+            for (int k = 0; k < V && k * LANES < width; ++k) {
+              float* out = l.weight_grad + done * inner + tap * l.inputs + first + k * LANES;
+              const int64_t lanes = width - k * LANES < LANES ? width - k * LANES : LANES;
+              const Vector sum = sums[(done - from) * V + k];
+              set(out, start ? get(out, lanes) + sum : sum, lanes);
+            }
+        }
+      });
+    }
+  // The input: each tap's share is added to the pixels it saw.
+  if (l.index) std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
+  for (int64_t tap = 0; tap < l.taps(); ++tap)
+    strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
+      const ByRow weight{l.weight + tap * l.inputs, false, inner};
+      weight.pack<float>(first, l.outputs, width, v, reinterpret_cast<uint32_t*>(panel));
+      rows_times<number<decltype(v)>>(
+          rows, 1, l.outputs, panel, width,
+          [&](int64_t, int64_t p) __attribute__((always_inline)) { return l.y_grad + p * l.outputs; },
+          [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
+            const int64_t at = l.index ? l.index[tap * rows + r] : r;
+            if (at < 0) return;
+            float* out = l.x_grad + at * l.inputs + first + c;
+            set(out, l.index ? get(out, lanes) + sum : sum, lanes);
+          });
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Depthwise convolutions: LANES channels of an image at a time; the last ones overlap their neighbours
+
+// f(tap, row of x, row of y, first and last pixel of y, offset of x) for each row of taps that falls into the image.
+template <class F>
+INLINE void windows(const Layer& l, F f) {
+  const int64_t k = l.kernel, s = l.stride, pad = k / 2;
+  for (int64_t oh = 0; oh < l.out_height; ++oh)
+    for (int64_t kh = 0; kh < k; ++kh) {
+      const int64_t ih = oh * s + kh - pad;
+      if (ih < 0 || ih >= l.in_height) continue;
+      for (int64_t kw = 0; kw < k; ++kw) {
+        const int64_t shift = kw - pad, first = shift < 0 ? (-shift + s - 1) / s : 0;
+        const int64_t fitting = l.in_width - 1 - shift < 0 ? 0 : (l.in_width - 1 - shift) / s + 1;
+        const int64_t last = fitting < l.out_width ? fitting : l.out_width;
+        if (first < last) f(kh * k + kw, ih * l.in_width + shift, oh * l.out_width, first, last);
+      }
+    }
+}
+
+void taps_first(const Layer& l, float* to) {  // (channels, taps) as (taps, channels)
+  for (int64_t c = 0; c < l.outputs; ++c)
+    for (int64_t t = 0; t < l.taps(); ++t) to[t * l.outputs + c] = l.weight[c * l.taps() + t];
+}
+
+void depthwise_forward(const Layer& l) {
+  const int64_t c = l.outputs, pixels = l.out_height * l.out_width;
+  float* taps = scratch<2>(l.taps() * c);
+  Vector* sums = reinterpret_cast<Vector*>(scratch<3>(pixels * LANES));
+  taps_first(l, taps);
+  for (int64_t n = 0; n < l.images; ++n)
+    for (int64_t at = 0; at < c; at += LANES) {
+      const int64_t first = at + LANES <= c ? at : c - LANES;
+      const float* x = l.x + n * l.in_height * l.in_width * c + first;
+      float* y = l.y + n * pixels * c + first;
+      const Vector bias = l.bias ? load(l.bias + first) : Vector{};
+      for (int64_t p = 0; p < pixels; ++p) sums[p] = bias;
+      windows(l, [&](int64_t tap, int64_t in, int64_t out, int64_t from, int64_t to) __attribute__((always_inline)) {
+        const Vector weight = load(taps + tap * c + first);
+        for (int64_t w = from; w < to; ++w) sums[out + w] += weight * load(x + (in + w * l.stride) * c);
+      });
+      for (int64_t p = 0; p < pixels; ++p) store(y + p * c, sums[p]);
+    }
+}
+
+void depthwise_backward(const Layer& l) {
+  const int64_t c = l.outputs, pixels = l.out_height * l.out_width, in_pixels = l.in_height * l.in_width;
+  float* taps = scratch<2>(l.taps() * c);
+  float* totals = scratch<4>((l.taps() + 1) * c);  // of the weight's gradients and the bias's
+  Vector* sums = reinterpret_cast<Vector*>(scratch<3>((in_pixels + l.taps()) * LANES));
+  Vector* of_taps = sums + in_pixels;
+  taps_first(l, taps);
+  for (int64_t at = 0; at < c; at += LANES) {
+    const int64_t first = at + LANES <= c ? at : c - LANES;
+    Vector of_bias{};
+    for (int64_t t = 0; t < l.taps(); ++t) of_taps[t] = Vector{};
+    for (int64_t n = 0; n < l.images; ++n) {
+      const float* x = l.x + n * in_pixels * c + first;
+      const float* grad = l.y_grad + n * pixels * c + first;
+      for (int64_t p = 0; p < in_pixels; ++p) sums[p] = Vector{};
+      for (int64_t p = 0; p < pixels; ++p) of_bias += load(grad + p * c);
+      windows(l, [&](int64_t tap, int64_t in, int64_t out, int64_t from, int64_t to) __attribute__((always_inline)) {
+        const Vector weight = load(taps + tap * c + first);
+        Vector of_tap = of_taps[tap];
+        for (int64_t w = from; w < to; ++w) {
+          const Vector g = load(grad + (out + w) * c);
+          const int64_t p = in + w * l.stride;
+          of_tap += g * load(x + p * c);
+          sums[p] += g * weight;
+        }
+        of_taps[tap] = of_tap;
+      });
+      for (int64_t p = 0; p < in_pixels; ++p) store(l.x_grad + (n * in_pixels + p) * c + first, sums[p]);
+    }
+    for (int64_t t = 0; t < l.taps(); ++t) store(totals + t * c + first, of_taps[t]);
+    store(totals + l.taps() * c + first, of_bias);
+  }
+  for (int64_t i = 0; i < c; ++i) {
+    for (int64_t t = 0; t < l.taps(); ++t) l.weight_grad[i * l.taps() + t] = totals[t * c + i];
+    if (l.bias_grad) l.bias_grad[i] = totals[l.taps() * c + i];
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Norms
+
+void batch_norm_forward(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.outputs;
+  std::vector<double> moment(c);
+  float *mean = l.statistics, *inverse = mean + c, *slope = scratch<3>(2 * c), *shift = slope + c;
+  column_sums<1>(rows, c, moment.data(), [&](int64_t r, int64_t k, int64_t lanes, Vector* s)
+                     __attribute__((always_inline)) { s[0] += get(l.x + r * c + k, lanes); });
+  for (int64_t k = 0; k < c; ++k) mean[k] = float(moment[k] / rows);
+  column_sums<1>(rows, c, moment.data(),
+                 [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
+                   const Vector centred = get(l.x + r * c + k, lanes) - get(mean + k, lanes);
+                   s[0] += centred * centred;
+                 });
+  for (int64_t k = 0; k < c; ++k) {
+    const double variance = moment[k] / rows;
+    inverse[k] = float(1 / std::sqrt(variance + l.eps));
+    slope[k] = inverse[k] * l.weight[k];
+    shift[k] = l.bias[k] - mean[k] * slope[k];
+    l.running_mean[k] += float(l.momentum * (mean[k] - l.running_mean[k]));
+    l.running_variance[k] += float(l.momentum * (moment[k] / (rows - 1) - l.running_variance[k]));
+  }
+  ++*l.batches;
+  everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    const Vector y = get(l.x + i, lanes) * get(slope + k, lanes) + get(shift + k, lanes);
+    set(l.y + i, l.relu ? positive(y) : y, lanes);
+  });
+}
+
+void batch_norm_backward(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.outputs;
+  std::vector<double> sums(2 * c);
+  const float *mean = l.statistics, *inverse = mean + c;
+  const auto grad = [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+    const Vector g = get(l.y_grad + i, lanes);
+    return l.relu ? choose((Bits)(get(l.y + i, lanes) > 0.f), g, Vector{}) : g;
+  };
+  column_sums<2>(rows, c, sums.data(),
+                 [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
+                   const Vector g = grad(r * c + k, lanes);
+                   s[0] += g;
+                   s[1] += g * (get(l.x + r * c + k, lanes) - get(mean + k, lanes));
+                 });
+  // dX = slope * (dY - mean(dY) - (X - mean) * pull)
+  float *slope = scratch<3>(3 * c), *level = slope + c, *pull = level + c;
+  for (int64_t k = 0; k < c; ++k) {
+    const double along_x = sums[c + k] * inverse[k];
+    l.weight_grad[k] = float(along_x);
+    l.bias_grad[k] = float(sums[k]);
+    slope[k] = l.weight[k] * inverse[k];
+    pull[k] = float(along_x / rows * inverse[k]);
+    level[k] = float(sums[k] / rows) - mean[k] * pull[k];
+  }
+  everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    const Vector rest = grad(i, lanes) - get(level + k, lanes) - get(l.x + i, lanes) * get(pull + k, lanes);
+    set(l.x_grad + i, rest * get(slope + k, lanes), lanes);
+  });
+}
+
+void layer_norm_forward(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.outputs;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* x = l.x + r * c;
+    Vector sum{}, square{};
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) { sum += get(x + k, lanes); });
+    const float mean = total(sum) / c;
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector centred = get(x + k, lanes) - mean;
+      square += centred * centred;
+    });
+    // Lanes beyond the row hold (0 - mean)².
+    const float beyond = float(up_to(c, LANES) - c) * mean * mean;
+    const float inverse = 1 / std::sqrt((total(square) - beyond) / c + float(l.eps));
+    l.statistics[2 * r] = mean, l.statistics[2 * r + 1] = inverse;
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector unit = (get(x + k, lanes) - mean) * inverse;
+      set(l.y + r * c + k, unit * get(l.weight + k, lanes) + get(l.bias + k, lanes), lanes);
+    });
+  }
+}
+
+void layer_norm_backward(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.outputs;
+  std::vector<double> sums(2 * c);
+  column_sums<2>(rows, c, sums.data(),
+                 [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
+                   const Vector g = get(l.y_grad + r * c + k, lanes);
+                   s[0] += g;
+                   s[1] += g * (get(l.x + r * c + k, lanes) - l.statistics[2 * r]) * l.statistics[2 * r + 1];
+                 });
+  for (int64_t k = 0; k < c; ++k) l.bias_grad[k] = float(sums[k]), l.weight_grad[k] = float(sums[c + k]);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float *x = l.x + r * c, *g = l.y_grad + r * c, mean = l.statistics[2 * r], inverse = l.statistics[2 * r + 1];
+    Vector sum{}, along_x{};
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector weighted = get(g + k, lanes) * get(l.weight + k, lanes);
+      sum += weighted;
+      along_x += weighted * (get(x + k, lanes) - mean);
+    });
+    const float level = total(sum) / c, pull = total(along_x) / c * inverse * inverse;
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector weighted = get(g + k, lanes) * get(l.weight + k, lanes);
+      set(l.x_grad + r * c + k, (weighted - level - (get(x + k, lanes) - mean) * pull) * inverse, lanes);
+    });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Activations, and where a block's branch meets its shortcut
+
+void activate(const Layer& l) {
+  along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+    const Vector x = get(l.x + i, lanes);
+    set(l.y + i, l.kind == RELU ? positive(x) : x * distribution(x, x * x), lanes);
+  });
+}
+
+void activate_backward(const Layer& l) {
+  along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+    const Vector x = get(l.x + i, lanes), g = get(l.y_grad + i, lanes), square = x * x;
+    const Vector grad = l.kind == RELU ? choose((Bits)(x > 0.f), g, Vector{}) : g * slope(x, square, distribution(x, square));
+    set(l.x_grad + i, grad, lanes);
+  });
+}
+
+void join(const Layer& l) {  // Y = [relu] (other + factor * scale * X)
+  const int64_t c = l.outputs, each = l.out_height * l.out_width;
+  everywhere(l.rows(), c, [&](int64_t i, int64_t r, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    Vector x = get(l.x + i, lanes);
+    if (l.weight) x *= get(l.weight + k, lanes);
+    if (l.factor) x *= l.factor[r / each];
+    x += get(l.other + i, lanes);
+    set(l.y + i, l.relu ? positive(x) : x, lanes);
+  });
+}
+
+void join_backward(const Layer& l) {
+  const int64_t c = l.outputs, each = l.out_height * l.out_width;
+  everywhere(l.rows(), c, [&](int64_t i, int64_t r, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    Vector g = get(l.y_grad + i, lanes);
+    if (l.relu) g = choose((Bits)(get(l.y + i, lanes) > 0.f), g, Vector{});
+    set(l.other_grad + i, g, lanes);
+    if (l.factor) g *= l.factor[r / each];
+    set(l.x_grad + i, g, lanes);  // without the scale yet
+  });
+  if (!l.weight) return;
+  std::vector<double> sums(c);
+  column_sums<1>(l.rows(), c, sums.data(),
+                 [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
+                   s[0] += get(l.x_grad + r * c + k, lanes) * get(l.x + r * c + k, lanes);
+                 });
+  for (int64_t k = 0; k < c; ++k) l.weight_grad[k] = float(sums[k]);
+  everywhere(l.rows(), c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    set(l.x_grad + i, get(l.x_grad + i, lanes) * get(l.weight + k, lanes), lanes);
+  });
+}
+
+void split_backward(const Layer& l) {  // what a block's input gets from the branch and from the shortcut
+  along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+    set(l.x_grad + i, get(l.y_grad + i, lanes) + get(l.other + i, lanes), lanes);
+  });
+}
+
+extern "C" void nextify_layers(const Layer* layers, int64_t count) {
+  for (const Layer* l = layers; l < layers + count; ++l) switch (l->kind) {
+      case CONV: conv_forward(*l); break;
+      case DEPTHWISE: depthwise_forward(*l); break;
+      case BATCH_NORM: batch_norm_forward(*l); break;
+      case LAYER_NORM: layer_norm_forward(*l); break;
+      case RELU: case GELU: activate(*l); break;
+      case JOIN: join(*l); break;
+      case SPLIT: break;
+    }
+}
+
+extern "C" void nextify_layers_backward(const Layer* layers, int64_t count) {
+  for (const Layer* l = layers + count - 1; l >= layers; --l) switch (l->kind) {
+      case CONV: conv_backward(*l); break;
+      case DEPTHWISE: depthwise_backward(*l); break;
+      case BATCH_NORM: batch_norm_backward(*l); break;
+      case LAYER_NORM: layer_norm_backward(*l); break;
+      case RELU: case GELU: activate_backward(*l); break;
+      case JOIN: join_backward(*l); break;
+      case SPLIT: split_backward(*l); break;
+    }
+}
