@@ -54,7 +54,9 @@ def serve(scale_name: str, kernels: str) -> None:
     print(json.dumps(list(trials)), flush=True)
     for line in sys.stdin:
         row, steps = line.split()
-        trainer = Trainer(trials[row], images, Runtime(threads=1, **({} if kernels == "auto" else {"kernels": kernels})))
+        trainer = Trainer(
+            trials[row], images, Runtime(threads=1, **({} if kernels == "auto" else {"kernels": kernels}))
+        )
         seconds = []
         before = time.perf_counter()
         for batch in trainer.batches.iterate(0, WARM_UP + int(steps)):

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextify.kernels import choice
-from nextify.kernels.choice import Choice
 from nextify.kernels.blocks import training as blocks
+from nextify.kernels.choice import Choice
 from nextify.kernels.depthwise.cpu import depthwise_conv
 from nextify.kernels.gelu import cpu as gelu_cpu
 from nextify.kernels.pixelwise import strips, training
@@ -71,14 +71,14 @@ class FastBlock(Fast, Block):
     """A block that does its work on single pixels in one kernel, or folds layer scale into its last layer."""
 
     def forward(self, x: Tensor) -> Tensor:
+        layers: list[Any] = [self._modules[name] for name in self.order]
+        parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
         whole = _whole(self)
-        if whole is not None:
+        if whole is not None and (parts is None or self.kernels == "auto"):
             made = choice.whole_block(x, whole, self, self.kernels)
             if made is not None:
                 self.chosen(made)
                 return blocks.run(x, self, whole, self.drop_path.factor(x))
-        layers: list[Any] = [self._modules[name] for name in self.order]
-        parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
         made = self.chosen(choice.block(x, parts, self, dropped, self.kernels))
         y = x
         if parts is None or made.kernel == "torch":

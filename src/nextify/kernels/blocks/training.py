@@ -124,9 +124,8 @@ def kind_of(module: Any, plain: type[nn.Module]) -> int | None:
 
 
 def takes(parts: "Parts") -> bool:
-    """Whether every layer is one that the kernel computes, and what follows the sum is nothing or ReLU."""
-    known = all(kind_of(*layer) is not None for layer in (*parts.shortcut, *parts.branch))
-    return known and len(parts.branch) > 0 and [kind for _, kind in parts.after] in ([], [nn.ReLU])
+    """Whether every layer is one that the kernel computes."""
+    return len(parts.branch) > 0 and all(kind_of(*layer) is not None for chain in parts for layer in chain)
 
 
 class Parts(NamedTuple):
@@ -153,27 +152,29 @@ class Program:
         self.buffers: list[tuple[int, str, nn.Module, str]] = []
         self.tables: list[Any] = []
         layers = [_layer(SPLIT, shape, shape)]
-        other, size = self._chain(parts.shortcut, shape, layers)
-        between = len(layers)
-        at, size = self._chain(parts.branch, shape, layers)
-        layers.append(_layer(JOIN, size, size, relu=len(parts.after)))
-        last = len(layers) - 1
-        self.out_shape = size
+        other, size = self._chain(parts.shortcut, shape, layers, (INPUT, 0))
+        branch = len(layers)
+        at, size = self._chain(parts.branch, shape, layers, (INPUT, 0))
+        join = len(layers)
+        layers.append(_layer(JOIN, size, size))
+        self.forward_places += [(join, "x", *at), (join, "other", *other)]
+        self._leaves(join, size)
         if block.layer_scale is not None:
-            self.learned.append((last, "weight", block, "layer_scale"))
-        self.forward_places += [(last, "x", *at), (last, "other", *other), (last, "y", OUT, 0)]
-        self._gradients(layers, between)
+            self.learned.append((join, "weight", block, "layer_scale"))
+        _, self.out_shape = self._chain(parts.after, size, layers, self.forward_places[-1][2:])
+        self.forward_places.append((len(layers) - 1, "y", OUT, 0))
+        self.join = join
+        self._gradients(layers, branch)
         self.layers = (Layer * len(layers))(*layers)
 
     def _chain(
-        self, chain: Sequence[Described], size: torch.Size, layers: list[Layer]
+        self, chain: Sequence[Described], size: torch.Size, layers: list[Layer], at: tuple[int, int]
     ) -> tuple[tuple[int, int], torch.Size]:
-        """Append a chain's layers; return where its last one leaves its output, and the output's size."""
-        at = INPUT, 0
+        """Append a chain's layers, whose input is at ``at``; return where its output is, and of what size."""
         for module, plain in chain:
             kind = kind_of(module, plain)
             assert kind is not None
-            if kind == RELU and at[0] == KEPT and layers[-1].kind == BATCH_NORM:
+            if kind == RELU and at[0] == KEPT and layers[-1].kind in (BATCH_NORM, JOIN):
                 layers[-1].relu = 1
                 continue
             number, before = len(layers), size
@@ -184,13 +185,14 @@ class Program:
                 size = torch.Size((size[0], *(-(-side // stride) for side in size[1:3]), module.weight.shape[0]))
             layers.append(_layer(kind, before, size, kernel=kernel, stride=stride))
             self.forward_places.append((number, "x", *at))
-            at = KEPT, self._keep(size.numel())
-            self.forward_places.append((number, "y", *at))
+            at = self._leaves(number, size)
             names = [name for name in ("weight", "bias") if module._parameters.get(name) is not None]
             self.learned += [(number, name, module, name) for name in names]
             if kind in (BATCH_NORM, LAYER_NORM):
                 layers[-1].eps, layers[-1].momentum = module.eps, getattr(module, "momentum", 0.0)
-                self.forward_places.append((number, "statistics", KEPT, self._keep(2 * max(size[-1], size[:3].numel()))))
+                self.forward_places.append(
+                    (number, "statistics", KEPT, self._keep(2 * max(size[-1], size[:3].numel())))
+                )
             if kind == BATCH_NORM:
                 self.buffers += [(number, field, module, name) for field, name in BUFFERS]
             if kind == CONV and (kernel > 1 or stride > 1):
@@ -202,23 +204,33 @@ class Program:
         at, self.kept = self.kept, self.kept + -(-floats // FLOATS) * FLOATS
         return 4 * at
 
-    def _gradients(self, layers: list[Layer], between: int) -> None:
-        """Two places for each chain's gradients: a convolution reads one and writes the other, the others one."""
-        last, ends = len(layers) - 1, []
-        for field, first, end in (("x_grad", between, last), ("other_grad", 1, between)):
-            of = layers[first:end] or [layers[last]]
-            most = -(-max(max(_floats(layer)) for layer in of) // FLOATS) * FLOATS
-            places = [4 * self.passing, 4 * (self.passing + most)]
+    def _leaves(self, number: int, size: torch.Size) -> tuple[int, int]:
+        """A place for a layer's output."""
+        self.forward_places.append((number, "y", KEPT, at := self._keep(size.numel())))
+        return KEPT, at
+
+    def _gradients(self, layers: list[Layer], branch: int) -> None:
+        """Each chain has two places for gradients: a convolution reads one and writes the other, other layers one."""
+        ends = []
+        for field, first, end in (("y_grad", self.join + 1, len(layers)), ("x_grad", branch, self.join),
+                                  ("other_grad", 1, branch)):  # fmt: skip
+            most = max(_floats(layer) for layer in (*layers[first:end], layers[self.join]))
+            places = [(PASSING, 4 * (self.passing + i * most)) for i in range(2)]
             self.passing += 2 * most
-            self.backward_places.append((last, field, PASSING, places[0]))
+            if field == "y_grad":
+                at = OUT_GRAD, 0
+            else:
+                at = places[0]
+                self.backward_places.append((self.join, field, *at))
             for number in reversed(range(first, end)):
-                self.backward_places.append((number, "y_grad", PASSING, places[0]))
-                if layers[number].kind in (CONV, DEPTHWISE):
-                    places.reverse()
-                self.backward_places.append((number, "x_grad", PASSING, places[0]))
-            ends.append(places[0])
-        self.backward_places += [(last, "y_grad", OUT_GRAD, 0), (0, "x_grad", INPUT_GRAD, 0)]
-        self.backward_places += [(0, "y_grad", PASSING, ends[0]), (0, "other", PASSING, ends[1])]
+                self.backward_places.append((number, "y_grad", *at))
+                if layers[number].kind in (CONV, DEPTHWISE) or at[0] == OUT_GRAD:
+                    at = places[at == places[0]]
+                self.backward_places.append((number, "x_grad", *at))
+            ends.append(at)
+        after, of_branch, of_shortcut = ends
+        self.backward_places += [(self.join, "y_grad", *after), (0, "x_grad", INPUT_GRAD, 0)]
+        self.backward_places += [(0, "y_grad", *of_branch), (0, "other", *of_shortcut)]
 
     def place(self, places: Sequence[tuple[int, str, int, int]], memory: Sequence[int]) -> None:
         for layer, field, which, offset in places:
@@ -233,20 +245,23 @@ def program_of(block: Block, parts: Parts, shape: torch.Size) -> Program:
     modules = [layer.module for layer in (*parts.shortcut, *parts.branch, *parts.after)]
     known = _programs.setdefault(block, [])
     for program in known:
-        if program.shape == shape and all(a is b for a, b in zip(program.modules, modules, strict=True)):
+        if program.shape == shape and program.modules == modules:
             return program
     known[:] = [*known[-3:], Program(parts, shape, block)]  # a few, as images may change their size
     return known[-1]
 
 
-def _layer(kind: int, before: torch.Size, after: torch.Size, *, kernel: int = 1, stride: int = 1, relu: int = 0) -> Layer:
+def _layer(
+    kind: int, before: torch.Size, after: torch.Size, *, kernel: int = 1, stride: int = 1, relu: int = 0
+) -> Layer:
     return Layer(kind, *before, *after[1:], kernel, stride, relu)
 
 
-def _floats(layer: Layer) -> tuple[int, int]:
-    """Of a layer's input and output."""
-    pixels = (layer.in_height * layer.in_width, layer.out_height * layer.out_width)
-    return layer.images * pixels[0] * layer.inputs, layer.images * pixels[1] * layer.outputs
+def _floats(layer: Layer) -> int:
+    """Of a layer's input or output, whichever is larger, in whole lines."""
+    pixels, after = layer.in_height * layer.in_width, layer.out_height * layer.out_width
+    most = layer.images * max(pixels * layer.inputs, after * layer.outputs)
+    return -(-most // FLOATS) * FLOATS
 
 
 class _Block(torch.autograd.Function):
@@ -284,7 +299,7 @@ def _set(
         setattr(program.layers[layer], field, parameter.data_ptr())
     for layer, field, module, name in program.buffers:
         setattr(program.layers[layer], field, module._buffers[name].data_ptr())  # type: ignore[union-attr]
-    program.layers[-1].factor = 0 if factor is None else factor.data_ptr()
+    program.layers[program.join].factor = 0 if factor is None else factor.data_ptr()
     return memory
 
 
