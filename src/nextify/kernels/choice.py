@@ -71,6 +71,7 @@ SMALL = Choice("torch", "too small to gain anything")
 FROZEN = Choice("torch", "a parameter or the input is frozen")
 DROPPED = Choice("torch", "paths are dropped without gradients")
 WATCHED = Choice("torch", "a hook or a tensor subclass looks at single layers")
+LAYERS = Choice("torch", "layer by layer")
 SHAPE = Choice("torch", "the weight does not fit the input")
 NOT_READY = Choice("torch", "the kernel cannot be built or used here; kernels.libraries() says why")
 
@@ -259,24 +260,24 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
     return Choice("inference", _by(mode), dtype, own) if own or strips.ready() else NOT_READY
 
 
-def whole_block(x: Tensor, parts: blocks.Parts, module: nn.Module, mode: Mode) -> Choice | None:
-    """Choose the kernel of whole blocks, or None where a block runs otherwise: it is for training small networks on one
-    thread in float32."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or not module.training or torch.get_num_threads() != 1:
+def whole(x: Tensor, parts: blocks.Parts, block: nn.Module | None, mode: Mode) -> Choice | None:
+    """Choose one call for all layers of a block, or of a chain where there is none; or None, where they run otherwise.
+
+    It is for training small networks on one thread in float32.
+    """
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.get_num_threads() != 1:
         return None
-    if x.dtype != torch.float32 or computed_in(x) != torch.float32 or x.numel() == 0:
+    if x.ndim != 4 or x.dtype != torch.float32 or computed_in(x) != torch.float32 or x.numel() == 0:
         return None
     if seen_as_operators() or for_elsewhere():
         return None
-    layers = [layer.module for chain in parts for layer in chain]
-    parameters = [p for layer in layers for p in layer._parameters.values() if p is not None]
-    scale = module._parameters.get("layer_scale")
-    parameters += [] if scale is None else [scale]
-    if not all(p.requires_grad and type(p) in PLAIN for p in (x, *parameters)):
+    modules = parts.modules if block is None else [*parts.modules, block]
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
+    if not parameters or not all(p.requires_grad and type(p) in PLAIN for p in parameters) or type(x) not in PLAIN:
         return None
-    if any(hooked(layer) for layer in layers) or _has_any_global_hook():  # type: ignore[no-untyped-call]
+    if any(hooked(module) for module in parts.modules) or _has_any_global_hook():  # type: ignore[no-untyped-call]
         return None
-    widest = max(layer._parameters["weight"].shape[0] for layer in layers if layer._parameters)
+    widest = max(x.shape[-1], *(p.shape[0] for p in parameters))
     if mode == "auto" and x.numel() // x.shape[-1] * widest * 4 > MOST_BYTES_WHOLE:
         return None
     return Choice("whole", _by(mode)) if blocks.ready() else None

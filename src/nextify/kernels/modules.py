@@ -67,6 +67,19 @@ class FastPointwise(Fast, Pointwise):
         return _linear(x[:, :: self.stride, :: self.stride] if self.stride > 1 else x, self)
 
 
+class FastChain(Fast, Chain):
+    """Layers in a row that run in one call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = blocks.Parts((), [_described(self._modules[name]) for name in self.order], ())
+        made = choice.whole(x, parts, None, self.kernels) if blocks.takes(parts) else None
+        if made is None:
+            self.chosen(choice.LAYERS)
+            return super().forward(x)
+        self.chosen(made)
+        return blocks.run(x, self, parts)
+
+
 class FastBlock(Fast, Block):
     """A block that does its work on single pixels in one kernel, or folds layer scale into its last layer."""
 
@@ -75,7 +88,7 @@ class FastBlock(Fast, Block):
         parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
         whole = _whole(self)
         if whole is not None and (parts is None or self.kernels == "auto"):
-            made = choice.whole_block(x, whole, self, self.kernels)
+            made = choice.whole(x, whole, self, self.kernels)
             if made is not None:
                 self.chosen(made)
                 return blocks.run(x, self, whole, self.drop_path.factor(x))
@@ -148,7 +161,8 @@ class Installed:
 
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
-    SpatialConv: FastDepthwise, nn.GELU: FastGELU, Pointwise: FastPointwise, Block: FastBlock
+    SpatialConv: FastDepthwise, nn.GELU: FastGELU, Pointwise: FastPointwise, Block: FastBlock,
+    Chain: FastChain,
 }  # fmt: skip
 _PLAIN = {fast: plain for plain, fast in _FAST.items()}
 
@@ -194,6 +208,8 @@ def installed(model: nn.Module) -> list[Installed]:
     for name, module in model.named_modules():
         if isinstance(module, Fast) and not isinstance(module, FastPointwise):
             kernel, reason = ("undecided", module.kernels) if module.choice is None else module.choice[:2]
+            if isinstance(module, FastChain) and kernel != "whole":
+                continue  # its layers say what they run on
             groups.setdefault((type(module).__name__, kernel, reason), []).append(name)
     return [Installed(kind, tuple(names), kernel, reason) for (kind, kernel, reason), names in groups.items()]
 

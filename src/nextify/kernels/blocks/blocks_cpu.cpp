@@ -19,16 +19,16 @@
 
 constexpr int64_t CHUNK = 256;
 
-enum Kind : int64_t { CONV, DEPTHWISE, BATCH_NORM, LAYER_NORM, RELU, GELU, JOIN, SPLIT };
+enum Kind : int64_t { CONV, DEPTHWISE, BATCH_NORM, LAYER_NORM, RELU, GELU, JOIN, SPLIT, PATCHES, POOL };
 
 struct Layer {
-  int64_t kind, images, in_height, in_width, inputs, out_height, out_width, outputs, kernel, stride, relu;
+  int64_t kind, images, in_height, in_width, inputs, out_height, out_width, outputs, kernel, stride, padding, relu;
   const float *x, *weight, *bias, *other, *factor;  // JOIN: other = the shortcut, weight = layer scale, factor (images)
   float* y;
   float* statistics;  // BATCH_NORM: mean and 1 / deviation by channel; LAYER_NORM: by row
   float *running_mean, *running_variance;
   int64_t* batches;
-  const int32_t* index;  // CONV: (taps, pixels of y); null where each pixel has itself
+  const int32_t* index;  // CONV, PATCHES: (taps, pixels of y); null where each pixel has itself
   const float* y_grad;
   float *x_grad, *other_grad, *weight_grad, *bias_grad;
   double eps, momentum;
@@ -242,6 +242,7 @@ void conv_backward(const Layer& l) {
       });
     }
   // The input: each tap's share is added to the pixels it saw.
+  if (!l.x_grad) return;
   if (l.index) std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
   for (int64_t tap = 0; tap < l.taps(); ++tap)
     strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
@@ -265,7 +266,7 @@ void conv_backward(const Layer& l) {
 // f(tap, row of x, row of y, first and last pixel of y, offset of x) for each row of taps that falls into the image.
 template <class F>
 INLINE void windows(const Layer& l, F f) {
-  const int64_t k = l.kernel, s = l.stride, pad = k / 2;
+  const int64_t k = l.kernel, s = l.stride, pad = l.padding;
   for (int64_t oh = 0; oh < l.out_height; ++oh)
     for (int64_t kh = 0; kh < k; ++kh) {
       const int64_t ih = oh * s + kh - pad;
@@ -340,6 +341,62 @@ void depthwise_backward(const Layer& l) {
     for (int64_t t = 0; t < l.taps(); ++t) l.weight_grad[i * l.taps() + t] = totals[t * c + i];
     if (l.bias_grad) l.bias_grad[i] = totals[l.taps() * c + i];
   }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Patches, as rows of (taps, inputs), for a convolution of few channels; max pooling
+
+void patches(const Layer& l) {
+  float* y = l.y;
+  for (int64_t p = 0; p < l.rows(); ++p)
+    for (int64_t t = 0; t < l.taps(); ++t, y += l.inputs) {
+      const int32_t at = l.index[t * l.rows() + p];
+      for (int64_t c = 0; c < l.inputs; ++c) y[c] = at < 0 ? 0 : l.x[at * l.inputs + c];
+    }
+}
+
+void patches_backward(const Layer& l) {
+  if (!l.x_grad) return;
+  const float* grad = l.y_grad;
+  std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
+  for (int64_t p = 0; p < l.rows(); ++p)
+    for (int64_t t = 0; t < l.taps(); ++t, grad += l.inputs) {
+      const int32_t at = l.index[t * l.rows() + p];
+      for (int64_t c = 0; at >= 0 && c < l.inputs; ++c) l.x_grad[at * l.inputs + c] += grad[c];
+    }
+}
+
+void pool(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.inputs;
+  for (int64_t p = 0; p < rows; ++p)
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      Vector most = same(-INFINITY);
+      for (int64_t t = 0; t < l.taps(); ++t) {
+        const int32_t at = l.index[t * rows + p];
+        if (at < 0) continue;
+        const Vector x = get(l.x + at * c + k, lanes);
+        most = choose((Bits)(x > most) | (Bits)(x != x), x, most);  // a NaN stays
+      }
+      set(l.y + p * c + k, most, lanes);
+    });
+}
+
+void pool_backward(const Layer& l) {  // to the first of equal pixels, as torch does
+  const int64_t rows = l.rows(), c = l.inputs;
+  std::memset(l.x_grad, 0, l.in_rows() * c * sizeof(float));
+  for (int64_t p = 0; p < rows; ++p)
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector most = get(l.y + p * c + k, lanes);
+      Vector grad = get(l.y_grad + p * c + k, lanes);
+      for (int64_t t = 0; t < l.taps(); ++t) {
+        const int32_t at = l.index[t * rows + p];
+        if (at < 0) continue;
+        float* out = l.x_grad + at * c + k;
+        const Bits here = (Bits)(get(l.x + at * c + k, lanes) == most);
+        set(out, get(out, lanes) + choose(here, grad, Vector{}), lanes);
+        grad = choose(here, Vector{}, grad);
+      }
+    });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -501,6 +558,7 @@ void join_backward(const Layer& l) {
 }
 
 void split_backward(const Layer& l) {  // what a block's input gets from the branch and from the shortcut
+  if (!l.x_grad) return;
   along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
     set(l.x_grad + i, get(l.y_grad + i, lanes) + get(l.other + i, lanes), lanes);
   });
@@ -515,6 +573,8 @@ extern "C" void nextify_layers(const Layer* layers, int64_t count) {
       case RELU: case GELU: activate(*l); break;
       case JOIN: join(*l); break;
       case SPLIT: break;
+      case PATCHES: patches(*l); break;
+      case POOL: pool(*l); break;
     }
 }
 
@@ -527,5 +587,7 @@ extern "C" void nextify_layers_backward(const Layer* layers, int64_t count) {
       case RELU: case GELU: activate_backward(*l); break;
       case JOIN: join_backward(*l); break;
       case SPLIT: split_backward(*l); break;
+      case PATCHES: patches_backward(*l); break;
+      case POOL: pool_backward(*l); break;
     }
 }

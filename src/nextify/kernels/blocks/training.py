@@ -19,12 +19,12 @@ from torch.autograd.function import once_differentiable
 from nextify.kernels.gelu.cpu import FLAGS
 from nextify.kernels.operators import check_numbers, compiled
 from nextify.kernels.pixelwise.products import scratch_address
-from nextify.networks.layers import BatchNorm, LayerNorm, Pointwise, SpatialConv
+from nextify.networks.layers import BatchNorm, LayerNorm, Pointwise, Pool, SpatialConv
 from nextify.networks.network import Block
 
 INPUT, OUT, KEPT, PASSING, OUT_GRAD, INPUT_GRAD = range(6)
 """The memories of a Program."""
-KINDS = CONV, DEPTHWISE, BATCH_NORM, LAYER_NORM, RELU, GELU, JOIN, SPLIT = range(8)
+KINDS = CONV, DEPTHWISE, BATCH_NORM, LAYER_NORM, RELU, GELU, JOIN, SPLIT, PATCHES, POOL = range(10)
 LEAST_CHANNELS = 16
 """Fewest of a depthwise convolution: a vector's on any processor."""
 BUFFERS = (
@@ -46,7 +46,7 @@ class Layer(ctypes.Structure):
     whether ReLU follows, addresses (0 where there is nothing), and a norm's constants."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in (*_SIZES, "relu")),
+        *((name, ctypes.c_int64) for name in (*_SIZES, "padding", "relu")),
         *((name, ctypes.c_void_p) for name in _ADDRESSES),
         *((name, ctypes.c_double) for name in ("eps", "momentum")),
     )
@@ -61,8 +61,8 @@ def _check(library: ctypes.CDLL) -> None:
     x, weight = random.standard_normal((n, h, w, c), np.float32), random.standard_normal((out, k, k, c), np.float32)
     bias, grad = random.standard_normal(out, np.float32), random.standard_normal((n, h, w, out), np.float32)
     y, found = np.empty_like(grad), [np.empty_like(a) for a in (x, weight, bias)]
-    index = pixels_under_taps(n, h, w, k, 1)
-    layer = Layer(CONV, n, h, w, c, h, w, out, k, 1)
+    index = pixels_under_taps(n, h, w, k, 1, 1)
+    layer = Layer(CONV, n, h, w, c, h, w, out, k, 1, 1)
     arrays = {"x": x, "weight": weight, "bias": bias, "y": y, "index": index, "y_grad": grad}
     for name, array in {**arrays, **dict(zip(("x_grad", "weight_grad", "bias_grad"), found, strict=True))}.items():
         setattr(layer, name, array.ctypes.data)
@@ -82,15 +82,15 @@ def _check(library: ctypes.CDLL) -> None:
 _library, ready = compiled("blocks", Path(__file__).with_name("blocks_cpu.cpp"), _check, FLAGS)
 
 
-def pixels_under_taps(images: int, height: int, width: int, kernel: int, stride: int) -> Any:
-    """int32 ``(taps, images * H' * W')``: the pixel under each tap of a convolution padded by K // 2, -1 outside."""
-    rows, columns = (np.arange(0, side, stride) for side in (height, width))
-    taps = np.arange(kernel) - kernel // 2
-    at_row, at_column = rows + taps[:, None], columns + taps[:, None]  # (K, H'), (K, W')
-    inside = ((at_row >= 0) & (at_row < height))[:, None, None, :, None]
-    inside = inside & ((at_column >= 0) & (at_column < width))[None, :, None, None, :]
-    first = np.arange(images)[:, None, None] * height * width
-    pixels = first + at_row[:, None, None, :, None] * width + at_column[None, :, None, None, :]
+def pixels_under_taps(images: int, height: int, width: int, kernel: int, stride: int, padding: int) -> Any:
+    """int32 ``(taps, images * H' * W')``: the pixel under each tap of a convolution, -1 outside the image."""
+    taps = np.arange(kernel)[:, None] - padding
+    at_row, at_column = (
+        taps + stride * np.arange((side + 2 * padding - kernel) // stride + 1) for side in (height, width)
+    )  # (K, H'), (K, W')
+    row, column = at_row[:, None, None, :, None], at_column[None, :, None, None, :]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    pixels = np.arange(images)[:, None, None] * height * width + row * width + column
     return np.where(inside, pixels, -1).astype(np.int32).reshape(kernel * kernel, -1)
 
 
@@ -106,13 +106,11 @@ def kind_of(module: Any, plain: type[nn.Module]) -> int | None:
     if plain is Pointwise:
         return CONV
     if plain is SpatialConv:
-        side = module.kernel_size[0]
-        plain_padding = module.padding == (side // 2, side // 2) and module.dilation == (1, 1)
-        if module.kernel_size != (side, side) or side % 2 == 0 or not plain_padding:
-            return None
         if module.groups == 1:
             return CONV
         return DEPTHWISE if module.depthwise and module.in_channels >= LEAST_CHANNELS else None
+    if plain is Pool:
+        return POOL
     if plain is BatchNorm:
         affine = module.affine and module.track_running_stats and module.momentum is not None and module.training
         return BATCH_NORM if affine else None
@@ -121,6 +119,15 @@ def kind_of(module: Any, plain: type[nn.Module]) -> int | None:
     if plain is nn.GELU:
         return GELU if module.approximate == "none" else None
     return RELU if plain is nn.ReLU else None
+
+
+def window_of(module: Any, plain: type[nn.Module]) -> tuple[int, int, int]:
+    """Kernel, stride and padding."""
+    if plain is Pointwise:
+        return 1, module.stride, 0
+    if plain is SpatialConv:
+        return module.kernel_size[0], module.stride[0], module.padding[0]
+    return (module.kernel_size, module.stride, module.padding) if plain is Pool else (1, 1, 0)
 
 
 def takes(parts: "Parts") -> bool:
@@ -135,126 +142,146 @@ class Parts(NamedTuple):
     branch: Sequence[Described]
     after: Sequence[Described]
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [layer.module for chain in self for layer in chain]
+
 
 class Program:
-    """A block's layers for inputs of one shape, and where in memory each finds and leaves what it works on.
+    """Layers for inputs of one shape, and where in memory each finds and leaves what it works on.
 
-    Memory is the block's input and output, their gradients, ``kept`` floats that live until the backward pass, and
-    ``passing`` floats that live as long as it lasts.
+    Memory is the first input and the last output, their gradients, ``kept`` floats that live until the backward pass,
+    and ``passing`` floats that live as long as it lasts.
     """
 
-    def __init__(self, parts: Parts, shape: torch.Size, block: Block) -> None:
-        self.modules = [layer.module for layer in (*parts.shortcut, *parts.branch, *parts.after)]
-        self.shape, self.kept, self.passing = shape, 0, 0
+    def __init__(self, parts: Parts, shape: torch.Size, block: Block | None) -> None:
+        """
+        Args:
+            block: whose layers these are; None where they are a chain, in ``parts.branch`` alone.
+        """
+        self.modules, self.shape, self.kept, self.passing = parts.modules, shape, 0, 0
         self.forward_places: list[tuple[int, str, int, int]] = []  # layer, field, memory, offset in bytes
         self.backward_places: list[tuple[int, str, int, int]] = []
         self.learned: list[tuple[int, str, nn.Module, str]] = []  # layer, field, and the parameter's place and name
         self.buffers: list[tuple[int, str, nn.Module, str]] = []
         self.tables: list[Any] = []
-        layers = [_layer(SPLIT, shape, shape)]
-        other, size = self._chain(parts.shortcut, shape, layers, (INPUT, 0))
-        branch = len(layers)
-        at, size = self._chain(parts.branch, shape, layers, (INPUT, 0))
-        join = len(layers)
-        layers.append(_layer(JOIN, size, size))
+        self.made: list[Layer] = []
+        self.join: int | None = None
+        if block is None:
+            self._chain(parts.branch, shape, (INPUT, 0))
+            self._back(0, len(self.made), (OUT_GRAD, 0))
+            self.backward_places.append((0, "x_grad", INPUT_GRAD, 0))
+        else:
+            self._block(parts, shape, block)
+        self.out_shape = torch.Size((shape[0], *(getattr(self.made[-1], f"out_{side}") for side in ("height", "width")),
+                                     self.made[-1].outputs))  # fmt: skip
+        self.forward_places.append((len(self.made) - 1, "y", OUT, 0))
+        self.layers = (Layer * len(self.made))(*self.made)
+
+    def _block(self, parts: Parts, shape: torch.Size, block: Block) -> None:
+        self._add(SPLIT, shape, shape)
+        other, _ = self._chain(parts.shortcut, shape, (INPUT, 0))
+        branch = len(self.made)
+        at, size = self._chain(parts.branch, shape, (INPUT, 0))
+        self.join = join = self._add(JOIN, size, size)
         self.forward_places += [(join, "x", *at), (join, "other", *other)]
-        self._leaves(join, size)
         if block.layer_scale is not None:
             self.learned.append((join, "weight", block, "layer_scale"))
-        _, self.out_shape = self._chain(parts.after, size, layers, self.forward_places[-1][2:])
-        self.forward_places.append((len(layers) - 1, "y", OUT, 0))
-        self.join = join
-        self._gradients(layers, branch)
-        self.layers = (Layer * len(layers))(*layers)
+        self._chain(parts.after, size, self._leaves(size))
+        after = self._back(join + 1, len(self.made), (OUT_GRAD, 0))
+        sums, shares = ((PASSING, self._pass(size.numel())) for _ in range(2))
+        self.backward_places += [(join, "y_grad", *after), (join, "x_grad", *sums), (join, "other_grad", *shares)]
+        of_branch, of_shortcut = self._back(branch, join, sums), self._back(1, branch, shares)
+        self.backward_places += [(0, "y_grad", *of_branch), (0, "other", *of_shortcut), (0, "x_grad", INPUT_GRAD, 0)]
 
     def _chain(
-        self, chain: Sequence[Described], size: torch.Size, layers: list[Layer], at: tuple[int, int]
+        self, chain: Sequence[Described], size: torch.Size, at: tuple[int, int]
     ) -> tuple[tuple[int, int], torch.Size]:
         """Append a chain's layers, whose input is at ``at``; return where its output is, and of what size."""
         for module, plain in chain:
             kind = kind_of(module, plain)
             assert kind is not None
-            if kind == RELU and at[0] == KEPT and layers[-1].kind in (BATCH_NORM, JOIN):
-                layers[-1].relu = 1
+            if kind == RELU and at[0] == KEPT and self.made[-1].kind in (BATCH_NORM, JOIN):
+                self.made[-1].relu = 1
                 continue
-            number, before = len(layers), size
-            kernel, stride = 1, 1
-            if kind in (CONV, DEPTHWISE):
-                stride = module.stride if plain is Pointwise else module.stride[0]
-                kernel = 1 if plain is Pointwise else module.kernel_size[0]
-                size = torch.Size((size[0], *(-(-side // stride) for side in size[1:3]), module.weight.shape[0]))
-            layers.append(_layer(kind, before, size, kernel=kernel, stride=stride))
+            kernel, stride, padding = window_of(module, plain)
+            before, channels = size, module.weight.shape[0] if kind in (CONV, DEPTHWISE) else size[-1]
+            size = torch.Size((size[0], *((s + 2 * padding - kernel) // stride + 1 for s in size[1:3]), channels))
+            window: dict[str, int] = {"kernel": kernel, "stride": stride, "padding": padding}
+            if kind == CONV and kernel > 1 and before[-1] < LEAST_CHANNELS:
+                patches = torch.Size((*size[:3], kernel**2 * before[-1]))
+                self.forward_places.append((self._add(PATCHES, before, patches, **window), "x", *at))
+                at, before, window = self._leaves(patches), patches, {}
+            number = self._add(kind, before, size, **window)
             self.forward_places.append((number, "x", *at))
-            at = self._leaves(number, size)
+            at = self._leaves(size)
             names = [name for name in ("weight", "bias") if module._parameters.get(name) is not None]
             self.learned += [(number, name, module, name) for name in names]
             if kind in (BATCH_NORM, LAYER_NORM):
-                layers[-1].eps, layers[-1].momentum = module.eps, getattr(module, "momentum", 0.0)
-                self.forward_places.append(
-                    (number, "statistics", KEPT, self._keep(2 * max(size[-1], size[:3].numel())))
-                )
+                self.made[-1].eps, self.made[-1].momentum = module.eps, getattr(module, "momentum", 0.0)
+                statistics = self._keep(2 * max(size[-1], size[:3].numel()))
+                self.forward_places.append((number, "statistics", KEPT, statistics))
             if kind == BATCH_NORM:
                 self.buffers += [(number, field, module, name) for field, name in BUFFERS]
-            if kind == CONV and (kernel > 1 or stride > 1):
-                self.tables.append(pixels_under_taps(*before[:3], kernel, stride))
-                layers[-1].index = self.tables[-1].ctypes.data
         return at, size
+
+    def _add(
+        self, kind: int, before: torch.Size, after: torch.Size, kernel: int = 1, stride: int = 1, padding: int = 0
+    ) -> int:
+        """Append a layer; returns its number."""
+        self.made.append(Layer(kind, *before, *after[1:], kernel, stride, padding))
+        if kind in (CONV, PATCHES, POOL) and (kernel > 1 or stride > 1):
+            self.tables.append(pixels_under_taps(*before[:3], kernel, stride, padding))
+            self.made[-1].index = self.tables[-1].ctypes.data
+        return len(self.made) - 1
+
+    def _leaves(self, size: torch.Size) -> tuple[int, int]:
+        """A place for the last layer's output."""
+        self.forward_places.append((len(self.made) - 1, "y", KEPT, at := self._keep(size.numel())))
+        return KEPT, at
 
     def _keep(self, floats: int) -> int:
         at, self.kept = self.kept, self.kept + -(-floats // FLOATS) * FLOATS
         return 4 * at
 
-    def _leaves(self, number: int, size: torch.Size) -> tuple[int, int]:
-        """A place for a layer's output."""
-        self.forward_places.append((number, "y", KEPT, at := self._keep(size.numel())))
-        return KEPT, at
+    def _pass(self, floats: int) -> int:
+        at, self.passing = self.passing, self.passing + -(-floats // FLOATS) * FLOATS
+        return 4 * at
 
-    def _gradients(self, layers: list[Layer], branch: int) -> None:
-        """Each chain has two places for gradients: a convolution reads one and writes the other, other layers one."""
-        ends = []
-        for field, first, end in (("y_grad", self.join + 1, len(layers)), ("x_grad", branch, self.join),
-                                  ("other_grad", 1, branch)):  # fmt: skip
-            most = max(_floats(layer) for layer in (*layers[first:end], layers[self.join]))
-            places = [(PASSING, 4 * (self.passing + i * most)) for i in range(2)]
-            self.passing += 2 * most
-            if field == "y_grad":
-                at = OUT_GRAD, 0
-            else:
-                at = places[0]
-                self.backward_places.append((self.join, field, *at))
-            for number in reversed(range(first, end)):
-                self.backward_places.append((number, "y_grad", *at))
-                if layers[number].kind in (CONV, DEPTHWISE) or at[0] == OUT_GRAD:
-                    at = places[at == places[0]]
-                self.backward_places.append((number, "x_grad", *at))
-            ends.append(at)
-        after, of_branch, of_shortcut = ends
-        self.backward_places += [(self.join, "y_grad", *after), (0, "x_grad", INPUT_GRAD, 0)]
-        self.backward_places += [(0, "y_grad", *of_branch), (0, "other", *of_shortcut)]
+    def _back(self, first: int, end: int, at: tuple[int, int]) -> tuple[int, int]:
+        """Give the layers ``first`` to ``end - 1`` places for gradients, the last one's being at ``at``; return where
+        the first one leaves its own. Two places take turns; layers that go pixel by pixel need one."""
+        sizes = [_floats(layer) for layer in self.made[first:end]]
+        places = [(PASSING, self._pass(max(sizes, default=0))) for _ in range(2)]
+        for number in reversed(range(first, end)):
+            self.backward_places.append((number, "y_grad", *at))
+            if at[0] == OUT_GRAD or self.made[number].kind in (CONV, DEPTHWISE, PATCHES, POOL):
+                at = places[at == places[0]]
+            self.backward_places.append((number, "x_grad", *at))
+        return at
 
     def place(self, places: Sequence[tuple[int, str, int, int]], memory: Sequence[int]) -> None:
         for layer, field, which, offset in places:
             setattr(self.layers[layer], field, memory[which] + offset)
 
+    @property
+    def needs_input_grad(self) -> bool:
+        """Whether the first layer writes its input's gradient even where nobody asks for it."""
+        return self.made[0].kind not in (CONV, PATCHES, SPLIT)
 
-_programs: weakref.WeakKeyDictionary[Block, list[Program]] = weakref.WeakKeyDictionary()
+
+_programs: weakref.WeakKeyDictionary[nn.Module, list[Program]] = weakref.WeakKeyDictionary()
 
 
-def program_of(block: Block, parts: Parts, shape: torch.Size) -> Program:
-    """The block's program for inputs of this shape, made when first asked for."""
-    modules = [layer.module for layer in (*parts.shortcut, *parts.branch, *parts.after)]
-    known = _programs.setdefault(block, [])
+def program_of(owner: nn.Module, parts: Parts, shape: torch.Size) -> Program:
+    """The program of a block or chain for inputs of this shape, made when first asked for."""
+    modules, known = parts.modules, _programs.setdefault(owner, [])
     for program in known:
         if program.shape == shape and program.modules == modules:
             return program
-    known[:] = [*known[-3:], Program(parts, shape, block)]  # a few, as images may change their size
-    return known[-1]
-
-
-def _layer(
-    kind: int, before: torch.Size, after: torch.Size, *, kernel: int = 1, stride: int = 1, relu: int = 0
-) -> Layer:
-    return Layer(kind, *before, *after[1:], kernel, stride, relu)
+    made = Program(parts, shape, owner if isinstance(owner, Block) else None)
+    known[:] = [*known[-3:], made]  # a few, as images may change their size
+    return made
 
 
 def _floats(layer: Layer) -> int:
@@ -279,10 +306,12 @@ class _Block(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         program: Program = ctx.program
         x, out, kept, *learned = ctx.saved_tensors
-        grad, x_grad, found = grad.contiguous(), torch.empty_like(x), [torch.empty_like(p) for p in learned]
+        grad, found = grad.contiguous(), [torch.empty_like(p) for p in learned]
+        x_grad = torch.empty_like(x) if ctx.needs_input_grad[1] or program.needs_input_grad else None
         passing = scratch_address("blocks", 4 * (program.passing + FLOATS))
         memory = _set(program, learned, ctx.factor, x, out, kept)
-        program.place(program.backward_places, [*memory, passing + -passing % 64, grad.data_ptr(), x_grad.data_ptr()])
+        memory += [passing + -passing % 64, grad.data_ptr(), 0 if x_grad is None else x_grad.data_ptr()]
+        program.place(program.backward_places, memory)
         for (layer, field, _, _), of in zip(program.learned, found, strict=True):
             setattr(program.layers[layer], f"{field}_grad", of.data_ptr())
         _library().nextify_layers_backward(program.layers, len(program.layers))
@@ -299,17 +328,19 @@ def _set(
         setattr(program.layers[layer], field, parameter.data_ptr())
     for layer, field, module, name in program.buffers:
         setattr(program.layers[layer], field, module._buffers[name].data_ptr())  # type: ignore[union-attr]
-    program.layers[program.join].factor = 0 if factor is None else factor.data_ptr()
+    if program.join is not None:
+        program.layers[program.join].factor = None if factor is None else factor.data_ptr()
     return memory
 
 
-def run(x: Tensor, block: Block, parts: Parts, factor: Tensor | None) -> Tensor:
-    """``after(shortcut(x) + factor * layer_scale * branch(x))`` of ``x (N, H, W, C)``, in training.
+def run(x: Tensor, owner: nn.Module, parts: Parts, factor: Tensor | None = None) -> Tensor:
+    """What a chain, or a block, ``after(shortcut(x) + factor * layer_scale * branch(x))``, makes of ``x (N, H, W, C)``.
 
     Args:
+        owner: the block or chain, of which programs are kept.
         factor: by image, as stochastic depth draws it; None keeps all.
     """
-    program = program_of(block, parts, x.shape)
+    program = program_of(owner, parts, x.shape)
     learned = [_in_order(module._parameters[name]) for _, _, module, name in program.learned]  # type: ignore[arg-type]
     y: Tensor = _Block.apply(program, x, factor, *learned)
     return y
