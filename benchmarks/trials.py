@@ -2,8 +2,8 @@
 
 Each round starts one process per build and walks through the rows; the two take turns on each (A B A B …, the first one
 changing from round to round). A step is all that a trial does between two evaluations: its batch, augmentation, forward
-and backward pass, optimizer. Speeds are medians of paired ratios over the rounds, and their geometric mean over the
-rows.
+and backward pass, optimizer. Time is the process's own, on one thread, so that other programs disturb it little. Ratios are
+paired by round, with their median, and the geometric mean of these over the rows.
 
     python benchmarks/trials.py ../nextify-33f1e40/src --rounds 5 --json trials.json
 
@@ -58,10 +58,10 @@ def serve(scale_name: str, kernels: str) -> None:
             trials[row], images, Runtime(threads=1, **({} if kernels == "auto" else {"kernels": kernels}))
         )
         seconds = []
-        before = time.perf_counter()
+        before = time.process_time()
         for batch in trainer.batches.iterate(0, WARM_UP + int(steps)):
             float(trainer.train_step(*batch))
-            now = time.perf_counter()
+            now = time.process_time()
             seconds.append(now - before)
             before = now
         print(trials[row].recipe.batch_size / statistics.median(seconds[WARM_UP:]), flush=True)

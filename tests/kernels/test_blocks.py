@@ -130,7 +130,7 @@ def test_calls_may_overlap_and_be_checkpointed() -> None:
     assert torch.equal(torch.autograd.grad(second, inputs[1])[0], alone[1])
     again = checkpoint(block, inputs[0], use_reentrant=False).square().sum()
     assert torch.equal(torch.autograd.grad(again, inputs[0])[0], alone[0])
-    (grad,) = torch.autograd.grad(block(inputs[0]).sum(), inputs[0], create_graph=True)
+    (grad,) = torch.autograd.grad(block(inputs[0]).square().sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         grad.sum().backward()
 

@@ -5,8 +5,8 @@
 //
 //   Y[p] = sum over t of X[index(t, p)] W_tᵀ + b     dX[index(t, p)] += dY[p] W_t     dW_t = dYᵀ X[index(t, .)]
 //
-// Batch norm and layer norm compute their moments in two passes. Sums over pixels are kept in float for CHUNK rows, then
-// in double. Gradients overwrite: x_grad of elementwise layers may be y_grad.
+// Batch norm sums squares about the mean of the first rows. Sums over pixels are kept in float for CHUNK rows, then in
+// double. Gradients overwrite: x_grad of elementwise layers may be y_grad.
 //
 // Plain C interface; training.py builds, loads and checks it, and describes the fields of a Layer.
 
@@ -55,6 +55,14 @@ INLINE void set(float* p, Vector v, int64_t lanes) {
 }
 INLINE Vector positive(Vector v) { return choose((Bits)(v > 0.f), v, Vector{}); }
 
+template <int HALF = LANES / 2>
+INLINE float sum_of(Vector v) {
+  if constexpr (HALF == 0) return v[0];
+  Vector other = v;
+  for (int i = 0; i < LANES; ++i) other[i] = v[i ^ HALF];
+  return sum_of<HALF / 2>(v + other);
+}
+
 template <int NUMBER>
 float* scratch(int64_t floats) {  // aligned to a line, valid until the same number is asked for again
   static thread_local std::vector<float> kept;
@@ -70,9 +78,13 @@ INLINE void column_sums(int64_t rows, int64_t columns, double* out, F f) {
   for (int64_t start = 0; start < rows; start += CHUNK) {
     const int64_t end = start + CHUNK < rows ? start + CHUNK : rows;
     along(columns, [&](int64_t c, int64_t lanes) __attribute__((always_inline)) {
-      Vector sums[COUNT] = {};
-      for (int64_t r = start; r < end; ++r) f(r, c, lanes, sums);
-      for (int i = 0; i < COUNT; ++i) set(part + i * columns + c, sums[i], lanes);
+      Vector sums[4][COUNT] = {};  // of every fourth row, as a sum waits for the one before
+      int64_t r = start;
+      for (; r + 4 <= end; r += 4)
+        repeat<4>([&](auto i) __attribute__((always_inline)) { f(r + i, c, lanes, sums[i]); });
+      for (; r < end; ++r) f(r, c, lanes, sums[0]);
+      for (int i = 0; i < COUNT; ++i)
+        set(part + i * columns + c, (sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i]), lanes);
     });
     for (int64_t i = 0; i < COUNT * columns; ++i) out[i] += part[i];
   }
@@ -175,6 +187,12 @@ INLINE void rows_times(int64_t count, int64_t taps, int64_t inner, const float* 
   }
 }
 
+template <class Matrix>
+__attribute__((noinline)) void pack(Matrix matrix, int64_t first, int64_t inner, int64_t width, int vectors,
+                                    float* panel) {
+  matrix.template pack<float>(first, inner, width, vectors, reinterpret_cast<uint32_t*>(panel));
+}
+
 const float* zeros(int64_t size) {
   static thread_local std::vector<float> kept;
   if (int64_t(kept.size()) < size) kept.assign(size, 0.f);
@@ -191,7 +209,7 @@ void conv_forward(const Layer& l) {
     return at < 0 ? nothing : l.x + at * l.inputs;
   };
   strips(l.outputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
-    ByColumn{l.weight, false}.pack<float>(first, inner, width, v, reinterpret_cast<uint32_t*>(panel));
+    pack(ByColumn{l.weight, false}, first, inner, width, v, panel);
     rows_times<number<decltype(v)>>(
         rows, l.taps(), l.inputs, panel, width, row,
         [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
@@ -246,8 +264,7 @@ void conv_backward(const Layer& l) {
   if (l.index) std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
   for (int64_t tap = 0; tap < l.taps(); ++tap)
     strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
-      const ByRow weight{l.weight + tap * l.inputs, false, inner};
-      weight.pack<float>(first, l.outputs, width, v, reinterpret_cast<uint32_t*>(panel));
+      pack(ByRow{l.weight + tap * l.inputs, false, inner}, first, l.outputs, width, v, panel);
       rows_times<number<decltype(v)>>(
           rows, 1, l.outputs, panel, width,
           [&](int64_t, int64_t p) __attribute__((always_inline)) { return l.y_grad + p * l.outputs; },
@@ -263,76 +280,139 @@ void conv_backward(const Layer& l) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Depthwise convolutions: LANES channels of an image at a time; the last ones overlap their neighbours
 
-// f(tap, row of x, row of y, first and last pixel of y, offset of x) for each row of taps that falls into the image.
-template <class F>
-INLINE void windows(const Layer& l, F f) {
-  const int64_t k = l.kernel, s = l.stride, pad = l.padding;
-  for (int64_t oh = 0; oh < l.out_height; ++oh)
-    for (int64_t kh = 0; kh < k; ++kh) {
-      const int64_t ih = oh * s + kh - pad;
-      if (ih < 0 || ih >= l.in_height) continue;
-      for (int64_t kw = 0; kw < k; ++kw) {
-        const int64_t shift = kw - pad, first = shift < 0 ? (-shift + s - 1) / s : 0;
-        const int64_t fitting = l.in_width - 1 - shift < 0 ? 0 : (l.in_width - 1 - shift) / s + 1;
-        const int64_t last = fitting < l.out_width ? fitting : l.out_width;
-        if (first < last) f(kh * k + kw, ih * l.in_width + shift, oh * l.out_width, first, last);
-      }
-    }
-}
-
 void taps_first(const Layer& l, float* to) {  // (channels, taps) as (taps, channels)
   for (int64_t c = 0; c < l.outputs; ++c)
     for (int64_t t = 0; t < l.taps(); ++t) to[t * l.outputs + c] = l.weight[c * l.taps() + t];
 }
 
+// A plane of LANES channels of one image, with `padding` zeros on both sides of each row.
+struct Plane {
+  Vector* start;
+  int64_t pitch;
+  void fill(const float* from, int64_t height, int64_t width, int64_t padding, int64_t channels) const {
+    Vector* to = start;
+    for (int64_t h = 0; h < height; ++h, to += pitch) {
+      for (int64_t w = 0; w < padding; ++w) to[w] = to[padding + width + w] = Vector{};
+      for (int64_t w = 0; w < width; ++w, from += channels) to[padding + w] = load(from);
+    }
+  }
+};
+
+// f(integral constant N) for parts of N, 8 at most, of `count`.
+template <class F>
+INLINE void in_eights(int64_t count, F f) {
+  int64_t at = 0;
+  for (; at + 8 <= count; at += 8) f(at, std::integral_constant<int, 8>{});
+  switch (count - at) {
+    case 1: return f(at, std::integral_constant<int, 1>{});
+    case 2: return f(at, std::integral_constant<int, 2>{});
+    case 3: return f(at, std::integral_constant<int, 3>{});
+    case 4: return f(at, std::integral_constant<int, 4>{});
+    case 5: return f(at, std::integral_constant<int, 5>{});
+    case 6: return f(at, std::integral_constant<int, 6>{});
+    case 7: return f(at, std::integral_constant<int, 7>{});
+  }
+}
+
+struct Range {
+  int64_t first, end;
+};
+
+// Rows of taps under which row  of the output has rows of the input.
+INLINE Range rows_of_taps(int64_t out, int64_t height, int64_t kernel, int64_t stride, int64_t padding) {
+  const int64_t top = out * stride - padding;
+  return {top < 0 ? -top : 0, height - top < kernel ? height - top : kernel};
+}
+
+// Columns of taps that see any pixel: in narrow planes, not all.
+INLINE Range columns_of_taps(int64_t width, int64_t out_width, int64_t kernel, int64_t stride, int64_t padding) {
+  const int64_t least = padding - (out_width - 1) * stride, end = width + padding;
+  return {least < 0 ? 0 : least, end < kernel ? end : kernel};
+}
+
+// One plane's convolution with taps (kernel, kernel, LANES) `apart` floats from each other.
+__attribute__((noinline)) void convolve(const Plane& x, int64_t height, const float* taps, int64_t apart, const Layer& l, int64_t stride,
+                     int64_t out_height, int64_t out_width, Range columns, Vector bias, float* y) {
+  for (int64_t oh = 0; oh < out_height; ++oh) {
+    const Range rows = rows_of_taps(oh, height, l.kernel, stride, l.padding);
+    in_eights(out_width, [&](int64_t ow, auto n) __attribute__((always_inline)) {
+      Vector sums[n];
+      repeat<n>([&](auto i) __attribute__((always_inline)) { sums[i] = bias; });
+      for (int64_t kh = rows.first; kh < rows.end; ++kh) {
+        const Vector* from = x.start + (oh * stride + kh - l.padding) * x.pitch + ow * stride;
+        const float* weight = taps + (kh * l.kernel + columns.first) * apart;
+        for (int64_t kw = columns.first; kw < columns.end; ++kw, weight += apart)
+          repeat<n>([&](auto i) __attribute__((always_inline)) { sums[i] += load(weight) * from[kw + i * stride]; });
+      }
+      repeat<n>([&](auto i) __attribute__((always_inline)) { store(y + (oh * out_width + ow + i) * l.outputs, sums[i]); });
+    });
+  }
+}
+
 void depthwise_forward(const Layer& l) {
   const int64_t c = l.outputs, pixels = l.out_height * l.out_width;
   float* taps = scratch<2>(l.taps() * c);
-  Vector* sums = reinterpret_cast<Vector*>(scratch<3>(pixels * LANES));
+  const int64_t pitch = l.in_width + 2 * l.padding;
+  const Plane plane{reinterpret_cast<Vector*>(scratch<3>(l.in_height * pitch * LANES)), pitch};
+  const Range columns = columns_of_taps(l.in_width, l.out_width, l.kernel, l.stride, l.padding);
   taps_first(l, taps);
   for (int64_t n = 0; n < l.images; ++n)
     for (int64_t at = 0; at < c; at += LANES) {
       const int64_t first = at + LANES <= c ? at : c - LANES;
-      const float* x = l.x + n * l.in_height * l.in_width * c + first;
-      float* y = l.y + n * pixels * c + first;
-      const Vector bias = l.bias ? load(l.bias + first) : Vector{};
-      for (int64_t p = 0; p < pixels; ++p) sums[p] = bias;
-      windows(l, [&](int64_t tap, int64_t in, int64_t out, int64_t from, int64_t to) __attribute__((always_inline)) {
-        const Vector weight = load(taps + tap * c + first);
-        for (int64_t w = from; w < to; ++w) sums[out + w] += weight * load(x + (in + w * l.stride) * c);
-      });
-      for (int64_t p = 0; p < pixels; ++p) store(y + p * c, sums[p]);
+      plane.fill(l.x + n * l.in_height * l.in_width * c + first, l.in_height, l.in_width, l.padding, c);
+      convolve(plane, l.in_height, taps + first, c, l, l.stride, l.out_height, l.out_width, columns,
+               l.bias ? load(l.bias + first) : Vector{}, l.y + n * pixels * c + first);
     }
 }
 
 void depthwise_backward(const Layer& l) {
-  const int64_t c = l.outputs, pixels = l.out_height * l.out_width, in_pixels = l.in_height * l.in_width;
+  const int64_t c = l.outputs, k = l.kernel, pixels = l.out_height * l.out_width, in_pixels = l.in_height * l.in_width;
   float* taps = scratch<2>(l.taps() * c);
   float* totals = scratch<4>((l.taps() + 1) * c);  // of the weight's gradients and the bias's
-  Vector* sums = reinterpret_cast<Vector*>(scratch<3>((in_pixels + l.taps()) * LANES));
-  Vector* of_taps = sums + in_pixels;
+  const int64_t pitch = l.in_width + 2 * l.padding;
+  // The output's gradient is moved to the pixels of the input, with zeros between them where the stride is not 1.
+  const int64_t size = l.in_height * pitch;
+  Vector* memory = reinterpret_cast<Vector*>(scratch<3>((2 * size + l.taps()) * LANES));
+  const Plane plane{memory, pitch}, of_grad{memory + size, pitch};
+  Vector* of_taps = memory + 2 * size;
+  const Range columns = columns_of_taps(l.in_width, l.out_width, l.kernel, l.stride, l.padding);
   taps_first(l, taps);
+  for (int64_t t = 0; t < l.taps() / 2; ++t)  // turned around
+    for (int64_t i = 0; i < c; ++i) std::swap(taps[t * c + i], taps[(l.taps() - 1 - t) * c + i]);
+  if (l.stride > 1) std::memset((void*)of_grad.start, 0, size * sizeof(Vector));
   for (int64_t at = 0; at < c; at += LANES) {
     const int64_t first = at + LANES <= c ? at : c - LANES;
     Vector of_bias{};
     for (int64_t t = 0; t < l.taps(); ++t) of_taps[t] = Vector{};
     for (int64_t n = 0; n < l.images; ++n) {
-      const float* x = l.x + n * in_pixels * c + first;
       const float* grad = l.y_grad + n * pixels * c + first;
-      for (int64_t p = 0; p < in_pixels; ++p) sums[p] = Vector{};
       for (int64_t p = 0; p < pixels; ++p) of_bias += load(grad + p * c);
-      windows(l, [&](int64_t tap, int64_t in, int64_t out, int64_t from, int64_t to) __attribute__((always_inline)) {
-        const Vector weight = load(taps + tap * c + first);
-        Vector of_tap = of_taps[tap];
-        for (int64_t w = from; w < to; ++w) {
-          const Vector g = load(grad + (out + w) * c);
-          const int64_t p = in + w * l.stride;
-          of_tap += g * load(x + p * c);
-          sums[p] += g * weight;
+      plane.fill(l.x + n * in_pixels * c + first, l.in_height, l.in_width, l.padding, c);
+      for (int64_t oh = 0; oh < l.out_height; ++oh) {
+        const Range rows = rows_of_taps(oh, l.in_height, k, l.stride, l.padding);
+        for (int64_t kh = rows.first; kh < rows.end; ++kh) {
+          const Vector* from = plane.start + (oh * l.stride + kh - l.padding) * pitch;
+          in_eights(columns.end - columns.first, [&](int64_t at, auto m) __attribute__((always_inline)) {
+            const int64_t kw = columns.first + at;
+            Vector sums[m], *total = of_taps + kh * k + kw;
+            repeat<m>([&](auto i) __attribute__((always_inline)) { sums[i] = total[i]; });
+            for (int64_t w = 0; w < l.out_width; ++w) {
+              const Vector g = load(grad + (oh * l.out_width + w) * c);
+              repeat<m>([&](auto i) __attribute__((always_inline)) { sums[i] += g * from[w * l.stride + kw + i]; });
+            }
+            repeat<m>([&](auto i) __attribute__((always_inline)) { total[i] = sums[i]; });
+          });
         }
-        of_taps[tap] = of_tap;
-      });
-      for (int64_t p = 0; p < in_pixels; ++p) store(l.x_grad + (n * in_pixels + p) * c + first, sums[p]);
+      }
+      if (l.stride == 1) {
+        of_grad.fill(grad, l.out_height, l.out_width, l.padding, c);
+      } else {
+        for (int64_t p = 0; p < pixels; ++p)
+          of_grad.start[p / l.out_width * l.stride * pitch + l.padding + p % l.out_width * l.stride] = load(grad + p * c);
+      }
+      convolve(of_grad, l.in_height, taps + first, c, l, 1, l.in_height, l.in_width,
+               columns_of_taps(l.in_width, l.in_width, k, 1, l.padding), Vector{},
+               l.x_grad + n * in_pixels * c + first);
     }
     for (int64_t t = 0; t < l.taps(); ++t) store(totals + t * c + first, of_taps[t]);
     store(totals + l.taps() * c + first, of_bias);
@@ -404,23 +484,28 @@ void pool_backward(const Layer& l) {  // to the first of equal pixels, as torch 
 
 void batch_norm_forward(const Layer& l) {
   const int64_t rows = l.rows(), c = l.outputs;
-  std::vector<double> moment(c);
-  float *mean = l.statistics, *inverse = mean + c, *slope = scratch<3>(2 * c), *shift = slope + c;
-  column_sums<1>(rows, c, moment.data(), [&](int64_t r, int64_t k, int64_t lanes, Vector* s)
-                     __attribute__((always_inline)) { s[0] += get(l.x + r * c + k, lanes); });
-  for (int64_t k = 0; k < c; ++k) mean[k] = float(moment[k] / rows);
-  column_sums<1>(rows, c, moment.data(),
+  std::vector<double> moments(2 * c);
+  float *mean = l.statistics, *inverse = mean + c, *slope = scratch<3>(3 * c), *shift = slope + c, *about = shift + c;
+  const int64_t some = rows < CHUNK ? rows : CHUNK;
+  column_sums<1>(
+      some, c, moments.data(),
+      [&](int64_t r, int64_t k, int64_t lanes, Vector* s)
+          __attribute__((always_inline)) { s[0] += get(l.x + r * c + k, lanes); });
+  for (int64_t k = 0; k < c; ++k) about[k] = float(moments[k] / some);  // close enough to the mean to subtract first
+  column_sums<2>(rows, c, moments.data(),
                  [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
-                   const Vector centred = get(l.x + r * c + k, lanes) - get(mean + k, lanes);
-                   s[0] += centred * centred;
+                   const Vector centred = get(l.x + r * c + k, lanes) - get(about + k, lanes);
+                   s[0] += centred;
+                   s[1] += centred * centred;
                  });
   for (int64_t k = 0; k < c; ++k) {
-    const double variance = moment[k] / rows;
-    inverse[k] = float(1 / std::sqrt(variance + l.eps));
+    const double from_about = moments[k] / rows, squares = moments[c + k] - moments[k] * from_about;
+    mean[k] = float(about[k] + from_about);
+    inverse[k] = float(1 / std::sqrt(squares / rows + l.eps));
     slope[k] = inverse[k] * l.weight[k];
     shift[k] = l.bias[k] - mean[k] * slope[k];
     l.running_mean[k] += float(l.momentum * (mean[k] - l.running_mean[k]));
-    l.running_variance[k] += float(l.momentum * (moment[k] / (rows - 1) - l.running_variance[k]));
+    l.running_variance[k] += float(l.momentum * (squares / (rows - 1) - l.running_variance[k]));
   }
   ++*l.batches;
   everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
@@ -465,14 +550,14 @@ void layer_norm_forward(const Layer& l) {
     const float* x = l.x + r * c;
     Vector sum{}, square{};
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) { sum += get(x + k, lanes); });
-    const float mean = total(sum) / c;
+    const float mean = sum_of(sum) / c;
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
       const Vector centred = get(x + k, lanes) - mean;
       square += centred * centred;
     });
     // Lanes beyond the row hold (0 - mean)².
     const float beyond = float(up_to(c, LANES) - c) * mean * mean;
-    const float inverse = 1 / std::sqrt((total(square) - beyond) / c + float(l.eps));
+    const float inverse = 1 / std::sqrt((sum_of(square) - beyond) / c + float(l.eps));
     l.statistics[2 * r] = mean, l.statistics[2 * r + 1] = inverse;
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
       const Vector unit = (get(x + k, lanes) - mean) * inverse;
@@ -499,7 +584,7 @@ void layer_norm_backward(const Layer& l) {
       sum += weighted;
       along_x += weighted * (get(x + k, lanes) - mean);
     });
-    const float level = total(sum) / c, pull = total(along_x) / c * inverse * inverse;
+    const float level = sum_of(sum) / c, pull = sum_of(along_x) / c * inverse * inverse;
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
       const Vector weighted = get(g + k, lanes) * get(l.weight + k, lanes);
       set(l.x_grad + r * c + k, (weighted - level - (get(x + k, lanes) - mean) * pull) * inverse, lanes);

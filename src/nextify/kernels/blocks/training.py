@@ -108,7 +108,8 @@ def kind_of(module: Any, plain: type[nn.Module]) -> int | None:
     if plain is SpatialConv:
         if module.groups == 1:
             return CONV
-        return DEPTHWISE if module.depthwise and module.in_channels >= LEAST_CHANNELS else None
+        same = module.padding[0] == module.kernel_size[0] // 2 and module.kernel_size[0] % 2
+        return DEPTHWISE if module.depthwise and same and module.in_channels >= LEAST_CHANNELS else None
     if plain is Pool:
         return POOL
     if plain is BatchNorm:
