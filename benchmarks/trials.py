@@ -2,8 +2,8 @@
 
 Each round starts one process per build and walks through the rows; the two take turns on each (A B A B …, the first one
 changing from round to round). A step is all that a trial does between two evaluations: its batch, augmentation, forward
-and backward pass, optimizer. Time is the process's own, on one thread, so that other programs disturb it little. Ratios are
-paired by round, with their median, and the geometric mean of these over the rows.
+and backward pass, optimizer. Time is the process's own, on one thread, which other programs disturb less than the
+clock's. Ratios are paired by round; the medians' geometric mean over the rows stands last.
 
     python benchmarks/trials.py ../nextify-33f1e40/src --rounds 5 --json trials.json
 
