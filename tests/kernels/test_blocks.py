@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Iterator
 
@@ -218,3 +219,27 @@ def test_pixels_under_taps() -> None:
     assert table[5].tolist() == [1, 5, 7, 11]
     assert table[0].tolist() == [-1, -1, -1, -1]
     assert table[1].tolist() == [-1, 2, -1, 8]
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    model = drawn(RESNET50.with_(**RAGGED))
+    install(model)
+    block, x = model.stages[1].blocks[0], torch.randn(2, 4, 4, 68)  # type: ignore[index, union-attr]
+    block(x)
+    block.pointwise1.weight = nn.Parameter(torch.randn(24, 60))
+    with pytest.raises(ValueError, match="does not fit 68 channels"):
+        block(x)
+    block.pointwise1.weight = nn.Parameter(torch.randn(24, 68))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        block(x[:1, :1, :1])
+
+
+def test_programs_end_with_their_networks() -> None:
+    model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
+    install(model)
+    before = len(blocks._programs)
+    step(model, torch.randn(2, 3, 8, 8))
+    assert len(blocks._programs) > before
+    del model
+    gc.collect()
+    assert len(blocks._programs) <= before

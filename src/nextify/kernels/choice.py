@@ -260,7 +260,7 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
     return Choice("inference", _by(mode), dtype, own) if own or strips.ready() else NOT_READY
 
 
-def whole(x: Tensor, parts: blocks.Parts, block: nn.Module | None, mode: Mode) -> Choice | None:
+def whole(x: Tensor, parts: blocks.Parts, owner: nn.Module | None, mode: Mode) -> Choice | None:
     """Choose one call for all layers of a block, or of a chain where there is none; or None, where they run otherwise.
 
     It is for training small networks on one thread in float32.
@@ -271,7 +271,7 @@ def whole(x: Tensor, parts: blocks.Parts, block: nn.Module | None, mode: Mode) -
         return None
     if seen_as_operators() or for_elsewhere():
         return None
-    modules = parts.modules if block is None else [*parts.modules, block]
+    modules = parts.modules if owner is None else [*parts.modules, owner]
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     if not parameters or not all(p.requires_grad and type(p) in PLAIN for p in parameters) or type(x) not in PLAIN:
         return None

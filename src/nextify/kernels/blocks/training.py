@@ -160,10 +160,12 @@ class Program:
         Args:
             block: whose layers these are; None where they are a chain, in ``parts.branch`` alone.
         """
-        self.modules, self.shape, self.kept, self.passing = parts.modules, shape, 0, 0
+        self.key = key_of(parts, shape, block)
+        self.kept = self.passing = 0
         self.forward_places: list[tuple[int, str, int, int]] = []  # layer, field, memory, offset in bytes
         self.backward_places: list[tuple[int, str, int, int]] = []
-        self.learned: list[tuple[int, str, nn.Module, str]] = []  # layer, field, and the parameter's place and name
+        # Layer, field, and the parameter's module and name; None is the block itself, which owns this program.
+        self.learned: list[tuple[int, str, nn.Module | None, str]] = []
         self.buffers: list[tuple[int, str, nn.Module, str]] = []
         self.tables: list[Any] = []
         self.made: list[Layer] = []
@@ -181,13 +183,15 @@ class Program:
 
     def _block(self, parts: Parts, shape: torch.Size, block: Block) -> None:
         self._add(SPLIT, shape, shape)
-        other, _ = self._chain(parts.shortcut, shape, (INPUT, 0))
+        other, other_size = self._chain(parts.shortcut, shape, (INPUT, 0))
         branch = len(self.made)
         at, size = self._chain(parts.branch, shape, (INPUT, 0))
         self.join = join = self._add(JOIN, size, size)
         self.forward_places += [(join, "x", *at), (join, "other", *other)]
+        if other_size != size or (block.layer_scale is not None and block.layer_scale.shape != size[-1:]):
+            raise ValueError(f"the shortcut or layer scale does not fit the branch's {tuple(size)}")
         if block.layer_scale is not None:
-            self.learned.append((join, "weight", block, "layer_scale"))
+            self.learned.append((join, "weight", None, "layer_scale"))
         self._chain(parts.after, size, self._leaves(size))
         after = self._back(join + 1, len(self.made), (OUT_GRAD, 0))
         sums, shares = ((PASSING, self._pass(size.numel())) for _ in range(2))
@@ -216,6 +220,7 @@ class Program:
             number = self._add(kind, before, size, **window)
             self.forward_places.append((number, "x", *at))
             at = self._leaves(size)
+            _check_sizes(module, kind, before, size)
             names = [name for name in ("weight", "bias") if module._parameters.get(name) is not None]
             self.learned += [(number, name, module, name) for name in names]
             if kind in (BATCH_NORM, LAYER_NORM):
@@ -271,18 +276,40 @@ class Program:
         return self.made[0].kind not in (CONV, PATCHES, SPLIT)
 
 
+def key_of(parts: Parts, shape: torch.Size, block: Block | None) -> tuple[object, ...]:
+    """What a program is made from: the input's shape, the modules, and the shapes of their parameters."""
+    modules = parts.modules
+    shapes = [None if p is None else p.shape for module in modules for p in module._parameters.values()]
+    scale = None if block is None or block.layer_scale is None else block.layer_scale.shape
+    return shape, modules, shapes, scale
+
+
 _programs: weakref.WeakKeyDictionary[nn.Module, list[Program]] = weakref.WeakKeyDictionary()
 
 
 def program_of(owner: nn.Module, parts: Parts, shape: torch.Size) -> Program:
     """The program of a block or chain for inputs of this shape, made when first asked for."""
-    modules, known = parts.modules, _programs.setdefault(owner, [])
+    block, known = owner if isinstance(owner, Block) else None, _programs.setdefault(owner, [])
+    key = key_of(parts, shape, block)
     for program in known:
-        if program.shape == shape and program.modules == modules:
+        if program.key == key:
             return program
-    made = Program(parts, shape, owner if isinstance(owner, Block) else None)
+    made = Program(parts, shape, block)
     known[:] = [*known[-3:], made]  # a few, as images may change their size
     return made
+
+
+def _check_sizes(module: Any, kind: int, before: torch.Size, size: torch.Size) -> None:
+    """Raise ValueError where the kernel would read memory that is not its own, and where torch's batch norm would."""
+    channels, weight = before[-1], None if kind in (RELU, GELU, POOL) else module.weight.shape
+    fits = {CONV: lambda: weight[1] == channels, DEPTHWISE: lambda: weight[:2] == (channels, 1)}
+    if weight is not None and not fits.get(kind, lambda: weight == (channels,))():
+        raise ValueError(f"a weight of {tuple(weight)} does not fit {channels} channels")
+    bias = None if weight is None else module.bias
+    if bias is not None and bias.shape != size[-1:]:
+        raise ValueError(f"a bias of {tuple(bias.shape)} does not fit {size[-1]} channels")
+    if kind == BATCH_NORM and size[:3].numel() == 1:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(size)}")
 
 
 def _floats(layer: Layer) -> int:
@@ -342,7 +369,7 @@ def run(x: Tensor, owner: nn.Module, parts: Parts, factor: Tensor | None = None)
         factor: by image, as stochastic depth draws it; None keeps all.
     """
     program = program_of(owner, parts, x.shape)
-    learned = [_in_order(module._parameters[name]) for _, _, module, name in program.learned]  # type: ignore[arg-type]
+    learned = [_in_order((module or owner)._parameters[name]) for _, _, module, name in program.learned]  # type: ignore[arg-type]
     y: Tensor = _Block.apply(program, x, factor, *learned)
     return y
 
