@@ -212,6 +212,7 @@ class Program:
             kernel, stride, padding = window_of(module, plain)
             before, channels = size, module.weight.shape[0] if kind in (CONV, DEPTHWISE) else size[-1]
             size = torch.Size((size[0], *((s + 2 * padding - kernel) // stride + 1 for s in size[1:3]), channels))
+            _check_sizes(module, kind, before, size)
             window: dict[str, int] = {"kernel": kernel, "stride": stride, "padding": padding}
             if kind == CONV and kernel > 1 and before[-1] < LEAST_CHANNELS:
                 patches = torch.Size((*size[:3], kernel**2 * before[-1]))
@@ -220,7 +221,6 @@ class Program:
             number = self._add(kind, before, size, **window)
             self.forward_places.append((number, "x", *at))
             at = self._leaves(size)
-            _check_sizes(module, kind, before, size)
             names = [name for name in ("weight", "bias") if module._parameters.get(name) is not None]
             self.learned += [(number, name, module, name) for name in names]
             if kind in (BATCH_NORM, LAYER_NORM):
