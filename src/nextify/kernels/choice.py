@@ -42,7 +42,7 @@ LEAST_BYTES_OWN = 1 << 14
 """The same where the matrix products are our own."""
 
 MOST_BYTES_WHOLE = 1 << 23
-"""On a CPU, whole blocks run in one call up to so many bytes of their widest activations."""
+"""On a CPU, whole blocks run in one call up to so many bytes of their widest activations. More were not measured."""
 
 Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training", "whole"]
 
@@ -260,27 +260,26 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
     return Choice("inference", _by(mode), dtype, own) if own or strips.ready() else NOT_READY
 
 
-def whole(x: Tensor, parts: blocks.Parts, owner: nn.Module | None, mode: Mode) -> Choice | None:
-    """Choose one call for all layers of a block, or of a chain where there is none; or None, where they run otherwise.
+def may_be_whole(x: Tensor, mode: Mode) -> bool:
+    """Whether a block of ``x (N, H, W, C)`` may run in one call: where "auto" trains on one thread in float32."""
+    if seen_as_operators() or for_elsewhere() or mode != "auto" or x.device.type != "cpu" or x.ndim != 4:
+        return False
+    if not torch.is_grad_enabled() or torch.get_num_threads() != 1 or type(x) not in PLAIN:
+        return False
+    return x.dtype == torch.float32 and computed_in(x) == torch.float32 and x.numel() > 0
 
-    It is for training small networks on one thread in float32.
-    """
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.get_num_threads() != 1:
-        return None
-    if x.ndim != 4 or x.dtype != torch.float32 or computed_in(x) != torch.float32 or x.numel() == 0:
-        return None
-    if seen_as_operators() or for_elsewhere():
-        return None
-    modules = parts.modules if owner is None else [*parts.modules, owner]
-    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
-    if not parameters or not all(p.requires_grad and type(p) in PLAIN for p in parameters) or type(x) not in PLAIN:
+
+def whole(x: Tensor, parts: blocks.Parts, owner: nn.Module) -> Choice | None:
+    """Choose one call for all layers of a block or chain; None where they run otherwise. ``may_be_whole`` is true."""
+    parameters = [p for module in (*parts.modules, owner) for p in module._parameters.values() if p is not None]
+    if not parameters or not all(p.requires_grad and type(p) in PLAIN for p in parameters):
         return None
     if any(hooked(module) for module in parts.modules) or _has_any_global_hook():  # type: ignore[no-untyped-call]
         return None
     widest = max(x.shape[-1], *(p.shape[0] for p in parameters))
-    if mode == "auto" and x.numel() // x.shape[-1] * widest * 4 > MOST_BYTES_WHOLE:
+    if x.numel() // x.shape[-1] * widest * 4 > MOST_BYTES_WHOLE:
         return None
-    return Choice("whole", _by(mode)) if blocks.ready() else None
+    return Choice("whole", _by("auto")) if blocks.ready() else None
 
 
 def _by(mode: Mode) -> str:

@@ -71,27 +71,28 @@ class FastChain(Fast, Chain):
     """Layers in a row that run in one call."""
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = blocks.Parts((), [_described(self._modules[name]) for name in self.order], ())
-        made = choice.whole(x, parts, None, self.kernels) if blocks.takes(parts) else None
-        if made is None:
-            self.chosen(choice.LAYERS)
-            return super().forward(x)
-        self.chosen(made)
-        return blocks.run(x, self, parts)
+        if choice.may_be_whole(x, self.kernels):
+            parts = blocks.Parts((), [_described(self._modules[name]) for name in self.order], ())
+            made = choice.whole(x, parts, self) if blocks.takes(parts) else None
+            if made is not None:
+                self.chosen(made)
+                return blocks.run(x, self, parts)
+        self.chosen(choice.LAYERS)
+        return super().forward(x)
 
 
 class FastBlock(Fast, Block):
     """A block that does its work on single pixels in one kernel, or folds layer scale into its last layer."""
 
     def forward(self, x: Tensor) -> Tensor:
-        layers: list[Any] = [self._modules[name] for name in self.order]
-        parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
-        whole = _whole(self)
-        if whole is not None and (parts is None or self.kernels == "auto"):
-            made = choice.whole(x, whole, self, self.kernels)
+        if choice.may_be_whole(x, self.kernels):
+            whole = _whole(self)
+            made = choice.whole(x, whole, self) if blocks.takes(whole) else None
             if made is not None:
                 self.chosen(made)
                 return blocks.run(x, self, whole, self.drop_path.factor(x))
+        layers: list[Any] = [self._modules[name] for name in self.order]
+        parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
         made = self.chosen(choice.block(x, parts, self, dropped, self.kernels))
         y = x
         if parts is None or made.kernel == "torch":
@@ -121,11 +122,9 @@ class FastBlock(Fast, Block):
         return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)
 
 
-def _whole(block: Block) -> blocks.Parts | None:
-    """A block's layers as the kernel of whole blocks takes them, or None where it has others."""
+def _whole(block: Block) -> blocks.Parts:
     chains = (block.shortcut, block, block.after)
-    parts = blocks.Parts(*([_described(chain._modules[name]) for name in chain.order] for chain in chains))
-    return parts if blocks.takes(parts) else None
+    return blocks.Parts(*([_described(chain._modules[name]) for name in chain.order] for chain in chains))
 
 
 def _described(module: nn.Module | None) -> blocks.Described:

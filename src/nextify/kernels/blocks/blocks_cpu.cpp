@@ -43,9 +43,10 @@ struct Layer {
 
 INLINE Vector get(const float* p, int64_t lanes) {
 #if defined(__AVX512F__)
-  if (lanes < LANES) return (Vector)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), p);
-#endif
+  return (Vector)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), p);
+#else
   return load(p, lanes);
+#endif
 }
 INLINE void set(float* p, Vector v, int64_t lanes) {
 #if defined(__AVX512F__)
@@ -100,7 +101,9 @@ INLINE void everywhere(int64_t rows, int64_t columns, F f) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Dense convolutions
 
-constexpr int tile_rows(int vectors) { return REGISTERS == 32 ? 24 / (vectors < 2 ? 2 : vectors) : vectors > 1 ? 6 : 8; }
+constexpr int tile_rows(int vectors) {  // as many accumulators as registers hold, and pointers
+  return REGISTERS == 32 ? 24 / (vectors < 2 ? 2 : vectors) : vectors > 1 ? 6 : 8;
+}
 
 // R rows, each found by its pointers `rows` (taps, R), times a panel (taps * inner, V vectors).
 template <int R, int V>
@@ -126,18 +129,22 @@ __attribute__((noinline)) void gathered(const float* const* rows, int64_t taps, 
   repeat<R * V>([&](auto i) __attribute__((always_inline)) { out[i] = sums[i / V][i % V]; });
 }
 
-// R neighbouring columns of `rows` (count, stride), transposed, times a panel (count, V vectors).
+constexpr int crossed_rows(int vectors) { return REGISTERS == 32 && vectors == 1 ? 16 : tile_rows(vectors); }
+
+// R neighbouring columns of `grad` (count, stride), transposed, times V vectors of rows found by their pointers, the last
+// vector with `lanes` lanes.
 template <int R, int V>
-__attribute__((noinline)) void crossed(const float* rows, int64_t stride, int64_t count, const float* panel,
-                                       Vector* out) {
+__attribute__((noinline)) void crossed(const float* grad, int64_t stride, int64_t count, const float* const* rows,
+                                       int64_t lanes, Vector* out) {
   Vector sums[R][V] = {};
-  for (int64_t p = 0; p < count; ++p, rows += stride, panel += V * LANES) {
+  for (int64_t p = 0; p < count; ++p, grad += stride) {
     Vector values[V];
     repeat<V>([&](auto v) __attribute__((always_inline)) {
-      values[number<decltype(v)>] = load(panel + number<decltype(v)> * LANES);
+      constexpr int at = number<decltype(v)>;
+      values[at] = at + 1 < V ? load(rows[p] + at * LANES) : get(rows[p] + at * LANES, lanes);
     });
     repeat<R>([&](auto r) __attribute__((always_inline)) {
-      const Vector value = same(rows[number<decltype(r)>]);
+      const Vector value = same(grad[number<decltype(r)>]);
       repeat<V>([&](auto v) __attribute__((always_inline)) {
         sums[number<decltype(r)>][number<decltype(v)>] += value * values[number<decltype(v)>];
       });
@@ -219,62 +226,94 @@ void conv_forward(const Layer& l) {
   });
 }
 
-void conv_backward(const Layer& l) {
-  const int64_t rows = l.rows(), inner = l.taps() * l.inputs, chunk = CHUNK;
-  float* panel = scratch<2>((l.outputs > chunk ? l.outputs : chunk) * WIDTH);
-  if (l.bias_grad) {
-    std::vector<double> sums(l.outputs);
-    column_sums<1>(rows, l.outputs, sums.data(), [&](int64_t r, int64_t c, int64_t lanes, Vector* s)
-                       __attribute__((always_inline)) { s[0] += get(l.y_grad + r * l.outputs + c, lanes); });
-    for (int64_t c = 0; c < l.outputs; ++c) l.bias_grad[c] = float(sums[c]);
-  }
-  // The weight: panels of X, rows of dYᵀ.
+void conv_weight_grad(const Layer& l) {
+  const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
+  const float* nothing = zeros(l.inputs);
+  const float** pixels = reinterpret_cast<const float**>(scratch<1>(2 * CHUNK));
   for (int64_t tap = 0; tap < l.taps(); ++tap)
-    for (int64_t start = 0; start < rows; start += chunk) {
-      const int64_t count = start + chunk < rows ? chunk : rows - start;
+    for (int64_t start = 0; start < rows; start += CHUNK) {
+      const int64_t count = start + CHUNK < rows ? CHUNK : rows - start;
       strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
-        constexpr int V = number<decltype(v)>, tall = tile_rows(V);
+        constexpr int V = number<decltype(v)>, tall = crossed_rows(V);
         for (int64_t p = 0; p < count; ++p) {
           const int64_t at = l.index ? l.index[tap * rows + start + p] : start + p;
-          for (int i = 0; i < V; ++i) {
-            const int64_t lanes = width - i * LANES < LANES ? width - i * LANES : LANES;
-            const bool some = at >= 0 && lanes > 0;
-            store(panel + (p * V + i) * LANES, some ? get(l.x + at * l.inputs + first + i * LANES, lanes) : Vector{});
-          }
+          pixels[p] = at < 0 ? nothing : l.x + at * l.inputs + first;
         }
+        const int64_t last = width - (V - 1) * LANES;
         const bool few = l.outputs < tall;
         Vector sums[tall * V];
         for (int64_t done = 0; done < l.outputs;) {  // the last tile begins before what is done
           const int64_t high = few ? 1 : tall, from = done + high <= l.outputs ? done : l.outputs - high;
           const float* grad = l.y_grad + start * l.outputs + from;
-          few ? crossed<1, V>(grad, l.outputs, count, panel, sums)
-              : crossed<tall, V>(grad, l.outputs, count, panel, sums);
+          few ? crossed<1, V>(grad, l.outputs, count, pixels, last, sums)
+              : crossed<tall, V>(grad, l.outputs, count, pixels, last, sums);
           for (; done < from + high; ++done)
-            for (int k = 0; k < V && k * LANES < width; ++k) {
+            for (int k = 0; k < V; ++k) {
               float* out = l.weight_grad + done * inner + tap * l.inputs + first + k * LANES;
-              const int64_t lanes = width - k * LANES < LANES ? width - k * LANES : LANES;
+              const int64_t lanes = k + 1 < V ? LANES : last;
               const Vector sum = sums[(done - from) * V + k];
               set(out, start ? get(out, lanes) + sum : sum, lanes);
             }
         }
       });
     }
-  // The input: each tap's share is added to the pixels it saw.
-  if (!l.x_grad) return;
-  if (l.index) std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
+}
+
+// Where a pixel of the output is as many as one of the input, each of the input is found under the taps turned around.
+void conv_gathered_input_grad(const Layer& l) {
+  const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
+  const float* nothing = zeros(l.outputs);
+  float* panel = scratch<2>(l.taps() * l.outputs * WIDTH);
+  const auto row = [&](int64_t tap, int64_t p) __attribute__((always_inline)) {
+    if (!l.index) return l.y_grad + p * l.outputs;
+    const int32_t at = l.index[tap * rows + p];
+    return at < 0 ? nothing : l.y_grad + at * l.outputs;
+  };
+  strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
+    constexpr int V = number<decltype(v)>;
+    for (int64_t tap = 0; tap < l.taps(); ++tap)
+      pack(ByRow{l.weight + (l.taps() - 1 - tap) * l.inputs, false, inner}, first, l.outputs, width, V,
+           panel + tap * l.outputs * V * LANES);
+    rows_times<V>(rows, l.taps(), l.outputs, panel, width, row,
+                  [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
+                    set(l.x_grad + r * l.inputs + first + c, sum, lanes);
+                  });
+  });
+}
+
+// Otherwise each tap's share is added to the pixels it saw.
+void conv_scattered_input_grad(const Layer& l) {
+  const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
+  float* panel = scratch<2>(l.outputs * WIDTH);
+  std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
   for (int64_t tap = 0; tap < l.taps(); ++tap)
     strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
-      pack(ByRow{l.weight + tap * l.inputs, false, inner}, first, l.outputs, width, v, panel);
-      rows_times<number<decltype(v)>>(
+      constexpr int V = number<decltype(v)>;
+      pack(ByRow{l.weight + tap * l.inputs, false, inner}, first, l.outputs, width, V, panel);
+      rows_times<V>(
           rows, 1, l.outputs, panel, width,
           [&](int64_t, int64_t p) __attribute__((always_inline)) { return l.y_grad + p * l.outputs; },
           [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
-            const int64_t at = l.index ? l.index[tap * rows + r] : r;
+            const int64_t at = l.index[tap * rows + r];
             if (at < 0) return;
             float* out = l.x_grad + at * l.inputs + first + c;
-            set(out, l.index ? get(out, lanes) + sum : sum, lanes);
+            set(out, get(out, lanes) + sum, lanes);
           });
     });
+}
+
+void conv_backward(const Layer& l) {
+  if (l.bias_grad) {
+    std::vector<double> sums(l.outputs);
+    column_sums<1>(
+        l.rows(), l.outputs, sums.data(),
+        [&](int64_t r, int64_t c, int64_t lanes, Vector* s)
+            __attribute__((always_inline)) { s[0] += get(l.y_grad + r * l.outputs + c, lanes); });
+    for (int64_t c = 0; c < l.outputs; ++c) l.bias_grad[c] = float(sums[c]);
+  }
+  conv_weight_grad(l);
+  if (!l.x_grad) return;
+  l.stride == 1 && 2 * l.padding == l.kernel - 1 ? conv_gathered_input_grad(l) : conv_scattered_input_grad(l);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -237,7 +237,8 @@ class Program:
         """Append a layer; returns its number."""
         self.made.append(Layer(kind, *before, *after[1:], kernel, stride, padding))
         if kind in (CONV, PATCHES, POOL) and (kernel > 1 or stride > 1):
-            self.tables.append(pixels_under_taps(*before[:3], kernel, stride, padding))
+            images, height, width, _ = before
+            self.tables.append(pixels_under_taps(images, height, width, kernel, stride, padding))
             self.made[-1].index = self.tables[-1].ctypes.data
         return len(self.made) - 1
 
@@ -301,13 +302,12 @@ def program_of(owner: nn.Module, parts: Parts, shape: torch.Size) -> Program:
 
 def _check_sizes(module: Any, kind: int, before: torch.Size, size: torch.Size) -> None:
     """Raise ValueError where the kernel would read memory that is not its own, and where torch's batch norm would."""
-    channels, weight = before[-1], None if kind in (RELU, GELU, POOL) else module.weight.shape
-    fits = {CONV: lambda: weight[1] == channels, DEPTHWISE: lambda: weight[:2] == (channels, 1)}
-    if weight is not None and not fits.get(kind, lambda: weight == (channels,))():
-        raise ValueError(f"a weight of {tuple(weight)} does not fit {channels} channels")
-    bias = None if weight is None else module.bias
-    if bias is not None and bias.shape != size[-1:]:
-        raise ValueError(f"a bias of {tuple(bias.shape)} does not fit {size[-1]} channels")
+    channels = before[-1]
+    if kind not in (RELU, GELU, POOL):
+        weight, bias = module.weight.shape, module.bias
+        fits = {CONV: weight[1:2] == (channels,), DEPTHWISE: weight[:2] == (channels, 1)}
+        if not fits.get(kind, weight == (channels,)) or (bias is not None and bias.shape != size[-1:]):
+            raise ValueError(f"a weight of {tuple(weight)} or its bias does not fit {channels} channels")
     if kind == BATCH_NORM and size[:3].numel() == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(size)}")
 
@@ -315,7 +315,7 @@ def _check_sizes(module: Any, kind: int, before: torch.Size, size: torch.Size) -
 def _floats(layer: Layer) -> int:
     """Of a layer's input or output, whichever is larger, in whole lines."""
     pixels, after = layer.in_height * layer.in_width, layer.out_height * layer.out_width
-    most = layer.images * max(pixels * layer.inputs, after * layer.outputs)
+    most: int = layer.images * max(pixels * layer.inputs, after * layer.outputs)
     return -(-most // FLOATS) * FLOATS
 
 
