@@ -330,7 +330,7 @@ class _Block(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         program: Program = ctx.program
         x, out, kept, *learned = ctx.saved_tensors
