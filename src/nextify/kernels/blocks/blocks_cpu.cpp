@@ -521,6 +521,15 @@ void pool_backward(const Layer& l) {  // to the first of equal pixels, as torch 
 // ---------------------------------------------------------------------------------------------------------------------
 // Norms
 
+// A batch norm's output is slope * x + shift, once its moments are known.
+INLINE void line_of(const Layer& l, float* slope, float* shift) {
+  const float *mean = l.statistics, *inverse = mean + l.outputs;
+  for (int64_t k = 0; k < l.outputs; ++k) {
+    slope[k] = inverse[k] * l.weight[k];
+    shift[k] = l.bias[k] - mean[k] * slope[k];
+  }
+}
+
 void batch_norm_forward(const Layer& l) {
   const int64_t rows = l.rows(), c = l.outputs;
   std::vector<double> moments(2 * c);
@@ -541,12 +550,11 @@ void batch_norm_forward(const Layer& l) {
     const double from_about = moments[k] / rows, squares = moments[c + k] - moments[k] * from_about;
     mean[k] = float(about[k] + from_about);
     inverse[k] = float(1 / std::sqrt(squares / rows + l.eps));
-    slope[k] = inverse[k] * l.weight[k];
-    shift[k] = l.bias[k] - mean[k] * slope[k];
     l.running_mean[k] += float(l.momentum * (mean[k] - l.running_mean[k]));
     l.running_variance[k] += float(l.momentum * (squares / (rows - 1) - l.running_variance[k]));
   }
   ++*l.batches;
+  line_of(l, slope, shift);
   everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
     const Vector y = get(l.x + i, lanes) * get(slope + k, lanes) + get(shift + k, lanes);
     set(l.y + i, l.relu ? positive(y) : y, lanes);
@@ -557,28 +565,30 @@ void batch_norm_backward(const Layer& l) {
   const int64_t rows = l.rows(), c = l.outputs;
   std::vector<double> sums(2 * c);
   const float *mean = l.statistics, *inverse = mean + c;
-  const auto grad = [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+  float *slope = scratch<3>(4 * c), *shift = slope + c, *level = shift + c, *pull = level + c;
+  line_of(l, slope, shift);
+  const auto grad = [&](int64_t i, int64_t k, int64_t lanes, Vector x) __attribute__((always_inline)) {
     const Vector g = get(l.y_grad + i, lanes);
-    return l.relu ? choose((Bits)(get(l.y + i, lanes) > 0.f), g, Vector{}) : g;
+    if (!l.relu) return g;
+    return choose((Bits)(x * get(slope + k, lanes) + get(shift + k, lanes) > 0.f), g, Vector{});
   };
   column_sums<2>(rows, c, sums.data(),
                  [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
-                   const Vector g = grad(r * c + k, lanes);
+                   const Vector x = get(l.x + r * c + k, lanes), g = grad(r * c + k, k, lanes, x);
                    s[0] += g;
-                   s[1] += g * (get(l.x + r * c + k, lanes) - get(mean + k, lanes));
+                   s[1] += g * (x - get(mean + k, lanes));
                  });
   // dX = slope * (dY - mean(dY) - (X - mean) * pull)
-  float *slope = scratch<3>(3 * c), *level = slope + c, *pull = level + c;
   for (int64_t k = 0; k < c; ++k) {
     const double along_x = sums[c + k] * inverse[k];
     l.weight_grad[k] = float(along_x);
     l.bias_grad[k] = float(sums[k]);
-    slope[k] = l.weight[k] * inverse[k];
     pull[k] = float(along_x / rows * inverse[k]);
     level[k] = float(sums[k] / rows) - mean[k] * pull[k];
   }
   everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
-    const Vector rest = grad(i, lanes) - get(level + k, lanes) - get(l.x + i, lanes) * get(pull + k, lanes);
+    const Vector x = get(l.x + i, lanes);
+    const Vector rest = grad(i, k, lanes, x) - get(level + k, lanes) - x * get(pull + k, lanes);
     set(l.x_grad + i, rest * get(slope + k, lanes), lanes);
   });
 }
