@@ -370,8 +370,9 @@ INLINE Range columns_of_taps(int64_t width, int64_t out_width, int64_t kernel, i
 }
 
 // One plane's convolution with taps (kernel, kernel, LANES) `apart` floats from each other.
-__attribute__((noinline)) void convolve(const Plane& x, int64_t height, const float* taps, int64_t apart, const Layer& l, int64_t stride,
-                     int64_t out_height, int64_t out_width, Range columns, Vector bias, float* y) {
+__attribute__((noinline)) void convolve(const Plane& x, int64_t height, const float* taps, int64_t apart,
+                                        const Layer& l, int64_t stride, int64_t out_height, int64_t out_width,
+                                        Range columns, Vector bias, float* y) {
   for (int64_t oh = 0; oh < out_height; ++oh) {
     const Range rows = rows_of_taps(oh, height, l.kernel, stride, l.padding);
     in_eights(out_width, [&](int64_t ow, auto n) __attribute__((always_inline)) {
@@ -381,9 +382,11 @@ __attribute__((noinline)) void convolve(const Plane& x, int64_t height, const fl
         const Vector* from = x.start + (oh * stride + kh - l.padding) * x.pitch + ow * stride;
         const float* weight = taps + (kh * l.kernel + columns.first) * apart;
         for (int64_t kw = columns.first; kw < columns.end; ++kw, weight += apart)
-          repeat<n>([&](auto i) __attribute__((always_inline)) { sums[i] += load(weight) * from[kw + i * stride]; });
+          repeat<n>([&](auto i)
+                        __attribute__((always_inline)) { sums[i] += load(weight) * from[kw + i * stride]; });
       }
-      repeat<n>([&](auto i) __attribute__((always_inline)) { store(y + (oh * out_width + ow + i) * l.outputs, sums[i]); });
+      repeat<n>([&](auto i)
+                    __attribute__((always_inline)) { store(y + (oh * out_width + ow + i) * l.outputs, sums[i]); });
     });
   }
 }
@@ -446,8 +449,9 @@ void depthwise_backward(const Layer& l) {
       if (l.stride == 1) {
         of_grad.fill(grad, l.out_height, l.out_width, l.padding, c);
       } else {
-        for (int64_t p = 0; p < pixels; ++p)
-          of_grad.start[p / l.out_width * l.stride * pitch + l.padding + p % l.out_width * l.stride] = load(grad + p * c);
+        for (int64_t h = 0, p = 0; h < l.out_height; ++h)
+          for (int64_t w = 0; w < l.out_width; ++w, ++p)
+            of_grad.start[h * l.stride * pitch + l.padding + w * l.stride] = load(grad + p * c);
       }
       convolve(of_grad, l.in_height, taps + first, c, l, 1, l.in_height, l.in_width,
                columns_of_taps(l.in_width, l.in_width, k, 1, l.padding), Vector{},
@@ -654,8 +658,8 @@ void activate(const Layer& l) {
 void activate_backward(const Layer& l) {
   along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
     const Vector x = get(l.x + i, lanes), g = get(l.y_grad + i, lanes), square = x * x;
-    const Vector grad = l.kind == RELU ? choose((Bits)(x > 0.f), g, Vector{}) : g * slope(x, square, distribution(x, square));
-    set(l.x_grad + i, grad, lanes);
+    const Vector passed = choose((Bits)(x > 0.f), g, Vector{});
+    set(l.x_grad + i, l.kind == RELU ? passed : g * slope(x, square, distribution(x, square)), lanes);
   });
 }
 
