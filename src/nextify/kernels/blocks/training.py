@@ -369,7 +369,8 @@ def run(x: Tensor, owner: nn.Module, parts: Parts, factor: Tensor | None = None)
         factor: by image, as stochastic depth draws it; None keeps all.
     """
     program = program_of(owner, parts, x.shape)
-    learned = [_in_order((module or owner)._parameters[name]) for _, _, module, name in program.learned]  # type: ignore[arg-type]
+    places = [(module or owner, name) for _, _, module, name in program.learned]
+    learned = [_in_order(module._parameters[name]) for module, name in places]  # type: ignore[arg-type]
     y: Tensor = _Block.apply(program, x, factor, *learned)
     return y
 
