@@ -266,7 +266,7 @@ def test_others_go_layer_by_layer(change: str, blocks: list[int], monkeypatch: p
 
 
 def test_under_functional_transforms(blocks: list[int]) -> None:
-    block = randomized(SMALL).stages[1].blocks[0]  # type: ignore[union-attr, index]
+    block = randomized(SMALL, mode="on").stages[1].blocks[0]  # type: ignore[union-attr, index]
     parameters = {name: p.detach() for name, p in block.named_parameters()}
     images = draw(3, 2, 5, 7, 16)
 

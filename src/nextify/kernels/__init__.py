@@ -1,4 +1,4 @@
-"""Faster versions of single layers, for networks that are already built.
+"""Faster versions of layers and blocks, for networks that are already built.
 
 ``install(model, "auto" | "on" | "off")`` puts them in; ``describe(model)`` says which kernel each layer uses and why.
 """

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from nextify.kernels import gpu
+from nextify.kernels.blocks import training as blocks
 from nextify.kernels.depthwise import cpu as depthwise_cpu
 from nextify.kernels.gelu import cpu as gelu_cpu
+from nextify.kernels.operators import seen_as_operators
 from nextify.kernels.pixelwise import products, strips
 from nextify.kernels.pixelwise import training as pixelwise_training
 from nextify.system import native
@@ -39,7 +41,10 @@ Fewer stay in a cache anyway."""
 LEAST_BYTES_OWN = 1 << 14
 """The same where the matrix products are our own."""
 
-Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training"]
+MOST_BYTES_WHOLE = 1 << 23
+"""On a CPU, whole blocks run in one call up to so many bytes of their widest activations. More were not measured."""
+
+Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training", "whole"]
 
 
 class Choice(NamedTuple):
@@ -47,7 +52,8 @@ class Choice(NamedTuple):
 
     kernel: Kernel
     """``torch``: the layer as it is. Depthwise: ``ours``, or only the ``weight gradient``. GELU: ``ours``, or in a
-    compiled graph the ``rational`` function. Blocks: our kernels for ``inference`` or ``training``."""
+    compiled graph the ``rational`` function. Blocks: our kernels for ``inference`` or ``training``, or the ``whole``
+    block in training."""
     reason: str
     dtype: torch.dtype = torch.float32
     """The type our kernel computes in."""
@@ -65,6 +71,7 @@ SMALL = Choice("torch", "too small to gain anything")
 FROZEN = Choice("torch", "a parameter or the input is frozen")
 DROPPED = Choice("torch", "paths are dropped without gradients")
 WATCHED = Choice("torch", "a hook or a tensor subclass looks at single layers")
+LAYERS = Choice("torch", "layer by layer")
 SHAPE = Choice("torch", "the weight does not fit the input")
 NOT_READY = Choice("torch", "the kernel cannot be built or used here; kernels.libraries() says why")
 
@@ -251,6 +258,28 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
     if x.numel() // channels * wide * dtype.itemsize < least:
         return SMALL
     return Choice("inference", _by(mode), dtype, own) if own or strips.ready() else NOT_READY
+
+
+def may_be_whole(x: Tensor, mode: Mode) -> bool:
+    """Whether a block of ``x (N, H, W, C)`` may run in one call: where "auto" trains on one thread in float32."""
+    if seen_as_operators() or for_elsewhere() or mode != "auto" or x.device.type != "cpu" or x.ndim != 4:
+        return False
+    if not torch.is_grad_enabled() or torch.get_num_threads() != 1 or type(x) not in PLAIN:
+        return False
+    return x.dtype == torch.float32 and computed_in(x) == torch.float32 and x.numel() > 0
+
+
+def whole(x: Tensor, parts: blocks.Parts, owner: nn.Module) -> Choice | None:
+    """Choose one call for all layers of a block or chain; None where they run otherwise. ``may_be_whole`` is true."""
+    parameters = [p for module in (*parts.modules, owner) for p in module._parameters.values() if p is not None]
+    if not parameters or not all(p.requires_grad and type(p) in PLAIN for p in parameters):
+        return None
+    if any(hooked(module) for module in parts.modules) or _has_any_global_hook():  # type: ignore[no-untyped-call]
+        return None
+    widest = max(x.shape[-1], *(p.shape[0] for p in parameters))
+    if x.numel() // x.shape[-1] * widest * 4 > MOST_BYTES_WHOLE:
+        return None
+    return Choice("whole", _by("auto")) if blocks.ready() else None
 
 
 def _by(mode: Mode) -> str:

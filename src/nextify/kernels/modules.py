@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextify.kernels import choice
+from nextify.kernels.blocks import training as blocks
 from nextify.kernels.choice import Choice
 from nextify.kernels.depthwise.cpu import depthwise_conv
 from nextify.kernels.gelu import cpu as gelu_cpu
@@ -66,10 +67,30 @@ class FastPointwise(Fast, Pointwise):
         return _linear(x[:, :: self.stride, :: self.stride] if self.stride > 1 else x, self)
 
 
+class FastChain(Fast, Chain):
+    """Layers in a row that run in one call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if choice.may_be_whole(x, self.kernels):
+            parts = blocks.Parts((), [_described(self._modules[name]) for name in self.order], ())
+            made = choice.whole(x, parts, self) if blocks.takes(parts) else None
+            if made is not None:
+                self.chosen(made)
+                return blocks.run(x, self, parts)
+        self.chosen(choice.LAYERS)
+        return super().forward(x)
+
+
 class FastBlock(Fast, Block):
     """A block that does its work on single pixels in one kernel, or folds layer scale into its last layer."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if choice.may_be_whole(x, self.kernels):
+            whole = _whole(self)
+            made = choice.whole(x, whole, self) if blocks.takes(whole) else None
+            if made is not None:
+                self.chosen(made)
+                return blocks.run(x, self, whole, self.drop_path.factor(x))
         layers: list[Any] = [self._modules[name] for name in self.order]
         parts, dropped = _parts(layers), self.training and self.drop_path.rate > 0
         made = self.chosen(choice.block(x, parts, self, dropped, self.kernels))
@@ -101,6 +122,15 @@ class FastBlock(Fast, Block):
         return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)
 
 
+def _whole(block: Block) -> blocks.Parts:
+    chains = (block.shortcut, block, block.after)
+    return blocks.Parts(*([_described(chain._modules[name]) for name in chain.order] for chain in chains))
+
+
+def _described(module: nn.Module | None) -> blocks.Described:
+    return blocks.Described(module, _PLAIN.get(type(module), type(module)))  # type: ignore[arg-type]
+
+
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
     if layer.bias is not None and choice.adds_bias_afterwards(x):
         return F.linear(x, layer.weight) + layer.bias
@@ -130,7 +160,8 @@ class Installed:
 
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
-    SpatialConv: FastDepthwise, nn.GELU: FastGELU, Pointwise: FastPointwise, Block: FastBlock
+    SpatialConv: FastDepthwise, nn.GELU: FastGELU, Pointwise: FastPointwise, Block: FastBlock,
+    Chain: FastChain,
 }  # fmt: skip
 _PLAIN = {fast: plain for plain, fast in _FAST.items()}
 
@@ -176,6 +207,8 @@ def installed(model: nn.Module) -> list[Installed]:
     for name, module in model.named_modules():
         if isinstance(module, Fast) and not isinstance(module, FastPointwise):
             kernel, reason = ("undecided", module.kernels) if module.choice is None else module.choice[:2]
+            if isinstance(module, FastChain) and kernel != "whole":
+                continue  # its layers say what they run on
             groups.setdefault((type(module).__name__, kernel, reason), []).append(name)
     return [Installed(kind, tuple(names), kernel, reason) for (kind, kernel, reason), names in groups.items()]
 

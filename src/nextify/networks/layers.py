@@ -164,13 +164,18 @@ class DropPath(nn.Module):
         are drawn."""
 
     def forward(self, x: Tensor) -> Tensor:
+        factor = self.factor(x)
+        return x if factor is None else x * factor
+
+    def factor(self, x: Tensor) -> Tensor | None:
+        """``(N, 1, 1, 1)``, drawn for the images of ``x``; None where all are kept."""
         if not self.training or self.rate == 0.0:
-            return x
+            return None
         batch = x.shape[0] if self.part is None else self.part[1]
         kept = torch.empty((batch, 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate)
         if self.part is not None:
             kept = kept[self.part[0]]
-        return x * (kept / (1 - self.rate))
+        return kept / (1 - self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

@@ -1,0 +1,137 @@
+"""Images/s of a study's training steps, for each row of the roadmap: this build beside another checkout.
+
+Each round starts one process per build and walks through the rows; the two take turns on each (A B A B …, the first one
+changing from round to round). A step is all that a trial does between two evaluations: its batch, augmentation, forward
+and backward pass, optimizer. Time is the process's own, on one thread, which other programs disturb less than the
+clock's. Ratios are paired by round; the medians' geometric mean over the rows stands last.
+
+    python benchmarks/trials.py ../nextify-33f1e40/src --rounds 5 --json trials.json
+
+Results: docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+OWN = Path(__file__).resolve().parent.parent / "src"
+WARM_UP = 3
+"""Steps that include first allocations and the choice of kernels."""
+
+
+def serve(scale_name: str, kernels: str) -> None:
+    """Answer each line ``ROW STEPS`` on standard input with the median seconds of a step of that row."""
+    import torch
+
+    from nextify.data import open_images
+    from nextify.study.plan import make_plan
+    from nextify.training.trial import Data, Runtime
+
+    try:
+        from nextify.fitting.scale import scale
+        from nextify.paper.roadmap import roadmap
+        from nextify.system.allocator import keep_freed_memory
+        from nextify.training.trainer import Trainer
+    except ImportError:  # of checkouts before November 27
+        from nextify.memory import keep_freed_memory  # type: ignore[import-not-found,no-redef]
+        from nextify.roadmap import roadmap  # type: ignore[import-not-found,no-redef]
+        from nextify.scale import scale  # type: ignore[import-not-found,no-redef]
+        from nextify.training.training import Training as Trainer  # type: ignore[import-not-found,no-redef]
+
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    images, size = open_images("digits"), scale(scale_name)
+    data = Data(images.name, images.fingerprint, images.num_classes, size.image_size(8))
+    trials = {p.step: p.trial for p in make_plan(roadmap(), size, images, data, seeds=(0,)).trials}
+    print(json.dumps(list(trials)), flush=True)
+    for line in sys.stdin:
+        row, steps = line.split()
+        trainer = Trainer(
+            trials[row], images, Runtime(threads=1, **({} if kernels == "auto" else {"kernels": kernels}))
+        )
+        seconds = []
+        before = time.process_time()
+        for batch in trainer.batches.iterate(0, WARM_UP + int(steps)):
+            float(trainer.train_step(*batch))
+            now = time.process_time()
+            seconds.append(now - before)
+            before = now
+        print(trials[row].recipe.batch_size / statistics.median(seconds[WARM_UP:]), flush=True)
+
+
+class Build:
+    """A process that measures one checkout."""
+
+    def __init__(self, source: Path, options: argparse.Namespace) -> None:
+        command = [sys.executable, __file__, "--serve", "--scale", options.scale, "--kernels", options.kernels]
+        one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self.process = subprocess.Popen(
+            *(command,), env={**os.environ, **one, "PYTHONPATH": str(source)}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.rows: list[str] = self._answer()
+
+    def _answer(self) -> object:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def images_per_second(self, row: str, steps: int) -> float:
+        assert self.process.stdin is not None
+        print(row, steps, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def end(self) -> None:
+        self.process.communicate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="images/s of a study's steps, this build beside another checkout")
+    parser.add_argument("other", type=Path, nargs="?", default=OWN, help="src folder of the other checkout")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=9, help="measured in each round, of each build")
+    parser.add_argument("--scale", default="tiny")
+    parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--rows", nargs="+", help="only these")
+    parser.add_argument("--json", type=Path, help="write every measurement there")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(options.scale, options.kernels)
+
+    found: dict[str, list[tuple[float, float]]] = {}  # images/s: this build, the other
+    for number in range(options.rounds):
+        builds = [Build(source, options) for source in (OWN, options.other)]
+        for row in options.rows or builds[0].rows:
+            order = (0, 1) if number % 2 == 0 else (1, 0)
+            speeds = {at: builds[at].images_per_second(row, options.steps) for at in order}
+            found.setdefault(row, []).append((speeds[0], speeds[1]))
+        for build in builds:
+            build.end()
+
+    from nextify.system.environment import describe
+
+    here = describe()
+    print(f"{here['cpu']}, one thread; torch {here['torch']}, python {here['python']}, {here['date']}")
+    print(f"digits, {options.scale}, kernels {options.kernels}; n = {options.rounds} rounds of {options.steps} steps\n")
+    print("| row | images/s | other | ratio | range |\n|---|--:|--:|--:|---|")
+    medians = []
+    for row, pairs in found.items():
+        ratios = [own / other for own, other in pairs]
+        medians.append(statistics.median(ratios))
+        own, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+        print(f"| {row} | {own:.0f} | {other:.0f} | {medians[-1]:.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
+    print(f"| geometric mean | | | **{math.prod(medians) ** (1 / len(medians)):.2f}** | |")
+    if options.json:
+        options.json.write_text(json.dumps({"environment": here, "images_per_second": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

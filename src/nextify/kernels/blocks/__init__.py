@@ -1,0 +1,1 @@
+"""Whole blocks of small networks in training."""

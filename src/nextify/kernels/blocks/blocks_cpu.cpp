@@ -1,0 +1,731 @@
+// A list of layers in training, forward and backward, on one thread: what a small network's block does, in one call.
+//
+// Activations are (images * height * width, channels), contiguous floats. A dense convolution of any kernel and stride is
+// a matrix product whose rows are found through an index: of the pixels under each of its taps, or -1 outside the image.
+//
+//   Y[p] = sum over t of X[index(t, p)] W_tᵀ + b     dX[index(t, p)] += dY[p] W_t     dW_t = dYᵀ X[index(t, .)]
+//
+// Batch norm sums squares about the mean of the first rows. Sums over pixels are kept in float for CHUNK rows, then in
+// double. Gradients overwrite: x_grad of elementwise layers may be y_grad.
+//
+// Plain C interface; training.py builds, loads and checks it, and describes the fields of a Layer.
+
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "gelu.h"
+#include "product.h"
+
+constexpr int64_t CHUNK = 256;
+
+enum Kind : int64_t { CONV, DEPTHWISE, BATCH_NORM, LAYER_NORM, RELU, GELU, JOIN, SPLIT, PATCHES, POOL };
+
+struct Layer {
+  int64_t kind, images, in_height, in_width, inputs, out_height, out_width, outputs, kernel, stride, padding, relu;
+  const float *x, *weight, *bias, *other, *factor;  // JOIN: other = the shortcut, weight = layer scale, factor (images)
+  float* y;
+  float* statistics;  // BATCH_NORM: mean and 1 / deviation by channel; LAYER_NORM: by row
+  float *running_mean, *running_variance;
+  int64_t* batches;
+  const int32_t* index;  // CONV, PATCHES: (taps, pixels of y); null where each pixel has itself
+  const float* y_grad;
+  float *x_grad, *other_grad, *weight_grad, *bias_grad;
+  double eps, momentum;
+
+  int64_t rows() const { return images * out_height * out_width; }
+  int64_t in_rows() const { return images * in_height * in_width; }
+  int64_t taps() const { return kernel * kernel; }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Some lanes of a vector; memory that stays
+
+INLINE Vector get(const float* p, int64_t lanes) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), p);
+#else
+  return load(p, lanes);
+#endif
+}
+INLINE void set(float* p, Vector v, int64_t lanes) {
+#if defined(__AVX512F__)
+  if (lanes < LANES) return _mm512_mask_storeu_ps(p, (__mmask16)((1u << lanes) - 1), (__m512)v);
+#endif
+  store(p, v, lanes);
+}
+INLINE Vector positive(Vector v) { return choose((Bits)(v > 0.f), v, Vector{}); }
+
+template <int HALF = LANES / 2>
+INLINE float sum_of(Vector v) {
+  if constexpr (HALF == 0) return v[0];
+  Vector other = v;
+  for (int i = 0; i < LANES; ++i) other[i] = v[i ^ HALF];
+  return sum_of<HALF / 2>(v + other);
+}
+
+template <int NUMBER>
+float* scratch(int64_t floats) {  // aligned to a line, valid until the same number is asked for again
+  static thread_local std::vector<float> kept;
+  if (int64_t(kept.size()) < floats + 16) kept.resize(floats + 16);
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(kept.data()) + LINE - 1) / LINE * LINE);
+}
+
+// Column sums of `COUNT` functions of (row, column, lanes) over all rows, into `out` (COUNT, columns).
+template <int COUNT, class F>
+INLINE void column_sums(int64_t rows, int64_t columns, double* out, F f) {
+  float* part = scratch<0>(COUNT * columns);
+  for (int64_t i = 0; i < COUNT * columns; ++i) out[i] = 0;
+  for (int64_t start = 0; start < rows; start += CHUNK) {
+    const int64_t end = start + CHUNK < rows ? start + CHUNK : rows;
+    along(columns, [&](int64_t c, int64_t lanes) __attribute__((always_inline)) {
+      Vector sums[4][COUNT] = {};  // of every fourth row, as a sum waits for the one before
+      int64_t r = start;
+      for (; r + 4 <= end; r += 4)
+        repeat<4>([&](auto i) __attribute__((always_inline)) { f(r + i, c, lanes, sums[i]); });
+      for (; r < end; ++r) f(r, c, lanes, sums[0]);
+      for (int i = 0; i < COUNT; ++i)
+        set(part + i * columns + c, (sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i]), lanes);
+    });
+    for (int64_t i = 0; i < COUNT * columns; ++i) out[i] += part[i];
+  }
+}
+
+// f(row * columns + column, column, lanes) everywhere.
+template <class F>
+INLINE void everywhere(int64_t rows, int64_t columns, F f) {
+  for (int64_t r = 0; r < rows; ++r)
+    along(columns, [&](int64_t c, int64_t lanes) __attribute__((always_inline)) { f(r * columns + c, r, c, lanes); });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Dense convolutions
+
+constexpr int tile_rows(int vectors) {  // as many accumulators as registers hold, and pointers
+  return REGISTERS == 32 ? 24 / (vectors < 2 ? 2 : vectors) : vectors > 1 ? 6 : 8;
+}
+
+// R rows, each found by its pointers `rows` (taps, R), times a panel (taps * inner, V vectors).
+template <int R, int V>
+__attribute__((noinline)) void gathered(const float* const* rows, int64_t taps, int64_t inner, const float* panel,
+                                        Vector* out) {
+  Vector sums[R][V] = {};
+  for (int64_t t = 0; t < taps; ++t, rows += R) {
+    const float* row[R];
+    repeat<R>([&](auto r) __attribute__((always_inline)) { row[number<decltype(r)>] = rows[number<decltype(r)>]; });
+    for (int64_t k = 0; k < inner; ++k, panel += V * LANES) {
+      Vector weights[V];
+      repeat<V>([&](auto v) __attribute__((always_inline)) {
+        weights[number<decltype(v)>] = load(panel + number<decltype(v)> * LANES);
+      });
+      repeat<R>([&](auto r) __attribute__((always_inline)) {
+        const Vector value = same(row[number<decltype(r)>][k]);
+        repeat<V>([&](auto v) __attribute__((always_inline)) {
+          sums[number<decltype(r)>][number<decltype(v)>] += value * weights[number<decltype(v)>];
+        });
+      });
+    }
+  }
+  repeat<R * V>([&](auto i) __attribute__((always_inline)) { out[i] = sums[i / V][i % V]; });
+}
+
+constexpr int crossed_rows(int vectors) { return REGISTERS == 32 && vectors == 1 ? 16 : tile_rows(vectors); }
+
+// R neighbouring columns of `grad` (count, stride), transposed, times V vectors of rows found by their pointers, the last
+// vector with `lanes` lanes.
+template <int R, int V>
+__attribute__((noinline)) void crossed(const float* grad, int64_t stride, int64_t count, const float* const* rows,
+                                       int64_t lanes, Vector* out) {
+  Vector sums[R][V] = {};
+  for (int64_t p = 0; p < count; ++p, grad += stride) {
+    Vector values[V];
+    repeat<V>([&](auto v) __attribute__((always_inline)) {
+      constexpr int at = number<decltype(v)>;
+      values[at] = at + 1 < V ? load(rows[p] + at * LANES) : get(rows[p] + at * LANES, lanes);
+    });
+    repeat<R>([&](auto r) __attribute__((always_inline)) {
+      const Vector value = same(grad[number<decltype(r)>]);
+      repeat<V>([&](auto v) __attribute__((always_inline)) {
+        sums[number<decltype(r)>][number<decltype(v)>] += value * values[number<decltype(v)>];
+      });
+    });
+  }
+  repeat<R * V>([&](auto i) __attribute__((always_inline)) { out[i] = sums[i / V][i % V]; });
+}
+
+// f(integral constant V) for the number of vectors that hold `width` columns.
+template <class F>
+INLINE void with_vectors(int64_t width, F f) {
+  switch ((width + LANES - 1) / LANES) {
+    case 1: return f(std::integral_constant<int, 1>{});
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, COLUMNS < 3 ? COLUMNS : 3>{});
+    default: return f(std::integral_constant<int, COLUMNS>{});
+  }
+}
+
+// Strips of equal numbers of vectors, as wide as a tile at most: f(first column, columns, V).
+template <class F>
+INLINE void strips(int64_t columns, F f) {
+  const int64_t vectors = (columns + LANES - 1) / LANES, count = (vectors + COLUMNS - 1) / COLUMNS;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = vectors * i / count * LANES, last = vectors * (i + 1) / count * LANES;
+    const int64_t width = (last < columns ? last : columns) - first;
+    with_vectors(width, [&](auto v) __attribute__((always_inline)) { f(first, width, v); });
+  }
+}
+
+// finish(row, column, lanes, sums) on the product of `count` rows, found by row(tap, p), with a panel.
+template <int V, class Row, class Finish>
+INLINE void rows_times(int64_t count, int64_t taps, int64_t inner, const float* panel, int64_t width, Row row,
+                       Finish finish) {
+  constexpr int tall = tile_rows(V);
+  const float** pointers = reinterpret_cast<const float**>(scratch<1>(2 * taps * tall));
+  Vector sums[tall * V];
+  for (int64_t start = 0; start < count; start += tall) {
+    const int64_t end = start + tall < count ? start + tall : count;
+    for (int64_t tap = 0; tap < taps; ++tap)
+      for (int64_t p = start; p < start + tall; ++p)  // the last tile repeats its last row
+        pointers[tap * tall + p - start] = p < end ? row(tap, p) : pointers[tap * tall + p - start - 1];
+    gathered<tall, V>(pointers, taps, inner, panel, sums);
+    for (int64_t r = start, i = 0; r < end; ++r, i += V)
+      for (int v = 0; v < V && v * LANES < width; ++v)
+        finish(r, v * LANES, width - v * LANES < LANES ? width - v * LANES : LANES, sums[i + v]);
+  }
+}
+
+template <class Matrix>
+__attribute__((noinline)) void pack(Matrix matrix, int64_t first, int64_t inner, int64_t width, int vectors,
+                                    float* panel) {
+  matrix.template pack<float>(first, inner, width, vectors, reinterpret_cast<uint32_t*>(panel));
+}
+
+const float* zeros(int64_t size) {
+  static thread_local std::vector<float> kept;
+  if (int64_t(kept.size()) < size) kept.assign(size, 0.f);
+  return kept.data();
+}
+
+void conv_forward(const Layer& l) {
+  const int64_t inner = l.taps() * l.inputs, rows = l.rows();
+  const float* nothing = zeros(l.inputs);
+  float* panel = scratch<2>(inner * WIDTH);
+  const auto row = [&](int64_t tap, int64_t p) __attribute__((always_inline)) {
+    if (!l.index) return l.x + p * l.inputs;
+    const int32_t at = l.index[tap * rows + p];
+    return at < 0 ? nothing : l.x + at * l.inputs;
+  };
+  strips(l.outputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
+    pack(ByColumn{l.weight, false}, first, inner, width, v, panel);
+    rows_times<number<decltype(v)>>(
+        rows, l.taps(), l.inputs, panel, width, row,
+        [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
+          if (l.bias) sum += get(l.bias + first + c, lanes);
+          set(l.y + r * l.outputs + first + c, sum, lanes);
+        });
+  });
+}
+
+void conv_weight_grad(const Layer& l) {
+  const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
+  const float* nothing = zeros(l.inputs);
+  const float** pixels = reinterpret_cast<const float**>(scratch<1>(2 * CHUNK));
+  for (int64_t tap = 0; tap < l.taps(); ++tap)
+    for (int64_t start = 0; start < rows; start += CHUNK) {
+      const int64_t count = start + CHUNK < rows ? CHUNK : rows - start;
+      strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
+        constexpr int V = number<decltype(v)>, tall = crossed_rows(V);
+        for (int64_t p = 0; p < count; ++p) {
+          const int64_t at = l.index ? l.index[tap * rows + start + p] : start + p;
+          pixels[p] = at < 0 ? nothing : l.x + at * l.inputs + first;
+        }
+        const int64_t last = width - (V - 1) * LANES;
+        const bool few = l.outputs < tall;
+        Vector sums[tall * V];
+        for (int64_t done = 0; done < l.outputs;) {  // the last tile begins before what is done
+          const int64_t high = few ? 1 : tall, from = done + high <= l.outputs ? done : l.outputs - high;
+          const float* grad = l.y_grad + start * l.outputs + from;
+          few ? crossed<1, V>(grad, l.outputs, count, pixels, last, sums)
+              : crossed<tall, V>(grad, l.outputs, count, pixels, last, sums);
+          for (; done < from + high; ++done)
+            for (int k = 0; k < V; ++k) {
+              float* out = l.weight_grad + done * inner + tap * l.inputs + first + k * LANES;
+              const int64_t lanes = k + 1 < V ? LANES : last;
+              const Vector sum = sums[(done - from) * V + k];
+              set(out, start ? get(out, lanes) + sum : sum, lanes);
+            }
+        }
+      });
+    }
+}
+
+// Where a pixel of the output is as many as one of the input, each of the input is found under the taps turned around.
+void conv_gathered_input_grad(const Layer& l) {
+  const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
+  const float* nothing = zeros(l.outputs);
+  float* panel = scratch<2>(l.taps() * l.outputs * WIDTH);
+  const auto row = [&](int64_t tap, int64_t p) __attribute__((always_inline)) {
+    if (!l.index) return l.y_grad + p * l.outputs;
+    const int32_t at = l.index[tap * rows + p];
+    return at < 0 ? nothing : l.y_grad + at * l.outputs;
+  };
+  strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
+    constexpr int V = number<decltype(v)>;
+    for (int64_t tap = 0; tap < l.taps(); ++tap)
+      pack(ByRow{l.weight + (l.taps() - 1 - tap) * l.inputs, false, inner}, first, l.outputs, width, V,
+           panel + tap * l.outputs * V * LANES);
+    rows_times<V>(rows, l.taps(), l.outputs, panel, width, row,
+                  [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
+                    set(l.x_grad + r * l.inputs + first + c, sum, lanes);
+                  });
+  });
+}
+
+// Otherwise each tap's share is added to the pixels it saw.
+void conv_scattered_input_grad(const Layer& l) {
+  const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
+  float* panel = scratch<2>(l.outputs * WIDTH);
+  std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
+  for (int64_t tap = 0; tap < l.taps(); ++tap)
+    strips(l.inputs, [&](int64_t first, int64_t width, auto v) __attribute__((always_inline)) {
+      constexpr int V = number<decltype(v)>;
+      pack(ByRow{l.weight + tap * l.inputs, false, inner}, first, l.outputs, width, V, panel);
+      rows_times<V>(
+          rows, 1, l.outputs, panel, width,
+          [&](int64_t, int64_t p) __attribute__((always_inline)) { return l.y_grad + p * l.outputs; },
+          [&](int64_t r, int64_t c, int64_t lanes, Vector sum) __attribute__((always_inline)) {
+            const int64_t at = l.index[tap * rows + r];
+            if (at < 0) return;
+            float* out = l.x_grad + at * l.inputs + first + c;
+            set(out, get(out, lanes) + sum, lanes);
+          });
+    });
+}
+
+void conv_backward(const Layer& l) {
+  if (l.bias_grad) {
+    std::vector<double> sums(l.outputs);
+    column_sums<1>(
+        l.rows(), l.outputs, sums.data(),
+        [&](int64_t r, int64_t c, int64_t lanes, Vector* s)
+            __attribute__((always_inline)) { s[0] += get(l.y_grad + r * l.outputs + c, lanes); });
+    for (int64_t c = 0; c < l.outputs; ++c) l.bias_grad[c] = float(sums[c]);
+  }
+  conv_weight_grad(l);
+  if (!l.x_grad) return;
+  l.stride == 1 && 2 * l.padding == l.kernel - 1 ? conv_gathered_input_grad(l) : conv_scattered_input_grad(l);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Depthwise convolutions: LANES channels of an image at a time; the last ones overlap their neighbours
+
+void taps_first(const Layer& l, float* to) {  // (channels, taps) as (taps, channels)
+  for (int64_t c = 0; c < l.outputs; ++c)
+    for (int64_t t = 0; t < l.taps(); ++t) to[t * l.outputs + c] = l.weight[c * l.taps() + t];
+}
+
+// A plane of LANES channels of one image, with `padding` zeros on both sides of each row.
+struct Plane {
+  Vector* start;
+  int64_t pitch;
+  void fill(const float* from, int64_t height, int64_t width, int64_t padding, int64_t channels) const {
+    Vector* to = start;
+    for (int64_t h = 0; h < height; ++h, to += pitch) {
+      for (int64_t w = 0; w < padding; ++w) to[w] = to[padding + width + w] = Vector{};
+      for (int64_t w = 0; w < width; ++w, from += channels) to[padding + w] = load(from);
+    }
+  }
+};
+
+// f(integral constant N) for parts of N, 8 at most, of `count`.
+template <class F>
+INLINE void in_eights(int64_t count, F f) {
+  int64_t at = 0;
+  for (; at + 8 <= count; at += 8) f(at, std::integral_constant<int, 8>{});
+  switch (count - at) {
+    case 1: return f(at, std::integral_constant<int, 1>{});
+    case 2: return f(at, std::integral_constant<int, 2>{});
+    case 3: return f(at, std::integral_constant<int, 3>{});
+    case 4: return f(at, std::integral_constant<int, 4>{});
+    case 5: return f(at, std::integral_constant<int, 5>{});
+    case 6: return f(at, std::integral_constant<int, 6>{});
+    case 7: return f(at, std::integral_constant<int, 7>{});
+  }
+}
+
+struct Range {
+  int64_t first, end;
+};
+
+// Rows of taps under which row  of the output has rows of the input.
+INLINE Range rows_of_taps(int64_t out, int64_t height, int64_t kernel, int64_t stride, int64_t padding) {
+  const int64_t top = out * stride - padding;
+  return {top < 0 ? -top : 0, height - top < kernel ? height - top : kernel};
+}
+
+// Columns of taps that see any pixel: in narrow planes, not all.
+INLINE Range columns_of_taps(int64_t width, int64_t out_width, int64_t kernel, int64_t stride, int64_t padding) {
+  const int64_t least = padding - (out_width - 1) * stride, end = width + padding;
+  return {least < 0 ? 0 : least, end < kernel ? end : kernel};
+}
+
+// One plane's convolution with taps (kernel, kernel, LANES) `apart` floats from each other.
+__attribute__((noinline)) void convolve(const Plane& x, int64_t height, const float* taps, int64_t apart,
+                                        const Layer& l, int64_t stride, int64_t out_height, int64_t out_width,
+                                        Range columns, Vector bias, float* y) {
+  for (int64_t oh = 0; oh < out_height; ++oh) {
+    const Range rows = rows_of_taps(oh, height, l.kernel, stride, l.padding);
+    in_eights(out_width, [&](int64_t ow, auto n) __attribute__((always_inline)) {
+      Vector sums[n];
+      repeat<n>([&](auto i) __attribute__((always_inline)) { sums[i] = bias; });
+      for (int64_t kh = rows.first; kh < rows.end; ++kh) {
+        const Vector* from = x.start + (oh * stride + kh - l.padding) * x.pitch + ow * stride;
+        const float* weight = taps + (kh * l.kernel + columns.first) * apart;
+        for (int64_t kw = columns.first; kw < columns.end; ++kw, weight += apart)
+          repeat<n>([&](auto i)
+                        __attribute__((always_inline)) { sums[i] += load(weight) * from[kw + i * stride]; });
+      }
+      repeat<n>([&](auto i)
+                    __attribute__((always_inline)) { store(y + (oh * out_width + ow + i) * l.outputs, sums[i]); });
+    });
+  }
+}
+
+void depthwise_forward(const Layer& l) {
+  const int64_t c = l.outputs, pixels = l.out_height * l.out_width;
+  float* taps = scratch<2>(l.taps() * c);
+  const int64_t pitch = l.in_width + 2 * l.padding;
+  const Plane plane{reinterpret_cast<Vector*>(scratch<3>(l.in_height * pitch * LANES)), pitch};
+  const Range columns = columns_of_taps(l.in_width, l.out_width, l.kernel, l.stride, l.padding);
+  taps_first(l, taps);
+  for (int64_t n = 0; n < l.images; ++n)
+    for (int64_t at = 0; at < c; at += LANES) {
+      const int64_t first = at + LANES <= c ? at : c - LANES;
+      plane.fill(l.x + n * l.in_height * l.in_width * c + first, l.in_height, l.in_width, l.padding, c);
+      convolve(plane, l.in_height, taps + first, c, l, l.stride, l.out_height, l.out_width, columns,
+               l.bias ? load(l.bias + first) : Vector{}, l.y + n * pixels * c + first);
+    }
+}
+
+void depthwise_backward(const Layer& l) {
+  const int64_t c = l.outputs, k = l.kernel, pixels = l.out_height * l.out_width, in_pixels = l.in_height * l.in_width;
+  float* taps = scratch<2>(l.taps() * c);
+  float* totals = scratch<4>((l.taps() + 1) * c);  // of the weight's gradients and the bias's
+  const int64_t pitch = l.in_width + 2 * l.padding;
+  // The output's gradient is moved to the pixels of the input, with zeros between them where the stride is not 1.
+  const int64_t size = l.in_height * pitch;
+  Vector* memory = reinterpret_cast<Vector*>(scratch<3>((2 * size + l.taps()) * LANES));
+  const Plane plane{memory, pitch}, of_grad{memory + size, pitch};
+  Vector* of_taps = memory + 2 * size;
+  const Range columns = columns_of_taps(l.in_width, l.out_width, l.kernel, l.stride, l.padding);
+  taps_first(l, taps);
+  for (int64_t t = 0; t < l.taps() / 2; ++t)  // turned around
+    for (int64_t i = 0; i < c; ++i) std::swap(taps[t * c + i], taps[(l.taps() - 1 - t) * c + i]);
+  if (l.stride > 1) std::memset((void*)of_grad.start, 0, size * sizeof(Vector));
+  for (int64_t at = 0; at < c; at += LANES) {
+    const int64_t first = at + LANES <= c ? at : c - LANES;
+    Vector of_bias{};
+    for (int64_t t = 0; t < l.taps(); ++t) of_taps[t] = Vector{};
+    for (int64_t n = 0; n < l.images; ++n) {
+      const float* grad = l.y_grad + n * pixels * c + first;
+      for (int64_t p = 0; p < pixels; ++p) of_bias += load(grad + p * c);
+      plane.fill(l.x + n * in_pixels * c + first, l.in_height, l.in_width, l.padding, c);
+      for (int64_t oh = 0; oh < l.out_height; ++oh) {
+        const Range rows = rows_of_taps(oh, l.in_height, k, l.stride, l.padding);
+        for (int64_t kh = rows.first; kh < rows.end; ++kh) {
+          const Vector* from = plane.start + (oh * l.stride + kh - l.padding) * pitch;
+          in_eights(columns.end - columns.first, [&](int64_t at, auto m) __attribute__((always_inline)) {
+            const int64_t kw = columns.first + at;
+            Vector sums[m], *total = of_taps + kh * k + kw;
+            repeat<m>([&](auto i) __attribute__((always_inline)) { sums[i] = total[i]; });
+            for (int64_t w = 0; w < l.out_width; ++w) {
+              const Vector g = load(grad + (oh * l.out_width + w) * c);
+              repeat<m>([&](auto i) __attribute__((always_inline)) { sums[i] += g * from[w * l.stride + kw + i]; });
+            }
+            repeat<m>([&](auto i) __attribute__((always_inline)) { total[i] = sums[i]; });
+          });
+        }
+      }
+      if (l.stride == 1) {
+        of_grad.fill(grad, l.out_height, l.out_width, l.padding, c);
+      } else {
+        for (int64_t h = 0, p = 0; h < l.out_height; ++h)
+          for (int64_t w = 0; w < l.out_width; ++w, ++p)
+            of_grad.start[h * l.stride * pitch + l.padding + w * l.stride] = load(grad + p * c);
+      }
+      convolve(of_grad, l.in_height, taps + first, c, l, 1, l.in_height, l.in_width,
+               columns_of_taps(l.in_width, l.in_width, k, 1, l.padding), Vector{},
+               l.x_grad + n * in_pixels * c + first);
+    }
+    for (int64_t t = 0; t < l.taps(); ++t) store(totals + t * c + first, of_taps[t]);
+    store(totals + l.taps() * c + first, of_bias);
+  }
+  for (int64_t i = 0; i < c; ++i) {
+    for (int64_t t = 0; t < l.taps(); ++t) l.weight_grad[i * l.taps() + t] = totals[t * c + i];
+    if (l.bias_grad) l.bias_grad[i] = totals[l.taps() * c + i];
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Patches, as rows of (taps, inputs), for a convolution of few channels; max pooling
+
+void patches(const Layer& l) {
+  float* y = l.y;
+  for (int64_t p = 0; p < l.rows(); ++p)
+    for (int64_t t = 0; t < l.taps(); ++t, y += l.inputs) {
+      const int32_t at = l.index[t * l.rows() + p];
+      for (int64_t c = 0; c < l.inputs; ++c) y[c] = at < 0 ? 0 : l.x[at * l.inputs + c];
+    }
+}
+
+void patches_backward(const Layer& l) {
+  if (!l.x_grad) return;
+  const float* grad = l.y_grad;
+  std::memset(l.x_grad, 0, l.in_rows() * l.inputs * sizeof(float));
+  for (int64_t p = 0; p < l.rows(); ++p)
+    for (int64_t t = 0; t < l.taps(); ++t, grad += l.inputs) {
+      const int32_t at = l.index[t * l.rows() + p];
+      for (int64_t c = 0; at >= 0 && c < l.inputs; ++c) l.x_grad[at * l.inputs + c] += grad[c];
+    }
+}
+
+void pool(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.inputs;
+  for (int64_t p = 0; p < rows; ++p)
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      Vector most = same(-INFINITY);
+      for (int64_t t = 0; t < l.taps(); ++t) {
+        const int32_t at = l.index[t * rows + p];
+        if (at < 0) continue;
+        const Vector x = get(l.x + at * c + k, lanes);
+        most = choose((Bits)(x > most) | (Bits)(x != x), x, most);  // a NaN stays
+      }
+      set(l.y + p * c + k, most, lanes);
+    });
+}
+
+void pool_backward(const Layer& l) {  // to the first of equal pixels, as torch does
+  const int64_t rows = l.rows(), c = l.inputs;
+  std::memset(l.x_grad, 0, l.in_rows() * c * sizeof(float));
+  for (int64_t p = 0; p < rows; ++p)
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector most = get(l.y + p * c + k, lanes);
+      Vector grad = get(l.y_grad + p * c + k, lanes);
+      for (int64_t t = 0; t < l.taps(); ++t) {
+        const int32_t at = l.index[t * rows + p];
+        if (at < 0) continue;
+        float* out = l.x_grad + at * c + k;
+        const Bits here = (Bits)(get(l.x + at * c + k, lanes) == most);
+        set(out, get(out, lanes) + choose(here, grad, Vector{}), lanes);
+        grad = choose(here, Vector{}, grad);
+      }
+    });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Norms
+
+// A batch norm's output is slope * x + shift, once its moments are known.
+INLINE void line_of(const Layer& l, float* slope, float* shift) {
+  const float *mean = l.statistics, *inverse = mean + l.outputs;
+  for (int64_t k = 0; k < l.outputs; ++k) {
+    slope[k] = inverse[k] * l.weight[k];
+    shift[k] = l.bias[k] - mean[k] * slope[k];
+  }
+}
+
+void batch_norm_forward(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.outputs;
+  std::vector<double> moments(2 * c);
+  float *mean = l.statistics, *inverse = mean + c, *slope = scratch<3>(3 * c), *shift = slope + c, *about = shift + c;
+  const int64_t some = rows < CHUNK ? rows : CHUNK;
+  column_sums<1>(
+      some, c, moments.data(),
+      [&](int64_t r, int64_t k, int64_t lanes, Vector* s)
+          __attribute__((always_inline)) { s[0] += get(l.x + r * c + k, lanes); });
+  for (int64_t k = 0; k < c; ++k) about[k] = float(moments[k] / some);  // close enough to the mean to subtract first
+  column_sums<2>(rows, c, moments.data(),
+                 [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
+                   const Vector centred = get(l.x + r * c + k, lanes) - get(about + k, lanes);
+                   s[0] += centred;
+                   s[1] += centred * centred;
+                 });
+  for (int64_t k = 0; k < c; ++k) {
+    const double from_about = moments[k] / rows, squares = moments[c + k] - moments[k] * from_about;
+    mean[k] = float(about[k] + from_about);
+    inverse[k] = float(1 / std::sqrt(squares / rows + l.eps));
+    l.running_mean[k] += float(l.momentum * (mean[k] - l.running_mean[k]));
+    l.running_variance[k] += float(l.momentum * (squares / (rows - 1) - l.running_variance[k]));
+  }
+  ++*l.batches;
+  line_of(l, slope, shift);
+  everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    const Vector y = get(l.x + i, lanes) * get(slope + k, lanes) + get(shift + k, lanes);
+    set(l.y + i, l.relu ? positive(y) : y, lanes);
+  });
+}
+
+void batch_norm_backward(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.outputs;
+  std::vector<double> sums(2 * c);
+  const float *mean = l.statistics, *inverse = mean + c;
+  float *slope = scratch<3>(4 * c), *shift = slope + c, *level = shift + c, *pull = level + c;
+  line_of(l, slope, shift);
+  const auto grad = [&](int64_t i, int64_t k, int64_t lanes, Vector x) __attribute__((always_inline)) {
+    const Vector g = get(l.y_grad + i, lanes);
+    if (!l.relu) return g;
+    return choose((Bits)(x * get(slope + k, lanes) + get(shift + k, lanes) > 0.f), g, Vector{});
+  };
+  column_sums<2>(rows, c, sums.data(),
+                 [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
+                   const Vector x = get(l.x + r * c + k, lanes), g = grad(r * c + k, k, lanes, x);
+                   s[0] += g;
+                   s[1] += g * (x - get(mean + k, lanes));
+                 });
+  // dX = slope * (dY - mean(dY) - (X - mean) * pull)
+  for (int64_t k = 0; k < c; ++k) {
+    const double along_x = sums[c + k] * inverse[k];
+    l.weight_grad[k] = float(along_x);
+    l.bias_grad[k] = float(sums[k]);
+    pull[k] = float(along_x / rows * inverse[k]);
+    level[k] = float(sums[k] / rows) - mean[k] * pull[k];
+  }
+  everywhere(rows, c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    const Vector x = get(l.x + i, lanes);
+    const Vector rest = grad(i, k, lanes, x) - get(level + k, lanes) - x * get(pull + k, lanes);
+    set(l.x_grad + i, rest * get(slope + k, lanes), lanes);
+  });
+}
+
+void layer_norm_forward(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.outputs;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* x = l.x + r * c;
+    Vector sum{}, square{};
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) { sum += get(x + k, lanes); });
+    const float mean = sum_of(sum) / c;
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector centred = get(x + k, lanes) - mean;
+      square += centred * centred;
+    });
+    // Lanes beyond the row hold (0 - mean)².
+    const float beyond = float(up_to(c, LANES) - c) * mean * mean;
+    const float inverse = 1 / std::sqrt((sum_of(square) - beyond) / c + float(l.eps));
+    l.statistics[2 * r] = mean, l.statistics[2 * r + 1] = inverse;
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector unit = (get(x + k, lanes) - mean) * inverse;
+      set(l.y + r * c + k, unit * get(l.weight + k, lanes) + get(l.bias + k, lanes), lanes);
+    });
+  }
+}
+
+void layer_norm_backward(const Layer& l) {
+  const int64_t rows = l.rows(), c = l.outputs;
+  std::vector<double> sums(2 * c);
+  column_sums<2>(rows, c, sums.data(),
+                 [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
+                   const Vector g = get(l.y_grad + r * c + k, lanes);
+                   s[0] += g;
+                   s[1] += g * (get(l.x + r * c + k, lanes) - l.statistics[2 * r]) * l.statistics[2 * r + 1];
+                 });
+  for (int64_t k = 0; k < c; ++k) l.bias_grad[k] = float(sums[k]), l.weight_grad[k] = float(sums[c + k]);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float *x = l.x + r * c, *g = l.y_grad + r * c, mean = l.statistics[2 * r], inverse = l.statistics[2 * r + 1];
+    Vector sum{}, along_x{};
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector weighted = get(g + k, lanes) * get(l.weight + k, lanes);
+      sum += weighted;
+      along_x += weighted * (get(x + k, lanes) - mean);
+    });
+    const float level = sum_of(sum) / c, pull = sum_of(along_x) / c * inverse * inverse;
+    along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
+      const Vector weighted = get(g + k, lanes) * get(l.weight + k, lanes);
+      set(l.x_grad + r * c + k, (weighted - level - (get(x + k, lanes) - mean) * pull) * inverse, lanes);
+    });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Activations, and where a block's branch meets its shortcut
+
+void activate(const Layer& l) {
+  along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+    const Vector x = get(l.x + i, lanes);
+    set(l.y + i, l.kind == RELU ? positive(x) : x * distribution(x, x * x), lanes);
+  });
+}
+
+void activate_backward(const Layer& l) {
+  along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+    const Vector x = get(l.x + i, lanes), g = get(l.y_grad + i, lanes), square = x * x;
+    const Vector passed = choose((Bits)(x > 0.f), g, Vector{});
+    set(l.x_grad + i, l.kind == RELU ? passed : g * slope(x, square, distribution(x, square)), lanes);
+  });
+}
+
+void join(const Layer& l) {  // Y = [relu] (other + factor * scale * X)
+  const int64_t c = l.outputs, each = l.out_height * l.out_width;
+  everywhere(l.rows(), c, [&](int64_t i, int64_t r, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    Vector x = get(l.x + i, lanes);
+    if (l.weight) x *= get(l.weight + k, lanes);
+    if (l.factor) x *= l.factor[r / each];
+    x += get(l.other + i, lanes);
+    set(l.y + i, l.relu ? positive(x) : x, lanes);
+  });
+}
+
+void join_backward(const Layer& l) {
+  const int64_t c = l.outputs, each = l.out_height * l.out_width;
+  everywhere(l.rows(), c, [&](int64_t i, int64_t r, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    Vector g = get(l.y_grad + i, lanes);
+    if (l.relu) g = choose((Bits)(get(l.y + i, lanes) > 0.f), g, Vector{});
+    set(l.other_grad + i, g, lanes);
+    if (l.factor) g *= l.factor[r / each];
+    set(l.x_grad + i, g, lanes);  // without the scale yet
+  });
+  if (!l.weight) return;
+  std::vector<double> sums(c);
+  column_sums<1>(l.rows(), c, sums.data(),
+                 [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
+                   s[0] += get(l.x_grad + r * c + k, lanes) * get(l.x + r * c + k, lanes);
+                 });
+  for (int64_t k = 0; k < c; ++k) l.weight_grad[k] = float(sums[k]);
+  everywhere(l.rows(), c, [&](int64_t i, int64_t, int64_t k, int64_t lanes) __attribute__((always_inline)) {
+    set(l.x_grad + i, get(l.x_grad + i, lanes) * get(l.weight + k, lanes), lanes);
+  });
+}
+
+void split_backward(const Layer& l) {  // what a block's input gets from the branch and from the shortcut
+  if (!l.x_grad) return;
+  along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
+    set(l.x_grad + i, get(l.y_grad + i, lanes) + get(l.other + i, lanes), lanes);
+  });
+}
+
+extern "C" void nextify_layers(const Layer* layers, int64_t count) {
+  for (const Layer* l = layers; l < layers + count; ++l) switch (l->kind) {
+      case CONV: conv_forward(*l); break;
+      case DEPTHWISE: depthwise_forward(*l); break;
+      case BATCH_NORM: batch_norm_forward(*l); break;
+      case LAYER_NORM: layer_norm_forward(*l); break;
+      case RELU: case GELU: activate(*l); break;
+      case JOIN: join(*l); break;
+      case SPLIT: break;
+      case PATCHES: patches(*l); break;
+      case POOL: pool(*l); break;
+    }
+}
+
+extern "C" void nextify_layers_backward(const Layer* layers, int64_t count) {
+  for (const Layer* l = layers + count - 1; l >= layers; --l) switch (l->kind) {
+      case CONV: conv_backward(*l); break;
+      case DEPTHWISE: depthwise_backward(*l); break;
+      case BATCH_NORM: batch_norm_backward(*l); break;
+      case LAYER_NORM: layer_norm_backward(*l); break;
+      case RELU: case GELU: activate_backward(*l); break;
+      case JOIN: join_backward(*l); break;
+      case SPLIT: split_backward(*l); break;
+      case PATCHES: patches_backward(*l); break;
+      case POOL: pool_backward(*l); break;
+    }
+}
