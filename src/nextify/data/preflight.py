@@ -164,7 +164,7 @@ def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str
     if isinstance(images, DenseImages):
         writer.writerow(("path", "split"))
         writer.writerows(
-            (held.names[i], part)
+            (held.name(i), part)
             for part, held in (("train", images.train), ("test", images.test))
             for i in range(len(held))
         )
