@@ -175,7 +175,7 @@ def test_layer_decay_and_freezing_reach_the_backbone(scenes):
         for g in parameter_groups(network, made.trial.recipe)
         for p in g["params"]
     }
-    assert scales["head.neck.pyramid.inner_blocks.0.0.weight"] == scales["backbone.norms.0.weight"] == 1
+    assert scales["head.neck.pyramid.inner_blocks.0.0.weight"] == scales["backbone.norms.1.weight"] == 1
     assert scales["backbone.stages.3.blocks.0.spatial.weight"] == 0.5
     assert scales["backbone.stages.2.blocks.0.spatial.weight"] == 0.125
     assert scales["backbone.stem.conv.weight"] == 0.5**6

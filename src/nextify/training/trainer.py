@@ -82,7 +82,10 @@ def _build_dense(trial: Trial, design: DenseDesign, start: Start | None) -> Dens
     if trial.frozen_stages and model.trunk is None:
         raise ValueError("only networks of ours have stages that can be frozen: leave frozen_stages at 0")
     if start is not None:
-        _begin_with(model, start, ("head.", "backbone.norms."))
+        norms = "backbone.norms."  # of maps; the head need not take all that the weights have norms for
+        own = model.state_dict().keys()
+        start = {name: tensor for name, tensor in start.items() if not name.startswith(norms) or name in own}
+        _begin_with(model, start, ("head.", norms))
     for module in frozen_modules(model, trial.frozen_stages):
         module.requires_grad_(False)
     return model
