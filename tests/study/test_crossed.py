@@ -140,7 +140,10 @@ def test_unknown_hits_and_single_seeds_conclude_nothing():
     references = {"a": None, "b": "a"}
     c = conclude(accuracies, references, right={})["b"].comparison
     assert (c.verdict, c.crossed, c.p_value) == ("no conclusion", None, 2 / 64)
-    assert c.conclusion == "No conclusion: it is not known which test images the two steps get right."
+    assert c.conclusion == (
+        "No conclusion: evaluated again, networks of these steps do not give the accuracy in their "
+        "result.json, or there is one test image. Delete their folders in trials/ to train them again."
+    )
     one = {step: {0: np.ones(9, bool)} for step in accuracies}
     c = conclude({"a": {0: 100.0}, "b": {0: 100.0}}, references, right=one)["b"].comparison
     assert c.verdict == "no conclusion"
@@ -183,9 +186,9 @@ def few(rate: float, studies: int) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize(("images", "studies"), [(360, 200), (10_000, 60)])
-def test_verdicts_without_a_change_are_rare(images: int, studies: int, spread: float):
-    found = rates(Simulation(6, images, 0.0, spread), studies)
+@pytest.mark.parametrize(("seeds", "images", "studies"), [(6, 360, 200), (6, 10_000, 60), (2, 360, 200), (3, 360, 200)])
+def test_verdicts_without_a_change_are_rare(seeds: int, images: int, studies: int, spread: float):
+    found = rates(Simulation(seeds, images, 0.0, spread), studies)
     assert found.family <= few(0.05, studies)
     assert found.single <= few(0.05, 13 * studies)
 
@@ -202,3 +205,17 @@ def test_adding_seeds_until_decided_does_not_add_false_verdicts():
     found = rates(Simulation(6, 360, 0.0, 0.4), 60, "until decided")
     assert found.family <= few(0.05, 60)
     assert found.trainings > 14 * 6
+
+
+@pytest.mark.parametrize("seeds", [2, 6])
+def test_seeds_that_happen_to_agree_are_not_certain(seeds: int) -> None:
+    """Each seed gains one image, another each time: the seeds' means are equal, by chance."""
+    other = np.zeros((seeds, 360), bool)
+    own = other.copy()
+    own[np.arange(seeds), np.arange(seeds)] = True
+    found = Crossed.of(own, other)
+    assert found is not None
+    assert found.by_seed == pytest.approx(0, abs=1e-12)
+    assert found.change == pytest.approx(100 / 360)
+    assert found.error >= 0.9 * 100 / 360 / math.sqrt(seeds)  # of a count of so many
+    assert found.p > 0.02

@@ -44,7 +44,7 @@ class Options:
     seeds: Annotated[int, Range(least=1, most=1000)] = 6
     """Trainings of each step. A larger number later trains only the missing ones."""
     until_decided: Annotated[bool, common.UNSET] = False
-    """Then add seeds to the steps they help most, until each is decided or was looked at five times (docs/study.md)."""
+    """Then add seeds to undecided steps until each has a verdict or five looks (docs/study.md)."""
     max_hours: Annotated[Annotated[float, Range(least=0, most=10**6)] | None, common.UNSET] = None
     """With --until-decided: add no seeds that would end later than this after the start. Default: no limit."""
     epochs: common.Count = None

@@ -56,16 +56,18 @@ def run_study(options: Options) -> int:
                     with console.status("measuring a few steps of each network …") as status:
                         estimate = study.estimate(engine, lambda step: status.update(f"measured {step} …"))
                     _announce_time(console, study, estimate)
-                    if options.dry_run:
-                        return 0
+                if options.dry_run:
+                    return 0
+                if study.open_trials:
                     with StudyProgress(console, study, estimate) as progress:
                         study.run(engine, progress.on_event)
                 _evaluate_again(console, study)
-                if options.until_decided and not options.dry_run:
+                if options.until_decided:
                     _add_seeds(console, study, engine, options.max_hours, started)
         except KeyboardInterrupt:
-            done = len(plan.trials) - len(study.open_trials)
-            console.print(f"\nStopped with {done} of {len(plan.trials)} trainings finished; the same command goes on.")
+            planned = len(study.plan.trials)
+            done = planned - len(study.open_trials)
+            console.print(f"\nStopped with {done} of {planned} trainings finished; the same command goes on.")
             return 130
         except EngineError as error:
             print(f"nextify: {error}", file=sys.stderr)
@@ -90,7 +92,8 @@ def _add_seeds(console: Console, study: Study, engine: LocalEngine, hours: float
         if study.open_trials and hours is not None and spent + estimate.seconds > 3600 * hours:
             console.print(
                 f"the next {plural(len(study.open_trials), 'training')} would take about {duration(estimate.seconds)}, "
-                f"past --max-hours {hours:g}: the same command with more goes on"
+                f"past --max-hours {hours:g}: the same command with more goes on",
+                highlight=False,
             )
             study.plan = before
             return

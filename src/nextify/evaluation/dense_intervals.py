@@ -44,7 +44,9 @@ def ap_intervals(seen: Sequence[Observation], num_classes: int, draws: int = DRA
         if not found.objects.any():
             continue
         for part in _parts(draws, len(found.scores) + 1):
-            precision = found.average_precision(weights[part])  # (draws, T), NaN for draws without objects
+            precision = found.average_precision(
+                weights[part].astype(np.float64)
+            )  # (draws, T), NaN for draws without objects
             classes[part] += ~np.isnan(precision[:, :1])
             sums[part] += np.nan_to_num(precision)
     drawn = 100 * sums[classes[:, 0] > 0] / classes[classes[:, 0] > 0]
@@ -59,17 +61,22 @@ def miou_intervals(counts: Floats, draws: int = DRAWS) -> dict[str, Interval]:
     """
     if len(counts) < 2:
         return {}
-    right, true, found = np.moveaxis(np.tensordot(_weights(len(counts), draws), counts, 1), 1, 0)  # (draws, K) each
+    right, true, found = np.moveaxis(
+        np.tensordot(_weights(len(counts), draws).astype(np.float64), counts, 1), 1, 0
+    )  # (draws, K) each
     either = true + found - right
     there = either.sum(1) > 0
     iou = np.where(either > 0, right / np.maximum(either, 1), np.nan)[there]
     return {"miou": _interval(100 * np.nanmean(iou, 1))}
 
 
-def _weights(images: int, draws: int) -> Floats:
+def _weights(images: int, draws: int) -> npt.NDArray[np.uint16]:
     """``(draws, N)``: how often each draw takes each image."""
-    chosen = np.random.default_rng(SEED).integers(0, images, (draws, images)) + images * np.arange(draws)[:, None]
-    return np.bincount(chosen.reshape(-1), minlength=draws * images).reshape(draws, images).astype(np.float64)
+    random = np.random.default_rng(SEED)
+    drawn = np.empty((draws, images), np.uint16)
+    for row in drawn:
+        row[:] = np.bincount(random.integers(0, images, images), minlength=images)
+    return drawn
 
 
 def _parts(draws: int, each: int) -> Iterator[slice]:
@@ -106,16 +113,18 @@ class _ClassMatches:
 
     @classmethod
     def of(cls, seen: Sequence[Observation], shared: Sequence[Floats], label: int) -> _ClassMatches:
-        rows = []
+        none = np.zeros((0, len(THRESHOLDS)), bool)
+        rows, counts = [(np.zeros(0), np.zeros(0, np.int64), none, none)], np.zeros(len(seen))
         for i, (one, iou) in enumerate(zip(seen, shared, strict=True)):
             own, true = np.flatnonzero(one.labels == label), np.flatnonzero(one.truth.labels == label)
+            if not len(own) and not len(true):
+                continue
             own = own[np.argsort(-one.scores[own], kind="stable")][:MOST_FOUND]
             right, ignored = _matches(iou[np.ix_(own, true)], one.truth.crowd[true])
-            objects = float((~one.truth.crowd[true]).sum())
-            rows.append((one.scores[own], np.full(len(own), i), right, ignored, objects))
-        scores, image, right, ignored, objects = zip(*rows, strict=True)
-        scores, image, right, ignored = map(np.concatenate, (scores, image, right, ignored))
-        return cls(scores, image, right, ignored, np.array(objects))
+            counts[i] = (~one.truth.crowd[true]).sum()
+            rows.append((one.scores[own], np.full(len(own), i), right, ignored))
+        scores, image, right, ignored = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        return cls(scores, image, right, ignored, counts)
 
     def average_precision(self, weights: Floats) -> Floats:
         """``(draws, T)``, 0 to 1, NaN where no object was drawn; ``weights (draws, N)``."""

@@ -178,9 +178,12 @@ def _titles(canvas: Axes, results: StudyResults, height: float) -> None:
 
 
 def _footer(canvas: Axes, results: StudyResults, y: float, explored: bool) -> None:
-    if text.crossed(results):
+    decided = any(row.verdict in ("higher", "lower") for row in results.rows)
+    if text.crossed(results) and not decided:
+        said = ["No change here has a verdict for new seeds and images (all rows together at 5 %)."]
+    elif text.crossed(results):
         said = ["Bold change with ▲ or ▼: higher or lower for new seeds and images, all rows together at 5 %."]
-    elif any(row.verdict in ("higher", "lower") for row in results.rows):
+    elif decided:
         said = ["Bold change with ▲ or ▼: told from chance, sign-flip p < 0.05 for that step alone."]
     else:
         said = ["No single change here is told from chance (sign-flip test at 0.05 over the paired seeds)."]

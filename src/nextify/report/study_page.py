@@ -24,7 +24,8 @@ def page(results: StudyResults, roadmap_svg: str | None = None, folder: Path | N
         folder: that the page is for; networks that are there are linked.
     """
     curves = curves_figure(results)
-    comparisons = sum(step.p_value is not None for step in results.rows)
+    judged = [step.p_crossed if text.crossed(results) else step.p_value for step in results.rows]
+    comparisons = sum(p is not None for p in judged)
     return render(
         "study.html.jinja",
         title=text.study_title(results),

@@ -282,7 +282,7 @@ def _rules(results: StudyResults) -> list[str]:
     together = f" and Holm’s correction over the {tests} comparisons" if tests > 1 else ""
     lines = [
         f"Verdicts are for new seeds and new test images, by crossed random effects{together}: the chance of even one "
-        "false “higher” or “lower” is at most 5 %."
+        "false “higher” or “lower” is at most 5 %, if the effects of seeds follow a bell curve."
     ]
     first = results.study.first_look
     if first is not None:
@@ -293,7 +293,7 @@ def _rules(results: StudyResults) -> list[str]:
     pairs, needed = min(_planned(results)), seeds_needed()
     if pairs < needed:
         lines.append(
-            "They assume that the effects of seeds follow a bell curve. A two-sided sign-flip test does not, but with "
+            "A two-sided sign-flip test needs no bell curve, but with "
             f"{plural(pairs, 'paired seed')} cannot go below p = {smallest_possible_p(pairs):.2g}; {needed} would do."
         )
     return lines

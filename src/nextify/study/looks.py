@@ -16,7 +16,7 @@ from nextify.study.statistics import StepStatistics
 
 LOOKS = 5
 FIRST_SHARE = 0.5
-"""Of the error rate, at the first look, which every step has; the later looks share the rest equally."""
+"""Share of the error rate spent at the first look, which every step gets; the later looks share the rest equally."""
 
 
 def looks(first: int) -> tuple[int, ...]:

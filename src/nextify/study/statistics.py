@@ -270,7 +270,10 @@ def conclude(
                 sentence = _in_words(name, found, p, alpha, crossed_tests, share.get(step, 1.0) < 1)
             elif right is not None and comparison.n > 1:
                 comparison = replace(comparison, verdict="no conclusion")
-                sentence = "No conclusion: it is not known which test images the two steps get right."
+                sentence = (
+                    "No conclusion: evaluated again, networks of these steps do not give the accuracy in their "
+                    "result.json, or there is one test image. Delete their folders in trials/ to train them again."
+                )
             else:
                 sentence = _sentence(comparison, list(differences[step].values()), alpha, tests, summary, test_images)
             comparison = replace(comparison, conclusion=sentence)

@@ -122,12 +122,15 @@ class Study(Trainings):
     plan: Plan
     first_look: int | None = None
     """Seeds of every step's first look, where more may follow (``more_seeds``); None where the seeds were planned."""
+    _contradicting: set[str] = field(default_factory=set)
+    """Folders whose networks do not give the accuracy of their results when they are evaluated again."""
 
     def evaluate_again(self, on_network: Callable[[str], None] = lambda step: None) -> None:
         """Find out which test images the networks of earlier versions get right, and keep it with their results."""
         for planned in self.plan.trials:
             outcome = self.outcomes.get(planned.folder)
-            if isinstance(outcome, Result) and outcome.right is None:
+            known = planned.folder in self._contradicting
+            if isinstance(outcome, Result) and outcome.right is None and not known:
                 on_network(planned.step)
                 runtime = self.runtime
                 found = evaluate(outcome.bundle, self.images, device=runtime.device, kernels=runtime.kernels)
@@ -135,6 +138,8 @@ class Study(Trainings):
                 if outcome.right_images is not None:
                     self.outcomes[planned.folder] = outcome
                     self.store.keep_right(planned, str(outcome.right))
+                else:
+                    self._contradicting.add(planned.folder)
 
     def conclusions(self) -> dict[str, StepStatistics]:
         """What can be concluded about each step."""

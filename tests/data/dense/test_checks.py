@@ -172,31 +172,31 @@ def named(build: Callable[[Path], Path], names: str = "sky\ncat\ndog\n") -> Call
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no JSON": (
         with_text("train.json", '{"images": [], "annotations": [, "categories": []}'),
-        r"train\.json is no JSON \(Expecting value: line 1 column 32 \(char 31\)\): write it anew",
+        r"train\.json is not valid JSON \(Expecting value: line 1 column 32 \(char 31\)\): write it anew",
     ),
     "JSON cut in its annotations": (
         cut(0.8),
-        r"train\.json is cut off and no JSON \(.*line 1 column \d+ .*\): write it",
+        r"train\.json is truncated and not valid JSON \(.*line 1 column \d+ .*\): write it",
     ),
     "JSON cut in its images": (
         cut(0.1),
-        r"train\.json is cut off and no JSON \(.*line 1 column \d+ .*\): write it anew",
+        r"train\.json is truncated and not valid JSON \(.*line 1 column \d+ .*\): write it anew",
     ),
     "JSON cut before its images": (
         with_text("train.json", '{"info": {"ye'),
-        r"train\.json is cut off and no JSON \(Unt",
+        r"train\.json is truncated and not valid JSON \(Unt",
     ),
     "JSON cut to nothing": (
         with_text("train.json", ""),
-        r"train\.json is cut off and no JSON \(Expecting value: line 1",
+        r"train\.json is truncated and not valid JSON \(Expecting value: line 1",
     ),
     "JSON cut, one per folder": (
         cut(0.2, roboflow, "train/_annotations.coco.json"),
-        r"train/_annotations\.coco\.json is cut off and no JSON \(.*line 1",
+        r"train/_annotations\.coco\.json is truncated and not valid JSON \(.*line 1",
     ),
     "number of 5,000 digits": (
         with_text("train.json", f'{{"images": {"9" * 5000}, "annotations": [], "categories": []}}'),
-        r"train\.json is no JSON",
+        r"train\.json is not valid JSON",
     ),
     "image's id a list": (with_first("images", id=[0]), r"train\.json has images whose id is neither .* text: \[0\]"),
     "category's id a list": (with_first("categories", id=[1]), r"has categories whose id is neither .* text: \[1\]"),
@@ -236,7 +236,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "lists 1 image more than once: train0.png",
     ),
     "box of three numbers": (with_box(1, 2, 3), "train.json, train0.png has an annotation whose bbox is not"),
-    "box not finite": (with_box(1, 2, float("nan"), 3), "bbox is not x, y, width and height|is no JSON"),
+    "box not finite": (with_box(1, 2, float("nan"), 3), "bbox is not x, y, width and height|is not valid JSON"),
     "box infinite": (
         with_box(1, 2, float("inf"), 3),
         r"train\.json, train0\.png has an annotation whose bbox is not .*: \[1, 2, inf, 3\] \(id 0\); correct it",
@@ -250,11 +250,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "crowd of words": (with_first("annotations", iscrowd="0"), r"iscrowd is neither 0 nor 1: '0' \(id 0\)"),
     "size of 400 digits": (
         with_first("images", width=10**400),
-        r"train0\.png has a height and width that are no pixels",
+        r"train0\.png has a height or width that is not a positive number of pixels",
     ),
     "size not finite": (
         with_first("images", height=float("inf")),
-        r"train0\.png has a height .* no pixels: inf and 20",
+        r"train0\.png has a height .* not a positive number of pixels: inf and 20",
     ),
     "outline not finite": (
         with_row(segmentation=[[1, 2, 3, 4, 5, float("nan")]], id=7),

@@ -57,8 +57,8 @@ def _read(path: Path) -> Record:
     try:
         found = parse_json(data)
     except ValueError as error:
-        cut = "cut off and " if _is_cut_off(error) else ""
-        raise DataError(f"{where} is {cut}no JSON ({str(error).partition(chr(10))[0]}): write it anew") from None
+        cut = "truncated and " if _is_cut_off(error) else ""
+        raise DataError(f"{where} is {cut}not valid JSON ({str(error).partition(chr(10))[0]}): write it anew") from None
     for key in ("images", "annotations", "categories"):
         rows = found.get(key) if isinstance(found, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -93,7 +93,11 @@ def _is_cut_off(error: ValueError) -> bool:
     """Whether what is no JSON only lacks its end."""
     if isinstance(error, json.JSONDecodeError):
         rest = error.doc[error.pos :].rstrip()
-        return error.msg.startswith("Unterminated") or rest == "-" or rest in "true false null"
+        return (
+            error.msg.startswith("Unterminated")
+            or rest == "-"
+            or any(word.startswith(rest) for word in ("true", "false", "null"))
+        )
     return isinstance(error, UnicodeDecodeError) and error.reason == "unexpected end of data"
 
 
@@ -193,14 +197,14 @@ def _size(image: Record, where: str) -> tuple[int, int] | None:
     sides = image.get("height"), image.get("width")
     if None in sides or 0 in sides:
         return None
-    height, width = (int(side) if isinstance(side, float) and _is_number(side) else side for side in sides)
+    height, width = (int(side) if isinstance(side, float) and side.is_integer() else side for side in sides)
     if (
         not isinstance(height, int)
         or not isinstance(width, int)
         or not 0 < min(height, width) <= max(height, width) <= FAR
     ):
-        raise DataError(f"{where} has a height and width that are no pixels: {shortened(sides[0])} and "
-                        f"{shortened(sides[1])}; correct them, or leave them out")  # fmt: skip
+        raise DataError(f"{where} has a height or width that is not a positive number of pixels: "
+                        f"{shortened(sides[0])} and {shortened(sides[1])}; correct them, or leave them out")  # fmt: skip
     return height, width
 
 

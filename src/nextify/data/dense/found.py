@@ -100,7 +100,9 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
         raise DataError(
             f"{where} has no images{f' in {shown(parts.train)}' if parts and parts.train else ''}: add some"
         )
-    splitting.check(parts, where, shown)
+    itself_tested = parts is None and not splitting.to_train and kind_of(Path(where).stem) == splitting.tested
+    if not itself_tested:
+        splitting.check(parts, where, shown)
     said = splitting.said_of(parts, None if parts is None else parts.test, shown)
     if parts is not None and parts.test is not None:
         if not second:

@@ -64,11 +64,11 @@ class Splitting:
     """The part that must be tested on; None takes val, else test."""
 
     def check(self, parts: Parts | None, where: str, shown: Callable[[str], str]) -> None:
-        """Raise ``DataError`` where a source has not the part that is to be tested on."""
+        """Raise ``DataError`` where a source lacks the part to test on."""
         if self.tested is not None and (parts is None or kind_of(parts.test or "") != self.tested):
-            has = f"only {shown(parts.test)}" if parts is not None and parts.test is not None else "no such part"
-            raise DataError(f"{where} has {has}, and {self.tested} is to be tested on: choose another --split, or "
-                            f"leave it out")  # fmt: skip
+            has = f" (only {shown(parts.test)})" if parts is not None and parts.test is not None else ""
+            raise DataError(f"--split {self.tested} asks for a part that {where} does not have{has}: choose another, "
+                            f"or leave --split out")  # fmt: skip
 
     def said_of(self, parts: Parts | None, tested: str | None, shown: Callable[[str], str]) -> list[str]:
         """What to say of parts that are not used, where ``tested`` is tested on; None for a share of train."""
@@ -126,7 +126,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     blank = np.array([is_blank[label] for label in found.labels], bool)
     train, test = np.split(np.arange(len(blank)), [found.train_count])
     if tested_part is not None and len(test) and blank[test].all():
-        if not splitting.to_train:
+        if not splitting.to_train or splitting.tested is not None:
             raise DataError(f"{shown(tested_part)} has no labels, so nothing can be measured on it: "
                             f"label it, or give another part")  # fmt: skip
         left[f"in {shown(tested_part)}, which has no labels"] = [names[i] for i in test]
