@@ -203,8 +203,10 @@ def _size(image: Record, where: str) -> tuple[int, int] | None:
         or not isinstance(width, int)
         or not 0 < min(height, width) <= max(height, width) <= FAR
     ):
-        raise DataError(f"{where} has a height or width that is not a positive number of pixels: "
-                        f"{shortened(sides[0])} and {shortened(sides[1])}; correct them, or leave them out")  # fmt: skip
+        raise DataError(
+            f"{where} has a height or width that is not a positive number of pixels: {shortened(sides[0])} and "
+            f"{shortened(sides[1])}; correct them, or leave them out"
+        )
     return height, width
 
 
