@@ -203,6 +203,14 @@ def test_results_without_hits_are_completed_by_evaluating_their_networks(undistu
     assert row["interval_low"] < row["change"] < row["interval_high"]
 
 
+def test_a_study_of_fewer_seeds_than_there_are_says_so(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(arguments(tmp_path, *SMALL[:-3], "1", *SMALL[-2:])) == 0
+    assert "has further seeds, which are not used: give --until-decided" in " ".join(said.getvalue().split())
+
+
 def test_seeds_that_would_end_too_late_are_not_begun(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     before = {path.parent.name for path in tmp_path.rglob("result.json")}

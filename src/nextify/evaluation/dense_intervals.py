@@ -8,6 +8,7 @@ network is the same in all draws: what another seed or training would change is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +115,8 @@ class _ClassMatches:
     @classmethod
     def of(cls, seen: Sequence[Observation], shared: Sequence[Floats], label: int) -> _ClassMatches:
         none = np.zeros((0, len(THRESHOLDS)), bool)
-        rows, counts = [(np.zeros(0), np.zeros(0, np.int64), none, none)], np.zeros(len(seen))
+        counts = np.zeros(len(seen))
+        rows: list[tuple[npt.NDArray[Any], ...]] = [(np.zeros(0), np.zeros(0, np.int64), none, none)]
         for i, (one, iou) in enumerate(zip(seen, shared, strict=True)):
             own, true = np.flatnonzero(one.labels == label), np.flatnonzero(one.truth.labels == label)
             if not len(own) and not len(true):

@@ -125,6 +125,15 @@ class Study(Trainings):
     _contradicting: set[str] = field(default_factory=set)
     """Folders whose networks do not give the accuracy of their results when they are evaluated again."""
 
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about earlier trainings in the store."""
+        seeds = self.plan.seeds
+        following = self.plan.with_seeds({step: n + 1 for step, n in seeds.items()}).trials
+        further = [p for p in following if p.trial.seed == seeds[p.step] and self.store.result(p) is not None]
+        said = f"{self.store.trials} has further seeds, which are not used: give --until-decided, or a larger --seeds"
+        return super().notes + ([said] if further and self.first_look is None else [])
+
     def evaluate_again(self, on_network: Callable[[str], None] = lambda step: None) -> None:
         """Find out which test images the networks of earlier versions get right, and keep it with their results."""
         for planned in self.plan.trials:
