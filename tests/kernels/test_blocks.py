@@ -102,6 +102,20 @@ def test_a_single_image_and_many() -> None:
         assert_same_step(drawn(design), torch.randn(images, 3, 8, 8))
 
 
+def test_nan_goes_through_as_in_torch() -> None:
+    model = drawn(roadmap()["baseline"].design.with_(**RAGGED))
+    plain, images = copy.deepcopy(model), torch.randn(2, 3, 16, 16)
+    install(model)
+    model.stages[0].blocks[0].pointwise2_norm.weight.data[3] = torch.nan  # type: ignore[index, union-attr]
+    plain.stages[0].blocks[0].pointwise2_norm.weight.data[3] = torch.nan  # type: ignore[index, union-attr]
+    (y, grads), (expected, of_expected) = step(model, images), step(plain, images)
+    assert kernels_of(model) == {"whole"}
+    assert expected.isnan().all()
+    assert torch.equal(y.isnan(), expected.isnan())
+    for grad, exact, (name, _) in zip(grads, of_expected, model.named_parameters(), strict=True):
+        assert torch.equal(grad.isnan(), exact.isnan()), name
+
+
 def test_memory_in_any_order() -> None:
     model = drawn(RESNET50.with_(**RAGGED))
     block, x = model.stages[0].blocks[0], torch.randn(2, 17, 5, 6)  # type: ignore[index, union-attr]

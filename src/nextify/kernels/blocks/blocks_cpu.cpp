@@ -54,7 +54,9 @@ INLINE void set(float* p, Vector v, int64_t lanes) {
 #endif
   store(p, v, lanes);
 }
-INLINE Vector positive(Vector v) { return choose((Bits)(v > 0.f), v, Vector{}); }
+// ReLU of a vector, and of a gradient by what ReLU took or gave; a NaN stays.
+INLINE Vector passed(Vector v, Vector grad) { return choose((Bits)(v <= 0.f), Vector{}, grad); }
+INLINE Vector positive(Vector v) { return passed(v, v); }
 
 template <int HALF = LANES / 2>
 INLINE float sum_of(Vector v) {
@@ -574,7 +576,7 @@ void batch_norm_backward(const Layer& l) {
   const auto grad = [&](int64_t i, int64_t k, int64_t lanes, Vector x) __attribute__((always_inline)) {
     const Vector g = get(l.y_grad + i, lanes);
     if (!l.relu) return g;
-    return choose((Bits)(x * get(slope + k, lanes) + get(shift + k, lanes) > 0.f), g, Vector{});
+    return passed(x * get(slope + k, lanes) + get(shift + k, lanes), g);
   };
   column_sums<2>(rows, c, sums.data(),
                  [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
@@ -658,8 +660,7 @@ void activate(const Layer& l) {
 void activate_backward(const Layer& l) {
   along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
     const Vector x = get(l.x + i, lanes), g = get(l.y_grad + i, lanes), square = x * x;
-    const Vector passed = choose((Bits)(x > 0.f), g, Vector{});
-    set(l.x_grad + i, l.kind == RELU ? passed : g * slope(x, square, distribution(x, square)), lanes);
+    set(l.x_grad + i, l.kind == RELU ? passed(x, g) : g * slope(x, square, distribution(x, square)), lanes);
   });
 }
 
@@ -678,7 +679,7 @@ void join_backward(const Layer& l) {
   const int64_t c = l.outputs, each = l.out_height * l.out_width;
   everywhere(l.rows(), c, [&](int64_t i, int64_t r, int64_t k, int64_t lanes) __attribute__((always_inline)) {
     Vector g = get(l.y_grad + i, lanes);
-    if (l.relu) g = choose((Bits)(get(l.y + i, lanes) > 0.f), g, Vector{});
+    if (l.relu) g = passed(get(l.y + i, lanes), g);
     set(l.other_grad + i, g, lanes);
     if (l.factor) g *= l.factor[r / each];
     set(l.x_grad + i, g, lanes);  // without the scale yet
