@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nextify.kernels import install, installed, libraries
 from nextify.kernels.blocks import training as blocks
+from nextify.networks.layers import BatchNorm, LayerNorm
 from nextify.networks.network import Block, ConvNet
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design
@@ -114,6 +115,22 @@ def test_nan_goes_through_as_in_torch() -> None:
     assert torch.equal(y.isnan(), expected.isnan())
     for grad, exact, (name, _) in zip(grads, of_expected, model.named_parameters(), strict=True):
         assert torch.equal(grad.isnan(), exact.isnan()), name
+
+
+@pytest.mark.parametrize("kind", [LayerNorm, BatchNorm])
+@pytest.mark.parametrize("spread", [0.0, 0.01])
+def test_norms_far_from_zero(kind: type[nn.Module], spread: float) -> None:
+    norm = LayerNorm(20, eps=1e-6) if kind is LayerNorm else BatchNorm(20)
+    exact, x = copy.deepcopy(norm).double(), 10.1 + spread * torch.randn(2, 6, 6, 20)
+    y = blocks.run(x, norm, blocks.Parts((), [blocks.Described(norm, kind)], ()))
+    expected = exact(x.double())
+    # A mean near 10 is a float, 5e-7 off: by eps' deviation 5e-4, by a spread of 0.01 5e-5.
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=2e-3)
+    outgoing = torch.randn(y.shape)
+    grads = torch.autograd.grad(y, list(norm.parameters()), outgoing)
+    of_expected = torch.autograd.grad(expected, list(exact.parameters()), outgoing.double())
+    for grad, exact_grad in zip(grads, of_expected, strict=True):
+        torch.testing.assert_close(grad.double(), exact_grad, rtol=1e-3, atol=0.02)
 
 
 def test_memory_in_any_order() -> None:

@@ -10,6 +10,7 @@
 //
 // Plain C interface; training.py builds, loads and checks it, and describes the fields of a Layer.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -553,7 +554,8 @@ void batch_norm_forward(const Layer& l) {
                    s[1] += centred * centred;
                  });
   for (int64_t k = 0; k < c; ++k) {
-    const double from_about = moments[k] / rows, squares = moments[c + k] - moments[k] * from_about;
+    const double from_about = moments[k] / rows;
+    const double squares = std::max(moments[c + k] - moments[k] * from_about, 0.0);  // a NaN stays
     mean[k] = float(about[k] + from_about);
     inverse[k] = float(1 / std::sqrt(squares / rows + l.eps));
     l.running_mean[k] += float(l.momentum * (mean[k] - l.running_mean[k]));
@@ -606,13 +608,12 @@ void layer_norm_forward(const Layer& l) {
     Vector sum{}, square{};
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) { sum += get(x + k, lanes); });
     const float mean = sum_of(sum) / c;
+    const Vector all = same(mean);
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
-      const Vector centred = get(x + k, lanes) - mean;
+      const Vector centred = get(x + k, lanes) - get((const float*)&all, lanes);  // 0 in the lanes beyond the row
       square += centred * centred;
     });
-    // Lanes beyond the row hold (0 - mean)².
-    const float beyond = float(up_to(c, LANES) - c) * mean * mean;
-    const float inverse = 1 / std::sqrt((sum_of(square) - beyond) / c + float(l.eps));
+    const float inverse = 1 / std::sqrt(sum_of(square) / c + float(l.eps));
     l.statistics[2 * r] = mean, l.statistics[2 * r + 1] = inverse;
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
       const Vector unit = (get(x + k, lanes) - mean) * inverse;
