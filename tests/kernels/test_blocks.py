@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 import gc
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nextify.kernels import install, installed, libraries
 from nextify.kernels.blocks import training as blocks
-from nextify.networks.layers import BatchNorm, LayerNorm
+from nextify.networks.layers import BatchNorm, DropPath, LayerNorm
 from nextify.networks.network import Block, ConvNet
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design
@@ -195,7 +198,48 @@ def of_another_kind(block: Block) -> None:
     block.pointwise1_norm = nn.Identity()
 
 
-@pytest.mark.parametrize("change", [frozen, with_a_hook, with_a_norm_in_evaluation, of_another_kind])
+def with_a_hook_on_the_shortcut(block: Block) -> None:
+    block.shortcut.register_forward_hook(lambda *_: None)
+
+
+def with_a_hook_on_the_dropped_paths(block: Block) -> None:
+    block.drop_path.register_forward_hook(lambda *_: None)
+
+
+def with_a_hook_on_the_last_layers(block: Block) -> None:
+    block.after.register_forward_hook(lambda *_: None)
+
+
+def with_another_shortcut(block: Block) -> None:
+    block.shortcut = nn.Sequential(block.shortcut.conv)  # type: ignore[assignment]
+
+
+def without_last_layers(block: Block) -> None:
+    block.after = nn.Identity()  # type: ignore[assignment]
+
+
+def with_other_dropped_paths(block: Block) -> None:
+    class Doubled(DropPath):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    block.drop_path = Doubled(0.0)
+
+
+def with_a_smaller_kernel(block: Block) -> None:
+    block.spatial.weight = nn.Parameter(torch.randn(17, 17, 1, 1))
+    block.shortcut.conv.stride = 1
+    block.spatial.padding = (0, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(frozen, with_a_hook, with_a_norm_in_evaluation, of_another_kind),
+        *(with_a_hook_on_the_shortcut, with_a_hook_on_the_dropped_paths, with_a_hook_on_the_last_layers),
+        *(with_another_shortcut, without_last_layers, with_other_dropped_paths, with_a_smaller_kernel),
+    ],
+)
 def test_what_is_left_to_the_layers(change: object) -> None:
     model = drawn(RESNET50.with_(**RAGGED))
     install(model)
@@ -263,6 +307,70 @@ def test_weights_of_another_shape_are_refused() -> None:
     block.pointwise1.weight = nn.Parameter(torch.randn(24, 68))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         block(x[:1, :1, :1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_parameters_of_another_type_are_left_to_torch(dtype: torch.dtype) -> None:
+    model = drawn(RESNET50.with_(**RAGGED))
+    install(model)
+    block = model.to(dtype).stages[0].blocks[0]  # type: ignore[index, union-attr]
+    with pytest.raises(RuntimeError, match="same dtype"):
+        block(torch.randn(2, 4, 4, 17))
+    block.float()
+    block.pointwise1_norm.running_var = block.pointwise1_norm.running_var.to(dtype)
+    with contextlib.suppress(RuntimeError):
+        block(torch.randn(2, 4, 4, 17))
+    assert block.choice.kernel == "torch"
+
+
+def test_paths_of_another_batch_and_images_smaller_than_the_window() -> None:
+    model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"), 0.5)
+    install(model)
+    block, x = model.stages[1].blocks[1], torch.randn(3, 4, 4, 24)  # type: ignore[index, union-attr]
+    block.drop_path.part = (torch.arange(2), 6)
+    with pytest.raises(ValueError, match="for 2 images, and the batch has 3"):
+        block(x)
+    downsample = model.stages[1].downsample  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="2x2 pixels does not fit an image of"):
+        downsample(torch.randn(2, 1, 4, 17))  # type: ignore[operator]
+    assert downsample.choice.kernel == "whole"  # type: ignore[union-attr]
+
+
+def test_constants_of_norms_may_change() -> None:
+    model = drawn(RESNET50.with_(**RAGGED))
+    images = torch.randn(2, 3, 16, 16)
+    install(model)
+    step(model, images)
+    for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
+        norm.eps, norm.momentum = 0.5, 0.9
+    assert_same_step(model, images)
+
+
+def test_threads_share_a_network() -> None:
+    model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
+    install(model)
+    block = model.stages[0].blocks[0]  # type: ignore[index, union-attr]
+    inputs = [torch.randn(8, 8, 8, 17) for _ in range(4)]
+    expected = [block(x).detach() for x in inputs]
+
+    def repeated(number: int) -> bool:
+        torch.set_num_threads(1)
+        return all(torch.equal(block(inputs[number]), expected[number]) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(repeated, range(4))) == [True] * 4
+
+
+def test_failures_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = blocks._library()
+    layer = blocks.Layer(blocks.BATCH_NORM, 1, 1, 1, 1 << 60, 1, 1, 1 << 60)  # more than a vector can have
+    assert (
+        library.nextify_layers(ctypes.byref(layer), 1) == library.nextify_layers_backward(ctypes.byref(layer), 1) == 1
+    )
+    norm = LayerNorm(20)
+    monkeypatch.setattr(library, "nextify_layers", lambda *_: 1)
+    with pytest.raises(RuntimeError, match="blocks kernel failed with code 1"):
+        blocks.run(torch.ones(1, 2, 2, 20), norm, blocks.Parts((), [blocks.Described(norm, LayerNorm)], ()))
 
 
 def test_programs_end_with_their_networks() -> None:

@@ -271,9 +271,12 @@ def may_be_whole(x: Tensor, mode: Mode) -> bool:
 
 def whole(x: Tensor, parts: blocks.Parts, owner: nn.Module) -> Choice | None:
     """Choose one call for all layers of a block or chain; None where they run otherwise. ``may_be_whole`` is true."""
-    parameters = [p for module in (*parts.modules, owner) for p in module._parameters.values() if p is not None]
+    tensors = [t for module in (*parts.modules, owner) for t in blocks.tensors_of(module) if t is not None]
+    parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
     if not parameters or not all(p.requires_grad and type(p) in PLAIN for p in parameters):
         return None
+    if not all(t.device == x.device and t.dtype == (torch.float32 if t.ndim else torch.int64) for t in tensors):
+        return None  # torch's layers say what does not fit; a single number is how many batches a norm has seen
     if any(hooked(module) for module in parts.modules) or _has_any_global_hook():  # type: ignore[no-untyped-call]
         return None
     widest = max(x.shape[-1], *(p.shape[0] for p in parameters))

@@ -20,7 +20,7 @@ from nextify.kernels.choice import Choice
 from nextify.kernels.depthwise.cpu import depthwise_conv
 from nextify.kernels.gelu import cpu as gelu_cpu
 from nextify.kernels.pixelwise import strips, training
-from nextify.networks.layers import LayerNorm, Pointwise, SpatialConv
+from nextify.networks.layers import DropPath, LayerNorm, Pointwise, SpatialConv
 from nextify.networks.network import Block, Chain
 from nextify.system.native import Mode, known_mode
 
@@ -87,8 +87,8 @@ class FastBlock(Fast, Block):
     def forward(self, x: Tensor) -> Tensor:
         if choice.may_be_whole(x, self.kernels):
             whole = _whole(self)
-            made = choice.whole(x, whole, self) if blocks.takes(whole) else None
-            if made is not None:
+            made = choice.whole(x, whole, self) if whole is not None and blocks.takes(whole) else None
+            if whole is not None and made is not None:
                 self.chosen(made)
                 return blocks.run(x, self, whole, self.drop_path.factor(x))
         layers: list[Any] = [self._modules[name] for name in self.order]
@@ -122,7 +122,12 @@ class FastBlock(Fast, Block):
         return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)
 
 
-def _whole(block: Block) -> blocks.Parts:
+def _whole(block: Block) -> blocks.Parts | None:
+    """A block's layers, or None where its shortcut, dropped paths or last layers are others', or watched."""
+    beside = block.shortcut, block.drop_path, block.after
+    plain = [_PLAIN.get(type(module), type(module)) for module in beside]
+    if plain != [Chain, DropPath, Chain] or any(choice.hooked(module) for module in beside):
+        return None
     chains = (block.shortcut, block, block.after)
     return blocks.Parts(*([_described(chain._modules[name]) for name in chain.order] for chain in chains))
 

@@ -704,7 +704,7 @@ void split_backward(const Layer& l) {  // what a block's input gets from the bra
   });
 }
 
-extern "C" void nextify_layers(const Layer* layers, int64_t count) {
+void forward(const Layer* layers, int64_t count) {
   for (const Layer* l = layers; l < layers + count; ++l) switch (l->kind) {
       case CONV: conv_forward(*l); break;
       case DEPTHWISE: depthwise_forward(*l); break;
@@ -718,7 +718,7 @@ extern "C" void nextify_layers(const Layer* layers, int64_t count) {
     }
 }
 
-extern "C" void nextify_layers_backward(const Layer* layers, int64_t count) {
+void backward(const Layer* layers, int64_t count) {
   for (const Layer* l = layers + count - 1; l >= layers; --l) switch (l->kind) {
       case CONV: conv_backward(*l); break;
       case DEPTHWISE: depthwise_backward(*l); break;
@@ -730,4 +730,23 @@ extern "C" void nextify_layers_backward(const Layer* layers, int64_t count) {
       case PATCHES: patches_backward(*l); break;
       case POOL: pool_backward(*l); break;
     }
+}
+
+// Both return 0, or 1 where memory ran out: C++ exceptions would end the process.
+extern "C" int nextify_layers(const Layer* layers, int64_t count) {
+  try {
+    forward(layers, count);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+extern "C" int nextify_layers_backward(const Layer* layers, int64_t count) {
+  try {
+    backward(layers, count);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
 }
