@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nextify.kernels import install, installed, libraries
+from nextify.kernels import choice, install, installed, libraries
 from nextify.kernels.blocks import training as blocks
 from nextify.networks.layers import BatchNorm, DropPath, LayerNorm
 from nextify.networks.network import Block, ConvNet
@@ -32,7 +32,9 @@ RAGGED = {"depths": (1, 2), "widths": (17, 24), "stage_strides": (1, 2)}
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def as_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, on what "auto" takes for a processor that was measured."""
+    monkeypatch.setattr(choice, "AVX512", True)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -271,6 +273,29 @@ def test_autocast_float64_threads_and_evaluation_are_left_to_the_layers() -> Non
     assert kernels_of(model) == {"torch"}
     step(model.train().double(), images.double())
     assert kernels_of(model) == {"torch"}
+
+
+def test_what_was_not_measured_is_left_to_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = drawn(RESNET50.with_(**RAGGED))
+    images = torch.randn(2, 3, 16, 16)
+    for name, value in (("AVX512", False), ("MOST_BYTES_WHOLE", 1000), ("MOST_BYTES_WEIGHT", 1000)):
+        with monkeypatch.context() as changed:
+            changed.setattr(choice, name, value)
+            install(model)
+            step(model, images)
+            assert kernels_of(model) == {"torch"}
+
+
+def test_an_evaluation_leaves_what_trained_on_record() -> None:
+    model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
+    install(model)
+    images = torch.randn(2, 3, 8, 8)
+    step(model, images)
+    trained = installed(model)
+    assert {(group.module, group.kernel) for group in trained} == {("FastBlock", "whole"), ("FastChain", "whole")}
+    with torch.no_grad():
+        model.eval()(images)
+    assert installed(model) == trained
 
 
 def test_without_a_working_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

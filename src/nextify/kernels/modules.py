@@ -31,10 +31,10 @@ class Fast:
     kernels: Mode = "auto"
     """The mode it was installed with."""
     choice: Choice | None = None
-    """The last one made outside a compiled graph."""
+    """The last one made outside a compiled graph: in training, if there was any, rather than in evaluation."""
 
     def chosen(self, made: Choice) -> Choice:
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and (self.choice is None or torch.is_grad_enabled()):
             self.__dict__["choice"] = made
         return made
 
@@ -207,13 +207,16 @@ def _replace(module: nn.Module, mode: Mode) -> None:
 
 
 def installed(model: nn.Module) -> list[Installed]:
-    """The fast modules of a network, grouped by what they last ran on and why."""
+    """The fast modules of a network, grouped by what they last ran on and why; of whole blocks, not their layers."""
     groups: dict[tuple[str, str, str], list[str]] = {}
+    whole: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if isinstance(module, Fast) and not isinstance(module, FastPointwise):
+        if isinstance(module, Fast) and not isinstance(module, FastPointwise) and not name.startswith(whole):
             kernel, reason = ("undecided", module.kernels) if module.choice is None else module.choice[:2]
             if isinstance(module, FastChain) and kernel != "whole":
                 continue  # its layers say what they run on
+            if kernel == "whole":
+                whole = (*whole, f"{name}." if name else "")
             groups.setdefault((type(module).__name__, kernel, reason), []).append(name)
     return [Installed(kind, tuple(names), kernel, reason) for (kind, kernel, reason), names in groups.items()]
 

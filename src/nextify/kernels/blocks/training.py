@@ -282,7 +282,7 @@ def tensors_of(module: nn.Module) -> list[Tensor | None]:
 
 
 def key_of(parts: Parts, shape: torch.Size, block: Block | None) -> tuple[object, ...]:
-    """What a program is made from: the input's shape, the modules, the shapes of their tensors, and norms' constants."""
+    """What a program is made from: the input's shape, the modules, their tensors' shapes, and the constants of norms."""
     modules = parts.modules
     shapes = [None if t is None else t.shape for module in modules for t in tensors_of(module)]
     constants = [(module.__dict__.get("eps"), module.__dict__.get("momentum")) for module in modules]
