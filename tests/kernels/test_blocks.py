@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import ctypes
 import gc
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nextify.kernels import install, installed, libraries
+from nextify.kernels import choice, install, installed, libraries
 from nextify.kernels.blocks import training as blocks
+from nextify.networks.layers import BatchNorm, DropPath, LayerNorm
 from nextify.networks.network import Block, ConvNet
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, Design
@@ -28,7 +32,9 @@ RAGGED = {"depths": (1, 2), "widths": (17, 24), "stage_strides": (1, 2)}
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
+def as_measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, on what "auto" takes for a processor that was measured."""
+    monkeypatch.setattr(choice, "AVX512", True)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -102,6 +108,36 @@ def test_a_single_image_and_many() -> None:
         assert_same_step(drawn(design), torch.randn(images, 3, 8, 8))
 
 
+def test_nan_goes_through_as_in_torch() -> None:
+    model = drawn(roadmap()["baseline"].design.with_(**RAGGED))
+    plain, images = copy.deepcopy(model), torch.randn(2, 3, 16, 16)
+    install(model)
+    model.stages[0].blocks[0].pointwise2_norm.weight.data[3] = torch.nan  # type: ignore[index, union-attr]
+    plain.stages[0].blocks[0].pointwise2_norm.weight.data[3] = torch.nan  # type: ignore[index, union-attr]
+    (y, grads), (expected, of_expected) = step(model, images), step(plain, images)
+    assert kernels_of(model) == {"whole"}
+    assert expected.isnan().all()
+    assert torch.equal(y.isnan(), expected.isnan())
+    for grad, exact, (name, _) in zip(grads, of_expected, model.named_parameters(), strict=True):
+        assert torch.equal(grad.isnan(), exact.isnan()), name
+
+
+@pytest.mark.parametrize("kind", [LayerNorm, BatchNorm])
+@pytest.mark.parametrize("spread", [0.0, 0.01])
+def test_norms_far_from_zero(kind: type[nn.Module], spread: float) -> None:
+    norm = LayerNorm(20, eps=1e-6) if kind is LayerNorm else BatchNorm(20)
+    exact, x = copy.deepcopy(norm).double(), 10.1 + spread * torch.randn(2, 6, 6, 20)
+    y = blocks.run(x, norm, blocks.Parts((), [blocks.Described(norm, kind)], ()))
+    expected = exact(x.double())
+    # A mean near 10 is a float, 5e-7 off: by eps' deviation 5e-4, by a spread of 0.01 5e-5.
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=2e-3)
+    outgoing = torch.randn(y.shape)
+    grads = torch.autograd.grad(y, list(norm.parameters()), outgoing)
+    of_expected = torch.autograd.grad(expected, list(exact.parameters()), outgoing.double())
+    for grad, exact_grad in zip(grads, of_expected, strict=True):
+        torch.testing.assert_close(grad.double(), exact_grad, rtol=1e-3, atol=0.02)
+
+
 def test_memory_in_any_order() -> None:
     model = drawn(RESNET50.with_(**RAGGED))
     block, x = model.stages[0].blocks[0], torch.randn(2, 17, 5, 6)  # type: ignore[index, union-attr]
@@ -164,7 +200,48 @@ def of_another_kind(block: Block) -> None:
     block.pointwise1_norm = nn.Identity()
 
 
-@pytest.mark.parametrize("change", [frozen, with_a_hook, with_a_norm_in_evaluation, of_another_kind])
+def with_a_hook_on_the_shortcut(block: Block) -> None:
+    block.shortcut.register_forward_hook(lambda *_: None)
+
+
+def with_a_hook_on_the_dropped_paths(block: Block) -> None:
+    block.drop_path.register_forward_hook(lambda *_: None)
+
+
+def with_a_hook_on_the_last_layers(block: Block) -> None:
+    block.after.register_forward_hook(lambda *_: None)
+
+
+def with_another_shortcut(block: Block) -> None:
+    block.shortcut = nn.Sequential(block.shortcut.conv)  # type: ignore[assignment]
+
+
+def without_last_layers(block: Block) -> None:
+    block.after = nn.Identity()  # type: ignore[assignment]
+
+
+def with_other_dropped_paths(block: Block) -> None:
+    class Doubled(DropPath):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x
+
+    block.drop_path = Doubled(0.0)
+
+
+def with_a_smaller_kernel(block: Block) -> None:
+    block.spatial.weight = nn.Parameter(torch.randn(17, 17, 1, 1))
+    block.shortcut.conv.stride = 1
+    block.spatial.padding = (0, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(frozen, with_a_hook, with_a_norm_in_evaluation, of_another_kind),
+        *(with_a_hook_on_the_shortcut, with_a_hook_on_the_dropped_paths, with_a_hook_on_the_last_layers),
+        *(with_another_shortcut, without_last_layers, with_other_dropped_paths, with_a_smaller_kernel),
+    ],
+)
 def test_what_is_left_to_the_layers(change: object) -> None:
     model = drawn(RESNET50.with_(**RAGGED))
     install(model)
@@ -196,6 +273,29 @@ def test_autocast_float64_threads_and_evaluation_are_left_to_the_layers() -> Non
     assert kernels_of(model) == {"torch"}
     step(model.train().double(), images.double())
     assert kernels_of(model) == {"torch"}
+
+
+def test_what_was_not_measured_is_left_to_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = drawn(RESNET50.with_(**RAGGED))
+    images = torch.randn(2, 3, 16, 16)
+    for name, value in (("AVX512", False), ("MOST_BYTES_WHOLE", 1000), ("MOST_BYTES_WEIGHT", 1000)):
+        with monkeypatch.context() as changed:
+            changed.setattr(choice, name, value)
+            install(model)
+            step(model, images)
+            assert kernels_of(model) == {"torch"}
+
+
+def test_an_evaluation_leaves_what_trained_on_record() -> None:
+    model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
+    install(model)
+    images = torch.randn(2, 3, 8, 8)
+    step(model, images)
+    trained = installed(model)
+    assert {(group.module, group.kernel) for group in trained} == {("FastBlock", "whole"), ("FastChain", "whole")}
+    with torch.no_grad():
+        model.eval()(images)
+    assert installed(model) == trained
 
 
 def test_without_a_working_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
@@ -232,6 +332,70 @@ def test_weights_of_another_shape_are_refused() -> None:
     block.pointwise1.weight = nn.Parameter(torch.randn(24, 68))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         block(x[:1, :1, :1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_parameters_of_another_type_are_left_to_torch(dtype: torch.dtype) -> None:
+    model = drawn(RESNET50.with_(**RAGGED))
+    install(model)
+    block = model.to(dtype).stages[0].blocks[0]  # type: ignore[index, union-attr]
+    with pytest.raises(RuntimeError, match="same dtype"):
+        block(torch.randn(2, 4, 4, 17))
+    block.float()
+    block.pointwise1_norm.running_var = block.pointwise1_norm.running_var.to(dtype)
+    with contextlib.suppress(RuntimeError):
+        block(torch.randn(2, 4, 4, 17))
+    assert block.choice.kernel == "torch"
+
+
+def test_paths_of_another_batch_and_images_smaller_than_the_window() -> None:
+    model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"), 0.5)
+    install(model)
+    block, x = model.stages[1].blocks[1], torch.randn(3, 4, 4, 24)  # type: ignore[index, union-attr]
+    block.drop_path.part = (torch.arange(2), 6)
+    with pytest.raises(ValueError, match="for 2 images, and the batch has 3"):
+        block(x)
+    downsample = model.stages[1].downsample  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="2x2 pixels does not fit an image of"):
+        downsample(torch.randn(2, 1, 4, 17))  # type: ignore[operator]
+    assert downsample.choice.kernel == "whole"  # type: ignore[union-attr]
+
+
+def test_constants_of_norms_may_change() -> None:
+    model = drawn(RESNET50.with_(**RAGGED))
+    images = torch.randn(2, 3, 16, 16)
+    install(model)
+    step(model, images)
+    for norm in (module for module in model.modules() if isinstance(module, BatchNorm)):
+        norm.eps, norm.momentum = 0.5, 0.9
+    assert_same_step(model, images)
+
+
+def test_threads_share_a_network() -> None:
+    model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
+    install(model)
+    block = model.stages[0].blocks[0]  # type: ignore[index, union-attr]
+    inputs = [torch.randn(8, 8, 8, 17) for _ in range(4)]
+    expected = [block(x).detach() for x in inputs]
+
+    def repeated(number: int) -> bool:
+        torch.set_num_threads(1)
+        return all(torch.equal(block(inputs[number]), expected[number]) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(repeated, range(4))) == [True] * 4
+
+
+def test_failures_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = blocks._library()
+    layer = blocks.Layer(blocks.BATCH_NORM, 1, 1, 1, 1 << 60, 1, 1, 1 << 60)  # more than a vector can have
+    assert (
+        library.nextify_layers(ctypes.byref(layer), 1) == library.nextify_layers_backward(ctypes.byref(layer), 1) == 1
+    )
+    norm = LayerNorm(20)
+    monkeypatch.setattr(library, "nextify_layers", lambda *_: 1)
+    with pytest.raises(RuntimeError, match="blocks kernel failed with code 1"):
+        blocks.run(torch.ones(1, 2, 2, 20), norm, blocks.Parts((), [blocks.Described(norm, LayerNorm)], ()))
 
 
 def test_programs_end_with_their_networks() -> None:

@@ -1,6 +1,8 @@
 """The trainer: exact resume, ingredients that can each be switched off, checkpoints that survive damage."""
 
+import json
 import math
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,16 +11,18 @@ import pytest
 import torch
 
 from nextify.data import open_images
+from nextify.kernels import choice
 from nextify.networks.zoo import create_model
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Recipe
 from nextify.training.checkpoint import load_checkpoint, save_checkpoint
-from nextify.training.loop import TrainingDiverged
+from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.optimizers import build_optimizers, depth_group, parameter_groups
 from nextify.training.probe import probe
 from nextify.training.run import TrainingOutOfMemory, run_trial
 from nextify.training.schedule import learning_rate
 from nextify.training.trainer import Trainer, build_average
 from nextify.training.trial import Runtime
+from tests.kernels.helpers import needs_kernels
 from tests.training.helpers import small_trial
 
 RUNTIME = Runtime()
@@ -101,6 +105,37 @@ def test_train_continues_from_a_checkpoint_to_the_same_result(digits, tmp_path):
     assert continued.curve[-1]["train_loss"] == whole.curve[-1]["train_loss"]
     assert not (folder / "checkpoint.pt").exists()
     assert len((folder / "log.jsonl").read_text().splitlines()) == 2
+
+
+@needs_kernels
+def test_the_result_says_what_trained(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "AVX512", True)
+    recipe = replace(SMALL, epochs=1, batch_size=400, warmup_epochs=0.0)
+    run_trial(trial_of("baseline", recipe), digits, replace(RUNTIME, threads=1), tmp_path)
+    groups = json.loads((tmp_path / "result.json").read_text())["kernels"]["layers"]
+    assert {(group["module"], group["kernel"]) for group in groups} == {("FastBlock", "whole"), ("FastChain", "whole")}
+    assert "stages.0.blocks.0" in groups[0]["layers"] + groups[1]["layers"]
+
+
+def test_a_training_stopped_in_its_evaluation_goes_on_there(digits, tmp_path, monkeypatch):
+    trial = trial_of(recipe=replace(SMALL, epochs=1, batch_size=400, warmup_epochs=0.0))
+    stopped, seen, evaluate = [], [], Trainer.evaluate
+
+    def stopping(trainer, look):
+        stopped.append(trainer.seconds)
+        look()
+
+    def slow(trainer, *look):
+        time.sleep(0.2)
+        return evaluate(trainer, *look)
+
+    monkeypatch.setattr(Trainer, "evaluate", stopping)
+    with pytest.raises(TrainingStopped):
+        run_trial(trial, digits, RUNTIME, tmp_path, seen.append, should_stop=lambda: bool(stopped))
+    monkeypatch.setattr(Trainer, "evaluate", slow)
+    result = run_trial(trial, digits, RUNTIME, tmp_path, seen.append)
+    assert [progress.entry for progress in seen if progress.entry] == result.curve
+    assert result.seconds >= stopped[0] + 0.2
 
 
 def test_a_seed_changes_the_result_and_the_fingerprint(digits):

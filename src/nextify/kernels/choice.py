@@ -23,6 +23,7 @@ from nextify.system.native import Mode
 
 # Looked up on import, because a compiled graph cannot ask.
 AVX2_ALONE = torch.backends.cpu.get_cpu_capability() == "AVX2"
+AVX512: bool = torch.cpu._is_avx512_supported()
 BFLOAT16_INSTRUCTIONS: bool = torch.cpu._is_avx512_bf16_supported()
 MATRIX_UNITS: bool = torch.cpu._is_amx_tile_supported()
 """Intel's AMX."""
@@ -41,8 +42,9 @@ Fewer stay in a cache anyway."""
 LEAST_BYTES_OWN = 1 << 14
 """The same where the matrix products are our own."""
 
-MOST_BYTES_WHOLE = 1 << 23
-"""On a CPU, whole blocks run in one call up to so many bytes of their widest activations. More were not measured."""
+MOST_BYTES_WHOLE, MOST_BYTES_WEIGHT = 1 << 23, 4 * 768 * 384
+"""On a CPU, whole blocks run in one call up to so many bytes of their widest activations, and of their largest weight.
+More were not measured."""
 
 Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training", "whole"]
 
@@ -261,8 +263,9 @@ def block(x: Tensor, parts: strips.Parts | None, module: nn.Module, dropped: boo
 
 
 def may_be_whole(x: Tensor, mode: Mode) -> bool:
-    """Whether a block of ``x (N, H, W, C)`` may run in one call: where "auto" trains on one thread in float32."""
-    if seen_as_operators() or for_elsewhere() or mode != "auto" or x.device.type != "cpu" or x.ndim != 4:
+    """Whether a block of ``x (N, H, W, C)`` may run in one call: where "auto" trains on one thread in float32, on
+    processors with AVX-512; others were not measured."""
+    if not AVX512 or seen_as_operators() or for_elsewhere() or mode != "auto" or x.device.type != "cpu" or x.ndim != 4:
         return False
     if not torch.is_grad_enabled() or torch.get_num_threads() != 1 or type(x) not in PLAIN:
         return False
@@ -271,13 +274,18 @@ def may_be_whole(x: Tensor, mode: Mode) -> bool:
 
 def whole(x: Tensor, parts: blocks.Parts, owner: nn.Module) -> Choice | None:
     """Choose one call for all layers of a block or chain; None where they run otherwise. ``may_be_whole`` is true."""
-    parameters = [p for module in (*parts.modules, owner) for p in module._parameters.values() if p is not None]
+    tensors = [t for module in (*parts.modules, owner) for t in blocks.tensors_of(module) if t is not None]
+    parameters = [t for t in tensors if isinstance(t, nn.Parameter)]
     if not parameters or not all(p.requires_grad and type(p) in PLAIN for p in parameters):
         return None
+    if not all(t.device == x.device and t.dtype == (torch.float32 if t.ndim else torch.int64) for t in tensors):
+        return None  # torch's layers say what does not fit; a single number is how many batches a norm has seen
     if any(hooked(module) for module in parts.modules) or _has_any_global_hook():  # type: ignore[no-untyped-call]
         return None
     widest = max(x.shape[-1], *(p.shape[0] for p in parameters))
     if x.numel() // x.shape[-1] * widest * 4 > MOST_BYTES_WHOLE:
+        return None
+    if max(p.numel() for p in parameters) * 4 > MOST_BYTES_WEIGHT:
         return None
     return Choice("whole", _by("auto")) if blocks.ready() else None
 

@@ -20,7 +20,7 @@ from nextify.kernels.choice import Choice
 from nextify.kernels.depthwise.cpu import depthwise_conv
 from nextify.kernels.gelu import cpu as gelu_cpu
 from nextify.kernels.pixelwise import strips, training
-from nextify.networks.layers import LayerNorm, Pointwise, SpatialConv
+from nextify.networks.layers import DropPath, LayerNorm, Pointwise, SpatialConv
 from nextify.networks.network import Block, Chain
 from nextify.system.native import Mode, known_mode
 
@@ -31,10 +31,10 @@ class Fast:
     kernels: Mode = "auto"
     """The mode it was installed with."""
     choice: Choice | None = None
-    """The last one made outside a compiled graph."""
+    """The last one made outside a compiled graph: in training, if there was any, rather than in evaluation."""
 
     def chosen(self, made: Choice) -> Choice:
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and (self.choice is None or torch.is_grad_enabled()):
             self.__dict__["choice"] = made
         return made
 
@@ -87,8 +87,8 @@ class FastBlock(Fast, Block):
     def forward(self, x: Tensor) -> Tensor:
         if choice.may_be_whole(x, self.kernels):
             whole = _whole(self)
-            made = choice.whole(x, whole, self) if blocks.takes(whole) else None
-            if made is not None:
+            made = choice.whole(x, whole, self) if whole is not None and blocks.takes(whole) else None
+            if whole is not None and made is not None:
                 self.chosen(made)
                 return blocks.run(x, self, whole, self.drop_path.factor(x))
         layers: list[Any] = [self._modules[name] for name in self.order]
@@ -122,7 +122,12 @@ class FastBlock(Fast, Block):
         return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)
 
 
-def _whole(block: Block) -> blocks.Parts:
+def _whole(block: Block) -> blocks.Parts | None:
+    """A block's layers, or None where its shortcut, dropped paths or last layers are others', or watched."""
+    beside = block.shortcut, block.drop_path, block.after
+    plain = [_PLAIN.get(type(module), type(module)) for module in beside]
+    if plain != [Chain, DropPath, Chain] or any(choice.hooked(module) for module in beside):
+        return None
     chains = (block.shortcut, block, block.after)
     return blocks.Parts(*([_described(chain._modules[name]) for name in chain.order] for chain in chains))
 
@@ -202,13 +207,16 @@ def _replace(module: nn.Module, mode: Mode) -> None:
 
 
 def installed(model: nn.Module) -> list[Installed]:
-    """The fast modules of a network, grouped by what they last ran on and why."""
+    """The fast modules of a network, grouped by what they last ran on and why; of whole blocks, not their layers."""
     groups: dict[tuple[str, str, str], list[str]] = {}
+    whole: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        if isinstance(module, Fast) and not isinstance(module, FastPointwise):
+        if isinstance(module, Fast) and not isinstance(module, FastPointwise) and not name.startswith(whole):
             kernel, reason = ("undecided", module.kernels) if module.choice is None else module.choice[:2]
             if isinstance(module, FastChain) and kernel != "whole":
                 continue  # its layers say what they run on
+            if kernel == "whole":
+                whole = (*whole, f"{name}." if name else "")
             groups.setdefault((type(module).__name__, kernel, reason), []).append(name)
     return [Installed(kind, tuple(names), kernel, reason) for (kind, kernel, reason), names in groups.items()]
 

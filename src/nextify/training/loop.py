@@ -87,13 +87,21 @@ def run_steps(
         if processes.count() == 1 and should_stop is not None and should_stop():
             stop()
 
-    def end_epoch() -> Entry:
-        nonlocal final
+    def show(entry: Entry | None = None) -> None:
+        nonlocal shown_at
+        shown_at = time.perf_counter()
+        if on_progress is not None:
+            on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer), entry))
+
+    def end_epoch() -> None:
+        nonlocal final, before
         due = trainer.step // trainer.steps_per_epoch in measured
         final = trainer.evaluate(stop_if_asked) if due else None
         entry = _end_epoch(trainer, final)
         records.epoch(entry, trainer.step)
-        return entry
+        trainer.seconds += time.perf_counter() - before
+        show(entry)
+        before = time.perf_counter()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         try:
@@ -115,14 +123,11 @@ def run_steps(
         trainer.step_seconds.append(now - before)
         trainer.seconds += now - before
         before = now
-        entry = None
         if end_of_epoch:
-            entry = end_epoch()
-            trainer.seconds += time.perf_counter() - before
+            end_epoch()
+        elif now - shown_at > SHOW_SECONDS:
+            show()
         now = time.perf_counter()
-        if on_progress is not None and (entry is not None or now - shown_at > SHOW_SECONDS):
-            shown_at = now
-            on_progress(Progress(trainer.step, trainer.total_steps, speed(trainer), entry))
         if trainer.step < trainer.total_steps and (processes.count() == 1 or trainer.step % AGREE_EVERY == 0):
             due = records.folder is not None and now - saved_at > runtime.checkpoint_seconds
             asked, save = processes.largest([should_stop is not None and should_stop(), due])

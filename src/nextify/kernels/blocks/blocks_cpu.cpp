@@ -10,6 +10,7 @@
 //
 // Plain C interface; training.py builds, loads and checks it, and describes the fields of a Layer.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -54,7 +55,9 @@ INLINE void set(float* p, Vector v, int64_t lanes) {
 #endif
   store(p, v, lanes);
 }
-INLINE Vector positive(Vector v) { return choose((Bits)(v > 0.f), v, Vector{}); }
+// ReLU of a vector, and of a gradient by what ReLU took or gave; a NaN stays.
+INLINE Vector passed(Vector v, Vector grad) { return choose((Bits)(v <= 0.f), Vector{}, grad); }
+INLINE Vector positive(Vector v) { return passed(v, v); }
 
 template <int HALF = LANES / 2>
 INLINE float sum_of(Vector v) {
@@ -551,7 +554,8 @@ void batch_norm_forward(const Layer& l) {
                    s[1] += centred * centred;
                  });
   for (int64_t k = 0; k < c; ++k) {
-    const double from_about = moments[k] / rows, squares = moments[c + k] - moments[k] * from_about;
+    const double from_about = moments[k] / rows;
+    const double squares = std::max(moments[c + k] - moments[k] * from_about, 0.0);  // a NaN stays
     mean[k] = float(about[k] + from_about);
     inverse[k] = float(1 / std::sqrt(squares / rows + l.eps));
     l.running_mean[k] += float(l.momentum * (mean[k] - l.running_mean[k]));
@@ -574,7 +578,7 @@ void batch_norm_backward(const Layer& l) {
   const auto grad = [&](int64_t i, int64_t k, int64_t lanes, Vector x) __attribute__((always_inline)) {
     const Vector g = get(l.y_grad + i, lanes);
     if (!l.relu) return g;
-    return choose((Bits)(x * get(slope + k, lanes) + get(shift + k, lanes) > 0.f), g, Vector{});
+    return passed(x * get(slope + k, lanes) + get(shift + k, lanes), g);
   };
   column_sums<2>(rows, c, sums.data(),
                  [&](int64_t r, int64_t k, int64_t lanes, Vector* s) __attribute__((always_inline)) {
@@ -604,13 +608,12 @@ void layer_norm_forward(const Layer& l) {
     Vector sum{}, square{};
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) { sum += get(x + k, lanes); });
     const float mean = sum_of(sum) / c;
+    const Vector all = same(mean);
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
-      const Vector centred = get(x + k, lanes) - mean;
+      const Vector centred = get(x + k, lanes) - get((const float*)&all, lanes);  // 0 in the lanes beyond the row
       square += centred * centred;
     });
-    // Lanes beyond the row hold (0 - mean)².
-    const float beyond = float(up_to(c, LANES) - c) * mean * mean;
-    const float inverse = 1 / std::sqrt((sum_of(square) - beyond) / c + float(l.eps));
+    const float inverse = 1 / std::sqrt(sum_of(square) / c + float(l.eps));
     l.statistics[2 * r] = mean, l.statistics[2 * r + 1] = inverse;
     along(c, [&](int64_t k, int64_t lanes) __attribute__((always_inline)) {
       const Vector unit = (get(x + k, lanes) - mean) * inverse;
@@ -658,8 +661,7 @@ void activate(const Layer& l) {
 void activate_backward(const Layer& l) {
   along(l.rows() * l.outputs, [&](int64_t i, int64_t lanes) __attribute__((always_inline)) {
     const Vector x = get(l.x + i, lanes), g = get(l.y_grad + i, lanes), square = x * x;
-    const Vector passed = choose((Bits)(x > 0.f), g, Vector{});
-    set(l.x_grad + i, l.kind == RELU ? passed : g * slope(x, square, distribution(x, square)), lanes);
+    set(l.x_grad + i, l.kind == RELU ? passed(x, g) : g * slope(x, square, distribution(x, square)), lanes);
   });
 }
 
@@ -678,7 +680,7 @@ void join_backward(const Layer& l) {
   const int64_t c = l.outputs, each = l.out_height * l.out_width;
   everywhere(l.rows(), c, [&](int64_t i, int64_t r, int64_t k, int64_t lanes) __attribute__((always_inline)) {
     Vector g = get(l.y_grad + i, lanes);
-    if (l.relu) g = choose((Bits)(get(l.y + i, lanes) > 0.f), g, Vector{});
+    if (l.relu) g = passed(get(l.y + i, lanes), g);
     set(l.other_grad + i, g, lanes);
     if (l.factor) g *= l.factor[r / each];
     set(l.x_grad + i, g, lanes);  // without the scale yet
@@ -702,7 +704,7 @@ void split_backward(const Layer& l) {  // what a block's input gets from the bra
   });
 }
 
-extern "C" void nextify_layers(const Layer* layers, int64_t count) {
+void forward(const Layer* layers, int64_t count) {
   for (const Layer* l = layers; l < layers + count; ++l) switch (l->kind) {
       case CONV: conv_forward(*l); break;
       case DEPTHWISE: depthwise_forward(*l); break;
@@ -716,7 +718,7 @@ extern "C" void nextify_layers(const Layer* layers, int64_t count) {
     }
 }
 
-extern "C" void nextify_layers_backward(const Layer* layers, int64_t count) {
+void backward(const Layer* layers, int64_t count) {
   for (const Layer* l = layers + count - 1; l >= layers; --l) switch (l->kind) {
       case CONV: conv_backward(*l); break;
       case DEPTHWISE: depthwise_backward(*l); break;
@@ -728,4 +730,23 @@ extern "C" void nextify_layers_backward(const Layer* layers, int64_t count) {
       case PATCHES: patches_backward(*l); break;
       case POOL: pool_backward(*l); break;
     }
+}
+
+// Both return 0, or 1 where memory ran out: C++ exceptions would end the process.
+extern "C" int nextify_layers(const Layer* layers, int64_t count) {
+  try {
+    forward(layers, count);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
+}
+
+extern "C" int nextify_layers_backward(const Layer* layers, int64_t count) {
+  try {
+    backward(layers, count);
+    return 0;
+  } catch (...) {
+    return 1;
+  }
 }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nextify.kernels.gelu.cpu import FLAGS
-from nextify.kernels.operators import check_numbers, compiled
+from nextify.kernels.operators import check_numbers, compiled, failed
 from nextify.kernels.pixelwise.products import scratch_address
 from nextify.networks.layers import BatchNorm, LayerNorm, Pointwise, Pool, SpatialConv
 from nextify.networks.network import Block
@@ -55,7 +55,7 @@ class Layer(ctypes.Structure):
 def _check(library: ctypes.CDLL) -> None:
     """Raise RuntimeError where a dense convolution of ragged channels, or its gradients, are not NumPy's."""
     for function in (library.nextify_layers, library.nextify_layers_backward):
-        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int64], None
+        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int64], ctypes.c_int
     random = np.random.default_rng(0)
     n, h, w, c, out, k = 3, 5, 4, 21, 70, 3
     x, weight = random.standard_normal((n, h, w, c), np.float32), random.standard_normal((out, k, k, c), np.float32)
@@ -66,8 +66,7 @@ def _check(library: ctypes.CDLL) -> None:
     arrays = {"x": x, "weight": weight, "bias": bias, "y": y, "index": index, "y_grad": grad}
     for name, array in {**arrays, **dict(zip(("x_grad", "weight_grad", "bias_grad"), found, strict=True))}.items():
         setattr(layer, name, array.ctypes.data)
-    library.nextify_layers(ctypes.byref(layer), 1)
-    library.nextify_layers_backward(ctypes.byref(layer), 1)
+    code = library.nextify_layers(ctypes.byref(layer), 1) or library.nextify_layers_backward(ctypes.byref(layer), 1)
     views = [np.lib.stride_tricks.sliding_window_view(np.pad(a, ((0, 0), (1, 1), (1, 1), (0, 0))), (k, k), axis=(1, 2))
              for a in (x, grad)]  # (N, H, W, C, K, K)  # fmt: skip
     expected = (
@@ -76,7 +75,7 @@ def _check(library: ctypes.CDLL) -> None:
         np.einsum("nhwckl,nhwo->oklc", views[0], grad),
         grad.sum((0, 1, 2)),
     )
-    check_numbers(list(zip((y, *found), expected, strict=True)), 1e-4, 1e-3)
+    check_numbers(list(zip((y, *found), expected, strict=True)), 1e-4, 1e-3, code)
 
 
 _library, ready = compiled("blocks", Path(__file__).with_name("blocks_cpu.cpp"), _check, FLAGS)
@@ -106,6 +105,8 @@ def kind_of(module: Any, plain: type[nn.Module]) -> int | None:
     if plain is Pointwise:
         return CONV
     if plain is SpatialConv:
+        if module.weight.shape[2:] != 2 * module.kernel_size[:1]:  # replaced by one of another size
+            return None
         if module.groups == 1:
             return CONV
         same = module.padding[0] == module.kernel_size[0] // 2 and module.kernel_size[0] % 2
@@ -212,6 +213,8 @@ class Program:
             kernel, stride, padding = window_of(module, plain)
             before, channels = size, module.weight.shape[0] if kind in (CONV, DEPTHWISE) else size[-1]
             size = torch.Size((size[0], *((s + 2 * padding - kernel) // stride + 1 for s in size[1:3]), channels))
+            if min(size[1:3]) < 1:
+                raise ValueError(f"a window of {kernel}x{kernel} pixels does not fit an image of {tuple(before[1:3])}")
             _check_sizes(module, kind, before, size)
             window: dict[str, int] = {"kernel": kernel, "stride": stride, "padding": padding}
             if kind == CONV and kernel > 1 and before[-1] < LEAST_CHANNELS:
@@ -267,22 +270,24 @@ class Program:
             self.backward_places.append((number, "x_grad", *at))
         return at
 
-    def place(self, places: Sequence[tuple[int, str, int, int]], memory: Sequence[int]) -> None:
-        for layer, field, which, offset in places:
-            setattr(self.layers[layer], field, memory[which] + offset)
-
     @property
     def needs_input_grad(self) -> bool:
         """Whether the first layer writes its input's gradient even where nobody asks for it."""
         return self.made[0].kind not in (CONV, PATCHES, SPLIT)
 
 
+def tensors_of(module: nn.Module) -> list[Tensor | None]:
+    """A module's own parameters and running statistics."""
+    return [*module._parameters.values(), *module._buffers.values()]
+
+
 def key_of(parts: Parts, shape: torch.Size, block: Block | None) -> tuple[object, ...]:
-    """What a program is made from: the input's shape, the modules, and the shapes of their parameters."""
+    """What a program is made from: the input's shape, the modules, their tensors' shapes, and the constants of norms."""
     modules = parts.modules
-    shapes = [None if p is None else p.shape for module in modules for p in module._parameters.values()]
+    shapes = [None if t is None else t.shape for module in modules for t in tensors_of(module)]
+    constants = [(module.__dict__.get("eps"), module.__dict__.get("momentum")) for module in modules]
     scale = None if block is None or block.layer_scale is None else block.layer_scale.shape
-    return shape, modules, shapes, scale
+    return shape, modules, shapes, constants, scale
 
 
 _programs: weakref.WeakKeyDictionary[nn.Module, list[Program]] = weakref.WeakKeyDictionary()
@@ -305,9 +310,12 @@ def _check_sizes(module: Any, kind: int, before: torch.Size, size: torch.Size) -
     channels = before[-1]
     if kind not in (RELU, GELU, POOL):
         weight, bias = module.weight.shape, module.bias
-        fits = {CONV: weight[1:2] == (channels,), DEPTHWISE: weight[:2] == (channels, 1)}
+        window = weight[2:]  # checked by kind_of
+        fits = {CONV: weight[1:] == (channels, *window), DEPTHWISE: weight == (channels, 1, *window)}
         if not fits.get(kind, weight == (channels,)) or (bias is not None and bias.shape != size[-1:]):
             raise ValueError(f"a weight of {tuple(weight)} or its bias does not fit {channels} channels")
+    if kind == BATCH_NORM and any(module._buffers[name].shape != (channels,) for _, name in BUFFERS[:2]):
+        raise ValueError(f"the running statistics do not fit {channels} channels")
     if kind == BATCH_NORM and size[:3].numel() == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(size)}")
 
@@ -323,8 +331,9 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, program: Program, x: Tensor, factor: Tensor | None, *learned: Tensor) -> Tensor:
         x, out, kept = x.contiguous(), x.new_empty(program.out_shape), x.new_empty(program.kept)
-        _set(program, learned, factor, x, out, kept)
-        _library().nextify_layers(program.layers, len(program.layers))
+        layers, _ = _layers(program, learned, factor, x, out, kept)
+        if code := _library().nextify_layers(layers, len(layers)):
+            raise failed("blocks", code)
         ctx.program, ctx.factor = program, factor
         ctx.save_for_backward(x, out, kept, *learned)
         return out
@@ -337,28 +346,38 @@ class _Block(torch.autograd.Function):
         grad, found = grad.contiguous(), [torch.empty_like(p) for p in learned]
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[1] or program.needs_input_grad else None
         passing = scratch_address("blocks", 4 * (program.passing + FLOATS))
-        memory = _set(program, learned, ctx.factor, x, out, kept)
+        layers, memory = _layers(program, learned, ctx.factor, x, out, kept)
         memory += [passing + -passing % 64, grad.data_ptr(), 0 if x_grad is None else x_grad.data_ptr()]
-        program.place(program.backward_places, memory)
+        _place(layers, program.backward_places, memory)
         for (layer, field, _, _), of in zip(program.learned, found, strict=True):
-            setattr(program.layers[layer], f"{field}_grad", of.data_ptr())
-        _library().nextify_layers_backward(program.layers, len(program.layers))
+            setattr(layers[layer], f"{field}_grad", of.data_ptr())
+        if code := _library().nextify_layers_backward(layers, len(layers)):
+            raise failed("blocks", code)
         return None, x_grad, None, *found
 
 
-def _set(
+def _layers(
     program: Program, learned: Sequence[Tensor], factor: Tensor | None, x: Tensor, out: Tensor, kept: Tensor
-) -> list[int]:
-    """Write a call's addresses into the program; returns those of its first memories."""
+) -> tuple[Any, list[int]]:
+    """The program's layers with one call's addresses, and those of its first memories.
+
+    A copy, as other threads may call the same network while the kernel runs.
+    """
+    layers = type(program.layers).from_buffer_copy(program.layers)
     memory = [x.data_ptr(), out.data_ptr(), kept.data_ptr()]
-    program.place(program.forward_places, memory)
+    _place(layers, program.forward_places, memory)
     for (layer, field, _, _), parameter in zip(program.learned, learned, strict=True):
-        setattr(program.layers[layer], field, parameter.data_ptr())
+        setattr(layers[layer], field, parameter.data_ptr())
     for layer, field, module, name in program.buffers:
-        setattr(program.layers[layer], field, module._buffers[name].data_ptr())  # type: ignore[union-attr]
+        setattr(layers[layer], field, module._buffers[name].data_ptr())  # type: ignore[union-attr]
     if program.join is not None:
-        program.layers[program.join].factor = None if factor is None else factor.data_ptr()
-    return memory
+        layers[program.join].factor = None if factor is None else factor.data_ptr()
+    return layers, memory
+
+
+def _place(layers: Any, places: Sequence[tuple[int, str, int, int]], memory: Sequence[int]) -> None:
+    for layer, field, which, offset in places:
+        setattr(layers[layer], field, memory[which] + offset)
 
 
 def run(x: Tensor, owner: nn.Module, parts: Parts, factor: Tensor | None = None) -> Tensor:
@@ -367,7 +386,13 @@ def run(x: Tensor, owner: nn.Module, parts: Parts, factor: Tensor | None = None)
     Args:
         owner: the block or chain, of which programs are kept.
         factor: by image, as stochastic depth draws it; None keeps all.
+
+    Raises:
+        ValueError: weights, image or factor do not fit each other.
+        RuntimeError: there was no memory.
     """
+    if factor is not None and factor.numel() != x.shape[0]:
+        raise ValueError(f"paths are dropped for {factor.numel()} images, and the batch has {x.shape[0]}")
     program = program_of(owner, parts, x.shape)
     places = [(module or owner, name) for _, _, module, name in program.learned]
     learned = [_in_order(module._parameters[name]) for module, name in places]  # type: ignore[arg-type]
