@@ -1,8 +1,8 @@
 """A whole block of a small network in training: one call into ``blocks_cpu.cpp`` forward, and one backward.
 
-In networks of a few thousand pixels per batch, torch's layers spend as much time on being called, on memory and on
-elementwise passes as on products. Here a block's layers run one after the other on memory that stays in a cache. On one
-thread, as a study trains its small networks. Results differ from the layers' by rounding only.
+In networks of a few thousand pixels per batch, torch's layers spend as much time on calls, allocation and elementwise
+passes as on products. Here a block's layers run one after the other in memory that stays in the cache. It uses one
+thread, as a study does for each of its small networks. Results differ from the layers' by rounding only.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ INPUT, OUT, KEPT, PASSING, OUT_GRAD, INPUT_GRAD = range(6)
 """The memories of a Program."""
 KINDS = CONV, DEPTHWISE, BATCH_NORM, LAYER_NORM, RELU, GELU, JOIN, SPLIT, PATCHES, POOL = range(10)
 LEAST_CHANNELS = 16
-"""Fewest of a depthwise convolution: a vector's on any processor."""
+"""The fewest channels of a depthwise convolution: the widest vector's, whatever the processor."""
 BUFFERS = (
     ("running_mean", "running_mean"), ("running_variance", "running_var"), ("batches", "num_batches_tracked")
 )  # fmt: skip
@@ -282,7 +282,7 @@ def tensors_of(module: nn.Module) -> list[Tensor | None]:
 
 
 def key_of(parts: Parts, shape: torch.Size, block: Block | None) -> tuple[object, ...]:
-    """What a program is made from: the input's shape, the modules, their tensors' shapes, and the constants of norms."""
+    """What a program is made from: the input's shape, the modules, their tensors' shapes, and norms' constants."""
     modules = parts.modules
     shapes = [None if t is None else t.shape for module in modules for t in tensors_of(module)]
     constants = [(module.__dict__.get("eps"), module.__dict__.get("momentum")) for module in modules]
