@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from nextify.kernels.gelu.cpu import FLAGS
 from nextify.kernels.operators import check_numbers, compiled, failed
@@ -339,8 +338,16 @@ class _Block(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            x_grad, *found = _Block.gradients(ctx, grad)
+        if torch.is_grad_enabled():
+            x_grad, *found = _Once.apply(1 + len(found), x_grad, *found, grad, *ctx.saved_tensors)
+        return None, x_grad, None, *found
+
+    @staticmethod
+    def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the input, None where nobody asks for it, and of what is learned."""
         program: Program = ctx.program
         x, out, kept, *learned = ctx.saved_tensors
         grad, found = grad.contiguous(), [torch.empty_like(p) for p in learned]
@@ -353,7 +360,19 @@ class _Block(torch.autograd.Function):
             setattr(layers[layer], f"{field}_grad", of.data_ptr())
         if code := _library().nextify_layers_backward(layers, len(layers)):
             raise failed("blocks", code)
-        return None, x_grad, None, *found
+        return x_grad, *found
+
+
+class _Once(torch.autograd.Function):
+    """Gradients, the first ``count`` tensors, that depend on all others and cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if t is None else t.detach() for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError('whole blocks cannot differentiate twice; nextify.kernels.install(model, "off") can')
 
 
 def _layers(
