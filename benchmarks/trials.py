@@ -13,6 +13,7 @@ Results: docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -81,7 +82,10 @@ class Build:
 
     def _answer(self) -> object:
         assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a measuring process ended with code {self.process.wait()}; its error is above")
+        return json.loads(line)
 
     def images_per_second(self, row: str, steps: int) -> float:
         assert self.process.stdin is not None
@@ -90,6 +94,12 @@ class Build:
 
     def end(self) -> None:
         self.process.communicate()
+
+
+def commit(source: Path) -> str:
+    """The commit of a checkout, given its src folder; with ``-dirty`` where files differ from it."""
+    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(command, text=True, capture_output=True, check=True).stdout.strip()
 
 
 def main() -> None:
@@ -106,15 +116,19 @@ def main() -> None:
     if options.serve:
         return serve(options.scale, options.kernels)
 
+    sources = OWN, options.other
+    commits = [commit(source) for source in sources]
     found: dict[str, list[tuple[float, float]]] = {}  # images/s: this build, the other
     for number in range(options.rounds):
-        builds = [Build(source, options) for source in (OWN, options.other)]
-        for row in options.rows or builds[0].rows:
-            order = (0, 1) if number % 2 == 0 else (1, 0)
-            speeds = {at: builds[at].images_per_second(row, options.steps) for at in order}
-            found.setdefault(row, []).append((speeds[0], speeds[1]))
-        for build in builds:
-            build.end()
+        with contextlib.ExitStack() as ending:
+            builds = []
+            for source in sources:
+                builds.append(Build(source, options))
+                ending.callback(builds[-1].end)
+            for row in options.rows or builds[0].rows:
+                order = (0, 1) if number % 2 == 0 else (1, 0)
+                speeds = {at: builds[at].images_per_second(row, options.steps) for at in order}
+                found.setdefault(row, []).append((speeds[0], speeds[1]))
 
     from nextify.system.environment import describe
 
@@ -130,7 +144,8 @@ def main() -> None:
         print(f"| {row} | {own:.0f} | {other:.0f} | {medians[-1]:.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
     print(f"| geometric mean | | | **{math.prod(medians) ** (1 / len(medians)):.2f}** | |")
     if options.json:
-        options.json.write_text(json.dumps({"environment": here, "images_per_second": found}, indent=1) + "\n")
+        content = {"environment": here, "commits": commits, "images_per_second": found}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

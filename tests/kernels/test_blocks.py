@@ -172,6 +172,20 @@ def test_calls_may_overlap_and_be_checkpointed() -> None:
         grad.sum().backward()
 
 
+def test_a_penalty_on_gradients_is_refused_with_the_remedy() -> None:
+    model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
+    images = torch.randn(2, 3, 8, 8, requires_grad=True)
+    for mode in ("auto", "off"):
+        install(model, mode)  # type: ignore[arg-type]
+        y = model(images).sum()  # whose own gradient is constant
+        (grad,) = torch.autograd.grad(y, images, create_graph=True)
+        if mode == "auto":
+            with pytest.raises(RuntimeError, match=r'cannot differentiate twice; .*install\(model, "off"\)'):
+                (y + grad.square().sum()).backward()
+        else:
+            (y + grad.square().sum()).backward()
+
+
 def test_copies_and_pickles_train_by_themselves() -> None:
     model = drawn(RESNET50.with_(**RAGGED))
     install(model)
@@ -375,12 +389,16 @@ def test_threads_share_a_network() -> None:
     model = drawn(CONVNEXT_TINY.with_(**RAGGED, stem="patchify2"))
     install(model)
     block = model.stages[0].blocks[0]  # type: ignore[index, union-attr]
-    inputs = [torch.randn(8, 8, 8, 17) for _ in range(4)]
-    expected = [block(x).detach() for x in inputs]
+    inputs = [torch.randn(8, 8, 8, 17, requires_grad=True) for _ in range(4)]
+
+    def gradient(x: Tensor) -> Tensor:
+        torch.set_num_threads(1)
+        return torch.autograd.grad(block(x).square().sum(), x)[0]
+
+    expected = [gradient(x) for x in inputs]
 
     def repeated(number: int) -> bool:
-        torch.set_num_threads(1)
-        return all(torch.equal(block(inputs[number]), expected[number]) for _ in range(50))
+        return all(torch.equal(gradient(inputs[number]), expected[number]) for _ in range(25))
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(repeated, range(4))) == [True] * 4

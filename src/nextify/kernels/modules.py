@@ -180,7 +180,7 @@ def install(model: nn.Module, mode: Mode = "auto") -> list[Installed]:
     Args:
         model: a network of ours, or anything that holds one.
         mode: ``auto`` uses kernels where they can be built and were measured to be faster, ``on`` wherever they support
-            the case, ``off`` restores the plain modules.
+            the case (but whole blocks in one call are for ``auto`` alone), ``off`` restores the plain modules.
 
     Raises:
         ValueError: there is no such mode.

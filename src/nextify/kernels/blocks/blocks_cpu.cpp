@@ -5,8 +5,9 @@
 //
 //   Y[p] = sum over t of X[index(t, p)] W_tᵀ + b     dX[index(t, p)] += dY[p] W_t     dW_t = dYᵀ X[index(t, .)]
 //
-// Batch norm sums squares about the mean of the first rows. Sums over pixels are kept in float for CHUNK rows, then in
-// double. Gradients overwrite: x_grad of elementwise layers may be y_grad.
+// Batch norm sums squares about the mean of the first rows. Sums over pixels for norms, biases and layer scale are kept in
+// float for CHUNK rows and then in double; those of a convolution's weight gradient are floats throughout. Gradients
+// overwrite: x_grad of elementwise layers may be y_grad.
 //
 // Plain C interface; training.py builds, loads and checks it, and describes the fields of a Layer.
 
@@ -134,8 +135,8 @@ __attribute__((noinline)) void gathered(const float* const* rows, int64_t taps, 
 
 constexpr int crossed_rows(int vectors) { return REGISTERS == 32 && vectors == 1 ? 16 : tile_rows(vectors); }
 
-// R neighbouring columns of `grad` (count, stride), transposed, times V vectors of rows found by their pointers, the last
-// vector with `lanes` lanes.
+// The transpose of R neighbouring columns of `grad` (count, stride), times rows of V vectors that `rows` points to. Of
+// each row's last vector, only `lanes` lanes are read.
 template <int R, int V>
 __attribute__((noinline)) void crossed(const float* grad, int64_t stride, int64_t count, const float* const* rows,
                                        int64_t lanes, Vector* out) {
@@ -262,7 +263,8 @@ void conv_weight_grad(const Layer& l) {
     }
 }
 
-// Where a pixel of the output is as many as one of the input, each of the input is found under the taps turned around.
+// Where input and output have the same size, the input gradient is the convolution of the output's gradient with the
+// kernel turned around, and reads the same index.
 void conv_gathered_input_grad(const Layer& l) {
   const int64_t rows = l.rows(), inner = l.taps() * l.inputs;
   const float* nothing = zeros(l.outputs);
@@ -360,7 +362,7 @@ struct Range {
   int64_t first, end;
 };
 
-// Rows of taps under which row  of the output has rows of the input.
+// The rows of taps that lie on the image for row `out` of the output.
 INLINE Range rows_of_taps(int64_t out, int64_t height, int64_t kernel, int64_t stride, int64_t padding) {
   const int64_t top = out * stride - padding;
   return {top < 0 ? -top : 0, height - top < kernel ? height - top : kernel};

@@ -1,8 +1,8 @@
 """A whole block of a small network in training: one call into ``blocks_cpu.cpp`` forward, and one backward.
 
-In networks of a few thousand pixels per batch, torch's layers spend as much time on being called, on memory and on
-elementwise passes as on products. Here a block's layers run one after the other on memory that stays in a cache. On one
-thread, as a study trains its small networks. Results differ from the layers' by rounding only.
+In networks of a few thousand pixels per batch, torch's layers spend as much time on calls, allocation and elementwise
+passes as on products. Here a block's layers run one after the other in memory that stays in the cache. It uses one
+thread, as a study does for each of its small networks. Results differ from the layers' by rounding only.
 """
 
 import ctypes
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from nextify.kernels.gelu.cpu import FLAGS
 from nextify.kernels.operators import check_numbers, compiled, failed
@@ -26,7 +25,7 @@ INPUT, OUT, KEPT, PASSING, OUT_GRAD, INPUT_GRAD = range(6)
 """The memories of a Program."""
 KINDS = CONV, DEPTHWISE, BATCH_NORM, LAYER_NORM, RELU, GELU, JOIN, SPLIT, PATCHES, POOL = range(10)
 LEAST_CHANNELS = 16
-"""Fewest of a depthwise convolution: a vector's on any processor."""
+"""The fewest channels of a depthwise convolution: the widest vector's, whatever the processor."""
 BUFFERS = (
     ("running_mean", "running_mean"), ("running_variance", "running_var"), ("batches", "num_batches_tracked")
 )  # fmt: skip
@@ -282,7 +281,7 @@ def tensors_of(module: nn.Module) -> list[Tensor | None]:
 
 
 def key_of(parts: Parts, shape: torch.Size, block: Block | None) -> tuple[object, ...]:
-    """What a program is made from: the input's shape, the modules, their tensors' shapes, and the constants of norms."""
+    """What a program is made from: the input's shape, the modules, their tensors' shapes, and norms' constants."""
     modules = parts.modules
     shapes = [None if t is None else t.shape for module in modules for t in tensors_of(module)]
     constants = [(module.__dict__.get("eps"), module.__dict__.get("momentum")) for module in modules]
@@ -339,8 +338,16 @@ class _Block(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            x_grad, *found = _Block.gradients(ctx, grad)
+        if torch.is_grad_enabled():
+            x_grad, *found = _Once.apply(1 + len(found), x_grad, *found, grad, *ctx.saved_tensors)
+        return None, x_grad, None, *found
+
+    @staticmethod
+    def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the input, None where nobody asks for it, and of what is learned."""
         program: Program = ctx.program
         x, out, kept, *learned = ctx.saved_tensors
         grad, found = grad.contiguous(), [torch.empty_like(p) for p in learned]
@@ -353,7 +360,19 @@ class _Block(torch.autograd.Function):
             setattr(layers[layer], f"{field}_grad", of.data_ptr())
         if code := _library().nextify_layers_backward(layers, len(layers)):
             raise failed("blocks", code)
-        return None, x_grad, None, *found
+        return x_grad, *found
+
+
+class _Once(torch.autograd.Function):
+    """Gradients, the first ``count`` tensors, that depend on all others and cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if t is None else t.detach() for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError('whole blocks cannot differentiate twice; nextify.kernels.install(model, "off") can')
 
 
 def _layers(
