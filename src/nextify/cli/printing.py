@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -67,27 +67,26 @@ def said_once() -> Iterator[None]:
         return True
 
     _said.clear()
-    log = logging.getLogger("nextify")
-    log.addFilter(remember)
-    try:
+    with _filtered(remember):
         yield
-    finally:
-        log.removeFilter(remember)
 
 
 @contextmanager
 def unlogged() -> Iterator[None]:
     """Keep what is logged within from being printed."""
+    with _filtered(lambda record: False):
+        yield
+
+
+@contextmanager
+def _filtered(passes: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    """Within, log only what passes."""
     log = logging.getLogger("nextify")
-    log.addFilter(_nothing)
+    log.addFilter(passes)
     try:
         yield
     finally:
-        log.removeFilter(_nothing)
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
+        log.removeFilter(passes)
 
 
 def say(console: Console, notes: Iterable[str]) -> None:

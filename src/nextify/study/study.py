@@ -122,7 +122,7 @@ class Study(Trainings):
     plan: Plan
     first_look: int | None = None
     """Seeds of every step's first look, where more may follow (``more_seeds``); None where the seeds were planned."""
-    _contradicting: set[str] = field(default_factory=set)
+    _contradicting: set[str] = field(default_factory=set, init=False)
     """Folders whose networks do not give the accuracy of their results when they are evaluated again."""
 
     @property

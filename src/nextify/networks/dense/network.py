@@ -34,7 +34,7 @@ class DenseNetwork(nn.Module):
         self.design, self.num_classes, self.canvas = design, num_classes, canvas
         self.backbone = build_backbone(design.backbone, canvas, design.first_stride, stochastic_depth)
         self.head: nn.Module
-        # Both import torchvision's models, which no classifier has to wait for.
+        # Imported here so that code of detectors and segmenters loads only where one is built.
         if design.task == "detection":
             from nextify.networks.dense.detection import detection_head
 
