@@ -33,6 +33,7 @@ STARTED = time.monotonic()
 """When the command began, by ``time.monotonic``."""
 COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
+    "attribute": "find out what each of the paper's decisions is worth whatever the order, by Shapley values",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     "train": "train a network on your images, from fresh weights or given ones",
     "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",

@@ -1,0 +1,61 @@
+"""``nextify attribute``: what each decision is worth whatever the order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from nextify.cli import options as common
+from nextify.cli.roadmap import Machine
+from nextify.data.source import check_source, source_name
+from nextify.paper.settings import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train networks with random subsets of the paper's decisions, and report what each decision is worth.
+
+    Writes attribution.json, attribution.csv, two figures and report.html to --out. The same command goes on where it
+    stopped, with more pairs of orders; networks are not kept.
+    """
+
+    regime: Literal["resnet50", "resnet200"] = "resnet50"
+    """resnet50 → ConvNeXt-T, or resnet200 → ConvNeXt-B."""
+    data: common.Images = "digits"
+    out: common.Folder = None
+    """Folder of the attribution. Default: runs/attribute-REGIME-DATA-SCALE."""
+    hours: Annotated[float, Range(above=0, most=10**5)] = 1.0
+    """Start no pair of orders that would end later than this. At least one pair is trained."""
+    pairs: Annotated[Annotated[int, Range(least=1, most=10**5)] | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Stop at this many pairs of orders in all. Default: no limit but --hours."""
+    ends: Annotated[int, Range(least=0, most=1000)] = 6
+    """Seeds with which each decision is also taken alone, left out, and taken in the paper's order."""
+    scale: common.Scale = "tiny"
+    """Size of the networks and images; full is the paper's."""
+    image_size: common.ImageSide = None
+    """Side of the images in pixels. Default: the images' own, within the scale's range."""
+    epochs: common.Count = None
+    """Epochs of the paper's recipe; the original one gets 90/300 of them. Default: the scale's."""
+    dry_run: Annotated[bool, common.UNSET] = False
+    """Report what would be trained, with an estimate, and stop."""
+    reading: OmitArgPrefixes[common.Reading] = common.Reading()
+    machine: OmitArgPrefixes[Machine] = Machine()
+
+    @property
+    def folder(self) -> Path:
+        """Of the attribution."""
+        return self.out or Path("runs") / f"attribute-{self.regime}-{source_name(self.data)}-{self.scale}"
+
+    def check(self) -> None:
+        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
+        check_source(self.data)
+        common.check_folder(self.folder)
+
+
+def run(options: Options) -> int:
+    from nextify.cli.attribution import run_attribution
+
+    return run_attribution(options)

@@ -1,0 +1,149 @@
+"""Running ``nextify attribute``: pairs of orders until the time is up, then what follows from them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from nextify.cli.printing import command_line, say
+from nextify.cli.progress import StudyProgress, read_images
+from nextify.data import Images
+from nextify.fitting.scale import scale
+from nextify.paper.roadmap import roadmap
+from nextify.report import attribution as report
+from nextify.report.text import duration
+from nextify.study.attribution import Attributed
+from nextify.study.conclusions import study_data
+from nextify.study.engine import EngineError, LocalEngine
+from nextify.study.ledger import Attributing
+from nextify.study.plan import make_plan
+from nextify.study.store import Store
+from nextify.study.study import default_side_by_side
+from nextify.system.device import usable_device
+from nextify.system.text import plural
+from nextify.training.trial import Data, Runtime
+
+if TYPE_CHECKING:
+    from nextify.cli.attribute import Options
+
+TOGETHER = 4
+"""Pairs that are queued at a time: with more, fewer trainings wait at their end for the last one."""
+
+
+def run_attribution(options: Options) -> int:
+    began, started = time.monotonic(), datetime.now(UTC)
+    console = Console()
+    out, machine = options.folder, options.machine
+    images = read_images(console, options.data, options.reading, out / "cache")
+    device = usable_device(machine.device)
+    side_by_side, threads = default_side_by_side(options.scale, device, machine.threads)
+    side_by_side = machine.side_by_side or side_by_side
+    runtime = Runtime(
+        *(device, threads),
+        kernels=machine.kernels,
+        compile=machine.compile,
+        checkpoint_seconds=machine.checkpoint_seconds,
+    )
+    with Store(out) as store:
+        plan = _plan(options, images)
+        found = Attributing(plan, store, images, runtime, side_by_side, command_line())
+        found.load()
+        while not found.open_trials and plan.pairs < (options.pairs or sys.maxsize):
+            plan.extend(plan.pairs + 1)
+        finished, code = plan.pairs - bool(found.open_trials), 0
+        _announce(console, options, found, finished)
+        try:
+            with LocalEngine(runtime, side_by_side) as engine:
+                estimate = found.estimate_from_known()
+                if found.open_trials and not estimate.seconds:
+                    with console.status("measuring a few steps of the first and the last network …"):
+                        estimate = found.probe(engine)
+                each = duration(estimate.seconds * len(plan.subsets(10**6)) / max(1, len(found.open_trials)))
+                console.print(f"about [bold]{each}[/] for a pair of orders", highlight=False)
+                if options.dry_run:
+                    return 0
+                while found.open_trials:
+                    with StudyProgress(console, found, estimate) as progress:
+                        found.run(engine, progress.on_event)
+                    estimate = found.estimate_from_known()
+                    left = 3600 * options.hours - (time.monotonic() - began)
+                    fit = min(TOGETHER, int(left / found.seconds_of_a_pair()))
+                    plan.extend(min(plan.pairs + max(0, fit), options.pairs or sys.maxsize))
+                    estimate = found.estimate_from_known()
+        except KeyboardInterrupt:
+            console.print("\nStopped; the same command goes on.")
+            code = 130
+        except EngineError as error:
+            print(f"nextify: {error}", file=sys.stderr)
+            code = 1
+        return _conclude(console, found, options, started) or code
+
+
+def _plan(options: Options, images: Images) -> Attributed:
+    chosen = scale(options.scale)
+    native = images.native_size
+    size = options.image_size or chosen.image_size(min(native) if native else None)
+    study = make_plan(
+        *(roadmap(options.regime), chosen, images),
+        Data(images.name, images.fingerprint, images.num_classes, size),
+        seeds=0,
+        epochs=options.epochs,
+        precision=options.machine.precision,
+    )
+    return Attributed(study, images, options.ends)
+
+
+def _announce(console: Console, options: Options, found: Attributing, finished: int) -> None:
+    attributed, images, runtime = found.plan, found.images, found.runtime
+    plan = attributed.plan
+    console.print(f"[bold]{plan.roadmap.title}[/] on {escape(images.name)}, scale {plan.scale.name}: in any order")
+    console.print(
+        f"{len(attributed.names)} decisions, {len(attributed.subsets(10**6))} trainings for a pair of orders, on "
+        f"{len(images.train):,} images of {plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} "
+        f"classes), tested on {len(images.test):,}"
+    )
+    console.print(
+        f"epochs: {plan.original.epochs} of the original recipe, {plan.modern.epochs} of the paper's; "
+        f"{found.side_by_side} side by side with {plural(runtime.threads, 'thread')} each on {runtime.device}"
+    )
+    say(console, (*images.warnings, *images.notes, *found.notes))
+    if finished:
+        console.print(f"{plural(finished, 'pair')} of orders finished already")
+    limit = f", {plural(options.pairs, 'pair')} in all" if options.pairs else ""
+    console.print(f"until {options.hours:g} h are over{limit}", highlight=False)
+    console.print(f"results go to [bold]{escape(str(options.folder))}[/]", soft_wrap=True)
+
+
+def _conclude(console: Console, found: Attributing, options: Options, started: datetime) -> int:
+    attribution = found.attribution()
+    if not attribution.pairs:
+        console.print("no pair of orders is complete yet: the same command goes on")
+        return 1 if attribution.left_out else 0
+    results = report.Results(
+        attribution,
+        regime=options.regime,
+        data=study_data(found.images),
+        scale=options.scale,
+        image_size=found.plan.plan.data.image_size,
+        metric=found.metric.title,
+        unit=found.metric.unit,
+        trainings=len(found.known),
+        training_seconds=round(sum(took for _, took in found.known.values()), 1),
+        command=found.command,
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=found.environment
+        | {"threads_per_trial": found.runtime.threads, "trials_side_by_side": found.side_by_side},
+    )
+    written = report.write(results, options.folder)
+    console.print()
+    console.print(report.terminal(results))
+    for line in report.notes(results):
+        console.print(line, style="dim", highlight=False, markup=False)
+    console.print(f"written: {', '.join(str(path) for path in written)}", highlight=False, markup=False)
+    return 1 if attribution.left_out else 0
