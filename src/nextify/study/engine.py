@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from nextify.data import Images
+from nextify.paper.design import InertChoice
 from nextify.system.allocator import keep_freed_memory
 from nextify.system.processes import worker_context
 from nextify.training.loop import Progress, TrainingDiverged
@@ -202,6 +204,7 @@ def _worker(connection: Connection, images: Images, runtime: Runtime) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_die_with_parent, daemon=True).start()
     keep_freed_memory()
+    warnings.simplefilter("ignore", InertChoice)  # what a study combines is not its user's choice
     while True:
         try:
             key, trial, folder, name = connection.recv()
