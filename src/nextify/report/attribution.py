@@ -222,8 +222,8 @@ def _worth(axes: Axes, y: int, worth: Worth) -> None:
     for estimate, marker in marks:
         if estimate.mean is not None:
             inside = SOFT if marker == "D" else "white"
-            style = {"markersize": 4.2, "markerfacecolor": inside, "markeredgewidth": 0.9, "zorder": 2.5}
-            axes.plot([estimate.mean], [y], marker, color=SOFT, **style)
+            (drawn,) = axes.plot([estimate.mean], [y], marker, color=SOFT, markersize=4.2, zorder=2.5)
+            drawn.set(markerfacecolor=inside, markeredgewidth=0.9)
 
 
 def interactions_figure(results: Results) -> Figure | None:

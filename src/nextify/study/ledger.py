@@ -6,16 +6,18 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nextify.study.attribution import Attributed, Attribution, Subset
 from nextify.study.engine import Done, Engine, Event, Failed, Job, Probed
 from nextify.study.plan import PlannedTrial
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import UnusableFolder, parse_json, write_json_atomic
-from nextify.tasks.task import MetricSpec
 from nextify.training.learned import metric_specs
 from nextify.training.result import Result
+
+if TYPE_CHECKING:
+    from nextify.tasks.task import MetricSpec
 
 
 @dataclass
