@@ -79,7 +79,7 @@ def judged(
     kept = {step: {s: hits for s, hits in of.items() if s < seeds[step]} for step, of in right.items()}
     accuracies = {step: {s: 100 * float(hits.mean()) for s, hits in of.items()} for step, of in kept.items()}
     with mock.patch.object(statistics, "DRAWS", 100):  # of the sign-flip test, which has no part in these verdicts
-        return conclude(accuracies, BEFORE, right=kept, shares=shares)
+        return conclude(accuracies, BEFORE, scores=kept, shares=shares)
 
 
 def until_decided(right: Right, first: int, corrected: bool = True) -> tuple[dict[str, StepStatistics], int]:

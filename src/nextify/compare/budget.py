@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nextify.compare.records import Row
-from nextify.compare.results import Results
+from nextify.compare.results import METRIC, Results
 from nextify.report.text import count, percent
 
 EXAMPLES = "latency<20ms, throughput>100, memory<500MiB, macs<5G, parameters<30M"
@@ -124,4 +124,4 @@ def _source(results: Results, model: str) -> str:
     if not results.accuracy:
         return "top-1 on ImageNet-1K as the paper prints it, not measured here"
     n = next(row.n for row in results.accuracy.rows if row.model == model)
-    return f"top-1 measured here on {results.accuracy.data.name} (n = {n})"
+    return f"{METRIC.title} measured here on {results.accuracy.data.name} (n = {n})"

@@ -57,8 +57,9 @@ def figures(results: Results) -> dict[str, tuple[str, Figure]]:
     made = {
         "growth": ("Cost of each network against resolution, on logarithmic axes", growth_figure(results)),
         "latency-accuracy": ("Accuracy over the latency measured here", latency_figure(results)),
-        "accuracy-flops": ("The paper's accuracies over multiply-adds", published_figure(results)),
     }
+    if results.run.settings.head is None:
+        made["accuracy-flops"] = ("The paper's accuracies over multiply-adds", published_figure(results))
     return {name: (label, figure) for name, (label, figure) in made.items() if figure}
 
 
@@ -104,8 +105,8 @@ def latency_figure(results: Results) -> Figure | None:
     """
     accuracy = results.accuracy
     points = [
-        (row, row.latency_ms_p50, row.latency_ms_p95 or row.latency_ms_p50, top1)
-        for row, top1 in results.candidates()
+        (row, row.latency_ms_p50, row.latency_ms_p95 or row.latency_ms_p50, accuracy)
+        for row, accuracy in results.candidates()
         if row.latency_ms_p50 and (accuracy or row.image_size == 224)
     ]
     if len(points) < 2:
