@@ -47,6 +47,11 @@ def test_interval_is_never_narrower_than_that_of_the_seeds_alone(seed: int):
     assert (low > 0 or high < 0) == (found.p < 0.05), "interval and p say the same"
 
 
+def test_scores_in_percent_are_like_hits() -> None:
+    own, other = random_pair(3, 4, 50)
+    assert Crossed.of(own, other) == Crossed.of(100.0 * own, 100.0 * other)
+
+
 def test_images_that_differ_alike_in_all_seeds_leave_only_their_own_error():
     own, other = np.tile(random_pair(0)[0][:1], (6, 1)), np.tile(random_pair(0)[1][:1], (6, 1))
     found, d = Crossed.of(own, other), 100.0 * (own[0].astype(int) - other[0])
