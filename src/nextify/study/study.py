@@ -116,11 +116,6 @@ class Trainings:
         """What became of a trial."""
         return trial_result(planned, self.outcomes.get(planned.folder))
 
-    @property
-    def metrics(self) -> Sequence[MetricSpec]:
-        """Of the task, the main one first."""
-        return metric_specs(self.plan.trials[0].trial)
-
 
 @dataclass
 class Study(Trainings):
@@ -158,6 +153,11 @@ class Study(Trainings):
                     self.store.keep_right(planned, str(outcome.right))
                 else:
                     self._contradicting.add(planned.folder)
+
+    @property
+    def metrics(self) -> Sequence[MetricSpec]:
+        """Of the task, the main one first."""
+        return metric_specs(self.plan.trials[0].trial)
 
     def conclusions(self) -> dict[str, StepStatistics]:
         """What can be concluded about each step."""
