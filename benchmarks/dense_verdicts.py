@@ -77,9 +77,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[150])
     parser.add_argument("--change", type=float, nargs="+", default=[0.0, 0.5])
     options = parser.parse_args()
-    print(
-        "| seeds | test images | mean change, points | its spread | mean standard error | p < 0.05 |\n|--:|--:|--:|--:|--:|--:|"
-    )
+    print("| seeds | test images | mean change, points | its spread | mean standard error | p < 0.05 |")
+    print("|--:|--:|--:|--:|--:|--:|")
     began = time.monotonic()
     for images in options.images:
         for seeds in options.seeds:
