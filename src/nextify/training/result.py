@@ -61,6 +61,11 @@ class Result:
         return float(metrics[name])
 
     @property
+    def main(self) -> float:
+        """The task's main metric, the first of ``metrics``."""
+        return next(iter(self.metrics.values()))
+
+    @property
     def right_images(self) -> npt.NDArray[np.bool_] | None:
         """Of each test image whether a classifier gets it right, ``(N,)``; None where that is unknown or contradicts
         the accuracy."""
@@ -69,7 +74,7 @@ class Result:
             found = np.unpackbits(bits, count=self.test_images).astype(np.bool_)
         except ValueError:
             return None
-        agrees = 8 * len(bits) >= self.test_images and 100 * int(found.sum()) / self.test_images == self.top1
+        agrees = 8 * len(bits) >= self.test_images and 100 * int(found.sum()) / self.test_images == self.main
         return found if agrees else None
 
     @property
@@ -82,8 +87,7 @@ class Result:
             found = np.frombuffer(base64.b64decode(self.scores, validate=True), "<f4").astype(np.float64)
         except ValueError:
             return None
-        main = next(iter(self.metrics.values()))
-        return found if len(found) == self.test_images and abs(found.mean() - main) < ROUNDING else None
+        return found if len(found) == self.test_images and abs(found.mean() - self.main) < ROUNDING else None
 
     def to_dict(self) -> dict[str, object]:
         """The figures as plain data, as ``result.json`` has them."""
