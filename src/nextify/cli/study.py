@@ -117,7 +117,7 @@ def _add_seeds(console: Console, study: Study, engine: LocalEngine, hours: float
 
 
 def _plan(options: Options, images: AnyImages, seeds: int) -> Plan:
-    chosen, head, canvas = scale(options.scale), None, None
+    chosen, task, head, canvas = scale(options.scale), CLASSIFICATION, None, None
     if isinstance(images, DenseImages):
         head, canvas = checked_head(options.head, images), checked_canvas(images, options.image_size)
         task, size = images.task, max(canvas)
@@ -126,7 +126,6 @@ def _plan(options: Options, images: AnyImages, seeds: int) -> Plan:
     else:
         native = images.native_size
         size = options.image_size or chosen.image_size(min(native) if native else None)
-        task = CLASSIFICATION
     plan = make_plan(
         *(roadmap(options.regime), chosen, images),
         Data(images.name, images.fingerprint, images.num_classes, size, task=task, canvas=canvas),

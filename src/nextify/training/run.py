@@ -167,7 +167,7 @@ def _scores(final: Metrics) -> str | None:
     match final:
         case DetectionMetrics(images=images) if images > 1:
             return packed_scores(ap_scores(final.seen, len(final.classes), final.values()["ap"]))
-        case SegmentationMetrics(images=images) if images > 1:
+        case SegmentationMetrics(images=images) if images > 1 and final.each is not None:
             return packed_scores(miou_scores(final.each, final.miou))
         case _:
             return None

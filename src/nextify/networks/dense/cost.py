@@ -34,7 +34,7 @@ def dense_cost(design: DenseDesign, num_classes: int, height: int, width: int, *
         network = build_dense(design, num_classes, (height, width)).eval()
         with FlopCounterMode(display=False) as counter:
             run_counted(network, torch.empty(1, 3, height, width), cascade=cascade)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def run_counted(network: DenseNetwork, image: Tensor, *, cascade: bool = False) -> None:
