@@ -30,15 +30,14 @@ def counted(models: tuple[str, ...], sizes: tuple[int, ...], head: Head) -> Comp
 @pytest.mark.parametrize("head", ["fcos", "fpn", pytest.param("mask_rcnn", marks=pytest.mark.slow)])
 def test_counts_are_those_of_the_published_head(head: Head) -> None:
     design, classes = find_design("convnext_atto"), 150 if head == "fpn" else 80
-    for cell in counted(("convnext_atto",), (64, 256), head).cells:
-        assert cell.counts is not None, cell.problems
-        size = cell.image_size
-        assert cell.counts.macs == dense_cost(published(design, head), classes, size, size)
-        assert cell.counts.attention_macs == 0
+    (cell,) = counted(("convnext_atto",), (64,), head).cells
+    assert cell.counts is not None, cell.problems
+    assert cell.counts.macs == dense_cost(published(design, head), classes, 64, 64)
+    assert cell.counts.attention_macs == 0
 
 
 def test_attention_grows_with_the_square_of_the_pixels_under_a_detector() -> None:
-    small, large = counted(("timm:deit_tiny_patch16_224",), (256, 512), "fcos").cells
+    small, large = counted(("timm:deit_tiny_patch16_224",), (128, 256), "fcos").cells
     assert small.counts is not None, small.problems
     assert large.counts is not None, large.problems
     assert 15 < large.counts.attention_macs / small.counts.attention_macs < 17
@@ -70,7 +69,7 @@ def test_the_head_is_the_published_one_at_every_size() -> None:
 
 def test_counts_only_from_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--task", "detection", "--counts", "--sizes", "64", "128", "--out", str(tmp_path)]
-    assert main(["compare", "convnext_atto", "resnet50", *options]) == 0
+    assert main(["compare", "convnext_atto", *options]) == 0
     assert "fcos head" in capsys.readouterr().out
     content = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert content["settings"]["head"] == "fcos"
