@@ -28,6 +28,10 @@ class Facts:
     mirror_keeps_class = False
 
 
+class FewFacts(Facts):
+    train_images = 300
+
+
 def dense_plan(task="detection", facts=Facts, **options):
     data = Data("scenes", "test", 10, 128, task=task, canvas=(96, 128))
     return make_plan(roadmap("resnet50"), scale("tiny"), facts, data, **{"seeds": 1} | options)
@@ -54,6 +58,7 @@ def test_recipes_are_the_tasks_and_the_first_row_has_the_original_one():
     assert made.modern.horizontal_flip == 0, "a mirrored digit is none"
     assert made.notes[0] == "scale tiny: widths ÷ 4, depths ÷ 3"
     assert dense_plan(epochs=20).modern.epochs == 20
+    assert dense_plan(facts=FewFacts).modern.epochs == 30, "five times fewer images, five times as often"
 
 
 class HereEngine:

@@ -31,8 +31,12 @@ class Scale:
     epochs: int
     """Default epochs of the paper's recipe; the original recipe gets 90/300 of them."""
     dense_epochs: int
-    """Likewise of boxes and masks."""
+    """Likewise of boxes and masks, where there are at least ``DENSE_IMAGES``."""
     summary: str
+
+    def epochs_of_dense(self, train_images: int) -> int:
+        """Default epochs for boxes and masks: fewer images are shown more often."""
+        return max(self.dense_epochs, round(self.dense_epochs * DENSE_IMAGES / train_images))
 
     @property
     def summary_of_backbones(self) -> str:
@@ -53,6 +57,8 @@ class Scale:
         return min(max(side, self.smallest_image), self.largest_image)
 
 
+DENSE_IMAGES = 1500
+"""Training images of ``scenes``, for which the epochs of boxes and masks were chosen."""
 _STRIDE_2 = {"conv7_pool": "conv3_pool", "patchify4": "patchify2"}
 SCALES: dict[str, Scale] = {
     s.name: s

@@ -106,7 +106,8 @@ def make_plan(
         raise PlanError("a study needs at least one seed: give --seeds 1 or more")
     rows = _chosen(roadmap, explore, steps)
     modern_source, original_source, canvas = roadmap.rows[-1].recipe, roadmap.recipe, data.canvas
-    modern_epochs = (scale.epochs if canvas is None else scale.dense_epochs) if epochs is None else epochs
+    default = scale.epochs if canvas is None else scale.epochs_of_dense(facts.train_images)
+    modern_epochs = default if epochs is None else epochs
     original_epochs = max(1, round(modern_epochs * original_source.epochs / modern_source.epochs))
     size = data.image_size if canvas is None else min(canvas)
     if canvas is not None:
