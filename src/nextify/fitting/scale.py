@@ -36,7 +36,7 @@ class Scale:
 
     def epochs_of_dense(self, train_images: int) -> int:
         """Default epochs for boxes and masks: fewer images are shown more often."""
-        return max(self.dense_epochs, round(self.dense_epochs * DENSE_IMAGES / train_images))
+        return max(self.dense_epochs, round(self.dense_epochs * DENSE_IMAGES / max(1, train_images)))
 
     @property
     def summary_of_backbones(self) -> str:
