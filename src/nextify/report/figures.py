@@ -174,6 +174,7 @@ def _titles(canvas: Axes, results: StudyResults, height: float) -> None:
     s, d = results.study, results.study.data
     n, size = len(s.seeds), text.pixels(s)
     facts = [
+        f"{s.task} with the head {s.head}" if s.head else "",
         f"mean ± standard deviation of {text.n_seeds(results)}" if n > 1 else "one seed: no spread",
         f"scale {s.scale}" if s.scale else "",
         f"{size} pixels" if size else "",

@@ -146,8 +146,10 @@ def path_title(results: StudyResults) -> str:
 
 
 def study_title(results: StudyResults) -> str:
-    """The roadmap and the images."""
-    return f"{path_title(results)} on {results.study.data.name}"
+    """The roadmap and the images, and what is learned of them other than their classes."""
+    task = results.study.task
+    learned = "" if task == CLASSIFICATION else f", {task}"
+    return f"{path_title(results)} on {results.study.data.name}{learned}"
 
 
 def _planned(results: StudyResults) -> list[int]:
