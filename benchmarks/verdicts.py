@@ -23,7 +23,7 @@ from scipy.stats import norm
 
 from nextify.study import statistics
 from nextify.study.looks import looks, more_seeds, share
-from nextify.study.statistics import Right, StepStatistics, conclude
+from nextify.study.statistics import Scores, StepStatistics, conclude
 
 STEPS = [f"step{i}" for i in range(14)]
 BEFORE = dict(zip(STEPS, [None, *STEPS[:-1]], strict=True))
@@ -53,7 +53,7 @@ class Simulation:
         """Of the steps before ``CHANGED``, percent: the digits' where there are few images, CIFAR-10's where many."""
         return 97.0 if self.images < 5000 else 90.0
 
-    def study(self, rng: np.random.Generator) -> Right:
+    def study(self, rng: np.random.Generator) -> Scores:
         """Which images each trial of one study gets right."""
         at = norm.ppf(self.accuracy / 100)
         without_seeds = math.sqrt(IMAGE**2 + STEP_IMAGE**2 + 1)
@@ -73,16 +73,16 @@ class Simulation:
 
 
 def judged(
-    right: Right, seeds: Mapping[str, int], shares: Mapping[str, float] | None = None
+    right: Scores, seeds: Mapping[str, int], shares: Mapping[str, float] | None = None
 ) -> dict[str, StepStatistics]:
     """The verdicts of a study of which each step has so many seeds."""
     kept = {step: {s: hits for s, hits in of.items() if s < seeds[step]} for step, of in right.items()}
     accuracies = {step: {s: 100 * float(hits.mean()) for s, hits in of.items()} for step, of in kept.items()}
     with mock.patch.object(statistics, "DRAWS", 100):  # of the sign-flip test, which has no part in these verdicts
-        return conclude(accuracies, BEFORE, right=kept, shares=shares)
+        return conclude(accuracies, BEFORE, scores=kept, shares=shares)
 
 
-def until_decided(right: Right, first: int, corrected: bool = True) -> tuple[dict[str, StepStatistics], int]:
+def until_decided(right: Scores, first: int, corrected: bool = True) -> tuple[dict[str, StepStatistics], int]:
     """The verdicts after all looks, and the trainings that they took; ``corrected``: for the looks."""
     seeds = dict.fromkeys(STEPS, first)
     while True:

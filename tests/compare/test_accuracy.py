@@ -234,7 +234,7 @@ def results_of(rows: list[dict[str, Any]], budget: str, accuracy: dict[str, floa
     published = {"convnext_tiny": 82.1, "resnet50": 76.1}
     part = None
     if accuracy is not None:
-        found = tuple(AccuracyRow(model=m, how="trained", top1_mean=v, n=3) for m, v in accuracy.items())
+        found = tuple(AccuracyRow(model=m, how="trained", mean=v, n=3) for m, v in accuracy.items())
         data = StudyData(name="photos", classes=2, train_images=8, test_images=8)
         part = Accuracy(data, 224, "convnext", {"epochs": 1}, (0, 1, 2), 1, 1, 1.0, (), found, ())
     return Results(
@@ -350,7 +350,7 @@ def test_weights_for_networks_of_ours_and_of_timms(images: Images, tmp_path: Pat
         for i in range(len(images.test)):
             logits = model.eval()(about.preprocessing(images.test.load(i))[None])
             right += int(logits.argmax()) == images.test.labels[i]
-    assert found.top1_mean == pytest.approx(100 * right / 12)
+    assert found.mean == pytest.approx(100 * right / 12)
     assert found.binomial_standard_error == pytest.approx(binomial_standard_error(100 * right / 12, 12))
     assert (found.how, found.n) == ("evaluated", 1)
     with pytest.raises(ValueError, match="MODEL=FILE"):

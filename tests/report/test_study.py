@@ -18,9 +18,10 @@ from nextify.paper.recipe import CONVNEXT, RESNET
 from nextify.paper.roadmap import ROADMAPS
 from nextify.report import columns, step_cards, study_page, tables, text
 from nextify.report import figures as figure
-from nextify.study.results import StudyResults
+from nextify.study.results import StudyResults, named
 from nextify.study.statistics import conclude
 from nextify.system.fonts import lettered
+from nextify.tasks.accuracy import SPECS
 
 
 def fake(seeds=3, *, adopted_only=False, finished=None, name="digits", epochs=20, regime="resnet50"):
@@ -233,9 +234,9 @@ def with_hits(seeds=6, better=0.1):
     accuracies = {step: {s: 100 * float(hits.mean()) for s, hits in of.items()} for step, of in right.items()}
     references = {row["step"]: row["compared_with"] for row in results["rows"]}
     names = {row["step"]: row["title"] for row in results["rows"]}
-    found = conclude(accuracies, references, test_images=1197, right=right, names=names)
+    found = conclude(accuracies, references, test_images=1197, scores=right, names=names)
     for row in results["rows"]:
-        row.update(found[row["step"]].figures())
+        row.update(named(found[row["step"]].figures(), SPECS))
     for trial in results["trials"]:
         trial["top1"] = accuracies[trial["step"]][trial["seed"]]
     return results
@@ -317,7 +318,7 @@ def test_csv_has_the_documented_columns_unrounded(results):
     lines = list(csv.DictReader(io.StringIO(tables.csv_text(typed(results)))))
     assert len(lines) == len(results["rows"])
     for line, row in zip(lines, results["rows"], strict=True):
-        assert list(line) == [column.key for column in columns.COLUMNS]
+        assert list(line) == [column.key for column in columns.of_metric(columns.COLUMNS, SPECS[0])]
         assert line["adopted"] == ("true" if row["adopted"] else "false")
         for key in ("top1_mean", "change", "published_top1", "macs"):
             assert line[key] == ("" if row[key] is None else str(row[key]))
@@ -328,7 +329,7 @@ def test_documentation_names_every_key(request):
     results = STUDIES["17 rows, 3 seeds"]
     results = {**typed(results).to_dict(), "environment": results["environment"]}
     keys = {*results, *results["study"], *results["study"]["data"], *results["rows"][0]}
-    keys |= {column.key for column in columns.COLUMNS}
+    keys |= {column.key for column in columns.of_metric(columns.COLUMNS, SPECS[0])}
     keys |= {*results["trials"][0], *results["environment"], *results["trials"][0]["curve"][9]}
     assert not {key for key in keys if f"`{key}`" not in documented}
 

@@ -47,6 +47,11 @@ def test_interval_is_never_narrower_than_that_of_the_seeds_alone(seed: int):
     assert (low > 0 or high < 0) == (found.p < 0.05), "interval and p say the same"
 
 
+def test_scores_in_percent_are_like_hits() -> None:
+    own, other = random_pair(3, 4, 50)
+    assert Crossed.of(own, other) == Crossed.of(100.0 * own, 100.0 * other)
+
+
 def test_images_that_differ_alike_in_all_seeds_leave_only_their_own_error():
     own, other = np.tile(random_pair(0)[0][:1], (6, 1)), np.tile(random_pair(0)[1][:1], (6, 1))
     found, d = Crossed.of(own, other), 100.0 * (own[0].astype(int) - other[0])
@@ -93,7 +98,7 @@ def studied(better: float, seeds: int = 6, images: int = 400, steps: int = 3, sh
     accuracies = {step: {s: 100 * r.mean() for s, r in of.items()} for step, of in right.items()}
     references = {f"s{i}": f"s{i - 1}" if i else None for i in range(steps)}
     shares = dict.fromkeys(references, share)
-    found = conclude(accuracies, references, right=right, shares=shares, names={"s1": "2 × 2"}, test_images=images)
+    found = conclude(accuracies, references, scores=right, shares=shares, names={"s1": "2 × 2"}, test_images=images)
     return {step: statistics.comparison for step, statistics in found.items()}
 
 
@@ -138,14 +143,14 @@ def test_no_verdict_contradicts_its_interval_without_saying_why(share: float):
 def test_unknown_hits_and_single_seeds_conclude_nothing():
     accuracies = {"a": dict.fromkeys(range(6), 90.0), "b": {s: 95.0 + s / 10 for s in range(6)}}
     references = {"a": None, "b": "a"}
-    c = conclude(accuracies, references, right={})["b"].comparison
+    c = conclude(accuracies, references, scores={})["b"].comparison
     assert (c.verdict, c.crossed, c.p_value) == ("no conclusion", None, 2 / 64)
     assert c.conclusion == (
         "No conclusion: evaluated again, networks of these steps do not give the accuracy in their "
         "result.json, or there is one test image. Delete their folders in trials/ to train them again."
     )
     one = {step: {0: np.ones(9, bool)} for step in accuracies}
-    c = conclude({"a": {0: 100.0}, "b": {0: 100.0}}, references, right=one)["b"].comparison
+    c = conclude({"a": {0: 100.0}, "b": {0: 100.0}}, references, scores=one)["b"].comparison
     assert c.verdict == "no conclusion"
     assert c.conclusion.startswith("No conclusion: one paired seed")
 

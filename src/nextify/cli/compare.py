@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli import options as common
 from nextify.data.source import check_source
+from nextify.networks.dense.design import chosen_head
 from nextify.paper.settings import Range
 
 Sides = Annotated[tuple[Annotated[int, Range(least=1, most=10**4)], ...] | None, common.UNSET]
@@ -84,7 +85,13 @@ class Options:
     timm:swin_tiny_patch4_window7_224, convnext_tiny, convnext_isotropic_small; with --scale a ResNet, a ViT, a Swin
     and a ConvNeXt of similar multiply-adds."""
     sizes: Sides = None
-    """Sides of the square images, in pixels. Default: 224 288 384 512, or with --data that of its images."""
+    """Sides of the square images, in pixels. Default: 224 288 384 512, with --task 256 512 768 1024, with --data that
+    of its images."""
+    task: common.Task = None
+    """Compare the networks as backbones of detectors or segmenters with the same head; costs only. Default:
+    classifiers."""
+    head: common.Head = None
+    """With --task: fcos, retinanet, faster_rcnn or mask_rcnn, upernet or fpn. Default: fcos or fpn."""
     data: Annotated[str | None, common.UNSET] = None
     """Train each network on these images, as for nextify train: digits, cifar10, hf:OWNER/NAME, or a path. Bundles are
     evaluated."""
@@ -106,6 +113,17 @@ class Options:
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
+        if self.task is None and self.head is not None:
+            raise ValueError("--head is for boxes and masks: give --task detection or segmentation too")
+        if self.task is not None:
+            chosen_head(self.task, self.head)
+        if self.task is not None and (self.data is not None or self.budget is not None):
+            raise ValueError(
+                "compare --task measures costs and no accuracy: leave --data and --budget out; nextify roadmap and "
+                "nextify train measure what detectors and segmenters learn"
+            )
+        if self.task is not None and any(size % 32 for size in self.sizes or ()):
+            raise ValueError(f"the --sizes of --task {self.task} must be multiples of 32")
         if self.data is None and self.training.weights:
             raise ValueError("--weights are evaluated on images: give --data too")
         if self.measuring.counts and (self.data is not None or self.measuring.why):

@@ -29,6 +29,7 @@ from nextify.compare.settings import ON_CPU, ON_GPU, Settings
 from nextify.compare.tables import accuracy_notes, cost_notes, terminal
 from nextify.data import Images
 from nextify.evaluation.profiling import Conditions, cpu_mhz, gpu_mhz
+from nextify.networks.dense.design import chosen_head
 from nextify.report.text import duration, listing
 from nextify.study.engine import EngineError
 from nextify.system.device import usable_device
@@ -105,7 +106,9 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
     for name in names:
         find(name)
     side = None if images is None else options.training.image_size or image_side(images)
-    sizes = options.sizes or ((224, 288, 384, 512) if side is None else (side,))
+    head = None if options.task is None else chosen_head(options.task, options.head)
+    default = (224, 288, 384, 512) if head is None else (256, 512, 768, 1024)
+    sizes = options.sizes or (default if side is None else (side,))
     return Settings(
         names,
         tuple(sorted(set(sizes))),
@@ -118,6 +121,7 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
         minutes=measuring.minutes,
         num_classes=None if images is None else images.num_classes,
         fitted_to=side,
+        head=head,
     )
 
 

@@ -37,6 +37,15 @@ Images = Annotated[
         "with boxes or masks COCO, VOC, YOLO or images/ beside masks/ (docs/data.md)."
     ),
 ]
+Task = Annotated[Literal["detection", "segmentation"] | None, UNSET]
+Head = Annotated[Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn", "upernet", "fpn"] | None, UNSET]
+IgnoreIndex = Annotated[
+    Annotated[int, Range(least=0, most=255)] | None,
+    arg(
+        help="Of masks: pixels of this index are neither trained on nor measured, like those of 255.",
+        help_behavior_hint="",
+    ),
+]
 SplitSeed = Annotated[
     Seed, arg(help="Seed of the split into training and test images, for data without test images of its own.")
 ]

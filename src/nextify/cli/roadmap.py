@@ -28,6 +28,9 @@ class Machine(common.TrainingMachine):
 class Options:
     """Train the steps from ResNet to ConvNeXt on your images and report what each one brings.
 
+    On images annotated with boxes or masks, or the embedded scenes, each step is the backbone of a detector or
+    segmenter.
+
     Writes results.json, results.csv, roadmap.svg, roadmap.png and report.html to --out, and keeps every network in
     --out/trials. Interrupted, it goes on where it stopped when the same command is given again.
     """
@@ -35,14 +38,20 @@ class Options:
     regime: Literal["resnet50", "resnet200"] = "resnet50"
     """resnet50 → ConvNeXt-T, or resnet200 → ConvNeXt-B."""
     data: common.Images = "digits"
+    task: common.Task = None
+    """What to learn where the data is annotated for several. Default: recognized from the data."""
+    head: common.Head = None
+    """Of detectors (fcos, retinanet, faster_rcnn, mask_rcnn) or segmenters (upernet, fpn). Default: fcos or fpn."""
+    ignore_index: common.IgnoreIndex = None
     out: common.Folder = None
-    """Folder of the study. Default: runs/REGIME-DATA-SCALE."""
+    """Folder of the study. Default: runs/REGIME-DATA-SCALE, with -segmentation where --task names it."""
     scale: common.Scale = "tiny"
     """Size of the networks and images; full is the paper's."""
     image_size: common.ImageSide = None
-    """Side of the images in pixels. Default: the images' own, within the scale's range."""
-    seeds: Annotated[int, Range(least=1, most=1000)] = 6
-    """Trainings of each step. A larger number later trains only the missing ones."""
+    """Side of the images in pixels. Default: the images' own, within the scale's range; with boxes and masks up to
+    640."""
+    seeds: Annotated[Annotated[int, Range(least=1, most=1000)] | None, common.UNSET] = None
+    """Trainings of each step. A larger number later trains only the missing ones. Default: 6; of boxes and masks 3."""
     until_decided: Annotated[bool, common.UNSET] = False
     """Then add seeds to undecided steps until each has a verdict or five looks (docs/study.md)."""
     max_hours: Annotated[Annotated[float, Range(least=0, most=10**6)] | None, common.UNSET] = None
@@ -61,13 +70,14 @@ class Options:
     @property
     def folder(self) -> Path:
         """Of the study."""
-        return self.out or Path("runs") / f"{self.regime}-{source_name(self.data)}-{self.scale}"
+        masks = "-segmentation" if self.task == "segmentation" else ""
+        return self.out or Path("runs") / f"{self.regime}-{source_name(self.data)}-{self.scale}{masks}"
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         if self.max_hours is not None and not self.until_decided:
             raise ValueError("--max-hours limits --until-decided: give both, or neither")
-        if self.until_decided and self.seeds < 2:
+        if self.until_decided and self.seeds == 1:
             raise ValueError("--until-decided needs --seeds 2 or more: one seed shows nothing of their spread")
         path = roadmap(self.regime)
         for step in self.steps:

@@ -12,30 +12,40 @@ from rich.markup import escape
 
 from nextify import report
 from nextify.cli.printing import command_line, say, unlogged
-from nextify.cli.progress import StudyProgress, read_images
-from nextify.data import Images
+from nextify.cli.progress import StudyProgress, read_any
+from nextify.data.dense.annotations import DenseImages
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
 from nextify.report.text import duration, notes, verdicts
 from nextify.study.engine import EngineError, LocalEngine
 from nextify.study.plan import Plan, make_plan
+from nextify.study.results import CLASSIFICATION
 from nextify.study.store import Store
 from nextify.study.study import Study, StudyEstimate, default_side_by_side
 from nextify.system.device import usable_device
 from nextify.system.text import plural
+from nextify.training.learned import AnyImages
+from nextify.training.prepare_dense import checked_canvas, checked_head, dense_preflight
+from nextify.training.request import RequestError
 from nextify.training.trial import Data, Runtime
 
 if TYPE_CHECKING:
     from nextify.cli.roadmap import Options
 
 
+SEEDS, DENSE_SEEDS = 6, 3
+"""Trainings of each step where the user names no number."""
+
+
 def run_study(options: Options) -> int:
     started = datetime.now(UTC)
     console = Console()
     out, machine = options.folder, options.machine
-    images = read_images(console, options.data, options.reading, out / "cache")
-    plan = _plan(options, images)
+    given = (options.data, options.reading, out / "cache")
+    images = read_any(console, *given, None, options.task, options.ignore_index)
+    seeds = options.seeds or (DENSE_SEEDS if isinstance(images, DenseImages) else SEEDS)
+    plan = _plan(options, images, seeds)
     device = usable_device(machine.device)
     side_by_side, threads = default_side_by_side(options.scale, device, machine.threads)
     side_by_side = machine.side_by_side or side_by_side
@@ -46,7 +56,7 @@ def run_study(options: Options) -> int:
         checkpoint_seconds=machine.checkpoint_seconds,
     )
     with Store(out) as store:
-        first_look = options.seeds if options.until_decided else None
+        first_look = seeds if options.until_decided else None
         study = Study(plan, store, images, runtime, side_by_side, command_line(), first_look=first_look)
         study.load()
         _announce(console, study, out)
@@ -106,28 +116,40 @@ def _add_seeds(console: Console, study: Study, engine: LocalEngine, hours: float
         _evaluate_again(console, study)
 
 
-def _plan(options: Options, images: Images) -> Plan:
-    chosen = scale(options.scale)
-    native = images.native_size
-    size = options.image_size or chosen.image_size(min(native) if native else None)
-    return make_plan(
+def _plan(options: Options, images: AnyImages, seeds: int) -> Plan:
+    chosen, task, head, canvas = scale(options.scale), CLASSIFICATION, None, None
+    if isinstance(images, DenseImages):
+        head, canvas = checked_head(options.head, images), checked_canvas(images, options.image_size)
+        task, size = images.task, max(canvas)
+    elif options.head is not None:
+        raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
+    else:
+        native = images.native_size
+        size = options.image_size or chosen.image_size(min(native) if native else None)
+    plan = make_plan(
         *(roadmap(options.regime), chosen, images),
-        Data(images.name, images.fingerprint, images.num_classes, size),
-        seeds=tuple(range(options.seeds)),
+        Data(images.name, images.fingerprint, images.num_classes, size, task=task, canvas=canvas),
+        seeds=tuple(range(seeds)),
         epochs=options.epochs,
         explore=options.explore,
         steps=options.steps,
         precision=options.machine.precision,
+        head=head,
     )
+    if isinstance(images, DenseImages):
+        dense_preflight(images, plan.modern)  # refuses images that no detector or segmenter can be trained on
+    return plan
 
 
 def _announce(console: Console, study: Study, out: Path) -> None:
     plan, images, runtime = study.plan, study.images, study.runtime
     seeds = plural(len({planned.trial.seed for planned in plan.trials}), "seed")
     console.print(f"[bold]{plan.roadmap.title}[/] on {escape(images.name)}, scale {plan.scale.name}")
+    height, width = plan.data.canvas or (plan.data.image_size, plan.data.image_size)
+    heads = f" of {plan.head} {plan.data.task} heads" if plan.head else ""
     console.print(
-        f"{len(plan.rows)} steps × {seeds} = {len(plan.trials)} trainings on {len(images.train):,} images of "
-        f"{plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} classes), tested on {len(images.test):,}"
+        f"{len(plan.rows)} steps × {seeds} = {len(plan.trials)} trainings{heads} on {len(images.train):,} images of "
+        f"{width}×{height} ({len(images.classes)} classes), tested on {len(images.test):,}"
     )
     console.print(
         f"epochs: {plan.original.epochs} of the original recipe, {plan.modern.epochs} of the paper's; "

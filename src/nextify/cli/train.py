@@ -26,9 +26,7 @@ class Network:
     """Start from these: a bundle, another library's file, hf:owner/name or timm:name. The classifier becomes
     new unless the classes are the same."""
     class_order: common.ClassOrder = None
-    head: Annotated[Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn", "upernet", "fpn"] | None, common.UNSET] = (
-        None
-    )
+    head: common.Head = None
     """Of a detector (fcos, retinanet, faster_rcnn, mask_rcnn) or segmenter (upernet, fpn). Default: fcos or fpn; with
     the paper's recipes, the paper's."""
     freeze: Annotated[int, Range(least=0, most=1000), arg(metavar="STAGES")] = 0
@@ -82,10 +80,9 @@ class Options:
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A name that `nextify models` lists, e.g. convnext_atto."""
     data: common.Images
-    task: Annotated[Literal["detection", "segmentation"] | None, common.UNSET] = None
+    task: common.Task = None
     """What to learn where the data is annotated for several. Default: recognized from the data."""
-    ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, common.UNSET] = None
-    """Of masks: pixels of this index are neither trained on nor measured, like those of 255."""
+    ignore_index: common.IgnoreIndex = None
     out: common.Folder = None
     """Folder of the results. Default: runs/MODEL-DATA."""
     epochs: common.Count = None

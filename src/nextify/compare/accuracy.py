@@ -31,11 +31,12 @@ from nextify.paper.design import RESNET50
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.study.conclusions import study_data
 from nextify.study.plan import PlanError, PlannedTrial
-from nextify.study.results import finite
+from nextify.study.results import finite, named
 from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import parse_json, write_json_atomic
 from nextify.system.several import several
+from nextify.tasks.accuracy import SPECS
 from nextify.tasks.classification import Classification, Hits, Inference
 from nextify.training.trial import Data, Trial
 from nextify.weights import About, WeightsError, load, read_weights
@@ -155,25 +156,26 @@ def accuracy_results(
     """Collect the accuracies of trained and evaluated networks, in the plan's order."""
     labels = {step_name(entry): entry.model for entry in plan.entries}
     trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
-    values: dict[str, dict[int, float | None]] = {}
+    metric, values = SPECS[0], dict[str, dict[int, float | None]]()
     for trial in trials:
-        values.setdefault(trial.step, {})[trial.seed] = trial.top1
+        values.setdefault(trial.step, {})[trial.seed] = trial.metrics.get(metric.key)
     base, tests = reference(list(values)) if values else None, len(images.test)
     concluded = conclude(values, {m: None if m == base else base for m in values}, test_images=tests)
     rows = dict(evaluated)
     for label, found in concluded.items():
         own = [trial for trial in trials if trial.step == label]
-        low, high = confidence_interval([t.top1 for t in own if t.top1 is not None]) or (None, None)
+        low, high = confidence_interval([t.metrics[metric.key] for t in own if t.metrics]) or (None, None)
         rows[label] = AccuracyRow(
             model=label,
             how="trained",
-            top1_low=low,
-            top1_high=high,
+            low=low,
+            high=high,
             training_images_per_second=_mean(t.images_per_second for t in own),
             training_seconds=_mean(t.seconds for t in own),
             problems=tuple(dict.fromkeys(t.error for t in own if t.error)),
             **{name: value for name, value in found.figures().items() if name != "seeds_needed"},
         )
+    kept = [named(asdict(trial), SPECS) for trial in trials]
     return Accuracy(
         data=study_data(images),
         image_size=plan.data.image_size,
@@ -185,7 +187,7 @@ def accuracy_results(
         seconds=round(sum(t.seconds or 0.0 for t in trials) / trainings.side_by_side, 1),
         notes=plan.notes,
         rows=tuple(rows[entry.model] for entry in plan.entries if entry.model in rows),
-        trials=tuple(trial | {"model": trial.pop("step")} for trial in finite([asdict(t) for t in trials])),
+        trials=tuple(trial | {"model": trial.pop("step")} for trial in finite(kept)),
     )
 
 
@@ -227,14 +229,14 @@ def evaluate(entry: Model, source: str, images: Images, device: str, threads: in
     notes += inference.notes
     found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, inference)
     labels = torch.from_numpy(label_of[images.test.labels])
-    top1 = Classification.metrics([Hits.of(torch.from_numpy(found), labels)]).top1
+    accuracy = Classification.metrics([Hits.of(torch.from_numpy(found), labels)]).top1
     return AccuracyRow(
         model=entry.model,
         how="evaluated",
         weights=source,
         n=1,
-        top1_mean=top1,
-        binomial_standard_error=binomial_standard_error(top1, len(images.test)),
+        mean=accuracy,
+        binomial_standard_error=binomial_standard_error(accuracy, len(images.test)),
         problems=tuple(notes),
     )
 

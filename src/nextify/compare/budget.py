@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nextify.compare.records import Row
-from nextify.compare.results import Results
+from nextify.compare.results import METRIC, Results
 from nextify.report.text import count, percent
 
 EXAMPLES = "latency<20ms, throughput>100, memory<500MiB, macs<5G, parameters<30M"
@@ -106,12 +106,12 @@ def recommend(results: Results) -> str | None:
     unknown = [limit.name for limit in limits if not excess[limit]]
     if unknown:
         return f"Within {said} nothing can be recommended: {' and '.join(unknown)} was not measured in this run."
-    fitting = [(top1, row) for row, top1 in found if all((e := x.excess(row)) is not None and e < 0 for x in limits)]
+    fitting = [(value, row) for row, value in found if all((e := x.excess(row)) is not None and e < 0 for x in limits)]
     if fitting:
-        top1, row = max(fitting, key=lambda f: f[0])
+        value, row = max(fitting, key=lambda f: f[0])
         figures = ", ".join(limit.shown(row) for limit in limits)
         where = _source(results, row.model)
-        return f"Within {said} take {row.model} at {row.image_size}²: {percent(top1)} % {where}, with {figures}."
+        return f"Within {said} take {row.model} at {row.image_size}²: {percent(value)} % {where}, with {figures}."
     broken = next((limit for limit in limits if all(e >= 0 for e, _ in excess[limit])), limits[0])
     nearest = min(excess[broken], key=lambda e: e[0])[1]
     return (
@@ -124,4 +124,4 @@ def _source(results: Results, model: str) -> str:
     if not results.accuracy:
         return "top-1 on ImageNet-1K as the paper prints it, not measured here"
     n = next(row.n for row in results.accuracy.rows if row.model == model)
-    return f"top-1 measured here on {results.accuracy.data.name} (n = {n})"
+    return f"{METRIC.title} measured here on {results.accuracy.data.name} (n = {n})"

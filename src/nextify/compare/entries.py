@@ -17,9 +17,11 @@ from typing import Any
 
 from torch import nn
 
+from nextify.compare.dense import Measured
 from nextify.compare.records import Model
 from nextify.fitting.fit import fit_design
 from nextify.fitting.scale import ScaleError, scale
+from nextify.networks.dense.design import Head
 from nextify.networks.foreign import Foreign, timm_network
 from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model, find_design
@@ -134,12 +136,21 @@ def network(entry: Model, image_size: int, fitted_to: int | None = None, steps: 
     return fit_design(design, image_size=fitted_to or image_size, steps=steps)[0]
 
 
-def build(entry: Model, image_size: int, num_classes: int | None = None, fitted_to: int | None = None) -> nn.Module:
+def build(
+    entry: Model,
+    image_size: int,
+    num_classes: int | None = None,
+    fitted_to: int | None = None,
+    head: Head | None = None,
+) -> nn.Module:
     """Build the network of :func:`network`, untrained, on torch's current default device.
 
     Args:
         num_classes: None takes a bundle's own, otherwise 1000.
+        head: of the detector or segmenter whose backbone it is; None builds the classifier.
     """
+    if head is not None:
+        return Measured(network(entry, image_size, fitted_to), head, image_size)
     if is_path(entry.name):
         about = _about(entry.name)
         return create_model(about.design, about.num_classes, in_channels=about.in_channels)

@@ -57,8 +57,9 @@ def figures(results: Results) -> dict[str, tuple[str, Figure]]:
     made = {
         "growth": ("Cost of each network against resolution, on logarithmic axes", growth_figure(results)),
         "latency-accuracy": ("Accuracy over the latency measured here", latency_figure(results)),
-        "accuracy-flops": ("The paper's accuracies over multiply-adds", published_figure(results)),
     }
+    if results.run.settings.head is None:
+        made["accuracy-flops"] = ("The paper's accuracies over multiply-adds", published_figure(results))
     return {name: (label, figure) for name, (label, figure) in made.items() if figure}
 
 
@@ -104,8 +105,8 @@ def latency_figure(results: Results) -> Figure | None:
     """
     accuracy = results.accuracy
     points = [
-        (row, row.latency_ms_p50, row.latency_ms_p95 or row.latency_ms_p50, top1)
-        for row, top1 in results.candidates()
+        (row, row.latency_ms_p50, row.latency_ms_p95 or row.latency_ms_p50, value)
+        for row, value in results.candidates()
         if row.latency_ms_p50 and (accuracy or row.image_size == 224)
     ]
     if len(points) < 2:
@@ -118,15 +119,15 @@ def latency_figure(results: Results) -> Figure | None:
     said += " Bars: ± standard deviation over seeds." if any(spreads.values()) else ""
     figure = _figure(9.2, 5.6, title, source, f"{said}\n{provenance(results)}")
     axes = figure.add_subplot()
-    best = front([(latency, top1) for _, latency, _, top1 in points])
+    best = front([(latency, value) for _, latency, _, value in points])
     axes.plot(*zip(*best, strict=True), color=FAINT, linewidth=1.6, drawstyle="steps-post", zorder=1)
-    for row, latency, slow, top1 in points:
+    for row, latency, slow, value in points:
         style = _styles(results)[row.model]
         spread = spreads.get(row.model, 0.0)
-        axes.plot([latency, slow], [top1, top1], color=style["color"], linewidth=1.2, alpha=0.6)
-        axes.plot([latency] * 2, [top1 - spread, top1 + spread], color=style["color"], linewidth=1.2, alpha=0.6)
+        axes.plot([latency, slow], [value, value], color=style["color"], linewidth=1.2, alpha=0.6)
+        axes.plot([latency] * 2, [value - spread, value + spread], color=style["color"], linewidth=1.2, alpha=0.6)
         filled = style["color"] if accuracy else "white"
-        axes.plot(latency, top1, **style, markersize=9, markeredgewidth=2, markerfacecolor=filled, linestyle="none")
+        axes.plot(latency, value, **style, markersize=9, markeredgewidth=2, markerfacecolor=filled, linestyle="none")
     axes.set_xlim(0, max(slow for _, _, slow, _ in points) * 1.1)
     axes.margins(y=0.15)
     axes.set_xlabel("latency of one image measured here, ms (marker: median; line: to the 95th percentile)", fontsize=9)
@@ -138,9 +139,9 @@ def latency_figure(results: Results) -> Figure | None:
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the Pareto front of (cost, accuracy) points, by rising cost."""
     found: list[tuple[float, float]] = []
-    for cost, top1 in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not found or top1 > found[-1][1]:
-            found.append((cost, top1))
+    for cost, value in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not found or value > found[-1][1]:
+            found.append((cost, value))
     return found
 
 
@@ -165,16 +166,16 @@ def published_figure(results: Results) -> Figure:
 
 
 def _own_panel(axes: Axes, results: Results) -> None:
-    """Top-1 of this run over multiply-adds; the largest bubble is the network with the most parameters."""
+    """Accuracy of this run over multiply-adds; the largest bubble is the network with the most parameters."""
     assert results.accuracy is not None
-    points = [(r, r.macs, r.parameters, top1) for r, top1 in results.candidates() if r.macs and r.parameters]
+    points = [(r, r.macs, r.parameters, value) for r, value in results.candidates() if r.macs and r.parameters]
     most = max((parameters for _, _, parameters, _ in points), default=1)
     spreads, styles = _spreads(results), _styles(results)
-    for row, macs, millions, top1 in sorted(points, key=lambda p: -p[2]):
+    for row, macs, millions, value in sorted(points, key=lambda p: -p[2]):
         color, spread = styles[row.model]["color"], spreads[row.model]
-        axes.plot([macs] * 2, [top1 - spread, top1 + spread], color=color, linewidth=1.4, zorder=2)
+        axes.plot([macs] * 2, [value - spread, value + spread], color=color, linewidth=1.4, zorder=2)
         area = OWN_BUBBLE * millions / most
-        axes.scatter(macs, top1, s=area, color=color, alpha=0.5, edgecolors=color, label=row.model, zorder=3)
+        axes.scatter(macs, value, s=area, color=color, alpha=0.5, edgecolors=color, label=row.model, zorder=3)
     axes.margins(0.2)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
     size = results.accuracy.image_size
@@ -269,7 +270,7 @@ def _styles(results: Results) -> dict[str, Style]:
 
 def _spreads(results: Results) -> dict[str, float]:
     """Standard deviation of each accuracy over the seeds, in points."""
-    return {row.model: row.top1_std or 0.0 for row in results.accuracy.rows} if results.accuracy else {}
+    return {row.model: row.std or 0.0 for row in results.accuracy.rows} if results.accuracy else {}
 
 
 def _brief(value: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from nextify.compare import why
 from nextify.compare.growth import QUANTITIES
-from nextify.compare.results import Results
+from nextify.compare.results import METRIC, Results
 from nextify.report.text import count, interval, listing, signed
 
 
@@ -97,6 +97,6 @@ def _accuracy(results: Results) -> Iterator[str]:
         if row.conclusion and accuracy:
             change = f"{signed(row.change)} {interval(row.change_low, row.change_high)}".strip()
             yield (
-                f"{row.model} against {row.compared_with} on {accuracy.data.name}: {change} points of top-1. "
+                f"{row.model} against {row.compared_with} on {accuracy.data.name}: {change} points of {METRIC.title}. "
                 f"{row.conclusion}"
             )

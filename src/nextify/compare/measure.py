@@ -91,13 +91,15 @@ class Comparison:
 def count(settings: Settings, progress: Progress = lambda words, share: None) -> Comparison:
     """Count every network at every size on the meta device, which takes no memory and hardly any time."""
     entries = find_all(settings.models)
+    if settings.head is not None:  # the paper's figures are of classifiers
+        entries = [replace(entry, published=None) for entry in entries]
     cells = [Cell(entry, size) for size in settings.sizes for entry in entries]
     for done, cell in enumerate(cells):
         size = cell.image_size
         progress(f"counting {cell.entry.model} at {size}×{size}", done / len(cells))
         try:
             with torch.device("meta"):
-                model = build(cell.entry, size, settings.num_classes, settings.fitted_to)
+                model = build(cell.entry, size, settings.num_classes, settings.fitted_to, settings.head)
             cell.counts = profiling.count(model, size)
         except Exception as error:  # whatever a library raises for a size that it cannot take
             cell.problems.append(f"cannot be built at {size}×{size}: {describe_failure(error)}")
@@ -200,7 +202,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
 def built(cell: Cell, settings: Settings) -> nn.Module:
     """Build the network of a cell, untrained, on the settings' device."""
     with torch.device(settings.conditions.device):
-        return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to)
+        return build(cell.entry, cell.image_size, settings.num_classes, settings.fitted_to, settings.head)
 
 
 def _measure_memory(cell: Cell, settings: Settings, processes: Processes) -> None:

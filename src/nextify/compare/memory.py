@@ -158,7 +158,7 @@ def _measure(name: str, image_size: int, settings: Settings, report: Callable[[F
     report({"start": used(peak=False), "doing": "building"})
     with profiling.conditions(given):
         with torch.device(given.device):
-            model = build(entry, image_size, settings.num_classes, settings.fitted_to)
+            model = build(entry, image_size, settings.num_classes, settings.fitted_to, settings.head)
         model = profiling.place(model, given)
         report({"doing": "inference"})
         images = profiling.random_images(max(settings.batch_sizes), image_size, given)

@@ -117,16 +117,17 @@ class Why:
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyRow:
-    """The accuracy of one network in percent, and its difference from the reference, paired seed by seed."""
+    """The main metric of one network, and its difference from the reference, paired seed by seed. Files have its key in
+    the names of its figures (``study.results.named``)."""
 
     model: str
     how: Literal["trained", "evaluated"]
     weights: str | None = None
     n: int
-    top1_mean: float | None
-    top1_std: float | None = None
-    top1_low: float | None = None
-    top1_high: float | None = None
+    mean: float | None
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
     binomial_standard_error: float | None = None
     compared_with: str | None = None
     change: float | None = None

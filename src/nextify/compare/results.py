@@ -17,8 +17,11 @@ from nextify.compare.measure import Cell, Comparison
 from nextify.compare.ratios import Beside, SpeedRatio, speed_ratios, table_12
 from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why
 from nextify.evaluation.profiling import median, quantile
-from nextify.study.results import Json, read
+from nextify.study.results import Json, named, read, unnamed
+from nextify.tasks.accuracy import SPECS
 
+METRIC = SPECS[0]
+"""By which networks are compared."""
 SCHEMA = 2
 """Version of results.json. In version 1 a ratio was the median over the rounds; reading works both out anew."""
 
@@ -57,20 +60,22 @@ class Results:
         return next(model for model in self.models if model.model == label)
 
     def candidates(self) -> list[tuple[Row, float]]:
-        """Rows that have an accuracy, with their top-1 in percent: as measured here, at the size of the data, where
+        """Rows that have an accuracy, in percent: as measured here, at the size of the data, where
         anything was trained or evaluated, otherwise the paper's at 224² and 384²."""
         if self.accuracy:
             size = self.accuracy.image_size
-            measured = {r.model: r.top1_mean for r in self.accuracy.rows}
+            measured = {r.model: r.mean for r in self.accuracy.rows}
             found = [(row, measured.get(row.model)) for row in self.rows if row.image_size == size]
         else:
             found = [(r, self.model(r.model).printed(r.image_size, "top1", "top1_384")) for r in self.rows]
-        return [(row, top1) for row, top1 in found if top1 is not None]
+        return [(row, accuracy) for row, accuracy in found if accuracy is not None]
 
     def to_dict(self) -> Json:
         """Plain data; the findings and the recommendation are added where the file is written."""
         run = asdict(self.run)
         settings = run.pop("settings")
+        if settings["head"] is None:  # as files had it before there were heads
+            del settings["head"]
         return {
             "schema": SCHEMA,
             "settings": settings.pop("conditions") | settings | run,
@@ -84,7 +89,8 @@ class Results:
                 asdict(row) | (asdict(row.ratio) if row.ratio else dict.fromkeys(("ratio", "low", "high", "n")))
                 for row in self.table_12
             ],
-            "accuracy": self.accuracy and asdict(self.accuracy),
+            "accuracy": self.accuracy
+            and asdict(self.accuracy) | {"rows": [named(asdict(row), SPECS) for row in self.accuracy.rows]},
             "why": list(map(asdict, self.why)),
         }
 
@@ -97,10 +103,14 @@ class Results:
             found["environment"],
             read(tuple[Model, ...], found["models"]),
             read(tuple[Row, ...], found["rows"]),
-            found["accuracy"] and read(Accuracy, found["accuracy"]),
+            found["accuracy"] and read(Accuracy, found["accuracy"] | {"rows": _unnamed(found["accuracy"]["rows"])}),
             read(tuple[Why, ...], found["why"]),
             tuple((found["budget"] or {}).get("limits", ())),
         )
+
+
+def _unnamed(rows: Sequence[Json]) -> list[Json]:
+    return [unnamed(row, SPECS) for row in rows]
 
 
 def collect(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nextify.evaluation.profiling import Conditions
+from nextify.networks.dense.design import Head
 from nextify.system.several import several
 
 Choices = Sequence[tuple[tuple[int, ...], int]]
@@ -59,6 +60,8 @@ class Settings:
     """Of the data that networks are trained on; None takes a bundle's own, otherwise 1000."""
     fitted_to: int | None = None
     """Side of the images that networks are trained on and fitted to; None where nothing is trained."""
+    head: Head | None = None
+    """Of the detectors or segmenters whose backbones the networks are; None compares classifiers."""
     keeps: bool = False
     """Whether the networks of all sizes stay in memory until the end."""
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nextify.compare.growth import QUANTITIES
 from nextify.compare.ratios import Beside, SpeedRatio
 from nextify.compare.records import Accuracy, AccuracyRow, Model, Row
-from nextify.compare.results import Results
-from nextify.report.columns import TABLES, Column, Value, shown
+from nextify.compare.results import METRIC, Results
+from nextify.report.columns import TABLES, Column, Value, of_metric, shown
 from nextify.report.tables import csv_of, markdown_of, table_of, terminal_of
 from nextify.report.template import Table
 from nextify.report.text import ABSENT, count, interval, mean_std, on_other_images, percent, signed, whole
@@ -75,13 +75,19 @@ COSTS: tuple[Column[Row], ...] = (
     _column("training_mib", "MiB train", lambda r: whole(r.training_mib), "MiB\ntrain"),
     _column("problems", "problems", _problems, css="wrap", value=_problems),
 )
-ACCURACY: tuple[Column[AccuracyRow], ...] = (
+_ACCURACY: tuple[Column[AccuracyRow], ...] = (
     _column("model", "network", lambda r: r.model + ("" if r.how == "trained" else " (as given)"), css="text"),
     Column("how"),
-    _column("top1_mean", "top-1 %, mean ± std", lambda r: mean_std(r.top1_mean, r.top1_std), "top-1 %"),
-    Column("top1_std"),
-    _column("top1_low", "95 % interval", lambda r: _plain_interval(r.top1_low, r.top1_high), "interval"),
-    Column("top1_high"),
+    _column(
+        "{key}_mean",
+        "{title} {unit}, mean ± std",
+        lambda r: mean_std(r.mean, r.std),
+        "{title} {unit}",
+        value=lambda r: r.mean,
+    ),
+    Column("{key}_std", getter=lambda r: r.std),
+    _column("{key}_low", "95 % interval", lambda r: _plain_interval(r.low, r.high), "interval", value=lambda r: r.low),
+    Column("{key}_high", getter=lambda r: r.high),
     _column("n", "n", lambda r: str(r.n)),
     *map(Column, ("binomial_standard_error", "compared_with")),
     _column("change", "difference", lambda r: signed(r.change)),
@@ -91,6 +97,7 @@ ACCURACY: tuple[Column[AccuracyRow], ...] = (
     _column("training_images_per_second", "training images/s", lambda r: whole(r.training_images_per_second)),
     *map(Column, ("training_seconds", "weights")),
 )
+ACCURACY = of_metric(_ACCURACY, METRIC)
 RATIOS: tuple[Column[SpeedRatio], ...] = (
     _column("", "network", lambda r: r.model, css="text"),
     _column("", "size", _size),
@@ -234,6 +241,11 @@ def cost_notes(results: Results) -> list[str]:
     """What the columns of costs mean."""
     run = results.run.settings
     said = ["mult-adds: of convolutions, linear layers and attention's products, per image; activations: their outputs"]
+    if run.head:
+        said.append(
+            f"Each network is the backbone of the same {run.head} head, whose costs are included. Untrained weights "
+            "find hardly any object: what follows the head takes longer with trained ones."
+        )
     if run.rounds:
         said.append(
             f"img/s: inference in batches of {max(run.batch_sizes)}, training in batches of {run.training_batch_size}, "
@@ -264,10 +276,10 @@ def accuracy_notes(accuracy: Accuracy) -> list[str]:
 def accuracy_title(accuracy: Accuracy) -> str:
     """``top-1 on cifar10, 10 epochs of the convnext recipe, 3 seeds``."""
     if all(row.how == "evaluated" for row in accuracy.rows):
-        return f"top-1 on {accuracy.data.name}"
+        return f"{METRIC.title} on {accuracy.data.name}"
     epochs, seeds = accuracy.recipe["epochs"], len(accuracy.seeds)
     of = f"{plural(epochs, 'epoch')} of the {accuracy.recipe_name} recipe"
-    return f"top-1 on {accuracy.data.name}, {of}, {plural(seeds, 'seed')}"
+    return f"{METRIC.title} on {accuracy.data.name}, {of}, {plural(seeds, 'seed')}"
 
 
 def conditions_line(results: Results) -> str:
@@ -277,7 +289,8 @@ def conditions_line(results: Results) -> str:
     if settings.rounds:
         rounds = f"{_rounds(results)} {'in turn' if run.interleaved else 'one network after the other'}"
     threads = plural(settings.threads, "thread")
-    parts = [given.device, given.precision, given.layout.replace("_", " "), threads, rounds]
+    parts = [f"{settings.head} head"] if settings.head else []
+    parts += [given.device, given.precision, given.layout.replace("_", " "), threads, rounds]
     parts += ["compiled"] if given.compile else []
     parts += [] if run.complete or not settings.rounds else ["stopped before the end"]
     return "  ·  ".join(parts)

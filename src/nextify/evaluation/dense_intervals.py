@@ -3,6 +3,10 @@
 A draw takes as many images as there are, with replacement (Efron 1979); the interval holds the middle 95 % of the
 figures of all draws. What each image contributes is worked out once and counted as often as the image was drawn. The
 network is the same in all draws: what another seed or training would change is not in the interval.
+
+AP and mIoU are no means over images. Where a study asks for a score of each image, it is the jackknife's pseudo-value
+(Quenouille 1956, Tukey 1958): the figure plus by how much it would fall without the image, times the number of the
+others. The mean of the scores is the figure, and the spread of their mean about that of the figure over other images.
 """
 
 from __future__ import annotations
@@ -36,22 +40,51 @@ def ap_intervals(seen: Sequence[Observation], num_classes: int, draws: int = DRA
     """
     if len(seen) < 2:
         return {}
-    seen = sorted(seen, key=lambda one: one.image)
-    weights = _weights(len(seen), draws)
+    drawn = _ap_of_draws(sorted(seen, key=lambda one: one.image), num_classes, _weights(len(seen), draws))
+    drawn = drawn[~np.isnan(drawn[:, 0])]
+    return {"ap": _interval(drawn.mean(1)), "ap50": _interval(drawn[:, 0])}
+
+
+def ap_scores(seen: Sequence[Observation], num_classes: int, ap: float) -> Floats:
+    """``(N,)`` scores of the images, percent, whose mean is ``ap``.
+
+    They are of areas under the curves of precision over recall: the steps of the 101 recalls, which ``ap`` has, are
+    larger than what one image changes.
+
+    Args:
+        seen: one observation per image, at least 2, in the order of the scores.
+    """
+    without = 1 - np.eye(len(seen), dtype=np.uint16)
+    return _pseudo_values(_ap_of_draws(seen, num_classes, without, at_recalls=False).mean(1), ap)
+
+
+def miou_scores(counts: npt.NDArray[np.int64], miou: float) -> Floats:
+    """``(N,)`` scores of the images, percent, whose mean is ``miou``; ``counts`` as ``miou_intervals`` takes them."""
+    return _pseudo_values(_miou_of(counts.sum(0) - counts), miou)
+
+
+def _pseudo_values(without: Floats, figure: float) -> Floats:
+    """``without (N,)``: the figure without each image, NaN where nothing is left to measure."""
+    without = np.where(np.isnan(without), figure, without)
+    found: Floats = figure + (len(without) - 1) * (without.mean() - without)
+    return found
+
+
+def _ap_of_draws(
+    seen: Sequence[Observation], num_classes: int, weights: npt.NDArray[np.uint16], at_recalls: bool = True
+) -> Floats:
+    """``(draws, T)`` AP in percent, NaN for draws without objects; ``weights (draws, N)``: how often each has each."""
     shared = [overlaps(one) for one in seen]
-    sums, classes = np.zeros((draws, len(THRESHOLDS))), np.zeros((draws, 1))
+    sums, classes = np.zeros((len(weights), len(THRESHOLDS))), np.zeros((len(weights), 1))
     for label in range(num_classes):
         found = _ClassMatches.of(seen, shared, label)
         if not found.objects.any():
             continue
-        for part in _parts(draws, len(found.scores) + 1):
-            precision = found.average_precision(
-                weights[part].astype(np.float64)
-            )  # (draws, T), NaN for draws without objects
+        for part in _parts(len(weights), len(found.scores) + 1):
+            precision = found.average_precision(weights[part].astype(np.float64), at_recalls)
             classes[part] += ~np.isnan(precision[:, :1])
             sums[part] += np.nan_to_num(precision)
-    drawn = 100 * sums[classes[:, 0] > 0] / classes[classes[:, 0] > 0]
-    return {"ap": _interval(drawn.mean(1)), "ap50": _interval(drawn[:, 0])}
+    return np.where(classes > 0, 100 * sums / np.maximum(classes, 1), np.nan)
 
 
 def miou_intervals(counts: Floats, draws: int = DRAWS) -> dict[str, Interval]:
@@ -62,13 +95,16 @@ def miou_intervals(counts: Floats, draws: int = DRAWS) -> dict[str, Interval]:
     """
     if len(counts) < 2:
         return {}
-    right, true, found = np.moveaxis(
-        np.tensordot(_weights(len(counts), draws).astype(np.float64), counts, 1), 1, 0
-    )  # (draws, K) each
+    drawn = _miou_of(np.tensordot(_weights(len(counts), draws).astype(np.float64), counts, 1))
+    return {"miou": _interval(drawn[~np.isnan(drawn)])}
+
+
+def _miou_of(counts: npt.NDArray[Any]) -> Floats:
+    """``(draws,)`` mIoU in percent of counts ``(draws, 3, K)``, NaN where no class is."""
+    right, true, found = np.moveaxis(counts, 1, 0)
     either = true + found - right
-    there = either.sum(1) > 0
-    iou = np.where(either > 0, right / np.maximum(either, 1), np.nan)[there]
-    return {"miou": _interval(100 * np.nanmean(iou, 1))}
+    iou, classes = np.where(either > 0, right / np.maximum(either, 1), 0.0), (either > 0).sum(1)
+    return np.where(classes > 0, 100 * (iou.sum(1) / np.maximum(classes, 1)), np.nan)
 
 
 def _weights(images: int, draws: int) -> npt.NDArray[np.uint16]:
@@ -128,8 +164,12 @@ class _ClassMatches:
         scores, image, right, ignored = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         return cls(scores, image, right, ignored, counts)
 
-    def average_precision(self, weights: Floats) -> Floats:
-        """``(draws, T)``, 0 to 1, NaN where no object was drawn; ``weights (draws, N)``."""
+    def average_precision(self, weights: Floats, at_recalls: bool = True) -> Floats:
+        """``(draws, T)``, 0 to 1, NaN where no object was drawn; ``weights (draws, N)``.
+
+        Args:
+            at_recalls: the mean precision at COCO's 101 recalls; otherwise the area under the curve.
+        """
         objects = weights @ self.objects
         drawn = weights[:, self.image]
         everything = drawn.cumsum(1)
@@ -142,9 +182,10 @@ class _ClassMatches:
             right = drawn[:, at].cumsum(1)
             precision = right / np.maximum(counted[:, at], 1)
             precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-            # How many of the recalls 0, 0.01, …, 1 are reached with each; the first reaches 0 as well.
-            reached = np.floor(100 * right / np.maximum(objects, 1)[:, None] + 1e-9) + 1
-            out[:, t] = (precision * np.diff(reached, axis=1, prepend=0)).sum(1) / 101
+            reached = 100 * right / np.maximum(objects, 1)[:, None]
+            if at_recalls:  # how many of the recalls 0, 0.01, …, 1 are reached with each; the first reaches 0 as well
+                reached = np.floor(reached + 1e-9) + 1
+            out[:, t] = (precision * np.diff(reached, axis=1, prepend=0)).sum(1) / (101 if at_recalls else 100)
         out[objects == 0] = np.nan
         return out
 

@@ -131,7 +131,7 @@ def many_graphs() -> AbstractContextManager[Any]:
     return found
 
 
-def compiled(model: nn.Module, given: Conditions) -> Callable[[Tensor], Tensor]:
+def compiled(model: nn.Module, given: Conditions) -> Callable[[Tensor], Any]:
     """The network as it is run: compiled for the exact shape of its images where the conditions ask for it."""
     return torch.compile(model, dynamic=False) if given.compile else model
 
@@ -168,7 +168,8 @@ def inference(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[
 
 
 def training(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[], None]:
-    """Return a function that runs one training step: forward, cross-entropy, backward, fused AdamW, gradient reset."""
+    """Return a function that runs one training step: forward, cross-entropy (or the sum of the losses that the network
+    returns), backward, fused AdamW, gradient reset."""
     model.train()
     labels = torch.zeros(len(images), dtype=torch.long, device=given.device)
     # A rate of 0 leaves the weights unchanged and costs as much as any other.
@@ -177,7 +178,11 @@ def training(model: nn.Module, images: Tensor, given: Conditions) -> Callable[[]
 
     def step() -> None:
         with _autocast(given):
-            loss = F.cross_entropy(forward(images).float(), labels)
+            outputs = forward(images)
+            if isinstance(outputs, Tensor):
+                loss = F.cross_entropy(outputs.float(), labels)
+            else:
+                loss = torch.stack([part.float() for part in outputs.values()]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -30,7 +30,18 @@ class Scale:
     """Side in pixels to which larger images are reduced."""
     epochs: int
     """Default epochs of the paper's recipe; the original recipe gets 90/300 of them."""
+    dense_epochs: int
+    """Likewise of boxes and masks, where there are at least ``DENSE_IMAGES``."""
     summary: str
+
+    def epochs_of_dense(self, train_images: int) -> int:
+        """Default epochs for boxes and masks: fewer images are shown more often."""
+        return max(self.dense_epochs, round(self.dense_epochs * DENSE_IMAGES / max(1, train_images)))
+
+    @property
+    def summary_of_backbones(self) -> str:
+        """Of detectors and segmenters, which keep the paper's stems."""
+        return ", ".join(self.summary.split(", ")[:2])
 
     def shrink(self, design: Design) -> Design:
         """The design at this scale."""
@@ -46,18 +57,38 @@ class Scale:
         return min(max(side, self.smallest_image), self.largest_image)
 
 
+DENSE_IMAGES = 1500
+"""Training images of ``scenes``, for which the epochs of boxes and masks were chosen."""
 _STRIDE_2 = {"conv7_pool": "conv3_pool", "patchify4": "patchify2"}
 SCALES: dict[str, Scale] = {
     s.name: s
     for s in (
-        Scale("tiny", 4, 3, _STRIDE_2, 16, 32, 30, "widths ÷ 4, depths ÷ 3, stem stride 2, images of 16 to 32 pixels"),
         Scale(
-            "small", 2, 3, _STRIDE_2, 32, 64, 100, "widths ÷ 2, depths ÷ 3, stem stride 2, images of 32 to 64 pixels"
+            "tiny", 4, 3, _STRIDE_2, 16, 32, 30, 6, "widths ÷ 4, depths ÷ 3, stem stride 2, images of 16 to 32 pixels"
         ),
         Scale(
-            "half", 2, 1.5, {}, 64, 128, 200, "widths ÷ 2, depths ÷ 1.5, the paper's stem, images of 64 to 128 pixels"
+            "small",
+            2,
+            3,
+            _STRIDE_2,
+            32,
+            64,
+            100,
+            14,
+            "widths ÷ 2, depths ÷ 3, stem stride 2, images of 32 to 64 pixels",
         ),
-        Scale("full", 1, 1, {}, 224, 224, 300, "the paper's networks at 224 pixels"),
+        Scale(
+            "half",
+            2,
+            1.5,
+            {},
+            64,
+            128,
+            200,
+            20,
+            "widths ÷ 2, depths ÷ 1.5, the paper's stem, images of 64 to 128 pixels",
+        ),
+        Scale("full", 1, 1, {}, 224, 224, 300, 36, "the paper's networks at 224 pixels"),
     )
 }
 

@@ -363,6 +363,25 @@ loss after equal processor time (docs/log.md); the rest is a rule of thumb, not 
 SEGMENTATION_SMALL = DETECTION_SMALL.with_(crop=ScaleJitter(0.75, 1.5))
 """Likewise for masks."""
 
+DETECTION_ORIGINAL = _PLAIN_IMAGES.with_(
+    epochs=12,
+    warmup_epochs=0.07,
+    batch_size=16,
+    optimizer=SGD(),
+    learning_rate=0.01,
+    min_learning_rate=0.0,
+    schedule="late_step",
+    weight_decay=1e-4,
+    crop=NoCrop(),
+    stochastic_depth=0.0,
+)
+"""FCOS with ResNet-50 (arXiv 1904.01355, section 4, and its released configuration): SGD, 90,000 steps of 16 of COCO's
+118,287 images, mirrored and nothing else; the rate falls at 3/4 and 11/12, where theirs does at 2/3 and 8/9."""
+
+SEGMENTATION_ORIGINAL = DETECTION_ORIGINAL.with_(epochs=127, warmup_epochs=1.19, schedule="linear", weight_decay=5e-4)
+"""mmsegmentation's ``schedule_160k`` of UPerNet with ResNet-50: SGD at 0.01, 160,000 steps of 16 of ADE20K's images;
+the rate falls in a line, where there it falls with the power of 0.9."""
+
 _FROM_WEIGHTS: dict[str, Any] = {"optimizer": AdamW(), "learning_rate": 2.5e-4, "layer_decay": 0.8}
 """AdamW with a stronger layer decay than the paper's, as small sets change trained weights too much; both are rules of
 thumb, not tuned."""
@@ -384,3 +403,14 @@ RECIPES: dict[str, Recipe] = {
     "segmentation_finetune": SEGMENTATION_SMALL.with_(**_FROM_WEIGHTS),
 }
 """Named recipes; every field can be changed with ``with_``."""
+
+DENSE_RECIPES = {
+    "detection": ("detection_small", "detection_finetune", "coco_3x"),
+    "segmentation": ("segmentation_small", "segmentation_finetune", "ade20k_160k"),
+}
+"""The recipes for small sets, from fresh and from trained weights, and the paper's."""
+DENSE_ROADMAPS = {
+    "detection": (DETECTION_ORIGINAL, DETECTION_SMALL.with_(ema="off")),
+    "segmentation": (SEGMENTATION_ORIGINAL, SEGMENTATION_SMALL.with_(ema="off")),
+}
+"""Of a roadmap's first row, and of all others: without averages of the weights, as on the paper's."""

@@ -1,17 +1,18 @@
 """The columns of tables. A column is named once, and drives the CSV, Markdown, the terminal and the HTML page.
 
 ``COLUMNS`` alone decides what ``results.csv``, ``results.json`` and the tables of a study show of each step: a new
-column is one more line.
+column is one more line. ``{key}``, ``{title}`` and ``{unit}`` stand for those of the task's main metric.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 from nextify.report import text
 from nextify.study.results import StepResult
+from nextify.tasks.task import MetricSpec
 
 T = TypeVar("T")
 Place = Literal["csv", "terminal", "markdown", "html"]
@@ -61,13 +62,23 @@ def shown(columns: Sequence[Column[T]], place: Place) -> list[Column[T]]:
     return [column for column in columns if place in column.shown]
 
 
+def of_metric(columns: Sequence[Column[T]], metric: MetricSpec) -> list[Column[T]]:
+    """The columns with the metric's names in the place of ``{key}``, ``{title}`` and ``{unit}``."""
+    names = {"key": metric.key, "title": metric.title, "unit": metric.unit}
+    return [
+        replace(c, **{f: getattr(c, f).format(**names) for f in ("key", "title", "unit", "narrow")}) for c in columns
+    ]
+
+
 COLUMNS: list[Column[StepResult]] = [
     Column("step", "step", format=text.marked, shown=TABLES, css="text"),
     Column("title", "title"),
     Column("adopted", "adopted"),
     Column("n", "n", shown=PAGE),
-    Column("top1_mean", "top-1 (mean ± std)", "%", text.accuracy, TABLES, narrow="top-1 %"),
-    Column("top1_std", "standard deviation of top-1", "points"),
+    Column(
+        "{key}_mean", "{title} (mean ± std)", "{unit}", text.accuracy, TABLES, lambda s: s.mean, narrow="{title} {unit}"
+    ),
+    Column("{key}_std", "standard deviation of {title}", "points", getter=lambda s: s.std),
     Column("change", "change [95 % interval]", "points", text.change, TABLES, narrow="change [95 % interval]"),
     Column("change_low", "lower end of the change", "points"),
     Column("change_high", "upper end of the change", "points"),

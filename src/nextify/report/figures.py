@@ -29,6 +29,8 @@ _COLORS = {
     "Large kernel": "#CC79A7",
     "Micro design": "#0072B2",
 }
+PAPERS = "The paper: ImageNet-1K", "top-1 accuracy"
+"""What its published figures are: the data and the metric, whatever is measured here."""
 _HEADINGS = {"ResNet": "ResNet baseline and training", "ResNeXt": "ResNeXt-ify"}
 
 # Inches. Columns from left to right: labels, our bars, our change, our cost, gap, paper's bars, its change, its cost.
@@ -73,12 +75,14 @@ def roadmap_figure(results: StudyResults) -> Figure:
     between = x_cost + _GAP / 2
     canvas.plot([between, between], [y, height - _TOP + 0.42], color=FAINT, linewidth=0.8)
 
-    start = _axis(ours, [(r.top1_mean, r.top1_std) for r in results.rows], room=0.62 / _BARS)
+    metric = results.metric
+    start = _axis(ours, [(r.mean, r.std) for r in results.rows], room=0.62 / _BARS)
     p_start = _axis(theirs, [(r.published_top1, r.published_std) for r in results.rows], room=0.56 / _PAPER_BARS)
-    here, paper = (x_bars, f"Here: {name}", INK, start), (x_paper, "The paper: ImageNet-1K", SOFT, p_start)
-    for x, title, color, begins in (here, paper):
+    what = f"{metric.title} accuracy" if metric.share_of_images else metric.title
+    here, paper = (x_bars, f"Here: {name}", what, INK, start), (x_paper, *PAPERS, SOFT, p_start)
+    for x, title, measured, color, begins in (here, paper):
         write(canvas, x, head + 0.17, title, size=10.5, weight="bold", color=color)
-        write(canvas, x, head, "top-1 accuracy", size=8.5, color=SOFT)
+        write(canvas, x, head, measured, size=8.5, color=SOFT)
         write(canvas, x, y - 0.42, _axis_note(begins), size=8.5, color=SOFT)
 
     for at, group, row in places:
@@ -88,7 +92,7 @@ def roadmap_figure(results: StudyResults) -> Figure:
             label = f"{shorten(label, 26)} (n = {row.n})"
         write(canvas, _MARGIN + 0.14, at, label, size=9.5, color=SOFT if explored else INK)
         _our_bar(ours, at, row, start, color)
-        _change(canvas, x_change, at, row)
+        _change(canvas, x_change, at, row, metric.higher_is_better)
         write(canvas, x_cost, at, text.count(row.macs), size=9.5, color=SOFT, ha="right")
         _paper_bar(theirs, at, row, p_start)
         change = text.signed(row.published_change)
@@ -101,7 +105,7 @@ def roadmap_figure(results: StudyResults) -> Figure:
 
 
 def curves_figure(results: StudyResults) -> Figure | None:
-    """Training loss and, where it was measured, test top-1 over the epochs; None without any curve.
+    """Training loss and, where it was measured, the main metric over the epochs; None without any curve.
 
     Every trial is a thin line; the first and the last adopted step are drawn thick as the mean over their seeds.
     """
@@ -110,7 +114,10 @@ def curves_figure(results: StudyResults) -> Figure | None:
     curves = [(trial.step, trial.curve) for trial in results.trials]
     panels = [
         (key, label)
-        for key, label in (("train_loss", "training loss"), ("test_top1", "test top-1 %"))
+        for key, label in (
+            ("train_loss", "training loss"),
+            ("test", f"test {results.metric.title} {results.metric.unit}"),
+        )
         if any(_points(curve, key)[0] for _, curve in curves)
     ]
     if not panels:
@@ -165,11 +172,12 @@ def _panel(figure: Figure, x: float, width: float, height: float, bottom: float,
 
 def _titles(canvas: Axes, results: StudyResults, height: float) -> None:
     s, d = results.study, results.study.data
-    n, size = len(s.seeds), s.image_size
+    n, size = len(s.seeds), text.pixels(s)
     facts = [
+        f"{s.task} with the head {s.head}" if s.head else "",
         f"mean ± standard deviation of {text.n_seeds(results)}" if n > 1 else "one seed: no spread",
         f"scale {s.scale}" if s.scale else "",
-        f"{size}×{size} pixels" if size else "",
+        f"{size} pixels" if size else "",
         f"{text.whole(d.train_images)} training and {text.whole(d.test_images)} test images",
     ]
     title = f"{text.path_title(results)} on {shorten(results.study.data.name, 60)}"
@@ -190,16 +198,15 @@ def _footer(canvas: Axes, results: StudyResults, y: float, explored: bool) -> No
     if explored:
         said.insert(0, "Hatched: explored only, the next step does not build on it.")
     write(canvas, _MARGIN, y, "  ".join(said), size=8.5, color=SOFT)
-    other = (
-        "◆ The paper's published values: other images at another scale. Compare the direction of a change, not heights."
-    )
+    other = "other images at another scale" if results.study.head is None else "classification, at another scale"
+    other = f"◆ The paper's published values: {other}. Compare the direction of a change, not heights."
     write(canvas, _MARGIN, y - 0.2, other, size=8.5, color=SOFT)
     for i, line in enumerate(textwrap.wrap(text.provenance(results), 200)[:2]):
         write(canvas, _MARGIN, y - 0.2 * (i + 2), line, size=7.5, color=PAPER)
 
 
 def _our_bar(axes: Axes, at: float, row: StepResult, start: float, color: str) -> None:
-    mean, std = row.top1_mean, row.top1_std
+    mean, std = row.mean, row.std
     if mean is None:
         axes.text(
             0.012, at, "no result yet", transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=SOFT,
@@ -235,10 +242,11 @@ def _paper_bar(axes: Axes, at: float, row: StepResult, start: float) -> None:
     )  # fmt: skip
 
 
-def _change(canvas: Axes, x: float, at: float, row: StepResult) -> None:
+def _change(canvas: Axes, x: float, at: float, row: StepResult, higher_is_better: bool) -> None:
     words, color, weight = text.signed(row.change), SOFT, "normal"
     if row.verdict in ("higher", "lower"):
-        arrow, color, weight = ("▲", UP, "bold") if row.verdict == "higher" else ("▼", DOWN, "bold")
+        higher = row.verdict == "higher"
+        arrow, color, weight = "▲" if higher else "▼", UP if higher == higher_is_better else DOWN, "bold"
         words = f"{arrow} {words}"
     write(canvas, x, at, words, size=9.5, color=color, weight=weight, ha="right")
 

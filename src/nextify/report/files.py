@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nextify.report.columns import COLUMNS
+from nextify.report.columns import COLUMNS, of_metric
 from nextify.report.drawing import save
 from nextify.report.figures import roadmap_figure
 from nextify.report.study_page import page
@@ -25,7 +25,7 @@ def write(results: StudyResults, out: str | Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     data = results.to_dict()
     for row, step in zip(data["rows"], results.rows, strict=True):
-        row.update({column.key: finite(column.value(step)) for column in COLUMNS})
+        row.update({column.key: finite(column.value(step)) for column in of_metric(COLUMNS, results.metric)})
     write_json_atomic(out / "results.json", data)
     results = StudyResults.from_dict(data)
     write_text_atomic(out / "results.csv", csv_text(results))

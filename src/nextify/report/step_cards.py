@@ -11,15 +11,14 @@ from nextify.study.results import StepResult, StudyResults, TrialResult
 
 WIDTH, HEIGHT = 100.0, 44.0
 """Of a drawing, in its own units."""
-KEYS = (("train_loss", "training loss"), ("test_top1", "test top-1, %"))
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A seed's top-1 on the common axis, from 0 to ``WIDTH``, and that of the step before where it has one."""
+    """A seed's figure on the common axis, from 0 to ``WIDTH``, and that of the step before where it has one."""
 
     seed: int
-    top1: float
+    value: float
     x: float
     before: float | None
 
@@ -49,8 +48,8 @@ class Card:
 
 
 def axis(results: StudyResults) -> tuple[float, float] | None:
-    """The lowest and highest top-1 of all trials, which the dots of all steps share; None without any."""
-    found = [trial.top1 for trial in results.trials if trial.top1 is not None]
+    """The lowest and highest figure of all trials, which the dots of all steps share; None without any."""
+    found = [value for trial in results.trials if (value := results.main(trial)) is not None]
     return (min(found), max(found)) if found else None
 
 
@@ -58,19 +57,20 @@ def cards(results: StudyResults, folder: Path | None = None) -> list[Card]:
     """A card per step that has a finished trial; ``folder``: of the page, where networks are looked for."""
     trials: dict[str, list[TrialResult]] = {}
     for trial in results.trials:
-        if trial.top1 is not None:
+        if results.main(trial) is not None:
             trials.setdefault(trial.step, []).append(trial)
     names = {step.step: step.name for step in results.rows}
     low, high = axis(results) or (0.0, 0.0)
 
-    def place(top1: float | None) -> float | None:
-        return None if top1 is None else round(WIDTH * (top1 - low) / ((high - low) or 1.0), 1)
+    def place(value: float | None) -> float | None:
+        return None if value is None else round(WIDTH * (value - low) / ((high - low) or 1.0), 1)
 
     made = []
     for step in results.rows:
         own = trials.get(step.step, [])
-        before = {trial.seed: trial.top1 for trial in trials.get(step.compared_with or "", [])}
-        dots = [Dot(t.seed, t.top1, place(t.top1) or 0.0, place(before.get(t.seed))) for t in own if t.top1 is not None]
+        before = {trial.seed: results.main(trial) for trial in trials.get(step.compared_with or "", [])}
+        values = [(t.seed, value) for t in own if (value := results.main(t)) is not None]
+        dots = [Dot(seed, value, place(value) or 0.0, place(before.get(seed))) for seed, value in values]
         bundles = [(t.seed, f"trials/{t.folder}/bundle") for t in own]
         made.append(
             Card(
@@ -83,7 +83,8 @@ def cards(results: StudyResults, folder: Path | None = None) -> list[Card]:
 
 def _curves(results: StudyResults, trials: Sequence[TrialResult]) -> list[Curves]:
     made = []
-    for key, label in KEYS:
+    metric = results.metric
+    for key, label in (("train_loss", "training loss"), ("test", f"test {metric.title}, {metric.unit}")):
         everything = [getattr(p, key) for t in results.trials for p in t.curve if getattr(p, key) is not None]
         epochs = max((p.epoch for t in results.trials for p in t.curve), default=0)
         if not everything or epochs < 2:

@@ -29,6 +29,8 @@ def page(results: StudyResults, roadmap_svg: str | None = None, folder: Path | N
     return render(
         "study.html.jinja",
         title=text.study_title(results),
+        metric=results.metric,
+        sentence=text.sentence,
         lead=text.what_was_trained(results),
         outcome=text.outcome(results),
         steps=steps_table(results),
@@ -84,15 +86,16 @@ def _p(value: float | None) -> str:
 
 def _settings(results: StudyResults) -> list[tuple[str, str | None]]:
     study, data = results.study, results.study.data
-    size = study.image_size
+    size = text.pixels(study)
     return [
         ("data", data.name),
+        ("head", study.head),
         ("classes", text.whole(data.classes)),
         ("training images", text.whole(data.train_images)),
         ("test images", text.whole(data.test_images)),
         ("data fingerprint", data.fingerprint),
         ("scale", study.scale),
-        ("image size", f"{size}×{size} pixels" if size else None),
+        ("image size", f"{size} pixels" if size else None),
         ("seeds", ", ".join(map(str, study.seeds))),
     ]
 
@@ -119,10 +122,11 @@ def _setting(value: object) -> str:
 
 def _by_seed(results: StudyResults) -> Table:
     seeds = sorted({trial.seed for trial in results.trials})
-    top1 = {(trial.step, trial.seed): trial.top1 for trial in results.trials}
-    lines = [_line(s, *(text.percent(top1.get((s.step, seed))) for seed in seeds)) for s in results.rows]
-    head = [("top-1, %", ""), *((f"seed {seed}", "") for seed in seeds)]
-    return Table("Top-1 accuracy of every trial", head, [("", lines)])
+    metric, found = results.metric, {(trial.step, trial.seed): results.main(trial) for trial in results.trials}
+    lines = [_line(s, *(text.percent(found.get((s.step, seed))) for seed in seeds)) for s in results.rows]
+    head = [(f"{metric.title}, {metric.unit}", ""), *((f"seed {seed}", "") for seed in seeds)]
+    what = f"{metric.title} accuracy" if metric.share_of_images else metric.title
+    return Table(f"{text.sentence(what)} of every trial", head, [("", lines)])
 
 
 def _trials(results: StudyResults) -> Table:
@@ -132,8 +136,7 @@ def _trials(results: StudyResults) -> Table:
             (
                 names.get(trial.step, trial.step),
                 str(trial.seed),
-                text.percent(trial.top1),
-                text.percent(trial.top5),
+                *(text.percent(trial.metrics.get(metric.key)) for metric in results.study.metrics),
                 text.percent(trial.final_train_loss, 4),
                 text.duration(trial.seconds),
                 text.whole(trial.images_per_second),
@@ -143,7 +146,8 @@ def _trials(results: StudyResults) -> Table:
         )
         for trial in results.trials
     ]
-    numbers = ("seed", "top-1, %", "top-5, %", "final loss", "time", "images/s")
+    metrics = (f"{metric.title}, {metric.unit}" for metric in results.study.metrics)
+    numbers = ("seed", *metrics, "final loss", "time", "images/s")
     head = [("step", ""), *((name, "") for name in numbers), ("status", "text"), ("fingerprint", "code")]
     return Table("All trials", head, [("", lines)])
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from nextify.report import text
-from nextify.report.columns import COLUMNS, Column, shown
+from nextify.report.columns import COLUMNS, Column, Place, of_metric, shown
 from nextify.report.template import Line, Table
 from nextify.study.results import StepResult, StudyResults
 
@@ -85,9 +85,13 @@ def _escaped(words: str) -> str:
 # A study
 
 
+def _shown(results: StudyResults, place: Place) -> list[Column[StepResult]]:
+    return shown(of_metric(COLUMNS, results.metric), place)
+
+
 def csv_text(results: StudyResults) -> str:
     """``results.csv``: one line per step."""
-    return csv_of(COLUMNS, results.rows)
+    return csv_of(of_metric(COLUMNS, results.metric), results.rows)
 
 
 def terminal(results: StudyResults) -> RichTable:
@@ -99,17 +103,18 @@ def terminal(results: StudyResults) -> RichTable:
         return "" if step.adopted and step.trained else "dim"
 
     groups = (("", steps) for _, steps in text.groups(results))
-    return terminal_of(text.study_title(results), shown(COLUMNS, "terminal"), groups, style)
+    return terminal_of(text.study_title(results), _shown(results, "terminal"), groups, style)
 
 
 def steps_table(results: StudyResults) -> Table:
     """One row per step for the HTML page, in the sections of the paper's Figure 2."""
-    return table_of("Accuracy after each step", shown(COLUMNS, "html"), text.groups(results), text.css)
+    caption = f"{text.sentence(results.metric.noun)} after each step"
+    return table_of(caption, _shown(results, "html"), text.groups(results), text.css)
 
 
 def markdown(results: StudyResults) -> str:
     """The table, its notes and its provenance (command, hardware, versions, date, n)."""
-    table = table_of("", shown(COLUMNS, "markdown"), [("", results.rows)])
+    table = table_of("", _shown(results, "markdown"), [("", results.rows)])
     command = results.study.command
     lines = [markdown_of(table), "", _escaped(text.what_was_trained(results)), ""]
     if verdicts := text.verdicts(results):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 
 from nextify.study.looks import LOOKS
-from nextify.study.results import StepResult, StudyResults
+from nextify.study.results import CLASSIFICATION, StepResult, StudyResults, StudySettings
 from nextify.study.statistics import binomial_standard_error, holm, seeds_needed, smallest_possible_p
 from nextify.system.text import plural
 
@@ -69,6 +69,20 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def sentence(words: str) -> str:
+    """As a sentence begins: ``Accuracy``, ``mIoU``."""
+    first = words.split()[0]
+    return words[0].upper() + words[1:] if first.islower() else words
+
+
+def pixels(study: StudySettings) -> str:
+    """What the networks see, width by height: ``32×32``; empty where it is not known."""
+    if study.canvas is not None:
+        height, width = study.canvas
+        return f"{width}×{height}"
+    return f"{study.image_size}×{study.image_size}" if study.image_size else ""
+
+
 def listing(parts: list[str]) -> str:
     """``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
@@ -100,8 +114,8 @@ def css(step: StepResult) -> str:
 
 
 def accuracy(step: StepResult) -> str:
-    """``95.12 ± 0.40``, or that there is none yet."""
-    return mean_std(step.top1_mean, step.top1_std) if step.trained else "not trained"
+    """``95.12 ± 0.40`` of the main metric, or that there is none yet."""
+    return mean_std(step.mean, step.std) if step.trained else "not trained"
 
 
 def change(step: StepResult) -> str:
@@ -132,8 +146,10 @@ def path_title(results: StudyResults) -> str:
 
 
 def study_title(results: StudyResults) -> str:
-    """The roadmap and the images."""
-    return f"{path_title(results)} on {results.study.data.name}"
+    """The roadmap and the images, and what is learned of them other than their classes."""
+    task = results.study.task
+    learned = "" if task == CLASSIFICATION else f", {task}"
+    return f"{path_title(results)} on {results.study.data.name}{learned}"
 
 
 def _planned(results: StudyResults) -> list[int]:
@@ -162,12 +178,15 @@ def what_was_trained(results: StudyResults) -> str:
     """One sentence: how many networks, how often, on which images, at which size."""
     s, d = results.study, results.study.data
     facts = [f"{whole(d.classes)} classes"] if d.classes else []
-    facts += [f"{s.image_size}×{s.image_size} pixels"] if s.image_size else []
+    facts += [f"{size} pixels"] if (size := pixels(s)) else []
     described = f" ({', '.join(facts)})" if facts else ""
     planned, finished = sum(_planned(results)), sum(step.n for step in results.rows)
     progress = f"; {finished} of {planned} trainings are finished" if finished < planned else ""
+    networks = plural(len(results.rows), "network")
+    if s.head is not None:
+        networks = f"{len(results.rows)} {s.head} {s.task} heads on networks"
     return (
-        f"{plural(len(results.rows), 'network')} from {path_title(results)} at scale “{s.scale or ABSENT}”, trained "
+        f"{networks} from {path_title(results)} at scale “{s.scale or ABSENT}”, trained "
         f"{_seeds_phrase(results)} on {whole(d.train_images)} images of {d.name}"
         f"{described} and tested on {whole(d.test_images)} others{progress}."
     )
@@ -179,7 +198,8 @@ def outcome(results: StudyResults) -> str:
     if len(path) < 2 or not (path[0].trained and path[-1].trained):
         return ""
     first, last = path[0], path[-1]
-    return f"Top-1 went from {accuracy(first)} % ({first.name}) to {accuracy(last)} % ({last.name})."
+    title, unit = sentence(results.metric.title), results.metric.unit
+    return f"{title} went from {accuracy(first)} {unit} ({first.name}) to {accuracy(last)} {unit} ({last.name})."
 
 
 def hardware(results: StudyResults) -> str:
@@ -243,12 +263,14 @@ def notes(results: StudyResults) -> list[str]:
             "○ Explored only: the next step does not build on it. A change is against the row it was made from."
         )
     lines += _verdicts(results)
-    images, means = results.study.data.test_images, [step.top1_mean for step in steps if step.top1_mean is not None]
-    if images and means:
+    images, means = results.study.data.test_images, [step.mean for step in steps if step.mean is not None]
+    if images and means and results.metric.share_of_images:
         error = binomial_standard_error(min(max(sum(means) / len(means), 0.0), 100.0), images)
         counted = "; the intervals of changes count it in" if crossed(results) else ""
         lines.append(f"{on_other_images(images, error)}, which the spread over seeds does not show{counted}.")
-    return [*lines, "“Paper” is ImageNet-1K at full size: other images at another scale; compare directions only."]
+    task = "" if results.study.task == CLASSIFICATION else "classification of "
+    other = "other images at another scale" if not task else "another task, other images, another scale"
+    return [*lines, f"“Paper” is {task}ImageNet-1K at full size: {other}; compare directions only."]
 
 
 def _verdicts(results: StudyResults) -> list[str]:
@@ -284,6 +306,11 @@ def _rules(results: StudyResults) -> list[str]:
         f"Verdicts are for new seeds and new test images, by crossed random effects{together}: the chance of even one "
         "false “higher” or “lower” is at most 5 %, if the effects of seeds follow a bell curve."
     ]
+    if not results.metric.share_of_images:
+        lines.append(
+            f"A single image has no {results.metric.title}: its score is by how much that of all would change without "
+            "it (jackknife), an approximation that needs many test images."
+        )
     first = results.study.first_look
     if first is not None:
         lines.append(

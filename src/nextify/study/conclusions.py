@@ -9,15 +9,29 @@ from typing import TYPE_CHECKING, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from nextify.data import Images
+from nextify.networks.dense.cost import dense_cost, dense_parameters
+from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
+from nextify.paper.design import Design
 from nextify.study.engine import Failed
 from nextify.study.looks import share
 from nextify.study.plan import PlannedTrial
-from nextify.study.results import SCHEMA, Epoch, StepResult, StudyData, StudyResults, StudySettings, TrialResult, read
+from nextify.study.results import (
+    SCHEMA,
+    Epoch,
+    StepResult,
+    StudyData,
+    StudyResults,
+    StudySettings,
+    TrialResult,
+    read,
+    unnamed,
+)
 from nextify.study.statistics import StepStatistics, conclude
 from nextify.system.device import gpu_name
+from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.result import Result
+from nextify.training.trial import Data
 
 if TYPE_CHECKING:
     from nextify.study.study import Study
@@ -40,6 +54,10 @@ def study_results(study: Study, started: datetime) -> StudyResults:
         notes=plan.notes,
         first_look=study.first_look,
         recipes={"original": plan.original.to_dict(), "modern": plan.modern.to_dict()},
+        task=plan.data.task,
+        metrics=study.metrics,
+        head=plan.head,
+        canvas=plan.data.canvas,
     )
     environment = study.environment | {
         "gpu": gpu_name(study.runtime.device),
@@ -53,25 +71,26 @@ def study_results(study: Study, started: datetime) -> StudyResults:
 def study_conclusions(study: Study) -> dict[str, StepStatistics]:
     """What follows from the trials that have ended."""
     plan, first, seeds = study.plan, study.first_look, study.plan.seeds
-    accuracies: dict[str, dict[int, float | None]] = {}
-    right: dict[str, dict[int, npt.NDArray[np.bool_]]] = {}
+    metric = study.metrics[0]
+    found: dict[str, dict[int, float | None]] = {}
+    scores: dict[str, dict[int, npt.NDArray[np.bool_] | npt.NDArray[np.float64]]] = {}
     for planned in plan.trials:
         outcome = study.outcomes.get(planned.folder)
         if isinstance(outcome, Result):
-            accuracies.setdefault(planned.step, {})[planned.trial.seed] = outcome.top1
-            images = outcome.right_images
+            found.setdefault(planned.step, {})[planned.trial.seed] = outcome.metrics[metric.key]
+            images = outcome.image_scores
             if images is not None:
-                right.setdefault(planned.step, {})[planned.trial.seed] = images
+                scores.setdefault(planned.step, {})[planned.trial.seed] = images
     references = {row.row.name: row.compared_with for row in plan.rows}
     shares = {}
     if first is not None:
         shares = {step: share(first, min(seeds[step], seeds[of])) for step, of in references.items() if of is not None}
     names = {row.row.name: row.row.title for row in plan.rows}
-    tests = len(study.images.test)
-    return conclude(accuracies, references, test_images=tests, right=right, shares=shares, names=names)
+    tests = len(study.images.test) if metric.share_of_images else None
+    return conclude(found, references, test_images=tests, scores=scores, shares=shares, names=names, metric=metric)
 
 
-def study_data(images: Images) -> StudyData:
+def study_data(images: AnyImages) -> StudyData:
     """What a report says of the images."""
     return StudyData(
         name=images.name,
@@ -94,9 +113,9 @@ def trial_result(planned: PlannedTrial, outcome: Result | Failed | None) -> Tria
             return TrialResult(step, seed, "failed", error=outcome.error, fingerprint=fingerprint)
         case Result():
             return TrialResult(
-                *(step, seed, "finished", outcome.top1, outcome.top5, outcome.final_train_loss, outcome.seconds),
+                *(step, seed, "finished", outcome.metrics, outcome.final_train_loss, outcome.seconds),
                 *(outcome.images_per_second, outcome.peak_memory_mib),
-                curve=tuple(read(Epoch, entry) for entry in outcome.curve),
+                curve=tuple(read(Epoch, unnamed(entry, metric_specs(planned.trial))) for entry in outcome.curve),
                 fingerprint=fingerprint,
             )
         case unknown:
@@ -111,7 +130,7 @@ def _steps(study: Study, trials: Sequence[TrialResult]) -> Iterator[StepResult]:
             speeds.setdefault(trial.step, []).append(trial.images_per_second)
     for planned in plan.rows:
         row, published, own = planned.row, planned.row.published, speeds.get(planned.row.name)
-        costs = cost(planned.design, plan.data.image_size, plan.data.num_classes)
+        parameters, macs = _cost(planned.design, plan.data)
         change = None
         if planned.compared_with is not None:
             change = round(published.top1 - plan.roadmap[planned.compared_with].published.top1, 2)
@@ -122,8 +141,8 @@ def _steps(study: Study, trials: Sequence[TrialResult]) -> Iterator[StepResult]:
             adopted=row.adopted,
             seeds=seeds[row.name],
             **concluded[row.name].figures(),
-            parameters=costs.parameters,
-            macs=costs.macs,
+            parameters=parameters,
+            macs=macs,
             images_per_second=round(sum(own) / len(own), 1) if own else None,
             published_top1=published.top1,
             published_std=published.std,
@@ -131,3 +150,12 @@ def _steps(study: Study, trials: Sequence[TrialResult]) -> Iterator[StepResult]:
             published_gflops=published.gflops,
             design=planned.design.to_dict(),
         )
+
+
+def _cost(design: Design | DenseDesign, data: Data) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image; a detector's or segmenter's include its head."""
+    if isinstance(design, Design):
+        costs = cost(design, data.image_size, data.num_classes)
+        return costs.parameters, costs.macs
+    assert data.canvas is not None
+    return dense_parameters(design, data.num_classes, data.canvas), dense_cost(design, data.num_classes, *data.canvas)

@@ -1,6 +1,7 @@
 """A step's mean change over seeds and test images that are both samples: new ones of the same kind are what it is for.
 
-The difference between two steps with seed s on image i, −1, 0 or 1, is modelled with crossed random effects as
+The difference between two steps with seed s on image i (in accuracy −1, 0 or 1; otherwise that of the image's scores,
+``evaluation.dense_intervals``) is modelled with crossed random effects as
 d(s, i) = change + seed(s) + image(i) + rest(s, i). The mean over S seeds and I images then has the variance
 (seed² + rest² / I) / S + image² / I, estimated from the mean squares of a two-way table (Searle, Casella and McCulloch,
 *Variance Components*, 1992, section 4.5). The first part is known from S − 1 degrees of freedom and the second from
@@ -13,10 +14,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 
@@ -39,14 +39,15 @@ class Crossed:
     """Mean squares between the seeds' means, between the images' means, and of what neither explains; points²."""
 
     @classmethod
-    def of(cls, own: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> Self | None:
-        """From which images two steps get right, ``(S, I)`` each; None with fewer than 2 seeds or images."""
+    def of(cls, own: npt.NDArray[Any], other: npt.NDArray[Any]) -> Self | None:
+        """From which images two steps get right, or the images' scores in percent, ``(S, I)`` each; None with fewer
+        than 2 seeds or images."""
         import numpy as np
 
         seeds, images = own.shape
         if seeds < 2 or images < 2:
             return None
-        d = 100.0 * (own.astype(np.float64) - other)
+        d = (100.0 if own.dtype == np.bool_ else 1.0) * (own.astype(np.float64) - other)
         mean, of_seed, of_image = d.mean(), d.mean(1), d.mean(0)
         seed_sum = images * np.square(of_seed - mean).sum()
         image_sum = seeds * np.square(of_image - mean).sum()

@@ -20,10 +20,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from nextify.data import Images
 from nextify.paper.design import InertChoice
 from nextify.system.allocator import keep_freed_memory
 from nextify.system.processes import worker_context
+from nextify.training.learned import AnyImages
 from nextify.training.loop import Progress, TrainingDiverged
 from nextify.training.probe import Speed, probe
 from nextify.training.result import Result
@@ -41,7 +41,7 @@ class Job:
 
     key: str
     trial: Trial
-    images: Images
+    images: AnyImages
     folder: Path | None = None
     name: str = ""
     """Of the design, for the bundle."""
@@ -134,7 +134,7 @@ class LocalEngine:
             process.join(5)
         self._workers.clear()
 
-    def _start_worker(self, images: Images) -> Connection:
+    def _start_worker(self, images: AnyImages) -> Connection:
         ours: Connection
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_worker, args=(theirs, images, self.runtime), daemon=True)
@@ -200,7 +200,7 @@ def _environment_variable(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _worker(connection: Connection, images: Images, runtime: Runtime) -> None:
+def _worker(connection: Connection, images: AnyImages, runtime: Runtime) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_die_with_parent, daemon=True).start()
     keep_freed_memory()

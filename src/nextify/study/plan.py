@@ -1,4 +1,7 @@
-"""The plan of a study: the rows of a roadmap at one scale, fitted to one data set, for each seed. No torch here."""
+"""The plan of a study: the rows of a roadmap at one scale, fitted to one data set, for each seed. No torch here.
+
+For boxes and masks every row is the backbone of the same head; the recipes are detection's or segmentation's.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from nextify.fitting.fit import Change, Facts, fit_design, fit_recipe
 from nextify.fitting.scale import Scale
+from nextify.networks.dense.design import DEFAULT_HEADS, DenseDesign, Head, fitted_head
 from nextify.paper.design import Design, stem_stride
-from nextify.paper.recipe import Recipe
+from nextify.paper.recipe import DENSE_ROADMAPS, Recipe
 from nextify.paper.roadmap import Roadmap, Row
 from nextify.system.several import several
 from nextify.training.trial import Data, Trial
@@ -25,7 +29,7 @@ class PlannedRow:
     """A row of the roadmap as this study trains it."""
 
     row: Row
-    design: Design
+    design: Design | DenseDesign
     recipe: Recipe
     compared_with: str | None
     """The row the change is measured against; None for the first, and where that row is not part of the study."""
@@ -56,6 +60,8 @@ class Plan:
     modern: Recipe
     notes: tuple[str, ...]
     """What fitting changed and why, a sentence each."""
+    head: Head | None = None
+    """Of detectors and segmenters."""
 
     @property
     def seeds(self) -> dict[str, int]:
@@ -80,6 +86,7 @@ def make_plan(
     explore: bool = False,
     steps: str | tuple[str, ...] = (),
     precision: str = "fp32",
+    head: Head | None = None,
 ) -> Plan:
     """Plan the trials of a study.
 
@@ -89,6 +96,7 @@ def make_plan(
         epochs: of the paper's recipe; the original recipe keeps its 90 : 300 of them. None takes the scale's.
         explore: also the steps that the paper tried and did not adopt.
         steps: name or names of the rows to train; none named takes all.
+        head: of detectors and segmenters; None takes the light one of the task.
 
     Raises:
         PlanError: no seed, an unknown or repeated step, or images too small for the scale.
@@ -97,10 +105,14 @@ def make_plan(
     if not seeds:
         raise PlanError("a study needs at least one seed: give --seeds 1 or more")
     rows = _chosen(roadmap, explore, steps)
-    modern_source, original_source = roadmap.rows[-1].recipe, roadmap.recipe
-    modern_epochs = scale.epochs if epochs is None else epochs
+    modern_source, original_source, canvas = roadmap.rows[-1].recipe, roadmap.recipe, data.canvas
+    default = scale.epochs if canvas is None else scale.epochs_of_dense(facts.train_images)
+    modern_epochs = default if epochs is None else epochs
     original_epochs = max(1, round(modern_epochs * original_source.epochs / modern_source.epochs))
-    size = data.image_size
+    size = data.image_size if canvas is None else min(canvas)
+    if canvas is not None:
+        original_source, modern_source = DENSE_ROADMAPS[data.task]
+        head = head or DEFAULT_HEADS[data.task]
     modern, modern_changes = fit_recipe(modern_source, facts, image_size=size, epochs=modern_epochs)
     original, original_changes = fit_recipe(original_source, facts, image_size=size, epochs=original_epochs)
     modern, original = modern.with_(precision=precision), original.with_(precision=precision)
@@ -109,16 +121,20 @@ def make_plan(
     design_changes: dict[str, Change] = {}
     trained = {row.name for row in rows}
     for row in rows:
-        recipe = original if row.recipe == original_source else modern
+        recipe = original if row.recipe == roadmap.recipe else modern
         training_steps = recipe.epochs * (facts.train_images // recipe.batch_size)
         shrunk = scale.shrink(row.design)
+        if canvas is not None:  # smaller stems are for images of a few pixels, where no stride of 32 has a place
+            shrunk = shrunk.with_(stem=row.design.stem)
         if size < stem_stride(shrunk.stem):
             raise PlanError(f"images of {size} pixels are too small for scale {scale.name}; take a smaller scale")
         design, changes = fit_design(shrunk, image_size=size, steps=training_steps)
         design_changes |= {str(change): change for change in changes}
-        planned.append(PlannedRow(row, design, recipe, _reference(roadmap, row, trained)))
+        whole = design if canvas is None or head is None else fitted_head(design, head, canvas)
+        planned.append(PlannedRow(row, whole, recipe, _reference(roadmap, row, trained)))
 
-    notes = [f"scale {scale.name}: {scale.summary}"] if scale.name != "full" else []
+    summary = scale.summary if canvas is None else scale.summary_of_backbones
+    notes = [f"scale {scale.name}: {summary}"] if scale.name != "full" else []
     notes += [f"original recipe, {change}" for change in original_changes]
     notes += [f"paper's recipe, {change}" for change in modern_changes]
     notes += [f"design, {change}" for change in design_changes]
@@ -128,7 +144,7 @@ def make_plan(
         if a.design == b.design and a.recipe == b.recipe
     ]
     trials = tuple(trial for seed in seeds for trial in _of_seed(roadmap, planned, data, seed))
-    return Plan(roadmap, scale, data, tuple(planned), trials, original, modern, tuple(notes))
+    return Plan(roadmap, scale, data, tuple(planned), trials, original, modern, tuple(notes), head)
 
 
 def _of_seed(roadmap: Roadmap, rows: Sequence[PlannedRow], data: Data, seed: int) -> Iterator[PlannedTrial]:

@@ -1,7 +1,10 @@
 """What a study found, as the content of ``results.json`` (docs/results-schema.md) and the only thing a report reads.
 
-Accuracies are percent, changes percentage points, times seconds. Any number may be None: one seed has no spread, an
-unfinished step has no accuracy. None is never zero, and no other number stands in for it.
+The main metric of the task stands in the figures of a step (``mean``, ``std``) and of a curve (``test``). In files they
+have its key in their names (``named``), such as ``top1_mean`` and ``test_top1``.
+
+Metrics are percent, changes percentage points, times seconds. Any number may be None: one seed has no spread, an
+unfinished step has no figure. None is never zero, and no other number stands in for it.
 """
 
 from __future__ import annotations
@@ -15,8 +18,13 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nextify.system.files import parse_json
+from nextify.tasks.accuracy import SPECS
+from nextify.tasks.task import MetricSpec
 
 SCHEMA = 1
+CLASSIFICATION = "classification"
+_DENSE = ("task", "metrics", "head", "canvas")
+"""Settings that files of classification leave out, as they had it before there were other tasks."""
 Json = dict[str, Any]
 """An object of a JSON file, of whatever version of the schema."""
 T = TypeVar("T")
@@ -48,6 +56,32 @@ def _fields(kind: Any) -> tuple[Mapping[str, Any], frozenset[str]]:
     return get_type_hints(kind), frozenset(optional)
 
 
+def named(record: Json, metrics: Sequence[MetricSpec]) -> Json:
+    """A step, training, point of a curve or row of a comparison with the names that it has in files."""
+    names, found = _names(metrics[0].key), Json()
+    for key, value in record.items():
+        if key == "metrics":
+            found |= {spec.key: value.get(spec.key) for spec in metrics}
+        elif key == "curve":
+            found[key] = [named(point, metrics) for point in value]
+        else:
+            found[names.get(key, key)] = value
+    return found
+
+
+def unnamed(record: Json, metrics: Sequence[MetricSpec]) -> Json:
+    """What ``named`` was given."""
+    names = {in_files: name for name, in_files in _names(metrics[0].key).items()}
+    found = {names.get(key, key): value for key, value in record.items()}
+    if "curve" in found:
+        found["curve"] = [unnamed(point, metrics) for point in found["curve"]]
+    return found | {"metrics": {s.key: record[s.key] for s in metrics if record.get(s.key) is not None}}
+
+
+def _names(key: str) -> dict[str, str]:
+    return {**{name: f"{key}_{name}" for name in ("mean", "std", "low", "high")}, "test": f"test_{key}"}
+
+
 @dataclass(frozen=True)
 class Epoch:
     """A point of a training curve."""
@@ -56,8 +90,8 @@ class Epoch:
     """From 1."""
     train_loss: float | None = None
     learning_rate: float | None = None
-    test_top1: float | None = None
-    """None where it was not measured."""
+    test: float | None = None
+    """The main metric; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +102,8 @@ class TrialResult:
     seed: int = 0
     status: str = ""
     """``finished``, ``failed`` or ``missing``."""
-    top1: float | None = None
-    top5: float | None = None
-    """Accuracy of the final weights."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the final weights, by their keys; empty where there are none."""
     final_train_loss: float | None = None
     seconds: float | None = None
     images_per_second: float | None = None
@@ -99,9 +132,10 @@ class StepResult:
     seeds: int | None = None
     """Trainings that are planned."""
     n: int = 0
-    """Trainings with an accuracy."""
-    top1_mean: float | None = None
-    top1_std: float | None = None
+    """Trainings with a figure."""
+    mean: float | None = None
+    std: float | None = None
+    """Of the main metric over the seeds."""
     binomial_standard_error: float | None = None
     compared_with: str | None = None
     change: float | None = None
@@ -139,8 +173,8 @@ class StepResult:
 
     @property
     def trained(self) -> bool:
-        """Whether there is an accuracy."""
-        return self.top1_mean is not None
+        """Whether there is a figure."""
+        return self.mean is not None
 
 
 @dataclass(frozen=True)
@@ -164,7 +198,7 @@ class StudySettings:
     data: StudyData = StudyData()
     scale: str = ""
     image_size: int | None = None
-    """Side in pixels."""
+    """Side in pixels; of a canvas the longer one."""
     seeds: Sequence[int] = ()
     command: str = ""
     started: str | None = None
@@ -178,6 +212,14 @@ class StudySettings:
     """Seeds of each step's first look where seeds are added until it is decided; None where they were planned."""
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """``original`` for the first row, ``modern`` for all others."""
+    task: str = CLASSIFICATION
+    """``classification``, ``detection`` or ``segmentation``."""
+    metrics: Sequence[MetricSpec] = SPECS
+    """Of the task, the main one first."""
+    head: str | None = None
+    """Of detectors and segmenters."""
+    canvas: Sequence[int] | None = None
+    """Height and width of what they see, pixels."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +233,15 @@ class StudyResults:
     trials: Sequence[TrialResult] = ()
     environment: Mapping[str, str | int | float | None] = field(default_factory=dict)
 
+    @property
+    def metric(self) -> MetricSpec:
+        """The main one, by which steps are compared."""
+        return self.study.metrics[0]
+
+    def main(self, trial: TrialResult) -> float | None:
+        """The main metric of a training; None where there is none."""
+        return trial.metrics.get(self.metric.key)
+
     @classmethod
     def from_dict(cls, values: Json) -> Self:
         """The results that ``to_dict`` gave. Raises ``ValueError`` for the schema of a newer version."""
@@ -198,11 +249,18 @@ class StudyResults:
             raise ValueError(
                 f"results of schema {values['schema']}; this nextify reads schema {SCHEMA}: update nextify"
             )
-        return read(cls, values)
+        study = read(StudySettings, values.get("study", {}))
+        records = {part: [unnamed(r, study.metrics) for r in values.get(part, ())] for part in ("rows", "trials")}
+        return read(cls, values | records)
 
     def to_dict(self) -> Json:
         """The fields as JSON has them: None stands for every NaN and infinity, and lists for tuples."""
         found: Json = finite(asdict(self))
+        if self.study.task == CLASSIFICATION:
+            for setting in _DENSE:
+                del found["study"][setting]
+        for part in ("rows", "trials"):
+            found[part] = [named(record, self.study.metrics) for record in found[part]]
         return found
 
     @classmethod

@@ -1,12 +1,13 @@
 """What a handful of seeds can tell, and what it cannot.
 
-Accuracies are percent, differences percentage points. The same seed draws the same order of images and augmentations at
-every step, so each step is compared with its reference seed by seed, and what the seeds share cancels.
+Accuracies, which stand for the main metric of any task, are percent, differences percentage points. The same seed draws
+the same order of images and augmentations at every step, so each step is compared with its reference seed by seed, and
+what the seeds share cancels.
 
 Sources: Fisher's randomization test on paired differences (*The Design of Experiments*, 1935, section 21: every sign of
 every difference is equally likely if the step does nothing); Student's interval for a mean (1908); Holm, "A simple
-sequentially rejective multiple test procedure" (Scand. J. Statist. 6, 1979). Where it is known which test images each
-trial got right, the verdict is that of :mod:`nextify.study.crossed`, for new seeds and new images.
+sequentially rejective multiple test procedure" (Scand. J. Statist. 6, 1979). Where each test image has a score in each
+trial, the verdict is that of :mod:`nextify.study.crossed`, for new seeds and new images.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 
 from nextify.study.crossed import Crossed
 from nextify.study.results import Json
+from nextify.tasks.accuracy import SPECS
+from nextify.tasks.task import MetricSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +29,11 @@ if TYPE_CHECKING:
 
 Verdict = Literal["higher", "lower", "no conclusion"]
 Accuracies = Mapping[str, Mapping[int, float | None]]
-"""``{step: {seed: top-1 in percent}}``; None or NaN for a failed trial, None or no entry for an unfinished one."""
-Right = Mapping[str, Mapping[int, "npt.NDArray[np.bool_]"]]
-"""``{step: {seed: (I,) which test images are right}}``, of the trials of which this is known."""
+"""``{step: {seed: the main metric in percent}}``; None or NaN for a failed trial, None or no entry for an unfinished
+one."""
+Scores = Mapping[str, Mapping[int, "npt.NDArray[np.bool_] | npt.NDArray[np.float64]"]]
+"""``{step: {seed: (I,) which test images are right, or a score of each in percent}}``, of the trials of which this is
+known; the mean of the scores is the metric."""
 
 EXACT_UP_TO = 20
 """Pairs up to which all 2^n sign patterns are counted; patterns of more pairs are sampled."""
@@ -94,12 +99,12 @@ class StepStatistics:
     comparison: Comparison | None
 
     def figures(self) -> Json:
-        """The figures under the names that they have in ``results.json``."""
+        """The figures under the names of a ``StepResult``."""
         s, c = self.summary, self.comparison
         found: Json = {
             "n": s.n,
-            "top1_mean": s.mean,
-            "top1_std": s.std,
+            "mean": s.mean,
+            "std": s.std,
             "binomial_standard_error": s.binomial_standard_error,
         }
         if c:
@@ -123,17 +128,17 @@ def summarize(values: Mapping[int, float | None], test_images: int | None = None
     return Summary(len(found), mean, stdev(found) if len(found) > 1 else None, error)
 
 
-def binomial_standard_error(top1: float, test_images: int) -> float:
-    """Standard error of an accuracy of ``top1`` percent counted on ``test_images`` images, in percentage points.
+def binomial_standard_error(accuracy: float, test_images: int) -> float:
+    """Standard error of an ``accuracy`` in percent counted on ``test_images`` images, in percentage points.
 
     sqrt(p (1 − p) / N): how far the accuracy would move on other test images of the same kind. Seeds do not show it,
     since they share the test images; between two networks tested on the same images it partly cancels.
     """
     if test_images < 1:
         raise ValueError(f"test_images must be 1 or more, got {test_images}")
-    if not 0 <= top1 <= 100:
-        raise ValueError(f"top1 must be a percentage from 0 to 100, got {top1}")
-    p = top1 / 100
+    if not 0 <= accuracy <= 100:
+        raise ValueError(f"accuracy must be a percentage from 0 to 100, got {accuracy}")
+    p = accuracy / 100
     return 100 * math.sqrt(p * (1 - p) / test_images)
 
 
@@ -227,9 +232,10 @@ def conclude(
     *,
     alpha: float = 0.05,
     test_images: int | None = None,
-    right: Right | None = None,
+    scores: Scores | None = None,
     shares: Mapping[str, float] | None = None,
     names: Mapping[str, str] | None = None,
+    metric: MetricSpec = SPECS[0],
 ) -> dict[str, StepStatistics]:
     """Conclude what the trials say about each step of ``references``, in the same order.
 
@@ -237,10 +243,12 @@ def conclude(
 
     Args:
         references: the step that each step is compared with, None for a start.
-        right: which test images each trial got right. Verdicts are then for new seeds and new images and hold for all
-            steps together.
+        test_images: of an accuracy, on how many it was counted.
+        scores: of the test images in each trial. Verdicts are then for new seeds and new images and hold for all steps
+            together.
         shares: of ``alpha``, what each step's present look at the data may spend; absent ones all of it.
         names: of the steps in sentences; the keys where absent.
+        metric: what ``accuracies`` are, for sentences.
     """
     differences: dict[str, dict[int, float]] = {}
     for step, reference in references.items():
@@ -250,8 +258,8 @@ def conclude(
     p_values = {step: sign_flip_p(list(d.values())) for step, d in differences.items()}
     p_holm, tests = holm(p_values), sum(p is not None for p in p_values.values())
     crossed: dict[str, Crossed | None] = {}
-    if right is not None:
-        crossed = {step: _crossed(right, step, str(references[step]), seeds) for step, seeds in differences.items()}
+    if scores is not None:
+        crossed = {step: _crossed(scores, step, str(references[step]), seeds) for step, seeds in differences.items()}
     share = shares or {}
     p_looks = {step: None if c is None else min(1.0, c.p / share.get(step, 1.0)) for step, c in crossed.items()}
     p_crossed_holm, crossed_tests = holm(p_looks), sum(p is not None for p in p_looks.values())
@@ -267,11 +275,11 @@ def conclude(
                 assert p is not None
                 verdict = _direction(found.change) if p < alpha else "no conclusion"
                 comparison = replace(comparison, verdict=verdict, crossed=found, p_crossed_holm=p)
-                sentence = _in_words(name, found, p, alpha, crossed_tests, share.get(step, 1.0) < 1)
-            elif right is not None and comparison.n > 1:
+                sentence = _in_words(name, metric.title, found, p, alpha, crossed_tests, share.get(step, 1.0) < 1)
+            elif scores is not None and comparison.n > 1:
                 comparison = replace(comparison, verdict="no conclusion")
                 sentence = (
-                    "No conclusion: evaluated again, networks of these steps do not give the accuracy in their "
+                    f"No conclusion: evaluated again, networks of these steps do not give the {metric.noun} in their "
                     "result.json, or there is one test image. Delete their folders in trials/ to train them again."
                 )
             else:
@@ -281,11 +289,11 @@ def conclude(
     return result
 
 
-def _crossed(right: Right, step: str, reference: str, seeds: Mapping[int, float]) -> Crossed | None:
-    """Over the ``seeds`` of which it is known which images both steps get right."""
+def _crossed(scores: Scores, step: str, reference: str, seeds: Mapping[int, float]) -> Crossed | None:
+    """Over the ``seeds`` of which the images' scores are known of both steps."""
     import numpy as np
 
-    own, other = right.get(step, {}), right.get(reference, {})
+    own, other = scores.get(step, {}), scores.get(reference, {})
     known = [seed for seed in seeds if seed in own and seed in other]
     return Crossed.of(*(np.stack([of[seed] for seed in known]) for of in (own, other))) if known else None
 
@@ -311,7 +319,7 @@ def _compared(
     return Comparison(reference, tuple(differences), change, low, high, p, p_holm, least, seeds_needed(alpha), verdict)
 
 
-def _in_words(name: str, c: Crossed, p: float, alpha: float, tests: int, looked: bool) -> str:
+def _in_words(name: str, metric: str, c: Crossed, p: float, alpha: float, tests: int, looked: bool) -> str:
     """The verdict for new seeds and images; where its interval alone says something else, why."""
     low, high = c.interval(1 - alpha)
     n, confidence = f"{c.seeds} seeds, {c.images:,} images", f"{100 * (1 - alpha):.0f} %"
@@ -319,12 +327,12 @@ def _in_words(name: str, c: Crossed, p: float, alpha: float, tests: int, looked:
         raises = c.change > 0
         least, most = (low, high) if raises else (-high, -low)
         return (
-            f"{name} {'raises' if raises else 'lowers'} top-1 by {abs(c.change):.2f} points ({confidence} interval "
+            f"{name} {'raises' if raises else 'lowers'} {metric} by {abs(c.change):.2f} points ({confidence} interval "
             f"{_points(least)} to {_points(most)}; {n})."
         )
     seen = f"{_points(c.change)} points, {confidence} interval {_points(low)} to {_points(high)}; {n}"
     if low <= 0 <= high:
-        return f"No conclusion about {name}: {seen}. It may raise or lower top-1, or do nothing."
+        return f"No conclusion about {name}: {seen}. It may raise or lower {metric}, or do nothing."
     reasons = [f"{tests} comparisons"] if tests > 1 else []
     reasons += ["several looks at the data"] if looked else []
     return (

@@ -6,7 +6,7 @@ one resumes from its checkpoint to the same result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import fmean
@@ -22,6 +22,8 @@ from nextify.study.results import StudyResults, TrialResult
 from nextify.study.statistics import StepStatistics
 from nextify.study.store import Store
 from nextify.system.environment import Environment, cores, describe
+from nextify.tasks.task import MetricSpec
+from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.probe import Speed
 from nextify.training.result import Result, packed
 from nextify.training.trial import Runtime
@@ -52,7 +54,7 @@ class Trainings:
 
     plan: Planned
     store: Store
-    images: Images
+    images: AnyImages
     runtime: Runtime
     side_by_side: int
     command: str = ""
@@ -135,7 +137,9 @@ class Study(Trainings):
         return super().notes + ([said] if further and self.first_look is None else [])
 
     def evaluate_again(self, on_network: Callable[[str], None] = lambda step: None) -> None:
-        """Find out which test images the networks of earlier versions get right, and keep it with their results."""
+        """Find out which test images the classifiers of earlier versions get right, and keep it with their results."""
+        if not isinstance(self.images, Images):
+            return
         for planned in self.plan.trials:
             outcome = self.outcomes.get(planned.folder)
             known = planned.folder in self._contradicting
@@ -149,6 +153,11 @@ class Study(Trainings):
                     self.store.keep_right(planned, str(outcome.right))
                 else:
                     self._contradicting.add(planned.folder)
+
+    @property
+    def metrics(self) -> Sequence[MetricSpec]:
+        """Of the task, the main one first."""
+        return metric_specs(self.plan.trials[0].trial)
 
     def conclusions(self) -> dict[str, StepStatistics]:
         """What can be concluded about each step."""

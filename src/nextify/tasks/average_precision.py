@@ -126,6 +126,8 @@ class DetectionMetrics:
     objects: tuple[int, ...]
     """True objects of each class, without crowd regions."""
     found: tuple[int, ...]
+    seen: Sequence[Observation] = field(repr=False)
+    """What they are made of, in the images' order."""
 
     def values(self) -> dict[str, float]:
         """Percent: ``SPECS``; ``ap_small``, ``ap_medium`` and ``ap_large`` for the sizes that objects have; and, where
@@ -170,6 +172,7 @@ def average_precision(found: Sequence[Observation], classes: Sequence[str]) -> D
         masks=_measured(found, number, "segm") if with_masks else None,
         objects=tuple(objects.tolist()),
         found=tuple(np.bincount(labels, minlength=number).tolist()),
+        seen=found,
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nextify.data.on_device import Triple, finish
 from nextify.data.share import Share
 from nextify.paper.recipe import Recipe
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.accuracy import SPECS, Accuracy
 
 
 class Inference(NamedTuple):
@@ -52,20 +52,6 @@ class Inference(NamedTuple):
 PLAIN = Inference()
 TEMPERATURES = (0.01, 100.0)
 """Least and most that a temperature can be."""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    top1: float
-    """Percent of the images whose class has the highest logit."""
-    top5: float
-    """Percent of the images whose class is among the five highest logits (all classes where there are fewer)."""
-    images: int
-    right: bytes = b""
-    """Of each image in the order of the test batches, 1 if its class has the highest logit; empty if unknown."""
-
-    def values(self) -> dict[str, float]:
-        return {"top1": self.top1, "top5": self.top5}
 
 
 class Hits(NamedTuple):
@@ -105,10 +91,7 @@ class Classification:
     class_weights: Tensor | None = None
     """``(K,)`` on the device; None weighs all images alike."""
 
-    metric_specs: ClassVar = (
-        MetricSpec("top1", "top-1", "%", share_of_images=True),
-        MetricSpec("top5", "top-5", "%", share_of_images=True),
-    )
+    metric_specs: ClassVar = SPECS
 
     def training_batch(self, pixels: Tensor, targets: Tensor, step: int, share: Share | None) -> tuple[Tensor, Tensor]:
         """Inputs after erasing and mixing, and class indices ``(B,)`` or soft targets ``(B, K)``; see ``finish``."""

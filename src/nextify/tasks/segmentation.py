@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from nextify.data.preprocessing import normalized
 from nextify.data.share import Share
 from nextify.tasks.detection import in_evaluation, summed
 from nextify.tasks.restoring import regions_back
-from nextify.tasks.segmentation_metrics import SPECS, Pixels, SegmentationMetrics, pixel_confusion
+from nextify.tasks.segmentation_metrics import SPECS, Pixels, SegmentationMetrics, by_class, pixel_confusion
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ class Segmentation:
         if isinstance(targets, Tensor):
             return Pixels(pixel_confusion(logits.argmax(1), targets, self.num_classes), len(targets))
         none = torch.zeros(0, dtype=torch.uint8)
-        counts, images = pixel_confusion(none, none, self.num_classes), 0
+        counts, each = pixel_confusion(none, none, self.num_classes), []
         for one, target in zip(logits, targets, strict=True):
             if target.image >= 0:
                 found = regions_back(one, target.placement).cpu()
-                counts, images = counts + pixel_confusion(found, target.mask, self.num_classes), images + 1
-        return Pixels(counts, images)
+                own = pixel_confusion(found, target.mask, self.num_classes)
+                counts += own
+                each.append(by_class(own))
+        return Pixels(counts, len(each), np.stack(each) if each else None)
 
     def metrics(self, observations: Sequence[Pixels]) -> SegmentationMetrics:
         return SegmentationMetrics.over(observations)

@@ -7,7 +7,7 @@ IoU of a class: pixels that are and were found to be of it, over those that are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,13 @@ class Pixels(NamedTuple):
 
     counts: Counts
     images: int
+    each: Counts | None = None
+    """``(images, 3, K)`` pixels of each image and class: right, true, and found; None where that was not counted."""
+
+
+def by_class(counts: Counts) -> Counts:
+    """``(3, K)`` pixels of each class: right, true, and found; of ``counts (K, K)``."""
+    return np.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,11 @@ class SegmentationMetrics:
     """Share of the pixels that have the right class."""
     iou: tuple[float | None, ...]
     """Of each class; None for one that neither is nor was found anywhere."""
+    each: Counts | None = field(default=None, repr=False, compare=False)
+    """``(images, 3, K)`` as ``Pixels`` has it."""
 
     @classmethod
-    def of(cls, counts: Counts, images: int) -> SegmentationMetrics:
+    def of(cls, counts: Counts, images: int, each: Counts | None = None) -> SegmentationMetrics:
         """The figures of a confusion matrix ``(K, K)`` as ``pixel_confusion`` makes it.
 
         Raises:
@@ -64,14 +73,16 @@ class SegmentationMetrics:
         there = either > 0
         iou = 100 * right / np.maximum(either, 1)
         shares = tuple(float(share) if seen else None for share, seen in zip(iou, there, strict=True))
-        return cls(images, float(iou[there].mean()), 100 * float(right.sum() / counts.sum()), shares)
+        return cls(images, float(iou[there].mean()), 100 * float(right.sum() / counts.sum()), shares, each)
 
     @classmethod
     def over(cls, observations: Sequence[Pixels]) -> SegmentationMetrics:
         """The figures over the observations of all batches. Raises ``ValueError`` as ``of``."""
         if not observations:
             raise ValueError("no images to measure segmentation on")
-        return cls.of(sum(seen.counts for seen in observations), sum(seen.images for seen in observations))  # type: ignore[arg-type]
+        counts, images = sum(seen.counts for seen in observations), sum(seen.images for seen in observations)
+        every = [seen.each for seen in observations if seen.each is not None]
+        return cls.of(counts, images, np.concatenate(every) if len(every) == len(observations) else None)  # type: ignore[arg-type]
 
     def values(self) -> dict[str, float]:
         return {"miou": self.miou, "pixel_accuracy": self.pixel_accuracy}

@@ -1,14 +1,18 @@
-"""What every task gives the trainer: inputs and targets of a batch, a loss, and metrics with names and direction."""
+"""What every task gives the trainer: inputs and targets of a batch, a loss, and metrics with names and direction.
+
+Importing it does not import torch, so that reports can name metrics without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from nextify.data.share import Share
+    from nextify.data.share import Share
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,11 @@ class MetricSpec:
     def text(self, value: float) -> str:
         """Such as ``top-1 81.25 %``."""
         return f"{self.title} {value:.2f} {self.unit}".rstrip()
+
+    @property
+    def noun(self) -> str:
+        """What one figure of it is called: an ``accuracy`` or, say, an ``AP``."""
+        return "accuracy" if self.share_of_images else self.title
 
 
 def summary(specs: Sequence[MetricSpec], values: Mapping[str, float]) -> str:

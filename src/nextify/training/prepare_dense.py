@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import cast, get_args
 
 import numpy as np
 from torch import Tensor
@@ -12,9 +11,9 @@ from torch import Tensor
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import MULTIPLE, canvas_of
 from nextify.data.errors import DataError
-from nextify.networks.dense.design import SEGMENTATION_HEADS, DenseDesign, Head, fitted_head
-from nextify.paper.design import Design
-from nextify.paper.recipe import RECIPES, Recipe
+from nextify.networks.dense.design import DenseDesign, Head, chosen_head, fitted_head
+from nextify.paper.design import Design, DesignError
+from nextify.paper.recipe import DENSE_RECIPES, RECIPES, Recipe
 from nextify.system.text import plural
 from nextify.training.request import Request, RequestError
 from nextify.weights import About, Preprocessing, WeightsError, find
@@ -24,12 +23,6 @@ MANY_IMAGES = 20_000
 """Training images from which on the paper's recipe is chosen rather than the one for small sets."""
 FEW_TEST = 50
 """Test images below which a metric is a rough guess."""
-RECIPES_OF = {
-    "detection": ("detection_small", "detection_finetune", "coco_3x"),
-    "segmentation": ("segmentation_small", "segmentation_finetune", "ade20k_160k"),
-}
-"""The recipes for small sets, from fresh and from trained weights, and the paper's."""
-DEFAULT_HEADS: dict[str, Head] = {"detection": "fcos", "segmentation": "fpn"}
 PAPERS_HEADS: dict[str, Head] = {"detection": "mask_rcnn", "segmentation": "upernet"}
 
 
@@ -108,7 +101,7 @@ def dense_recipe(request: Request, images: DenseImages, notes: list[str]) -> tup
     """The request's recipe, or the one for so many images."""
     name = request.recipe
     if name is None:
-        fresh, trained, papers = RECIPES_OF[images.task]
+        fresh, trained, papers = DENSE_RECIPES[images.task]
         name = papers if len(images.train) >= MANY_IMAGES else fresh if request.weights is None else trained
         notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
     return name, RECIPES[name]
@@ -153,29 +146,37 @@ def dense_start(
 
 def _head(request: Request, images: DenseImages) -> Head:
     """The request's head, the paper's for its recipes, or a light one."""
-    if request.head is not None:
-        if request.head not in get_args(Head):
-            raise RequestError(f"no head {request.head!r}; there are {', '.join(get_args(Head))}")
-        head = cast("Head", request.head)
-    elif request.recipe == RECIPES_OF[images.task][-1]:
+    if request.head is None and request.recipe == DENSE_RECIPES[images.task][-1]:
         head = PAPERS_HEADS[images.task]
-        if head == "mask_rcnn" and not images.has_masks:
-            head = "faster_rcnn"
-    else:
-        head = DEFAULT_HEADS[images.task]
-    if (head in SEGMENTATION_HEADS) != (images.task == "segmentation"):
-        fit_heads = [h for h in get_args(Head) if (h in SEGMENTATION_HEADS) == (images.task == "segmentation")]
-        raise RequestError(f"--head {head} is for another task than {images.task}: choose {', '.join(fit_heads)}")
+        return "faster_rcnn" if head == "mask_rcnn" and not images.has_masks else head
+    return checked_head(request.head, images)
+
+
+def checked_head(named: str | None, images: DenseImages) -> Head:
+    """The head of this name, or the light one of the task.
+
+    Raises:
+        RequestError: an unknown name, or a head for another task or for masks that there are not.
+    """
+    try:
+        head = chosen_head(images.task, named)
+    except DesignError as error:
+        raise RequestError(str(error)) from None
     if head == "mask_rcnn" and not images.has_masks:
         raise RequestError(f"--head mask_rcnn learns instance masks, and {images.name} has none: choose faster_rcnn")
     return head
 
 
+def checked_canvas(images: DenseImages, image_size: int | None) -> tuple[int, int]:
+    """Height and width of the network's input. Raises ``RequestError`` for a size that is no multiple of 32."""
+    if image_size is not None and image_size % MULTIPLE:
+        raise RequestError(f"--image-size must be a multiple of {MULTIPLE} for {images.task}, got {image_size}")
+    return canvas_of(images, image_size)
+
+
 def dense_canvas(request: Request, images: DenseImages, notes: list[str]) -> tuple[int, int]:
     """Height and width of the network's input."""
-    if request.image_size is not None and request.image_size % MULTIPLE:
-        raise RequestError(f"--image-size must be a multiple of {MULTIPLE} for {images.task}, got {request.image_size}")
-    canvas = canvas_of(images, request.image_size)
+    canvas = checked_canvas(images, request.image_size)
     notes.append(
         f"a {_head(request, images)} head for a canvas of {canvas[1]}×{canvas[0]} pixels; --head and --image-size take "
         f"others"

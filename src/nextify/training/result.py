@@ -20,6 +20,8 @@ from nextify.training.trial import VERSION, Trial
 from nextify.weights import WeightsError, is_bundle
 from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, any_from_json, belongs
 
+ROUNDING = 0.01
+"""Points by which the mean of scores in float32 may differ from their metric."""
 FOREIGN_JSON = "timm.json"
 """Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
 
@@ -48,6 +50,8 @@ class Result:
     """False where an earlier run had finished it."""
     right: str | None = None
     """Which test images a classifier's final weights get right, as ``packed``; None where that was not recorded."""
+    scores: str | None = None
+    """Of the test images with a detector's or segmenter's final weights, as ``packed_scores``."""
 
     def __getattr__(self, name: str) -> float:
         """A metric by its key, such as ``result.top1`` of a classification, in percent."""
@@ -55,6 +59,11 @@ class Result:
         if name not in metrics:
             raise AttributeError(f"a Result has no {name}; its metrics are {', '.join(metrics)}")
         return float(metrics[name])
+
+    @property
+    def main(self) -> float:
+        """The task's main metric, the first of ``metrics``."""
+        return next(iter(self.metrics.values()))
 
     @property
     def right_images(self) -> npt.NDArray[np.bool_] | None:
@@ -65,18 +74,36 @@ class Result:
             found = np.unpackbits(bits, count=self.test_images).astype(np.bool_)
         except ValueError:
             return None
-        agrees = 8 * len(bits) >= self.test_images and 100 * int(found.sum()) / self.test_images == self.top1
+        agrees = 8 * len(bits) >= self.test_images and 100 * int(found.sum()) / self.test_images == self.main
         return found if agrees else None
+
+    @property
+    def image_scores(self) -> npt.NDArray[np.bool_] | npt.NDArray[np.float64] | None:
+        """Of each test image whether it is right, or a score in percent, ``(N,)``, whose mean is the main metric; None
+        where they are unknown or contradict it."""
+        if self.scores is None:
+            return self.right_images
+        try:
+            found = np.frombuffer(base64.b64decode(self.scores, validate=True), "<f4").astype(np.float64)
+        except ValueError:
+            return None
+        return found if len(found) == self.test_images and abs(found.mean() - self.main) < ROUNDING else None
 
     def to_dict(self) -> dict[str, object]:
         """The figures as plain data, as ``result.json`` has them."""
-        others = {name: value for name, value in asdict(self).items() if name not in ("bundle", "metrics", "trained")}
+        left_out = {"bundle", "metrics", "trained", *(["scores"] if self.scores is None else [])}
+        others = {name: value for name, value in asdict(self).items() if name not in left_out}
         return {"fingerprint": self.fingerprint, **self.metrics, **others}
 
 
 def packed(right: bytes) -> str:
     """One byte per image, 0 or 1, as ``result.json`` has it: eight images a byte, the first highest, in base64."""
     return base64.b64encode(np.packbits(np.frombuffer(right, np.uint8)).tobytes()).decode()
+
+
+def packed_scores(scores: npt.NDArray[np.float64]) -> str:
+    """Scores ``(N,)`` as ``result.json`` has them: float32, the lowest byte first, in base64."""
+    return base64.b64encode(scores.astype("<f4").tobytes()).decode()
 
 
 def finished(folder: Path, trial: Trial) -> Result | None:
@@ -119,7 +146,7 @@ def _plausible(figures: Mapping[str, object], metrics: Mapping[str, object], tri
         and (memory is None or _whole_number(memory, 0))
         and isinstance(curve, list)
         and all(map(entry, curve))
-        and isinstance(figures["right"], str | None)
+        and all(isinstance(figures[f], str | None) for f in ("right", "scores"))
     )
 
 

@@ -26,19 +26,23 @@ from torch import Tensor
 
 from nextify import kernels
 from nextify.data.dense.annotations import DenseImages
+from nextify.evaluation.dense_intervals import ap_scores, miou_scores
 from nextify.networks.dense.design import DenseDesign
 from nextify.paper.design import Design
 from nextify.system import native, processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
-from nextify.tasks.classification import Accuracy
+from nextify.tasks.accuracy import Accuracy
+from nextify.tasks.average_precision import DetectionMetrics
+from nextify.tasks.segmentation_metrics import SegmentationMetrics
+from nextify.tasks.task import Metrics
 from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
-from nextify.training.result import FOREIGN_JSON, Result, finished, packed
+from nextify.training.result import FOREIGN_JSON, Result, finished, packed, packed_scores
 from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer
 from nextify.training.trial import VERSION, Runtime, Trial
@@ -131,6 +135,7 @@ def run_trial(
             *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
             # Several processes test every N-th batch each, so that their answers are not in the images' order.
             right=packed(final.right) if isinstance(final, Accuracy) and processes.count() == 1 else None,
+            scores=_scores(final) if processes.count() == 1 else None,
         )
         weights = trainer.kept_weights()
 
@@ -155,6 +160,17 @@ def run_trial(
 
         processes.from_first(keep)
     return result
+
+
+def _scores(final: Metrics) -> str | None:
+    """Scores of the single test images, where their metric is no mean over them by itself."""
+    match final:
+        case DetectionMetrics(images=images) if images > 1:
+            return packed_scores(ap_scores(final.seen, len(final.classes), final.values()["ap"]))
+        case SegmentationMetrics(images=images) if images > 1 and final.each is not None:
+            return packed_scores(miou_scores(final.each, final.miou))
+        case _:
+            return None
 
 
 def _clear_damaged(folder: Path, warn: Warn) -> None:

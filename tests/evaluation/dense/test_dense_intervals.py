@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nextify.evaluation import dense_intervals
-from nextify.evaluation.dense_intervals import ap_intervals, miou_intervals
+from nextify.evaluation.dense_intervals import ap_intervals, ap_scores, miou_intervals, miou_scores
 from nextify.tasks.average_precision import Observation, average_precision
 from nextify.tasks.segmentation_metrics import SegmentationMetrics
 from tests.evaluation.dense.helpers import objects, seen
@@ -74,3 +74,40 @@ def test_intervals_hold_the_figure_and_shrink_with_more_images() -> None:
     assert low < inner_low < ap < inner_high < high
     assert ap_intervals(images, 3) == ap_intervals(images[::-1], 3)
     assert ap_intervals(images[:1], 3) == miou_intervals(np.ones((1, 3, 2))) == {}
+
+
+def test_scores_of_images_have_the_ap_as_their_mean_and_the_bootstraps_spread() -> None:
+    images = [one._replace(image=7 * i + one.image) for i in range(20) for one in observations()[: 7 - i % 3]]
+    images = [one._replace(image=i) for i, one in enumerate(images)]
+    ap = average_precision(images, CLASSES).values()["ap"]
+    scores = ap_scores(images, 3, ap)
+    assert scores.mean() == pytest.approx(ap)
+    low, high = ap_intervals(images, 3)["ap"]
+    assert scores.std(ddof=1) / len(scores) ** 0.5 == pytest.approx((high - low) / 3.92, rel=0.25)
+
+
+def test_the_score_of_an_image_is_what_the_others_would_lose() -> None:
+    images = observations()
+    scores = ap_scores(images, 3, 50.0)
+    without = 1 - np.eye(7, dtype=np.uint16)
+    areas = dense_intervals._ap_of_draws(images, 3, without, at_recalls=False).mean(1)
+    assert scores[2] - scores[4] == pytest.approx(6 * (areas[4] - areas[2]))
+    on_a_grid = dense_intervals._ap_of_draws(images, 3, without).mean(1)
+    assert np.abs(areas - on_a_grid).max() < 1.5, "a recall of 101 more or less in each class"
+    alone = [one for one in images if one.image != 2]
+    assert on_a_grid[2] == pytest.approx(average_precision(alone, CLASSES).values()["ap"], abs=0.4)
+    only = [images[0], images[6], images[6]._replace(image=7)]  # objects in one image alone
+    assert np.isfinite(ap_scores(only, 3, 40.0)).all()
+
+
+def test_scores_of_images_have_the_miou_as_their_mean_and_the_bootstraps_spread() -> None:
+    rng = np.random.default_rng(0)
+    matrices = rng.integers(0, 50, (60, 4, 4)) + 200 * np.eye(4, dtype=int) * rng.integers(0, 2, (60, 1, 1))
+    counts = np.stack([[m.diagonal(), m.sum(1), m.sum(0)] for m in matrices])
+    miou = SegmentationMetrics.of(matrices.sum(0), 60).miou
+    scores = miou_scores(counts, miou)
+    assert scores.mean() == pytest.approx(miou)
+    without = [SegmentationMetrics.of(np.delete(matrices, i, 0).sum(0), 59).miou for i in (0, 1)]
+    assert scores[0] - scores[1] == pytest.approx(59 * (without[1] - without[0]))
+    low, high = miou_intervals(counts)["miou"]
+    assert scores.std(ddof=1) / 60**0.5 == pytest.approx((high - low) / 3.92, rel=0.15)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.detection import OneStage, RegionHeads
-from nextify.networks.dense.network import build_dense
+from nextify.networks.dense.network import DenseNetwork, build_dense
 
 PROPOSALS, MASKED = 1000, 100
 """Boxes on which mmdetection counts a box head, and a mask head."""
@@ -30,32 +30,39 @@ def dense_cost(design: DenseDesign, num_classes: int, height: int, width: int, *
         cascade: with the three heads of Cascade Mask R-CNN of the paper's Table 3, each of 4 convolutions and a linear
             layer and with one box for all classes, in place of Mask R-CNN's; counted only, not built otherwise.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), torch.no_grad():
         network = build_dense(design, num_classes, (height, width)).eval()
-        maps, macs = _counted(network.backbone, torch.empty(1, 3, height, width))
-        head: Any = network.head
-        if not isinstance(head, OneStage | RegionHeads):
-            return macs + _counted(head, maps, (height, width))[1]
-        levels, neck = _counted(head.neck, maps)
-        if isinstance(head, OneStage):
-            return macs + neck + _counted(head.net.head, levels)[1]
-        macs += neck + _counted(head.proposals.head, levels)[1]
-        regions, channels = head.regions, design.width
-        boxes: list[nn.Module] = [regions.box_head, regions.box_predictor]
-        times = 1
-        if cascade:
-            times = CASCADE
-            outputs = nn.Linear(1024, num_classes + 1 + 4)
-            boxes = [FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [1024], nn.BatchNorm2d).eval(), outputs]
-        macs += times * _counted(nn.Sequential(*boxes), torch.empty(PROPOSALS, channels, 7, 7))[1]
+        with FlopCounterMode(display=False) as counter:
+            run_counted(network, torch.empty(1, 3, height, width), cascade=cascade)
+    return int(counter.get_total_flops()) // 2
+
+
+def run_counted(network: DenseNetwork, image: Tensor, *, cascade: bool = False) -> None:
+    """Run what counts on ``image (1, 3, H, W)`` of the meta device, where no box can be chosen."""
+    head: Any = network.head
+    maps = network.backbone(image)
+    if not isinstance(head, OneStage | RegionHeads):
+        head(maps, (image.shape[-2], image.shape[-1]))
+        return
+    levels = head.neck(maps)
+    if isinstance(head, OneStage):
+        head.net.head(levels)
+        return
+    head.proposals.head(levels)
+    regions, channels = head.regions, network.design.width
+    boxes: list[nn.Module] = [regions.box_head, regions.box_predictor]
+    if cascade:
+        outputs = nn.Linear(1024, network.num_classes + 1 + 4)
+        boxes = [FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [1024], nn.BatchNorm2d).eval(), outputs]
+    for _ in range(CASCADE if cascade else 1):
+        nn.Sequential(*boxes)(torch.empty(PROPOSALS, channels, 7, 7, device="meta"))
         if regions.has_mask():
-            masks = nn.Sequential(regions.mask_head, regions.mask_predictor)
-            macs += times * _counted(masks, torch.empty(MASKED, channels, 14, 14))[1]
-    return macs
+            nn.Sequential(regions.mask_head, regions.mask_predictor)(
+                torch.empty(MASKED, channels, 14, 14, device="meta")
+            )
 
 
-@torch.no_grad()
-def _counted(module: nn.Module, *inputs: Any) -> tuple[Any, int]:
-    with FlopCounterMode(display=False) as counter:
-        found = module(*inputs)
-    return found, counter.get_total_flops() // 2
+def dense_parameters(design: DenseDesign, num_classes: int, canvas: tuple[int, int]) -> int:
+    """Parameters of the whole network, for images of ``canvas (height, width)`` pixels."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_dense(design, num_classes, canvas).parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from nextify.networks.foreign import Foreign
 from nextify.paper.design import Design, DesignError
@@ -12,6 +12,8 @@ from nextify.paper.design import Design, DesignError
 Head = Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn", "upernet", "fpn"]
 SEGMENTATION_HEADS = ("upernet", "fpn")
 ONE_STAGE = ("fcos", "retinanet")
+DEFAULT_HEADS: dict[str, Head] = {"detection": "fcos", "segmentation": "fpn"}
+"""A light one for each task."""
 GROUPS = 32
 """Groups of torchvision's group norm in the heads, of which the width is a multiple."""
 SMALL, LARGE = 256, 640
@@ -70,6 +72,16 @@ class DenseDesign:
         backbone = values["backbone"]
         found = Foreign.from_dict(backbone) if "library" in backbone else Design.from_dict(backbone)
         return cls(**{**values, "backbone": found})
+
+
+def chosen_head(task: str, named: str | None = None) -> Head:
+    """The head of this name, or the light one of the task. Raises ``DesignError`` for none of the task's."""
+    own = [head for head in get_args(Head) if (head in SEGMENTATION_HEADS) == (task == "segmentation")]
+    if named is not None and named not in get_args(Head):
+        raise DesignError(f"no head {named!r}; there are {', '.join(get_args(Head))}")
+    if named is not None and named not in own:
+        raise DesignError(f"--head {named} is for another task than {task}: choose {', '.join(own)}")
+    return DEFAULT_HEADS[task] if named is None else cast("Head", named)
 
 
 def fitted_head(backbone: Design | Foreign, head: Head, canvas: tuple[int, int]) -> DenseDesign:
