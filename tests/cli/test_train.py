@@ -217,8 +217,8 @@ def test_images_are_held_out_for_confidences_where_there_are_enough(digits: Imag
         "--set calibration=off trains on all)"
     )
     assert prepared.steps_per_epoch == 1100 // prepared.trial.recipe.batch_size
-    for images, settings, said in ((many, {"calibration": "off"}, False), (digits, {}, True)):
-        without = prepare(replace(request, settings=settings), images)
+    for images, chosen, said in ((many, {"calibration": "off"}, False), (digits, {}, True)):
+        without = prepare(replace(request, settings=chosen), images)
         assert without.trial.recipe.calibration == "off"
         assert any("confidences are not calibrated" in note for note in without.notes) == said
     assert prepare(replace(request, settings={"calibration": 0.2}), many).trial.recipe.calibration == 0.2
