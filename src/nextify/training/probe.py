@@ -42,7 +42,8 @@ class Speed:
     """Of all evaluations."""
     total_steps: int
     waited: float = field(default=0.0, kw_only=True)
-    """Share of the time in which the processor did something else, such as another program; 0 beside a GPU."""
+    """Share of the time in which the processor did something else, such as another program; 0 where that is unknown,
+    as beside a GPU."""
 
     @property
     def seconds(self) -> float:
@@ -75,16 +76,18 @@ def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8) -> 
     with native.use_image_kernels(runtime.kernels):
         trainer = Trainer(replace(trial, recipe=recipe), images, runtime, together=together)
         times: list[float] = []
-        before = start = time.perf_counter()
-        own = time.thread_time()
+        own: list[float] = []  # seconds of the processor, of each step
+        before, used = time.perf_counter(), time.thread_time()
         for pixels, labels in trainer.batches.iterate(0, min(steps, trainer.total_steps)):
             float(trainer.train_step(pixels, labels))
             now = time.perf_counter()
             times.append(now - before)
-            before = now
+            own.append(time.thread_time() - used)
+            before, used = now, used + own[-1]
             if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
                 break
-        waited = 1 - (time.thread_time() - own) / (before - start) if trainer.device.type == "cpu" else 0.0
+        alone = trainer.device.type == "cpu" and not runtime.workers  # this thread waits for nothing of ours
+        waited = max(0.0, 1 - sum(own[1:]) / sum(times[1:])) if alone and len(times) > 1 else 0.0
         pixels, labels = next(iter(batches_to_test(trainer.trial, images.test)))
         for _ in range(2):  # the first may build kernels, too
             before = time.perf_counter()
