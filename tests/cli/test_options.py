@@ -19,7 +19,6 @@ from typing import Any, get_type_hints
 import pytest
 from rich.console import Console
 
-import nextify.cli.progress
 import nextify.cli.training
 import nextify.training.probe
 import nextify.training.trial
@@ -329,18 +328,20 @@ def test_minutes_that_do_not_hold_shorten_a_training_only_early(
 def test_a_training_for_which_the_minutes_do_not_hold_begins_again_with_fewer_epochs(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nextify.training.probe, "probe", constant(0.001))
-    monkeypatch.setattr(nextify.cli.progress, "EARLY", (0.0, 1.0))
-    monkeypatch.setattr(nextify.cli, "STARTED", time.monotonic())
-    command = ["train", *NEEDED["train"], *TINY, "--minutes", "0.1", "--set", "batch_size=100", "--out", str(tmp_path)]
+    def late(self: TrainingProgress, progress: Progress) -> None:
+        self.epochs = 1 if self.recipe.epochs > 1 else None
+
+    monkeypatch.setattr(nextify.training.probe, "probe", constant(1.0))
+    monkeypatch.setattr(TrainingProgress, "show", late)
+    command = ["train", *NEEDED["train"], *TINY, "--minutes", "60", "--set", "batch_size=300", "--out", str(tmp_path)]
     assert main(command) == 0
     said = capsys.readouterr()
     assert "the machine is slower than measured: begins again with" in said.out
     (bundle,) = tmp_path.glob("*/bundle")
     (remembered,) = tmp_path.glob("minutes-*.json")
     recipe = json.loads((bundle.parent / "recipe.json").read_text())["recipe"]
-    assert recipe["epochs"] == json.loads(remembered.read_text())["epochs"]
-    assert len(json.loads((bundle.parent / "result.json").read_text())["curve"]) == recipe["epochs"]
+    assert recipe["epochs"] == json.loads(remembered.read_text())["epochs"] == 1
+    assert len(json.loads((bundle.parent / "result.json").read_text())["curve"]) == 1
     assert not list(tmp_path.glob("*/checkpoint.pt*"))
     assert main(command) == 0
     assert "this training is finished already" in capsys.readouterr().out
