@@ -305,6 +305,58 @@ def test_minutes_that_do_not_hold_are_said_once(epochs: int, capsys: Captured, m
     assert "step " in said.out, "a line a minute within an epoch"
 
 
+@pytest.mark.parametrize("late", [30.0, 400.0])
+def test_minutes_that_do_not_hold_shorten_a_training_only_early(
+    late: float, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    recipe, request = SimpleNamespace(batch_size=10, epochs=10), SimpleNamespace(minutes=10.0)
+    prepared: Any = SimpleNamespace(trial=SimpleNamespace(recipe=recipe), request=request, steps_per_epoch=100)
+    shown = TrainingProgress(Console(), prepared, began=1000.0 - late, shorten=True)
+    for step in range(0, 100, 10):
+        shown.show(Progress(step, 1000, 10.0))
+        if shown.epochs is not None:
+            break
+        clock[0] += 9.0
+    else:  # 0.9 seconds a step, of which 630 fit into what is left
+        shown.show(Progress(100, 1000, 10.0, {"epoch": 1, "train_loss": 1.0}))
+    said = capsys.readouterr().err
+    assert (shown.epochs, "will take about" in said) == ((5, False) if late == 30 else (None, True))
+
+
+def test_a_training_for_which_the_minutes_do_not_hold_begins_again_with_fewer_epochs(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(self: TrainingProgress, progress: Progress) -> None:
+        self.epochs = 1 if self.recipe.epochs > 1 else None
+
+    monkeypatch.setattr(nextify.training.probe, "probe", constant(1.0))
+    monkeypatch.setattr(TrainingProgress, "show", late)
+    command = ["train", *NEEDED["train"], *TINY, "--minutes", "60", "--set", "batch_size=300", "--out", str(tmp_path)]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "the machine is slower than measured: begins again with" in said.out
+    (bundle,) = tmp_path.glob("*/bundle")
+    (remembered,) = tmp_path.glob("minutes-*.json")
+    recipe = json.loads((bundle.parent / "recipe.json").read_text())["recipe"]
+    assert recipe["epochs"] == json.loads(remembered.read_text())["epochs"] == 1
+    assert len(json.loads((bundle.parent / "result.json").read_text())["curve"]) == 1
+    assert not list(tmp_path.glob("*/checkpoint.pt*"))
+    assert main(command) == 0
+    assert "this training is finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_a_busy_processor_is_said(
+    share: float, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "thread_time", lambda: share * time.perf_counter())
+    command = ["train", *NEEDED["train"], *TINY, "--epochs", "1", "--dry-run", "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert ("the processor was busy with other work for 50% of that time" in capsys.readouterr().out) == (share == 0.5)
+
+
 def test_a_probe_does_not_time_the_building_of_kernels(digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

@@ -31,11 +31,11 @@ from nextify.fitting.fit import FitError
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
 from nextify.system import native
-from nextify.system.files import UnusableFolder
+from nextify.system.files import UnusableFolder, write_json_atomic
 from nextify.tasks.classification import PLAIN, class_weights, fitted_temperature
 from nextify.training.loop import TrainingStopped
 from nextify.training.overfit import overfit_batch
-from nextify.training.prepare import Prepared, prepare
+from nextify.training.prepare import Prepared, prepare, resolved
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
 from nextify.training.result import finished
@@ -204,6 +204,42 @@ def test_a_temperature_is_fitted_on_images_that_were_not_trained_on(
     sure, unsure = (predict(path, tmp_path / "digit.png")[0].guesses[0] for path in (bundle, plain))
     assert sure.name == unsure.name
     assert sure.probability > unsure.probability
+
+
+def test_images_are_held_out_for_confidences_where_there_are_enough(digits: Images) -> None:
+    request = Request("convnext_atto", epochs=1, scale="tiny")
+    many = images_of([600, 600], [5, 5])
+    prepared = prepare(request, many)
+    held_out = divided(many.train.labels, prepared.trial.recipe)[1]
+    assert len(held_out) == 100
+    assert str(prepared.changes[-1]) == (
+        "calibration: off → 0.0833 (100 training images are held out, and confidences fitted on them; "
+        "--set calibration=off trains on all)"
+    )
+    assert prepared.steps_per_epoch == 1100 // prepared.trial.recipe.batch_size
+    for images, chosen, said in ((many, {"calibration": "off"}, False), (digits, {}, True)):
+        without = prepare(replace(request, settings=chosen), images)
+        assert without.trial.recipe.calibration == "off"
+        assert any("confidences are not calibrated" in note for note in without.notes) == said
+    assert prepare(replace(request, settings={"calibration": 0.2}), many).trial.recipe.calibration == 0.2
+
+
+def test_a_training_that_was_fitted_otherwise_is_named_and_goes_on_by_its_settings(tmp_path: Path) -> None:
+    request, images = Request("convnext_atto", epochs=1, scale="tiny"), images_of([600, 600], [5, 5])
+    now = prepare(request, images)
+    before = replace(now.trial, recipe=now.trial.recipe.with_(calibration="off"))
+    folder = tmp_path / before.fingerprint
+    folder.mkdir()
+    write_json_atomic(folder / "recipe.json", resolved(replace(now, trial=before)))
+    said = prepare_in(tmp_path, request, images, ONE_THREAD)
+    assert said.trial == now.trial
+    assert (
+        f"{folder} is this training as an earlier version of nextify fitted it (--set calibration=off)"
+        in said.notes[-1]
+    )
+    assert prepare(replace(request, settings={"calibration": "off"}), images).trial == before
+    other = prepare_in(tmp_path, replace(request, seed=1), images, ONE_THREAD)
+    assert not any("earlier version" in note for note in other.notes)
 
 
 def test_another_licence_for_a_finished_training_is_reported(capsys: Captured, out: Path, trained: Path) -> None:

@@ -16,7 +16,7 @@ from nextify.data.randomness import DEVICE, seeded
 from nextify.paper.recipe import CONVNEXT, Mixing, Recipe
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OFF = CONVNEXT.with_(mixing="off", random_erasing=0.0, label_smoothing=0.0)
+OFF = CONVNEXT.with_(rand_augment="off", mixing="off", random_erasing=0.0, label_smoothing=0.0)
 CPU = torch.device("cpu")
 
 
@@ -72,6 +72,7 @@ def test_smoothing_alone_is_in_the_targets() -> None:
         CONVNEXT.with_(mixing=Mixing(mixup=0.8)),
         CONVNEXT.with_(**{"mixing.probability": 0.5}),
         OFF.with_(random_erasing=1.0),
+        OFF.with_(light=0.3),
     ],
 )
 def test_function_of_seed_and_step_and_no_trace(recipe: Recipe) -> None:
@@ -83,6 +84,37 @@ def test_function_of_seed_and_step_and_no_trace(recipe: Recipe) -> None:
     assert torch.equal(again[1], expected[3][1])
     assert not torch.equal(finished(recipe, 3, seed=1)[0], expected[3][0])
     assert not torch.equal(expected[0][0], expected[1][0]) or recipe.mixing.probability < 1
+
+
+def test_light_is_one_multiplier_and_one_shift_for_each_image() -> None:
+    plain = finished(OFF)[0].flatten(1)
+    factors, shifts = [], []
+    for step in range(40):
+        lit = finished(OFF.with_(light=0.5), step)[0].flatten(1)
+        factor = lit.std(1) / plain.std(1)
+        shift = lit.mean(1) - factor * plain.mean(1)
+        torch.testing.assert_close(lit, factor[:, None] * plain + shift[:, None], rtol=1e-4, atol=1e-4)
+        factors += factor.tolist()
+        shifts += (shift * np.mean(STD)).tolist()  # of pixels from 0 to 1
+    for drawn, middle, most in ((factors, 1, 0.5), (shifts, 0, 0.25)):
+        assert np.mean(drawn) == pytest.approx(middle, abs=0.1 * most)
+        assert 0.9 * most < np.abs(np.array(drawn) - middle).max() <= most + 1e-4
+
+
+def test_light_yields_to_rand_augment_and_leaves_the_other_draws_alone() -> None:
+    lit = CONVNEXT.with_(light=0.5)
+    assert all(map(torch.equal, finished(lit), finished(CONVNEXT)))
+    noisy = OFF.with_(random_erasing=1.0, rand_augment="off", label_smoothing=0.1)
+    assert torch.equal(finished(noisy.with_(light=0.5))[1], finished(noisy)[1])
+    erased = (torch.zeros(8, 16, 16, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+    with_light, without = (
+        finish(*erased, recipe, 5, 0, 0, "cpu", (0.0, 0.0, 0.0), STD)[0] for recipe in (noisy.with_(light=0.5), noisy)
+    )
+    constant = (
+        with_light.flatten(1).mode(1).values[:, None, None, None]
+    )  # a black image's shift, but where it is erased
+    assert torch.equal(with_light != constant, without != 0)
+    assert torch.equal(with_light[without != 0], without[without != 0])
 
 
 def test_mixing_is_timms() -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from nextify.fitting.fit import FitError, fit, fit_recipe, fitted_batch_size
+from nextify.fitting.fit import FitError, calibration_share, fit, fit_recipe, fitted_batch_size
 from nextify.fitting.scale import SCALES, ScaleError, scale
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, stem_stride
 from nextify.paper.recipe import CONVNEXT, RECIPES, RESNET
@@ -121,3 +121,24 @@ def test_full_scale_is_the_paper():
 def test_an_unknown_scale_lists_the_known_ones():
     with pytest.raises(ScaleError, match="tiny, small, half, full"):
         scale("huge")
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "batch", "share"),
+    [
+        (999, 10, 16, None),
+        (1000, 10, 16, 0.1),
+        (2000, 10, 16, 0.05),
+        (50_000, 10, 256, 0.02),
+        (1_281_167, 1000, 4096, 0.000781),
+        (1000, 101, 16, None),  # one image of each class would be more than a tenth
+        (1000, 10, 901, None),
+    ],
+)
+def test_no_more_images_are_held_out_than_confidences_need(images, classes, batch, share):
+    assert calibration_share(Facts(images, classes), batch) == share
+
+
+@pytest.mark.parametrize("name", ["convnext", "scratch_small"])
+def test_a_recipe_that_is_fitted_for_many_networks_holds_nothing_out(name):
+    assert fit_recipe(RECIPES[name], Facts(50_000), image_size=32, epochs=10)[0].calibration == "off"

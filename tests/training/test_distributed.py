@@ -60,7 +60,7 @@ def test_a_batch_without_a_pair_for_each_process_is_refused() -> None:
     [
         {"crop": "random_resized", "rand_augment": RandAugment(9.0, 0.5), "color_jitter": "off"},
         {"crop": "shift", "rand_augment": "off", "color_jitter": 0.4},
-        {"crop": "shift", "rand_augment": "off", "color_jitter": "off"},
+        {"crop": "shift", "rand_augment": "off", "color_jitter": "off", "light": 0.5},
     ],
     ids=["photographs", "jitter", "small"],
 )

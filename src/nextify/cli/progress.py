@@ -27,6 +27,7 @@ from nextify.tasks.task import summary
 from nextify.training import loop
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.prepare import Prepared
+from nextify.training.probe import PLANNED_SHARE
 from nextify.weights.bundle import chosen_bands
 
 
@@ -63,13 +64,22 @@ LATE = 1.1
 """Times the minutes asked for from which a training is said to take longer."""
 JUDGED = 0.4
 """Share of the minutes after which that is judged even if no epoch has ended."""
+EARLY = 0.1, 1 / 3
+"""Shares of the minutes between which a training that will take longer is begun again with fewer epochs."""
 
 
 class TrainingProgress(_Bars):
-    """Shows how far one training is, and says once if ``--minutes`` will not hold."""
+    """Shows how far one training is, and finds out early or says once that ``--minutes`` will not hold."""
 
-    def __init__(self, console: Console, prepared: Prepared, began: float) -> None:
+    def __init__(self, console: Console, prepared: Prepared, began: float, shorten: bool = False) -> None:
+        """
+        Args:
+            began: reading of ``time.monotonic`` from which the minutes count.
+            shorten: set ``epochs`` where the minutes will not hold and this is found out early.
+        """
         super().__init__(console, "training")
+        self.shorten, self.steps_per_epoch = shorten, prepared.steps_per_epoch if shorten else 0
+        self.epochs: int | None = None  # that fit into what is left of the minutes, where this training should stop
         self.trial = prepared.trial
         self.recipe, self.minutes, self.began = prepared.trial.recipe, prepared.request.minutes, began
         self.first: tuple[int, float] | None = None  # step and time of the first report
@@ -89,12 +99,19 @@ class TrainingProgress(_Bars):
             self.console.print(f"{self._place(progress)}, {right}", highlight=False, soft_wrap=True)
         if self.first is None:
             self.first = progress.step, now
-        elif self.minutes is not None and (
-            progress.entry is not None or now - self.first[1] > JUDGED * 60 * self.minutes
-        ):
-            step, began = self.first
-            expected = now - self.began + left * (now - began) / (progress.step - step)
-            if expected > LATE * 60 * self.minutes and not self.console.quiet:
+        elif self.minutes is not None:
+            asked, spent, (step, began) = 60 * self.minutes, now - self.began, self.first
+            early = self.shorten and now - began > EARLY[0] * asked and spent < EARLY[1] * asked
+            if not (early or progress.entry is not None or now - began > JUDGED * asked):
+                return
+            step_seconds = (now - began) / (progress.step - step)
+            expected = spent + left * step_seconds
+            if expected <= LATE * asked or self.console.quiet:
+                return
+            if early:
+                epochs = int(PLANNED_SHARE * (asked - spent) / (step_seconds * self.steps_per_epoch))
+                self.epochs = epochs if 1 <= epochs < self.recipe.epochs else None
+            elif not self.shorten or spent >= EARLY[1] * asked:
                 print(
                     f"nextify: warning: this training will take about {duration(expected)}, not {self.minutes:g} "
                     f"minutes, as the machine is slower than measured",

@@ -30,11 +30,15 @@ from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
-from nextify.training.train import PREDICTIONS, folder_of, prepare_in, run_prepared
+from nextify.training.train import PREDICTIONS, folder_of, prepare_in, run_prepared, with_fewer_epochs
 from nextify.training.trial import Runtime, Trial, runtime
 
 if TYPE_CHECKING:
     from nextify.cli.train import Options
+
+
+BUSY = 0.2
+"""Share of a measurement that other programs took of the processor, from which it is said."""
 
 
 def run_training(options: Options) -> int:
@@ -92,16 +96,30 @@ def _run(options: Options, runtime: Runtime) -> int:
                 return 0
             begins = "goes on from the checkpoint in" if any(folder.glob("checkpoint.pt*")) else "results go to"
             console.print(f"{begins} {folder}", highlight=False, markup=False, soft_wrap=True)
+    # Several processes would have to agree on it, and what an earlier command trained is not thrown away.
+    may_shorten = request.minutes is not None and processes.count() == 1 and not any(folder.glob("checkpoint.pt*"))
     try:
-        with TrainingProgress(console, prepared, cli.STARTED) as progress, Stopping() as stopping:
-            done = run_prepared(
-                *(prepared, out, runtime),
-                command=command_line(),
-                on_progress=progress.show,
-                should_stop=stopping.asked,
-                track=watching.track,
-                licence=options.licence,
+        while True:
+            with TrainingProgress(console, prepared, cli.STARTED, may_shorten) as progress, Stopping() as stopping:
+                try:
+                    done = run_prepared(
+                        *(prepared, out, runtime),
+                        command=command_line(),
+                        on_progress=progress.show,
+                        should_stop=lambda: stopping.asked() or progress.epochs is not None,
+                        track=watching.track,
+                        licence=options.licence,
+                    )
+                    break
+                except TrainingStopped:
+                    if progress.epochs is None or stopping.asked():
+                        raise
+            fewer = plural(progress.epochs, "epoch")
+            say(
+                console,
+                [f"the machine is slower than measured: begins again with {fewer}, for what is left of the time"],
             )
+            prepared = with_fewer_epochs(prepared, out, progress.epochs, runtime)
     except TrainingStopped as stopped:
         console.print(f"{stopped}; the same command goes on from there", highlight=False, markup=False)
         return 130
@@ -161,6 +179,9 @@ def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, ask
         f"({estimate.images_per_second:,.0f} images/s, {estimate.memory_mib:,} MiB of memory)",
         highlight=False,
     )
+    if estimate.waited >= BUSY:
+        say(console, [f"the processor was busy with other work for {estimate.waited:.0%} of that time: the training is "
+                      f"faster once it ends, and slower if more comes"])  # fmt: skip
     if estimate.accumulation > 1:
         why = "as --accumulation asks" if estimate.accumulation == asked else "as larger ones do not fit the memory"
         sees = "; batch norm normalizes each part by itself" if prepared.uses_batch_norm else ""

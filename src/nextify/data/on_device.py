@@ -1,8 +1,8 @@
-"""Augmentation of a batch on the device: normalization, random erasing, mixing and label smoothing.
+"""Augmentation of a batch on the device: normalization, light, random erasing, mixing and label smoothing.
 
-As in the ConvNeXt training (timm), erasing precedes mixing. All draws are functions of (seed, step). Rectangles and
-mixing are the same on every device; the noise in erased pixels is not. With several processes, each finishes its share
-of a batch with the draws of the whole batch.
+As in the ConvNeXt training (timm), erasing precedes mixing; a change of the light precedes both. All draws are
+functions of (seed, step). Rectangles, mixing and light are the same on every device; the noise in erased pixels is not.
+With several processes, each finishes its share of a batch with the draws of the whole batch.
 
 Targets are soft ``(B, K)`` with label smoothing or mixing, and class indices ``(B,)`` with neither. Both suit a plain
 cross entropy, which must not smooth again.
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nextify.data.decode import Pixels
 from nextify.data.preprocessing import normalized
-from nextify.data.randomness import DEVICE, seeded
+from nextify.data.randomness import DEVICE, LIGHT, seeded, words
 from nextify.data.share import Rows, Share
 from nextify.paper.recipe import Mixing, Recipe
 
@@ -65,6 +65,8 @@ def finish(
     if not train:
         return x, y
     mixing = recipe.mixing if recipe.mixing != "off" and recipe.mixing.probability > 0 else None
+    if recipe.light != "off" and recipe.rand_augment == "off":
+        change_light(x, recipe.light, step, seed, std, share)
     if recipe.random_erasing or mixing:
         with seeded(seed, step, DEVICE) as further:
             if recipe.random_erasing:
@@ -74,6 +76,21 @@ def finish(
     if recipe.label_smoothing:
         y = mixup_target(y, num_classes, smoothing=recipe.label_smoothing)
     return x, y
+
+
+def change_light(x: Tensor, strength: float, step: int, seed: int, std: Triple, share: Share | None = None) -> None:
+    """Multiply each normalized image, whose zero is the mean colour, by a number and add another, in place.
+
+    These are draws of their own: erasing and mixing are the same with and without them.
+
+    Args:
+        strength: the multiplier is within 1 ± this, the shift within ± half of this of the pixels' range.
+    """
+    batch, rows = (len(x), slice(None)) if share is None else (share.batch, share.rows)
+    # RandomState, since NumPy guarantees its numbers across versions, unlike Generator's.
+    drawn = np.random.RandomState(words(seed, step, LIGHT)).uniform(-strength, strength, (2, batch))[:, rows]
+    factor, shift = torch.from_numpy(drawn.astype(np.float32)).to(x.device)[:, :, None, None, None]
+    x.mul_(1 + factor).add_(shift / (2 * float(np.mean(std))))  # (B, 1, 1, 1) each
 
 
 def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) -> None:

@@ -5,8 +5,8 @@ identity; a 4x4 stem and three more halvings leave nothing of a 32-pixel image; 
 the initial weights; and a batch of 4096 leaves no step in an epoch. All of this is corrected here.
 
 Changes to the recipe depend on the data and the budget only, never on the design, so that one fitted recipe serves
-every row of a roadmap; ``without_average`` is separate, for a network that is trained by itself. Constants without a
-source are ours, tuned on scikit-learn's digits and CIFAR-10 (docs/log.md). No torch here.
+every row of a roadmap; ``without_average`` and ``calibration_share`` are for a network that is trained by itself.
+Constants without a source are ours, tuned on scikit-learn's digits and CIFAR-10 (docs/log.md). No torch here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ STEPS_FOR_TINY_LAYER_SCALE = 20_000
 FITTED_LAYER_SCALE = 0.1
 RAND_AUGMENT_EPOCHS = 75
 """Epochs below which RandAugment is switched off."""
+HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.05, 100, 1000
+"""Share of the training images on which confidences are calibrated, and the limits of their number."""
 FULL_REGULARIZATION_EPOCHS = 300
 """Fewest epochs at which a recipe's regularization keeps its full strength; the paper's number."""
 
@@ -135,6 +137,19 @@ def without_average(recipe: Recipe) -> tuple[Recipe, Change]:
     """The recipe without EMA, for networks with batch norm, whose running statistics do not fit averaged weights."""
     reason = "averaged weights do not fit batch norm's running statistics: the paper, and docs/log.md"
     return recipe.with_(ema="off"), Change("ema", recipe.ema, "off", reason)
+
+
+def calibration_share(data: Facts, batch_size: int) -> float | None:
+    """Share of the training images to hold out and calibrate confidences on; None where that would cost too much.
+
+    It does where a tenth of the images or more would be missing, of all or, as each class gives at least one, of the
+    classes; or where the rest would not fill a batch.
+    """
+    images = data.train_images
+    count = min(max(HELD_OUT * images, FEWEST_HELD_OUT), MOST_HELD_OUT)
+    if 10 * max(count, data.num_classes) > images or images - max(count, data.num_classes) < batch_size:
+        return None
+    return float(f"{count / images:.3g}")
 
 
 def fit_recipe(

@@ -195,6 +195,10 @@ class Recipe(Settings):
     color_jitter: Strength | Off = "off"
     """Strength of random brightness, contrast and saturation; as in timm, RandAugment takes its place where both are
     on."""
+    light: Annotated[float, Range(above=0, most=1)] | Off = "off"
+    """Largest change of a training image's light, drawn for each: its contrast is multiplied by 1 ± this, and its
+    brightness shifted by ± half of this of the pixels' range. Nearly free, as it is done to a whole batch; RandAugment
+    takes its place where both are on."""
     rand_augment: RandAugment | Off = RandAugment()
     mixing: Mixing | Off = Mixing(mixup=0.8, cutmix=1.0)
     random_erasing: Probability = 0.25

@@ -54,6 +54,7 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
         crop="none",
         horizontal_flip=0.0,
         color_jitter="off",
+        light="off",
         rand_augment="off",
         mixing="off",
         random_erasing=0.0,

@@ -19,7 +19,7 @@ from nextify.data.batches import divided
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import canvas_of
 from nextify.data.preflight import Preflight, preflight
-from nextify.fitting.fit import Change, fit, without_average
+from nextify.fitting.fit import Change, calibration_share, fit, without_average
 from nextify.fitting.scale import scale
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
@@ -49,6 +49,12 @@ SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
 """Limits of the images' side in pixels, where the request names none."""
 SIZE_STEP = 32
 """Images of mixed sizes are resized to the multiple of this many pixels nearest to their median short side."""
+
+
+UNCALIBRATED = (
+    "confidences are not calibrated, as there are few images to hold out for that; --set calibration=0.1 holds out a "
+    "tenth"
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,19 @@ class Preparation:
         if design.norm == "batch" and final.ema != "off" and "ema" not in above:
             final, change = without_average(final)
             changes = [*(c for c in changes if c.field != "ema"), change]
+        notes = self.notes
+        if isinstance(images, Images) and final.calibration == "off" and "calibration" not in above:
+            share = calibration_share(images, final.batch_size)
+            if share is None:
+                notes += (UNCALIBRATED,)
+            else:
+                final = final.with_(calibration=share)
+                held_out = len(divided(images.train.labels, final)[1])
+                reason = (
+                    f"{held_out:,} training images are held out, and confidences fitted on them; --set calibration=off "
+                    f"trains on all"
+                )
+                changes.append(Change("calibration", "off", share, reason))
         cost(design, side, images.num_classes)  # raises where the images are too small for the strides
         batch_norm = design.norm == "batch"
         trained: Design | DenseDesign = design
@@ -145,7 +164,7 @@ class Preparation:
             request.frozen_stages,
             (request.accumulation or 1) if batch_norm or canvas is not None else 1,
         )
-        return Prepared(**vars(self), trial=trial, preflight=report, changes=tuple(changes))
+        return Prepared(**{**vars(self), "notes": notes}, trial=trial, preflight=report, changes=tuple(changes))
 
     def _data(self) -> Data:
         images = self.images

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -41,6 +41,9 @@ class Speed:
     test_seconds: float
     """Of all evaluations."""
     total_steps: int
+    waited: float = field(default=0.0, kw_only=True)
+    """Share of the time in which the processor did something else, such as another program; 0 where that is unknown,
+    as beside a GPU."""
 
     @property
     def seconds(self) -> float:
@@ -73,14 +76,18 @@ def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8) -> 
     with native.use_image_kernels(runtime.kernels):
         trainer = Trainer(replace(trial, recipe=recipe), images, runtime, together=together)
         times: list[float] = []
-        before = time.perf_counter()
+        own: list[float] = []  # seconds of the processor, of each step
+        before, used = time.perf_counter(), time.thread_time()
         for pixels, labels in trainer.batches.iterate(0, min(steps, trainer.total_steps)):
             float(trainer.train_step(pixels, labels))
             now = time.perf_counter()
             times.append(now - before)
-            before = now
+            own.append(time.thread_time() - used)
+            before, used = now, used + own[-1]
             if sum(times[1:]) > PROBE_SECONDS and not trainer.together:
                 break
+        alone = trainer.device.type == "cpu" and not runtime.workers  # this thread waits for nothing of ours
+        waited = max(0.0, 1 - sum(own[1:]) / sum(times[1:])) if alone and len(times) > 1 else 0.0
         pixels, labels = next(iter(batches_to_test(trainer.trial, images.test)))
         for _ in range(2):  # the first may build kernels, too
             before = time.perf_counter()
@@ -91,6 +98,7 @@ def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8) -> 
         statistics.median(times[2:] or times[1:] or times) * relative_cost(trial.recipe, size, trainer.stride),
         test_seconds * tests,
         trainer.total_steps,
+        waited=waited,
     )
 
 
@@ -134,8 +142,9 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     memory = peak_memory_mib() or 0
     if runtime.device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated(runtime.device) // 2**20
-    step, tests, parts_of_all, most_memory = processes.largest([speed.step_seconds, speed.test_seconds, parts, memory])
-    return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all))
+    own = [speed.step_seconds, speed.test_seconds, parts, memory, speed.waited]
+    step, tests, parts_of_all, most_memory, waited = processes.largest(own)
+    return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all), waited=waited)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

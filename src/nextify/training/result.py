@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from nextify.paper.recipe import Recipe
 from nextify.system.files import check_regular, parse_json
 from nextify.training.learned import metric_specs
 from nextify.training.records import Entry
@@ -157,6 +159,24 @@ def _number(value: object, least: float = -sys.float_info.max, most: float = sys
 
 def _whole_number(value: object, least: int) -> bool:
     return isinstance(value, int) and _number(value, least)
+
+
+def fitted_otherwise(folder: Path, trial: Trial, request: Mapping[str, object]) -> dict[str, Any]:
+    """The settings in which a training of the same request on the same images, whose recipe an earlier nextify fitted
+    otherwise, differs from the trial; empty where the folder holds none such."""
+    content = _read_object(folder / "recipe.json")
+    data = content.get("data")
+    if (
+        content.get("version") != VERSION
+        or json.dumps(content.get("request"), sort_keys=True) != json.dumps(request, sort_keys=True)
+        or not (isinstance(data, dict) and data.get("fingerprint") == trial.data.fingerprint)
+    ):
+        return {}
+    try:
+        before = Recipe.from_dict(cast("Any", content.get("recipe")))
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    return {name: theirs for name, (theirs, _) in before.differences(trial.recipe).items()}
 
 
 def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:

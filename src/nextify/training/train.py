@@ -31,6 +31,7 @@ from nextify.system.files import make_folder, parse_json, write_bytes_atomic, wr
 from nextify.system.native import Mode
 from nextify.system.several import several
 from nextify.system.text import plural
+from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.predictions import predictions_picture
@@ -38,7 +39,7 @@ from nextify.training.prepare import Preparation, Prepared, resolved
 from nextify.training.probe import epochs_for
 from nextify.training.records import to_stderr
 from nextify.training.request import Request, check_licence
-from nextify.training.result import Result, finished, of_earlier_versions
+from nextify.training.result import Result, finished, fitted_otherwise, of_earlier_versions
 from nextify.training.run import run_trial
 from nextify.training.tracking import check_trackers
 from nextify.training.trial import Runtime, Trial, runtime
@@ -62,8 +63,7 @@ def prepare_in(
     notes = []
     epochs = None
     if request.minutes is not None:
-        key = hashlib.sha256(json.dumps([request.to_dict(), images.fingerprint]).encode()).hexdigest()[:12]
-        path = out / f"minutes-{key}.json"
+        path = _memory_of_minutes(out, request, images)
         epochs = processes.from_first(lambda: _remembered_epochs(path))
         if epochs is None:
             epochs = measured = epochs_for(request.minutes, began, preparation.fitted_to, runtime)
@@ -75,7 +75,29 @@ def prepare_in(
     if finished(folder_of(out, prepared.trial), prepared.trial) is None:
         for folder in of_earlier_versions(sorted(out.iterdir())):
             notes.append(f"{folder} is of an earlier version of nextify: it stays as it is, and this is trained anew")
+        for folder in sorted(out.iterdir()):
+            differing = fitted_otherwise(folder, prepared.trial, request.to_dict())
+            if differing and "epochs" not in differing:
+                settings = " ".join(f"--set {name}={value}" for name, value in differing.items())
+                notes.append(f"{folder} is this training as an earlier version of nextify fitted it ({settings}): it "
+                             f"stays as it is, and this is trained anew")  # fmt: skip
     return replace(prepared, notes=(*prepared.notes, *notes))
+
+
+def with_fewer_epochs(prepared: Prepared, out: Path, epochs: int, runtime: Runtime) -> Prepared:
+    """Another training of the same request, which ``out`` remembers in place of one that does not fit its minutes.
+
+    The training that was begun ends here: its checkpoints are removed.
+    """
+    request, images = prepared.request, prepared.images
+    write_json_atomic(_memory_of_minutes(out, request, images), {"minutes": request.minutes, "epochs": epochs})
+    remove_checkpoint(folder_of(out, prepared.trial) / "checkpoint.pt")
+    return prepare_in(out, request, images, runtime)
+
+
+def _memory_of_minutes(out: Path, request: Request, images: AnyImages) -> Path:
+    key = hashlib.sha256(json.dumps([request.to_dict(), images.fingerprint]).encode()).hexdigest()[:12]
+    return out / f"minutes-{key}.json"
 
 
 def _remembered_epochs(path: Path) -> int | None:

@@ -296,6 +296,7 @@ def _range_of(recipe: Recipe) -> tuple[float, float]:
 def _refuse_others(recipe: Recipe) -> None:
     """Raise ``RecipeError`` for settings whose changes of an image boxes and masks do not follow."""
     settings = {
+        "light": recipe.light,
         "rand_augment": recipe.rand_augment,
         "mixing": recipe.mixing,
         "class_balance": recipe.class_balance,
