@@ -159,7 +159,9 @@ def preflight(
     )
     if images.multilabel:
         labels = images.train.labels.sum(1)
-        facts = MultiLabelFacts(**vars(facts), labels_per_image=float(labels.mean()), images_without_labels=int((labels == 0).sum()))
+        facts = MultiLabelFacts(
+            **vars(facts), labels_per_image=float(labels.mean()), images_without_labels=int((labels == 0).sum())
+        )
     warnings = (
         *images.warnings,
         *_class_warnings(images, counts, untrained, recipe),
@@ -169,7 +171,8 @@ def preflight(
 
 
 def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str:
-    """A table of each image's name, class or labels (of classification) and part (``train``, ``test``, ``calibration``), as CSV.
+    """A table of each image's name, class (of classification; several labels with bars between them) and part
+    (``train``, ``test``, ``calibration``), as CSV.
 
     Args:
         held_out: which training images are not trained on, but calibrated on.

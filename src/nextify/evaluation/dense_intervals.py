@@ -37,21 +37,21 @@ def ap_intervals(seen: Sequence[Observation], num_classes: int, draws: int = DRA
     if len(seen) < 2:
         return {}
     seen = sorted(seen, key=lambda one: one.image)
-    weights = _weights(len(seen), draws)
+    weights = draw_counts(len(seen), draws)
     shared = [overlaps(one) for one in seen]
     sums, classes = np.zeros((draws, len(THRESHOLDS))), np.zeros((draws, 1))
     for label in range(num_classes):
         found = _ClassMatches.of(seen, shared, label)
         if not found.objects.any():
             continue
-        for part in _parts(draws, len(found.scores) + 1):
+        for part in parts_of_draws(draws, len(found.scores) + 1):
             precision = found.average_precision(
                 weights[part].astype(np.float64)
             )  # (draws, T), NaN for draws without objects
             classes[part] += ~np.isnan(precision[:, :1])
             sums[part] += np.nan_to_num(precision)
     drawn = 100 * sums[classes[:, 0] > 0] / classes[classes[:, 0] > 0]
-    return {"ap": _interval(drawn.mean(1)), "ap50": _interval(drawn[:, 0])}
+    return {"ap": middle(drawn.mean(1)), "ap50": middle(drawn[:, 0])}
 
 
 def miou_intervals(counts: Floats, draws: int = DRAWS) -> dict[str, Interval]:
@@ -63,15 +63,15 @@ def miou_intervals(counts: Floats, draws: int = DRAWS) -> dict[str, Interval]:
     if len(counts) < 2:
         return {}
     right, true, found = np.moveaxis(
-        np.tensordot(_weights(len(counts), draws).astype(np.float64), counts, 1), 1, 0
+        np.tensordot(draw_counts(len(counts), draws).astype(np.float64), counts, 1), 1, 0
     )  # (draws, K) each
     either = true + found - right
     there = either.sum(1) > 0
     iou = np.where(either > 0, right / np.maximum(either, 1), np.nan)[there]
-    return {"miou": _interval(100 * np.nanmean(iou, 1))}
+    return {"miou": middle(100 * np.nanmean(iou, 1))}
 
 
-def _weights(images: int, draws: int) -> npt.NDArray[np.uint16]:
+def draw_counts(images: int, draws: int) -> npt.NDArray[np.uint16]:
     """``(draws, N)``: how often each draw takes each image."""
     random = np.random.default_rng(SEED)
     drawn = np.empty((draws, images), np.uint16)
@@ -80,13 +80,14 @@ def _weights(images: int, draws: int) -> npt.NDArray[np.uint16]:
     return drawn
 
 
-def _parts(draws: int, each: int) -> Iterator[slice]:
+def parts_of_draws(draws: int, each: int) -> Iterator[slice]:
     """The draws, cut so that ``each`` numbers of every one fit the memory."""
     step = max(1, AT_ONCE // each)
     return (slice(start, start + step) for start in range(0, draws, step))
 
 
-def _interval(values: Floats) -> Interval:
+def middle(values: Floats) -> Interval:
+    """What 95 % of the draws lie in."""
     low, high = np.percentile(values, (2.5, 97.5)).tolist()
     return low, high
 

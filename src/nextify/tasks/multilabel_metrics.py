@@ -1,7 +1,8 @@
 """Average precision and F1 of labels that are decided one by one. Pure functions on arrays.
 
-Average precision is the sum of precisions at each recall that is new, as scikit-learn defines it: images of equal scores
-count at once, and nothing is interpolated. mAP is its mean over the classes that an image has (macro).
+Average precision is scikit-learn's: the sum of the precisions at the recalls that occur, each times the gain in recall.
+Images of equal scores count at once, and nothing is interpolated. mAP is its mean over the classes that an image has
+(macro).
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from nextify.tasks.task import MetricSpec
 
 Floats = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
-SPECS = (MetricSpec("map", "mAP", "%"), MetricSpec("micro_f1", "micro F1", "%"), MetricSpec("macro_f1", "macro F1", "%"))
+SPECS = (
+    MetricSpec("map", "mAP", "%"),
+    MetricSpec("micro_f1", "micro F1", "%"),
+    MetricSpec("macro_f1", "macro F1", "%"),
+)
 UNFITTED = 0.5
 """The threshold of a class whose own could not be fitted."""
 FEW = 5

@@ -273,7 +273,9 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
         if not classes and about.num_classes == images.num_classes:
             notes.append("the weights do not name their classes; --class-order would keep their classifier")
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.classifier.")}
-        theirs_have = str(about.num_classes) if alike else "one class per image" if images.multilabel else "several labels"
+        theirs_have = (
+            str(about.num_classes) if alike else "one class per image" if images.multilabel else "several labels"
+        )
         notes.append(f"the classifier is new: {images.num_classes} classes, where the weights have {theirs_have}")
     return about, state
 

@@ -355,9 +355,7 @@ def number_labels(
     return known, numbers
 
 
-def number_sets(
-    sets: Sequence[object], known: tuple[str, ...] | None, where: str
-) -> tuple[tuple[str, ...], Labels]:
+def number_sets(sets: Sequence[object], known: tuple[str, ...] | None, where: str) -> tuple[tuple[str, ...], Labels]:
     """Class names, and ``(N, K)`` of 0 and 1, of tuples of names. Raises ``DataError`` as ``number_labels``."""
     names: list[tuple[str, ...]] = [own if isinstance(own, tuple) else () for own in sets]
     classes, numbers = number_labels([name for own in names for name in own], known, where)

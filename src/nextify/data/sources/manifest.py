@@ -1,11 +1,11 @@
 """A manifest: a table of ``path``, ``label`` and, if wanted, ``split`` and ``group``; a row an image, or a label of it.
 
-A path is relative to the manifest's folder. A label is any text or number. A split is any word that ``parts.py`` knows;
-a column such as ``subset`` or ``is_valid`` serves as well. Images of one ``group`` (a patient, a plant, a camera) stay
-on one side. Further columns are ignored; without a label, those of 0 and 1 are one class each (``several.py``). The table is CSV in UTF-8, JSON lines or Parquet. CSV has a line of column
-names, unless its first cell is a file; its delimiter is the one that gives the columns (comma, semicolon, tab, bar, or
-blanks). ``metadata.csv`` and ``metadata.jsonl`` in a folder, or in its parts, are read likewise, as Hugging Face does
-(https://huggingface.co/docs/datasets/image_dataset).
+A path is relative to the manifest's folder. A label is any text or number; ``several.py`` has the ways to give an image
+several. A split is any word that ``parts.py`` knows; a column such as ``subset`` or ``is_valid`` serves as well. Images
+of one ``group`` (a patient, a plant, a camera) stay on one side. Further columns are ignored. The table is CSV in
+UTF-8, JSON lines or Parquet. CSV has a line of column names, unless its first cell is a file; its delimiter is the one
+that gives the columns (comma, semicolon, tab, bar, or blanks). ``metadata.csv`` and ``metadata.jsonl`` in a folder, or
+in its parts, are read likewise, as Hugging Face does (https://huggingface.co/docs/datasets/image_dataset).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
-from nextify.data.source import LabelTask
+from nextify.data.source import NO_REGRESSION, LabelTask
 from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import choose_parts, kind_of
-from nextify.data.sources.several import NO_REGRESSION, Names, Stated, in_columns, in_one_column, merged_rows
+from nextify.data.sources.several import Names, Stated, in_columns, in_one_column, merged_rows
 from nextify.system.files import parse_json
 from nextify.system.text import plural, printable, some
 
@@ -212,9 +212,7 @@ def _read_csv(path: Path) -> Table:
     try:
         with reading_of(path), open(path, encoding="utf-8-sig", newline="") as file:
             delimiter, names = _delimiter(file.readline(), path.parent)
-            headed = set(NEEDED) <= {*_named(names)} or (
-                "path" in _named(names) and not _is_row(names, path.parent)
-            )
+            headed = set(NEEDED) <= {*_named(names)} or ("path" in _named(names) and not _is_row(names, path.parent))
             if not headed and _is_row(names, path.parent):
                 names = [*NEEDED, "split"][: len(names)]
             _columns(where, names)

@@ -145,10 +145,10 @@ def in_columns(
             continue
         if odd:
             shown = cells[odd[0]].strip()
+            have = plural(len(odd), f"row of {where} has", f"rows of {where} have")
             raise DataError(
-                f"{plural(len(odd), f'row of {where} has', f'rows of {where} have')} neither 0 nor 1 in the column "
-                f"{printable(name)}{f' ({shortened(shown)})' if shown else ''}: row {some([f'{rows[i]:,}' for i in odd])}; "
-                f"write 0 or 1"
+                f"{have} neither 0 nor 1 in the column {printable(name)}{f' ({shortened(shown)})' if shown else ''}: "
+                f"row {some([f'{rows[i]:,}' for i in odd])}; write 0 or 1"
             )
         chosen[name] = [value in _YES for value in values]
     if not chosen:
