@@ -7,8 +7,8 @@ of a batch with the draws of the whole batch.
 Targets are soft ``(B, K)`` with label smoothing or mixing, and class indices ``(B,)`` with neither. Both suit a plain
 cross entropy, which must not smooth again.
 
-Of several labels per image, ``(B, K)`` of 0 and 1, the targets are mixed in the images' shares. Each label is a decision
-between two classes, so smoothing by s leaves 1 - s/2 of a 1 and makes s/2 of a 0 (Szegedy et al. 2016 with K = 2).
+Of several labels per image, ``(B, K)`` of 0 and 1, the targets are mixed in the images' shares. Each label is a
+decision between two classes, so smoothing by s makes 1 - s/2 of a 1 and s/2 of a 0 (Szegedy et al. 2016, K = 2).
 
 timm's Mixup pairs image i with image B-1-i and needs an even batch. The last image of an odd batch is not mixed, but
 its label is smoothed.
