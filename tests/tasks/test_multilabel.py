@@ -177,7 +177,7 @@ def test_images_that_stand_in_for_another_process_do_not_count() -> None:
     seen = task().observe(model, torch.zeros(2, 3, 2, 2), torch.tensor([[-1, -1, -1], [1, 0, 0]]))
     assert (seen.logits.shape, seen.truth.tolist()) == ((1, 3), [[True, False, False]])
     with pytest.raises(ValueError, match="no image has a label"):
-        MultiLabel.metrics([Scores(np.zeros((2, 3), np.float32), np.zeros((2, 3), bool))])
+        MultiLabel.metrics([Scores(np.zeros((2, 3), np.float32), np.zeros((2, 3), bool))]).values()
 
 
 # -- a training, and every command on what it leaves -----------------------------------------------------------------

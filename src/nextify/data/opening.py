@@ -133,7 +133,7 @@ def open_images(
 def _one_class_each(source: str) -> str:
     return (
         f"{printable(source)} holds one class per image, as only folders and tables of paths hold several labels so "
-        f"far: leave --task multilabel out, or write a table of paths and labels"
+        f"far: write a table of paths and labels, or train without --task multilabel"
     )
 
 

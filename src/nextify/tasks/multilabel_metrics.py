@@ -129,8 +129,14 @@ class MultiLabelMetrics:
         return np.array([average_precision(*column)[0] for column in columns])
 
     def values(self) -> dict[str, float]:
-        """Percent. F1 is of all decisions together (micro), and averaged over the classes that mAP is over (macro)."""
+        """Percent. F1 is of all decisions together (micro), and averaged over the classes that mAP is over (macro).
+
+        Raises:
+            ValueError: no image has a label.
+        """
         there = self.truth.any(0)
+        if not there.any():
+            raise ValueError("no image has a label, so average precision is not defined: choose other images")
         right, given, true = (self.given & self.truth).sum(0), self.given.sum(0), self.truth.sum(0)
         f1 = 2 * right / np.maximum(given + true, 1)
         micro = 2 * right.sum() / max(1, given.sum() + true.sum())

@@ -126,7 +126,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     said = [*found.notes, *_said_of(left)]
     tested_part = None if parts is None else parts.test
     several = any(isinstance(label, tuple) for label in found.labels)
-    is_blank = {label: not label if isinstance(label, tuple) else no_label(label) for label in {*found.labels}}
+    is_blank = {label: all(map(no_label, label if isinstance(label, tuple) else (label,))) for label in {*found.labels}}
     blank = np.array([is_blank[label] for label in found.labels], bool)
     train, test = np.split(np.arange(len(blank)), [found.train_count])
     if tested_part is not None and len(test) and blank[test].all():

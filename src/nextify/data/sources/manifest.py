@@ -317,7 +317,7 @@ def _table(
     """The columns that are meant. Raises ``DataError``: NUL bytes, columns that disagree."""
     columns = _columns(where, names)
     needed = zip(rows, *(cells[columns[name]] for name in NEEDED if name in columns), strict=False)
-    if odd := [f"{row:,}" for row, *own in needed if any("\0" in part for cell in own for part in cell)]:
+    if odd := [f"{row:,}" for row, *own in needed if any("\0" in "".join(cell) for cell in own)]:
         count = plural(len(odd), f"row of {where} holds", f"rows of {where} hold")
         raise DataError(f"{count} a NUL byte: row {some(odd)}; save it as UTF-8 text")
     splits, chosen, said = None, "", [*notes]

@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,31 +67,24 @@ def in_one_column(where: str, cells: Sequence[str | Names], task: LabelTask | No
             raise DataError(f"{where} has lists of labels, and --task classification takes one: leave it out")
         lists = [(cell,) if isinstance(cell, str) else cell for cell in cells]
         return Stated(lists, notes=(_said("The labels are lists", task),))
+    if task == "classification":
+        return Stated(texts)
     if task is None:
         _refuse_fractions(where, texts)
     distinct = {*texts}
-    counts: dict[str, Counter[str]] = {}
-    mark = None
-    for sign in (*(ASKED if task == "multilabel" or plural_name else RECOGNIZED), " "):
-        together = [cell for cell in distinct if len(_parts(cell, sign)) > 1]
-        if not together or task == "classification" or (sign == " " and task is None and not plural_name):
-            continue
-        counts[sign] = Counter(part for cell in distinct for part in {*_parts(cell, sign)})
-        parts = {part for cell in together for part in _parts(cell, sign)}
-        recur = sum(counts[sign][part] > 1 for part in parts)
-        if 2 * recur >= len(parts) or (task == "multilabel" and sign != " "):
-            mark = sign
-            break
-        if recur:
-            example = shortened(sorted(together)[0])
+    for sign in (*ASKED, " ") if task or plural_name else RECOGNIZED:
+        apart = {cell: _parts(cell, sign) for cell in distinct}
+        counts = Counter(chain.from_iterable(apart.values()))
+        parts = {part for own in apart.values() if len(own) > 1 for part in own}
+        recur = sum(counts[part] > 1 for part in parts)
+        if parts and (2 * recur >= len(parts) or (task is not None and sign != " ")):
+            told = {" ": "blanks", ",": "commas"}.get(sign, sign)
+            return Stated([apart[cell] for cell in texts], notes=(_said(f"Labels are separated by {told}", task),))
+        if recur and task is None and sign != " ":
+            example = shortened(min(cell for cell, own in apart.items() if len(own) > 1))
             note = f"Labels such as {example} are taken for one class each: --task multilabel takes them apart."
             return Stated(texts, notes=(note,))
-    if mark is not None:
-        told = {" ": "by blanks", ",": "by commas"}.get(mark, f"by {mark}")
-        return Stated([_parts(cell, mark) for cell in texts], notes=(_said(f"Labels are separated {told}", task),))
-    if task == "multilabel":
-        return Stated([() if no_label(cell) else (cell,) for cell in texts])
-    return Stated(texts)
+    return Stated(texts if task is None else [(cell,) for cell in texts])
 
 
 def _parts(cell: str, sign: str) -> Names:
