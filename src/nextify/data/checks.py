@@ -267,18 +267,19 @@ def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> L
     bad = np.isin(listing.train, list(unreadable))
     train = listing.train.copy() if to_train else listing.train[~bad]
     replaced = []
-    labels = listing.labels[train]
-    before, after = (class_counts(some_labels, len(listing.classes)) for some_labels in (labels, labels[~bad]))
-    if to_train and len(lost := np.flatnonzero((before > 0) & (after == 0))):
-        name = printable(listing.classes[lost[0]])
-        raise DataError(f"no training image of class {name} can be read: replace them, or leave the class out")
-    for position in np.flatnonzero(bad & to_train):
-        same = labels == labels[position]
-        alike = np.flatnonzero(~bad & (same.all(1) if same.ndim == 2 else same))
-        if not len(alike):  # of several labels, no other has the very same
-            alike = np.flatnonzero(~bad)
-        train[position] = listing.train[alike[np.searchsorted(alike, position) % len(alike)]]
-        replaced.append(f"{names[train[position]]} for {names[listing.train[position]]}")
+    if to_train and bad.any():
+        labels = listing.labels[listing.train]
+        before, after = (class_counts(own, len(listing.classes)) for own in (labels, labels[~bad]))
+        for lost in np.flatnonzero((before > 0) & (after == 0))[:1]:
+            name = printable(listing.classes[lost])
+            raise DataError(f"no training image of class {name} can be read: replace them, or leave the class out")
+        for position in np.flatnonzero(bad):
+            same = labels == labels[position]
+            alike = np.flatnonzero(~bad & (same.all(1) if same.ndim == 2 else same))
+            if not len(alike):  # of several labels, no other has the very same
+                alike = np.flatnonzero(~bad)
+            train[position] = listing.train[alike[np.searchsorted(alike, position) % len(alike)]]
+            replaced.append(f"{names[train[position]]} for {names[listing.train[position]]}")
     test = listing.test[~np.isin(listing.test, list(unreadable))]
     count = plural(len(unreadable), "image cannot be read and is", "images cannot be read and are")
     said = f"{count} left out: {some([names[i] for i in unreadable])}."
