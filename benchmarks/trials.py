@@ -1,10 +1,10 @@
-"""Images/s and peak memory of a study's training steps, for each row of the roadmap: this build beside another checkout.
+"""Images/s and peak memory of a study's steps, for each row of the roadmap: this build beside another checkout.
 
 Each round starts one process per build and walks through the rows; the two take turns on each (A B A B …, the first one
 changing from round to round). A step is all that a trial does between two evaluations: its batch, augmentation, forward
 and backward pass, optimizer. Time is the process's own, on one thread, which other programs disturb less than the
-clock's. Ratios are paired by round; the medians' geometric mean over the rows, and the peak memory of a process that has
-run all rows, stand last.
+clock's. Ratios are paired by round; the medians' geometric mean over the rows, and the peak memory of a process that
+has run all rows, stand last.
 
     python benchmarks/trials.py ../nextify-33f1e40/src --rounds 5 --json trials.json
 
