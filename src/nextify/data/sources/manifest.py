@@ -350,12 +350,13 @@ def _table(
         labels = [label if isinstance(label, tuple) else label.strip() for label in cells[columns["label"]]]
     else:
         known = {columns[name] for name in _WANTED if name in columns}
-        free = (i for i, name in enumerate(names) if i not in known and name.strip())
-        others = [(names[i].strip(), cells[i]) for i in free if not _SHOWN.fullmatch(names[i].strip().lower())]
+        others = [(name.strip(), cells[i]) for i, name in enumerate(names) if i not in known and name.strip()]
         if not others:
             raise _missing(where, names, ("label",))
     groups = cells[columns["group"]] if "group" in columns else None
-    if groups is None and (shows := [name.strip() for name in names if _SHOWN.fullmatch(name.strip().lower())]):
+    classes = {name for name, own in others if {cell.strip() for cell in own} <= {"0", "1"}}  # such as person
+    shows = [name for name in map(str.strip, names) if _SHOWN.fullmatch(name.lower()) and name not in classes]
+    if groups is None and shows:
         said.append(
             f"The column {some(shows)} is not used, so images of one {printable(shows[0])} may be trained on and "
             f"tested on: call the column group to keep them on one side."

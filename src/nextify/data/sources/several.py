@@ -102,7 +102,7 @@ def _refuse_fractions(where: str, cells: Iterable[str]) -> None:
     fractions = [cell for cell in values if _FRACTION.fullmatch(cell) and float(cell) % 1]
     if fractions and all(map(_NUMBER.fullmatch, values)):
         raise DataError(
-            f"the labels of {where} are numbers with fractions ({some(sorted({*fractions}, key=natural)[:3])}): "
+            f"the labels of {where} are numbers with fractions ({some(sorted({*fractions}, key=float)[:3])}): "
             f"{NO_REGRESSION}; --task classification takes each number for a class"
         )
 
