@@ -297,7 +297,7 @@ FAULTS: dict[str, tuple[Rows, str]] = {
     ),
     "fractions in a column": (
         [("path", "age", "split"), *((path, i + 0.5, part) for i, (path, _, part) in enumerate(GOOD[1:]))],
-        "its column age holds numbers with fractions: Nextify has no regression",
+        "t.csv has no labels, and its column age holds numbers with fractions: Nextify has no regression",
     ),
     "few images": (
         [HEADER, ("train/0.png", "a|b", "train"), ("train/1.png", "b", "train"), ("val/0.png", "a", "val")],

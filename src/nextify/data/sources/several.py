@@ -149,8 +149,8 @@ def in_columns(
         for name, cells in columns:
             values = [cell.strip() for cell in cells if cell.strip()]
             if values and all(map(_NUMBER.fullmatch, values)) and any(float(value) % 1 for value in values):
-                raise DataError(f"{where} has no labels, and its column {printable(name)} holds numbers with fractions: "
-                                f"{NO_REGRESSION}")  # fmt: skip
+                raise DataError(f"{where} has no labels, and its column {printable(name)} holds numbers with "
+                                f"fractions: {NO_REGRESSION}")  # fmt: skip
         raise missing()
     classes = tuple(sorted(chosen, key=natural))
     labels = [tuple(name for name in classes if chosen[name][i]) for i in range(len(rows))]
