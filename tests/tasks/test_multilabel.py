@@ -326,7 +326,7 @@ def test_explain_works_for_each_class(bundle: Path, colours: Path, tmp_path: Pat
     for index in ("0", "2"):
         assert main(["explain", str(bundle), str(colours.parent / "000.png"), "--index", index, "--out",
                      str(tmp_path / index), "--threads", "1"]) == 0  # fmt: skip
-        (one,) = json.loads((tmp_path / index / "explanations.json").read_text())["images"]
+        (one,) = json.loads((tmp_path / index / "explanations.json").read_text())
         assert one["label"] == CLASSES[int(index)]
 
 
