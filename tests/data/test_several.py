@@ -127,7 +127,9 @@ def test_every_way_to_state_several_labels_gives_the_same(way: str, root: Path) 
         assert images.multilabel
         assert images.classes == ("cat", "dog", "tree")
         for part in ("train", "val"):
-            assert labels_of(images, part) == list(SETS)
+            found = labels_of(images, part)
+            assert sorted(found) == sorted(SETS)
+            assert way in ("links", "copies") or found == list(SETS)  # those are named by their first class folder
         assert "2 of 16 images have no label: they show none of the classes." in images.notes
         assert len(images.train) == len(images.test) == 8
     if recognized and way not in ("lists", "metadata"):
@@ -156,7 +158,7 @@ def test_signs_in_names_are_no_separators(root: Path) -> None:
     rows = [(f"{part}/{i}.png", names[i % 3], part) for part in ("train", "val") for i in range(8)]
     images = open_images(table(root / "t.csv", [("path", "label", "split"), *rows]))
     assert images.classes == tuple(sorted(names))
-    rows = [(p, "a; b" if i % 3 == 0 else n if i % 3 == 1 else "a", s) for i, (p, n, s) in enumerate(rows)]
+    rows = [(path, ("a; b", names[0], "a")[i % 8 % 3], part) for i, (path, _, part) in enumerate(rows)]
     images = open_images(table(root / "t.csv", [("path", "label", "split"), *rows]))
     assert not images.multilabel
     assert any("--task multilabel takes them apart" in note for note in images.notes)
@@ -189,8 +191,7 @@ def test_rare_labels_are_on_both_sides_and_groups_are_not() -> None:
     everything = np.arange(len(labels))
     train, test, note = split_train(labels, Splitting(), everything)
     assert sorted([*train, *test]) == everything.tolist()
-    share = labels[test].sum(0) / labels.sum(0)
-    assert (np.abs(share - 0.2) < 0.11).all()
+    assert (np.abs(labels[test].sum(0) - 0.2 * labels.sum(0)) <= 2 + 0.03 * labels.sum(0)).all()
     assert labels[train].any(0).all()
     assert abs((~labels[test].any(1)).sum() / (~labels.any(1)).sum() - 0.2) < 0.05
     assert "about 20% of each class, seed 0" in note
@@ -272,13 +273,16 @@ FAULTS: dict[str, tuple[Rows, str]] = {
         "rows 2 and 3 of t.csv name train/0.png and disagree ('x', 'y'): give an image one split and one group",
     ),
     "unknown split": (without(GOOD, 1, "train/0.png", "cat|dog", "tr"), "row 2 of t.csv has the split 'tr'"),
-    "test label unknown": (without(GOOD, 16, "val/7.png", "cat|cow", "val"), "has one class (cow) that"),
+    "test label unknown": (
+        without(GOOD, 16, "val/7.png", "cat|cow", "val"),
+        "split val has class cow that split train lacks",
+    ),
     "one label for all": (
         [HEADER, *((path, "cat" if part == "train" else "cat|dog", part) for path, _, part in GOOD[1:])],
         "every image of t.csv has the label cat, so there is nothing to tell apart",
     ),
     "true and True": (
-        [HEADER, *((path, "true|cat" if i % 2 else "True", part) for i, (path, _, part) in enumerate(GOOD[1:]))],
+        [HEADER, *((path, ("true|cat", "True", "cat")[i % 8 % 3], part) for i, (path, _, part) in enumerate(GOOD[1:]))],
         "the labels True, true differ in their spelling only: write them alike",
     ),
     "neither 0 nor 1": (
@@ -349,9 +353,7 @@ def test_what_is_odd_is_said(root: Path) -> None:
     assert "d\tog" in images.classes
     rows = [(path, "|".join(own), part) for path, own, part in entries() if part == "train" or "tree" not in own]
     images = open_images(table(root / "t.csv", [HEADER, *rows]))
-    assert any(
-        note.endswith("has no images of one class (tree): mAP is over the other classes.") for note in images.notes
-    )
+    assert any(note.endswith("has no images of class tree: mAP is over the other classes.") for note in images.notes)
     pairs = [("train/0.png", "a|b"), ("again.png", "a"), ("train/1.png", "b"), ("train/2.png", "a|b")]
     (root / "again.png").write_bytes((root / "train/0.png").read_bytes())
     rows = [("path", "label"), *pairs, *((path, "a|b") for path, *_ in rows[8:])]
@@ -361,7 +363,7 @@ def test_what_is_odd_is_said(root: Path) -> None:
 
 def test_an_unreadable_image_is_replaced_by_one_of_the_same_labels(root: Path) -> None:
     data = (root / "train/7.png").read_bytes()
-    (root / "train/7.png").write_bytes(data[: len(data) // 2])
+    (root / "train/7.png").write_bytes(data[:-40] + bytes(20) + data[-20:])  # its header and its end are whole
     images = open_images(joined(root, "|"), skip_unreadable=True)
     assert len(images.train) == 8
     assert labels_of(images, "train").count(("dog",)) == 2

@@ -147,7 +147,7 @@ def test_smoothing_leaves_half_of_it_to_the_other_answer() -> None:
     assert torch.equal(targets, LABELS.float())
 
 
-@pytest.mark.parametrize("mixing", [Mixing(mixup=0.8, cutmix="off", probability=1.0), Mixing(probability=1.0)])
+@pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(mixup=0.8, cutmix=1.0)])
 def test_targets_are_mixed_in_the_images_shares(mixing: Mixing) -> None:
     """Each image is one value everywhere, so that the mean of a mixed one tells its share."""
     values = torch.tensor([0, 60, 120, 180, 240])
@@ -164,7 +164,7 @@ def test_targets_are_mixed_in_the_images_shares(mixing: Mixing) -> None:
 
 
 def test_mixing_of_one_class_per_image_is_as_it_was() -> None:
-    recipe = CONVNEXT.with_(mixing=Mixing(probability=1.0), random_erasing=0.0, label_smoothing=0.0)
+    recipe = CONVNEXT.with_(mixing=Mixing(mixup=0.8, cutmix=1.0), random_erasing=0.0, label_smoothing=0.0)
     pixels = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 2, 1, 1])
     one = finish(pixels.clone(), labels, recipe, 3, 7, 0, "cpu", MEAN, STD)

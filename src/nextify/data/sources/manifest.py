@@ -75,10 +75,13 @@ class Table:
     """What the label column is called; empty where there is none."""
     columns: Sequence[str] = ()
     """The names of all."""
+    where: str = ""
+    """The file, as a message names it."""
     notes: Sequence[str] = ()
 
-    def stated(self, where: str, task: LabelTask | None) -> Stated:
+    def stated(self, task: LabelTask | None) -> Stated:
         """What the rows' labels are. Raises ``DataError``."""
+        where = self.where
         if self.label_name:
             return in_one_column(where, self.labels, task, plural_name=self.label_name in PLURALS)
         return in_columns(where, self.others, self.rows, task, lambda: _missing(where, self.columns, ("label",)))
@@ -128,6 +131,8 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
     others = [(same[0][0], [*chain.from_iterable(column for _, column in same)]) for same in cells]
     names = ("paths", "labels", "splits", "groups", "rows", "notes")
     table = replace(tables[0], **{name: joined(name) for name in names}, others=others)
+    if len(tables) > 1:
+        table = replace(table, where=printable(str(root)))
     table = replace(table, notes=[f"The labels are those of {some(own)}.", *dict.fromkeys(table.notes)])
     beside = ((os.path.normpath(os.path.join(root, name)), reason) for name, reason in files_below(root, every=True))
     return _list(root, printable(str(root)), table, splitting, own, beside)
@@ -155,7 +160,7 @@ def _list(
         if path not in listed:
             left.setdefault(reason or f"images that {where} does not list", []).append(os.path.relpath(path, root))
     groups = table.groups and ["" if no_label(group) else group.strip() for group in table.groups]
-    stated = table.stated(where, splitting.task)
+    stated = table.stated(splitting.task)
     if stated.several:
         splits = table.splits and [split.strip().lower() for split in table.splits]
         kept, stated = merged_rows(where, table.paths, table.rows, stated, (splits, groups))
@@ -362,7 +367,7 @@ def _table(
             f"tested on: call the column group to keep them on one side."
         )
     label_name = names[columns["label"]].strip().lower() if "label" in columns else ""
-    return Table(cells[columns["path"]], labels, splits, groups, rows, others, label_name, names, said)
+    return Table(cells[columns["path"]], labels, splits, groups, rows, others, label_name, names, where, said)
 
 
 def _delimiter(line: str, folder: Path) -> tuple[str, list[str]]:
