@@ -1,9 +1,10 @@
-"""Images/s of a study's training steps, for each row of the roadmap: this build beside another checkout.
+"""Images/s and peak memory of a study's steps, for each row of the roadmap: this build beside another checkout.
 
 Each round starts one process per build and walks through the rows; the two take turns on each (A B A B …, the first one
 changing from round to round). A step is all that a trial does between two evaluations: its batch, augmentation, forward
 and backward pass, optimizer. Time is the process's own, on one thread, which other programs disturb less than the
-clock's. Ratios are paired by round; the medians' geometric mean over the rows stands last.
+clock's. Ratios are paired by round; the medians' geometric mean over the rows, and the peak memory of a process that
+has run all rows, stand last.
 
     python benchmarks/trials.py ../nextify-33f1e40/src --rounds 5 --json trials.json
 
@@ -17,6 +18,7 @@ import contextlib
 import json
 import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,10 +28,12 @@ from pathlib import Path
 OWN = Path(__file__).resolve().parent.parent / "src"
 WARM_UP = 3
 """Steps that include first allocations and the choice of kernels."""
+MEMORY = "peak-memory"
+"""In place of a row: MiB that the process has held at most."""
 
 
 def serve(scale_name: str, kernels: str) -> None:
-    """Answer each line ``ROW STEPS`` on standard input with the median seconds of a step of that row."""
+    """Answer each line ``ROW STEPS`` on standard input with the images/s of that row, or with ``MEMORY``."""
     import torch
 
     from nextify.data import open_images
@@ -55,6 +59,9 @@ def serve(scale_name: str, kernels: str) -> None:
     print(json.dumps(list(trials)), flush=True)
     for line in sys.stdin:
         row, steps = line.split()
+        if row == MEMORY:
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)  # KiB on Linux
+            continue
         trainer = Trainer(
             trials[row], images, Runtime(threads=1, **({} if kernels == "auto" else {"kernels": kernels}))
         )
@@ -87,7 +94,8 @@ class Build:
             raise RuntimeError(f"a measuring process ended with code {self.process.wait()}; its error is above")
         return json.loads(line)
 
-    def images_per_second(self, row: str, steps: int) -> float:
+    def measured(self, row: str, steps: int) -> float:
+        """Images/s of a row, or ``MEMORY``."""
         assert self.process.stdin is not None
         print(row, steps, file=self.process.stdin, flush=True)
         return self._answer()
@@ -119,6 +127,7 @@ def main() -> None:
     sources = OWN, options.other
     commits = [commit(source) for source in sources]
     found: dict[str, list[tuple[float, float]]] = {}  # images/s: this build, the other
+    memory: list[tuple[float, float]] = []  # MiB
     for number in range(options.rounds):
         with contextlib.ExitStack() as ending:
             builds = []
@@ -127,8 +136,9 @@ def main() -> None:
                 ending.callback(builds[-1].end)
             for row in options.rows or builds[0].rows:
                 order = (0, 1) if number % 2 == 0 else (1, 0)
-                speeds = {at: builds[at].images_per_second(row, options.steps) for at in order}
+                speeds = {at: builds[at].measured(row, options.steps) for at in order}
                 found.setdefault(row, []).append((speeds[0], speeds[1]))
+            memory.append((builds[0].measured(MEMORY, 0), builds[1].measured(MEMORY, 0)))
 
     from nextify.system.environment import describe
 
@@ -142,9 +152,13 @@ def main() -> None:
         medians.append(statistics.median(ratios))
         own, other = (statistics.median(column) for column in zip(*pairs, strict=True))
         print(f"| {row} | {own:.0f} | {other:.0f} | {medians[-1]:.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
-    print(f"| geometric mean | | | **{math.prod(medians) ** (1 / len(medians)):.2f}** | |")
+    print(f"| geometric mean | | | **{math.prod(medians) ** (1 / len(medians)):.3f}** | |")
+    ratios = [own / other for own, other in memory]
+    own, other = (statistics.median(column) for column in zip(*memory, strict=True))
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"| peak memory, MiB | {own:.0f} | {other:.0f} | {statistics.median(ratios):.3f} | {spread} |")
     if options.json:
-        content = {"environment": here, "commits": commits, "images_per_second": found}
+        content = {"environment": here, "commits": commits, "images_per_second": found, "peak_memory_mib": memory}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

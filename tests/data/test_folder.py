@@ -112,7 +112,8 @@ def test_notes_on_content(tmp_path: Path) -> None:
     assert "2 test images are also training images" in text
     (warning,) = images.warnings
     examples = "(train/dog/0.png as dog and val/cat/copy.png as cat)"
-    assert warning == f"1 image stands in more than one class {examples}: correct their labels"
+    remedy = "correct their labels, or give --task multilabel where an image can have several"
+    assert warning == f"1 image stands in more than one class {examples}: {remedy}"
     assert images.test_images_also_in_training == 2
     assert "unequal" not in text
     for i in range(20):

@@ -304,7 +304,7 @@ def test_labels_that_contradict_each_other_are_a_warning(tmp_path: Path) -> None
     images = open_images(write_csv(root / "m.csv", rows))
     assert images.warnings == (
         "3 images stand in more than one class (x/0.png as cat and x/6.png as dog; x/1.png as dog and x/1.png as emu): "
-        "correct their labels",
+        "correct their labels, or give --task multilabel where an image can have several",
     )
     assert images.test_images_also_in_training == 2
 

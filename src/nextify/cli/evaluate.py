@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(MeasurementOptions):
-    """Measure a bundle on images: top-1, top-5, per-class accuracy, confusion matrix and calibration; of a detector
-    average precision, of a segmenter mean IoU.
+    """Measure a bundle on images: top-1, top-5, per-class accuracy, confusion matrix and calibration; of several labels
+    per image mAP and F1, of a detector average precision, of a segmenter mean IoU.
 
     With --out, also write evaluation.json and pictures, such as the confusion matrix and the worst mistakes. Processes
     started by torchrun share the images.
@@ -32,14 +32,69 @@ class Options(MeasurementOptions):
 
 
 def run(options: Options) -> int:
-    from nextify.weights.bundle import DenseAbout, stated
+    from nextify.weights.bundle import About, DenseAbout, stated
 
     about = stated(options.bundle)
     if isinstance(about, DenseAbout):
         return _run_dense(options, about)
     if options.ignore_index is not None:
         raise ValueError(f"--ignore-index is for index masks, and {options.bundle} is a classifier: leave it out")
+    if isinstance(about, About) and about.thresholds:
+        return _run_multilabel(options)
     return _run(options)
+
+
+def _run_multilabel(options: Options) -> int:
+    from rich.console import Console
+
+    from nextify.cli.progress import read_images
+    from nextify.evaluation.dense_intervals import DRAWS
+    from nextify.evaluation.multilabel import evaluate_multilabel, files
+    from nextify.tasks.multilabel_metrics import SPECS
+
+    place = runtime(options.machine.device, options.machine.threads)
+    with processes.joined(place.device):
+        images = read_images(
+            *(Console(stderr=True), options.data, options.reading, None, options.bundle),
+            to_train=False,
+            tested=options.split,
+            task="multilabel",
+            several=True,
+        )
+        found = evaluate_multilabel(
+            options.bundle,
+            images,
+            part=options.part,
+            device=place.device,
+            threads=options.machine.threads,
+            class_order=options.class_order,
+            kernels=options.machine.kernels,
+            out=options.out,
+        )
+    if processes.number() > 0:
+        return 0
+    if options.json:
+        print_json(found.to_dict())
+        return 0
+    note(*images.warnings, *images.notes, *found.notes)
+    measured = f"{found.model or options.bundle} on {plural(found.images, 'image')} of {found.data}"
+    print(f"{printable(measured)}, {found.precision}")
+    within = {key: f" ({low:.2f} to {high:.2f})" for key, (low, high) in found.intervals.items()}
+    figures = ", ".join(spec.text(found.metrics[spec.key]) + within.get(spec.key, "") for spec in SPECS)
+    print(f"{figures}{f'; in parentheses 95 % intervals of {DRAWS:,} bootstrap draws' if within else ''}\n")
+    rows = [
+        (
+            *(printable(c.name), f"{c.images:,}", percent(c.ap), f"{c.threshold:.3f}", f"{c.given:,}"),
+            *map(percent, (c.precision, c.recall, c.f1)),
+        )
+        for c in found.classes
+    ]
+    header = ("class", "images", "AP, %", "threshold", "given", "precision, %", "recall, %", "F1, %")
+    print_columns(header, rows)
+    if options.out is not None:
+        for name in files(found):
+            print(f"written: {options.out / name}")
+    return 0
 
 
 def _run(options: Options) -> int:

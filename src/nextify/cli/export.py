@@ -98,7 +98,9 @@ def run(options: Options) -> int:
     to, size, searches = options.to, options.image_size, options.fastest or options.precision == "int8"
     images = None
     if options.data is not None:
-        images = read_images(console, options.data, options.reading, None, options.bundle, to_train=searches)
+        images = read_images(
+            console, options.data, options.reading, None, options.bundle, to_train=searches, several=not searches
+        )
         note(*images.warnings)
     if searches and images is not None:
         made = fastest if to is None else partial(quantize, to=to)
@@ -115,12 +117,13 @@ def run(options: Options) -> int:
         threads=options.threads,
     )
     found = done.verification
+    same = "labels" if done.about.thresholds else "top-1"
     if options.json:
         print_json({"path": str(done.path), "export": asdict(done.exported), "verification": asdict(found)})
         return 0
     print(f"{done.exported.name}: {done.bytes / 1e6:,.1f} MB")
     print(
-        f"verified on {found.images} images of {found.data}: top-1 as the bundle's on {found.top1_equal:g} %, largest "
+        f"verified on {found.images} images of {found.data}: {same} as the bundle's on {found.top1_equal:g} %, largest "
         f"difference {found.largest_difference:.1e} of an image's largest logit (limit {found.limit:g})\n"
     )
     rows = [(f"{t.batch}", f"{t.file:,.2f}", f"{t.bundle:,.2f}") for t in found.timings]

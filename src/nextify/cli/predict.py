@@ -21,7 +21,8 @@ from nextify.paper.settings import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Options(InferenceOptions):
-    """Classify images with a bundle and print the most probable classes; with a detector's print the objects found,
+    """Classify images with a bundle and print the most probable classes, or, of several labels per image, those at or
+    above their thresholds; with a detector's print the objects found,
     with a segmenter's the shares of the classes.
 
     Unreadable images are reported on stderr; the others are still looked at, and the exit code is 1.
@@ -33,7 +34,7 @@ class Options(InferenceOptions):
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
     top: Annotated[Annotated[int, Range(least=1, most=10**6)] | None, UNSET] = None
-    """Of a classifier: the number of classes to print per image. Default: 5."""
+    """Of a classifier: the number of classes to print per image. Default: 5; of several labels those that are given."""
     least_score: Annotated[Annotated[float, Range(least=0, most=1)] | None, UNSET] = None
     """Of a detector: the least score of the objects to name. Default: 0.3; nextify evaluate prints the best one."""
     out: Folder = None

@@ -21,9 +21,6 @@ from nextify.weights.bundle import DenseAbout, stated
 if TYPE_CHECKING:
     from nextify.cli.predict import Options
 
-TOP = 5
-"""Classes that are printed of each image."""
-
 
 def run_prediction(options: Options) -> int:
     about = stated(options.bundle)
@@ -92,6 +89,18 @@ def _failures(predictions: Sequence[Prediction | DensePrediction]) -> int:
     return 1 if failed else 0
 
 
+def _rows(predictions: Sequence[Prediction]) -> list[tuple[str, str, str]]:
+    """The classes or labels of each image; one that has no label has a row too."""
+    return [
+        (printable(p.path) if rank == 0 else "", *words)
+        for p in predictions
+        if not p.error
+        for rank, words in enumerate(
+            [(printable(guess.label), f"{100 * guess.probability:.2f} %") for guess in p.guesses] or [("none", "")]
+        )
+    ]
+
+
 def _run(options: Options) -> int:
     place = runtime(options.machine.device, options.machine.threads)
     runner = open_runner(
@@ -102,17 +111,13 @@ def _run(options: Options) -> int:
         class_order=options.class_order,
     )
     predictor = Predictor(runner, channels=options.channels)
-    predictions = list(predictor(options.images, TOP if options.top is None else options.top))
+    predictions = list(predictor(options.images, options.top))
     if options.json:
         print_json([{**p.to_dict(), "path": valid_unicode(p.path)} for p in predictions])
     elif options.csv:
         print(csv_text(predictions), end="")
     else:
-        rows = [
-            (printable(p.path) if rank == 0 else "", printable(guess.label), f"{100 * guess.probability:.2f} %")
-            for p in predictions
-            for rank, guess in enumerate(p.guesses)
-        ]
+        rows = _rows(predictions)
         if rows:
             print_columns(("image", "class", "probability"), rows)
     if not predictor.about.classes:

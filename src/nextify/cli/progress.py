@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self, assert_never
+from typing import Any, Self, assert_never, cast, get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +18,8 @@ from nextify.cli.options import Reading
 from nextify.data import DataError, Images, open_images
 from nextify.data.dense.annotations import DenseTask
 from nextify.data.dense.opening import open_dense, recognize
+from nextify.data.images import check_images
+from nextify.data.source import LabelTask
 from nextify.data.sources.parts import Tested
 from nextify.report.text import duration
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
@@ -221,7 +223,7 @@ def read_any(
     reading: Reading,
     cache: Path | None,
     weights: str | None,
-    task: DenseTask | None,
+    task: str | None,
     ignore_index: int | None = None,
     to_train: bool = True,
     tested: Tested | None = None,
@@ -232,11 +234,14 @@ def read_any(
         task: what to learn, where the data itself does not tell; the others as ``read_images`` and ``open_dense`` have
             them.
     """
-    dense = task or recognize(source)
+    of_labels = task in get_args(LabelTask)
+    dense = None if of_labels else cast("DenseTask | None", task) or recognize(source)
     if dense is None:
         if ignore_index is not None:
             raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
-        return read_images(console, source, reading, cache, weights, to_train, tested)
+        return read_images(
+            console, source, reading, cache, weights, to_train, tested, cast("LabelTask | None", task), several=True
+        )
     if dense == "detection" and ignore_index is not None:
         raise DataError(f"--ignore-index is for masks, and of {source} boxes are learned: leave it out")
     if reading.channels is not None:
@@ -244,7 +249,7 @@ def read_any(
     with console.status("looking at the images …") as status:
         return open_dense(
             source,
-            task=task,
+            task=cast("DenseTask | None", task),
             split_seed=reading.split_seed,
             cache=cache,
             skip_unreadable=reading.skip_unreadable,
@@ -263,17 +268,22 @@ def read_images(
     weights: str | None = None,
     to_train: bool = True,
     tested: Tested | None = None,
+    task: LabelTask | None = None,
+    *,
+    several: bool = False,
 ) -> Images:
     """Open the images of ``--data``, with progress.
 
     Args:
         cache: folder for what later starts need not do again; None for none.
         weights: where the bands of the images come from if ``--channels`` does not name them.
-        to_train, tested: as ``open_images`` has them.
+        to_train, tested, task: as ``open_images`` has them.
+        several: whether images with several labels are taken.
     """
     with console.status("looking at the images …") as status:
-        return open_images(
+        images = open_images(
             source,
+            task=task,
             split_seed=reading.split_seed,
             cache=cache,
             to_train=to_train,
@@ -282,3 +292,5 @@ def read_images(
             skip_unreadable=reading.skip_unreadable,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
         )
+    check_images(images, several=several)
+    return images

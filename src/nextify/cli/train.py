@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from nextify.cli import options as common
 from nextify.cli.settings import settings
-from nextify.data.source import check_source, source_name
+from nextify.data.source import check_source, check_task, source_name
 from nextify.paper.settings import Range
 from nextify.training.request import Request, check, check_licence
 from nextify.training.tracking import check_trackers
@@ -80,8 +80,11 @@ class Options:
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A name that `nextify models` lists, e.g. convnext_atto."""
     data: common.Images
-    task: common.Task = None
-    """What to learn where the data is annotated for several. Default: recognized from the data."""
+    task: Annotated[
+        str | None, arg(metavar="classification|multilabel|detection|segmentation", help_behavior_hint="")
+    ] = None
+    """What to learn where the data allows for several: classification has one class per image, multilabel any number of
+    labels. Default: recognized from the data (docs/data.md)."""
     ignore_index: common.IgnoreIndex = None
     out: common.Folder = None
     """Folder of the results. Default: runs/MODEL-DATA."""
@@ -119,6 +122,7 @@ class Options:
         check_licence(self.licence)
         check_trackers(self.watching.track)
         check_source(self.data)
+        check_task(self.task)
         common.check_weights(self.network.weights)
         common.check_folder(self.folder)
 

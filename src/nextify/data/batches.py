@@ -23,7 +23,7 @@ from nextify.data.transforms import Square, TrainTransform
 from nextify.paper.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
-"""uint8 ``(B, S, S, 3)`` and int64 ``(B,)``, on the CPU."""
+"""uint8 ``(B, S, S, 3)`` and int64 ``(B,)``, or ``(B, K)`` of several labels, on the CPU."""
 
 Made = TypeVar("Made")
 
@@ -204,7 +204,7 @@ class TestBatches:
         for number in range(len(self)):
             start = (number * self.count + self.rank) * self.batch_size
             if start >= len(self.images):
-                yield torch.from_numpy(self._part(0, 1)), torch.tensor([-1])
+                yield torch.from_numpy(self._part(0, 1)), torch.from_numpy(np.full_like(self.images.labels[:1], -1))
                 continue
             stop = min(start + self.batch_size, len(self.images))
             yield torch.from_numpy(self._part(start, stop)), torch.from_numpy(self.images.labels[start:stop])

@@ -20,7 +20,16 @@ import numpy as np
 from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
-from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore
+from nextify.data.images import (
+    EncodedStore,
+    Images,
+    ImageSet,
+    MixedStore,
+    Store,
+    UniformStore,
+    class_counts,
+    label_of,
+)
 from nextify.data.kept import keep, open_kept
 from nextify.data.sources.listing import Indices, Listing
 from nextify.system.files import parse_json, write_text_atomic
@@ -258,13 +267,19 @@ def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> L
     bad = np.isin(listing.train, list(unreadable))
     train = listing.train.copy() if to_train else listing.train[~bad]
     replaced = []
-    for position in np.flatnonzero(bad & to_train):
-        alike = np.flatnonzero(~bad & (listing.labels[train] == listing.labels[train[position]]))
-        if not len(alike):
-            lost = printable(listing.classes[listing.labels[train[position]]])
-            raise DataError(f"no training image of class {lost} can be read: replace them, or leave the class out")
-        train[position] = listing.train[alike[np.searchsorted(alike, position) % len(alike)]]
-        replaced.append(f"{names[train[position]]} for {names[listing.train[position]]}")
+    if to_train and bad.any():
+        labels = listing.labels[listing.train]
+        before, after = (class_counts(own, len(listing.classes)) for own in (labels, labels[~bad]))
+        for lost in np.flatnonzero((before > 0) & (after == 0))[:1]:
+            name = printable(listing.classes[lost])
+            raise DataError(f"no training image of class {name} can be read: replace them, or leave the class out")
+        for position in np.flatnonzero(bad):
+            same = labels == labels[position]
+            alike = np.flatnonzero(~bad & (same.all(1) if same.ndim == 2 else same))
+            if not len(alike):  # of several labels, no other has the very same
+                alike = np.flatnonzero(~bad)
+            train[position] = listing.train[alike[np.searchsorted(alike, position) % len(alike)]]
+            replaced.append(f"{names[train[position]]} for {names[listing.train[position]]}")
     test = listing.test[~np.isin(listing.test, list(unreadable))]
     count = plural(len(unreadable), "image cannot be read and is", "images cannot be read and are")
     said = f"{count} left out: {some([names[i] for i in unreadable])}."
@@ -361,7 +376,8 @@ def _fingerprint(listing: Listing, records: Records) -> str:
     # "folder" whatever the source is: the same images, names, classes and order make the same training.
     digest = hashlib.sha256(json.dumps([VERSION, "folder", listing.classes, len(listing.train)]).encode())
     for i in (*listing.train, *listing.test):
-        line = f"{listing.images.names[i]}\0{listing.labels[i]}\0{records[i].digest}\n"
+        label = listing.labels[i] if listing.labels.ndim == 1 else label_of(listing.labels, i)
+        line = f"{listing.images.names[i]}\0{label}\0{records[i].digest}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -377,7 +393,7 @@ def _notes(listing: Listing, by_index: Records) -> Iterator[str]:
     if len(sizes) > 1:
         small, large = (f"{width}×{height}" for _, height, width in (sizes[0], sizes[-1]))
         yield f"The images have {len(sizes):,} sizes, from {small} to {large} pixels."
-    counts = Counter(listing.labels[listing.train].tolist())
+    counts = Counter(i for own in listing.train for i in label_of(listing.labels, own))
     (most, largest), *_, (least, smallest) = counts.most_common() * 2 or [(0, 0)] * 2
     if largest > IMBALANCE * smallest:
         yield (
@@ -408,17 +424,27 @@ def _shared(listing: Listing, records: Records) -> list[tuple[int, int]]:
 
 def _contradictions(listing: Listing, records: Records) -> Iterator[str]:
     """One sentence where the same image stands in more than one class."""
-    copies: dict[str, dict[int, int]] = {}  # of a digest: label to the first image that has it
+    copies: dict[str, dict[tuple[int, ...], int]] = {}  # of a digest: label to the first image that has it
     for i in (*listing.train, *listing.test):
-        copies.setdefault(records[i].digest, {}).setdefault(int(listing.labels[i]), int(i))
+        copies.setdefault(records[i].digest, {}).setdefault(label_of(listing.labels, int(i)), int(i))
     torn = [by_label for by_label in copies.values() if len(by_label) > 1]
-    if torn:
-        examples = "; ".join(
-            " and ".join(
-                f"{printable(listing.images.names[i])} as {printable(listing.classes[label])}"
-                for label, i in list(by_label.items())[:2]
-            )
-            for by_label in torn[:EXAMPLES]
+    if not torn:
+        return
+
+    def words(label: tuple[int, ...]) -> str:
+        return ", ".join(printable(listing.classes[k]) for k in label) or "none"
+
+    examples = "; ".join(
+        " and ".join(
+            f"{printable(listing.images.names[i])} as {words(label)}" for label, i in list(by_label.items())[:2]
         )
-        count = plural(len(torn), "image stands", "images stand")
-        yield f"{count} in more than one class ({examples}): correct their labels"
+        for by_label in torn[:EXAMPLES]
+    )
+    count = plural(len(torn), "image stands", "images stand")
+    if listing.labels.ndim == 2:
+        yield f"{count} under several names with other labels ({examples}): correct them"
+    else:
+        yield (
+            f"{count} in more than one class ({examples}): correct their labels, or give --task multilabel where an "
+            f"image can have several"
+        )

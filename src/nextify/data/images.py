@@ -22,6 +22,18 @@ from nextify.data.kept import Kept
 from nextify.system.text import printable
 
 Labels = npt.NDArray[np.int64]
+"""``(N,)`` classes; or ``(N, K)`` of 0 and 1 where an image can have several."""
+
+
+def class_counts(labels: Labels, num_classes: int) -> npt.NDArray[np.int64]:
+    """``(K,)``: images of each class."""
+    return labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=num_classes)
+
+
+def label_of(labels: Labels, index: int) -> tuple[int, ...]:
+    """The classes of an image, in order."""
+    row = labels[index]
+    return tuple(np.flatnonzero(row).tolist()) if labels.ndim == 2 else (int(row),)
 
 
 class Store(Protocol):
@@ -90,11 +102,24 @@ class SelectedStore:
         return self.store.load(int(self.indices[index]))
 
 
-def check_images(images: object) -> None:
-    """Raise a ``TypeError`` for anything but an ``Images``, such as the path of a folder."""
+def check_images(images: object, *, several: bool = False) -> None:
+    """Check what a function was given as images.
+
+    Args:
+        several: whether images with several labels are taken.
+
+    Raises:
+        TypeError: anything but an ``Images``, such as the path of a folder.
+        DataError: several labels per image, where one class is needed.
+    """
     if not isinstance(images, Images):
         raise TypeError(
             f"images must be what nextify.open_images(…) returns, got {type(images).__name__} {images!r:.60}"
+        )
+    if images.multilabel and not several:
+        raise DataError(
+            f"{images.name} has several labels per image (multi-label), and this is for one class each so far: nextify "
+            f"train, evaluate, predict, explain, export and serve take several"
         )
 
 
@@ -124,7 +149,7 @@ class ImageSet(StoredImages):
     ) -> None:
         """
         Args:
-            labels: ``(N,)`` int64, indices into the data set's classes.
+            labels: ``(N,)`` int64, indices into the data set's classes; or ``(N, K)``, 1 for each label of an image.
             names: what to call each image in a message; None numbers them.
             keep_under: path whose extensions name the files in which resized copies are kept; None keeps none on disk.
         """
@@ -200,3 +225,8 @@ class Images(Counted):
     """Median of the short sides, pixels; None where the images were not looked at one by one."""
     bands: Bands | None = None
     """The bands that were chosen of each image (``--channels``); None shows the images as they are."""
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image can have several labels, or none."""
+        return self.test.labels.ndim == 2

@@ -7,6 +7,9 @@ With several processes, each finishes its share of a batch with the draws of the
 Targets are soft ``(B, K)`` with label smoothing or mixing, and class indices ``(B,)`` with neither. Both suit a plain
 cross entropy, which must not smooth again.
 
+Of several labels per image, ``(B, K)`` of 0 and 1, the targets are mixed in the images' shares. Each label is a
+decision between two classes, so smoothing by s makes 1 - s/2 of a 1 and s/2 of a 0 (Szegedy et al. 2016, K = 2).
+
 timm's Mixup pairs image i with image B-1-i and needs an even batch. The last image of an odd batch is not mixed, but
 its label is smoothed.
 """
@@ -51,7 +54,7 @@ def finish(
 
     Args:
         pixels: uint8 ``(B, S, S, 3)``.
-        labels: int64 ``(B,)``.
+        labels: int64 ``(B,)``, or ``(B, K)`` of 0 and 1.
         mean, std: per channel, for pixels from 0 to 1.
         train: False normalizes the images only and returns the labels unchanged.
         share: the rows of the whole batch that these images are; None for a whole batch.
@@ -64,6 +67,8 @@ def finish(
     y = torch.as_tensor(labels).to(device, non_blocking=True)
     if not train:
         return x, y
+    if y.ndim == 2:
+        y = y.float() * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2
     mixing = recipe.mixing if recipe.mixing != "off" and recipe.mixing.probability > 0 else None
     if recipe.light != "off" and recipe.rand_augment == "off":
         change_light(x, recipe.light, step, seed, std, share)
@@ -73,7 +78,7 @@ def finish(
                 erase(x, recipe.random_erasing, further, share)
             if mixing:
                 return mixed(x, y, mixing, recipe.label_smoothing, num_classes)
-    if recipe.label_smoothing:
+    if recipe.label_smoothing and y.ndim == 1:
         y = mixup_target(y, num_classes, smoothing=recipe.label_smoothing)
     return x, y
 
@@ -145,7 +150,14 @@ def _noise(x: Tensor, seed: int, rows: Rows) -> Tensor:
 
 
 def mixed(x: Tensor, labels: Tensor, mixing: Mixing, smoothing: float, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Mix ``x`` in place by timm's Mixup and CutMix, except the last image of an odd batch; with soft targets."""
+    """Mix ``x`` in place by timm's Mixup and CutMix, except the last image of an odd batch; with soft targets.
+
+    Labels ``(B, K)`` are smoothed already. timm knows class indices only, so each image is a class of its own, whose
+    soft targets are the images' shares.
+    """
+    if labels.ndim == 2:
+        x, shares = mixed(x, torch.arange(len(x), device=x.device), mixing, 0.0, len(x))
+        return x, shares @ labels
     mixup = Mixup(
         mixup_alpha=0.0 if mixing.mixup == "off" else mixing.mixup,
         cutmix_alpha=0.0 if mixing.cutmix == "off" else mixing.cutmix,

@@ -17,7 +17,7 @@ from nextify.data.decode import Pixels
 from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep, open_kept
-from nextify.data.source import KINDS, PREFIX, check_source, is_pattern, source_name
+from nextify.data.source import KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of
 from nextify.data.sources.folder import ARCHIVES, list_folder
 from nextify.data.sources.hugging_face import list_hugging_face
@@ -48,6 +48,7 @@ def open_images(
     to_train: bool = True,
     tested: Tested | None = None,
     channels: Sequence[int] | None = None,
+    task: LabelTask | None = None,
     skip_unreadable: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
@@ -69,6 +70,8 @@ def open_images(
         tested: which part must be tested on, ``val`` or ``test``; None takes val, else test, else part of train.
         channels: the three bands to show of each image, counted from 1, such as ``(4, 3, 2)`` of a file with infrared.
             None shows the colours.
+        task: ``classification``, one class per image, or ``multilabel``, any number of labels (``several.py``). None
+            recognizes it where it is unambiguous, with a note.
         skip_unreadable: leave images out that cannot be read, and name them in ``left_out``; each is decoded once to
             find them. In the place of one whose header is whole another image of its class is trained on, so that a
             training that it stopped goes on. False refuses them.
@@ -83,6 +86,7 @@ def open_images(
         source = os.path.join(os.curdir, source.expanduser())  # a path is never one of the names
     elif not isinstance(source, str):
         raise TypeError(f"a source must be one string or Path, got {type(source).__name__}; give {KINDS}")
+    check_task(task)
     bands = None if channels is None else checked(channels)
     if bands is not None and source in ("digits", "cifar10"):
         raise DataError(f"{source} has no bands to choose from: leave --channels out")
@@ -90,9 +94,11 @@ def open_images(
         raise DataError("scenes has boxes and masks and no labels: nextify train MODEL --data scenes trains on them")
     if tested == "val" and source in ("digits", "cifar10"):
         raise DataError(f"{source} has no val: choose --split test, or leave it out")
+    if task == "multilabel" and (source in ("digits", "cifar10") or source.startswith(PREFIX)):
+        raise DataError(_one_class_each(source))
     if source == "digits":
         return _digits(split_seed, cache)
-    splitting = Splitting(test_fraction, split_seed, to_train, tested)
+    splitting = Splitting(test_fraction, split_seed, to_train, tested, task)
     if source == "cifar10":
         local = root or _default_root()
         if not (local / "train").is_dir():
@@ -108,6 +114,8 @@ def open_images(
             raise DataError(
                 f"{error}; for its boxes or masks, nextify train MODEL --data {printable(source)} trains on them"
             ) from None
+    if task == "multilabel" and listing.labels.ndim == 1:
+        raise DataError(_one_class_each(source))
     if bands is not None:
         listing = replace(listing, images=BandsOf(listing.images, bands))
     images = check(
@@ -120,6 +128,13 @@ def open_images(
         on_progress=on_progress,
     )
     return replace(images, bands=bands)
+
+
+def _one_class_each(source: str) -> str:
+    return (
+        f"{printable(source)} holds one class per image, as only folders and tables of paths hold several labels so "
+        f"far: write a table of paths and labels, or train without --task multilabel"
+    )
 
 
 def _listing(source: str, splitting: Splitting) -> Listing:

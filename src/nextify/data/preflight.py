@@ -19,7 +19,7 @@ import numpy as np
 from nextify.data.checks import IMBALANCE
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.errors import DataError
-from nextify.data.images import Images, ImageSet
+from nextify.data.images import Images, ImageSet, class_counts, label_of
 from nextify.data.sources.parts import count_classes
 from nextify.paper.recipe import Recipe
 from nextify.system.text import plural, some
@@ -64,6 +64,16 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class MultiLabelFacts(DataFacts):
+    """A data set whose images can have several labels; its classes are labels."""
+
+    labels_per_image: float
+    """Mean over the training images."""
+    images_without_labels: int
+    """Training images."""
+
+
+@dataclass(frozen=True)
 class Preflight:
     """The report; notes and warnings are one sentence each."""
 
@@ -76,6 +86,10 @@ class Preflight:
         f = self.facts
         size = "of mixed sizes" if f.size is None else f"of {f.size[1]}×{f.size[0]} pixels"
         each = f"{f.smallest_class[1]:,} to {f.largest_class[1]:,} training images each"
+        if isinstance(f, MultiLabelFacts):
+            each += f", {f.labels_per_image:.2f} labels per image (multi-label)"
+            if f.images_without_labels:
+                each += f", {plural(f.images_without_labels, 'image')} without any"
         return [
             f"{plural(f.train_images, 'image')} to train on and {f.test_images:,} to test on, {size}",
             f"{plural(f.classes, 'class', 'classes')}, {each}",
@@ -105,8 +119,7 @@ def preflight(
         DataError: an epoch would have no step, or there are no test images.
     """
     train = len(images.train)
-    counts = np.bincount(images.train.labels, minlength=images.num_classes)
-    test_counts = np.bincount(images.test.labels, minlength=images.num_classes)
+    counts, test_counts = (class_counts(s.labels, images.num_classes) for s in (images.train, images.test))
     if recipe.batch_size > train:
         raise DataError(
             f"a batch of {plural(recipe.batch_size, 'image')} leaves no step in an epoch of {train:,}: "
@@ -144,6 +157,11 @@ def preflight(
         test_images_also_in_training=shared,
         left_out={reason: list(names) for reason, names in images.left_out.items() if names},
     )
+    if images.multilabel:
+        labels = images.train.labels.sum(1)
+        facts = MultiLabelFacts(
+            **vars(facts), labels_per_image=float(labels.mean()), images_without_labels=int((labels == 0).sum())
+        )
     warnings = (
         *images.warnings,
         *_class_warnings(images, counts, untrained, recipe),
@@ -153,7 +171,8 @@ def preflight(
 
 
 def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str:
-    """A table of each image's name, class (of classification) and part (``train``, ``test``, ``calibration``), as CSV.
+    """A table of each image's name, class (of classification; several labels with bars between them) and part
+    (``train``, ``test``, ``calibration``), as CSV.
 
     Args:
         held_out: which training images are not trained on, but calibrated on.
@@ -171,9 +190,10 @@ def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str
         return text.getvalue()
     writer.writerow(("path", "label", "split"))
     for part, held in (("train", images.train), ("test", images.test)):
-        for i, label in enumerate(held.labels):
+        for i in range(len(held)):
             own = "calibration" if part == "train" and i in apart else part
-            writer.writerow((held.name(i), images.classes[label], own))
+            label = "|".join(images.classes[k] for k in label_of(held.labels, i))
+            writer.writerow((held.name(i), label, own))
     return text.getvalue()
 
 
@@ -192,13 +212,14 @@ def _test_notes(images: Images, absent: Sequence[str]) -> list[str]:
     """What the test images cannot tell."""
     notes = []
     count = len(images.test)
-    if count < FEW_TEST:
+    if count < FEW_TEST and not images.multilabel:
         half = 196 / (2 * count**0.5)  # 95 % of a binomial's mass at an accuracy of one half, in percent
         notes.append(
             f"With {plural(count, 'test image')}, accuracy is known to ±{min(half, 50):.0f} points (95 %) only."
         )
     if absent and not any("has no images of" in note for note in images.notes):
-        notes.append(f"There are no test images of {count_classes(absent)}: accuracy is over the other classes.")
+        notes.append(f"There are no test images of {count_classes(absent)}: "
+                     f"{'mAP' if images.multilabel else 'accuracy'} is over the other classes.")  # fmt: skip
     return notes
 
 
@@ -207,7 +228,7 @@ def _class_warnings(images: Images, counts: np.ndarray[Any, Any], untrained: lis
     if untrained:
         warnings.append(f"no training images of {some(untrained)}: add some, or leave the class out")
     largest, smallest = int(counts.max()), int(counts[counts > 0].min())
-    if largest > IMBALANCE * smallest and recipe.class_balance == "off":
+    if largest > IMBALANCE * smallest and recipe.class_balance == "off" and not images.multilabel:
         warnings.append(
             f"the largest class has {largest / smallest:,.0f} times the images of the smallest, which will hardly be "
             f"predicted: --set class_balance=loss weighs them evenly, class_balance=sampling shows them equally often"

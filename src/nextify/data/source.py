@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from nextify.data.errors import DataError
 from nextify.system.text import printable
@@ -17,6 +18,22 @@ KINDS = (
     "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards; "
     f"with boxes or masks {DENSE_KINDS}"
 )
+
+LabelTask = Literal["classification", "multilabel"]
+"""What is learned from labels: one class per image, or any number of labels."""
+TASKS = ("classification", "multilabel", "detection", "segmentation")
+NO_REGRESSION = (
+    "Nextify has no regression, as it learns classes, labels, boxes and masks: put ranges of the numbers into classes, "
+    "or use another library"
+)
+
+
+def check_task(task: str | None) -> None:
+    """Raise ``DataError`` for what is none of ``TASKS``."""
+    if task == "regression":
+        raise DataError(NO_REGRESSION)
+    if task is not None and task not in TASKS:
+        raise DataError(f"no task {task!r}; there are {', '.join(TASKS)}")
 
 
 def is_pattern(source: str) -> bool:

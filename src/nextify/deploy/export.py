@@ -106,7 +106,7 @@ def export(
         WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds something else.
     """
     if images is not None:
-        check_images(images)
+        check_images(images, several=True)
     out = Path(out)
     check_replaceable(out)
     dynamic = image_size == "dynamic"
@@ -127,7 +127,8 @@ def export(
     with fresh_folder(out) as fresh:
         formats.write(exported, source.model, source.mirror, settings, fresh)
         run = start(fresh / exported.file, exported, threads)
-        found = verify(exported, run, source.run, some_images(shown.test), settings, shown.name)
+        checked = (exported, run, source.run, some_images(shown.test), settings, shown.name)
+        found = verify(*checked, source.about.thresholds)
         describe_export(fresh, source, exported, {"verification": asdict(found)})
     return Export(out, source.about, exported, found, folder_bytes(out))
 

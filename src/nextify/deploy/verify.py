@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
+from scipy.special import logit
 
 from nextify.data.decode import Pixels
 from nextify.data.images import ImageSet
 from nextify.data.preprocessing import Preprocessing
 from nextify.deploy.runners import Exported, Precision, Run
-from nextify.system.text import printable
+from nextify.evaluation.runner import Floats
+from nextify.system.text import printable, shortened
+from nextify.tasks.multilabel_metrics import decided
 
 BATCHES = (1, 2, 7, 64)
 LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1, "int8": 1.0}
@@ -50,7 +54,7 @@ class Verification:
     images: int
     batches: tuple[int, ...]
     top1_equal: float
-    """Percent of the images whose highest logit is the bundle's."""
+    """Percent of the images whose highest logit is the bundle's; of several labels per image, whose labels are."""
     largest_difference: float
     """Of a logit, as a share of the image's largest."""
     limit: float
@@ -64,7 +68,13 @@ def some_images(images: ImageSet, count: int = max(BATCHES)) -> list[tuple[str, 
 
 
 def verify(
-    exported: Exported, run: Run, bundle: Run, images: Sequence[tuple[str, Pixels]], settings: Preprocessing, data: str
+    exported: Exported,
+    run: Run,
+    bundle: Run,
+    images: Sequence[tuple[str, Pixels]],
+    settings: Preprocessing,
+    data: str,
+    thresholds: Sequence[float] = (),
 ) -> Verification:
     """Compare a file with the bundle, at every batch size and, where it takes several, at two sizes of input.
 
@@ -74,6 +84,8 @@ def verify(
         images: names and RGB pixels.
         settings: how inputs are made.
         data: name of the images' source.
+        thresholds: of several labels per image: those at or above them must be the same, except where a logit is as
+            near to its threshold as it may differ. Empty for one class per image, which must be the same.
 
     Raises:
         ExportFailed: it names the image, and by how much it differs.
@@ -102,19 +114,38 @@ def verify(
             if found.shape != expected.shape:
                 raise ExportFailed(f"{exported.name}: {found.shape} instead of {expected.shape} at batch {batch}")
             differences = np.abs(found - expected).max(1) / np.abs(expected).max(1)
-            same = found.argmax(1) == expected.argmax(1)
+            same = _same_answers(found, expected, limit, thresholds)
             bad = ~(differences <= limit) | (exact & ~same)
             if bad.any():
                 i = int(np.argmax(np.where(bad, np.nan_to_num(differences, nan=np.inf), -1)))
                 raise ExportFailed(
                     f"{exported.name} does not compute what the bundle does: {printable(names[i])} of {data} at batch "
-                    f"{batch} differs by {differences[i]:.2g} of its largest logit (limit {limit:g}), its class is "
-                    f"{found[i].argmax()} instead of {expected[i].argmax()}; nothing was written"
+                    f"{batch} differs by {differences[i]:.2g} of its largest logit (limit {limit:g}), its "
+                    f"{_answers(found[i], expected[i], thresholds)}; nothing was written"
                 )
             worst, equal, counted = max(worst, float(differences.max())), equal + int(same.sum()), counted + batch
             if own is settings:
                 timings.append(Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True))))
     return Verification(data, len(images), BATCHES, 100 * equal / counted, worst, limit, tuple(timings))
+
+
+def _same_answers(found: Floats, expected: Floats, limit: float, thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:
+    """``(N,)``: whether the class or the labels of each row of logits are the same."""
+    same: npt.NDArray[np.bool_] = found.argmax(1) == expected.argmax(1)
+    if not thresholds:
+        return same
+    with np.errstate(divide="ignore"):
+        near = np.abs(expected - logit(np.array(thresholds))) <= limit * np.abs(expected).max(1, keepdims=True)
+    same = ((decided(found, thresholds) == decided(expected, thresholds)) | near).all(1)
+    return same
+
+
+def _answers(found: Floats, expected: Floats, thresholds: Sequence[float]) -> str:
+    """The class or the labels of a row of logits, beside those that they should be."""
+    if not thresholds:
+        return f"class is {found.argmax()} instead of {expected.argmax()}"
+    one, other = (np.flatnonzero(decided(row[None], thresholds)[0]).tolist() for row in (found, expected))
+    return f"labels are {shortened(one)} instead of {shortened(other)}"
 
 
 def at_size(settings: Preprocessing, size: tuple[int, int]) -> Preprocessing:

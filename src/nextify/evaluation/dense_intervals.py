@@ -40,9 +40,9 @@ def ap_intervals(seen: Sequence[Observation], num_classes: int, draws: int = DRA
     """
     if len(seen) < 2:
         return {}
-    drawn = _ap_of_draws(sorted(seen, key=lambda one: one.image), num_classes, _weights(len(seen), draws))
+    drawn = _ap_of_draws(sorted(seen, key=lambda one: one.image), num_classes, draw_counts(len(seen), draws))
     drawn = drawn[~np.isnan(drawn[:, 0])]
-    return {"ap": _interval(drawn.mean(1)), "ap50": _interval(drawn[:, 0])}
+    return {"ap": middle(drawn.mean(1)), "ap50": middle(drawn[:, 0])}
 
 
 def ap_scores(seen: Sequence[Observation], num_classes: int, ap: float) -> Floats:
@@ -80,7 +80,7 @@ def _ap_of_draws(
         found = _ClassMatches.of(seen, shared, label)
         if not found.objects.any():
             continue
-        for part in _parts(len(weights), len(found.scores) + 1):
+        for part in parts_of_draws(len(weights), len(found.scores) + 1):
             precision = found.average_precision(weights[part].astype(np.float64), at_recalls)
             classes[part] += ~np.isnan(precision[:, :1])
             sums[part] += np.nan_to_num(precision)
@@ -95,8 +95,8 @@ def miou_intervals(counts: Floats, draws: int = DRAWS) -> dict[str, Interval]:
     """
     if len(counts) < 2:
         return {}
-    drawn = _miou_of(np.tensordot(_weights(len(counts), draws).astype(np.float64), counts, 1))
-    return {"miou": _interval(drawn[~np.isnan(drawn)])}
+    drawn = _miou_of(np.tensordot(draw_counts(len(counts), draws).astype(np.float64), counts, 1))
+    return {"miou": middle(drawn[~np.isnan(drawn)])}
 
 
 def _miou_of(counts: npt.NDArray[Any]) -> Floats:
@@ -107,7 +107,7 @@ def _miou_of(counts: npt.NDArray[Any]) -> Floats:
     return np.where(classes > 0, 100 * (iou.sum(1) / np.maximum(classes, 1)), np.nan)
 
 
-def _weights(images: int, draws: int) -> npt.NDArray[np.uint16]:
+def draw_counts(images: int, draws: int) -> npt.NDArray[np.uint16]:
     """``(draws, N)``: how often each draw takes each image."""
     random = np.random.default_rng(SEED)
     drawn = np.empty((draws, images), np.uint16)
@@ -116,13 +116,14 @@ def _weights(images: int, draws: int) -> npt.NDArray[np.uint16]:
     return drawn
 
 
-def _parts(draws: int, each: int) -> Iterator[slice]:
+def parts_of_draws(draws: int, each: int) -> Iterator[slice]:
     """The draws, cut so that ``each`` numbers of every one fit the memory."""
     step = max(1, AT_ONCE // each)
     return (slice(start, start + step) for start in range(0, draws, step))
 
 
-def _interval(values: Floats) -> Interval:
+def middle(values: Floats) -> Interval:
+    """What 95 % of the draws lie in."""
     low, high = np.percentile(values, (2.5, 97.5)).tolist()
     return low, high
 

@@ -145,8 +145,9 @@ def evaluate(
         out: a folder for evaluation.json and three pictures.
 
     Raises:
-        WeightsError: no bundle, or a damaged one; no class names and more than one possible order.
-        DataError: classes that the bundle does not know.
+        WeightsError: no bundle, or a damaged one; no class names and more than one possible order; a network for
+            several labels per image, which ``evaluate_multilabel`` measures.
+        DataError: classes that the bundle does not know; several labels per image.
         TypeError: ``images`` is not an ``Images``.
     """
     check_images(images)
@@ -251,17 +252,25 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
             them; the images were opened with other bands than it was trained on.
     """
     check_agree(about.preprocessing.bands, images.bands)
-    about = name_classes(about, images, notes)
-    return place_classes(about.classes, images.name, images.classes, notes)
+    if not images.multilabel:
+        about.check_one_class("this")
+        return place_classes(name_classes(about, images, notes).classes, images.name, images.classes, notes)
+    return place_classes(about.classes, images.name, images.classes, notes, "labels", "mAP")
 
 
 def place_classes(
-    bundle: Sequence[str], name: str, classes: Sequence[str], notes: list[str], where: str = "folders"
+    bundle: Sequence[str],
+    name: str,
+    classes: Sequence[str],
+    notes: list[str],
+    where: str = "folders",
+    metric: str = "accuracy",
 ) -> npt.NDArray[np.int64]:
     """The place in ``bundle`` of each of the ``classes`` of the data called ``name``.
 
     Args:
         where: what names the data's classes.
+        metric: what a class without images does not count in.
 
     Raises:
         DataError: a class that the bundle lacks or has twice.
@@ -283,14 +292,20 @@ def place_classes(
         )
     absent = [text for text in known if text not in wanted]
     if absent:
-        notes.append(f"{name} has no images of {some(absent)}: accuracy is over the other classes")
+        notes.append(f"{name} has no images of {some(absent)}: {metric} is over the other classes")
     return np.array([place[text] for text in wanted], np.int64)
 
 
 def predict_set(
-    model: nn.Module, images: ImageSet, settings: Preprocessing, device: str, inference: Inference = PLAIN
+    model: nn.Module,
+    images: ImageSet,
+    settings: Preprocessing,
+    device: str,
+    inference: Inference = PLAIN,
+    *,
+    raw: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """``(N, K)`` probabilities of a whole set, in order.
+    """``(N, K)`` probabilities of a whole set, or with ``raw`` logits, in order.
 
     Of several processes each computes its run of the images, and all get the whole; every process must call this.
     """
@@ -298,21 +313,31 @@ def predict_set(
     pixels = (images.load(i) for i in range(first, last))
     own: list[npt.NDArray[np.float32]] = []
     while batch := [settings.pixels(image) for image in islice(pixels, settings.batch_size(BATCH))]:
-        own.append(probabilities(model, torch.stack(batch), device, settings, inference))
+        own.append((logits if raw else probabilities)(model, torch.stack(batch), device, settings, inference))
     return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
 
 
 def probabilities(
     model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference = PLAIN
 ) -> npt.NDArray[np.float32]:
-    """``(B, K)`` probabilities of uint8 ``pixels (B, H, W, C)`` as ``settings.pixels`` gives them.
-
-    Normalized as in training, so that the result is the training's own.
+    """``(B, K)`` probabilities of one class per image, of uint8 ``pixels (B, H, W, C)`` as ``settings.pixels`` gives
+    them.
     """
-    place = torch.device(device)
     with torch.inference_mode():
-        x = normalized(pixels, place, settings.mean, settings.std)
-        return inference.logits(model, x).softmax(-1).cpu().numpy()
+        return _logits(model, pixels, device, settings, inference).softmax(-1).cpu().numpy()
+
+
+def logits(
+    model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference = PLAIN
+) -> npt.NDArray[np.float32]:
+    """``(B, K)`` logits, as ``probabilities`` has them."""
+    with torch.inference_mode():
+        return _logits(model, pixels, device, settings, inference).cpu().numpy()
+
+
+def _logits(model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference) -> Tensor:
+    """Of images that are normalized as in training, so that the result is the training's own."""
+    return inference.logits(model, normalized(pixels, torch.device(device), settings.mean, settings.std))
 
 
 def files(found: Evaluation) -> tuple[str, ...]:

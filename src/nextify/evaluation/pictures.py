@@ -135,19 +135,28 @@ def curves_picture(
 
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     """The worst mistakes as a contact sheet: each with its file, what it was taken for, and what it is."""
+    captions = [
+        (m.name, f"said {short(m.predicted, 16)}, {100 * m.probability:.0f} %", f"is {short(m.true, 18)}")
+        for m in found.mistakes
+    ]
+    return contact_sheet(images, captions, f"{heading(found)}: wrong with the highest probability")
+
+
+def contact_sheet(
+    images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[tuple[str, str, str]], title: str
+) -> bytes:
+    """Images in a grid; ``captions`` are each one's file and two lines."""
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
     sheet = figure(max(4.5, 1.75 * columns), 0.6 + 2.3 * rows)
     grid: Any = sheet.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, image, mistake in zip(grid.flat, images, found.mistakes, strict=False):
+    for axes, image, (name, *lines) in zip(grid.flat, images, captions, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
-        said = f"said {short(mistake.predicted, 16)}, {100 * mistake.probability:.0f} %"
-        true = f"is {short(mistake.true, 18)}"
-        name = mistake.name if len(mistake.name) <= 24 else f"…{mistake.name[-23:]}"  # the file's own name is last
-        axes.set_title(f"{short(name, 24)}\n{said}\n{true}", fontsize=8, color=INK)
-    sheet.suptitle(f"{heading(found)}: wrong with the highest probability", fontsize=10.5, color=INK)
+        name = name if len(name) <= 24 else f"…{name[-23:]}"  # the file's own name is last
+        axes.set_title("\n".join((short(name, 24), *lines)), fontsize=8, color=INK)
+    sheet.suptitle(title, fontsize=10.5, color=INK)
     return png(sheet)
 
 

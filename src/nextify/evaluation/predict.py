@@ -29,6 +29,8 @@ from nextify.system.text import valid_unicode
 from nextify.weights.class_names import ClassOrder
 
 BATCH = 64
+TOP = 5
+"""Classes of an image, unless another number is asked for."""
 COLUMNS = ("path", "rank", "class", "index", "probability")
 """Columns of the CSV, which has one line per image and class."""
 Source = str | os.PathLike[str] | Image.Image | Pixels
@@ -53,12 +55,12 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one image, or why there are none."""
+    """The most probable classes of one image, or its labels, or why there are none."""
 
     path: str
     """The image's path; ``image 2`` if the third source is an image in memory."""
     guesses: tuple[Guess, ...]
-    """Most probable first; empty on an error."""
+    """Most probable first; of several labels those that are given, which may be none. Empty on an error."""
     error: str = ""
     """Why the image could not be classified, in a few words; empty on success."""
 
@@ -86,17 +88,19 @@ class Predictor:
             self.preprocessing = replace(self.preprocessing, bands=checked(channels))
         self.batch_size = self.preprocessing.batch_size(BATCH)
 
-    def __call__(self, sources: Source | Iterable[Source], top: int = 5) -> Iterator[Prediction]:
+    def __call__(self, sources: Source | Iterable[Source], top: int | None = None) -> Iterator[Prediction]:
         """Yield a prediction for each image of ``sources``, in order; see ``expand`` for paths.
 
         Args:
             sources: one source or several; an array of ``(N, H, W, 3)`` is N images.
+            top: the number of classes; None is ``TOP``, or of several labels per image those at or above their
+                thresholds.
 
         Raises:
             ValueError: ``top`` is below 1.
             TypeError: a source is neither a path nor an image.
         """
-        if top < 1:
+        if top is not None and top < 1:
             raise ValueError(f"top must be 1 or more, got {top}")
         waiting: list[Prediction | tuple[str, Any]] = []
         for entry in self.entries(sources):
@@ -129,7 +133,7 @@ class Predictor:
         except MemoryError:
             return Prediction(path, (), "too large for this machine's memory")
 
-    def _predict(self, waiting: Sequence[Prediction | tuple[str, Any]], top: int) -> Iterator[Prediction]:
+    def _predict(self, waiting: Sequence[Prediction | tuple[str, Any]], top: int | None) -> Iterator[Prediction]:
         ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
         found: Any = ()
         if ready:
@@ -142,7 +146,11 @@ class Predictor:
                 yield entry
                 continue
             row = next(rows)
-            best = (-row).argsort(kind="stable")[:top]
+            best = (-row).argsort(kind="stable")
+            if top is None and self.about.thresholds:
+                best = best[row[best] >= np.array(self.about.thresholds)[best]]
+            else:
+                best = best[: TOP if top is None else top]
             yield Prediction(entry[0], tuple(Guess(self._name(i), i, float(row[i])) for i in best.tolist()))
 
     def _name(self, index: int) -> str | None:
@@ -153,7 +161,7 @@ def predict(
     weights: str | Path,
     sources: Source | Iterable[Source],
     *,
-    top: int = 5,
+    top: int | None = None,
     device: str = "cpu",
     threads: int | None = None,
     kernels: Mode = "auto",
@@ -161,6 +169,9 @@ def predict(
     channels: Sequence[int] | None = None,
 ) -> list[Prediction]:
     """Classify one source or several: files, folders (searched recursively), patterns, Pillow images and uint8 arrays.
+
+    Args:
+        top: the number of classes; None is 5, or of several labels per image those at or above their thresholds.
 
     Raises what ``Network``, ``Predictor`` and its call raise.
     """
@@ -216,12 +227,15 @@ def _images(folder: Path) -> tuple[list[Path], list[OSError]]:
 def csv_text(predictions: Iterable[Prediction]) -> str:
     """CSV with ``COLUMNS``, one line per image and class (RFC 4180 quoting, ``\\n`` line ends).
 
-    Unreadable images have no line; a class without a name has an empty one.
+    Unreadable images have no line; a class without a name has an empty one. An image without any label has a line of
+    rank 0, whose other columns are empty.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for prediction in predictions:
+        if not prediction.guesses and not prediction.error:
+            writer.writerow((valid_unicode(prediction.path), 0, "", "", ""))
         for rank, guess in enumerate(prediction.guesses, 1):
             writer.writerow((valid_unicode(prediction.path), rank, guess.name, guess.index, repr(guess.probability)))
     return buffer.getvalue()

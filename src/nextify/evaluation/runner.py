@@ -32,8 +32,10 @@ class Runner(Protocol):
 
 
 def probabilities(logits: Floats, about: About) -> Floats:
-    """``(N, K)`` probabilities of a runner's logits ``(N, K)``, with the bundle's temperature where it has one."""
-    found: Floats = (torch.from_numpy(logits) / about.temperature).softmax(-1).numpy()
+    """``(N, K)`` probabilities of a runner's logits ``(N, K)``, with the bundle's temperature where it has one: of one
+    class per image, or of each label by itself."""
+    scaled = torch.from_numpy(logits) / about.temperature
+    found: Floats = (scaled.sigmoid() if about.thresholds else scaled.softmax(-1)).numpy()
     return found
 
 

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Protocol
 
 from nextify.data import Images
+from nextify.data.images import check_images
 from nextify.evaluation.evaluate import evaluate
 from nextify.study.conclusions import study_conclusions, study_results, trial_result
 from nextify.study.engine import Done, Engine, Event, Failed, Job, Probed, Stopped
@@ -62,6 +63,9 @@ class Trainings:
     """Taken when the study begins, since the source tree may move on while it runs."""
     outcomes: dict[str, Result | Failed] = field(default_factory=dict)
     """What became of each trial that has ended, by folder."""
+
+    def __post_init__(self) -> None:
+        check_images(self.images)
 
     def load(self) -> None:
         """Read what earlier runs finished."""

@@ -18,6 +18,7 @@ from nextify.networks.dense.design import DenseDesign
 from nextify.tasks.average_precision import MASK_SPECS, SPECS
 from nextify.tasks.classification import Classification, class_weights
 from nextify.tasks.detection import Detection
+from nextify.tasks.multilabel import MultiLabel, positive_weights
 from nextify.tasks.segmentation import Segmentation
 from nextify.tasks.task import MetricSpec, Task
 from nextify.training.trial import Runtime, Trial
@@ -48,7 +49,7 @@ class TestingBatches(Protocol):
 def metric_specs(trial: Trial) -> Sequence[MetricSpec]:
     """The metrics of the trial's task, the main one first."""
     if not isinstance(trial.design, DenseDesign):
-        return Classification.metric_specs
+        return MultiLabel.metric_specs if trial.data.task == "multilabel" else Classification.metric_specs
     if trial.design.task == "segmentation":
         return Segmentation.metric_specs
     return (*SPECS, *MASK_SPECS) if _has_masks(trial) else SPECS
@@ -61,6 +62,11 @@ def _has_masks(trial: Trial) -> bool:
 def task_of(trial: Trial, images: AnyImages, device: torch.device) -> Task[Any]:
     """The trial's task."""
     data, bf16 = trial.data, trial.recipe.precision == "bf16"
+    if isinstance(images, Images) and images.multilabel:
+        positive = None
+        if trial.recipe.class_balance == "loss":
+            positive = positive_weights(images.train.labels).to(device)
+        return MultiLabel(trial.recipe, data.num_classes, data.mean, data.std, trial.seed, device, positive)
     if isinstance(images, Images):
         weights = None
         if trial.recipe.class_balance == "loss":

@@ -84,6 +84,8 @@ class Preparation:
             if request.head is not None:
                 raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
             recipe_name, recipe = _recipe(request, images, notes)
+            if images.multilabel and split(request.settings)[0].get("calibration", "off") == "off":
+                notes.append("labels are given from a probability of 0.5 on; --set calibration=0.1 fits thresholds")
             about, start = _start(request, images, notes)
         if about is not None:
             if request.scale != "full" or split(request.settings)[1]:
@@ -108,6 +110,11 @@ class Preparation:
         side = size if canvas is None else min(canvas)
         recipe_settings, design_settings = split(request.settings)
         chosen_scale = scale(request.scale)
+        if isinstance(images, Images) and images.multilabel and recipe_settings.get("class_balance") == "sampling":
+            raise RequestError(
+                "class_balance=sampling shows one class of each image, and these have several labels: choose "
+                "class_balance=loss, or leave it out"
+            )
         design = chosen_scale.shrink(find_design(request.model)) if self.about is None else self.about.design
         if not 0 <= request.frozen_stages <= len(design.depths):
             raise RequestError(f"--freeze must be between 0 and {len(design.depths)}, the stages of this design")
@@ -171,6 +178,8 @@ class Preparation:
         data = Data(images.name, images.fingerprint, images.num_classes, self.image_size)
         if isinstance(images, DenseImages):
             data = replace(data, task=images.task, canvas=canvas_of(images, self.request.image_size))
+        elif images.multilabel:
+            data = replace(data, task="multilabel")
         if self.about is None:
             return data
         mean, std = self.about.preprocessing.mean, self.about.preprocessing.std
@@ -272,7 +281,8 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
             raise RequestError(f"{request.weights} {have}: leave --class-order {order} out")
         classes = in_order(images.classes, order)
     theirs, ours = ([normalize("NFC", name) for name in names] for names in (classes, images.classes))
-    if sorted(theirs) == sorted(ours) and len(set(theirs)) == len(theirs):
+    alike = bool(about.thresholds) is images.multilabel  # an output of softmax says nothing by itself
+    if alike and sorted(theirs) == sorted(ours) and len(set(theirs)) == len(theirs):
         rows = [theirs.index(name) for name in ours]
         for name in ("head.classifier.weight", "head.classifier.bias"):
             state[name] = state[name][rows]
@@ -282,7 +292,10 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
         if not classes and about.num_classes == images.num_classes:
             notes.append("the weights do not name their classes; --class-order would keep their classifier")
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.classifier.")}
-        notes.append(f"the classifier is new: {images.num_classes} classes, where the weights have {about.num_classes}")
+        theirs_have = (
+            str(about.num_classes) if alike else "one class per image" if images.multilabel else "several labels"
+        )
+        notes.append(f"the classifier is new: {images.num_classes} classes, where the weights have {theirs_have}")
     return about, state
 
 

@@ -35,6 +35,7 @@ from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
 from nextify.tasks.accuracy import Accuracy
 from nextify.tasks.average_precision import DetectionMetrics
+from nextify.tasks.multilabel_metrics import MultiLabelMetrics
 from nextify.tasks.segmentation_metrics import SegmentationMetrics
 from nextify.tasks.task import Metrics
 from nextify.training.checkpoint import remove_checkpoint
@@ -120,7 +121,7 @@ def run_trial(
                 lambda: records.track(open_trackers(track, folder, trial.fingerprint, trial.to_dict(), trainer.step))
             )
             final = run_steps(trainer, records, on_progress, should_stop)
-            temperature = trainer.temperature()
+            temperature, thresholds = trainer.temperature(), trainer.thresholds()
         except (TrainingStopped, TrainingDiverged):
             raise
         except (RuntimeError, MemoryError) as error:
@@ -130,6 +131,8 @@ def run_trial(
         records.whole_log(trainer.curve)  # in case a full disk had cost a line
         loss = trainer.curve[-1]["train_loss"]
         assert loss is not None
+        if isinstance(final, MultiLabelMetrics):
+            final = final.at(thresholds)
         result = Result(
             *(trial.fingerprint, folder / "bundle", final.values(), final.images, loss),
             *(round(trainer.seconds, 2), round(speed(trainer), 1), peak_memory_mib(), trainer.curve),
@@ -146,7 +149,7 @@ def run_trial(
                 f"nextify {place['nextify']}, n = 1 (seed {trial.seed}), {place['gpu'] or place['cpu']}, torch "
                 f"{place['torch']}, {result.seconds:.0f} s, {place['date']}" + (f": {command}" if command else "")
             )
-            _save_network(weights, trial, images, result, temperature, name, source, licence, provenance)
+            _save_network(weights, trial, images, result, (temperature, thresholds), name, source, licence, provenance)
             content = {
                 "version": VERSION,
                 **result.to_dict(),
@@ -254,13 +257,18 @@ def _save_network(
     trial: Trial,
     images: AnyImages,
     result: Result,
-    temperature: float,
+    calibrated: tuple[float, tuple[float, ...]],
     name: str,
     source: str,
     licence: str,
     provenance: str,
 ) -> None:
-    """Write a bundle or, for a classifier of timm's, its weights and a JSON that says the same about them."""
+    """Write a bundle or, for a classifier of timm's, its weights and a JSON that says the same about them.
+
+    Args:
+        calibrated: the temperature, and the thresholds of several labels.
+    """
+    temperature, thresholds = calibrated
     metrics = tuple(
         Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
     )
@@ -286,11 +294,13 @@ def _save_network(
         about = About(
             *(trial.design, images.num_classes, 3, name, images.classes, preprocessing, trial.recipe, metrics),
             temperature=temperature,
+            thresholds=thresholds,
             licence=licence,
             source=source,
         )
         save_bundle(result.bundle, weights, about)
         return
+    assert not thresholds, "networks of other libraries learn one class per image so far"
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
     content = {
         "network": trial.design.to_dict(),

@@ -25,6 +25,7 @@ from nextify.data.batches import divided
 from nextify.data.dense.annotations import DenseImages, DenseTask
 from nextify.data.dense.opening import open_dense, recognize
 from nextify.data.preflight import split_csv
+from nextify.data.source import LabelTask, check_task
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
 from nextify.system.files import make_folder, parse_json, write_bytes_atomic, write_json_atomic, write_text_atomic
@@ -180,7 +181,7 @@ def train(
     model: str,
     data: str | Path | AnyImages,
     *,
-    task: DenseTask | None = None,
+    task: LabelTask | DenseTask | None = None,
     ignore_index: int | None = None,
     out: str | Path,
     device: str = "auto",
@@ -202,7 +203,8 @@ def train(
     Args:
         data: ``digits``, ``cifar10``, ``scenes``, a folder (``open_images``, ``open_dense``), or images that are open
             already.
-        task: ``detection`` or ``segmentation``, where the data is annotated for both; None recognizes it.
+        task: ``classification``, ``multilabel``, ``detection`` or ``segmentation``, where the data allows for several;
+            None recognizes it.
         ignore_index: of masks, as ``open_dense`` takes it.
         kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
         compile: ``torch.compile`` the network.
@@ -219,11 +221,14 @@ def train(
     track = several(track)
     check_trackers(track)
     check_licence(licence)
+    check_task(task)
     with processes.joined(place.device):
 
         def read() -> AnyImages:
             if isinstance(data, Images | DenseImages):
                 return data
+            if task == "classification" or task == "multilabel":
+                return open_images(data, task=task, split_seed=split_seed, cache=out / "cache")
             if task is not None or recognize(data) is not None:
                 return open_dense(
                     data, task=task, ignore_index=ignore_index, split_seed=split_seed, cache=out / "cache"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from nextify.networks.network import ConvNet, Trunk
 from nextify.paper.design import Design, total_stride
 from nextify.system import processes
 from nextify.tasks.classification import Classification, fitted_temperature
+from nextify.tasks.multilabel import MultiLabel
+from nextify.tasks.multilabel_metrics import UNFITTED, fitted_thresholds
 from nextify.tasks.task import M_co, Metrics, Task
 from nextify.training import distributed
 from nextify.training.learned import AnyImages, AnySet, batches_to_test, task_of, train_batches
@@ -307,6 +310,8 @@ class Trainer:
         if self.trial.recipe.calibration == "off":
             return 1.0
         task = self.task
+        if isinstance(task, MultiLabel):
+            return 1.0
         if not isinstance(task, Classification):
             raise ValueError("only classifications have a temperature: leave the recipe's calibration off")
 
@@ -316,6 +321,19 @@ class Trainer:
         held_out = self.images.train.selected(self.batches.held_out)
         logits, labels = zip(*observed(observe, self.kept(), self._test_batches(held_out)), strict=True)
         return fitted_temperature(torch.cat(logits), torch.cat(labels))
+
+    @torch.no_grad()
+    def thresholds(self) -> tuple[float, ...]:
+        """Of a multi-label network, for each class the probability from which its label is given: fitted on the images
+        that the recipe holds out, 0.5 where it holds out none. Empty for other tasks. Every process must call this.
+        """
+        if not isinstance(self.task, MultiLabel):
+            return ()
+        if self.trial.recipe.calibration == "off":
+            return (UNFITTED,) * self.task.num_classes
+        held_out = self.images.train.selected(self.batches.held_out)
+        seen = observed(self.task.observe, self.kept(), self._test_batches(held_out))
+        return fitted_thresholds(*map(np.concatenate, zip(*seen, strict=True)))
 
     def kept(self) -> nn.Module:
         """The network whose weights are the result: the averaged one where the recipe averages."""

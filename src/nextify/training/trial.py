@@ -50,7 +50,7 @@ class Data:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     task: str = "classification"
-    """``classification``, ``detection`` or ``segmentation``."""
+    """``classification``, ``multilabel``, ``detection`` or ``segmentation``."""
     canvas: tuple[int, int] | None = None
     """Height and width of the network's input in a dense task, whose long side is ``image_size``."""
 

@@ -37,6 +37,7 @@ from nextify.weights.reading import parse_json, read_json, read_weights
 SCHEMA = 1
 WEIGHTS_FILE = "model.safetensors"
 _METADATA_KEY = "nextify"
+MULTILABEL = "multilabel"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class About:
     metrics: tuple[Metric, ...] = ()
     temperature: float = 1.0
     """What logits are divided by before they become probabilities; fitted on images that were not trained on."""
+    thresholds: tuple[float, ...] = ()
+    """Of a network for several labels per image: the probability from which each label is given. Empty for one class
+    per image."""
     licence: str = "unknown"
     """SPDX identifier; ``yours`` of one's own training, ``unknown`` where a file does not tell it."""
     source: str = ""
@@ -86,6 +90,18 @@ class About:
             raise WeightsError(f"classes must be names, that is texts, got {shortened(unfit[0])}")
         if self.classes and len(self.classes) != self.num_classes:
             raise WeightsError(f"{len(self.classes)} class names for {self.num_classes} classes; give one name each")
+        if self.thresholds and len(self.thresholds) != self.num_classes:
+            raise WeightsError(f"{len(self.thresholds)} thresholds for {self.num_classes} classes; give one each")
+        if odd := [t for t in self.thresholds if type(t) not in (int, float) or not 0 <= t <= 1]:
+            raise WeightsError(f"thresholds must be probabilities from 0 to 1, got {shortened(odd[0])}")
+
+    def check_one_class(self, what: str) -> None:
+        """Raise ``WeightsError`` for a network that gives several labels per image, which ``what`` does not take."""
+        if self.thresholds:
+            raise WeightsError(
+                f"{what} is for one class per image so far, and {self.name or 'this network'} gives several labels "
+                f"(multi-label): choose other weights"
+            )
 
 
 def chosen_licence(inherited: str, chosen: str | None) -> str:
@@ -156,7 +172,11 @@ def to_json(about: About | DenseAbout) -> dict[str, Any]:
     if isinstance(about, DenseAbout):
         stated = {"schema": SCHEMA, "task": about.task, **asdict(about)}
         return {**stated, "design": about.design.to_dict(), "recipe": recipe}
-    return {"schema": SCHEMA, **asdict(about), "preprocessing": about.preprocessing.to_dict(), "recipe": recipe}
+    stated = {"schema": SCHEMA, **asdict(about), "preprocessing": about.preprocessing.to_dict(), "recipe": recipe}
+    if about.thresholds:  # named as a task, so that versions that do not know it refuse it
+        return {**stated, "task": MULTILABEL}
+    del stated["thresholds"]
+    return stated
 
 
 def signed_json(about: About | DenseAbout) -> dict[str, Any]:
@@ -174,7 +194,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         WeightsError: written by a newer nextify, not a bundle's JSON, or that of a detector or segmenter.
     """
     _check_json(content, path)
-    if "task" in content:
+    if _is_dense(content):
         raise WeightsError(
             f"{path} holds a network for {printable(str(content['task']))}, where a classifier is asked for: give the "
             f"bundle of a classifier"
@@ -190,9 +210,11 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         for name in ("name", "licence", "source", "nextify"):
             if name in values and not isinstance(values[name], str):
                 raise WeightsError(f"{name} must be a text, got {shortened(values[name])}")
-        for name in ("classes", "metrics"):
+        for name in ("classes", "metrics", "thresholds"):
             if name in values and not isinstance(values[name], list):
                 raise WeightsError(f"{name} must be a list, got {shortened(values[name])}")
+        if bool(values.get("thresholds")) is not ("task" in values):
+            raise WeightsError("a network for several labels has a task and thresholds, and others have neither")
         for name in ("design", "num_classes", "preprocessing"):
             if name not in values:
                 raise WeightsError(f"it has no {name}")
@@ -236,7 +258,7 @@ def _check_json(content: Mapping[str, object], path: str | Path) -> None:
 def dense_from_json(content: Mapping[str, Any], path: str | Path) -> DenseAbout:
     """The inverse of ``to_json`` for a detector or segmenter. Raises ``WeightsError`` as ``from_json``."""
     _check_json(content, path)
-    if "task" not in content:
+    if not _is_dense(content):
         raise WeightsError(f"{path} holds a classifier, where a detector or segmenter is asked for: give its bundle")
     values = {k: v for k, v in content.items() if k in {f.name for f in fields(DenseAbout)}}
     try:
@@ -254,17 +276,24 @@ def dense_from_json(content: Mapping[str, Any], path: str | Path) -> DenseAbout:
 
 def any_from_json(content: Mapping[str, Any], path: str | Path) -> About | DenseAbout:
     """What a bundle's JSON says, of whichever task. Raises ``WeightsError`` as ``from_json``."""
-    return dense_from_json(content, path) if "task" in content else from_json(content, path)
+    return dense_from_json(content, path) if _is_dense(content) else from_json(content, path)
+
+
+def _is_dense(content: Mapping[str, object]) -> bool:
+    """Whether a bundle's JSON is that of a detector or segmenter."""
+    return content.get("task", MULTILABEL) != MULTILABEL
 
 
 def _checksum(content: Mapping[str, object]) -> str:
     """Of everything that decides what the weights compute and what their outputs mean."""
-    if "task" in content:
+    if _is_dense(content):
         dense = {key: content.get(key) for key in ("task", "design", "classes", "canvas", "mean", "std")}
         return hashlib.sha256(json.dumps(dense, sort_keys=True).encode()).hexdigest()
     deciding = {key: content.get(key) for key in ("design", "num_classes", "in_channels", "classes", "preprocessing")}
     if content.get("temperature", 1.0) != 1.0:  # at 1 it is left out, as bundles without one know it
         deciding["temperature"] = content["temperature"]
+    if "task" in content:
+        deciding |= {"task": content["task"], "thresholds": content.get("thresholds")}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

@@ -67,6 +67,8 @@ def convert(
         notes += ("the weights do not name their classes: note their order, or give it with --class-order FILE",)
     if to != "nextify" and about.preprocessing.bands is not None:
         notes += (f"the weights take bands {named(about.preprocessing.bands)} of an image, which {to} cannot record",)
+    if to != "nextify" and about.thresholds:
+        notes += (f"the weights give several labels, each by a sigmoid from a threshold on, which {to} cannot record",)
     if to == "nextify":
         if path.suffix in _PICKLES:
             raise WeightsError(f"nextify writes no pickles: end {path} in .safetensors, or give a directory")

@@ -85,7 +85,7 @@ def load(
         notes.append(f"the weights are {str(dtype).removeprefix('torch.')}; the network keeps them in float32")
     _put(model, state)
     if classes != about.num_classes:
-        about = replace(about, num_classes=classes, classes=(), metrics=())
+        about = replace(about, num_classes=classes, classes=(), thresholds=(), metrics=())
     if channels != about.in_channels:
         about = replace(about, in_channels=channels, metrics=())
     about = replace(about, preprocessing=_in_gray(about.preprocessing, channels))

@@ -39,7 +39,7 @@ def test_a_draw_has_the_average_precision_of_its_images(monkeypatch: pytest.Monk
     draws = [[*range(7)], [0, 0, 1, 2, 2, 2, 5], [6, 6, 6, 3, 3, 4, 1], [5] * 7]
     drawn = []
     for draw in draws:
-        monkeypatch.setattr(dense_intervals, "_weights", lambda number, count, d=draw: weights_of([d], number))
+        monkeypatch.setattr(dense_intervals, "draw_counts", lambda number, count, d=draw: weights_of([d], number))
         found = ap_intervals(images, 3, 1)
         copies = [images[i]._replace(image=place) for place, i in enumerate(sorted(draw))]
         expected = average_precision(copies, CLASSES).values()
@@ -49,7 +49,7 @@ def test_a_draw_has_the_average_precision_of_its_images(monkeypatch: pytest.Monk
         assert found["ap50"][0] == pytest.approx(expected["ap50"], abs=0.4)
         drawn.append(found["ap"][0])
     assert len({*drawn}) == len(draws)
-    monkeypatch.setattr(dense_intervals, "_weights", lambda number, count: weights_of(draws, number))
+    monkeypatch.setattr(dense_intervals, "draw_counts", lambda number, count: weights_of(draws, number))
     assert ap_intervals(images, 3, len(draws))["ap"] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
     monkeypatch.setattr(dense_intervals, "AT_ONCE", 1)
     assert ap_intervals(images, 3, len(draws))["ap"] == pytest.approx(np.percentile(drawn, (2.5, 97.5)))
@@ -61,7 +61,7 @@ def test_a_draw_has_the_iou_of_its_images(monkeypatch: pytest.MonkeyPatch) -> No
     matrices[:, 3], matrices[:, :, 3] = 0, 0  # a class that is nowhere
     counts = np.stack([[m.diagonal(), m.sum(1), m.sum(0)] for m in matrices]).astype(np.float64)
     draw = [0, 0, 3, 4, 4]
-    monkeypatch.setattr(dense_intervals, "_weights", lambda number, count: weights_of([draw], number))
+    monkeypatch.setattr(dense_intervals, "draw_counts", lambda number, count: weights_of([draw], number))
     expected = SegmentationMetrics.of(matrices[draw].sum(0), 5).miou
     assert miou_intervals(counts, 1)["miou"] == pytest.approx((expected, expected))
 

@@ -30,6 +30,7 @@ from nextify.data.sources.parts import (
     natural,
     own_words,
 )
+from nextify.data.sources.several import Names, merged_files
 from nextify.system.text import plural, printable, some
 
 OTHER_FORMATS = frozenset(
@@ -172,7 +173,8 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         notes.append(f"{some(list(map(shown_folder, taken)))} hold no common class folders, so they are classes.")
     trains = parts is None or parts.train is not None
     rows = [walk.part(name, to_train=trains and i == 0 and splitting.to_train) for i, name in enumerate(below)]
-    if splitting.to_train and len({name for _, name in rows[0]}) == 1:
+    several = splitting.task == "multilabel"
+    if splitting.to_train and len({name for _, name in rows[0]}) == 1 and not several:
         raise DataError(_one_class(root / below[0], str(rows[0][0][1])))
     if not named:
         within, rows = walk.parts_within(rows[0], where, splitting)
@@ -190,14 +192,22 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
 
     if empty := sorted(walk.empty - {*classes.values()}, key=natural):
         notes.append(f"There are no images in {some(list(map(shown_folder, empty)))}.")
-    images = [row for part in rows for row in sorted(map(numbered, part), key=itemgetter(1))]
+    images: Sequence[tuple[str, int | Names]] = [
+        row for part in rows for row in sorted(map(numbered, part), key=itemgetter(1))
+    ]
+    train_count = len(rows[0])
+    if several:
+        merged = [merged_files(root, part) for part in rows]
+        images, train_count = [row for part, _ in merged for row in part], len(merged[0][0])
+        together = plural(sum(count for _, count in merged), "image stands", "images stand")
+        notes.append(f"{together} in several class folders (by link or content), whose names are labels of one image.")
     found = Found(
         where=where,
         images=Files(root, tuple(name for name, _ in images)),
         labels=[label for _, label in images],
-        classes=tuple(classes.values()),
+        classes=None if several else tuple(classes.values()),
         parts=parts,
-        train_count=len(rows[0]) if trains else 0,
+        train_count=train_count if trains else 0,
         shown=shown,
         notes=notes,
         left_out=walk.left_out,

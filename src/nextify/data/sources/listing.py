@@ -19,6 +19,7 @@ import numpy.typing as npt
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.images import Labels
+from nextify.data.source import LabelTask
 from nextify.data.sources.parts import Parts, Tested, as_split, count_classes, kind_of, natural
 from nextify.system.text import plural, some
 
@@ -42,7 +43,7 @@ class Listing:
     classes: tuple[str, ...]
     images: Encoded
     labels: Labels
-    """``(N,)``, of all images."""
+    """``(N,)``, of all images, or ``(N, K)`` of 0 and 1 where an image can have several."""
     train: Indices
     """Which are trained on, and which are tested on."""
     test: Indices
@@ -54,7 +55,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Splitting:
-    """How a set without test images is split."""
+    """How a set without test images is split, and what is learned of it."""
 
     test_fraction: float = 0.2
     seed: int = 0
@@ -62,6 +63,8 @@ class Splitting:
     """False: the images are to be tested on only, so none need be there to train on, nor several classes."""
     tested: Tested | None = None
     """The part that must be tested on; None takes val, else test."""
+    task: LabelTask | None = None
+    """Whether an image has one class or any number of labels; None recognizes it."""
 
     def check(self, parts: Parts | None, where: str, shown: Callable[[str], str]) -> None:
         """Raise ``DataError`` where a source lacks the part to test on."""
@@ -89,7 +92,7 @@ class Found:
     """The source, as a message names it."""
     images: Encoded
     labels: Sequence[object]
-    """Of each image a name, a number, or what says that there is none."""
+    """Of each image a name, a number, or what says that there is none; a tuple of names where there can be several."""
     classes: tuple[str, ...] | None = None
     """Names of the labels 0, 1, …; None where labels are names, or numbers without names."""
     classes_in: str = ""
@@ -122,7 +125,8 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     left = dict(found.left_out)
     said = [*found.notes, *_said_of(left)]
     tested_part = None if parts is None else parts.test
-    is_blank = {label: no_label(label) for label in {*found.labels}}
+    several = any(isinstance(label, tuple) for label in found.labels)
+    is_blank = {label: all(map(no_label, label if isinstance(label, tuple) else (label,))) for label in {*found.labels}}
     blank = np.array([is_blank[label] for label in found.labels], bool)
     train, test = np.split(np.arange(len(blank)), [found.train_count])
     if tested_part is not None and len(test) and blank[test].all():
@@ -132,14 +136,23 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         left[f"in {shown(tested_part)}, which has no labels"] = [names[i] for i in test]
         said.append(f"{shown(tested_part)} has no labels, so it cannot be tested on there and is left out.")
         test, tested_part = test[:0], None
-    _refuse_unlabelled(found, [int(i) for i in (*train, *test) if blank[i]])
-    classes, numbers = number_labels(found.labels, found.classes, found.classes_in)
-    labels = np.asarray(numbers, np.int64)
+    if several:
+        classes, labels = number_sets(found.labels, found.classes, found.classes_in)
+        if unlabelled := int(blank[train].sum() + blank[test].sum()):
+            images = plural(len(train) + len(test), "image has", "images have")
+            said.append(f"{unlabelled:,} of {images} no label: they show none of the classes.")
+    else:
+        _refuse_unlabelled(found, [int(i) for i in (*train, *test) if blank[i]])
+        classes, numbers = number_labels(found.labels, found.classes, found.classes_in)
+        labels = np.asarray(numbers, np.int64)
     if not len(labels) or (not len(train) and splitting.to_train):
         part = "" if parts is None or parts.train is None else f" in {shown(parts.train)}"
         raise DataError(f"{where} has no images{part}: add some")
-    trained = np.unique(labels[train])
-    if len(trained) == 1 and splitting.to_train:
+    trained = _present(labels[train])
+    if several and splitting.to_train and labels[train][:, trained].all():
+        kind = f"has the label {some([classes[i] for i in trained])}" if len(trained) else "is without a label"
+        raise DataError(f"every image of {where} {kind}, so there is nothing to tell apart: add other images")
+    if len(trained) == 1 and splitting.to_train and not several:
         raise DataError(
             f"{where} has one class only ({some([classes[trained[0]]])}), so there is nothing to tell apart: "
             f"add images of another class"
@@ -153,7 +166,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     elif not len(test):
         raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to have part of "
                         f"{shown((parts and parts.train) or 'train')} set apart")  # fmt: skip
-    tested = np.unique(labels[test])
+    tested = _present(labels[test])
     if len(train) and (unknown := [classes[i] for i in np.setdiff1d(tested, trained)]):
         raise DataError(
             f"{shown(tested_part or 'test')} has {count_classes(unknown)} that "
@@ -162,7 +175,8 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         )
     if absent := [classes[i] for i in np.setdiff1d(trained, tested)]:
         place = "The part set apart" if tested_part is None else shown(tested_part)
-        said.append(f"{place} has no images of {count_classes(absent)}: accuracy is over the other classes.")
+        metric = "mAP" if several else "accuracy"
+        said.append(f"{place} has no images of {count_classes(absent)}: {metric} is over the other classes.")
     if found.groups is not None and (both := {found.groups[i] for i in train} & {found.groups[i] for i in test} - {""}):
         said.append(f"{plural(len(both), 'group has', 'groups have')} images to train on and to test on, "
                     f"so accuracy is flattered: {some(sorted(both, key=natural))}.")  # fmt: skip
@@ -201,6 +215,8 @@ def split_train(
     if not 0 < fraction < 1:
         raise DataError(f"test_fraction must be between 0 and 1, got {fraction}")
     own = labels[among]
+    if own.ndim == 2:
+        return _split_several(own, splitting, among, None if groups is None else [groups[i] for i in among])
     if groups is not None:
         return _split_groups(own, splitting, among, [groups[i] or f"\0{i}" for i in among])
     chosen = np.zeros(len(among), bool)
@@ -251,6 +267,44 @@ def _split_groups(own: Labels, splitting: Splitting, among: Indices, groups: lis
     return among[~mask], among[mask], note
 
 
+def _split_several(
+    own: Labels, splitting: Splitting, among: Indices, groups: Sequence[str] | None
+) -> tuple[Indices, Indices, str]:
+    """The rarest label first, as in iterative stratification (Sechidis et al. 2011): images, or whole groups, in a
+    random order are taken while their label is wanted, and no label loses its last. Images without one count as a
+    label of theirs."""
+    fraction, seed = splitting.test_fraction, splitting.seed
+    of_group = np.arange(len(among))
+    if groups is not None:
+        of_group = np.unique([name or f"\0{i}" for i, name in enumerate(groups)], return_inverse=True)[1]
+    counts = np.zeros((int(of_group.max(initial=-1)) + 1, own.shape[1] + 1), np.int64)
+    np.add.at(counts, of_group, np.hstack([own, ~own.any(1, keepdims=True)]))
+    total, taken = counts.sum(0), np.zeros(counts.shape[1], np.int64)
+    wanted = np.where(total > 1, np.maximum(1, np.round(total * fraction)), 0).astype(np.int64)
+    chosen = np.zeros(len(counts), bool)
+    order = np.random.RandomState([seed & 0xFFFFFFFF]).permutation(len(counts))
+    for k in np.argsort(total, kind="stable").tolist():
+        for g in order[counts[order, k] > 0].tolist():
+            if taken[k] >= wanted[k]:
+                break
+            fits = 2 * (wanted[k] - taken[k]) >= counts[g, k]
+            if fits and not chosen[g] and (total - taken > counts[g])[counts[g] > 0].all():
+                chosen[g], taken = True, taken + counts[g]
+    if not chosen.any():
+        what = "image" if groups is None else "group"
+        raise DataError(f"no {what} can be set apart to test on without a class losing all its images: add images, or "
+                        f"a column split")  # fmt: skip
+    mask = chosen[of_group]
+    note = f"{mask.sum():,} of {plural(len(among), 'image')} (about {fraction:.0%} of each class, seed {seed}) are set "
+    note += "apart to test on." if groups is None else "apart to test on, in whole groups."
+    return among[~mask], among[mask], note
+
+
+def _present(labels: Labels) -> Indices:
+    """The classes that have an image."""
+    return np.flatnonzero(labels.any(0)) if labels.ndim == 2 else np.unique(labels)
+
+
 def _members(numbers: Labels) -> list[Indices]:
     """The positions of each number that occurs, in the numbers' order."""
     order = np.argsort(numbers, kind="stable")
@@ -299,6 +353,16 @@ def number_labels(
         raise DataError(f"{where} has {len(known):,} classes and not the label {some(beyond)} "
                         f"(the first is label 0): add the missing names, or correct the labels")  # fmt: skip
     return known, numbers
+
+
+def number_sets(sets: Sequence[object], known: tuple[str, ...] | None, where: str) -> tuple[tuple[str, ...], Labels]:
+    """Class names, and ``(N, K)`` of 0 and 1, of tuples of names. Raises ``DataError`` as ``number_labels``."""
+    names: list[tuple[str, ...]] = [own if isinstance(own, tuple) else () for own in sets]
+    classes, numbers = number_labels([name for own in names for name in own], known, where)
+    rows, columns = np.repeat(np.arange(len(names)), [len(own) for own in names]), np.array(numbers, np.int64)
+    labels = np.zeros((len(names), len(classes)), np.int64)
+    labels[rows[columns >= 0], columns[columns >= 0]] = 1
+    return classes, labels
 
 
 def _said_of(left_out: LeftOut) -> list[str]:

@@ -1,11 +1,11 @@
-"""A manifest: a table of ``path``, ``label`` and, if wanted, ``split`` and ``group``; a row an image.
+"""A manifest: a table of ``path``, ``label`` and, if wanted, ``split`` and ``group``; a row an image, or a label of it.
 
-A path is relative to the manifest's folder. A label is any text or number. A split is any word that ``parts.py`` knows;
-a column such as ``subset`` or ``is_valid`` serves as well. Images of one ``group`` (a patient, a plant, a camera) stay
-on one side. Further columns are ignored. The table is CSV in UTF-8, JSON lines or Parquet. CSV has a line of column
-names, unless its first cell is a file; its delimiter is the one that gives the columns (comma, semicolon, tab, bar, or
-blanks). ``metadata.csv`` and ``metadata.jsonl`` in a folder, or in its parts, are read likewise, as Hugging Face does
-(https://huggingface.co/docs/datasets/image_dataset).
+A path is relative to the manifest's folder. A label is any text or number; ``several.py`` has the ways to give an image
+several. A split is any word that ``parts.py`` knows; a column such as ``subset`` or ``is_valid`` serves as well. Images
+of one ``group`` (a patient, a plant, a camera) stay on one side. Further columns are ignored. The table is CSV in
+UTF-8, JSON lines or Parquet. CSV has a line of column names, unless its first cell is a file; its delimiter is the one
+that gives the columns (comma, semicolon, tab, bar, or blanks). ``metadata.csv`` and ``metadata.jsonl`` in a folder, or
+in its parts, are read likewise, as Hugging Face does (https://huggingface.co/docs/datasets/image_dataset).
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import csv
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
+from nextify.data.source import NO_REGRESSION, LabelTask
 from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
 from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import choose_parts, kind_of
+from nextify.data.sources.several import Names, Stated, in_columns, in_one_column, merged_rows
 from nextify.system.files import parse_json
 from nextify.system.text import plural, printable, some
 
@@ -35,10 +37,12 @@ DELIMITERS = (",", ";", "\t", "|")
 NEEDED = ("path", "label")
 ALIASES = {
     "path": ("file_name", "filename", "image_path"),
-    "label": ("class", "target"),
+    "label": ("class", "target", "labels", "tags", "classes"),
     "group": ("groups", "group_id"),
 }
 """Other names of the columns."""
+PLURALS = frozenset(("labels", "tags", "classes"))
+"""Names of a column that say that an image can have several labels."""
 SPLITS = ("split", "subset", "phase", "set", "partition", "part", "usage")
 """Columns that name each row's part."""
 FLAGS = {f"is_{word}": kind for word, kind in (("valid", "val"), ("val", "val"), ("test", "test"), ("train", "train"))}
@@ -59,12 +63,28 @@ class Table:
     """The columns of a manifest; what stands in no cell is empty."""
 
     paths: Sequence[str]
-    labels: Sequence[str]
+    labels: Sequence[str | Names]
+    """As the label column has them, lists as tuples; empty where there is none."""
     splits: Sequence[str] | None
     groups: Sequence[str] | None
     rows: Sequence[int]
     """Each entry's line in a file of text, or row, from 1."""
+    others: Sequence[tuple[str, Sequence[str]]] = ()
+    """Names and cells of the columns that may be classes, where there is no label column."""
+    label_name: str = ""
+    """What the label column is called; empty where there is none."""
+    columns: Sequence[str] = ()
+    """The names of all."""
+    where: str = ""
+    """The file, as a message names it."""
     notes: Sequence[str] = ()
+
+    def stated(self, task: LabelTask | None) -> Stated:
+        """What the rows' labels are. Raises ``DataError``."""
+        where = self.where
+        if self.label_name:
+            return in_one_column(where, self.labels, task, plural_name=self.label_name in PLURALS)
+        return in_columns(where, self.others, self.rows, task, lambda: _missing(where, self.columns, ("label",)))
 
 
 def list_manifest(path: Path, splitting: Splitting) -> Listing:
@@ -105,7 +125,14 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
         columns = [getattr(table, name) for table in tables]
         return None if None in columns else [*chain.from_iterable(columns)]
 
-    table = Table(*(joined(column.name) for column in fields(Table)))
+    if len({tuple(name for name, _ in table.others) for table in tables}) > 1:
+        raise DataError(f"{some(own)} name their labels in other columns each: give all the same columns")
+    cells = zip(*(table.others for table in tables), strict=True)
+    others = [(same[0][0], [*chain.from_iterable(column for _, column in same)]) for same in cells]
+    names = ("paths", "labels", "splits", "groups", "rows", "notes")
+    table = replace(tables[0], **{name: joined(name) for name in names}, others=others)
+    if len(tables) > 1:
+        table = replace(table, where=printable(str(root)))
     table = replace(table, notes=[f"The labels are those of {some(own)}.", *dict.fromkeys(table.notes)])
     beside = ((os.path.normpath(os.path.join(root, name)), reason) for name, reason in files_below(root, every=True))
     return _list(root, printable(str(root)), table, splitting, own, beside)
@@ -133,6 +160,17 @@ def _list(
         if path not in listed:
             left.setdefault(reason or f"images that {where} does not list", []).append(os.path.relpath(path, root))
     groups = table.groups and ["" if no_label(group) else group.strip() for group in table.groups]
+    stated = table.stated(splitting.task)
+    if stated.several:
+        splits = table.splits and [split.strip().lower() for split in table.splits]
+        kept, stated = merged_rows(where, table.paths, table.rows, stated, (splits, groups))
+        table = replace(
+            table,
+            paths=[table.paths[i] for i in kept],
+            splits=splits and [splits[i] for i in kept],
+            rows=[table.rows[i] for i in kept],
+        )
+        groups, entries = groups and [groups[i] for i in kept], range(len(kept))
     parts, chosen, train_count = None, list(entries), len(entries)
     if table.splits is not None:
         splits = [split.strip().lower() for split in table.splits]
@@ -147,13 +185,15 @@ def _list(
     found = Found(
         where=where,
         images=Files(root, tuple(table.paths[i] for i in chosen)),
-        labels=[table.labels[i] for i in chosen],
+        labels=[stated.labels[i] for i in chosen],
+        classes=stated.classes,
+        classes_in=where,
         parts=parts,
         train_count=train_count,
         groups=groups and [groups[i] for i in chosen],
         rows=[table.rows[i] for i in chosen],
         remedy="fill them in or leave those rows out",
-        notes=table.notes,
+        notes=[*table.notes, *stated.notes],
         left_out=left,
     )
     return arrange(found, splitting)
@@ -177,7 +217,7 @@ def _read_csv(path: Path) -> Table:
     try:
         with reading_of(path), open(path, encoding="utf-8-sig", newline="") as file:
             delimiter, names = _delimiter(file.readline(), path.parent)
-            headed = set(NEEDED) <= {*_named(names)}
+            headed = set(NEEDED) <= {*_named(names)} or ("path" in _named(names) and not _is_row(names, path.parent))
             if not headed and _is_row(names, path.parent):
                 names = [*NEEDED, "split"][: len(names)]
             _columns(where, names)
@@ -249,25 +289,40 @@ def _read_parquet(path: Path) -> Table:
         return _table(where, names, _texts(where, names, column), range(1, file.metadata.num_rows + 1))
 
 
-def _texts(where: str, names: Sequence[str], column: Callable[[str], Sequence[object]]) -> list[Sequence[str]]:
-    """The columns that matter as text; others are empty. Raises ``DataError`` for what is neither text nor whole."""
+def _texts(where: str, names: Sequence[str], column: Callable[[str], Sequence[object]]) -> list[Sequence[Any]]:
+    """The columns that matter as text, lists of labels as tuples; others are empty, unless there is no label.
+
+    Raises:
+        DataError: neither text nor whole.
+    """
     columns = _columns(where, names)
-    cells: list[Sequence[str]] = [()] * len(names)
+    cells: list[Sequence[Any]] = [()] * len(names)
+    if "label" not in columns:
+        for i, name in enumerate(names):
+            cells[i] = ["" if value is None else str(value) for value in column(name)]
     for i in {columns[name] for name in _WANTED if name in columns}:
-        values = column(names[i])
-        if odd := [value for value in values if not no_label(value) and not isinstance(value, str | int)]:
-            raise DataError(f"the column {names[i]} of {where} holds {odd[0]!r}: write text or whole numbers")
-        cells[i] = ["" if value is None else str(value) for value in values]
+        values = [_as_names(value) for value in column(names[i])] if i == columns.get("label") else column(names[i])
+        if odd := [value for value in values if not no_label(value) and not isinstance(value, str | int | tuple)]:
+            hint = f"; {NO_REGRESSION}" if i == columns.get("label") and isinstance(odd[0], float) else ""
+            raise DataError(f"the column {names[i]} of {where} holds {odd[0]!r}: write text or whole numbers{hint}")
+        cells[i] = ["" if value is None else value if isinstance(value, tuple) else str(value) for value in values]
     return cells
 
 
+def _as_names(value: object) -> object:
+    """A list of texts or whole numbers as a tuple of texts; anything else as it is."""
+    if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+        return tuple(dict.fromkeys(str(item).strip() for item in value))
+    return value
+
+
 def _table(
-    where: str, names: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[int], notes: Sequence[str] = ()
+    where: str, names: Sequence[str], cells: Sequence[Sequence[Any]], rows: Sequence[int], notes: Sequence[str] = ()
 ) -> Table:
     """The columns that are meant. Raises ``DataError``: NUL bytes, columns that disagree."""
     columns = _columns(where, names)
-    needed = zip(rows, *(cells[columns[name]] for name in NEEDED), strict=False)
-    if odd := [f"{row:,}" for row, *own in needed if any("\0" in cell for cell in own)]:
+    needed = zip(rows, *(cells[columns[name]] for name in NEEDED if name in columns), strict=False)
+    if odd := [f"{row:,}" for row, *own in needed if any("\0" in "".join(cell) for cell in own)]:
         count = plural(len(odd), f"row of {where} holds", f"rows of {where} hold")
         raise DataError(f"{count} a NUL byte: row {some(odd)}; save it as UTF-8 text")
     splits, chosen, said = None, "", [*notes]
@@ -294,14 +349,25 @@ def _table(
         splits, chosen = told, name
         if name != "split":
             said.append(f"The column {name} says which rows to train on and which to test on.")
-    labels = [label.strip() for label in cells[columns["label"]]]
+    labels: list[str | Names] = []
+    others: list[tuple[str, Sequence[str]]] = []
+    if "label" in columns:
+        labels = [label if isinstance(label, tuple) else label.strip() for label in cells[columns["label"]]]
+    else:
+        known = {columns[name] for name in _WANTED if name in columns}
+        others = [(name.strip(), cells[i]) for i, name in enumerate(names) if i not in known and name.strip()]
+        if not others:
+            raise _missing(where, names, ("label",))
     groups = cells[columns["group"]] if "group" in columns else None
-    if groups is None and (shows := [name.strip() for name in names if _SHOWN.fullmatch(name.strip().lower())]):
+    classes = {name for name, own in others if {cell.strip() for cell in own} <= {"0", "1"}}  # such as person
+    shows = [name for name in map(str.strip, names) if _SHOWN.fullmatch(name.lower()) and name not in classes]
+    if groups is None and shows:
         said.append(
             f"The column {some(shows)} is not used, so images of one {printable(shows[0])} may be trained on and "
             f"tested on: call the column group to keep them on one side."
         )
-    return Table(cells[columns["path"]], labels, splits, groups, rows, said)
+    label_name = names[columns["label"]].strip().lower() if "label" in columns else ""
+    return Table(cells[columns["path"]], labels, splits, groups, rows, others, label_name, names, where, said)
 
 
 def _delimiter(line: str, folder: Path) -> tuple[str, list[str]]:
@@ -343,15 +409,21 @@ def _named(names: Sequence[str]) -> dict[str, int]:
 
 
 def _columns(where: str, names: Sequence[str]) -> dict[str, int]:
-    """``_named``, checked. Raises ``DataError``."""
+    """``_named``, checked: labels may stand in columns of their own. Raises ``DataError``."""
     columns = _named(names)
     missing = [name for name in NEEDED if name not in columns]
-    if missing:
-        there = some([name.strip() for name in names]) or "none"
-        wanted = " and ".join(f"{name} (or {', '.join(ALIASES[name])})" for name in NEEDED)
-        raise DataError(f"{where} has no column {' and no column '.join(missing)} (its columns: {there}): "
-                        f"the first line names {wanted}, and split if wanted")  # fmt: skip
+    if "path" in missing or (missing and not {*columns} - {*_WANTED, *ALIASES["path"], *ALIASES["group"]}):
+        raise _missing(where, names, missing)
     lower = [name.strip().lower() for name in names if name.strip()]
     if len(set(lower)) < len(lower):
         raise DataError(f"{where} names a column twice ({some(list(names))}): name each once")
     return columns
+
+
+def _missing(where: str, names: Sequence[str], missing: Sequence[str]) -> DataError:
+    there = some([name.strip() for name in names]) or "none"
+    wanted = " and ".join(f"{name} (or {', '.join(ALIASES[name])})" for name in NEEDED)
+    return DataError(
+        f"{where} has no column {' and no column '.join(missing)} (its columns: {there}): the first line names "
+        f"{wanted}, and split if wanted; or gives each class a column of 0 and 1"
+    )

@@ -161,6 +161,7 @@ class _Server:
                 "licence": about.licence,
                 "source": about.source,
                 "classes": about.num_classes,
+                "task": "multilabel" if about.thresholds else "classification",
                 "input": list(self.facts.input_shape),
                 "metrics": [{"name": m.name, "value": m.value, "dataset": m.dataset} for m in about.metrics],
                 "explains": self.facts.explains,
@@ -181,7 +182,8 @@ class _Server:
             {
                 "model": self.name,
                 "predictions": [
-                    {"classes": self._classes(row, top), "width": width, "height": height, "crop": crop}
+                    {"classes": self._classes(row, top), **self._labels(row)}
+                    | {"width": width, "height": height, "crop": crop}
                     for row, (_, width, height, crop) in rows
                 ],
                 "milliseconds": round(1000 * (time.perf_counter() - started), 2),
@@ -302,10 +304,18 @@ class _Server:
         except UnreadableImage as error:
             raise UnreadableImage(f"image {number}: {error}") from None
 
-    def _classes(self, row: Floats, top: int) -> list[dict[str, object]]:
+    def _classes(self, row: Floats, top: int) -> list[dict[str, Any]]:
         names = self.facts.about.classes
         best = (-row).argsort(kind="stable")[:top].tolist()
         return [{"class": names[i] if names else None, "index": i, "probability": float(row[i])} for i in best]
+
+    def _labels(self, row: Floats) -> dict[str, object]:
+        """Of several labels per image those that are given, the most probable first."""
+        about = self.facts.about
+        if not about.thresholds:
+            return {}
+        given = row >= np.array(about.thresholds)
+        return {"labels": [one for one in self._classes(row, len(row)) if given[one["index"]]]}
 
 
 class _Door:

@@ -1,0 +1,221 @@
+"""A bundle for several labels per image on a set of images: the figures, and the pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nextify.data import DataError, Images, ImageSet
+from nextify.data.images import check_images
+from nextify.evaluation.dense_intervals import DRAWS, Interval, draw_counts, middle, parts_of_draws
+from nextify.evaluation.evaluate import Part, match_classes, predict_set
+from nextify.evaluation.multilabel_pictures import curves_picture, worst_picture
+from nextify.kernels import install
+from nextify.system import processes
+from nextify.system.environment import Environment, describe
+from nextify.system.files import write_bytes_atomic, write_json_atomic
+from nextify.system.native import Mode
+from nextify.tasks.classification import Inference
+from nextify.tasks.multilabel_metrics import (
+    UNFITTED,
+    ClassPrecision,
+    MultiLabelMetrics,
+    average_precision,
+)
+from nextify.weights import WeightsError, load
+from nextify.weights.class_names import ClassOrder, is_word
+
+SHOWN_WORST = 24
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """One image, and what was said of it."""
+
+    name: str
+    loss: float
+    """Mean binary cross entropy of its labels."""
+    true: tuple[str, ...]
+    given: tuple[str, ...]
+    """Labels whose probability reaches the threshold, in the classes' order."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision at the recalls of a class, from its highest score to its lowest; 0 to 1."""
+
+    name: str
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MultiLabelEvaluation:
+    """What a bundle gives on a set of images; figures in percent."""
+
+    model: str
+    data: str
+    images: int
+    metrics: dict[str, float]
+    """``map``, ``micro_f1`` and ``macro_f1``."""
+    intervals: dict[str, Interval]
+    """95 %, of the percentile bootstrap over the images; none for a single image."""
+    classes: tuple[ClassPrecision, ...]
+    """The bundle's, in the order of the logits."""
+    worst: tuple[WorstImage, ...]
+    """Highest loss first."""
+    curves: tuple[Curve, ...]
+    """Of the classes that an image has; not in ``to_dict``."""
+    precision: str
+    notes: tuple[str, ...]
+    environment: Environment
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data."""
+        found = asdict(self)
+        del found["curves"]
+        return found
+
+
+def evaluate_multilabel(
+    bundle: str | Path,
+    images: Images,
+    *,
+    part: Part = "test",
+    device: str = "cpu",
+    threads: int | None = None,
+    class_order: ClassOrder | None = None,
+    kernels: Mode = "auto",
+    out: Path | None = None,
+) -> MultiLabelEvaluation:
+    """Evaluate a bundle for several labels per image.
+
+    Args:
+        images: ``open_images(…, task="multilabel")``. Labels that the bundle knows and they do not are taken to be in
+            none of them.
+        part: the images' test part, their training part, or both.
+        class_order: the names of the classes in the order of the logits, or a file of them, where it names none.
+        out: a folder for evaluation.json and two pictures.
+
+    Raises:
+        WeightsError: no bundle, a damaged one, or one for one class per image.
+        DataError: labels that the bundle does not know; images of one class each, or without any label.
+        TypeError: ``images`` is not an ``Images``.
+    """
+    check_images(images, several=True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if is_word(class_order):
+        raise WeightsError("--class-order orders classes of folders; for several labels give a file of the names")
+    loaded = load(bundle, class_order=class_order)
+    about, notes = loaded.about, list(loaded.notes)
+    if not about.thresholds:
+        raise WeightsError(f"{bundle} gives one class per image, and {images.name} has several labels")
+    if not images.multilabel:
+        raise DataError(f"{images.name} has one class per image: open it with task='multilabel'")
+    place = match_classes(about, images, notes)
+    inference = Inference.of(about.recipe)
+    model = loaded.model.to(device)
+    install(model, kernels)
+    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
+    logits = np.concatenate([predict_set(model, s, loaded.preprocessing, device, inference, raw=True) for s in sets])
+    truth = np.zeros((len(logits), about.num_classes), bool)
+    truth[:, place] = np.concatenate([s.labels for s in sets]) > 0
+    if not truth.any():
+        raise DataError(f"no image of {images.name} ({part}) has a label, so nothing can be measured: label some")
+    seen = MultiLabelMetrics(logits, truth, about.thresholds)
+    if set(about.thresholds) == {UNFITTED}:
+        notes.append("labels are given from a probability of 0.5 on; a training with --set calibration=0.1 fits them")
+    first = len(sets[0])
+    worst, shown = _worst(seen, about.classes, sets, first)
+    found = MultiLabelEvaluation(
+        model=about.name,
+        data=images.name if part == "test" else f"{images.name} ({part})",
+        images=len(truth),
+        metrics=seen.values(),
+        intervals=intervals(seen),
+        classes=seen.per_class(about.classes),
+        worst=worst,
+        curves=tuple(
+            _curve(name, logits[:, k], truth[:, k]) for k, name in enumerate(about.classes) if truth[:, k].any()
+        ),
+        precision="bf16" if inference.bf16 else "fp32",
+        notes=(*notes, *inference.notes),
+        environment={**describe(), "device": device},
+    )
+    if out is not None and processes.is_first():
+        write(found, out, shown)
+    return found
+
+
+def intervals(seen: MultiLabelMetrics, draws: int = DRAWS) -> dict[str, Interval]:
+    """95 % intervals of the metrics, percent, over draws of as many images with replacement; none for one image.
+
+    A class of which a draw has no image does not count in its means.
+    """
+    if seen.images < 2:
+        return {}
+    weights = draw_counts(seen.images, draws)
+    right, given, true = (part.astype(np.float64) for part in (seen.given & seen.truth, seen.given, seen.truth))
+    counts = [weights.astype(np.float64) @ part for part in (right, given, true)]  # (draws, K) each
+    there = counts[2] > 0
+    ap = np.full(there.shape, np.nan)
+    for k in np.flatnonzero(seen.truth.any(0)).tolist():
+        for part in parts_of_draws(draws, seen.images):
+            ap[part, k] = average_precision(seen.logits[:, k], seen.truth[:, k], weights[part].astype(np.float64))
+    f1 = np.where(there, 2 * counts[0] / np.maximum(counts[1] + counts[2], 1), np.nan)
+    some = there.any(1)
+    right, given, true = (part.sum(1) for part in counts)
+    drawn = {
+        "map": np.nanmean(ap[some], 1),
+        "micro_f1": (2 * right / np.maximum(given + true, 1))[some],
+        "macro_f1": np.nanmean(f1[some], 1),
+    }
+    return {key: middle(100 * values) for key, values in drawn.items()}
+
+
+def _curve(name: str, scores: npt.NDArray[np.float32], truth: npt.NDArray[np.bool_]) -> Curve:
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    return Curve(name, tuple(recall[::-1].tolist()), tuple(precision[::-1].tolist()))
+
+
+def _worst(
+    seen: MultiLabelMetrics, classes: Sequence[str], sets: Sequence[ImageSet], first: int
+) -> tuple[tuple[WorstImage, ...], list[npt.NDArray[np.uint8]]]:
+    """The images with a wrong label of the highest loss, and their pixels."""
+    signed = np.where(seen.truth, -1, 1) * seen.logits.astype(np.float64)
+    losses = np.logaddexp(0, signed).mean(1)
+    wrong = np.flatnonzero((seen.given != seen.truth).any(1))
+    chosen = wrong[np.argsort(-losses[wrong], kind="stable")][:SHOWN_WORST].tolist()
+
+    def names(row: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+        return tuple(classes[k] for k in np.flatnonzero(row).tolist())
+
+    places = [(sets[0], i) if i < first else (sets[1], i - first) for i in chosen]
+    worst = tuple(
+        WorstImage(own.name(at), float(losses[i]), names(seen.truth[i]), names(seen.given[i]))
+        for i, (own, at) in zip(chosen, places, strict=True)
+    )
+    return worst, [own.load(at) for own, at in places]
+
+
+def files(found: MultiLabelEvaluation) -> tuple[str, ...]:
+    """Names of what ``write`` leaves; mistakes.png only where anything is wrong."""
+    names = ("evaluation.json", "precision-recall.png", "mistakes.png")
+    return names if found.worst else names[:-1]
+
+
+def write(found: MultiLabelEvaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Write ``files(found)``; ``shown`` are the images of ``found.worst``."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(out / "evaluation.json", found.to_dict())
+    write_bytes_atomic(out / "precision-recall.png", curves_picture(found))
+    if found.worst:
+        write_bytes_atomic(out / "mistakes.png", worst_picture(found, shown))

@@ -1,0 +1,82 @@
+"""Multi-label classification: each label is decided by itself, by binary cross entropy; average precision and F1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nextify.data.images import Labels
+from nextify.data.on_device import Triple, finish
+from nextify.data.share import Share
+from nextify.paper.recipe import Recipe
+from nextify.tasks.classification import Inference
+from nextify.tasks.multilabel_metrics import SPECS, UNFITTED, Flags, Floats, MultiLabelMetrics
+
+
+class Scores(NamedTuple):
+    """What the metrics need of one batch."""
+
+    logits: Floats
+    """``(B, K)``."""
+    truth: Flags
+
+
+@dataclass(frozen=True)
+class MultiLabel:
+    """Any number of labels per image, by a recipe: its mixing and smoothing, its class balance, its inference."""
+
+    recipe: Recipe
+    num_classes: int
+    mean: Triple
+    std: Triple
+    seed: int
+    device: torch.device
+    positive_weights: Tensor | None = None
+    """``(K,)`` on the device: how much more an image of the class weighs in its decision; None weighs all alike."""
+
+    metric_specs: ClassVar = SPECS
+
+    def training_batch(self, pixels: Tensor, targets: Tensor, step: int, share: Share | None) -> tuple[Tensor, Tensor]:
+        """Inputs after erasing and mixing, and soft targets ``(B, K)``; see ``finish``."""
+        return finish(
+            *(pixels, targets, self.recipe, self.num_classes, step, self.seed, self.device, self.mean, self.std),
+            share=share,
+        )
+
+    def test_batch(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        settings = (self.recipe, self.num_classes, 0, 0, self.device, self.mean, self.std)
+        return finish(pixels, targets, *settings, train=False)
+
+    def loss(self, outputs: Tensor, targets: Tensor, batch: int) -> Tensor:
+        """Binary cross entropy of ``outputs (N, K)``, the mean over the labels; smoothing is in the targets already."""
+        logits = outputs.float()
+        loss = F.binary_cross_entropy_with_logits(logits, targets.float(), pos_weight=self.positive_weights)
+        return loss * (len(logits) / batch)
+
+    def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Scores:
+        logits = Inference.of(self.recipe).logits(model, inputs)
+        counted = targets[:, 0] >= 0  # the others stand in for images that another process has
+        return Scores(logits[counted].cpu().numpy(), targets[counted].cpu().numpy() > 0)
+
+    @staticmethod
+    def metrics(observations: Sequence[Scores]) -> MultiLabelMetrics:
+        """At thresholds of 0.5."""
+        logits, truth = (np.concatenate(parts) for parts in zip(*observations, strict=True))
+        return MultiLabelMetrics(logits, truth, (UNFITTED,) * truth.shape[1])
+
+
+def positive_weights(labels: Labels) -> Tensor:
+    """``(K,)``: images without each label over those with it, at most ``MOST_WEIGHT``; so both weigh the same."""
+    positives = labels.sum(0)
+    ratios = (len(labels) - positives) / np.maximum(positives, 1)
+    return torch.tensor(np.clip(ratios, 1 / MOST_WEIGHT, MOST_WEIGHT), dtype=torch.float32)
+
+
+MOST_WEIGHT = 100.0
+"""Limit of ``positive_weights``: an image that weighs more makes single steps of a training."""
