@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from nextify.evaluation.predict import predict
     from nextify.fitting.fit import fit
     from nextify.networks.zoo import list_models
+    from nextify.study.run_differences import diff_runs
+    from nextify.study.runs import runs
     from nextify.training.train import train
     from nextify.weights.models import create_backbone, create_model
 
@@ -44,6 +46,7 @@ __version__ = "0.1.0"
 _LATER = {
     "create_backbone": "nextify.weights.models",
     "create_model": "nextify.weights.models",
+    "diff_runs": "nextify.study.run_differences",
     "evaluate": "nextify.evaluation.evaluate",
     "export": "nextify.deploy.export",
     "fit": "nextify.fitting.fit",
@@ -51,6 +54,7 @@ _LATER = {
     "open_images": "nextify.data",
     "predict": "nextify.evaluation.predict",
     "quantize": "nextify.deploy.quantize",
+    "runs": "nextify.study.runs",
     "train": "nextify.training.train",
 }
 
@@ -73,6 +77,7 @@ __all__ = [
     "cost",
     "create_backbone",
     "create_model",
+    "diff_runs",
     "evaluate",
     "export",
     "fit",
@@ -84,6 +89,7 @@ __all__ = [
     "predict",
     "quantize",
     "roadmap",
+    "runs",
     "train",
 ]
 

@@ -19,6 +19,8 @@ from typing import IO, Any
 
 JSON_FILE = "nextify.json"
 """In every folder that holds a bundle or an export."""
+LATEST = "latest"
+"""Beside the folders of trainings: the one that finished last."""
 
 
 class UnusableFolder(OSError):
@@ -31,6 +33,35 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnusableFolder(f"cannot make {path}: {error.strerror}; choose another --out") from error
+
+
+def link_latest(folder: Path) -> None:
+    """Let ``latest`` beside ``folder`` stand for it: a relative link or, where the system makes none, a file that holds
+    its name. Raises ``OSError``."""
+    alias = folder.with_name(LATEST)
+    link = folder.with_name(f".{LATEST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        link.symlink_to(folder.name, target_is_directory=True)
+    except (OSError, NotImplementedError):
+        write_text_atomic(alias, f"{folder.name}\n")
+        return
+    try:
+        os.replace(link, alias)
+    except OSError:
+        link.unlink()
+        raise
+
+
+def followed(path: str | Path) -> Path:
+    """``path``, with the folder's name in place of a ``latest`` that is a file; links are followed by the system."""
+    path = Path(path).expanduser()
+    for place in (path, *path.parents):
+        if place.name == LATEST and place.is_file():
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                name = place.read_text(encoding="utf-8").strip()
+                if name and Path(name).name == name:
+                    return place.with_name(name) / path.relative_to(place)
+    return path
 
 
 def occupied(path: Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from nextify.evaluation.metrics import unpacked
 from nextify.system.files import check_regular, parse_json
 from nextify.training.learned import metric_specs
 from nextify.training.records import Entry
@@ -60,13 +61,7 @@ class Result:
     def right_images(self) -> npt.NDArray[np.bool_] | None:
         """Of each test image whether a classifier gets it right, ``(N,)``; None where that is unknown or contradicts
         the accuracy."""
-        try:
-            bits = np.frombuffer(base64.b64decode(self.right or "", validate=True), np.uint8)
-            found = np.unpackbits(bits, count=self.test_images).astype(np.bool_)
-        except ValueError:
-            return None
-        agrees = 8 * len(bits) >= self.test_images and 100 * int(found.sum()) / self.test_images == self.top1
-        return found if agrees else None
+        return unpacked(self.right, self.test_images, self.metrics.get("top1", -1.0))
 
     def to_dict(self) -> dict[str, object]:
         """The figures as plain data, as ``result.json`` has them."""

@@ -8,6 +8,8 @@ a finished one is not trained again. Beside what ``run_trial`` leaves, the folde
     split.csv       which image is trained on and which tested on
     curves.png      loss and accuracy over the epochs
     predictions.png truth beside what was found on some test images (of detection and segmentation)
+
+``out/latest`` is the training that finished last.
 """
 
 from __future__ import annotations
@@ -27,7 +29,15 @@ from nextify.data.dense.opening import open_dense, recognize
 from nextify.data.preflight import split_csv
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
-from nextify.system.files import make_folder, parse_json, write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import (
+    LATEST,
+    link_latest,
+    make_folder,
+    parse_json,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
 from nextify.system.native import Mode
 from nextify.system.several import several
 from nextify.system.text import plural
@@ -147,8 +157,15 @@ def run_prepared(
         if isinstance(images, DenseImages) and (result.trained or not (folder / PREDICTIONS).exists()):
             write_bytes_atomic(folder / PREDICTIONS, predictions_picture(trial, images, result, runtime, title))
 
+    def keep_latest() -> None:
+        try:
+            link_latest(folder)
+        except OSError as error:
+            to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): name {folder} instead")
+
     processes.from_first(write_curves)
     processes.from_first(write_predictions)
+    processes.from_first(keep_latest)
     if licence is not None and not result.trained:
         processes.from_first(compare_licence)
     return result
