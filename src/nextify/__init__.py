@@ -36,16 +36,20 @@ if TYPE_CHECKING:
     from nextify.evaluation.predict import predict
     from nextify.fitting.fit import fit
     from nextify.networks.zoo import list_models
+    from nextify.study.folds import cross_validate
     from nextify.study.run_differences import diff_runs
     from nextify.study.runs import runs
+    from nextify.training.continued import continue_training
     from nextify.training.train import train
     from nextify.weights.models import create_backbone, create_model
 
 __version__ = "0.1.0"
 
 _LATER = {
+    "continue_training": "nextify.training.continued",
     "create_backbone": "nextify.weights.models",
     "create_model": "nextify.weights.models",
+    "cross_validate": "nextify.study.folds",
     "diff_runs": "nextify.study.run_differences",
     "evaluate": "nextify.evaluation.evaluate",
     "export": "nextify.deploy.export",
@@ -74,9 +78,11 @@ __all__ = [
     "ScaleJitter",
     "Shift",
     "Step",
+    "continue_training",
     "cost",
     "create_backbone",
     "create_model",
+    "cross_validate",
     "diff_runs",
     "evaluate",
     "export",

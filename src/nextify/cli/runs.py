@@ -153,12 +153,11 @@ def _paired(found: RunDifferences) -> str:
     pairs = found.paired
     if pairs is None:
         return found.images
-    said = f"of {found.images}, A alone gets {pairs.only_before:,} right and B alone {pairs.only_after:,}: "
     chance = "more than chance would give" if pairs.p < 0.05 else "no more than chance may give"
-    p = f"{pairs.p:.2g}" if pairs.p >= 1e-4 else "under 0.0001"
+    p = f"p = {pairs.p:.2g}" if pairs.p >= 1e-4 else "p under 0.0001"
     return (
-        f"{said}{chance} (McNemar's exact test, p = {p}).\n"
-        f"That is of these two networks; other seeds may differ by more, which nextify roadmap and --folds measure."
+        f"of {found.images}, A alone gets {pairs.only_before:,} right and B alone {pairs.only_after:,}:\n"
+        f"{chance} (McNemar's exact test, {p}), for these two networks; seeds differ too"
     )
 
 

@@ -76,7 +76,7 @@ def packed(right: bytes) -> str:
 
 def finished(folder: Path, trial: Trial) -> Result | None:
     """The result of a training that is done, or None where its result or its network is missing, cut or another's."""
-    content = _read_object(folder / "result.json")
+    content = read_object(folder / "result.json")
     figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "metrics", "trained")}
     metrics = {spec.key: content.get(spec.key) for spec in metric_specs(trial)}
     if (
@@ -129,11 +129,11 @@ def _whole_number(value: object, least: int) -> bool:
 
 def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
     """Those of ``folders`` that hold a training of another version of nextify, whose results are not reused."""
-    contents = {f: _read_object(f / "result.json") or _read_object(f / "recipe.json") for f in folders}
+    contents = {f: read_object(f / "result.json") or read_object(f / "recipe.json") for f in folders}
     return [folder for folder, content in contents.items() if content and content.get("version") != VERSION]
 
 
-def _read_object(path: Path) -> dict[str, object]:
+def read_object(path: Path) -> dict[str, object]:
     """The JSON object in a file; empty where there is none. Raises ``UnusableFolder`` for a pipe or device."""
     check_regular([path])
     try:
@@ -146,7 +146,7 @@ def _read_object(path: Path) -> dict[str, object]:
 def _whole_network(bundle: Path) -> bool:
     """Whether a bundle, or the weights of a network of timm's, is as it was written."""
     try:
-        content = _read_object(bundle / (JSON_FILE if is_bundle(bundle) else FOREIGN_JSON))
+        content = read_object(bundle / (JSON_FILE if is_bundle(bundle) else FOREIGN_JSON))
         if is_bundle(bundle):
             any_from_json(content, bundle)
         with safe_open(bundle / WEIGHTS_FILE, framework="pt"):  # raises where bytes are missing

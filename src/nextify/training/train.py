@@ -18,9 +18,9 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nextify.data import Images, open_images
 from nextify.data.batches import divided
@@ -55,6 +55,38 @@ from nextify.training.trial import Runtime, Trial, runtime
 from nextify.weights.bundle import JSON_FILE, chosen_licence
 
 PREDICTIONS = "predictions.png"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of a training are, and how they are read; kept, so that it can be continued."""
+
+    data: str
+    """As ``train`` takes it."""
+    split_seed: int = 0
+    channels: tuple[int, int, int] | None = None
+    skip_unreadable: bool = False
+    task: DenseTask | None = None
+    ignore_index: int | None = None
+
+    def open(self, cache: Path) -> AnyImages:
+        """The images."""
+        if self.task is not None or recognize(self.data) is not None:
+            return open_dense(
+                self.data,
+                task=self.task,
+                ignore_index=self.ignore_index,
+                split_seed=self.split_seed,
+                skip_unreadable=self.skip_unreadable,
+                cache=cache,
+            )
+        return open_images(
+            self.data,
+            split_seed=self.split_seed,
+            channels=self.channels,
+            skip_unreadable=self.skip_unreadable,
+            cache=cache,
+        )
 
 
 def prepare_in(
@@ -111,8 +143,12 @@ def run_prepared(
     should_stop: ShouldStop | None = None,
     track: Sequence[str] = (),
     licence: str | None = None,
+    source: Source | None = None,
 ) -> Result:
     """Run a prepared training in its folder below ``out``, with its preflight, resolved recipe and curves beside it.
+
+    Args:
+        source: of its images, where they are not only held in memory.
 
     Raises as ``run_trial``.
     """
@@ -125,7 +161,7 @@ def run_prepared(
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
             held_out = divided(images.train.labels, trial.recipe)[1].tolist() if isinstance(images, Images) else []
             write_text_atomic(folder / "split.csv", split_csv(images, held_out))
-            write_json_atomic(folder / "recipe.json", resolved(prepared))
+            write_json_atomic(folder / "recipe.json", {**resolved(prepared), "reading": source and asdict(source)})
 
     title = f"{request.model} on {images.name}"
 
@@ -214,16 +250,17 @@ def train(
     track = several(track)
     check_trackers(track)
     check_licence(licence)
+    source = None
+    if not isinstance(data, Images | DenseImages):
+        source = Source(str(data), split_seed, task=task, ignore_index=ignore_index)
     with processes.joined(place.device):
-
-        def read() -> AnyImages:
-            if isinstance(data, Images | DenseImages):
-                return data
-            if task is not None or recognize(data) is not None:
-                return open_dense(
-                    data, task=task, ignore_index=ignore_index, split_seed=split_seed, cache=out / "cache"
-                )
-            return open_images(data, split_seed=split_seed, cache=out / "cache")
-
-        prepared = prepare_in(out, wanted, processes.first_alone(read), place, started=started)
-        return run_prepared(prepared, out, place, on_progress=progress, track=track, licence=licence)
+        held = cast("AnyImages", data)
+        images = held if source is None else processes.first_alone(lambda: source.open(out / "cache"))
+        prepared = prepare_in(out, wanted, images, place, started=started)
+        return run_prepared(
+            *(prepared, out, place),
+            on_progress=progress,
+            track=track,
+            licence=licence,
+            source=source,
+        )
