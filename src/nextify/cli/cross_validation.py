@@ -101,8 +101,8 @@ def _conclude(found: CrossValidation) -> int:
     if failed:
         return 1
     print(
-        f"top-1 {percent(found.top1_mean)} % on average, standard deviation {percent(found.top1_std)}; 95 % interval of "
-        f"the mean {percent(found.top1_low)} to {percent(found.top1_high)} %,\n"
+        f"top-1 {percent(found.top1_mean)} % on average, standard deviation {percent(found.top1_std)}; 95 % interval "
+        f"of the mean {percent(found.top1_low)} to {percent(found.top1_high)} %,\n"
         f"wider than over independent trainings, as folds share training images (Nadeau and Bengio 2003)"
     )
     print(f"out-of-fold probabilities: {found.predictions}\nnetworks: {found.folder / 'trials'}")
