@@ -39,13 +39,13 @@ ASKED: dict[str, Any] = {
 IMAGES = 40
 
 
-def a_run(folder: Path, right: int = 30, asked: dict[str, Any] | None = None, **result: Any) -> Path:
-    """The folder of a finished training that gets the first ``right`` of 40 test images right."""
+def a_run(folder: Path, hits: int = 30, asked: dict[str, Any] | None = None, **result: Any) -> Path:
+    """The folder of a finished training that gets the first ``hits`` of 40 test images right."""
     folder.mkdir(parents=True)
-    bits = np.packbits(np.arange(IMAGES) < right).tobytes()
+    bits = np.packbits(np.arange(IMAGES) < hits).tobytes()
     found = {
         "fingerprint": folder.name,
-        "top1": 100 * right / IMAGES,
+        "top1": 100 * hits / IMAGES,
         "test_images": IMAGES,
         "seconds": 12.5,
         "curve": [{"epoch": 1, "train_loss": 1.0, "learning_rate": 0.1, "test_top1": 50.0}],
@@ -282,7 +282,7 @@ def test_the_result_differs_by_a_paired_test(tmp_path: Path, capsys: Captured) -
     assert main(["runs", "diff", str(a), str(b)]) == 0
     said = capsys.readouterr().out
     assert "top1    75.00 %  50.00 %  −25.00 points" in said
-    assert "A alone gets 10 right and B alone 0: more than chance would give (McNemar's exact test, p = 0.002)" in said
+    assert "A alone gets 10 right and B alone 0:\nmore than chance would give (McNemar's exact test, p = 0.002)" in said
     assert main(["runs", "diff", str(a), str(b), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["paired"]["only_before"] == 10
 

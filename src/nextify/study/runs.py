@@ -158,7 +158,7 @@ def _at(folder: Path) -> Run | None:
     date = datetime.fromtimestamp(max(path.stat().st_mtime for path in files), UTC).isoformat(timespec="seconds")
     try:
         run = _training(folder) if is_training else _several(folder)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError) as error:
+    except (ArithmeticError, AttributeError, LookupError, OSError, StopIteration, TypeError, ValueError) as error:
         said = str(error) if isinstance(error, RunError | OSError) else "its JSON is of another form"
         remedy = "" if isinstance(error, OSError) else "; the command that made it, given again, mends it"
         run = Run(folder, "training" if is_training else "study", "broken", detail=" ".join(said.split()) + remedy)
