@@ -22,6 +22,7 @@ from nextify.study.statistics import corrected_interval, mcnemar
 from nextify.system.files import followed, link_latest
 from nextify.training.checkpoint import save_checkpoint
 from nextify.training.run import taken
+from nextify.weights.bundle import located
 from tests.helpers import Captured
 
 ASKED: dict[str, Any] = {
@@ -343,26 +344,39 @@ def test_only_whole_trainings_are_compared(tmp_path: Path) -> None:
 # -- the latest ----------------------------------------------------------------------------------------------------
 
 
+def a_bundle(folder: Path) -> Path:
+    """Something like the bundle of a finished training."""
+    bundle = a_run(folder) / "bundle"
+    bundle.mkdir()
+    (bundle / "nextify.json").write_text("{}")
+    return bundle
+
+
 def test_latest_is_a_relative_link_that_moves(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        link_latest(a_run(tmp_path / name))
-        assert os.readlink(tmp_path / "latest") == name
+        bundle = a_bundle(tmp_path / name)
+        link_latest(bundle)
+        assert os.readlink(tmp_path / "latest") == f"{name}/bundle"
         assert nextify.diff_runs(tmp_path / "latest", tmp_path / name).before.folder.name == name
+        assert located(tmp_path / "latest" / "bundle").resolve() == bundle.resolve()
     assert [run.folder.name for run in runs(tmp_path, sort="folder")] == ["a", "b"]
+    assert {path.parent.name for path in tmp_path.glob("*/bundle")} == {"a", "b"}  # each once
 
 
 def test_where_no_links_can_be_made_latest_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given: object, **options: object) -> None:
         raise OSError("not supported")
 
+    bundle = a_bundle(tmp_path / "a")
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    link_latest(a_run(tmp_path / "a"))
-    assert (tmp_path / "latest").read_text() == "a\n"
-    assert followed(tmp_path / "latest") == tmp_path / "a"
-    assert followed(tmp_path / "latest" / "bundle") == tmp_path / "a" / "bundle"
+    link_latest(bundle)
+    assert (tmp_path / "latest").read_text() == "a/bundle\n"
+    assert located(tmp_path / "latest") == located(tmp_path / "latest" / "bundle") == located(tmp_path / "a") == bundle
+    assert nextify.diff_runs(tmp_path / "latest", tmp_path / "a").settings == ()
     assert [run.folder.name for run in runs(tmp_path)] == ["a"]
-    (tmp_path / "latest").write_text("../elsewhere")
-    assert followed(tmp_path / "latest") == tmp_path / "latest"
+    for elsewhere in ("../elsewhere", "/etc/passwd", "a", "a/b/c", ""):
+        (tmp_path / "latest").write_text(elsewhere)
+        assert followed(tmp_path / "latest") == tmp_path / "latest"
 
 
 # -- cross-validation ----------------------------------------------------------------------------------------------

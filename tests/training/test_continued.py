@@ -58,7 +58,7 @@ def test_the_command_trains_on_in_a_folder_of_its_own(out: Path, before: Finishe
     assert "2 more epochs from" in said
     assert "new cosine one from 0.002, 0.1 of the peak before" in said
     assert "the optimizer starts afresh" in said
-    second = (out / "latest").resolve()
+    second = (out / "latest").resolve().parent
     assert second != first.resolve()
     resolved = json.loads((second / "recipe.json").read_text())
     recipe = resolved["recipe"]

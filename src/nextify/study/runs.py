@@ -121,9 +121,7 @@ def _key(run: Run, sort: Sort) -> Any:
 
 def read_run(folder: str | Path) -> Run:
     """The run in a folder, for which ``latest`` or its ``bundle`` may stand. Raises ``RunError``."""
-    place = followed(folder).resolve()
-    if place.is_relative_to(Path.cwd()):
-        place = place.relative_to(Path.cwd())
+    place = followed(folder)
     if place.name == "bundle" and (place / JSON_FILE).exists():
         place = place.parent
     run = _at(place) if place.is_dir() else None

@@ -35,15 +35,17 @@ def make_folder(path: Path) -> None:
         raise UnusableFolder(f"cannot make {path}: {error.strerror}; choose another --out") from error
 
 
-def link_latest(folder: Path) -> None:
-    """Let ``latest`` beside ``folder`` stand for it: a relative link or, where the system makes none, a file that holds
-    its name. Raises ``OSError``."""
-    alias = folder.with_name(LATEST)
-    link = folder.with_name(f".{LATEST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+def link_latest(bundle: Path) -> None:
+    """Let ``latest`` beside the folder of a training stand for its ``bundle``: a relative link or, where the system
+    makes none, a file that says what the link would. Raises ``OSError``."""
+    # Not for the folder itself: OUT/*/bundle would then name two bundles.
+    alias = bundle.parent.with_name(LATEST)
+    target = Path(bundle.parent.name, bundle.name)
+    link = alias.with_name(f".{LATEST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        link.symlink_to(folder.name, target_is_directory=True)
+        link.symlink_to(target, target_is_directory=True)
     except (OSError, NotImplementedError):
-        write_text_atomic(alias, f"{folder.name}\n")
+        write_text_atomic(alias, f"{target.as_posix()}\n")
         return
     try:
         os.replace(link, alias)
@@ -53,14 +55,15 @@ def link_latest(folder: Path) -> None:
 
 
 def followed(path: str | Path) -> Path:
-    """``path``, with the folder's name in place of a ``latest`` that is a file; links are followed by the system."""
+    """``path``, or the bundle that it stands for where it is ``latest`` or ``latest/bundle``."""
     path = Path(path).expanduser()
-    for place in (path, *path.parents):
-        if place.name == LATEST and place.is_file():
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                name = place.read_text(encoding="utf-8").strip()
-                if name and Path(name).name == name:
-                    return place.with_name(name) / path.relative_to(place)
+    if path.name == "bundle" and path.parent.name == LATEST:
+        path = path.parent
+    if path.name == LATEST and (path.is_symlink() or path.is_file()):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            target = Path(os.readlink(path) if path.is_symlink() else path.read_text(encoding="utf-8").strip())
+            if len(target.parts) == 2 and ".." not in target.parts and not target.is_absolute():
+                return path.parent / target
     return path
 
 

@@ -55,7 +55,6 @@ class Finished:
             WeightsError: its bundle cannot be understood.
         """
         folder = followed(run)
-        folder = folder.resolve() if folder.is_symlink() else folder
         if folder.name == "bundle" and not (folder / "recipe.json").exists():
             folder = folder.parent
         asked = read_object(folder / "recipe.json")

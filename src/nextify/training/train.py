@@ -9,7 +9,7 @@ a finished one is not trained again. Beside what ``run_trial`` leaves, the folde
     curves.png      loss and accuracy over the epochs
     predictions.png truth beside what was found on some test images (of detection and segmentation)
 
-``out/latest`` is the training that finished last.
+``out/latest`` is the bundle of the training that finished last.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def run_prepared(
 
     def keep_latest() -> None:
         try:
-            link_latest(folder)
+            link_latest(result.bundle)
         except OSError as error:
             to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): name {folder} instead")
 
