@@ -17,6 +17,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -28,7 +29,7 @@ from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import EncodedStore, UniformStore
 from nextify.data.kept import Kept
 from nextify.evaluation.evaluate import set_probabilities
-from nextify.study.engine import Engine, Event, Job, LocalEngine
+from nextify.study.engine import Done, Engine, Event, Job, LocalEngine
 from nextify.study.plan import PlannedTrial
 from nextify.study.statistics import corrected_interval
 from nextify.study.store import Store
@@ -133,11 +134,25 @@ def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
     return tuple(folds)
 
 
+class _Part(UniformStore):
+    """Some images of one size, gathered when they are first needed, in the process that needs them."""
+
+    def __init__(self, whole: Kept, indices: Indices) -> None:
+        self.whole, self.indices = whole, indices
+
+    @cached_property
+    def kept(self) -> Kept:  # type: ignore[override]
+        return Kept(self.whole.array[self.indices])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"whole": self.whole, "indices": self.indices}
+
+
 def _selected(images: ImageSet, chosen: Indices) -> ImageSet:
     """As ``ImageSet.selected``, and as fast to train on as the whole."""
-    part, array = images.selected(chosen), images.array
-    if array is not None:
-        part.store = UniformStore(Kept(array[chosen]))
+    part = images.selected(chosen)
+    if isinstance(images.store, UniformStore):
+        part.store = _Part(images.store.kept, chosen)
     elif isinstance(images.store, EncodedStore):
         part.store = EncodedStore(images.store.images, images.store.indices[chosen])
     return part
@@ -199,7 +214,7 @@ class CrossTrainings(Trainings):
         return CrossValidation(self.store.root, tuple(folds), fmean(values) if values else None, spread, low, high)
 
     def write(self) -> CrossValidation:
-        """Keep what is finished in results.json and, once every fold is, the probabilities in out-of-fold.csv."""
+        """Keep what is finished in results.json."""
         found, prepared = self.found(), self.plan.prepared
         content: dict[str, Any] = {key: value for key, value in asdict(found).items() if key != "folder"}
         content |= {
@@ -215,11 +230,9 @@ class CrossTrainings(Trainings):
             "environment": self.environment,
         }
         write_json_atomic(self.store.root / RESULTS, content)
-        if all(one.top1 is not None for one in found.folds):
-            write_text_atomic(found.predictions, self._predictions())
         return found
 
-    def _predictions(self) -> str:
+    def predictions(self) -> str:
         """Every training image with its label, its fold, and the probability of each class, as CSV."""
         train, classes = self.images.train, self.images.classes
         rows = np.empty((len(train), len(classes)), np.float32)
@@ -290,6 +303,15 @@ def run_folds(trainings: CrossTrainings, engine: Engine, on_event: Callable[[Eve
     """Train what is missing, and keep the results. Raises ``EngineError``."""
     trainings.load()
     trainings.write()
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Done):
+            trainings.write()
+        on_event(event)
+
     if trainings.open_trials:
-        trainings.run(engine, on_event)
-    return trainings.write()
+        trainings.run(engine, keep)
+    found = trainings.write()
+    if all(one.top1 is not None for one in found.folds):
+        write_text_atomic(found.predictions, trainings.predictions())
+    return found
