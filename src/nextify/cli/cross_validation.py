@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nextify.cli.printing import command_line, print_columns, say
+from nextify.cli.printing import command_line, print_columns, say, unlogged
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.data import DataError
 from nextify.data.dense.opening import recognize
@@ -52,10 +52,11 @@ def run_cross_validation(options: Options, folds: int) -> int:
                 if options.watching.dry_run:
                     return 0
                 console.print(f"results go to {out}", highlight=False, markup=False, soft_wrap=True)
-                with StudyProgress(console, trainings, estimate) as progress:
+                with StudyProgress(console, trainings, estimate) as progress, unlogged():
                     found = run_folds(trainings, engine, progress.on_event)
             else:
-                found = run_folds(trainings, engine, lambda event: None)
+                with unlogged():
+                    found = run_folds(trainings, engine, lambda event: None)
         except KeyboardInterrupt:
             done = folds - len(trainings.open_trials)
             console.print(f"\nStopped with {done} of {folds} folds finished; the same command goes on.")

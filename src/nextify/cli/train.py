@@ -90,8 +90,8 @@ class Options:
     """A name that `nextify models` lists, e.g. convnext_atto."""
     data: Annotated[common.Images, common.UNSET] = ""
     continue_: Annotated[str | None, arg(name="continue", metavar="RUN", help_behavior_hint="")] = None
-    """Instead of MODEL: this finished training, e.g. runs/NAME/latest, with --epochs more of them, as a new training
-    beside it. Model, images and recipe are its own; a new cosine starts at a tenth of its rate (docs/training.md)."""
+    """Instead of MODEL: --epochs more of this finished training, e.g. runs/NAME/latest, as a new one beside it, with a
+    new cosine from a tenth of its rate (docs/training.md)."""
     task: Annotated[Literal["detection", "segmentation"] | None, common.UNSET] = None
     """What to learn where the data is annotated for several. Default: recognized from the data."""
     ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, common.UNSET] = None

@@ -145,7 +145,8 @@ class Finished:
             "the optimizer starts afresh: its state went with the checkpoint when the training was finished",
             f"seed {seed}, so that images come in another order and with other augmentation",
         )
-        request = Request(model, settings=settings or {}, epochs=epochs, weights=str(bundle), seed=seed)
+        new = {"settings": settings or {}, "epochs": epochs, "minutes": None, "weights": str(bundle), "seed": seed}
+        request = Request(**{**self.asked["request"], **new})
         return Prepared(
             *(request, images, self.asked["recipe_name"], before, about if isinstance(about, About) else None),
             *(state, start, size, notes),

@@ -41,8 +41,8 @@ class RateRamp:
 
     @property
     def good(self) -> tuple[float, float] | None:
-        """The good range: from where the smoothed loss has begun to fall to where it is lowest; None if it never falls
-        by more than its noise."""
+        """The good range: from where the smoothed loss has begun to fall to the last rate at which it is no higher than
+        at its lowest, but for its noise; None where it does not fall by more than that of a step."""
         loss = np.array(self.smoothed)
         lowest = int(loss.argmin())
         fall = loss[0] - loss[lowest]
@@ -50,7 +50,9 @@ class RateRamp:
         if fall <= noise:
             return None
         begun = int(np.argmax(loss[0] - loss >= BEGUN * fall))
-        return self.rates[begun], self.rates[lowest]
+        error = noise / math.sqrt(2 * math.sqrt(math.pi) * SMOOTHED_OVER)  # of the mean under the Gaussian
+        last = int(np.flatnonzero(loss <= loss[lowest] + 2 * error)[-1])
+        return self.rates[begun], self.rates[last]
 
     @property
     def verdict(self) -> str:
@@ -74,13 +76,14 @@ class _Ramp(Trainer):
 
 
 def find_rate(prepared: Prepared, runtime: Runtime, steps: int = STEPS) -> RateRamp:
-    """Train for ``steps`` steps at growing rates, with the recipe's augmentation and regularization; keep nothing."""
+    """Train for ``steps`` steps at growing rates, as the recipe says but without mixing, which would make the loss of
+    some steps another one; keep nothing."""
     if processes.launched() > 1:
         raise RequestError("--find-rate takes one process: start it without torchrun")
     from scipy.ndimage import gaussian_filter1d
 
     trial, recipe = prepared.trial, prepared.trial.recipe
-    bare = recipe.with_(warmup_epochs=0.0, progressive_resizing="off", ema="off")
+    bare = recipe.with_(warmup_epochs=0.0, progressive_resizing="off", mixing="off", ema="off")
     rates = np.geomspace(BELOW * recipe.learning_rate, ABOVE * recipe.learning_rate, steps).tolist()
     torch.set_num_threads(runtime.threads)
     losses: list[float] = []
