@@ -87,7 +87,7 @@ def _print_runs(found: Sequence[Run], folder: Path) -> None:
     rows = [(_name(one, folder), *_cells(one)) for one in found if one.state != "broken"]
     widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
     if not sys.stdout.isatty() or sum(widths) + 2 * len(widths) - 2 <= shutil.get_terminal_size().columns:
-        lines = [HEADER, *rows] if rows else []
+        lines: list[tuple[str, ...]] = [HEADER, *rows] if rows else []
     else:
         print(HEADER[0])
         lines = [(f"  {HEADER[1]}", *HEADER[2:])]

@@ -66,15 +66,16 @@ def _run(options: Options, runtime: Runtime) -> int:
     console = Console(quiet=not processes.is_first())
     request, watching = options.request(), options.watching
 
-    def read() -> AnyImages:
-        weights = options.network.weights
-        reading = Reading(source.split_seed, source.channels, source.skip_unreadable)
-        return read_any(console, source.data, reading, out / "cache", weights, source.task, source.ignore_index)
-
     with one_voice(first=processes.is_first()):
         before = None if options.continue_ is None else Finished.of(options.continue_)
         out = options.folder if before is None else options.out or before.folder.parent
         source = options.source() if before is None else before.source_at(options.data)
+
+        def read() -> AnyImages:
+            weights = options.network.weights
+            reading = Reading(source.split_seed, source.channels, source.skip_unreadable)
+            return read_any(console, source.data, reading, out / "cache", weights, source.task, source.ignore_index)
+
         images = processes.first_alone(read)
         if request.minutes and not console.is_terminal:  # where no status is shown for what may take a minute
             console.print("measuring how many epochs fit …")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
-from nextify.data.preflight import preflight
+from nextify.data.preflight import Preflight, preflight
 from nextify.networks.dense.design import DenseDesign
 from nextify.paper.design import Design
 from nextify.system import processes
@@ -25,7 +26,7 @@ from nextify.system.text import plural
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress
 from nextify.training.prepare import Prepared, digest
-from nextify.training.prepare_dense import dense_preflight
+from nextify.training.prepare_dense import DensePreflight, dense_preflight
 from nextify.training.request import Request, RequestError, check_licence, split
 from nextify.training.result import Result, read_object
 from nextify.training.tracking import check_trackers
@@ -121,20 +122,16 @@ class Finished:
         recipe = before.with_(**restarted | above)
         bundle = self.folder / "bundle"
         dense = isinstance(about, DenseAbout)
-        state = (load_dense(bundle) if dense else load_bundle(bundle)).state
+        state = load_dense(bundle).state if dense else load_bundle(bundle).state
         design: Design | DenseDesign = about.design
-        data = Data(
-            *(images.name, images.fingerprint, images.num_classes, values["image_size"]),
-            *(tuple(values["mean"]), tuple(values["std"])),
-            values.get("task", "classification"),
-            tuple(values["canvas"]) if values.get("canvas") else None,
-        )
+        mean, std, canvas = (_as_tuple(values.get(name)) for name in ("mean", "std", "canvas"))
+        task, side = values.get("task", "classification"), values["image_size"]
+        data = Data(images.name, images.fingerprint, images.num_classes, side, mean, std, task, canvas)
         batch_norm = isinstance(design, Design) and design.norm == "batch"
-        size = data.image_size
-        report = (
+        report: Preflight | DensePreflight = (
             dense_preflight(images, recipe)
             if isinstance(images, DenseImages)
-            else preflight(images, recipe, uses_batch_norm=batch_norm, image_size=size)
+            else preflight(images, recipe, uses_batch_norm=batch_norm, image_size=side)
         )
         seed = self.asked["seed"] + 1
         start = digest(state)
@@ -149,11 +146,16 @@ class Finished:
         request = Request(**{**self.asked["request"], **new})
         return Prepared(
             *(request, images, self.asked["recipe_name"], before, about if isinstance(about, About) else None),
-            *(state, start, size, notes),
+            *(state, start, side, notes),
             trial=Trial(*(design, recipe, data, seed, start), self.asked["frozen_stages"], self.asked["accumulation"]),
             preflight=report,
             changes=(),
         )
+
+
+def _as_tuple(value: Any) -> Any:
+    """A tuple that JSON made a list."""
+    return None if value is None else tuple(value)
 
 
 def continue_training(
@@ -196,7 +198,7 @@ def continue_training(
     with processes.joined(place.device):
         processes.from_first(lambda: make_folder(folder))
         held = cast("AnyImages", data)
-        images = held if source is None else processes.first_alone(lambda: source.open(folder / "cache"))
+        images = held if source is None else processes.first_alone(partial(source.open, folder / "cache"))
         return run_prepared(
             *(before.prepared(images, epochs, settings), folder, place),
             on_progress=progress,

@@ -19,6 +19,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -255,7 +256,7 @@ def train(
         source = Source(str(data), split_seed, task=task, ignore_index=ignore_index)
     with processes.joined(place.device):
         held = cast("AnyImages", data)
-        images = held if source is None else processes.first_alone(lambda: source.open(out / "cache"))
+        images = held if source is None else processes.first_alone(partial(source.open, out / "cache"))
         prepared = prepare_in(out, wanted, images, place, started=started)
         return run_prepared(
             *(prepared, out, place),
