@@ -82,8 +82,10 @@ class Finished:
         if not data and not reading:
             raise RequestError(f"{self.folder} does not say where its images are: give them, with --data")
         reading = {"data": "", **reading, **({"data": data} if data else {})}
-        channels = reading.get("channels")
-        return Source(**reading | {"channels": channels and (channels[0], channels[1], channels[2])})
+        chosen = reading.get("channels")
+        if chosen is None and isinstance(self.about, About):  # as the weights that it started from had them
+            chosen = self.about.preprocessing.bands
+        return Source(**{**reading, "channels": _as_tuple(chosen)})
 
     def licence(self, chosen: str | None) -> str:
         """Of the result: the one ``chosen``, else that of this training's. Raises ``WeightsError``."""
