@@ -132,8 +132,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], within: str = "") -
     """Setting by setting; one of another kind (another optimizer, mixing off) is one difference as a whole."""
     for key in dict.fromkeys((*a, *b)):
         one, other, name = a.get(key), b.get(key), f"{within}{key}"
-        parts = isinstance(one, Mapping) and isinstance(other, Mapping)
-        if parts and one.get("kind") == other.get("kind"):
+        if isinstance(one, Mapping) and isinstance(other, Mapping) and one.get("kind") == other.get("kind"):
             yield from _differences(one, other, f"{name}.")
         elif one != other:
             yield Difference(name, one, other)
@@ -144,8 +143,8 @@ def _asked(a: _Training, b: _Training, decided: Mapping[str, Difference]) -> Ite
     requests = [_object(one.asked, "request") for one in (a, b)]
     if not all(requests):
         return
-    named = {"model", "recipe", "scale"}
-    stated = [{k: v for k, v in r.items() if k not in (*named, "settings")} | _object(r, "settings") for r in requests]
+    named = {"model", "recipe", "scale", "settings"}
+    stated = [{k: v for k, v in {**r, **_object(r, "settings")}.items() if k not in named} for r in requests]
     given = dict.fromkeys(one.name for one in _differences(*stated))
     found: dict[str, Difference] = {}
     for name in (_NAMED.get(name, name) for name in given):

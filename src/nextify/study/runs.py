@@ -323,7 +323,7 @@ def _folds(folder: Path, content: Mapping[str, Any], unfinished: State) -> Run:
 def _comparison(folder: Path, content: Mapping[str, Any], unfinished: State) -> Run:
     settings, accuracy = content["settings"], content.get("accuracy")
     rows = [row for row in accuracy["rows"] if row.get("top1_mean") is not None] if accuracy else []
-    best = max(rows, key=lambda row: _number(row["top1_mean"]), default={})
+    best: Mapping[str, Any] = max(rows, key=lambda row: _number(row["top1_mean"]), default={})
     return Run(
         folder,
         "comparison",
