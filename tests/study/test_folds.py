@@ -110,7 +110,7 @@ def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, di
         "folds",
         "finished",
         fmean(values),
-        "3 of 3 folds",
+        "3 folds",
     )
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")}
     assert main(command) == 0

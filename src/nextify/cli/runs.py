@@ -112,8 +112,7 @@ def _cells(one: Run) -> tuple[str, ...]:
     if one.value is not None:
         ends = "" if one.low is None or one.high is None else f" [{percent(one.low)}, {percent(one.high)}]"
         value = f"{one.metric} {percent(one.value)}{ends}"
-    kind = "" if one.kind == "training" else f"{one.kind}, "
-    return printable(one.data) or ABSENT, one.recipe or ABSENT, value, duration(one.seconds), kind + one.status
+    return printable(one.data) or ABSENT, one.recipe or ABSENT, value, duration(one.seconds), printable(one.status)
 
 
 def _print_differences(found: RunDifferences) -> None:

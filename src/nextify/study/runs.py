@@ -301,10 +301,11 @@ def _study(folder: Path, results: StudyResults, unfinished: State) -> Run:
 
 def _folds(folder: Path, content: Mapping[str, Any], unfinished: State) -> Run:
     done = [fold for fold in content["folds"] if fold["seconds"] is not None]
+    whole = len(done) == len(content["folds"])
     return Run(
         folder,
         "folds",
-        "finished" if len(done) == len(content["folds"]) else unfinished,
+        "finished" if whole else unfinished,
         model=_text(content["model"]),
         data=_text(content["data"]),
         task="classification",
@@ -316,19 +317,20 @@ def _folds(folder: Path, content: Mapping[str, Any], unfinished: State) -> Run:
         low=content["top1_low"],
         high=content["top1_high"],
         seconds=sum(fold["seconds"] for fold in done),
-        detail=f"{len(done)} of {plural(len(content['folds']), 'fold')}",
+        detail=("" if whole else f"{len(done)} of ") + plural(len(content["folds"]), "fold"),
     )
 
 
 def _comparison(folder: Path, content: Mapping[str, Any], unfinished: State) -> Run:
     settings, accuracy = content["settings"], content.get("accuracy")
     rows = [row for row in accuracy["rows"] if row.get("top1_mean") is not None] if accuracy else []
+    networks = plural(len(content["models"]), "network")
     best: Mapping[str, Any] = max(rows, key=lambda row: _number(row["top1_mean"]), default={})
     return Run(
         folder,
         "comparison",
         "finished" if settings.get("complete", True) else unfinished,
-        model=plural(len(content["models"]), "network"),
+        model=networks,
         data=_text(accuracy["data"]["name"]) if accuracy else "",
         task="classification",
         recipe=_text(accuracy["recipe_name"]) if accuracy else "",
@@ -337,5 +339,5 @@ def _comparison(folder: Path, content: Mapping[str, Any], unfinished: State) -> 
         low=best.get("top1_low"),
         high=best.get("top1_high"),
         seconds=_number(settings["seconds"]),
-        detail=f"best: {best['model']}" if best else "",
+        detail=networks + (f", best {best['model']}" if best else ""),
     )
