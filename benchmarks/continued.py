@@ -10,7 +10,7 @@ import nextify
 from nextify.system.environment import describe
 from nextify.weights import load_bundle
 
-SHARES, EPOCHS, MORE = (0.03, 0.1, 0.3, 1.0), 10, 5
+SHARES, EPOCHS, MORE = (0.1, 0.3, 1.0), 6, 3
 
 
 def main(seeds: int) -> None:
