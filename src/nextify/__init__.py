@@ -36,14 +36,21 @@ if TYPE_CHECKING:
     from nextify.evaluation.predict import predict
     from nextify.fitting.fit import fit
     from nextify.networks.zoo import list_models
+    from nextify.study.folds import cross_validate
+    from nextify.study.run_differences import diff_runs
+    from nextify.study.runs import runs
+    from nextify.training.continued import continue_training
     from nextify.training.train import train
     from nextify.weights.models import create_backbone, create_model
 
 __version__ = "0.1.0"
 
 _LATER = {
+    "continue_training": "nextify.training.continued",
     "create_backbone": "nextify.weights.models",
     "create_model": "nextify.weights.models",
+    "cross_validate": "nextify.study.folds",
+    "diff_runs": "nextify.study.run_differences",
     "evaluate": "nextify.evaluation.evaluate",
     "export": "nextify.deploy.export",
     "fit": "nextify.fitting.fit",
@@ -51,6 +58,7 @@ _LATER = {
     "open_images": "nextify.data",
     "predict": "nextify.evaluation.predict",
     "quantize": "nextify.deploy.quantize",
+    "runs": "nextify.study.runs",
     "train": "nextify.training.train",
 }
 
@@ -70,9 +78,12 @@ __all__ = [
     "ScaleJitter",
     "Shift",
     "Step",
+    "continue_training",
     "cost",
     "create_backbone",
     "create_model",
+    "cross_validate",
+    "diff_runs",
     "evaluate",
     "export",
     "fit",
@@ -84,6 +95,7 @@ __all__ = [
     "predict",
     "quantize",
     "roadmap",
+    "runs",
     "train",
 ]
 

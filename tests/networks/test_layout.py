@@ -145,6 +145,7 @@ def test_differences_are_the_changed_fields() -> None:
         "import nextify; nextify.macs(nextify.roadmap('resnet50')[0].design); nextify.list_models()",
         "from nextify.cli import main; main(['--help']); main([]); main(['--version'])",
         "from nextify.cli import main; main(['models']); main(['show', 'convnext_tiny'])",
+        "from nextify.cli import main; main(['runs', 'docs'])",
     ],
 )
 def test_torch_is_not_imported(statement: str) -> None:

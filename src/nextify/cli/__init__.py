@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "attribute": "find out what each of the paper's decisions is worth whatever the order, by Shapley values",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     "train": "train a network on your images, from fresh weights or given ones",
+    "runs": "list what was trained, and show what differed between two trainings and by how much",
     "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",
     "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
     "predict": "classify images, or find objects or regions in them: files, folders, patterns",

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from nextify.data.source import check_source
 from nextify.paper.settings import Range
-from nextify.system.files import UnusableFolder, occupied
+from nextify.system.files import UnusableFolder, followed, occupied
 from nextify.system.native import Mode
 
 UNSET = arg(help_behavior_hint="")
@@ -127,7 +127,7 @@ class MeasurementOptions(InferenceOptions):
     """Options of every command that measures a bundle on labelled images."""
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
-    """A bundle left by nextify train, or other weights with the same number of classes."""
+    """A bundle left by nextify train, its folder, or other weights with the same number of classes."""
     data: str
     """digits, cifar10, hf:OWNER/NAME, or a path, as for nextify train. The bundle must know every class."""
     class_order: ClassOrder = None
@@ -156,7 +156,7 @@ def refuse_for_dense(task: str, given: Mapping[str, object]) -> None:
 
 def check_weights(source: str | None) -> None:
     """Raises ``FileNotFoundError`` where a path to weights leads nowhere."""
-    if source is not None and ":" not in source and not Path(source).expanduser().exists():
+    if source is not None and ":" not in source and not followed(source).exists():
         raise FileNotFoundError(f"no weights at {source}; a Hub id is written hf:owner/name, a timm model timm:name")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
@@ -12,8 +12,13 @@ from nextify.cli import options as common
 from nextify.cli.settings import settings
 from nextify.data.source import check_source, check_task, source_name
 from nextify.paper.settings import Range
-from nextify.training.request import Request, check, check_licence
+from nextify.system import processes
+from nextify.system.files import followed
+from nextify.training.request import Request, RequestError, check, check_licence, split
 from nextify.training.tracking import check_trackers
+
+if TYPE_CHECKING:
+    from nextify.training.train import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,8 @@ class Watching:
     """Report each epoch to tensorboard, wandb or trackio too; can be given several times."""
     overfit_batch: Annotated[bool, common.UNSET] = False
     """Learn one batch by heart and stop: shows in a minute whether data and settings can be learned at all."""
+    find_rate: Annotated[bool, common.UNSET] = False
+    """Raise the learning rate over 100 steps and stop: draws the loss, and says whether the recipe's rate is good."""
     dry_run: Annotated[bool, common.UNSET] = False
     """Check and measure, report what would be trained, and stop."""
 
@@ -77,9 +84,12 @@ class Options:
     together when torchrun starts them: torchrun --nproc-per-node 8 -m nextify train …
     """
 
-    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")] = ""
     """A name that `nextify models` lists, e.g. convnext_atto."""
-    data: common.Images
+    data: Annotated[common.Images, common.UNSET] = ""
+    continue_: Annotated[str | None, arg(name="continue", metavar="RUN", help_behavior_hint="")] = None
+    """Instead of MODEL: --epochs more of this finished training, e.g. runs/NAME/latest, as a new one beside it, with a
+    new cosine from a tenth of its rate (docs/training.md)."""
     task: Annotated[
         str | None, arg(metavar="classification|multilabel|detection|segmentation", help_behavior_hint="")
     ] = None
@@ -87,11 +97,14 @@ class Options:
     labels. Default: recognized from the data (docs/data.md)."""
     ignore_index: common.IgnoreIndex = None
     out: common.Folder = None
-    """Folder of the results. Default: runs/MODEL-DATA."""
+    """Folder of the results. Default: runs/MODEL-DATA, or where the training of --continue is."""
     epochs: common.Count = None
     """Passes over the images. Default: the recipe's, or the scale's."""
     minutes: Annotated[Annotated[float, Range(above=0, most=10**7)] | None, common.UNSET] = None
     """Instead of --epochs: as many as fit this time here, by a measurement. Counts from the command's start."""
+    folds: Annotated[Annotated[int, Range(least=2, most=100)] | None, common.UNSET] = None
+    """Cross-validation: cut the training images into so many folds and train a network for each on the others. The
+    test images stay unused."""
     recipe: Annotated[str | None, common.UNSET] = None
     """convnext_in1k, scratch_small, coco_3x, … Default: by the task, the number of images and --weights."""
     set: common.Changes = ()
@@ -116,15 +129,66 @@ class Options:
         given["settings"] = settings(self.set)
         return Request(**{field.name: given[field.name] for field in fields(Request)})
 
+    def source(self) -> Source:
+        """Where the images are."""
+        from nextify.training.train import Source
+
+        return Source(self.data, **vars(self.reading), task=cast("Any", self.task), ignore_index=self.ignore_index)
+
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
+        if self.continue_ is not None:
+            self._check_continued(self.continue_)
+            return
+        for name, value in (("MODEL", self.model), ("--data", self.data)):
+            if not value:
+                raise RequestError(f"{name} is missing: nextify train MODEL --data PATH; see nextify train --help")
         check(self.request())
+        if self.folds is not None:
+            self._check_folds()
+        if self.watching.find_rate and self.watching.overfit_batch:
+            raise RequestError("--find-rate and --overfit-batch are one thing each: give one")
         check_licence(self.licence)
         check_trackers(self.watching.track)
         check_source(self.data)
         check_task(self.task)
         common.check_weights(self.network.weights)
         common.check_folder(self.folder)
+
+    def _check_folds(self) -> None:
+        """Refuse what is of one training only."""
+        options = {
+            "--minutes": self.minutes,
+            "--licence": self.licence,
+            "--track": self.watching.track,
+            "--overfit-batch": self.watching.overfit_batch,
+            "--find-rate": self.watching.find_rate,
+        }
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise RequestError(f"{given[0]} is for one training, and --folds trains several: leave it out")
+        if processes.launched() > 1:
+            raise RequestError("--folds takes one process, which starts its own: start it without torchrun")
+
+    def _check_continued(self, folder: str) -> None:
+        """Refuse what the training that is continued has decided, and what cannot be read."""
+        if self.epochs is None:
+            raise RequestError("--continue takes --epochs N, how many more")
+        plain = Options()
+        decided = ("model", "task", "ignore_index", "minutes", "recipe", "seed", "reading", "network", "folds")
+        given = [name for name in decided if getattr(self, name) != getattr(plain, name)]
+        if given:
+            named = {"model": "MODEL", "reading": "options of reading the images", "network": "options of the network"}
+            what = " and ".join(named.get(name, f"--{name.replace('_', '-')}") for name in given)
+            raise RequestError(f"--continue takes everything but the epochs and --set from {folder}: leave {what} out")
+        if not followed(folder).exists():
+            raise RequestError(f"no training in {folder}: give its folder, such as runs/NAME/latest")
+        split(settings(self.set))
+        check_licence(self.licence)
+        check_trackers(self.watching.track)
+        if self.data:
+            check_source(self.data)
+        common.check_folder(self.out)
 
 
 def run(options: Options) -> int:

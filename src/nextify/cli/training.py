@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,22 +13,28 @@ from rich.console import Console
 from rich.markup import escape
 
 from nextify import cli
+from nextify.cli.cross_validation import run_cross_validation
+from nextify.cli.options import Reading
 from nextify.cli.printing import command_line, one_voice, say
 from nextify.cli.progress import Stopping, TrainingProgress, read_any
 from nextify.evaluation.metrics import wilson
+from nextify.evaluation.pictures import ramp_picture
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import build_dense
 from nextify.networks.layout import cost
 from nextify.paper.design import Design
 from nextify.report.text import count, duration
 from nextify.system import processes
+from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural
 from nextify.tasks.task import MetricSpec, summary
+from nextify.training.continued import Finished
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
+from nextify.training.rate import find_rate
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
 from nextify.training.train import PREDICTIONS, folder_of, prepare_in, run_prepared, with_fewer_epochs
@@ -42,6 +49,8 @@ BUSY = 0.2
 
 
 def run_training(options: Options) -> int:
+    if options.folds is not None:
+        return run_cross_validation(options, options.folds)
     machine, watching = options.machine, options.watching
     with one_voice(first=processes.number() == 0):
         place = replace(
@@ -59,21 +68,28 @@ def run_training(options: Options) -> int:
 
 def _run(options: Options, runtime: Runtime) -> int:
     console = Console(quiet=not processes.is_first())
-    out, request, watching = options.folder, options.request(), options.watching
-
-    def read() -> AnyImages:
-        weights = options.network.weights
-        return read_any(
-            console, options.data, options.reading, out / "cache", weights, options.task, options.ignore_index
-        )
+    request, watching = options.request(), options.watching
 
     with one_voice(first=processes.is_first()):
+        before = None if options.continue_ is None else Finished.of(options.continue_)
+        out = options.folder if before is None else options.out or before.folder.parent
+        source = options.source() if before is None else before.source_at(options.data)
+
+        def read() -> AnyImages:
+            weights = options.network.weights
+            reading = Reading(source.split_seed, source.channels, source.skip_unreadable)
+            return read_any(console, source.data, reading, out / "cache", weights, source.task, source.ignore_index)
+
         images = processes.first_alone(read)
         if request.minutes and not console.is_terminal:  # where no status is shown for what may take a minute
             console.print("measuring how many epochs fit …")
         try:
             with console.status("measuring how many epochs fit …" if request.minutes else "reading …"):
-                prepared = prepare_in(out, request, images, runtime, started=cli.STARTED, keep=not watching.dry_run)
+                if before is None:
+                    keep = not watching.dry_run
+                    prepared = prepare_in(out, request, images, runtime, started=cli.STARTED, keep=keep)
+                else:
+                    prepared = before.prepared(images, options.epochs or 1, request.above)
         except ValueError:  # a refusal comes after what was found in the data, not instead of it
             console.print(
                 f"{images.name}: {plural(len(images.train), 'image')} to train on and {len(images.test):,} to test on, "
@@ -86,6 +102,8 @@ def _run(options: Options, runtime: Runtime) -> int:
         _announce(console, prepared, runtime)
         if watching.overfit_batch:
             return _overfit(console, prepared, runtime)
+        if watching.find_rate:
+            return _find_rate(console, prepared, runtime, out)
         folder = folder_of(out, prepared.trial)
         if processes.from_first(lambda: finished(folder, prepared.trial)) is None:
             with console.status("measuring a few steps …"):
@@ -108,7 +126,8 @@ def _run(options: Options, runtime: Runtime) -> int:
                         on_progress=progress.show,
                         should_stop=lambda: stopping.asked() or progress.epochs is not None,
                         track=watching.track,
-                        licence=options.licence,
+                        licence=options.licence if before is None else before.licence(options.licence),
+                        source=source,
                     )
                     break
                 except TrainingStopped:
@@ -207,6 +226,18 @@ def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _find_rate(console: Console, prepared: Prepared, runtime: Runtime, out: Path) -> int:
+    with console.status("raising the learning rate …"):
+        found = find_rate(prepared, runtime)
+    path = out / f"find-rate-{prepared.trial.fingerprint}.png"
+    title = f"{prepared.request.model} on {prepared.images.name}"
+    write_bytes_atomic(path, ramp_picture(found.rates, found.losses, found.smoothed, found.rate, found.good, title))
+    first, last = found.rates[0], found.rates[-1]
+    console.print(f"{len(found.rates)} steps from {first:.2g} to {last:.2g}: {found.verdict}", highlight=False)
+    console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
 def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> None:

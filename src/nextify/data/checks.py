@@ -154,6 +154,7 @@ def check(
         test_images_also_in_training=len(shared),
         left_out=readable.left_out,
         middle_side=round(float(np.median([min(r.header.height, r.header.width) for r in records.values()]))),
+        train_groups=None if readable.groups is None else tuple(readable.groups[i] for i in readable.train),
     )
 
 

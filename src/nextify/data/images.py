@@ -225,6 +225,8 @@ class Images(Counted):
     """Median of the short sides, pixels; None where the images were not looked at one by one."""
     bands: Bands | None = None
     """The bands that were chosen of each image (``--channels``); None shows the images as they are."""
+    train_groups: Sequence[str] | None = None
+    """What each training image shows (a patient, a plant), empty for none; None where the source tells no groups."""
 
     @property
     def multilabel(self) -> bool:

@@ -210,6 +210,17 @@ def evaluate(
     return found
 
 
+def set_probabilities(
+    bundle: str | Path, images: ImageSet, *, device: str = "cpu", kernels: Mode = "auto"
+) -> npt.NDArray[np.float32]:
+    """``(N, K)`` probabilities that a bundle gives a set of images, in order, as ``evaluate`` counts them."""
+    loaded = load(bundle)
+    model = loaded.model.to(device)
+    install(model, kernels)
+    inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
+    return predict_set(model, images, loaded.preprocessing, device, inference)
+
+
 def name_classes(about: About, images: Images, notes: list[str], order: Order | None = None) -> About:
     """``about`` with class names: its own, or the images' in the order of the logits.
 

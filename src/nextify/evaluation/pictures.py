@@ -133,6 +133,31 @@ def curves_picture(
     return png(sheet)
 
 
+def ramp_picture(
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    rate: float,
+    good: tuple[float, float] | None,
+    title: str,
+) -> bytes:
+    """The training loss over a growing learning rate, the good range shaded, and the recipe's ``rate`` as a line."""
+    sheet = figure(6.4, 3.8)
+    axes: Any = sheet.add_subplot()
+    if good is not None:
+        axes.axvspan(*good, color=BLUE, alpha=0.12, linewidth=0, label=f"good range, {good[0]:.2g} to {good[1]:.2g}")
+    axes.plot(rates, losses, ".", color=SOFT, alpha=0.5, markersize=4, label="loss of each step")
+    axes.plot(rates, smoothed, color=BLUE, label="smoothed")
+    axes.axvline(rate, color=ORANGE, linestyle="--", label=f"the recipe's rate, {rate:.3g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate", color=SOFT)
+    axes.set_ylabel("training loss", color=SOFT)
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10.5, loc="left", color=INK)
+    return png(sheet)
+
+
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     """The worst mistakes as a contact sheet: each with its file, what it was taken for, and what it is."""
     captions = [

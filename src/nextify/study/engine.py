@@ -28,6 +28,7 @@ from nextify.training.loop import Progress, TrainingDiverged
 from nextify.training.probe import Speed, probe
 from nextify.training.result import Result
 from nextify.training.run import TrainingOutOfMemory, run_trial
+from nextify.training.trainer import Start
 from nextify.training.trial import Runtime, Trial
 
 
@@ -45,6 +46,10 @@ class Job:
     folder: Path | None = None
     name: str = ""
     """Of the design, for the bundle."""
+    start: Start | None = None
+    """Weights to begin with, where they come from, and their licence, as ``run_trial`` takes them."""
+    start_source: str = ""
+    licence: str = "yours"
 
 
 class Started(NamedTuple):
@@ -99,7 +104,14 @@ def run_job(job: Job, runtime: Runtime, on_event: OnEvent) -> None:
         def advanced(progress: Progress) -> None:
             on_event(Advanced(job.key, progress))
 
-        on_event(Done(job.key, run_trial(job.trial, job.images, runtime, job.folder, advanced, name=job.name)))
+        result = run_trial(
+            *(job.trial, job.images, runtime, job.folder, advanced),
+            name=job.name,
+            start=job.start,
+            start_source=job.start_source,
+            licence=job.licence,
+        )
+        on_event(Done(job.key, result))
     except BrokenPipeError:
         raise
     except (TrainingDiverged, TrainingOutOfMemory) as error:
@@ -118,6 +130,8 @@ class LocalEngine:
         self.runtime, self.side_by_side = runtime, side_by_side
         self._context = worker_context("nextify.study.engine")
         self._workers: dict[Connection, BaseProcess] = {}
+        self._images: AnyImages | None = None
+        """What every worker has got at its start, the images of the first job."""
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -134,10 +148,10 @@ class LocalEngine:
             process.join(5)
         self._workers.clear()
 
-    def _start_worker(self, images: AnyImages) -> Connection:
+    def _start_worker(self) -> Connection:
         ours: Connection
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_worker, args=(theirs, images, self.runtime), daemon=True)
+        process = self._context.Process(target=_worker, args=(theirs, self._images, self.runtime), daemon=True)
         # Read by the OpenMP runtime that the workers' server loads: spinning threads would steal from the trial beside.
         with _environment_variable("OMP_NUM_THREADS", str(self.runtime.threads)):
             process.start()
@@ -146,7 +160,7 @@ class LocalEngine:
         return ours
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """Run all jobs, which must be on the same images as the first job that this engine was given.
+        """Run all jobs. Images that are not those of the first job of this engine are sent with their job.
 
         Raises:
             EngineError: a worker could not write its files, or workers die one after the other.
@@ -154,13 +168,16 @@ class LocalEngine:
         waiting = list(jobs)
         running: dict[Connection, Job] = {}
         deaths = 0
+        if self._images is None and jobs:
+            self._images = jobs[0].images
         while len(self._workers) < min(self.side_by_side, len(waiting)):
-            self._start_worker(jobs[0].images)
+            self._start_worker()
         idle = list(self._workers)
         while waiting or running:
             while waiting and idle:
                 connection, job = idle.pop(0), waiting.pop(0)
-                connection.send((job.key, job.trial, job.folder, job.name))
+                same = job.images is self._images
+                connection.send({**vars(job), "images": None} if same else vars(job))
                 running[connection] = job
             for connection in [c for c in wait(list(running)) if isinstance(c, Connection)]:
                 job = running[connection]
@@ -177,7 +194,7 @@ class LocalEngine:
                             f"trials end with code {process.exitcode}; too little memory for {self.side_by_side} side "
                             f"by side? Try --side-by-side 1 or a smaller --scale"
                         ) from None
-                    idle.append(self._start_worker(job.images))
+                    idle.append(self._start_worker())
                     continue
                 if not isinstance(event, Started | Advanced):
                     idle.append(connection)
@@ -207,8 +224,8 @@ def _worker(connection: Connection, images: AnyImages, runtime: Runtime) -> None
     warnings.simplefilter("ignore", InertChoice)  # what a study combines is not its user's choice
     while True:
         try:
-            key, trial, folder, name = connection.recv()
-            run_job(Job(key, trial, images, folder, name), runtime, connection.send)
+            job = connection.recv()
+            run_job(Job(**{**job, "images": job["images"] or images}), runtime, connection.send)
         except (EOFError, OSError):
             return
 

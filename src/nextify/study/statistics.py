@@ -211,6 +211,42 @@ def seeds_needed(alpha: float = 0.05, comparisons: int = 1) -> int:
     return n
 
 
+@dataclass(frozen=True)
+class McNemar:
+    """An exact test of two classifiers on the same images (McNemar 1947)."""
+
+    images: int
+    only_before: int
+    """Images that only the first gets right; the others tell nothing about a difference."""
+    only_after: int
+    p: float
+    """Two-sided, of "each such image is as likely to be won as lost"."""
+
+
+def mcnemar(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> McNemar:
+    """Compare two classifiers by which images ``(N,)`` each gets right."""
+    from scipy.stats import binomtest
+
+    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+    p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return McNemar(len(before), lost, won, p)
+
+
+def corrected_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """The interval for the mean over the folds of a cross-validation, or None with fewer than 2 of them.
+
+    Any two of k folds share k − 2 of their k − 1 parts of training images, so that their results are not independent
+    and Student's interval is too narrow. Nadeau and Bengio 2003 (https://doi.org/10.1023/A:1024068626366) replace its
+    variance / k by variance · (1 / k + tested / trained), where tested / trained is 1 / (k − 1) here.
+    """
+    student = confidence_interval(values, confidence)
+    if student is None:
+        return None
+    k, mean = len(values), fmean(values)
+    half = (student[1] - mean) * math.sqrt(1 + k / (k - 1))
+    return mean - half, mean + half
+
+
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Holm's correction: p-values such that the chance of even one false claim stays below alpha.
 

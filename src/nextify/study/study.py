@@ -96,7 +96,7 @@ class Trainings:
                 measured[event.key] = event.speed
                 on_probe(event.key)
 
-        engine.run([Job(step, first[step].trial, self.images) for step in first], on_event)
+        engine.run([replace(self.job(p), key=step, folder=None) for step, p in first.items()], on_event)
         probed = [planned for planned in self.open_trials if planned.step in measured]
         trial_seconds = {p.folder: measured[p.step].seconds for p in probed}
         speed = {p.step: p.trial.recipe.batch_size / measured[p.step].step_seconds for p in probed}
@@ -113,8 +113,11 @@ class Trainings:
                 self.outcomes[event.key] = event
             on_event(event)
 
-        jobs = [Job(p.folder, p.trial, self.images, self.store.folder(p), p.name) for p in self.open_trials]
-        engine.run(jobs, record)
+        engine.run([self.job(planned) for planned in self.open_trials], record)
+
+    def job(self, planned: PlannedTrial) -> Job:
+        """A planned trial as an engine takes it."""
+        return Job(planned.folder, planned.trial, self.images, self.store.folder(planned), planned.name)
 
     def trial(self, planned: PlannedTrial) -> TrialResult:
         """What became of a trial."""

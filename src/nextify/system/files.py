@@ -19,6 +19,8 @@ from typing import IO, Any
 
 JSON_FILE = "nextify.json"
 """In every folder that holds a bundle or an export."""
+LATEST = "latest"
+"""Beside the folders of trainings: the one that finished last."""
 
 
 class UnusableFolder(OSError):
@@ -31,6 +33,38 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnusableFolder(f"cannot make {path}: {error.strerror}; choose another --out") from error
+
+
+def link_latest(bundle: Path) -> None:
+    """Let ``latest`` beside the folder of a training stand for its ``bundle``: a relative link or, where the system
+    makes none, a file that says what the link would. Raises ``OSError``."""
+    # Not for the folder itself: OUT/*/bundle would then name two bundles.
+    alias = bundle.parent.with_name(LATEST)
+    target = Path(bundle.parent.name, bundle.name)
+    link = alias.with_name(f".{LATEST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        link.symlink_to(target, target_is_directory=True)
+    except (OSError, NotImplementedError):
+        write_text_atomic(alias, f"{target.as_posix()}\n")
+        return
+    try:
+        os.replace(link, alias)
+    except OSError:
+        link.unlink()
+        raise
+
+
+def followed(path: str | Path) -> Path:
+    """``path``, or the bundle that it stands for where it is ``latest`` or ``latest/bundle``."""
+    path = Path(path).expanduser()
+    if path.name == "bundle" and path.parent.name == LATEST:
+        path = path.parent
+    if path.name == LATEST and (path.is_symlink() or path.is_file()):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            target = Path(os.readlink(path) if path.is_symlink() else path.read_text(encoding="utf-8").strip())
+            if len(target.parts) == 2 and ".." not in target.parts and not target.is_absolute():
+                return path.parent / target
+    return path
 
 
 def occupied(path: Path) -> str:

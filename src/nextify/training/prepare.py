@@ -100,8 +100,8 @@ class Preparation:
             size = max(dense_canvas(request, images, notes))
         else:
             size = request.image_size or _image_size(request, images, about, notes)
-        digest = FROM_SCRATCH if start is None else _digest(start)
-        return cls(request, images, recipe_name, recipe, about, start, digest, size, tuple(notes))
+        start_digest = FROM_SCRATCH if start is None else digest(start)
+        return cls(request, images, recipe_name, recipe, about, start, start_digest, size, tuple(notes))
 
     def fitted_to(self, epochs: int | None = None) -> Prepared:
         """The training, with ``epochs`` unless the request names its own."""
@@ -299,7 +299,8 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
     return about, state
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
+def digest(state: Mapping[str, Tensor]) -> str:
+    """What a trial calls weights that it starts from."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
     return hashlib.sha256(save(tensors)).hexdigest()[:16]
 

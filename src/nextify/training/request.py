@@ -51,6 +51,11 @@ class Request:
     seed: Annotated[int, Range(least=0, most=2**31 - 1)] = 0
     """Shifted by 32 bits, it is part of torch's 64-bit seeds."""
 
+    @property
+    def above(self) -> dict[str, object]:
+        """``settings``, and the precision where one is named."""
+        return {**self.settings} | ({} if self.precision is None else {"precision": self.precision})
+
     def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON."""
         stated = {f.name: plain(getattr(self, f.name)) for f in fields(self)}

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from nextify.evaluation.metrics import unpacked
 from nextify.paper.recipe import Recipe
 from nextify.system.files import check_regular, parse_json
 from nextify.training.learned import metric_specs
@@ -71,13 +72,7 @@ class Result:
     def right_images(self) -> npt.NDArray[np.bool_] | None:
         """Of each test image whether a classifier gets it right, ``(N,)``; None where that is unknown or contradicts
         the accuracy."""
-        try:
-            bits = np.frombuffer(base64.b64decode(self.right or "", validate=True), np.uint8)
-            found = np.unpackbits(bits, count=self.test_images).astype(np.bool_)
-        except ValueError:
-            return None
-        agrees = 8 * len(bits) >= self.test_images and 100 * int(found.sum()) / self.test_images == self.main
-        return found if agrees else None
+        return unpacked(self.right, self.test_images, self.main)
 
     @property
     def image_scores(self) -> npt.NDArray[np.bool_] | npt.NDArray[np.float64] | None:
@@ -110,7 +105,7 @@ def packed_scores(scores: npt.NDArray[np.float64]) -> str:
 
 def finished(folder: Path, trial: Trial) -> Result | None:
     """The result of a training that is done, or None where its result or its network is missing, cut or another's."""
-    content = _read_object(folder / "result.json")
+    content = read_object(folder / "result.json")
     figures = {f: content.get(f) for f in Result.__dataclass_fields__ if f not in ("bundle", "metrics", "trained")}
     metrics = {spec.key: content.get(spec.key) for spec in metric_specs(trial)}
     if (
@@ -164,7 +159,7 @@ def _whole_number(value: object, least: int) -> bool:
 def fitted_otherwise(folder: Path, trial: Trial, request: Mapping[str, object]) -> dict[str, Any]:
     """The settings in which a training of the same request on the same images, whose recipe an earlier nextify fitted
     otherwise, differs from the trial; empty where the folder holds none such."""
-    content = _read_object(folder / "recipe.json")
+    content = read_object(folder / "recipe.json")
     data = content.get("data")
     if (
         content.get("version") != VERSION
@@ -181,11 +176,11 @@ def fitted_otherwise(folder: Path, trial: Trial, request: Mapping[str, object]) 
 
 def of_earlier_versions(folders: Iterable[Path]) -> list[Path]:
     """Those of ``folders`` that hold a training of another version of nextify, whose results are not reused."""
-    contents = {f: _read_object(f / "result.json") or _read_object(f / "recipe.json") for f in folders}
+    contents = {f: read_object(f / "result.json") or read_object(f / "recipe.json") for f in folders}
     return [folder for folder, content in contents.items() if content and content.get("version") != VERSION]
 
 
-def _read_object(path: Path) -> dict[str, object]:
+def read_object(path: Path) -> dict[str, object]:
     """The JSON object in a file; empty where there is none. Raises ``UnusableFolder`` for a pipe or device."""
     check_regular([path])
     try:
@@ -198,7 +193,7 @@ def _read_object(path: Path) -> dict[str, object]:
 def _whole_network(bundle: Path) -> bool:
     """Whether a bundle, or the weights of a network of timm's, is as it was written."""
     try:
-        content = _read_object(bundle / (JSON_FILE if is_bundle(bundle) else FOREIGN_JSON))
+        content = read_object(bundle / (JSON_FILE if is_bundle(bundle) else FOREIGN_JSON))
         if is_bundle(bundle):
             any_from_json(content, bundle)
         with safe_open(bundle / WEIGHTS_FILE, framework="pt"):  # raises where bytes are missing

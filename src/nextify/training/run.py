@@ -15,6 +15,7 @@ import functools
 import hashlib
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -236,11 +237,15 @@ def taken(folder: Path) -> Iterator[None]:
         return
     file: IO[str]
     with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            message = f"{folder} is in use by another run; wait for it, or choose another --out"
-            raise UnusableFolder(message) from error
+        for last in (False, True):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if last:
+                    message = f"{folder} is in use by another run; wait for it, or choose another --out"
+                    raise UnusableFolder(message) from error
+            time.sleep(0.05)  # a listing of runs holds it for a moment
         yield
 
 

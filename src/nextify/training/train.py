@@ -8,6 +8,8 @@ a finished one is not trained again. Beside what ``run_trial`` leaves, the folde
     split.csv       which image is trained on and which tested on
     curves.png      loss and accuracy over the epochs
     predictions.png truth beside what was found on some test images (of detection and segmentation)
+
+``out/latest`` is the bundle of the training that finished last.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nextify.data import Images, open_images
 from nextify.data.batches import divided
@@ -28,7 +31,15 @@ from nextify.data.preflight import split_csv
 from nextify.data.source import LabelTask, check_task
 from nextify.evaluation.pictures import curves_picture
 from nextify.system import processes
-from nextify.system.files import make_folder, parse_json, write_bytes_atomic, write_json_atomic, write_text_atomic
+from nextify.system.files import (
+    LATEST,
+    link_latest,
+    make_folder,
+    parse_json,
+    write_bytes_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
 from nextify.system.native import Mode
 from nextify.system.several import several
 from nextify.system.text import plural
@@ -47,6 +58,40 @@ from nextify.training.trial import Runtime, Trial, runtime
 from nextify.weights.bundle import JSON_FILE, chosen_licence
 
 PREDICTIONS = "predictions.png"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of a training are, and how they are read; kept, so that it can be continued."""
+
+    data: str
+    """As ``train`` takes it."""
+    split_seed: int = 0
+    channels: tuple[int, int, int] | None = None
+    skip_unreadable: bool = False
+    task: LabelTask | DenseTask | None = None
+    ignore_index: int | None = None
+
+    def open(self, cache: Path) -> AnyImages:
+        """The images."""
+        labels = self.task if self.task in ("classification", "multilabel") else None
+        if labels is None and (self.task is not None or recognize(self.data) is not None):
+            return open_dense(
+                self.data,
+                task=cast("DenseTask | None", self.task),
+                ignore_index=self.ignore_index,
+                split_seed=self.split_seed,
+                skip_unreadable=self.skip_unreadable,
+                cache=cache,
+            )
+        return open_images(
+            self.data,
+            task=labels,
+            split_seed=self.split_seed,
+            channels=self.channels,
+            skip_unreadable=self.skip_unreadable,
+            cache=cache,
+        )
 
 
 def prepare_in(
@@ -124,8 +169,12 @@ def run_prepared(
     should_stop: ShouldStop | None = None,
     track: Sequence[str] = (),
     licence: str | None = None,
+    source: Source | None = None,
 ) -> Result:
     """Run a prepared training in its folder below ``out``, with its preflight, resolved recipe and curves beside it.
+
+    Args:
+        source: of its images, where they are not only held in memory.
 
     Raises as ``run_trial``.
     """
@@ -138,7 +187,7 @@ def run_prepared(
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
             held_out = divided(images.train.labels, trial.recipe)[1].tolist() if isinstance(images, Images) else []
             write_text_atomic(folder / "split.csv", split_csv(images, held_out))
-            write_json_atomic(folder / "recipe.json", resolved(prepared))
+            write_json_atomic(folder / "recipe.json", {**resolved(prepared), "reading": source and asdict(source)})
 
     title = f"{request.model} on {images.name}"
 
@@ -170,8 +219,15 @@ def run_prepared(
         if isinstance(images, DenseImages) and (result.trained or not (folder / PREDICTIONS).exists()):
             write_bytes_atomic(folder / PREDICTIONS, predictions_picture(trial, images, result, runtime, title))
 
+    def keep_latest() -> None:
+        try:
+            link_latest(result.bundle)
+        except OSError as error:
+            to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): name {folder} instead")
+
     processes.from_first(write_curves)
     processes.from_first(write_predictions)
+    processes.from_first(keep_latest)
     if licence is not None and not result.trained:
         processes.from_first(compare_licence)
     return result
@@ -222,18 +278,17 @@ def train(
     check_trackers(track)
     check_licence(licence)
     check_task(task)
+    source = None
+    if not isinstance(data, Images | DenseImages):
+        source = Source(str(data), split_seed, task=task, ignore_index=ignore_index)
     with processes.joined(place.device):
-
-        def read() -> AnyImages:
-            if isinstance(data, Images | DenseImages):
-                return data
-            if task == "classification" or task == "multilabel":
-                return open_images(data, task=task, split_seed=split_seed, cache=out / "cache")
-            if task is not None or recognize(data) is not None:
-                return open_dense(
-                    data, task=task, ignore_index=ignore_index, split_seed=split_seed, cache=out / "cache"
-                )
-            return open_images(data, split_seed=split_seed, cache=out / "cache")
-
-        prepared = prepare_in(out, wanted, processes.first_alone(read), place, started=started)
-        return run_prepared(prepared, out, place, on_progress=progress, track=track, licence=licence)
+        held = cast("AnyImages", data)
+        images = held if source is None else processes.first_alone(partial(source.open, out / "cache"))
+        prepared = prepare_in(out, wanted, images, place, started=started)
+        return run_prepared(
+            *(prepared, out, place),
+            on_progress=progress,
+            track=track,
+            licence=licence,
+            source=source,
+        )

@@ -230,7 +230,7 @@ class Trainer:
         """
         recipe, whole = self.trial.recipe, self.trial.recipe.batch_size
         x, targets = self._training_inputs(pixels, targets)
-        set_learning_rate(self.optimizers, learning_rate(recipe, self.step, self.steps_per_epoch))
+        set_learning_rate(self.optimizers, self.rate())
         self.model.train()
         for module in self.frozen:
             module.eval()  # running statistics and dropped paths too
@@ -259,6 +259,10 @@ class Trainer:
             self.average.update_parameters(self.model)
         self.step += 1
         return total
+
+    def rate(self) -> float:
+        """The learning rate of the step to be taken."""
+        return learning_rate(self.trial.recipe, self.step, self.steps_per_epoch)
 
     def _outputs(self, x: Tensor, targets: Any) -> Any:
         """What the task's loss is of. A dense network takes the targets too, as its head samples by them."""

@@ -27,7 +27,7 @@ from nextify.networks.dense.network import DenseNetwork, build_dense
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.system.files import JSON_FILE as JSON_FILE
-from nextify.system.files import fresh_folder, occupied, write_bytes_atomic, write_json_atomic
+from nextify.system.files import followed, fresh_folder, occupied, write_bytes_atomic, write_json_atomic
 from nextify.system.text import printable, shortened
 from nextify.weights.design_detection import differences, mismatches
 from nextify.weights.dialects import licence_terms
@@ -339,9 +339,16 @@ def check_replaceable(path: Path) -> None:
         raise WeightsError(reason)
 
 
+def located(path: str | Path) -> Path:
+    """``path``, or the bundle inside where it is the folder of a training, for which ``latest`` may stand."""
+    path = followed(path)
+    inside = path / "bundle"
+    return inside if not (path / JSON_FILE).exists() and (inside / JSON_FILE).is_file() else path
+
+
 def is_bundle(path: str | Path) -> bool:
     """Whether there is a bundle at ``path``; reads no tensors."""
-    path = Path(path)
+    path = located(path)
     return (path / JSON_FILE).is_file() if path.is_dir() else _metadata(path) is not None
 
 
@@ -366,12 +373,12 @@ def load_bundle(path: str | Path) -> Bundle:
         WeightsError: truncated, foreign, newer than this nextify, of another task, or weights that do not belong to the
             JSON.
     """
-    return Bundle(*_read(Path(path), from_json))
+    return Bundle(*_read(located(path), from_json))
 
 
 def load_dense(path: str | Path) -> DenseBundle:
     """Read and check the bundle of a detector or segmenter. Raises as ``load_bundle``."""
-    return DenseBundle(*_read(Path(path), dense_from_json))
+    return DenseBundle(*_read(located(path), dense_from_json))
 
 
 def _read(path: Path, parsed: Callable[[Mapping[str, Any], Path], AnyAbout]) -> tuple[AnyAbout, State]:
@@ -401,7 +408,7 @@ def stated(path: str | Path) -> About | DenseAbout | None:
     Raises:
         WeightsError: it cannot be understood.
     """
-    path = Path(path)
+    path = located(path)
     if (path / JSON_FILE).is_file():
         return any_from_json(read_json(path / JSON_FILE), path / JSON_FILE)
     text = _metadata(path)

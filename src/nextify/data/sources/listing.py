@@ -51,6 +51,8 @@ class Listing:
     undecoded_note: str = ""
     """What to say where the images are too many to be held decoded."""
     left_out: LeftOut = field(default_factory=dict)
+    groups: Sequence[str] | None = None
+    """Of all images, as ``Found`` has them."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
                     f"so accuracy is flattered: {some(sorted(both, key=natural))}.")  # fmt: skip
     if found.groups is not None and (alone := sum(not name for name in found.groups)):
         said.append(f"{alone:,} of {len(found.groups):,} images name no group: each is a group of its own.")
-    return Listing(classes, found.images, labels, train, test, tuple(said), found.undecoded_note, left)
+    return Listing(classes, found.images, labels, train, test, tuple(said), found.undecoded_note, left, found.groups)
 
 
 def _refuse_unlabelled(found: Found, missing: list[int]) -> None:

@@ -1,0 +1,112 @@
+"""Running ``nextify train --folds``, and telling what the folds gave."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nextify.cli.printing import command_line, print_columns, say, unlogged
+from nextify.cli.progress import StudyProgress, read_images
+from nextify.data import DataError
+from nextify.data.dense.opening import recognize
+from nextify.report.text import duration, percent
+from nextify.study.engine import EngineError, LocalEngine
+from nextify.study.folds import CrossTrainings, CrossValidation, FoldsPlan, run_folds, side_by_side
+from nextify.study.store import Store
+from nextify.system.device import usable_device
+from nextify.system.text import plural
+from nextify.training.trial import Runtime
+
+if TYPE_CHECKING:
+    from nextify.cli.train import Options
+
+
+def run_cross_validation(options: Options, folds: int) -> int:
+    if options.task not in (None, "classification") or (options.task is None and recognize(options.data) is not None):
+        raise DataError(
+            f"--folds is for classification so far, not for boxes, masks or several labels of {options.data}"
+        )
+    console, machine = Console(), options.machine
+    images = read_images(console, options.data, options.reading, options.folder / "cache", options.network.weights)
+    plan = FoldsPlan.of(options.request(), images, folds, options.reading.split_seed)
+    device = usable_device(machine.device)
+    together, threads = side_by_side(plan, device, machine.threads)
+    runtime = Runtime(
+        *(device, threads),
+        kernels=machine.kernels,
+        compile=machine.compile,
+        accumulation=machine.accumulation or 1,
+        checkpoint_seconds=machine.checkpoint_seconds,
+        evaluations=options.watching.evaluations,
+    )
+    out = options.folder / plan.folder
+    with Store(out) as store, LocalEngine(runtime, together) as engine:
+        trainings = CrossTrainings(plan, store, images, runtime, together, command_line())
+        trainings.load()
+        _announce(console, trainings)
+        try:
+            if trainings.open_trials:
+                with console.status("measuring a few steps …"):
+                    estimate = trainings.estimate(engine)
+                console.print(f"about [bold]{duration(estimate.seconds)}[/] from a measured probe", highlight=False)
+                if options.watching.dry_run:
+                    return 0
+                console.print(f"results go to {out}", highlight=False, markup=False, soft_wrap=True)
+                with StudyProgress(console, trainings, estimate) as progress, unlogged():
+                    found = run_folds(trainings, engine, progress.on_event)
+            else:
+                with unlogged():
+                    found = run_folds(trainings, engine, lambda event: None)
+        except KeyboardInterrupt:
+            done = folds - len(trainings.open_trials)
+            console.print(f"\nStopped with {done} of {folds} folds finished; the same command goes on.")
+            return 130
+        except EngineError as error:
+            print(f"nextify: {error}", file=sys.stderr)
+            return 1
+    return _conclude(found)
+
+
+def _announce(console: Console, trainings: CrossTrainings) -> None:
+    plan, images = trainings.plan, trainings.images
+    prepared = plan.prepared
+    recipe = prepared.trial.recipe
+    groups = "" if images.train_groups is None else ", no group in two of them"
+    console.print(f"[bold]{prepared.request.model}[/] on {len(plan.folds)} folds of ", end="", highlight=False)
+    console.print(images.name, highlight=False, markup=False)
+    console.print(
+        f"  {plural(len(images.train), 'training image')} in folds of {len(plan.folds[-1].images.test):,} to "
+        f"{len(plan.folds[0].images.test):,}{groups}; the {plural(len(images.test), 'test image')} stay unused\n"
+        f"recipe {prepared.recipe_name}: {plural(recipe.epochs, 'epoch')} of "
+        f"{plural(prepared.steps_per_epoch, 'step')} of {plural(recipe.batch_size, 'image')}; {trainings.side_by_side} "
+        f"side by side with {plural(trainings.runtime.threads, 'thread')} each on {trainings.runtime.device}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    say(console, (*images.notes, *prepared.notes, *map(str, prepared.changes)))
+    for warning in prepared.preflight.warnings:
+        print(f"nextify: warning: {warning}", file=sys.stderr)
+
+
+def _conclude(found: CrossValidation) -> int:
+    print_columns(
+        ("fold", "trained on", "tested on", "top-1, %", "time"),
+        [
+            (str(one.fold), f"{one.train_images:,}", f"{one.test_images:,}", percent(one.top1), duration(one.seconds))
+            for one in found.folds
+        ],
+    )
+    failed = [one for one in found.folds if one.error]
+    for one in failed:
+        print(f"nextify: fold {one.fold} failed: {one.error}", file=sys.stderr)
+    if failed:
+        return 1
+    print(
+        f"top-1 {percent(found.top1_mean)} % on average, standard deviation {percent(found.top1_std)}; 95 % interval "
+        f"of the mean {percent(found.top1_low)} to {percent(found.top1_high)} %,\n"
+        f"wider than over independent trainings, as folds share training images (Nadeau and Bengio 2003)"
+    )
+    print(f"out-of-fold probabilities: {found.predictions}\nnetworks: {found.folder / 'trials'}")
+    return 0

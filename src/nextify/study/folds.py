@@ -1,0 +1,318 @@
+"""Cross-validation: the training images in folds, each tested on by a network that was trained on the others.
+
+Every fold has as many images of each class as the others, whole groups where the data names any, and the same recipe
+and seed. Two cross-validations of the same data have the same folds, so that they are paired. The data's own test
+images stay unused. The folder holds::
+
+    results.json     the figures of each fold, their mean and its interval
+    out-of-fold.csv  path, label and fold of every training image, and the probabilities that its fold's network gives
+    trials/          one training per fold, as a study's
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nextify.data import DataError, Images, ImageSet, open_images
+from nextify.data.images import EncodedStore, UniformStore
+from nextify.data.kept import Kept
+from nextify.evaluation.evaluate import set_probabilities
+from nextify.study.engine import Done, Engine, Event, Job, LocalEngine
+from nextify.study.plan import PlannedTrial
+from nextify.study.statistics import corrected_interval
+from nextify.study.store import Store
+from nextify.study.study import Trainings, default_side_by_side
+from nextify.system.files import write_json_atomic, write_text_atomic
+from nextify.system.native import Mode
+from nextify.training.prepare import Prepared, prepare
+from nextify.training.request import Request
+from nextify.training.result import Result
+from nextify.training.trial import runtime
+
+RESULTS, PREDICTIONS = "results.json", "out-of-fold.csv"
+SMALL = 64
+"""Side in pixels up to which networks are trained on one thread each, as a study's at a small scale are."""
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold: its images, and which of the training images are tested on."""
+
+    images: Images
+    held_out: Indices
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What the network of one fold gives on it; None where its training has not ended well."""
+
+    fold: int
+    """From 1."""
+    train_images: int
+    test_images: int
+    top1: float | None
+    """Percent."""
+    seconds: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """The folds together. Accuracies are percent of each fold's images, none of which its network was trained on."""
+
+    folder: Path
+    folds: tuple[FoldResult, ...]
+    top1_mean: float | None
+    top1_std: float | None
+    top1_low: float | None
+    top1_high: float | None
+    """Ends of the 95 % interval of the mean, corrected for the training images that folds share
+    (``corrected_interval``)."""
+
+    @property
+    def predictions(self) -> Path:
+        """The table of out-of-fold probabilities, once every fold is finished."""
+        return self.folder / PREDICTIONS
+
+
+def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
+    """Cut the training images into ``count`` folds, by scikit-learn.
+
+    Raises:
+        DataError: a class or the groups do not reach for so many folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    labels, named = images.train.labels, images.train_groups
+    numbers = np.bincount(labels, minlength=images.num_classes)
+    fewest = int(np.flatnonzero(numbers)[numbers[numbers > 0].argmin()])
+    if numbers[fewest] < count:
+        raise DataError(
+            f"{images.classes[fewest]} has {numbers[fewest]} training images, and each of {count} folds needs one: "
+            f"give fewer --folds, or add images"
+        )
+    options = {"n_splits": count, "shuffle": True, "random_state": seed}
+    everything = np.arange(len(labels))
+    if named is None:
+        parts = [held for _, held in StratifiedKFold(**options).split(everything, labels)]
+    else:
+        groups = [name or f"\0{i}" for i, name in enumerate(named)]
+        if len(set(groups)) < count:
+            raise DataError(f"{images.name} has {len(set(groups))} groups: give that many --folds or fewer")
+        parts = [held for _, held in StratifiedGroupKFold(**options).split(everything, labels, groups)]
+    folds = []
+    for number, held in enumerate(parts):
+        rest = np.setdiff1d(everything, held)
+        if lost := sorted({*np.unique(labels)} - {*np.unique(labels[rest])}):
+            raise DataError(
+                f"all images of {images.classes[lost[0]]} fall into one fold, as their groups are few: give fewer "
+                f"--folds, or add groups"
+            )
+        text = json.dumps([images.fingerprint, "fold", number, count, seed])
+        part = replace(
+            images,
+            train=_selected(images.train, rest),
+            test=_selected(images.train, held),
+            fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+            test_images_also_in_training=0,
+            train_groups=None,
+        )
+        folds.append(Fold(part, held))
+    return tuple(folds)
+
+
+class _Part(UniformStore):
+    """Some images of one size, gathered when they are first needed, in the process that needs them."""
+
+    def __init__(self, whole: Kept, indices: Indices) -> None:
+        self.whole, self.indices = whole, indices
+
+    @cached_property
+    def kept(self) -> Kept:  # type: ignore[override]
+        return Kept(self.whole.array[self.indices])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"whole": self.whole, "indices": self.indices}
+
+
+def _selected(images: ImageSet, chosen: Indices) -> ImageSet:
+    """As ``ImageSet.selected``, and as fast to train on as the whole."""
+    part = images.selected(chosen)
+    if isinstance(images.store, UniformStore):
+        part.store = _Part(images.store.kept, chosen)
+    elif isinstance(images.store, EncodedStore):
+        part.store = EncodedStore(images.store.images, images.store.indices[chosen])
+    return part
+
+
+@dataclass(frozen=True)
+class FoldsPlan:
+    """The trainings of a cross-validation, which differ in their images only."""
+
+    prepared: Prepared
+    """Of the fold with the fewest training images, to which the recipe of all is fitted."""
+    folds: tuple[Fold, ...]
+    trials: tuple[PlannedTrial, ...]
+
+    @classmethod
+    def of(cls, request: Request, images: Images, count: int, seed: int = 0) -> FoldsPlan:
+        """Plan ``count`` folds. ``seed`` is that of the folds. Raises as ``prepare`` and ``make_folds``."""
+        folds = make_folds(images, count, seed)
+        prepared = prepare(request, min((fold.images for fold in folds), key=lambda part: len(part.train)))
+        trial = prepared.trial
+        trials = (replace(trial, data=replace(trial.data, fingerprint=fold.images.fingerprint)) for fold in folds)
+        planned = (PlannedTrial(f"fold{i}", one, request.model) for i, one in enumerate(trials, 1))
+        return cls(prepared, folds, tuple(planned))
+
+    @property
+    def folder(self) -> str:
+        """Its name below the results' folder."""
+        together = json.dumps([planned.trial.fingerprint for planned in self.trials])
+        return f"folds{len(self.folds)}-{hashlib.sha256(together.encode()).hexdigest()[:12]}"
+
+
+@dataclass
+class CrossTrainings(Trainings):
+    """The trainings of a cross-validation, and what follows from them."""
+
+    plan: FoldsPlan
+    images: Images
+
+    def job(self, planned: PlannedTrial) -> Job:
+        prepared = self.plan.prepared
+        return replace(
+            super().job(planned),
+            images=self.plan.folds[self.plan.trials.index(planned)].images,
+            start=prepared.start,
+            start_source=prepared.request.weights or "",
+            licence=prepared.licence,
+        )
+
+    def found(self) -> CrossValidation:
+        """What the folds that are finished say."""
+        folds = []
+        for number, (planned, fold) in enumerate(zip(self.plan.trials, self.plan.folds, strict=True), 1):
+            trial = self.trial(planned)
+            sizes = len(fold.images.train), len(fold.images.test)
+            folds.append(FoldResult(number, *sizes, trial.metrics.get("top1"), trial.seconds, trial.error))
+        values = [one.top1 for one in folds if one.top1 is not None]
+        whole = len(values) == len(folds)
+        low, high = (corrected_interval(values) if whole else None) or (None, None)
+        spread = stdev(values) if len(values) > 1 else None
+        return CrossValidation(self.store.root, tuple(folds), fmean(values) if values else None, spread, low, high)
+
+    def write(self) -> CrossValidation:
+        """Keep what is finished in results.json."""
+        found, prepared = self.found(), self.plan.prepared
+        content: dict[str, Any] = {key: value for key, value in asdict(found).items() if key != "folder"}
+        content |= {
+            "model": prepared.request.model,
+            "data": self.images.name,
+            "recipe_name": prepared.recipe_name,
+            "seed": prepared.trial.seed,
+            "epochs": prepared.trial.recipe.epochs,
+            "request": prepared.request.to_dict(),
+            "design": prepared.trial.design.to_dict(),
+            "recipe": prepared.trial.recipe.to_dict(),
+            "command": self.command,
+            "environment": self.environment,
+        }
+        write_json_atomic(self.store.root / RESULTS, content)
+        return found
+
+    def predictions(self) -> str:
+        """Every training image with its label, its fold, and the probability of each class, as CSV."""
+        train, classes = self.images.train, self.images.classes
+        rows = np.empty((len(train), len(classes)), np.float32)
+        number = np.empty(len(train), np.int64)
+        for i, (planned, fold) in enumerate(zip(self.plan.trials, self.plan.folds, strict=True), 1):
+            outcome = self.outcomes[planned.folder]
+            assert isinstance(outcome, Result)
+            runtime = self.runtime
+            rows[fold.held_out] = set_probabilities(
+                outcome.bundle, fold.images.test, device=runtime.device, kernels=runtime.kernels
+            )
+            number[fold.held_out] = i
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("path", "label", "fold", *classes))
+        for i, label in enumerate(train.labels):
+            writer.writerow((train.name(i), classes[label], number[i], *map(repr, rows[i].tolist())))
+        return text.getvalue()
+
+
+def cross_validate(
+    model: str,
+    data: str | Path | Images,
+    *,
+    folds: int = 5,
+    out: str | Path,
+    device: str = "auto",
+    threads: int | None = None,
+    kernels: Mode = "auto",
+    split_seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    **request: Any,
+) -> CrossValidation:
+    """Train a network per fold of the training images; the same call goes on where it stopped.
+
+    Args:
+        data: as ``train`` takes it, for classification.
+        folds: how many, each with its share of every class and whole groups.
+        split_seed: of the folds, and of the split into training and test images.
+        on_event: called with each event of the study's engine.
+
+    The others are those of ``train``.
+
+    Raises:
+        RequestError: impossible options.
+        DataError: images that cannot be trained on in so many folds.
+        EngineError: the trainings cannot go on; what is finished stays.
+    """
+    out = Path(out)
+    wanted = Request(model, settings={} if settings is None else settings, **request)
+    images = data if isinstance(data, Images) else open_images(data, split_seed=split_seed, cache=out / "cache")
+    plan = FoldsPlan.of(wanted, images, folds, split_seed)
+    place = runtime(device, threads, kernels=kernels)
+    together, each = side_by_side(plan, place.device, threads)
+    with Store(out / plan.folder) as store, LocalEngine(replace(place, threads=each), together) as engine:
+        trainings = CrossTrainings(plan, store, images, engine.runtime, together)
+        return run_folds(trainings, engine, on_event)
+
+
+def side_by_side(plan: FoldsPlan, device: str, threads: int | None) -> tuple[int, int]:
+    """Trainings side by side, and threads of each, as a study chooses them."""
+    small = plan.prepared.image_size <= SMALL
+    return default_side_by_side("small" if small else "full", device, threads)
+
+
+def run_folds(trainings: CrossTrainings, engine: Engine, on_event: Callable[[Event], None]) -> CrossValidation:
+    """Train what is missing, and keep the results. Raises ``EngineError``."""
+    trainings.load()
+    trainings.write()
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Done):
+            trainings.write()
+        on_event(event)
+
+    if trainings.open_trials:
+        trainings.run(engine, keep)
+    found = trainings.write()
+    if all(one.top1 is not None for one in found.folds):
+        write_text_atomic(found.predictions, trainings.predictions())
+    return found

@@ -1,0 +1,210 @@
+"""More epochs of a finished training: a new training that starts from its weights, with a schedule of its own.
+
+The finished one has annealed its rate to almost nothing, so that more steps would change little. A new cosine
+is started instead, without warm-up, as in SGDR (Loshchilov and Hutter 2017, arXiv 1608.03983), from a share of its peak
+(``SHARE``). The optimizer starts afresh, as its state went with the checkpoint when the training was finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from nextify.data import Images
+from nextify.data.dense.annotations import DenseImages
+from nextify.data.preflight import Preflight, preflight
+from nextify.networks.dense.design import DenseDesign
+from nextify.paper.design import Design
+from nextify.system import processes
+from nextify.system.files import followed, make_folder
+from nextify.system.native import Mode
+from nextify.system.several import several
+from nextify.system.text import plural
+from nextify.training.learned import AnyImages
+from nextify.training.loop import OnProgress
+from nextify.training.prepare import Prepared, digest
+from nextify.training.prepare_dense import DensePreflight, dense_preflight
+from nextify.training.request import Request, RequestError, check_licence, split
+from nextify.training.result import Result, read_object
+from nextify.training.tracking import check_trackers
+from nextify.training.train import Source, run_prepared
+from nextify.training.trial import Data, Trial, runtime
+from nextify.weights import About, is_bundle, load_bundle
+from nextify.weights.bundle import DenseAbout, chosen_licence, load_dense, stated
+
+SHARE = 0.1
+"""Of the peak rate, where the new cosine starts (docs/training.md, More epochs)."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished training of ``nextify train``, as its folder tells it."""
+
+    folder: Path
+    asked: Mapping[str, Any]
+    about: About | DenseAbout
+
+    @classmethod
+    def of(cls, run: str | Path) -> Finished:
+        """The training in a folder, for which ``latest`` may stand; no tensors are read.
+
+        Raises:
+            RequestError: there is none, or it is not finished.
+            WeightsError: its bundle cannot be understood.
+        """
+        folder = followed(run)
+        if folder.name == "bundle" and not (folder / "recipe.json").exists():
+            folder = folder.parent
+        asked = read_object(folder / "recipe.json")
+        if not asked:
+            raise RequestError(
+                f"there is no training of nextify train in {run}: give its folder, such as runs/NAME/latest; nextify "
+                f"runs lists them"
+            )
+        about = stated(folder / "bundle") if is_bundle(folder / "bundle") else None
+        if about is None or not read_object(folder / "result.json"):
+            raise RequestError(
+                f"{folder} is not finished: the command that began it goes on where it stopped, and --continue adds "
+                f"epochs to what is finished"
+            )
+        return cls(folder, asked, about)
+
+    def source_at(self, data: str = "") -> Source:
+        """Where its images are, or at ``data`` where that is given.
+
+        Raises:
+            RequestError: a training of images that Python held, or by an earlier version, does not tell.
+        """
+        reading = self.asked.get("reading") or {}
+        if not data and not reading:
+            raise RequestError(f"{self.folder} does not say where its images are: give them, with --data")
+        reading = {"data": "", **reading, **({"data": data} if data else {})}
+        chosen = reading.get("channels")
+        if chosen is None and isinstance(self.about, About):  # as the weights that it started from had them
+            chosen = self.about.preprocessing.bands
+        return Source(**{**reading, "channels": _as_tuple(chosen)})
+
+    def licence(self, chosen: str | None) -> str:
+        """Of the result: the one ``chosen``, else that of this training's. Raises ``WeightsError``."""
+        return chosen_licence(self.about.licence, chosen)
+
+    def prepared(self, images: AnyImages, epochs: int, settings: Mapping[str, object] | None = None) -> Prepared:
+        """The training of ``epochs`` more.
+
+        Args:
+            settings: of the recipe, above what this makes of it.
+
+        Raises:
+            RequestError: other images, or settings of the design, which comes with the weights.
+        """
+        model, values, about = self.asked["model"], self.asked["data"], self.about
+        before = about.recipe
+        assert before is not None  # a training's bundle has one
+        if values["fingerprint"] != images.fingerprint:
+            raise RequestError(
+                f"{images.name} is not what {self.folder} was trained on (other images, labels or split): give the "
+                f"same --data, or start another training from its weights: nextify train {model} --weights "
+                f"{self.folder} --data …"
+            )
+        above, of_design = split(settings or {})
+        if of_design:
+            raise RequestError(f"the design comes with --continue: leave --set {next(iter(of_design))} out")
+        rate = SHARE * before.learning_rate
+        restarted: dict[str, Any] = {
+            "epochs": epochs,
+            "warmup_epochs": 0.0,
+            "schedule": "cosine",
+            "learning_rate": rate,
+            "min_learning_rate": min(before.min_learning_rate, above.get("learning_rate", rate)),
+            "progressive_resizing": "off",
+        }
+        recipe = before.with_(**restarted | above)
+        bundle = self.folder / "bundle"
+        dense = isinstance(about, DenseAbout)
+        state = load_dense(bundle).state if dense else load_bundle(bundle).state
+        design: Design | DenseDesign = about.design
+        mean, std, canvas = (_as_tuple(values.get(name)) for name in ("mean", "std", "canvas"))
+        task, side = values.get("task", "classification"), values["image_size"]
+        data = Data(images.name, images.fingerprint, images.num_classes, side, mean, std, task, canvas)
+        batch_norm = isinstance(design, Design) and design.norm == "batch"
+        report: Preflight | DensePreflight = (
+            dense_preflight(images, recipe)
+            if isinstance(images, DenseImages)
+            else preflight(images, recipe, uses_batch_norm=batch_norm, image_size=side)
+        )
+        seed = self.asked["seed"] + 1
+        start = digest(state)
+        share = recipe.learning_rate / before.learning_rate
+        notes = (
+            f"{plural(epochs, 'more epoch')} from {self.folder}, after {plural(before.epochs, 'epoch')}: the schedule "
+            f"is a new {recipe.schedule} one from {recipe.learning_rate:.3g}, {share:.3g} of the peak before",
+            "the optimizer starts afresh: its state went with the checkpoint when the training was finished",
+            f"seed {seed}, so that images come in another order and with other augmentation",
+        )
+        new = {"settings": settings or {}, "epochs": epochs, "minutes": None, "weights": str(bundle), "seed": seed}
+        request = Request(**{**self.asked["request"], **new})
+        return Prepared(
+            *(request, images, self.asked["recipe_name"], before, about if isinstance(about, About) else None),
+            *(state, start, side, notes),
+            trial=Trial(*(design, recipe, data, seed, start), self.asked["frozen_stages"], self.asked["accumulation"]),
+            preflight=report,
+            changes=(),
+        )
+
+
+def _as_tuple(value: Any) -> Any:
+    """A tuple that JSON made a list."""
+    return None if value is None else tuple(value)
+
+
+def continue_training(
+    run: str | Path,
+    epochs: int,
+    *,
+    data: str | Path | AnyImages | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    kernels: Mode = "auto",
+    progress: OnProgress | None = None,
+    settings: Mapping[str, object] | None = None,
+    track: str | Sequence[str] = (),
+    licence: str | None = None,
+) -> Result:
+    """Train ``epochs`` more from a finished training and leave a new one beside it; the same call goes on where it
+    stopped.
+
+    Args:
+        run: folder of the training; ``runs/NAME/latest`` serves.
+        data: the images it was trained on; None opens them again from where they were.
+        out: folder of the new training; None is the one that holds ``run``.
+        settings: of the recipe, such as ``{"learning_rate": 1e-3}``.
+
+    The others are those of ``train``.
+
+    Raises:
+        RequestError: ``run`` is not finished, or ``data`` are other images.
+    """
+    before, track = Finished.of(run), several(track)
+    check_trackers(track)
+    check_licence(licence)
+    place = runtime(device, threads, workers, kernels=kernels)
+    folder = before.folder.parent if out is None else Path(out)
+    source = None
+    if not isinstance(data, Images | DenseImages):
+        source = before.source_at("" if data is None else str(data))
+    with processes.joined(place.device):
+        processes.from_first(lambda: make_folder(folder))
+        held = cast("AnyImages", data)
+        images = held if source is None else processes.first_alone(partial(source.open, folder / "cache"))
+        return run_prepared(
+            *(before.prepared(images, epochs, settings), folder, place),
+            on_progress=progress,
+            track=track,
+            licence=before.licence(licence),
+            source=source,
+        )
