@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     "train": "train a network on your images, from fresh weights or given ones",
     "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",
+    "inspect": "find likely label errors, near duplicates and outliers among your images",
     "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
     "predict": "classify images, or find objects or regions in them: files, folders, patterns",
     "explain": "draw where a network looks, with checks of what the maps are worth",

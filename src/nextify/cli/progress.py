@@ -208,6 +208,7 @@ def read_any(
     ignore_index: int | None = None,
     to_train: bool = True,
     tested: Tested | None = None,
+    without: Path | None = None,
 ) -> AnyImages:
     """Open the images of ``--data``, annotated for whichever task, with progress.
 
@@ -219,7 +220,9 @@ def read_any(
     if dense is None:
         if ignore_index is not None:
             raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
-        return read_images(console, source, reading, cache, weights, to_train, tested)
+        return read_images(console, source, reading, cache, weights, to_train, tested, without)
+    if without is not None:
+        raise DataError(f"--without is for classification, and {source} is annotated for {dense}: leave it out")
     if dense == "detection" and ignore_index is not None:
         raise DataError(f"--ignore-index is for masks, and of {source} boxes are learned: leave it out")
     if reading.channels is not None:
@@ -246,13 +249,14 @@ def read_images(
     weights: str | None = None,
     to_train: bool = True,
     tested: Tested | None = None,
+    without: Path | None = None,
 ) -> Images:
     """Open the images of ``--data``, with progress.
 
     Args:
         cache: folder for what later starts need not do again; None for none.
         weights: where the bands of the images come from if ``--channels`` does not name them.
-        to_train, tested: as ``open_images`` has them.
+        to_train, tested, without: as ``open_images`` has them.
     """
     with console.status("looking at the images …") as status:
         return open_images(
@@ -263,5 +267,6 @@ def read_images(
             tested=tested,
             channels=reading.channels or (chosen_bands(weights) if weights else None),
             skip_unreadable=reading.skip_unreadable,
+            without=without,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
         )

@@ -82,6 +82,8 @@ class Options:
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A name that `nextify models` lists, e.g. convnext_atto."""
     data: common.Images
+    without: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None
+    """Leave these training images out: a list with a column file, as nextify inspect writes it. Test images stay."""
     task: Annotated[Literal["detection", "segmentation"] | None, common.UNSET] = None
     """What to learn where the data is annotated for several. Default: recognized from the data."""
     ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, common.UNSET] = None
@@ -122,6 +124,8 @@ class Options:
         check_licence(self.licence)
         check_trackers(self.watching.track)
         check_source(self.data)
+        if self.without is not None and not self.without.exists():
+            raise FileNotFoundError(f"no list at {self.without}; nextify inspect writes one")
         common.check_weights(self.network.weights)
         common.check_folder(self.folder)
 

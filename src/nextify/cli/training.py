@@ -60,7 +60,8 @@ def _run(options: Options, runtime: Runtime) -> int:
     def read() -> AnyImages:
         weights = options.network.weights
         return read_any(
-            console, options.data, options.reading, out / "cache", weights, options.task, options.ignore_index
+            *(console, options.data, options.reading, out / "cache", weights, options.task, options.ignore_index),
+            without=options.without,
         )
 
     with one_voice(first=processes.is_first()):

@@ -27,6 +27,7 @@ from nextify.data.sources.parquet import holds_images, list_parquet
 from nextify.data.sources.parts import Tested
 from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
+from nextify.data.without import without as leave_out
 from nextify.system.text import printable
 
 DIGITS_TRAIN = 600
@@ -49,6 +50,7 @@ def open_images(
     tested: Tested | None = None,
     channels: Sequence[int] | None = None,
     skip_unreadable: bool = False,
+    without: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
     """The images of a source, checked.
@@ -72,6 +74,7 @@ def open_images(
         skip_unreadable: leave images out that cannot be read, and name them in ``left_out``; each is decoded once to
             find them. In the place of one whose header is whole another image of its class is trained on, so that a
             training that it stopped goes on. False refuses them.
+        without: a CSV with a column ``file``, as ``nextify inspect`` writes it, of training images to leave out.
         on_progress: called now and then with the number of images looked at, and of all.
 
     Raises:
@@ -90,12 +93,16 @@ def open_images(
         raise DataError("scenes has boxes and masks and no labels: nextify train MODEL --data scenes trains on them")
     if tested == "val" and source in ("digits", "cifar10"):
         raise DataError(f"{source} has no val: choose --split test, or leave it out")
+    if without is not None and source == "digits":
+        raise DataError("digits has no files that --without could name: leave it out")
     if source == "digits":
         return _digits(split_seed, cache)
     splitting = Splitting(test_fraction, split_seed, to_train, tested)
     if source == "cifar10":
         local = root or _default_root()
         if not (local / "train").is_dir():
+            if without is not None:
+                raise DataError("the images of cifar10 have no names for --without: give a folder of them")
             return _cifar10(local, cache)
         listing = list_folder(local, splitting)
     else:
@@ -110,6 +117,8 @@ def open_images(
             ) from None
     if bands is not None:
         listing = replace(listing, images=BandsOf(listing.images, bands))
+    if without is not None:
+        listing = leave_out(listing, without)
     images = check(
         listing,
         name=source_name(source, tested),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -135,19 +135,39 @@ def curves_picture(
 
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     """The worst mistakes as a contact sheet: each with its file, what it was taken for, and what it is."""
-    columns = min(6, len(images))
-    rows = -(-len(images) // columns)
+    tiles = [
+        Tile(
+            *(image, mistake.name),
+            f"said {short(mistake.predicted, 16)}, {100 * mistake.probability:.0f} %",
+            f"is {short(mistake.true, 18)}",
+        )
+        for image, mistake in zip(images, found.mistakes, strict=False)
+    ]
+    return contact_sheet(tiles, f"{heading(found)}: wrong with the highest probability")
+
+
+class Tile(NamedTuple):
+    """An image of a contact sheet, and what stands above it; the two lines below its name are ``short`` already."""
+
+    image: npt.NDArray[np.uint8]
+    name: str
+    said: str
+    true: str
+
+
+def contact_sheet(tiles: Sequence[Tile], title: str) -> bytes:
+    """Images in rows of six, each under three lines."""
+    columns = min(6, len(tiles))
+    rows = -(-len(tiles) // columns)
     sheet = figure(max(4.5, 1.75 * columns), 0.6 + 2.3 * rows)
     grid: Any = sheet.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, image, mistake in zip(grid.flat, images, found.mistakes, strict=False):
+    for axes, (image, name, said, true) in zip(grid.flat, tiles, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
-        said = f"said {short(mistake.predicted, 16)}, {100 * mistake.probability:.0f} %"
-        true = f"is {short(mistake.true, 18)}"
-        name = mistake.name if len(mistake.name) <= 24 else f"…{mistake.name[-23:]}"  # the file's own name is last
+        name = name if len(name) <= 24 else f"…{name[-23:]}"  # the file's own name is last
         axes.set_title(f"{short(name, 24)}\n{said}\n{true}", fontsize=8, color=INK)
-    sheet.suptitle(f"{heading(found)}: wrong with the highest probability", fontsize=10.5, color=INK)
+    sheet.suptitle(title, fontsize=10.5, color=INK)
     return png(sheet)
 
 

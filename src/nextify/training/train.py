@@ -160,6 +160,7 @@ def train(
     *,
     task: DenseTask | None = None,
     ignore_index: int | None = None,
+    without: str | Path | None = None,
     out: str | Path,
     device: str = "auto",
     threads: int | None = None,
@@ -182,6 +183,7 @@ def train(
             already.
         task: ``detection`` or ``segmentation``, where the data is annotated for both; None recognizes it.
         ignore_index: of masks, as ``open_dense`` takes it.
+        without: a CSV of training images to leave out, as ``open_images`` takes it.
         kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
         compile: ``torch.compile`` the network.
         progress: called with a ``Progress`` after steps, a few times a second at most.
@@ -206,7 +208,8 @@ def train(
                 return open_dense(
                     data, task=task, ignore_index=ignore_index, split_seed=split_seed, cache=out / "cache"
                 )
-            return open_images(data, split_seed=split_seed, cache=out / "cache")
+            left_out = None if without is None else Path(without)
+            return open_images(data, split_seed=split_seed, cache=out / "cache", without=left_out)
 
         prepared = prepare_in(out, wanted, processes.first_alone(read), place, started=started)
         return run_prepared(prepared, out, place, on_progress=progress, track=track, licence=licence)
