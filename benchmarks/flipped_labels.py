@@ -69,8 +69,9 @@ def measure(out: Path) -> None:
         right = sum(file in flipped for file in first)
         every = sum(file in flipped for file in found)
         print(
-            f"{name}: first {len(first)}: precision {100 * right / len(first):.1f} %, recall {100 * right / count:.1f} %; "
-            f"all {len(found)}: precision {100 * every / len(found):.1f} %, recall {100 * every / count:.1f} %"
+            f"{name}: first {len(first)}: precision {100 * right / len(first):.1f} %, "
+            f"recall {100 * right / count:.1f} %; all {len(found)}: precision {100 * every / len(found):.1f} %, "
+            f"recall {100 * every / count:.1f} %"
         )
     hits = [file for file in lists["nextify"][:count] if file in flipped]
     named = sum(suggested[file] == flipped[file] for file in hits)

@@ -40,8 +40,8 @@ SHOWN = 20
 class Options(InferenceOptions):
     """Look for labels that are likely wrong, near duplicates across classes and parts, and outliers.
 
-    Leaves a CSV, a sheet of each kind and the probabilities in --out; nextify train --without takes the CSV, cut to what
-    is to be left out.
+    Leaves a CSV, a sheet of each kind and the probabilities in --out. Cut to what is to be left out, the CSV goes to
+    nextify train --without.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]

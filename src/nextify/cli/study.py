@@ -14,6 +14,7 @@ from nextify import report
 from nextify.cli.printing import command_line, say, unlogged
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.data import Images
+from nextify.data.images import check_pictures
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
@@ -35,6 +36,7 @@ def run_study(options: Options) -> int:
     console = Console()
     out, machine = options.folder, options.machine
     images = read_images(console, options.data, options.reading, out / "cache")
+    check_pictures(images, "nextify roadmap")
     plan = _plan(options, images)
     device = usable_device(machine.device)
     side_by_side, threads = default_side_by_side(options.scale, device, machine.threads)

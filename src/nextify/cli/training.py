@@ -152,7 +152,7 @@ def _price(trial: Trial) -> tuple[int, int, str]:
         macs = dense_cost(design, data.num_classes, height, width)
         return sum(p.numel() for p in network.parameters()), macs, f"{width}×{height}"
     assert isinstance(design, Design)  # this command trains networks of ours
-    price = cost(design, data.image_size, data.num_classes)
+    price = cost(design, data.image_size, data.num_classes, len(data.mean))
     return price.parameters, price.macs, f"{data.image_size}×{data.image_size}"
 
 

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from nextify.data import DataError, Images, ImageSet
+from nextify.data.bands import visible
 from nextify.data.images import check_images
 from nextify.evaluation.evaluate import match_classes, name_classes, predict_set
 from nextify.evaluation.label_errors import label_errors
@@ -161,12 +162,15 @@ class _Held:
     labels: npt.NDArray[np.int64]
     train: int
 
-    def load(self, index: int) -> npt.NDArray[Any]:
-        return self.sets[0].load(index) if index < self.train else self.sets[1].load(index - self.train)
+    def load(self, index: int) -> npt.NDArray[np.uint8]:
+        """To look at."""
+        return visible(self.sets[0].load(index) if index < self.train else self.sets[1].load(index - self.train))
 
     def name(self, index: int) -> str:
         part, place = (self.sets[0], index) if index < self.train else (self.sets[1], index - self.train)
-        return str(index) if part.names is None else part.names[place]
+        if part.names is None:
+            return f"{'train' if index < self.train else 'test'} {place}"
+        return part.names[place]
 
     def label(self, index: int) -> str:
         part, place = (self.sets[0], index) if index < self.train else (self.sets[1], index - self.train)

@@ -1,5 +1,7 @@
-"""Probabilities of training images by networks that were not trained on them: each fold is predicted by one that learned
-from the others, with the design and the recipe of a bundle."""
+"""Probabilities of training images by networks that were not trained on them.
+
+Each fold is predicted by a network that learned from the others, with the design and the recipe of a bundle.
+"""
 
 from __future__ import annotations
 
