@@ -51,13 +51,8 @@ def tiff_of_bands(values: Values) -> bytes:
     tags.update({256: width, 257: height, 259: 1, 262: 1, 277: count, 278: height, 279: values.nbytes, 284: 1})
     tags[258], tags[339] = (bits,) * count, (kind,) * count
     tags.tagtype[258] = tags.tagtype[339] = 3
-    tags[273] = 8
-    content = values.tobytes()
-    file = io.BytesIO()
-    file.write(b"II*\0" + (8 + len(content)).to_bytes(4, "little") + content)
-    file.seek(8 + len(content))
-    file.write(tags.tobytes(8 + len(content)))
-    return file.getvalue()
+    tags[273] = 0  # behind the directory, where Pillow moves it
+    return b"II*\0\x08\0\0\0" + tags.tobytes(8) + values.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32", ">u2", ">f4"])
@@ -123,7 +118,7 @@ def test_numpy_files_that_hold_no_image_are_refused(data: bytes, reason: str) ->
 
 
 def test_an_archive_of_one_array_is_read() -> None:
-    assert np.array_equal(with_bands(zipped("a.npy"), 13), with_bands(saved(spectra()), 13))
+    assert with_bands(zipped("a.npy"), 13) == with_bands(saved(spectra()), 13)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float32"])

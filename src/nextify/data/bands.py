@@ -51,6 +51,8 @@ Bands = tuple[int, int, int] | int
 """The bands that become the network's three channels, in order, the first band being 1; or how many there are, where
 all of them are its channels."""
 MOST_CHANNELS = 256
+MOST_PAGES = 4 * MOST_CHANNELS
+"""Of a TIFF, reduced copies included; a damaged one may lead from page to page in a circle."""
 Chosen = tuple[int, int, int]
 Values = npt.NDArray[Any]
 
@@ -120,13 +122,15 @@ def kind_of(bands: Bands | None) -> tuple[int, type[np.uint8] | type[np.float32]
 def check_agree(weights: Bands | None, images: Bands | None) -> None:
     """Raise ``DataError`` where weights were trained on chosen bands and the images show others."""
     if isinstance(weights, int) and weights != images:
-        shown = "colours" if images is None else f"--channels {named(images)}"
+        shown = "colours" if images is None else named(images)
         raise DataError(
-            f"the weights take {weights} channels, and the images were opened with {shown}: give --channels {weights}"
+            f"the weights take {plural(weights, 'channel')}, and the images were opened as {shown}: give --channels "
+            f"{weights}"
         )
     if isinstance(images, int) and weights != images:
         raise DataError(
-            f"the images were opened with {images} channels, and the weights take pictures: leave --channels out"
+            f"the images have {plural(images, 'channel')}, and the weights take pictures: give weights that were "
+            f"trained on {images}"
         )
     if weights is not None and weights != images:
         shown = "no bands were chosen" if images is None else f"bands {named(images)} were chosen"
@@ -235,7 +239,7 @@ def _pages(data: bytes, channels: int) -> Values:
     first = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
     at, found, number, count = first.next, list[Values](), 0, 0
     file = io.BytesIO(data)
-    while at and count <= channels:
+    while at and count <= channels and number < MOST_PAGES:
         tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
         file.seek(at)
         tags.load(file)
@@ -243,7 +247,9 @@ def _pages(data: bytes, channels: int) -> Values:
         number += 1
         if number > 1 and int(tags.get(_SUBFILE, 0)) & 1:
             continue
-        if tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) * channels > 6 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        if (samples := tags.get(_SAMPLES, 1)) > max(channels, 4):
+            raise UnreadableImage(f"{plural(samples, 'channel')}, and --channels {channels} asks for {channels}")
+        if tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) * samples > 6 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise Image.DecompressionBombError
         values = _page(data, tags)
         if values is None:

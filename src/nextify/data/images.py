@@ -115,7 +115,8 @@ class StoredImages:
         self.store, self.names = store, names
 
     def load(self, index: int) -> Pixels:
-        """``(H, W, 3)`` uint8 RGB, or ``(H, W, N)`` float32 of N channels, upright. May be a view: copy before writing to it.
+        """``(H, W, 3)`` uint8 RGB, or ``(H, W, N)`` float32 of N channels, upright; may be a view, to be copied before
+        writing to it.
 
         Raises:
             DataError: it cannot be read.

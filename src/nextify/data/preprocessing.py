@@ -132,8 +132,8 @@ class Preprocessing:
             or not all(1 / _LARGEST <= s <= _LARGEST for s in self.std)
         ):
             raise PreprocessingError(
-                f"mean and std need {' or '.join(map(str, counts))} numbers each, mean up to {_LARGEST:g} and std from {1 / _LARGEST:g} to "
-                f"{_LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
+                f"mean and std need {' or '.join(map(str, counts))} numbers each, mean up to {_LARGEST:g} and std "
+                f"from {1 / _LARGEST:g} to {_LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
             )
 
     @classmethod
@@ -276,8 +276,8 @@ def preprocess(image: Image.Image | Pixels, settings: Preprocessing) -> Tensor:
 
 
 def normalized(pixels: Tensor, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """float32 ``(B, C, H, W)`` in channels-last memory of ``pixels (B, H, W, C)``; of uint8, ``mean`` and ``std`` are of
-    pixels from 0 to 1, and of float32 of the numbers as they are."""
+    """float32 ``(B, C, H, W)`` in channels-last memory of ``pixels (B, H, W, C)``; ``mean`` and ``std`` are of pixels
+    from 0 to 1 where these are uint8, and of the numbers themselves where they are float32."""
     batch, height, width, channels = pixels.shape
     numbers = pixels.dtype == torch.float32  # which may be the data set's own memory
     scale, shift = _scale_and_shift(mean, std, width, device, 1 if numbers else 255)

@@ -129,9 +129,8 @@ def inspect_images(
     model.head.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     sets = (images.train, images.test)
     predicted = [predict_set(model, part, loaded.preprocessing, device, inference) for part in sets if len(part)]
-    features = torch.cat(
-        seen[:: 2 if inference.mirror else 1]
-    ).numpy()  # mirrored images went through behind the others
+    passes = 2 if inference.mirror else 1  # each image's own, and then its mirror image's
+    features = torch.cat(seen[::passes]).numpy()
     labels = labels_of[np.concatenate([part.labels for part in sets])]
     known = [np.zeros((0, len(about.classes)), np.float32), predicted[-1]]
     if out_of_fold is not None:
@@ -205,18 +204,18 @@ def _from_features(held: _Held, features: npt.NDArray[np.float32], notes: list[s
     search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(features)
     distances, neighbours = search.kneighbors()  # (N, count), without the image itself
     thumbnails = np.stack([thumbnail(held.load(i)) for i in range(len(features))])
-    first = np.repeat(np.arange(len(features)), count)
-    pairs = np.unique(np.sort(np.stack([first, neighbours.reshape(-1)], 1), 1), axis=0)
+    pairs: dict[tuple[int, int], float] = {}
+    for others in neighbours.T:
+        alike = likeness(thumbnails, thumbnails[others])
+        for i in np.flatnonzero(alike >= ALIKE).tolist():
+            pairs[min(i, int(others[i])), max(i, int(others[i]))] = float(alike[i])
     within = 0
-    for i, j in pairs.tolist():
-        alike = likeness(thumbnails[i], thumbnails[j])
-        if alike < ALIKE:
-            continue
+    for (i, j), score in sorted(pairs.items()):
         if held.labels[i] != held.labels[j]:
-            yield i, _finding(held, i, alike, "duplicate_classes", held.label(j), j)
-            yield j, _finding(held, j, alike, "duplicate_classes", held.label(i), i)
+            yield i, _finding(held, i, score, "duplicate_classes", held.label(j), j)
+            yield j, _finding(held, j, score, "duplicate_classes", held.label(i), i)
         elif i < held.train <= j:
-            yield i, _finding(held, i, alike, "duplicate_parts", other=j)
+            yield i, _finding(held, i, score, "duplicate_parts", other=j)
         else:
             within += 1
     if within:
@@ -232,15 +231,18 @@ def thumbnail(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
-def likeness(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """The correlation of two thumbnails, or of one with the other's mirror image where that is higher."""
-    return max(_correlation(one, other), _correlation(one, other[:, ::-1]))
+def likeness(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """``(N,)``: the correlation of thumbnails ``(N, S, S, 3)``, or of one with the other's mirror image if higher."""
+    return np.maximum(_correlation(one, other), _correlation(one, other[:, :, ::-1]))
 
 
-def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    a, b = (x.astype(np.float64).ravel() - x.mean() for x in (one, other))
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale else float(np.array_equal(one, other))
+def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Of images of one colour 1 if they are equal, else 0."""
+    same = (one == other).reshape(len(one), -1).all(1).astype(np.float32)
+    a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (one, other))
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.divide((a * b).sum(1), scale, out=same, where=scale > 0)
 
 
 def csv_text(found: Inspection) -> str:
