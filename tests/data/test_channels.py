@@ -109,7 +109,7 @@ def zipped(*names: str) -> bytes:
         (saved(np.full((2, 2, 13), np.nan, np.float32)), "NaN or infinite"),
         (zipped("a.npy", "b.npy"), "archive of 2 arrays"),
         (zipped("a.npy")[:-30], "damaged NumPy file"),
-        (saved(np.zeros((5, 6, 12), np.uint8)), "12 channels, and --channels 13 asks for 13"),
+        (saved(np.zeros((5, 6, 12), np.uint8)), r"of shape \(5, 6, 12\), and --channels 13 asks for 13"),
     ],
 )
 def test_numpy_files_that_hold_no_image_are_refused(data: bytes, reason: str) -> None:

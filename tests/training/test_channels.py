@@ -29,7 +29,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for c, name in enumerate(("dry", "wet")):
         (root / name).mkdir()
-        for i in range(80):
+        for i in range(100):
             values = rng.integers(2_000, 3_000, (13, 16, 16)).astype(np.uint16)
             values[:10] += rng.integers(0, 2_000, (10, 1, 1), np.uint16)
             values[10] += 600 * c
@@ -40,7 +40,7 @@ def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(fields: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    wanted = ["train", "convnext_atto", "--data", str(fields), "--epochs", "6", "--set", "batch_size=16"]
+    wanted = ["train", "convnext_atto", "--data", str(fields), "--epochs", "10", "--set", "batch_size=16"]
     assert main([*wanted, *FAST, "--out", str(out)]) == 0
     return next(out.glob("*/bundle"))
 
@@ -65,8 +65,9 @@ def test_mean_and_std_are_the_training_images(trained: Path, fields: Path) -> No
 def test_files_and_arrays_are_predicted_alike(trained: Path, fields: Path) -> None:
     file = fields / "wet" / "3.npy"
     from_file, from_array = predict(trained, [str(file), np.moveaxis(np.load(file), 0, 2)], threads=1)
-    assert from_file.guesses == from_array.guesses
-    assert len(predict(trained, str(fields / "dry"), threads=1)) == 80
+    assert [guess.name for guess in from_file.guesses] == [guess.name for guess in from_array.guesses]
+    assert from_file.guesses[0].probability == pytest.approx(from_array.guesses[0].probability, rel=1e-5)
+    assert len(predict(trained, str(fields / "dry"), threads=1)) == 100
     picture = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
     assert "3 channels, and --channels 13 asks for 13" in predict(trained, [picture], threads=1)[0].error
 
@@ -87,7 +88,7 @@ def test_the_commands_take_the_bundles_channels(trained: Path, fields: Path, tmp
     [
         (["explain", "BUNDLE", "DATA/wet/0.npy"], "drawn on pictures"),
         (["robustness", "BUNDLE", "--data", "DATA", "--device", "cpu"], "corruptions need colour images"),
-        (["evaluate", "BUNDLE", "--data", "DATA", "--channels", "4", "--device", "cpu"], "4 channels?|13 channels"),
+        (["evaluate", "BUNDLE", "--data", "DATA", "--channels", "4", "--device", "cpu"], "--channels 4 asks for 4"),
         (["export", "BUNDLE", "--to", "torch", "--with-preprocessing", "--out", "OUT"], "with_preprocessing is for"),
         (["roadmap", "--data", "DATA", "--scale", "tiny", "--out", "OUT"], "nextify roadmap is for pictures"),
     ],
@@ -109,7 +110,7 @@ def test_colour_augmentation_is_off_and_cannot_be_asked_for(fields: Path) -> Non
     assert (prepared.trial.recipe.rand_augment, prepared.trial.recipe.color_jitter) == ("off", "off")
     assert any("it changes colours, and the images have 13 channels" in str(c) for c in prepared.changes)
     with pytest.raises(RequestError, match="rand_augment is for colours"):
-        prepare(Request("convnext_atto", scale="tiny", settings={"rand_augment.magnitude": 5}), images)
+        prepare(Request("convnext_atto", scale="tiny", epochs=100, settings={"rand_augment.magnitude": 5}), images)
 
 
 @pytest.mark.parametrize("channels", [1, 4])

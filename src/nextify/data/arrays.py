@@ -57,7 +57,11 @@ def read_array(data: bytes, channels: int | None = None) -> Values:
         values = values[..., None]
     elif channels is None:
         values = values if values.shape[2] <= values.shape[0] else np.moveaxis(values, 0, 2)
-    elif values.shape[2] != channels and values.shape[0] == channels:
+    elif values.shape[2] != channels:
+        if values.shape[0] != channels:
+            raise UnreadableImage(
+                f"a NumPy file of shape {values.shape}, and --channels {channels} asks for {channels}"
+            )
         values = np.moveaxis(values, 0, 2)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UnreadableImage("NaN or infinite values: fill them")
