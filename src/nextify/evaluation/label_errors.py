@@ -3,7 +3,7 @@
 An image counts as mislabelled where a network that has not seen it is confident of another class: its probability of
 that class is at least the mean that images labelled so have. The rule and the order are those of cleanlab's
 ``find_label_issues(filter_by="confident_learning", return_indices_ranked_by="self_confidence")``. Where an image
-reaches the threshold of several classes, the most probable class of all counts, and not, as in the paper, that of these.
+reaches the threshold of several classes, the most probable class of all counts; in the paper, that of these.
 """
 
 from __future__ import annotations
