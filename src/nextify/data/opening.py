@@ -117,7 +117,7 @@ def open_images(
             raise DataError(
                 f"{error}; for its boxes or masks, nextify train MODEL --data {printable(source)} trains on them"
             ) from None
-    if bands is None and listing.images.names[:1] and Path(listing.images.names[0]).suffix.lower() in NUMPY:
+    if bands is None and Path(next(iter(listing.images.names), "")).suffix.lower() in NUMPY:
         bands, said = _channels_of(listing)
         listing = replace(listing, notes=(*listing.notes, said))
     if bands is not None:
@@ -147,7 +147,7 @@ def _channels_of(listing: Listing) -> tuple[int, str]:
         raise DataError(f"{name} has {count} channels, and at most {MOST_CHANNELS} are read: give --channels")
     return (
         count,
-        f"The images are NumPy files of {plural(count, 'channel')}, as {name} shows; --channels names another.",
+        f"The images are NumPy files of {plural(count, 'channel')}, as {name} shows; --channels N says so too.",
     )
 
 
