@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-import numpy.typing as npt
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli.options import (
@@ -27,6 +25,8 @@ from nextify.system.text import plural, printable
 from nextify.training.trial import runtime
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from rich.console import Console
 
     from nextify.data import Images
