@@ -81,7 +81,8 @@ def planted(tmp_path: Path) -> Path:
             save_noise(root / "train" / name / f"{name}_{i}.png", 100 * c + i)
         for i in range(4):
             save_noise(root / "val" / name / f"{name}_v{i}.png", 50 + 100 * c + i)
-    pixels = noise(0, 8, 8)
+    pixels = noise(0, 8, 8) // 4 + np.array([180, 0, 0], np.uint8)  # alone in its colour, so neighbours by any network
+    Image.fromarray(pixels).save(root / "train" / "a" / "a_0.png")
     Image.fromarray((pixels * 0.9).astype(np.uint8)).save(root / "train" / "b" / "again.png")
     Image.fromarray(pixels[:, ::-1]).save(root / "val" / "a" / "mirrored.png")
     return root
