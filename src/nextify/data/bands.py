@@ -92,7 +92,7 @@ def checked(bands: Sequence[int] | int) -> Bands:
     Raises:
         ValueError: not three, or not whole numbers from 1; a number of channels beyond ``MOST_CHANNELS``.
     """
-    if isinstance(bands, int) or len(bands) == 1:
+    if isinstance(bands, int) or (isinstance(bands, Sequence) and len(bands) == 1):
         count = bands if isinstance(bands, int) else bands[0]
         if type(count) is not int or not 1 <= count <= MOST_CHANNELS:
             raise ValueError(f"channels must be a number from 1 to {MOST_CHANNELS}, or three bands, got {count!r}")
