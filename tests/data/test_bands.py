@@ -450,7 +450,9 @@ def test_bands_of_images_in_memory() -> None:
         settings(rgba.convert("RGB"))
 
 
-@pytest.mark.parametrize("wrong", [(1, 2), (0, 1, 2), (1, 2, 3, 4), (1, 2, True), (1.0, 2, 3), 3, "123"])
+@pytest.mark.parametrize(
+    "wrong", [(1, 2), (0, 1, 2), (1, 2, 3, 4), (1, 2, True), (1.0, 2, 3), 0, 257, (0,), 1.5, "123", "1"]
+)
 def test_a_choice_that_is_none(wrong: Any, fields: Path) -> None:
     with pytest.raises(ValueError, match="channels must be"):
         open_images(str(fields), channels=wrong)

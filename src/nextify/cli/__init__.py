@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "train": "train a network on your images, from fresh weights or given ones",
     "runs": "list what was trained, and show what differed between two trainings and by how much",
     "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",
+    "inspect": "find likely label errors, near duplicates and outliers among your images",
     "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
     "predict": "classify images, or find objects or regions in them: files, folders, patterns",
     "explain": "draw where a network looks, with checks of what the maps are worth",

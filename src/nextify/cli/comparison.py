@@ -28,6 +28,7 @@ from nextify.compare.results import Results, collect
 from nextify.compare.settings import ON_CPU, ON_GPU, Settings
 from nextify.compare.tables import accuracy_notes, cost_notes, terminal
 from nextify.data import Images
+from nextify.data.images import check_pictures
 from nextify.evaluation.profiling import Conditions, cpu_mhz, gpu_mhz
 from nextify.networks.dense.design import chosen_head
 from nextify.report.text import duration, listing
@@ -51,6 +52,7 @@ def run_comparison(options: Options) -> int:
     images = None
     if options.data is not None:
         images = read_images(console, options.data, options.reading, out / "cache")
+        check_pictures(images, "nextify compare")
     settings = _settings(options, names, images)
     environment = _environment(settings)
     load = environment["load_average_start"]

@@ -75,11 +75,12 @@ ClassNames = Annotated[
 ]
 
 Channels = Annotated[
-    tuple[int, int, int] | None,
+    tuple[int, ...] | None,
     arg(
-        metavar="BAND BAND BAND",
-        help="Which bands of an image become the three channels, counted from 1: 4 3 2 shows infrared, red and green "
-        "of aerial images. Default: those that the weights were trained on, else the colours.",
+        metavar="N | BAND BAND BAND",
+        help="How many channels the images have, all of them then taken as numbers (TIFF, NumPy files); or "
+        "which three bands become colours, counted from 1: 4 3 2 shows infrared, red and green of aerial images. "
+        "Default: as the weights were trained; else all of NumPy files, the colours of others.",
         help_behavior_hint="",
     ),
 ]

@@ -227,6 +227,7 @@ def read_any(
     ignore_index: int | None = None,
     to_train: bool = True,
     tested: Tested | None = None,
+    without: Path | None = None,
 ) -> AnyImages:
     """Open the images of ``--data``, annotated for whichever task, with progress.
 
@@ -240,8 +241,12 @@ def read_any(
         if ignore_index is not None:
             raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
         return read_images(
-            console, source, reading, cache, weights, to_train, tested, cast("LabelTask | None", task), several=True
+            *(console, source, reading, cache, weights, to_train, tested, cast("LabelTask | None", task)),
+            several=True,
+            without=without,
         )
+    if without is not None:
+        raise DataError(f"--without is for classification, and {source} is annotated for {dense}: leave it out")
     if dense == "detection" and ignore_index is not None:
         raise DataError(f"--ignore-index is for masks, and of {source} boxes are learned: leave it out")
     if reading.channels is not None:
@@ -271,13 +276,14 @@ def read_images(
     task: LabelTask | None = None,
     *,
     several: bool = False,
+    without: Path | None = None,
 ) -> Images:
     """Open the images of ``--data``, with progress.
 
     Args:
         cache: folder for what later starts need not do again; None for none.
         weights: where the bands of the images come from if ``--channels`` does not name them.
-        to_train, tested, task: as ``open_images`` has them.
+        to_train, tested, task, without: as ``open_images`` has them.
         several: whether images with several labels are taken.
     """
     with console.status("looking at the images …") as status:
@@ -290,6 +296,7 @@ def read_images(
             tested=tested,
             channels=reading.channels or (chosen_bands(weights) if weights else None),
             skip_unreadable=reading.skip_unreadable,
+            without=without,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
         )
     check_images(images, several=several)

@@ -14,6 +14,7 @@ from nextify import report
 from nextify.cli.printing import command_line, say, unlogged
 from nextify.cli.progress import StudyProgress, read_any
 from nextify.data.dense.annotations import DenseImages
+from nextify.data.images import check_pictures
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
@@ -44,6 +45,8 @@ def run_study(options: Options) -> int:
     out, machine = options.folder, options.machine
     given = (options.data, options.reading, out / "cache")
     images = read_any(console, *given, None, options.task, options.ignore_index)
+    if not isinstance(images, DenseImages):
+        check_pictures(images, "nextify roadmap")
     seeds = options.seeds or (DENSE_SEEDS if isinstance(images, DenseImages) else SEEDS)
     plan = _plan(options, images, seeds)
     device = usable_device(machine.device)

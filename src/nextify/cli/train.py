@@ -90,6 +90,8 @@ class Options:
     continue_: Annotated[str | None, arg(name="continue", metavar="RUN", help_behavior_hint="")] = None
     """Instead of MODEL: --epochs more of this finished training, e.g. runs/NAME/latest, as a new one beside it, with a
     new cosine from a tenth of its rate (docs/training.md)."""
+    without: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None
+    """Leave these training images out: a list with a column file, as nextify inspect writes it. Test images stay."""
     task: Annotated[
         str | None, arg(metavar="classification|multilabel|detection|segmentation", help_behavior_hint="")
     ] = None
@@ -133,7 +135,12 @@ class Options:
         """Where the images are."""
         from nextify.training.train import Source
 
-        return Source(self.data, **vars(self.reading), task=cast("Any", self.task), ignore_index=self.ignore_index)
+        return Source(
+            *(self.data, self.reading.split_seed, self.reading.channels, self.reading.skip_unreadable),
+            task=cast("Any", self.task),
+            ignore_index=self.ignore_index,
+            without=None if self.without is None else str(self.without),
+        )
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
@@ -152,6 +159,8 @@ class Options:
         check_trackers(self.watching.track)
         check_source(self.data)
         check_task(self.task)
+        if self.without is not None and not self.without.exists():
+            raise FileNotFoundError(f"no list at {self.without}; nextify inspect writes one")
         common.check_weights(self.network.weights)
         common.check_folder(self.folder)
 

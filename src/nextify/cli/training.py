@@ -78,7 +78,11 @@ def _run(options: Options, runtime: Runtime) -> int:
         def read() -> AnyImages:
             weights = options.network.weights
             reading = Reading(source.split_seed, source.channels, source.skip_unreadable)
-            return read_any(console, source.data, reading, out / "cache", weights, source.task, source.ignore_index)
+            without = None if source.without is None else Path(source.without)
+            return read_any(
+                *(console, source.data, reading, out / "cache", weights, source.task, source.ignore_index),
+                without=without,
+            )
 
         images = processes.first_alone(read)
         if request.minutes and not console.is_terminal:  # where no status is shown for what may take a minute
@@ -188,7 +192,7 @@ def _price(trial: Trial) -> tuple[int, int, str]:
         macs = dense_cost(design, data.num_classes, height, width)
         return sum(p.numel() for p in network.parameters()), macs, f"{width}×{height}"
     assert isinstance(design, Design)  # this command trains networks of ours
-    price = cost(design, data.image_size, data.num_classes)
+    price = cost(design, data.image_size, data.num_classes, len(data.mean))
     return price.parameters, price.macs, f"{data.image_size}×{data.image_size}"
 
 

@@ -1,4 +1,8 @@
-"""Three bands of an image, chosen by ``--channels``: aerial and satellite images have more than a network takes.
+"""Bands of an image by ``--channels``: three chosen ones as colours, or all N of them as numbers.
+
+Three are what a network for pictures takes of aerial and satellite images, with 8 bits each. As numbers, a network for
+N channels gets all of them without a loss: uint8 and uint16 from 0 to 1 by their type's range, float32 as it is. A
+TIFF's pages are bands like any others, and NumPy files (``arrays.py``) are read too.
 
 Bands are counted from 1 in the file's order, whatever they hold: of a PNG with transparency, band 4 is its alpha. A
 TIFF may have any number of bands, which Pillow alone does not read: the pixels of N interleaved bands are those of a
@@ -8,6 +12,7 @@ grayscale image N times as wide, so Pillow is handed the file with the header of
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,10 +22,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from nextify.data.arrays import is_array, read_array
 from nextify.data.decode import (
     CHOOSE,
     LARGEST_NOTED,
     UNDECODED,
+    Numbers,
     Pixels,
     UnreadableImage,
     eight_bits,
@@ -38,9 +45,15 @@ from nextify.data.decode import (
 )
 from nextify.data.encoded import Encoded, Stamp
 from nextify.data.errors import DataError
+from nextify.system.text import plural
 
-Bands = tuple[int, int, int]
-"""The bands that become the network's three channels, in order; the first band is 1."""
+Bands = tuple[int, int, int] | int
+"""The bands that become the network's three channels, in order, the first band being 1; or how many there are, where
+all of them are its channels."""
+MOST_CHANNELS = 256
+MOST_PAGES = 4 * MOST_CHANNELS
+"""Of a TIFF, reduced copies included; a damaged one may lead from page to page in a circle."""
+Chosen = tuple[int, int, int]
 Values = npt.NDArray[Any]
 
 _ASKED = "--channels %s asks for"
@@ -63,23 +76,33 @@ _COMPRESSIONS = {
     50_001: "WebP",
     50_002: "JPEG XL",
 }
+_SUBFILE = 254  # 1: a reduced copy of another page
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_TYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
+_NUMBERS = ("uint8", "uint16", "float32")
 _DIFFERENCES = 2  # the predictor that stores each pixel less the one to its left
 _INDEPENDENT = 2  # planar configuration: one band after the other
 _LOWEST_FIRST = 2  # fill order: the bits of each byte stand in reverse
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def checked(bands: Sequence[int]) -> Bands:
-    """Three band numbers as they were given.
+def checked(bands: Sequence[int] | int) -> Bands:
+    """Three band numbers, or a number of channels, as they were given.
 
     Raises:
-        ValueError: not three, or not whole numbers from 1.
+        ValueError: not three, or not whole numbers from 1; a number of channels beyond ``MOST_CHANNELS``.
     """
+    if isinstance(bands, int) or (isinstance(bands, Sequence) and len(bands) == 1):
+        count = bands if isinstance(bands, int) else bands[0]
+        if type(count) is not int or not 1 <= count <= MOST_CHANNELS:
+            raise ValueError(f"channels must be a number from 1 to {MOST_CHANNELS}, or three bands, got {count!r}")
+        return count
     try:
         first, second, third = bands
     except (TypeError, ValueError):
-        raise ValueError(f"channels must be three bands, such as 4 3 2, got {bands!r}") from None
+        raise ValueError(
+            f"channels must be three bands, such as 4 3 2, or a number, such as 13; got {bands!r}"
+        ) from None
     found = (first, second, third)
     if not all(type(band) is int and band >= 1 for band in found):
         raise ValueError(f"channels must be bands counted from 1, such as 4 3 2, got {bands!r}")
@@ -88,11 +111,27 @@ def checked(bands: Sequence[int]) -> Bands:
 
 def named(bands: Bands) -> str:
     """As the option has them: ``4 3 2``."""
-    return " ".join(map(str, bands))
+    return str(bands) if isinstance(bands, int) else " ".join(map(str, bands))
+
+
+def kind_of(bands: Bands | None) -> tuple[int, type[np.uint8] | type[np.float32]]:
+    """How many channels images have, and the type of their pixels."""
+    return (bands, np.float32) if isinstance(bands, int) else (3, np.uint8)
 
 
 def check_agree(weights: Bands | None, images: Bands | None) -> None:
     """Raise ``DataError`` where weights were trained on chosen bands and the images show others."""
+    if isinstance(weights, int) and weights != images:
+        shown = "colours" if images is None else named(images)
+        raise DataError(
+            f"the weights take {plural(weights, 'channel')}, and the images were opened as {shown}: give --channels "
+            f"{weights}"
+        )
+    if isinstance(images, int) and weights != images:
+        raise DataError(
+            f"the images have {plural(images, 'channel')}, and the weights take pictures: give weights that were "
+            f"trained on {images}"
+        )
     if weights is not None and weights != images:
         shown = "no bands were chosen" if images is None else f"bands {named(images)} were chosen"
         raise DataError(
@@ -102,7 +141,7 @@ def check_agree(weights: Bands | None, images: Bands | None) -> None:
 
 
 class BandsOf:
-    """The images of a source with only the chosen bands of each: files of three 8-bit bands."""
+    """The images of a source with only the chosen bands of each, files of three 8-bit bands, or with all as numbers."""
 
     def __init__(self, images: Encoded, bands: Bands) -> None:
         self.images, self.bands, self.names = images, bands, images.names
@@ -119,7 +158,8 @@ class BandsOf:
 
 
 def with_bands(data: bytes, bands: Bands | None) -> bytes:
-    """An encoded image of any number of bands as a PPM file of the chosen three; the same bytes for None.
+    """An encoded image of any number of bands as a PPM file of the chosen three, or as ``Numbers`` of all; the same
+    bytes for None.
 
     The PPM is upright and notes the largest value of 16-bit images, for the warning about dark ones.
 
@@ -128,6 +168,8 @@ def with_bands(data: bytes, bands: Bands | None) -> bytes:
     """
     if bands is None:
         return data
+    if isinstance(bands, int):
+        return Numbers.of(numbers(_all_bands(data, bands), bands))
     with refusing(data):
         found = _of_tiff(data, bands)
     if found is None:
@@ -145,13 +187,125 @@ def with_bands(data: bytes, bands: Bands | None) -> bytes:
     return b"P6\n%s%d %d\n255\n" % (note, width, height) + pixels.tobytes()
 
 
-def of_memory(image: object, bands: Bands) -> Pixels:
+def numbers(values: Values, channels: int) -> npt.NDArray[np.float32]:
+    """``(H, W, channels)`` float32 of ``values`` of uint8 or uint16, which go from 0 to 1, or of float32.
+
+    Raises:
+        UnreadableImage: another number of channels; values that are not finite.
+    """
+    if values.shape[2] != channels:
+        raise UnreadableImage(f"{plural(values.shape[2], 'channel')}, and --channels {channels} asks for {channels}")
+    if values.dtype.kind == "u":
+        return np.multiply(values, np.float32(1 / np.iinfo(values.dtype).max), dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise UnreadableImage("NaN or infinite values: fill them")
+    return np.ascontiguousarray(values, np.float32)
+
+
+def as_channels(pixels: Pixels, channels: int) -> npt.NDArray[np.float32]:
+    """``(H, W, channels)`` numbers of a picture, its colours in turns: for a trial, not for a result."""
+    return numbers(pixels[..., np.arange(channels) % 3], channels)
+
+
+def visible(pixels: Values) -> Pixels:
+    """``(H, W, 3)`` uint8 to look at: pictures as they are; of numbers the first three channels, or the first one,
+    each stretched from its 2nd to its 98th percentile."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    shown = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
+    low, high = np.percentile(shown, (2, 98), axis=(0, 1))
+    return (255 * np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)).astype(np.uint8)
+
+
+def _all_bands(data: bytes, channels: int) -> Values:
+    """``(H, W, bands)`` of a file; a colour picture of which one channel is wanted is made gray."""
+    if is_array(data):
+        return read_array(data, channels)
+    if tiff_tags(data) is not None:
+        with refusing(data):
+            return _pages(data, channels)
+    with opened(data) as image:
+        return _of_image(image.convert("L") if _to_gray(image, channels) else image, floats=True)
+
+
+def _to_gray(image: Image.Image, channels: int) -> bool:
+    """Whether one channel is wanted of a colour picture."""
+    return channels == 1 and not image.mode.startswith(("I", "L", "1", "F"))
+
+
+def _pages(data: bytes, channels: int) -> Values:
+    """The bands of all pages of a TIFF one after the other, but for reduced copies of the first; no more pages are read
+    than show that there are too many."""
+    first = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+    at, found, number, count = first.next, list[Values](), 0, 0
+    file = io.BytesIO(data)
+    while at and count <= channels and number < MOST_PAGES:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+        file.seek(at)
+        tags.load(file)
+        at = tags.next
+        number += 1
+        if number > 1 and int(tags.get(_SUBFILE, 0)) & 1:
+            continue
+        if (samples := tags.get(_SAMPLES, 1)) > max(channels, 4):
+            raise UnreadableImage(f"{plural(samples, 'channel')}, and --channels {channels} asks for {channels}")
+        if tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) * samples > 6 * (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise Image.DecompressionBombError
+        values = _page(data, tags)
+        if values is None:
+            with opened(data) as image:
+                image.seek(number - 1)
+                values = _of_image(image.convert("L") if _to_gray(image, channels) else image, floats=True)
+        elif channels == 1 and values.shape[2] == 3 and values.dtype == np.uint8:
+            values = np.asarray(Image.fromarray(values).convert("L"))[..., None]
+        found.append(values)
+        count += values.shape[2]
+    if len({values.shape[:2] for values in found}) > 1:
+        raise UnreadableImage("a TIFF whose pages have different sizes: store its bands alike")
+    if len({values.dtype for values in found}) > 1:
+        raise UnreadableImage("a TIFF whose pages have different types: store its bands alike")
+    return np.concatenate(found, axis=2)
+
+
+def _page(data: bytes, tags: Mapping[int, Any]) -> Values | None:
+    """``(H, W, bands)`` of a page; None for what Pillow reads by rules of its own."""
+    if tags.get(_PHOTOMETRIC) not in (1, 2) or tags.get(_COMPRESSION, 1) not in _LOSSLESS:
+        return None
+    bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))
+    floats = bits == {32} and kinds == {_FLOAT} and tags.get(_PREDICTOR, 1) == 1
+    if not floats and (bits not in ({8}, {16}) or not kinds <= {_UNSIGNED, _SIGNED}):
+        return None
+    refuse_sparse(tags)
+    if not _is_whole(tags, len(data)):
+        raise UnreadableImage("truncated")
+    count = tags.get(_SAMPLES, 1)
+    if tags.get(_PLANAR, 1) == _INDEPENDENT:
+        values = np.concatenate([_grayscale(data, tags, 1, band, count) for band in range(1, count + 1)], axis=2)
+    else:
+        values = _grayscale(data, tags, count, 1, 1)
+    if _SIGNED in kinds:
+        values = unsigned(values.view(np.dtype(f"i{values.itemsize}"))).astype(values.dtype)
+    return upright(values, tags.get(_ORIENTATION, 1))
+
+
+def of_memory(image: object, bands: Bands) -> Values:
     """``(H, W, 3)`` pixels of an image in memory: the chosen bands of a Pillow image or of an array of more than three
-    channels; an array of three has them already.
+    channels; an array of three has them already. Where all bands are wanted, ``(H, W, N)`` float32 of a Pillow image or
+    of an array of uint8, uint16 or float32.
 
     Raises:
         TypeError, UnreadableImage: see :func:`nextify.data.decode.from_memory`; the image lacks a band.
     """
+    if isinstance(bands, int):
+        if isinstance(image, Image.Image):
+            with refusing():
+                return numbers(_of_image(image.convert("L") if _to_gray(image, bands) else image, floats=True), bands)
+        if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or str(image.dtype) not in _NUMBERS:
+            raise TypeError(
+                f"an image of {plural(bands, 'channel')} must be a PIL image or an array of uint8, uint16 or "
+                f"float32 of (H, W, {bands})"
+            )
+        return numbers(image[..., None] if image.ndim == 2 else image, bands)
     if isinstance(image, Image.Image):
         with refusing():
             return _chosen(_of_image(image), bands)[0]
@@ -160,7 +314,7 @@ def of_memory(image: object, bands: Bands) -> Pixels:
     return from_memory(image)
 
 
-def _chosen(values: Values, bands: Bands) -> tuple[Pixels, int]:
+def _chosen(values: Values, bands: Chosen) -> tuple[Pixels, int]:
     """``(H, W, 3)`` of ``values (H, W, bands)`` of 8 or 16 bits, and the largest 16-bit value, else 0."""
     if max(bands) > values.shape[2]:
         raise UnreadableImage(f"{values.shape[2]} bands, and {_ASKED % named(bands)} the {max(bands)}th: choose others")
@@ -170,15 +324,17 @@ def _chosen(values: Values, bands: Bands) -> tuple[Pixels, int]:
     return eight_bits(values), int(values.max(initial=0))
 
 
-def _of_image(image: Image.Image) -> Values:
-    """``(H, W, bands)`` as Pillow has them, upright."""
+def _of_image(image: Image.Image, floats: bool = False) -> Values:
+    """``(H, W, bands)`` as Pillow has them, upright; 32-bit ``floats`` only where they may be."""
     load(image)
     refuse_signed(image)
     orientation = stored_orientation(image)
     if image.mode.startswith("I"):
         return upright(sixteen_bits(image)[..., None], orientation)
     if image.mode == "F":
-        raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+        if not floats:
+            raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+        return upright(np.asarray(image)[..., None], orientation)
     if image.mode in ("1", "P", "PA"):
         transparent = image.mode == "PA" or "transparency" in image.info
         image = image.convert("L" if image.mode == "1" else "RGBA" if transparent else "RGB")
@@ -186,7 +342,7 @@ def _of_image(image: Image.Image) -> Values:
     return upright(values if values.ndim == 3 else values[..., None], orientation)
 
 
-def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
+def _of_tiff(data: bytes, bands: Chosen) -> tuple[Pixels, int] | None:
     """As :func:`_chosen`; None for what is no TIFF, or one that Pillow reads by rules of its own (palettes, JPEG)."""
     tags = tiff_tags(data)
     if tags is None or tags.get(_PHOTOMETRIC) not in (1, 2) or tags.get(_COMPRESSION, 1) not in _LOSSLESS:
@@ -214,7 +370,7 @@ def _of_tiff(data: bytes, bands: Bands) -> tuple[Pixels, int] | None:
     return _chosen(upright(values, tags.get(_ORIENTATION, 1)), bands)
 
 
-def _remedy(data: bytes, bands: Bands, reason: str) -> str:
+def _remedy(data: bytes, bands: Chosen, reason: str) -> str:
     """``reason``, or what to store instead where a TIFF has the bands and only the way they are stored is in the way.
 
     Pillow leaves some bands out, so that it may seem to lack those that were asked for.
@@ -288,6 +444,8 @@ def _grayscale(data: bytes, tags: Mapping[int, Any], interleaved: int, plane: in
         _SAMPLES: (1,),
         _ROWS_PER_STRIP: (min(tags.get(_ROWS_PER_STRIP, tags[_HEIGHT]), tags[_HEIGHT]),),
     }
+    if bits == 32:
+        fields[_SAMPLE_FORMAT] = (_FLOAT,)
     for tag in (*_OFFSETS, *_LENGTHS):
         if tag in tags:
             each = len(tags[tag]) // planes
@@ -302,7 +460,7 @@ def _grayscale(data: bytes, tags: Mapping[int, Any], interleaved: int, plane: in
     order = "<" if magic.startswith(b"II") else ">"
     header = magic + struct.pack(f"{order}I", len(data))
     with _Wide(io.BytesIO(header + data[8:] + _directory(fields, order, len(data)))) as image:
-        values = np.array(image, np.uint8 if bits == 8 else np.uint16).reshape(-1, width, interleaved)
+        values = np.array(image, _TYPES[bits]).reshape(-1, width, interleaved)
     if tags.get(_PREDICTOR, 1) == _DIFFERENCES and tags.get(_COMPRESSION, 1) != 1:
         step = tags.get(_TILE_WIDTH, width)
         for left in range(0, width, step):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nextify.data.balance import balanced_order
+from nextify.data.bands import kind_of
 from nextify.data.decode import Pixels, UnreadableImage, quiet
 from nextify.data.errors import DataError
 from nextify.data.images import EncodedStore, ImageSet, Labels
@@ -23,7 +24,8 @@ from nextify.data.transforms import Square, TrainTransform
 from nextify.paper.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
-"""uint8 ``(B, S, S, 3)`` and int64 ``(B,)``, or ``(B, K)`` of several labels, on the CPU."""
+"""On the CPU: uint8 ``(B, S, S, 3)``, or float32 ``(B, S, S, N)`` of N channels; int64 ``(B,)``, or ``(B, K)`` of several
+labels."""
 
 Made = TypeVar("Made")
 
@@ -100,8 +102,8 @@ class TrainBatches:
         return np.stack([self.transform.square(self.images.load(index)) for index in chosen.tolist()])
 
     def _one_by_one(self, chosen: Rows, step: int) -> Pixels:
-        size = self.image_size
-        out = np.empty((len(chosen), size, size, 3), np.uint8)
+        size, (channels, kind) = self.image_size, kind_of(self.images.bands)
+        out = np.empty((len(chosen), size, size, channels), kind)
         # Each row is seeded by itself, so that a process need not draw for rows that are not its own.
         words = words_of_rows(self.seed, step, AUGMENTATION, self.batch_size)[self.rows]
         with quiet():

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from nextify.data.bands import Bands, BandsOf, kind_of
 from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
@@ -122,7 +123,10 @@ def check(
         first, second = (printable(listing.images.names[i]) for i in shared[0])
         count = plural(len(shared), "test image is also a training image", "test images are also training images")
         notes.append(f"{count} (the same bytes), so accuracy is flattered: {first} is {second}.")
-    held = sum(r.header.height * r.header.width * 3 for r in records.values()) <= decoded_limit
+    bands = listing.images.bands if isinstance(listing.images, BandsOf) else None
+    channels, kind = kind_of(bands)
+    each = channels * np.dtype(kind).itemsize  # bytes of a pixel
+    held = sum(r.header.height * r.header.width * each for r in records.values()) <= decoded_limit
     if not held and listing.undecoded_note:
         notes.append(listing.undecoded_note)
     sets, damaged = [], []
@@ -131,14 +135,14 @@ def check(
         store: Store = EncodedStore(listing.images, indices)
         if held and len(indices):
             try:
-                store, refused = _decoded(listing.images, indices, records, keep_under)
+                store, refused = _decoded(listing.images, indices, records, keep_under, bands)
             except _Undecodable as error:
                 damaged += error.images
                 continue
             if refused is not None:
                 notes.append(f"Decoded images could not be kept in {cache} ({refused.strerror}); held in memory.")
         names = tuple(listing.images.names[i] for i in indices)
-        sets.append(ImageSet(listing.labels[indices], store, names, keep_under))
+        sets.append(ImageSet(listing.labels[indices], store, names, keep_under, bands))
     _refuse(damaged, len(used))
     sizes = {(r.header.height, r.header.width) for r in records.values()}
     return Images(
@@ -308,21 +312,22 @@ class _Undecodable(Exception):
 
 
 def _decoded(
-    images: Encoded, indices: Indices, records: Records, keep_under: Path | None
+    images: Encoded, indices: Indices, records: Records, keep_under: Path | None, bands: Bands | None
 ) -> tuple[UniformStore | MixedStore, OSError | None]:
     """The images of ``indices`` decoded, from the cache where they are there already. Raises ``_Undecodable``."""
     sizes = np.array(
         [(records[i].header.height, records[i].header.width) for i in indices.tolist()], np.int64
     )  # (N, 2)
     uniform = bool((sizes == sizes[0]).all())
-    values = int(sizes.prod(1).sum()) * 3
-    shape = (len(indices), *map(int, sizes[0]), 3) if uniform else (values,)
+    channels, kind = kind_of(bands)
+    values = int(sizes.prod(1).sum()) * channels
+    shape = (len(indices), *map(int, sizes[0]), channels) if uniform else (values,)
     path = None if keep_under is None else keep_under.with_name(f"{keep_under.name}.npy")
     refused = None
     kept = None if path is None else open_kept(path)
-    if kept is None or kept.array.shape != shape:
-        decoded = _decode_all(images, indices.tolist(), records)
-        kept, refused = keep(path, shape, (image[None] if uniform else image.reshape(-1) for image in decoded))
+    if kept is None or kept.array.shape != shape or kept.array.dtype != kind:
+        decoded = _decode_all(images, indices.tolist(), records, channels)
+        kept, refused = keep(path, shape, (image[None] if uniform else image.reshape(-1) for image in decoded), kind)
     return (UniformStore(kept) if uniform else MixedStore(kept, sizes)), refused
 
 
@@ -333,7 +338,7 @@ def _decode(data: bytes, header: Header) -> Pixels:
     return pixels
 
 
-def _decode_all(images: Encoded, indices: list[int], records: Records) -> Iterator[Pixels]:
+def _decode_all(images: Encoded, indices: list[int], records: Records, channels: int) -> Iterator[Pixels]:
     """The pixels of each image, decoded once where a table lists it several times. Raises ``_Undecodable``."""
     first: dict[str, int] = {}
     which = [first.setdefault(images.names[i], i) for i in indices]
@@ -357,7 +362,7 @@ def _decode_all(images: Encoded, indices: list[int], records: Records) -> Iterat
                     if isinstance(outcome, str):
                         unreadable.append((images.names[index], outcome))
                         header = records[index].header
-                        outcome = np.zeros((header.height, header.width, 3), np.uint8)
+                        outcome = np.zeros((header.height, header.width, channels), np.uint8)
                     yield outcome
 
     with quiet():

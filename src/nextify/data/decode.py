@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -49,7 +50,7 @@ _NEGATIVE = "its pixels are signed and some negative: store them from 0 to 255 o
 _DAMAGED = re.compile(r"failed to read next frame|broken data stream.*|unrecognized data stream.*")
 _UNDECODED = re.compile(r"(decoder error )?-\d+")
 UNDECODED = "damaged, or compressed in a way that this Pillow does not decode"
-CHOOSE = "name the three to use with --channels, such as --channels 1 2 3"
+CHOOSE = "name the three to use with --channels, such as --channels 1 2 3, or how many there are to use them all"
 LARGEST_NOTED = b"# largest 16-bit value %d\n"
 """Comment of the files that ``bands.with_bands`` makes of 16-bit images."""
 _NOTED = re.compile(b"P6\n" + LARGEST_NOTED.replace(b"%d", rb"(\d+)"))
@@ -76,6 +77,24 @@ class Header:
     """The largest value of a 16-bit image, else 0."""
 
 
+class Numbers(bytes):
+    """The pixels of an image that ``--channels N`` asks for, as the sources hand on a file: height, width and channels,
+    and then float32 values. No file is ever taken for one."""
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float32]) -> Numbers:
+        return cls(struct.pack("<3I", *values.shape) + values.tobytes())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        height, width, channels = struct.unpack_from("<3I", self)
+        return height, width, channels
+
+    def values(self) -> npt.NDArray[np.float32]:
+        """``(H, W, C)``."""
+        return np.frombuffer(self, np.float32, offset=12).reshape(self.shape)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Pillow's warnings about odd metadata, which do not affect the pixels."""
@@ -90,6 +109,8 @@ def read_header(data: bytes) -> Header:
     Raises:
         UnreadableImage: see the top of the file.
     """
+    if isinstance(data, Numbers):
+        return Header(*data.shape[:2], "")
     with opened(data) as image:
         width, height = image.size
         deep_colours = any(";16" in str(part) for *_, part in getattr(image, "tile", ()))  # none once it is decoded
@@ -123,7 +144,9 @@ def read_header(data: bytes) -> Header:
 
 
 def decode(data: bytes) -> Pixels:
-    """``(H, W, 3)`` RGB pixels of an encoded image. Raises ``UnreadableImage``."""
+    """``(H, W, 3)`` RGB pixels of an encoded image; of ``Numbers`` its float32 values. Raises ``UnreadableImage``."""
+    if isinstance(data, Numbers):
+        return data.values()  # type: ignore[return-value]
     with opened(data) as image:
         return _pixels(image)
 

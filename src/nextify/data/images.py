@@ -14,12 +14,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nextify.data.bands import Bands
+from nextify.data.bands import Bands, kind_of
 from nextify.data.decode import Pixels, UnreadableImage, decode, quiet
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.kept import Kept
-from nextify.system.text import printable
+from nextify.system.text import plural, printable
 
 Labels = npt.NDArray[np.int64]
 """``(N,)`` classes; or ``(N, K)`` of 0 and 1 where an image can have several."""
@@ -56,12 +56,13 @@ class MixedStore:
 
     def __init__(self, kept: Kept, sizes: npt.NDArray[np.int64]) -> None:
         self.kept, self.sizes = kept, sizes  # sizes: (N, 2) height and width
-        self.ends = np.cumsum(sizes.prod(1) * 3)
+        self.channels = kept.array.size // int(sizes.prod(1).sum())
+        self.ends = np.cumsum(sizes.prod(1) * self.channels)
 
     def load(self, index: int) -> Pixels:
         height, width = self.sizes[index]
         end = self.ends[index]
-        image: Pixels = self.kept.array[end - height * width * 3 : end].reshape(height, width, 3)
+        image: Pixels = self.kept.array[end - height * width * self.channels : end].reshape(height, width, -1)
         return image
 
 
@@ -123,6 +124,15 @@ def check_images(images: object, *, several: bool = False) -> None:
         )
 
 
+def check_pictures(images: Images, what: str) -> None:
+    """Raise ``DataError`` for images of N channels where ``what`` is for pictures."""
+    if isinstance(images.bands, int):
+        raise DataError(
+            f"{what} is for pictures, and {images.name} was opened with {plural(images.bands, 'channel')}: nextify "
+            f"train takes them"
+        )
+
+
 class StoredImages:
     """Images of a store, and what the source calls each of them."""
 
@@ -130,7 +140,12 @@ class StoredImages:
         self.store, self.names = store, names
 
     def load(self, index: int) -> Pixels:
-        """``(H, W, 3)`` uint8 RGB, upright; may be a view: copy before writing to it. Raises ``DataError``."""
+        """``(H, W, 3)`` uint8 RGB, or ``(H, W, N)`` float32 of N channels, upright; may be a view, to be copied before
+        writing to it.
+
+        Raises:
+            DataError: it cannot be read.
+        """
         return self.store.load(index)
 
     def name(self, index: int) -> str:
@@ -145,16 +160,22 @@ class ImageSet(StoredImages):
     """Labelled images. Pickles cheaply where its pixels are on disk."""
 
     def __init__(
-        self, labels: Labels, store: Store, names: Sequence[str] | None = None, keep_under: Path | None = None
+        self,
+        labels: Labels,
+        store: Store,
+        names: Sequence[str] | None = None,
+        keep_under: Path | None = None,
+        bands: Bands | None = None,
     ) -> None:
         """
         Args:
             labels: ``(N,)`` int64, indices into the data set's classes; or ``(N, K)``, 1 for each label of an image.
             names: what to call each image in a message; None numbers them.
             keep_under: path whose extensions name the files in which resized copies are kept; None keeps none on disk.
+            bands: as ``Images`` has them.
         """
         super().__init__(store, names)
-        self.labels, self.keep_under = labels, keep_under
+        self.labels, self.keep_under, self.bands = labels, keep_under, bands
         self.squares: dict[tuple[int, int], Kept] = {}
         """Resized copies made in this process, by (resized short side, side of the central crop)."""
 
@@ -163,11 +184,13 @@ class ImageSet(StoredImages):
 
     def selected(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """The images at ``indices (M,)``, in that order; resized copies of them are held in memory only."""
-        return ImageSet(self.labels[indices], SelectedStore(self.store, indices), self.names_at(indices))
+        return ImageSet(
+            self.labels[indices], SelectedStore(self.store, indices), self.names_at(indices), None, self.bands
+        )
 
     @property
     def array(self) -> Pixels | None:
-        """All images as one ``(N, H, W, 3)`` array, where they are held decoded and have one size."""
+        """All images as one ``(N, H, W, C)`` array, where they are held decoded and have one size."""
         return self.store.kept.array if isinstance(self.store, UniformStore) else None
 
     @property
@@ -224,7 +247,8 @@ class Images(Counted):
     middle_side: int | None = None
     """Median of the short sides, pixels; None where the images were not looked at one by one."""
     bands: Bands | None = None
-    """The bands that were chosen of each image (``--channels``); None shows the images as they are."""
+    """The bands that were chosen of each image (``--channels``), or how many there are, where all of them are numbers;
+    None shows the images as they are."""
     train_groups: Sequence[str] | None = None
     """What each training image shows (a patient, a plant), empty for none; None where the source tells no groups."""
 
@@ -232,3 +256,8 @@ class Images(Counted):
     def multilabel(self) -> bool:
         """Whether an image can have several labels, or none."""
         return self.test.labels.ndim == 2
+
+    @property
+    def channels(self) -> int:
+        """Of each image."""
+        return kind_of(self.bands)[0]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nextify.data.decode import Pixels, decode, is_turned, opened, stored_box, stored_orientation, upright
+from nextify.data.decode import Numbers, Pixels, decode, is_turned, opened, stored_box, stored_orientation, upright
 from nextify.system import native
 
 Box = tuple[int, int, int, int]
@@ -37,6 +37,10 @@ def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | No
     Raises:
         UnreadableImage: see :func:`nextify.data.decode.decode`.
     """
+    if isinstance(data, Numbers):
+        values = decode(data)
+        top, left, height, width = choose(*values.shape[:2])
+        return values[top : top + height, left : left + width]
     with opened(data) as image:
         if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
             pixels = decode(data)

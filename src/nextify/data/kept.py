@@ -41,14 +41,16 @@ def open_kept(path: Path) -> Kept | None:
     return Kept(mapped.view(np.ndarray), path)
 
 
-def keep(path: Path | None, shape: tuple[int, ...], parts: Iterable[Array]) -> tuple[Kept, OSError | None]:
-    """Join ``parts`` in row order to a uint8 array of ``shape``, kept on disk if ``path`` is given.
+def keep(
+    path: Path | None, shape: tuple[int, ...], parts: Iterable[Array], dtype: npt.DTypeLike = np.uint8
+) -> tuple[Kept, OSError | None]:
+    """Join ``parts`` in row order to an array of ``shape``, kept on disk if ``path`` is given.
 
     Plain writes report a full disk; a write into a memory mapping would kill the process. If writing fails, the array
     stays in memory and the error is returned beside it.
     """
     # Joined in memory first, so that a full disk does not cost a second decoding; the caller limits its size.
-    array = _gathered(shape, parts)
+    array = _gathered(shape, parts, dtype)
     if path is None:
         return Kept(array), None
     try:
@@ -59,8 +61,8 @@ def keep(path: Path | None, shape: tuple[int, ...], parts: Iterable[Array]) -> t
     return open_kept(path) or Kept(array), None
 
 
-def _gathered(shape: tuple[int, ...], parts: Iterable[Array]) -> Array:
-    array = np.empty(shape, np.uint8)
+def _gathered(shape: tuple[int, ...], parts: Iterable[Array], dtype: npt.DTypeLike) -> Array:
+    array = np.empty(shape, dtype)
     at = 0
     for part in parts:
         array[at : at + len(part)] = part

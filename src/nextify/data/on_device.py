@@ -30,7 +30,7 @@ from nextify.data.randomness import DEVICE, LIGHT, seeded, words
 from nextify.data.share import Rows, Share
 from nextify.paper.recipe import Mixing, Recipe
 
-Triple = tuple[float, float, float]
+PerChannel = tuple[float, ...]
 Write = Callable[[int, tuple[slice, ...], Tensor], None]
 
 NOISE_ROWS = 64
@@ -45,17 +45,17 @@ def finish(
     step: int,
     seed: int,
     device: torch.device | str,
-    mean: Triple,
-    std: Triple,
+    mean: PerChannel,
+    std: PerChannel,
     train: bool = True,
     share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Prepare a batch for the network and the loss.
 
     Args:
-        pixels: uint8 ``(B, S, S, 3)``.
+        pixels: uint8 ``(B, S, S, 3)``, or float32 ``(B, S, S, N)`` of N channels.
         labels: int64 ``(B,)``, or ``(B, K)`` of 0 and 1.
-        mean, std: per channel, for pixels from 0 to 1.
+        mean, std: per channel; of uint8, for pixels from 0 to 1.
         train: False normalizes the images only and returns the labels unchanged.
         share: the rows of the whole batch that these images are; None for a whole batch.
 
@@ -83,7 +83,7 @@ def finish(
     return x, y
 
 
-def change_light(x: Tensor, strength: float, step: int, seed: int, std: Triple, share: Share | None = None) -> None:
+def change_light(x: Tensor, strength: float, step: int, seed: int, std: PerChannel, share: Share | None = None) -> None:
     """Multiply each normalized image, whose zero is the mean colour, by a number and add another, in place.
 
     These are draws of their own: erasing and mixing are the same with and without them.
@@ -108,7 +108,7 @@ def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) 
     rows = np.arange(batch) if share is None else share.rows
     place = {row: i for i, row in enumerate(rows.tolist())}
     on_cpu = x.device.type == "cpu"
-    kept = torch.ones((0 if on_cpu else len(x), 3, *x.shape[2:]), dtype=torch.bool)
+    kept = torch.ones((0 if on_cpu else len(x), *x.shape[1:]), dtype=torch.bool)
 
     def write(row: int, rectangle: tuple[slice, ...], pixels: Tensor) -> None:
         if row in place:

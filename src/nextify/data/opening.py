@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from nextify.data.bands import BandsOf, checked
+from nextify.data.arrays import NUMPY, read_array
+from nextify.data.bands import MOST_CHANNELS, BandsOf, checked
 from nextify.data.checks import check
-from nextify.data.decode import Pixels
+from nextify.data.decode import Pixels, UnreadableImage
 from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep, open_kept
 from nextify.data.source import KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of
-from nextify.data.sources.folder import ARCHIVES, list_folder
+from nextify.data.sources.folder import ARCHIVES, list_folder, numpy_files
 from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Listing, Splitting
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
@@ -27,7 +28,8 @@ from nextify.data.sources.parquet import holds_images, list_parquet
 from nextify.data.sources.parts import Tested
 from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
-from nextify.system.text import printable
+from nextify.data.without import without as leave_out
+from nextify.system.text import plural, printable
 
 DIGITS_TRAIN = 600
 """Training images of ``digits``; the other 1,197 are tested on, enough to tell accuracies apart."""
@@ -47,9 +49,10 @@ def open_images(
     decoded_limit: int = DECODED_LIMIT,
     to_train: bool = True,
     tested: Tested | None = None,
-    channels: Sequence[int] | None = None,
+    channels: Sequence[int] | int | None = None,
     task: LabelTask | None = None,
     skip_unreadable: bool = False,
+    without: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
     """The images of a source, checked.
@@ -69,17 +72,19 @@ def open_images(
             class only; a folder that is named as a test part, or holds nothing else, is tested on as a whole.
         tested: which part must be tested on, ``val`` or ``test``; None takes val, else test, else part of train.
         channels: the three bands to show of each image, counted from 1, such as ``(4, 3, 2)`` of a file with infrared.
-            None shows the colours.
+            A number, such as ``13``: how many bands each image has, which then are all taken, as numbers rather than
+            colours. None shows the colours, and takes all channels of NumPy files.
         task: ``classification``, one class per image, or ``multilabel``, any number of labels (``several.py``). None
             recognizes it where it is unambiguous, with a note.
         skip_unreadable: leave images out that cannot be read, and name them in ``left_out``; each is decoded once to
             find them. In the place of one whose header is whole another image of its class is trained on, so that a
             training that it stopped goes on. False refuses them.
+        without: a CSV with a column ``file``, as ``nextify inspect`` writes it, of training images to leave out.
         on_progress: called now and then with the number of images looked at, and of all.
 
     Raises:
         DataError: what is wrong and what to do about it.
-        ValueError: ``channels`` are not three bands.
+        ValueError: ``channels`` are neither three bands nor a number.
         TypeError: a source that is neither a string nor a path, such as a list of several.
     """
     if isinstance(source, Path):
@@ -96,12 +101,16 @@ def open_images(
         raise DataError(f"{source} has no val: choose --split test, or leave it out")
     if task == "multilabel" and (source in ("digits", "cifar10") or source.startswith(PREFIX)):
         raise DataError(_one_class_each(source))
+    if without is not None and source == "digits":
+        raise DataError("digits has no files that --without could name: leave it out")
     if source == "digits":
         return _digits(split_seed, cache)
     splitting = Splitting(test_fraction, split_seed, to_train, tested, task)
     if source == "cifar10":
         local = root or _default_root()
         if not (local / "train").is_dir():
+            if without is not None:
+                raise DataError("the images of cifar10 have no names for --without: give a folder of them")
             return _cifar10(local, cache)
         listing = list_folder(local, splitting)
     else:
@@ -116,8 +125,13 @@ def open_images(
             ) from None
     if task == "multilabel" and listing.labels.ndim == 1:
         raise DataError(_one_class_each(source))
+    if bands is None and Path(next(iter(listing.images.names), "")).suffix.lower() in NUMPY:
+        bands, said = _channels_of(listing)
+        listing = replace(listing, notes=(*listing.notes, said))
     if bands is not None:
         listing = replace(listing, images=BandsOf(listing.images, bands))
+    if without is not None:
+        listing = leave_out(listing, without)
     images = check(
         listing,
         name=source_name(source, tested),
@@ -137,6 +151,21 @@ def _one_class_each(source: str) -> str:
     )
 
 
+def _channels_of(listing: Listing) -> tuple[int, str]:
+    """How many channels the first NumPy file has, and what to say of it. Raises ``DataError``."""
+    name = printable(listing.images.names[0])
+    try:
+        count = read_array(listing.images.read(0)).shape[2]
+    except (OSError, UnreadableImage) as error:
+        raise DataError(f"{name} cannot be read ({error}): replace it") from None
+    if count > MOST_CHANNELS:
+        raise DataError(f"{name} has {count} channels, and at most {MOST_CHANNELS} are read: give --channels")
+    return (
+        count,
+        f"The images are NumPy files of {plural(count, 'channel')}, as {name} shows; --channels N says so too.",
+    )
+
+
 def _listing(source: str, splitting: Splitting) -> Listing:
     if source.startswith(PREFIX):
         return list_hugging_face(source, splitting)
@@ -148,7 +177,8 @@ def _listing(source: str, splitting: Splitting) -> Listing:
             shards = shards_in(path, ending, splitting)
             if shards is not None:
                 return list_shards(shards, splitting)
-        return list_metadata(path, splitting) or list_folder(path, splitting)
+        with numpy_files(path):
+            return list_metadata(path, splitting) or list_folder(path, splitting)
     pattern = is_pattern(source) and suffix in (".tar", ".parquet")
     if path.exists() and not path.is_file():
         raise DataError(f"{printable(source)} is no regular file: give {KINDS}")

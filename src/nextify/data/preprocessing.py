@@ -76,10 +76,11 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
     antialias: bool = True
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """Of pixels from 0 to 1; one number makes the images grayscale."""
+    """Of pixels from 0 to 1, or of the numbers of N channels; one number makes the images grayscale."""
     std: tuple[float, ...] = IMAGENET_STD
     bands: Bands | None = None
-    """The file's bands that are the three channels, counted from 1 (``--channels``); None reads colours as usual."""
+    """The file's bands that are the three channels, counted from 1 (``--channels``), or how many there are, where all
+    of them are channels; None reads colours as usual."""
 
     def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else self.size
@@ -121,15 +122,18 @@ class Preprocessing:
             )
         if self.interpolation == "lanczos" and not self.antialias:
             raise PreprocessingError("lanczos is always antialiased")
+        if isinstance(self.bands, int) and not self.antialias:
+            raise PreprocessingError(f"images of {self.bands} channels are resized with antialias only")
+        counts = (self.bands,) if isinstance(self.bands, int) else (1, 3)
         if (
             len(self.mean) != len(self.std)
-            or len(self.mean) not in (1, 3)
+            or len(self.mean) not in counts
             or not all(abs(m) <= _LARGEST for m in self.mean)
             or not all(1 / _LARGEST <= s <= _LARGEST for s in self.std)
         ):
             raise PreprocessingError(
-                f"mean and std need 1 or 3 numbers each, mean up to {_LARGEST:g} and std from {1 / _LARGEST:g} to "
-                f"{_LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
+                f"mean and std need {' or '.join(map(str, counts))} numbers each, mean up to {_LARGEST:g} and std "
+                f"from {1 / _LARGEST:g} to {_LARGEST:g}; got {shortened(self.mean)} and {shortened(self.std)}"
             )
 
     @classmethod
@@ -168,7 +172,8 @@ class Preprocessing:
         """Prepare one image: float32 ``(channels, height, width)``.
 
         Args:
-            image: a PIL image of any mode, as ``Image.open`` gives it, or a uint8 array of ``(H, W, 3)`` or ``(H, W)``.
+            image: a PIL image of any mode, as ``Image.open`` gives it, or a uint8 array of ``(H, W, 3)`` or ``(H, W)``;
+                for N channels also one of uint16 or float32 of ``(H, W, N)``.
 
         Raises:
             TypeError: anything else.
@@ -178,7 +183,7 @@ class Preprocessing:
         return normalized(self.pixels(image)[None], torch.device("cpu"), self.mean, self.std)[0].contiguous()
 
     def pixels(self, image: Image.Image | Pixels) -> Tensor:
-        """The same image before normalization: uint8 ``(height, width, channels)``."""
+        """The same image before normalization: uint8 ``(height, width, channels)``, or float32 of N channels."""
         return torch.from_numpy(
             self.resized(from_memory(image) if self.bands is None else of_memory(image, self.bands))
         )
@@ -196,14 +201,24 @@ class Preprocessing:
         return torch.stack([self(image) for image in images])
 
     def resized(self, pixels: Pixels) -> Pixels:
-        """Resize and crop ``(H, W, 3)`` uint8 RGB to ``(height, width, channels)``."""
+        """Resize and crop ``(H, W, 3)`` uint8 RGB to ``(height, width, channels)``; float32 channel by channel."""
         height, width = self.size
+        numbers = pixels.dtype == np.float32
         kept = self.fit == "squash" or self.resize_size == min(self.size)
-        if pixels.shape[:2] == self.size and self.channels == 3 and kept:
+        if pixels.shape[:2] == self.size and (self.channels == 3 or numbers) and kept:
             return pixels if pixels.flags.c_contiguous and pixels.flags.writeable else pixels.copy()
+        if numbers:
+            planes = (Image.fromarray(np.ascontiguousarray(pixels[..., i])) for i in range(pixels.shape[2]))
+            return np.stack([np.asarray(self._fitted(plane)) for plane in planes], axis=-1)
         image = Image.frombuffer("RGB", (pixels.shape[1], pixels.shape[0]), pixels.tobytes(), "raw", "RGB", 0, 1)
         if self.channels == 1:
             image = image.convert("L")
+        image = self._fitted(image)
+        return np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(height, width, self.channels)
+
+    def _fitted(self, image: Image.Image) -> Image.Image:
+        """Resized and cropped."""
+        height, width = self.size
         if not self.antialias:
             image = _without_antialias(image, self)
         elif self.fit == "squash":
@@ -216,7 +231,7 @@ class Preprocessing:
             else:
                 image = image.resize((across, down), _filter(self.interpolation))
             image = image.crop((left, top, left + width, top + height))
-        return np.frombuffer(bytearray(image.tobytes()), np.uint8).reshape(height, width, self.channels)
+        return image
 
     def _part(self, image: Image.Image, across: int, down: int, left: int, top: int) -> tuple[Image.Image, int, int]:
         """What a crop at (left, top) needs of the image resized to ``across`` by ``down``, and where it then lies.
@@ -261,11 +276,12 @@ def preprocess(image: Image.Image | Pixels, settings: Preprocessing) -> Tensor:
 
 
 def normalized(pixels: Tensor, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """float32 ``(B, C, H, W)`` in channels-last memory of uint8 ``pixels (B, H, W, C)``; ``mean`` and ``std`` are of
-    pixels from 0 to 1."""
+    """float32 ``(B, C, H, W)`` in channels-last memory of ``pixels (B, H, W, C)``; ``mean`` and ``std`` are of pixels
+    from 0 to 1 where these are uint8, and of the numbers themselves where they are float32."""
     batch, height, width, channels = pixels.shape
-    scale, shift = _scale_and_shift(mean, std, width, device)
-    x = pixels.to(device, non_blocking=True).to(torch.float32)
+    numbers = pixels.dtype == torch.float32  # which may be the data set's own memory
+    scale, shift = _scale_and_shift(mean, std, width, device, 1 if numbers else 255)
+    x = pixels.to(device, non_blocking=True).to(torch.float32, copy=numbers)
     # By rows of the image, since arithmetic on a last axis of three is slow.
     x.view(batch, height, width * channels).mul_(scale).add_(shift)
     return x.permute(0, 3, 1, 2)
@@ -273,10 +289,10 @@ def normalized(pixels: Tensor, device: torch.device, mean: tuple[float, ...], st
 
 @lru_cache(maxsize=16)
 def _scale_and_shift(
-    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device, most: int
 ) -> tuple[Tensor, Tensor]:
     m, s = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-    return (1 / (255 * s)).float().repeat(width).to(device), (-m / s).float().repeat(width).to(device)
+    return (1 / (most * s)).float().repeat(width).to(device), (-m / s).float().repeat(width).to(device)
 
 
 def _nearest(full: int, resized: int, first: int, last: int) -> npt.NDArray[np.int64]:

@@ -24,6 +24,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import ColorJitter
 
 from nextify.data.augment import from_pillow, rand_augment, to_pillow
+from nextify.data.bands import kind_of
 from nextify.data.decode import Pixels, decode
 from nextify.data.images import ImageSet
 from nextify.data.jpeg import Box, decode_crop
@@ -66,15 +67,16 @@ class Square:
         if array is not None and array.shape[1:3] == (size, size) and self.short_side == size:
             return array
         key = (self.short_side, size)
-        shape = (len(images), size, size, 3)
-        if math.prod(shape) > SQUARES_LIMIT:
+        channels, kind = kind_of(images.bands)
+        shape = (len(images), size, size, channels)
+        if math.prod(shape) * np.dtype(kind).itemsize > SQUARES_LIMIT:
             return None
         if key not in images.squares:
             under = images.keep_under
             path = None if under is None else under.with_name(f"{under.name}-{self.short_side}-{size}.npy")
             kept = None if path is None else open_kept(path)
-            if kept is None or kept.array.shape != shape:
-                kept, _ = keep(path, shape, (self(images.load(i))[None] for i in range(len(images))))
+            if kept is None or kept.array.shape != shape or kept.array.dtype != kind:
+                kept, _ = keep(path, shape, (self(images.load(i))[None] for i in range(len(images))), kind)
             images.squares[key] = kept
         held: Kept = images.squares[key]
         return held.array
@@ -89,7 +91,8 @@ test_pixels.__test__ = False  # type: ignore[attr-defined]
 
 
 class TrainTransform:
-    """The recipe's random transform: ``(H, W, 3)`` uint8 to ``(image_size, image_size, 3)`` uint8.
+    """The recipe's random transform: ``(H, W, 3)`` uint8 to ``(image_size, image_size, 3)`` uint8; likewise float32
+    images of N channels, where it changes no colours.
 
     Draws from the global generators of ``random`` and NumPy (and torch, for colour jitter).
     """
@@ -145,7 +148,8 @@ class TrainTransform:
                 mirrored[i] = random.random() < self.flip
         tops, lefts, mirrored = tops[rows], lefts[rows], mirrored[rows]
         windows = shifted_batch(squares, tops, lefts, self.margin) if padded else squares.copy()
-        pixels = windows.view("V3")[..., 0]  # (B, S, S) of whole pixels, which are copied faster than (…, 3)
+        each = windows.shape[3] * windows.itemsize
+        pixels = windows.view(f"V{each}")[..., 0]  # (B, S, S) of whole pixels, which are copied faster than (…, 3)
         pixels[mirrored] = pixels[mirrored, :, ::-1]
         return windows
 
@@ -182,7 +186,7 @@ class TrainTransform:
 
     def _resized(self, pixels: Pixels) -> Pixels:
         size, mirrors = self.image_size, self._mirrors()
-        if self.fast:
+        if self.fast or pixels.dtype != np.uint8:
             return resized(pixels, size, mirrors)
         # A slice and Pillow's resize, without torchvision's layers in between.
         pixels = pixels[:, ::-1] if mirrors else pixels
@@ -233,14 +237,14 @@ def shifted(pixels: Pixels, top: int, left: int, margin: int) -> Pixels:
 
 def shifted_batch(squares: Pixels, tops: npt.NDArray[np.int64], lefts: npt.NDArray[np.int64], margin: int) -> Pixels:
     """:func:`shifted` of each of ``(B, S, S, 3)`` by its own ``(B,)`` window; in memory of its own."""
-    count, size = squares.shape[:2]
+    count, size, _, channels = squares.shape
     side = size + 2 * margin
-    padded = np.zeros((count, side, side, 3), np.uint8)
+    padded = np.zeros((count, side, side, channels), squares.dtype)
     padded[:, margin : margin + size, margin : margin + size] = squares
-    # Each row of a window is one run of bytes in the padded batch.
-    runs = np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), 3 * size)
+    # Each row of a window is one run of values in the padded batch.
+    runs = np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), channels * size)
     rows = (np.arange(count) * side + tops)[:, None] + np.arange(size)  # (B, S)
-    windows: Pixels = runs[(rows * side + lefts[:, None]) * 3].reshape(count, size, size, 3)
+    windows: Pixels = runs[(rows * side + lefts[:, None]) * channels].reshape(count, size, size, channels)
     return windows
 
 

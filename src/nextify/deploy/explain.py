@@ -27,6 +27,7 @@ from nextify.evaluation.predict import Prediction, Predictor
 from nextify.evaluation.runner import Network, probabilities
 from nextify.networks.backbone import features
 from nextify.networks.network import ConvNet
+from nextify.system.text import plural
 from nextify.weights import WeightsError
 
 Method = Literal["grad-cam", "grad-cam++", "hirescam", "integrated-gradients"]
@@ -121,6 +122,11 @@ def explain(
     """
     network = Network(weights, kernels="off")
     about, settings, model = network.about, network.preprocessing, network.model
+    if isinstance(settings.bands, int):
+        raise WeightsError(
+            f"explanations are drawn on pictures, and {weights} takes {plural(settings.bands, 'channel')}: give a "
+            f"classifier of colour images"
+        )
     if index is not None and index >= about.num_classes:
         raise WeightsError(f"class {index} of {about.num_classes}: the first one is 0")
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nextify.data import Images, open_images
+from nextify.data.bands import as_channels
 from nextify.data.images import check_images
 from nextify.deploy import formats
 from nextify.deploy.runners import Exported, Format, Precision, start
@@ -124,11 +125,16 @@ def export(
         torch.set_num_threads(threads)
     shown = open_images("digits") if images is None else images
     settings = source.about.preprocessing
+    real = some_images(shown.test)
+    if isinstance(settings.bands, int):
+        if with_preprocessing:
+            raise formats.FormatError("with_preprocessing is for pictures, and the bundle takes channels: leave it out")
+        if images is None:
+            real = [(name, as_channels(pixels, settings.bands)) for name, pixels in real]
     with fresh_folder(out) as fresh:
         formats.write(exported, source.model, source.mirror, settings, fresh)
         run = start(fresh / exported.file, exported, threads)
-        checked = (exported, run, source.run, some_images(shown.test), settings, shown.name)
-        found = verify(*checked, source.about.thresholds)
+        found = verify(exported, run, source.run, real, settings, shown.name, source.about.thresholds)
         describe_export(fresh, source, exported, {"verification": asdict(found)})
     return Export(out, source.about, exported, found, folder_bytes(out))
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet
-from nextify.data.bands import check_agree
+from nextify.data.bands import check_agree, visible
 from nextify.data.images import check_images
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
@@ -206,7 +206,7 @@ def evaluate(
     if out is not None and processes.is_first():
         first = len(sets[0])
         shown = [sets[0].load(i) if i < first else sets[1].load(i - first) for i in worst.tolist()]
-        write(found, out, shown)
+        write(found, out, [visible(pixels) for pixels in shown])
     return found
 
 

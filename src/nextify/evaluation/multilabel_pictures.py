@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.evaluation.dense_pictures import class_color
-from nextify.evaluation.pictures import INK, SOFT, contact_sheet, figure, heading, png, short
+from nextify.evaluation.pictures import INK, SOFT, Tile, contact_sheet, figure, heading, png, short
 from nextify.system.text import plural
 
 if TYPE_CHECKING:
@@ -56,5 +56,8 @@ def worst_picture(found: MultiLabelEvaluation, images: Sequence[npt.NDArray[np.u
     def words(names: Sequence[str]) -> str:
         return short(", ".join(names) or "none", 22)
 
-    captions = [(one.name, f"said {words(one.given)}", f"is {words(one.true)}") for one in found.worst]
-    return contact_sheet(images, captions, f"{heading(found)}: wrong, with the highest loss")
+    tiles = [
+        Tile(image, one.name, f"said {words(one.given)}", f"is {words(one.true)}")
+        for image, one in zip(images, found.worst, strict=False)
+    ]
+    return contact_sheet(tiles, f"{heading(found)}: wrong, with the highest loss")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -160,27 +160,38 @@ def ramp_picture(
 
 def mistakes_picture(found: Evaluation, images: Sequence[npt.NDArray[np.uint8]]) -> bytes:
     """The worst mistakes as a contact sheet: each with its file, what it was taken for, and what it is."""
-    captions = [
-        (m.name, f"said {short(m.predicted, 16)}, {100 * m.probability:.0f} %", f"is {short(m.true, 18)}")
-        for m in found.mistakes
+    tiles = [
+        Tile(
+            *(image, mistake.name),
+            f"said {short(mistake.predicted, 16)}, {100 * mistake.probability:.0f} %",
+            f"is {short(mistake.true, 18)}",
+        )
+        for image, mistake in zip(images, found.mistakes, strict=False)
     ]
-    return contact_sheet(images, captions, f"{heading(found)}: wrong with the highest probability")
+    return contact_sheet(tiles, f"{heading(found)}: wrong with the highest probability")
 
 
-def contact_sheet(
-    images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[tuple[str, str, str]], title: str
-) -> bytes:
-    """Images in a grid; ``captions`` are each one's file and two lines."""
-    columns = min(6, len(images))
-    rows = -(-len(images) // columns)
+class Tile(NamedTuple):
+    """An image of a contact sheet, and what stands above it; the two lines below its name are ``short`` already."""
+
+    image: npt.NDArray[np.uint8]
+    name: str
+    said: str
+    true: str
+
+
+def contact_sheet(tiles: Sequence[Tile], title: str) -> bytes:
+    """Images in rows of six, each under three lines."""
+    columns = min(6, len(tiles))
+    rows = -(-len(tiles) // columns)
     sheet = figure(max(4.5, 1.75 * columns), 0.6 + 2.3 * rows)
     grid: Any = sheet.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, image, (name, *lines) in zip(grid.flat, images, captions, strict=False):
+    for axes, (image, name, said, true) in zip(grid.flat, tiles, strict=False):
         axes.imshow(image, interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased")
         name = name if len(name) <= 24 else f"…{name[-23:]}"  # the file's own name is last
-        axes.set_title("\n".join((short(name, 24), *lines)), fontsize=8, color=INK)
+        axes.set_title(f"{short(name, 24)}\n{said}\n{true}", fontsize=8, color=INK)
     sheet.suptitle(title, fontsize=10.5, color=INK)
     return png(sheet)
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nextify.data.arrays import NUMPY
 from nextify.data.bands import check_agree, checked, with_bands
 from nextify.data.decode import EXTENSIONS, PLUGINS, Pixels, UnreadableImage, decode, quiet
 from nextify.data.encoded import read_file
@@ -71,12 +72,12 @@ class Prediction:
 class Predictor:
     """A network that is loaded once and called many times."""
 
-    def __init__(self, runner: Runner, *, channels: Sequence[int] | None = None) -> None:
+    def __init__(self, runner: Runner, *, channels: Sequence[int] | int | None = None) -> None:
         """
         Args:
             runner: ``Network(weights)`` for a bundle; ``nextify.deploy.runners.open_runner`` opens exported files too.
-            channels: the three bands of an image that the network sees, counted from 1. None takes those that the
-                weights were trained on, or else the colours.
+            channels: the three bands of an image that the network sees, counted from 1, or how many it has. None takes
+                those that the weights were trained on, or else the colours.
 
         Raises:
             ValueError: ``channels`` are not three bands.
@@ -86,6 +87,7 @@ class Predictor:
         if channels is not None:
             check_agree(self.preprocessing.bands, checked(channels))
             self.preprocessing = replace(self.preprocessing, bands=checked(channels))
+        self.extensions = EXTENSIONS | NUMPY if isinstance(self.preprocessing.bands, int) else EXTENSIONS
         self.batch_size = self.preprocessing.batch_size(BATCH)
 
     def __call__(self, sources: Source | Iterable[Source], top: int | None = None) -> Iterator[Prediction]:
@@ -114,7 +116,7 @@ class Predictor:
         """Yield each image's path and its prepared uint8 pixels ``(H, W, C)``, or a prediction with an error."""
         for i, source in enumerate(listed(sources)):
             if isinstance(source, str | os.PathLike):
-                for path, reason in expand(source):
+                for path, reason in expand(source, self.extensions):
                     yield Prediction(path, (), reason) if reason else self._read(path, path)
             else:
                 yield self._read(f"image {i}", source)
@@ -166,7 +168,7 @@ def predict(
     threads: int | None = None,
     kernels: Mode = "auto",
     class_order: ClassOrder | None = None,
-    channels: Sequence[int] | None = None,
+    channels: Sequence[int] | int | None = None,
 ) -> list[Prediction]:
     """Classify one source or several: files, folders (searched recursively), patterns, Pillow images and uint8 arrays.
 
@@ -188,7 +190,7 @@ def listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
     return sources
 
 
-def expand(source: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
+def expand(source: str | os.PathLike[str], extensions: frozenset[str] = EXTENSIONS) -> Iterator[tuple[str, str]]:
     """Yield (path, "") for each image, or (source, reason) for a source that leads to none.
 
     A file is taken whatever its name; a folder yields its images at any depth, sorted, without hidden ones; a path that
@@ -196,7 +198,7 @@ def expand(source: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found, refused = _images(path)
+        found, refused = _images(path, extensions)
         yield from ((str(p), "" if p.exists() else "dangling link") for p in found)
         yield from ((str(error.filename), error.strerror or "unreadable") for error in refused)
         if not found and not refused:
@@ -205,7 +207,7 @@ def expand(source: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
         yield str(path), "" if path.exists() else "dangling link"
     elif glob.has_magic(str(source)):
         matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-        images = [p for p in matches if p.is_file() and p.suffix.lower() in EXTENSIONS]
+        images = [p for p in matches if p.is_file() and p.suffix.lower() in extensions]
         yield from ((str(p), "") for p in images)
         if not images:
             yield str(source), "no image matches"
@@ -213,14 +215,14 @@ def expand(source: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
         yield str(source), "no such file or folder"
 
 
-def _images(folder: Path) -> tuple[list[Path], list[OSError]]:
+def _images(folder: Path, extensions: frozenset[str]) -> tuple[list[Path], list[OSError]]:
     """Images at any depth, sorted, and the errors of folders that could not be listed."""
     found: list[Path] = []
     refused: list[OSError] = []
     for below, folders, files in os.walk(folder, onerror=refused.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(below, name) for name in files if not name.startswith(".")]
-    named = EXTENSIONS.union(PLUGINS)  # without its plug-in, such an image is reported as one that cannot be read
+    named = extensions.union(PLUGINS)  # without its plug-in, such an image is reported as one that cannot be read
     return sorted(path for path in found if path.suffix.lower() in named), refused
 
 

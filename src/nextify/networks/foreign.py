@@ -58,17 +58,21 @@ def timm_network(name: str, *, fused_attention: bool = True, **arguments: Any) -
     return Foreign(name, tuple(sorted(arguments.items())), metadata.version("timm"), fused_attention)
 
 
-def build(network: Design | Foreign, num_classes: int, stochastic_depth: float = 0.0) -> nn.Module:
+def build(
+    network: Design | Foreign, num_classes: int, stochastic_depth: float = 0.0, in_channels: int = 3
+) -> nn.Module:
     """The torch module with fresh weights; timm's networks are initialized by timm.
 
     Args:
         stochastic_depth: probability of dropping the last block's branch in training; it grows linearly from 0.
     """
     if isinstance(network, Design):
-        return create_model(network, num_classes, stochastic_depth=stochastic_depth)
+        return create_model(network, num_classes, in_channels=in_channels, stochastic_depth=stochastic_depth)
     import timm
 
     arguments: dict[str, Any] = {**dict(network.arguments), "num_classes": num_classes}
+    if in_channels != 3:
+        arguments["in_chans"] = in_channels
     if stochastic_depth:
         arguments["drop_path_rate"] = stochastic_depth
     with warnings.catch_warnings():

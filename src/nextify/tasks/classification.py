@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextify.data.on_device import Triple, finish
+from nextify.data.on_device import PerChannel, finish
 from nextify.data.share import Share
 from nextify.paper.recipe import Recipe
 from nextify.tasks.accuracy import SPECS, Accuracy
@@ -84,8 +84,8 @@ class Classification:
 
     recipe: Recipe
     num_classes: int
-    mean: Triple
-    std: Triple
+    mean: PerChannel
+    std: PerChannel
     seed: int
     device: torch.device
     class_weights: Tensor | None = None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nextify.data.dense.annotations import DenseSet, Objects, encoded_mask
 from nextify.data.dense.batches import Target
 from nextify.data.dense.placement import Placement
-from nextify.data.on_device import Triple
+from nextify.data.on_device import PerChannel
 from nextify.data.preprocessing import normalized
 from nextify.data.share import Share
 from nextify.tasks.average_precision import (
@@ -50,8 +50,8 @@ class Detection:
     """Detection of the objects of ``classes``; the network brings its losses."""
 
     classes: tuple[str, ...]
-    mean: Triple
-    std: Triple
+    mean: PerChannel
+    std: PerChannel
     device: torch.device
     images: DenseSet | None = None
     """The set of the test batches, whose objects are the truth; None measures against the batches' targets."""

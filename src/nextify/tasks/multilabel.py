@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextify.data.images import Labels
-from nextify.data.on_device import Triple, finish
+from nextify.data.on_device import PerChannel, finish
 from nextify.data.share import Share
 from nextify.paper.recipe import Recipe
 from nextify.tasks.classification import Inference
@@ -33,8 +33,8 @@ class MultiLabel:
 
     recipe: Recipe
     num_classes: int
-    mean: Triple
-    std: Triple
+    mean: PerChannel
+    std: PerChannel
     seed: int
     device: torch.device
     positive_weights: Tensor | None = None

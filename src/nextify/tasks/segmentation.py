@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nextify.data.on_device import Triple
+from nextify.data.on_device import PerChannel
 from nextify.data.preprocessing import normalized
 from nextify.data.share import Share
 from nextify.tasks.detection import in_evaluation, summed
@@ -23,8 +23,8 @@ class Segmentation:
     """Segmentation into classes; the network brings its losses."""
 
     num_classes: int
-    mean: Triple
-    std: Triple
+    mean: PerChannel
+    std: PerChannel
     device: torch.device
     bf16: bool = False
     """Whether the network computes in autocast."""

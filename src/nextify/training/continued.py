@@ -148,7 +148,7 @@ class Finished:
         request = Request(**{**self.asked["request"], **new})
         return Prepared(
             *(request, images, self.asked["recipe_name"], before, about if isinstance(about, About) else None),
-            *(state, start, side, notes),
+            *(state, start, side, (data.mean, data.std), notes),
             trial=Trial(*(design, recipe, data, seed, start), self.asked["frozen_stages"], self.asked["accumulation"]),
             preflight=report,
             changes=(),

@@ -18,6 +18,7 @@ from nextify.data import Images
 from nextify.data.batches import divided
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import canvas_of
+from nextify.data.normalization import measured
 from nextify.data.preflight import Preflight, preflight
 from nextify.fitting.fit import Change, calibration_share, fit, without_average
 from nextify.fitting.scale import scale
@@ -26,6 +27,7 @@ from nextify.networks.layout import cost
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
+from nextify.system.text import plural
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import (
     DensePreflight,
@@ -39,6 +41,7 @@ from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
 from nextify.weights.class_names import in_order, is_word
+from nextify.weights.loading import adapt
 from nextify.weights.sources import IN_TIMM
 
 MANY_IMAGES = 200_000
@@ -69,6 +72,8 @@ class Preparation:
     start: Mapping[str, Tensor] | None
     start_digest: str
     image_size: int
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
+    """Mean and standard deviation of each channel; None for ImageNet's."""
     notes: tuple[str, ...]
     """One sentence for each decision made for the user."""
 
@@ -92,7 +97,8 @@ class Preparation:
                 raise RequestError(
                     "the design comes with --weights: leave --scale and --set of the design's fields out"
                 )
-            if len(about.preprocessing.mean) != 3 or len(about.preprocessing.std) != 3:
+            colours = isinstance(images, DenseImages) or not isinstance(images.bands, int)
+            if colours and (len(about.preprocessing.mean) != 3 or len(about.preprocessing.std) != 3):
                 raise RequestError("the weights take grayscale images, and training is on RGB: choose other weights")
         elif request.frozen_stages:
             raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
@@ -101,7 +107,13 @@ class Preparation:
         else:
             size = request.image_size or _image_size(request, images, about, notes)
         start_digest = FROM_SCRATCH if start is None else digest(start)
-        return cls(request, images, recipe_name, recipe, about, start, start_digest, size, tuple(notes))
+        known = None if about is None else (about.preprocessing.mean, about.preprocessing.std)
+        bands = None if isinstance(images, DenseImages) else images.bands
+        measures = about is None or about.preprocessing.bands != bands
+        if isinstance(images, Images) and isinstance(bands, int) and measures:
+            known = measured(images.train)
+            notes.append(f"{plural(bands, 'channel')}: mean and std are measured on the training images")
+        return cls(request, images, recipe_name, recipe, about, start, start_digest, size, known, tuple(notes))
 
     def fitted_to(self, epochs: int | None = None) -> Prepared:
         """The training, with ``epochs`` unless the request names its own."""
@@ -153,7 +165,10 @@ class Preparation:
                     f"trains on all"
                 )
                 changes.append(Change("calibration", "off", share, reason))
-        cost(design, side, images.num_classes)  # raises where the images are too small for the strides
+        if not isinstance(images, DenseImages) and isinstance(images.bands, int):
+            final, changes = _without_colours(final, changes, above, images.bands)
+        channels = 3 if isinstance(images, DenseImages) else images.channels
+        cost(design, side, images.num_classes, channels)  # raises where the images are too small for the strides
         batch_norm = design.norm == "batch"
         trained: Design | DenseDesign = design
         report: Preflight | DensePreflight
@@ -180,10 +195,10 @@ class Preparation:
             data = replace(data, task=images.task, canvas=canvas_of(images, self.request.image_size))
         elif images.multilabel:
             data = replace(data, task="multilabel")
-        if self.about is None:
+        if self.normalization is None:
             return data
-        mean, std = self.about.preprocessing.mean, self.about.preprocessing.std
-        return replace(data, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
+        mean, std = self.normalization
+        return replace(data, mean=mean, std=std)
 
 
 @dataclass(frozen=True)
@@ -214,6 +229,22 @@ class Prepared(Preparation):
     def parts_matter(self) -> bool:
         """Whether the parts of a batch change the result: they are then never chosen for the user."""
         return self.uses_batch_norm or isinstance(self.trial.design, DenseDesign)
+
+
+def _without_colours(
+    recipe: Recipe, changes: list[Change], asked: Mapping[str, object], channels: int
+) -> tuple[Recipe, list[Change]]:
+    """The recipe without the augmentations that know colours only. Raises ``RequestError`` where one was asked for."""
+    for name in ("rand_augment", "color_jitter"):
+        before = recipe.get(name)
+        if before == "off":
+            continue
+        if any(field.partition(".")[0] == name for field in asked):
+            raise RequestError(f"{name} is for colours, and the images have {channels} channels: leave it out")
+        recipe = recipe.with_(**{name: "off"})
+        reason = f"it changes colours, and the images have {plural(channels, 'channel')}"
+        changes = [*(c for c in changes if c.field != name), Change(name, before, "off", reason)]
+    return recipe, changes
 
 
 def prepare(request: Request, images: AnyImages, epochs: int | None = None) -> Prepared:
@@ -272,7 +303,9 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
     notes.append(f"starts from {request.weights}, licence {about.licence}")
     notes += found.notes
     state = dict(found.bundle.state)
-    if about.in_channels != 3:
+    if isinstance(images.bands, int):
+        state = adapt(state, None, images.channels, notes)
+    elif about.in_channels != 3:
         raise WeightsError(f"{request.weights} takes {about.in_channels} channels, and training is on 3")
     classes = about.classes
     if order is not None:

@@ -297,7 +297,8 @@ def _save_network(
     )
     if isinstance(trial.design, Design):
         about = About(
-            *(trial.design, images.num_classes, 3, name, images.classes, preprocessing, trial.recipe, metrics),
+            *(trial.design, images.num_classes, images.channels, name, images.classes, preprocessing, trial.recipe),
+            metrics=metrics,
             temperature=temperature,
             thresholds=thresholds,
             licence=licence,

@@ -67,10 +67,12 @@ class Source:
     data: str
     """As ``train`` takes it."""
     split_seed: int = 0
-    channels: tuple[int, int, int] | None = None
+    channels: tuple[int, ...] | None = None
     skip_unreadable: bool = False
     task: LabelTask | DenseTask | None = None
     ignore_index: int | None = None
+    without: str | None = None
+    """A list of training images that were left out."""
 
     def open(self, cache: Path) -> AnyImages:
         """The images."""
@@ -90,6 +92,7 @@ class Source:
             split_seed=self.split_seed,
             channels=self.channels,
             skip_unreadable=self.skip_unreadable,
+            without=None if self.without is None else Path(self.without),
             cache=cache,
         )
 
@@ -239,6 +242,7 @@ def train(
     *,
     task: LabelTask | DenseTask | None = None,
     ignore_index: int | None = None,
+    without: str | Path | None = None,
     out: str | Path,
     device: str = "auto",
     threads: int | None = None,
@@ -262,6 +266,7 @@ def train(
         task: ``classification``, ``multilabel``, ``detection`` or ``segmentation``, where the data allows for several;
             None recognizes it.
         ignore_index: of masks, as ``open_dense`` takes it.
+        without: a CSV of training images to leave out, as ``open_images`` takes it.
         kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
         compile: ``torch.compile`` the network.
         progress: called with a ``Progress`` after steps, a few times a second at most.
@@ -280,7 +285,8 @@ def train(
     check_task(task)
     source = None
     if not isinstance(data, Images | DenseImages):
-        source = Source(str(data), split_seed, task=task, ignore_index=ignore_index)
+        left_out = None if without is None else str(without)
+        source = Source(str(data), split_seed, task=task, ignore_index=ignore_index, without=left_out)
     with processes.joined(place.device):
         held = cast("AnyImages", data)
         images = held if source is None else processes.first_alone(partial(source.open, out / "cache"))

@@ -59,7 +59,7 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
     torch.manual_seed(trial.seed)
     if isinstance(trial.design, DenseDesign):
         return _build_dense(trial, trial.design, start)
-    model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth)
+    model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth, len(trial.data.mean))
     with torch.no_grad():
         for parameter in list(classifier(model).parameters())[:1]:  # the weight
             parameter.mul_(recipe.head_init_scale)

@@ -47,8 +47,9 @@ class Data:
     num_classes: int
     image_size: int
     """Side of the square images that the network sees, pixels."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Of each channel, as many as the network takes; likewise ``std``."""
+    std: tuple[float, ...] = IMAGENET_STD
     task: str = "classification"
     """``classification``, ``multilabel``, ``detection`` or ``segmentation``."""
     canvas: tuple[int, int] | None = None

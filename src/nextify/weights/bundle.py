@@ -130,9 +130,9 @@ class DenseAbout:
     """Names in the order of the labels."""
     canvas: tuple[int, int]
     """Height and width of the network's input; an image is fitted to it (``data/dense/placement.py``)."""
-    mean: tuple[float, float, float]
+    mean: tuple[float, ...]
     """Of pixels from 0 to 1."""
-    std: tuple[float, float, float]
+    std: tuple[float, ...]
     name: str = ""
     """Of the backbone's design, where it has one."""
     recipe: Recipe | None = None

@@ -12,10 +12,13 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import combinations
 from operator import itemgetter
 from pathlib import Path
 
+from nextify.data.arrays import NUMPY
 from nextify.data.decode import EXTENSIONS, PLUGINS
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
@@ -43,6 +46,8 @@ SERVER_FOLDERS = frozenset(
     {"@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "$RECYCLE.BIN", "__MACOSX", "lost+found"}
     | {"System Volume Information", "Thumbs"}
 )
+_NUMPY_TOO: ContextVar[bool] = ContextVar("numpy_too", default=False)
+"""Whether NumPy files count as images: they do in a folder without any other image (``numpy_files``)."""
 _MARKER = re.compile(r"(preflight|nextify|study|index-[0-9a-f]{16})\.json|checkpoint\.pt")
 """Files that tell a folder of our results; those of ``_SIGNED`` do where they name us too, as others use such names."""
 _SIGNED = frozenset({"result.json", "results.json", "evaluation.json", "robustness.json"})
@@ -371,7 +376,26 @@ def _hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     """Whether a file has an image's extension."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    extension = os.path.splitext(name)[1].lower()
+    return extension in EXTENSIONS or (extension in NUMPY and _NUMPY_TOO.get())
+
+
+@contextmanager
+def numpy_files(root: Path) -> Iterator[None]:
+    """Within, NumPy files are images if ``root`` holds some and no other image."""
+    found = False
+    for _, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not _folder_reason(name)]
+        kinds = {os.path.splitext(name)[1].lower() for name in files if not _hidden(name)}
+        if kinds & EXTENSIONS:
+            found = False
+            break
+        found = found or bool(kinds & NUMPY)
+    before = _NUMPY_TOO.set(found)
+    try:
+        yield
+    finally:
+        _NUMPY_TOO.reset(before)
 
 
 def reason_of(name: str) -> str:

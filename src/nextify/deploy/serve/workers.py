@@ -95,6 +95,10 @@ class InProcess:
         except (ValueError, OSError, ImportError) as error:
             raise ServeError(str(error)) from error
         about = replace(self.runner.about, preprocessing=self.runner.preprocessing)
+        if isinstance(about.preprocessing.bands, int):
+            raise ServeError(
+                f"the server takes pictures, and this network {about.preprocessing.bands} channels: use nextify predict"
+            )
         facts = Facts(about, self.runner.name, isinstance(self.runner, Network))
         settings = facts.preprocessing  # as /predict calls it: loads and compiles what first use does
         self(LOGITS, np.zeros((1, *settings.size, settings.channels), np.uint8))

@@ -1,0 +1,293 @@
+"""What a data set hides: likely label errors, near duplicates across classes and parts, and outliers.
+
+Label errors need probabilities of images that the network was not trained on: the bundle's of the test images, and
+those of ``training/folds.py`` of the training images. Near duplicates and outliers are found among all images by what
+enters the bundle's classifier: an image's nearest neighbours by cosine distance are compared pixel by pixel
+on thumbnails, and its mean distance to them says how far off it lies.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nextify.data import DataError, Images, ImageSet
+from nextify.data.bands import visible
+from nextify.data.images import check_images
+from nextify.evaluation.evaluate import match_classes, name_classes, predict_set
+from nextify.evaluation.label_errors import label_errors
+from nextify.evaluation.pictures import Tile, contact_sheet, heading, short
+from nextify.kernels import install
+from nextify.system.files import write_bytes_atomic
+from nextify.system.native import Mode
+from nextify.system.text import plural, printable
+from nextify.tasks.classification import Inference
+from nextify.weights import load
+from nextify.weights.class_names import ClassOrder, is_word
+
+Kind = Literal["label", "duplicate_classes", "duplicate_parts", "outlier"]
+"""``label``: likely labelled wrong; ``duplicate_classes``, ``duplicate_parts``: nearly the same image stands in another
+class, or among the test images; ``outlier``: unlike all others."""
+COLUMNS = ("file", "label", "suggested", "score", "kind", "other")
+"""Of the CSV."""
+TABLE, PROBABILITIES = "inspect.csv", "probabilities.npz"
+TITLES: Mapping[Kind, str] = {
+    "label": "labels that are likely wrong",
+    "duplicate_classes": "nearly the same image in two classes",
+    "duplicate_parts": "training images that are nearly test images",
+    "outlier": "images unlike all others",
+}
+NEIGHBOURS = 10
+THUMBNAIL = 16
+"""Side in pixels of what near duplicates are told by."""
+ALIKE = 0.98
+"""Least correlation of two thumbnails, one of them possibly mirrored, that makes a near duplicate."""
+FAR_OUT = 3.0
+"""Interquartile ranges above the third quartile from which a distance is an outlier's: Tukey's outer fence."""
+SHOWN = 24
+"""Images of a sheet."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One image to look at."""
+
+    file: str
+    label: str
+    suggested: str
+    """The class that it rather is; empty where there is none to suggest."""
+    score: float
+    """Higher is more certain: 1 less the probability of the label, the correlation of duplicates, or the mean cosine
+    distance of an outlier to its nearest neighbours."""
+    kind: Kind
+    other: str = ""
+    """The image that it duplicates."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found, the likeliest of each kind first, in the order of ``Kind``."""
+
+    model: str
+    data: str
+    train_images: int
+    test_images: int
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+    def of(self, kind: Kind) -> list[Finding]:
+        return [found for found in self.findings if found.kind == kind]
+
+    def to_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def inspect_images(
+    bundle: str | Path,
+    images: Images,
+    *,
+    out_of_fold: npt.NDArray[np.float32] | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    class_order: ClassOrder | None = None,
+    kernels: Mode = "auto",
+    out: Path | None = None,
+) -> Inspection:
+    """Inspect labelled images with a bundle.
+
+    Args:
+        out_of_fold: ``(N, K)`` probabilities of the training images by networks that were not trained on them, the
+            classes being the images'; see ``training/folds.py``. None looks for label errors among the test images.
+        out: a folder for a CSV of the findings, a sheet of each kind, and the probabilities.
+
+    Raises:
+        WeightsError, DataError: as ``evaluate``.
+        TypeError: ``images`` is not an ``Images``.
+    """
+    check_images(images)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    order = is_word(class_order)
+    loaded = load(bundle, class_order=None if order else class_order)
+    notes: list[str] = [*loaded.notes]
+    about = name_classes(loaded.about, images, notes, order)
+    labels_of = match_classes(about, images, notes)
+    inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
+    model = loaded.model.to(device)
+    install(model, kernels)
+    seen: list[Tensor] = []  # what enters the classifier, (B, C) of each batch
+    model.head.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    sets = (images.train, images.test)
+    predicted = [predict_set(model, part, loaded.preprocessing, device, inference) for part in sets if len(part)]
+    passes = 2 if inference.mirror else 1  # each image's own, and then its mirror image's
+    features = torch.cat(seen[::passes]).numpy()
+    labels = labels_of[np.concatenate([part.labels for part in sets])]
+    known = [np.zeros((0, len(about.classes)), np.float32), predicted[-1]]
+    if out_of_fold is not None:
+        known[0] = np.zeros((len(images.train), len(about.classes)), np.float32)
+        known[0][:, labels_of] = out_of_fold
+    elif len(images.train):
+        notes.append(
+            f"labels are checked on {plural(len(images.test), 'test image')}; --folds 5 checks those of the "
+            f"{plural(len(images.train), 'training image')} too, by networks that have not seen them"
+        )
+    held = _Held(sets, images.classes, labels, len(images.train))
+    rows = [*_labels(held, about.classes, known), *_from_features(held, features, notes)]
+    rows.sort(key=lambda row: (get_args(Kind).index(row[1].kind), -row[1].score))
+    found = Inspection(
+        *(about.name, images.name, len(images.train), len(images.test)), tuple(row for _, row in rows), tuple(notes)
+    )
+    if out is not None:
+        _write(found, held, [i for i, _ in rows], known, out)
+    return found
+
+
+@dataclass(frozen=True)
+class _Held:
+    """All images in one row, those to train on first."""
+
+    sets: tuple[ImageSet, ImageSet]
+    classes: Sequence[str]
+    labels: npt.NDArray[np.int64]
+    train: int
+
+    def load(self, index: int) -> npt.NDArray[np.uint8]:
+        """To look at."""
+        return visible(self.sets[0].load(index) if index < self.train else self.sets[1].load(index - self.train))
+
+    def name(self, index: int) -> str:
+        part, place = (self.sets[0], index) if index < self.train else (self.sets[1], index - self.train)
+        if part.names is None:
+            return f"{'train' if index < self.train else 'test'} {place}"
+        return part.names[place]
+
+    def label(self, index: int) -> str:
+        part, place = (self.sets[0], index) if index < self.train else (self.sets[1], index - self.train)
+        return self.classes[part.labels[place]]
+
+
+def _labels(
+    held: _Held, classes: Sequence[str], known: Sequence[npt.NDArray[np.float32]]
+) -> Iterator[tuple[int, Finding]]:
+    """Each part by itself, as its probabilities come from networks of its own."""
+    for start, probabilities in zip((0, held.train), known, strict=True):
+        labels = held.labels[start : start + len(probabilities)]
+        for i, suggested in zip(*label_errors(labels, probabilities), strict=True):
+            score = 1 - float(probabilities[i, labels[i]])
+            yield start + int(i), _finding(held, start + int(i), score, "label", classes[suggested])
+
+
+def _finding(
+    held: _Held, index: int, score: float, kind: Kind, suggested: str = "", other: int | None = None
+) -> Finding:
+    beside = "" if other is None else held.name(other)
+    return Finding(held.name(index), held.label(index), suggested, round(score, 6), kind, beside)
+
+
+def _from_features(held: _Held, features: npt.NDArray[np.float32], notes: list[str]) -> Iterator[tuple[int, Finding]]:
+    """Near duplicates and outliers."""
+    from sklearn.neighbors import NearestNeighbors
+
+    count = min(NEIGHBOURS, len(features) - 1)
+    if count < 1:
+        raise DataError("one image has no neighbours: give more images")
+    search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(features)
+    distances, neighbours = search.kneighbors()  # (N, count), without the image itself
+    thumbnails = np.stack([thumbnail(held.load(i)) for i in range(len(features))])
+    pairs: dict[tuple[int, int], float] = {}
+    for others in neighbours.T:
+        alike = likeness(thumbnails, thumbnails[others])
+        for i in np.flatnonzero(alike >= ALIKE).tolist():
+            pairs[min(i, int(others[i])), max(i, int(others[i]))] = float(alike[i])
+    within = 0
+    for (i, j), score in sorted(pairs.items()):
+        if held.labels[i] != held.labels[j]:
+            yield i, _finding(held, i, score, "duplicate_classes", held.label(j), j)
+            yield j, _finding(held, j, score, "duplicate_classes", held.label(i), i)
+        elif i < held.train <= j:
+            yield i, _finding(held, i, score, "duplicate_parts", other=j)
+        else:
+            within += 1
+    if within:
+        notes.append(f"{plural(within, 'pair')} of near duplicates within one class and part: not listed")
+    mean = distances.mean(1)
+    low, high = np.quantile(mean, (0.25, 0.75))
+    for i in np.flatnonzero(mean > high + FAR_OUT * (high - low)).tolist():
+        yield i, _finding(held, i, float(mean[i]), "outlier")
+
+
+def thumbnail(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """``(THUMBNAIL, THUMBNAIL, 3)`` of an image."""
+    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+
+
+def likeness(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """``(N,)``: the correlation of thumbnails ``(N, S, S, 3)``, or of one with the other's mirror image if higher."""
+    return np.maximum(_correlation(one, other), _correlation(one, other[:, :, ::-1]))
+
+
+def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Of images of one colour 1 if they are equal, else 0."""
+    same = (one == other).reshape(len(one), -1).all(1).astype(np.float32)
+    a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (one, other))
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    return np.divide((a * b).sum(1), scale, out=same, where=scale > 0)
+
+
+def csv_text(found: Inspection) -> str:
+    """The findings as CSV with ``COLUMNS``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in found.findings)
+    return text.getvalue()
+
+
+def sheets(found: Inspection) -> dict[Kind, str]:
+    """The names of the sheets that ``inspect_images`` writes, of the kinds that were found."""
+    return {kind: f"{kind}.png" for kind in TITLES if found.of(kind)}
+
+
+def _write(
+    found: Inspection, held: _Held, rows: Sequence[int], known: Sequence[npt.NDArray[np.float32]], out: Path
+) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(out / TABLE, csv_text(found).encode("utf-8", "surrogateescape"))
+    which = np.r_[0 : len(known[0]), held.train : held.train + len(known[1])]
+    kept = io.BytesIO()
+    files = np.array([printable(held.name(i)) for i in which.tolist()])
+    np.savez_compressed(kept, files=files, labels=held.labels[which], probabilities=np.concatenate(known))
+    write_bytes_atomic(out / PROBABILITIES, kept.getvalue())
+    place = {held.name(i): i for i in range(len(held.labels))}
+    for kind, name in sheets(found).items():
+        tiles = []
+        for i, row in zip(rows, found.findings, strict=True):
+            if row.kind != kind or len(tiles) >= SHOWN:
+                continue
+            tiles.append(_tile(held, i, row))
+            if kind == "duplicate_parts":
+                tiles.append(
+                    Tile(
+                        held.load(place[row.other]),
+                        row.other,
+                        "the test image",
+                        f"labelled {short(held.label(place[row.other]), 16)}",
+                    )
+                )
+        write_bytes_atomic(out / name, contact_sheet(tiles, f"{heading(found)}: {TITLES[kind]}"))
+
+
+def _tile(held: _Held, index: int, row: Finding) -> Tile:
+    said = f"rather {short(row.suggested, 14)}" if row.suggested else "to train on" if row.other else "far off"
+    return Tile(held.load(index), row.file, f"{said}, {row.score:.3f}", f"labelled {short(row.label, 16)}")

@@ -1,0 +1,162 @@
+"""``nextify inspect``: label errors as cleanlab finds them, planted near duplicates, and the list that ``train
+--without`` takes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextify.cli import main
+from nextify.data import open_images
+from nextify.evaluation.inspection import COLUMNS, Inspection, inspect_images, likeness, thumbnail
+from nextify.evaluation.label_errors import label_errors
+from nextify.training.folds import folds_of
+from nextify.training.request import RequestError
+from tests.helpers import Captured, noise, save_noise, tiny_bundle
+
+
+def some_probabilities(seed: int, count: int = 300, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of which a tenth is wrong, and probabilities that mostly tell the true one."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, classes, count)
+    logits = rng.normal(size=(count, classes)) + 2.5 * np.eye(classes)[true]
+    labels = np.where(rng.random(count) < 0.1, rng.integers(0, classes, count), true)
+    return labels, np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_label_errors_are_cleanlabs(seed: int) -> None:
+    find_label_issues = pytest.importorskip("cleanlab.filter").find_label_issues
+    labels, probabilities = some_probabilities(seed)
+    theirs = find_label_issues(
+        labels, probabilities, filter_by="confident_learning", return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    assert label_errors(labels, probabilities)[0].tolist() == theirs.tolist()
+
+
+def test_label_errors_are_those_that_another_class_is_confident_of() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.45, 0.55], [0.2, 0.8], [0.3, 0.7]])
+    found, suggested = label_errors(np.array([0, 0, 0, 0, 1, 1]), probabilities)
+    assert found.tolist() == [2]  # 0.55 is less than the 0.75 that images of class 1 have on average
+    assert suggested.tolist() == [1]
+
+
+def test_a_class_without_images_is_never_suggested() -> None:
+    found, suggested = label_errors(np.array([0, 0, 1]), np.array([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1]]))
+    assert 2 not in suggested.tolist()
+    assert found.tolist() == []
+
+
+def test_label_errors_need_a_row_for_each_label() -> None:
+    with pytest.raises(ValueError, match="one row of probabilities"):
+        label_errors(np.array([0, 1]), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("change", "alike"),
+    [
+        (lambda x: x, True),
+        (lambda x: x[:, ::-1], True),
+        (lambda x: (x * 0.8).astype(np.uint8), True),
+        (lambda x: x[::-1], False),
+        (lambda x: np.zeros_like(x), False),
+    ],
+)
+def test_likeness_survives_mirroring_and_brightness(change, alike) -> None:
+    pixels = noise(3, 32, 32)
+    assert bool(likeness(thumbnail(pixels)[None], thumbnail(change(pixels))[None])[0] > 0.98) is alike
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """Images of two classes; a_0 is also, slightly darker, in class b, and mirrored among the test images."""
+    root = tmp_path / "data"
+    for c, name in enumerate("ab"):
+        for i in range(12):
+            save_noise(root / "train" / name / f"{name}_{i}.png", 100 * c + i)
+        for i in range(4):
+            save_noise(root / "val" / name / f"{name}_v{i}.png", 50 + 100 * c + i)
+    pixels = noise(0, 8, 8) // 4 + np.array([180, 0, 0], np.uint8)  # alone in its colour, so neighbours by any network
+    Image.fromarray(pixels).save(root / "train" / "a" / "a_0.png")
+    Image.fromarray((pixels * 0.9).astype(np.uint8)).save(root / "train" / "b" / "again.png")
+    Image.fromarray(pixels[:, ::-1]).save(root / "val" / "a" / "mirrored.png")
+    return root
+
+
+def inspected(root: Path, out: Path) -> Inspection:
+    bundle = tiny_bundle(out.parent / "bundle", ("a", "b"), 8, 1.0)
+    return inspect_images(bundle, open_images(root), out=out, threads=1)
+
+
+def test_near_duplicates_across_classes_and_parts_are_found(planted: Path, tmp_path: Path) -> None:
+    found = inspected(planted, tmp_path / "out")
+    across = {(row.file, row.label, row.suggested, row.other) for row in found.of("duplicate_classes")}
+    assert ("train/a/a_0.png", "a", "b", "train/b/again.png") in across
+    assert ("train/b/again.png", "b", "a", "train/a/a_0.png") in across
+    assert ("train/a/a_0.png", "val/a/mirrored.png") in {(r.file, r.other) for r in found.of("duplicate_parts")}
+    assert any("--folds 5" in line for line in found.notes)
+
+
+def test_the_list_the_sheets_and_the_probabilities_are_written(planted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = inspected(planted, out)
+    with open(out / "inspect.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["file"] for row in rows] == [row.file for row in found.findings]
+    for name in ("duplicate_classes.png", "duplicate_parts.png"):
+        with Image.open(out / name) as sheet:
+            assert min(sheet.size) > 200
+    with np.load(out / "probabilities.npz") as kept:
+        assert kept["probabilities"].shape == (9, 2)
+        assert kept["files"][0].startswith("val/")
+
+
+def test_probabilities_of_training_images_are_taken_into_account(planted: Path, tmp_path: Path) -> None:
+    images = open_images(planted)
+    known = np.full((len(images.train), 2), 0.05, np.float32)
+    known[np.arange(len(images.train)), images.train.labels] = 0.95
+    known[3] = known[3, ::-1]
+    bundle = tiny_bundle(tmp_path / "bundle", ("b", "a"), 8, 1.0)  # in another order than the folders'
+    found = inspect_images(bundle, images, out_of_fold=known, threads=1)
+    rows = [row for row in found.of("label") if row.file.startswith("train/")]
+    assert [(row.file, row.suggested) for row in rows] == [(images.train.name(3), "b")]
+    assert rows[0].score == pytest.approx(0.95)
+
+
+def test_the_command_finds_what_folds_tell_and_its_list_can_be_trained_without(
+    shapes: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    tiny = ["--device", "cpu", "--threads", "1"]
+    wanted = ["train", "convnext_atto", "--data", str(shapes), "--scale", "tiny", "--epochs", "1", *tiny]
+    assert main([*wanted, "--out", str(runs)]) == 0
+    bundle = next(runs.glob("*/bundle"))
+    capsys.readouterr()
+    assert (
+        main(["inspect", str(bundle), "--data", str(shapes), "--folds", "2", "--out", str(out), "--json", *tiny]) == 0
+    )
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["train_images"] == len(open_images(shapes).train)
+    assert "fold 2 of 2" in printed.err
+    with np.load(out / "probabilities.npz") as kept:
+        assert len(kept["files"]) == 72
+    trials = sorted(path.parent.name for path in out.glob("folds/*/result.json"))
+    assert len(trials) == 2
+    listed = tmp_path / "list.csv"
+    listed.write_text("file,kind\nblue/0.png,label\nblue/1.png,label\nred/2.png,outlier\n")
+    assert main([*wanted, "--without", str(listed), "--out", str(tmp_path / "less"), "--dry-run"]) == 0
+    assert "left out, as list.csv says" in capsys.readouterr().out
+
+
+def test_folds_need_the_training_beside_the_bundle(shapes: Path, tmp_path: Path) -> None:
+    from nextify.paper.recipe import RECIPES
+
+    bundle = tiny_bundle(tmp_path / "bundle", ("blue", "green", "red"), 16, 1.0, recipe=RECIPES["scratch_small"])
+    with pytest.raises(RequestError, match=r"no recipe\.json beside it"):
+        folds_of(bundle, open_images(shapes), 2)
