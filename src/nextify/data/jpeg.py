@@ -23,7 +23,6 @@ from nextify.system import native
 Box = tuple[int, int, int, int]
 """Top, left, height, width, in pixels."""
 
-_SOURCE = Path(__file__).with_name("jpeg.cpp")
 _END = b"\xff\xd9"
 
 
@@ -96,10 +95,6 @@ def _whole(data: bytes, image: Image.Image, shrink: int) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _build() -> native.Build:
-    return native.build("jpeg", _SOURCE, _check, libraries=("jpeg",))
-
-
 def _run(library: ctypes.CDLL, data: bytes, shrink: int, part: Box) -> Pixels | None:
     out = np.empty((*part[2:], 3), np.uint8)
     code = library.nextify_jpeg_part(
@@ -125,3 +120,6 @@ def _check(library: ctypes.CDLL) -> None:
                 found = _run(library, buffer.getvalue(), shrink, (top, left, height, width))
                 if found is None or not np.array_equal(found, whole[top : top + height, left : left + width]):
                     raise RuntimeError("libjpeg's pixels are not Pillow's")
+
+
+_build = native.declare("jpeg", Path(__file__).with_name("jpeg.cpp"), _check, libraries=("jpeg",)).build

@@ -17,17 +17,19 @@ _operators = torch.library.Library("nextify", "FRAGMENT")  # type: ignore[no-unt
 def compiled(
     name: str, source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...] = ()
 ) -> tuple[Callable[[], Any], Callable[[], bool]]:
-    """Two functions for a C++ library, as `native.build` takes it: one returns it, one says whether it can be used.
+    """Two functions for a C++ library, as `native.declare` takes it: one returns it, one says whether it can be used.
 
     Whichever is called first builds it. A compiled graph asks the second once, when it is traced.
     """
 
+    build = native.declare(name, source, check, flags).build
+
     def library() -> Any:
-        return native.build(name, source, check, flags).library
+        return build().library
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def ready() -> bool:
-        return native.build(name, source, check, flags).usable
+        return build().usable
 
     return library, ready
 
