@@ -1,8 +1,8 @@
 """What installing costs beside timm and ultralytics, and what ``nextify predict`` costs from a cold process.
 
-predict: processor time (user and system, which other work on the machine disturbs less than the clock) of a process that
-predicts one image with ConvNeXt-T, alternating with one that only imports torch; and in a third process, the processor
-time of the network's first call there. The ratio is predict over the sum of the other two, round by round.
+predict: processor time (user and system, which other work on the machine disturbs less than the clock) of a process
+that predicts one image with ConvNeXt-T, of one that only imports torch, and of the network's first call in a third, in
+turn. The ratio is predict over the sum of the other two, round by round.
 
 install: each tool in a new virtual environment. Download sizes are those of the files that pip fetches, of which torch,
 torchvision and what they need (CUDA, triton, NumPy, Pillow, …) is the part that all three share; the time is that of

@@ -1,6 +1,6 @@
 """Run the tests with the oldest or the newest versions of its dependencies that pyproject.toml allows (make bounds).
 
-uv resolves and installs them into a new virtual environment, which is deleted afterwards; torch and CUDA take about 8 GB.
+uv resolves and installs them into a new virtual environment, which is deleted afterwards; with CUDA about 8 GB.
 
     python tools/bounds.py oldest
     python tools/bounds.py newest --python 3.13 -- tests/cli -x
