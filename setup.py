@@ -2,19 +2,20 @@
 
 import os
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 PLATFORM = os.environ.get("NEXTIFY_WHEEL_PLATFORM")
 
 
-class PlatformWheel(bdist_wheel):
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = False
+class Prebuilt(Distribution):
+    def has_ext_modules(self) -> bool:
+        return PLATFORM is not None
 
+
+class AnyPython(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", str(PLATFORM)
+        return super().get_tag() if PLATFORM is None else ("py3", "none", PLATFORM)
 
 
-setup(cmdclass={"bdist_wheel": PlatformWheel} if PLATFORM else {})
+setup(distclass=Prebuilt, cmdclass={"bdist_wheel": AnyPython})

@@ -147,3 +147,12 @@ def test_a_prebuilt_library_of_other_sources_is_passed_over(brought: Path, tmp_p
 def test_a_prebuilt_library_that_cannot_be_loaded_is_passed_over(brought: Path, tmp_path: Path) -> None:
     next(brought.iterdir()).write_bytes(b"for another system")
     assert ask(tmp_path).note.startswith("compiled, from ")
+
+
+def test_without_compiling_only_what_is_there_is_used(cache: Path, tmp_path: Path) -> None:
+    with native.without_compiling():
+        assert "compiling takes longer" in ask(tmp_path).note
+    assert "answer" not in native.builds
+    assert ask(tmp_path).usable
+    with native.without_compiling():
+        assert ask(tmp_path).usable

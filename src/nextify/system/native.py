@@ -19,7 +19,7 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -140,6 +140,7 @@ declared: dict[str, Library] = {}
 """The libraries that the modules imported so far may ask for, by name."""
 builds: dict[str, Build] = {}
 """The libraries asked for so far, by name."""
+_may_compile = True
 _lock = threading.Lock()
 
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast")
@@ -155,6 +156,20 @@ def declare(
     """Declare a ``Library``; nothing is loaded or compiled yet."""
     declared[name] = Library(name, path, check, flags, libraries)
     return declared[name]
+
+
+@contextlib.contextmanager
+def without_compiling() -> Iterator[None]:
+    """Within, use only libraries that are prebuilt or kept from before: compiling takes seconds for each."""
+    global _may_compile
+    before, asked = _may_compile, set(builds)
+    _may_compile = False
+    try:
+        yield
+    finally:
+        _may_compile = before
+        for name in [name for name, build in builds.items() if name not in asked and not build.usable]:
+            del builds[name]  # they may be compiled from now on
 
 
 def notes() -> dict[str, str]:
@@ -239,6 +254,8 @@ def _load(wanted: Library) -> tuple[ctypes.CDLL, str]:
     if path.exists() and _private(path):
         with contextlib.suppress(OSError, RuntimeError):  # damaged files are built again below
             return _open(path, wanted.check), f"compiled, from {path}"
+    if not _may_compile:
+        raise RuntimeError("compiling takes longer than so few images")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
         wanted.compile(found, target, fresh)
