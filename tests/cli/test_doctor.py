@@ -87,12 +87,20 @@ def test_commands_are_grouped_by_what_one_wants(capsys: Captured) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_takes_the_completion_of_all_commands(capsys: Captured) -> None:
-    assert main(["completion", "bash"]) == 0
+    assert main(["--completion", "bash"]) == 0
     script = capsys.readouterr().out
     subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=20)
     assert all(name in script for name in COMMANDS)
-    assert "--class-order" in script
-    assert "complete " in script
+    typed = "COMP_WORDS=(nextify train --kernels o); COMP_CWORD=3; _tyro_nextify nextify o --kernels"
+    command = ["bash", "-c", f'{script}\n{typed}; echo "${{COMPREPLY[@]}}"']
+    done = subprocess.run(command, text=True, capture_output=True, check=True, timeout=20)
+    assert done.stdout.split() == ["on", "off"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("fish",), ("bash", "zsh")])
+def test_other_shells_are_refused(capsys: Captured, arguments: tuple[str, ...]) -> None:
+    assert main(["--completion", *arguments]) == 2
+    assert capsys.readouterr().err == "nextify: --completion takes one shell: bash, zsh or tcsh\n"
 
 
 def test_errors_with_a_page_of_their_own_name_it(capsys: Captured, tmp_path: Path) -> None:

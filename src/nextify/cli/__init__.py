@@ -54,7 +54,6 @@ GROUPS: dict[str, dict[str, str]] = {
     "Measure and check this machine": {
         "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",
         "doctor": "report versions, devices, kernels, extras and speed here, for a report of a problem",
-        "completion": "print a script that makes your shell complete commands and options",
     },
 }
 """``{title: {name: one line of help}}``; a command's code is the module ``nextify.cli.NAME``."""
@@ -153,6 +152,9 @@ def _run(arguments: list[str]) -> int:
         print(f"nextify {__version__}")
         return 0
     name, *rest = arguments
+    if name == "--completion":
+        print_completion(rest)
+        return 0
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
@@ -210,8 +212,10 @@ def _style() -> tuple[Any, ...]:
     return (conf.FlagCreatePairsOff, conf.ConsolidateSubcommandArgs, conf.DisallowNone)
 
 
-def print_completion(shell: str) -> None:
-    """Print tyro's completion script of all commands for bash, zsh or tcsh."""
+def print_completion(arguments: list[str]) -> None:
+    """Print tyro's script that makes a shell complete all commands and options. Raises ``OptionError``."""
+    if arguments not in (["bash"], ["zsh"], ["tcsh"]):
+        raise OptionError("--completion takes one shell: bash, zsh or tcsh")
     import tyro
 
     commands = tuple(
@@ -222,7 +226,7 @@ def print_completion(shell: str) -> None:
         for name, line in COMMANDS.items()
     )
     with contextlib.suppress(SystemExit):
-        tyro.cli(Union[commands], prog="nextify", args=["--tyro-print-completion", shell], config=_style())  # noqa: UP007
+        tyro.cli(Union[commands], prog="nextify", args=["--tyro-print-completion", *arguments], config=_style())  # noqa: UP007
 
 
 @contextlib.contextmanager
@@ -259,7 +263,8 @@ def _overview() -> str:
         "From ResNet to ConvNeXt, one design decision at a time.\n\nusage: nextify COMMAND [OPTIONS]\n\n"
         + "\n\n".join(groups)
         + f"\n\nExamples:\n{EXAMPLES}\n\n"
-        "nextify COMMAND --help lists a command's options; nextify --version prints the version."
+        "nextify COMMAND --help lists a command's options; nextify --version prints the version, nextify --completion\n"
+        "bash (or zsh, tcsh) a script that makes your shell complete all of this."
     )
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 from packaging.requirements import Requirement
-from tyro.conf import arg
+from tyro.conf import OmitArgPrefixes, arg
 
-from nextify.cli.options import Json, Threads
+from nextify.cli.options import Json, Machine
 from nextify.cli.printing import print_json
 from nextify.system import environment, native
 
@@ -48,9 +48,8 @@ class Options:
 
     quick: Annotated[bool, arg(help_behavior_hint="")] = False
     """Leave out what needs torch: devices, kernels and speed."""
-    threads: Threads = None
-    """CPU threads of the speed check. Default: as many as torch takes."""
     json: Json = False
+    machine: OmitArgPrefixes[Machine] = Machine()
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def run(options: Options) -> int:
 
         _add(found, "devices", speed.devices(), options.json)
         _add(found, "kernels", speed.kernels(), options.json)
-        _add(found, "speed", speed.check(options.threads), options.json)
+        _add(found, "speed", speed.check(options.machine), options.json)
     if options.json:
         print_json({title: [asdict(finding) for finding in findings] for title, findings in found.items()})
     return int(any(finding.wrong for findings in found.values() for finding in findings))

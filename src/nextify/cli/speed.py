@@ -9,13 +9,15 @@ import torch
 
 from nextify import kernels as ours
 from nextify.cli.doctor import Finding
+from nextify.cli.options import Machine
 from nextify.data import affine, jpeg  # noqa: F401  # like the kernels, they declare their libraries
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Conditions
 from nextify.kernels import gpu
 from nextify.networks.zoo import create_model
 from nextify.system import native
-from nextify.system.device import gpu_name
+from nextify.system.device import gpu_name, usable_device
+from nextify.system.native import Mode
 
 NETWORK, SIDE, IMAGES = "convnext_atto", 64, 8
 """The network of the speed check, and its batches."""
@@ -43,29 +45,31 @@ def kernels() -> Iterator[Finding]:
         yield Finding("gpu", "ours" if gpu.ready() else None, gpu.describe())
 
 
-def check(threads: int | None) -> Iterator[Finding]:
-    """Plain torch against the kernels, on a small network on the CPU, in turn: medians, and what the layers ran on."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+def check(machine: Machine) -> Iterator[Finding]:
+    """Plain torch against the kernels on a small network, in turn: medians, and what the layers ran on."""
+    device = usable_device(machine.device)
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+    modes: tuple[Mode, Mode] = ("off", machine.kernels)
     for work in (profiling.inference, profiling.training):
-        models, steps = {}, {}
-        for mode in ("off", "auto"):
-            given = Conditions(kernels=mode)
+        models, steps = [], []
+        for mode in modes:
+            given = Conditions(device, kernels=mode)
             torch.manual_seed(0)
-            models[mode] = profiling.place(create_model(NETWORK, 10), given)
-            steps[mode] = work(models[mode], profiling.random_images(IMAGES, SIDE, given), given)
-            steps[mode]()
-        times: dict[str, list[float]] = {mode: [] for mode in steps}
+            models.append(profiling.place(create_model(NETWORK, 10), given))
+            steps.append(work(models[-1], profiling.random_images(IMAGES, SIDE, given), given))
+            steps[-1]()
+        times: list[list[float]] = [[], []]
         end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            for mode, step in steps.items():
-                times[mode].append(profiling.seconds(step, "cpu"))
-        plain, fast = (1e3 * profiling.median(times[mode]) for mode in ("off", "auto"))
+        while time.monotonic() < end or not times[0]:
+            for step, measured in zip(steps, times, strict=True):
+                measured.append(profiling.seconds(step, device))
+        plain, fast = (1e3 * profiling.median(measured) for measured in times)
         yield Finding(
             work.__name__,
             f"{plain / fast:.2f} times",
             f"{plain:.1f} → {fast:.1f} ms per batch, {NETWORK}, {IMAGES} × {SIDE} × {SIDE}, "
-            f"{torch.get_num_threads()} threads, n = {len(times['off'])}",
+            f"{device}, {torch.get_num_threads()} threads, n = {len(times[0])}",
         )
-        for group in ours.installed(models["auto"]):
+        for group in ours.installed(models[1]):
             yield Finding(group.module, group.kernel, f"{len(group.layers)} layers: {group.reason}")
