@@ -77,6 +77,10 @@ def test_a_wheel_brings_its_kernels_which_give_the_bits_of_compiled_ones(install
         assert set(found[name]["notes"]) >= {"affine", "jpeg", "gelu", "blocks", "strips", "pixelwise"}
         assert (tmp_path / "nextify").exists() == (name == "compiled")
     assert found["prebuilt"]["hashes"] == found["compiled"]["hashes"]
+    for name, note in found["prebuilt"]["notes"].items():
+        if name != "jpeg":  # whose path to libjpeg-turbo auditwheel has written into it
+            brought, compiled = (Path(text.partition("from ")[2]) for text in (note, found["compiled"]["notes"][name]))
+            assert brought.read_bytes() == compiled.read_bytes(), name
 
 
 def test_doctor_knows_every_extra() -> None:
