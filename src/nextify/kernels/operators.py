@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +11,16 @@ from torch import Tensor
 
 from nextify.system import native
 
+Function = TypeVar("Function", bound=Callable[..., bool])
+
 _operators = torch.library.Library("nextify", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def asked_once(function: Function) -> Function:
+    """Let a compiled graph call the function once, when it is traced: ``torch.compiler.assume_constant_result`` without
+    its import of the compiler, which takes longer than that of torch."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def compiled(
@@ -27,11 +36,10 @@ def compiled(
     def library() -> Any:
         return build().library
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def ready() -> bool:
         return build().usable
 
-    return library, ready
+    return library, asked_once(ready)
 
 
 def check_numbers(pairs: Sequence[tuple[Any, Any]], rtol: float, atol: float, code: int = 0) -> None:
