@@ -105,5 +105,8 @@ def test_other_shells_are_refused(capsys: Captured, arguments: tuple[str, ...]) 
 
 def test_errors_with_a_page_of_their_own_name_it(capsys: Captured, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
     assert main(["train", "convnext_atto", "--data", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err.endswith(f"(see {SEE['DataError']})\n")
+    assert capsys.readouterr().err.endswith("(docs/data.md)\n")
+    assert main(["convert", str(tmp_path / "weights.pth"), str(tmp_path / "out.safetensors"), "--to", "timm"]) == 2
+    assert capsys.readouterr().err.endswith(f"(see {SEE['WeightsError']})\n")

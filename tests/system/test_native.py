@@ -70,7 +70,7 @@ def test_a_cache_of_another_user_is_passed_over(cache: Path, monkeypatch: pytest
         os, "geteuid", lambda: cache.stat().st_uid + 1
     )  # the temporary directory's is not theirs either
     native.builds.clear()
-    refused = native.build("answer", cache.parents[2] / "source" / "of" / "answer.cpp", lambda _: None)
+    refused = native.declare("answer", cache.parents[2] / "source" / "of" / "answer.cpp", lambda _: None).build()
     assert refused.note.startswith("not ours, because others may write to")
 
 

@@ -66,8 +66,6 @@ EXAMPLES = """\
   nextify predict runs/…/bundle one.jpg"""
 
 SEE = {
-    "DataError": "docs/data.md",
-    "UnreadableImage": "docs/data.md#what-is-checked",
     "WeightsError": "docs/weights.md#which-files-load-how",
     "UnsafeFile": "docs/weights.md#safety",
     "MissingExtra": "docs/install.md#extras",
@@ -80,7 +78,8 @@ SEE = {
     "StepError": "docs/models.md",
     "DeviceError": "docs/install.md#what-is-used-here",
 }
-"""Where in the documentation more is said about errors of a class or its subclasses, by its name."""
+"""Where in the documentation more is said about errors of a class or its subclasses, by its name. Errors in images name
+their page themselves where they do not say all that there is to do."""
 
 
 class OptionError(ValueError):
