@@ -224,8 +224,9 @@ def print_completion(arguments: list[str]) -> None:
         ]
         for name, line in COMMANDS.items()
     )
+    any_command: Any = Union[commands]  # noqa: UP007
     with contextlib.suppress(SystemExit):
-        tyro.cli(Union[commands], prog="nextify", args=["--tyro-print-completion", *arguments], config=_style())  # noqa: UP007
+        tyro.cli(any_command, prog="nextify", args=["--tyro-print-completion", *arguments], config=_style())
 
 
 @contextlib.contextmanager

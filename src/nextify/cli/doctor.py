@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from tyro.conf import OmitArgPrefixes, arg
 
 from nextify.cli.options import Json, Machine
-from nextify.cli.printing import print_json
+from nextify.cli.printing import Finding, print_json
 from nextify.system import environment, native
 
 EXTRAS = {
@@ -50,18 +50,6 @@ class Options:
     """Leave out what needs torch: devices, kernels and speed."""
     json: Json = False
     machine: OmitArgPrefixes[Machine] = Machine()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    name: str
-    found: str | None
-    """None for what is absent."""
-    note: str = ""
-    wrong: bool = False
-    """Whether nextify does not work like this."""
 
 
 def versions() -> Iterator[Finding]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from nextify import kernels as ours
-from nextify.cli.doctor import Finding
 from nextify.cli.options import Machine
+from nextify.cli.printing import Finding
 from nextify.data import affine, jpeg  # noqa: F401  # like the kernels, they declare their libraries
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Conditions
