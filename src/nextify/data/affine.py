@@ -1,6 +1,6 @@
 """Shears, translations and rotations of uint8 arrays: Pillow's bicubic transform bit for bit, compiled for this CPU.
 
-``affine.cpp`` is built on first use; where that fails, Pillow does the work.
+Our wheels bring ``affine.cpp`` compiled; elsewhere it is built on first use. Where that fails, Pillow does the work.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``decode_crop``: decode only part of an image, at a reduced size if that is enough.
 
-libjpeg-turbo can decode part of a JPEG, but no Python package offers its functions for that. ``jpeg.cpp`` is built on
-first use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``; the official Python images have
-it, the slim ones do not), and used if its pixels equal Pillow's. Elsewhere whole images are decoded. Decoding at 1/2,
+libjpeg-turbo can decode part of a JPEG, but no Python package offers its functions for that. Our wheels bring
+``jpeg.cpp`` compiled; elsewhere it is built on first use where the library's header is installed (Debian and Ubuntu:
+``libjpeg-dev``). It is used if its pixels equal Pillow's. Elsewhere whole images are decoded. Decoding at 1/2,
 1/4 or 1/8 of the size is cheaper still, thanks to a shorter inverse cosine transform.
 """
 
