@@ -1,10 +1,11 @@
-# Both targets need only Python 3.11 or newer, make and git; everything else is installed into .venv.
+# The targets need only Python 3.11 or newer, make and git (wheel: also g++ and libjpeg-dev); everything else is
+# installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
-.PHONY: roadmap test lint setup clean
+.PHONY: roadmap test lint wheel bounds setup clean
 
 # The main job: the paper's roadmap on the embedded data set.
 roadmap: setup
@@ -19,6 +20,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A wheel with kernels for every processor, into dist/ (WHEEL="--machine aarch64" cross-compiles).
+wheel: setup
+	$(BIN)/python tools/wheel.py $(WHEEL)
+
+# The tests with the oldest and the newest versions that pyproject.toml allows, each in an environment of its own.
+bounds: setup
+	$(BIN)/python tools/bounds.py oldest
+	$(BIN)/python tools/bounds.py newest
 
 setup: $(VENV)/.installed
 

@@ -245,3 +245,13 @@ def test_a_full_disk_behind_stdout_is_a_line() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("nextify: no space left on the disk")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_predicting_imports_little_beyond_torch() -> None:
+    code = (
+        "import sys, torch; before = {*sys.modules}; import nextify.cli.prediction; "
+        "print(*{'timm', 'torchvision', 'torch._dynamo', 'matplotlib', 'scipy', 'sklearn'} & {*sys.modules} - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == ""

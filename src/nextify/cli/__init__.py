@@ -1,6 +1,6 @@
 """The command ``nextify``: one file per command, each a frozen options dataclass and ``run(options) -> int``.
 
-To add a command, write its file and add a line to ``COMMANDS``. Only the requested command is imported; tyro derives
+To add a command, write its file and add a line to ``GROUPS``. Only the requested command is imported; tyro derives
 its options from the dataclass that ``run`` takes. Numbers are held to the ranges in their annotations, then the
 options' ``check`` looks at whatever needs neither torch nor an image, and only then ``run`` imports what it runs.
 Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Union, get_type_hints
 
 from nextify import __version__
 from nextify.cli.printing import one_voice, said_once
@@ -31,26 +31,58 @@ from nextify.system.allocator import keep_freed_memory
 
 STARTED = time.monotonic()
 """When the command began, by ``time.monotonic``."""
-COMMANDS: dict[str, str] = {
-    "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
-    "attribute": "find out what each of the paper's decisions is worth whatever the order, by Shapley values",
-    "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
-    "train": "train a network on your images, from fresh weights or given ones",
-    "runs": "list what was trained, and show what differed between two trainings and by how much",
-    "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",
-    "inspect": "find likely label errors, near duplicates and outliers among your images",
-    "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
-    "predict": "classify images, or find objects or regions in them: files, folders, patterns",
-    "explain": "draw where a network looks, with checks of what the maps are worth",
-    "serve": "serve a bundle or an export over HTTP, with a page",
-    "export": "write a bundle for another runtime (ONNX, OpenVINO, torch.export, …), proven to give its results",
-    "quantize": "write a bundle in int8 if it is faster and keeps its accuracy, otherwise the best that does",
-    "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",
-    "models": "list the named networks with their cost and published accuracy",
-    "show": "show one network: its blocks, and the cost of each stage",
-    "diff": "show the differences between two networks, layer by layer",
+GROUPS: dict[str, dict[str, str]] = {
+    "Understand the paper": {
+        "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
+        "attribute": "find out what each of the paper's decisions is worth whatever the order, by Shapley values",
+        "models": "list the named networks with their cost and published accuracy",
+        "show": "show one network: its blocks, and the cost of each stage",
+        "diff": "show the differences between two networks, layer by layer",
+    },
+    "Train and use a network": {
+        "train": "train a network on your images, from fresh weights or given ones",
+        "runs": "list what was trained, and show what differed between two trainings and by how much",
+        "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",
+        "inspect": "find likely label errors, near duplicates and outliers among your images",
+        "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
+        "predict": "classify images, or find objects or regions in them: files, folders, patterns",
+        "explain": "draw where a network looks, with checks of what the maps are worth",
+    },
+    "Run it elsewhere": {
+        "serve": "serve a bundle or an export over HTTP, with a page",
+        "export": "write a bundle for another runtime (ONNX, OpenVINO, torch.export, …), proven to give its results",
+        "quantize": "write a bundle in int8 if it is faster and keeps its accuracy, otherwise the best that does",
+        "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
+    },
+    "Measure and check this machine": {
+        "compare": "measure networks of different families side by side: cost, speed, memory, and how they grow",
+        "doctor": "report versions, devices, kernels, extras and speed here, for a report of a problem",
+    },
 }
-"""``{name: one line of help}``; the command's code is the module ``nextify.cli.NAME``."""
+"""``{title: {name: one line of help}}``; a command's code is the module ``nextify.cli.NAME``."""
+COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
+EXAMPLES = """\
+  nextify roadmap --data photos/          what each decision of the paper gains on your images
+  nextify show resnet50_depthwise         one row of the paper, as a network
+  nextify train convnext_atto --data photos/ --epochs 20
+  nextify evaluate runs/…/bundle --data photos/
+  nextify predict runs/…/bundle one.jpg"""
+
+SEE = {
+    "WeightsError": "docs/weights.md#which-files-load-how",
+    "UnsafeFile": "docs/weights.md#safety",
+    "MissingExtra": "docs/install.md#extras",
+    "FormatError": "docs/export.md",
+    "ExportFailed": "docs/export.md#what-is-verified",
+    "TooFewImages": "docs/export.md#int8-that-keeps-its-promise",
+    "PlanError": "docs/study.md",
+    "BudgetError": "docs/compare.md#a-budget---budget",
+    "DesignError": "docs/models.md",
+    "StepError": "docs/models.md",
+    "DeviceError": "docs/install.md#what-is-used-here",
+}
+"""Where in the documentation more is said about errors of a class or its subclasses, by its name. Errors in images name
+their page themselves where they do not say all that there is to do."""
 
 
 class OptionError(ValueError):
@@ -122,6 +154,9 @@ def _run(arguments: list[str]) -> int:
         print(f"nextify {__version__}")
         return 0
     name, *rest = arguments
+    if name == "--completion":
+        print_completion(rest)
+        return 0
     if name not in COMMANDS:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
@@ -145,14 +180,14 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
     """The command's options. Raises ``SystemExit`` after help was printed, and ``OptionError`` for unfit arguments."""
     import tyro
 
-    conf, said = tyro.conf, io.StringIO()
+    said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), _defaults_of_their_types():
             return tyro.cli(
                 get_type_hints(module.run)["options"],
                 prog=f"nextify {name}",
                 args=arguments,
-                config=(conf.FlagCreatePairsOff, conf.ConsolidateSubcommandArgs, conf.DisallowNone),
+                config=_style(),
             )
     except SystemExit as end:
         if not end.code:
@@ -171,6 +206,30 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
                 r"no type matching \{?((?<=\{)[^}]*|\S+)\}? .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text
             )
         ) from None
+
+
+def _style() -> tuple[Any, ...]:
+    from tyro import conf
+
+    return (conf.FlagCreatePairsOff, conf.ConsolidateSubcommandArgs, conf.DisallowNone)
+
+
+def print_completion(arguments: list[str]) -> None:
+    """Print tyro's script that makes a shell complete all commands and options. Raises ``OptionError``."""
+    if arguments not in (["bash"], ["zsh"], ["tcsh"]):
+        raise OptionError("--completion takes one shell: bash, zsh or tcsh")
+    import tyro
+
+    commands = tuple(
+        Annotated[
+            get_type_hints(import_module(f"nextify.cli.{name}").run)["options"],  # noqa: F821  # not a forward reference
+            tyro.conf.subcommand(name, description=line, prefix_name=False),
+        ]
+        for name, line in COMMANDS.items()
+    )
+    any_command: Any = Union[commands]  # noqa: UP007
+    with contextlib.suppress(SystemExit):
+        tyro.cli(any_command, prog="nextify", args=["--tyro-print-completion", *arguments], config=_style())
 
 
 @contextlib.contextmanager
@@ -199,11 +258,16 @@ def _choices(found: re.Match[str]) -> str:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+    groups = (
+        "\n".join([f"{title}:", *(f"  {name:<{width}}  {line}" for name, line in group.items())])
+        for title, group in GROUPS.items()
+    )
     return (
-        "From ResNet to ConvNeXt, one design decision at a time.\n\n"
-        f"usage: nextify COMMAND [OPTIONS]\n\n{commands}\n\n"
-        "nextify COMMAND --help lists a command's options; nextify --version prints the version."
+        "From ResNet to ConvNeXt, one design decision at a time.\n\nusage: nextify COMMAND [OPTIONS]\n\n"
+        + "\n\n".join(groups)
+        + f"\n\nExamples:\n{EXAMPLES}\n\n"
+        "nextify COMMAND --help lists a command's options; nextify --version prints the version, nextify --completion\n"
+        "bash (or zsh, tcsh) a script that makes your shell complete all of this."
     )
 
 
@@ -213,7 +277,9 @@ def _explain(error: Exception) -> str | None:
         return _explain_os(error)
     if isinstance(error, ValueError | KeyError | ImportError) and _is_ours(error):
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        return " ".join(str(message).split())
+        line = " ".join(str(message).split())
+        see = next((SEE[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in SEE), None)
+        return line if see is None or "docs/" in line else f"{line} (see {see})"
     return None
 
 

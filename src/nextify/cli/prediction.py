@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextify.cli.options import refuse_for_dense
@@ -14,6 +16,7 @@ from nextify.evaluation.dense_predict import LEAST_SCORE, DenseFolder, DensePred
 from nextify.evaluation.dense_predict import csv_text as dense_csv
 from nextify.evaluation.finder import open_finder
 from nextify.evaluation.predict import Prediction, Predictor, csv_text
+from nextify.system import native
 from nextify.system.text import printable, valid_unicode
 from nextify.training.trial import runtime
 from nextify.weights.bundle import DenseAbout, stated
@@ -21,8 +24,18 @@ from nextify.weights.bundle import DenseAbout, stated
 if TYPE_CHECKING:
     from nextify.cli.predict import Options
 
+FEW = 64
+"""Below so many files, kernels are used only where they need not be compiled first, unless they are asked for."""
+
 
 def run_prediction(options: Options) -> int:
+    files = [Path(image) for image in options.images]
+    few = len(files) < FEW and all(file.is_file() for file in files)
+    with native.without_compiling() if few and options.machine.kernels != "on" else nullcontext():
+        return _predict(options)
+
+
+def _predict(options: Options) -> int:
     about = stated(options.bundle)
     if isinstance(about, DenseAbout):
         return _run_dense(options, about)

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nextify.system.processes import FirstFailed
@@ -15,6 +16,18 @@ from nextify.system.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a report on this machine."""
+
+    name: str
+    found: str | None
+    """None for what is absent."""
+    note: str = ""
+    wrong: bool = False
+    """Whether nextify does not work like this."""
 
 
 def print_json(value: Any) -> None:

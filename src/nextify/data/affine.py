@@ -1,6 +1,6 @@
 """Shears, translations and rotations of uint8 arrays: Pillow's bicubic transform bit for bit, compiled for this CPU.
 
-``affine.cpp`` is built on first use; where that fails, Pillow does the work.
+Our wheels bring ``affine.cpp`` compiled; elsewhere it is built on first use. Where that fails, Pillow does the work.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from PIL import Image
 from nextify.data.decode import Pixels
 from nextify.system import native
 
-_SOURCE = Path(__file__).with_name("affine.cpp")
 Colour = tuple[int, ...]
 
 
@@ -34,12 +33,6 @@ def affine(pixels: Pixels, matrix: Sequence[float], fill: Colour) -> Pixels:
     out = np.empty_like(pixels)
     _run(_build().library, np.ascontiguousarray(pixels), out, matrix, fill)
     return out
-
-
-def _build() -> native.Build:
-    # Fused multiply-adds round otherwise than Pillow's instructions.
-    flags = ("-ffp-contract=off", "-fno-trapping-math")
-    return native.build("affine", _SOURCE, _check, flags)
 
 
 def _run(library: ctypes.CDLL, pixels: Pixels, out: Pixels, matrix: Sequence[float], fill: Colour) -> None:
@@ -63,3 +56,8 @@ def _check(library: ctypes.CDLL) -> None:
         expected = image.transform(image.size, affine, matrix, bicubic, fillcolor=(1, 2, 3))
         if not np.array_equal(out, np.asarray(expected)):
             raise RuntimeError("the compiled transform does not agree with Pillow")
+
+
+# Fused multiply-adds round otherwise than Pillow's instructions.
+_FLAGS = ("-ffp-contract=off", "-fno-trapping-math")
+_build = native.declare("affine", Path(__file__).with_name("affine.cpp"), _check, _FLAGS).build

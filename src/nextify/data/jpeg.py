@@ -1,8 +1,8 @@
 """``decode_crop``: decode only part of an image, at a reduced size if that is enough.
 
-libjpeg-turbo can decode part of a JPEG, but no Python package offers its functions for that. ``jpeg.cpp`` is built on
-first use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``; the official Python images have
-it, the slim ones do not), and used if its pixels equal Pillow's. Elsewhere whole images are decoded. Decoding at 1/2,
+libjpeg-turbo can decode part of a JPEG, but no Python package offers its functions for that. Our wheels bring
+``jpeg.cpp`` compiled; elsewhere it is built on first use where the library's header is installed (Debian and Ubuntu:
+``libjpeg-dev``). It is used if its pixels equal Pillow's. Elsewhere whole images are decoded. Decoding at 1/2,
 1/4 or 1/8 of the size is cheaper still, thanks to a shorter inverse cosine transform.
 """
 
@@ -23,7 +23,6 @@ from nextify.system import native
 Box = tuple[int, int, int, int]
 """Top, left, height, width, in pixels."""
 
-_SOURCE = Path(__file__).with_name("jpeg.cpp")
 _END = b"\xff\xd9"
 
 
@@ -100,10 +99,6 @@ def _whole(data: bytes, image: Image.Image, shrink: int) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _build() -> native.Build:
-    return native.build("jpeg", _SOURCE, _check, libraries=("jpeg",))
-
-
 def _run(library: ctypes.CDLL, data: bytes, shrink: int, part: Box) -> Pixels | None:
     out = np.empty((*part[2:], 3), np.uint8)
     code = library.nextify_jpeg_part(
@@ -129,3 +124,6 @@ def _check(library: ctypes.CDLL) -> None:
                 found = _run(library, buffer.getvalue(), shrink, (top, left, height, width))
                 if found is None or not np.array_equal(found, whole[top : top + height, left : left + width]):
                     raise RuntimeError("libjpeg's pixels are not Pillow's")
+
+
+_build = native.declare("jpeg", Path(__file__).with_name("jpeg.cpp"), _check, libraries=("jpeg",)).build

@@ -20,8 +20,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from timm.data.mixup import Mixup, mixup_target
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from nextify.data.decode import Pixels
@@ -79,6 +77,8 @@ def finish(
             if mixing:
                 return mixed(x, y, mixing, recipe.label_smoothing, num_classes)
     if recipe.label_smoothing and y.ndim == 1:
+        from timm.data.mixup import mixup_target
+
         y = mixup_target(y, num_classes, smoothing=recipe.label_smoothing)
     return x, y
 
@@ -104,6 +104,8 @@ def erase(x: Tensor, probability: float, seed: int, share: Share | None = None) 
     timm draws the rectangles of the whole batch; those of other processes' rows are discarded. On a CPU timm also draws
     the noise. On an accelerator, all images are erased in a few launches instead of three per image.
     """
+    from timm.data.random_erasing import RandomErasing
+
     batch = len(x) if share is None else share.batch
     rows = np.arange(batch) if share is None else share.rows
     place = {row: i for i, row in enumerate(rows.tolist())}
@@ -158,6 +160,8 @@ def mixed(x: Tensor, labels: Tensor, mixing: Mixing, smoothing: float, num_class
     if labels.ndim == 2:
         x, shares = mixed(x, torch.arange(len(x), device=x.device), mixing, 0.0, len(x))
         return x, shares @ labels
+    from timm.data.mixup import Mixup, mixup_target
+
     mixup = Mixup(
         mixup_alpha=0.0 if mixing.mixup == "off" else mixing.mixup,
         cutmix_alpha=0.0 if mixing.cutmix == "off" else mixing.cutmix,

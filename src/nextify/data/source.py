@@ -16,7 +16,7 @@ EMBEDDED = ("digits", "scenes")
 DENSE_KINDS = "'scenes', COCO's JSON, VOC's XML files, a YOLO data.yaml, or images/ beside masks/"
 KINDS = (
     "'digits', 'cifar10', hf:OWNER/NAME, a folder of images, a .csv, .jsonl or .parquet file, or .tar shards; "
-    f"with boxes or masks {DENSE_KINDS}"
+    f"with boxes or masks {DENSE_KINDS} (docs/data.md)"
 )
 
 LabelTask = Literal["classification", "multilabel"]

@@ -15,7 +15,7 @@ from nextify.kernels import gpu
 from nextify.kernels.blocks import training as blocks
 from nextify.kernels.depthwise import cpu as depthwise_cpu
 from nextify.kernels.gelu import cpu as gelu_cpu
-from nextify.kernels.operators import seen_as_operators
+from nextify.kernels.operators import asked_once, seen_as_operators
 from nextify.kernels.pixelwise import products, strips
 from nextify.kernels.pixelwise import training as pixelwise_training
 from nextify.system import native
@@ -198,7 +198,7 @@ def scales_output(x: Tensor, in_features: int) -> bool:
 # Blocks
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
+@asked_once
 def own_products(mode: Mode) -> bool:
     """Whether matrix products on a CPU are ours. "auto" uses them on processors with bfloat16 instructions but no
     matrix units, where they were measured to be faster than torch's."""

@@ -9,11 +9,13 @@ import importlib.util
 import torch
 import torch.nn.functional as F
 
+from nextify.kernels.operators import asked_once
+
 notes: list[str] = []
 """What trying them found; empty before."""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
+@asked_once
 def ready() -> bool:
     """Whether they can be used. The first call tries them."""
     if not notes:

@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,25 +11,35 @@ from torch import Tensor
 
 from nextify.system import native
 
+Function = TypeVar("Function", bound=Callable[..., bool])
+
 _operators = torch.library.Library("nextify", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def asked_once(function: Function) -> Function:
+    """Let a compiled graph call the function once, when it is traced: ``torch.compiler.assume_constant_result`` without
+    its import of the compiler, which takes longer than that of torch."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def compiled(
     name: str, source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...] = ()
 ) -> tuple[Callable[[], Any], Callable[[], bool]]:
-    """Two functions for a C++ library, as `native.build` takes it: one returns it, one says whether it can be used.
+    """Two functions for a C++ library, as `native.declare` takes it: one returns it, one says whether it can be used.
 
     Whichever is called first builds it. A compiled graph asks the second once, when it is traced.
     """
 
+    build = native.declare(name, source, check, flags).build
+
     def library() -> Any:
-        return native.build(name, source, check, flags).library
+        return build().library
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
     def ready() -> bool:
-        return native.build(name, source, check, flags).usable
+        return build().usable
 
-    return library, ready
+    return library, asked_once(ready)
 
 
 def check_numbers(pairs: Sequence[tuple[Any, Any]], rtol: float, atol: float, code: int = 0) -> None:

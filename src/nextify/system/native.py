@@ -1,11 +1,16 @@
-"""C++ libraries, compiled on first use by the C++ compiler at hand and kept in the user's cache.
+"""C++ libraries: those that a wheel brings, else compiled on first use by the C++ compiler at hand and kept in the
+user's cache.
 
-A library is used only if it gives the right numbers on a small case. If it does not, or cannot be built, the reason is
-kept in ``notes`` and torch or Pillow does the work.
+Either way they are compiled for one of a few levels of instructions, so that the numbers depend on the level and not on
+who compiled for which processor. A library is used only if it gives the right numbers on a small case. If it does not,
+or cannot be built, the reason is kept in ``notes`` and torch or Pillow does the work.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import platform
@@ -14,7 +19,8 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -53,19 +59,75 @@ def use_image_kernels(mode: Mode) -> contextlib.AbstractContextManager[Any]:
     return undo
 
 
-class Build:
-    """A compiled library, or the reason why there is none."""
+LEVELS: dict[str, tuple[str, ...]] = {
+    "avx2": ("-march=x86-64-v3",),
+    "avx512": ("-march=x86-64-v4",),
+    "avx512bf16": ("-march=x86-64-v4", "-mavx512bf16"),
+    "neon": ("-march=armv8-a",),
+}
+"""Compiler flags of each level of instructions that libraries are compiled for."""
+_NEEDED = {
+    "avx2": "avx avx2 bmi1 bmi2 f16c fma abm movbe",
+    "avx512": "avx512f avx512bw avx512cd avx512dq avx512vl",
+    "avx512bf16": "avx512_bf16",
+}
+"""What Linux must list among a processor's flags for a level, beyond what the level before it needs."""
+PREBUILT = Path(__file__).parents[1] / "prebuilt"
+"""The folder of the libraries that a wheel brings."""
 
-    def __init__(
-        self,
-        source: Path,
-        check: Callable[[ctypes.CDLL], None],
-        flags: tuple[str, ...] = (),
-        libraries: tuple[str, ...] = (),
-    ) -> None:
+
+@dataclass(frozen=True)
+class Library:
+    """What a library is compiled from."""
+
+    name: str
+    path: Path
+    """The source file."""
+    check: Callable[[ctypes.CDLL], None]
+    """Declares the functions' arguments, calls them on a small case and raises RuntimeError where they are wrong. It
+    uses NumPy, because the first use may fall inside a torch mode that counts or fakes torch's operations."""
+    flags: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    """Others that it is linked with."""
+
+    def build(self) -> Build:
+        """The library, loaded or compiled when first asked for."""
+        if self.name in builds:  # asked at every use; a finished library needs no lock
+            return builds[self.name]
+        with _lock:
+            if self.name not in builds:
+                builds[self.name] = Build(self)
+            return builds[self.name]
+
+    def command(self, target: tuple[str, ...]) -> list[str]:
+        """The compiler's arguments but for the files; `target` says for which processors."""
+        return [*_FLAGS, *target, *self.flags]
+
+    def text(self) -> str:
+        """The source and the headers that the sources of several folders include."""
+        return "\n".join(path.read_text() for path in (self.path, *sorted(self.path.parent.parent.glob("*.h"))))
+
+    def prebuilt(self, level: str) -> str:
+        """The name of the library's file in a wheel, which belongs to exactly these sources and flags."""
+        return f"{self.path.stem}-{level}-{_digest(*self.command(LEVELS[level]), *self.libraries, self.text())}.so"
+
+    def compile(self, compiler: str, target: tuple[str, ...], path: Path) -> None:
+        """Compile to `path`; raises RuntimeError with the compiler's message where that fails."""
+        command = [compiler, *self.command(target), f"-I{self.path.parent.parent}", str(self.path), "-o", str(path)]
+        linked = ["-Wl,--as-needed"] if platform.system() == "Linux" else []
+        linked += [f"-l{name}" for name in self.libraries]
+        result = subprocess.run([*command, *linked], capture_output=True, text=True, timeout=600, check=False)
+        if result.returncode:
+            raise RuntimeError(f"{compiler} failed: {result.stderr.strip()[:500] or 'without a message'}")
+
+
+class Build:
+    """A library of machine code, or the reason why there is none."""
+
+    def __init__(self, wanted: Library) -> None:
         self.library: Any = None
         try:
-            self.library, self.note = _load(source, check, flags, libraries)
+            self.library, self.note = _load(wanted)
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             self.note = f"not ours, because {error}"
 
@@ -74,31 +136,40 @@ class Build:
         return self.library is not None
 
 
+declared: dict[str, Library] = {}
+"""The libraries that the modules imported so far may ask for, by name."""
 builds: dict[str, Build] = {}
 """The libraries asked for so far, by name."""
+_may_compile = True
 _lock = threading.Lock()
 
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast")
 
 
-def build(
+def declare(
     name: str,
-    source: Path,
+    path: Path,
     check: Callable[[ctypes.CDLL], None],
     flags: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
-) -> Build:
-    """Build the library `name` from a source file on first request, with extra compiler flags and `libraries` to link.
+) -> Library:
+    """Declare a ``Library``; nothing is loaded or compiled yet."""
+    declared[name] = Library(name, path, check, flags, libraries)
+    return declared[name]
 
-    `check` declares the functions' arguments, calls them on a small case and raises RuntimeError where they are wrong.
-    It uses NumPy, because the first use may fall inside a torch mode that counts or fakes torch's operations.
-    """
-    if name in builds:  # asked at every use; a finished library needs no lock
-        return builds[name]
-    with _lock:
-        if name not in builds:
-            builds[name] = Build(source, check, flags, libraries)
-        return builds[name]
+
+@contextlib.contextmanager
+def without_compiling() -> Iterator[None]:
+    """Within, use only libraries that are prebuilt or kept from before: compiling takes seconds for each."""
+    global _may_compile
+    before, asked = _may_compile, set(builds)
+    _may_compile = False
+    try:
+        yield
+    finally:
+        _may_compile = before
+        for name in [name for name, build in builds.items() if name not in asked and not build.usable]:
+            del builds[name]  # they may be compiled from now on
 
 
 def notes() -> dict[str, str]:
@@ -112,14 +183,33 @@ def compiler() -> str | None:
     return next((found for name in candidates if name and (found := shutil.which(name))), None)
 
 
-def _cpu() -> str:
-    """What `-march=native` depends on."""
+@functools.cache
+def _cpu() -> dict[str, str]:
+    """What Linux tells of the first processor that `-march=native` depends on; nothing elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
-        lines = []
-    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
-    return "\n".join([platform.machine(), platform.processor(), *sorted(kept)])
+        return {}
+    fields = {name.strip(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
+    return {name: fields[name] for name in ("model name", "flags", "Features", "CPU part") if name in fields}
+
+
+def level() -> str | None:
+    """The highest of ``LEVELS`` that this processor has; None below them all, and on systems other than Linux."""
+    if platform.system() != "Linux":
+        return None
+    if platform.machine() == "aarch64":
+        return "neon"
+    has, found = set(_cpu().get("flags", "").split()), None
+    for name, needed in _NEEDED.items():
+        if not has.issuperset(needed.split()):
+            break
+        found = name
+    return found
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
 def _private(path: Path) -> bool:
@@ -128,7 +218,7 @@ def _private(path: Path) -> bool:
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """The folder for compiled libraries. Code planted there would run as this user, so where others may write to the
     user's cache, it is a folder of this user's in the temporary directory.
 
@@ -144,34 +234,32 @@ def _cache() -> Path:
     raise RuntimeError(f"others may write to {folder} (name a cache folder of your own in XDG_CACHE_HOME)")
 
 
-def _load(
-    source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...], libraries: tuple[str, ...]
-) -> tuple[ctypes.CDLL, str]:
-    """Build, load and check a library; raise OSError, RuntimeError or SubprocessError where that fails."""
+def _load(wanted: Library) -> tuple[ctypes.CDLL, str]:
+    """Find or build a library, load and check it; raise OSError, RuntimeError or SubprocessError where that fails."""
+    chosen = level()
+    if chosen is not None and (brought := PREBUILT / wanted.prebuilt(chosen)).exists():
+        with contextlib.suppress(OSError, RuntimeError):  # for another system: built again below
+            return _open(brought, wanted.check), f"prebuilt for {chosen}, from {brought}"
     found = compiler()
     if found is None:
         raise RuntimeError("no C++ compiler was found (install g++ or clang++, or name one in CXX)")
-    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    shared = source.parent.parent  # headers that the kernels of several folders include
-    command, linked = [found, *_FLAGS, native, *flags], [f"-l{name}" for name in libraries]
-    texts = [path.read_text() for path in (source, *sorted(shared.glob("*.h")))]
-    key = hashlib.sha256("\n".join([*command, *linked, _cpu(), *texts]).encode()).hexdigest()[:20]
-    path = _cache() / f"{source.stem}-{key}.so"
+    if chosen is not None:
+        target, processor = LEVELS[chosen], chosen
+    else:
+        arm = platform.machine() in ("arm64", "aarch64")
+        target = ("-mcpu=native" if arm else "-march=native",)
+        processor = "\n".join([platform.machine(), platform.processor(), *map(str, _cpu().items())])
+    key = _digest(found, *wanted.command(target), *wanted.libraries, processor, wanted.text())
+    path = cache_folder() / f"{wanted.path.stem}-{key}.so"
     if path.exists() and _private(path):
         with contextlib.suppress(OSError, RuntimeError):  # damaged files are built again below
-            return _open(path, check), f"compiled, from {path}"
+            return _open(path, wanted.check), f"compiled, from {path}"
+    if not _may_compile:
+        raise RuntimeError("compiling takes longer than so few images")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
-        result = subprocess.run(
-            [*command, f"-I{shared}", str(source), "-o", str(fresh), *linked],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        if result.returncode:
-            raise RuntimeError(f"{found} failed: {result.stderr.strip()[:500] or 'without a message'}")
-        library = _open(fresh, check)
+        wanted.compile(found, target, fresh)
+        library = _open(fresh, wanted.check)
         fresh.chmod(0o700)
         os.replace(fresh, path)  # atomic: processes that build at the same time do not disturb each other
     return library, f"compiled, from {path}"

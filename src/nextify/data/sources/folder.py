@@ -151,7 +151,7 @@ class _Walk:
         beside = f" (there are {some(there)})" if there else ""
         return (
             f"{shown} has no images{beside}: it needs one folder per class with files such as .jpg or .png in it"
-            f"{_or_list(folder)}"
+            f"{_or_list(folder)} (docs/data.md)"
         )
 
 

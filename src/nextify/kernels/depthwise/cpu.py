@@ -20,7 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from nextify.kernels.operators import check_numbers, compiled, failed, operator, pointers, seen_as_operators
+from nextify.kernels.operators import (
+    asked_once,
+    check_numbers,
+    compiled,
+    failed,
+    operator,
+    pointers,
+    seen_as_operators,
+)
 
 KERNEL_SIZES = (3, 5, 7, 9, 11)
 STRIDES = (1, 2)
@@ -58,7 +66,7 @@ _libraries = {size: _compiled(size) for size in KERNEL_SIZES}
 """One library per kernel size."""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph asks once, when traced
+@asked_once
 def ready(kernel_size: int) -> bool:
     """Whether the CPU kernels for this size can be used; compiles them when asked first."""
     return kernel_size in KERNEL_SIZES and _libraries[kernel_size][1]()
