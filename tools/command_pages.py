@@ -60,7 +60,9 @@ def metadata(hint: Any) -> list[Any]:
     """What stands beside a type, also within ``Annotated[…] | None``."""
     if get_origin(hint) is Annotated:
         return [*hint.__metadata__, *metadata(get_args(hint)[0])]
-    return [mark for part in get_args(hint) for mark in metadata(part)] if get_origin(hint) in (Union, UnionType) else []
+    return (
+        [mark for part in get_args(hint) for mark in metadata(part)] if get_origin(hint) in (Union, UnionType) else []
+    )
 
 
 def bare(hint: Any) -> Any:
@@ -122,5 +124,9 @@ def page() -> str:
     )
 
 
+def files() -> dict[str, str]:
+    return {"docs/commands.md": page()}
+
+
 if __name__ == "__main__":
-    sys.exit(write_or_check({"docs/commands.md": page()}, "command_pages.py"))
+    sys.exit(write_or_check(files(), "command_pages.py"))

@@ -72,5 +72,9 @@ def page() -> str:
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
+def files() -> dict[str, str]:
+    return {"docs/results/README.md": page()}
+
+
 if __name__ == "__main__":
-    sys.exit(write_or_check({"docs/results/README.md": page()}, "results_pages.py"))
+    sys.exit(write_or_check(files(), "results_pages.py"))
