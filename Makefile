@@ -1,10 +1,10 @@
-# Both targets need only Python 3.11 or newer, make and git; everything else is installed into .venv.
+# All targets need only Python 3.11 or newer, make and git; everything else is installed into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
-.PHONY: roadmap test lint setup clean
+.PHONY: roadmap test lint docs setup clean
 
 # The main job: the paper's roadmap on the embedded data set.
 roadmap: setup
@@ -20,6 +20,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation site, build/site/index.html, and its checks.
+docs: setup
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python tools/check_docs.py
+	$(BIN)/zensical build --clean --strict
+	$(BIN)/python tools/check_site.py
+
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -31,4 +38,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .cache build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

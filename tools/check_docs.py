@@ -17,7 +17,7 @@ from cards import anchor
 from generated import ROOT, differing
 
 GENERATORS = ("api_pages", "cards", "command_pages", "compare_pages", "models_table", "results_pages")
-"""Modules of tools/ whose ``files()`` are pages of docs/; what needs packages that no extra brings is not among them."""
+"""Modules of tools/ whose ``files()`` are pages of docs/. (layouts.py needs packages that no extra brings.)"""
 LINK = re.compile(r"!?\[(?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
 
 

@@ -1,4 +1,4 @@
-"""Check a built site: every link, anchor and file of its pages, nothing from other hosts, no console message in Chromium.
+"""Check a built site: its links, anchors and files, that nothing comes from other hosts, and Chromium's console.
 
 Command:  python tools/check_site.py [build/site]    (make docs does the same after it has built the site)
 """

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -90,7 +91,7 @@ def field_docs(kind: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
-        for field, text in zip(body, body[1:], strict=False):
+        for field, text in pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 found[field.target.id] = str(text.value.value)  # type: ignore[union-attr]
     return found
@@ -119,8 +120,8 @@ def page() -> str:
     index = "\n".join(f"| [`{name}`](#{name}) | {cell(line)} |" for name, line in COMMANDS.items())
     return (
         "# Commands\n\n<!-- Made by tools/command_pages.py; do not edit. -->\n\n"
-        "`nextify COMMAND --help` prints the same. Exit codes: 0 success, 1 failure, 2 a request that cannot be met, 130 "
-        f"interrupted.\n\n| command | |\n|---|---|\n{index}\n\n" + "\n".join(map(section, COMMANDS))
+        "`nextify COMMAND --help` prints the same. Exit codes: 0 success, 1 failure, 2 a request that cannot be met,\n"
+        f"130 interrupted.\n\n| command | |\n|---|---|\n{index}\n\n" + "\n".join(map(section, COMMANDS))
     )
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,34 +39,36 @@ def blocks(page: Path) -> list[Block]:
     return [Block(*found.groups()) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
 
 
-def run(block: Block, folder: Path) -> str:
+def run(block: Block, folder: Path, environment: Mapping[str, str] | None = None) -> str:
     """Run a block in a folder and return what it prints on stdout and stderr.
 
+    ``environment``: whose ``nextify`` and ``python`` are used; default: this source, by this interpreter.
     Raises ``RuntimeError`` with the output where it fails."""
-    commands = folder / ".bin"
-    commands.mkdir(exist_ok=True)
-    command = commands / "nextify"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m nextify "$@"\n', encoding="utf-8")
-    command.chmod(0o755)
-    environment = os.environ | {
-        "COLUMNS": "120",
-        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"),
-    }
-    call = ["bash", "-euo", "pipefail", "-c"] if block.language == "sh" else [sys.executable, "-c"]
+    call = ["bash", "-euo", "pipefail", "-c"] if block.language == "sh" else ["python", "-c"]
     done = subprocess.run(
         [*call, block.code],
         cwd=folder,
-        env=environment,
+        env={**(environment or this_source(folder / ".bin")), "COLUMNS": "120"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
-        timeout=600,
+        timeout=3600,
     )
     if done.returncode:
         raise RuntimeError(f"exit code {done.returncode} of\n{block.code}\n{done.stdout}")
     return "".join(f"{line.rstrip()}\n" for line in done.stdout.strip("\n").splitlines())
+
+
+def this_source(commands: Path) -> dict[str, str]:
+    """An environment in which ``nextify`` and ``python`` are this source and this interpreter; they are put into
+    ``commands``."""
+    commands.mkdir(exist_ok=True)
+    for name, call in {"nextify": f'"{sys.executable}" -m nextify', "python": f'"{sys.executable}"'}.items():
+        (commands / name).write_text(f'#!/bin/sh\nexec {call} "$@"\n', encoding="utf-8")
+        (commands / name).chmod(0o755)
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / "src")}
 
 
 def stable(output: str) -> Counter[str]:

@@ -52,7 +52,7 @@ def test_a_public_name_without_a_docstring_is_refused(check: Any, monkeypatch: p
     with pytest.raises(api.UndocumentedName, match="bare has no docstring"):
         api.docstring("bare")
     monkeypatch.setattr(nextify, "__all__", [*nextify.__all__, "bare"])
-    with pytest.raises(api.UndocumentedName, match="on no page .*: bare"):
+    with pytest.raises(api.UndocumentedName, match=r"on no page .*: bare"):
         api.files()
 
 

@@ -220,7 +220,7 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Layout:
-    """The layers of a network as plain data: what a design asks for, and what ``networks`` builds and ``cost`` counts."""
+    """The layers of a network as plain data: what a design asks for, a network is built of, and ``cost`` counts."""
 
     stem: Named
     stages: tuple[StageSpec, ...]
