@@ -1,6 +1,6 @@
 """A new user's path in an empty environment, timed: install, train on 200 photos, evaluate, predict.
 
-The commands are those of docs/tutorials/photos.md. Nothing cached is used: neither pip's downloads nor compiled kernels.
+The commands are those of docs/tutorials/photos.md. Neither pip's cache nor that of compiled kernels is used.
 
 Command:  python benchmarks/new_user.py [--install WHEEL] [--photos FOLDER|photos.tar] [--python PYTHON]
 """
