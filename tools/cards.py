@@ -143,12 +143,12 @@ def ladder(name: str) -> str:
     steps["baseline"] = "Original recipe"
     columns = [
         Bars(f"{start}, ImageNet", {row.name: row.published.top1 for row in ROADMAPS[regime]})
-        for regime, start in (("resnet50", "From ResNet-50"), ("resnet200", "ResNet-200"))
+        for regime, start in (("resnet50", "ResNet-50"), ("resnet200", "ResNet-200"))
     ]
-    if found := measured(name):
-        results = max((results for _, results, _ in found), key=lambda study: max(row.n for row in study.rows))
+    if found := [(max(row.n for row in results.rows), results) for _, results in studies()]:
+        seeds, results = max(found, key=lambda one: one[0])
         values = {row.step: row.top1_mean for row in results.rows if row.top1_mean is not None}
-        columns.append(Bars(f"Ours: {results.study.data.name}, n = {max(row.n for row in results.rows)}", values))
+        columns.append(Bars(f"Ours: {results.study.data.name}, n = {seeds}", values))
     return ladder_svg(steps, name, columns)
 
 
