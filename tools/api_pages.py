@@ -17,7 +17,7 @@ import nextify
 
 PAGES = {
     "designs": (
-        "Designs and recipes of the paper",
+        "Designs and roadmaps",
         "An architecture as data, the layers it asks for, and the steps from one to the next. None of it needs torch.",
         ["Design", "Roadmap", "Step", "Layout"],
     ),
