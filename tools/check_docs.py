@@ -18,7 +18,7 @@ from generated import ROOT, differing
 
 GENERATORS = ("api_pages", "cards", "command_pages", "compare_pages", "models_table", "results_pages")
 """Modules of tools/ whose ``files()`` are pages of docs/. (layouts.py needs packages that no extra brings.)"""
-LINK = re.compile(r"!?\[(?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)")
 
 
 def pages(root: Path) -> list[Path]:

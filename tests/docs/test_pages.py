@@ -75,6 +75,7 @@ def test_a_public_name_without_a_docstring_is_refused(check: Any, monkeypatch: p
         ("`[a](nowhere.md)`\n\n```md\n[a](nowhere.md)\n```", []),
         ("[a](https://example.org/nowhere)", []),
         ("[a](nowhere.md)", ["docs/README.md: nowhere.md leads nowhere"]),
+        ("[![a](nowhere.png)](other.md)", ["docs/README.md: nowhere.png leads nowhere"]),
         ("![a](nowhere.png)", ["docs/README.md: nowhere.png leads nowhere"]),
         ("[a](other.md#nothing)", ["docs/README.md: other.md#nothing has no such anchor"]),
         ("[a](other.md#twice-2)", ["docs/README.md: other.md#twice-2 has no such anchor"]),
