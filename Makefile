@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
-.PHONY: roadmap test lint wheel bounds setup clean
+.PHONY: roadmap test lint wheel bounds docs setup clean
 
 # The main job: the paper's roadmap on the embedded data set.
 roadmap: setup
@@ -30,6 +30,13 @@ bounds: setup
 	$(BIN)/python tools/bounds.py oldest
 	$(BIN)/python tools/bounds.py newest
 
+# The documentation site, build/site/index.html, and its checks.
+docs: setup
+	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python tools/check_docs.py
+	$(BIN)/zensical build --clean --strict
+	$(BIN)/python tools/check_site.py
+
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -41,4 +48,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .cache build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

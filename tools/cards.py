@@ -1,4 +1,4 @@
-"""Generate docs/decisions/, one card and drawing per step and an index: ``python tools/cards.py [--check]``.
+"""Generate docs/decisions/, one page per step with its drawings, and an index: ``python tools/cards.py [--check]``.
 
 Sources: the roadmaps and layouts in the code, card_texts.toml, and the committed studies, docs/results/**/*.json
 (docs/results-schema.md). A card's own figure is "not measured" until such a file has the step.
@@ -11,6 +11,7 @@ import sys
 import tomllib
 
 from generated import ROOT, write_or_check
+from ladder import Bars, ladder_svg
 
 from nextify.networks.layout import macs, parameters
 from nextify.paper.design import Design
@@ -136,6 +137,30 @@ def our_table(name: str) -> str:
     )
 
 
+def ladder(name: str) -> str:
+    """Return the bars of all steps: the paper's, and those of our study with the most seeds."""
+    steps = {row.name: row.title.partition(" = ")[0] for row in ROADMAPS["resnet50"].rows}
+    steps["baseline"] = "Original recipe"
+    columns = [
+        Bars(f"{start}, ImageNet", {row.name: row.published.top1 for row in ROADMAPS[regime]})
+        for regime, start in (("resnet50", "ResNet-50"), ("resnet200", "ResNet-200"))
+    ]
+    if found := [(max(row.n for row in results.rows), results) for _, results in studies()]:
+        seeds, results = max(found, key=lambda one: one[0])
+        values = {row.step: row.top1_mean for row in results.rows if row.top1_mean is not None}
+        columns.append(Bars(f"Ours: {results.study.data.name}, n = {seeds}", values))
+    return ladder_svg(steps, name, columns)
+
+
+def neighbours(name: str) -> str:
+    """Return the line that leads to the pages before and after."""
+    rows = ROADMAPS["resnet50"].rows[1:]
+    place = [row.name for row in rows].index(name)
+    before = f"← [{rows[place - 1].title}]({file_name(rows[place - 1])}.md) · " if place else ""
+    after = f" · [{rows[place + 1].title}]({file_name(rows[place + 1])}.md) →" if place + 1 < len(rows) else ""
+    return f"{before}[all decisions](README.md){after}"
+
+
 def card(name: str) -> str:
     before, after = pair("resnet50", name)
     own = TEXTS[name]
@@ -156,6 +181,9 @@ def card(name: str) -> str:
         "## Before and after",
         drawing,
         *([] if same else [layers(before.design, after.design)]),
+        "## All bars",
+        f"![accuracy of every step, with this one marked]({file_name(after)}-bars.svg)",
+        "The bars do not begin at zero. Ours are of small networks on small images: compare directions, not heights.",
         "## The paper's figure",
         paper_table(name),
         "## Our figure",
@@ -165,13 +193,14 @@ def card(name: str) -> str:
         "## Deviations",
         words.get("deviations", "None known."),
         f"```sh\nnextify diff resnet50_{before.name} resnet50_{name}\n```",
+        neighbours(name),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def index() -> str:
     lines = [
-        "# The decisions, one card each",
+        "# The decisions, one page each",
         "",
         "<!-- Made by tools/cards.py; do not edit. -->",
         "",
@@ -197,6 +226,7 @@ def files() -> dict[str, str]:
     for row in ROADMAPS["resnet50"].rows[1:]:
         before = pair("resnet50", row.name)[0]
         made[f"{FOLDER}/{file_name(row)}.md"] = card(row.name)
+        made[f"{FOLDER}/{file_name(row)}-bars.svg"] = ladder(row.name)
         if before.design != row.design:
             made[f"{FOLDER}/{file_name(row)}.svg"] = side_by_side_svg(before.design, row.design)
     return made

@@ -76,5 +76,9 @@ def drawn(name: str, picture: str) -> bool:
     return (FOLDER / name / f"{picture}.png").exists()
 
 
+def files() -> dict[str, str]:
+    return {"docs/results/compare.md": page()}
+
+
 if __name__ == "__main__":
-    sys.exit(write_or_check({"docs/results/compare.md": page()}, "compare_pages.py"))
+    sys.exit(write_or_check(files(), "compare_pages.py"))

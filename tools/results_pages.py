@@ -1,5 +1,7 @@
 """docs/results/README.md from the committed studies, docs/results/*/results.json: each table with its provenance.
 
+Also their rows in docs/ledger.md, between the comments that name this file.
+
 Command:  python tools/results_pages.py [--check]
 """
 
@@ -10,7 +12,7 @@ import sys
 from generated import ROOT, write_or_check
 
 from nextify.report.tables import markdown
-from nextify.report.text import study_title
+from nextify.report.text import mean_std, path_title, study_title
 from nextify.study.results import StudyResults
 
 NOTES = {
@@ -72,5 +74,35 @@ def page() -> str:
     return "\n".join(parts).rstrip("\n") + "\n"
 
 
+def ledger() -> str:
+    """The ledger with a row for each study."""
+    text = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+    start, end = "<!-- Made by tools/results_pages.py; do not edit. -->\n", "<!-- End of what is made. -->"
+    before, rest = text.split(start)
+    return f"{before}{start}{studies_table()}{end}{rest.split(end)[1]}"
+
+
+def studies_table() -> str:
+    lines = ["| what | first row → last row, top-1 % | n | data | hardware | command |", "|---|---|--:|---|---|---|"]
+    for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
+        results = StudyResults.read(path)
+        study, place, (first, *_, last) = results.study, results.environment, results.rows
+        data = f"{study.data.train_images:,} training and {study.data.test_images:,} test images, {study.image_size}²"
+        cells = (
+            f"{path_title(results)}, scale {study.scale}",
+            f"{mean_std(first.top1_mean, first.top1_std)} → {mean_std(last.top1_mean, last.top1_std)}",
+            str(last.n),
+            f"[{study.data.name}](results/{path.parent.name}/results.json): {data}",
+            f"{place['cpu']}, {place['cores']} cores, torch {place['torch']}, {place['date']}",
+            f"`{study.command}`",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def files() -> dict[str, str]:
+    return {"docs/results/README.md": page(), "docs/ledger.md": ledger()}
+
+
 if __name__ == "__main__":
-    sys.exit(write_or_check({"docs/results/README.md": page()}, "results_pages.py"))
+    sys.exit(write_or_check(files(), "results_pages.py"))

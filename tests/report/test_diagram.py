@@ -119,7 +119,10 @@ def test_differences_of_networks_with_different_numbers_of_stages() -> None:
     assert changes[0].part == "stem"
 
 
-@pytest.mark.parametrize("tool", ["cards.py", "models_table.py", "results_pages.py", "compare_pages.py"])
+@pytest.mark.parametrize(
+    "tool",
+    ["cards.py", "models_table.py", "results_pages.py", "compare_pages.py", "command_pages.py", "api_pages.py"],
+)
 def test_generated_docs_are_current(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.syspath_prepend(ROOT / "tools")
     monkeypatch.setattr(sys, "argv", [tool, "--check"])

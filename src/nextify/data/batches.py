@@ -24,8 +24,8 @@ from nextify.data.transforms import Square, TrainTransform
 from nextify.paper.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
-"""On the CPU: uint8 ``(B, S, S, 3)``, or float32 ``(B, S, S, N)`` of N channels; int64 ``(B,)``, or ``(B, K)`` of several
-labels."""
+"""On the CPU: uint8 ``(B, S, S, 3)``, or float32 ``(B, S, S, N)`` of N channels; int64 ``(B,)``, or of several labels
+``(B, K)``."""
 
 Made = TypeVar("Made")
 

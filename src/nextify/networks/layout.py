@@ -220,6 +220,8 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Layout:
+    """The layers of a network as plain data: what a design asks for, a network is built of, and ``cost`` counts."""
+
     stem: Named
     stages: tuple[StageSpec, ...]
     head: Named

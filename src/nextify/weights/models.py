@@ -76,7 +76,10 @@ def create_backbone(
 
     Args:
         name_or_design: as for ``create_model``.
-        out_indices, norms, frozen_stages, output_format: as for ``nextify.networks.backbone.Backbone``.
+        out_indices: stages whose maps are returned, as timm reads them.
+        norms: whether each output gets a fresh norm of the network's kind.
+        frozen_stages: 0 freezes nothing, 1 the stem and the first stage, 2 the stem and the first two, …
+        output_format: axis order of the maps, ``NCHW`` or ``NHWC``.
         drop_path_rate: stochastic depth.
         weights: as for ``create_model``; their classifier is left out. With ``norms``, those of the official detection
             and segmentation backbones (``norm0`` to ``norm3``) become the outputs' norms.
