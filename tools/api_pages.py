@@ -52,7 +52,18 @@ PAGES = {
     "work": (
         "Images, training, evaluation, export",
         "Each of these is what its command calls.",
-        ["open_images", "train", "evaluate", "predict", "export", "quantize"],
+        [
+            "open_images",
+            "train",
+            "continue_training",
+            "cross_validate",
+            "runs",
+            "diff_runs",
+            "evaluate",
+            "predict",
+            "export",
+            "quantize",
+        ],
     ),
 }
 """``{page: (title, lead, names)}``"""

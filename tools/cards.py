@@ -126,7 +126,7 @@ def our_table(name: str) -> str:
             text.path_title(results),
             results.study.scale,
             str(row.n),
-            text.mean_std(row.top1_mean, row.top1_std),
+            text.mean_std(row.mean, row.std),
             f"**{text.signed(row.change)}**",
             text.interval(*row.interval) or text.ABSENT,
         )
@@ -147,7 +147,7 @@ def ladder(name: str) -> str:
     ]
     if found := [(max(row.n for row in results.rows), results) for _, results in studies()]:
         seeds, results = max(found, key=lambda one: one[0])
-        values = {row.step: row.top1_mean for row in results.rows if row.top1_mean is not None}
+        values = {row.step: row.mean for row in results.rows if row.mean is not None}
         columns.append(Bars(f"Ours: {results.study.data.name}, n = {seeds}", values))
     return ladder_svg(steps, name, columns)
 

@@ -90,7 +90,7 @@ def studies_table() -> str:
         data = f"{study.data.train_images:,} training and {study.data.test_images:,} test images, {study.image_size}²"
         cells = (
             f"{path_title(results)}, scale {study.scale}",
-            f"{mean_std(first.top1_mean, first.top1_std)} → {mean_std(last.top1_mean, last.top1_std)}",
+            f"{mean_std(first.mean, first.std)} → {mean_std(last.mean, last.std)}",
             str(last.n),
             f"[{study.data.name}](results/{path.parent.name}/results.json): {data}",
             f"{place['cpu']}, {place['cores']} cores, torch {place['torch']}, {place['date']}",
