@@ -141,4 +141,5 @@ def test_no_more_images_are_held_out_than_confidences_need(images, classes, batc
 
 @pytest.mark.parametrize("name", ["convnext", "scratch_small"])
 def test_a_recipe_that_is_fitted_for_many_networks_holds_nothing_out(name):
+    assert RECIPES[name].light == "off"
     assert fit_recipe(RECIPES[name], Facts(50_000), image_size=32, epochs=10)[0].calibration == "off"
