@@ -190,6 +190,9 @@ class CrossTrainings(Trainings):
 
     plan: FoldsPlan
 
+    def network(self, planned: PlannedTrial) -> str:
+        return planned.name
+
     def job(self, planned: PlannedTrial) -> Job:
         prepared = self.plan.prepared
         return replace(
