@@ -190,9 +190,6 @@ class CrossTrainings(Trainings):
 
     plan: FoldsPlan
 
-    def network(self, planned: PlannedTrial) -> str:
-        return planned.name
-
     def job(self, planned: PlannedTrial) -> Job:
         prepared = self.plan.prepared
         return replace(

@@ -82,7 +82,7 @@ class Trainings:
 
     def estimate(self, engine: Engine, on_probe: Callable[[str], None] = lambda step: None) -> StudyEstimate:
         """Measure a few steps of each network that is still to be trained, side by side as it will run."""
-        first = {self.network(planned): planned for planned in reversed(self.open_trials)}
+        first = {planned.step: planned for planned in reversed(self.open_trials)}
         measured: dict[str, Speed] = {}
 
         def on_event(event: Event) -> None:
@@ -90,10 +90,10 @@ class Trainings:
                 measured[event.key] = event.speed
                 on_probe(event.key)
 
-        engine.run([replace(self.job(p), key=network, folder=None) for network, p in first.items()], on_event)
-        probed = [(p, measured[self.network(p)]) for p in self.open_trials if self.network(p) in measured]
-        trial_seconds = {p.folder: found.seconds for p, found in probed}
-        speed = {p.step: p.trial.recipe.batch_size / found.step_seconds for p, found in probed}
+        engine.run([replace(self.job(p), key=step, folder=None) for step, p in first.items()], on_event)
+        probed = [planned for planned in self.open_trials if planned.step in measured]
+        trial_seconds = {p.folder: measured[p.step].seconds for p in probed}
+        speed = {p.step: p.trial.recipe.batch_size / measured[p.step].step_seconds for p in probed}
         together = min(self.side_by_side, len(trial_seconds)) or 1
         return StudyEstimate(sum(trial_seconds.values()) / together, trial_seconds, speed)
 
@@ -108,10 +108,6 @@ class Trainings:
             on_event(event)
 
         engine.run([self.job(planned) for planned in self.open_trials], record)
-
-    def network(self, planned: PlannedTrial) -> str:
-        """Trials of which this is equal take equally long."""
-        return planned.step
 
     def job(self, planned: PlannedTrial) -> Job:
         """A planned trial as an engine takes it."""
