@@ -86,11 +86,11 @@ def test_too_few_images_or_groups_are_refused(digits: Images, count: int, groups
 
 
 def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, digits: Images) -> None:
-    command = ["train", "convnext_atto", *ASKED, "--folds", "3", "--out", str(tmp_path)]
+    command = ["train", "convnext_atto", *ASKED, "--folds", "2", "--out", str(tmp_path)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "600 training images in folds of 200 to 200; the 1,197 test images stay unused" in printed
-    (folder,) = tmp_path.glob("folds3-*")
+    assert "600 training images in folds of 300 to 300; the 1,197 test images stay unused" in printed
+    (folder,) = tmp_path.glob("folds2-*")
     content = json.loads((folder / "results.json").read_text())
     values = [fold["top1"] for fold in content["folds"]]
     assert content["top1_mean"] == fmean(values)
@@ -110,7 +110,7 @@ def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, di
         "folds",
         "finished",
         fmean(values),
-        "3 folds",
+        "2 folds",
     )
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")}
     assert main(command) == 0
