@@ -338,7 +338,6 @@ def test_explain_works_for_each_class(bundle: Path, colours: Path, tmp_path: Pat
             "several labels per image (multi-label), and this is for one class",
         ),
         (["quantize", "BUNDLE", "--data", "DATA"], "several labels per image (multi-label), and this is for one class"),
-        (["robustness", "BUNDLE", "--data", "digits"], "gives several labels (multi-label)"),
         (["quantize", "BUNDLE", "--data", "digits"], "gives several labels (multi-label)"),
         (["evaluate", "BUNDLE", "--data", "digits"], "digits holds one class per image"),
         (["evaluate", "ONE", "--data", "DATA"], "several labels per image (multi-label), and this is for one class"),
