@@ -264,6 +264,18 @@ def test_evaluate_leaves_figures_and_pictures(bundle: Path, colours: Path, tmp_p
     assert printed["metrics"] == content["metrics"]
 
 
+def test_the_worst_images_are_shown(colours: Path, tmp_path: Path) -> None:
+    untrained = tiny_bundle(tmp_path / "untrained", CLASSES, 16, 1.0, sharpness=20, thresholds=(0.5, 0.5, 0.5))
+    found = evaluate_multilabel(untrained, open_images(colours), out=tmp_path / "out")
+    assert found.worst
+    losses = [one.loss for one in found.worst]
+    assert losses == sorted(losses, reverse=True)
+    assert all(one.true != one.given for one in found.worst)
+    assert any("probability of 0.5 on" in note for note in found.notes)
+    with Image.open(tmp_path / "out" / "mistakes.png") as image:
+        assert min(image.size) > 400
+
+
 def test_predict_gives_the_labels_at_their_thresholds(bundle: Path, colours: Path, capsys: Captured) -> None:
     folder = str(colours.parent)
     found = predict(bundle, folder)
