@@ -10,7 +10,6 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy.special import logit
 
 from nextify.data.decode import Pixels
 from nextify.data.images import ImageSet
@@ -134,6 +133,8 @@ def _same_answers(found: Floats, expected: Floats, limit: float, thresholds: Seq
     same: npt.NDArray[np.bool_] = found.argmax(1) == expected.argmax(1)
     if not thresholds:
         return same
+    from scipy.special import logit
+
     with np.errstate(divide="ignore"):
         near = np.abs(expected - logit(np.array(thresholds))) <= limit * np.abs(expected).max(1, keepdims=True)
     same = ((decided(found, thresholds) == decided(expected, thresholds)) | near).all(1)
