@@ -72,4 +72,6 @@ def check(machine: Machine) -> Iterator[Finding]:
             f"{device}, {torch.get_num_threads()} threads, n = {len(times[0])}",
         )
         for group in ours.installed(models[1]):
+            if group.kernel == "undecided":  # part of what another ran in one call
+                continue
             yield Finding(group.module, group.kernel, f"{len(group.layers)} layers: {group.reason}")
