@@ -3,7 +3,9 @@
 # there, and over what griffe warns of in a docstring (an argument that the function does not have): the build ends with
 # "No issues found" and exit code 0. `mkdocs build --strict`, which Zensical follows, aborts on each of the three.
 #
-# Seen 2026-11-28 with Zensical 0.0.73, MkDocs 1.6.1, mkdocstrings-python 2.0.11, Python 3.11.7 (exit codes):
+# Seen 2026-11-28 with Zensical 0.0.73, MkDocs 1.6.1, mkdocstrings-python 2.0.11, Python 3.11.7, on one site with all
+# three, where Zensical counts neither picture nor docstring among its issues and MkDocs both. This script, which takes
+# them one by one, has not been run yet; it expects these exit codes:
 #   picture zensical 0 mkdocs 1
 #   docstring zensical 0 mkdocs 1
 #   page zensical 1 mkdocs 1

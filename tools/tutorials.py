@@ -22,6 +22,7 @@ from generated import ROOT
 
 FOLDER = ROOT / "docs" / "tutorials"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", flags=re.M | re.S)
+NUMBER = re.compile(r"(?<![\w-])[−+-]?\d[\d.,]*(?:e[+-]?\d+)?")
 TIMED = re.compile(r"\d (?:s|min|h)\b|images/s|[MG]iB")
 
 
@@ -78,7 +79,7 @@ def stable(output: str) -> Counter[str]:
     for line in output.splitlines():
         if not TIMED.search(line):
             line = re.sub(r"\b[0-9a-f]{12}\b", "#", line)
-            words += (re.sub(r"[−+-]?\d[\d.,]*", "#", line) if re.search(r"\d\.\d", line) else line).split()
+            words += (NUMBER.sub("#", line) if re.search(r"\d\.\d", line) else line).split()
     return Counter(words)
 
 
