@@ -44,6 +44,7 @@ TEXTS = [
 NEEDED = {
     "train": ("convnext_atto", "--data", "digits"),
     "evaluate": (".", "--data", "digits"),
+    "inspect": (".", "--data", "digits"),
     "robustness": (".", "--data", "digits"),
     "predict": (".", "x.png"),
     "explain": (".", "x.png"),
