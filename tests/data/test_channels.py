@@ -238,8 +238,8 @@ def test_a_folder_of_numpy_files_is_read_off_and_measured(tmp_path: Path) -> Non
     assert again.fingerprint == images.fingerprint
     mean, std = measured(images.train)
     pixels = np.concatenate([images.train.load(i).reshape(-1, 13) for i in range(len(images.train))])
-    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-4)
+    np.testing.assert_allclose(mean, pixels.mean(0, np.float64), rtol=1e-5)
+    np.testing.assert_allclose(std, pixels.std(0, np.float64), rtol=1e-4)
 
 
 def test_decoded_or_not_the_batches_are_the_same(tmp_path: Path) -> None:
