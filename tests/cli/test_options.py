@@ -112,7 +112,10 @@ def test_every_option_takes_a_value_or_says_in_a_line_why_not(
         (("--threads", "0"), "--threads must be 1 or more"),
         (("--freeze", "-1"), "--freeze must be 0 or more"),
         (("--epochs", "many"), "--epochs: INT wanted, got 'many'; see nextify train --help"),
-        (("--channels", "1", "2", "b"), "--channels: [INT [INT ...]] wanted, got '1', '2', 'b'; see nextify train --help"),
+        (
+            ("--channels", "1", "2", "b"),
+            "--channels: [INT [INT ...]] wanted, got '1', '2', 'b'; see nextify train --help",
+        ),
         (("--scale", "huge"), "invalid choice 'huge' for argument '--scale'"),
         (("--epoch", "1"), "Perhaps you meant: --epochs"),
         (("--set", "crop.scale=-1,2"), "--set crop.scale must be two numbers, each above 0"),

@@ -15,7 +15,8 @@ from nextify.cli import main
 from nextify.data import open_images
 from nextify.evaluation.inspection import COLUMNS, Inspection, inspect_images, likeness, thumbnail
 from nextify.evaluation.label_errors import label_errors
-from nextify.training.folds import folds_of
+from nextify.study.folds import FoldsPlan
+from nextify.training.continued import Finished
 from nextify.training.request import RequestError
 from tests.helpers import Captured, noise, save_noise, tiny_bundle
 
@@ -143,10 +144,10 @@ def test_the_command_finds_what_folds_tell_and_its_list_can_be_trained_without(
     )
     printed = capsys.readouterr()
     assert json.loads(printed.out)["train_images"] == len(open_images(shapes).train)
-    assert "fold 2 of 2" in printed.err
+    assert "on 2 folds of" in printed.err
     with np.load(out / "probabilities.npz") as kept:
         assert len(kept["files"]) == 72
-    trials = sorted(path.parent.name for path in out.glob("folds/*/result.json"))
+    trials = sorted(path.parent.name for path in out.glob("folds2-*/trials/*/result.json"))
     assert len(trials) == 2
     listed = tmp_path / "list.csv"
     listed.write_text("file,kind\nblue/0.png,label\nblue/1.png,label\nred/2.png,outlier\n")
@@ -158,5 +159,5 @@ def test_folds_need_the_training_beside_the_bundle(shapes: Path, tmp_path: Path)
     from nextify.paper.recipe import RECIPES
 
     bundle = tiny_bundle(tmp_path / "bundle", ("blue", "green", "red"), 16, 1.0, recipe=RECIPES["scratch_small"])
-    with pytest.raises(RequestError, match=r"no recipe\.json beside it"):
-        folds_of(bundle, open_images(shapes), 2)
+    with pytest.raises(RequestError, match="there is no training of nextify train in"):
+        FoldsPlan.like(Finished.of(bundle), open_images(shapes), 2)

@@ -41,32 +41,40 @@ def run_cross_validation(options: Options, folds: int) -> int:
         checkpoint_seconds=machine.checkpoint_seconds,
         evaluations=options.watching.evaluations,
     )
-    out = options.folder / plan.folder
-    with Store(out) as store, LocalEngine(runtime, together) as engine:
+    with Store(options.folder / plan.folder) as store:
         trainings = CrossTrainings(plan, store, images, runtime, together, command_line())
-        trainings.load()
-        _announce(console, trainings)
-        try:
-            if trainings.open_trials:
-                with console.status("measuring a few steps …"):
-                    estimate = trainings.estimate(engine)
-                console.print(f"about [bold]{duration(estimate.seconds)}[/] from a measured probe", highlight=False)
-                if options.watching.dry_run:
-                    return 0
-                console.print(f"results go to {out}", highlight=False, markup=False, soft_wrap=True)
-                with StudyProgress(console, trainings, estimate) as progress, unlogged():
-                    found = run_folds(trainings, engine, progress.on_event)
-            else:
+        code = train_folds(console, trainings, options.watching.dry_run)
+        return _conclude(trainings.found()) if code is None else code
+
+
+def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = False) -> int | None:
+    """Train what is missing, and say so; the exit code where it does not come to an end, else None."""
+    trainings.load()
+    _announce(console, trainings)
+    try:
+        with LocalEngine(trainings.runtime, trainings.side_by_side) as engine:
+            if not trainings.open_trials:
                 with unlogged():
-                    found = run_folds(trainings, engine, lambda event: None)
-        except KeyboardInterrupt:
-            done = folds - len(trainings.open_trials)
-            console.print(f"\nStopped with {done} of {folds} folds finished; the same command goes on.")
-            return 130
-        except EngineError as error:
-            print(f"nextify: {error}", file=sys.stderr)
-            return 1
-    return _conclude(found)
+                    run_folds(trainings, engine, lambda event: None)
+                return None
+            with console.status("measuring a few steps …"):
+                estimate = trainings.estimate(engine)
+            console.print(f"about [bold]{duration(estimate.seconds)}[/] from a measured probe", highlight=False)
+            if dry_run:
+                return 0
+            out = trainings.store.root
+            console.print(f"results go to {out}", highlight=False, markup=False, soft_wrap=True)
+            with StudyProgress(console, trainings, estimate) as progress, unlogged():
+                run_folds(trainings, engine, progress.on_event)
+    except KeyboardInterrupt:
+        folds = len(trainings.plan.folds)
+        done = folds - len(trainings.open_trials)
+        console.print(f"\nStopped with {done} of {folds} folds finished; the same command goes on.")
+        return 130
+    except EngineError as error:
+        print(f"nextify: {error}", file=sys.stderr)
+        return 1
+    return None
 
 
 def _announce(console: Console, trainings: CrossTrainings) -> None:

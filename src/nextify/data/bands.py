@@ -214,7 +214,8 @@ def visible(pixels: Values) -> Pixels:
         return pixels
     shown = pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
     low, high = np.percentile(shown, (2, 98), axis=(0, 1))
-    return (255 * np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)).astype(np.uint8)
+    found: Pixels = (255 * np.clip((shown - low) / np.maximum(high - low, 1e-12), 0, 1)).astype(np.uint8)
+    return found
 
 
 def _all_bands(data: bytes, channels: int) -> Values:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -101,7 +102,7 @@ class TrainBatches:
             return self.ready[chosen]
         return np.stack([self.transform.square(self.images.load(index)) for index in chosen.tolist()])
 
-    def _one_by_one(self, chosen: Rows, step: int) -> Pixels:
+    def _one_by_one(self, chosen: Rows, step: int) -> npt.NDArray[Any]:
         size, (channels, kind) = self.image_size, kind_of(self.images.bands)
         out = np.empty((len(chosen), size, size, channels), kind)
         # Each row is seeded by itself, so that a process need not draw for rows that are not its own.

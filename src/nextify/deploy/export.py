@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from nextify.data import Images, open_images
@@ -125,7 +126,7 @@ def export(
         torch.set_num_threads(threads)
     shown = open_images("digits") if images is None else images
     settings = source.about.preprocessing
-    real = some_images(shown.test)
+    real: list[tuple[str, npt.NDArray[Any]]] = [*some_images(shown.test)]
     if isinstance(settings.bands, int):
         if with_preprocessing:
             raise formats.FormatError("with_preprocessing is for pictures, and the bundle takes channels: leave it out")

@@ -223,7 +223,7 @@ class DenseFolder:
         return name
 
 
-def coco_results(found: DensePrediction, image: int) -> list[dict[str, Any]]:
+def coco_results(found: DensePrediction, image: int) -> list[dict[str, object]]:
     """COCO's results of one image, whose id is ``image``."""
     results = []
     for one in found.objects:

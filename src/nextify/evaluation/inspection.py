@@ -1,7 +1,7 @@
 """What a data set hides: likely label errors, near duplicates across classes and parts, and outliers.
 
 Label errors need probabilities of images that the network was not trained on: the bundle's of the test images, and
-those of ``training/folds.py`` of the training images. Near duplicates and outliers are found among all images by what
+those of ``study/folds.py`` of the training images. Near duplicates and outliers are found among all images by what
 enters the bundle's classifier: an image's nearest neighbours by cosine distance are compared pixel by pixel
 on thumbnails, and its mean distance to them says how far off it lies.
 """
@@ -107,7 +107,7 @@ def inspect_images(
 
     Args:
         out_of_fold: ``(N, K)`` probabilities of the training images by networks that were not trained on them, the
-            classes being the images'; see ``training/folds.py``. None looks for label errors among the test images.
+            classes being the images'; see ``study/folds.py``. None looks for label errors among the test images.
         out: a folder for a CSV of the findings, a sheet of each kind, and the probabilities.
 
     Raises:
@@ -173,7 +173,7 @@ class _Held:
 
     def label(self, index: int) -> str:
         part, place = (self.sets[0], index) if index < self.train else (self.sets[1], index - self.train)
-        return self.classes[part.labels[place]]
+        return str(self.classes[part.labels[place]])
 
 
 def _labels(
@@ -238,11 +238,12 @@ def likeness(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.ND
 
 def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Of images of one colour 1 if they are equal, else 0."""
-    same = (one == other).reshape(len(one), -1).all(1).astype(np.float32)
+    same: npt.NDArray[np.float32] = (one == other).reshape(len(one), -1).all(1).astype(np.float32)
     a, b = (x.reshape(len(x), -1).astype(np.float32) for x in (one, other))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     scale = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.divide((a * b).sum(1), scale, out=same, where=scale > 0)
+    np.divide((a * b).sum(1), scale, out=same, where=scale > 0)
+    return same
 
 
 def csv_text(found: Inspection) -> str:
@@ -271,7 +272,7 @@ def _write(
     write_bytes_atomic(out / PROBABILITIES, kept.getvalue())
     place = {held.name(i): i for i in range(len(held.labels))}
     for kind, name in sheets(found).items():
-        tiles = []
+        tiles: list[Tile] = []
         for i, row in zip(rows, found.findings, strict=True):
             if row.kind != kind or len(tiles) >= SHOWN:
                 continue

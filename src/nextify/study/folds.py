@@ -15,7 +15,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,14 +36,17 @@ from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
 from nextify.system.files import write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
+from nextify.training.continued import Finished
 from nextify.training.prepare import Prepared, prepare
-from nextify.training.request import Request
+from nextify.training.request import Request, RequestError
 from nextify.training.result import Result
 from nextify.training.trial import runtime
 
 RESULTS, PREDICTIONS = "results.json", "out-of-fold.csv"
 SMALL = 64
 """Side in pixels up to which networks are trained on one thread each, as a study's at a small scale are."""
+_OF_THE_BUNDLE = ("model", "scale", "weights", "class_order", "frozen_stages", "image_size", "accumulation", "seed")
+"""Of a bundle's request; its recipe and design are taken as they were trained."""
 Indices = npt.NDArray[np.int64]
 
 
@@ -158,6 +161,11 @@ def _selected(images: ImageSet, chosen: Indices) -> ImageSet:
     return part
 
 
+def _smallest(folds: Sequence[Fold]) -> Images:
+    """The images of the fold with the fewest to train on."""
+    return min((fold.images for fold in folds), key=lambda part: len(part.train))
+
+
 @dataclass(frozen=True)
 class FoldsPlan:
     """The trainings of a cross-validation, which differ in their images only."""
@@ -171,10 +179,28 @@ class FoldsPlan:
     def of(cls, request: Request, images: Images, count: int, seed: int = 0) -> FoldsPlan:
         """Plan ``count`` folds. ``seed`` is that of the folds. Raises as ``prepare`` and ``make_folds``."""
         folds = make_folds(images, count, seed)
-        prepared = prepare(request, min((fold.images for fold in folds), key=lambda part: len(part.train)))
+        return cls._of(prepare(request, _smallest(folds)), folds)
+
+    @classmethod
+    def like(cls, before: Finished, images: Images, count: int, seed: int = 0) -> FoldsPlan:
+        """Plan ``count`` folds of ``images``, trained with the design and the recipe of a training that is ``before``.
+
+        Raises as ``prepare`` and ``make_folds``."""
+        about, folds = before.about, make_folds(images, count, seed)
+        if not hasattr(about, "preprocessing") or about.recipe is None:
+            raise RequestError(f"{before.folder} is no classifier of nextify train, which folds are trained like")
+        settings, asked = about.preprocessing, before.asked["request"]
+        request = Request(**{name: asked[name] for name in _OF_THE_BUNDLE if name in asked})
+        prepared = prepare(request, _smallest(folds), about.recipe.epochs)
+        data = replace(prepared.trial.data, image_size=settings.size[0], mean=settings.mean, std=settings.std)
+        trial = replace(prepared.trial, design=about.design, recipe=about.recipe, data=data)
+        return cls._of(replace(prepared, trial=trial), folds)
+
+    @classmethod
+    def _of(cls, prepared: Prepared, folds: tuple[Fold, ...]) -> FoldsPlan:
         trial = prepared.trial
         trials = (replace(trial, data=replace(trial.data, fingerprint=fold.images.fingerprint)) for fold in folds)
-        planned = (PlannedTrial(f"fold{i}", one, request.model) for i, one in enumerate(trials, 1))
+        planned = (PlannedTrial(f"fold{i}", one, prepared.request.model) for i, one in enumerate(trials, 1))
         return cls(prepared, folds, tuple(planned))
 
     @property
@@ -233,11 +259,10 @@ class CrossTrainings(Trainings):
         write_json_atomic(self.store.root / RESULTS, content)
         return found
 
-    def predictions(self) -> str:
-        """Every training image with its label, its fold, and the probability of each class, as CSV."""
-        train, classes = self.images.train, self.images.classes
-        rows = np.empty((len(train), len(classes)), np.float32)
-        number = np.empty(len(train), np.int64)
+    def probabilities(self) -> tuple[npt.NDArray[np.float32], Indices]:
+        """``(N, K)`` of all training images, each by the network that was not trained on it, and ``(N,)`` its fold."""
+        rows = np.empty((len(self.images.train), len(self.images.classes)), np.float32)
+        number = np.empty(len(rows), np.int64)
         for i, (planned, fold) in enumerate(zip(self.plan.trials, self.plan.folds, strict=True), 1):
             outcome = self.outcomes[planned.folder]
             assert isinstance(outcome, Result)
@@ -246,6 +271,12 @@ class CrossTrainings(Trainings):
                 outcome.bundle, fold.images.test, device=runtime.device, kernels=runtime.kernels
             )
             number[fold.held_out] = i
+        return rows, number
+
+    def predictions(self) -> str:
+        """Every training image with its label, its fold, and the probability of each class, as CSV."""
+        train, classes = self.images.train, self.images.classes
+        rows, number = self.probabilities()
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("path", "label", "fold", *classes))

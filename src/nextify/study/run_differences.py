@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nextify.evaluation.metrics import unpacked
+from nextify.study.results import Json
 from nextify.study.runs import Run, RunError, object_in, read_run
 from nextify.study.statistics import McNemar, mcnemar
 from nextify.system.files import JSON_FILE
@@ -71,11 +72,11 @@ class RunDifferences:
 @dataclass(frozen=True)
 class _Training:
     run: Run
-    asked: Mapping[str, Any]
-    found: Mapping[str, Any]
-    trial: Mapping[str, Any]
+    asked: Json
+    found: Json
+    trial: Json
     """Everything that decides the result but the images, flat but for settings with parts."""
-    data: Mapping[str, Any]
+    data: Json
 
     @classmethod
     def of(cls, folder: str | Path) -> _Training:
@@ -92,7 +93,7 @@ class _Training:
         decided = {**_object(trial, "design"), **_object(trial, "recipe"), **network, **others}
         return cls(run, asked, object_in(run.folder / "result.json"), decided, data)
 
-    def part(self, name: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    def part(self, name: str, without: tuple[str, ...] = ()) -> Json:
         return {key: value for key, value in _object(self.found, name).items() if key not in without}
 
 
@@ -123,16 +124,16 @@ def diff_runs(before: str | Path, after: str | Path) -> RunDifferences:
     )
 
 
-def _object(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _object(content: Json, key: str) -> Json:
     found = content.get(key)
-    return found if isinstance(found, Mapping) else {}
+    return found if isinstance(found, dict) else {}
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], within: str = "") -> Iterator[Difference]:
+def _differences(a: Json, b: Json, within: str = "") -> Iterator[Difference]:
     """Setting by setting; one of another kind (another optimizer, mixing off) is one difference as a whole."""
     for key in dict.fromkeys((*a, *b)):
         one, other, name = a.get(key), b.get(key), f"{within}{key}"
-        if isinstance(one, Mapping) and isinstance(other, Mapping) and one.get("kind") == other.get("kind"):
+        if isinstance(one, dict) and isinstance(other, dict) and one.get("kind") == other.get("kind"):
             yield from _differences(one, other, f"{name}.")
         elif one != other:
             yield Difference(name, one, other)

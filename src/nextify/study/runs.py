@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nextify.evaluation.metrics import wilson
-from nextify.study.results import StudyResults
+from nextify.study.results import Json, StudyResults
 from nextify.study.statistics import confidence_interval
 from nextify.system.files import JSON_FILE, check_regular, followed, parse_json
 from nextify.system.text import plural, valid_unicode
@@ -166,7 +166,7 @@ def _at(folder: Path) -> Run | None:
 # -- one training --------------------------------------------------------------------------------------------------
 
 
-def object_in(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> Json:
     """The JSON object in a file; empty where there is no file. Raises ``RunError`` and ``OSError``."""
     try:
         check_regular([path])
@@ -300,7 +300,7 @@ def _study(folder: Path, results: StudyResults, unfinished: State) -> Run:
     )
 
 
-def _folds(folder: Path, content: Mapping[str, Any], unfinished: State) -> Run:
+def _folds(folder: Path, content: Json, unfinished: State) -> Run:
     done = [fold for fold in content["folds"] if fold["seconds"] is not None]
     whole = len(done) == len(content["folds"])
     return Run(
@@ -322,11 +322,11 @@ def _folds(folder: Path, content: Mapping[str, Any], unfinished: State) -> Run:
     )
 
 
-def _comparison(folder: Path, content: Mapping[str, Any], unfinished: State) -> Run:
+def _comparison(folder: Path, content: Json, unfinished: State) -> Run:
     settings, accuracy = content["settings"], content.get("accuracy")
     rows = [row for row in accuracy["rows"] if row.get("top1_mean") is not None] if accuracy else []
     networks = plural(len(content["models"]), "network")
-    best: Mapping[str, Any] = max(rows, key=lambda row: _number(row["top1_mean"]), default={})
+    best: Json = max(rows, key=lambda row: _number(row["top1_mean"]), default={})
     return Run(
         folder,
         "comparison",

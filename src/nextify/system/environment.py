@@ -90,7 +90,7 @@ def _kibibytes(path: str, key: str) -> int | None:
 
 def git_commit() -> str | None:
     """Commit of the source tree that contains this package, or None for an installed package."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     with suppress(OSError, subprocess.SubprocessError):

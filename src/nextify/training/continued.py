@@ -85,7 +85,7 @@ class Finished:
         chosen = reading.get("channels")
         if chosen is None and isinstance(self.about, About):  # as the weights that it started from had them
             chosen = self.about.preprocessing.bands
-        return Source(**{**reading, "channels": _as_tuple(chosen)})
+        return Source(**{**reading, "channels": (chosen,) if isinstance(chosen, int) else _as_tuple(chosen)})
 
     def licence(self, chosen: str | None) -> str:
         """Of the result: the one ``chosen``, else that of this training's. Raises ``WeightsError``."""

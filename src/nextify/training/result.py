@@ -156,7 +156,7 @@ def _whole_number(value: object, least: int) -> bool:
     return isinstance(value, int) and _number(value, least)
 
 
-def fitted_otherwise(folder: Path, trial: Trial, request: Mapping[str, object]) -> dict[str, Any]:
+def fitted_otherwise(folder: Path, trial: Trial, request: Mapping[str, object]) -> dict[str, object]:
     """The settings in which a training of the same request on the same images, whose recipe an earlier nextify fitted
     otherwise, differs from the trial; empty where the folder holds none such."""
     content = read_object(folder / "recipe.json")

@@ -1,0 +1,87 @@
+"""Running ``nextify inspect``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nextify.cli.cross_validation import train_folds
+from nextify.cli.options import refuse_for_dense
+from nextify.cli.printing import command_line, note, print_columns, print_json
+from nextify.cli.progress import read_images
+from nextify.evaluation.inspection import TABLE, TITLES, inspect_images, sheets
+from nextify.study.folds import CrossTrainings, FoldsPlan, side_by_side
+from nextify.study.store import Store
+from nextify.system.text import plural, printable
+from nextify.training.continued import Finished
+from nextify.training.trial import runtime
+from nextify.weights.bundle import DenseAbout, stated
+
+if TYPE_CHECKING:
+    from nextify.cli.inspect import Options
+
+SHOWN = 20
+"""Findings that are printed; all of them are in the CSV."""
+
+
+def run_inspection(options: Options) -> int:
+    about = stated(options.bundle)
+    if isinstance(about, DenseAbout):
+        refuse_for_dense(about.task, {"nextify inspect": True})
+    place, console = runtime(options.machine.device, options.machine.threads), Console(stderr=True)
+    images = read_images(
+        *(console, options.data, options.reading, None, options.bundle),
+        to_train=options.folds is not None,
+        tested=options.split,
+    )
+    known = None
+    if options.folds is not None:
+        plan = FoldsPlan.like(Finished.of(options.bundle), images, options.folds, options.reading.split_seed)
+        together, threads = side_by_side(plan, place.device, options.machine.threads)
+        with Store(options.folder / plan.folder) as store:
+            trainings = CrossTrainings(
+                *(plan, store, images, replace(place, threads=threads), together, command_line())
+            )
+            code = train_folds(console, trainings)
+            if code is None and (failed := [fold for fold in trainings.found().folds if fold.error]):
+                print(f"nextify: fold {failed[0].fold} failed: {failed[0].error}", file=sys.stderr)
+                code = 1
+            if code is not None:
+                return code
+            known, _ = trainings.probabilities()
+    found = inspect_images(
+        options.bundle,
+        images,
+        out_of_fold=known,
+        device=place.device,
+        threads=options.machine.threads,
+        class_order=options.class_order,
+        kernels=options.machine.kernels,
+        out=options.folder,
+    )
+    if options.json:
+        print_json(found.to_dict())
+        return 0
+    note(*images.warnings, *images.notes, *found.notes)
+    print(
+        f"{printable(found.model or options.bundle)} on {printable(found.data)}: "
+        f"{plural(found.train_images, 'training image')}, {found.test_images:,} to test on"
+    )
+    for kind, title in TITLES.items():
+        print(f"{len(found.of(kind)):,} {kind}: {title}")
+    rows = [
+        (*map(printable, (row.file, row.label, row.suggested)), f"{row.score:.3f}", row.kind, printable(row.other))
+        for row in found.findings[:SHOWN]
+    ]
+    if rows:
+        print()
+        print_columns(("file", "label", "suggested", "score", "kind", "other"), rows)
+        if len(found.findings) > SHOWN:
+            print(f"… and {len(found.findings) - SHOWN:,} more")
+        print()
+    for name in (TABLE, *sheets(found).values()):
+        print(f"written: {options.folder / name}")
+    return 0
