@@ -280,7 +280,10 @@ def test_an_empty_group_is_no_group(mark: str, tmp_path: Path) -> None:
 
 
 def test_missing_columns_are_named_with_those_that_would_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"path \(or file_name, filename, image_path\) and label \(or class, target\)"):
+    with pytest.raises(
+        DataError,
+        match=r"path \(or file_name, filename, image_path\) and label \(or class, target, labels, tags, classes\)",
+    ):
         open_images(table(tmp_path, "image,kind", ["0.png,a"]))
 
 

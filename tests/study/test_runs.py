@@ -156,7 +156,7 @@ def test_studies_and_comparisons_are_one_run_each(tmp_path: Path) -> None:
     found = {run.folder.name: run for run in runs(tmp_path)}
     assert found.keys() == {"study", "comparison", "begun"}
     assert (found["study"].kind, found["study"].data, found["study"].state) == ("study", "digits", "finished")
-    assert found["study"].value == study.rows[-1].top1_mean
+    assert found["study"].value == study.rows[-1].mean
     assert (found["comparison"].kind, found["comparison"].data) == ("comparison", "cifar10")
     best = max(json.loads((comparison / "results.json").read_text())["accuracy"]["rows"], key=lambda r: r["top1_mean"])
     assert (found["comparison"].value, found["comparison"].low) == (best["top1_mean"], best["top1_low"])

@@ -58,6 +58,7 @@ def test_the_class_that_only_channel_11_tells_is_learned(trained: Path, fields: 
 def test_mean_and_std_are_the_training_images(trained: Path, fields: Path) -> None:
     train = open_images(fields).train
     pixels = np.concatenate([train.load(i).reshape(-1, 13) for i in range(len(train))])
+    pixels = pixels.astype(np.float64)
     np.testing.assert_allclose(load_bundle(trained).about.preprocessing.mean, pixels.mean(0), rtol=1e-4)
     np.testing.assert_allclose(load_bundle(trained).about.preprocessing.std, pixels.std(0), rtol=1e-3)
 

@@ -34,6 +34,7 @@ EXTRAS = {
     "openvino": "export to OpenVINO, and int8",
     "executorch": "export to ExecuTorch",
     "dense": "YOLO data sets, and average precision of boxes and masks",
+    "docs": "this documentation as a site, by make docs",
 }
 """What each extra of pyproject.toml brings."""
 

@@ -228,6 +228,7 @@ def read_any(
     to_train: bool = True,
     tested: Tested | None = None,
     without: Path | None = None,
+    several: bool = True,
 ) -> AnyImages:
     """Open the images of ``--data``, annotated for whichever task, with progress.
 
@@ -242,7 +243,7 @@ def read_any(
             raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
         return read_images(
             *(console, source, reading, cache, weights, to_train, tested, cast("LabelTask | None", task)),
-            several=True,
+            several=several,
             without=without,
         )
     if without is not None:

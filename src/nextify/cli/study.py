@@ -44,7 +44,7 @@ def run_study(options: Options) -> int:
     console = Console()
     out, machine = options.folder, options.machine
     given = (options.data, options.reading, out / "cache")
-    images = read_any(console, *given, None, options.task, options.ignore_index)
+    images = read_any(console, *given, None, options.task, options.ignore_index, several=False)
     if not isinstance(images, DenseImages):
         check_pictures(images, "nextify roadmap")
     seeds = options.seeds or (DENSE_SEEDS if isinstance(images, DenseImages) else SEEDS)

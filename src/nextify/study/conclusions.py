@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, assert_never
 import numpy as np
 import numpy.typing as npt
 
-from nextify.networks.dense.cost import dense_cost, dense_parameters
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
 from nextify.paper.design import Design
@@ -157,5 +156,7 @@ def _cost(design: Design | DenseDesign, data: Data) -> tuple[int, int]:
     if isinstance(design, Design):
         costs = cost(design, data.image_size, data.num_classes)
         return costs.parameters, costs.macs
+    from nextify.networks.dense.cost import dense_cost, dense_parameters  # with the detectors' code
+
     assert data.canvas is not None
     return dense_parameters(design, data.num_classes, data.canvas), dense_cost(design, data.num_classes, *data.canvas)

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Protocol
 
 from nextify.data import Images
+from nextify.data.dense.annotations import DenseImages
 from nextify.data.images import check_images
 from nextify.evaluation.evaluate import evaluate
 from nextify.study.conclusions import study_conclusions, study_results, trial_result
@@ -65,7 +66,8 @@ class Trainings:
     """What became of each trial that has ended, by folder."""
 
     def __post_init__(self) -> None:
-        check_images(self.images)
+        if not isinstance(self.images, DenseImages):
+            check_images(self.images)
 
     def load(self) -> None:
         """Read what earlier runs finished."""
