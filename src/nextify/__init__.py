@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nextify.evaluation.predict import predict
     from nextify.fitting.fit import fit
     from nextify.networks.zoo import list_models
-    from nextify.training.train import train
+    from nextify.training.train import pretrain, train
     from nextify.weights.models import create_backbone, create_model
 
 __version__ = "0.1.0"
@@ -51,6 +51,7 @@ _LATER = {
     "open_images": "nextify.data",
     "predict": "nextify.evaluation.predict",
     "quantize": "nextify.deploy.quantize",
+    "pretrain": "nextify.training.train",
     "train": "nextify.training.train",
 }
 
@@ -82,6 +83,7 @@ __all__ = [
     "open_images",
     "parameters",
     "predict",
+    "pretrain",
     "quantize",
     "roadmap",
     "train",

@@ -13,11 +13,12 @@ from rich.markup import escape
 
 from nextify import cli
 from nextify.cli.printing import command_line, one_voice, say
-from nextify.cli.progress import Stopping, TrainingProgress, read_any
+from nextify.cli.progress import Stopping, TrainingProgress, read_any, read_unlabelled
 from nextify.evaluation.metrics import wilson
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import build_dense
 from nextify.networks.layout import cost
+from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
 from nextify.report.text import count, duration
 from nextify.system import processes
@@ -28,16 +29,17 @@ from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
+from nextify.training.reconstructions import RECONSTRUCTIONS
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
 from nextify.training.train import PREDICTIONS, folder_of, prepare_in, run_prepared
 from nextify.training.trial import Runtime, Trial, runtime
 
 if TYPE_CHECKING:
-    from nextify.cli.train import Options
+    from nextify.cli import pretrain, train
 
 
-def run_training(options: Options) -> int:
+def run_training(options: train.Options | pretrain.Options) -> int:
     machine, watching = options.machine, options.watching
     with one_voice(first=processes.number() == 0):
         place = replace(
@@ -53,15 +55,16 @@ def run_training(options: Options) -> int:
         return _run(options, place)
 
 
-def _run(options: Options, runtime: Runtime) -> int:
+def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
     console = Console(quiet=not processes.is_first())
     out, request, watching = options.folder, options.request(), options.watching
 
     def read() -> AnyImages:
         weights = options.network.weights
-        return read_any(
-            console, options.data, options.reading, out / "cache", weights, options.task, options.ignore_index
-        )
+        if request.mask_ratio is not None:
+            return read_unlabelled(console, options.data, options.reading, out / "cache", weights)
+        task, ignored = getattr(options, "task", None), getattr(options, "ignore_index", None)
+        return read_any(console, options.data, options.reading, out / "cache", weights, task, ignored)
 
     with one_voice(first=processes.is_first()):
         images = processes.first_alone(read)
@@ -80,7 +83,7 @@ def _run(options: Options, runtime: Runtime) -> int:
             say(console, (*images.warnings, *images.notes))
             raise
         _announce(console, prepared, runtime)
-        if watching.overfit_batch:
+        if getattr(watching, "overfit_batch", False):
             return _overfit(console, prepared, runtime)
         folder = folder_of(out, prepared.trial)
         if processes.from_first(lambda: finished(folder, prepared.trial)) is None:
@@ -150,6 +153,9 @@ def _price(trial: Trial) -> tuple[int, int, str]:
             network = build_dense(design, data.num_classes, data.canvas)
         macs = dense_cost(design, data.num_classes, height, width)
         return sum(p.numel() for p in network.parameters()), macs, f"{width}×{height}"
+    if isinstance(design, MaskedDesign):
+        price = cost(design.encoder, data.image_size, 0)
+        return price.parameters, price.macs, f"{data.image_size}×{data.image_size}, of the whole image"
     assert isinstance(design, Design)  # this command trains networks of ours
     price = cost(design, data.image_size, data.num_classes)
     return price.parameters, price.macs, f"{data.image_size}×{data.image_size}"
@@ -202,6 +208,6 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
         soft_wrap=True,
     )
     console.print(f"bundle: {done.bundle}", highlight=False, markup=False, soft_wrap=True)
-    pictures = done.bundle.with_name(PREDICTIONS)
-    if pictures.exists():
-        console.print(f"predictions: {pictures}", highlight=False, markup=False, soft_wrap=True)
+    for name in (PREDICTIONS, RECONSTRUCTIONS):
+        if (pictures := done.bundle.with_name(name)).exists():
+            console.print(f"{pictures.stem}: {pictures}", highlight=False, markup=False, soft_wrap=True)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-ORDER, AUGMENTATION, DEVICE = 0, 1, 2
-"""Streams of draws: the order of an epoch, the transforms of a step, and a step's draws on the device."""
+ORDER, AUGMENTATION, DEVICE, MASK, MASK_OF_TESTS = 0, 1, 2, 3, 4
+"""Streams of draws: the order of an epoch, the transforms of a step, a step's draws on the device, what is masked."""
 
 
 def words(seed: int, at: int, stream: int) -> npt.NDArray[np.uint32]:

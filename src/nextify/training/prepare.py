@@ -23,6 +23,7 @@ from nextify.fitting.fit import Change, fit, without_average
 from nextify.fitting.scale import scale
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
+from nextify.networks.masked.design import MaskedDesign, fitted_masks
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
@@ -35,14 +36,13 @@ from nextify.training.prepare_dense import (
     dense_recipe,
     dense_start,
 )
+from nextify.training.prepare_masked import MANY_IMAGES, check_masked_recipe, masked_recipe, masked_start
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
 from nextify.weights.class_names import in_order, is_word
 from nextify.weights.sources import IN_TIMM
 
-MANY_IMAGES = 200_000
-"""Training images from which on the paper's recipe is chosen rather than the one for small sets."""
 FEW_IMAGES = 10_000
 """Training images below which trained weights are recommended."""
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
@@ -72,8 +72,16 @@ class Preparation:
         check(request)
         notes: list[str] = []
         if isinstance(images, DenseImages):
+            if request.mask_ratio is not None:
+                raise RequestError(
+                    f"{images.name} is annotated with boxes or masks, which pre-training does not read: give its "
+                    f"folder of images"
+                )
             recipe_name, recipe = dense_recipe(request, images, notes)
             about, start = dense_start(request, images, notes)
+        elif request.mask_ratio is not None:
+            recipe_name, recipe = masked_recipe(request, images, notes)
+            about, start = masked_start(request, notes)
         else:
             if request.head is not None:
                 raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
@@ -129,13 +137,24 @@ class Preparation:
             changes = [*(c for c in changes if c.field != "ema"), change]
         cost(design, side, images.num_classes)  # raises where the images are too small for the strides
         batch_norm = design.norm == "batch"
-        trained: Design | DenseDesign = design
+        trained: Design | DenseDesign | MaskedDesign = design
+        notes = self.notes
         report: Preflight | DensePreflight
         if isinstance(images, DenseImages):
             report = dense_preflight(images, final)
             trained = dense_design(request, images, design)
         else:
-            report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=batch_norm, image_size=size)
+            if request.mask_ratio is not None:
+                check_masked_recipe(final)
+                trained, of_masks = fitted_masks(design, size, request.mask_ratio)
+                notes += of_masks
+            report = preflight(
+                *(images, final),
+                fitted=fitted.recipe,
+                uses_batch_norm=batch_norm,
+                image_size=size,
+                labelled=request.mask_ratio is None,
+            )
         trial = Trial(
             trained,
             final,
@@ -145,13 +164,16 @@ class Preparation:
             request.frozen_stages,
             (request.accumulation or 1) if batch_norm or canvas is not None else 1,
         )
-        return Prepared(**vars(self), trial=trial, preflight=report, changes=tuple(changes))
+        own = {**vars(self), "notes": notes}
+        return Prepared(**own, trial=trial, preflight=report, changes=tuple(changes))
 
     def _data(self) -> Data:
         images = self.images
         data = Data(images.name, images.fingerprint, images.num_classes, self.image_size)
         if isinstance(images, DenseImages):
             data = replace(data, task=images.task, canvas=canvas_of(images, self.request.image_size))
+        if self.request.mask_ratio is not None:
+            data = replace(data, task="masked")
         if self.about is None:
             return data
         mean, std = self.about.preprocessing.mean, self.about.preprocessing.std
@@ -180,7 +202,8 @@ class Prepared(Preparation):
 
     @property
     def uses_batch_norm(self) -> bool:
-        return isinstance(self.trial.design, Design) and self.trial.design.norm == "batch"
+        design = self.trial.design.encoder if isinstance(self.trial.design, MaskedDesign) else self.trial.design
+        return isinstance(design, Design) and design.norm == "batch"
 
     @property
     def parts_matter(self) -> bool:
