@@ -330,6 +330,19 @@ FCMAE_SMALL = FCMAE.with_(
 """Likewise for up to some hundred thousand images of your own. An eighth of the epochs takes eight times the published
 rate for 256 images, 1.5e-4, by the rule that fitting has for AdamW; a rule of thumb, not tuned."""
 
+FEW_LABELS = CONVNEXT.with_(
+    epochs=100,
+    warmup_epochs=10.0,
+    batch_size=64,
+    learning_rate=1e-3,
+    layer_decay=0.9,
+    layer_decay_groups="single",
+    crop=RandomResized(scale=(0.2, 1.0), resampling="fast"),
+)
+"""Some hundred to some thousand labelled images, from an encoder pre-trained by ``fcmae_small`` on many without labels.
+ConvNeXt V2's fine-tuning of FCMAE's encoders (appendix A.1: AdamW, decay 0.05, layer decay 0.9 by block, mixing,
+smoothing), with epochs, rate and batch by rule of thumb: not tuned."""
+
 _PLAIN_IMAGES = CONVNEXT.with_(
     crop=ScaleJitter(0.5, 2.0),
     rand_augment="off",
@@ -405,6 +418,7 @@ RECIPES: dict[str, Recipe] = {
     "finetune_small": FINETUNE_SMALL,
     "fcmae": FCMAE,
     "fcmae_small": FCMAE_SMALL,
+    "few_labels": FEW_LABELS,
     "coco_3x": COCO_3X,
     "ade20k_160k": ADE20K_160K,
     "detection_small": DETECTION_SMALL,
