@@ -24,7 +24,7 @@ def tiny(name):
     stages = len(design.depths)
     scale = {"layer_scale": 0.3} if design.layer_scale != "off" else {}
     depths = tuple(2 if depth > 6 else 1 for depth in design.depths)
-    return design.with_(depths=depths, widths=tuple(4 + 2 * i for i in range(stages)), **scale)
+    return design.with_(depths=depths, widths=tuple(8 + 2 * i for i in range(stages)), **scale)
 
 
 def pair(design, ratio, seed=0):
@@ -40,27 +40,41 @@ def pair(design, ratio, seed=0):
     return dense, gathered
 
 
-def close(a, b, what, scale=None):
-    largest = float(b.abs().max()) if scale is None else scale
-    assert float((a - b).abs().max()) <= 1e-5 * max(largest, 1e-3), what
+def close(a, b, what, slack=0.0):
+    """Within 1e-5 of the largest value, and of what float32 itself leaves open (``slack``)."""
+    assert float((a - b).abs().max()) <= 1e-5 * float(b.abs().max()) + slack, what
+
+
+def run(model, images, masked, upstream):
+    """The encoder's output and every gradient, the images' included."""
+    x = images.clone().requires_grad_()
+    y = model.encoder(x, masked)
+    y.backward(upstream)
+    found = {"output": y.detach(), "images": x.grad}
+    for name, parameter in model.encoder.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            found[name] = parameter.grad
+    model.zero_grad()
+    return found
 
 
 def compare(dense, gathered, images, masked):
-    """Outputs and every gradient of the two, in one backward pass each."""
-    grads = []
-    outputs = []
-    for model in (dense, gathered):
-        x = images.clone().requires_grad_()
-        y = model.encoder(x, masked)
-        torch.manual_seed(1)
-        y.backward(torch.randn(y.shape))
-        outputs.append(y.detach())
-        grads.append({"images": x.grad, **{n: p.grad for n, p in model.encoder.named_parameters() if p.requires_grad}})
-        model.zero_grad()
-    close(outputs[1], outputs[0], "output")
-    for name, grad in grads[0].items():
-        assert grad is not None, name
-        close(grads[1][name], grad, name)
+    """In float64 the two agree to 1e-10; in float32 to 1e-5, beyond the distance of float32 from float64 where sums
+    cancel (a batch norm's bias that a later one subtracts again has a gradient of zero, and float32 rounding)."""
+    torch.manual_seed(1)
+    stride = dense.design.stride
+    with torch.no_grad():
+        upstream = torch.randn(dense.encoder(images, masked).shape)
+    assert upstream.shape[1] in (images.shape[2] // stride, -(-images.shape[2] // stride))
+    truth, same = (
+        run(copy.deepcopy(model).double(), images.double(), masked, upstream.double()) for model in (dense, gathered)
+    )
+    exact, fast = (run(model, images, masked, upstream) for model in (dense, gathered))
+    largest = max(float(value.abs().max()) for value in truth.values())
+    for name, value in truth.items():
+        assert float((same[name] - value).abs().max()) <= 1e-10 * max(float(value.abs().max()), largest * 1e-4), name
+        close(fast[name], exact[name], name, slack=3 * float((exact[name] - value).abs().max()))
 
 
 @pytest.mark.parametrize("name", [*SIZES, *ROWS])
@@ -74,7 +88,7 @@ def test_gathered_equals_masked_dense_in_outputs_and_every_gradient(name):
         model.eval()
     for (key, a), b in zip(dense.state_dict().items(), gathered.state_dict().values(), strict=True):
         if "running" in key:
-            close(b, a, key)
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
     compare(dense, gathered, torch.randn(2, 3, side, side), masked)
 
 
@@ -110,7 +124,7 @@ def test_the_loss_and_its_gradients_agree_and_paths_are_dropped_alike():
     close(found[1][0], found[0][0], "losses")
     assert found[0][1].keys() == found[1][1].keys()
     for name, grad in found[0][1].items():
-        close(found[1][1][name], grad, name)
+        close(found[1][1][name], grad, name, slack=1e-6)
 
 
 def test_what_is_masked_changes_nothing():
@@ -190,7 +204,7 @@ def test_a_step_agrees_with_the_published_definition(mode):
     close(loss, expected, "loss")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            close(parameter.grad, state[name].grad, name)
+            close(parameter.grad, state[name].grad, name, slack=1e-6)
 
 
 # -- masks, patches and designs -----------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
     "convert": "convert weights between official ConvNeXt, timm, torchvision, Hugging Face and nextify",
     "pretrain": "pre-train a network on images without labels, by restoring what is masked",
+    "starts": "rank weights to start from on your images, by a probe of minutes",
     "train": "train a network on your images, from fresh weights or given ones",
     "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",
     "robustness": "measure a bundle under 15 corruptions of your images, and its mCE",
