@@ -127,6 +127,16 @@ def test_the_loss_and_its_gradients_agree_and_paths_are_dropped_alike():
         close(found[1][1][name], grad, name, slack=1e-6)
 
 
+@pytest.mark.parametrize("name", ["convnextv2_atto", "resnet50_depthwise"])
+def test_in_bfloat16_the_two_agree_to_its_rounding(name):
+    dense, gathered = pair(tiny(name), 0.6)
+    images, masked = torch.randn(4, 3, 64, 64), draw_masks(4, 2, 2, 0.6, 0, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        a, b = (model(images, masked) for model in (dense, gathered))
+    (a.sum() + b.sum()).backward()
+    torch.testing.assert_close(a, b, rtol=0.05, atol=0.05)
+
+
 def test_what_is_masked_changes_nothing():
     dense, gathered = pair(tiny("convnextv2_atto"), 0.6)
     masked = draw_masks(2, 3, 3, 0.6, 0, 0)

@@ -1,4 +1,4 @@
-"""A masked encoder that computes on the visible pixels alone.
+"""A masked autoencoder whose encoder computes on the visible pixels, and which predicts the masked patches, alone.
 
 They are gathered as rows ``(M, C)``, on which 1x1 layers, norms and activations work; so do convolutions of patches
 that do not overlap, such as the stem and the downsampling layers. A depthwise convolution scatters them into a map of
@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nextify.networks.layers import GlobalResponseNorm, Pointwise, SpatialConv, to_nhwc
-from nextify.networks.masked.network import PIXELWISE, MaskedEncoder, UnknownMaskedLayer, Visible, stride_of
+from nextify.networks.masked.network import (
+    PIXELWISE,
+    MaskedAutoencoder,
+    MaskedEncoder,
+    UnknownMaskedLayer,
+    Visible,
+    normalized_patches,
+    patches,
+    stride_of,
+)
 from nextify.networks.network import Block, Chain
 
 
@@ -132,6 +141,16 @@ def encode(encoder: MaskedEncoder, images: Tensor, masked: Tensor) -> Tensor:
     return state.places.map(state.rows)
 
 
+def errors(model: MaskedAutoencoder, images: Tensor, masked: Tensor) -> Tensor:
+    """What ``MaskedAutoencoder.forward`` returns, with predictions of the masked patches alone."""
+    decoded, hidden = model.decode(images, masked)
+    places = Places(hidden)
+    predicted = model.prediction(places.of(decoded)).float()
+    target, _, _ = normalized_patches(places.of(patches(images, model.design.stride)))
+    of_patches = places.map((predicted - target).square().mean(-1, keepdim=True))  # (N, H', W', 1)
+    return of_patches.sum((1, 2, 3)) / hidden.sum((1, 2)).clamp(min=1)
+
+
 def _first(layer: nn.Module, x: Tensor, everywhere: AllPlaces) -> State:
     """The stem's convolution, of images ``(N, H, W, 3)``, which are no rows yet."""
     if not isinstance(layer, SpatialConv):
@@ -200,8 +219,8 @@ def _layer(layer: nn.Module, state: State, everywhere: AllPlaces) -> State:
         smaller = everywhere.at(stride, height, width)
         row = places.row[:, : height * side, : width * side].reshape(n, height, side, width, side)
         taken = row.transpose(2, 3).reshape(-1, side * side)[smaller.index]  # (M, K K), rows of each patch
-        patches = _Gather.apply(rows, taken.flatten()).view(len(taken), -1)
-        return State(_product(layer, patches), smaller, stride)
+        cut = _Gather.apply(rows, taken.flatten()).view(len(taken), -1)
+        return State(_product(layer, cut), smaller, stride)
     if isinstance(layer, SpatialConv | nn.MaxPool2d):
         y = layer(places.map(rows, 0.0 if isinstance(layer, SpatialConv) else float("-inf")))
         smaller = everywhere.at(stride, y.shape[1], y.shape[2])

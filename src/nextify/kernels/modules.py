@@ -21,7 +21,7 @@ from nextify.kernels.depthwise.cpu import depthwise_conv
 from nextify.kernels.gelu import cpu as gelu_cpu
 from nextify.kernels.pixelwise import strips, training
 from nextify.networks.layers import DropPath, LayerNorm, Pointwise, SpatialConv
-from nextify.networks.masked.network import MaskedEncoder
+from nextify.networks.masked.network import MaskedAutoencoder, MaskedEncoder
 from nextify.networks.network import Block, Chain
 from nextify.system.native import Mode, known_mode
 
@@ -132,6 +132,15 @@ class GatheredEncoder(Fast, MaskedEncoder):
         return gathered.encode(self, images, masked)
 
 
+class GatheredAutoencoder(Fast, MaskedAutoencoder):
+    """A masked autoencoder that predicts masked patches alone."""
+
+    def forward(self, images: Tensor, masked: Tensor) -> Tensor:
+        if self.chosen(choice.masked()).kernel == "torch":
+            return super().forward(images, masked)
+        return gathered.errors(self, images, masked)
+
+
 def _whole(block: Block) -> blocks.Parts | None:
     """A block's layers, or None where its shortcut, dropped paths or last layers are others', or watched."""
     beside = block.shortcut, block.drop_path, block.after
@@ -177,6 +186,7 @@ class Installed:
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
     SpatialConv: FastDepthwise, nn.GELU: FastGELU, Pointwise: FastPointwise, Block: FastBlock,
     Chain: FastChain, MaskedEncoder: GatheredEncoder,
+    MaskedAutoencoder: GatheredAutoencoder,
 }  # fmt: skip
 _PLAIN = {fast: plain for plain, fast in _FAST.items()}
 
@@ -199,8 +209,8 @@ def install(model: nn.Module, mode: Mode = "auto") -> list[Installed]:
     for chain in [module for module in model.modules() if isinstance(module, Chain)]:
         for module in (*(getattr(chain, name) for name in chain.order), chain):
             _replace(module, mode)
-    for encoder in [module for module in model.modules() if isinstance(module, MaskedEncoder)]:
-        _replace(encoder, mode)
+    for module in [module for module in model.modules() if isinstance(module, MaskedEncoder | MaskedAutoencoder)]:
+        _replace(module, mode)
     return installed(model)
 
 
@@ -230,7 +240,7 @@ def installed(model: nn.Module) -> list[Installed]:
                 continue  # its layers say what they run on
             if isinstance(module, FastBlock) and module.choice is None and name.startswith(by_pixel):
                 continue  # its layers are called one by one
-            if kernel == "gathered":
+            if kernel == "gathered" and isinstance(module, MaskedEncoder):
                 by_pixel = (*by_pixel, f"{name}." if name else "")
             if kernel == "whole":
                 whole = (*whole, f"{name}." if name else "")

@@ -118,7 +118,8 @@ class MaskedEncoder(ConvNet):
         if isinstance(layer, nn.MaxPool2d):
             return layer(x.masked_fill(~seen, float("-inf")))  # type: ignore[no-any-return]
         if isinstance(layer, _BatchNorm):
-            return torch.zeros_like(x).masked_scatter(seen, layer(x[seen[..., 0]]))
+            rows = layer(x[seen[..., 0]])
+            return rows.new_zeros(x.shape).masked_scatter(seen, rows)
         raise UnknownMaskedLayer(layer)
 
 
@@ -154,17 +155,18 @@ class MaskedAutoencoder(nn.Module):
                 if name.rpartition(".")[2] in own:
                     yield name
 
-    def predict(self, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's ``(N, H', W', 3 stride²)``, each patch's pixels by rows, columns and channels, and which
-        patches are masked, ``(N, H', W')``."""
+    def decode(self, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's ``(N, H', W', width)``, of which ``prediction`` makes each patch's pixels by rows, columns and
+        channels; and which patches are masked, ``(N, H', W')``."""
         x = self.projection(self.encoder(images, masked))
         hidden = ~Visible(masked, self.design.unit).of(x, self.design.stride)
         x = torch.where(hidden[..., None], self.mask_token.to(x.dtype), x)
-        return self.prediction(self.decoder(x)), hidden
+        return self.decoder(x), hidden
 
     def forward(self, images: Tensor, masked: Tensor) -> Tensor:
         """Each image's ``(N,)`` mean squared error over its masked patches, whose pixels are normalized per patch."""
-        predicted, hidden = self.predict(images, masked)
+        decoded, hidden = self.decode(images, masked)
+        predicted = self.prediction(decoded)
         target, _, _ = normalized_patches(patches(images, self.design.stride))
         errors = (predicted.float() - target).square().mean(-1)  # (N, H', W')
         return (errors * hidden).sum((1, 2)) / hidden.sum((1, 2)).clamp(min=1)
@@ -173,7 +175,8 @@ class MaskedAutoencoder(nn.Module):
     def reconstruct(self, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """Images whose masked patches are predicted, with each true patch's mean and deviation, which the target leaves
         open; and the same images with the masked patches at zero. Both ``(N, 3, H, W)``."""
-        predicted, hidden = self.predict(images, masked)
+        decoded, hidden = self.decode(images, masked)
+        predicted = self.prediction(decoded)
         true = patches(images, self.design.stride)
         _, mean, deviation = normalized_patches(true)
         found = torch.where(hidden[..., None], predicted.float() * deviation + mean, true)
