@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from nextify import kernels
+from nextify.networks.layout import ImageSizeError
 from nextify.networks.masked.design import MaskedDesign, fitted_masks
 from nextify.networks.masked.network import MaskedAutoencoder, MaskedEncoder, patches, whole
 from nextify.networks.zoo import find_design, list_models
@@ -285,6 +286,14 @@ def test_install_swaps_the_encoder_and_says_so():
                    kernels.installed(gathered))  # fmt: skip
     kernels.install(gathered, "off")
     assert type(gathered.encoder) is MaskedEncoder
+
+
+def test_masks_of_another_shape_are_refused():
+    for model in pair(tiny("convnextv2_atto"), 0.6):
+        with pytest.raises(ValueError, match="have 2x2 units of 32 pixels"):
+            model(torch.randn(2, 3, 64, 64), torch.zeros(2, 3, 3, dtype=torch.bool))
+        with pytest.raises(ImageSizeError, match="too small"):
+            model.encoder(torch.randn(2, 3, 16, 16), torch.zeros(2, 1, 1, dtype=torch.bool))
 
 
 def test_masks_of_numpy_are_independent_of_torch():

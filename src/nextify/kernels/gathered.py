@@ -129,7 +129,7 @@ class State:
 
 def encode(encoder: MaskedEncoder, images: Tensor, masked: Tensor) -> Tensor:
     """What ``MaskedEncoder.forward`` returns, computed on the visible pixels."""
-    everywhere = AllPlaces(Visible(masked, encoder.unit))
+    everywhere = AllPlaces(encoder.visible(images, masked))
     x = to_nhwc(images.contiguous(memory_format=torch.channels_last))
     first, *rest = encoder.stem.order
     state = _first(getattr(encoder.stem, first), x, everywhere)

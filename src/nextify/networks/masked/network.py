@@ -26,7 +26,7 @@ from nextify.networks.layers import (
     initialize,
     to_nhwc,
 )
-from nextify.networks.layout import Conv, layout
+from nextify.networks.layout import Conv, layout, too_small
 from nextify.networks.masked.design import MaskedDesign
 from nextify.networks.network import Block, Chain, ConvNet
 from nextify.paper.design import CONVNEXT_TINY
@@ -84,7 +84,7 @@ class MaskedEncoder(ConvNet):
     def forward(self, images: Tensor, masked: Tensor) -> Tensor:  # type: ignore[override]
         """``(N, 3, H, W)`` images and ``masked (N, rows, columns)``, True for each masked unit, to the last stage's
         ``(N, H', W', C)`` map, which is zero where masked."""
-        visible = Visible(masked, self.unit)
+        visible = self.visible(images, masked)
         x = to_nhwc(images.contiguous(memory_format=torch.channels_last))
         x, stride = self._chain(self.stem, x, 1, visible)
         for stage in self.stages:
@@ -92,6 +92,24 @@ class MaskedEncoder(ConvNet):
             for block in stage.blocks:  # type: ignore[union-attr]
                 x, stride = self._block(block, x, stride, visible)
         return x.masked_fill(~visible.of(x, stride)[..., None], 0)
+
+    def visible(self, images: Tensor, masked: Tensor) -> Visible:
+        """Which pixels are visible.
+
+        Raises:
+            ImageSizeError: the images are smaller than the strides allow.
+            ValueError: ``masked`` is not of one value for each unit of each image.
+        """
+        height, width = images.shape[-2:]
+        if min(height, width) < self.smallest_image:
+            raise too_small((height, width), self.smallest_image, " for this network")
+        units = len(images), -(-height // self.unit), -(-width // self.unit)
+        if masked.shape != units:
+            raise ValueError(
+                f"images of {height}x{width} have {units[1]}x{units[2]} units of {self.unit} pixels: masks must be "
+                f"{units}, got {tuple(masked.shape)}"
+            )
+        return Visible(masked, self.unit)
 
     def _block(self, block: Block, x: Tensor, stride: int, visible: Visible) -> tuple[Tensor, int]:
         shortcut, _ = self._chain(block.shortcut, x, stride, visible)
