@@ -100,7 +100,7 @@ class Places:
     def from_images(self, x: Tensor) -> Tensor:
         """The inverse of ``by_image``."""
         rows = x.reshape(-1, x.shape[-1])
-        return rows if self.even else _Gather.apply(rows, self.slots)  # type: ignore[no-any-return]
+        return rows if self.even else _Gather.apply(rows, self.slots)
 
 
 class AllPlaces:

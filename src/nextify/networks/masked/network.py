@@ -137,7 +137,7 @@ class MaskedEncoder(ConvNet):
             return layer(x.masked_fill(~seen, float("-inf")))  # type: ignore[no-any-return]
         if isinstance(layer, _BatchNorm):
             rows = layer(x[seen[..., 0]])
-            return rows.new_zeros(x.shape).masked_scatter(seen, rows)
+            return rows.new_zeros(x.shape).masked_scatter(seen, rows)  # type: ignore[no-any-return]
         raise UnknownMaskedLayer(layer)
 
 
@@ -187,7 +187,7 @@ class MaskedAutoencoder(nn.Module):
         predicted = self.prediction(decoded)
         target, _, _ = normalized_patches(patches(images, self.design.stride))
         errors = (predicted.float() - target).square().mean(-1)  # (N, H', W')
-        return (errors * hidden).sum((1, 2)) / hidden.sum((1, 2)).clamp(min=1)
+        return (errors * hidden).sum((1, 2)) / hidden.sum((1, 2)).clamp(min=1)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
