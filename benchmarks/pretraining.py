@@ -28,7 +28,7 @@ from collections.abc import Callable
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import GlobalResponseNorm
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 
 from nextify import kernels
