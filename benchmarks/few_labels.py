@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/few-labels"))
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.01], help="of the labels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--pretrain-epochs", type=int, default=20)
-    parser.add_argument("--epochs", type=int, nargs="+", default=[40, 100], help="of fine-tuning, for each share")
+    parser.add_argument("--pretrain-epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[30, 60], help="of fine-tuning, for each share")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     machine: dict[str, Any] = {"device": "cpu", "threads": options.threads}
