@@ -114,7 +114,7 @@ class Options:
         """What is asked for."""
         given = {**vars(self), **vars(self.network), **vars(self.machine), "frozen_stages": self.network.freeze}
         given["settings"] = settings(self.set)
-        return Request(**{field.name: given[field.name] for field in fields(Request) if field.name in given})
+        return Request(**{field.name: given[field.name] for field in fields(Request) if field.name != "mask_ratio"})
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
