@@ -141,7 +141,7 @@ def stepper(model: nn.Module, images: Tensor, masked: Tensor) -> Callable[[], fl
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 

@@ -70,7 +70,7 @@ def run(model, images, masked, upstream):
 
 
 def compare(dense, gathered, images, masked):
-    """In float64 the two agree to 1e-10; in float32 to 1e-5, beyond the distance of float32 from float64 where sums
+    """In float64 the two agree to 1e-10 (1e-6 with batch norms, which enlarge what hardly varies); in float32 to 1e-5, beyond the distance of float32 from float64 where sums
     cancel (a batch norm's bias that a later one subtracts again has a gradient of zero, and float32 rounding)."""
     torch.manual_seed(1)
     stride = dense.design.stride
@@ -81,9 +81,10 @@ def compare(dense, gathered, images, masked):
         run(copy.deepcopy(model).double(), images.double(), masked, upstream.double()) for model in (dense, gathered)
     )
     exact, fast = (run(model, images, masked, upstream) for model in (dense, gathered))
+    least = 1e-6 if dense.design.encoder.norm == "batch" else 1e-10
     largest = max(float(value.abs().max()) for value in truth.values())
     for name, value in truth.items():
-        assert float((same[name] - value).abs().max()) <= 1e-10 * max(float(value.abs().max()), largest * 1e-4), name
+        assert float((same[name] - value).abs().max()) <= least * max(float(value.abs().max()), largest * 1e-4), name
         rounding = float((exact[name] - value).abs().max())
         close(fast[name], exact[name], name, slack=5 * rounding + 1e-7 * largest)
 
@@ -94,15 +95,15 @@ def test_gathered_equals_masked_dense_in_outputs_and_every_gradient(name):
     design = tiny(name, 1 if find_design(name).norm == "batch" else None)
     dense, gathered = pair(design, 0.6)
     side = dense.design.unit * 3
-    masked = draw_masks(2, 3, 3, 0.6, 0, 0)
-    compare(dense, gathered, torch.randn(2, 3, side, side), masked)
+    masked = draw_masks(4, 3, 3, 0.6, 0, 0)
+    compare(dense, gathered, torch.randn(4, 3, side, side), masked)
     if design.norm == "batch":  # which have seen the same pixels
         for (key, a), b in zip(dense.state_dict().items(), gathered.state_dict().values(), strict=True):
             if "running" in key:
                 torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
         for model in (dense, gathered):
             model.eval()
-        compare(dense, gathered, torch.randn(2, 3, side, side), masked)
+        compare(dense, gathered, torch.randn(4, 3, side, side), masked)
 
 
 ODD = [(0.0, (64, 64)), (0.3, (75, 97)), (0.6, (101, 66)), (0.9, (75, 97))]
