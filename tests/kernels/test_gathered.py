@@ -70,8 +70,9 @@ def run(model, images, masked, upstream):
 
 
 def compare(dense, gathered, images, masked):
-    """In float64 the two agree to 1e-10 (1e-6 with batch norms, which enlarge what hardly varies); in float32 to 1e-5, beyond the distance of float32 from float64 where sums
-    cancel (a batch norm's bias that a later one subtracts again has a gradient of zero, and float32 rounding)."""
+    """In float64 the two agree to 1e-10, with batch norms, which enlarge what hardly varies, to 1e-6. In float32 they
+    agree to 1e-5 beyond its own distance from float64: where sums cancel (a bias that a later batch norm subtracts
+    again has a gradient of zero) it rounds more than that."""
     torch.manual_seed(1)
     stride = dense.design.stride
     with torch.no_grad():
