@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from nextify.study.run_differences import diff_runs
     from nextify.study.runs import runs
     from nextify.training.continued import continue_training
-    from nextify.training.train import train
+    from nextify.training.train import pretrain, train
     from nextify.weights.models import create_backbone, create_model
 
 __version__ = "0.1.0"
@@ -58,6 +58,7 @@ _LATER = {
     "open_images": "nextify.data",
     "predict": "nextify.evaluation.predict",
     "quantize": "nextify.deploy.quantize",
+    "pretrain": "nextify.training.train",
     "runs": "nextify.study.runs",
     "train": "nextify.training.train",
 }
@@ -93,6 +94,7 @@ __all__ = [
     "open_images",
     "parameters",
     "predict",
+    "pretrain",
     "quantize",
     "roadmap",
     "runs",

@@ -42,6 +42,8 @@ TEXTS = [
     "a\nb", "../nowhere", "/dev/null/x", "-", "--", "auto", "cuda:99", "résumé", "\U0001f600",
 ]  # fmt: skip
 NEEDED = {
+    "starts": ("fresh:convnext_atto", "--data", "digits"),
+    "pretrain": ("convnextv2_atto", "--data", "digits"),
     "train": ("convnext_atto", "--data", "digits"),
     "evaluate": (".", "--data", "digits"),
     "inspect": (".", "--data", "digits"),

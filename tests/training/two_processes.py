@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from nextify.data import open_images
+from nextify.networks.masked.design import MaskedDesign
+from nextify.paper.design import Design
 from nextify.paper.recipe import RandAugment, Recipe, Shift
 from nextify.system import processes
 from nextify.training.trainer import Trainer
@@ -35,16 +37,20 @@ SCENES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "layer norm": ("separate_downsampling", {}, {}, 50),
     "batch norm": ("training_technique", {}, {}, 50),
     "odd batch in parts": ("layer_norm", {"batch_size": 33}, {"accumulation": 3}, 8),
+    "masked": ("separate_downsampling", {}, {}, 8),
     "fsdp": ("separate_downsampling", {"optimizer": "muon"}, {"distributed": "fsdp"}, 8),
 }
 """Name: step of the roadmap, changes of the recipe, changes of the runtime, steps."""
 
 
 def play(name: str, state: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Losses of a scene's steps, test accuracy before the first, and the state at the end."""
+    """Losses of a scene's steps, test metrics before the first, and the state at the end."""
     step, changes, runtime_changes, steps = SCENES[name]
     torch.set_num_threads(1)
     trial = small_trial(step, EVERYTHING.with_(**changes))
+    if name == "masked":
+        assert isinstance(trial.design, Design)
+        trial = replace(trial, design=MaskedDesign(trial.design, 16, 0.6, 16), data=replace(trial.data, image_size=64))
     run = Trainer(trial, open_images("digits"), replace(Runtime(), **runtime_changes))
     if state is not None:
         run.load_state(state)
@@ -54,8 +60,8 @@ def play(name: str, state: dict[str, Any] | None = None) -> dict[str, Any]:
         losses.append(float(processes.summed(run.train_step(pixels, labels))))
     return {
         "losses": losses,
-        "accuracy": [before.top1, before.top5, before.images],
-        "top1": run.evaluate().top1,
+        "accuracy": [*(round(value, 5) for value in before.values().values()), before.images],
+        "top1": next(iter(run.evaluate().values().values())),
         "state": run.state(),
     }
 

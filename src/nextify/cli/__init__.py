@@ -40,6 +40,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "diff": "show the differences between two networks, layer by layer",
     },
     "Train and use a network": {
+        "pretrain": "pre-train a network on images without labels, by restoring what is masked",
+        "starts": "rank weights to start from on your images, by a probe of minutes",
         "train": "train a network on your images, from fresh weights or given ones",
         "runs": "list what was trained, and show what differed between two trainings and by how much",
         "evaluate": "measure a bundle on your images: accuracy or precision, per class, confusion, calibration",

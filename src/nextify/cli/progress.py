@@ -19,6 +19,7 @@ from nextify.data import DataError, Images, open_images
 from nextify.data.dense.annotations import DenseTask
 from nextify.data.dense.opening import open_dense, recognize
 from nextify.data.images import check_images
+from nextify.data.opening import open_unlabelled
 from nextify.data.source import LabelTask
 from nextify.data.sources.parts import Tested
 from nextify.report.text import duration
@@ -262,6 +263,21 @@ def read_any(
             ignore_index=ignore_index,
             to_train=to_train,
             tested=tested,
+            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
+        )
+
+
+def read_unlabelled(
+    console: Console, source: str, reading: Reading, cache: Path | None, weights: str | None = None
+) -> Images:
+    """Open images whose classes do not matter, with progress; arguments as ``read_images`` has them."""
+    with console.status("looking at the images …") as status:
+        return open_unlabelled(
+            source,
+            split_seed=reading.split_seed,
+            cache=cache,
+            channels=reading.channels or (chosen_bands(weights) if weights else None),
+            skip_unreadable=reading.skip_unreadable,
             on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
         )
 

@@ -129,7 +129,7 @@ class Options:
         """What is asked for."""
         given = {**vars(self), **vars(self.network), **vars(self.machine), "frozen_stages": self.network.freeze}
         given["settings"] = settings(self.set)
-        return Request(**{field.name: given[field.name] for field in fields(Request)})
+        return Request(**{field.name: given[field.name] for field in fields(Request) if field.name != "mask_ratio"})
 
     def source(self) -> Source:
         """Where the images are."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from rich.console import Console
@@ -16,12 +16,13 @@ from nextify import cli
 from nextify.cli.cross_validation import run_cross_validation
 from nextify.cli.options import Reading
 from nextify.cli.printing import command_line, one_voice, say
-from nextify.cli.progress import Stopping, TrainingProgress, read_any
+from nextify.cli.progress import Stopping, TrainingProgress, read_any, read_unlabelled
 from nextify.evaluation.metrics import wilson
 from nextify.evaluation.pictures import ramp_picture
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import build_dense
 from nextify.networks.layout import cost
+from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
 from nextify.report.text import count, duration
 from nextify.system import processes
@@ -35,22 +36,24 @@ from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
 from nextify.training.probe import Estimate, measure
 from nextify.training.rate import find_rate
+from nextify.training.reconstructions import RECONSTRUCTIONS
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
 from nextify.training.train import PREDICTIONS, folder_of, prepare_in, run_prepared, with_fewer_epochs
 from nextify.training.trial import Runtime, Trial, runtime
 
 if TYPE_CHECKING:
-    from nextify.cli.train import Options
+    from nextify.cli import pretrain, train
 
 
 BUSY = 0.2
 """Share of a measurement that other programs took of the processor, from which it is said."""
 
 
-def run_training(options: Options) -> int:
-    if options.folds is not None:
-        return run_cross_validation(options, options.folds)
+def run_training(options: train.Options | pretrain.Options) -> int:
+    folds = getattr(options, "folds", None)
+    if folds is not None:
+        return run_cross_validation(cast("train.Options", options), folds)
     machine, watching = options.machine, options.watching
     with one_voice(first=processes.number() == 0):
         place = replace(
@@ -66,18 +69,21 @@ def run_training(options: Options) -> int:
         return _run(options, place)
 
 
-def _run(options: Options, runtime: Runtime) -> int:
+def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
     console = Console(quiet=not processes.is_first())
     request, watching = options.request(), options.watching
 
     with one_voice(first=processes.is_first()):
-        before = None if options.continue_ is None else Finished.of(options.continue_)
+        continued = getattr(options, "continue_", None)
+        before = None if continued is None else Finished.of(continued)
         out = options.folder if before is None else options.out or before.folder.parent
         source = options.source() if before is None else before.source_at(options.data)
 
         def read() -> AnyImages:
             weights = options.network.weights
             reading = Reading(source.split_seed, source.channels, source.skip_unreadable)
+            if not source.labelled:
+                return read_unlabelled(console, source.data, reading, out / "cache", weights)
             without = None if source.without is None else Path(source.without)
             return read_any(
                 *(console, source.data, reading, out / "cache", weights, source.task, source.ignore_index),
@@ -104,9 +110,9 @@ def _run(options: Options, runtime: Runtime) -> int:
             say(console, (*images.warnings, *images.notes))
             raise
         _announce(console, prepared, runtime)
-        if watching.overfit_batch:
+        if getattr(watching, "overfit_batch", False):
             return _overfit(console, prepared, runtime)
-        if watching.find_rate:
+        if getattr(watching, "find_rate", False):
             return _find_rate(console, prepared, runtime, out)
         folder = folder_of(out, prepared.trial)
         if processes.from_first(lambda: finished(folder, prepared.trial)) is None:
@@ -191,6 +197,9 @@ def _price(trial: Trial) -> tuple[int, int, str]:
             network = build_dense(design, data.num_classes, data.canvas)
         macs = dense_cost(design, data.num_classes, height, width)
         return sum(p.numel() for p in network.parameters()), macs, f"{width}×{height}"
+    if isinstance(design, MaskedDesign):
+        price = cost(design.encoder, data.image_size, 0)
+        return price.parameters, price.macs, f"{data.image_size}×{data.image_size}, of the whole image"
     assert isinstance(design, Design)  # this command trains networks of ours
     price = cost(design, data.image_size, data.num_classes, len(data.mean))
     return price.parameters, price.macs, f"{data.image_size}×{data.image_size}"
@@ -258,6 +267,6 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
         soft_wrap=True,
     )
     console.print(f"bundle: {done.bundle}", highlight=False, markup=False, soft_wrap=True)
-    pictures = done.bundle.with_name(PREDICTIONS)
-    if pictures.exists():
-        console.print(f"predictions: {pictures}", highlight=False, markup=False, soft_wrap=True)
+    for name in (PREDICTIONS, RECONSTRUCTIONS):
+        if (pictures := done.bundle.with_name(name)).exists():
+            console.print(f"{pictures.stem}: {pictures}", highlight=False, markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,15 @@ from nextify.data.arrays import NUMPY, read_array
 from nextify.data.bands import MOST_CHANNELS, BandsOf, checked
 from nextify.data.checks import check
 from nextify.data.decode import Pixels, UnreadableImage
+from nextify.data.encoded import Files
 from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep, open_kept
-from nextify.data.source import KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
+from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of
-from nextify.data.sources.folder import ARCHIVES, list_folder, numpy_files
+from nextify.data.sources.folder import ARCHIVES, files_below, list_folder, numpy_files, unlabelled_part
 from nextify.data.sources.hugging_face import list_hugging_face
-from nextify.data.sources.listing import Listing, Splitting
+from nextify.data.sources.listing import Listing, Splitting, split_train
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
 from nextify.data.sources.parts import Tested
@@ -141,6 +143,40 @@ def open_images(
         to_train=to_train,
         on_progress=on_progress,
     )
+    return replace(images, bands=bands)
+
+
+UNLABELLED_TESTS = 0.05
+"""Share of images without classes on which the masked error is measured."""
+
+
+def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) -> Images:
+    """The images of a source whose classes do not matter: what ``open_images`` takes, or a folder without classes.
+
+    Of the latter, images in folders of any depth are taken, and a twentieth set apart.
+
+    Args:
+        options: ``cache``, ``channels``, ``skip_unreadable`` and ``on_progress`` of ``open_images``.
+
+    Raises:
+        DataError: as ``open_images`` does.
+    """
+    named = isinstance(source, str) and (source in (*EMBEDDED, "cifar10") or source.startswith(PREFIX))
+    path = None if named else unlabelled_part(Path(source).expanduser())
+    if path is None:
+        return open_images(source, split_seed=split_seed, **options)
+    channels, cache = options.pop("channels", None), options.pop("cache", None)
+    bands = None if channels is None else checked(channels)
+    names = sorted(name for name, reason in files_below(path) if not reason)
+    labels, everything = np.zeros(len(names), np.int64), np.arange(len(names))
+    train, test, note = split_train(labels, Splitting(UNLABELLED_TESTS, split_seed), everything)
+    files = Files(path, tuple(names))
+    notes = (
+        f"{printable(str(path))} has no class folders: all images in it are taken.",
+        note.replace(" of each class", ""),
+    )
+    listing = Listing(("images",), files if bands is None else BandsOf(files, bands), labels, train, test, notes)
+    images = check(listing, name=source_name(str(path)), cache=cache, decoded_limit=DECODED_LIMIT, **options)
     return replace(images, bands=bands)
 
 

@@ -80,18 +80,23 @@ class Preflight:
     facts: DataFacts
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    labelled: bool = True
+    """Whether the classes matter."""
 
     def lines(self) -> list[str]:
         """The main facts, as lines to print."""
         f = self.facts
         size = "of mixed sizes" if f.size is None else f"of {f.size[1]}×{f.size[0]} pixels"
+        images = f"{plural(f.train_images, 'image')} to train on and {f.test_images:,} to test on, {size}"
+        if not self.labelled:
+            return [images]
         each = f"{f.smallest_class[1]:,} to {f.largest_class[1]:,} training images each"
         if isinstance(f, MultiLabelFacts):
             each += f", {f.labels_per_image:.2f} labels per image (multi-label)"
             if f.images_without_labels:
                 each += f", {plural(f.images_without_labels, 'image')} without any"
         return [
-            f"{plural(f.train_images, 'image')} to train on and {f.test_images:,} to test on, {size}",
+            images,
             f"{plural(f.classes, 'class', 'classes')}, {each}",
         ]
 
@@ -107,6 +112,7 @@ def preflight(
     fitted: Recipe | None = None,
     uses_batch_norm: bool = False,
     image_size: int | None = None,
+    labelled: bool = True,
 ) -> Preflight:
     """Check images against the recipe they will be trained with.
 
@@ -114,6 +120,7 @@ def preflight(
         fitted: the fitted recipe before the user's own settings, to warn of settings far from it.
         uses_batch_norm: whether the network has batch norm.
         image_size: side at which the images will be trained, pixels; None where it is not known.
+        labelled: whether the classes are learned.
 
     Raises:
         DataError: an epoch would have no step, or there are no test images.
@@ -129,7 +136,7 @@ def preflight(
         raise DataError("there is no image to test on: add a val/ folder, or leave some of each class for it")
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     absent = [images.classes[i] for i in np.flatnonzero(test_counts == 0)]
-    notes = [*images.notes, *_test_notes(images, absent)]
+    notes = [*images.notes, *(_test_notes(images, absent) if labelled else ())]
     if image_size is not None and (images.middle_side or 0) >= LARGE * image_size:
         notes.append(
             f"The images' short side is about {images.middle_side:,} pixels and they are trained at {image_size}, "
@@ -164,10 +171,10 @@ def preflight(
         )
     warnings = (
         *images.warnings,
-        *_class_warnings(images, counts, untrained, recipe),
+        *(_class_warnings(images, counts, untrained, recipe) if labelled else ()),
         *_recipe_warnings(recipe, fitted, train, uses_batch_norm),
     )
-    return Preflight(facts, tuple(notes), warnings)
+    return Preflight(facts, tuple(notes), warnings, labelled)
 
 
 def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str:

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-ORDER, AUGMENTATION, DEVICE, LIGHT = 0, 1, 2, 3
-"""Streams of draws: the order of an epoch, the transforms of a step, a step's draws on the device, and its light."""
+ORDER, AUGMENTATION, DEVICE, LIGHT, MASK, MASK_OF_TESTS = 0, 1, 2, 3, 4, 5
+"""Streams of draws: the order of an epoch, the transforms of a step, a step's draws on the device, its light, and what
+is masked."""
 
 
 def words(seed: int, at: int, stream: int) -> npt.NDArray[np.uint32]:

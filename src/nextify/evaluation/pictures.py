@@ -126,7 +126,7 @@ def curves_picture(
     if tested:
         accuracy = loss.twinx()
         accuracy.plot(*zip(*tested, strict=True), "o--", color=ORANGE, markersize=4, linewidth=1)
-        accuracy.set_ylabel(f"test {metric.title}, {metric.unit}", color=ORANGE)
+        accuracy.set_ylabel(f"test {metric.title}" + (f", {metric.unit}" if metric.unit else ""), color=ORANGE)
         accuracy.spines[["top"]].set_visible(False)
     loss.spines[["top"]].set_visible(False)
     loss.set_title(cut(title, 70), fontsize=10.5, loc="left", color=INK)

@@ -200,7 +200,8 @@ def fit_recipe(
         if isinstance(recipe.crop, RandomResized):
             changes["crop"] = (
                 Shift(),
-                f"a crop of 8 % of {image_size} pixels shows nothing; shifted by up to crop.share of the side instead",
+                f"a crop of {100 * recipe.crop.scale[0]:g} % of {image_size} pixels shows nothing; shifted by up to "
+                f"crop.share of the side instead",
             )
         if recipe.test_crop_ratio < 1:
             changes["test_crop_ratio"] = (1.0, f"cropping would enlarge images of {image_size} pixels first")

@@ -46,7 +46,7 @@ MOST_BYTES_WHOLE, MOST_BYTES_WEIGHT = 1 << 23, 4 * 768 * 384
 """On a CPU, whole blocks run in one call up to so many bytes of their widest activations, and of their largest weight.
 More were not measured."""
 
-Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training", "whole"]
+Kernel = Literal["torch", "ours", "weight gradient", "rational", "inference", "training", "whole", "gathered"]
 
 
 class Choice(NamedTuple):
@@ -55,7 +55,7 @@ class Choice(NamedTuple):
     kernel: Kernel
     """``torch``: the layer as it is. Depthwise: ``ours``, or only the ``weight gradient``. GELU: ``ours``, or in a
     compiled graph the ``rational`` function. Blocks: our kernels for ``inference`` or ``training``, or the ``whole``
-    block in training."""
+    block in training. Masked encoders: ``gathered`` pixels."""
     reason: str
     dtype: torch.dtype = torch.float32
     """The type our kernel computes in."""
@@ -144,6 +144,14 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, mode:
 def own_depthwise(device: str, dtype: torch.dtype, mode: Mode) -> bool:
     """Whether the forward pass is ours, and with it the input gradient."""
     return mode == "on" or device == "cuda" or (dtype == torch.bfloat16 and not BFLOAT16_INSTRUCTIONS)
+
+
+# Masked encoders
+
+
+def masked() -> Choice:
+    """Choose for a masked encoder, whose masked pixels need not be computed."""
+    return ELSEWHERE if for_elsewhere() else Choice("gathered", "masked pixels are not computed")
 
 
 # GELU

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nextify.kernels import choice
+from nextify.kernels import choice, gathered
 from nextify.kernels.blocks import training as blocks
 from nextify.kernels.choice import Choice
 from nextify.kernels.depthwise.cpu import depthwise_conv
 from nextify.kernels.gelu import cpu as gelu_cpu
 from nextify.kernels.pixelwise import strips, training
 from nextify.networks.layers import DropPath, LayerNorm, Pointwise, SpatialConv
+from nextify.networks.masked.network import MaskedAutoencoder, MaskedEncoder
 from nextify.networks.network import Block, Chain
 from nextify.system.native import Mode, known_mode
 
@@ -122,6 +123,24 @@ class FastBlock(Fast, Block):
         return F.linear(x, scale[:, None] * layer.weight, None if layer.bias is None else scale * layer.bias)
 
 
+class GatheredEncoder(Fast, MaskedEncoder):
+    """A masked encoder that computes on visible pixels alone."""
+
+    def forward(self, images: Tensor, masked: Tensor) -> Tensor:  # type: ignore[override]
+        if self.chosen(choice.masked()).kernel == "torch":
+            return super().forward(images, masked)
+        return gathered.encode(self, images, masked)
+
+
+class GatheredAutoencoder(Fast, MaskedAutoencoder):
+    """A masked autoencoder that predicts masked patches alone."""
+
+    def forward(self, images: Tensor, masked: Tensor) -> Tensor:
+        if self.chosen(choice.masked()).kernel == "torch":
+            return super().forward(images, masked)
+        return gathered.errors(self, images, masked)
+
+
 def _whole(block: Block) -> blocks.Parts | None:
     """A block's layers, or None where its shortcut, dropped paths or last layers are others', or watched."""
     beside = block.shortcut, block.drop_path, block.after
@@ -166,7 +185,8 @@ class Installed:
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
     SpatialConv: FastDepthwise, nn.GELU: FastGELU, Pointwise: FastPointwise, Block: FastBlock,
-    Chain: FastChain,
+    Chain: FastChain, MaskedEncoder: GatheredEncoder,
+    MaskedAutoencoder: GatheredAutoencoder,
 }  # fmt: skip
 _PLAIN = {fast: plain for plain, fast in _FAST.items()}
 
@@ -189,6 +209,8 @@ def install(model: nn.Module, mode: Mode = "auto") -> list[Installed]:
     for chain in [module for module in model.modules() if isinstance(module, Chain)]:
         for module in (*(getattr(chain, name) for name in chain.order), chain):
             _replace(module, mode)
+    for module in [module for module in model.modules() if isinstance(module, MaskedEncoder | MaskedAutoencoder)]:
+        _replace(module, mode)
     return installed(model)
 
 
@@ -210,11 +232,16 @@ def installed(model: nn.Module) -> list[Installed]:
     """The fast modules of a network, grouped by what they last ran on and why; of whole blocks, not their layers."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     whole: tuple[str, ...] = ()
+    by_pixel: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if isinstance(module, Fast) and not isinstance(module, FastPointwise) and not name.startswith(whole):
             kernel, reason = ("undecided", module.kernels) if module.choice is None else module.choice[:2]
             if isinstance(module, FastChain) and kernel != "whole":
                 continue  # its layers say what they run on
+            if isinstance(module, FastBlock) and module.choice is None and name.startswith(by_pixel):
+                continue  # its layers are called one by one
+            if kernel == "gathered" and isinstance(module, MaskedEncoder):
+                by_pixel = (*by_pixel, f"{name}." if name else "")
             if kernel == "whole":
                 whole = (*whole, f"{name}." if name else "")
             groups.setdefault((type(module).__name__, kernel, reason), []).append(name)

@@ -307,6 +307,46 @@ FINETUNE_SMALL = _FINETUNE.with_(
 head that starts at 0.001 of its size, layer-wise decay 0.8, no mixing). The rate is four times the paper's and the
 batch an eighth, since small sets give few steps; it and the epochs are rules of thumb: not tuned."""
 
+FCMAE = CONVNEXT.with_(
+    epochs=800,
+    warmup_epochs=40.0,
+    batch_size=4096,
+    optimizer=AdamW(betas=(0.9, 0.95)),
+    learning_rate=2.4e-3,
+    min_learning_rate=0.0,
+    crop=RandomResized(scale=(0.2, 1.0)),
+    rand_augment="off",
+    mixing="off",
+    random_erasing=0.0,
+    label_smoothing=0.0,
+    stochastic_depth=0.0,
+)
+"""Pre-training by masked images, ConvNeXt V2's appendix A.1: AdamW with betas 0.9 and 0.95, a rate of 1.5e-4 for every
+256 images of the batch, crops and flips as the only augmentation."""
+
+FCMAE_SMALL = FCMAE.with_(
+    epochs=100,
+    warmup_epochs=5.0,
+    batch_size=256,
+    learning_rate=1.2e-3,
+    crop=RandomResized(scale=(0.2, 1.0), resampling="fast"),
+)
+"""Likewise for up to some hundred thousand images of your own. An eighth of the epochs takes eight times the published
+rate for 256 images, 1.5e-4, by the rule that fitting has for AdamW; a rule of thumb, not tuned."""
+
+FEW_LABELS = CONVNEXT.with_(
+    epochs=100,
+    warmup_epochs=10.0,
+    batch_size=64,
+    learning_rate=1e-3,
+    layer_decay=0.9,
+    layer_decay_groups="single",
+    crop=RandomResized(scale=(0.2, 1.0), resampling="fast"),
+)
+"""Some hundred to some thousand labelled images, from an encoder pre-trained by ``fcmae_small`` on many without labels.
+ConvNeXt V2's fine-tuning of FCMAE's encoders (appendix A.1: AdamW, decay 0.05, layer decay 0.9 by block, mixing,
+smoothing), with epochs, rate and batch by rule of thumb: not tuned."""
+
 _PLAIN_IMAGES = CONVNEXT.with_(
     crop=ScaleJitter(0.5, 2.0),
     rand_augment="off",
@@ -399,6 +439,9 @@ RECIPES: dict[str, Recipe] = {
     "convnext_finetune_in22k": _FINETUNE.with_(layer_decay=0.8, stochastic_depth=0.0),
     "scratch_small": SCRATCH_SMALL,
     "finetune_small": FINETUNE_SMALL,
+    "fcmae": FCMAE,
+    "fcmae_small": FCMAE_SMALL,
+    "few_labels": FEW_LABELS,
     "coco_3x": COCO_3X,
     "ade20k_160k": ADE20K_160K,
     "detection_small": DETECTION_SMALL,

@@ -101,6 +101,11 @@ class Finished:
             RequestError: other images, or settings of the design, which comes with the weights.
         """
         model, values, about = self.asked["model"], self.asked["data"], self.about
+        if values.get("task") == "masked":
+            raise RequestError(
+                f"{self.folder} is a pre-training, which --continue does not know: nextify pretrain {model} --weights "
+                f"{self.folder} --data … goes on from its weights"
+            )
         before = about.recipe
         assert before is not None  # a training's bundle has one
         if values["fingerprint"] != images.fingerprint:

@@ -15,9 +15,11 @@ from nextify.data.dense.annotations import DenseImages, DenseSet
 from nextify.data.dense.batches import DenseTestBatches, DenseTrainBatches
 from nextify.data.share import Share
 from nextify.networks.dense.design import DenseDesign
+from nextify.networks.masked.design import MaskedDesign
 from nextify.tasks.average_precision import MASK_SPECS, SPECS
 from nextify.tasks.classification import Classification, class_weights
 from nextify.tasks.detection import Detection
+from nextify.tasks.masked import MaskedImages
 from nextify.tasks.multilabel import MultiLabel, positive_weights
 from nextify.tasks.segmentation import Segmentation
 from nextify.tasks.task import MetricSpec, Task
@@ -48,6 +50,8 @@ class TestingBatches(Protocol):
 
 def metric_specs(trial: Trial) -> Sequence[MetricSpec]:
     """The metrics of the trial's task, the main one first."""
+    if isinstance(trial.design, MaskedDesign):
+        return MaskedImages.metric_specs
     if not isinstance(trial.design, DenseDesign):
         return MultiLabel.metric_specs if trial.data.task == "multilabel" else Classification.metric_specs
     if trial.design.task == "segmentation":
@@ -62,6 +66,8 @@ def _has_masks(trial: Trial) -> bool:
 def task_of(trial: Trial, images: AnyImages, device: torch.device) -> Task[Any]:
     """The trial's task."""
     data, bf16 = trial.data, trial.recipe.precision == "bf16"
+    if isinstance(trial.design, MaskedDesign):
+        return MaskedImages(trial.design, data.image_size, data.mean, data.std, trial.seed, device, bf16)
     if isinstance(images, Images) and images.multilabel:
         positive = None
         if trial.recipe.class_balance == "loss":

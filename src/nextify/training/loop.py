@@ -55,12 +55,20 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 ShouldStop = Callable[[], bool]
+OnEpoch = Callable[[Trainer], None]
 
 
 def run_steps(
-    trainer: Trainer, records: Records, on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None
+    trainer: Trainer,
+    records: Records,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> Metrics:
     """Take all steps that are left, and return the metrics of the final weights.
+
+    Args:
+        on_epoch: called by the first process after each epoch; it must leave the training as it is.
 
     Raises:
         TrainingStopped: ``should_stop`` returned True in any process; a checkpoint is saved.
@@ -99,6 +107,8 @@ def run_steps(
         final = trainer.evaluate(stop_if_asked) if due else None
         entry = _end_epoch(trainer, final)
         records.epoch(entry, trainer.step)
+        if on_epoch is not None and processes.is_first():
+            on_epoch(trainer)
         trainer.seconds += time.perf_counter() - before
         show(entry)
         before = time.perf_counter()

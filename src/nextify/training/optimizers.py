@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nextify.networks.dense.network import DenseNetwork
+from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.networks.network import ConvNet, Trunk
 from nextify.paper.recipe import SGD, AdamW, Recipe
 from nextify.paper.recipe import Muon as MuonSettings
@@ -34,7 +35,9 @@ class Group(TypedDict):
 
 
 def classifier(model: nn.Module) -> nn.Module:
-    """The classifier layer of one of our networks or of timm's, or the last layers of a dense network."""
+    """The classifier of one of our networks or of timm's, or the last layers of a dense network or an autoencoder."""
+    if isinstance(model, MaskedAutoencoder):
+        return model.prediction
     if isinstance(model, DenseNetwork):
         return nn.ModuleList(model.outputs())
     return model.head.classifier if isinstance(model, ConvNet) else model.get_classifier()  # type: ignore[operator]
@@ -46,7 +49,7 @@ def undecayed_parameters(model: nn.Module) -> set[str]:
     Our networks name them. In timm's networks they are, as in timm itself, all vectors (biases, norms, scales) and the
     parameters that the network names (position embeddings, class tokens).
     """
-    if isinstance(model, ConvNet | DenseNetwork):
+    if isinstance(model, ConvNet | DenseNetwork | MaskedAutoencoder):
         return set(model.undecayed_parameters())
     named: set[str] = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
     return named | {name for name, p in model.named_parameters() if p.ndim <= 1 or name.endswith(".bias")}

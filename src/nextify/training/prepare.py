@@ -24,6 +24,7 @@ from nextify.fitting.fit import Change, calibration_share, fit, without_average
 from nextify.fitting.scale import scale
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
+from nextify.networks.masked.design import MaskedDesign, fitted_masks
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
@@ -37,6 +38,7 @@ from nextify.training.prepare_dense import (
     dense_recipe,
     dense_start,
 )
+from nextify.training.prepare_masked import MANY_IMAGES, check_masked_recipe, masked_recipe, masked_start
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
@@ -44,8 +46,6 @@ from nextify.weights.class_names import in_order, is_word
 from nextify.weights.loading import adapt
 from nextify.weights.sources import IN_TIMM
 
-MANY_IMAGES = 200_000
-"""Training images from which on the paper's recipe is chosen rather than the one for small sets."""
 FEW_IMAGES = 10_000
 """Training images below which trained weights are recommended."""
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
@@ -83,8 +83,16 @@ class Preparation:
         check(request)
         notes: list[str] = []
         if isinstance(images, DenseImages):
+            if request.mask_ratio is not None:
+                raise RequestError(
+                    f"{images.name} is annotated with boxes or masks, which pre-training does not read: give its "
+                    f"folder of images"
+                )
             recipe_name, recipe = dense_recipe(request, images, notes)
             about, start = dense_start(request, images, notes)
+        elif request.mask_ratio is not None:
+            recipe_name, recipe = masked_recipe(request, images, notes)
+            about, start = masked_start(request, notes)
         else:
             if request.head is not None:
                 raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
@@ -153,7 +161,8 @@ class Preparation:
             final, change = without_average(final)
             changes = [*(c for c in changes if c.field != "ema"), change]
         notes = self.notes
-        if isinstance(images, Images) and final.calibration == "off" and "calibration" not in above:
+        asked = final.calibration != "off" or "calibration" in above
+        if isinstance(images, Images) and request.mask_ratio is None and not asked:
             share = calibration_share(images, final.batch_size)
             if share is None:
                 notes += (UNCALIBRATED,)
@@ -170,13 +179,23 @@ class Preparation:
         channels = 3 if isinstance(images, DenseImages) else images.channels
         cost(design, side, images.num_classes, channels)  # raises where the images are too small for the strides
         batch_norm = design.norm == "batch"
-        trained: Design | DenseDesign = design
+        trained: Design | DenseDesign | MaskedDesign = design
         report: Preflight | DensePreflight
         if isinstance(images, DenseImages):
             report = dense_preflight(images, final)
             trained = dense_design(request, images, design)
         else:
-            report = preflight(images, final, fitted=fitted.recipe, uses_batch_norm=batch_norm, image_size=size)
+            if request.mask_ratio is not None:
+                check_masked_recipe(final)
+                trained, of_masks = fitted_masks(design, size, request.mask_ratio)
+                notes += of_masks
+            report = preflight(
+                *(images, final),
+                fitted=fitted.recipe,
+                uses_batch_norm=batch_norm,
+                image_size=size,
+                labelled=request.mask_ratio is None,
+            )
         trial = Trial(
             trained,
             final,
@@ -186,14 +205,17 @@ class Preparation:
             request.frozen_stages,
             (request.accumulation or 1) if batch_norm or canvas is not None else 1,
         )
-        return Prepared(**{**vars(self), "notes": notes}, trial=trial, preflight=report, changes=tuple(changes))
+        own = {**vars(self), "notes": notes}
+        return Prepared(**own, trial=trial, preflight=report, changes=tuple(changes))
 
     def _data(self) -> Data:
         images = self.images
         data = Data(images.name, images.fingerprint, images.num_classes, self.image_size)
         if isinstance(images, DenseImages):
             data = replace(data, task=images.task, canvas=canvas_of(images, self.request.image_size))
-        elif images.multilabel:
+        if self.request.mask_ratio is not None:
+            data = replace(data, task="masked")
+        elif isinstance(images, Images) and images.multilabel:
             data = replace(data, task="multilabel")
         if self.normalization is None:
             return data
@@ -223,7 +245,8 @@ class Prepared(Preparation):
 
     @property
     def uses_batch_norm(self) -> bool:
-        return isinstance(self.trial.design, Design) and self.trial.design.norm == "batch"
+        design = self.trial.design.encoder if isinstance(self.trial.design, MaskedDesign) else self.trial.design
+        return isinstance(design, Design) and design.norm == "batch"
 
     @property
     def parts_matter(self) -> bool:

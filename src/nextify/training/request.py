@@ -43,6 +43,8 @@ class Request:
     """Of weights that do not name their classes: ``imagefolder``, ``natural``, ``data``, or a file of their names."""
     head: str | None = None
     """Of a detector or segmenter, such as ``fcos``."""
+    mask_ratio: Annotated[float, Range(above=0, below=1)] | None = None
+    """Share of each image that is masked and restored: pre-training, without labels. None learns the labels."""
     frozen_stages: int = 0
     image_size: Annotated[int, Range(least=1, most=10**4)] | None = None
     precision: str | None = None
@@ -59,8 +61,9 @@ class Request:
     def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON."""
         stated = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
-        if self.head is None:  # as files had it before there were heads
-            del stated["head"]
+        for name in ("head", "mask_ratio"):  # as files had it before there were these
+            if stated[name] is None:
+                del stated[name]
         return stated
 
 
@@ -104,5 +107,7 @@ def check(request: Request) -> None:
         raise RequestError("--epochs, --minutes and --set epochs=… decide the same thing: give one")
     if request.precision is not None and "precision" in recipe_settings:
         raise RequestError("--precision and --set precision=… decide the same thing: give one")
+    if request.mask_ratio is not None and (request.frozen_stages or request.class_order or request.head):
+        raise RequestError("pre-training has no frozen stages, classes or heads: leave these options out")
     if request.class_order is not None and request.weights is None:
         raise RequestError("--class-order says how the classes of --weights are numbered: give --weights too")

@@ -5,6 +5,7 @@
     log.jsonl      one line per epoch
     checkpoint.pt  while the training runs
     bundle/        the network; for timm's networks, which have no Design, their weights and timm.json
+    decoder.safetensors  of a pre-training, whose bundle holds the encoder
     result.json    accuracy, speed, runtime, kernels, hardware and versions; written last, so it marks a finished trial
 """
 
@@ -29,6 +30,7 @@ from nextify import kernels
 from nextify.data.dense.annotations import DenseImages
 from nextify.evaluation.dense_intervals import ap_scores, miou_scores
 from nextify.networks.dense.design import DenseDesign
+from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
 from nextify.system import native, processes
 from nextify.system.device import gpu_name, peak_memory_mib
@@ -41,7 +43,7 @@ from nextify.tasks.segmentation_metrics import SegmentationMetrics
 from nextify.tasks.task import Metrics
 from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages
-from nextify.training.loop import OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
+from nextify.training.loop import OnEpoch, OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
 from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
 from nextify.training.result import FOREIGN_JSON, Result, finished, packed, packed_scores
@@ -49,6 +51,7 @@ from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer
 from nextify.training.trial import VERSION, Runtime, Trial
 from nextify.weights import About, Metric, Preprocessing, is_bundle, save_bundle
+from nextify.weights.autoencoder import save_decoder
 from nextify.weights.bundle import WEIGHTS_FILE, DenseAbout
 
 
@@ -70,6 +73,7 @@ def run_trial(
     command: str = "",
     should_stop: ShouldStop | None = None,
     track: Sequence[str] = (),
+    on_epoch: OnEpoch | None = None,
     warn: Warn = to_stderr,
 ) -> Result:
     """Train to the end and leave the network in ``folder``; resume from a checkpoint there, repeat nothing finished.
@@ -82,6 +86,7 @@ def run_trial(
         licence: of those weights, and so of the result.
         command: the command line that asked for the training.
         should_stop: asked after a step; True, in any process, saves a checkpoint and raises ``TrainingStopped``.
+        on_epoch: as ``run_steps`` has it.
         track: names of ``tracking.TRACKERS`` that are told of each epoch.
         warn: called with a line about anything that could not be written or read; the training goes on.
 
@@ -121,7 +126,7 @@ def run_trial(
             processes.from_first(
                 lambda: records.track(open_trackers(track, folder, trial.fingerprint, trial.to_dict(), trainer.step))
             )
-            final = run_steps(trainer, records, on_progress, should_stop)
+            final = run_steps(trainer, records, on_progress, should_stop, on_epoch)
             temperature, thresholds = trainer.temperature(), trainer.thresholds()
         except (TrainingStopped, TrainingDiverged):
             raise
@@ -295,6 +300,18 @@ def _save_network(
         std=trial.data.std,
         bands=images.bands,
     )
+    if isinstance(trial.design, MaskedDesign):
+        about = About(
+            *(trial.design.encoder, 0, 3, name, (), preprocessing, trial.recipe, metrics),
+            licence=licence,
+            source=source,
+        )
+        save_decoder(result.bundle.parent, weights)
+        encoder = "encoder."
+        save_bundle(
+            result.bundle, {n.removeprefix(encoder): t for n, t in weights.items() if n.startswith(encoder)}, about
+        )
+        return
     if isinstance(trial.design, Design):
         about = About(
             *(trial.design, images.num_classes, images.channels, name, images.classes, preprocessing, trial.recipe),

@@ -8,6 +8,7 @@ a finished one is not trained again. Beside what ``run_trial`` leaves, the folde
     split.csv       which image is trained on and which tested on
     curves.png      loss and accuracy over the epochs
     predictions.png truth beside what was found on some test images (of detection and segmentation)
+    reconstructions what a pre-training restores of some test images, in the course of the epochs
 
 ``out/latest`` is the bundle of the training that finished last.
 """
@@ -27,9 +28,11 @@ from nextify.data import Images, open_images
 from nextify.data.batches import divided
 from nextify.data.dense.annotations import DenseImages, DenseTask
 from nextify.data.dense.opening import open_dense, recognize
+from nextify.data.opening import open_unlabelled
 from nextify.data.preflight import split_csv
 from nextify.data.source import LabelTask, check_task
 from nextify.evaluation.pictures import curves_picture
+from nextify.networks.masked.design import RATIO
 from nextify.system import processes
 from nextify.system.files import (
     LATEST,
@@ -49,11 +52,13 @@ from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.predictions import predictions_picture
 from nextify.training.prepare import Preparation, Prepared, resolved
 from nextify.training.probe import epochs_for
+from nextify.training.reconstructions import keep_reconstructions
 from nextify.training.records import to_stderr
 from nextify.training.request import Request, check_licence
 from nextify.training.result import Result, finished, fitted_otherwise, of_earlier_versions
 from nextify.training.run import run_trial
 from nextify.training.tracking import check_trackers
+from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime, Trial, runtime
 from nextify.weights.bundle import JSON_FILE, chosen_licence
 
@@ -73,9 +78,19 @@ class Source:
     ignore_index: int | None = None
     without: str | None = None
     """A list of training images that were left out."""
+    labelled: bool = True
+    """Whether classes are read."""
 
     def open(self, cache: Path) -> AnyImages:
         """The images."""
+        if not self.labelled:
+            return open_unlabelled(
+                self.data,
+                split_seed=self.split_seed,
+                channels=self.channels,
+                skip_unreadable=self.skip_unreadable,
+                cache=cache,
+            )
         labels = self.task if self.task in ("classification", "multilabel") else None
         if labels is None and (self.task is not None or recognize(self.data) is not None):
             return open_dense(
@@ -198,16 +213,21 @@ def run_prepared(
         if result.trained or not (folder / "curves.png").exists():
             write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, title, metric_specs(trial)[0]))
 
+    def on_epoch(trainer: Trainer) -> None:
+        if request.mask_ratio is not None:
+            keep_reconstructions(trainer, folder, title)
+
     processes.from_first(write_request)
     result = run_trial(
         *(trial, images, runtime, folder, on_progress),
         name=request.model,
         start=prepared.start,
-        start_source=request.weights or "",
+        start_source=_chain(prepared),
         licence=chosen_licence(prepared.licence, licence),
         command=command,
         should_stop=should_stop,
         track=track,
+        on_epoch=on_epoch,
     )
 
     def compare_licence() -> None:
@@ -234,6 +254,13 @@ def run_prepared(
     if licence is not None and not result.trained:
         processes.from_first(compare_licence)
     return result
+
+
+def _chain(prepared: Prepared) -> str:
+    """Where the weights that a training starts from come from, and where those came from."""
+    start, about = prepared.request.weights or "", prepared.about
+    before = about.source if about is not None and about.source not in ("", start) else ""
+    return f"{start} ({before})" if before else start
 
 
 def train(
@@ -286,7 +313,14 @@ def train(
     source = None
     if not isinstance(data, Images | DenseImages):
         left_out = None if without is None else str(without)
-        source = Source(str(data), split_seed, task=task, ignore_index=ignore_index, without=left_out)
+        labelled = wanted.mask_ratio is None
+        source = Source(
+            *(str(data), split_seed),
+            task=task,
+            ignore_index=ignore_index,
+            without=left_out,
+            labelled=labelled,
+        )
     with processes.joined(place.device):
         held = cast("AnyImages", data)
         images = held if source is None else processes.first_alone(partial(source.open, out / "cache"))
@@ -298,3 +332,17 @@ def train(
             licence=licence,
             source=source,
         )
+
+
+def pretrain(model: str, data: str | Path | AnyImages, *, mask_ratio: float = RATIO, **options: Any) -> Result:
+    """Pre-train a named model on images without labels (FCMAE, arXiv 2301.00808) and leave its encoder in a bundle.
+
+    ``train(model, …, weights=result.bundle)`` fine-tunes it.
+
+    Args:
+        data: as for ``train``, or a folder of images in any folders; labels are not read. Images that a source names
+            for tests are not trained on.
+        mask_ratio: share of each image that is masked.
+        options: those of ``train``.
+    """
+    return train(model, data, mask_ratio=mask_ratio, **options)

@@ -24,6 +24,8 @@ from nextify.data.share import share
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import DenseNetwork, build_dense
 from nextify.networks.foreign import build
+from nextify.networks.masked.design import MaskedDesign
+from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.networks.network import ConvNet, Trunk
 from nextify.paper.design import Design, total_stride
 from nextify.system import processes
@@ -59,6 +61,11 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
     torch.manual_seed(trial.seed)
     if isinstance(trial.design, DenseDesign):
         return _build_dense(trial, trial.design, start)
+    if isinstance(trial.design, MaskedDesign):
+        autoencoder = MaskedAutoencoder(trial.design, recipe.stochastic_depth)
+        if start is not None:
+            _begin_with(autoencoder, start, ("projection.", "mask_token", "decoder.", "prediction."))
+        return autoencoder
     model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth, len(trial.data.mean))
     with torch.no_grad():
         for parameter in list(classifier(model).parameters())[:1]:  # the weight
@@ -212,8 +219,10 @@ class Trainer:
 
     def _distributed_forward(self) -> Callable[..., Any]:
         forward: nn.Module = self.model
-        if self.runtime.compile and isinstance(self.model, DenseNetwork):
+        if self.runtime.compile and isinstance(self.model, DenseNetwork | MaskedAutoencoder):
             raise ValueError("--compile is for classifiers so far: leave it out")
+        if self.runtime.distributed == "fsdp" and isinstance(self.model, MaskedAutoencoder):
+            raise ValueError("pre-training gives each process the whole network: leave --distributed fsdp out")
         if self.together and self.runtime.distributed == "fsdp":
             for network in (self.model, *([] if self.average is None else [self.average.module])):
                 distributed.cut_in_parts(network, self.device)
@@ -265,8 +274,10 @@ class Trainer:
         return learning_rate(self.trial.recipe, self.step, self.steps_per_epoch)
 
     def _outputs(self, x: Tensor, targets: Any) -> Any:
-        """What the task's loss is of. A dense network takes the targets too, as its head samples by them."""
-        return self.forward(x, targets) if isinstance(self.model, DenseNetwork) else self.forward(x)
+        """What the task's loss is of. A dense network takes the targets too, as its head samples by them, and a masked
+        autoencoder takes the masks."""
+        takes_both = isinstance(self.model, DenseNetwork | MaskedAutoencoder)
+        return self.forward(x, targets) if takes_both else self.forward(x)
 
     def _training_inputs(self, pixels: Tensor, targets: Any) -> tuple[Tensor, Any]:
         """The task's inputs and targets of the batch, the inputs at this step's size."""

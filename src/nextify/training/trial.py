@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.foreign import Foreign
+from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.paper.settings import Range, check_ranges
@@ -51,7 +52,7 @@ class Data:
     """Of each channel, as many as the network takes; likewise ``std``."""
     std: tuple[float, ...] = IMAGENET_STD
     task: str = "classification"
-    """``classification``, ``multilabel``, ``detection`` or ``segmentation``."""
+    """``classification``, ``multilabel``, ``detection``, ``segmentation`` or ``masked`` (pre-training)."""
     canvas: tuple[int, int] | None = None
     """Height and width of the network's input in a dense task, whose long side is ``image_size``."""
 
@@ -60,8 +61,9 @@ class Data:
 class Trial:
     """One training."""
 
-    design: Design | Foreign | DenseDesign
-    """Of a network of ours, one of another library, or a detector or segmenter with either as its backbone."""
+    design: Design | Foreign | DenseDesign | MaskedDesign
+    """Of a network of ours, one of another library, a detector or segmenter with either as its backbone, or a masked
+    autoencoder."""
     recipe: Recipe
     data: Data
     seed: int

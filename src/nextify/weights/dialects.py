@@ -105,6 +105,8 @@ def _dense(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 def licence(state: Mapping[str, Tensor], path: str) -> str:
     """The licence that a release's names or file name tell; ``unknown`` otherwise."""
     names = " ".join(state)
+    if re.search(r"convnextv2_\w+_fcmae\.pt", path.lower()):  # as the official repository's README says
+        return "cc-by-nc-4.0"
     if "eupe" in path.lower() or "projectors." in names:
         return "fair-noncommercial-research-license"
     transformers = "stages.0.downsample_layers.0.weight" in names and "depthwise_conv" in names

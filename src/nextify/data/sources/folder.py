@@ -220,6 +220,19 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     return arrange(found, splitting)
 
 
+def unlabelled_part(root: Path) -> Path | None:
+    """A folder that holds images, though not in several folders that could be classes, or such a training part of it;
+    None where there are classes, or no images."""
+    if not root.is_dir():
+        return None
+    folders = data_folders(root)
+    if parts := part_folders(root, folders):
+        train = next((root / name for name in parts if kind_of(name) == "train"), None)
+        return None if train is None else unlabelled_part(train)
+    with_images = [name for name in folders if any(not reason for _, reason in files_below(root, name))]
+    return root if len(with_images) <= 1 and any(not reason for _, reason in files_below(root)) else None
+
+
 def subfolders(folder: Path, *, hidden: bool = False) -> list[str]:
     """Names of the folders in a folder, hidden ones only where asked for. Raises ``DataError``."""
     return [name for name, is_folder in _entries(folder) if is_folder and (hidden or not _hidden(name))]

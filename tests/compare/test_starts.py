@@ -1,0 +1,119 @@
+"""Which weights to start from: intervals, advice, licences, and the command on tiny networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nextify.cli import main
+from nextify.compare.starts import Start, advise, consequence, fold_interval, folds_of, permitted
+from nextify.data import DataError, Images
+from tests.helpers import Captured, tiny_bundle
+
+HERE = ("--device", "cpu", "--threads", "1")
+
+
+def test_folds_have_every_class_and_no_image_twice(digits: Images) -> None:
+    folds = folds_of(digits, 200, 4)
+    together = np.concatenate(folds)
+    assert len(together) == len({*together.tolist()}) == 200
+    for fold in folds:
+        assert len(fold) == 50
+        assert {*digits.train.labels[fold].tolist()} == {*range(10)}
+    with pytest.raises(DataError, match="too few for 20 folds"):
+        folds_of(digits, 16, 20)
+
+
+def test_the_interval_is_wider_than_that_of_independent_folds() -> None:
+    values = [80.0, 82.0, 81.0, 83.0, 79.0]
+    low, high = fold_interval(values)
+    plain = 2.7764 * np.std(values, ddof=1) / np.sqrt(5)
+    assert (low + high) / 2 == pytest.approx(81)
+    assert (high - low) / 2 == pytest.approx(plain * np.sqrt(1 + 5 / 4), rel=1e-4)
+    with pytest.raises(ValueError, match="2 folds or more"):
+        fold_interval([1.0])
+
+
+def test_advice_says_where_nothing_can_be_told() -> None:
+    clear = {"a": [90.0, 91.0, 92.0, 91.0, 90.0], "b": [60.0, 61.0, 63.0, 61.0, 60.0]}
+    assert advise(clear).text() == "start from a: it is ahead of every other one beyond chance"
+    close = clear | {"c": [91.0, 90.0, 92.0, 90.0, 90.5]}
+    found = advise(close)
+    assert (found.best, found.equals) == ("a", ["c"])
+    assert "no difference can be told between it and c" in found.text()
+    assert advise({"a": clear["a"], "c": close["c"]}).text().startswith("no difference can be told: a has the best")
+    assert advise({"a": [1.0, 2.0]}).text() == "a is the only start: nothing to choose"
+
+
+def test_more_comparisons_need_more_to_be_sure() -> None:
+    scores = {"a": [90.0, 92.0, 91.0], "b": [85.0, 88.0, 84.0]}
+    alone = advise(scores).differences["b"]
+    among = advise(scores | {str(i): [10.0, 10.5, 11.0] for i in range(8)}).differences["b"]
+    assert among[1] < alone[1] < alone[0] == among[0]
+
+
+@pytest.mark.parametrize(
+    ("licence", "words", "kept"),
+    [
+        ("yours", "your own", True),
+        ("MIT", "any use", True),
+        ("cc-by-4.0", "credit", True),
+        ("cc-by-nc-4.0", "no commercial use", False),
+        ("cc-by-sa-4.0", "passes on", False),
+        ("dinov3-license", "passes on to every derivative", False),
+        ("fair-noncommercial-research-license", "non-commercial research only", False),
+        ("unknown", "unknown to nextify", False),
+    ],
+)
+def test_licences_and_their_consequences(licence: str, words: str, kept: bool) -> None:
+    assert words in consequence(licence)
+    start = Start("x", "convnext_atto", licence, None)
+    left, notes = permitted([start], "permissive")
+    assert (left == [start]) == kept
+    assert len(notes) == (not kept)
+    assert permitted([start], "any") == ([start], [])
+
+
+def test_the_command_ranks_and_leaves_licences_out(
+    capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nextify.compare.starts as starts
+    from nextify.networks.zoo import designs
+    from tests.helpers import TINY
+
+    monkeypatch.setattr(starts, "designs", lambda: {**designs(), "convnext_atto": TINY})
+    mine, theirs = (
+        tiny_bundle(tmp_path / name, ("a", "b"), 16, 1.0, licence=licence, seed=seed)
+        for seed, (name, licence) in enumerate((("mine", "yours"), ("theirs", "cc-by-nc-4.0")))
+    )
+    small = ("--images", "48", "--folds", "2", "--epochs", "1", *HERE)
+    given = ["starts", str(mine), str(theirs), "--data", str(shapes), *small]
+    assert main(given) == 0
+    shown = capsys.readouterr().out
+    assert str(mine) in shown
+    assert "cc-by-nc-4.0: no commercial use" in shown
+    assert "2 folds of 48 training images" in shown
+    assert main([*given, "--licence", "permissive", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (only,) = found["starts"]
+    assert only["source"] == str(mine)
+    assert len(only["linear"]) == len(only["tuned"]) == 2
+    assert "theirs is left out: its licence is cc-by-nc-4.0" in found["left_out"][0]
+    assert "nothing to choose" in found["advice"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((), "nothing to choose from"),
+        (("/nowhere",), "no weights at /nowhere"),
+        (("fresh:convnext_atto", "fresh:convnext_atto"), "given twice"),
+        (("fresh:convnext_ato",), "did you mean convnext_atto"),
+    ],
+)
+def test_what_cannot_be_probed_is_one_line(capsys: Captured, weights: tuple[str, ...], message: str) -> None:
+    assert main(["starts", *weights, "--data", "digits"]) in (1, 2)
+    assert message in capsys.readouterr().err.splitlines()[-1]
