@@ -55,6 +55,7 @@ PAGES = {
         [
             "open_images",
             "train",
+            "pretrain",
             "continue_training",
             "cross_validate",
             "runs",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from statistics import fmean
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli import options as common
-from nextify.cli.printing import note, print_columns, print_json
 from nextify.data.source import check_source
 from nextify.networks.zoo import find_design
 from nextify.paper.settings import Range
@@ -53,53 +51,6 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from rich.console import Console
+    from nextify.cli.starting import run_starts
 
-    from nextify.cli.printing import unlogged
-    from nextify.cli.progress import read_images
-    from nextify.compare.starts import advise, find_start, fold_interval, permitted, probe_starts
-    from nextify.report.text import count, duration
-    from nextify.training.trial import runtime
-
-    console = Console(stderr=True)
-    place = runtime(options.machine.device, options.machine.threads, kernels=options.machine.kernels)
-    with unlogged():
-        starts, left_out = permitted([find_start(source) for source in options.weights], options.licence)
-    if not starts:
-        raise ValueError(f"no start is left: {'; '.join(left_out)}")
-    images = read_images(console, options.data, options.reading, None)
-    with console.status("probing …") as status, unlogged():
-        found = probe_starts(
-            *(starts, images, place),
-            used=options.images,
-            folds=options.folds,
-            epochs=options.epochs,
-            on_start=lambda start: status.update(f"probing {start.source} …"),
-        )
-    advice = advise({probed.source: probed.tuned for probed in found})
-    if options.json:
-        content = {"data": images.name, "starts": [asdict(probed) for probed in found], "best": advice.best,
-                   "differences": dict(advice.differences), "advice": advice.text(), "left_out": left_out}  # fmt: skip
-        print_json(content)
-        return 0
-    rows = []
-    for probed in sorted(found, key=lambda probed: -fmean(probed.tuned)):
-        cells = []
-        for values in (probed.tuned, probed.linear):
-            low, high = fold_interval(values)
-            cells.append(f"{fmean(values):.1f} [{max(low, 0):.1f}, {min(high, 100):.1f}]")
-        ahead = advice.differences.get(probed.source)
-        behind = "" if ahead is None else f"{ahead[0]:.1f} [{ahead[1]:.1f}, {ahead[2]:.1f}]"
-        price = f"{count(probed.macs)} at {probed.image_size}"
-        rows.append((probed.source, cells[0], behind, cells[1], price, duration(probed.seconds), probed.licence))
-    header = ("start", "fine-tuned, %", "behind the best", "linear, %", "multiply-adds", "took", "licence")
-    print_columns(header, rows)
-    for licence, meaning in {probed.licence: probed.consequence for probed in found}.items():
-        print(f"{licence}: {meaning}")
-    note(*left_out)
-    print(
-        f"{advice.text()}\n{options.folds} folds of {min(options.images, len(images.train)):,} training images, "
-        f"{options.epochs} epochs each; 95 % intervals, of the differences with all comparisons together. A short "
-        f"fine-tuning favours weights that learn fast; a long one may reverse small differences"
-    )
-    return 0
+    return run_starts(options)
