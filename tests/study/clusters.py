@@ -99,13 +99,15 @@ class Steps:
         list of kills."""
         ended, kills, chance = threading.Event(), [], random.Random(seed)
         due: dict[str, list[int]] = {}
+        dead: set[int] = set()
 
         def watch() -> None:
             while not ended.wait(0.02):
                 for fingerprint, pids in self.by_trial().items():
-                    moments = due.setdefault(fingerprint, sorted(chance.sample(range(5, steps - 5), times)))
-                    if moments and len(pids) >= moments[0]:
+                    moments = due.setdefault(fingerprint, sorted(chance.sample(range(3, steps - 8), times)))
+                    if moments and len(pids) >= moments[0] and pids[-1] not in dead:
                         moments.pop(0)
+                        dead.add(pids[-1])
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pids[-1], how)
                             kills.append(fingerprint)
