@@ -13,6 +13,7 @@ import secrets
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,8 @@ def _trial(
         with contextlib.suppress(RayError):
             queue.put(pickle.dumps(event))
 
+    # Ray's arrays are views of its store, and read only; so do we.
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")
     job = Job(**{**sent, "images": images})
     if job.folder is None or (job.folder.parent / marker).exists():
         return run_held(job, runtime, on_event), None
