@@ -74,6 +74,7 @@ SEE = {
     "WeightsError": "docs/weights.md#which-files-load-how",
     "UnsafeFile": "docs/weights.md#safety",
     "MissingExtra": "docs/install.md#extras",
+    "MissingEngine": "docs/cluster.md",
     "FormatError": "docs/export.md",
     "ExportFailed": "docs/export.md#what-is-verified",
     "TooFewImages": "docs/export.md#int8-that-keeps-its-promise",

@@ -51,6 +51,7 @@ class Options:
 
     def check(self) -> None:
         """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
+        self.machine.check_engine()
         check_source(self.data)
         common.check_folder(self.folder)
 

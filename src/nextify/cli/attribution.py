@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from nextify.cli.engines import chosen_engine
 from nextify.cli.printing import command_line, say
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.data import Images
@@ -19,14 +20,12 @@ from nextify.report import attribution as report
 from nextify.report.text import duration
 from nextify.study.attribution import Attributed
 from nextify.study.conclusions import study_data
-from nextify.study.engine import EngineError, LocalEngine
+from nextify.study.engine import EngineError
 from nextify.study.ledger import Attributing
 from nextify.study.plan import make_plan
 from nextify.study.store import Store
-from nextify.study.study import default_side_by_side
-from nextify.system.device import usable_device
 from nextify.system.text import plural
-from nextify.training.trial import Data, Runtime
+from nextify.training.trial import Data
 
 if TYPE_CHECKING:
     from nextify.cli.attribute import Options
@@ -40,25 +39,17 @@ def run_attribution(options: Options) -> int:
     console = Console()
     out, machine = options.folder, options.machine
     images = read_images(console, options.data, options.reading, out / "cache")
-    device = usable_device(machine.device)
-    side_by_side, threads = default_side_by_side(options.scale, device, machine.threads)
-    side_by_side = machine.side_by_side or side_by_side
-    runtime = Runtime(
-        *(device, threads),
-        kernels=machine.kernels,
-        compile=machine.compile,
-        checkpoint_seconds=machine.checkpoint_seconds,
-    )
-    with Store(out) as store:
+    chosen = chosen_engine(machine, options.scale, out)
+    with Store(out, shared=machine.engine != "local") as store:
         plan = _plan(options, images)
-        found = Attributing(plan, store, images, runtime, side_by_side, command_line())
+        found = Attributing(plan, store, images, chosen.runtime, chosen.side_by_side, command_line())
         found.load()
         while not found.open_trials and plan.pairs < (options.pairs or sys.maxsize):
             plan.extend(plan.pairs + 1)
         finished, code = plan.pairs - bool(found.open_trials), 0
         _announce(console, options, found, finished)
         try:
-            with LocalEngine(runtime, side_by_side) as engine:
+            with chosen as engine:
                 estimate = found.estimate_from_known()
                 if found.open_trials and not estimate.seconds:
                     with console.status("measuring a few steps of the first and the last network …"):

@@ -33,6 +33,8 @@ EXTRAS = {
     "onnx": "export to ONNX, and int8",
     "openvino": "export to OpenVINO, and int8",
     "executorch": "export to ExecuTorch",
+    "ray": "studies on a Ray cluster",
+    "slurm": "studies on a Slurm cluster",
     "dense": "YOLO data sets, and average precision of boxes and masks",
     "docs": "this documentation as a site, by make docs",
 }

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 
 from nextify.cli import options as common
 from nextify.data.source import check_source, source_name
 from nextify.paper.roadmap import roadmap
 from nextify.paper.settings import Range
+from nextify.study.cluster_options import check_engine, slurm_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,23 @@ class Machine(common.TrainingMachine):
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 uses autocast; worth it on GPUs and on CPUs that have bf16 instructions."""
     side_by_side: Annotated[Annotated[int, Range(least=1, most=1024)] | None, common.UNSET] = None
-    """Trials that run at the same time. Default: one per core for small scales."""
+    """Trials that run at the same time. Default: one per core for small scales, of a Ray cluster all that fit, 32 Slurm
+    jobs."""
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """Where trials run: on this machine, or on a cluster (docs/cluster.md)."""
+    ray_address: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    """With --engine ray: the cluster. Default: RAY_ADDRESS or, where that is not set, one that is started here."""
+    slurm: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE", help_behavior_hint="")] = ()
+    """With --engine slurm: an option of sbatch, such as partition=gpu or time=4:00:00. May be repeated."""
+
+    def check_engine(self) -> None:
+        """Raises a ``ValueError`` for options of another engine, and ``MissingEngine`` for one not installed."""
+        if self.ray_address is not None and self.engine != "ray":
+            raise ValueError("--ray-address is for --engine ray: give both, or neither")
+        if self.slurm and self.engine != "slurm":
+            raise ValueError("--slurm is for --engine slurm: give both, or neither")
+        check_engine(self.engine)
+        slurm_options(self.slurm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +96,7 @@ class Options:
             raise ValueError("--max-hours limits --until-decided: give both, or neither")
         if self.until_decided and self.seeds == 1:
             raise ValueError("--until-decided needs --seeds 2 or more: one seed shows nothing of their spread")
+        self.machine.check_engine()
         path = roadmap(self.regime)
         for step in self.steps:
             path[step]  # raises for an unknown one

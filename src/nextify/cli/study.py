@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nextify import report
+from nextify.cli.engines import chosen_engine
 from nextify.cli.printing import command_line, say, unlogged
 from nextify.cli.progress import StudyProgress, read_any
 from nextify.data.dense.annotations import DenseImages
@@ -19,17 +20,16 @@ from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
 from nextify.report.text import duration, notes, verdicts
-from nextify.study.engine import EngineError, LocalEngine
+from nextify.study.engine import Engine, EngineError
 from nextify.study.plan import Plan, make_plan
 from nextify.study.results import CLASSIFICATION
 from nextify.study.store import Store
-from nextify.study.study import Study, StudyEstimate, default_side_by_side
-from nextify.system.device import usable_device
+from nextify.study.study import Study, StudyEstimate
 from nextify.system.text import plural
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import checked_canvas, checked_head, dense_preflight
 from nextify.training.request import RequestError
-from nextify.training.trial import Data, Runtime
+from nextify.training.trial import Data
 
 if TYPE_CHECKING:
     from nextify.cli.roadmap import Options
@@ -49,22 +49,16 @@ def run_study(options: Options) -> int:
         check_pictures(images, "nextify roadmap")
     seeds = options.seeds or (DENSE_SEEDS if isinstance(images, DenseImages) else SEEDS)
     plan = _plan(options, images, seeds)
-    device = usable_device(machine.device)
-    side_by_side, threads = default_side_by_side(options.scale, device, machine.threads)
-    side_by_side = machine.side_by_side or side_by_side
-    runtime = Runtime(
-        *(device, threads),
-        kernels=machine.kernels,
-        compile=machine.compile,
-        checkpoint_seconds=machine.checkpoint_seconds,
-    )
-    with Store(out) as store:
+    chosen = chosen_engine(machine, options.scale, out)
+    with Store(out, shared=machine.engine != "local") as store:
         first_look = seeds if options.until_decided else None
-        study = Study(plan, store, images, runtime, side_by_side, command_line(), first_look=first_look)
+        study = Study(
+            *(plan, store, images, chosen.runtime, chosen.side_by_side, command_line()), first_look=first_look
+        )
         study.load()
         _announce(console, study, out)
         try:
-            with LocalEngine(runtime, side_by_side) as engine:
+            with chosen as engine:
                 if study.open_trials:
                     with console.status("measuring a few steps of each network …") as status:
                         estimate = study.estimate(engine, lambda step: status.update(f"measured {step} …"))
@@ -94,7 +88,7 @@ def _evaluate_again(console: Console, study: Study) -> None:
         study.evaluate_again(lambda step: status.update(f"evaluating {step} again, for the verdicts …"))
 
 
-def _add_seeds(console: Console, study: Study, engine: LocalEngine, hours: float | None, started: datetime) -> None:
+def _add_seeds(console: Console, study: Study, engine: Engine, hours: float | None, started: datetime) -> None:
     """Look again with more seeds until every step is decided, had its last look, or time is up."""
     while True:
         before = study.plan

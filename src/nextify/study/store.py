@@ -1,7 +1,7 @@
 """A study on disk: one folder per trial, named by step, seed and fingerprint, with ``result.json`` once it is finished.
 
 ``result.json`` is written atomically, so it is whole or not there; a lock keeps two runs out of one study and is freed
-by the system when its holder dies.
+by the system when its holder dies. A store that several machines share is also leased (``system/lease.py``).
 """
 
 from __future__ import annotations
@@ -11,22 +11,31 @@ from pathlib import Path
 
 from nextify.study.plan import PlannedTrial
 from nextify.system.files import make_folder, parse_json, write_json_atomic
+from nextify.system.lease import leased
 from nextify.training.result import Result, finished, of_earlier_versions
 from nextify.training.run import taken
 
 
 class Store:
-    """The trials of one study below ``root``; as a context manager it locks the study for this process."""
+    """The trials of one study below ``root``; as a context manager it locks the study for this process.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        shared: whether other machines work in it, so that a lease tells them.
+    """
+
+    def __init__(self, root: Path, shared: bool = False) -> None:
+        self.root, self.shared = root, shared
         self.trials = root / "trials"
         make_folder(self.trials)
         self._lock = ExitStack()
 
     def __enter__(self) -> Store:
         """Lock the study. Raises ``UnusableFolder`` while another process holds the lock."""
-        self._lock.enter_context(taken(self.root))
+        with ExitStack() as stack:
+            stack.enter_context(taken(self.root))
+            if self.shared:
+                stack.enter_context(leased(self.root))
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -32,7 +32,7 @@ from nextify.evaluation.dense_intervals import ap_scores, miou_scores
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
-from nextify.system import native, processes
+from nextify.system import lease, native, processes
 from nextify.system.device import gpu_name, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
@@ -231,6 +231,8 @@ def _less_memory(trial: Trial, runtime: Runtime) -> str:
 def taken(folder: Path) -> Iterator[None]:
     """Hold the folder for this process alone; the system frees it when the process dies.
 
+    A disk without file locks gets a lease, and leases of other machines are respected (``lease``).
+
     Raises:
         UnusableFolder: another process has it, or it holds a pipe or device.
     """
@@ -246,11 +248,17 @@ def taken(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError as error:
+            except BlockingIOError as error:
                 if last:
                     message = f"{folder} is in use by another run; wait for it, or choose another --out"
                     raise UnusableFolder(message) from error
+            except OSError:  # a shared disk without locks
+                with lease.leased(folder):
+                    yield
+                return
             time.sleep(0.05)  # a listing of runs holds it for a moment
+        if (holder := lease.another_holder(folder)) is not None:
+            raise UnusableFolder(holder)
         yield
 
 
