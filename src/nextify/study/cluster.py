@@ -31,6 +31,8 @@ LOSSES = 5
 """Workers that a trial may lose one after the other without getting further."""
 GIVEN_UP = 3
 """Trials given up for that, after which the study ends."""
+Sent = dict[str, Any]
+"""A job as it is handed over: its fields but for the images, which go once to each node."""
 
 
 class Lost:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nextify.study.cluster import ClusterEngine, Lost, run_held
+from nextify.study.cluster import ClusterEngine, Lost, Sent, run_held
 from nextify.study.cluster_options import ClusterUnavailable, check_engine
 from nextify.study.engine import Done, EngineError, Event, Job, OnEvent, Stopped
 from nextify.system.files import fresh_folder, write_bytes_atomic
@@ -154,7 +154,7 @@ def _connect(address: str | None) -> None:
 
 
 def _trial(
-    sent: dict[str, Any], images: Any, runtime: Runtime, queue: Any, marker: str
+    sent: Sent, images: Any, runtime: Runtime, queue: Any, marker: str
 ) -> tuple[Event, dict[str, bytes] | None]:
     """A job's outcome and, where this node does not see the study's folder, the files that the trial left."""
     from ray.exceptions import RayError

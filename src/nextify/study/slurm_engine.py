@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nextify.study.cluster import ClusterEngine, Lost, run_held
+from nextify.study.cluster import ClusterEngine, Lost, Sent, run_held
 from nextify.study.cluster_options import ClusterUnavailable, check_engine, minutes
 from nextify.study.engine import Advanced, EngineError, Event, Job, OnEvent, Started
 from nextify.system.files import make_folder, write_bytes_atomic
@@ -153,7 +153,7 @@ class SlurmEngine(ClusterEngine):
 class SlurmTask:
     """What submitit calls in a job, and asks for what to queue again before the job is ended."""
 
-    def __call__(self, sent: dict[str, Any], images: Path, runtime: Runtime, events: Path) -> None:
+    def __call__(self, sent: Sent, images: Path, runtime: Runtime, events: Path) -> None:
         shown_at = -SHOW_SECONDS
 
         def on_event(event: Event) -> None:
