@@ -43,7 +43,8 @@ def write(source: Path, out: Path, share: float, seed: int) -> None:
 
 
 def measure(out: Path) -> None:
-    """Precision and recall of the first rows of the list, as many as were flipped, and of cleanlab's."""
+    """Precision and recall of the first rows of the list, as many as were flipped, and of cleanlab's; the former are
+    kept in ``out/first.csv``, for ``train --without``."""
     with open(out / "flipped.csv", newline="") as file:
         flipped = {row["file"]: row["true"] for row in csv.DictReader(file)}
     with open(out / "inspect" / "inspect.csv", newline="") as file:
@@ -64,6 +65,10 @@ def measure(out: Path) -> None:
             )
             lists[f"cleanlab {how}"] = names[order].tolist()
     count = len(flipped)
+    with open(out / "first.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows[:count])
     for name, found in lists.items():
         first = found[:count]
         right = sum(file in flipped for file in first)
