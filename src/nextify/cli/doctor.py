@@ -33,9 +33,9 @@ EXTRAS = {
     "onnx": "export to ONNX, and int8",
     "openvino": "export to OpenVINO, and int8",
     "executorch": "export to ExecuTorch",
+    "dense": "YOLO data sets, and average precision of boxes and masks",
     "ray": "studies on a Ray cluster",
     "slurm": "studies on a Slurm cluster",
-    "dense": "YOLO data sets, and average precision of boxes and masks",
     "docs": "this documentation as a site, by make docs",
 }
 """What each extra of pyproject.toml brings."""

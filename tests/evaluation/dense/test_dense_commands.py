@@ -62,7 +62,7 @@ def photo(tmp_path: Path) -> Path:
 def test_evaluate(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     head = bundle.name
     images = made("segmentation" if head == "fpn" else "detection")
-    monkeypatch.setattr("nextify.cli.progress.read_any", lambda *args, **options: images)
+    monkeypatch.setattr("nextify.cli.evaluation.read_any", lambda *args, **options: images)
     assert main(["evaluate", str(bundle), "--data", "scenes", "--device", "cpu", "--kernels", "off"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"tiny with {head} on 3 images of made, fp32"
