@@ -153,9 +153,7 @@ def _connect(address: str | None) -> None:
             signal.signal(signal.SIGTERM, before)  # ray.init takes it, to end this process at once
 
 
-def _trial(
-    sent: Sent, images: Any, runtime: Runtime, queue: Any, marker: str
-) -> tuple[Event, dict[str, bytes] | None]:
+def _trial(sent: Sent, images: Any, runtime: Runtime, queue: Any, marker: str) -> tuple[Event, dict[str, bytes] | None]:
     """A job's outcome and, where this node does not see the study's folder, the files that the trial left."""
     from ray.exceptions import RayError
 
