@@ -13,6 +13,7 @@ import torch
 import nextify
 from nextify.cli import main
 from nextify.data import Images
+from nextify.study.folds import FoldsPlan
 from nextify.training.continued import SHARE, Finished
 from nextify.training.loop import TrainingStopped
 from nextify.training.prepare import Prepared, digest
@@ -111,6 +112,7 @@ def test_other_images_are_refused(before: Finished, shapes: Path) -> None:
         (["--epochs", "2", "--seed", "3", "--recipe", "resnet"], "leave --recipe and --seed out"),
         (["--epochs", "2", "--scale", "tiny"], "leave options of the network out"),
         (["--epochs", "2", "--folds", "3"], "leave --folds out"),
+        (["--epochs", "2", "--without", "list.csv"], "leave --without out"),
         ([], "--continue takes --epochs N"),
         (["--epochs", "2", "--set", "colour=red"], "colour"),
     ],
@@ -120,6 +122,24 @@ def test_a_wrong_request_is_one_line(before: Finished, capsys: Captured, argumen
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1
+
+
+def test_folds_of_a_continued_training_would_know_their_images(
+    before: Finished, digits: Images, tmp_path: Path
+) -> None:
+    folder = tmp_path / "continued"
+    shutil.copytree(before.folder, folder)
+    content = json.loads((folder / "recipe.json").read_text())
+    content["request"]["weights"] = str(before.folder / "bundle")
+    (folder / "recipe.json").write_text(json.dumps(content))
+    with pytest.raises(RequestError, match=f"no fold is new to them: give {before.folder}"):
+        FoldsPlan.like(Finished.of(folder), digits, 2)
+    assert len(FoldsPlan.like(before, digits, 2).folds) == 2
+
+
+def test_what_was_trained_on_cannot_be_held_out_later(before: Finished, digits: Images) -> None:
+    with pytest.raises(RequestError, match="leave --set calibration out"):
+        before.prepared(digits, 1, {"calibration": 0.2})
 
 
 def test_only_finished_trainings_are_continued(before: Finished, tmp_path: Path) -> None:

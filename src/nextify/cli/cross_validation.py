@@ -29,7 +29,11 @@ def run_cross_validation(options: Options, folds: int) -> int:
             f"--folds is for classification so far, not for boxes, masks or several labels of {options.data}"
         )
     console, machine = Console(), options.machine
-    images = read_images(console, options.data, options.reading, options.folder / "cache", options.network.weights)
+    images = read_images(
+        *(console, options.data, options.reading, options.folder / "cache", options.network.weights),
+        task="classification" if options.task else None,
+        without=options.without,
+    )
     plan = FoldsPlan.of(options.request(), images, folds, options.reading.split_seed)
     device = usable_device(machine.device)
     together, threads = side_by_side(plan, device, machine.threads)

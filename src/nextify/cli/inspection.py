@@ -12,13 +12,15 @@ from nextify.cli.cross_validation import train_folds
 from nextify.cli.options import refuse_for_dense
 from nextify.cli.printing import command_line, note, print_columns, print_json
 from nextify.cli.progress import read_images
+from nextify.evaluation.evaluate import match_classes, name_classes
 from nextify.evaluation.inspection import TABLE, TITLES, inspect_images, sheets
 from nextify.study.folds import CrossTrainings, FoldsPlan, side_by_side
 from nextify.study.store import Store
 from nextify.system.text import plural, printable
 from nextify.training.continued import Finished
 from nextify.training.trial import runtime
-from nextify.weights.bundle import DenseAbout, stated
+from nextify.weights.bundle import About, DenseAbout, stated
+from nextify.weights.class_names import is_word
 
 if TYPE_CHECKING:
     from nextify.cli.inspect import Options
@@ -39,7 +41,11 @@ def run_inspection(options: Options) -> int:
     )
     known = None
     if options.folds is not None:
-        plan = FoldsPlan.like(Finished.of(options.bundle), images, options.folds, options.reading.split_seed)
+        before = Finished.of(options.bundle)
+        order = is_word(options.class_order)
+        if isinstance(before.about, About) and (order or options.class_order is None):  # before hours of training
+            match_classes(name_classes(before.about, images, [], order), images, [])
+        plan = FoldsPlan.like(before, images, options.folds, options.reading.split_seed)
         together, threads = side_by_side(plan, place.device, options.machine.threads)
         with Store(options.folder / plan.folder) as store:
             trainings = CrossTrainings(

@@ -11,6 +11,7 @@ from rich.console import Console
 from nextify.cli.printing import note, print_columns, print_json, unlogged
 from nextify.cli.progress import read_images
 from nextify.compare.starts import advise, find_start, fold_interval, permitted, probe_starts
+from nextify.data.images import check_pictures
 from nextify.report.text import count, duration
 from nextify.training.trial import runtime
 
@@ -26,6 +27,7 @@ def run_starts(options: Options) -> int:
     if not starts:
         raise ValueError(f"no start is left: {'; '.join(left_out)}")
     images = read_images(console, options.data, options.reading, None)
+    check_pictures(images, "nextify starts")
     with console.status("probing …") as status, unlogged():
         found = probe_starts(
             *(starts, images, place),

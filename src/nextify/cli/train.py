@@ -172,6 +172,7 @@ class Options:
             "--track": self.watching.track,
             "--overfit-batch": self.watching.overfit_batch,
             "--find-rate": self.watching.find_rate,
+            "--ignore-index": self.ignore_index is not None,
         }
         given = [name for name, value in options.items() if value]
         if given:
@@ -184,7 +185,18 @@ class Options:
         if self.epochs is None:
             raise RequestError("--continue takes --epochs N, how many more")
         plain = Options()
-        decided = ("model", "task", "ignore_index", "minutes", "recipe", "seed", "reading", "network", "folds")
+        decided = (
+            "model",
+            "task",
+            "ignore_index",
+            "minutes",
+            "recipe",
+            "seed",
+            "reading",
+            "network",
+            "folds",
+            "without",
+        )
         given = [name for name in decided if getattr(self, name) != getattr(plain, name)]
         if given:
             named = {"model": "MODEL", "reading": "options of reading the images", "network": "options of the network"}

@@ -196,6 +196,9 @@ class ImageSet(StoredImages):
     @property
     def short_sides(self) -> npt.NDArray[np.int64] | None:
         """``(N,)`` pixels, where the images are of mixed sizes and held decoded."""
+        if isinstance(self.store, SelectedStore) and isinstance(self.store.store, MixedStore):
+            chosen: npt.NDArray[np.int64] = self.store.store.sizes[self.store.indices].min(1)
+            return chosen
         return self.store.sizes.min(1) if isinstance(self.store, MixedStore) else None
 
     def __getstate__(self) -> dict[str, object]:

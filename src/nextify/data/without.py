@@ -11,7 +11,7 @@ import numpy as np
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import read_file
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import Listing
+from nextify.data.sources.listing import Listing, present
 from nextify.system.text import plural, printable, some
 
 COLUMN = "file"
@@ -57,7 +57,7 @@ def without(listing: Listing, path: Path) -> Listing:
         )
     named = np.array([known[i] in names for i in listing.train.tolist()], bool)
     train, out = listing.train[~named], [known[i] for i in listing.train[named].tolist()]
-    lost = np.setdiff1d(listing.labels[listing.train], listing.labels[train])
+    lost = np.setdiff1d(present(listing.labels[listing.train]), present(listing.labels[train]))
     if len(lost):
         raise DataError(
             f"{where} names every training image of {some([listing.classes[i] for i in lost])}: keep some on it"

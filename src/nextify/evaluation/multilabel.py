@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from nextify.data import DataError, Images, ImageSet
+from nextify.data.bands import visible
 from nextify.data.images import check_images
 from nextify.evaluation.dense_intervals import DRAWS, Interval, draw_counts, middle, parts_of_draws
 from nextify.evaluation.evaluate import Part, match_classes, predict_set
@@ -203,7 +204,7 @@ def _worst(
         WorstImage(own.name(at), float(losses[i]), names(seen.truth[i]), names(seen.given[i]))
         for i, (own, at) in zip(chosen, places, strict=True)
     )
-    return worst, [own.load(at) for own, at in places]
+    return worst, [visible(own.load(at)) for own, at in places]
 
 
 def files(found: MultiLabelEvaluation) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data import DataError, Images, ImageSet, open_images
-from nextify.data.images import EncodedStore, UniformStore
+from nextify.data.images import EncodedStore, UniformStore, check_images
 from nextify.data.kept import Kept
 from nextify.evaluation.evaluate import set_probabilities
 from nextify.study.engine import Done, Engine, Event, Job, LocalEngine
@@ -36,7 +36,7 @@ from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
 from nextify.system.files import write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
-from nextify.training.continued import Finished
+from nextify.training.continued import Finished, trained_before
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.request import Request, RequestError
 from nextify.training.result import Result
@@ -99,6 +99,7 @@ def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+    check_images(images)
     labels, named = images.train.labels, images.train_groups
     numbers = np.bincount(labels, minlength=images.num_classes)
     fewest = int(np.flatnonzero(numbers)[numbers[numbers > 0].argmin()])
@@ -185,15 +186,22 @@ class FoldsPlan:
     def like(cls, before: Finished, images: Images, count: int, seed: int = 0) -> FoldsPlan:
         """Plan ``count`` folds of ``images``, trained with the design and the recipe of a training that is ``before``.
 
-        Raises as ``prepare`` and ``make_folds``."""
-        about, folds = before.about, make_folds(images, count, seed)
-        if not hasattr(about, "preprocessing") or about.recipe is None:
-            raise RequestError(f"{before.folder} is no classifier of nextify train, which folds are trained like")
-        settings, asked = about.preprocessing, before.asked["request"]
+        Raises as ``prepare`` and ``make_folds``, and ``RequestError`` where ``before`` is no training of one class per
+        image, or began with weights that know the images."""
+        about, data, asked = before.about, before.asked["data"], before.asked["request"]
+        if data.get("task", "classification") != "classification" or about.recipe is None:
+            raise RequestError(f"{before.folder} is no training of one class per image, which folds are trained like")
+        earlier = trained_before(asked.get("weights"))
+        if earlier is not None and earlier.asked["data"].get("fingerprint") == data["fingerprint"]:
+            raise RequestError(
+                f"{before.folder} began with weights that were trained on the same images, so that no fold is new to "
+                f"them: give {earlier.folder}"
+            )
+        folds, settings = make_folds(images, count, seed), before.preprocessing
         request = Request(**{name: asked[name] for name in _OF_THE_BUNDLE if name in asked})
         prepared = prepare(request, _smallest(folds), about.recipe.epochs)
-        data = replace(prepared.trial.data, image_size=settings.size[0], mean=settings.mean, std=settings.std)
-        trial = replace(prepared.trial, design=about.design, recipe=about.recipe, data=data)
+        own = replace(prepared.trial.data, image_size=settings.size[0], mean=settings.mean, std=settings.std)
+        trial = replace(prepared.trial, design=about.design, recipe=about.recipe, data=own)
         return cls._of(replace(prepared, trial=trial), folds)
 
     @classmethod

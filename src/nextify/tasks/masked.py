@@ -79,7 +79,8 @@ class MaskedImages:
     def test_batch(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Targets are the masks and which images count: those with a label of -1 are there to fill a batch."""
         masked = self._masks(len(pixels), 0, MASK_OF_TESTS)
-        return normalized(pixels, self.device, self.mean, self.std), (masked.to(self.device), targets >= 0)
+        counted = targets >= 0 if targets.ndim == 1 else targets[:, 0] >= 0  # of several labels
+        return normalized(pixels, self.device, self.mean, self.std), (masked.to(self.device), counted)
 
     def _masks(self, images: int, step: int, stream: int) -> Tensor:
         units = self.design.grid(self.image_size)

@@ -25,14 +25,14 @@ from nextify.system.several import several
 from nextify.system.text import plural
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress
-from nextify.training.prepare import Prepared, digest
+from nextify.training.prepare import Prepared, check_for, digest
 from nextify.training.prepare_dense import DensePreflight, dense_preflight
 from nextify.training.request import Request, RequestError, check_licence, split
 from nextify.training.result import Result, read_object
 from nextify.training.tracking import check_trackers
 from nextify.training.train import Source, run_prepared
 from nextify.training.trial import Data, Trial, runtime
-from nextify.weights import About, is_bundle, load_bundle
+from nextify.weights import About, Preprocessing, is_bundle, load_bundle
 from nextify.weights.bundle import DenseAbout, chosen_licence, load_dense, stated
 
 SHARE = 0.1
@@ -87,6 +87,12 @@ class Finished:
             chosen = self.about.preprocessing.bands
         return Source(**{**reading, "channels": (chosen,) if isinstance(chosen, int) else _as_tuple(chosen)})
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of a classifier's bundle."""
+        assert isinstance(self.about, About)
+        return self.about.preprocessing
+
     def licence(self, chosen: str | None) -> str:
         """Of the result: the one ``chosen``, else that of this training's. Raises ``WeightsError``."""
         return chosen_licence(self.about.licence, chosen)
@@ -117,6 +123,13 @@ class Finished:
         above, of_design = split(settings or {})
         if of_design:
             raise RequestError(f"the design comes with --continue: leave --set {next(iter(of_design))} out")
+        if above.get("calibration", before.calibration) != before.calibration:
+            raise RequestError(
+                f"{self.folder} was trained with calibration {before.calibration}, so other images held out now would "
+                f"be known already: leave --set calibration out"
+            )
+        if isinstance(images, Images):
+            check_for(images, above)
         rate = SHARE * before.learning_rate
         restarted: dict[str, Any] = {
             "epochs": epochs,
@@ -158,6 +171,17 @@ class Finished:
             preflight=report,
             changes=(),
         )
+
+
+def trained_before(weights: str | None) -> Finished | None:
+    """The training that left ``weights``, where they are a bundle of ours for the same purpose; else None."""
+    if weights is None or not Path(weights).exists():
+        return None
+    try:
+        found = Finished.of(weights)
+    except RequestError:
+        return None
+    return None if found.asked["data"].get("task") == "masked" else found
 
 
 def _as_tuple(value: Any) -> Any:

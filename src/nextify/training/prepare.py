@@ -50,6 +50,8 @@ FEW_IMAGES = 10_000
 """Training images below which trained weights are recommended."""
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
 """Limits of the images' side in pixels, where the request names none."""
+OF_COLOURS = ("rand_augment", "color_jitter", "light")
+"""Augmentations of a recipe that know the colours of pixels from 0 to 1 only."""
 SIZE_STEP = 32
 """Images of mixed sizes are resized to the multiple of this many pixels nearest to their median short side."""
 
@@ -97,8 +99,6 @@ class Preparation:
             if request.head is not None:
                 raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
             recipe_name, recipe = _recipe(request, images, notes)
-            if images.multilabel and split(request.settings)[0].get("calibration", "off") == "off":
-                notes.append("labels are given from a probability of 0.5 on; --set calibration=0.1 fits thresholds")
             about, start = _start(request, images, notes)
         if about is not None:
             if request.scale != "full" or split(request.settings)[1]:
@@ -130,11 +130,8 @@ class Preparation:
         side = size if canvas is None else min(canvas)
         recipe_settings, design_settings = split(request.settings)
         chosen_scale = scale(request.scale)
-        if isinstance(images, Images) and images.multilabel and recipe_settings.get("class_balance") == "sampling":
-            raise RequestError(
-                "class_balance=sampling shows one class of each image, and these have several labels: choose "
-                "class_balance=loss, or leave it out"
-            )
+        if isinstance(images, Images):
+            check_for(images, recipe_settings)
         design = chosen_scale.shrink(find_design(request.model)) if self.about is None else self.about.design
         if not 0 <= request.frozen_stages <= len(design.depths):
             raise RequestError(f"--freeze must be between 0 and {len(design.depths)}, the stages of this design")
@@ -174,8 +171,15 @@ class Preparation:
                     f"trains on all"
                 )
                 changes.append(Change("calibration", "off", share, reason))
+        if (
+            isinstance(images, Images)
+            and images.multilabel
+            and request.mask_ratio is None
+            and final.calibration == "off"
+        ):
+            notes += ("labels are given from a probability of 0.5 on; --set calibration=0.1 fits thresholds",)
         if not isinstance(images, DenseImages) and isinstance(images.bands, int):
-            final, changes = _without_colours(final, changes, above, images.bands)
+            final, changes = _without_colours(final, changes, images.bands)
         channels = 3 if isinstance(images, DenseImages) else images.channels
         cost(design, side, images.num_classes, channels)  # raises where the images are too small for the strides
         batch_norm = design.norm == "batch"
@@ -254,16 +258,25 @@ class Prepared(Preparation):
         return self.uses_batch_norm or isinstance(self.trial.design, DenseDesign)
 
 
-def _without_colours(
-    recipe: Recipe, changes: list[Change], asked: Mapping[str, object], channels: int
-) -> tuple[Recipe, list[Change]]:
-    """The recipe without the augmentations that know colours only. Raises ``RequestError`` where one was asked for."""
-    for name in ("rand_augment", "color_jitter"):
+def check_for(images: Images, asked: Mapping[str, object]) -> None:
+    """Raises ``RequestError`` for a setting that does not go with these images."""
+    if images.multilabel and asked.get("class_balance") == "sampling":
+        raise RequestError(
+            "class_balance=sampling shows one class of each image, and these have several labels: choose "
+            "class_balance=loss, or leave it out"
+        )
+    if isinstance(images.bands, int):
+        for name in OF_COLOURS:
+            if any(field.partition(".")[0] == name and value != "off" for field, value in asked.items()):
+                raise RequestError(f"{name} is for colours, and the images have {images.bands} channels: leave it out")
+
+
+def _without_colours(recipe: Recipe, changes: list[Change], channels: int) -> tuple[Recipe, list[Change]]:
+    """The recipe without the augmentations that know colours only."""
+    for name in OF_COLOURS:
         before = recipe.get(name)
         if before == "off":
             continue
-        if any(field.partition(".")[0] == name for field in asked):
-            raise RequestError(f"{name} is for colours, and the images have {channels} channels: leave it out")
         recipe = recipe.with_(**{name: "off"})
         reason = f"it changes colours, and the images have {plural(channels, 'channel')}"
         changes = [*(c for c in changes if c.field != name), Change(name, before, "off", reason)]

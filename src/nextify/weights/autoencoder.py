@@ -18,7 +18,7 @@ from nextify.networks.masked.design import RATIO, MaskedDesign, fitted_masks
 from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.paper.design import Design
 from nextify.system.files import write_bytes_atomic
-from nextify.weights.bundle import About, explain, is_bundle
+from nextify.weights.bundle import About, explain, is_bundle, located
 from nextify.weights.design_detection import differences
 from nextify.weights.naming import State, WeightsError
 from nextify.weights.reading import read_weights
@@ -70,7 +70,7 @@ def find_autoencoder(source: str | Path, design: str | Design | None = None) -> 
 def _decoder(path: Path) -> State:
     """A decoder in our names; empty where there is none."""
     if path.exists() and is_bundle(path):
-        path = path.parent / DECODER
+        path = located(path).parent / DECODER
     return decoder_in_our_names(read_weights(path).state) if path.is_file() else {}
 
 

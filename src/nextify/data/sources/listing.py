@@ -150,7 +150,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     if not len(labels) or (not len(train) and splitting.to_train):
         part = "" if parts is None or parts.train is None else f" in {shown(parts.train)}"
         raise DataError(f"{where} has no images{part}: add some")
-    trained = _present(labels[train])
+    trained = present(labels[train])
     if several and splitting.to_train and labels[train][:, trained].all():
         kind = f"has the label {some([classes[i] for i in trained])}" if len(trained) else "is without a label"
         raise DataError(f"every image of {where} {kind}, so there is nothing to tell apart: add other images")
@@ -168,7 +168,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     elif not len(test):
         raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to have part of "
                         f"{shown((parts and parts.train) or 'train')} set apart")  # fmt: skip
-    tested = _present(labels[test])
+    tested = present(labels[test])
     if len(train) and (unknown := [classes[i] for i in np.setdiff1d(tested, trained)]):
         raise DataError(
             f"{shown(tested_part or 'test')} has {count_classes(unknown)} that "
@@ -302,7 +302,7 @@ def _split_several(
     return among[~mask], among[mask], note
 
 
-def _present(labels: Labels) -> Indices:
+def present(labels: Labels) -> Indices:
     """The classes that have an image."""
     return np.flatnonzero(labels.any(0)) if labels.ndim == 2 else np.unique(labels)
 
