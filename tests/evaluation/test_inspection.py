@@ -130,6 +130,7 @@ def test_probabilities_of_training_images_are_taken_into_account(planted: Path, 
     assert rows[0].score == pytest.approx(0.95)
 
 
+@pytest.mark.slow
 def test_the_command_finds_what_folds_tell_and_its_list_can_be_trained_without(
     shapes: Path, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -264,6 +264,7 @@ def test_evaluate_leaves_figures_and_pictures(bundle: Path, colours: Path, tmp_p
     assert printed["metrics"] == content["metrics"]
 
 
+@pytest.mark.slow
 def test_the_worst_images_are_shown(colours: Path, tmp_path: Path) -> None:
     untrained = tiny_bundle(tmp_path / "untrained", CLASSES, 16, 1.0, sharpness=20, thresholds=(0.5, 0.5, 0.5))
     found = evaluate_multilabel(untrained, open_images(colours), out=tmp_path / "out")
@@ -295,6 +296,7 @@ def test_predict_gives_the_labels_at_their_thresholds(bundle: Path, colours: Pat
     assert json.loads(capsys.readouterr().out) == [{"path": empty, "guesses": [], "error": None}]
 
 
+@pytest.mark.slow
 def test_export_keeps_the_labels(bundle: Path, colours: Path, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / "exported"
     assert (

@@ -73,6 +73,7 @@ def test_files_and_arrays_are_predicted_alike(trained: Path, fields: Path) -> No
     assert "3 channels, and --channels 13 asks for 13" in predict(trained, [picture], threads=1)[0].error
 
 
+@pytest.mark.slow
 def test_the_commands_take_the_bundles_channels(trained: Path, fields: Path, tmp_path: Path, capsys: Captured) -> None:
     machine = ["--device", "cpu", "--threads", "1"]
     assert main(["evaluate", str(trained), "--data", str(fields), "--out", str(tmp_path / "e"), *machine]) == 0

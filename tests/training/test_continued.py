@@ -82,6 +82,7 @@ def test_it_starts_from_the_weights_that_were_kept(before: Finished, prepared: P
     assert trainer.rate() == pytest.approx(SHARE * before.asked["recipe"]["learning_rate"])
 
 
+@pytest.mark.slow
 def test_stopped_it_goes_on_to_the_same_weights(prepared: Prepared, tmp_path: Path) -> None:
     whole = run_prepared(prepared, tmp_path / "whole", RUNTIME)
     answers: Iterator[bool] = iter([False, True])

@@ -117,6 +117,7 @@ def test_stopped_and_given_again_it_leaves_the_same_weights(digits: Images, tmp_
     assert not run_trial(trial, digits, Runtime(), tmp_path / "parts").trained
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_kernels_do_not_matter(digits: Images) -> None:
     trial = trial_of(recipe=SMALL.with_(epochs=12, warmup_epochs=1.0, learning_rate=1e-2))
     losses = []

@@ -52,6 +52,7 @@ def test_a_loss_that_falls_to_the_end_says_or_more() -> None:
     assert "the good range, 3.2e-05 to 1 or more" in RateRamp(RATES, falling, falling, 0.01).verdict
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_picture_and_no_half_run(tmp_path: Path, capsys: Captured) -> None:
     asked = ["--data", "digits", "--scale", "tiny", "--device", "cpu", "--threads", "1", "--out", str(tmp_path)]
     assert main(["train", "convnext_atto", *asked, "--epochs", "20", "--find-rate"]) == 0
