@@ -61,7 +61,6 @@ def run_attribution(options: Options) -> int:
                 while found.open_trials:
                     with StudyProgress(console, found, estimate) as progress:
                         found.run(engine, progress.on_event)
-                    estimate = found.estimate_from_known()
                     left = 3600 * options.hours - (time.monotonic() - began)
                     fit = min(TOGETHER, int(left / found.seconds_of_a_pair()))
                     plan.extend(min(plan.pairs + max(0, fit), options.pairs or sys.maxsize))

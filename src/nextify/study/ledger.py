@@ -71,8 +71,12 @@ class Attributing(Trainings):
 
     def estimate_from_known(self) -> StudyEstimate:
         """How long the open trials will take, from the mean of those that have ended."""
-        took = [seconds for _, seconds in self.known.values()]
-        return self._estimate(sum(took) / max(1, len(took)))
+        return self._estimate(self._mean_seconds)
+
+    @property
+    def _mean_seconds(self) -> float:
+        """Of the trainings that have ended; 0 where none has."""
+        return sum(seconds for _, seconds in self.known.values()) / max(1, len(self.known))
 
     def _estimate(self, each: float) -> StudyEstimate:
         seconds = {p.folder: each for p in self.open_trials}
@@ -93,8 +97,7 @@ class Attributing(Trainings):
 
     def seconds_of_a_pair(self) -> float:
         """Time that a further pair of orders will take, at the pace so far."""
-        took = [seconds for _, seconds in self.known.values()]
-        return sum(took) / max(1, len(took)) * len(self.plan.subsets(10**6)) / self.side_by_side
+        return self._mean_seconds * len(self.plan.subsets(10**6)) / self.side_by_side
 
     def attribution(self) -> Attribution:
         """What follows from the trainings that have ended."""

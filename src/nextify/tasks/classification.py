@@ -79,8 +79,8 @@ class Hits(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Classification:
-    """Classification by a recipe: its mixing and smoothing of labels, its class weights, its inference."""
+class Labelled:
+    """The batches of a task whose images have labels, by a recipe: its mixing and smoothing."""
 
     recipe: Recipe
     num_classes: int
@@ -88,10 +88,6 @@ class Classification:
     std: PerChannel
     seed: int
     device: torch.device
-    class_weights: Tensor | None = None
-    """``(K,)`` on the device; None weighs all images alike."""
-
-    metric_specs: ClassVar = SPECS
 
     def training_batch(self, pixels: Tensor, targets: Tensor, step: int, share: Share | None) -> tuple[Tensor, Tensor]:
         """Inputs after erasing and mixing, and class indices ``(B,)`` or soft targets ``(B, K)``; see ``finish``."""
@@ -103,6 +99,16 @@ class Classification:
     def test_batch(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         settings = (self.recipe, self.num_classes, 0, 0, self.device, self.mean, self.std)
         return finish(pixels, targets, *settings, train=False)
+
+
+@dataclass(frozen=True)
+class Classification(Labelled):
+    """Classification by a recipe: one class per image, class weights, and the recipe's inference."""
+
+    class_weights: Tensor | None = None
+    """``(K,)`` on the device; None weighs all images alike."""
+
+    metric_specs: ClassVar = SPECS
 
     def loss(self, outputs: Tensor, targets: Tensor, batch: int) -> Tensor:
         """Cross entropy of ``outputs (N, K)``; smoothing is in the targets already."""

@@ -12,10 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextify.data.images import Labels
-from nextify.data.on_device import PerChannel, finish
-from nextify.data.share import Share
-from nextify.paper.recipe import Recipe
-from nextify.tasks.classification import Inference
+from nextify.tasks.classification import Inference, Labelled
 from nextify.tasks.multilabel_metrics import SPECS, UNFITTED, Flags, Floats, MultiLabelMetrics
 
 
@@ -28,30 +25,13 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MultiLabel:
-    """Any number of labels per image, by a recipe: its mixing and smoothing, its class balance, its inference."""
+class MultiLabel(Labelled):
+    """Any number of labels per image, by a recipe: its class balance and its inference."""
 
-    recipe: Recipe
-    num_classes: int
-    mean: PerChannel
-    std: PerChannel
-    seed: int
-    device: torch.device
     positive_weights: Tensor | None = None
     """``(K,)`` on the device: how much more an image of the class weighs in its decision; None weighs all alike."""
 
     metric_specs: ClassVar = SPECS
-
-    def training_batch(self, pixels: Tensor, targets: Tensor, step: int, share: Share | None) -> tuple[Tensor, Tensor]:
-        """Inputs after erasing and mixing, and soft targets ``(B, K)``; see ``finish``."""
-        return finish(
-            *(pixels, targets, self.recipe, self.num_classes, step, self.seed, self.device, self.mean, self.std),
-            share=share,
-        )
-
-    def test_batch(self, pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        settings = (self.recipe, self.num_classes, 0, 0, self.device, self.mean, self.std)
-        return finish(pixels, targets, *settings, train=False)
 
     def loss(self, outputs: Tensor, targets: Tensor, batch: int) -> Tensor:
         """Binary cross entropy of ``outputs (N, K)``, the mean over the labels; smoothing is in the targets already."""
