@@ -113,8 +113,14 @@ def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, di
         "2 folds",
     )
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")}
-    assert main(command) == 0
+    assert main([*command, "--ensemble"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/result.json")} == stamps
+    printed = capsys.readouterr().out
+    content = json.loads((folder / "results.json").read_text())["ensemble"]
+    assert f"top-1 {content['top1']:.2f} % of 1,197 test images" in printed
+    measured = [nextify.evaluate(path, digits).top1 for path in
+                (folder / "ensemble", *sorted(folder.glob("trials/*/bundle")))]  # fmt: skip
+    assert [content["top1"], *content["members_top1"]] == measured
 
 
 @pytest.mark.slow
@@ -142,6 +148,7 @@ def test_folds_start_from_weights_and_python_gives_the_same(tmp_path: Path) -> N
         (["--data", "digits", "--folds", "1"], "--folds"),
         (["--data", "scenes", "--folds", "5"], "--folds is for classification so far"),
         (["--data", "digits", "--folds", "5", "--find-rate"], "--find-rate is for one training"),
+        (["--data", "digits", "--ensemble"], "--ensemble is of the networks of several folds"),
     ],
 )
 def test_a_wrong_request_is_one_line(tmp_path: Path, capsys: Captured, arguments: list[str], words: str) -> None:

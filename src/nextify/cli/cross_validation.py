@@ -46,21 +46,20 @@ def run_cross_validation(options: Options, folds: int) -> int:
         evaluations=options.watching.evaluations,
     )
     with Store(options.folder / plan.folder) as store:
-        trainings = CrossTrainings(plan, store, images, runtime, together, command_line())
-        code = train_folds(console, trainings, options.watching.dry_run)
-        return _conclude(trainings.found()) if code is None else code
+        trainings = CrossTrainings(plan, store, images, runtime, together, command_line(), ensemble=options.ensemble)
+        found = train_folds(console, trainings, options.watching.dry_run)
+        return _conclude(found) if isinstance(found, CrossValidation) else found
 
 
-def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = False) -> int | None:
-    """Train what is missing, and say so; the exit code where it does not come to an end, else None."""
+def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = False) -> int | CrossValidation:
+    """Train what is missing, and say so; the exit code where it does not come to an end, else what was found."""
     trainings.load()
     _announce(console, trainings)
     try:
         with LocalEngine(trainings.runtime, trainings.side_by_side) as engine:
             if not trainings.open_trials:
                 with unlogged():
-                    run_folds(trainings, engine, lambda event: None)
-                return None
+                    return run_folds(trainings, engine, lambda event: None)
             with console.status("measuring a few steps …"):
                 estimate = trainings.estimate(engine)
             console.print(f"about [bold]{duration(estimate.seconds)}[/] from a measured probe", highlight=False)
@@ -69,7 +68,7 @@ def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = Fal
             out = trainings.store.root
             console.print(f"results go to {out}", highlight=False, markup=False, soft_wrap=True)
             with StudyProgress(console, trainings, estimate) as progress, unlogged():
-                run_folds(trainings, engine, progress.on_event)
+                return run_folds(trainings, engine, progress.on_event)
     except KeyboardInterrupt:
         folds = len(trainings.plan.folds)
         done = folds - len(trainings.open_trials)
@@ -78,7 +77,6 @@ def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = Fal
     except EngineError as error:
         print(f"nextify: {error}", file=sys.stderr)
         return 1
-    return None
 
 
 def _announce(console: Console, trainings: CrossTrainings) -> None:
@@ -90,7 +88,7 @@ def _announce(console: Console, trainings: CrossTrainings) -> None:
     console.print(images.name, highlight=False, markup=False)
     console.print(
         f"  {plural(len(images.train), 'training image')} in folds of {len(plan.folds[-1].images.test):,} to "
-        f"{len(plan.folds[0].images.test):,}{groups}; the {plural(len(images.test), 'test image')} stay unused\n"
+        f"{len(plan.folds[0].images.test):,}{groups}; {_of_test_images(trainings)}\n"
         f"recipe {prepared.recipe_name}: {plural(recipe.epochs, 'epoch')} of "
         f"{plural(prepared.steps_per_epoch, 'step')} of {plural(recipe.batch_size, 'image')}; {trainings.side_by_side} "
         f"side by side with {plural(trainings.runtime.threads, 'thread')} each on {trainings.runtime.device}",
@@ -100,6 +98,11 @@ def _announce(console: Console, trainings: CrossTrainings) -> None:
     say(console, (*images.notes, *prepared.notes, *map(str, prepared.changes)))
     for warning in prepared.preflight.warnings:
         print(f"nextify: warning: {warning}", file=sys.stderr)
+
+
+def _of_test_images(trainings: CrossTrainings) -> str:
+    count = plural(len(trainings.images.test), "test image")
+    return f"the {count} are the ensemble's" if trainings.ensemble else f"the {count} stay unused"
 
 
 def _conclude(found: CrossValidation) -> int:
@@ -120,5 +123,12 @@ def _conclude(found: CrossValidation) -> int:
         f"of the mean {percent(found.top1_low)} to {percent(found.top1_high)} %,\n"
         f"wider than over independent trainings, as folds share training images (Nadeau and Bengio 2003)"
     )
+    if (joined := found.ensemble) is not None:
+        print(
+            f"ensemble: top-1 {percent(joined.top1)} % of {plural(joined.images, 'test image')} (95 % interval "
+            f"{percent(joined.top1_low)} to {percent(joined.top1_high)} %), its members "
+            f"{percent(min(joined.members_top1))} to {percent(max(joined.members_top1))} %"
+        )
+        print(f"bundle: {joined.bundle}")
     print(f"out-of-fold probabilities: {found.predictions}\nnetworks: {found.folder / 'trials'}")
     return 0

@@ -51,12 +51,12 @@ def run_inspection(options: Options) -> int:
             trainings = CrossTrainings(
                 *(plan, store, images, replace(place, threads=threads), together, command_line())
             )
-            code = train_folds(console, trainings)
-            if code is None and (failed := [fold for fold in trainings.found().folds if fold.error]):
+            folds = train_folds(console, trainings)
+            if isinstance(folds, int):
+                return folds
+            if failed := [fold for fold in folds.folds if fold.error]:
                 print(f"nextify: fold {failed[0].fold} failed: {failed[0].error}", file=sys.stderr)
-                code = 1
-            if code is not None:
-                return code
+                return 1
             known, _ = trainings.probabilities()
     found = inspect_images(
         options.bundle,

@@ -107,6 +107,9 @@ class Options:
     folds: Annotated[Annotated[int, Range(least=2, most=100)] | None, common.UNSET] = None
     """Cross-validation: cut the training images into so many folds and train a network for each on the others. The
     test images stay unused."""
+    ensemble: Annotated[bool, common.UNSET] = False
+    """With --folds: leave one bundle of all folds' networks, whose logits are averaged, and measure it on the test
+    images."""
     recipe: Annotated[str | None, common.UNSET] = None
     """convnext_in1k, scratch_small, coco_3x, … Default: by the task, the number of images and --weights."""
     set: common.Changes = ()
@@ -153,6 +156,8 @@ class Options:
         check(self.request())
         if self.folds is not None:
             self._check_folds()
+        elif self.ensemble:
+            raise RequestError("--ensemble is of the networks of several folds: give --folds 5 too")
         if self.watching.find_rate and self.watching.overfit_batch:
             raise RequestError("--find-rate and --overfit-batch are one thing each: give one")
         check_licence(self.licence)
@@ -195,6 +200,7 @@ class Options:
             "reading",
             "network",
             "folds",
+            "ensemble",
             "without",
         )
         given = [name for name in decided if getattr(self, name) != getattr(plain, name)]

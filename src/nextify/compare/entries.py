@@ -185,7 +185,9 @@ def is_path(name: str) -> bool:
 
 
 def _about(path: str) -> About:
-    return load_bundle(path).about
+    about = load_bundle(path).about
+    about.check_single("nextify compare")
+    return about
 
 
 def family(name: str) -> str:

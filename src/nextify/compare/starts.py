@@ -157,6 +157,7 @@ def find_start(source: str) -> Start:
     if source.startswith(FRESH):
         return Start(source, source.removeprefix(FRESH), "yours", None)
     loaded = load(source)
+    loaded.about.check_single("a start")
     name = loaded.about.name or next((n for n, d in designs().items() if d == loaded.about.design), "")
     if not name:
         raise WeightsError(f"{source} is of no named design: make it a bundle with a name, by nextify train --weights")

@@ -122,6 +122,7 @@ def explain(
     """
     network = Network(weights, kernels="off")
     about, settings, model = network.about, network.preprocessing, network.model
+    about.check_single("nextify explain")
     if isinstance(settings.bands, int):
         raise WeightsError(
             f"explanations are drawn on pictures, and {weights} takes {plural(settings.bands, 'channel')}: give a "

@@ -16,8 +16,9 @@ from torch.export import Dim, ExportedProgram
 
 from nextify.deploy.prepare import Prepare
 from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, quiet
+from nextify.networks.ensemble import Classifier
 from nextify.networks.layers import Pointwise
-from nextify.networks.network import Block, ConvNet
+from nextify.networks.network import Block
 from nextify.system.native import compiler
 from nextify.tasks.classification import Inference
 from nextify.weights import Preprocessing
@@ -76,7 +77,7 @@ class Exportable(nn.Module):
         prepare: of pixels, where the file takes these.
     """
 
-    def __init__(self, model: ConvNet, mirror: bool, prepare: Prepare | None, dtype: torch.dtype) -> None:
+    def __init__(self, model: Classifier, mirror: bool, prepare: Prepare | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.prepare, self.model, self.dtype = prepare, model.to(dtype), dtype
         self.inference = Inference(mirror=mirror)
@@ -86,7 +87,7 @@ class Exportable(nn.Module):
         return self.inference.logits(self.model, x.to(self.dtype))
 
 
-def folded(model: ConvNet) -> ConvNet:
+def folded(model: Classifier) -> Classifier:
     """A copy in plain torch with layer scale multiplied into the last layer of each branch, where that is linear.
 
     It is the same function; products are rounded in another order.
@@ -104,7 +105,7 @@ def folded(model: ConvNet) -> ConvNet:
     return model
 
 
-def write(exported: Exported, model: ConvNet, mirror: bool, settings: Preprocessing, folder: Path) -> None:
+def write(exported: Exported, model: Classifier, mirror: bool, settings: Preprocessing, folder: Path) -> None:
     """Write the model file of ``exported`` (int8 aside, see ``quantize``) into ``folder``.
 
     Args:
@@ -132,7 +133,7 @@ def write(exported: Exported, model: ConvNet, mirror: bool, settings: Preprocess
                 assert_never(exported.format)
 
 
-def trace(exported: Exported, model: ConvNet, mirror: bool, settings: Preprocessing) -> ExportedProgram:
+def trace(exported: Exported, model: Classifier, mirror: bool, settings: Preprocessing) -> ExportedProgram:
     """The network as torch.export has it."""
     prepare = Prepare(settings) if exported.with_preprocessing else None
     # OpenVINO narrows the numbers itself: weights for fp16, and the computation for bf16.
@@ -154,12 +155,12 @@ def trace(exported: Exported, model: ConvNet, mirror: bool, settings: Preprocess
         return torch.export.export(module, (example,), dynamic_shapes=(dims,), strict=False)
 
 
-def _least(model: ConvNet) -> int:
+def _least(model: Classifier) -> int:
     """Shortest side of any image for a file that takes all sizes: one pixel in the last stage is a case of its own."""
     return 2 * model.smallest_image
 
 
-def check_dynamic(model: ConvNet, settings: Preprocessing) -> None:
+def check_dynamic(model: Classifier, settings: Preprocessing) -> None:
     """Raises ``FormatError`` where a network's own input is too small for a file that takes all sizes."""
     if min(settings.size) < _least(model):
         raise FormatError(

@@ -123,7 +123,7 @@ def inspect_images(
     about = name_classes(loaded.about, images, notes, order)
     labels_of = match_classes(about, images, notes)
     inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
-    model = loaded.model.to(device)
+    model = loaded.single("nextify inspect").to(device)
     install(model, kernels)
     seen: list[Tensor] = []  # what enters the classifier, (B, C) of each batch
     model.head.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))

@@ -7,6 +7,7 @@ images stay unused. The folder holds::
     results.json     the figures of each fold, their mean and its interval
     out-of-fold.csv  path, label and fold of every training image, and the probabilities that its fold's network gives
     trials/          one training per fold, as a study's
+    ensemble/        one bundle of all folds' networks, where it is asked for
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -29,6 +30,7 @@ from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import EncodedStore, UniformStore, check_images
 from nextify.data.kept import Kept
 from nextify.evaluation.evaluate import set_probabilities
+from nextify.evaluation.metrics import wilson
 from nextify.study.engine import Done, Engine, Event, Job, LocalEngine
 from nextify.study.plan import PlannedTrial
 from nextify.study.statistics import corrected_interval
@@ -41,8 +43,9 @@ from nextify.training.prepare import Prepared, prepare
 from nextify.training.request import Request, RequestError
 from nextify.training.result import Result
 from nextify.training.trial import runtime
+from nextify.weights import Metric, save_ensemble
 
-RESULTS, PREDICTIONS = "results.json", "out-of-fold.csv"
+RESULTS, PREDICTIONS, ENSEMBLE = "results.json", "out-of-fold.csv", "ensemble"
 SMALL = 64
 """Side in pixels up to which networks are trained on one thread each, as a study's at a small scale are."""
 _OF_THE_BUNDLE = ("model", "scale", "weights", "class_order", "frozen_stages", "image_size", "accumulation", "seed")
@@ -73,6 +76,20 @@ class FoldResult:
 
 
 @dataclass(frozen=True)
+class EnsembleResult:
+    """The folds' networks as one, on the data's own test images, which no fold has seen. Accuracies are percent."""
+
+    bundle: Path
+    images: int
+    top1: float
+    top1_low: float
+    top1_high: float
+    """Ends of Wilson's 95 % interval of ``top1``."""
+    members_top1: tuple[float, ...]
+    """Of each fold's network on the same images."""
+
+
+@dataclass(frozen=True)
 class CrossValidation:
     """The folds together. Accuracies are percent of each fold's images, none of which its network was trained on."""
 
@@ -84,6 +101,8 @@ class CrossValidation:
     top1_high: float | None
     """Ends of the 95 % interval of the mean, corrected for the training images that folds share
     (``corrected_interval``)."""
+    ensemble: EnsembleResult | None = None
+    """The folds' networks together, where that was asked for and every fold is finished."""
 
     @property
     def predictions(self) -> Path:
@@ -224,6 +243,8 @@ class CrossTrainings(Trainings):
 
     plan: FoldsPlan
     images: Images
+    ensemble: bool = False
+    """Whether the folds' networks become one bundle."""
 
     def job(self, planned: PlannedTrial) -> Job:
         prepared = self.plan.prepared
@@ -235,7 +256,7 @@ class CrossTrainings(Trainings):
             licence=prepared.licence,
         )
 
-    def found(self) -> CrossValidation:
+    def found(self, ensemble: EnsembleResult | None = None) -> CrossValidation:
         """What the folds that are finished say."""
         folds = []
         for number, (planned, fold) in enumerate(zip(self.plan.trials, self.plan.folds, strict=True), 1):
@@ -246,12 +267,16 @@ class CrossTrainings(Trainings):
         whole = len(values) == len(folds)
         low, high = (corrected_interval(values) if whole else None) or (None, None)
         spread = stdev(values) if len(values) > 1 else None
-        return CrossValidation(self.store.root, tuple(folds), fmean(values) if values else None, spread, low, high)
+        return CrossValidation(
+            self.store.root, tuple(folds), fmean(values) if values else None, spread, low, high, ensemble
+        )
 
-    def write(self) -> CrossValidation:
+    def write(self, ensemble: EnsembleResult | None = None) -> CrossValidation:
         """Keep what is finished in results.json."""
-        found, prepared = self.found(), self.plan.prepared
+        found, prepared = self.found(ensemble), self.plan.prepared
         content: dict[str, Any] = {key: value for key, value in asdict(found).items() if key != "folder"}
+        if ensemble is not None:
+            content["ensemble"]["bundle"] = ENSEMBLE
         content |= {
             "model": prepared.request.model,
             "data": self.images.name,
@@ -267,16 +292,32 @@ class CrossTrainings(Trainings):
         write_json_atomic(self.store.root / RESULTS, content)
         return found
 
+    def bundles(self) -> list[Path]:
+        """Of each fold, all being finished."""
+        outcomes = [self.outcomes[planned.folder] for planned in self.plan.trials]
+        return [outcome.bundle for outcome in outcomes if isinstance(outcome, Result)]
+
+    def joined(self) -> EnsembleResult:
+        """Write the bundle of all networks, and measure it and each of them on the data's test images."""
+        test, bundle, members = self.images.test, self.store.root / ENSEMBLE, self.bundles()
+        if not len(test):
+            raise DataError(f"{self.images.name} has no test images to measure an ensemble on")
+        save_ensemble(bundle, members)
+        run = partial(set_probabilities, images=test, device=self.runtime.device, kernels=self.runtime.kernels)
+        hits = [int((run(one).argmax(1) == test.labels).sum()) for one in (*members, bundle)]
+        *alone, top1 = (100 * count / len(test) for count in hits)
+        by = self.command or "nextify.cross_validate"
+        save_ensemble(bundle, members, (Metric("top1", top1, self.images.name, len(test), by),))
+        return EnsembleResult(bundle, len(test), top1, *wilson(hits[-1], len(test)), tuple(alone))
+
     def probabilities(self) -> tuple[npt.NDArray[np.float32], Indices]:
         """``(N, K)`` of all training images, each by the network that was not trained on it, and ``(N,)`` its fold."""
         rows = np.empty((len(self.images.train), len(self.images.classes)), np.float32)
         number = np.empty(len(rows), np.int64)
-        for i, (planned, fold) in enumerate(zip(self.plan.trials, self.plan.folds, strict=True), 1):
-            outcome = self.outcomes[planned.folder]
-            assert isinstance(outcome, Result)
+        for i, (bundle, fold) in enumerate(zip(self.bundles(), self.plan.folds, strict=True), 1):
             runtime = self.runtime
             rows[fold.held_out] = set_probabilities(
-                outcome.bundle, fold.images.test, device=runtime.device, kernels=runtime.kernels
+                bundle, fold.images.test, device=runtime.device, kernels=runtime.kernels
             )
             number[fold.held_out] = i
         return rows, number
@@ -304,6 +345,7 @@ def cross_validate(
     kernels: Mode = "auto",
     split_seed: int = 0,
     settings: Mapping[str, object] | None = None,
+    ensemble: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
     **request: Any,
 ) -> CrossValidation:
@@ -313,6 +355,7 @@ def cross_validate(
         data: as ``train`` takes it, for classification.
         folds: how many, each with its share of every class and whole groups.
         split_seed: of the folds, and of the split into training and test images.
+        ensemble: leave one bundle of all folds' networks, measured on the data's own test images.
         on_event: called with each event of the study's engine.
 
     The others are those of ``train``.
@@ -329,7 +372,7 @@ def cross_validate(
     place = runtime(device, threads, kernels=kernels)
     together, each = side_by_side(plan, place.device, threads)
     with Store(out / plan.folder) as store, LocalEngine(replace(place, threads=each), together) as engine:
-        trainings = CrossTrainings(plan, store, images, engine.runtime, together)
+        trainings = CrossTrainings(plan, store, images, engine.runtime, together, ensemble=ensemble)
         return run_folds(trainings, engine, on_event)
 
 
@@ -354,4 +397,6 @@ def run_folds(trainings: CrossTrainings, engine: Engine, on_event: Callable[[Eve
     found = trainings.write()
     if all(one.top1 is not None for one in found.folds):
         write_text_atomic(found.predictions, trainings.predictions())
+        if trainings.ensemble:
+            found = trainings.write(trainings.joined())
     return found

@@ -334,6 +334,7 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
     order = is_word(request.class_order)
     found = find(request.weights, None if own else request.model, None if order else request.class_order)
     about = found.bundle.about
+    about.check_single("a training")
     if own and about.name and about.name != request.model:
         raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
     notes.append(f"starts from {request.weights}, licence {about.licence}")

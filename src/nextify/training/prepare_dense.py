@@ -133,6 +133,7 @@ def dense_start(
         return about, state
     found = find(request.weights, request.model if known is None else None)
     about = found.bundle.about
+    about.check_single("a training")
     if about.name and about.name != request.model:
         raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
     if about.in_channels != 3:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nextify.data.foreign import Differences, library_settings, report_differences
 from nextify.data.preprocessing import Preprocessing, PreprocessingError, preprocess
-from nextify.weights.bundle import About, Bundle, Metric, is_bundle, load_bundle, save_bundle
+from nextify.weights.bundle import About, Bundle, Metric, is_bundle, load_bundle, save_bundle, save_ensemble
 from nextify.weights.convert import Conversion, convert
 from nextify.weights.hub import model_card, pull, push
 from nextify.weights.loading import Loaded, load, load_into
@@ -44,4 +44,5 @@ __all__ = [
     "rename",
     "report_differences",
     "save_bundle",
+    "save_ensemble",
 ]

@@ -63,6 +63,7 @@ def find_autoencoder(source: str | Path, design: str | Design | None = None) -> 
         WeightsError: as for ``weights.load``.
     """
     found = find(source, design)
+    found.bundle.about.check_single("a pre-training")
     state = {f"encoder.{n}": t for n, t in found.bundle.state.items() if not n.startswith("head.classifier.")}
     return FoundAutoencoder(found.bundle.about, state | _decoder(Path(source)), found.notes)
 

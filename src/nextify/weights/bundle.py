@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -78,6 +78,8 @@ class About:
     """SPDX identifier; ``yours`` of one's own training, ``unknown`` where a file does not tell it."""
     source: str = ""
     """Where the weights come from: a training, a file, a Hub id."""
+    members: int = 1
+    """Networks whose logits are averaged; of several each has its tensors below ``members.0``, ``members.1``, …"""
     nextify: str = ""
     """Version that wrote the bundle."""
 
@@ -94,6 +96,14 @@ class About:
             raise WeightsError(f"{len(self.thresholds)} thresholds for {self.num_classes} classes; give one each")
         if odd := [t for t in self.thresholds if type(t) not in (int, float) or not 0 <= t <= 1]:
             raise WeightsError(f"thresholds must be probabilities from 0 to 1, got {shortened(odd[0])}")
+
+    def check_single(self, what: str) -> None:
+        """Raise ``WeightsError`` for an ensemble, which ``what`` does not take."""
+        if self.members > 1:
+            raise WeightsError(
+                f"{what} takes one network, and {self.source or self.name or 'this bundle'} holds {self.members}: give "
+                f"the bundle of one of them"
+            )
 
     def check_one_class(self, what: str) -> None:
         """Raise ``WeightsError`` for a network that gives several labels per image, which ``what`` does not take."""
@@ -173,6 +183,8 @@ def to_json(about: About | DenseAbout) -> dict[str, Any]:
         stated = {"schema": SCHEMA, "task": about.task, **asdict(about)}
         return {**stated, "design": about.design.to_dict(), "recipe": recipe}
     stated = {"schema": SCHEMA, **asdict(about), "preprocessing": about.preprocessing.to_dict(), "recipe": recipe}
+    if about.members == 1:
+        del stated["members"]
     if about.thresholds:  # named as a task, so that versions that do not know it refuse it
         return {**stated, "task": MULTILABEL}
     del stated["thresholds"]
@@ -201,9 +213,9 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         )
     values = dict(content)
     try:
-        for name in ("num_classes", "in_channels"):
-            if name in values and (type(values[name]) is not int or values[name] < 0):
-                raise WeightsError(f"{name} must be a whole number, got {shortened(values[name])}")
+        for name, least in (("num_classes", 0), ("in_channels", 0), ("members", 1)):
+            if name in values and (type(values[name]) is not int or values[name] < least):
+                raise WeightsError(f"{name} must be a whole number from {least}, got {shortened(values[name])}")
         temperature = values.get("temperature", 1.0)
         if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
             raise WeightsError(f"temperature must be a number above 0, got {shortened(temperature)}")
@@ -294,6 +306,8 @@ def _checksum(content: Mapping[str, object]) -> str:
         deciding["temperature"] = content["temperature"]
     if "task" in content:
         deciding |= {"task": content["task"], "thresholds": content.get("thresholds")}
+    if content.get("members", 1) != 1:
+        deciding["members"] = content["members"]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
@@ -331,6 +345,36 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About | De
         write_bytes_atomic(fresh / WEIGHTS_FILE, data)
         write_json_atomic(fresh / JSON_FILE, content)
     return path
+
+
+def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tuple[Metric, ...] = ()) -> Path:
+    """Write one bundle of several classifiers, whose logits are averaged when it is used (``networks/ensemble.py``).
+
+    A member's temperature goes into its classifier. The cost is that of all members.
+
+    Args:
+        path: as of ``save_bundle``.
+        bundles: of one design, with the same classes, preprocessing, recipe and licence.
+        metrics: of the ensemble.
+
+    Raises:
+        WeightsError: fewer than two bundles, or ones that do not belong together.
+        FileNotFoundError: there is no such bundle.
+    """
+    if len(bundles) < 2:
+        raise WeightsError(f"an ensemble is of two networks or more, got {len(bundles)}")
+    first, state = load_bundle(bundles[0]).about, {}
+    for i, one in enumerate(map(load_bundle, bundles)):
+        for name in ("members", "design", "classes", "num_classes", "preprocessing", "thresholds", "recipe", "licence"):
+            if getattr(one.about, name) != getattr(first, name):
+                raise WeightsError(f"{bundles[i]} has another {name} than {bundles[0]}, so they are no ensemble")
+        first.check_single("an ensemble")
+        for name, tensor in one.state.items():
+            of_head = name.startswith("head.classifier.")
+            state[f"members.{i}.{name}"] = tensor / one.about.temperature if of_head else tensor
+    source = f"ensemble of {len(bundles)}: {first.source}"
+    about = replace(first, members=len(bundles), temperature=1.0, metrics=metrics, source=source)
+    return save_bundle(path, state, about)
 
 
 def check_replaceable(path: Path) -> None:
@@ -419,7 +463,7 @@ def _mismatches(
     state: Mapping[str, Tensor], about: About | DenseAbout
 ) -> tuple[list[str], list[str], list[str]] | None:
     if isinstance(about, About):
-        return mismatches(state, about.design, about.num_classes, about.in_channels)
+        return mismatches(state, about.design, about.num_classes, about.in_channels, about.members)
     with torch.device("meta"):
         network = build_dense(about.design, about.num_classes, about.canvas)
     return differences(state, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})

@@ -74,6 +74,7 @@ def convert(
             raise WeightsError(f"nextify writes no pickles: end {path} in .safetensors, or give a directory")
         save_bundle(path, found.bundle.state, about)
         return Conversion(about, found.naming, to, path, len(found.bundle.state), notes)
+    about.check_single(f"a file for {to}")
     state = rename(found.bundle.state, about.design, to)
     single = path.suffix in (*_PICKLES, ".safetensors")
     if single or to in ("official", "torchvision"):

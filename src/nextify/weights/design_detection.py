@@ -112,7 +112,11 @@ def expected_shapes(design: Design, num_classes: int, in_channels: int) -> Mappi
 
 
 def mismatches(
-    state: Mapping[str, Tensor], design: Design, num_classes: int | None = None, in_channels: int | None = None
+    state: Mapping[str, Tensor],
+    design: Design,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    members: int = 1,
 ) -> tuple[list[str], list[str], list[str]] | None:
     """(missing, unexpected, misshapen) tensors in our names, or None where all is as the design has it.
 
@@ -120,7 +124,10 @@ def mismatches(
     """
     classes = class_count(state) if num_classes is None else num_classes
     channels = channel_count(state) if in_channels is None else in_channels
-    return differences(state, expected_shapes(design, classes, channels))
+    expected = expected_shapes(design, classes, channels)
+    if members > 1:
+        expected = {f"members.{i}.{name}": shape for i in range(members) for name, shape in expected.items()}
+    return differences(state, expected)
 
 
 def differences(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nextify.data.preprocessing import Preprocessing
+from nextify.networks.ensemble import Classifier, Ensemble
 from nextify.networks.layout import layout
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design
@@ -28,12 +29,18 @@ log = logging.getLogger("nextify")
 class Loaded:
     """A network with weights, and what they are."""
 
-    model: ConvNet
+    model: Classifier
     about: About
     notes: tuple[str, ...]
     """What was assumed or adapted, a sentence each."""
     output_norms: State = field(default_factory=dict)
     """Norms of a backbone's outputs, by the names that ``Backbone`` gives them."""
+
+    def single(self, what: str) -> ConvNet:
+        """The network. Raises ``WeightsError`` for an ensemble, which ``what`` does not take."""
+        self.about.check_single(what)
+        assert isinstance(self.model, ConvNet)
+        return self.model
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -76,6 +83,17 @@ def load(
     """
     found = find(source, design, class_order)
     about, notes = found.bundle.about, list(found.notes)
+    if about.members > 1:
+        if (num_classes or about.num_classes, in_channels or about.in_channels) != (
+            about.num_classes,
+            about.in_channels,
+        ):
+            about.check_single("another classifier or stem")
+        one = layout(about.design, about.in_channels)
+        several = Ensemble([ConvNet(one, about.num_classes, stochastic_depth) for _ in range(about.members)])
+        _put(several, found.bundle.state)
+        _log(about, source, notes)
+        return Loaded(several.eval(), about, tuple(notes))
     state = adapt(found.bundle.state, num_classes, in_channels, notes)
     classes = class_count(state) if num_classes is None else num_classes
     channels = channel_count(state)
@@ -117,6 +135,7 @@ def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False,
     own = model.state_dict()
     found = find(source, _fitting(own))
     notes = list(found.notes)
+    found.bundle.about.check_single("load_into")
     state = adapt(
         found.bundle.state,
         class_count(own) if adapt_head else None,

@@ -46,7 +46,7 @@ def create_model(
     if weights is None:
         channels, classes = 3 if in_channels is None else in_channels, 1000 if num_classes is None else num_classes
         return zoo.create_model(name_or_design, classes, in_channels=channels, stochastic_depth=stochastic_depth)
-    return _loaded(weights, name_or_design, num_classes, in_channels, stochastic_depth).model
+    return _loaded(weights, name_or_design, num_classes, in_channels, stochastic_depth).single("create_model")
 
 
 def _loaded(
@@ -54,7 +54,7 @@ def _loaded(
 ) -> Loaded:
     zoo.find_design(design).warn_of_inert_choices()
     loaded = load(weights, design, num_classes=num_classes, in_channels=in_channels, stochastic_depth=stochastic_depth)
-    loaded.model.train()
+    loaded.single("this").train()
     return loaded
 
 
@@ -95,7 +95,7 @@ def create_backbone(
     net = (
         zoo.create_model(name_or_design, 0, in_channels=in_chans, stochastic_depth=drop_path_rate)
         if loaded is None
-        else loaded.model
+        else loaded.single("create_backbone")
     )
     backbone = Backbone(net, out_indices, norms=norms, frozen_stages=frozen_stages, output_format=output_format)
     if loaded is not None and loaded.output_norms:
