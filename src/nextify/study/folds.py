@@ -18,7 +18,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -29,8 +29,8 @@ import numpy.typing as npt
 from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import EncodedStore, UniformStore, check_images
 from nextify.data.kept import Kept
+from nextify.evaluation.ensemble import EnsembleResult, join
 from nextify.evaluation.evaluate import set_probabilities
-from nextify.evaluation.metrics import wilson
 from nextify.study.engine import Done, Engine, Event, Job, LocalEngine
 from nextify.study.plan import PlannedTrial
 from nextify.study.statistics import corrected_interval
@@ -43,7 +43,6 @@ from nextify.training.prepare import Prepared, prepare
 from nextify.training.request import Request, RequestError
 from nextify.training.result import Result
 from nextify.training.trial import runtime
-from nextify.weights import Metric, save_ensemble
 
 RESULTS, PREDICTIONS, ENSEMBLE = "results.json", "out-of-fold.csv", "ensemble"
 SMALL = 64
@@ -73,20 +72,6 @@ class FoldResult:
     """Percent."""
     seconds: float | None
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class EnsembleResult:
-    """The folds' networks as one, on the data's own test images, which no fold has seen. Accuracies are percent."""
-
-    bundle: Path
-    images: int
-    top1: float
-    top1_low: float
-    top1_high: float
-    """Ends of Wilson's 95 % interval of ``top1``."""
-    members_top1: tuple[float, ...]
-    """Of each fold's network on the same images."""
 
 
 @dataclass(frozen=True)
@@ -298,17 +283,9 @@ class CrossTrainings(Trainings):
         return [outcome.bundle for outcome in outcomes if isinstance(outcome, Result)]
 
     def joined(self) -> EnsembleResult:
-        """Write the bundle of all networks, and measure it and each of them on the data's test images."""
-        test, bundle, members = self.images.test, self.store.root / ENSEMBLE, self.bundles()
-        if not len(test):
-            raise DataError(f"{self.images.name} has no test images to measure an ensemble on")
-        save_ensemble(bundle, members)
-        run = partial(set_probabilities, images=test, device=self.runtime.device, kernels=self.runtime.kernels)
-        hits = [int((run(one).argmax(1) == test.labels).sum()) for one in (*members, bundle)]
-        *alone, top1 = (100 * count / len(test) for count in hits)
-        by = self.command or "nextify.cross_validate"
-        save_ensemble(bundle, members, (Metric("top1", top1, self.images.name, len(test), by),))
-        return EnsembleResult(bundle, len(test), top1, *wilson(hits[-1], len(test)), tuple(alone))
+        """Write the bundle of all networks, and measure it."""
+        made_by = self.command or "nextify.cross_validate"
+        return join(self.store.root / ENSEMBLE, self.bundles(), self.images, made_by, self.runtime.device)
 
     def probabilities(self) -> tuple[npt.NDArray[np.float32], Indices]:
         """``(N, K)`` of all training images, each by the network that was not trained on it, and ``(N,)`` its fold."""
