@@ -35,7 +35,7 @@ from nextify.system.files import UnusableFolder, write_json_atomic
 from nextify.tasks.classification import PLAIN, class_weights, fitted_temperature
 from nextify.training.loop import TrainingStopped
 from nextify.training.overfit import overfit_batch
-from nextify.training.prepare import Prepared, prepare, resolved
+from nextify.training.prepare import UNCALIBRATED_GROUPS, Prepared, prepare, resolved
 from nextify.training.probe import OutOfMemory, Speed, measure
 from nextify.training.request import Request, RequestError
 from nextify.training.result import finished
@@ -180,7 +180,7 @@ def test_a_temperature_is_fitted_on_images_that_were_not_trained_on(
     about = load_bundle(bundle).about
     assert about.recipe is not None
     assert about.temperature < 1  # after two epochs with mixed and smoothed labels
-    trained, held_out = divided(digits.train.labels, about.recipe)
+    trained, held_out = divided(digits.train, about.recipe)
     assert not set(trained) & set(held_out)
     model = load(bundle).model
     logits = torch.cat([
@@ -210,13 +210,21 @@ def test_images_are_held_out_for_confidences_where_there_are_enough(digits: Imag
     request = Request("convnext_atto", epochs=1, scale="tiny")
     many = images_of([600, 600], [5, 5])
     prepared = prepare(request, many)
-    held_out = divided(many.train.labels, prepared.trial.recipe)[1]
+    held_out = divided(many.train, prepared.trial.recipe)[1]
     assert len(held_out) == 100
     assert str(prepared.changes[-1]) == (
         "calibration: off → 0.0833 (100 training images are held out, and confidences fitted on them; "
         "--set calibration=off trains on all)"
     )
     assert prepared.steps_per_epoch == 1100 // prepared.trial.recipe.batch_size
+    many.train.groups = [f"patient {i % 60}" for i in range(1200)]
+    grouped = prepare(request, many)
+    assert "(100 training images are held out, in whole groups," in str(grouped.changes[-1])
+    held_out = divided(many.train, grouped.trial.recipe)[1]
+    assert {i % 60 for i in held_out}.isdisjoint(i % 60 for i in {*range(1200)} - {*held_out.tolist()})
+    many.train.groups = [f"patient {i % 5}" for i in range(1200)]
+    assert UNCALIBRATED_GROUPS in prepare(request, many).notes
+    many.train.groups = None
     for images, chosen, said in ((many, {"calibration": "off"}, False), (digits, {}, True)):
         without = prepare(replace(request, settings=chosen), images)
         assert without.trial.recipe.calibration == "off"

@@ -215,7 +215,7 @@ def test_a_label_does_not_lose_its_last_image() -> None:
 
 def test_held_out_images_and_batches_have_several_labels(root: Path) -> None:
     images = open_images(joined(root, "|"))
-    trained, held_out = divided(images.train.labels, PLAIN.with_(calibration=0.3))
+    trained, held_out = divided(images.train, PLAIN.with_(calibration=0.3))
     assert sorted([*trained, *held_out]) == list(range(8))
     assert len(held_out)
     batches = [*TestBatches(images.test, PLAIN, 8, 5, rank=1, count=2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -47,9 +48,15 @@ def test_folds_are_the_same_for_every_model_and_recipe(digits: Images) -> None:
     assert make_folds(digits, 3, seed=1)[0].images.fingerprint not in prints[0]
 
 
+def _grouped(images: Images, groups: list[str] | None) -> Images:
+    train = copy(images.train)
+    train.groups = groups
+    return replace(images, train=train)
+
+
 def test_groups_stay_whole(digits: Images) -> None:
     groups = [f"patient {i % 40}" if i % 50 else "" for i in range(600)]
-    for fold in make_folds(replace(digits, train_groups=groups), 4):
+    for fold in make_folds(_grouped(digits, groups), 4):
         held = {groups[i] for i in fold.held_out} - {""}
         rest = {groups[i] for i in np.setdiff1d(np.arange(600), fold.held_out)} - {""}
         assert held
@@ -61,10 +68,10 @@ def test_a_manifests_groups_reach_the_folds(shapes: Path, tmp_path: Path) -> Non
     rows = [f"{path},{path.parent.name},g{i % 9},{'test' if i % 24 > 20 else 'train'}" for i, path in enumerate(names)]
     (tmp_path / "list.csv").write_text("path,label,group,split\n" + "\n".join(rows))
     images = nextify.open_images(tmp_path / "list.csv")
-    assert images.train_groups is not None
-    assert len(images.train_groups) == len(images.train) == 63
+    assert images.train.groups is not None
+    assert len(images.train.groups) == len(images.train) == 63
     assert all(f",{group},train" in rows[names.index(Path(images.train.name(i)))] for i, group in
-               enumerate(images.train_groups))  # fmt: skip
+               enumerate(images.train.groups))  # fmt: skip
     assert len(make_folds(images, 3)) == 3
 
 
@@ -82,7 +89,7 @@ def test_too_few_images_or_groups_are_refused(digits: Images, count: int, groups
     elif groups:
         groups = [groups[i % 2] for i in range(600)]
     with pytest.raises(DataError, match=words):
-        make_folds(replace(digits, train_groups=groups), count)
+        make_folds(_grouped(digits, groups), count)
 
 
 def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, digits: Images) -> None:

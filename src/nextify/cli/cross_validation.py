@@ -83,7 +83,7 @@ def _announce(console: Console, trainings: CrossTrainings) -> None:
     plan, images = trainings.plan, trainings.images
     prepared = plan.prepared
     recipe = prepared.trial.recipe
-    groups = "" if images.train_groups is None else ", no group in two of them"
+    groups = "" if images.train.groups is None else ", no group in two of them"
     console.print(f"[bold]{prepared.request.model}[/] on {len(plan.folds)} folds of ", end="", highlight=False)
     console.print(images.name, highlight=False, markup=False)
     console.print(

@@ -17,7 +17,7 @@ from nextify.data.balance import balanced_order
 from nextify.data.bands import kind_of
 from nextify.data.decode import Pixels, UnreadableImage, quiet
 from nextify.data.errors import DataError
-from nextify.data.images import EncodedStore, ImageSet, Labels
+from nextify.data.images import EncodedStore, ImageSet
 from nextify.data.randomness import AUGMENTATION, order, reseed, seeded, words_of_rows
 from nextify.data.share import Rows, Share
 from nextify.data.sources.listing import Splitting, split_train
@@ -34,12 +34,16 @@ PREFETCHED = 4
 """Batches that each worker prepares ahead."""
 
 
-def divided(labels: Labels, recipe: Recipe) -> tuple[Rows, Rows]:
-    """Indices of the images to train on, and of those that the recipe's ``calibration`` holds out."""
-    everything = np.arange(len(labels))
+def divided(images: ImageSet, recipe: Recipe) -> tuple[Rows, Rows]:
+    """Indices of the images to train on, and of those that the recipe's ``calibration`` holds out, in whole groups.
+
+    Raises:
+        DataError: the groups are too few to hold any of them out.
+    """
+    everything = np.arange(len(images))
     if recipe.calibration == "off":
         return everything, everything[:0]
-    return split_train(labels, Splitting(recipe.calibration), everything)[:2]
+    return split_train(images.labels, Splitting(recipe.calibration), everything, images.groups)[:2]
 
 
 class TrainBatches:
@@ -62,7 +66,7 @@ class TrainBatches:
         Raises:
             DataError: there are fewer images than a batch holds.
         """
-        self.trained, self.held_out = divided(images.labels, recipe)
+        self.trained, self.held_out = divided(images, recipe)
         self.steps_per_epoch = len(self.trained) // recipe.batch_size
         if not self.steps_per_epoch:
             raise DataError(

@@ -142,7 +142,8 @@ def check(
             if refused is not None:
                 notes.append(f"Decoded images could not be kept in {cache} ({refused.strerror}); held in memory.")
         names = tuple(listing.images.names[i] for i in indices)
-        sets.append(ImageSet(listing.labels[indices], store, names, keep_under, bands))
+        groups = None if readable.groups is None else [readable.groups[i] for i in indices]
+        sets.append(ImageSet(listing.labels[indices], store, names, keep_under, bands, groups))
     _refuse(damaged, len(used))
     sizes = {(r.header.height, r.header.width) for r in records.values()}
     return Images(
@@ -158,7 +159,6 @@ def check(
         test_images_also_in_training=len(shared),
         left_out=readable.left_out,
         middle_side=round(float(np.median([min(r.header.height, r.header.width) for r in records.values()]))),
-        train_groups=None if readable.groups is None else tuple(readable.groups[i] for i in readable.train),
     )
 
 

@@ -166,6 +166,7 @@ class ImageSet(StoredImages):
         names: Sequence[str] | None = None,
         keep_under: Path | None = None,
         bands: Bands | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         """
         Args:
@@ -173,9 +174,10 @@ class ImageSet(StoredImages):
             names: what to call each image in a message; None numbers them.
             keep_under: path whose extensions name the files in which resized copies are kept; None keeps none on disk.
             bands: as ``Images`` has them.
+            groups: what each image shows (a patient, a plant), empty for none; None where the source tells no groups.
         """
         super().__init__(store, names)
-        self.labels, self.keep_under, self.bands = labels, keep_under, bands
+        self.labels, self.keep_under, self.bands, self.groups = labels, keep_under, bands, groups
         self.squares: dict[tuple[int, int], Kept] = {}
         """Resized copies made in this process, by (resized short side, side of the central crop)."""
 
@@ -184,9 +186,9 @@ class ImageSet(StoredImages):
 
     def selected(self, indices: npt.NDArray[np.int64]) -> ImageSet:
         """The images at ``indices (M,)``, in that order; resized copies of them are held in memory only."""
-        return ImageSet(
-            self.labels[indices], SelectedStore(self.store, indices), self.names_at(indices), None, self.bands
-        )
+        groups = None if self.groups is None else [self.groups[i] for i in indices]
+        chosen = SelectedStore(self.store, indices)
+        return ImageSet(self.labels[indices], chosen, self.names_at(indices), None, self.bands, groups)
 
     @property
     def array(self) -> Pixels | None:
@@ -252,8 +254,6 @@ class Images(Counted):
     bands: Bands | None = None
     """The bands that were chosen of each image (``--channels``), or how many there are, where all of them are numbers;
     None shows the images as they are."""
-    train_groups: Sequence[str] | None = None
-    """What each training image shows (a patient, a plant), empty for none; None where the source tells no groups."""
 
     @property
     def multilabel(self) -> bool:

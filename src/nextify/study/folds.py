@@ -104,7 +104,7 @@ def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     check_images(images)
-    labels, named = images.train.labels, images.train_groups
+    labels, named = images.train.labels, images.train.groups
     numbers = np.bincount(labels, minlength=images.num_classes)
     fewest = int(np.flatnonzero(numbers)[numbers[numbers > 0].argmin()])
     if numbers[fewest] < count:
@@ -136,7 +136,6 @@ def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
             test=_selected(images.train, held),
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
             test_images_also_in_training=0,
-            train_groups=None,
         )
         folds.append(Fold(part, held))
     return tuple(folds)

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.torch import save
 from torch import Tensor
 
-from nextify.data import Images
+from nextify.data import DataError, Images
 from nextify.data.batches import divided
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import canvas_of
@@ -59,6 +59,12 @@ SIZE_STEP = 32
 UNCALIBRATED = (
     "confidences are not calibrated, as there are few images to hold out for that; --set calibration=0.1 holds out a "
     "tenth"
+)
+
+
+UNCALIBRATED_GROUPS = (
+    "confidences are not calibrated, as the groups are too large to hold one out for that; --set calibration=0.1 holds "
+    "one out all the same"
 )
 
 
@@ -161,14 +167,17 @@ class Preparation:
         asked = final.calibration != "off" or "calibration" in above
         if isinstance(images, Images) and request.mask_ratio is None and not asked:
             share = calibration_share(images, final.batch_size)
+            held_out = 0 if share is None else _held_out(images, final.with_(calibration=share))
             if share is None:
                 notes += (UNCALIBRATED,)
+            elif not held_out:
+                notes += (UNCALIBRATED_GROUPS,)
             else:
                 final = final.with_(calibration=share)
-                held_out = len(divided(images.train.labels, final)[1])
+                groups = "" if images.train.groups is None else ", in whole groups"
                 reason = (
-                    f"{held_out:,} training images are held out, and confidences fitted on them; --set calibration=off "
-                    f"trains on all"
+                    f"{held_out:,} training images are held out{groups}, and confidences fitted on them; "
+                    f"--set calibration=off trains on all"
                 )
                 changes.append(Change("calibration", "off", share, reason))
         if (
@@ -245,7 +254,7 @@ class Prepared(Preparation):
         recipe = self.trial.recipe
         if isinstance(self.images, DenseImages):
             return len(self.images.train) // recipe.batch_size
-        return len(divided(self.images.train.labels, recipe)[0]) // recipe.batch_size
+        return len(divided(self.images.train, recipe)[0]) // recipe.batch_size
 
     @property
     def uses_batch_norm(self) -> bool:
@@ -325,6 +334,16 @@ def _recipe(request: Request, images: Images, notes: list[str]) -> tuple[str, Re
             f"--weights timm:{request.model}"
         )
     return name, RECIPES[name]
+
+
+def _held_out(images: Images, recipe: Recipe) -> int:
+    """Images to calibrate on; 0 where whole groups would be too many of them, or no group can be spared."""
+    try:
+        trained, held_out = divided(images.train, recipe)
+    except DataError:
+        return 0
+    few = 10 * len(held_out) <= len(images.train) and len(trained) >= recipe.batch_size
+    return len(held_out) if few else 0
 
 
 def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | None, Mapping[str, Tensor] | None]:

@@ -203,7 +203,7 @@ def run_prepared(
         if finished(folder, trial) is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
-            held_out = divided(images.train.labels, trial.recipe)[1].tolist() if isinstance(images, Images) else []
+            held_out = divided(images.train, trial.recipe)[1].tolist() if isinstance(images, Images) else []
             write_text_atomic(folder / "split.csv", split_csv(images, held_out))
             write_json_atomic(folder / "recipe.json", {**resolved(prepared), "reading": source and asdict(source)})
 
