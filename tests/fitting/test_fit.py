@@ -7,7 +7,7 @@ import pytest
 from nextify.fitting.fit import FitError, calibration_share, fit, fit_recipe, fitted_batch_size
 from nextify.fitting.scale import SCALES, ScaleError, scale
 from nextify.paper.design import CONVNEXT_TINY, RESNET50, stem_stride
-from nextify.paper.recipe import CONVNEXT, RECIPES, RESNET
+from nextify.paper.recipe import CONVNEXT, RECIPES, RESNET, RandAugment
 from nextify.paper.roadmap import roadmap
 
 
@@ -141,5 +141,12 @@ def test_no_more_images_are_held_out_than_confidences_need(images, classes, batc
 
 @pytest.mark.parametrize("name", ["convnext", "scratch_small"])
 def test_a_recipe_that_is_fitted_for_many_networks_holds_nothing_out(name):
-    assert RECIPES[name].light == "off"
     assert fit_recipe(RECIPES[name], Facts(50_000), image_size=32, epochs=10)[0].calibration == "off"
+
+
+@pytest.mark.parametrize(("epochs", "rand_augment"), [(10, "off"), (100, RandAugment(5))])
+def test_a_short_training_of_fresh_weights_has_a_change_of_light(epochs: int, rand_augment: object) -> None:
+    recipe = fit_recipe(RECIPES["scratch_small"], Facts(50_000), image_size=32, epochs=epochs)[0]
+    assert recipe.light == 0.2
+    assert recipe.rand_augment == rand_augment
+    assert RECIPES["convnext"].light == RECIPES["finetune_small"].light == "off"

@@ -290,10 +290,12 @@ SCRATCH_SMALL = CONVNEXT.with_(
     learning_rate=0.02,
     ema=0.999,
     crop=RandomResized(resampling="fast"),
+    light=0.2,
 )
 """Up to some hundred thousand images of your own, from fresh weights. Table 5's augmentation and regularization, which
-fitting weakens for short trainings. Muon (arXiv 2502.16982) with its usual momentum. Batch and
-rates are the best of a few one-epoch trials on CIFAR-10 (docs/log.md), the rest is a rule of thumb, not tuned."""
+fitting weakens for short trainings; where that leaves RandAugment out, a small change of the light remains. Muon (arXiv
+2502.16982) with its usual momentum. Batch and rates are the best of a few one-epoch trials on CIFAR-10, and the light
+was measured (docs/log.md); the rest is a rule of thumb, not tuned."""
 
 FINETUNE_SMALL = _FINETUNE.with_(
     epochs=20,
