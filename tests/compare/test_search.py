@@ -1,0 +1,231 @@
+"""Search: designs within a budget, successive halving with trainings that take no time, and one that trains."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nextify.cli import main
+from nextify.compare import search_report
+from nextify.compare.budget import BudgetError
+from nextify.compare.designs import AIM, drawn, family, grown, limits, near, used
+from nextify.compare.records import Row
+from nextify.compare.search import ETA, Search, Settings
+from nextify.fitting.scale import scale
+from nextify.networks.layout import cost
+from nextify.paper.design import CONVNEXT_TINY, RESNET50
+from nextify.study.engine import Done, EngineError, Failed, Started
+from nextify.study.store import Store
+from nextify.system.files import UnusableFolder
+from nextify.training.result import Result, packed
+from nextify.training.trial import Runtime
+
+TESTS = 360
+
+
+def cheap(design):
+    """Latency by the multiply-adds, 1 ms each million, without building the network."""
+    counted = cost(design, 16, 10)
+    return Row("", 16, "measured", macs=counted.macs, parameters=counted.parameters, latency_ms_p50=counted.macs / 1e6)
+
+
+def worth(design):
+    """An additive game: GELU, layer norm and depth are good."""
+    return 60 + 5 * (design.activation == "gelu") + 5 * (design.norm == "layer") + min(10, sum(design.depths))
+
+
+class Instant:
+    """An engine whose trainings take a second per epoch; ``broken`` fail; after ``most`` jobs it is interrupted."""
+
+    def __init__(self, most=10**9, broken=lambda job: False):
+        self.most, self.broken, self.trained = most, broken, []
+
+    def run(self, jobs, on_event):
+        for job in jobs:
+            if len(self.trained) >= self.most:
+                raise KeyboardInterrupt
+            on_event(Started(job.key))
+            if self.broken(job):
+                on_event(Failed(job.key, "it diverged"))
+                continue
+            self.trained.append(job)
+            job.folder.mkdir(parents=True)
+            epochs, images = job.trial.recipe.epochs, len(job.images.test)
+            right = np.arange(images) * 100 < (worth(job.trial.design) + job.trial.seed + epochs / 10) * images
+            metrics = {"top1": 100 * float(right.mean()), "top5": 100.0}
+            on_event(
+                Done(
+                    job.key,
+                    Result(
+                        *(job.trial.fingerprint, job.folder / "bundle", metrics, images, 0.1, float(epochs), 1.0, None),
+                        *([], True, packed(right.astype(np.uint8).tobytes())),
+                    ),
+                )
+            )
+
+
+@pytest.fixture
+def made(tmp_path, digits):
+    def make(out="out", engine=None, **settings):
+        settings = {"budget": "latency<2ms", "minutes": 0.3, "epochs": 9, "seeds": 2, **settings}
+        return Search(
+            Settings(**settings), digits, Store(tmp_path / out), engine or Instant(), Runtime(), 2, measure=cheap
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("image_size", [16, 32, 96])
+def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
+    size = scale("tiny")
+    designs = {drawn(np.random.default_rng(number), size, image_size)[1] for number in range(300)}
+    assert len(designs) > 200
+    for design in designs:
+        assert design.groups == "depthwise" or design == design.with_(
+            bottleneck="narrow", spatial="middle", kernel_size=3
+        )
+        assert design.layer_scale == "off" or design.norms == "before_expand"
+        assert cost(design, image_size, 10).macs > 0
+    assert any(image_size <= 64 and design.downsampling == "pooled" for design in designs) == (image_size <= 64)
+
+
+@pytest.mark.parametrize("budget", ["latency<2ms", "macs<3M", "parameters<200k", "latency<2ms, parameters<100k"])
+def test_a_design_is_widened_until_it_just_keeps_the_budget(budget):
+    within = limits(budget)
+    for number in range(30):
+        _, design = drawn(np.random.default_rng(number), scale("tiny"), 16)
+        wide, row, share = grown(design, cheap, within)
+        assert share == used(row, within)
+        assert share <= 1
+        assert row == cheap(wide)
+        assert wide.with_(widths=design.widths) == design
+    assert share > AIM - 0.1
+
+
+def test_a_design_that_takes_too_much_at_any_width_is_told_by_its_share():
+    assert grown(CONVNEXT_TINY, cheap, limits("macs<100"))[2] > 1
+
+
+def test_a_member_of_each_family_is_the_largest_within_the_budget():
+    within = limits("macs<20M")
+    found = {each.name: each for each in family(32, 1000, cheap_at_32, within)}
+    assert all(each.used <= 1 for each in found.values())
+    assert "convnext_pooled@tiny" in found or not any("pooled" in name for name in found)
+    assert len({each.design for each in found.values()}) == len(found)
+    names = " ".join(found)
+    assert "convnext_" in names
+    assert "convnextv2_" in names
+    assert "resnet50_" in names
+
+
+def cheap_at_32(design):
+    return Row("", 32, "measured", macs=cost(design, 32, 10).macs)
+
+
+def test_candidates_go_on_after_those_that_are_known():
+    given = (0, scale("tiny"), 16, 500, cheap, limits("latency<2ms"))
+    stream = near("search", *given)
+    first = [next(stream) for _ in range(9)]
+    stream = near("search", *given, first[:5])
+    assert [next(stream) for _ in range(4)] == first[5:]
+    assert first[0].origin == "convnext_pooled"
+    assert first[1].origin == "ConvNeXt-T"
+    assert "search-" not in next(near("random", *given)).name
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ("latency", "cannot be read"),
+        ("latency>10ms", "limits latency by <"),
+        ("latency<10", "in ms, s"),
+        ("latency<0ms", "leaves no room"),
+        ("throughput>100", "names throughput"),
+        ("memory<10MiB", "names memory"),
+        ("", "cannot be read"),
+    ],
+)
+def test_a_bad_budget_is_one_line(budget, said, capsys):
+    assert main(["search", "--budget", budget]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_best_of_the_designs_wins_and_all_arms_are_compared(made, tmp_path):
+    engine = Instant()
+    search = made(engine=engine)
+    found = search.run()
+    assert worth(found.winner.design) >= max(worth(t.candidate.design) for t in found.tried if t.epochs) - 2
+    assert [final.arm for final in found.finals] == ["search", "random", "family"]
+    assert found.rungs == (1, 3, 9)
+    rungs = [sum(t.arm == "search" and t.epochs >= epochs for t in found.tried) for epochs in found.rungs]
+    assert rungs[1:] == [rungs[0] // ETA, max(1, rungs[0] // ETA // ETA)]
+    assert all(t.candidate.used <= 1 for t in found.tried if t.epochs)
+    spent = {arm: sum(t.seconds for t in found.tried if t.arm == arm) for arm in ("search", "random")}
+    assert spent["search"] <= spent["random"] < spent["search"] + 2 * 9 + 1
+    validated = [job for job in engine.trained if not job.name.startswith("final-")]
+    assert all(job.images is search.validated for job in validated)
+    assert {len(job.images.train) for job in validated} == {len(search.images.train) - len(search.validated.test)}
+    assert len(engine.trained) - len(validated) == 3 * 2
+    assert found.finals[0].statistics.comparison is None
+    over = found.finals[1].statistics.comparison
+    assert over.change == pytest.approx(
+        found.finals[0].statistics.summary.mean - found.finals[1].statistics.summary.mean
+    )
+    assert "the search’s winner" in over.conclusion
+    written = search_report.write(found, tmp_path)
+    assert [path.stat().st_size > 100 for path in written] == [True] * 5
+    kept = json.loads(written[0].read_text())
+    assert kept["finals"][0]["candidate"]["design"] == found.winner.design.to_dict()
+    assert len(written[1].read_text().splitlines()) == 1 + len(found.tried)
+
+
+def without_times(found):
+    return {k: v for k, v in found.to_dict().items() if k not in ("started", "finished", "environment", "bundle")}
+
+
+@pytest.mark.parametrize("most", [0, 5, 17, 40])
+def test_a_stopped_search_goes_on_to_the_same_result(made, most):
+    whole = made("whole").run()
+    with pytest.raises(KeyboardInterrupt):
+        made(engine=Instant(most)).run()
+    rest = Instant()
+    assert without_times(made(engine=rest).run()) == without_times(whole)
+
+
+def test_a_finished_search_of_more_minutes_keeps_what_is_trained(made):
+    first, more = Instant(), Instant()
+    found = made(engine=first).run()
+    longer = made(engine=more, minutes=0.6).run()
+    assert {job.key for job in first.trained if "final" not in job.key}.isdisjoint(job.key for job in more.trained)
+    assert sum(t.arm == "search" for t in longer.tried) > sum(t.arm == "search" for t in found.tried)
+
+
+def test_another_search_in_the_same_folder_is_refused(made):
+    made(alone=True).run()
+    with pytest.raises(UnusableFolder, match="another budget: choose another --out"):
+        made(budget="latency<3ms")
+    made(alone=True, seeds=3)
+
+
+def test_failed_designs_are_left_out_and_named(made):
+    found = made(engine=Instant(broken=lambda job: job.trial.design.norm == "batch"), alone=True).run()
+    assert found.winner.design.norm == "layer"
+    assert {t.error for t in found.tried if t.candidate.design.norm == "batch"} == {"it diverged"}
+    with pytest.raises(EngineError, match="it diverged"):
+        made("other", engine=Instant(broken=lambda job: True)).run()
+
+
+def test_a_budget_that_no_design_keeps_is_refused_without_a_training(made):
+    engine = Instant()
+    with pytest.raises(BudgetError, match="do not stay within --budget macs<10; the nearest takes multiply-adds"):
+        made(engine=engine, budget="macs<10").run()
+    assert engine.trained == []
+
+
+def test_a_search_alone_has_no_rivals(made):
+    found = made(alone=True).run()
+    assert [final.arm for final in found.finals] == ["search"]
+    assert {t.arm for t in found.tried} == {"search"}
+    assert RESNET50.depths not in [t.candidate.design.depths for t in found.tried]
