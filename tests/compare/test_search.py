@@ -5,22 +5,23 @@ import json
 import numpy as np
 import pytest
 
+import nextify
 from nextify.cli import main
 from nextify.compare import search_report
 from nextify.compare.budget import BudgetError
 from nextify.compare.designs import AIM, drawn, family, grown, limits, near, used
 from nextify.compare.records import Row
-from nextify.compare.search import ETA, Search, Settings
+from nextify.compare.search import ETA, Search
+from nextify.compare.search_results import Settings
 from nextify.fitting.scale import scale
 from nextify.networks.layout import cost
-from nextify.paper.design import CONVNEXT_TINY, RESNET50
-from nextify.study.engine import Done, EngineError, Failed, Started
+from nextify.paper.design import CONVNEXT_TINY
+from nextify.study.engine import Done, EngineError, Failed, Started, run_job
 from nextify.study.store import Store
 from nextify.system.files import UnusableFolder
 from nextify.training.result import Result, packed
 from nextify.training.trial import Runtime
-
-TESTS = 360
+from tests.helpers import server
 
 
 def cheap(design):
@@ -49,7 +50,7 @@ class Instant:
                 on_event(Failed(job.key, "it diverged"))
                 continue
             self.trained.append(job)
-            job.folder.mkdir(parents=True)
+            job.folder.mkdir(parents=True, exist_ok=True)
             epochs, images = job.trial.recipe.epochs, len(job.images.test)
             right = np.arange(images) * 100 < (worth(job.trial.design) + job.trial.seed + epochs / 10) * images
             metrics = {"top1": 100 * float(right.mean()), "top5": 100.0}
@@ -91,15 +92,16 @@ def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
 
 @pytest.mark.parametrize("budget", ["latency<2ms", "macs<3M", "parameters<200k", "latency<2ms, parameters<100k"])
 def test_a_design_is_widened_until_it_just_keeps_the_budget(budget):
-    within = limits(budget)
+    within, shares = limits(budget), []
     for number in range(30):
         _, design = drawn(np.random.default_rng(number), scale("tiny"), 16)
         wide, row, share = grown(design, cheap, within)
         assert share == used(row, within)
-        assert share <= 1
+        assert share <= 1 or max(wide.widths) < max(design.widths)
         assert row == cheap(wide)
         assert wide.with_(widths=design.widths) == design
-    assert share > AIM - 0.1
+        shares.append(share)
+    assert sum(AIM <= share <= 1 for share in shares) > 15
 
 
 def test_a_design_that_takes_too_much_at_any_width_is_told_by_its_share():
@@ -156,10 +158,13 @@ def test_the_best_of_the_designs_wins_and_all_arms_are_compared(made, tmp_path):
     engine = Instant()
     search = made(engine=engine)
     found = search.run()
-    assert worth(found.winner.design) >= max(worth(t.candidate.design) for t in found.tried if t.epochs) - 2
+    assert (
+        worth(found.winner.design)
+        >= max(worth(t.candidate.design) for t in found.tried if t.epochs and t.arm == "search") - 1
+    )
     assert [final.arm for final in found.finals] == ["search", "random", "family"]
     assert found.rungs == (1, 3, 9)
-    rungs = [sum(t.arm == "search" and t.epochs >= epochs for t in found.tried) for epochs in found.rungs]
+    rungs = [sum(t.epochs >= epochs for t in own) for epochs in found.rungs]
     assert rungs[1:] == [rungs[0] // ETA, max(1, rungs[0] // ETA // ETA)]
     assert all(t.candidate.used <= 1 for t in found.tried if t.epochs)
     spent = {arm: sum(t.seconds for t in found.tried if t.arm == arm) for arm in ("search", "random")}
@@ -185,7 +190,7 @@ def without_times(found):
     return {k: v for k, v in found.to_dict().items() if k not in ("started", "finished", "environment", "bundle")}
 
 
-@pytest.mark.parametrize("most", [0, 5, 17, 40])
+@pytest.mark.parametrize("most", [0, 5, 17, 25])
 def test_a_stopped_search_goes_on_to_the_same_result(made, most):
     whole = made("whole").run()
     with pytest.raises(KeyboardInterrupt):
@@ -228,4 +233,40 @@ def test_a_search_alone_has_no_rivals(made):
     found = made(alone=True).run()
     assert [final.arm for final in found.finals] == ["search"]
     assert {t.arm for t in found.tried} == {"search"}
-    assert RESNET50.depths not in [t.candidate.design.depths for t in found.tried]
+
+
+class InProcess:
+    """An engine that trains here."""
+
+    def run(self, jobs, on_event):
+        for job in jobs:
+            run_job(job, Runtime(), on_event)
+
+
+def test_a_real_search_leaves_a_bundle_that_gives_its_reported_accuracy(tmp_path, digits):
+    settings = Settings("macs<300k", 1e-6, epochs=1, seeds=1, alone=True, latency_threads=1)
+    with Store(tmp_path) as store:
+        found = Search(settings, digits, store, InProcess(), Runtime(), 1).run()
+    assert 0.5 < found.winner.used <= 1
+    assert cost(found.winner.design, found.image_size, 10).macs == found.winner.row.macs <= 300_000
+    assert all(milliseconds > 0 for milliseconds in found.finals[0].latency_ms)
+    assert found.bundle_accuracy == found.finals[0].accuracies[0]
+    assert nextify.evaluate(tmp_path / "trials" / "latest", digits).top1 == found.bundle_accuracy
+    assert {path.name.partition("-")[0] for path in (tmp_path / "trials").iterdir()} == {"final", "latest"}
+
+
+@pytest.mark.slow
+def test_the_command_searches_reports_and_goes_on(tmp_path, monkeypatch, capsys):
+    server()
+    monkeypatch.chdir(tmp_path)
+    command = ["search", "--budget", "latency<20ms, macs<500k", "--epochs", "3", "--seeds", "2", "--out", "out"]
+    assert main([*command, "--minutes", "0.01"]) == 0
+    first = json.loads((tmp_path / "out/search.json").read_text())
+    assert [final["arm"] for final in first["finals"]] == ["search", "random", "family"]
+    assert (tmp_path / "out/search.png").stat().st_size > 20_000
+    said = capsys.readouterr().out
+    assert "the winner's network: out/trials/final-search-" in said
+    assert main([*command, "--minutes", "0.01"]) == 0
+    again = json.loads((tmp_path / "out/search.json").read_text())
+    assert [final["accuracies"] for final in again["finals"]] == [final["accuracies"] for final in first["finals"]]
+    assert "finished already" in capsys.readouterr().out

@@ -14,7 +14,8 @@ from nextify.cli.printing import command_line, say
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.compare import search_report
 from nextify.compare.designs import limits
-from nextify.compare.search import Search, Settings
+from nextify.compare.search import Search
+from nextify.compare.search_results import Settings
 from nextify.report.text import listing
 from nextify.study.engine import EngineError, Event
 from nextify.study.store import Store

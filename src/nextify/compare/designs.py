@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -88,14 +88,18 @@ def used(row: Row, within: Sequence[Limit]) -> float:
 
 
 def measured(
-    design: Design, image_size: int, classes: int, number: int, given: profiling.Conditions, patience: float = math.inf
+    design: Design, image_size: int, classes: int, number: int, given: profiling.Conditions, patience: float
 ) -> Row:
     """Count a network and time it, warm, with one image at a time on ``number`` CPU threads.
 
     Args:
-        patience: milliseconds; a network whose first warm call takes longer is not timed any further.
+        patience: milliseconds; a network whose first warm call takes longer is not timed any further. With 0 it is
+            only counted.
     """
     counted = cost(design, image_size, classes)
+    row = Row("", image_size, "measured", parameters=counted.parameters, macs=counted.macs)
+    if not patience:
+        return row
     with threads(number), profiling.conditions(given):
         model = profiling.place(create_model(design, classes), given)
         step = profiling.inference(model, profiling.random_images(1, image_size, given), given)
@@ -106,13 +110,7 @@ def measured(
             if len(times) >= FEWEST_CALLS and math.fsum(times) >= SHORTEST_TIMED:
                 break
             times.append(profiling.seconds(step, given.device))
-    return Row(
-        *("", image_size, "measured"),
-        parameters=counted.parameters,
-        macs=counted.macs,
-        latency_calls=len(times),
-        latency_ms_p50=1e3 * profiling.median(times),
-    )
+    return replace(row, latency_calls=len(times), latency_ms_p50=1e3 * profiling.median(times))
 
 
 def anchors(scale: Scale, image_size: int) -> Iterator[tuple[str, Design]]:

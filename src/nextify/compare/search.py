@@ -27,6 +27,9 @@ import numpy as np
 
 from nextify.compare.budget import BudgetError
 from nextify.compare.designs import Candidate, Measure, family, limits, measured, near
+from nextify.compare.records import Row
+from nextify.compare.search_report import write
+from nextify.compare.search_results import WORDS, Final, Found, Settings, Tried
 from nextify.data import Images, open_images
 from nextify.data.images import check_images, check_pictures
 from nextify.data.sources.listing import Splitting, split_train
@@ -39,11 +42,11 @@ from nextify.study.engine import Engine, EngineError, Event, Failed, LocalEngine
 from nextify.study.folds import held_out
 from nextify.study.ledger import Ledger
 from nextify.study.plan import PlannedTrial
-from nextify.study.results import Json, StudyData, finite
-from nextify.study.statistics import StepStatistics, conclude
+from nextify.study.statistics import conclude
 from nextify.study.store import Store
 from nextify.study.study import StudyEstimate, Trainings, default_side_by_side
-from nextify.system.environment import Environment, cores
+from nextify.system.device import gpu_name
+from nextify.system.environment import cores
 from nextify.system.files import UnusableFolder, link_latest, parse_json, write_json_atomic
 from nextify.system.native import Mode
 from nextify.system.text import plural
@@ -62,97 +65,7 @@ ROUNDS = 5
 """Times that the winners' latencies are measured in turn at the end."""
 UNFIT = 60
 """Designs in a row that take too much, after which a budget is taken to be too small."""
-WORDS = {"search": "the search’s winner", "random": "random search’s best", "family": "the best family member"}
 Watch = Callable[[Trainings, StudyEstimate], AbstractContextManager[Callable[[Event], None]]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides what a search finds, beside the images and the speed of the machine."""
-
-    budget: str
-    minutes: float = 60.0
-    epochs: int | None = None
-    """Of the last rung and of the final trainings; None takes the scale's."""
-    seeds: int = 3
-    """Final trainings of each winner."""
-    seed: int = 0
-    """Of the draws, and of the trainings that decide."""
-    scale: str = "tiny"
-    image_size: int | None = None
-    recipe: str | None = None
-    precision: str | None = None
-    alone: bool = False
-    """Without random search and families."""
-    latency_threads: int | None = None
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A design that was measured, and how far it got."""
-
-    arm: str
-    candidate: Candidate
-    epochs: int = 0
-    """Of its longest training; 0 for one that takes too much, or failed."""
-    accuracy: float | None = None
-    """Of that training on the validation images, percent."""
-    seconds: float = 0.0
-    """Of all its trainings."""
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Final:
-    """The winner of an arm, trained on all training images and measured on the test images."""
-
-    arm: str
-    candidate: Candidate
-    statistics: StepStatistics
-    """Of its accuracies; the winner's own has no comparison, a rival's is of the winner against it."""
-    accuracies: tuple[float | None, ...]
-    """By seed, percent."""
-    latency_ms: tuple[float, ...]
-    """Medians of the rounds in which the winners were measured in turn."""
-    seconds: float
-    """That the arm's trainings took, together, before it was chosen."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found, as ``search.json`` has it."""
-
-    settings: Settings
-    data: StudyData
-    image_size: int
-    rungs: tuple[int, ...]
-    """Epochs."""
-    validation_images: int
-    metric: str
-    latency_threads: int
-    side_by_side: int
-    tried: tuple[Tried, ...]
-    finals: tuple[Final, ...]
-    bundle: Path | None
-    """The winner's network of the first seed; None where its training failed."""
-    bundle_accuracy: float | None
-    command: str
-    started: str
-    finished: str
-    environment: Environment
-
-    @property
-    def winner(self) -> Candidate:
-        """The search's design."""
-        return self.finals[0].candidate
-
-    def to_dict(self) -> Json:
-        """Plain data, for JSON."""
-        found = asdict(self) | {"schema": 1, "bundle": self.bundle and str(self.bundle)}
-        for kind, records in (("tried", self.tried), ("finals", self.finals)):
-            for one, record in zip(found[kind], records, strict=True):
-                one["candidate"] = record.candidate.to_dict()
-        return dict(finite(found))
 
 
 @dataclass(frozen=True)
@@ -182,6 +95,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self._made: dict[tuple[bool, int | None], Prepared] = {}
+        self._plans: dict[str, PlannedTrial] = {}
         check_images(self.images)
         check_pictures(self.images, "nextify search")
         self.limits = limits(self.settings.budget)
@@ -227,14 +141,14 @@ class Search:
         tried = {arm: [candidate.to_dict() for candidate in each] for arm, each in self.tried.items()}
         write_json_atomic(self.path, {"asked": self.asked, "tried": tried, "turns": self.turns})
 
-    @cached_property
-    def _measure(self) -> Measure:
+    def _cost(self, design: Design, timed: bool | None = None) -> Row:
+        """What a design costs here; ``timed`` by default where the budget limits the latency."""
         if self.measure is not None:
-            return self.measure
-        slowest = max((each.value for each in self.limits if each.name == "latency"), default=math.inf)
+            return self.measure(design)
+        slowest = [each.value for each in self.limits if each.name == "latency"]
         conditions = Conditions(self.runtime.device, kernels=self.runtime.kernels)
-        size, classes = self.image_size, self.images.num_classes
-        return lambda design: measured(design, size, classes, self.threads, conditions, 1.5 * slowest)
+        found = self.image_size, self.images.num_classes, self.threads, conditions
+        return measured(design, *found, 0.0 if not (timed or slowest) else 1.5 * max(slowest, default=math.inf))
 
     @cached_property
     def image_size(self) -> int:
@@ -257,7 +171,10 @@ class Search:
     def _planned(self, candidate: Candidate, epochs: int) -> PlannedTrial:
         """A training by which a design is judged."""
         name = f"{candidate.name}-epochs{epochs}"
-        return PlannedTrial(name, self._trial(candidate.design, self.validated, epochs, self.settings.seed), name)
+        if name not in self._plans:
+            trial = self._trial(candidate.design, self.validated, epochs, self.settings.seed)
+            self._plans[name] = PlannedTrial(name, trial, name)
+        return self._plans[name]
 
     def _trial(self, design: Design, images: Images, epochs: int, seed: int) -> Trial:
         trial = self._prepared(images, epochs).trial
@@ -282,14 +199,14 @@ class Search:
         steps = self.epochs * self._prepared(self.images, self.epochs).steps_per_epoch
         own = self.tried.setdefault(arm, [])
         if arm == "family" and not own:
-            own += family(self.image_size, steps, self._measure, self.limits)
+            own += family(self.image_size, steps, self._cost, self.limits)
             self._keep()
         yield from (each for each in own if each.used <= 1)
         if arm == "family":
             return
         given = self.settings
         place = scale(given.scale), self.image_size, steps
-        for candidate in near(arm, given.seed, *place, self._measure, self.limits, tuple(own)):
+        for candidate in near(arm, given.seed, *place, self._cost, self.limits, tuple(own)):
             own.append(candidate)
             self._keep()
             if candidate.used <= 1:
@@ -313,10 +230,8 @@ class Search:
     def _run(self, trainings: Trainings, planned: tuple[PlannedTrial, ...], epochs: int) -> None:
         trainings.plan = _Trials(planned)
         if still := trainings.open_trials:
-            own = {p.folder: e for arm in self.tried.values() for c in arm for e in self.rungs
-                   if (p := self._planned(c, e)).folder in self.ledger.known}  # fmt: skip
-            each = [self.ledger.known[folder][1] / e for folder, e in own.items()]
-            seconds = epochs * fmean(each) if each else 0.0
+            known = [self._known(c, e) for arm in self.tried.values() for c in arm for e in self.rungs if c.used <= 1]
+            seconds = fmean(took for _, took in filter(None, known)) if any(known) else 0.0
             estimate = StudyEstimate(seconds * len(still) / self.side_by_side, {p.folder: seconds for p in still}, {})
             with self.watch(trainings, estimate) as on_event:
                 trainings.run(self.engine, on_event)
@@ -359,7 +274,7 @@ class Search:
             BudgetError: no design stays within the limits.
             EngineError: the trainings cannot go on; what is finished stays.
         """
-        started = datetime.now(UTC)
+        started, device = datetime.now(UTC), self.runtime.device
         winner = self._halve("search")
         assert winner is not None  # a rung of which nothing is left raises
         chosen = {"search": winner}
@@ -389,7 +304,8 @@ class Search:
             command=self.command,
             started=started.isoformat(timespec="seconds"),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            environment=final.environment | {"device": self.runtime.device, "threads_per_trial": self.runtime.threads},
+            environment=final.environment
+            | {"gpu": gpu_name(device), "device": device, "threads_per_trial": self.runtime.threads},
         )
 
     def _finals(self, candidate: Candidate) -> list[PlannedTrial]:
@@ -402,7 +318,7 @@ class Search:
         """Latencies of the winners in ms, measured A B C A B C, by arm."""
         key = " ".join(each.name for each in chosen.values())
         if key not in self.turns:
-            rows = [(arm, self._measure(each.design)) for _ in range(ROUNDS) for arm, each in chosen.items()]
+            rows = [(arm, self._cost(each.design, timed=True)) for _ in range(ROUNDS) for arm, each in chosen.items()]
             self.turns[key] = {arm: [row.latency_ms_p50 or 0.0 for a, row in rows if a == arm] for arm in chosen}
             self._keep()
         return self.turns[key]
@@ -496,8 +412,6 @@ def search(
         UnusableFolder: ``out`` holds another search.
         EngineError: the trainings cannot go on; what is finished stays.
     """
-    from nextify.compare.search_report import write
-
     limits(budget)
     out = Path(out)
     images = data if isinstance(data, Images) else open_images(data, split_seed=split_seed, cache=out / "cache")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nextify.compare.budget import QUANTITIES
 from nextify.compare.designs import limits
 from nextify.compare.figures import front
-from nextify.compare.search import WORDS, Final, Found, Tried
+from nextify.compare.search_results import WORDS, Final, Found, Tried
 from nextify.evaluation.profiling import median
 from nextify.report import text
 from nextify.report.columns import PAGES, TABLES, Column, shown
@@ -43,6 +43,10 @@ def _p(final: Final) -> str:
     return text.ABSENT if p is None else f"{p:.2g}"
 
 
+def _ms(value: float | None) -> str:
+    return text.ABSENT if value is None else f"{value:.3g}"
+
+
 FINALS: list[Column[Final]] = [
     Column("", "design", "", lambda f: f"{WORDS[f.arm]}: {f.candidate.name}", TABLES, css="text"),
     Column("", "made from", "", lambda f: f.candidate.origin, PAGES, css="text"),
@@ -63,7 +67,7 @@ TRIED: list[Column[Tried]] = [
     Column("origin", "made from", shown=PAGES, css="text", getter=lambda t: t.candidate.origin),
     Column("used", "share of the budget", "%", lambda t: f"{100 * t.candidate.used:.0f}", PAGES,
            lambda t: t.candidate.used),
-    Column("latency_ms_p50", "latency", "ms", lambda t: f"{t.candidate.row.latency_ms_p50 or 0:.3g}", PAGES,
+    Column("latency_ms_p50", "latency", "ms", lambda t: _ms(t.candidate.row.latency_ms_p50), PAGES,
            lambda t: t.candidate.row.latency_ms_p50),
     Column("macs", "multiply-adds", "", lambda t: text.count(t.candidate.row.macs), PAGES,
            lambda t: t.candidate.row.macs),
@@ -119,8 +123,8 @@ def notes(found: Found) -> list[str]:
     if len(found.finals) > 1:
         said.append(
             f"Random search trained {plural(len(trained['random']), 'design')} for {found.rungs[-1]} epochs, for at "
-            f"least as many seconds in all; {plural(len(trained['family']), 'member')} of the families were halved as in the "
-            f"search."
+            f"least as many seconds in all; {plural(len(trained['family']), 'member')} of the families were halved as "
+            f"in the search."
         )
     said += [
         f"Designs were judged on {found.validation_images:,} validation images held out of the training images. The "
@@ -165,9 +169,9 @@ def figure(found: Found) -> Figure:
     if not quantity.unit:
         left.xaxis.set_major_formatter(lambda value, _: text.count(value))
     unit = f",{quantity.unit}" if quantity.unit else ""
-    _words(left, "All designs, on validation images", f"{quantity.words} of an image{unit}", "top-1, %")
+    _words(left, "All designs, on validation images", f"{quantity.words} of an image{unit}", f"{found.metric}, %")
     _finals(right, found.finals)
-    _words(right, f"Winners, on test images ({plural(found.settings.seeds, 'seed')})", "", "top-1, %")
+    _words(right, f"Winners, on test images ({plural(found.settings.seeds, 'seed')})", "", f"{found.metric}, %")
     for i, (arm, word) in enumerate((("search", "search"), ("random", "random search"), ("family", "families"))):
         made.text(0.07 + 0.13 * i, 0.885, f"● {word}", fontsize=9, color=COLORS[arm], va="center")
     epochs = " → ".join(map(str, found.rungs))
