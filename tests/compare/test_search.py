@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import nextify
 from nextify.cli import main
@@ -13,8 +14,10 @@ from nextify.compare.designs import AIM, drawn, family, grown, limits, near, use
 from nextify.compare.records import Row
 from nextify.compare.search import ETA, Search
 from nextify.compare.search_results import Settings
+from nextify.fitting.fit import fit_design
 from nextify.fitting.scale import scale
 from nextify.networks.layout import cost
+from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.study.engine import Done, EngineError, Failed, Started, run_job
 from nextify.study.store import Store
@@ -79,7 +82,8 @@ def made(tmp_path, digits):
 @pytest.mark.parametrize("image_size", [16, 32, 96])
 def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
     size = scale("tiny")
-    designs = {drawn(np.random.default_rng(number), size, image_size)[1] for number in range(300)}
+    made = (drawn(np.random.default_rng(number), size, image_size)[1] for number in range(300))
+    designs = {fit_design(design, image_size=image_size, steps=500)[0] for design in made}
     assert len(designs) > 200
     for design in designs:
         assert design.groups == "depthwise" or design == design.with_(
@@ -87,6 +91,10 @@ def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
         )
         assert design.layer_scale == "off" or design.norms == "before_expand"
         assert cost(design, image_size, 10).macs > 0
+    with torch.no_grad():
+        for design in list(designs)[:12]:
+            network = create_model(design, 10).eval()
+            assert network(torch.zeros(1, 3, image_size, image_size)).shape == (1, 10)
     assert any(image_size <= 64 and design.downsampling == "pooled" for design in designs) == (image_size <= 64)
 
 

@@ -154,9 +154,15 @@ def drawn(rng: np.random.Generator, scale: Scale, image_size: int) -> tuple[str,
         widths=tuple(round(design.widths[0] * growth**i) for i in range(stages)),
         stage_strides=design.stage_strides[:stages],
     )
-    row = ("baseline", *names)[place]
-    more = [f"{'plus' if name in taken else 'minus'} {name}" for name in names if name in flipped]
-    return ", ".join([f"{path.name} at {row}", *more]), design
+    words = [f"{path.name} at {('baseline', *names)[place]}"]
+    words += [f"{'plus' if name in taken else 'minus'} {name}" for name in names if name in flipped]
+    words += ["pooled"] if design.downsampling == "pooled" else []
+    words += [
+        f"{design.kernel_size}×{design.kernel_size}",
+        f"depths {'-'.join(map(str, depths))}",
+        f"widths ×{growth:g}",
+    ]
+    return ", ".join(words), design
 
 
 def widened(design: Design, factor: float) -> Design:

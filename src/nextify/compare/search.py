@@ -45,7 +45,7 @@ from nextify.study.plan import PlannedTrial
 from nextify.study.statistics import conclude
 from nextify.study.store import Store
 from nextify.study.study import StudyEstimate, Trainings, default_side_by_side
-from nextify.system.device import gpu_name
+from nextify.system.device import gpu_name, usable_device
 from nextify.system.environment import cores
 from nextify.system.files import UnusableFolder, link_latest, parse_json, write_json_atomic
 from nextify.system.native import Mode
@@ -108,6 +108,8 @@ class Search:
         self.ledger.load()
         self.epochs = self._prepared(self.images, self.settings.epochs).trial.recipe.epochs
         self.rungs = tuple(sorted({max(1, self.epochs // ETA**i) for i in range(RUNGS)}))
+        self.device = usable_device(self.runtime.device)
+        """That latency is measured on."""
         self.threads = self.settings.latency_threads or cores()
         self._load()
 
@@ -116,7 +118,7 @@ class Search:
     def _load(self) -> None:
         """Read the designs of an earlier run. Raises ``UnusableFolder`` where they are of another search."""
         own = {k: v for k, v in asdict(self.settings).items() if k not in ("minutes", "seeds", "alone")}
-        own |= {"epochs": self.epochs, "latency_threads": self.threads, "device": self.runtime.device}
+        own |= {"epochs": self.epochs, "latency_threads": self.threads, "device": self.device}
         self.asked = own | {"images": self.images.fingerprint}
         self.tried: dict[str, list[Candidate]] = {}
         self.turns: dict[str, dict[str, list[float]]] = {}
@@ -146,7 +148,7 @@ class Search:
         if self.measure is not None:
             return self.measure(design)
         slowest = [each.value for each in self.limits if each.name == "latency"]
-        conditions = Conditions(self.runtime.device, kernels=self.runtime.kernels)
+        conditions = Conditions(self.device, kernels=self.runtime.kernels)
         found = self.image_size, self.images.num_classes, self.threads, conditions
         return measured(design, *found, 0.0 if not (timed or slowest) else 1.5 * max(slowest, default=math.inf))
 
@@ -220,7 +222,7 @@ class Search:
                 )
 
     def _train(self, candidates: Sequence[Candidate], epochs: int) -> None:
-        """Train what is missing of a rung. Raises ``EngineError`` where nothing can be trained."""
+        """Train what is missing of a rung. Raises ``EngineError`` where none of it can be trained."""
         planned = tuple(self._planned(each, epochs) for each in candidates)
         self._run(self.ledger, planned, epochs)
         failed = [outcome for p in planned if isinstance(outcome := self.ledger.outcomes.get(p.folder), Failed)]
@@ -247,7 +249,7 @@ class Search:
         share = 60 * self.settings.minutes * self.side_by_side / len(self.rungs)
         while self._seconds_of(pool, first) < share and (more := list(islice(stream, 2 * self.side_by_side))):
             pool += more
-            self._train(more, first)
+            self._train(pool, first)
         for before, epochs in pairwise(self.rungs):
             pool = self._best(pool, before)[: max(1, len(pool) // ETA)]
             self.note(f"{WORDS[arm]}: {plural(len(pool), 'design')} for {plural(epochs, 'epoch')}")
@@ -264,7 +266,7 @@ class Search:
         while not pool or self._seconds_of(pool, self.epochs) < self._seconds("search"):
             more = list(islice(stream, self.side_by_side))
             pool += more
-            self._train(more, self.epochs)
+            self._train(pool, self.epochs)
         return self._best(pool, self.epochs)[0]
 
     def run(self) -> Found:
@@ -274,7 +276,7 @@ class Search:
             BudgetError: no design stays within the limits.
             EngineError: the trainings cannot go on; what is finished stays.
         """
-        started, device = datetime.now(UTC), self.runtime.device
+        started = datetime.now(UTC)
         winner = self._halve("search")
         assert winner is not None  # a rung of which nothing is left raises
         chosen = {"search": winner}
@@ -305,7 +307,7 @@ class Search:
             started=started.isoformat(timespec="seconds"),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             environment=final.environment
-            | {"gpu": gpu_name(device), "device": device, "threads_per_trial": self.runtime.threads},
+            | {"gpu": gpu_name(self.device), "device": self.device, "threads_per_trial": self.runtime.threads},
         )
 
     def _finals(self, candidate: Candidate) -> list[PlannedTrial]:
