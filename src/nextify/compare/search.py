@@ -189,9 +189,9 @@ class Search:
         """Accuracy and seconds of a training that has ended."""
         return self.ledger.known.get(self._planned(candidate, epochs).folder)
 
-    def _seconds(self, arm: str) -> float:
-        """What the trainings of an arm took."""
-        known = (self._known(each, epochs) for each in self.tried.get(arm, ()) for epochs in self.rungs)
+    def _seconds(self, candidates: Sequence[Candidate], *rungs: int) -> float:
+        """What their trainings on these rungs took."""
+        known = (self._known(each, epochs) for each in candidates for epochs in rungs)
         return sum(seconds for _, seconds in filter(None, known))
 
     # -- the three arms -----------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ class Search:
         """Successive halving: the first rung takes designs until its share of the time is used."""
         stream, pool, first = self._candidates(arm), list[Candidate](), self.rungs[0]
         share = 60 * self.settings.minutes * self.side_by_side / len(self.rungs)
-        while self._seconds_of(pool, first) < share and (more := list(islice(stream, 2 * self.side_by_side))):
+        while self._seconds(pool, first) < share and (more := list(islice(stream, 2 * self.side_by_side))):
             pool += more
             self._train(pool, first)
         for before, epochs in pairwise(self.rungs):
@@ -257,13 +257,11 @@ class Search:
                 self._train(pool, epochs)
         return next(iter(self._best(pool, self.rungs[-1])), None)
 
-    def _seconds_of(self, candidates: Sequence[Candidate], epochs: int) -> float:
-        return sum(known[1] for each in candidates if (known := self._known(each, epochs)))
-
     def _random(self) -> Candidate:
         """Random search: designs in full, until they have cost at least what the search has."""
         stream, pool = self._candidates("random"), list[Candidate]()
-        while not pool or self._seconds_of(pool, self.epochs) < self._seconds("search"):
+        cost = self._seconds(self.tried["search"], *self.rungs)
+        while not pool or self._seconds(pool, self.epochs) < cost:
             more = list(islice(stream, self.side_by_side))
             pool += more
             self._train(pool, self.epochs)
@@ -299,7 +297,11 @@ class Search:
             *(SPECS[0].title, self.threads, self.side_by_side),
             tried=tuple(self._tried(arm, each) for arm in self.tried for each in self.tried[arm]),
             finals=_finals(
-                chosen, results, latency, {arm: self._seconds(arm) for arm in chosen}, len(self.images.test)
+                chosen,
+                results,
+                latency,
+                {arm: self._seconds(self.tried[arm], *self.rungs) for arm in chosen},
+                len(self.images.test),
             ),
             bundle=own.bundle if isinstance(own, Result) else None,
             bundle_accuracy=own.main if isinstance(own, Result) else None,
@@ -373,40 +375,26 @@ def search(
     budget: str,
     *,
     out: str | Path,
-    minutes: float = 60.0,
-    epochs: int | None = None,
-    seeds: int = 3,
-    seed: int = 0,
-    scale: str = "tiny",
-    image_size: int | None = None,
-    recipe: str | None = None,
-    alone: bool = False,
     device: str = "auto",
     threads: int | None = None,
-    latency_threads: int | None = None,
     kernels: Mode = "auto",
     split_seed: int = 0,
     on_event: Callable[[Event], None] = lambda event: None,
+    **settings: Any,
 ) -> Found:
     """Search the best design for these images within a budget, and compare it with random search and with the families.
 
     Writes ``search.json``, ``search.csv``, ``search.md`` and the figure ``search.svg`` and ``.png`` to ``out``; the
-    result's ``bundle`` is the winner's network. The same call goes on where it stopped.
+    result's ``winner`` is the design and its ``bundle`` the network. The same call goes on where it stopped.
 
     Args:
         data: as ``train`` takes it, for classification.
         budget: one or more of ``latency<10ms``, ``macs<20M`` and ``parameters<1M``, separated by commas. Latency is the
             median of single images here.
-        minutes: of the search; random search takes as long again, and the families at most.
-        epochs: of the last rung and of the final trainings; None takes the scale's.
-        seeds: final trainings of each winner, on which the comparison rests.
-        seed: of the draws, and of the trainings that decide.
-        scale: ``tiny``, ``small``, ``half`` or ``full``: depths and stems to start from.
-        image_size: side in pixels; None chooses as ``train`` does.
-        alone: leave random search and the families out.
         threads: CPU threads of each training.
-        latency_threads: CPU threads with which latency is measured; None takes all cores.
         on_event: called with each event of the study's engine.
+        settings: the other fields of ``Settings``: minutes, epochs, seeds, seed, scale, image_size, recipe, alone,
+            latency_threads, …
 
     Raises:
         BudgetError: a budget that cannot be read, or that no design keeps.
@@ -414,18 +402,14 @@ def search(
         UnusableFolder: ``out`` holds another search.
         EngineError: the trainings cannot go on; what is finished stays.
     """
+    wanted, out = Settings(budget, **settings), Path(out)
     limits(budget)
-    out = Path(out)
     images = data if isinstance(data, Images) else open_images(data, split_seed=split_seed, cache=out / "cache")
     place = runtime(device, threads, kernels=kernels)
-    together, each = default_side_by_side(scale, place.device, threads)
-    place = replace(place, threads=each)
-    settings = Settings(
-        budget, minutes, epochs, seeds, seed, scale, image_size, recipe, alone=alone, latency_threads=latency_threads
-    )
-    with Store(out) as store, LocalEngine(place, together) as engine:
+    together, each = default_side_by_side(wanted.scale, place.device, threads)
+    with Store(out) as store, LocalEngine(replace(place, threads=each), together) as engine:
         made = Search(
-            *(settings, images, store, engine, place, together),
+            *(wanted, images, store, engine, engine.runtime, together),
             watch=lambda trainings, estimate: nullcontext(on_event),
         )
         found = made.run()
