@@ -288,6 +288,7 @@ class Search:
         final.plan = _Trials(tuple(p for seed in zip(*trials.values(), strict=True) for p in seed))
         final.load()
         self._run(final, final.plan.trials, self.epochs)
+        took = {arm: self._seconds(self.tried[arm], *self.rungs) for arm in chosen}
         results = {arm: [final.outcomes.get(p.folder) for p in planned] for arm, planned in trials.items()}
         own = results["search"][0]
         if isinstance(own, Result):
@@ -296,13 +297,7 @@ class Search:
             *(self.settings, study_data(self.images), self.image_size, self.rungs, len(self.validated.test)),
             *(SPECS[0].title, self.threads, self.side_by_side),
             tried=tuple(self._tried(arm, each) for arm in self.tried for each in self.tried[arm]),
-            finals=_finals(
-                chosen,
-                results,
-                latency,
-                {arm: self._seconds(self.tried[arm], *self.rungs) for arm in chosen},
-                len(self.images.test),
-            ),
+            finals=_finals(chosen, results, latency, took, len(self.images.test)),
             bundle=own.bundle if isinstance(own, Result) else None,
             bundle_accuracy=own.main if isinstance(own, Result) else None,
             command=self.command,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 from nextify.compare.designs import Candidate
+from nextify.paper.settings import Range, check_ranges
 from nextify.study.results import Json, StudyData, finite
 from nextify.study.statistics import StepStatistics
 from nextify.system.environment import Environment
+from nextify.training.request import RequestError
 
 WORDS = {"search": "the search’s winner", "random": "random search’s best", "family": "the best family member"}
 """The arms of a comparison, by the winner of each."""
@@ -19,12 +22,13 @@ class Settings:
     """What decides what a search finds, beside the images and the speed of the machine."""
 
     budget: str
-    minutes: float = 60.0
+    minutes: Annotated[float, Range(above=0, most=10**7)] = 60.0
+    """Of the search; random search takes as long again, and the families at most."""
     epochs: int | None = None
     """Of the last rung and of the final trainings; None takes the scale's."""
-    seeds: int = 3
+    seeds: Annotated[int, Range(least=1, most=1000)] = 3
     """Final trainings of each winner."""
-    seed: int = 0
+    seed: Annotated[int, Range(least=0, most=2**31 - 1)] = 0
     """Of the draws, and of the trainings that decide."""
     scale: str = "tiny"
     image_size: int | None = None
@@ -32,7 +36,11 @@ class Settings:
     precision: str | None = None
     alone: bool = False
     """Without random search and families."""
-    latency_threads: int | None = None
+    latency_threads: Annotated[int, Range(least=1, most=1024)] | None = None
+    """CPU threads with which latency is measured; None takes all cores."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, RequestError)
 
 
 @dataclass(frozen=True)
