@@ -81,7 +81,7 @@ def made(tmp_path, digits):
     return make
 
 
-@pytest.mark.parametrize("image_size", [16, 96])
+@pytest.mark.parametrize("image_size", [16, pytest.param(96, marks=pytest.mark.slow)])
 def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
     size = scale("tiny")
     made = (drawn(np.random.default_rng(number), size, image_size)[1] for number in range(60))
@@ -100,10 +100,10 @@ def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
     assert any(image_size <= 64 and design.downsampling == "pooled" for design in designs) == (image_size <= 64)
 
 
-@pytest.mark.parametrize("budget", ["latency<2ms", "macs<3M", "parameters<200k", "latency<2ms, parameters<100k"])
+@pytest.mark.parametrize("budget", ["latency<2ms", "latency<2ms, parameters<100k"])
 def test_a_design_is_widened_until_it_just_keeps_the_budget(budget):
     within, shares = limits(budget), []
-    for number in range(15):
+    for number in range(8):
         _, design = drawn(np.random.default_rng(number), scale("tiny"), 16)
         wide, row, share = grown(design, cheap, within)
         assert share == used(row, within)
@@ -111,13 +111,14 @@ def test_a_design_is_widened_until_it_just_keeps_the_budget(budget):
         assert row == cheap(wide)
         assert wide.with_(widths=design.widths) == design
         shares.append(share)
-    assert sum(AIM - 0.1 < share <= 1 for share in shares) > 5
+    assert sum(AIM - 0.1 < share <= 1 for share in shares) > 2
 
 
 def test_a_design_that_takes_too_much_at_any_width_is_told_by_its_share():
     assert grown(TINY, cheap, limits("macs<100"))[2] > 1
 
 
+@pytest.mark.slow
 def test_a_member_of_each_family_is_the_largest_within_the_budget():
     within = limits("macs<20M")
     found = {each.name: each for each in family(32, 1000, cheap_at_32, within)}
@@ -157,10 +158,15 @@ def test_candidates_go_on_after_those_that_are_known():
         ("", "cannot be read"),
     ],
 )
-def test_a_bad_budget_is_one_line(budget, said, capsys):
-    assert main(["search", "--budget", budget]) == 2
+def test_a_bad_budget_is_refused(budget, said):
+    with pytest.raises(BudgetError, match=said):
+        limits(budget)
+
+
+def test_a_bad_budget_is_one_line(capsys):
+    assert main(["search", "--budget", "latency<10"]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert error.startswith("nextify: --budget knows latency in ms")
     assert error.count("\n") == 1
 
 
@@ -198,7 +204,10 @@ def without_times(found):
     return {k: v for k, v in found.to_dict().items() if k not in ("started", "finished", "environment", "bundle")}
 
 
-@pytest.mark.parametrize(("most", "alone"), [(5, True), (18, True), (25, False)])
+@pytest.mark.parametrize(
+    ("most", "alone"),
+    [pytest.param(5, True, marks=pytest.mark.slow), pytest.param(18, True, marks=pytest.mark.slow), (25, False)],
+)
 def test_a_stopped_search_goes_on_to_the_same_result(made, most, alone):
     whole = made("whole", alone=alone).run()
     with pytest.raises(KeyboardInterrupt):
@@ -206,6 +215,7 @@ def test_a_stopped_search_goes_on_to_the_same_result(made, most, alone):
     assert without_times(made(alone=alone).run()) == without_times(whole)
 
 
+@pytest.mark.slow
 def test_a_finished_search_of_more_minutes_keeps_what_is_trained(made):
     first, more = Instant(), Instant()
     found = made(engine=first, alone=True).run()
@@ -223,6 +233,7 @@ def test_another_search_in_the_same_folder_is_refused(made):
 
 def test_failed_designs_are_left_out_and_named(made):
     found = made(engine=Instant(broken=lambda job: job.trial.design.norm == "batch"), alone=True).run()
+    assert [final.arm for final in found.finals] == ["search"]
     assert found.winner.design.norm == "layer"
     assert {t.error for t in found.tried if t.candidate.design.norm == "batch" and t.candidate.used <= 1} == {
         "it diverged"
@@ -236,12 +247,6 @@ def test_a_budget_that_no_design_keeps_is_refused_without_a_training(made):
     with pytest.raises(BudgetError, match="do not stay within --budget macs<10; the nearest takes multiply-adds"):
         made(engine=engine, budget="macs<10").run()
     assert engine.trained == []
-
-
-def test_a_search_alone_has_no_rivals(made):
-    found = made(alone=True).run()
-    assert [final.arm for final in found.finals] == ["search"]
-    assert {t.arm for t in found.tried} == {"search"}
 
 
 class InProcess:
