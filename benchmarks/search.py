@@ -5,7 +5,7 @@ The winners' mean accuracies on the test images are paired by repetition: the di
 rival is one sample, the interval Student's over the repetitions, p that of the sign-flip test with Holm's correction
 over both rivals.
 
-    python benchmarks/search.py --data digits --budget "latency<2ms" --minutes 60 --repeats 6
+    python benchmarks/search.py --data digits --budget "latency<5ms" --minutes 60 --repeats 6
 
 Interrupted, the same command goes on. Results: docs/search.md.
 """
@@ -22,7 +22,7 @@ from nextify.study.statistics import confidence_interval, holm, sign_flip_p
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--budget", default="latency<2ms")
+    parser.add_argument("--budget", default="latency<5ms")
     parser.add_argument(
         "--minutes", type=float, default=60.0, help="of each search; a repetition takes about 3 times that"
     )

@@ -109,7 +109,8 @@ def test_a_design_is_widened_until_it_just_keeps_the_budget(budget):
         assert share == used(row, within)
         assert share <= 1 or max(wide.widths) < max(design.widths)
         assert row == cheap(wide)
-        assert wide.with_(widths=design.widths) == design
+        assert wide.with_(widths=design.widths, depths=design.depths) == design
+        assert wide.depths == design.depths or sum(wide.depths) < sum(design.depths)
         shares.append(share)
     assert sum(AIM - 0.1 < share <= 1 for share in shares) > 2
 

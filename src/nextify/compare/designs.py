@@ -171,8 +171,8 @@ def widened(design: Design, factor: float) -> Design:
 
 
 def grown(design: Design, measure: Measure, within: Sequence[Limit]) -> tuple[Design, Row, float]:
-    """The design as wide as the limits allow, what it costs, and the share of the limits that it takes: above 1 where
-    even a narrow one takes too much."""
+    """The design as wide as the limits allow, with half of its blocks where even a narrow one takes too much; what it
+    costs, and the share of the limits that it takes, above 1 where none of this helps."""
     tried: dict[Design, tuple[Row, float]] = {}
     factor, low, high = 1.0, 0.0, math.inf
     for _ in range(MEASUREMENTS):
@@ -193,6 +193,8 @@ def grown(design: Design, measure: Measure, within: Sequence[Limit]) -> tuple[De
     best = max(
         tried, key=lambda each: (tried[each][1] <= 1, tried[each][1] if tried[each][1] <= 1 else -tried[each][1])
     )
+    if tried[best][1] > 1 and max(design.depths) > 1:
+        return grown(design.with_(depths=tuple(math.ceil(depth / 2) for depth in design.depths)), measure, within)
     return best, *tried[best]
 
 

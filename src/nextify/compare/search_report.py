@@ -149,23 +149,25 @@ def figure(found: Found) -> Figure:
     quantity = QUANTITIES[limit.name]
     made = canvas(11.0, 5.2)
     left, right = made.add_axes((0.07, 0.13, 0.56, 0.66)), made.add_axes((0.72, 0.13, 0.26, 0.66))
-    trained = [(t, float(getattr(t.candidate.row, quantity.key))) for t in found.tried if t.accuracy is not None]
+    trained = [
+        (t, float(getattr(t.candidate.row, quantity.key)), t.accuracy) for t in found.tried if t.accuracy is not None
+    ]
     last = found.rungs[-1]
-    for t, cost in sorted(trained, key=lambda each: each[0].epochs):
+    for t, cost, value in sorted(trained, key=lambda each: each[0].epochs):
         whole = t.epochs == last
         size, faint = (34, 0.9) if whole else (10 + 12 * found.rungs.index(t.epochs), 0.45)
-        left.scatter(cost, t.accuracy, s=size, color=COLORS[t.arm], alpha=faint, linewidths=0, zorder=3 if whole else 2)
-    best = front([(cost, t.accuracy) for t, cost in trained if t.epochs == last and t.accuracy is not None])
+        left.scatter(cost, value, s=size, color=COLORS[t.arm], alpha=faint, linewidths=0, zorder=3 if whole else 2)
+    best = front([(cost, value) for t, cost, value in trained if t.epochs == last])
     left.plot(*zip(*best, strict=True), color=FAINT, linewidth=1.6, drawstyle="steps-post", zorder=1)
-    for t, cost in trained:
+    for t, cost, value in trained:
         if t.candidate == found.winner and t.arm == "search":
-            left.scatter(cost, t.accuracy, s=190, facecolors="none", edgecolors=INK, linewidths=1.4, zorder=4)
-            left.annotate("winner", (cost, t.accuracy or 0), (-10, 0), textcoords="offset points", ha="right",
+            left.scatter(cost, value, s=190, facecolors="none", edgecolors=INK, linewidths=1.4, zorder=4)
+            left.annotate("winner", (cost, value), (-10, 0), textcoords="offset points", ha="right",
                           va="center", fontsize=9, color=INK)  # fmt: skip
     left.axvline(limit.value, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     left.annotate(limit.said, (limit.value, 1), (-4, -4), xycoords=("data", "axes fraction"), ha="right", va="top",
                   textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
-    left.set_xlim(right=max([limit.value, *(cost for _, cost in trained)]) * 1.04)
+    left.set_xlim(right=max([limit.value, *(cost for _, cost, _ in trained)]) * 1.04)
     if not quantity.unit:
         left.xaxis.set_major_formatter(lambda value, _: text.count(value))
     unit = f",{quantity.unit}" if quantity.unit else ""

@@ -105,7 +105,7 @@ class Found:
     def to_dict(self) -> Json:
         """Plain data, for JSON."""
         found = asdict(self) | {"schema": 1, "bundle": self.bundle and str(self.bundle)}
-        for kind, records in (("tried", self.tried), ("finals", self.finals)):
-            for one, record in zip(found[kind], records, strict=True):
-                one["candidate"] = record.candidate.to_dict()
+        records: tuple[Tried | Final, ...] = (*self.tried, *self.finals)
+        for one, record in zip([*found["tried"], *found["finals"]], records, strict=True):
+            one["candidate"] = record.candidate.to_dict()
         return dict(finite(found))
