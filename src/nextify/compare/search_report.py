@@ -98,6 +98,9 @@ def terminal(found: Found) -> RichTable:
 def markdown(found: Found) -> str:
     """The winners, what was found in words, and the designs that got furthest."""
     furthest = sorted(found.tried, key=lambda t: (-t.epochs, -(t.accuracy or 0)))[:LISTED]
+    versions = ", ".join(
+        f"{n} {found.environment[n]}" for n in ("nextify", "torch", "python") if n in found.environment
+    )
     parts = [
         f"# The best design within {found.settings.budget} on {found.data.name}",
         markdown_of(table_of("", shown(FINALS, "markdown"), [("", found.finals)])),
@@ -105,7 +108,7 @@ def markdown(found: Found) -> str:
         "## The designs that got furthest",
         markdown_of(table_of("", shown(TRIED, "markdown"), [("", furthest)])),
         f"The winner: `{found.winner.design}`",
-        f"Command: `{found.command or 'nextify.search'}`",
+        f"Command: `{found.command or 'nextify.search'}` · {versions} · {found.finished}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -181,7 +184,7 @@ def figure(found: Found) -> Figure:
         0.46, 0.885, f"larger: more epochs ({epochs}); grey line: the front", fontsize=8.5, color=SOFT, va="center"
     )
     title = f"The best design within {found.settings.budget} on {shorten(found.data.name, 40)}"
-    made.text(0.02, 0.95, title, fontsize=12.5, weight="bold", color=INK, va="center")
+    made.text(0.02, 0.95, title, fontsize=12.5, weight="bold", color=INK, va="center", parse_math=False)
     return made
 
 
