@@ -58,6 +58,7 @@ PAGES = {
             "pretrain",
             "continue_training",
             "cross_validate",
+            "search",
             "runs",
             "diff_runs",
             "evaluate",

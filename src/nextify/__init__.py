@@ -29,6 +29,7 @@ from nextify.paper.recipe import (
 from nextify.paper.roadmap import Roadmap, Step, roadmap
 
 if TYPE_CHECKING:
+    from nextify.compare.search import search
     from nextify.data import open_images
     from nextify.deploy.export import export
     from nextify.deploy.quantize import quantize
@@ -60,6 +61,7 @@ _LATER = {
     "quantize": "nextify.deploy.quantize",
     "pretrain": "nextify.training.train",
     "runs": "nextify.study.runs",
+    "search": "nextify.compare.search",
     "train": "nextify.training.train",
 }
 
@@ -98,6 +100,7 @@ __all__ = [
     "quantize",
     "roadmap",
     "runs",
+    "search",
     "train",
 ]
 

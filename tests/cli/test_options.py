@@ -48,6 +48,7 @@ NEEDED = {
     "evaluate": (".", "--data", "digits"),
     "inspect": (".", "--data", "digits"),
     "robustness": (".", "--data", "digits"),
+    "search": ("--budget", "latency<10ms"),
     "predict": (".", "x.png"),
     "explain": (".", "x.png"),
     "serve": (".",),

@@ -35,6 +35,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Understand the paper": {
         "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
         "attribute": "find out what each of the paper's decisions is worth whatever the order, by Shapley values",
+        "search": "search the best design for your images and machine within a budget of latency",
         "models": "list the named networks with their cost and published accuracy",
         "show": "show one network: its blocks, and the cost of each stage",
         "diff": "show the differences between two networks, layer by layer",

@@ -17,7 +17,7 @@ such orders (Faigle and Kern, "The Shapley value for cooperative games under pre
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
@@ -293,6 +293,11 @@ def legal(order: Sequence[str]) -> Order:
     for place, name in zip(places, members, strict=True):
         found[place] = name
     return tuple(found)
+
+
+def lawful(taken: Collection[str]) -> bool:
+    """Whether an order that keeps the rule leads to these decisions."""
+    return FIRST in taken or not {*taken} & {*AFTER_IT}
 
 
 def mirrored(order: Sequence[str]) -> Order:

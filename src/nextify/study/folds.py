@@ -129,16 +129,21 @@ def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
                 f"all images of {images.classes[lost[0]]} fall into one fold, as their groups are few: give fewer "
                 f"--folds, or add groups"
             )
-        text = json.dumps([images.fingerprint, "fold", number, count, seed])
-        part = replace(
-            images,
-            train=_selected(images.train, rest),
-            test=_selected(images.train, held),
-            fingerprint=hashlib.sha256(text.encode()).hexdigest(),
-            test_images_also_in_training=0,
-        )
-        folds.append(Fold(part, held))
+        folds.append(Fold(held_out(images, rest, held, "fold", number, count, seed), held))
     return tuple(folds)
+
+
+def held_out(images: Images, rest: Indices, held: Indices, *key: str | int) -> Images:
+    """The training images at ``rest`` to train on and those at ``held`` to test on; ``key`` tells how they were
+    chosen."""
+    text = json.dumps([images.fingerprint, *key])
+    return replace(
+        images,
+        train=_selected(images.train, rest),
+        test=_selected(images.train, held),
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+        test_images_also_in_training=0,
+    )
 
 
 class _Part(UniformStore):

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Attributing(Trainings):
-    """The trainings of an attribution. ``values.json`` holds the figure of each that has ended, by folder."""
+class Ledger(Trainings):
+    """Trainings whose figures are kept and whose networks are not. ``values.json`` holds the figure of each that has
+    ended, by folder."""
 
-    plan: Attributed
     known: dict[str, tuple[float, float]] = field(default_factory=dict)
     """``{folder: (value, seconds)}``."""
 
     @property
     def metric(self) -> MetricSpec:
         """What the networks are judged by."""
-        return metric_specs(self.plan.trial(Subset(), 0).trial)[0]
+        return metric_specs(self.plan.trials[0].trial)[0]
 
     @property
     def path(self) -> Path:
@@ -68,6 +68,18 @@ class Attributing(Trainings):
         self.known[folder] = float(result.metrics[self.metric.key]), result.seconds
         write_json_atomic(self.path, self.known)
         shutil.rmtree(self.store.trials / folder, ignore_errors=True)
+
+
+@dataclass
+class Attributing(Ledger):
+    """The trainings of an attribution."""
+
+    plan: Attributed
+
+    @property
+    def metric(self) -> MetricSpec:
+        """What the networks are judged by, whether or not any are planned yet."""
+        return metric_specs(self.plan.trial(Subset(), 0).trial)[0]
 
     def estimate_from_known(self) -> StudyEstimate:
         """How long the open trials will take, from the mean of those that have ended."""

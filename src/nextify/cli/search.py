@@ -1,0 +1,73 @@
+"""``nextify search``: the best design for your images and machine within a budget."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, arg
+
+from nextify.cli import options as common
+from nextify.cli.roadmap import Machine
+from nextify.data.source import check_source, source_name
+from nextify.paper.recipe import RECIPES
+from nextify.paper.settings import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Search the best design for your images within a budget, by successive halving over designs near both roadmaps.
+
+    Then compare it, on the test images, with what random search finds at equal cost and with the best member of the
+    families within the budget. Writes search.json, search.csv, search.md, search.svg and search.png to --out, and keeps
+    the winner's network. The same command goes on where it stopped.
+    """
+
+    budget: str
+    """latency<10ms (the median of single images on this machine), macs<20M, parameters<1M, or several with commas."""
+    data: common.Images = "digits"
+    out: common.Folder = None
+    """Folder of the search. Default: runs/search-DATA-SCALE-BUDGET."""
+    minutes: Annotated[float, Range(above=0, most=10**7)] = 60.0
+    """Time of the search; random search takes as long again, the families at most, and the final trainings come on
+    top."""
+    alone: Annotated[bool, common.UNSET] = False
+    """Search only, without random search and the families."""
+    epochs: common.Count = None
+    """Epochs of the last rung and of the final trainings. Default: the scale's."""
+    seeds: Annotated[int, Range(least=1, most=1000)] = 3
+    """Final trainings of each winner, paired by seed."""
+    seed: common.Seed = 0
+    """Of the designs that are drawn, and of the trainings that decide."""
+    scale: common.Scale = "tiny"
+    """Depths and stems to start from; the widths follow from the budget."""
+    image_size: common.ImageSide = None
+    """Side of the images in pixels. Default: as nextify train chooses it."""
+    recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Recipe of all trainings. Default: as nextify train chooses it."""
+    latency_threads: common.Threads = None
+    """CPU threads with which latency is measured. Default: all cores."""
+    reading: OmitArgPrefixes[common.Reading] = common.Reading()
+    machine: OmitArgPrefixes[Machine] = Machine()
+
+    @property
+    def folder(self) -> Path:
+        """Of the search."""
+        budget = re.sub(r"[^\w.]+", "-", self.budget).strip("-")[:60]
+        return self.out or Path("runs") / f"search-{source_name(self.data)}-{self.scale}-{budget}"
+
+    def check(self) -> None:
+        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
+        if self.recipe is not None and self.recipe not in RECIPES:
+            raise ValueError(f"no recipe {self.recipe!r}; there are {', '.join(RECIPES)}")
+        self.machine.check_engine()
+        check_source(self.data)
+        common.check_folder(self.folder)
+
+
+def run(options: Options) -> int:
+    from nextify.cli.searching import run_search
+
+    return run_search(options)

@@ -1,0 +1,98 @@
+"""Running ``nextify search``, and telling what is tried and what was found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from nextify.cli.engines import chosen_engine
+from nextify.cli.printing import command_line, say
+from nextify.cli.progress import StudyProgress, read_images
+from nextify.compare import search_report
+from nextify.compare.designs import limits
+from nextify.compare.search import Search
+from nextify.compare.search_results import Settings
+from nextify.report.text import listing
+from nextify.study.engine import EngineError, Event
+from nextify.study.store import Store
+from nextify.study.study import StudyEstimate, Trainings
+from nextify.system.text import plural
+
+if TYPE_CHECKING:
+    from nextify.cli.search import Options
+
+
+def run_search(options: Options) -> int:
+    limits(options.budget)
+    console, out, machine = Console(), options.folder, options.machine
+    images = read_images(console, options.data, options.reading, out / "cache")
+    settings = Settings(
+        *(options.budget, options.minutes, options.epochs, options.seeds, options.seed, options.scale),
+        *(options.image_size, options.recipe, machine.precision, options.alone, options.latency_threads),
+    )
+
+    @contextmanager
+    def watch(trainings: Trainings, estimate: StudyEstimate) -> Iterator[Callable[[Event], None]]:
+        with StudyProgress(console, trainings, estimate) as progress:
+            yield progress.on_event
+
+    def note(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    chosen = chosen_engine(machine, options.scale, out)
+    with Store(out, shared=machine.engine != "local") as store:
+        made = Search(
+            *(settings, images, store, chosen, chosen.runtime, chosen.side_by_side, command_line(), watch, note)
+        )
+        _announce(console, made)
+        try:
+            with chosen:
+                found = made.run()
+        except KeyboardInterrupt:
+            done = plural(len(made.ledger.known), "training")
+            console.print(f"\nStopped with {done} finished; the same command goes on.")
+            return 130
+        except EngineError as error:
+            print(f"nextify: {error}", file=sys.stderr)
+            return 1
+        written = search_report.write(found, out)
+    console.print()
+    console.print(search_report.terminal(found))
+    say(console, search_report.notes(found))
+    if found.bundle is not None:
+        console.print(
+            f"the winner's network: {found.bundle} ({found.metric} {found.bundle_accuracy:.2f} %)",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(f"written: {', '.join(map(str, written))}", highlight=False, markup=False)
+    return 0 if found.bundle is not None else 1
+
+
+def _announce(console: Console, made: Search) -> None:
+    images, given, runtime = made.images, made.settings, made.runtime
+    console.print(f"[bold]The best design within {given.budget}[/] on ", end="", highlight=False)
+    console.print(images.name, highlight=False, markup=False)
+    validated = made.validated
+    console.print(
+        f"{listing([str(epochs) for epochs in made.rungs])} epochs on {len(validated.train):,} images of "
+        f"{made.image_size}×{made.image_size} ({len(images.classes)} classes), judged on {len(validated.test):,} "
+        f"validation images held out of them; {made.side_by_side} side by side with "
+        f"{plural(runtime.threads, 'thread')} each on {runtime.device}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    say(console, (*images.warnings, *images.notes))
+    rest = "" if given.alone else "; then random search as long again, the families at most as long, and"
+    console.print(
+        f"about {given.minutes:g} min of search{rest or ', then'} {plural(given.seeds, 'training')} of each winner",
+        highlight=False,
+    )
+    if made.ledger.known:
+        console.print(f"{plural(len(made.ledger.known), 'training')} finished already")
+    console.print(f"results go to {made.store.root}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,111 @@
+"""What a search was asked for and what it found, as ``search.json`` has it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from nextify.compare.designs import Candidate
+from nextify.paper.settings import Range, check_ranges
+from nextify.study.results import Json, StudyData, finite
+from nextify.study.statistics import StepStatistics
+from nextify.system.environment import Environment
+from nextify.training.request import RequestError
+
+WORDS = {"search": "the search’s winner", "random": "random search’s best", "family": "the best family member"}
+"""The arms of a comparison, by the winner of each."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides what a search finds, beside the images and the speed of the machine."""
+
+    budget: str
+    minutes: Annotated[float, Range(above=0, most=10**7)] = 60.0
+    """Of the search; random search takes as long again, and the families at most."""
+    epochs: int | None = None
+    """Of the last rung and of the final trainings; None takes the scale's."""
+    seeds: Annotated[int, Range(least=1, most=1000)] = 3
+    """Final trainings of each winner."""
+    seed: Annotated[int, Range(least=0, most=2**31 - 1)] = 0
+    """Of the draws, and of the trainings that decide."""
+    scale: str = "tiny"
+    image_size: int | None = None
+    recipe: str | None = None
+    precision: str | None = None
+    alone: bool = False
+    """Without random search and families."""
+    latency_threads: Annotated[int, Range(least=1, most=1024)] | None = None
+    """CPU threads with which latency is measured; None takes all cores."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, RequestError)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A design that was measured, and how far it got."""
+
+    arm: str
+    candidate: Candidate
+    epochs: int = 0
+    """Of its longest training; 0 for one that takes too much, or failed."""
+    accuracy: float | None = None
+    """Of that training on the validation images, percent."""
+    seconds: float = 0.0
+    """Of all its trainings."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Final:
+    """The winner of an arm, trained on all training images and measured on the test images."""
+
+    arm: str
+    candidate: Candidate
+    statistics: StepStatistics
+    """Of its accuracies; the winner's own has no comparison, a rival's is of the winner against it."""
+    accuracies: tuple[float | None, ...]
+    """By seed, percent."""
+    latency_ms: tuple[float, ...]
+    """Medians of the rounds in which the winners were measured in turn."""
+    seconds: float
+    """That the arm's trainings took, together, before it was chosen."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found, as ``search.json`` has it."""
+
+    settings: Settings
+    data: StudyData
+    image_size: int
+    rungs: tuple[int, ...]
+    """Epochs."""
+    validation_images: int
+    metric: str
+    latency_threads: int
+    side_by_side: int
+    tried: tuple[Tried, ...]
+    finals: tuple[Final, ...]
+    bundle: Path | None
+    """The winner's network of the first seed; None where its training failed."""
+    bundle_accuracy: float | None
+    command: str
+    started: str
+    finished: str
+    environment: Environment
+
+    @property
+    def winner(self) -> Candidate:
+        """The search's design."""
+        return self.finals[0].candidate
+
+    def to_dict(self) -> Json:
+        """Plain data, for JSON."""
+        found = asdict(self) | {"schema": 1, "bundle": self.bundle and str(self.bundle)}
+        records: tuple[Tried | Final, ...] = (*self.tried, *self.finals)
+        for one, record in zip([*found["tried"], *found["finals"]], records, strict=True):
+            one["candidate"] = record.candidate.to_dict()
+        return dict(finite(found))
