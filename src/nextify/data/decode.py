@@ -283,6 +283,7 @@ def _kind(data: bytes) -> str:
             remedy = CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"
             return f"a TIFF of {bands} bands of {bits} bits, which Pillow does not read: {remedy}"
         return "damaged"
+    Image.init()  # the readers of all formats
     for name, (_, accepts) in Image.OPEN.items():
         with suppress(Exception):  # of a few bytes, some ask for more than there are
             if accepts and accepts(data[:16]) is True:
