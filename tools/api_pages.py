@@ -114,8 +114,8 @@ def first_sentences(name: str) -> str:
 
 def page(title: str, lead: str, names: list[str]) -> str:
     sections = "\n".join(f"## {name}\n\n::: {home(name)}.{name}\n" for name in names)
-    note = "A line `:::` tells where a name lives; on the site its docstring and signature stand there."
-    return f"# {title}\n\n<!-- Made by tools/api_pages.py; do not edit. -->\n\n{lead}\n{note}\n\n{sections}"
+    note = '<p class="forge">A line <code>:::</code> tells where a name lives: make docs puts its docstring there.</p>'
+    return f"# {title}\n\n<!-- Made by tools/api_pages.py; do not edit. -->\n\n{lead}\n\n{note}\n\n{sections}"
 
 
 def index() -> str:

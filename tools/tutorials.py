@@ -23,7 +23,7 @@ from generated import ROOT
 FOLDER = ROOT / "docs" / "tutorials"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", flags=re.M | re.S)
 NUMBER = re.compile(r"(?<![\w-])[−+-]?\d[\d.,]*(?:e[+-]?\d+)?")
-TIMED = re.compile(r"\d (?:s|min|h)\b|images/s|[MG]iB")
+TIMED = re.compile(r"\d (?:s|min|h)\b|images/s|[MG]iB|of that time")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,31 @@ def test_a_folder_that_may_not_be_written_is_named(
     assert found["note"] == f"{tmp_path} may not be written"
 
 
+def test_a_file_in_the_place_of_a_folder_and_a_deleted_folder_are_named(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "deleted").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.chdir(tmp_path / "deleted")
+    (tmp_path / "deleted").rmdir()
+    found = report(capsys, "--quick", code=1)["folders"]
+    assert found["downloads"]["note"] == f"{tmp_path / 'file'} may not be written"
+    assert "was deleted" in found["results"]["note"]
+    assert not found["compiled kernels"]["wrong"]  # the temporary directory takes its place
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    found = report(capsys, "--quick", code=1)["folders"]
+    assert found["downloads"]["note"].endswith("nextify: Permission denied")
+
+
 def test_the_whole_report_says_which_kernels_ran(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "SECONDS", 0.01)
     found = report(capsys)
@@ -97,10 +122,10 @@ def test_bash_takes_the_completion_of_all_commands(capsys: Captured) -> None:
     assert done.stdout.split() == ["on", "off"]
 
 
-@pytest.mark.parametrize("arguments", [(), ("fish",), ("bash", "zsh")])
+@pytest.mark.parametrize("arguments", [(), ("fish",), ("tcsh",), ("bash", "zsh")])
 def test_other_shells_are_refused(capsys: Captured, arguments: tuple[str, ...]) -> None:
     assert main(["--completion", *arguments]) == 2
-    assert capsys.readouterr().err == "nextify: --completion takes one shell: bash, zsh or tcsh\n"
+    assert capsys.readouterr().err == "nextify: --completion takes one shell: bash or zsh\n"
 
 
 def test_errors_with_a_page_of_their_own_name_it(capsys: Captured, tmp_path: Path) -> None:

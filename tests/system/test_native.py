@@ -64,6 +64,11 @@ def test_a_cache_that_others_may_write_to_is_passed_over(cache: Path, mode: int,
     assert "XDG_CACHE_HOME" in refused.note
 
 
+def test_a_cache_that_cannot_be_made_is_passed_over(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    assert build(cache).parent.parent == tmp_path / "tmp"
+
+
 def test_a_cache_of_another_user_is_passed_over(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(cache)
     monkeypatch.setattr(

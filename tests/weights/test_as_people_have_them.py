@@ -64,6 +64,19 @@ def test_weights_that_compute_nothing_are_refused(
         find(tmp_path / "x")
 
 
+def test_nothing_is_drawn_where_all_weights_are_given(tmp_path: Path) -> None:
+    state = weights()
+    save_bundle(tmp_path / "bundle", state, About(SMALL, 5))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    model = load(tmp_path / "bundle").model
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(model.state_dict(), state)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    load(tmp_path / "bundle", num_classes=3)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
 COMMANDS = {"predict": ("{data}/{first}",), "evaluate": ("--data", "{data}", "--part", "all", "--device", "cpu")}
 
 

@@ -220,8 +220,8 @@ def _style() -> tuple[Any, ...]:
 
 def print_completion(arguments: list[str]) -> None:
     """Print tyro's script that makes a shell complete all commands and options. Raises ``OptionError``."""
-    if arguments not in (["bash"], ["zsh"], ["tcsh"]):
-        raise OptionError("--completion takes one shell: bash, zsh or tcsh")
+    if arguments not in (["bash"], ["zsh"]):
+        raise OptionError("--completion takes one shell: bash or zsh")
     import tyro
 
     commands = tuple(
@@ -271,7 +271,7 @@ def _overview() -> str:
         + "\n\n".join(groups)
         + f"\n\nExamples:\n{EXAMPLES}\n\n"
         "nextify COMMAND --help lists a command's options; nextify --version prints the version, nextify --completion\n"
-        "bash (or zsh, tcsh) a script that makes your shell complete all of this."
+        "bash (or zsh) a script that makes your shell complete all of this."
     )
 
 

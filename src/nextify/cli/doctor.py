@@ -94,19 +94,27 @@ def folders() -> Iterator[Finding]:
     """Where nextify writes, with the space there."""
     try:
         kernels = native.cache_folder()
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         yield Finding("compiled kernels", None, str(error))
     else:
         yield _folder("compiled kernels", kernels)
     yield _folder("downloads", Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextify")
     yield _folder("temporary files", Path(tempfile.gettempdir()))
-    yield _folder("results", Path.cwd())
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        yield Finding("results", None, "the current folder was deleted: change to another", wrong=True)
+    else:
+        yield _folder("results", here)
 
 
 def _folder(name: str, path: Path) -> Finding:
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    space = f"{shutil.disk_usage(there).free / 2**30:.0f} GiB free"
-    writable = os.access(there, os.W_OK)
+    try:
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        space = f"{shutil.disk_usage(there).free / 2**30:.0f} GiB free"
+    except OSError as error:  # a folder above may not be looked into
+        return Finding(name, str(path), f"{error.filename}: {error.strerror}", wrong=True)
+    writable = there.is_dir() and os.access(there, os.W_OK)
     return Finding(name, str(path), space if writable else f"{there} may not be written", wrong=not writable)
 
 

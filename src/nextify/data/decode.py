@@ -42,6 +42,7 @@ EXTENSIONS = frozenset(
 )
 """Of image files, in lower case."""
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "HEIF", "JXL")
+_READERS = ("Jpeg", "Png", "WebP", "Avif", "Bmp", "Gif", "Tiff", "Ppm")  # Pillow's modules, of some 45
 _ORIENTATION, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT = 0x0112, 262, 277, 339  # tags of TIFF; EXIF has the first too
 _STRIPS, _TILES = (273, 279), (324, 325)  # offsets and lengths of a TIFF's pixels in bytes
 _MOST_BANDS = 6  # that Pillow reads of a TIFF
@@ -235,7 +236,9 @@ def _formats() -> list[str]:
         register = getattr(import_module(module), "register_heif_opener", None)
         if register is not None:
             register()
-    Image.init()
+    for reader in _READERS:
+        if find_spec(module := f"PIL.{reader}ImagePlugin"):  # Pillow 11.0 to 11.2 have none for AVIF
+            import_module(module)
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
@@ -280,6 +283,7 @@ def _kind(data: bytes) -> str:
             remedy = CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"
             return f"a TIFF of {bands} bands of {bits} bits, which Pillow does not read: {remedy}"
         return "damaged"
+    Image.init()  # the readers of all formats
     for name, (_, accepts) in Image.OPEN.items():
         with suppress(Exception):  # of a few bytes, some ask for more than there are
             if accepts and accepts(data[:16]) is True:

@@ -1,8 +1,12 @@
 """How a kernel of ours comes to be called: compiled and checked libraries, and operators for torch's dispatcher."""
 
 import ctypes
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -69,6 +73,50 @@ def operator(name: str, function: Callable[..., Any], schema: str | None = None)
     _operators.define(name + schema)  # type: ignore[no-untyped-call]
     _operators.impl(name, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     return getattr(torch.ops.nextify, name)
+
+
+class _Counter:
+    """Registers formulas with ``torch.utils.flop_counter`` once somebody imports it. Importing it here would import
+    Triton, which a prediction on a CPU does not need."""
+
+    name = "torch.utils.flop_counter"
+
+    def __init__(self) -> None:
+        self.formulas: list[tuple[Any, Callable[..., int]]] = []
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None
+        assert spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            for packet, formula in self.formulas:
+                module.register_flop_formula(packet)(formula)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+_counter = _Counter()
+if _Counter.name not in sys.modules:
+    sys.meta_path.insert(0, _counter)
+
+
+def flop_formula(packet: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """``register_flop_formula`` of ``torch.utils.flop_counter``, at the latest when that is imported."""
+
+    def register(formula: Callable[..., int]) -> Callable[..., int]:
+        if (module := sys.modules.get(_Counter.name)) is not None:
+            module.register_flop_formula(packet)(formula)
+        _counter.formulas.append((packet, formula))
+        return formula
+
+    return register
 
 
 def seen_as_operators() -> bool:

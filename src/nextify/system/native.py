@@ -220,18 +220,24 @@ def _private(path: Path) -> bool:
 
 def cache_folder() -> Path:
     """The folder for compiled libraries. Code planted there would run as this user, so where others may write to the
-    user's cache, it is a folder of this user's in the temporary directory.
+    user's cache, or this user may not, it is a folder of this user's in the temporary directory.
 
     Raises:
-        RuntimeError: others may write there too.
+        RuntimeError: neither will do.
     """
+    refused = []
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     for folder in (base / "nextify" / "kernels", Path(tempfile.gettempdir()) / f"nextify-kernels-{os.geteuid()}"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            refused.append(f"{folder}: {error.strerror}")
+            continue
         real = folder.resolve()  # a link could be turned elsewhere after the check
         if _private(real):
             return real
-    raise RuntimeError(f"others may write to {folder} (name a cache folder of your own in XDG_CACHE_HOME)")
+        refused.append(f"others may write to {folder}")
+    raise RuntimeError(f"{', '.join(refused)} (name a cache folder of your own in XDG_CACHE_HOME)")
 
 
 def _load(wanted: Library) -> tuple[ctypes.CDLL, str]:

@@ -18,7 +18,7 @@ from nextify.paper.design import Design
 from nextify.system.text import printable
 from nextify.weights.bundle import About, explain
 from nextify.weights.class_names import ClassOrder
-from nextify.weights.design_detection import channel_count, class_count, differences, infer_design
+from nextify.weights.design_detection import channel_count, class_count, differences, expected_shapes, infer_design
 from nextify.weights.naming import State, WeightsError, recognize
 from nextify.weights.sources import find
 
@@ -97,7 +97,13 @@ def load(
     state = adapt(found.bundle.state, num_classes, in_channels, notes)
     classes = class_count(state) if num_classes is None else num_classes
     channels = channel_count(state)
-    model = ConvNet(layout(about.design, channels), classes, stochastic_depth)
+    plan = layout(about.design, channels)
+    if num_classes is None and expected_shapes(about.design, classes, channels).keys() <= state.keys():
+        device = torch.get_default_device()
+        with torch.device("meta"):  # draws no initial weights, of which none would stay
+            model = ConvNet(plan, classes, stochastic_depth).to_empty(device=device)
+    else:
+        model = ConvNet(plan, classes, stochastic_depth)
     dtype = state["stem.conv.weight"].dtype
     if dtype != torch.float32:
         notes.append(f"the weights are {str(dtype).removeprefix('torch.')}; the network keeps them in float32")

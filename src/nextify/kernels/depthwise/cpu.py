@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from nextify.kernels.operators import (
     asked_once,
     check_numbers,
     compiled,
     failed,
+    flop_formula,
     operator,
     pointers,
     seen_as_operators,
@@ -154,13 +154,13 @@ def _(grad: Tensor, x: Tensor, height: int, width: int, kernel_size: int, *_: ob
     return x.new_empty((c, 1, kernel_size, kernel_size), dtype=torch.float32), x.new_empty(c, dtype=torch.float32)
 
 
-@register_flop_formula(torch.ops.nextify.depthwise_forward)
+@flop_formula(torch.ops.nextify.depthwise_forward)
 def _forward_flops(x: Any, weight: Any, bias: Any, stride: int, *_: Any, out_shape: Any = None, **__: Any) -> int:
     n, h, w, c = x
     return int(2 * n * _out_size(h, stride) * _out_size(w, stride) * c * weight[-1] ** 2)
 
 
-@register_flop_formula(torch.ops.nextify.depthwise_weight_grad)
+@flop_formula(torch.ops.nextify.depthwise_weight_grad)
 def _weight_grad_flops(
     grad: Any, x: Any, height: int, width: int, kernel_size: int, *_: Any, out_shape: Any = None, **__: Any
 ) -> int:

@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
-from torch.utils.flop_counter import register_flop_formula
 
 from nextify.kernels.gelu.cpu import FLAGS, normal_distribution
-from nextify.kernels.operators import check_numbers, compiled, operator, pointers, seen_as_operators
+from nextify.kernels.operators import check_numbers, compiled, flop_formula, operator, pointers, seen_as_operators
 from nextify.kernels.pixelwise import products
 from nextify.kernels.pixelwise.products import SCHEMA, Weights, scratch
 from nextify.networks.layers import LayerNorm, Pointwise
@@ -161,7 +160,7 @@ def _(x: Tensor, shortcut: Tensor, *others: Any) -> Tensor:
     return shortcut.new_empty(shortcut.shape, dtype=result_dtype(dtype, scale, shortcut))
 
 
-@register_flop_formula(torch.ops.nextify.strips)
+@flop_formula(torch.ops.nextify.strips)
 def _flops(x: Any, shortcut: Any, *others: Any, out_shape: Any = None, **_: Any) -> int:
     wide = others[2][0]
     return int(2 * math.prod(x[:-1]) * wide * (x[-1] + shortcut[-1]))

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from nextify.kernels.gelu.cpu import FLAGS
-from nextify.kernels.operators import compiled, failed, pointers, seen_as_operators
+from nextify.kernels.operators import compiled, failed, flop_formula, pointers, seen_as_operators
 from nextify.kernels.pixelwise import products, strips
 from nextify.kernels.pixelwise.products import SCHEMA, Weights, scratch_address
 
@@ -160,12 +159,12 @@ def _(grad: Tensor, x: Tensor, before: Tensor, *values: Any) -> tuple[Tensor, ..
     return _gradients(x, values[2], values[4])
 
 
-@register_flop_formula(torch.ops.nextify.pixelwise)
+@flop_formula(torch.ops.nextify.pixelwise)
 def _forward_flops(x: Any, shortcut: Any, *others: Any, out_shape: Any = None, **_: Any) -> int:
     return int(2 * x[0] * others[2][0] * (others[2][1] + others[4][0]))
 
 
-@register_flop_formula(torch.ops.nextify.pixelwise_grad)
+@flop_formula(torch.ops.nextify.pixelwise_grad)
 def _backward_flops(grad: Any, x: Any, before: Any, *values: Any, out_shape: Any = None, **_: Any) -> int:
     return int(4 * x[0] * values[2][0] * (values[2][1] + values[4][0]))
 
