@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from PIL import Image
 
 from nextify.cli import main
+from nextify.data import Images, ImageSet
+from nextify.data.images import UniformStore
+from nextify.data.kept import Kept
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.system.processes import worker_context
@@ -54,6 +58,16 @@ def tiny_bundle(
     return save_bundle(
         path, model.state_dict(), About(TINY, len(classes), classes=classes, preprocessing=settings, **about)
     )
+
+
+def fewer(images: Images, train: int, test: int) -> Images:
+    """The first so many to train and to test on, held decoded like all of them."""
+
+    def first(part: ImageSet, count: int) -> ImageSet:
+        assert part.array is not None
+        return ImageSet(part.labels[:count], UniformStore(Kept(part.array[:count])))
+
+    return replace(images, train=first(images.train, train), test=first(images.test, test))
 
 
 def server() -> Any:
