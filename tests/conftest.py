@@ -1,6 +1,8 @@
 """Fixtures of all rooms."""
 
+import functools
 import gc
+import io
 import os
 from collections.abc import Iterator
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import nextify.training.train
 from nextify.data import Images, open_images
 
 LONGEST_FIRST = (
@@ -56,6 +59,20 @@ def pytest_runtest_protocol() -> Iterator[None]:
     return result
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_commands() -> Iterator[None]:
+    """Commands read the help of their options once, and leave a blank picture of a training's curves: drawing them
+    takes longer than the training of a tiny network."""
+    from tyro import _docstrings
+
+    blank = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(blank, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_docstrings, "get_field_docstring", functools.cache(_docstrings.get_field_docstring))
+        patch.setattr(nextify.training.train, "curves_picture", lambda *_: blank.getvalue())
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits() -> Images:
     return open_images("digits")
@@ -73,4 +90,16 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = rng.integers(0, 90, (16, 16, 3))
             pixels[..., 2 - c] += 150
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of the first 150 digits to train and the first 150 to test on. Not to be changed."""
+    root = tmp_path_factory.mktemp("few") / "few digits"
+    for part, images in (("train", digits.train), ("val", digits.test)):
+        for i in range(150):
+            path = root / part / digits.classes[images.labels[i]] / f"{i:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images.load(i)).save(path)
     return root

@@ -72,7 +72,10 @@ def fewer(images: Images, train: int, test: int) -> Images:
 
 def server() -> Any:
     """Start the process from which commands are forked, unless it runs; the engines of this process use it too."""
-    context = worker_context("nextify.cli.study", "nextify.cli.training", "sklearn.model_selection")
+    commands = ("nextify.cli.roadmap", "nextify.cli.study", "nextify.cli.train", "nextify.cli.training", "tyro")
+    context = worker_context(
+        *commands, "matplotlib.backends.backend_agg", "sklearn.datasets", "sklearn.model_selection"
+    )
     if sys.platform == "linux":
         from multiprocessing import forkserver
 

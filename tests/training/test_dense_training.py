@@ -74,11 +74,24 @@ def test_a_resumed_training_is_the_undisturbed_one(scenes, head, tmp_path):
     assert all(torch.equal(there[name], again[name]) for name in there)
 
 
+@pytest.fixture(scope="module")
+def measured_in_parts():
+    """Each image by itself is a batch to test on, after which a training may stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nextify.training.learned.DENSE_TEST_BATCH", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scenes, measured_in_parts, tmp_path_factory):
+    """A detector's training that measures twice, and its folder."""
+    made, folder = prepared(scenes), tmp_path_factory.mktemp("undisturbed") / "whole"
+    return made, run_trial(made.trial, made.images, Runtime(evaluations=2), folder), folder
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_training_stops_while_it_measures_and_loses_nothing(scenes, epoch, tmp_path, monkeypatch):
-    monkeypatch.setattr("nextify.training.learned.DENSE_TEST_BATCH", 1)
-    made = prepared(scenes)
-    whole = run_trial(made.trial, made.images, Runtime(evaluations=2), tmp_path / "whole")
+def test_a_training_stops_while_it_measures_and_loses_nothing(undisturbed, epoch, tmp_path, monkeypatch):
+    made, whole, folder = undisturbed
     seen, observe = [], Detection.observe
     monkeypatch.setattr(Detection, "observe", lambda *arguments: seen.append(0) or observe(*arguments))
     with pytest.raises(TrainingStopped, match=f"stopped at step {4 * epoch} of 8"):
@@ -89,8 +102,7 @@ def test_a_training_stops_while_it_measures_and_loses_nothing(scenes, epoch, tmp
     assert len(seen) == 3 * epoch - 1
     again = run_trial(made.trial, made.images, Runtime(evaluations=2), tmp_path / "stopped")
     assert (again.curve, again.metrics) == (whole.curve, whole.metrics)
-    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "stopped")]
-    assert logs[0] == logs[1]
+    assert (tmp_path / "stopped" / "log.jsonl").read_text() == (folder / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("head", ["fcos", pytest.param("fpn", marks=pytest.mark.slow)])
