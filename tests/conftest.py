@@ -30,6 +30,9 @@ LONGEST_FIRST = (
     "tests/weights/test_class_order.py",
     "tests/weights/test_parity.py",
     "tests/training/test_dense_training.py",
+    "tests/study/test_study.py",
+    "tests/training/test_kills.py",
+    "tests/training/test_pretraining.py",
 )
 """Files that take longest. Each stays on one process (``--dist loadfile``), so one of them must not be the last."""
 
