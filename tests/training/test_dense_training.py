@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nextify import cli
+from nextify.data import DataError
 from nextify.data.dense import open_dense
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.zoo import create_model, find_design
@@ -21,7 +22,7 @@ from nextify.training.request import Request, RequestError
 from nextify.training.result import finished
 from nextify.training.run import run_trial
 from nextify.training.schedule import learning_rate
-from nextify.training.train import PREDICTIONS, run_prepared
+from nextify.training.train import PREDICTIONS, run_prepared, train
 from nextify.training.trainer import Trainer, build_network
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, WeightsError, load_bundle, rename, save_bundle
@@ -322,6 +323,19 @@ def test_a_detector_starts_from_a_detector(scenes, kept, tmp_path):
     same = {name for name in state if torch.equal(state[name], started[name])}
     assert {name for name in state if name.startswith("backbone.")} <= same
     assert ("head.neck.pyramid.inner_blocks.0.0.weight" in same) == kept
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "words"),
+    [
+        ("digits", {"ignore_index": 3}, "--ignore-index is for masks, and digits has none"),
+        ("scenes", {"ignore_index": 3}, "--ignore-index is for masks, and of scenes boxes are learned"),
+        ("scenes", {"without": "list.csv"}, "--without is for classification, and scenes is annotated for detection"),
+    ],
+)
+def test_python_refuses_what_the_images_have_no_use_for(data, asked, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        train("convnext_atto", data, out=tmp_path, device="cpu", **asked)
 
 
 def test_an_index_to_ignore_is_for_masks(tmp_path, capsys):
