@@ -21,7 +21,7 @@ from nextify.study.statistics import corrected_interval
 from nextify.training.request import Request
 from tests.helpers import Captured
 
-ASKED = ["--scale", "tiny", "--epochs", "1", "--device", "cpu", "--threads", "1"]
+ASKED = ["--data", "digits", "--scale", "tiny", "--epochs", "1", "--device", "cpu", "--threads", "1"]
 
 
 def test_every_training_image_is_in_one_fold_and_classes_are_even(digits: Images) -> None:
@@ -85,12 +85,11 @@ def test_too_few_images_or_groups_are_refused(digits: Images, count: int, groups
         make_folds(replace(digits, train_groups=groups), count)
 
 
-def test_the_command_trains_every_fold_once(few_digits: Path, tmp_path: Path, capsys: Captured) -> None:
-    images = nextify.open_images(few_digits)
-    command = ["train", "convnext_atto", "--data", str(few_digits), *ASKED, "--folds", "2", "--out", str(tmp_path)]
+def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, digits: Images) -> None:
+    command = ["train", "convnext_atto", *ASKED, "--folds", "2", "--out", str(tmp_path)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "150 training images in folds of 75 to 75; the 150 test images stay unused" in printed
+    assert "600 training images in folds of 300 to 300; the 1,197 test images stay unused" in printed
     (folder,) = tmp_path.glob("folds2-*")
     content = json.loads((folder / "results.json").read_text())
     values = [fold["top1"] for fold in content["folds"]]
@@ -99,10 +98,10 @@ def test_the_command_trains_every_fold_once(few_digits: Path, tmp_path: Path, ca
     assert all(f"{value:.2f}" in printed for value in values)
     with open(folder / "out-of-fold.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == [images.classes[label] for label in images.train.labels]
-    found = np.array([[float(row[name]) for name in images.classes] for row in rows])
-    assert found.sum(1) == pytest.approx(np.ones(150), abs=1e-5)
-    right = found.argmax(1) == images.train.labels
+    assert [row["label"] for row in rows] == [digits.classes[label] for label in digits.train.labels]
+    found = np.array([[float(row[name]) for name in digits.classes] for row in rows])
+    assert found.sum(1) == pytest.approx(np.ones(600), abs=1e-5)
+    right = found.argmax(1) == digits.train.labels
     for number, value in enumerate(values, 1):
         of_fold = np.array([row["fold"] == str(number) for row in rows])
         assert 100 * right[of_fold].mean() == pytest.approx(value)
