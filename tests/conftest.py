@@ -94,15 +94,3 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[..., 2 - c] += 150
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
     return root
-
-
-@pytest.fixture(scope="session")
-def few_digits(digits: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image folder of the first 150 digits to train and the first 150 to test on. Not to be changed."""
-    root = tmp_path_factory.mktemp("few") / "few digits"
-    for part, images in (("train", digits.train), ("val", digits.test)):
-        for i in range(150):
-            path = root / part / digits.classes[images.labels[i]] / f"{i:03}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(images.load(i)).save(path)
-    return root

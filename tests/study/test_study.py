@@ -77,9 +77,9 @@ def test_bad_plans_name_the_remedy():
         plan(steps=("gelo",))
 
 
-def test_a_store_knows_its_own_results_only(undisturbed, few_digits, tmp_path):
+def test_a_store_knows_its_own_results_only(undisturbed, tmp_path):
     source, _ = undisturbed
-    images = open_images(few_digits)
+    images = open_images("digits")
     made = make_plan(
         roadmap("resnet50"),
         scale("tiny"),
@@ -110,13 +110,13 @@ def test_a_store_knows_its_own_results_only(undisturbed, few_digits, tmp_path):
     assert store.result(trial) is None
 
 
-def test_every_network_of_a_study_evaluates_to_its_figures(undisturbed, few_digits):
+def test_every_network_of_a_study_evaluates_to_its_figures(undisturbed):
     out, _ = undisturbed
-    trials, images = json.loads((out / "results.json").read_text())["trials"], open_images(few_digits)
+    trials = json.loads((out / "results.json").read_text())["trials"]
     assert len(trials) == 4
     for trial in trials:
         folder = out / "trials" / f"{trial['step']}-seed{trial['seed']}-{trial['fingerprint']}"
-        found = evaluate(folder / "bundle", images, threads=1)
+        found = evaluate(folder / "bundle", open_images("digits"), threads=1)
         assert (found.top1, found.top5) == (trial["top1"], trial["top5"])
         assert found.model == f"resnet50_{trial['step']}"
         assert json.loads((folder / "result.json").read_text())["environment"]["torch"]
@@ -135,14 +135,14 @@ def test_two_runs_cannot_share_a_store(tmp_path):
 SMALL = ["--steps", "training_technique", "separate_downsampling", "--seeds", "2", "--epochs", "1"]
 
 
-def arguments(out: Path, data: Path | str, *options: str) -> list[str]:
-    machine = ["--device", "cpu", "--side-by-side", "2", "--threads", "1"]
-    return ["roadmap", "--data", str(data), "--out", str(out), *machine, "--checkpoint-seconds", "0.1", *options]
+def arguments(out: Path, *options: str) -> list[str]:
+    fixed = ["--device", "cpu", "--side-by-side", "2", "--threads", "1", "--checkpoint-seconds", "0.1"]
+    return ["roadmap", "--out", str(out), *fixed, *options]
 
 
-def run(out: Path, data: Path | str, *options: str, largest_file: int | None = None) -> tuple[int, str]:
+def run(out: Path, *options: str, largest_file: int | None = None) -> tuple[int, str]:
     """The exit code and what was reported."""
-    return Command(arguments(out, data, *options), largest_file).wait(300)
+    return Command(arguments(out, *options), largest_file).wait(300)
 
 
 def figures(out: Path) -> list:
@@ -154,11 +154,11 @@ def figures(out: Path) -> list:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(few_digits, tmp_path_factory):
+def undisturbed(tmp_path_factory):
     server()  # before a smaller one is started here
     out, said = tmp_path_factory.mktemp("undisturbed"), io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert main(arguments(out, few_digits, *SMALL)) == 0
+        assert main(arguments(out, *SMALL)) == 0
     return out, said.getvalue()
 
 
@@ -183,19 +183,19 @@ def test_a_study_writes_everything_it_promises(undisturbed):
     assert "cannot go below" in " ".join(said.split())
 
 
-def test_seeds_added_later_give_what_was_planned_from_the_start(undisturbed, few_digits, tmp_path):
+def test_seeds_added_later_give_what_was_planned_from_the_start(undisturbed, tmp_path):
     fewer = [*SMALL[:-3], "1", *SMALL[-2:]]
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main(arguments(tmp_path, few_digits, *fewer)) == 0
+        assert main(arguments(tmp_path, *fewer)) == 0
     kept = {path: path.read_bytes() for path in tmp_path.rglob("result.json")}
     assert len(kept) == 2
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main(arguments(tmp_path, few_digits, *SMALL)) == 0
+        assert main(arguments(tmp_path, *SMALL)) == 0
     assert {path: path.read_bytes() for path in kept} == kept, "only the missing ones are trained"
     assert figures(tmp_path) == figures(undisturbed[0])
 
 
-def test_results_without_hits_are_completed_by_evaluating_their_networks(undisturbed, few_digits, tmp_path):
+def test_results_without_hits_are_completed_by_evaluating_their_networks(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     kept = {}
     for path in tmp_path.rglob("result.json"):
@@ -203,27 +203,27 @@ def test_results_without_hits_are_completed_by_evaluating_their_networks(undistu
         kept[path] = content.pop("right")
         path.write_text(json.dumps(content))
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main(arguments(tmp_path, few_digits, *SMALL)) == 0
+        assert main(arguments(tmp_path, *SMALL)) == 0
     assert {path: json.loads(path.read_text())["right"] for path in kept} == kept
     assert figures(tmp_path) == figures(undisturbed[0])
     row = json.loads((tmp_path / "results.json").read_text())["rows"][1]
     assert row["interval_low"] < row["change"] < row["interval_high"]
 
 
-def test_a_study_of_fewer_seeds_than_there_are_says_so(undisturbed, few_digits, tmp_path):
+def test_a_study_of_fewer_seeds_than_there_are_says_so(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert main(arguments(tmp_path, few_digits, *SMALL[:-3], "1", *SMALL[-2:])) == 0
+        assert main(arguments(tmp_path, *SMALL[:-3], "1", *SMALL[-2:])) == 0
     assert "has further seeds, which are not used: give --until-decided" in " ".join(said.getvalue().split())
 
 
-def test_seeds_that_would_end_too_late_are_not_begun(undisturbed, few_digits, tmp_path):
+def test_seeds_that_would_end_too_late_are_not_begun(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     before = {path.parent.name for path in tmp_path.rglob("result.json")}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert main(arguments(tmp_path, few_digits, *SMALL, "--until-decided", "--max-hours", "0")) == 0
+        assert main(arguments(tmp_path, *SMALL, "--until-decided", "--max-hours", "0")) == 0
     assert "past --max-hours 0: the same command with more goes on" in " ".join(said.getvalue().split())
     assert {path.parent.name for path in tmp_path.rglob("result.json")} == before
     results = json.loads((tmp_path / "results.json").read_text())
@@ -231,25 +231,25 @@ def test_seeds_that_would_end_too_late_are_not_begun(undisturbed, few_digits, tm
 
 
 @pytest.mark.slow
-def test_seeds_are_added_until_decided_and_a_restart_trains_nothing_again(undisturbed, few_digits, tmp_path):
+def test_seeds_are_added_until_decided_and_a_restart_trains_nothing_again(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main(arguments(tmp_path, few_digits, *SMALL, "--until-decided")) == 0
+        assert main(arguments(tmp_path, *SMALL, "--until-decided")) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     counts = [row["seeds"] for row in results["rows"]]
     assert counts[0] == counts[1] == len(results["study"]["seeds"]) in (3, 5, 8, 12)
     assert counts[0] == 12 or results["rows"][1]["verdict"] != "no conclusion"
     times = {path: path.stat().st_mtime for path in tmp_path.rglob("trials/*/result.json")}
     with contextlib.redirect_stdout(io.StringIO()):
-        assert main(arguments(tmp_path, few_digits, *SMALL, "--until-decided")) == 0
+        assert main(arguments(tmp_path, *SMALL, "--until-decided")) == 0
     assert {path: path.stat().st_mtime for path in tmp_path.rglob("trials/*/result.json")} == times
     again = json.loads((tmp_path / "results.json").read_text())
     assert again["rows"] == results["rows"]
 
 
-def kill(out: Path, data: Path, options: list[str], wait_seconds: float) -> None:
+def kill(out: Path, options: list[str], wait_seconds: float) -> None:
     """Start the study, SIGKILL it once it trains, and see that its workers die with it."""
-    process = Command(arguments(out, data, *options))
+    process = Command(arguments(out, *options))
     trials = out / "trials"
     deadline = time.monotonic() + 60
     before = set(trials.rglob("*")) if trials.exists() else set()
@@ -273,32 +273,32 @@ def kill(out: Path, data: Path, options: list[str], wait_seconds: float) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_killed_and_restarted_the_results_are_identical(undisturbed, few_digits, tmp_path):
-    kill(tmp_path, few_digits, SMALL, 0.1)
-    code, errors = run(tmp_path, few_digits, *SMALL)
+def test_killed_and_restarted_the_results_are_identical(undisturbed, tmp_path):
+    kill(tmp_path, SMALL, 0.1)
+    code, errors = run(tmp_path, *SMALL)
     assert code == 0, errors
     assert figures(tmp_path) == figures(undisturbed[0])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
-def test_killed_at_ten_random_moments_and_restarted_the_results_are_identical(few_digits, tmp_path):
-    longer = [*SMALL[:-1], "48"]
+def test_killed_at_ten_random_moments_and_restarted_the_results_are_identical(tmp_path):
+    longer = [*SMALL[:-1], "12"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run(whole, few_digits, *longer)[0] == 0
+    assert run(whole, *longer)[0] == 0
     rng = random.Random(10)
     unfinished = 0
     for _ in range(10):
-        kill(killed, few_digits, longer, rng.uniform(0, 2))
+        kill(killed, longer, rng.uniform(0, 2))
         unfinished += len(list(killed.rglob("result.json"))) < 4
     assert unfinished == 10, "the study ended before the last kill: make it longer"
-    assert run(killed, few_digits, *longer)[0] == 0
+    assert run(killed, *longer)[0] == 0
     assert figures(killed) == figures(whole)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes there")
 def test_a_full_disk_is_one_line_and_keeps_what_was_finished(tmp_path):
-    code, errors = run(tmp_path, "digits", "--steps", "gelu", "--seeds", "1", "--epochs", "1", largest_file=200)
+    code, errors = run(tmp_path, "--steps", "gelu", "--seeds", "1", "--epochs", "1", largest_file=200)
     assert code == 1
     *saves, result = errors.strip().splitlines()
     assert len(saves) == 1, "a save that fails is said once"
