@@ -1,6 +1,8 @@
 """Fixtures of all rooms."""
 
+import functools
 import gc
+import io
 import os
 from collections.abc import Iterator
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import nextify.training.train
 from nextify.data import Images, open_images
 
 LONGEST_FIRST = (
@@ -27,6 +30,9 @@ LONGEST_FIRST = (
     "tests/weights/test_class_order.py",
     "tests/weights/test_parity.py",
     "tests/training/test_dense_training.py",
+    "tests/study/test_study.py",
+    "tests/training/test_kills.py",
+    "tests/training/test_pretraining.py",
 )
 """Files that take longest. Each stays on one process (``--dist loadfile``), so one of them must not be the last."""
 
@@ -54,6 +60,20 @@ def pytest_runtest_protocol() -> Iterator[None]:
     result = yield
     torch.set_num_threads(before)
     return result
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_commands() -> Iterator[None]:
+    """Commands read the help of their options once, and leave a blank picture of a training's curves: drawing them
+    takes longer than the training of a tiny network."""
+    from tyro import _docstrings
+
+    blank = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(blank, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_docstrings, "get_field_docstring", functools.cache(_docstrings.get_field_docstring))
+        patch.setattr(nextify.training.train, "curves_picture", lambda *_: blank.getvalue())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import torch
 from PIL import Image
 
 from nextify.cli import main
+from nextify.data import Images, ImageSet
+from nextify.data.images import UniformStore
+from nextify.data.kept import Kept
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.system.processes import worker_context
@@ -56,9 +60,22 @@ def tiny_bundle(
     )
 
 
+def fewer(images: Images, train: int, test: int) -> Images:
+    """The first so many to train and to test on, held decoded like all of them."""
+
+    def first(part: ImageSet, count: int) -> ImageSet:
+        assert part.array is not None
+        return ImageSet(part.labels[:count], UniformStore(Kept(part.array[:count])))
+
+    return replace(images, train=first(images.train, train), test=first(images.test, test))
+
+
 def server() -> Any:
     """Start the process from which commands are forked, unless it runs; the engines of this process use it too."""
-    context = worker_context("nextify.cli.study", "nextify.cli.training", "sklearn.model_selection")
+    commands = ("nextify.cli.roadmap", "nextify.cli.study", "nextify.cli.train", "nextify.cli.training", "tyro")
+    context = worker_context(
+        *commands, "matplotlib.backends.backend_agg", "sklearn.datasets", "sklearn.model_selection"
+    )
     if sys.platform == "linux":
         from multiprocessing import forkserver
 

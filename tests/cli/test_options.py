@@ -232,6 +232,10 @@ def test_help_says_each_default_once(capsys: Captured) -> None:
 TINY = ("--scale", "tiny", "--device", "cpu", "--threads", "1")
 
 
+def on(images: Path) -> tuple[str, ...]:
+    return ("convnext_atto", "--data", str(images))
+
+
 def test_a_training_without_a_terminal_says_where_and_how_far_it_is(
     capsys: Captured, shapes: Path, tmp_path: Path
 ) -> None:
@@ -248,9 +252,9 @@ def test_a_training_without_a_terminal_says_where_and_how_far_it_is(
 
 
 def test_a_training_that_was_stopped_says_that_it_goes_on(
-    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["train", *NEEDED["train"], *TINY, "--epochs", "1", "--out", str(tmp_path)]
+    command = ["train", *on(shapes), *TINY, "--epochs", "1", "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(nextify.cli.training.Stopping, "asked", lambda _: True)
         assert main(command) == 130
@@ -333,14 +337,14 @@ def test_minutes_that_do_not_hold_shorten_a_training_only_early(
 
 
 def test_a_training_for_which_the_minutes_do_not_hold_begins_again_with_fewer_epochs(
-    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(self: TrainingProgress, progress: Progress) -> None:
         self.epochs = 1 if self.recipe.epochs > 1 else None
 
     monkeypatch.setattr(nextify.training.probe, "probe", constant(1.0))
     monkeypatch.setattr(TrainingProgress, "show", late)
-    command = ["train", *NEEDED["train"], *TINY, "--minutes", "60", "--set", "batch_size=300", "--out", str(tmp_path)]
+    command = ["train", *on(shapes), *TINY, "--minutes", "60", "--set", "batch_size=29", "--out", str(tmp_path)]
     assert main(command) == 0
     said = capsys.readouterr()
     assert "the machine is slower than measured: begins again with" in said.out
@@ -356,10 +360,10 @@ def test_a_training_for_which_the_minutes_do_not_hold_begins_again_with_fewer_ep
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_a_busy_processor_is_said(
-    share: float, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    share: float, capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "thread_time", lambda: share * time.perf_counter())
-    command = ["train", *NEEDED["train"], *TINY, "--epochs", "1", "--dry-run", "--out", str(tmp_path)]
+    command = ["train", *on(shapes), *TINY, "--epochs", "1", "--dry-run", "--out", str(tmp_path)]
     assert main(command) == 0
     assert ("the processor was busy with other work for 50% of that time" in capsys.readouterr().out) == (share == 0.5)
 

@@ -73,10 +73,10 @@ def test_likeness_survives_mirroring_and_brightness(change, alike) -> None:
     assert bool(likeness(thumbnail(pixels)[None], thumbnail(change(pixels))[None])[0] > 0.98) is alike
 
 
-@pytest.fixture
-def planted(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of two classes; a_0 is also, slightly darker, in class b, and mirrored among the test images."""
-    root = tmp_path / "data"
+    root = tmp_path_factory.mktemp("planted") / "data"
     for c, name in enumerate("ab"):
         for i in range(12):
             save_noise(root / "train" / name / f"{name}_{i}.png", 100 * c + i)
@@ -89,13 +89,16 @@ def planted(tmp_path: Path) -> Path:
     return root
 
 
-def inspected(root: Path, out: Path) -> Inspection:
-    bundle = tiny_bundle(out.parent / "bundle", ("a", "b"), 8, 1.0)
-    return inspect_images(bundle, open_images(root), out=out, threads=1)
+@pytest.fixture(scope="module")
+def inspected(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Inspection, Path]:
+    """What was found, and the folder that it was written to."""
+    root = tmp_path_factory.mktemp("inspected")
+    bundle = tiny_bundle(root / "bundle", ("a", "b"), 8, 1.0)
+    return inspect_images(bundle, open_images(planted), out=root / "out", threads=1), root / "out"
 
 
-def test_near_duplicates_across_classes_and_parts_are_found(planted: Path, tmp_path: Path) -> None:
-    found = inspected(planted, tmp_path / "out")
+def test_near_duplicates_across_classes_and_parts_are_found(inspected: tuple[Inspection, Path]) -> None:
+    found, _ = inspected
     across = {(row.file, row.label, row.suggested, row.other) for row in found.of("duplicate_classes")}
     assert ("train/a/a_0.png", "a", "b", "train/b/again.png") in across
     assert ("train/b/again.png", "b", "a", "train/a/a_0.png") in across
@@ -103,9 +106,8 @@ def test_near_duplicates_across_classes_and_parts_are_found(planted: Path, tmp_p
     assert any("--folds 5" in line for line in found.notes)
 
 
-def test_the_list_the_sheets_and_the_probabilities_are_written(planted: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    found = inspected(planted, out)
+def test_the_list_the_sheets_and_the_probabilities_are_written(inspected: tuple[Inspection, Path]) -> None:
+    found, out = inspected
     with open(out / "inspect.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS

@@ -97,12 +97,13 @@ def everything_missing(results):
     return {"schema": 1, "study": {"seeds": [0]}, "rows": rows, "trials": [], "environment": {}}
 
 
-def brief():
+def brief(name="digits"):
     """Two rows of one seed: the quickest report that has everything in it."""
-    results = fake(1, epochs=10)
+    results = fake(1, epochs=10, name=name)
     return {**results, "rows": results["rows"][:2], "trials": results["trials"][:2]}
 
 
+LONG_NAME = "/home/me/<script>alert(1)</script> $x_1$ 漢字 & | `photos`/" + "very/long/" * 20
 STUDIES = {
     "17 rows, 3 seeds": fake(),
     "14 rows, 1 seed": fake(1, adopted_only=True),
@@ -110,7 +111,7 @@ STUDIES = {
     "unfinished": fake(finished=5),
     "not started": fake(finished=0, seeds=0),
     "the larger regime": fake(regime="resnet200"),
-    "a long name": fake(name="/home/me/<script>alert(1)</script> $x_1$ 漢字 & | `photos`/" + "very/long/" * 20),
+    "a long name": fake(name=LONG_NAME),
     "nothing known": everything_missing(fake()),
     "no rows": {"schema": 1, "study": {}, "rows": [], "trials": [], "environment": {}},
 }
@@ -131,8 +132,9 @@ SLOW = pytest.mark.slow
 def written(request, tmp_path_factory):
     """Some results and a folder with their report."""
     out = tmp_path_factory.mktemp("study") / "new" / "folder"
-    assert report.write(typed(STUDIES[request.param]), out) == [out / name for name in report.FILES]
-    return STUDIES[request.param], out
+    results = brief(LONG_NAME) if request.param == "a long name" else STUDIES[request.param]
+    assert report.write(typed(results), out) == [out / name for name in report.FILES]
+    return results, out
 
 
 class Page(HTMLParser):

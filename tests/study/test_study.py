@@ -162,6 +162,13 @@ def undisturbed(tmp_path_factory):
     return out, said.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def _no_drawing(monkeypatch):
+    """Only the report of ``undisturbed`` is drawn, which is made before this: drawing takes longer than training."""
+    monkeypatch.setattr("nextify.report.files.save", lambda *_: "")
+    monkeypatch.setattr("nextify.report.files.page", lambda *_: "")
+
+
 def test_a_study_writes_everything_it_promises(undisturbed):
     out, said = undisturbed
     names = {"results.json", "results.csv", "roadmap.svg", "roadmap.png", "report.html"}

@@ -29,12 +29,17 @@ MACHINE = ("--device", "cpu", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the command has trained on the digits for an epoch."""
+def out(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the command has trained on the shapes for an epoch."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    asked = ["--data", "digits", "--scale", "tiny", "--epochs", "1", "--out", str(folder)]
+    asked = ["--data", str(shapes), "--scale", "tiny", "--epochs", "1", "--out", str(folder)]
     assert main(["train", "convnext_atto", *asked, *MACHINE]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def images(shapes: Path) -> Images:
+    return nextify.open_images(shapes)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +49,8 @@ def before(out: Path) -> Finished:
 
 
 @pytest.fixture(scope="module")
-def prepared(before: Finished, digits: Images) -> Prepared:
-    return before.prepared(digits, 2)
+def prepared(before: Finished, images: Images) -> Prepared:
+    return before.prepared(images, 2)
 
 
 def state(bundle: Path) -> dict[str, torch.Tensor]:
@@ -57,14 +62,15 @@ def test_the_command_trains_on_in_a_folder_of_its_own(out: Path, before: Finishe
     assert main(["train", "--continue", str(out / "latest"), "--epochs", "2", *MACHINE]) == 0
     said = capsys.readouterr().out
     assert "2 more epochs from" in said
-    assert "new cosine one from 0.002, 0.1 of the peak before" in said
+    rate = SHARE * before.asked["recipe"]["learning_rate"]
+    assert f"new cosine one from {rate:.3g}, 0.1 of the peak before" in said
     assert "the optimizer starts afresh" in said
     second = (out / "latest").resolve().parent
     assert second != first.resolve()
     resolved = json.loads((second / "recipe.json").read_text())
     recipe = resolved["recipe"]
     assert (recipe["epochs"], recipe["warmup_epochs"], recipe["schedule"]) == (2, 0.0, "cosine")
-    assert recipe["learning_rate"] == pytest.approx(SHARE * before.asked["recipe"]["learning_rate"])
+    assert recipe["learning_rate"] == pytest.approx(rate)
     assert resolved["start"] == digest(state(first / "bundle"))
     assert resolved["request"]["weights"] == str(first.resolve() / "bundle")
     assert resolved["design"] == before.asked["design"]
@@ -75,8 +81,8 @@ def test_the_command_trains_on_in_a_folder_of_its_own(out: Path, before: Finishe
     assert done.bundle.parent.resolve() == second
 
 
-def test_it_starts_from_the_weights_that_were_kept(before: Finished, prepared: Prepared, digits: Images) -> None:
-    trainer = Trainer(prepared.trial, digits, RUNTIME, prepared.start)
+def test_it_starts_from_the_weights_that_were_kept(before: Finished, prepared: Prepared, images: Images) -> None:
+    trainer = Trainer(prepared.trial, images, RUNTIME, prepared.start)
     kept = state(before.folder / "bundle")
     assert all(torch.equal(value, kept[name]) for name, value in trainer.model.state_dict().items())
     assert trainer.rate() == pytest.approx(SHARE * before.asked["recipe"]["learning_rate"])
@@ -94,16 +100,16 @@ def test_stopped_it_goes_on_to_the_same_weights(prepared: Prepared, tmp_path: Pa
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_settings_stand_above(before: Finished, digits: Images) -> None:
-    recipe = before.prepared(digits, 3, {"learning_rate": 0.5, "warmup_epochs": 1.0}).trial.recipe
+def test_settings_stand_above(before: Finished, images: Images) -> None:
+    recipe = before.prepared(images, 3, {"learning_rate": 0.5, "warmup_epochs": 1.0}).trial.recipe
     assert (recipe.epochs, recipe.learning_rate, recipe.warmup_epochs) == (3, 0.5, 1.0)
     with pytest.raises(RequestError, match="the design comes with --continue: leave --set norm out"):
-        before.prepared(digits, 3, {"norm": "batch"})
+        before.prepared(images, 3, {"norm": "batch"})
 
 
-def test_other_images_are_refused(before: Finished, shapes: Path) -> None:
+def test_other_images_are_refused(before: Finished, digits: Images) -> None:
     with pytest.raises(RequestError, match=r"is not what .* was trained on .*nextify train convnext_atto --weights"):
-        before.prepared(nextify.open_images(shapes), 3)
+        before.prepared(digits, 3)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +132,7 @@ def test_a_wrong_request_is_one_line(before: Finished, capsys: Captured, argumen
 
 
 def test_folds_of_a_continued_training_would_know_their_images(
-    before: Finished, digits: Images, tmp_path: Path
+    before: Finished, images: Images, tmp_path: Path
 ) -> None:
     folder = tmp_path / "continued"
     shutil.copytree(before.folder, folder)
@@ -134,13 +140,13 @@ def test_folds_of_a_continued_training_would_know_their_images(
     content["request"]["weights"] = str(before.folder / "bundle")
     (folder / "recipe.json").write_text(json.dumps(content))
     with pytest.raises(RequestError, match=f"no fold is new to them: give {before.folder}"):
-        FoldsPlan.like(Finished.of(folder), digits, 2)
-    assert len(FoldsPlan.like(before, digits, 2).folds) == 2
+        FoldsPlan.like(Finished.of(folder), images, 2)
+    assert len(FoldsPlan.like(before, images, 2).folds) == 2
 
 
-def test_what_was_trained_on_cannot_be_held_out_later(before: Finished, digits: Images) -> None:
+def test_what_was_trained_on_cannot_be_held_out_later(before: Finished, images: Images) -> None:
     with pytest.raises(RequestError, match="leave --set calibration out"):
-        before.prepared(digits, 1, {"calibration": 0.2})
+        before.prepared(images, 1, {"calibration": 0.2})
 
 
 def test_only_finished_trainings_are_continued(before: Finished, tmp_path: Path) -> None:
@@ -164,7 +170,7 @@ def test_where_the_images_are_is_asked_for_where_it_is_not_kept(before: Finished
     assert found.source_at("digits").data == "digits"
 
 
-def test_a_bundle_is_found_in_its_training(out: Path, before: Finished, digits: Images) -> None:
-    by_folder, by_bundle = (nextify.evaluate(p, digits) for p in (before.folder, before.folder / "bundle"))
+def test_a_bundle_is_found_in_its_training(out: Path, before: Finished, images: Images) -> None:
+    by_folder, by_bundle = (nextify.evaluate(p, images) for p in (before.folder, before.folder / "bundle"))
     assert by_folder.top1 == by_bundle.top1
-    assert load_bundle(out / "latest").about.classes == digits.classes
+    assert load_bundle(out / "latest").about.classes == images.classes

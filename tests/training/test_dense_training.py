@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nextify import cli
+from nextify.data import DataError
 from nextify.data.dense import open_dense
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.zoo import create_model, find_design
@@ -21,7 +22,7 @@ from nextify.training.request import Request, RequestError
 from nextify.training.result import finished
 from nextify.training.run import run_trial
 from nextify.training.schedule import learning_rate
-from nextify.training.train import PREDICTIONS, run_prepared
+from nextify.training.train import PREDICTIONS, run_prepared, train
 from nextify.training.trainer import Trainer, build_network
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, WeightsError, load_bundle, rename, save_bundle
@@ -74,11 +75,24 @@ def test_a_resumed_training_is_the_undisturbed_one(scenes, head, tmp_path):
     assert all(torch.equal(there[name], again[name]) for name in there)
 
 
+@pytest.fixture(scope="module")
+def measured_in_parts():
+    """Each image by itself is a batch to test on, after which a training may stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nextify.training.learned.DENSE_TEST_BATCH", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scenes, measured_in_parts, tmp_path_factory):
+    """A detector's training that measures twice, and its folder."""
+    made, folder = prepared(scenes), tmp_path_factory.mktemp("undisturbed") / "whole"
+    return made, run_trial(made.trial, made.images, Runtime(evaluations=2), folder), folder
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_training_stops_while_it_measures_and_loses_nothing(scenes, epoch, tmp_path, monkeypatch):
-    monkeypatch.setattr("nextify.training.learned.DENSE_TEST_BATCH", 1)
-    made = prepared(scenes)
-    whole = run_trial(made.trial, made.images, Runtime(evaluations=2), tmp_path / "whole")
+def test_a_training_stops_while_it_measures_and_loses_nothing(undisturbed, epoch, tmp_path, monkeypatch):
+    made, whole, folder = undisturbed
     seen, observe = [], Detection.observe
     monkeypatch.setattr(Detection, "observe", lambda *arguments: seen.append(0) or observe(*arguments))
     with pytest.raises(TrainingStopped, match=f"stopped at step {4 * epoch} of 8"):
@@ -89,8 +103,7 @@ def test_a_training_stops_while_it_measures_and_loses_nothing(scenes, epoch, tmp
     assert len(seen) == 3 * epoch - 1
     again = run_trial(made.trial, made.images, Runtime(evaluations=2), tmp_path / "stopped")
     assert (again.curve, again.metrics) == (whole.curve, whole.metrics)
-    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "stopped")]
-    assert logs[0] == logs[1]
+    assert (tmp_path / "stopped" / "log.jsonl").read_text() == (folder / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("head", ["fcos", pytest.param("fpn", marks=pytest.mark.slow)])
@@ -310,6 +323,19 @@ def test_a_detector_starts_from_a_detector(scenes, kept, tmp_path):
     same = {name for name in state if torch.equal(state[name], started[name])}
     assert {name for name in state if name.startswith("backbone.")} <= same
     assert ("head.neck.pyramid.inner_blocks.0.0.weight" in same) == kept
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "words"),
+    [
+        ("digits", {"ignore_index": 3}, "--ignore-index is for masks, and digits has none"),
+        ("scenes", {"ignore_index": 3}, "--ignore-index is for masks, and of scenes boxes are learned"),
+        ("scenes", {"without": "list.csv"}, "--without is for classification, and scenes is annotated for detection"),
+    ],
+)
+def test_python_refuses_what_the_images_have_no_use_for(data, asked, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        train("convnext_atto", data, out=tmp_path, device="cpu", **asked)
 
 
 def test_an_index_to_ignore_is_for_masks(tmp_path, capsys):

@@ -22,19 +22,15 @@ STOPPED = 130
 """Exit code of a training that saved and stopped when it was asked to."""
 
 
-def start(out: Path, epochs: int) -> Command:
-    settings = ("batch_size=32", "optimizer=muon", "ema=0.9", "mixing.mixup=0.8", "stochastic_depth=0.1")
+def start(out: Path, epochs: int, data: str, batch: int) -> Command:
+    settings = (f"batch_size={batch}", "optimizer=muon", "ema=0.9", "mixing.mixup=0.8", "stochastic_depth=0.1")
     arguments = [
-        *("train", "convnext_atto", "--data", "digits", "--scale", "tiny"),
+        *("train", "convnext_atto", "--data", data, "--scale", "tiny"),
         *("--device", "cpu", "--threads", "1", "--epochs", str(epochs), "--checkpoint-seconds", "0"),
         *(word for setting in settings for word in ("--set", setting)),
         *("--out", str(out)),
     ]
     return Command(arguments)
-
-
-def trained(out: Path, epochs: int) -> bool:
-    return start(out, epochs).wait(600)[0] == 0
 
 
 def all_readable(out: Path) -> int:
@@ -55,13 +51,13 @@ def final_weights(out: Path) -> dict[str, torch.Tensor]:
     return dict(load_bundle(bundle).state)
 
 
-def killed(kills: int, epochs: int, folder: Path, seed: int) -> None:
-    whole, torn = folder / "whole", folder / "torn"
-    assert trained(whole, epochs)
+def killed(kills: int, epochs: int, folder: Path, seed: int, data: str = "digits", batch: int = 32) -> None:
+    whole, torn, wanted = folder / "whole", folder / "torn", (epochs, data, batch)
+    assert start(whole, *wanted).wait(600)[0] == 0
     chance = random.Random(seed)
     reached, codes = [0], []
     for number in range(kills):
-        process = start(torn, epochs)
+        process = start(torn, *wanted)
         if number % 5 == 4:
             time.sleep(chance.uniform(0.0, 6.0))  # anywhere: starting, measuring, the first steps
         else:
@@ -76,7 +72,7 @@ def killed(kills: int, epochs: int, folder: Path, seed: int) -> None:
         reached.append(all_readable(torn))
         assert reached[-1] >= reached[-2], "a kill lost more than was written"
     assert reached[-1] > 0, "no kill fell into the training"
-    assert trained(torn, epochs)
+    assert start(torn, *wanted).wait(600)[0] == 0
     expected, found = final_weights(whole), final_weights(torn)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -84,8 +80,8 @@ def killed(kills: int, epochs: int, folder: Path, seed: int) -> None:
     print(f"{kills} kills, exit codes {sorted(set(codes))}, steps reached {reached}")
 
 
-def test_three_kills(tmp_path: Path) -> None:
-    killed(3, 1, tmp_path, seed=0)
+def test_three_kills(shapes: Path, tmp_path: Path) -> None:
+    killed(3, 4, tmp_path, seed=0, data=str(shapes), batch=4)
 
 
 @pytest.mark.slow

@@ -22,11 +22,18 @@ from nextify.training.run import run_trial
 from nextify.training.train import _remembered_epochs
 from nextify.training.trial import Runtime
 from nextify.weights import load_bundle
+from tests.helpers import fewer
 from tests.training.helpers import small_trial
 
 RUNTIME = Runtime()
-QUICK = Recipe(epochs=1, warmup_epochs=0, batch_size=300, crop="shift", mixing="off", rand_augment="off")
+QUICK = Recipe(epochs=1, warmup_epochs=0, batch_size=50, crop="shift", mixing="off", rand_augment="off")
 TRIAL = small_trial("separate_downsampling", QUICK)
+
+
+@pytest.fixture(scope="module")
+def digits(digits: Images) -> Images:
+    """Two batches to train on, and few to test on."""
+    return fewer(digits, 100, 50)
 
 
 @pytest.fixture(scope="module")

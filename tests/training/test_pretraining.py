@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -35,10 +34,10 @@ from nextify.weights import WeightsError, load
 from nextify.weights.autoencoder import DECODER, decoder_in_our_names, load_autoencoder, save_decoder
 from nextify.weights.bundle import load_bundle
 from nextify.weights.naming import rename
-from tests.helpers import Captured, save_noise
+from tests.helpers import Captured, fewer, save_noise
 
 SMALL = RECIPES["fcmae"].with_(
-    epochs=2, warmup_epochs=0.5, batch_size=100, learning_rate=2e-3, crop="shift", test_crop_ratio=1.0
+    epochs=2, warmup_epochs=0.5, batch_size=50, learning_rate=2e-3, crop="shift", test_crop_ratio=1.0
 )
 V2 = find_design("convnextv2_atto").with_(
     depths=(1, 1, 2, 1), widths=(8, 12, 16, 20), stem="patchify2", stage_strides=(1, 2, 2, 1)
@@ -53,7 +52,13 @@ TINY = ("--scale", "tiny", "--image-size", "32", "--epochs", "1", "--set", "batc
 @pytest.fixture(scope="module")
 def digits(digits: Images) -> Images:
     """All that are trained on, and few to test on."""
-    return replace(digits, test=digits.test.selected(np.arange(64)))
+    return fewer(digits, 600, 64)
+
+
+@pytest.fixture(scope="module")
+def few(digits: Images) -> Images:
+    """Six batches an epoch, and few to test on."""
+    return fewer(digits, 300, 64)
 
 
 def trial_of(design=V2, recipe=SMALL, seed=0) -> Trial:
@@ -90,36 +95,36 @@ def bundle(out: Path, shapes: Path) -> Path:
     [(V2, SMALL), (V2, SMALL.with_(stochastic_depth=0.3)), (ROW, SMALL)],
     ids=["V2", "paths", "BN"],
 )
-def test_resumed_in_the_middle_of_an_epoch_it_is_bit_identical(digits: Images, design, recipe) -> None:
+def test_resumed_in_the_middle_of_an_epoch_it_is_bit_identical(few: Images, design, recipe) -> None:
     torch.set_num_threads(1)
     trial = trial_of(design, recipe)
-    undisturbed = advance(Trainer(trial, digits, Runtime()), 9)
-    stopped = advance(Trainer(trial, digits, Runtime()), 4)  # six steps an epoch
+    undisturbed = advance(Trainer(trial, few, Runtime()), 9)
+    stopped = advance(Trainer(trial, few, Runtime()), 4)  # six steps an epoch
     stopped.evaluate()
-    resumed = Trainer(trial, digits, Runtime())
+    resumed = Trainer(trial, few, Runtime())
     resumed.load_state(stopped.state())
     assert equal(advance(resumed, 5).state(), undisturbed.state())
     assert undisturbed.evaluate().values() == resumed.evaluate().values()
 
 
-def test_stopped_and_given_again_it_leaves_the_same_weights(digits: Images, tmp_path: Path) -> None:
+def test_stopped_and_given_again_it_leaves_the_same_weights(few: Images, tmp_path: Path) -> None:
     trial = trial_of()
-    whole = run_trial(trial, digits, Runtime(), tmp_path / "whole")
+    whole = run_trial(trial, few, Runtime(), tmp_path / "whole")
     asked = iter([False, False, False, True])
     with pytest.raises(TrainingStopped):
-        run_trial(trial, digits, Runtime(), tmp_path / "parts", should_stop=lambda: next(asked))
-    parts = run_trial(trial, digits, Runtime(), tmp_path / "parts")
+        run_trial(trial, few, Runtime(), tmp_path / "parts", should_stop=lambda: next(asked))
+    parts = run_trial(trial, few, Runtime(), tmp_path / "parts")
     for name in ("bundle/model.safetensors", "decoder.safetensors"):
         a, b = (load_file(tmp_path / where / name) for where in ("whole", "parts"))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert parts.masked_error == whole.masked_error
-    assert not run_trial(trial, digits, Runtime(), tmp_path / "parts").trained
+    assert not run_trial(trial, few, Runtime(), tmp_path / "parts").trained
 
 
 @pytest.mark.slow
 def test_it_learns_and_the_kernels_do_not_matter(digits: Images) -> None:
-    trial = trial_of(recipe=SMALL.with_(epochs=12, warmup_epochs=1.0, learning_rate=1e-2))
+    trial = trial_of(recipe=SMALL.with_(epochs=12, warmup_epochs=1.0, batch_size=100, learning_rate=1e-2))
     losses = []
     for mode in ("auto", "off"):
         run = Trainer(trial, digits, Runtime(kernels=mode))
@@ -133,10 +138,10 @@ def test_it_learns_and_the_kernels_do_not_matter(digits: Images) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_parts_of_a_batch_give_the_whole_batchs_step(digits: Images) -> None:
+def test_parts_of_a_batch_give_the_whole_batchs_step(few: Images) -> None:
     torch.set_num_threads(1)
     trial = trial_of()
-    one, three = (advance(Trainer(trial, digits, Runtime(accumulation=parts)), 2) for parts in (1, 3))
+    one, three = (advance(Trainer(trial, few, Runtime(accumulation=parts)), 2) for parts in (1, 3))
     for name, tensor in one.state()["model"].items():
         torch.testing.assert_close(three.state()["model"][name], tensor, rtol=2e-3, atol=2e-5)
 

@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from nextify.training.run import TrainingOutOfMemory, run_trial
 from nextify.training.schedule import learning_rate
 from nextify.training.trainer import Trainer, build_average
 from nextify.training.trial import Runtime
+from tests.helpers import fewer
 from tests.kernels.helpers import needs_kernels
 from tests.training.helpers import small_trial
 
@@ -29,7 +29,7 @@ RUNTIME = Runtime()
 SMALL = Recipe(
     epochs=2,
     warmup_epochs=0.5,
-    batch_size=100,
+    batch_size=50,
     learning_rate=2e-3,
     crop="shift",
     test_crop_ratio=1.0,
@@ -39,8 +39,8 @@ SMALL = Recipe(
 
 @pytest.fixture(scope="module")
 def digits(digits):
-    """All that are trained on, and few to test on."""
-    return replace(digits, test=digits.test.selected(np.arange(200)))
+    """Six batches an epoch, and few to test on."""
+    return fewer(digits, 300, 100)
 
 
 def trial_of(step="separate_downsampling", recipe=SMALL, seed=0):
@@ -110,7 +110,7 @@ def test_train_continues_from_a_checkpoint_to_the_same_result(digits, tmp_path):
 @needs_kernels
 def test_the_result_says_what_trained(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "AVX512", True)
-    recipe = replace(SMALL, epochs=1, batch_size=400, warmup_epochs=0.0)
+    recipe = replace(SMALL, epochs=1, batch_size=200, warmup_epochs=0.0)
     run_trial(trial_of("baseline", recipe), digits, replace(RUNTIME, threads=1), tmp_path)
     groups = json.loads((tmp_path / "result.json").read_text())["kernels"]["layers"]
     assert {(group["module"], group["kernel"]) for group in groups} == {("FastBlock", "whole"), ("FastChain", "whole")}
@@ -118,7 +118,7 @@ def test_the_result_says_what_trained(digits, tmp_path, monkeypatch):
 
 
 def test_a_training_stopped_in_its_evaluation_goes_on_there(digits, tmp_path, monkeypatch):
-    trial = trial_of(recipe=replace(SMALL, epochs=1, batch_size=400, warmup_epochs=0.0))
+    trial = trial_of(recipe=replace(SMALL, epochs=1, batch_size=200, warmup_epochs=0.0))
     stopped, seen, evaluate = [], [], Trainer.evaluate
 
     def stopping(trainer, look):

@@ -54,7 +54,7 @@ def run_attribution(options: Options) -> int:
                 if found.open_trials and not estimate.seconds:
                     with console.status("measuring a few steps of the first and the last network …"):
                         estimate = found.probe(engine)
-                each = duration(estimate.seconds * len(plan.subsets(10**6)) / max(1, len(found.open_trials)))
+                each = duration(estimate.seconds * plan.trainings_of_a_pair / max(1, len(found.open_trials)))
                 console.print(f"about [bold]{each}[/] for a pair of orders", highlight=False)
                 if options.dry_run:
                     return 0
@@ -93,7 +93,7 @@ def _announce(console: Console, options: Options, found: Attributing, finished: 
     plan = attributed.plan
     console.print(f"[bold]{plan.roadmap.title}[/] on {escape(images.name)}, scale {plan.scale.name}: in any order")
     console.print(
-        f"{len(attributed.names)} decisions, {len(attributed.subsets(10**6))} trainings for a pair of orders, on "
+        f"{len(attributed.names)} decisions, {attributed.trainings_of_a_pair} trainings for a pair of orders, on "
         f"{len(images.train):,} images of {plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} "
         f"classes), tested on {len(images.test):,}"
     )

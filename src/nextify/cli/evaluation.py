@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, assert_never
 
 from rich.console import Console
 
@@ -13,14 +13,16 @@ from nextify.data.dense.annotations import DenseImages
 from nextify.evaluation import dense, multilabel
 from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation
 from nextify.evaluation.dense_intervals import DRAWS
-from nextify.evaluation.evaluate import evaluate, files
+from nextify.evaluation.evaluate import Evaluation, evaluate, files
 from nextify.evaluation.finder import open_finder
+from nextify.evaluation.multilabel import MultiLabelEvaluation
 from nextify.report.text import percent
 from nextify.system import processes
 from nextify.system.text import plural, printable
 from nextify.tasks import multilabel_metrics
 from nextify.tasks.accuracy import SPECS
 from nextify.tasks.task import summary
+from nextify.training.learned import AnyImages
 from nextify.training.trial import runtime
 from nextify.weights.bundle import About, DenseAbout, stated
 
@@ -28,45 +30,75 @@ if TYPE_CHECKING:
     from nextify.cli.evaluate import Options
 
 
+Found = Evaluation | MultiLabelEvaluation | DetectionEvaluation | SegmentationEvaluation
+
+
 def run_evaluation(options: Options) -> int:
     about = stated(options.bundle)
     if isinstance(about, DenseAbout):
-        return _run_dense(options, about)
-    if options.ignore_index is not None:
+        refuse_for_dense(about.task, {"--class-order": options.class_order, "--channels": options.reading.channels})
+    elif options.ignore_index is not None:
         raise ValueError(f"--ignore-index is for index masks, and {options.bundle} is a classifier: leave it out")
-    if isinstance(about, About) and about.thresholds:
-        return _run_multilabel(options)
-    return _run(options)
-
-
-def _run_multilabel(options: Options) -> int:
     place = runtime(options.machine.device, options.machine.threads)
     with processes.joined(place.device):
-        images = read_images(
-            *(Console(stderr=True), options.data, options.reading, None, options.bundle),
-            to_train=False,
-            tested=options.split,
-            task="multilabel",
-            several=True,
-        )
-        found = multilabel.evaluate_multilabel(
-            options.bundle,
-            images,
-            part=options.part,
-            device=place.device,
-            threads=options.machine.threads,
-            class_order=options.class_order,
-            kernels=options.machine.kernels,
-            out=options.out,
-        )
+        images, found = _measured(options, about, place.device)
     if processes.number() > 0:
-        return 0
+        return 0  # only the first process prints
     if options.json:
         print_json(found.to_dict())
         return 0
     note(*images.warnings, *images.notes, *found.notes)
     measured = f"{found.model or options.bundle} on {plural(found.images, 'image')} of {found.data}"
     print(f"{printable(measured)}, {found.precision}")
+    match found:
+        case Evaluation():
+            written = files(found)
+            _print(found)
+        case MultiLabelEvaluation():
+            written = multilabel.files(found)
+            _print_multilabel(found)
+        case DetectionEvaluation() | SegmentationEvaluation():
+            written = dense.files(found)
+            _print_dense(found)
+        case unknown:
+            assert_never(unknown)
+    if options.out is not None:
+        for name in written:
+            print(f"written: {options.out / name}")
+    return 0
+
+
+def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, Found]:
+    """The images, and what the bundle that ``about`` is of gives on them."""
+    console = Console(stderr=True)
+    of_parts: dict[str, Any] = {"to_train": False, "tested": options.split}
+    machine: dict[str, Any] = {"device": device, "threads": options.machine.threads, "kernels": options.machine.kernels}
+    if isinstance(about, DenseAbout):
+        dense_images = read_any(
+            *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index), **of_parts
+        )
+        assert isinstance(dense_images, DenseImages)
+        finder = open_finder(options.bundle, **machine)
+        with console.status("looking at the images …") as status:
+            return dense_images, dense.evaluate_dense(
+                *(finder, dense_images),
+                part=options.part,
+                out=options.out,
+                on_progress=lambda done, count: status.update(f"evaluated {done:,} of {count:,} images …"),
+            )
+    several = isinstance(about, About) and bool(about.thresholds)
+    images = read_images(
+        *(console, options.data, options.reading, None, options.bundle),
+        task="multilabel" if several else None,
+        several=several,
+        **of_parts,
+    )
+    measure = multilabel.evaluate_multilabel if several else evaluate
+    how: dict[str, Any] = {"part": options.part, "class_order": options.class_order, "out": options.out}
+    return images, measure(options.bundle, images, **how, **machine)
+
+
+def _print_multilabel(found: MultiLabelEvaluation) -> None:
     within = {key: f" ({low:.2f} to {high:.2f})" for key, (low, high) in found.intervals.items()}
     figures = ", ".join(
         spec.text(found.metrics[spec.key]) + within.get(spec.key, "") for spec in multilabel_metrics.SPECS
@@ -81,38 +113,9 @@ def _run_multilabel(options: Options) -> int:
     ]
     header = ("class", "images", "AP, %", "threshold", "given", "precision, %", "recall, %", "F1, %")
     print_columns(header, rows)
-    if options.out is not None:
-        for name in multilabel.files(found):
-            print(f"written: {options.out / name}")
-    return 0
 
 
-def _run(options: Options) -> int:
-    place = runtime(options.machine.device, options.machine.threads)
-    with processes.joined(place.device):
-        images = read_images(
-            *(Console(stderr=True), options.data, options.reading, None, options.bundle),
-            to_train=False,
-            tested=options.split,
-        )
-        found = evaluate(
-            options.bundle,
-            images,
-            part=options.part,
-            device=place.device,
-            threads=options.machine.threads,
-            class_order=options.class_order,
-            kernels=options.machine.kernels,
-            out=options.out,
-        )
-    if processes.number() > 0:
-        return 0  # only the first process prints
-    if options.json:
-        print_json(found.to_dict())
-        return 0
-    note(*images.warnings, *images.notes, *found.notes)
-    measured = f"{found.model or options.bundle} on {plural(found.images, 'image')} of {found.data}"
-    print(f"{printable(measured)}, {found.precision}")
+def _print(found: Evaluation) -> None:
     low, high = found.top1_interval
     figures = summary(SPECS, {"top1": found.top1, "top5": found.top5})
     print(f"{figures}; 95 % interval of top-1 {low:.2f} to {high:.2f} %")
@@ -124,50 +127,12 @@ def _run(options: Options) -> int:
         for c in found.classes
     ]
     print_columns(("class", "images", "recall, %", "predicted", "precision, %"), rows)
-    if options.out is not None:
-        for name in files(found):
-            print(f"written: {options.out / name}")
-    return 0
 
 
-def _run_dense(options: Options, about: DenseAbout) -> int:
-    refuse_for_dense(about.task, {"--class-order": options.class_order, "--channels": options.reading.channels})
-    place, console = runtime(options.machine.device, options.machine.threads), Console(stderr=True)
-    with processes.joined(place.device):
-        images = read_any(
-            *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index),
-            to_train=False,
-            tested=options.split,
-        )
-        assert isinstance(images, DenseImages)
-        finder = open_finder(
-            options.bundle, device=place.device, threads=options.machine.threads, kernels=options.machine.kernels
-        )
-        with console.status("looking at the images …") as status:
-            found = dense.evaluate_dense(
-                *(finder, images),
-                part=options.part,
-                out=options.out,
-                on_progress=lambda done, count: status.update(f"evaluated {done:,} of {count:,} images …"),
-            )
-    if processes.number() > 0:
-        return 0
-    if options.json:
-        print_json(found.to_dict())
-        return 0
-    note(*images.warnings, *images.notes, *found.notes)
-    print(f"{printable(found.model)} on {plural(found.images, 'image')} of {printable(found.data)}, {found.precision}")
+def _print_dense(found: DetectionEvaluation | SegmentationEvaluation) -> None:
+    """The figures and what they come from: sizes and the best score, and a line per class."""
     drawn = f"; in parentheses 95 % intervals of {DRAWS:,} bootstrap draws" if found.intervals else ""
     print(f"{dense.figures(found)}{drawn}")
-    _print_classes(found)
-    if options.out is not None:
-        for name in dense.files(found):
-            print(f"written: {options.out / name}")
-    return 0
-
-
-def _print_classes(found: DetectionEvaluation | SegmentationEvaluation) -> None:
-    """What the figures come from: sizes and the best score, and a line per class."""
     if isinstance(found, SegmentationEvaluation):
         pixels = max(1, sum(row.pixels for row in found.classes))
         print()

@@ -23,6 +23,29 @@ Workers = Annotated[Annotated[int, Range(least=0, most=1024)] | None, UNSET]
 ImageSide = Annotated[Annotated[int, Range(least=1, most=10**4)] | None, UNSET]
 Seed = Annotated[int, Range(least=0, most=2**31 - 1)]
 Scale = Literal["tiny", "small", "half", "full"]
+Minutes = Annotated[
+    Annotated[float, Range(above=0, most=10**7)] | None,
+    arg(
+        help="Instead of --epochs: as many as fit this time here, by a measurement. Counts from the command's start.",
+        help_behavior_hint="",
+    ),
+]
+Licence = Annotated[
+    str | None,
+    arg(
+        metavar="SPDX",
+        help='Licence of the result, e.g. cc-by-4.0. Default: that of --weights, else "yours".',
+        help_behavior_hint="",
+    ),
+]
+Trackers = Annotated[
+    UseAppendAction[tuple[Literal["tensorboard", "wandb", "trackio"], ...]],
+    arg(
+        metavar="TRACKER",
+        help="Report each epoch to tensorboard, wandb or trackio too; can be given several times.",
+        help_behavior_hint="",
+    ),
+]
 Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
 Changes = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE", help_behavior_hint="")]
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1, or auto: a CUDA GPU if there is one.")]

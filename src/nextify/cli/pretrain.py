@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli import options as common
 from nextify.cli.settings import settings
@@ -42,11 +42,7 @@ class Watching:
 
     evaluations: Annotated[int, Range(least=1, most=10**6)] = 2
     """How often the masked error of the test images is measured, evenly spaced, the end included."""
-    track: Annotated[
-        UseAppendAction[tuple[Literal["tensorboard", "wandb", "trackio"], ...]],
-        arg(metavar="TRACKER", help_behavior_hint=""),
-    ] = ()
-    """Report each epoch to tensorboard, wandb or trackio too; can be given several times."""
+    track: common.Trackers = ()
     dry_run: Annotated[bool, common.UNSET] = False
     """Check and measure, report what would be trained, and stop."""
 
@@ -66,8 +62,7 @@ class Options:
     """Folder of the results. Default: runs/MODEL-DATA-pretrained."""
     epochs: common.Count = None
     """Passes over the images. Default: the recipe's, or the scale's."""
-    minutes: Annotated[Annotated[float, Range(above=0, most=10**7)] | None, common.UNSET] = None
-    """Instead of --epochs: as many as fit this time here, by a measurement. Counts from the command's start."""
+    minutes: common.Minutes = None
     mask_ratio: Annotated[float, Range(above=0, below=1)] = RATIO
     """Share of each image that is masked."""
     recipe: Annotated[str | None, common.UNSET] = None
@@ -76,8 +71,7 @@ class Options:
     """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set norm=batch."""
     seed: common.Seed = 0
     """Seed of the weights, the order, the augmentation and the masks."""
-    licence: Annotated[str | None, arg(metavar="SPDX", help_behavior_hint="")] = None
-    """Licence of the result, e.g. cc-by-4.0. Default: that of --weights, else "yours"."""
+    licence: common.Licence = None
     reading: OmitArgPrefixes[common.Reading] = common.Reading()
     network: OmitArgPrefixes[Network] = Network()
     machine: OmitArgPrefixes[Machine] = Machine()

@@ -8,18 +8,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self, assert_never, cast, get_args
+from typing import Any, Self, assert_never
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextify.cli.options import Reading
-from nextify.data import DataError, Images, open_images
+from nextify.data import Images, open_images
 from nextify.data.dense.annotations import DenseTask
-from nextify.data.dense.opening import open_dense, recognize
 from nextify.data.images import check_images
-from nextify.data.opening import open_unlabelled
 from nextify.data.source import LabelTask
 from nextify.data.sources.parts import Tested
 from nextify.report.text import duration
@@ -31,6 +29,7 @@ from nextify.training import loop
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.prepare import Prepared
 from nextify.training.probe import PLANNED_SHARE
+from nextify.training.train import Source
 from nextify.weights.bundle import chosen_bands
 
 
@@ -218,17 +217,28 @@ class Stopping:
         self._asked_at = min(self._asked_at, now)
 
 
+def read_source(
+    console: Console, source: Source, cache: Path | None, weights: str | None = None, **how: Any
+) -> AnyImages:
+    """``source.open``, with progress."""
+    with console.status("looking at the images …") as status:
+        return source.open(
+            *(cache, weights),
+            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
+            **how,
+        )
+
+
 def read_any(
     console: Console,
     source: str,
     reading: Reading,
     cache: Path | None,
     weights: str | None,
-    task: str | None,
+    task: LabelTask | DenseTask | None,
     ignore_index: int | None = None,
     to_train: bool = True,
     tested: Tested | None = None,
-    without: Path | None = None,
     several: bool = True,
 ) -> AnyImages:
     """Open the images of ``--data``, annotated for whichever task, with progress.
@@ -237,49 +247,13 @@ def read_any(
         task: what to learn, where the data itself does not tell; the others as ``read_images`` and ``open_dense`` have
             them.
     """
-    of_labels = task in get_args(LabelTask)
-    dense = None if of_labels else cast("DenseTask | None", task) or recognize(source)
-    if dense is None:
-        if ignore_index is not None:
-            raise DataError(f"--ignore-index is for masks, and {source} has none: leave it out")
-        return read_images(
-            *(console, source, reading, cache, weights, to_train, tested, cast("LabelTask | None", task)),
-            several=several,
-            without=without,
-        )
-    if without is not None:
-        raise DataError(f"--without is for classification, and {source} is annotated for {dense}: leave it out")
-    if dense == "detection" and ignore_index is not None:
-        raise DataError(f"--ignore-index is for masks, and of {source} boxes are learned: leave it out")
-    if reading.channels is not None:
-        raise DataError(f"--channels is for classification, and {source} is annotated for {dense}: leave it out")
-    with console.status("looking at the images …") as status:
-        return open_dense(
-            source,
-            task=cast("DenseTask | None", task),
-            split_seed=reading.split_seed,
-            cache=cache,
-            skip_unreadable=reading.skip_unreadable,
-            ignore_index=ignore_index,
-            to_train=to_train,
-            tested=tested,
-            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
-        )
-
-
-def read_unlabelled(
-    console: Console, source: str, reading: Reading, cache: Path | None, weights: str | None = None
-) -> Images:
-    """Open images whose classes do not matter, with progress; arguments as ``read_images`` has them."""
-    with console.status("looking at the images …") as status:
-        return open_unlabelled(
-            source,
-            split_seed=reading.split_seed,
-            cache=cache,
-            channels=reading.channels or (chosen_bands(weights) if weights else None),
-            skip_unreadable=reading.skip_unreadable,
-            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
-        )
+    wanted = Source(
+        *(source, reading.split_seed, reading.channels, reading.skip_unreadable), task=task, ignore_index=ignore_index
+    )
+    images = read_source(console, wanted, cache, weights, to_train=to_train, tested=tested)
+    if isinstance(images, Images):
+        check_images(images, several=several)
+    return images
 
 
 def read_images(

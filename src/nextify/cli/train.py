@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli import options as common
 from nextify.cli.settings import settings
@@ -61,11 +61,7 @@ class Watching:
 
     evaluations: Annotated[int, Range(least=1, most=10**6)] = 2
     """How often the test images are measured, evenly spaced, the end included."""
-    track: Annotated[
-        UseAppendAction[tuple[Literal["tensorboard", "wandb", "trackio"], ...]],
-        arg(metavar="TRACKER", help_behavior_hint=""),
-    ] = ()
-    """Report each epoch to tensorboard, wandb or trackio too; can be given several times."""
+    track: common.Trackers = ()
     overfit_batch: Annotated[bool, common.UNSET] = False
     """Learn one batch by heart and stop: shows in a minute whether data and settings can be learned at all."""
     find_rate: Annotated[bool, common.UNSET] = False
@@ -102,8 +98,7 @@ class Options:
     """Folder of the results. Default: runs/MODEL-DATA, or where the training of --continue is."""
     epochs: common.Count = None
     """Passes over the images. Default: the recipe's, or the scale's."""
-    minutes: Annotated[Annotated[float, Range(above=0, most=10**7)] | None, common.UNSET] = None
-    """Instead of --epochs: as many as fit this time here, by a measurement. Counts from the command's start."""
+    minutes: common.Minutes = None
     folds: Annotated[Annotated[int, Range(least=2, most=100)] | None, common.UNSET] = None
     """Cross-validation: cut the training images into so many folds and train a network for each on the others. The
     test images stay unused."""
@@ -116,8 +111,7 @@ class Options:
     """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set mixing=off --set norm=batch."""
     seed: common.Seed = 0
     """Seed of the weights, the order and the augmentation."""
-    licence: Annotated[str | None, arg(metavar="SPDX", help_behavior_hint="")] = None
-    """Licence of the result, e.g. cc-by-4.0. Default: that of --weights, else "yours"."""
+    licence: common.Licence = None
     reading: OmitArgPrefixes[common.Reading] = common.Reading()
     network: OmitArgPrefixes[Network] = Network()
     machine: OmitArgPrefixes[Machine] = Machine()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,9 +15,8 @@ from rich.markup import escape
 
 from nextify import cli
 from nextify.cli.cross_validation import run_cross_validation
-from nextify.cli.options import Reading
 from nextify.cli.printing import command_line, one_voice, say
-from nextify.cli.progress import Stopping, TrainingProgress, read_any, read_unlabelled
+from nextify.cli.progress import Stopping, TrainingProgress, read_source
 from nextify.evaluation.metrics import wilson
 from nextify.evaluation.pictures import ramp_picture
 from nextify.networks.dense.design import DenseDesign
@@ -30,7 +30,7 @@ from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural
 from nextify.tasks.task import MetricSpec, summary
 from nextify.training.continued import Finished
-from nextify.training.learned import AnyImages, metric_specs
+from nextify.training.learned import metric_specs
 from nextify.training.loop import TrainingDiverged, TrainingStopped
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import Prepared
@@ -79,17 +79,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         out = options.folder if before is None else options.out or before.folder.parent
         source = options.source() if before is None else before.source_at(options.data)
 
-        def read() -> AnyImages:
-            weights = options.network.weights
-            reading = Reading(source.split_seed, source.channels, source.skip_unreadable)
-            if not source.labelled:
-                return read_unlabelled(console, source.data, reading, out / "cache", weights)
-            without = None if source.without is None else Path(source.without)
-            return read_any(
-                *(console, source.data, reading, out / "cache", weights, source.task, source.ignore_index),
-                without=without,
-            )
-
+        read = partial(read_source, console, source, out / "cache", options.network.weights)
         images = processes.first_alone(read)
         if request.minutes and not console.is_terminal:  # where no status is shown for what may take a minute
             console.print("measuring how many epochs fit …")

@@ -8,7 +8,7 @@ docs/design.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar, assert_never
 
 import torch
@@ -194,3 +194,12 @@ def initialize(module: nn.Module, how: str) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def undecayed_parameters(network: nn.Module) -> Iterator[str]:
+    """Names of the parameters exempt from weight decay: those that the modules list in ``undecayed``."""
+    for prefix, module in network.named_modules():
+        own = getattr(module, "undecayed", ("bias",))
+        for name, _ in module.named_parameters(prefix, recurse=False):
+            if name.rpartition(".")[2] in own:
+                yield name

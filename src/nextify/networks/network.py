@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nextify.networks.layers import DropPath, build, initialize, to_nhwc
+from nextify.networks.layers import DropPath, build, initialize, to_nhwc, undecayed_parameters
 from nextify.networks.layout import BlockSpec, Layout, Named, StageSpec, smallest_image, too_small
 
 
@@ -153,11 +153,7 @@ class ConvNet(Trunk):
 
     def undecayed_parameters(self) -> Iterator[str]:
         """Names of the parameters exempt from weight decay: biases, norms and layer scale."""
-        for prefix, module in self.named_modules():
-            own = getattr(module, "undecayed", ("bias",))
-            for name, _ in module.named_parameters(prefix, recurse=False):
-                if name.rpartition(".")[2] in own:
-                    yield name
+        return undecayed_parameters(self)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """``(N, channels, H, W)`` images to the last stage's ``(N, H', W', C)`` map.

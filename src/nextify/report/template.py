@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from nextify.report.drawing import inline_svg
+from nextify.system.text import templates
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,16 +50,8 @@ def render(template: str, **values: object) -> str:
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    made = Environment(
-        loader=PackageLoader("nextify.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    made = templates("nextify.report")
     made.filters["inline_svg"] = lambda svg, name, label: Markup(inline_svg(svg, name, label))
     return made

@@ -47,6 +47,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 """Bootstrap samples of the pairs, for the intervals of the interactions."""
 PAIRS_FOR_INTERACTIONS = 10
+FAR_PAIR = 10**6
+"""Number of a pair that stands for all those beyond the first ``ends``, whose trainings are counted for estimates."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,11 @@ class Attributed:
             found += [every - {name} for name in self.names if self.trainable(every - {name})]
             found += prefixes(self.names)
         return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def trainings_of_a_pair(self) -> int:
+        """How many it takes, beyond the first ``ends`` pairs."""
+        return len(self.subsets(FAR_PAIR))
 
     def trainable(self, taken: Subset) -> bool:
         """Whether the network is not too dear."""

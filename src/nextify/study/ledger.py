@@ -109,7 +109,7 @@ class Attributing(Ledger):
 
     def seconds_of_a_pair(self) -> float:
         """Time that a further pair of orders will take, at the pace so far."""
-        return self._mean_seconds * len(self.plan.subsets(10**6)) / self.side_by_side
+        return self._mean_seconds * self.plan.trainings_of_a_pair / self.side_by_side
 
     def attribution(self) -> Attribution:
         """What follows from the trainings that have ended."""

@@ -1,9 +1,13 @@
-"""Words that every room puts into its messages."""
+"""Words that every room puts into its messages, and templates of pages."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SHOWN = 5
 """Names given in a message; the count says how many there are."""
@@ -37,3 +41,21 @@ def shortened(value: object) -> str:
     except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def templates(room: str, **more: Any) -> Environment:
+    """The Jinja2 templates of a room, such as ``nextify.report``; ``more`` as Jinja2 takes it.
+
+    Every value is escaped where it enters a page, and a name that a template does not get is an error.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(room),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **more,
+    )

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from nextify.data import Images, open_images
+from nextify.data import DataError, Images, open_images
 from nextify.data.batches import divided
 from nextify.data.dense.annotations import DenseImages, DenseTask
 from nextify.data.dense.opening import open_dense, recognize
@@ -60,7 +60,7 @@ from nextify.training.run import run_trial
 from nextify.training.tracking import check_trackers
 from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime, Trial, runtime
-from nextify.weights.bundle import JSON_FILE, chosen_licence
+from nextify.weights.bundle import JSON_FILE, chosen_bands, chosen_licence
 
 PREDICTIONS = "predictions.png"
 
@@ -81,35 +81,35 @@ class Source:
     labelled: bool = True
     """Whether classes are read."""
 
-    def open(self, cache: Path) -> AnyImages:
-        """The images."""
-        if not self.labelled:
-            return open_unlabelled(
-                self.data,
-                split_seed=self.split_seed,
-                channels=self.channels,
-                skip_unreadable=self.skip_unreadable,
-                cache=cache,
-            )
+    def open(self, cache: Path | None, weights: str | None = None, **how: Any) -> AnyImages:
+        """The images.
+
+        Args:
+            weights: where the bands of the images come from if ``channels`` does not name them.
+            how: ``on_progress`` of ``open_images`` and, of images with annotations, ``to_train`` and ``tested``.
+
+        Raises:
+            DataError: also where something is asked for that the images' task does not have.
+        """
+        how |= {"split_seed": self.split_seed, "skip_unreadable": self.skip_unreadable, "cache": cache}
         labels = self.task if self.task in ("classification", "multilabel") else None
-        if labels is None and (self.task is not None or recognize(self.data) is not None):
-            return open_dense(
-                self.data,
-                task=cast("DenseTask | None", self.task),
-                ignore_index=self.ignore_index,
-                split_seed=self.split_seed,
-                skip_unreadable=self.skip_unreadable,
-                cache=cache,
-            )
-        return open_images(
-            self.data,
-            task=labels,
-            split_seed=self.split_seed,
-            channels=self.channels,
-            skip_unreadable=self.skip_unreadable,
-            without=None if self.without is None else Path(self.without),
-            cache=cache,
-        )
+        asked = cast("DenseTask | None", None if labels else self.task)
+        dense = (asked or recognize(self.data)) if self.labelled and labels is None else None
+        if dense is not None:
+            for name, value in (("--without", self.without), ("--channels", self.channels)):
+                if value is not None:
+                    raise DataError(
+                        f"{name} is for classification, and {self.data} is annotated for {dense}: leave it out"
+                    )
+            if dense == "detection" and self.ignore_index is not None:
+                raise DataError(f"--ignore-index is for masks, and of {self.data} boxes are learned: leave it out")
+            return open_dense(self.data, task=asked, ignore_index=self.ignore_index, **how)
+        if self.ignore_index is not None:
+            raise DataError(f"--ignore-index is for masks, and {self.data} has none: leave it out")
+        how["channels"] = self.channels or (chosen_bands(weights) if weights else None)
+        if not self.labelled:
+            return open_unlabelled(self.data, **how)
+        return open_images(self.data, task=labels, without=None if self.without is None else Path(self.without), **how)
 
 
 def prepare_in(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nextify.system.files import write_text_atomic
-from nextify.system.text import printable
+from nextify.system.text import printable, templates
 from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
 from nextify.weights.class_names import CLASSES_FILE
 from nextify.weights.dialects import licence_terms
@@ -104,7 +104,6 @@ def model_card(about: About, hub_id: str = "owner/name") -> str:
 
 @lru_cache(maxsize=1)
 def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     def plain(value: object) -> object:
@@ -114,15 +113,7 @@ def _templates() -> Environment:
         line = re.sub(r"[\\`*\[\]|]|~(?=~)|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(value.split()))
         return printable(line)
 
-    made = Environment(
-        loader=PackageLoader("nextify.weights"),
-        autoescape=True,
-        finalize=plain,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    made = templates("nextify.weights", finalize=plain)
     made.filters["yaml"] = lambda text: Markup(_yaml(text))
     made.filters["literal"] = lambda value: Markup(
         json.dumps(value, indent=1 if isinstance(value, dict) else None, ensure_ascii=False)

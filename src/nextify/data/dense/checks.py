@@ -58,20 +58,17 @@ class Findings:
 
     def warnings(self) -> list[str]:
         """What may be a mistake in the annotations."""
-        said = []
-        if self.outside:
-            said.append(f"{_boxes(self.outside, 'reaches', 'reach')} beyond the image and "
-                        f"{'is' if len(self.outside) == 1 else 'are'} clipped, in {_in(self.outside)}.")  # fmt: skip
-        if self.beyond:
-            said.append(f"{_boxes(self.beyond, 'lies', 'lie')} outside the image and "
-                        f"{'is' if len(self.beyond) == 1 else 'are'} left out, in {_in(self.beyond)}.")  # fmt: skip
-        if self.empty:
-            said.append(f"{_boxes(self.empty, 'has', 'have')} no area and "
-                        f"{'is' if len(self.empty) == 1 else 'are'} left out, in {_in(self.empty)}.")  # fmt: skip
-        if self.twice:
-            said.append(f"{_boxes(self.twice, 'repeats', 'repeat')} another of the same class and "
-                        f"{'is' if len(self.twice) == 1 else 'are'} left out, in {_in(self.twice)}.")  # fmt: skip
-        return said
+        kinds = (
+            (self.outside, "reaches", "reach", "beyond the image", "clipped"),
+            (self.beyond, "lies", "lie", "outside the image", "left out"),
+            (self.empty, "has", "have", "no area", "left out"),
+            (self.twice, "repeats", "repeat", "another of the same class", "left out"),
+        )
+        return [
+            f"{_boxes(found, one, several)} {what} and {'is' if len(found) == 1 else 'are'} {then}, in {_in(found)}."
+            for found, one, several, what, then in kinds
+            if found
+        ]
 
     def left_out(self) -> dict[str, list[str]]:
         """The images whose boxes are not used, by the reason."""

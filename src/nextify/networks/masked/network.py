@@ -25,6 +25,7 @@ from nextify.networks.layers import (
     SpatialConv,
     initialize,
     to_nhwc,
+    undecayed_parameters,
 )
 from nextify.networks.layout import Conv, layout, too_small
 from nextify.networks.masked.design import MaskedDesign
@@ -167,11 +168,7 @@ class MaskedAutoencoder(nn.Module):
 
     def undecayed_parameters(self) -> Iterator[str]:
         """Names of the parameters exempt from weight decay, as a network's, and the mask token."""
-        for prefix, module in self.named_modules():
-            own = getattr(module, "undecayed", ("bias",))
-            for name, _ in module.named_parameters(prefix, recurse=False):
-                if name.rpartition(".")[2] in own:
-                    yield name
+        return undecayed_parameters(self)
 
     def decode(self, images: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's ``(N, H', W', width)``, of which ``prediction`` makes each patch's pixels by rows, columns and
