@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -26,9 +27,9 @@ from nextify.deploy.export import Export, export
 from nextify.deploy.formats import PRECISIONS, FormatError
 from nextify.deploy.prepare import Prepare
 from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, open_runner, start
-from nextify.deploy.verify import LIMITS
+from nextify.deploy.verify import LIMITS, verify
 from nextify.evaluation.predict import Predictor, predict
-from nextify.evaluation.runner import Network
+from nextify.evaluation.runner import Floats, Network
 from nextify.networks.zoo import DESIGNS, create_model
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES
@@ -271,6 +272,29 @@ def test_what_is_missing_is_named_with_the_remedy(bundle: Path, monkeypatch: pyt
         needs("a-package-that-is-not-there", "executorch")
     assert set(PRECISIONS) == set(Format.__args__)  # type: ignore[attr-defined]
     assert set(LIMITS) == set(Precision.__args__)  # type: ignore[attr-defined]
+
+
+def test_large_inputs_are_verified_in_smaller_batches() -> None:
+    def run(inputs: Floats) -> Floats:
+        return np.ones((len(inputs), 2), np.float32)
+
+    shown = [("x", np.zeros((1, 1, 3), np.uint8))] * 64
+    for side, batches in ((8, (1, 2, 7, 64)), (4000, (1, 2, 4))):
+        found = verify(Exported("onnx", "fp32", (side, side)), run, run, shown, Sized((side, side), side), "x")
+        assert found.batches == batches
+        assert [timing.batch for timing in found.timings] == list(batches)
+
+
+class Sized(Preprocessing):
+    """Prepares nothing."""
+
+    def __call__(self, image: object) -> torch.Tensor:
+        return torch.zeros(1)
+
+
+def test_openvino_reports_nothing_to_anybody() -> None:
+    with pytest.raises(ImportError):
+        importlib.import_module("openvino_telemetry")
 
 
 def test_inputs_that_do_not_fit_are_refused(done: Export) -> None:
