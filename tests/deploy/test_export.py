@@ -69,10 +69,12 @@ def once(made: Callable[..., T]) -> Callable[..., T]:
 
 
 def tiny(design: Design) -> Design:
-    """The same decisions at an eighth of the width, with one block per stage and two in the deepest."""
+    """The same decisions at an eighth of the width, in the first two stages, of one block and of two."""
+    stages = min(2, len(design.depths))
     return design.with_(
-        depths=tuple(1 + (depth == max(design.depths)) for depth in design.depths),
-        widths=tuple(max(8, width // 8 // 8 * 8) for width in design.widths),
+        depths=(1, 2)[-stages:],
+        widths=tuple(max(8, width // 8 // 8 * 8) for width in design.widths[:stages]),
+        stage_strides=design.stage_strides[:stages],
     )
 
 
