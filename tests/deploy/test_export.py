@@ -43,8 +43,19 @@ RUNTIMES: tuple[Format, ...] = ("onnx", "openvino", "torch")
 CLASSES = tuple("abcdefghij")
 
 
-def bundle_of(path: Path, design: Design, size: int = 32, classes: tuple[str, ...] = (), **about: object) -> Path:
-    """A bundle of an untrained network whose layer scales, norms and classes differ from their initial values."""
+def bundle_of(
+    path: Path,
+    design: Design,
+    size: int = 32,
+    classes: tuple[str, ...] = (),
+    images: Images | None = None,
+    **about: object,
+) -> Path:
+    """A bundle of an untrained network whose layer scales, norms and classes differ from their initial values.
+
+    images: are given different classes, which those of an untrained network hardly have.
+    """
+    settings = Preprocessing.from_crop_ratio(size, 0.875)
     torch.manual_seed(0)
     model = create_model(design, 10).eval()
     with torch.no_grad():
@@ -52,7 +63,11 @@ def bundle_of(path: Path, design: Design, size: int = 32, classes: tuple[str, ..
             if name.endswith("layer_scale") or parameter.ndim == 1:
                 parameter.add_(torch.rand_like(parameter) * 0.2)
         model.head.classifier.weight.mul_(20)
-    said = About(design, 10, classes=classes, preprocessing=Preprocessing.from_crop_ratio(size, 0.875), **about)  # type: ignore[arg-type]
+        if images is not None:
+            logits = model(torch.stack([settings(images.train.load(i)) for i in range(64)]))
+            mean = logits.mean(0)
+            model.head.classifier.bias += 3 * (logits - mean).std() - mean
+    said = About(design, 10, classes=classes, preprocessing=settings, **about)  # type: ignore[arg-type]
     return save_bundle(path, model.state_dict(), said)
 
 
@@ -410,7 +425,7 @@ def test_lower_precisions_stay_within_their_limits(
 @pytest.mark.parametrize("design", SWEEP, ids=SWEEP.values())
 def test_every_row_and_family(design: Design, tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """In ONNX Runtime, OpenVINO and torch.export, of one trace."""
-    source = bundle_of(tmp_path / "bundle", design, 64 if design.stem == "patchify16" else 32)
+    source = bundle_of(tmp_path / "bundle", design, 64 if design.stem == "patchify16" else 32, images=digits)
     monkeypatch.setattr(formats, "trace", once(formats.trace))
     for to in RUNTIMES:
         installed(to)
