@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
-.PHONY: roadmap test lint wheel bounds docs setup clean
+.PHONY: roadmap test slow lint wheel bounds docs setup clean
 
 # The main job: the paper's roadmap on the embedded data set.
 roadmap: setup
@@ -14,6 +14,12 @@ roadmap: setup
 # Everything that must hold: style, types, tests.
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# What a default run should not wait for, with other people's clients and a browser (Debian's, or Playwright's own).
+slow: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --group slow
+	command -v chromium || command -v google-chrome || $(BIN)/playwright install --with-deps chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

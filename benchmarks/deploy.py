@@ -6,10 +6,14 @@ first, then take turns round by round; images/s are medians over the rounds, wit
 
 ``gate``: each bundle is quantized with each seed on one half of the held-out images; the written file and the bundle
 are then compared on the other half, which nothing has seen. A violation is a loss of more than ``--max-drop`` points
-there.
+there. With ``--any-speed`` int8 is tested also where it is no faster.
+
+``fastest``: what ``nextify export --fastest`` writes for a bundle, in turns with the bundle in plain torch and with
+OpenVINO's int8 as NNCF quantizes by default; and its loss of top-1 on images that chose nothing.
 
 Command:  python benchmarks/deploy.py speed --rounds 7
           python benchmarks/deploy.py gate BUNDLE … --data cifar10 --seeds 0 1 2
+          python benchmarks/deploy.py fastest BUNDLE --data cifar10 --rounds 7
 Results:  docs/export.md
 """
 
@@ -18,7 +22,7 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,15 +36,16 @@ import nextify
 import nextify.kernels
 from nextify.data.images import ImageSet, Labels, Pixels
 from nextify.deploy import formats
+from nextify.deploy import quantize as quantizing
 from nextify.deploy.export import Source
 from nextify.deploy.gate import Answers, change
-from nextify.deploy.quantize import INT8, quantize, write_int8
+from nextify.deploy.quantize import INT8, fastest, quantize, write_int8
 from nextify.deploy.runners import Exported, open_runner, quiet, start
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Network, Runner, probabilities
 from nextify.networks.zoo import find_design
 from nextify.system.environment import describe, version
-from nextify.weights import About, Preprocessing
+from nextify.weights import About, Preprocessing, WeightsError
 
 Runs = dict[str, Callable[[np.ndarray], object]]
 
@@ -73,23 +78,57 @@ def contestants(name: str, size: int, folder: Path, compiled: bool) -> Runs:
     if compiled:
         runs["nextify, compiled"] = in_torch(torch.compile(fast))
         runs["timm, compiled"] = in_torch(torch.compile(theirs))
-    for to, precision, how in (
-        ("onnx", "fp32", None),
-        ("openvino", "fp32", None),
-        ("openvino", "bf16", None),
-        ("openvino", "int8", INT8[0]),
-    ):
+    for to, precision in (("onnx", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")):
         own = folder / f"{to}-{precision}"
         own.mkdir()
-        narrow = precision == "bf16" or (precision == "int8" and torch.cpu._is_avx512_bf16_supported())
-        exported = Exported(to, precision, settings.size, bf16=narrow)
+        bf16 = precision == "bf16" or (precision == "int8" and narrow())
+        exported = Exported(to, precision, settings.size, bf16=bf16)
         with quiet():
-            if how is None:
-                formats.write(exported, model, False, settings, own)
+            if precision == "int8":
+                write_int8(exported, INT8[0], source, images, own)
             else:
-                write_int8(exported, how, source, images, own)
+                formats.write(exported, model, False, settings, own)
             runs[f"{to} {precision}"] = start(own / exported.file, exported)
+    runs |= nncf_default(source, images, folder)
     return runs
+
+
+def narrow() -> bool:
+    """Whether OpenVINO, left to itself, computes in bfloat16 here what is not int8."""
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def nncf_default(source: Source, images: list[np.ndarray], folder: Path) -> Runs:
+    """OpenVINO's int8 of a network as NNCF quantizes without any option; nothing where OpenVINO refuses the file."""
+    import nncf
+    import openvino
+
+    settings = source.about.preprocessing
+    exported = Exported("openvino", "int8", settings.size, bf16=narrow())
+    path = folder / "default.xml"
+    try:
+        with quiet():
+            program = formats.trace(replace(exported, precision="fp32"), source.model, source.mirror, settings)
+            quantized = nncf.quantize(formats.openvino_model(program), nncf.Dataset(images))
+            openvino.save_model(quantized, path, compress_to_fp16=False)
+            run = start(path, exported)
+            run(np.concatenate(images[:2]))
+    except (RuntimeError, WeightsError) as error:
+        print(f"openvino int8, NNCF's default: refused ({str(error).strip().splitlines()[-1]})")
+        return {}
+    return {"openvino int8, NNCF's default": run}
+
+
+def race(runs: Runs, inputs: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Images/s of each, in each of the rounds in which they take turns."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            run(inputs)
+            seconds = timed(partial(run, inputs), repeats=max(1, 8 // len(inputs)))
+            if turn:  # the first round warms up
+                found[name].append(len(inputs) / seconds)
+    return found
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -97,18 +136,42 @@ def speed(options: argparse.Namespace) -> None:
         runs = contestants(options.model, options.size, Path(folder), not options.no_compile)
         for batch in options.batches:
             inputs = np.random.default_rng(0).standard_normal((batch, 3, options.size, options.size), np.float32)
-            found: dict[str, list[float]] = {name: [] for name in runs}
-            for turn in range(options.rounds + 1):
-                for name, run in runs.items():
-                    run(inputs)
-                    seconds = timed(partial(run, inputs), repeats=max(1, 8 // batch))
-                    if turn:  # the first round warms up
-                        found[name].append(batch / seconds)
+            found = race(runs, inputs, options.rounds)
             print(f"\n{options.model}, {options.size}², batch {batch}, n = {options.rounds} rounds, images/s")
-            base = statistics.median(found["nextify, plain torch"])
-            for name, rates in sorted(found.items(), key=lambda item: -statistics.median(item[1])):
-                rate = statistics.median(rates)
-                print(f"{name:26s} {rate:8.2f} ({min(rates):.2f} to {max(rates):.2f})  {rate / base:.2f}×", flush=True)
+            show(found, "nextify, plain torch")
+
+
+def show(found: dict[str, list[float]], base: str) -> None:
+    """Medians with the lowest and the highest, fastest first, and their ratio to that of ``base``."""
+    for name, rates in sorted(found.items(), key=lambda item: -statistics.median(item[1])):
+        rate = statistics.median(rates)
+        ratio = rate / statistics.median(found[base])
+        print(f"{name:30s} {rate:8.2f} ({min(rates):.2f} to {max(rates):.2f})  {ratio:.2f}×", flush=True)
+
+
+def fast(options: argparse.Namespace) -> None:
+    images = nextify.open_images(options.data)
+    source = Source.of(options.bundle)
+    settings = source.about.preprocessing
+    calibration = [settings(images.train.load(i)).numpy()[None] for i in range(min(300, len(images.train)))]
+    with TemporaryDirectory() as folder:
+        out = Path(folder, "out")
+        done = fastest(options.bundle, images, out, max_drop=options.max_drop)
+        for one in done.candidates:
+            rate = f"{one.images_per_second:8.1f} images/s"
+            print(f"  {one.name:42s} {one.change.value:+.2f} points, {rate}  {one.verdict}")
+        chosen = next(c for c in done.candidates if c.verdict == "chosen").name
+        final = done.final
+        print(
+            f"written: {chosen}; top-1 {final.value:+.2f} [{final.low:+.2f}, {final.high:+.2f}] points on "
+            f"{final.images:,} unseen images, allowed −{options.max_drop:g}"
+        )
+        runs: Runs = {"the bundle, plain torch, fp32": source.run, f"--fastest: {chosen}": open_runner(out)}
+        runs |= nncf_default(source, calibration, Path(folder))
+        for batch in options.batches:
+            inputs = np.stack([settings(images.test.load(i)).numpy() for i in range(batch)])
+            print(f"\nbatch {batch}, n = {options.rounds} rounds, images/s")
+            show(race(runs, inputs, options.rounds), "the bundle, plain torch, fp32")
 
 
 class Half:
@@ -121,6 +184,12 @@ class Half:
         return self.images.load(int(self.places[index]))
 
 
+def untimed(tried: Sequence[quantizing._Tried], inputs: np.ndarray) -> None:
+    """Every candidate as fast as the others, and faster than the first, which is fp32."""
+    for one in tried:
+        one.single = one.batched = [1.0 if one is tried[0] else 0.5]
+
+
 def gate(options: argparse.Namespace) -> None:
     images = nextify.open_images(options.data)
     shuffled = np.random.default_rng(12345).permutation(len(images.test))
@@ -128,7 +197,9 @@ def gate(options: argparse.Namespace) -> None:
     for places in np.array_split(shuffled, 2):
         own = ImageSet(images.test.labels[places], Half(images.test, places), None, None)
         halves.append(replace(images, test=own))
-    violations = 0
+    if options.any_speed:  # int8 first, in the order of INT8
+        quantizing._time = untimed
+    violations = int8 = 0
     for bundle in options.bundles:
         network = Network(bundle, kernels="off")
         labels = match_classes(network.about, images, [])[halves[1].test.labels]
@@ -148,6 +219,7 @@ def gate(options: argparse.Namespace) -> None:
                 after = Answers.of(
                     np.concatenate([probabilities(runner(part), network.about) for part in parts]), labels
                 )
+            int8 += "int8" in chosen.name
             found = change(before, after)
             violated = found.value < -options.max_drop
             violations += violated
@@ -157,7 +229,9 @@ def gate(options: argparse.Namespace) -> None:
                 f"[{found.low:+.2f}, {found.high:+.2f}] on {found.images:,}{' VIOLATION' if violated else ''}",
                 flush=True,
             )
-    print(f"{violations} violations in {len(options.bundles) * len(options.seeds)}")
+            print(*(f"  {c.name}: {c.change.value:+.2f}, {c.verdict}" for c in done.candidates), sep="\n", flush=True)
+    runs = len(options.bundles) * len(options.seeds)
+    print(f"{violations} violations in {runs} runs, of which {int8} chose int8")
 
 
 def main() -> None:
@@ -175,12 +249,19 @@ def main() -> None:
     two.add_argument("--to", default="openvino", choices=("openvino", "onnx"))
     two.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     two.add_argument("--max-drop", type=float, default=0.5)
+    two.add_argument("--any-speed", action="store_true", help="choose by accuracy alone, as on a machine that is busy")
+    three = modes.add_parser("fastest")
+    three.add_argument("bundle")
+    three.add_argument("--data", default="cifar10")
+    three.add_argument("--max-drop", type=float, default=0.3)
+    three.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    three.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     here = describe()
     packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "timm", "onnxruntime", "openvino", "nncf"))
     print(f"{here['cpu']}, {torch.get_num_threads()} threads; {packages}; {here['date']}", flush=True)
-    (speed if options.mode == "speed" else gate)(options)
+    {"speed": speed, "gate": gate, "fastest": fast}[options.mode](options)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -26,9 +27,9 @@ from nextify.deploy.export import Export, export
 from nextify.deploy.formats import PRECISIONS, FormatError
 from nextify.deploy.prepare import Prepare
 from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, open_runner, start
-from nextify.deploy.verify import LIMITS
+from nextify.deploy.verify import LIMITS, verify
 from nextify.evaluation.predict import Predictor, predict
-from nextify.evaluation.runner import Network
+from nextify.evaluation.runner import Floats, Network
 from nextify.networks.zoo import DESIGNS, create_model
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES
@@ -42,8 +43,19 @@ RUNTIMES: tuple[Format, ...] = ("onnx", "openvino", "torch")
 CLASSES = tuple("abcdefghij")
 
 
-def bundle_of(path: Path, design: Design, size: int = 32, classes: tuple[str, ...] = (), **about: object) -> Path:
-    """A bundle of an untrained network whose layer scales, norms and classes differ from their initial values."""
+def bundle_of(
+    path: Path,
+    design: Design,
+    size: int = 32,
+    classes: tuple[str, ...] = (),
+    images: Images | None = None,
+    **about: object,
+) -> Path:
+    """A bundle of an untrained network whose layer scales, norms and classes differ from their initial values.
+
+    images: are given different classes, which those of an untrained network hardly have.
+    """
+    settings = Preprocessing.from_crop_ratio(size, 0.875)
     torch.manual_seed(0)
     model = create_model(design, 10).eval()
     with torch.no_grad():
@@ -51,7 +63,11 @@ def bundle_of(path: Path, design: Design, size: int = 32, classes: tuple[str, ..
             if name.endswith("layer_scale") or parameter.ndim == 1:
                 parameter.add_(torch.rand_like(parameter) * 0.2)
         model.head.classifier.weight.mul_(20)
-    said = About(design, 10, classes=classes, preprocessing=Preprocessing.from_crop_ratio(size, 0.875), **about)  # type: ignore[arg-type]
+        if images is not None:
+            logits = model(torch.stack([settings(images.train.load(i)) for i in range(64)]))
+            mean = logits.mean(0)
+            model.head.classifier.bias += 3 * (logits - mean).std() - mean
+    said = About(design, 10, classes=classes, preprocessing=settings, **about)  # type: ignore[arg-type]
     return save_bundle(path, model.state_dict(), said)
 
 
@@ -68,10 +84,12 @@ def once(made: Callable[..., T]) -> Callable[..., T]:
 
 
 def tiny(design: Design) -> Design:
-    """The same decisions at an eighth of the width, with one block per stage and two in the deepest."""
+    """The same decisions at an eighth of the width, in the first two stages, of one block and of two."""
+    stages = min(2, len(design.depths))
     return design.with_(
-        depths=tuple(1 + (depth == max(design.depths)) for depth in design.depths),
-        widths=tuple(max(8, width // 8 // 8 * 8) for width in design.widths),
+        depths=(1, 2)[-stages:],
+        widths=tuple(max(8, width // 8 // 8 * 8) for width in design.widths[:stages]),
+        stage_strides=design.stage_strides[:stages],
     )
 
 
@@ -273,6 +291,29 @@ def test_what_is_missing_is_named_with_the_remedy(bundle: Path, monkeypatch: pyt
     assert set(LIMITS) == set(Precision.__args__)  # type: ignore[attr-defined]
 
 
+def test_large_inputs_are_verified_in_smaller_batches() -> None:
+    def run(inputs: Floats) -> Floats:
+        return np.ones((len(inputs), 2), np.float32)
+
+    shown = [("x", np.zeros((1, 1, 3), np.uint8))] * 64
+    for side, batches in ((8, (1, 2, 7, 64)), (4000, (1, 2, 4))):
+        found = verify(Exported("onnx", "fp32", (side, side)), run, run, shown, Sized((side, side), side), "x")
+        assert found.batches == batches
+        assert [timing.batch for timing in found.timings] == list(batches)
+
+
+class Sized(Preprocessing):
+    """Prepares nothing."""
+
+    def __call__(self, image: object) -> torch.Tensor:
+        return torch.zeros(1)
+
+
+def test_openvino_reports_nothing_to_anybody() -> None:
+    with pytest.raises(ImportError):
+        importlib.import_module("openvino_telemetry")
+
+
 def test_inputs_that_do_not_fit_are_refused(done: Export) -> None:
     runner = open_runner(done.path)
     for shape in ((1, 3, 16, 17), (1, 1, 16, 16), (3, 16, 16)):
@@ -384,7 +425,7 @@ def test_lower_precisions_stay_within_their_limits(
 @pytest.mark.parametrize("design", SWEEP, ids=SWEEP.values())
 def test_every_row_and_family(design: Design, tmp_path: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """In ONNX Runtime, OpenVINO and torch.export, of one trace."""
-    source = bundle_of(tmp_path / "bundle", design, 64 if design.stem == "patchify16" else 32)
+    source = bundle_of(tmp_path / "bundle", design, 64 if design.stem == "patchify16" else 32, images=digits)
     monkeypatch.setattr(formats, "trace", once(formats.trace))
     for to in RUNTIMES:
         installed(to)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 import nextify.deploy.runners
@@ -136,6 +137,12 @@ def test_refusals_are_a_line(bundle: Path, path: str, body: bytes, kind: str, st
 def test_a_bad_image_names_its_place_among_several(client: TestClient) -> None:
     answer = client.post("/predict", files=[("x", PHOTOS[0]), ("y", b"bad")])
     assert (answer.status_code, answer.json()) == (400, {"error": "image 2: not an image"})
+
+
+def test_an_image_of_too_many_pixels_is_refused(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    answer = post(client, "/predict", PHOTOS[0])
+    assert (answer.status_code, answer.json()) == (400, {"error": "image 1: more than 2,000 pixels"})
 
 
 class Slow(InProcess):

@@ -252,8 +252,9 @@ def refusing(data: bytes = b"") -> Iterator[None]:
     except UnidentifiedImageError:
         raise UnreadableImage(_kind(data)) from None
     except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UnreadableImage(f"more than {limit:,} million pixels") from None
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        shown = f"{limit:,}" if limit < 10**6 else f"{limit // 10**6:,} million"
+        raise UnreadableImage(f"more than {shown} pixels") from None
     except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
         reason = str(error).split("\n")[0]
         if "truncated" in reason.lower():

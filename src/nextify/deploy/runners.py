@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -48,6 +49,10 @@ RUNTIMES: dict[Format, str] = {
     "aotinductor": "torch",
     "executorch": "executorch",
 }
+
+# OpenVINO and NNCF tell Google Analytics of imports and conversions, each time from a fork of the process that may have
+# threads; without the package that does it they are silent.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class MissingExtra(ImportError):

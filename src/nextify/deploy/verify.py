@@ -20,15 +20,16 @@ from nextify.system.text import printable, shortened
 from nextify.tasks.multilabel_metrics import decided
 
 BATCHES = (1, 2, 7, 64)
+"""Sizes at which a file is compared; of large inputs fewer at once, see ``Preprocessing.batch_size``."""
 LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1, "int8": 1.0}
 """Largest difference of a logit, as a share of the image's largest logit. int8 is judged by its accuracy instead."""
 PREPARING_LIMIT = 0.02
 """The same where the file prepares the images: a pixel differs by one level where Pillow rounds the other way."""
-_SHAPES = {1: None, 2: (1.5, 2.3), 7: (2.1, 1.2), 64: (0.7, 0.9)}
-"""Height and width of the images that such a file is given at a batch size, as multiples of its input's; None leaves
+_SHAPES = (None, (1.5, 2.3), (2.1, 1.2), (0.7, 0.9))
+"""Height and width of the images that such a file is given at each batch size, as multiples of its input's; None leaves
 them alone."""
-_CALLS = {1: 3, 2: 3, 7: 3, 64: 1}
-"""Timed calls of a batch."""
+_CALLS = 3
+"""Timed calls of a batch; the largest one is called once."""
 
 
 class ExportFailed(ValueError):
@@ -96,14 +97,14 @@ def verify(
         sides.append(at_size(settings, (settings.size[0] * 5 // 4, settings.size[1] * 3 // 2)))
     worst, equal, counted, timings = 0.0, 0, 0, []
     for own in sides:
-        for batch in BATCHES:
+        for batch, shape in zip(dict.fromkeys(own.batch_size(batch) for batch in BATCHES), _SHAPES, strict=False):
             names, pixels = zip(*images[:batch], strict=True)
             if exported.with_preprocessing:
-                pixels = tuple(_reshaped(p, _SHAPES[batch], settings.size) for p in pixels)
+                pixels = tuple(_reshaped(p, shape, settings.size) for p in pixels)
             prepared = np.stack([own(p).numpy() for p in pixels])
             given = np.stack(pixels) if exported.with_preprocessing else prepared
             seconds: list[tuple[float, float]] = []
-            for _ in range(_CALLS[batch]):
+            for _ in range(_CALLS if batch < max(BATCHES) else 1):
                 times = [time.perf_counter()]
                 found = run(given)
                 times.append(time.perf_counter())
@@ -125,7 +126,8 @@ def verify(
             worst, equal, counted = max(worst, float(differences.max())), equal + int(same.sum()), counted + batch
             if own is settings:
                 timings.append(Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True))))
-    return Verification(data, len(images), BATCHES, 100 * equal / counted, worst, limit, tuple(timings))
+    batches = tuple(timing.batch for timing in timings)
+    return Verification(data, len(images), batches, 100 * equal / counted, worst, limit, tuple(timings))
 
 
 def _same_answers(found: Floats, expected: Floats, limit: float, thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:
