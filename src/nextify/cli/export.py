@@ -117,14 +117,21 @@ def run(options: Options) -> int:
         threads=options.threads,
     )
     found = done.verification
-    same = "labels" if done.about.thresholds else "top-1"
     if options.json:
         print_json({"path": str(done.path), "export": asdict(done.exported), "verification": asdict(found)})
         return 0
     print(f"{done.exported.name}: {done.bytes / 1e6:,.1f} MB")
+    if isinstance(found, DenseVerification):
+        of = (
+            "a box's place (of the canvas) or a score" if done.about.task == "detection" else "an image's largest logit"
+        )
+        same = ""
+    else:
+        of = "an image's largest logit"
+        same = f"{'labels' if done.about.thresholds else 'top-1'} as the bundle's on {found.top1_equal:g} %, "
     print(
-        f"verified on {found.images} images of {found.data}: {same} as the bundle's on {found.top1_equal:g} %, largest "
-        f"difference {found.largest_difference:.1e} of an image's largest logit (limit {found.limit:g})\n"
+        f"verified on {found.images} images of {found.data}: {same}largest difference {found.largest_difference:.1e} of "
+        f"{of} (limit {found.limit:g})\n"
     )
     rows = [(f"{t.batch}", f"{t.file:,.2f}", f"{t.bundle:,.2f}") for t in found.timings]
     print_columns(("batch", "ms", "bundle (torch, fp32), ms"), rows)
