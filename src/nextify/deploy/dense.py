@@ -3,9 +3,9 @@
 A file takes images fitted to the bundle's canvas and normalized, ``(N, 3, H, W)`` float32, and has one output:
 
 - ``logits (N, K, H, W)`` of a segmenter;
-- ``places (N, A, 4 + K)`` of a one-stage detector: for each of its A cells or anchors a box, x1, y1, x2, y2 as shares of
-  the canvas's width and height, and a score from 0 to 1 for each class. Which overlapping boxes to keep is up to the
-  reader; the JSON names the least score and the IoU with which ``nextify predict`` chooses.
+- ``places (N, A, 4 + K)`` of a one-stage detector: for each of its A cells or anchors a box, x1, y1, x2, y2 as shares
+  of the canvas's width and height, and a score from 0 to 1 for each class. Which overlapping boxes to keep is up to the
+  reader; the JSON names the least score and the IoU with which ``nextify evaluate`` chooses.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class DenseSource:
         network = loaded.network()
         if isinstance(network.head, RegionHeads):
             raise formats.FormatError(
-                f"{loaded.about.design.head} chooses regions between its two stages, which no exported file does so far: "
-                f"train --head fcos or retinanet to export a detector"
+                f"{loaded.about.design.head} chooses regions between its two stages, which no exported file does so "
+                f"far: train --head fcos or retinanet to export a detector"
             )
         return cls(Outputs(network).eval(), loaded.about, str(bundle))
 

@@ -16,8 +16,8 @@ import torch
 
 from nextify.data import Images, open_images
 from nextify.data.bands import as_channels
-from nextify.data.images import check_images
 from nextify.data.dense.annotations import DenseImages
+from nextify.data.images import check_images
 from nextify.deploy import formats
 from nextify.deploy.dense import DenseSource, DenseVerification, export_dense
 from nextify.deploy.runners import Exported, Format, Precision, start
@@ -28,7 +28,7 @@ from nextify.system.environment import describe, version
 from nextify.system.files import fresh_folder, write_json_atomic
 from nextify.tasks.classification import Inference
 from nextify.weights import About
-from nextify.weights.bundle import JSON_FILE, DenseAbout, check_replaceable, is_bundle, sha256, signed_json, stated
+from nextify.weights.bundle import JSON_FILE, DenseAbout, check_replaceable, sha256, signed_json, stated
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "executorch")
 
@@ -112,7 +112,7 @@ def export(
     """
     out = Path(out)
     check_replaceable(out)
-    if is_bundle(bundle) and isinstance(stated(bundle), DenseAbout):
+    if isinstance(stated(bundle), DenseAbout):
         if precision != "fp32" or image_size is not None or with_preprocessing:
             raise formats.FormatError(
                 "a detector or segmenter is exported in fp32 and for its canvas: leave precision, image size and "

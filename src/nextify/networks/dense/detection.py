@@ -112,8 +112,8 @@ class OneStage(DetectionHead):
         return outputs, anchors, each
 
     def places(self, maps: list[Tensor], canvas: Canvas) -> Tensor:
-        """``(B, A, 4 + K)``: each anchor's box as shares of the canvas's width and height, and its score for each class,
-        before overlapping boxes are suppressed."""
+        """``(B, A, 4 + K)``: each anchor's box as shares of the canvas's width and height, and its score for each
+        class, before overlapping boxes are suppressed."""
         outputs, anchors, _ = self._outputs(maps)
         scores, regression = self.scores(outputs), outputs["bbox_regression"]
         boxes = self.decoded(regression.flatten(0, 1), anchors.expand(len(regression), -1, -1).flatten(0, 1))
