@@ -31,7 +31,7 @@ from nextify.deploy import formats
 from nextify.deploy.runners import Exported, Format, Run, quiet, start
 from nextify.deploy.verify import LIMITS, ExportFailed, Timing, some_images
 from nextify.evaluation.runner import Floats
-from nextify.networks.dense.detection import LEAST_SCORE, OneStage, RegionHeads
+from nextify.networks.dense.design import ONE_STAGE, SEGMENTATION_HEADS
 from nextify.networks.dense.network import DenseNetwork
 from nextify.system.text import printable
 from nextify.weights.bundle import DenseAbout, load_dense
@@ -50,8 +50,8 @@ class Outputs(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         head: Any = self.network.head
-        maps, canvas = self.network.backbone(images), (images.shape[-2], images.shape[-1])
-        found: Tensor = head.places(maps, canvas) if isinstance(head, OneStage) else head(maps, canvas)
+        whole = head.places if self.network.design.head in ONE_STAGE else head
+        found: Tensor = whole(self.network.backbone(images), (images.shape[-2], images.shape[-1]))
         return found
 
 
@@ -80,13 +80,12 @@ class DenseSource:
     def of(cls, bundle: str | Path) -> DenseSource:
         """Load a bundle. Raises ``FormatError`` for heads that no file is written of."""
         loaded = load_dense(bundle)
-        network = loaded.network()
-        if isinstance(network.head, RegionHeads):
+        if loaded.about.design.head not in (*ONE_STAGE, *SEGMENTATION_HEADS):
             raise formats.FormatError(
                 f"{loaded.about.design.head} chooses regions between its two stages, which no exported file does so "
                 f"far: train --head fcos or retinanet to export a detector"
             )
-        return cls(Outputs(network).eval(), loaded.about, str(bundle))
+        return cls(Outputs(loaded.network()).eval(), loaded.about, str(bundle))
 
     def run(self, inputs: Floats) -> Floats:
         """The output in plain torch and fp32."""
@@ -102,10 +101,10 @@ class DenseSource:
 
     def described(self) -> dict[str, object]:
         """What the JSON says of the output."""
-        head = self.outputs.network.head
-        if not isinstance(head, OneStage):
+        if self.about.task == "segmentation":
             return {"output": "logits"}
-        return {"output": "places", "least_score": LEAST_SCORE, "suppression_iou": head.net.nms_thresh}
+        net: Any = self.outputs.network.head.net
+        return {"output": "places", "least_score": net.score_thresh, "suppression_iou": net.nms_thresh}
 
 
 def export_dense(
