@@ -116,7 +116,8 @@ class OneStage(DetectionHead):
         class, before overlapping boxes are suppressed."""
         outputs, anchors, _ = self._outputs(maps)
         scores, regression = self.scores(outputs), outputs["bbox_regression"]
-        boxes = self.decoded(regression.flatten(0, 1), anchors.expand(len(regression), -1, -1).flatten(0, 1))
+        every = anchors.expand(regression.shape[0], -1, -1).flatten(0, 1)
+        boxes = self.decoded(regression.flatten(0, 1), every)
         sides = anchors.new_tensor([canvas[1], canvas[0]] * 2)
         return torch.cat([(boxes.view(regression.shape) / sides).clamp(0, 1), scores], -1)
 
