@@ -59,7 +59,8 @@ def play_dense(name: str) -> Outcome:
     images = open_dense("scenes", task="segmentation" if head in SEGMENTATION_HEADS else "detection")
     train, test = (part.selected(np.arange(n)) for part, n in ((images.train, 27), (images.test, 11)))
     small = {"depths": (1, 1, 1, 1), "widths": (16, 24, 32, 48), "batch_size": 9, "precision": "fp32"}
-    settings = {**small, "stochastic_depth": 0.3, "learning_rate": 1e-3}
+    # SGD: L1's gradients cancel but for rounding, from which AdamW makes steps of the whole rate.
+    settings = {**small, "stochastic_depth": 0.3, "learning_rate": 0.01, "optimizer": "sgd"}
     request = Request("convnext_atto", head=head, epochs=2, image_size=64, settings=settings, accumulation=accumulation)
     made = prepare(request, replace(images, train=train, test=test))
     return outcome(Trainer(made.trial, made.images, Runtime()), DENSE_STEPS)
