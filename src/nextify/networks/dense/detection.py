@@ -95,9 +95,9 @@ class OneStage(DetectionHead):
         outputs, anchors, each = self._outputs(maps)
         if targets is not None:
             return self.losses(outputs, anchors, each, targets)
-        split = {name: list(out.split(each, 1)) for name, out in outputs.items()}
+        split = {name: list(torch.split(out, each, 1)) for name, out in outputs.items()}
         batch = len(maps[0])
-        kept = self.net.postprocess_detections(split, [list(anchors.split(each))] * batch, [canvas] * batch)
+        kept = self.net.postprocess_detections(split, [list(torch.split(anchors, each))] * batch, [canvas] * batch)
         return [Found(one["boxes"], one["scores"], one["labels"]) for one in kept]
 
     def _outputs(self, maps: list[Tensor]) -> tuple[dict[str, Tensor], Tensor, list[int]]:
