@@ -41,8 +41,9 @@ def start(out: Path, epochs: int, options: Sequence[str]) -> Command:
     return Command(arguments)
 
 
-def trained(out: Path, epochs: int, options: Sequence[str]) -> bool:
-    return start(out, epochs, options).wait(600)[0] == 0
+def train(out: Path, epochs: int, options: Sequence[str]) -> None:
+    code, errors = start(out, epochs, options).wait(600)
+    assert code == 0, errors[-500:]
 
 
 def all_readable(out: Path) -> int:
@@ -65,7 +66,7 @@ def final_weights(out: Path) -> dict[str, torch.Tensor]:
 
 def killed(kills: int, epochs: int, folder: Path, seed: int, options: Sequence[str] = CLASSIFIER) -> None:
     whole, torn = folder / "whole", folder / "torn"
-    assert trained(whole, epochs, options)
+    train(whole, epochs, options)
     chance = random.Random(seed)
     reached, codes = [0], []
     for number in range(kills):
@@ -84,7 +85,7 @@ def killed(kills: int, epochs: int, folder: Path, seed: int, options: Sequence[s
         reached.append(all_readable(torn))
         assert reached[-1] >= reached[-2], "a kill lost more than was written"
     assert reached[-1] > 0, "no kill fell into the training"
-    assert trained(torn, epochs, options)
+    train(torn, epochs, options)
     expected, found = final_weights(whole), final_weights(torn)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
