@@ -142,7 +142,8 @@ def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys
     "command",
     [
         ["explain", "BUNDLE", "IMAGE"],
-        ["export", "BUNDLE", "--to", "torch"],
+        ["export", "BUNDLE", "--to", "onnx", "--precision", "int8", "--data", "scenes"],
+        ["export", "BUNDLE", "--to", "executorch", "--image-size", "64"],
         ["quantize", "BUNDLE", "--data", "digits"],
         ["robustness", "BUNDLE", "--data", "digits"],
         pytest.param(["serve", "BUNDLE"], marks=pytest.mark.slow),

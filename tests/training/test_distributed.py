@@ -26,7 +26,7 @@ from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD
 from nextify.weights.bundle import load_bundle
 from tests.helpers import ROOT
 from tests.training.helpers import wait_for_a_new_checkpoint
-from tests.training.two_processes import SCENES, play
+from tests.training.two_processes import DENSE, SCENES, play, play_dense
 
 
 def noise_images(count: int, side: int = 12) -> ImageSet:
@@ -154,6 +154,16 @@ def test_two_processes_train_as_one(by_two: dict[str, dict[str, Any]], scene: st
     assert two["accuracy"] == one["accuracy"]  # of 1197 images in batches of 256: not the same number for each
     for name, tensor in one["state"]["model"].items():
         torch.testing.assert_close(two["state"]["model"][name], tensor, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", DENSE)
+def test_two_processes_train_a_detector_or_segmenter_as_one(by_two: dict[str, dict[str, Any]], head: str) -> None:
+    one, two = play_dense(head), by_two[head]
+    assert difference(one, two) < 1e-5
+    assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1e-3)
+    for name, tensor in one["state"]["model"].items():
+        torch.testing.assert_close(two["state"]["model"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import torch
 
 from nextify.training.checkpoint import before, load_checkpoint
 from nextify.weights import load_bundle
+from nextify.weights.bundle import DenseAbout, load_dense, stated
+from tests.data.dense.layouts import coco_parts
 from tests.helpers import Command, exit_with_import, server
 from tests.training.helpers import wait_for_a_new_checkpoint
 
@@ -22,15 +25,24 @@ STOPPED = 130
 """Exit code of a training that saved and stopped when it was asked to."""
 
 
-def start(out: Path, epochs: int, data: str, batch: int) -> Command:
-    settings = (f"batch_size={batch}", "optimizer=muon", "ema=0.9", "mixing.mixup=0.8", "stochastic_depth=0.1")
+CLASSIFIER = (
+    *("--scale", "tiny", "--set", "optimizer=muon", "--set", "ema=0.9"),
+    *("--set", "mixing.mixup=0.8", "--set", "stochastic_depth=0.1"),
+)
+
+
+def start(out: Path, epochs: int, options: Sequence[str]) -> Command:
     arguments = [
-        *("train", "convnext_atto", "--data", data, "--scale", "tiny"),
+        *("train", "convnext_atto", *options),
         *("--device", "cpu", "--threads", "1", "--epochs", str(epochs), "--checkpoint-seconds", "0"),
-        *(word for setting in settings for word in ("--set", setting)),
         *("--out", str(out)),
     ]
     return Command(arguments)
+
+
+def train(out: Path, epochs: int, options: Sequence[str]) -> None:
+    code, errors = start(out, epochs, options).wait(600)
+    assert code == 0, errors[-500:]
 
 
 def all_readable(out: Path) -> int:
@@ -48,16 +60,16 @@ def all_readable(out: Path) -> int:
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
     (bundle,) = out.glob("*/bundle")
-    return dict(load_bundle(bundle).state)
+    return dict((load_dense if isinstance(stated(bundle), DenseAbout) else load_bundle)(bundle).state)
 
 
-def killed(kills: int, epochs: int, folder: Path, seed: int, data: str = "digits", batch: int = 32) -> None:
-    whole, torn, wanted = folder / "whole", folder / "torn", (epochs, data, batch)
-    assert start(whole, *wanted).wait(600)[0] == 0
+def killed(kills: int, epochs: int, folder: Path, seed: int, options: Sequence[str]) -> None:
+    whole, torn = folder / "whole", folder / "torn"
+    train(whole, epochs, options)
     chance = random.Random(seed)
     reached, codes = [0], []
     for number in range(kills):
-        process = start(torn, *wanted)
+        process = start(torn, epochs, options)
         if number % 5 == 4:
             time.sleep(chance.uniform(0.0, 6.0))  # anywhere: starting, measuring, the first steps
         else:
@@ -72,7 +84,7 @@ def killed(kills: int, epochs: int, folder: Path, seed: int, data: str = "digits
         reached.append(all_readable(torn))
         assert reached[-1] >= reached[-2], "a kill lost more than was written"
     assert reached[-1] > 0, "no kill fell into the training"
-    assert start(torn, *wanted).wait(600)[0] == 0
+    train(torn, epochs, options)
     expected, found = final_weights(whole), final_weights(torn)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -81,12 +93,21 @@ def killed(kills: int, epochs: int, folder: Path, seed: int, data: str = "digits
 
 
 def test_three_kills(shapes: Path, tmp_path: Path) -> None:
-    killed(3, 4, tmp_path, seed=0, data=str(shapes), batch=4)
+    killed(3, 4, tmp_path, seed=0, options=(*CLASSIFIER, "--data", str(shapes), "--set", "batch_size=4"))
 
 
 @pytest.mark.slow
 def test_thirty_kills(tmp_path: Path) -> None:
-    killed(30, 24, tmp_path, seed=1)
+    killed(30, 24, tmp_path, seed=1, options=(*CLASSIFIER, "--data", "digits", "--set", "batch_size=32"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["fcos", "mask_rcnn"])
+def test_a_killed_detector_is_the_undisturbed_one(head: str, tmp_path: Path) -> None:
+    small = ("depths=1,1,1,1", "widths=16,24,32,48", "batch_size=2", "stochastic_depth=0.2")
+    settings = (word for setting in small for word in ("--set", setting))
+    options = ("--data", str(coco_parts(tmp_path / "data")), "--head", head, "--image-size", "64", *settings)
+    killed(5, 60, tmp_path, seed=2, options=options)
 
 
 def test_classifiers_do_not_wait_for_the_detectors_code() -> None:

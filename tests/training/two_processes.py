@@ -7,13 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nextify.data import open_images
+from nextify.data.dense import open_dense
+from nextify.networks.dense.design import SEGMENTATION_HEADS
 from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
 from nextify.paper.recipe import RandAugment, Recipe, Shift
 from nextify.system import processes
+from nextify.training.prepare import prepare
+from nextify.training.request import Request
 from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime
 from tests.training.helpers import small_trial
@@ -41,6 +46,24 @@ SCENES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "fsdp": ("separate_downsampling", {"optimizer": "muon"}, {"distributed": "fsdp"}, 8),
 }
 """Name: step of the roadmap, changes of the recipe, changes of the runtime, steps."""
+DENSE = ("fcos", "retinanet", "mask_rcnn", "upernet", "fpn in parts")
+"""Heads of detectors and segmenters, for ``DENSE_STEPS`` steps each."""
+DENSE_STEPS = 4
+Outcome = dict[str, Any]
+
+
+def play_dense(name: str) -> Outcome:
+    """Likewise of a detector or segmenter, on batches of 9 scenes, of which one process gets 5."""
+    torch.set_num_threads(1)
+    head, accumulation = name.split()[0], 2 if "parts" in name else 1
+    images = open_dense("scenes", task="segmentation" if head in SEGMENTATION_HEADS else "detection")
+    train, test = (part.selected(np.arange(n)) for part, n in ((images.train, 27), (images.test, 11)))
+    small = {"depths": (1, 1, 1, 1), "widths": (16, 24, 32, 48), "batch_size": 9, "precision": "fp32"}
+    # SGD: L1's gradients cancel but for rounding, from which AdamW makes steps of the whole rate.
+    settings = {**small, "stochastic_depth": 0.3, "learning_rate": 0.01, "optimizer": "sgd"}
+    request = Request("convnext_atto", head=head, epochs=2, image_size=64, settings=settings, accumulation=accumulation)
+    made = prepare(request, replace(images, train=train, test=test))
+    return outcome(Trainer(made.trial, made.images, Runtime()), DENSE_STEPS)
 
 
 def play(name: str, state: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -54,6 +77,11 @@ def play(name: str, state: dict[str, Any] | None = None) -> dict[str, Any]:
     run = Trainer(trial, open_images("digits"), replace(Runtime(), **runtime_changes))
     if state is not None:
         run.load_state(state)
+    return outcome(run, steps)
+
+
+def outcome(run: Trainer, steps: int) -> Outcome:
+    """What ``play`` returns of a training that takes these steps."""
     before = run.evaluate()
     losses = []
     for pixels, labels in run.batches.iterate(run.step, run.step + steps):
@@ -69,6 +97,7 @@ def play(name: str, state: dict[str, Any] | None = None) -> dict[str, Any]:
 if __name__ == "__main__":
     with processes.joined("cpu"):
         found = {name: play(name) for name in SCENES}
+        found |= {name: play_dense(name) for name in DENSE}
         found["fsdp, resumed"] = play("fsdp", found["fsdp"]["state"])
         if processes.is_first():
             torch.save(found, Path(sys.argv[1]))

@@ -90,19 +90,29 @@ class Options:
 def run(options: Options) -> int:
     from rich.console import Console
 
-    from nextify.cli.progress import read_images
+    from nextify.cli.progress import read_any, read_images
+    from nextify.data import Images
+    from nextify.data.dense.annotations import DenseImages
     from nextify.deploy.export import export
     from nextify.deploy.quantize import fastest, quantize
+    from nextify.deploy.verify import Verification
+    from nextify.weights import About
+    from nextify.weights.bundle import DenseAbout, stated
 
     console = Console(stderr=True)
     to, size, searches = options.to, options.image_size, options.fastest or options.precision == "int8"
-    images = None
-    if options.data is not None:
+    images: Images | DenseImages | None = None
+    if isinstance(about := stated(options.bundle), DenseAbout):
+        if searches:
+            raise ValueError(f"int8 and --fastest are for classifiers so far, and {options.bundle} is for {about.task}")
+        if options.data is not None:
+            images = read_any(console, options.data, options.reading, None, None, about.task, to_train=False)
+    elif options.data is not None:
         images = read_images(
             console, options.data, options.reading, None, options.bundle, to_train=searches, several=not searches
         )
         note(*images.warnings)
-    if searches and images is not None:
+    if searches and isinstance(images, Images):
         made = fastest if to is None else partial(quantize, to=to)
         return search(made, images, options)
     assert to is not None
@@ -117,14 +127,19 @@ def run(options: Options) -> int:
         threads=options.threads,
     )
     found = done.verification
-    same = "labels" if done.about.thresholds else "top-1"
     if options.json:
         print_json({"path": str(done.path), "export": asdict(done.exported), "verification": asdict(found)})
         return 0
     print(f"{done.exported.name}: {done.bytes / 1e6:,.1f} MB")
+    of, same = "an image's largest logit", ""
+    if isinstance(found, Verification):
+        what = "labels" if isinstance(done.about, About) and done.about.thresholds else "top-1"
+        same = f"{what} as the bundle's on {found.top1_equal:g} %, "
+    elif isinstance(done.about, DenseAbout) and done.about.task == "detection":
+        of = "the canvas's sides and of the scores"
     print(
-        f"verified on {found.images} images of {found.data}: {same} as the bundle's on {found.top1_equal:g} %, largest "
-        f"difference {found.largest_difference:.1e} of an image's largest logit (limit {found.limit:g})\n"
+        f"verified on {found.images} images of {found.data}: {same}largest difference {found.largest_difference:.1e} "
+        f"of {of} (limit {found.limit:g})\n"
     )
     rows = [(f"{t.batch}", f"{t.file:,.2f}", f"{t.bundle:,.2f}") for t in found.timings]
     print_columns(("batch", "ms", "bundle (torch, fp32), ms"), rows)

@@ -16,8 +16,10 @@ import torch
 
 from nextify.data import Images, open_images
 from nextify.data.bands import as_channels
+from nextify.data.dense.annotations import DenseImages
 from nextify.data.images import check_images
 from nextify.deploy import formats
+from nextify.deploy.dense import DenseSource, DenseVerification, export_dense
 from nextify.deploy.runners import Exported, Format, Precision, start
 from nextify.deploy.verify import Verification, at_size, some_images, verify
 from nextify.evaluation.runner import Floats, load_classifier
@@ -26,7 +28,7 @@ from nextify.system.environment import describe, version
 from nextify.system.files import fresh_folder, write_json_atomic
 from nextify.tasks.classification import Inference
 from nextify.weights import About
-from nextify.weights.bundle import JSON_FILE, check_replaceable, sha256, signed_json
+from nextify.weights.bundle import JSON_FILE, DenseAbout, check_replaceable, sha256, signed_json, stated
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "executorch")
 
@@ -36,9 +38,9 @@ class Export:
     """A folder that was written."""
 
     path: Path
-    about: About
+    about: About | DenseAbout
     exported: Exported
-    verification: Verification
+    verification: Verification | DenseVerification
     bytes: int
     """Of all its files."""
 
@@ -85,20 +87,21 @@ def export(
     precision: Precision = "fp32",
     image_size: int | str | None = None,
     with_preprocessing: bool = False,
-    images: Images | None = None,
+    images: Images | DenseImages | None = None,
     threads: int | None = None,
 ) -> Export:
     """Write a bundle for another runtime, after proving that it gives the bundle's results there.
 
     Args:
-        bundle: a bundle, or anything else that ``nextify.weights.load`` reads.
+        bundle: a bundle, or anything else that ``nextify.weights.load`` reads. Of segmenters and one-stage detectors
+            ``deploy/dense.py`` says what is written: in fp32, for the bundle's canvas.
         to: ``onnx`` (ONNX Runtime), ``openvino``, ``torch`` (``torch.export``), ``aotinductor`` or ``executorch``.
         out: the folder to write; one that holds a bundle or an export is replaced.
         precision: ``fp32`` computes the bundle's function; ``bf16`` and ``fp16`` differ by their rounding. For int8
             there is ``nextify.quantize``.
         image_size: pixels of the input's side, or ``dynamic`` for any height and width. None: the bundle's.
         with_preprocessing: take uint8 ``(N, H, W, 3)`` of any size and prepare it inside the file.
-        images: real images to compare on; by default the embedded digits.
+        images: real images to compare on; by default the embedded digits, or scenes.
         threads: CPU threads of the comparison.
 
     Raises:
@@ -107,10 +110,23 @@ def export(
         MissingExtra: its packages are not installed.
         WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds something else.
     """
-    if images is not None:
-        check_images(images, several=True)
     out = Path(out)
     check_replaceable(out)
+    if isinstance(stated(bundle), DenseAbout):
+        if precision != "fp32" or image_size is not None or with_preprocessing:
+            raise formats.FormatError(
+                "a detector or segmenter is exported in fp32 and for its canvas: leave precision, image size and "
+                "preprocessing out; int8 is for classifiers"
+            )
+        dense = DenseSource.of(bundle)
+        with fresh_folder(out) as fresh:
+            exported, proof, described = export_dense(dense, to, fresh, images, threads)
+            describe_export(fresh, dense, exported, described)
+        return Export(out, dense.about, exported, proof, folder_bytes(out))
+    if images is not None:
+        if isinstance(images, DenseImages):
+            raise formats.FormatError("a classifier is compared on labelled images: leave the annotated data out")
+        check_images(images, several=True)
     dynamic = image_size == "dynamic"
     if isinstance(image_size, str) and not dynamic:
         raise formats.FormatError(f"image_size is a whole number of pixels, or dynamic; got {image_size!r}")
@@ -140,7 +156,9 @@ def export(
     return Export(out, source.about, exported, found, folder_bytes(out))
 
 
-def describe_export(folder: Path, source: Source, exported: Exported, proof: Mapping[str, object]) -> None:
+def describe_export(
+    folder: Path, source: Source | DenseSource, exported: Exported, proof: Mapping[str, object]
+) -> None:
     """Write the JSON of an exported folder: a bundle's, and under ``export`` what the file is, the checksums of
     all files in the folder, and the proof."""
     versions = {package: version(package) for package in _PACKAGES if version(package)}

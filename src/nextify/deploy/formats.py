@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ _DTYPES: dict[Precision, torch.dtype] = {
     "int8": torch.float32,
 }
 _EXAMPLE = 2
+
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
 class FormatError(ValueError):
@@ -87,7 +89,7 @@ class Exportable(nn.Module):
         return self.inference.logits(self.model, x.to(self.dtype))
 
 
-def folded(model: Classifier) -> Classifier:
+def folded(model: AnyNetwork) -> AnyNetwork:
     """A copy in plain torch with layer scale multiplied into the last layer of each branch, where that is linear.
 
     It is the same function; products are rounded in another order.
@@ -113,24 +115,28 @@ def write(exported: Exported, model: Classifier, mirror: bool, settings: Preproc
         mirror: see ``Inference``.
         settings: how its inputs are made.
     """
-    path = folder / exported.file
     with quiet():
-        program = trace(exported, model, mirror, settings)
-        match exported.format:
-            case "torch":
-                torch.export.save(program, path)
-            case "onnx":
-                onnx_program(program).save(path, external_data=False)
-            case "openvino":
-                import openvino
+        save(trace(exported, model, mirror, settings), exported, folder / exported.file)
 
-                openvino.save_model(openvino_model(program), path, compress_to_fp16=exported.precision == "fp16")
-            case "aotinductor":
-                torch._inductor.aoti_compile_and_package(program, package_path=str(path))
-            case "executorch":
-                path.write_bytes(_executorch(program))
-            case _:
-                assert_never(exported.format)
+
+def save(program: ExportedProgram, exported: Exported, path: Path, output: str = "logits") -> None:
+    """Write ``program`` as a model file whose one output is called ``output``, where the format names outputs."""
+    match exported.format:
+        case "torch":
+            torch.export.save(program, path)
+        case "onnx":
+            onnx_program(program, output).save(path, external_data=False)
+        case "openvino":
+            import openvino
+
+            compress = exported.precision == "fp16"
+            openvino.save_model(openvino_model(program, output), path, compress_to_fp16=compress)
+        case "aotinductor":
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        case "executorch":
+            path.write_bytes(_executorch(program))
+        case _:
+            assert_never(exported.format)
 
 
 def trace(exported: Exported, model: Classifier, mirror: bool, settings: Preprocessing) -> ExportedProgram:
@@ -169,20 +175,20 @@ def check_dynamic(model: Classifier, settings: Preprocessing) -> None:
         )
 
 
-def onnx_program(program: ExportedProgram) -> Any:
+def onnx_program(program: ExportedProgram, output: str = "logits") -> Any:
     """``program`` as an ONNX model, with named input, output and batch."""
     return torch.onnx.export(
-        program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False, external_data=False
+        program, dynamo=True, input_names=["images"], output_names=[output], verbose=False, external_data=False
     )
 
 
-def openvino_model(program: ExportedProgram) -> Any:
+def openvino_model(program: ExportedProgram, output: str = "logits") -> Any:
     """``program`` as an OpenVINO model."""
     import openvino
 
     model = openvino.convert_model(program)
     model.inputs[0].get_tensor().set_names({"images"})
-    model.outputs[0].get_tensor().set_names({"logits"})
+    model.outputs[0].get_tensor().set_names({output})
     return model
 
 

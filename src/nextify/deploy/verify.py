@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from nextify.data.decode import Pixels
+from nextify.data.dense.annotations import DenseSet
 from nextify.data.images import ImageSet
 from nextify.data.preprocessing import Preprocessing
 from nextify.deploy.runners import Exported, Precision, Run
@@ -61,7 +62,7 @@ class Verification:
     timings: tuple[Timing, ...]
 
 
-def some_images(images: ImageSet, count: int = max(BATCHES)) -> list[tuple[str, Pixels]]:
+def some_images(images: ImageSet | DenseSet, count: int = max(BATCHES)) -> list[tuple[str, Pixels]]:
     """(name, pixels) of images spread over the whole set, some more than once where it has fewer."""
     places = np.arange(count) * max(len(images), count) // count % len(images)
     return [(images.name(i), images.load(i)) for i in places.tolist()]

@@ -5,7 +5,8 @@
   gathered one block at a time, for networks that do not fit one device.
 
 Each process scales its loss by its share of the batch, so the averaged gradients are those of the whole batch's mean.
-Batch norm takes its statistics over all processes, and every process draws the dropped paths of the whole batch.
+Batch norm takes its statistics over all processes, and so are the cells, regions or pixels counted that the losses of
+dense networks are means over. Every process draws the dropped paths and channels and the regions of the whole batch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from nextify.networks.dense.shares import DropChannels, Head
 from nextify.networks.layers import BatchNorm, DropPath, to_nchw, to_nhwc
 from nextify.networks.network import Block
 from nextify.system import processes
@@ -68,12 +70,13 @@ def gradients_wait(forward: Forward, last: bool) -> AbstractContextManager[None]
 
 
 def drops_for(model: nn.Module, rows: Tensor | None, batch: int) -> None:
-    """Make the network drop the paths that a whole batch would while it computes only ``rows (M,)`` of it.
+    """Make the network drop the paths that a whole batch would while it computes only ``rows (M,)`` of it; likewise for
+    the channels and regions that dense heads draw.
 
     ``None`` restores the computation of whole batches.
     """
     for module in model.modules():
-        if isinstance(module, DropPath):
+        if isinstance(module, DropPath | DropChannels | Head):
             module.part = None if rows is None else (rows, batch)
 
 
@@ -81,9 +84,12 @@ def drops_for(model: nn.Module, rows: Tensor | None, batch: int) -> None:
 
 
 def synchronized(model: nn.Module, device: torch.device) -> None:
-    """Replace each batch norm, in place, by one that normalizes with the statistics of all processes."""
+    """Replace each batch norm, in place, by one that normalizes with the statistics of all processes, and have dense
+    heads count over all of them."""
     kind = SynchronizedOnCpu if device.type == "cpu" else SynchronizedOnAccelerator
     for parent in list(model.modules()):
+        if isinstance(parent, Head):
+            parent.over_processes = processes.summed
         for name, child in parent.named_children():
             if isinstance(child, BatchNorm):
                 made = kind(child.num_features, child.eps, child.momentum)

@@ -23,7 +23,7 @@ from nextify import kernels
 from nextify.data.share import share
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import DenseNetwork, build_dense
-from nextify.networks.foreign import build
+from nextify.networks.foreign import Foreign, build
 from nextify.networks.masked.design import MaskedDesign
 from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.networks.network import ConvNet, Trunk
@@ -85,8 +85,8 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
 
 
 def _build_dense(trial: Trial, design: DenseDesign, start: Start | None) -> DenseNetwork:
-    if processes.count() > 1:
-        raise ValueError(f"{design.task} is trained by one process so far: start it without torchrun")
+    if processes.count() > 1 and isinstance(design.backbone, Foreign):
+        raise ValueError("networks of other libraries are trained by one process: start it without torchrun")
     assert trial.data.canvas is not None
     model = build_dense(design, trial.data.num_classes, trial.data.canvas, trial.recipe.stochastic_depth)
     if trial.frozen_stages and model.trunk is None:
@@ -221,8 +221,9 @@ class Trainer:
         forward: nn.Module = self.model
         if self.runtime.compile and isinstance(self.model, DenseNetwork | MaskedAutoencoder):
             raise ValueError("--compile is for classifiers so far: leave it out")
-        if self.runtime.distributed == "fsdp" and isinstance(self.model, MaskedAutoencoder):
-            raise ValueError("pre-training gives each process the whole network: leave --distributed fsdp out")
+        if self.runtime.distributed == "fsdp" and isinstance(self.model, DenseNetwork | MaskedAutoencoder):
+            what = "pre-training" if isinstance(self.model, MaskedAutoencoder) else self.model.design.task
+            raise ValueError(f"{what} gives each process the whole network: leave --distributed fsdp out")
         if self.together and self.runtime.distributed == "fsdp":
             for network in (self.model, *([] if self.average is None else [self.average.module])):
                 distributed.cut_in_parts(network, self.device)

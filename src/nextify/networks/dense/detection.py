@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
@@ -27,6 +28,7 @@ from nextify.networks.dense.anchors import Anchors
 from nextify.networks.dense.backbones import Maps
 from nextify.networks.dense.design import GROUPS, LARGE, DenseDesign
 from nextify.networks.dense.necks import Pyramid
+from nextify.networks.dense.shares import Head
 
 LEAST_SCORE = 0.05
 """Of a box that is kept; COCO's usual one."""
@@ -68,7 +70,7 @@ Losses = dict[str, Tensor]
 Canvas = tuple[int, int]
 
 
-class DetectionHead(nn.Module):
+class DetectionHead(Head):
     """A feature pyramid and a head on it: losses in training, ``Found`` in evaluation."""
 
     def forward(
@@ -90,6 +92,16 @@ class OneStage(DetectionHead):
     def forward(
         self, maps: list[Tensor], canvas: Canvas, targets: Sequence[Truth] | None = None
     ) -> Losses | list[Found]:
+        outputs, anchors, each = self._outputs(maps)
+        if targets is not None:
+            return self.losses(outputs, anchors, each, targets)
+        split = {name: list(torch.split(out, each, 1)) for name, out in outputs.items()}
+        batch = len(maps[0])
+        kept = self.net.postprocess_detections(split, [list(torch.split(anchors, each))] * batch, [canvas] * batch)
+        return [Found(one["boxes"], one["scores"], one["labels"]) for one in kept]
+
+    def _outputs(self, maps: list[Tensor]) -> tuple[dict[str, Tensor], Tensor, list[int]]:
+        """torchvision's outputs ``(B, A, …)``, the anchors ``(A, 4)``, and how many of them each level has."""
         levels = self.neck(maps)
         outputs = {name: out.float() for name, out in self.net.head(levels).items()}
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
@@ -97,12 +109,25 @@ class OneStage(DetectionHead):
         each = [
             h * w * n for (h, w), n in zip(shapes, self.net.anchor_generator.num_anchors_per_location(), strict=True)
         ]
-        if targets is not None:
-            return self.losses(outputs, anchors, each, targets)
-        split = {name: list(out.split(each, 1)) for name, out in outputs.items()}
-        batch = len(levels[0])
-        kept = self.net.postprocess_detections(split, [list(anchors.split(each))] * batch, [canvas] * batch)
-        return [Found(one["boxes"], one["scores"], one["labels"]) for one in kept]
+        return outputs, anchors, each
+
+    def places(self, maps: list[Tensor], canvas: Canvas) -> Tensor:
+        """``(B, A, 4 + K)``: each anchor's box as shares of the canvas's width and height, and its score for each
+        class, before overlapping boxes are suppressed."""
+        outputs, anchors, _ = self._outputs(maps)
+        scores, regression = self.scores(outputs), outputs["bbox_regression"]
+        every = anchors.expand(regression.shape[0], -1, -1).flatten(0, 1)
+        boxes = self.decoded(regression.flatten(0, 1), every)
+        sides = anchors.new_tensor([canvas[1], canvas[0]] * 2)
+        return torch.cat([(boxes.view(regression.shape) / sides).clamp(0, 1), scores], -1)
+
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        """``(B, A, K)``, from 0 to 1."""
+        return outputs["cls_logits"].sigmoid()
+
+    def decoded(self, regression: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes ``(M, 4)`` of as many anchors."""
+        raise NotImplementedError
 
     def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
         raise NotImplementedError
@@ -137,11 +162,18 @@ class FcosHead(OneStage):
         )
         self.object_scale = design.object_scale
 
+    def scores(self, outputs: dict[str, Tensor]) -> Tensor:
+        return (super().scores(outputs) * outputs["bbox_ctrness"].sigmoid()).sqrt()
+
+    def decoded(self, regression: Tensor, anchors: Tensor) -> Tensor:
+        boxes: Tensor = self.net.box_coder.decode(regression, anchors)
+        return boxes
+
     def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
         boxes, labels, crowd, real = _padded(targets)  # (B, M, 4), three times (B, M)
         matched, ignored = self._matched(anchors, each, boxes, crowd, real)  # (B, P)
         positive = matched >= 0
-        count = positive.sum().clamp(min=1)
+        count = self.averaged(positive.sum(), len(targets))
         chosen = matched.clamp(min=0)
         wanted = torch.zeros_like(outputs["cls_logits"])
         image, cell = positive.nonzero(as_tuple=True)
@@ -235,6 +267,10 @@ class RetinaNetHeads(OneStage):
             detections_per_img=MOST_BOXES,
         )
 
+    def decoded(self, regression: Tensor, anchors: Tensor) -> Tensor:
+        boxes: Tensor = self.net.box_coder.decode_single(regression, anchors)
+        return boxes
+
     def losses(self, outputs: dict[str, Tensor], anchors: Tensor, each: list[int], targets: Sequence[Truth]) -> Losses:
         truth, matched = _as_torchvision(targets), []
         for target in truth:
@@ -279,6 +315,41 @@ class _Regions(RoIHeads):  # type: ignore[misc]
         return matched, found
 
 
+class _Sampler(BalancedPositiveNegativeSampler):  # type: ignore[misc]
+    """torchvision's, which draws for the whole batch where a head's images are some rows of one."""
+
+    def __init__(self, like: BalancedPositiveNegativeSampler, head: Head) -> None:
+        super().__init__(like.batch_size_per_image, like.positive_fraction)
+        self.head = head
+        self.taken = torch.zeros(2)
+        """How many positives and negatives were chosen at the last call, of all its images."""
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        if self.head.part is None:
+            found: tuple[list[Tensor], list[Tensor]] = super().__call__(matched_idxs)
+            return found
+        rows, batch = self.head.part
+        counts = torch.stack([torch.stack([(m >= 1).sum(), (m == 0).sum()]) for m in matched_idxs])
+        every = counts.new_zeros(batch, 2).index_copy(0, rows, counts)
+        if self.head.over_processes is not None:
+            every = self.head.over_processes(every)
+        own = dict(zip(rows.tolist(), matched_idxs, strict=True))
+        chosen: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for row, of_image in enumerate(every.tolist()):
+            if row in own:
+                for some, more in zip(chosen, super().__call__([own[row]]), strict=True):
+                    some += more
+            else:
+                for count in of_image:
+                    torch.randperm(count, device=counts.device)
+        self.taken = torch.stack([torch.stack([mask.sum() for mask in some]).sum() for some in chosen])
+        return chosen
+
+
+_COUNTED = {"loss_objectness": 0, "loss_rpn_box_reg": 0, "loss_classifier": 1, "loss_box_reg": 1, "loss_mask": 2}
+"""What each loss of torchvision's is a mean over: chosen anchors, chosen regions, and those of them with an object."""
+
+
 class RegionHeads(DetectionHead):
     """Faster R-CNN (arXiv 1506.01497) on a feature pyramid and, with ``masks``, Mask R-CNN (arXiv 1703.06870).
 
@@ -311,6 +382,8 @@ class RegionHeads(DetectionHead):
             *(0.5, 0.5, 512 if large else 128, 0.25, None, LEAST_SCORE, 0.5, MOST_BOXES),
             **mask_parts,
         )
+        for module in (self.proposals, self.regions):
+            module.fg_bg_sampler = _Sampler(module.fg_bg_sampler, self)
 
     def forward(
         self, maps: list[Tensor], canvas: Canvas, targets: Sequence[Truth] | None = None
@@ -323,8 +396,17 @@ class RegionHeads(DetectionHead):
             proposals, losses = self.proposals(images, levels, truth)
             found, more = self.regions(levels, proposals, sizes, truth)
         if targets is not None:
-            return {**losses, **more}
+            return self._of_batch({**losses, **more}, len(targets))
         return [self._found(one, canvas) for one in found]
+
+    def _of_batch(self, losses: Losses, images: int) -> Losses:
+        """Of means over what this process chose, its parts of the means over what all have chosen."""
+        if self.over_processes is None:
+            return losses
+        anchors, regions = self.proposals.fg_bg_sampler.taken, self.regions.fg_bg_sampler.taken
+        counts = torch.stack([anchors.sum(), regions.sum(), regions[0]])
+        shares = counts / self.averaged(counts, images)
+        return {name: loss * shares[_COUNTED[name]] for name, loss in losses.items()}
 
     @staticmethod
     def _found(one: dict[str, Tensor], canvas: Canvas) -> Found:

@@ -10,6 +10,7 @@ from torchvision.ops import Conv2dNormActivation
 from nextify.networks.dense.backbones import Maps
 from nextify.networks.dense.design import GROUPS, DenseDesign
 from nextify.networks.dense.necks import Entrance, Pyramid
+from nextify.networks.dense.shares import DropChannels, Head
 
 IGNORED = 255
 """Index of pixels that are neither trained on nor counted."""
@@ -35,14 +36,13 @@ def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
 
 
-def pixel_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of ``logits (B, K, H, W)`` over the pixels of ``targets (B, H', W')`` that are not ignored."""
+def _pixel_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross entropy of ``logits (B, K, H, W)`` at the pixels of ``targets (B, H', W')`` that are not ignored."""
     full = _resized(logits.float(), (targets.shape[-2], targets.shape[-1]))
-    summed = F.cross_entropy(full, targets.long(), ignore_index=IGNORED, reduction="sum")
-    return summed / (targets != IGNORED).sum().clamp(min=1)
+    return F.cross_entropy(full, targets.long(), ignore_index=IGNORED, reduction="sum")
 
 
-class SegmentationHead(nn.Module):
+class SegmentationHead(Head):
     """Losses in training, logits at the size of the canvas in evaluation."""
 
     def features(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -56,15 +56,16 @@ class SegmentationHead(nn.Module):
         logits: Tensor = self.classifier(self.dropout(seen))
         if targets is None:
             return _resized(logits.float(), canvas)
-        losses = {"pixels": pixel_loss(logits, targets)}
+        count = self.averaged((targets != IGNORED).sum(), len(targets))
+        losses = {"pixels": _pixel_loss(logits, targets) / count}
         if self.auxiliary is not None:
-            losses["auxiliary"] = AUXILIARY * pixel_loss(self.auxiliary(below), targets)
+            losses["auxiliary"] = AUXILIARY * (_pixel_loss(self.auxiliary(below), targets) / count)
         return losses
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.auxiliary: nn.Module | None = None
-        self.dropout = nn.Dropout2d(DROPOUT)
+        self.dropout = DropChannels(DROPOUT)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
 
@@ -86,7 +87,7 @@ class UPerNet(SegmentationHead):
         self.fusion = _layer((len(below) + 1) * width, width, 3)
         thin = max(GROUPS, width // 2)
         self.auxiliary = nn.Sequential(
-            _layer((below or [last])[-1], thin, 3), nn.Dropout2d(DROPOUT), nn.Conv2d(thin, num_classes, 1)
+            _layer((below or [last])[-1], thin, 3), DropChannels(DROPOUT), nn.Conv2d(thin, num_classes, 1)
         )
 
     def features(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,163 @@
+"""Detectors and segmenters to a file, proven on real images.
+
+A file takes images fitted to the bundle's canvas and normalized, ``(N, 3, H, W)`` float32, and has one output:
+
+- ``logits (N, K, H, W)`` of a segmenter;
+- ``places (N, A, 4 + K)`` of a one-stage detector: for each of its A cells or anchors a box, x1, y1, x2, y2 as shares
+  of the canvas's width and height, and a score from 0 to 1 for each class. Which overlapping boxes to keep is up to the
+  reader; the JSON names the least score and the IoU with which ``nextify evaluate`` chooses.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from nextify.data import Images
+from nextify.data.decode import Pixels
+from nextify.data.dense import open_dense
+from nextify.data.dense.annotations import DenseImages
+from nextify.data.dense.placement import placed
+from nextify.data.preprocessing import normalized
+from nextify.deploy import formats
+from nextify.deploy.runners import Exported, Format, Run, quiet, start
+from nextify.deploy.verify import LIMITS, ExportFailed, Timing, some_images
+from nextify.evaluation.runner import Floats
+from nextify.networks.dense.design import ONE_STAGE, SEGMENTATION_HEADS
+from nextify.networks.dense.network import DenseNetwork
+from nextify.system.text import printable
+from nextify.weights.bundle import DenseAbout, load_dense
+
+FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch")
+BATCHES = (1, 2, 7)
+_CALLS = 3
+
+
+class Outputs(nn.Module):
+    """What a file computes of a dense network."""
+
+    def __init__(self, network: DenseNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        head: Any = self.network.head
+        whole = head.places if self.network.design.head in ONE_STAGE else head
+        found: Tensor = whole(self.network.backbone(images), (images.shape[-2], images.shape[-1]))
+        return found
+
+
+@dataclass(frozen=True)
+class DenseVerification:
+    """What a file was held to, and what was found."""
+
+    data: str
+    images: int
+    batches: tuple[int, ...]
+    largest_difference: float
+    """Of a logit, as a share of the image's largest; or of a box's corner or a score, of 1."""
+    limit: float
+    timings: tuple[Timing, ...]
+
+
+@dataclass(frozen=True)
+class DenseSource:
+    """A network to export, in plain torch, and what is known of it."""
+
+    outputs: Outputs
+    about: DenseAbout
+    name: str
+
+    @classmethod
+    def of(cls, bundle: str | Path) -> DenseSource:
+        """Load a bundle. Raises ``FormatError`` for heads that no file is written of."""
+        loaded = load_dense(bundle)
+        if loaded.about.design.head not in (*ONE_STAGE, *SEGMENTATION_HEADS):
+            raise formats.FormatError(
+                f"{loaded.about.design.head} chooses regions between its two stages, which no exported file does so "
+                f"far: train --head fcos or retinanet to export a detector"
+            )
+        return cls(Outputs(loaded.network()).eval(), loaded.about, str(bundle))
+
+    def run(self, inputs: Floats) -> Floats:
+        """The output in plain torch and fp32."""
+        with torch.inference_mode():
+            found: Floats = self.outputs(torch.from_numpy(inputs)).numpy()
+        return found
+
+    def input(self, image: Pixels) -> Floats:
+        """``(3, H, W)`` of an image: fitted to the canvas and normalized."""
+        canvas = torch.from_numpy(placed(image, self.about.canvas)[0])[None]
+        found: Floats = normalized(canvas, torch.device("cpu"), self.about.mean, self.about.std)[0].numpy()
+        return np.ascontiguousarray(found)
+
+    def described(self) -> dict[str, object]:
+        """What the JSON says of the output."""
+        if self.about.task == "segmentation":
+            return {"output": "logits"}
+        net: Any = self.outputs.network.head.net
+        return {"output": "places", "least_score": net.score_thresh, "suppression_iou": net.nms_thresh}
+
+
+def export_dense(
+    source: DenseSource, to: Format, out: Path, images: Images | DenseImages | None = None, threads: int | None = None
+) -> tuple[Exported, DenseVerification, dict[str, object]]:
+    """Write the model file of a detector or segmenter into ``out``, a fresh folder, after proving it.
+
+    Args:
+        images: real images to compare on; by default those of ``scenes``.
+
+    Raises:
+        FormatError: no such file is written of it.
+        ExportFailed, MissingExtra: as ``export``.
+    """
+    if to not in FORMATS:
+        raise formats.FormatError(f"--to {to} is for classifiers so far: choose {', '.join(FORMATS)}")
+    exported = Exported(to, "fp32", source.about.canvas)
+    formats.check(exported)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    example = torch.zeros(2, 3, *source.about.canvas)
+    outputs = Outputs(formats.folded(source.outputs.network)).eval()
+    with torch.no_grad(), quiet():
+        outputs(example)  # makes the anchors, which the file holds
+        program = torch.export.export(outputs, (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)
+        formats.save(program, exported, out / exported.file, str(source.described()["output"]))
+    shown = open_dense("scenes") if images is None else images
+    found = _verified(exported, start(out / exported.file, exported, threads), source, shown)
+    return exported, found, {"verification": asdict(found), **source.described()}
+
+
+def _verified(exported: Exported, run: Run, source: DenseSource, images: Images | DenseImages) -> DenseVerification:
+    names, pixels = zip(*some_images(images.test, max(BATCHES)), strict=True)
+    inputs, limit = np.stack([source.input(image) for image in pixels]), LIMITS["fp32"]
+    worst, timings = 0.0, []
+    for batch in BATCHES:
+        seconds = []
+        for _ in range(_CALLS):
+            times = [time.perf_counter()]
+            found = run(inputs[:batch])
+            times.append(time.perf_counter())
+            expected = source.run(inputs[:batch])
+            seconds.append((times[1] - times[0], time.perf_counter() - times[1]))
+        if found.shape != expected.shape:
+            raise ExportFailed(f"{exported.name}: {found.shape} instead of {expected.shape} at batch {batch}")
+        largest = np.abs(expected).reshape(batch, -1).max(1) if source.about.task == "segmentation" else np.ones(batch)
+        differences = np.abs(found - expected).reshape(batch, -1).max(1) / largest
+        if not (differences <= limit).all():
+            i = int(np.nan_to_num(differences, nan=np.inf).argmax())
+            raise ExportFailed(
+                f"{exported.name} does not compute what the bundle does: {printable(names[i])} of {images.name} at "
+                f"batch {batch} differs by {differences[i]:.2g} (limit {limit:g}); nothing was written"
+            )
+        worst = max(worst, float(differences.max()))
+        timings.append(Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True))))
+    return DenseVerification(images.name, max(BATCHES), BATCHES, worst, limit, tuple(timings))
