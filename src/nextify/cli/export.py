@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_weights
-from nextify.cli.printing import note, print_columns, print_json
-from nextify.cli.quantize import default_folder, search
+from nextify.cli.quantize import default_folder
 from nextify.data.source import check_source
 from nextify.paper.settings import Range
-from nextify.system.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,61 +85,6 @@ class Options:
 
 
 def run(options: Options) -> int:
-    from rich.console import Console
+    from nextify.cli.exporting import run_export
 
-    from nextify.cli.progress import read_any, read_images
-    from nextify.data import Images
-    from nextify.data.dense.annotations import DenseImages
-    from nextify.deploy.export import export
-    from nextify.deploy.quantize import fastest, quantize
-    from nextify.deploy.verify import Verification
-    from nextify.weights import About
-    from nextify.weights.bundle import DenseAbout, stated
-
-    console = Console(stderr=True)
-    to, size, searches = options.to, options.image_size, options.fastest or options.precision == "int8"
-    images: Images | DenseImages | None = None
-    if isinstance(about := stated(options.bundle), DenseAbout):
-        if searches:
-            raise ValueError(f"int8 and --fastest are for classifiers so far, and {options.bundle} is for {about.task}")
-        if options.data is not None:
-            images = read_any(console, options.data, options.reading, None, None, about.task, to_train=False)
-    elif options.data is not None:
-        images = read_images(
-            console, options.data, options.reading, None, options.bundle, to_train=searches, several=not searches
-        )
-        note(*images.warnings)
-    if searches and isinstance(images, Images):
-        made = fastest if to is None else partial(quantize, to=to)
-        return search(made, images, options)
-    assert to is not None
-    done = export(
-        options.bundle,
-        to,
-        options.folder,
-        precision=options.precision,
-        image_size=size if size is None or size == "dynamic" else int(size),
-        with_preprocessing=options.with_preprocessing,
-        images=images,
-        threads=options.threads,
-    )
-    found = done.verification
-    if options.json:
-        print_json({"path": str(done.path), "export": asdict(done.exported), "verification": asdict(found)})
-        return 0
-    print(f"{done.exported.name}: {done.bytes / 1e6:,.1f} MB")
-    of, same = "an image's largest logit", ""
-    if isinstance(found, Verification):
-        what = "labels" if isinstance(done.about, About) and done.about.thresholds else "top-1"
-        same = f"{what} as the bundle's on {found.top1_equal:g} %, "
-    elif isinstance(done.about, DenseAbout) and done.about.task == "detection":
-        of = "the canvas's sides and of the scores"
-    print(
-        f"verified on {found.images} images of {found.data}: {same}largest difference {found.largest_difference:.1e} "
-        f"of {of} (limit {found.limit:g})\n"
-    )
-    rows = [(f"{t.batch}", f"{t.file:,.2f}", f"{t.bundle:,.2f}") for t in found.timings]
-    print_columns(("batch", "ms", "bundle (torch, fp32), ms"), rows)
-    print(f"\nlicence: {printable(done.about.licence)}")
-    print(f"written: {done.path}")
-    return 0
+    return run_export(options)

@@ -58,12 +58,12 @@ class Candidate:
     used: float
     """The largest share that it takes of a limit; above 1 it is not trained."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data, for JSON."""
         return {**asdict(self), "design": self.design.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: Any) -> Self:
         """Of ``to_dict``'s plain data."""
         return cls(**{**values, "design": Design.from_dict(values["design"]), "row": from_json(Row, values["row"])})
 
