@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# tyro.cli draws from Python's global random generator wherever pytest has been imported, and nowhere else: a tenth of the
-# look-ups in its caches are computed again, as a check of its own that looks for "pytest" in sys.modules. A test that
-# seeds `random` and then parses a command line gets other numbers than the program that does the same, and how many are
-# drawn depends on the numbers and on the options, so that one more option changes everything that is random after it.
+# tyro.cli draws from Python's global random generator wherever pytest has been imported, and nowhere else: each hit of its
+# caches draws a number, by which a tenth of them are computed again, a check of its own that looks for "pytest" in
+# sys.modules. A test that seeds `random` and then parses a command line gets other numbers than the program that does the
+# same, and how many are drawn depends on the options, so that one more option changes everything that is random after it.
 #
 # Seen 2026-11-29 with tyro 1.0.17, pytest 9.2.0, Python 3.11:
 #   without pytest: the generator is as it was
@@ -24,14 +24,22 @@ if sys.argv[1] == "pytest":
     import pytest  # noqa: F401
 
 
-@dataclass
+@dataclass(frozen=True)
+class Machine:
+    """Where it runs."""
+
+    device: str = "auto"
+    threads: int | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
 class Options:
     """What a command takes."""
 
-    epochs: int = 1
-    """Passes over the images."""
-    name: str | None = None
-    """Of the run."""
+    epochs: int | None = None
+    seed: int | None = None
+    machine: Machine = Machine()
 
 
 random.seed(0)
