@@ -16,8 +16,8 @@ import torch
 from nextify.training.checkpoint import before, load_checkpoint
 from nextify.weights import load_bundle
 from nextify.weights.bundle import DenseAbout, load_dense, stated
-from tests.data.dense.layouts import coco_parts
-from tests.helpers import Command, exit_with_import, server
+from tests.data.dense.layouts import PARTS, SIZE, coco_parts
+from tests.helpers import Command, exit_with_import, save_noise, server
 from tests.training.helpers import wait_for_a_new_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
@@ -103,11 +103,14 @@ def test_thirty_kills(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["fcos", "mask_rcnn"])
-def test_a_killed_detector_is_the_undisturbed_one(head: str, tmp_path: Path) -> None:
+def test_a_killed_detector_is_the_undisturbed_one(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PARTS, "train", 16)
+    data = coco_parts(tmp_path / "data")
+    for number, path in enumerate(sorted((data / "val2017").glob("*.png"))):
+        save_noise(path, 100 + number, SIZE)  # no training image's
     small = ("depths=1,1,1,1", "widths=16,24,32,48", "batch_size=2", "stochastic_depth=0.2")
     settings = (word for setting in small for word in ("--set", setting))
-    options = ("--data", str(coco_parts(tmp_path / "data")), "--head", head, "--image-size", "64", *settings)
-    killed(5, 60, tmp_path, seed=2, options=options)
+    killed(5, 12, tmp_path, seed=2, options=("--data", str(data), "--head", head, "--image-size", "64", *settings))
 
 
 def test_classifiers_do_not_wait_for_the_detectors_code() -> None:

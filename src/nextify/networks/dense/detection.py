@@ -103,6 +103,8 @@ class OneStage(DetectionHead):
     def _outputs(self, maps: list[Tensor]) -> tuple[dict[str, Tensor], Tensor, list[int]]:
         """torchvision's outputs ``(B, A, …)``, the anchors ``(A, 4)``, and how many of them each level has."""
         levels = self.neck(maps)
+        # torch's group norm takes several times as long on channels-last maps of a CPU (docs/log.md).
+        levels = levels if levels[0].is_cuda else [level.contiguous() for level in levels]
         outputs = {name: out.float() for name, out in self.net.head(levels).items()}
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
         anchors = self.net.anchor_generator.of(shapes, levels[0].device)

@@ -44,6 +44,8 @@ class DenseNetwork(nn.Module):
 
             self.head = segmentation_head(self.backbone, design, num_classes)
         self.head.to(memory_format=torch.channels_last)
+        if isinstance(branches := getattr(self.head, "net", None), nn.Module):
+            branches.to(memory_format=torch.contiguous_format)  # as a one-stage head calls them
 
     def forward(self, images: Tensor, targets: Any = None) -> dict[str, Tensor] | list[Found] | Tensor:
         canvas = (images.shape[-2], images.shape[-1])
