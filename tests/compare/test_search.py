@@ -235,6 +235,7 @@ def test_another_search_in_the_same_folder_is_refused(made):
 def test_failed_designs_are_left_out_and_named(made):
     found = made(engine=Instant(broken=lambda job: job.trial.design.norm == "batch"), alone=True).run()
     assert [final.arm for final in found.finals] == ["search"]
+    assert {t.arm for t in found.tried} == {"search"}
     assert found.winner.design.norm == "layer"
     assert {t.error for t in found.tried if t.candidate.design.norm == "batch" and t.candidate.used <= 1} == {
         "it diverged"
