@@ -408,6 +408,17 @@ def test_box(settings: Preprocessing, width: int, height: int, box: tuple[float,
     assert settings.box(width, height) == pytest.approx(box, abs=1)
 
 
+def test_a_host_that_is_not_there_is_said_in_words(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, bundle: Path
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert main(["serve", str(bundle), "--host", "nowhere.invalid"]) == 2
+    assert "nowhere.invalid port 8000 (Name or service not known): choose" in capsys.readouterr().err
+
+
 def test_the_command_says_what_is_wrong(bundle: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, monkeypatch.context() as patch:
         patch.setitem(sys.modules, "nextify.deploy.runners", None)  # which imports torch

@@ -77,5 +77,5 @@ def listening(host: str, port: int) -> socket.socket:
         family, _, _, _, address = found[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        reason = f"cannot listen on {host} port {port} ({os.strerror(error.errno or 0)})"
-        raise PortError(f"{reason}: choose another --host or --port") from None
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise PortError(f"cannot listen on {host} port {port} ({reason}): choose another --host or --port") from None
