@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nextify.cli import main
+from nextify.cli import exporting, main
 from nextify.data import Images
 from nextify.data.images import ImageSet
 from nextify.deploy import quantize as search
@@ -159,7 +159,10 @@ def test_the_command_shows_every_candidate(
         given.update(options, out=out)
         return Quantized(None, out, tried, lost, 0.2, options["max_drop"], parts, 0, ("left out: a format",))
 
-    monkeypatch.setattr(search, "quantize" if command == "quantize" else "fastest", made)
+    if command == "quantize":
+        monkeypatch.setattr(search, "quantize", made)
+    else:
+        monkeypatch.setattr(exporting, "fastest", made)
     more = [] if command == "quantize" else ["--fastest"]
     asked = [command, str(source), "--data", "digits", "--max-drop", "2", "--threads", "1", *more]
     assert main(asked) == 0

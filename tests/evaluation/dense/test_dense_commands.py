@@ -135,7 +135,7 @@ def test_predict(bundle: Path, tmp_path: Path, photo: Path, capsys: pytest.Captu
     [
         (["evaluate", "BUNDLE", "--data", "digits", "--class-order", "natural"], "--class-order is for classifiers"),
         (["predict", "BUNDLE", "PHOTO", "--top", "3"], "--top is for classifiers"),
-        (["export", "BUNDLE", "--to", "onnx"], "holds a network for detection, where a classifier is asked for"),
+        (["export", "BUNDLE", "--to", "executorch"], "executorch"),
         (["explain", "BUNDLE", "PHOTO"], "holds a network for detection, where a classifier is asked for"),
         (
             ["robustness", "BUNDLE", "--data", "digits"],
