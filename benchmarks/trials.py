@@ -1,12 +1,12 @@
 """Images/s and peak memory of a study's steps, for each row of the roadmap: this build beside another checkout.
 
-Each round starts one process per build and walks through the rows; the two take turns on each (A B A B …, the first one
-changing from round to round). A step is all that a trial does between two evaluations: its batch, augmentation, forward
-and backward pass, optimizer. Time is the process's own, on one thread, which other programs disturb less than the
-clock's. Ratios are paired by round; the medians' geometric mean over the rows, and the peak memory of a process that
-has run all rows, stand last.
+Each round starts one process per build and walks through the rows; the two take turns on each (A B B A …), a few steps a
+turn, so that both see a machine whose speed changes. A step is all that a trial does between two evaluations: its
+batch, augmentation, forward and backward pass, optimizer. Time is the process's own, on one thread, which other
+programs disturb less than the clock's. Ratios are paired by turn; the medians' geometric mean over the rows, and the
+peak memory of a process that has run all rows, stand last.
 
-    python benchmarks/trials.py ../nextify-33f1e40/src --rounds 5 --json trials.json
+    python benchmarks/trials.py ../nextify-33f1e40/src --rounds 3 --turns 12 --json trials.json
 
 Results: docs/benchmarks.md.
 """
@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 OWN = Path(__file__).resolve().parent.parent / "src"
@@ -57,22 +58,26 @@ def serve(scale_name: str, kernels: str) -> None:
     data = Data(images.name, images.fingerprint, images.num_classes, size.image_size(8))
     trials = {p.step: p.trial for p in make_plan(roadmap(), size, images, data, seeds=(0,)).trials}
     print(json.dumps(list(trials)), flush=True)
+    current = ""
     for line in sys.stdin:
         row, steps = line.split()
         if row == MEMORY:
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)  # KiB on Linux
             continue
-        trainer = Trainer(
-            trials[row], images, Runtime(threads=1, **({} if kernels == "auto" else {"kernels": kernels}))
-        )
+        fresh, current = row != current, row
+        if fresh:
+            trainer = Trainer(
+                trials[row], images, Runtime(threads=1, **({} if kernels == "auto" else {"kernels": kernels}))
+            )
+            batches = trainer.batches.iterate(0, trials[row].recipe.epochs * trainer.batches.steps_per_epoch)
         seconds = []
         before = time.process_time()
-        for batch in trainer.batches.iterate(0, WARM_UP + int(steps)):
+        for batch in islice(batches, fresh * WARM_UP + int(steps)):
             float(trainer.train_step(*batch))
             now = time.process_time()
             seconds.append(now - before)
             before = now
-        print(trials[row].recipe.batch_size / statistics.median(seconds[WARM_UP:]), flush=True)
+        print(trials[row].recipe.batch_size / statistics.median(seconds[-int(steps) :]), flush=True)
 
 
 class Build:
@@ -114,7 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="images/s of a study's steps, this build beside another checkout")
     parser.add_argument("other", type=Path, nargs="?", default=OWN, help="src folder of the other checkout")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=9, help="measured in each round, of each build")
+    parser.add_argument("--turns", type=int, default=1, help="of each build on a row, in each round")
+    parser.add_argument("--steps", type=int, default=9, help="measured in each turn")
     parser.add_argument("--scale", default="tiny")
     parser.add_argument("--kernels", default="auto")
     parser.add_argument("--rows", nargs="+", help="only these")
@@ -135,16 +141,18 @@ def main() -> None:
                 builds.append(Build(source, options))
                 ending.callback(builds[-1].end)
             for row in options.rows or builds[0].rows:
-                order = (0, 1) if number % 2 == 0 else (1, 0)
-                speeds = {at: builds[at].measured(row, options.steps) for at in order}
-                found.setdefault(row, []).append((speeds[0], speeds[1]))
+                for turn in range(options.turns):
+                    order = (0, 1) if (number + turn) % 2 == 0 else (1, 0)
+                    speeds = {at: builds[at].measured(row, options.steps) for at in order}
+                    found.setdefault(row, []).append((speeds[0], speeds[1]))
             memory.append((builds[0].measured(MEMORY, 0), builds[1].measured(MEMORY, 0)))
 
     from nextify.system.environment import describe
 
     here = describe()
     print(f"{here['cpu']}, one thread; torch {here['torch']}, python {here['python']}, {here['date']}")
-    print(f"digits, {options.scale}, kernels {options.kernels}; n = {options.rounds} rounds of {options.steps} steps\n")
+    print(f"digits, {options.scale}, kernels {options.kernels}; {options.rounds} rounds of {options.turns} turns of "
+          f"{options.steps} steps\n")  # fmt: skip
     print("| row | images/s | other | ratio | range |\n|---|--:|--:|--:|---|")
     medians = []
     for row, pairs in found.items():
