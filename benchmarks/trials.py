@@ -1,7 +1,7 @@
 """Images/s and peak memory of a study's steps, for each row of the roadmap: this build beside another checkout.
 
-Each round starts one process per build and walks through the rows; the two take turns on each (A B B A …), a few steps a
-turn, so that both see a machine whose speed changes. A step is all that a trial does between two evaluations: its
+Each round starts one process per build and walks through the rows; the two take turns on each (A B B A …), a few steps
+each, so that both see a machine whose speed changes. A step is all that a trial does between two evaluations: its
 batch, augmentation, forward and backward pass, optimizer. Time is the process's own, on one thread, which other
 programs disturb less than the clock's. Ratios are paired by turn; the medians' geometric mean over the rows, and the
 peak memory of a process that has run all rows, stand last.
