@@ -17,6 +17,7 @@ import nextify
 from nextify.cli import main
 from nextify.data import DataError, Images
 from nextify.study.folds import FoldsPlan, make_folds
+from nextify.study.run_differences import diff_runs
 from nextify.study.runs import runs
 from nextify.study.statistics import corrected_interval
 from nextify.training.request import Request
@@ -79,7 +80,7 @@ def test_a_manifests_groups_reach_the_folds(shapes: Path, tmp_path: Path) -> Non
     ("count", "groups", "words"),
     [
         (70, None, "8 has 58 training images, and each of 70 folds needs one"),
-        (5, ["a", "b"], "has 2 groups: give that many --folds or fewer"),
+        (5, ["a", "b"], "has 2 groups to train on: give no more --folds than that"),
         (2, "by class", "fall into one fold, as their groups are few"),
     ],
 )
@@ -101,7 +102,8 @@ def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, di
     content = json.loads((folder / "results.json").read_text())
     values = [fold["top1"] for fold in content["folds"]]
     assert content["top1_mean"] == fmean(values)
-    assert (content["top1_low"], content["top1_high"]) == corrected_interval(values)
+    low, high = corrected_interval(values) or (-1.0, -1.0)
+    assert (content["top1_low"], content["top1_high"]) == (max(low, 0), min(high, 100))
     assert all(f"{value:.2f}" in printed for value in values)
     with open(folder / "out-of-fold.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -128,6 +130,49 @@ def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, di
     measured = [nextify.evaluate(path, digits).top1 for path in
                 (folder / "ensemble", *sorted(folder.glob("trials/*/bundle")))]  # fmt: skip
     assert [content["top1"], *content["members_top1"]] == measured
+    assert main(command) == 0
+    assert f"top-1 {content['top1']:.2f} % of 1,197 test images" in capsys.readouterr().out
+    assert json.loads((folder / "results.json").read_text())["ensemble"] == content
+    assert main(["train", "--continue", str(folder / "ensemble"), "--epochs", "1"]) == 2
+    assert "start another training from its weights, with --weights" in capsys.readouterr().err
+
+
+def test_folds_of_the_same_number_are_compared_image_by_image(tmp_path: Path, digits: Images, capsys: Captured) -> None:
+    trials = []
+    for epochs in (1, 2):
+        options: dict[str, Any] = {"epochs": epochs, "scale": "tiny", "device": "cpu", "threads": 1}
+        done = nextify.cross_validate("convnext_atto", digits, folds=2, out=tmp_path, **options)
+        trials.append(sorted((done.folder / "trials").iterdir()))
+    (one, two), (longer, _) = trials
+    same, other = diff_runs(one, longer), diff_runs(one, two)
+    assert same.data == ()
+    assert same.paired is not None
+    assert "epochs" in {setting.name for setting in same.settings}
+    assert [difference.name for difference in other.data] == ["fold", "fingerprint"]
+    assert other.paired is None
+    assert main(["runs", "diff", str(one), str(one)]) == 2
+    assert "are the same training: name two" in capsys.readouterr().err
+
+
+def test_the_interval_of_the_mean_stays_within_percent(tmp_path: Path, digits: Images) -> None:
+    done = nextify.cross_validate("convnext_atto", digits, folds=2, out=tmp_path, epochs=1, scale="tiny", threads=1)
+    values = [fold.top1 for fold in done.folds if fold.top1 is not None]
+    ends = corrected_interval(values)
+    assert ends is not None
+    assert (done.top1_low, done.top1_high) == (max(ends[0], 0), min(ends[1], 100))
+
+
+def test_a_dry_run_leaves_no_folder(tmp_path: Path) -> None:
+    assert main(["train", "convnext_atto", *ASKED, "--folds", "2", "--out", str(tmp_path), "--dry-run"]) == 0
+    assert not list(tmp_path.glob("folds*"))
+
+
+def test_several_labels_are_refused_before_anything_is_trained(tmp_path: Path, shapes: Path, capsys: Captured) -> None:
+    names = sorted(shapes.glob("*/*.png"))
+    table = tmp_path / "list.csv"
+    table.write_text("path,labels\n" + "\n".join(f"{path},a{';b' if i % 2 else ''}" for i, path in enumerate(names)))
+    assert main(["train", "convnext_atto", "--data", str(table), "--folds", "2", "--out", str(tmp_path / "out")]) == 2
+    assert "--folds is for classification so far" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from nextify.paper.design import CONVNEXT_TINY
 from nextify.system.native import Mode
 from nextify.weights import About, WeightsError, convert, load, load_bundle, load_into, save_bundle, save_ensemble
 from nextify.weights.models import create_backbone
+from nextify.weights.naming import State
 
 SIZE = (16, 16)
 DESIGN = CONVNEXT_TINY.with_(depths=(1, 1), widths=(8, 8), stage_strides=(1, 2), stem="patchify2")
@@ -67,6 +68,11 @@ def test_it_is_a_bundle_like_any_other(ensemble: Path, digits: Images, tmp_path:
     assert nextify.export(ensemble, "torch", tmp_path / "exported", images=digits).verification.images > 0
 
 
+def _parts(path: Path) -> tuple[State, About]:
+    loaded = load_bundle(path)
+    return loaded.state, loaded.about
+
+
 def test_bundles_that_do_not_belong_together_are_refused(members: list[Path], ensemble: Path, tmp_path: Path) -> None:
     other = load_bundle(members[1])
     named = save_bundle(
@@ -74,13 +80,23 @@ def test_bundles_that_do_not_belong_together_are_refused(members: list[Path], en
     )
     for paths, words in (
         (members[:1], "two networks or more, got 1"),
-        ([members[0], named], "has another classes than"),
-        ([ensemble, ensemble], "holds 3"),
-        ([members[0], ensemble], "has another members than"),
+        (members[0], "got one path"),
+        ([members[0], members[1], members[0]], "is named twice"),
+        ([members[0], named], "differ in classes"),
+        ([ensemble, save_bundle(tmp_path / "again", *_parts(ensemble))], "holds 3"),
+        ([members[0], ensemble], "differ in members"),
     ):
         with pytest.raises(WeightsError, match=words):
             save_ensemble(tmp_path / "refused", paths)
     assert not (tmp_path / "refused").exists()
+    with pytest.raises(WeightsError, match="another path for the ensemble"):
+        save_ensemble(members[0], members)
+
+
+def test_more_members_than_tensors_are_refused_at_once(ensemble: Path) -> None:
+    state, about = _parts(ensemble)
+    with pytest.raises(WeightsError, match=r"1,000,000 members in \d+ tensors"):
+        save_bundle(ensemble, state, replace(about, members=1_000_000))
 
 
 def _train(path: Path, images: Images, out: Path) -> object:

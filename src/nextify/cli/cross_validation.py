@@ -16,7 +16,7 @@ from nextify.study.engine import EngineError, LocalEngine
 from nextify.study.folds import CrossTrainings, CrossValidation, FoldsPlan, run_folds, side_by_side
 from nextify.study.store import Store
 from nextify.system.device import usable_device
-from nextify.system.text import plural
+from nextify.system.text import plural, printable
 from nextify.training.trial import Runtime
 
 if TYPE_CHECKING:
@@ -24,16 +24,21 @@ if TYPE_CHECKING:
 
 
 def run_cross_validation(options: Options, folds: int) -> int:
+    unfit = (
+        f"--folds is for classification so far, not for boxes, masks or several labels of {printable(options.data)}: "
+        f"leave --folds out"
+    )
     if options.task not in (None, "classification") or (options.task is None and recognize(options.data) is not None):
-        raise DataError(
-            f"--folds is for classification so far, not for boxes, masks or several labels of {options.data}"
-        )
+        raise DataError(unfit)
     console, machine = Console(), options.machine
     images = read_images(
         *(console, options.data, options.reading, options.folder / "cache", options.network.weights),
         task="classification" if options.task else None,
         without=options.without,
+        several=True,  # refused below, with the remedy
     )
+    if images.multilabel:
+        raise DataError(unfit)
     plan = FoldsPlan.of(options.request(), images, folds, options.reading.split_seed)
     device = usable_device(machine.device)
     together, threads = side_by_side(plan, device, machine.threads)

@@ -66,6 +66,8 @@ class Options:
 def run(options: Options) -> int:
     if options.what[:1] == ("diff",):
         differences = diff_runs(*options.what[1:])
+        if differences.before.folder.resolve() == differences.after.folder.resolve():
+            raise RunError(f"{' and '.join(map(printable, options.what[1:]))} are the same training: name two")
         if options.json:
             print_json(differences.to_dict())
         else:

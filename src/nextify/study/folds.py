@@ -36,12 +36,12 @@ from nextify.study.plan import PlannedTrial
 from nextify.study.statistics import corrected_interval
 from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
-from nextify.system.files import write_json_atomic, write_text_atomic
+from nextify.system.files import JSON_FILE, write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
 from nextify.training.continued import Finished, trained_before
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.request import Request, RequestError
-from nextify.training.result import Result
+from nextify.training.result import Result, read_object
 from nextify.training.trial import runtime
 
 RESULTS, PREDICTIONS, ENSEMBLE = "results.json", "out-of-fold.csv", "ensemble"
@@ -71,6 +71,8 @@ class FoldResult:
     top1: float | None
     """Percent."""
     seconds: float | None
+    fingerprint: str
+    """Of its images: trainings of equal ones can be compared image by image."""
     error: str | None = None
 
 
@@ -85,7 +87,7 @@ class CrossValidation:
     top1_low: float | None
     top1_high: float | None
     """Ends of the 95 % interval of the mean, corrected for the training images that folds share
-    (``corrected_interval``)."""
+    (``corrected_interval``), within 0 to 100."""
     ensemble: EnsembleResult | None = None
     """The folds' networks together, where that was asked for and every fold is finished."""
 
@@ -119,7 +121,7 @@ def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
     else:
         groups = [name or f"\0{i}" for i, name in enumerate(named)]
         if len(set(groups)) < count:
-            raise DataError(f"{images.name} has {len(set(groups))} groups: give that many --folds or fewer")
+            raise DataError(f"{images.name} has {len(set(groups))} groups to train on: give no more --folds than that")
         parts = [held for _, held in StratifiedGroupKFold(**options).split(everything, labels, groups)]
     folds = []
     for number, held in enumerate(parts):
@@ -251,10 +253,12 @@ class CrossTrainings(Trainings):
         for number, (planned, fold) in enumerate(zip(self.plan.trials, self.plan.folds, strict=True), 1):
             trial = self.trial(planned)
             sizes = len(fold.images.train), len(fold.images.test)
-            folds.append(FoldResult(number, *sizes, trial.metrics.get("top1"), trial.seconds, trial.error))
+            top1, fingerprint = trial.metrics.get("top1"), fold.images.fingerprint
+            folds.append(FoldResult(number, *sizes, top1, trial.seconds, fingerprint, trial.error))
         values = [one.top1 for one in folds if one.top1 is not None]
         whole = len(values) == len(folds)
-        low, high = (corrected_interval(values) if whole else None) or (None, None)
+        ends = corrected_interval(values) if whole else None
+        low, high = (None, None) if ends is None else (max(ends[0], 0.0), min(ends[1], 100.0))
         spread = stdev(values) if len(values) > 1 else None
         return CrossValidation(
             self.store.root, tuple(folds), fmean(values) if values else None, spread, low, high, ensemble
@@ -285,6 +289,14 @@ class CrossTrainings(Trainings):
         """Of each fold, all being finished."""
         outcomes = [self.outcomes[planned.folder] for planned in self.plan.trials]
         return [outcome.bundle for outcome in outcomes if isinstance(outcome, Result)]
+
+    def kept_ensemble(self) -> EnsembleResult | None:
+        """The ensemble of an earlier call, as long as it is of these networks."""
+        path = self.store.root / ENSEMBLE
+        kept: Any = read_object(self.store.root / RESULTS).get("ensemble")
+        if self.open_trials or not kept or not (path / JSON_FILE).is_file():
+            return None
+        return EnsembleResult(**{**kept, "bundle": path, "members_top1": tuple(kept["members_top1"])})
 
     def joined(self) -> EnsembleResult:
         """Write the bundle of all networks, and measure it."""
@@ -366,7 +378,8 @@ def side_by_side(plan: FoldsPlan, device: str, threads: int | None) -> tuple[int
 def run_folds(trainings: CrossTrainings, engine: Engine, on_event: Callable[[Event], None]) -> CrossValidation:
     """Train what is missing, and keep the results. Raises ``EngineError``."""
     trainings.load()
-    trainings.write()
+    ensemble = trainings.kept_ensemble()
+    trainings.write(ensemble)
 
     def keep(event: Event) -> None:
         if isinstance(event, Done):
@@ -375,9 +388,9 @@ def run_folds(trainings: CrossTrainings, engine: Engine, on_event: Callable[[Eve
 
     if trainings.open_trials:
         trainings.run(engine, keep)
-    found = trainings.write()
+    found = trainings.write(ensemble)
     if all(one.top1 is not None for one in found.folds):
         write_text_atomic(found.predictions, trainings.predictions())
-        if trainings.ensemble:
+        if trainings.ensemble and ensemble is None:
             found = trainings.write(trainings.joined())
     return found

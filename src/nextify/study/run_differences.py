@@ -84,10 +84,11 @@ class _Training:
         if run.state == "broken":
             raise RunError(f"{folder} is broken: {run.detail}")
         if run.kind != "training":
-            raise RunError(f"{folder} is a {run.kind}, and two trainings are compared: name one in {folder}/trials")
+            kind = "cross-validation" if run.kind == "folds" else run.kind
+            raise RunError(f"{folder} is a {kind}, and two trainings are compared: name one in {folder}/trials")
         asked = object_in(run.folder / "recipe.json")
         trial = asked or object_in(run.folder / "bundle" / JSON_FILE)
-        data = dict(asked.get("data", {}))
+        data = dict(asked["data"]) if "data" in asked else _of_several(run.folder)
         network = {key: data.pop(key) for key in ("image_size", "canvas", "mean", "std") if key in data}
         others = {key: asked.get(key) for key in ("seed", "start", "frozen_stages", "accumulation")}
         decided = {**_object(trial, "design"), **_object(trial, "recipe"), **network, **others}
@@ -105,10 +106,13 @@ def diff_runs(before: str | Path, after: str | Path) -> RunDifferences:
     """
     a, b = _Training.of(before), _Training.of(after)
     decided = {one.name: one for one in _differences(a.trial, b.trial)}
-    same_data = a.data.get("fingerprint") == b.data.get("fingerprint")
+    known = bool(a.data and b.data)
+    same_data = known and a.data.get("fingerprint") == b.data.get("fingerprint")
     data = () if same_data else tuple(_differences(a.data, b.data))
+    if not known:
+        data = (Difference("images", *(one.data.get("name", "unknown") for one in (a, b))),)
     settings = list(_asked(a, b, decided))
-    if not settings and same_data:
+    if not settings and (same_data or not known):
         settings = list(decided.values())
     names = {one.name for one in settings}
     images, paired = _on_the_same_images(a, b, same_data)
@@ -122,6 +126,16 @@ def diff_runs(before: str | Path, after: str | Path) -> RunDifferences:
         images,
         paired,
     )
+
+
+def _of_several(folder: Path) -> Json:
+    """The images of a study's or a cross-validation's training, which the files of all of them tell."""
+    content = object_in(folder.parent.parent / "results.json") if folder.parent.name == "trials" else {}
+    for fold in content.get("folds", ()):
+        if folder.name.startswith(f"fold{fold['fold']}-") and "fingerprint" in fold:
+            number = f"{fold['fold']} of {len(content['folds'])}"
+            return {"name": content["data"], "fold": number, "fingerprint": fold["fingerprint"]}
+    return _object(_object(content, "study"), "data")
 
 
 def _object(content: Json, key: str) -> Json:
@@ -162,7 +176,7 @@ def _on_the_same_images(a: _Training, b: _Training, same_data: bool) -> tuple[st
         unfinished = " and ".join(str(t.run.folder) for t in (a, b) if not t.found)
         return f"no result of {unfinished} yet", None
     by_name = not same_data and a.found["test_images"] == b.found["test_images"] and _tested(a) == _tested(b) != []
-    if not (same_data and a.data) and not by_name:
+    if not same_data and not by_name:
         unknown = "" if a.data and b.data else " as far as their folders tell"
         return f"the test images are not the same{unknown}, so the results cannot be compared image by image", None
     count = a.found["test_images"]

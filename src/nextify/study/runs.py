@@ -100,7 +100,9 @@ def runs(
     if sort not in get_args(Sort):
         raise RunError(f"runs are not sorted by {sort!r}; there are {', '.join(get_args(Sort))}")
     if not root.is_dir():
-        raise RunError(f"no folder {folder}: nextify train makes runs/; name the --out of your trainings")
+        raise RunError(
+            f"no folder {folder}: name one that trainings left, by its whole path, such as runs/ or runs/NAME/latest"
+        )
     found = [
         run
         for run in _below(root, DEPTH)
@@ -126,7 +128,10 @@ def read_run(folder: str | Path) -> Run:
         place = place.parent
     run = _at(place) if place.is_dir() else None
     if run is None:
-        raise RunError(f"there is no run in {folder}: nextify runs lists those of a folder")
+        raise RunError(
+            f"there is no run in {folder}: name a training's folder by its whole path, such as runs/NAME/latest; "
+            f"nextify runs lists them"
+        )
     return run
 
 

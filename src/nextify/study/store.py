@@ -6,7 +6,7 @@ by the system when its holder dies. A store that several machines share is also 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from nextify.study.plan import PlannedTrial
@@ -39,6 +39,11 @@ class Store:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        with suppress(OSError):  # a store in which nothing was trained, by a dry run, leaves no folder
+            if {path.name for path in self.root.iterdir()} <= {"trials", ".lock"}:
+                self.trials.rmdir()
+                (self.root / ".lock").unlink(missing_ok=True)
+                self.root.rmdir()
         self._lock.close()
 
     def folder(self, planned: PlannedTrial) -> Path:

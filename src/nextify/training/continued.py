@@ -59,6 +59,11 @@ class Finished:
         if folder.name == "bundle" and not (folder / "recipe.json").exists():
             folder = folder.parent
         asked = read_object(folder / "recipe.json")
+        if not asked and (read_object(folder / "result.json") or is_bundle(folder)):
+            raise RequestError(
+                f"{folder} is one of several trainings, or made of them, and only what nextify train trained by itself "
+                f"can be continued or trained again in folds: start another training from its weights, with --weights"
+            )
         if not asked:
             raise RequestError(
                 f"there is no training of nextify train in {run}: give its folder, such as runs/NAME/latest; nextify "

@@ -28,7 +28,7 @@ from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.system.files import JSON_FILE as JSON_FILE
 from nextify.system.files import followed, fresh_folder, occupied, write_bytes_atomic, write_json_atomic
-from nextify.system.text import printable, shortened
+from nextify.system.text import plural, printable, shortened
 from nextify.weights.design_detection import differences, mismatches
 from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import State, WeightsError
@@ -101,8 +101,7 @@ class About:
         """Raise ``WeightsError`` for an ensemble, which ``what`` does not take."""
         if self.members > 1:
             raise WeightsError(
-                f"{what} takes one network, and {self.source or self.name or 'this bundle'} holds {self.members}: give "
-                f"the bundle of one of them"
+                f"{what} takes one network, and this ensemble holds {self.members}: give the bundle of one of them"
             )
 
     def check_one_class(self, what: str) -> None:
@@ -354,20 +353,27 @@ def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tupl
 
     Args:
         path: as of ``save_bundle``.
-        bundles: of one design, with the same classes, preprocessing, recipe and licence.
+        bundles: different ones of one design, with the same classes, preprocessing, recipe and licence; whether they
+            were trained on the same images is not checked.
         metrics: of the ensemble.
 
     Raises:
-        WeightsError: fewer than two bundles, or ones that do not belong together.
+        WeightsError: fewer than two bundles, ones that do not belong together, or one that ``path`` would replace.
         FileNotFoundError: there is no such bundle.
     """
-    if len(bundles) < 2:
-        raise WeightsError(f"an ensemble is of two networks or more, got {len(bundles)}")
+    if isinstance(bundles, str | Path):
+        raise WeightsError(f"an ensemble is of several bundles, got one path, {bundles}: give a list of them")
+    places = [located(one).resolve() for one in (*bundles, path)]
+    if len(places) < 3:
+        raise WeightsError(f"an ensemble is of two networks or more, got {len(places) - 1}")
+    if len(set(places)) < len(places):
+        twice = next(one for i, one in enumerate(places) if one in places[:i])
+        raise WeightsError(f"{twice} is named twice: give different bundles, and another path for the ensemble")
     first, state = load_bundle(bundles[0]).about, {}
     for i, one in enumerate(map(load_bundle, bundles)):
         for name in ("members", "design", "classes", "num_classes", "preprocessing", "thresholds", "recipe", "licence"):
             if getattr(one.about, name) != getattr(first, name):
-                raise WeightsError(f"{bundles[i]} has another {name} than {bundles[0]}, so they are no ensemble")
+                raise WeightsError(f"{bundles[i]} and {bundles[0]} differ in {name}, so they make no ensemble")
         first.check_single("an ensemble")
         for name, tensor in one.state.items():
             of_head = name.startswith("head.classifier.")
@@ -463,6 +469,8 @@ def _mismatches(
     state: Mapping[str, Tensor], about: About | DenseAbout
 ) -> tuple[list[str], list[str], list[str]] | None:
     if isinstance(about, About):
+        if about.members > len(state):
+            raise WeightsError(f"{about.members:,} members in {plural(len(state), 'tensor')}: give an undamaged bundle")
         return mismatches(state, about.design, about.num_classes, about.in_channels, about.members)
     with torch.device("meta"):
         network = build_dense(about.design, about.num_classes, about.canvas)
