@@ -59,7 +59,8 @@ class Finished:
         if folder.name == "bundle" and not (folder / "recipe.json").exists():
             folder = folder.parent
         asked = read_object(folder / "recipe.json")
-        if not asked and (read_object(folder / "result.json") or is_bundle(folder)):
+        places = folder / "result.json", folder / "results.json", folder.parent / "results.json"
+        if not asked and any(map(read_object, places)):
             raise RequestError(
                 f"{folder} is one of several trainings, or made of them, and only what nextify train trained by itself "
                 f"can be continued or trained again in folds: start another training from its weights, with --weights"
