@@ -74,6 +74,8 @@ def test_too_few_images_are_said_before_any_work(tmp_path: Path, capsys: Capture
     said = capsys.readouterr().err
     assert "1,197 held-out images of digits cannot show a loss below 0.1 points" in said
     assert "give about 5,4" in said
+    assert main(["quantize", str(source), "--data", "digits", "--max-drop", "0"]) == 2
+    assert "give --max-drop above 0" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
