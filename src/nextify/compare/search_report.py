@@ -54,12 +54,10 @@ FINALS: list[Column[Final]] = [
     Column("", "multiply-adds", "", lambda f: text.count(f.candidate.row.macs), TABLES, narrow="mult-\nadds"),
     Column("", "parameters", "", lambda f: text.count(f.candidate.row.parameters), TABLES, narrow="param-\neters"),
     Column("", "n", "", lambda f: str(f.statistics.summary.n), TABLES),
-    Column(
-        "", "test accuracy", "%", lambda f: text.mean_std(f.statistics.summary.mean, f.statistics.summary.std), TABLES
-    ),
+    Column("", "top-1", "%", lambda f: text.mean_std(f.statistics.summary.mean, f.statistics.summary.std), TABLES),
     Column("", "winner over it [95 %]", "points", _change, TABLES, narrow="winner over it [95 %]"),
     Column("", "p (Holm)", "", _p, TABLES),
-    Column("", "search took", "", lambda f: text.duration(f.seconds), TABLES),
+    Column("", "search took", "", lambda f: text.duration(f.seconds), TABLES, narrow="took"),
 ]
 TRIED: list[Column[Tried]] = [
     Column("arm", "arm", shown=PAGES, css="text"),

@@ -96,5 +96,5 @@ def interval(lost: int, won: int, n: int) -> tuple[float, float]:
 
 
 def images_needed(max_drop: float) -> int:
-    """The fewest images on which a network that changes no answer is shown to lose less than ``max_drop > 0`` points."""
+    """The fewest images on which a network that changes no answer is shown to lose less than ``max_drop`` points."""
     return 1 + math.ceil(_Z**2 * (100 / max_drop - 1))
