@@ -21,9 +21,9 @@ AUXILIARY = 0.4
 DROPOUT = 0.1
 
 
-def _layer(in_channels: int, width: int, side: int) -> nn.Module:
+def _layer(in_channels: int, width: int, side: int, groups: int = GROUPS) -> nn.Module:
     layer: nn.Module = Conv2dNormActivation(
-        in_channels, width, side, norm_layer=lambda channels: nn.GroupNorm(GROUPS, channels), inplace=None
+        in_channels, width, side, norm_layer=lambda channels: nn.GroupNorm(groups, channels), inplace=None
     )
     return layer
 
@@ -80,7 +80,8 @@ class UPerNet(SegmentationHead):
         super().__init__(width, num_classes)
         self.entrance = Entrance(backbone, design.first_stride)
         *below, last = self.entrance.channels
-        self.pooled = nn.ModuleList(_layer(last, width, 1) for _ in POOLED)
+        groups = min(GROUPS, width // 2)  # one value in a group, of a map pooled to a pixel, would always become zero
+        self.pooled = nn.ModuleList(_layer(last, width, 1, groups) for _ in POOLED)
         self.bottleneck = _layer(last + len(POOLED) * width, width, 3)
         self.laterals = nn.ModuleList(_layer(channels, width, 1) for channels in below)
         self.outputs = nn.ModuleList(_layer(width, width, 3) for _ in below)
