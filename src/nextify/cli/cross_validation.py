@@ -46,6 +46,7 @@ def run_cross_validation(options: Options, folds: int) -> int:
         *(device, threads),
         kernels=machine.kernels,
         compile=machine.compile,
+        capture=machine.capture,
         accumulation=machine.accumulation or 1,
         checkpoint_seconds=machine.checkpoint_seconds,
         evaluations=options.watching.evaluations,

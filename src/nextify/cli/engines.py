@@ -37,6 +37,7 @@ def chosen_engine(machine: Machine, scale: str, root: Path) -> LocalEngine | Clu
         *(machine.device, machine.threads or (1 if small else LARGE_THREADS)),
         kernels=machine.kernels,
         compile=machine.compile,
+        capture=machine.capture,
         checkpoint_seconds=machine.checkpoint_seconds,
     )
     match machine.engine:

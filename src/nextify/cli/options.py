@@ -134,6 +134,8 @@ class TrainingMachine(Machine):
 
     compile: bool = False
     """torch.compile the networks; on a CPU it needs a C++ compiler."""
+    capture: bool = False
+    """Launch each training step as one CUDA graph: for classifiers of short kernels on one GPU. Not measured yet."""
     checkpoint_seconds: Annotated[float, Range(least=0, most=10**9)] = 20.0
     """Longest time between two checkpoints of a training."""
 

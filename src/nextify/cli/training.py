@@ -61,6 +61,7 @@ def run_training(options: train.Options | pretrain.Options) -> int:
                 *(machine.device, machine.threads, machine.workers, machine.accumulation, machine.distributed),
                 kernels=machine.kernels,
                 compile=machine.compile,
+                capture=machine.capture,
             ),
             evaluations=watching.evaluations,
             checkpoint_seconds=machine.checkpoint_seconds,

@@ -313,9 +313,7 @@ def _parts(images: Images, max_drop: float, seed: int) -> tuple[npt.NDArray[np.i
     Raises ``TooFewImages``.
     """
     if not max_drop > 0:
-        raise TooFewImages(
-            "no number of images shows that nothing is lost: give --max-drop above 0, such as 0.3"
-        )
+        raise TooFewImages("no number of images shows that nothing is lost: give --max-drop above 0, such as 0.3")
     draw = np.random.default_rng(seed)
     held = draw.permutation(len(images.test))
     cut = round(GATE_SHARE * len(held))

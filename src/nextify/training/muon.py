@@ -75,7 +75,9 @@ class Muon(torch.optim.Optimizer):
                     self._move(parameter, parameter.grad, group["lr"], group["momentum"], group["weight_decay"])
         return value
 
-    def _move(self, parameter: Tensor, gradient: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
+    def _move(
+        self, parameter: Tensor, gradient: Tensor, lr: float | Tensor, momentum: float, weight_decay: float
+    ) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient, memory_format=torch.preserve_format)
@@ -87,4 +89,8 @@ class Muon(torch.optim.Optimizer):
         if isinstance(parameter, DTensor):
             update = distribute_tensor(update.contiguous(), parameter.device_mesh, parameter.placements)
         parameter.mul_(1 - lr * weight_decay)
-        parameter.add_(update, alpha=-lr * 0.2 * max(whole.shape[0], whole[0].numel()) ** 0.5)
+        scale = 0.2 * max(whole.shape[0], whole[0].numel()) ** 0.5
+        if isinstance(lr, Tensor):  # of a captured step
+            parameter.sub_(update * (lr * scale))
+        else:
+            parameter.add_(update, alpha=-lr * scale)

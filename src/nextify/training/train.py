@@ -276,6 +276,7 @@ def train(
     workers: int | None = None,
     kernels: Mode = "auto",
     compile: bool = False,
+    capture: bool = False,
     split_seed: int = 0,
     progress: OnProgress | None = None,
     settings: Mapping[str, object] | None = None,
@@ -296,6 +297,7 @@ def train(
         without: a CSV of training images to leave out, as ``open_images`` takes it.
         kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
         compile: ``torch.compile`` the network.
+        capture: launch each step as one CUDA graph (``training/captured.py``).
         progress: called with a ``Progress`` after steps, a few times a second at most.
         settings: values of the recipe's and the design's fields that stand above the fit, such as
             ``{"optimizer": Muon(), "optimizer.momentum": 0.9, "norm": "batch"}``.
@@ -305,7 +307,7 @@ def train(
     """
     out, started = Path(out), time.monotonic()
     wanted = Request(model, settings={} if settings is None else settings, **request)
-    place = runtime(device, threads, workers, wanted.accumulation, kernels=kernels, compile=compile)
+    place = runtime(device, threads, workers, wanted.accumulation, kernels=kernels, compile=compile, capture=capture)
     track = several(track)
     check_trackers(track)
     check_licence(licence)

@@ -34,6 +34,7 @@ from nextify.tasks.multilabel import MultiLabel
 from nextify.tasks.multilabel_metrics import UNFITTED, fitted_thresholds
 from nextify.tasks.task import M_co, Metrics, Task
 from nextify.training import distributed
+from nextify.training.captured import CapturedUpdate
 from nextify.training.learned import AnyImages, AnySet, batches_to_test, task_of, train_batches
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
 from nextify.training.records import Entry, State
@@ -204,6 +205,10 @@ class Trainer:
         self.average = None if recipe.ema == "off" else build_average(self.model, recipe.ema)
         self.forward = self._distributed_forward()
         self.optimizers = build_optimizers(self.model, recipe)
+        self.update: Callable[[Tensor, Any], Tensor] = self._update
+        if runtime.capture:
+            self._check_capture()
+            self.update = CapturedUpdate(self._update, self.optimizers)
         self.stride = total_stride(trial.design) if isinstance(trial.design, Design) else 1
         self.task: Task[Any] = task_of(trial, images, self.device) if task is None else task
         self.share = share(recipe.batch_size, processes.rank(), processes.count()) if several else None
@@ -231,6 +236,20 @@ class Trainer:
             forward = distributed.data_parallel(self.model)
         return torch.compile(forward) if self.runtime.compile else forward
 
+    def _check_capture(self) -> None:
+        """Raise ValueError where a step is not the same work on the same shapes each time."""
+        unfit = {
+            "boxes, masks and pre-training": isinstance(self.model, DenseNetwork | MaskedAutoencoder),
+            f"the {self.device.type}": self.device.type != "cuda",
+            "several processes": processes.count() > 1,
+            "a batch in parts": self.parts > 1,
+            "progressive resizing": self.trial.recipe.progressive_resizing != "off",
+        }
+        if found := [what for what, is_so in unfit.items() if is_so]:
+            raise ValueError(
+                f"--capture is for classifiers on one CUDA device, not for {found[0]} so far: leave it out"
+            )
+
     # -- one step ------------------------------------------------------------------------------------------------
 
     def train_step(self, pixels: Tensor, targets: Any) -> Tensor:
@@ -238,19 +257,32 @@ class Trainer:
 
         Returns their part of the batch's mean loss, detached: the sum over the processes is the loss.
         """
-        recipe, whole = self.trial.recipe, self.trial.recipe.batch_size
         x, targets = self._training_inputs(pixels, targets)
         set_learning_rate(self.optimizers, self.rate())
         self.model.train()
         for module in self.frozen:
             module.eval()  # running statistics and dropped paths too
+        self._seed()
+        total = self.update(x, targets)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        return total
+
+    def _seed(self) -> None:
+        """Seed the draws of dropped paths."""
+        torch.manual_seed((self.trial.seed << 32) + self.step)
+
+    def _update(self, x: Tensor, targets: Any) -> Tensor:
+        """Forward, backward and the optimizers' step; returns this process's part of the loss."""
+        recipe, whole = self.trial.recipe, self.trial.recipe.batch_size
         total = torch.zeros((), device=self.device)
         split = (x.tensor_split(self.parts), self.rows.tensor_split(self.parts))
         end = 0
         for number, (part_x, rows) in enumerate(zip(*split, strict=True)):
             first, end = end, end + len(part_x)
-            # Each part and each process draws the dropped paths of the whole batch, and so the same.
-            torch.manual_seed((self.trial.seed << 32) + self.step)
+            if number:  # each part, as each process, draws the dropped paths of the whole batch, and so the same
+                self._seed()
             if len(rows) < whole:
                 distributed.drops_for(self.model, rows.to(self.device), whole)
             with distributed.gradients_wait(self.forward, last=number == self.parts - 1):
@@ -265,9 +297,6 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        self.step += 1
         return total
 
     def rate(self) -> float:

@@ -118,6 +118,8 @@ class Runtime:
     """Nextify's own kernels: where they were measured to be faster, wherever they support the case, or nowhere."""
     compile: bool = False
     """``torch.compile`` the network; needs a C++ compiler on the CPU."""
+    capture: bool = False
+    """Launch each step as one CUDA graph, which helps networks whose kernels are shorter than their launch."""
     accumulation: Annotated[int, Range(least=1, most=10**9)] = 1
     """Parts into which a batch is cut to save memory, in networks without batch norm; the step is that of the whole
     batch."""
@@ -149,6 +151,7 @@ def runtime(
     distributed: str = "auto",
     kernels: Mode = "auto",
     compile: bool = False,
+    capture: bool = False,
 ) -> Runtime:
     """Choose where and how fast: on a CPU all cores and no workers, beside a GPU all cores but one as workers.
 
@@ -176,6 +179,7 @@ def runtime(
         workers,
         kernels,
         compile,
+        capture,
         accumulation=1 if accumulation is None else accumulation,
         processes=processes.launched(),
         distributed=cast("Distributed", "ddp" if distributed == "auto" else distributed),
