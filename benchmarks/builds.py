@@ -104,7 +104,6 @@ def main() -> None:
     here = describe()
     print(f"ConvNeXt-T, 224²; {here['cpu']}, {here['date']}; python {here['python']}, torch {here['torch']}")
     print(f"{options.clock} time, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, n = {options.rounds} rounds")
-    print(f"{options.clock} time, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, n = {options.rounds} rounds")
     print(f"{'case':36s}{'older ms':>10s}{'this ms':>10s}{'median ratio':>14s}{'range':>14s}", flush=True)
     for case in CASES:
         if not set(options.only) <= set(map(str, case)):
