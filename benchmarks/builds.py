@@ -24,7 +24,7 @@ CASES = list(itertools.product((16, 1), ("fp32", "bf16"), ("training", "inferenc
 HERE = Path(__file__).resolve().parents[1]
 
 
-def work(batch: int, precision: str, mode: str, how: str) -> None:
+def work(batch: int, precision: str, mode: str, how: str, clock: str) -> None:
     """Do one step for every line of stdin and print its seconds."""
     import torch
     import torch.nn.functional as F
@@ -58,17 +58,18 @@ def work(batch: int, precision: str, mode: str, how: str) -> None:
     for _ in range(3):
         step()
     repeats = 1 if mode == "training" or batch > 4 else 5
+    now = time.process_time if clock == "processor" else time.perf_counter
     print("ready", flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = now()
         for _ in range(repeats):
             step()
-        print((time.perf_counter() - start) / repeats, flush=True)
+        print((now() - start) / repeats, flush=True)
 
 
-def start(build: Path, case: tuple[object, ...]) -> subprocess.Popen[str]:
+def start(build: Path, case: tuple[object, ...], clock: str) -> subprocess.Popen[str]:
     """Start a worker of the build at this folder."""
-    command = [sys.executable, __file__, "--case", *map(str, case)]
+    command = [sys.executable, __file__, "--clock", clock, "--case", *map(str, case)]
     environment = os.environ | {"PYTHONPATH": str(build / "src")}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -87,11 +88,12 @@ def main() -> None:
     parser.add_argument("older", type=Path, nargs="?", help="a checkout of the other build")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="*", default=[], help="words that a case must hold, such as 1 bf16 eager")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="processor: on a busy machine")
     parser.add_argument("--case", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         batch, *words = options.case
-        work(int(batch), *words)
+        work(int(batch), *words, options.clock)
         return
     if options.older is None or not (options.older / "src" / "nextify").is_dir():
         raise SystemExit("give the folder of the other build's checkout")
@@ -101,6 +103,7 @@ def main() -> None:
 
     here = describe()
     print(f"ConvNeXt-T, 224²; {here['cpu']}, {here['date']}; python {here['python']}, torch {here['torch']}")
+    print(f"{options.clock} time, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, n = {options.rounds} rounds")
     print(f"{'case':36s}{'older ms':>10s}{'this ms':>10s}{'median ratio':>14s}{'range':>14s}", flush=True)
     for case in CASES:
         if not set(options.only) <= set(map(str, case)):
@@ -108,7 +111,7 @@ def main() -> None:
         builds = {"older": options.older.resolve(), "this": HERE}
         workers = {}
         for name, build in builds.items():  # one after the other: compiling disturbs nothing
-            workers[name] = start(build, case)
+            workers[name] = start(build, case, options.clock)
             answer(workers[name])
         seconds: dict[str, list[float]] = {name: [] for name in builds}
         for i in range(options.rounds):

@@ -18,7 +18,7 @@ import nextify
 import nextify.cli
 from nextify.cli import COMMANDS, main
 from nextify.training.tracking import MissingTracker
-from tests.helpers import Captured
+from tests.helpers import Captured, save_noise, tiny_bundle
 
 
 def out(capsys: Captured, *arguments: str) -> str:
@@ -248,11 +248,15 @@ def test_a_full_disk_behind_stdout_is_a_line() -> None:
 
 
 @pytest.mark.slow
-def test_predicting_imports_little_beyond_torch() -> None:
+def test_predicting_imports_little_beyond_torch(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle", ("a", "b"), 32, 1)
+    save_noise(tmp_path / "photo.png", 0)
     code = (
-        "import sys, torch; before = {*sys.modules}; import nextify.cli.prediction; few = "
-        "{'timm', 'torchvision', 'torch._dynamo', 'triton', 'matplotlib', 'scipy', 'sklearn'}; "
-        "print(*few & {*sys.modules} - before)"
+        "import sys, torch; before = {*sys.modules}; from nextify.cli import main; "
+        "code = main(['predict', *sys.argv[1:], '--device', 'cpu']); few = "
+        "{'timm', 'torchvision', 'torch._dynamo', 'triton', 'matplotlib', 'scipy', 'sklearn', 'sympy'}; "
+        "print(code, *few & {*sys.modules} - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == ""
+    command = [sys.executable, "-c", code, str(bundle), str(tmp_path / "photo.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "0"

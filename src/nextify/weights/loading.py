@@ -99,9 +99,11 @@ def load(
     channels = channel_count(state)
     plan = layout(about.design, channels)
     if num_classes is None and expected_shapes(about.design, classes, channels).keys() <= state.keys():
-        device = torch.get_default_device()
         with torch.device("meta"):  # draws no initial weights, of which none would stay
-            model = ConvNet(plan, classes, stochastic_depth).to_empty(device=device)
+            model = ConvNet(plan, classes, stochastic_depth)
+        # to_empty() would do this too, but imports sympy, for most of a second.
+        blank = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in model.state_dict().items()}
+        model.load_state_dict(blank, assign=True)
     else:
         model = ConvNet(plan, classes, stochastic_depth)
     dtype = state["stem.conv.weight"].dtype
