@@ -151,7 +151,8 @@ def main() -> None:
         taus = [tau(records, figure) for records in found]
         print(f"{figure}: Kendall's tau {', '.join(f'{one:.2f}' for one in taus)}, mean {fmean(taus):.2f} "
               f"(n = {len(taus)} data sets of {len(found[0])} starts)")  # fmt: skip
-    shares = [sum(r["probe_seconds"] for r in records) / sum(r["full_seconds"] for r in records) for records in found]
+    ran = [[r for r in records if r["full_seconds"] > 1] for records in found]  # others were read back
+    shares = [sum(r["probe_seconds"] for r in records) / sum(r["full_seconds"] for r in records) for records in ran]
     print(f"processor time of the probe over that of one fine-tuning of each start: "
           f"{', '.join(f'{share:.3f}' for share in shares)}")  # fmt: skip
 

@@ -60,7 +60,7 @@ def run_starts(options: Options) -> int:
     note(*left_out)
     print(
         f"{advice.text()}\n{options.folds} folds of {min(options.images, len(images.train)):,} training images, "
-        f"{plural(options.epochs, 'epoch')} each; 95 % intervals, of the differences with all comparisons together. A short "
-        f"fine-tuning favours weights that learn fast; a long one may reverse small differences"
+        f"{plural(options.epochs, 'epoch')} each; 95 % intervals, of the differences with all comparisons together. "
+        f"A short fine-tuning favours weights that learn fast; a long one may reverse small differences"
     )
     return 0
