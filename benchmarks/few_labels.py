@@ -27,9 +27,9 @@ from nextify.system.environment import describe
 MODEL = "convnextv2_atto"
 DESIGN: dict[str, Any] = {
     "depths": (2, 2, 2),
-    "widths": (64, 128, 256),
-    "stage_strides": (1, 2, 2),
-    "stem": "patchify2",
+    "widths": (48, 96, 192),
+    "stage_strides": (1, 2, 1),
+    "stem": "patchify4",
     "kernel_size": 3,
 }
 """Stride 8: an image of 32 pixels has 4 × 4 patches."""

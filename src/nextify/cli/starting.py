@@ -13,6 +13,7 @@ from nextify.cli.progress import read_images
 from nextify.compare.starts import advise, find_start, fold_interval, permitted, probe_starts
 from nextify.data.images import check_pictures
 from nextify.report.text import count, duration
+from nextify.system.text import plural
 from nextify.training.trial import runtime
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run_starts(options: Options) -> int:
     note(*left_out)
     print(
         f"{advice.text()}\n{options.folds} folds of {min(options.images, len(images.train)):,} training images, "
-        f"{options.epochs} epochs each; 95 % intervals, of the differences with all comparisons together. A short "
-        f"fine-tuning favours weights that learn fast; a long one may reverse small differences"
+        f"{plural(options.epochs, 'epoch')} each; 95 % intervals, of the differences with all comparisons together. "
+        f"A short fine-tuning favours weights that learn fast; a long one may reverse small differences"
     )
     return 0
