@@ -4,7 +4,7 @@ A step is a process; what it printed stays when the next ones fail or are cut. O
 shows that they run.
 
 Command:  python benchmarks/gpu.py [--out FOLDER] [--only STEP …]
-Results:  docs/benchmarks.md
+Results:  none yet; it has not run on a GPU.
 """
 
 from __future__ import annotations
