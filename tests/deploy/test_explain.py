@@ -46,8 +46,8 @@ FAMILIES: dict[str, Design] = {
 }
 SAMPLED = [pytest.param(name, marks=() if name in ("V1", "pooled") else pytest.mark.slow) for name in FAMILIES]
 METHODS = [
-    pytest.param("grad-cam", 7),  # of 8; 2 by chance
-    *(pytest.param(m, 5, marks=pytest.mark.slow) for m in ("grad-cam++", "hirescam", "integrated-gradients")),
+    pytest.param("grad-cam", 7 / 8),  # a quarter by chance
+    *(pytest.param(m, 5 / 8, marks=pytest.mark.slow) for m in ("grad-cam++", "hirescam", "integrated-gradients")),
 ]
 
 
@@ -79,22 +79,23 @@ def trained(family: str) -> ConvNet:
 
 @pytest.mark.parametrize(("method", "hits"), METHODS)
 @pytest.mark.parametrize("family", SAMPLED)
-def test_the_map_of_a_planted_object_lies_on_it(family: str, method: Any, hits: int) -> None:
+def test_the_map_of_a_planted_object_lies_on_it(family: str, method: Any, hits: float) -> None:
     model = trained(family)
-    x, labels, corners = planted(8, 1000)
+    x, labels, corners = planted(64, 1000)
     with torch.no_grad():
-        assert (model(x).argmax(1) == labels).all()
-    found, share = 0, []
-    for image, label, (top, left) in zip(x, labels.tolist(), corners.tolist(), strict=True):
+        right = model(x).argmax(1) == labels
+    assert right.float().mean() > 0.9
+    found, share = [], []
+    for image, label, (top, left) in zip(x[right], labels[right].tolist(), corners[right].tolist(), strict=True):
         heat = heat_map(model, image, label, method)
         assert heat.shape == (SIZE, SIZE)
         assert 0 <= heat.min() <= heat.max() <= 1.0001
         row, column = np.unravel_index(heat.argmax(), heat.shape)
         margin = 4  # a pixel of the explained map
-        found += bool(top - margin <= row < top + OBJECT + margin and left - margin <= column < left + OBJECT + margin)
+        found.append(top - margin <= row < top + OBJECT + margin and left - margin <= column < left + OBJECT + margin)
         inside = heat[max(0, top - margin) : top + OBJECT + margin, max(0, left - margin) : left + OBJECT + margin]
         share.append(inside.sum() / heat.sum())
-    assert found >= hits
+    assert np.mean(found) >= hits
     assert np.median(share) > 0.3  # where at most a quarter of the image is
 
 

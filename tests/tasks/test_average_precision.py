@@ -67,6 +67,7 @@ def by_pycocotools(found: Sequence[Observation], kind: str) -> Any:
 
     truth, guesses = COCO(), []
     truth.dataset = {
+        "info": {},
         "images": [{"id": seen.image, "height": seen.height, "width": seen.width} for seen in found],
         "categories": [{"id": k, "name": name} for k, name in enumerate(CLASSES)],
         "annotations": [

@@ -211,7 +211,8 @@ class DenseFolder:
         """Write the lists of all images. Raises ``OSError``."""
         if self.finder.task == "detection":
             categories = [{"id": i, "name": name} for i, name in enumerate(self.finder.classes, 1)]
-            content = {"images": self._images, "categories": categories, "annotations": []}
+            # pycocotools before 2.0.11 wants "info".
+            content = {"info": {}, "images": self._images, "categories": categories, "annotations": []}
             write_json_atomic(self.out / "coco" / "images.json", content)
             write_json_atomic(self.out / "coco" / "results.json", self._results)
 

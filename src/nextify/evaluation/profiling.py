@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextify.kernels import install
@@ -55,22 +56,27 @@ class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.weights: dict[int, Tensor] = {p.untyped_storage()._cdata: p for p in model.parameters()}
+        """Every weight by its storage, and what is made of weights alone, such as one with layer scale folded in; kept,
+        so that no other tensor gets the storage."""
         self.attention_macs = 0
         self.activations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = func(*args, **(kwargs or {}))
         name = func._schema.name
+        taken = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if name in _PRODUCTS:
             self.activations += given.numel()
-        # A batched product: attention, unless one factor is a weight. (A layer's weight can be made on the way, as
-        # where layer scale is folded in; then the product is not batched.)
-        if name in ("aten::bmm", "aten::baddbmm"):
-            left, right = args[-2:]
-            if not any(t.untyped_storage()._cdata in self.weights for t in (left, right)):
-                self.attention_macs += given.numel() * left.shape[-1]
+        elif taken and isinstance(given, Tensor) and all(map(self._is_weight, taken)):
+            self.weights[given.untyped_storage()._cdata] = given
+        # A batched product: attention, unless one factor is a weight.
+        if name in ("aten::bmm", "aten::baddbmm") and not any(map(self._is_weight, taken[-2:])):
+            self.attention_macs += given.numel() * taken[-2].shape[-1]
         return given
+
+    def _is_weight(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage()._cdata in self.weights
 
 
 def count(model: nn.Module, image_size: int, in_channels: int = 3) -> Counts:

@@ -89,7 +89,8 @@ def for_elsewhere() -> bool:
 
     Such graphs may hold torch's operators only.
     """
-    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+    # torch.compiler.is_exporting() reads this; inside torch.compile, torch 2.11 answers True to it always.
+    if torch._C._get_tracing_state() is not None or torch.compiler._is_exporting_flag:
         return True
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 

@@ -257,9 +257,12 @@ def taken(folder: Path) -> Iterator[None]:
                     yield
                 return
             time.sleep(0.05)  # a listing of runs holds it for a moment
-        if (holder := lease.another_holder(folder)) is not None:
-            raise UnusableFolder(holder)
-        yield
+        try:
+            if (holder := lease.another_holder(folder)) is not None:
+                raise UnusableFolder(holder)
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # for workers too, which have the file open until they end
 
 
 # -- the network that is left --------------------------------------------------------------------------------------

@@ -154,12 +154,12 @@ def zoomed_one_by_one(values: Floats, stop: float, step: float) -> Floats:
 def _zoom(height: int, width: int, stop: float, step: float) -> Callable[[Floats], Floats]:
     """All enlargements are linear, so their mean is one sparse matrix over the pixels: ``(HW, HW) @ (HW, 3)``."""
     import torch
-    from scipy.sparse import identity, kron
+    from scipy.sparse import csr_array, eye_array, kron
 
     factors = np.arange(1, stop, step)
-    matrix = identity(height * width, format="csr")
+    matrix = eye_array(height * width, format="csr")
     for factor in factors:
-        matrix = matrix + kron(_enlarging(height, factor), _enlarging(width, factor), format="csr")
+        matrix = matrix + kron(*(csr_array(_enlarging(side, factor)) for side in (height, width)), format="csr")
     matrix = (matrix / (len(factors) + 1)).astype(np.float32)
     if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]  # torch multiplies sparse matrices by MKL only
         return lambda pixels: matrix @ pixels
