@@ -102,15 +102,15 @@ class TrainTransform:
         self.crop = recipe.crop
         self.flip = recipe.horizontal_flip
         self.square = Square(image_size)
-        self.margin = 0
+        self.margin, self.border = 0, "black"
         match recipe.crop:
             case RandomResized(scale, resampling):
                 self.fast = resampling == "fast"
                 self.resized_crop = RandomResizedCropAndInterpolation(
                     image_size, scale=scale, ratio=ASPECT, interpolation="bicubic"
                 )
-            case Shift(share):
-                self.margin = max(1, int(image_size * share))
+            case Shift(share, border):
+                self.margin, self.border = max(1, int(image_size * share)), border
             case NoCrop():
                 pass
             case ScaleJitter():
@@ -147,7 +147,7 @@ class TrainTransform:
             if self.flip:
                 mirrored[i] = random.random() < self.flip
         tops, lefts, mirrored = tops[rows], lefts[rows], mirrored[rows]
-        windows = shifted_batch(squares, tops, lefts, self.margin) if padded else squares.copy()
+        windows = shifted_batch(squares, tops, lefts, self.margin, self.border) if padded else squares.copy()
         each = windows.shape[3] * windows.itemsize
         pixels = windows.view(f"V{each}")[..., 0]  # (B, S, S) of whole pixels, which are copied faster than (…, 3)
         pixels[mirrored] = pixels[mirrored, :, ::-1]
@@ -161,7 +161,7 @@ class TrainTransform:
         if self.margin:
             shifts = 2 * self.margin + 1
             top, left = int(random.random() * shifts), int(random.random() * shifts)
-            pixels = shifted(pixels, top, left, self.margin)
+            pixels = shifted(pixels, top, left, self.margin, self.border)
         return self._finished(pixels[:, ::-1] if self._mirrors() else pixels)
 
     def of_encoded(self, data: bytes) -> Pixels:
@@ -224,9 +224,12 @@ def resized(pixels: Pixels, size: int, mirrored: bool) -> Pixels:
     return out
 
 
-def shifted(pixels: Pixels, top: int, left: int, margin: int) -> Pixels:
-    """The window at (top, left), of the image's own size, of the image with ``margin`` of black around it."""
+def shifted(pixels: Pixels, top: int, left: int, margin: int, border: str = "black") -> Pixels:
+    """The window at (top, left), of the image's own size, of the image with ``margin`` of ``border`` around it."""
     size = pixels.shape[0]
+    if border == "reflect":
+        padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), "reflect")
+        return padded[top : top + size, left : left + size].copy()
     out = np.zeros_like(pixels)
     down, right = margin - top, margin - left  # how far the image moves
     out[max(0, down) : size + min(0, down), max(0, right) : size + min(0, right)] = pixels[
@@ -235,12 +238,21 @@ def shifted(pixels: Pixels, top: int, left: int, margin: int) -> Pixels:
     return out
 
 
-def shifted_batch(squares: Pixels, tops: npt.NDArray[np.int64], lefts: npt.NDArray[np.int64], margin: int) -> Pixels:
+def shifted_batch(
+    squares: Pixels,
+    tops: npt.NDArray[np.int64],
+    lefts: npt.NDArray[np.int64],
+    margin: int,
+    border: str = "black",
+) -> Pixels:
     """:func:`shifted` of each of ``(B, S, S, 3)`` by its own ``(B,)`` window; in memory of its own."""
     count, size, _, channels = squares.shape
     side = size + 2 * margin
-    padded = np.zeros((count, side, side, channels), squares.dtype)
-    padded[:, margin : margin + size, margin : margin + size] = squares
+    if border == "reflect":
+        padded = np.pad(squares, ((0, 0), (margin, margin), (margin, margin), (0, 0)), "reflect")
+    else:
+        padded = np.zeros((count, side, side, channels), squares.dtype)
+        padded[:, margin : margin + size, margin : margin + size] = squares
     # Each row of a window is one run of values in the padded batch.
     runs = np.lib.stride_tricks.sliding_window_view(padded.reshape(-1), channels * size)
     rows = (np.arange(count) * side + tops)[:, None] + np.arange(size)  # (B, S)

@@ -83,6 +83,7 @@ def fit(
     image_size: int,
     epochs: int | None = None,
     batch_size: int | None = None,
+    restores: bool = False,
 ) -> Fitted:
     """Design and recipe fitted to a data set.
 
@@ -91,11 +92,14 @@ def fit(
         image_size: side of the square images that the network sees, in pixels.
         epochs: passes over the training images; None keeps the recipe's.
         batch_size: images per step; None fits the recipe's.
+        restores: whether the network learns to restore images, which must not have black borders then.
 
     Raises:
         FitError: too few images to train on, or to fill that batch.
     """
-    new_recipe, recipe_changes = fit_recipe(recipe, data, image_size=image_size, epochs=epochs, batch_size=batch_size)
+    new_recipe, recipe_changes = fit_recipe(
+        recipe, data, image_size=image_size, epochs=epochs, batch_size=batch_size, restores=restores
+    )
     steps = new_recipe.epochs * (data.train_images // new_recipe.batch_size)
     new_design, design_changes = fit_design(design, image_size=image_size, steps=steps)
     return Fitted(new_design, new_recipe, recipe_changes + design_changes)
@@ -153,7 +157,13 @@ def calibration_share(data: Facts, batch_size: int) -> float | None:
 
 
 def fit_recipe(
-    recipe: Recipe, data: Facts, *, image_size: int, epochs: int | None = None, batch_size: int | None = None
+    recipe: Recipe,
+    data: Facts,
+    *,
+    image_size: int,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    restores: bool = False,
 ) -> tuple[Recipe, tuple[Change, ...]]:
     """The recipe with what the data and the budget require. Raises ``FitError`` as ``fit``."""
     images = data.train_images
@@ -198,10 +208,11 @@ def fit_recipe(
             changes["test_mirror"] = ("off", reason)
     if image_size <= SMALL_IMAGE:
         if isinstance(recipe.crop, RandomResized):
+            over = " over its mirror image, as black borders would be learned" if restores else ""
             changes["crop"] = (
-                Shift(),
+                Shift(border="reflect") if restores else Shift(),
                 f"a crop of {100 * recipe.crop.scale[0]:g} % of {image_size} pixels shows nothing; shifted by up to "
-                f"crop.share of the side instead",
+                f"crop.share of the side instead{over}",
             )
         if recipe.test_crop_ratio < 1:
             changes["test_crop_ratio"] = (1.0, f"cropping would enlarge images of {image_size} pixels first")

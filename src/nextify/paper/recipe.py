@@ -81,11 +81,13 @@ class RandomResized(_Part):
 
 @dataclass(frozen=True)
 class Shift(_Part):
-    """The whole image, shifted by a random number of pixels over black (He et al. 2015): for small images."""
+    """The whole image, shifted by a random number of pixels (He et al. 2015): for small images."""
 
     kind: ClassVar[str] = "shift"
     share: Annotated[float, Range(above=0, most=0.5)] = 0.125
     """Largest shift as a share of the side; 0.125 is He's 4 pixels of 32."""
+    border: Literal["black", "reflect"] = "black"
+    """What comes in from beyond the image: black as in He et al., or its mirror image."""
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,11 @@ class Preparation:
         if granted is None and request.scale != "full":
             granted = chosen_scale.epochs
         fitted = fit(
-            design, self.recipe, images, image_size=side, epochs=granted, batch_size=recipe_settings.get("batch_size")
+            *(design, self.recipe, images),
+            image_size=side,
+            epochs=granted,
+            batch_size=recipe_settings.get("batch_size"),
+            restores=request.mask_ratio is not None,
         )
         changes = [change for change in fitted.changes if change.before != change.after]
         if self.about is None:
