@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nextify.cli import main
-from nextify.compare.starts import Start, advise, consequence, fold_interval, folds_of, permitted
+from nextify.compare.starts import Start, _linear, advise, consequence, fold_interval, folds_of, permitted
 from nextify.data import DataError, Images
 from tests.helpers import Captured, tiny_bundle
 
@@ -25,6 +26,35 @@ def test_folds_have_every_class_and_no_image_twice(digits: Images) -> None:
         assert {*digits.train.labels[fold].tolist()} == {*range(10)}
     with pytest.raises(DataError, match="too few for 20 folds"):
         folds_of(digits, 16, 20)
+
+
+def test_no_group_is_in_two_folds(digits: Images) -> None:
+    few = replace(digits, train=digits.train.selected(np.arange(120)))
+    few.train.groups = [f"patient {i // 6}" if i < 114 else "" for i in range(120)]
+    folds = folds_of(few, 100, 4)
+    assert sorted(np.concatenate(folds).tolist()) == sorted(np.random.RandomState(0).permutation(120)[:100].tolist())
+    seen = [{few.train.groups[i] for i in fold} - {""} for fold in folds]
+    assert all(not a & b for i, a in enumerate(seen) for b in seen[:i])
+    few.train.groups = ["one", "two"] * 60
+    with pytest.raises(DataError, match="2 groups are too few for 4 folds"):
+        folds_of(few, 100, 4)
+
+
+def test_one_class_alone_is_no_error() -> None:
+    x = np.random.RandomState(0).normal(size=(8, 3)).astype(np.float32)
+    labels = np.zeros(8, np.int64)
+    assert _linear(x, labels, x[:4], np.array([0, 0, 0, 1])) == 75
+    labels[np.random.RandomState(0).permutation(8)[0]] = 1  # in the part that chooses the strength
+    assert 0 <= _linear(x, labels, x, labels) <= 100
+
+
+def test_equal_starts_are_told_apart_as_seldom_as_is_said() -> None:
+    draw = np.random.RandomState(0).normal
+    wrong = 0
+    for _ in range(200):  # folds that share images: a part of a start's luck is that of all its folds
+        scores = {str(i): 50 + draw(size=5) * np.sqrt(0.8) + draw() * np.sqrt(0.2) for i in range(10)}
+        wrong += len(advise(scores).equals) < 9
+    assert wrong <= 0.05 * 200
 
 
 def test_the_interval_is_wider_than_that_of_independent_folds() -> None:
@@ -103,6 +133,31 @@ def test_the_command_ranks_and_leaves_licences_out(
     assert len(only["linear"]) == len(only["tuned"]) == 2
     assert "theirs is left out: its licence is cc-by-nc-4.0" in found["left_out"][0]
     assert "nothing to choose" in found["advice"]
+
+
+def test_what_fails_in_the_middle_is_one_line(
+    capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nextify.compare.starts as starts
+    from nextify.networks.zoo import designs
+    from nextify.training.loop import TrainingDiverged
+    from tests.helpers import TINY
+
+    monkeypatch.setattr(starts, "designs", lambda: {**designs(), "convnext_atto": TINY})
+    mine = tiny_bundle(tmp_path / "mine", ("a", "b"), 16, 1.0)
+    given = ["starts", str(mine), "--data", str(shapes), "--images", "48", "--folds", "2", "--epochs", "1", *HERE]
+    assert main([*given[:2], f"{tmp_path}/../{tmp_path.name}/mine", *given[2:]]) == 2
+    assert "are the same weights" in capsys.readouterr().err.splitlines()[-1]
+
+    def diverge(*arguments: object, **options: object) -> None:
+        raise TrainingDiverged("the loss is nan")
+
+    monkeypatch.setattr(starts, "run_trial", diverge)
+    assert main(given) == 2
+    assert "mine cannot be fine-tuned here (the loss is nan): leave it out" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(starts, "_features", lambda *arguments: np.full((48, 2), np.nan, np.float32))
+    assert main(given) == 2
+    assert "NaN or infinite: leave it out" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import nextify
 from nextify import kernels
@@ -193,6 +194,19 @@ def test_it_leaves_an_encoder_its_decoder_and_pictures(out: Path, bundle: Path) 
     assert found.shape == (1, 3, 32, 32)
 
 
+def test_a_decoder_of_another_network_is_refused(bundle: Path, digits: Images, tmp_path: Path) -> None:
+    copied = tmp_path / "copied" / "bundle"
+    shutil.copytree(bundle, copied)
+    decoder = load_file(bundle.parent / "decoder.safetensors")
+    request = Request("convnextv2_atto", mask_ratio=0.6, weights=str(copied), image_size=32)
+    for other in ({**decoder, "pred.bias": torch.zeros(3)}, {n: t for n, t in decoder.items() if n != "pred.bias"}):
+        save_file(other, copied.parent / "decoder.safetensors")
+        with pytest.raises(WeightsError, match=r"prediction\.bias(.|\n)*remove it: a new decoder is then trained"):
+            prepare(request, digits)
+    save_file(decoder, copied.parent / "decoder.safetensors")
+    assert "the decoder is theirs too" in prepare(request, digits).notes
+
+
 def test_train_fine_tunes_from_it_and_the_licence_goes_along(bundle: Path, shapes: Path, tmp_path: Path) -> None:
     content = json.loads((bundle / "nextify.json").read_text())
     first = tmp_path / "first"
@@ -225,6 +239,7 @@ def test_the_same_command_trains_nothing_again(capsys: Captured, out: Path, bund
         (("convnextv2_atto", "--data", "digits", "--mask-ratio", "1"), "--mask-ratio must be"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "mixing.mixup=0.8"), "pre-training has no mixing"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "layer_decay=0.8"), "pre-training has no layer_decay"),
+        (("convnextv2_atto", "--data", "digits", *TINY, "--set", "test_mirror=on"), "pre-training has no test_mirror"),
         (("convnext_pooled", "--data", "digits", "--image-size", "33"), "patches of 8: --image-size 32"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--compile"), "--compile is for classifiers so far"),
         (("convnextv2_atto", "--data", "digits", "--weights", "/nowhere"), "no weights at /nowhere"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from nextify.data.images import check_pictures
 from nextify.report.text import count, duration
 from nextify.system.text import plural
 from nextify.training.trial import runtime
+from nextify.weights.bundle import located
 
 if TYPE_CHECKING:
     from nextify.cli.starts import Options
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
 
 def run_starts(options: Options) -> int:
     console = Console(stderr=True)
+    places: dict[Path, str] = {}
+    for source in options.weights:
+        path = located(source).resolve()
+        if path.exists() and (before := places.setdefault(path, source)) != source:
+            raise ValueError(f"{before} and {source} are the same weights: give them once")
     place = runtime(options.machine.device, options.machine.threads, kernels=options.machine.kernels)
     with unlogged():
         starts, left_out = permitted([find_start(source) for source in options.weights], options.licence)

@@ -6,7 +6,7 @@ that of a short fine-tuning as ``train`` would begin it. The second one ranks: m
 a linear classifier reads badly and fine-tuning does not (arXiv 2301.00808, section 5).
 
 Folds share training images, so their differences are not independent; intervals widen the variance by Nadeau and
-Bengio's factor (Machine Learning 52, 2003), and for several starts by Bonferroni's.
+Bengio's factor (Machine Learning 52, 2003), and by Bonferroni's for all pairs of starts.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from nextify.networks.layout import cost
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import designs
 from nextify.paper.design import Design
+from nextify.training.loop import TrainingDiverged
 from nextify.training.prepare import prepare
 from nextify.training.request import Request
-from nextify.training.run import run_trial
+from nextify.training.run import TrainingOutOfMemory, run_trial
 from nextify.training.trainer import build_network
 from nextify.training.trial import Runtime
 from nextify.weights import WeightsError, load
@@ -64,6 +65,10 @@ def consequence(licence: str) -> str:
     if "-sa" in name or "gpl" in name:
         return "passes on to what is made from them"
     return "unknown to nextify: ask whoever published them"
+
+
+class ProbeFailed(ValueError):
+    """A start cannot be measured on these images; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def advise(scores: Mapping[str, Sequence[float]], confidence: float = CONFIDENCE
     """The best of several starts by the accuracies of the same folds, ``{start: percent of each fold}``."""
     best = max(scores, key=lambda source: fmean(scores[source]))
     others = [source for source in scores if source != best]
-    each = 1 - (1 - confidence) / max(1, len(others))
+    each = 1 - (1 - confidence) / max(1, math.comb(len(scores), 2))  # any of them could have been the best
     pairs = {source: [a - b for a, b in zip(scores[best], scores[source], strict=True)] for source in others}
     return Advice(best, {source: (fmean(found), *fold_interval(found, each)) for source, found in pairs.items()})
 
@@ -165,23 +170,46 @@ def find_start(source: str) -> Start:
 
 
 def folds_of(images: Images, used: int, folds: int) -> list[npt.NDArray[np.int64]]:
-    """A part of the training images in folds, each with its share of every class.
+    """A part of the training images in folds, each with its share of every class, and no group in two of them.
 
     Raises:
-        DataError: they are too few.
+        DataError: they, or their groups, are too few.
     """
     order = np.random.RandomState(0).permutation(len(images.train))[:used]
-    by_class = order[np.argsort(images.train.labels[order], kind="stable")]
-    found = [np.sort(by_class[i::folds]) for i in range(folds)]
+    if images.train.groups is None:
+        by_class = order[np.argsort(images.train.labels[order], kind="stable")]
+        found = [np.sort(by_class[i::folds]) for i in range(folds)]
+    else:
+        found = _folds_of_groups(images.train.labels, images.train.groups, np.sort(order), folds)
     if min(map(len, found)) < 2 or len(order) - len(found[0]) < 16:
         raise DataError(f"{len(order):,} training images are too few for {folds} folds: add some, or take fewer folds")
     return found
 
 
+def _folds_of_groups(
+    labels: npt.NDArray[np.int64], named: Sequence[str], chosen: npt.NDArray[np.int64], folds: int
+) -> list[npt.NDArray[np.int64]]:
+    """Whole groups of the ``chosen`` images in folds of about as many images of each class."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = [named[i] or f"\0{i}" for i in chosen]
+    most, count = np.bincount(labels[chosen]).max(), len({*groups})
+    if folds > min(most, count):
+        raise DataError(
+            f"{len(chosen):,} training images of {count:,} groups are too few for {folds} folds: take fewer"
+        )
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(chosen, labels[chosen], groups)
+    return [chosen[held] for _, held in splits]
+
+
 def probe_start(
     start: Start, images: Images, folds: Sequence[npt.NDArray[np.int64]], epochs: int, runtime: Runtime
 ) -> Probed:
-    """Measure one start on every fold."""
+    """Measure one start on every fold.
+
+    Raises:
+        ProbeFailed: the features are not finite, or a fine-tuning diverges or needs more memory than there is.
+    """
     began = time.monotonic()
     weights = None if start.settings is None else start.source
     everything = np.concatenate(list(folds))
@@ -205,12 +233,18 @@ def probe_start(
                 size, trial.recipe.test_crop_ratio, mean=trial.data.mean, std=trial.data.std
             )
             features = _features(model, images, everything, start.settings or crop, runtime)
+            if not np.isfinite(features).all():
+                raise ProbeFailed(f"{start.source} gives features of these images that are NaN or infinite: leave it "
+                                  f"out, or take an earlier checkpoint")  # fmt: skip
         rows, tests = ([place[int(i)] for i in indices] for indices in (rest, fold))
         linear.append(_linear(features[rows], labels[rest], features[tests], labels[fold]))
         with TemporaryDirectory() as folder:
-            result = run_trial(
-                trial, part, replace(runtime, evaluations=1), Path(folder) / "trial", start=prepared.start
-            )
+            try:
+                result = run_trial(
+                    trial, part, replace(runtime, evaluations=1), Path(folder) / "trial", start=prepared.start
+                )
+            except (TrainingDiverged, TrainingOutOfMemory) as error:
+                raise ProbeFailed(f"{start.source} cannot be fine-tuned here ({error}): leave it out") from error
         tuned.append(result.top1)
     assert design is not None
     price = cost(design, size, images.num_classes)
@@ -244,7 +278,7 @@ def _linear(
     test: npt.NDArray[np.float32],
     test_labels: npt.NDArray[np.int64],
 ) -> float:
-    """Accuracy in percent of a regularized linear classifier on standardized features."""
+    """Accuracy in percent of a regularized linear classifier on standardized features; one class alone is constant."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -256,7 +290,10 @@ def _linear(
     def fitted(rows: npt.NDArray[np.int64], strength: float) -> LogisticRegression:
         return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(x[rows], labels[rows])
 
-    strength = max(STRENGTHS, key=lambda s: float(fitted(rest, s).score(x[apart], labels[apart])))
+    if len({*labels.tolist()}) < 2:
+        return 100 * float((test_labels == labels[0]).mean())
+    alone = len({*labels[rest].tolist()}) < 2  # then nothing can choose
+    strength = 1.0 if alone else max(STRENGTHS, key=lambda s: float(fitted(rest, s).score(x[apart], labels[apart])))
     return 100 * float(fitted(order, strength).score(y, test_labels))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from nextify.fitting.scale import scale
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
 from nextify.networks.masked.design import MaskedDesign, fitted_masks
+from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
@@ -42,6 +44,7 @@ from nextify.training.prepare_masked import MANY_IMAGES, check_masked_recipe, ma
 from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
+from nextify.weights.autoencoder import check_fits
 from nextify.weights.class_names import in_order, is_word
 from nextify.weights.loading import adapt
 from nextify.weights.sources import IN_TIMM
@@ -206,6 +209,9 @@ class Preparation:
                 check_masked_recipe(final)
                 trained, of_masks = fitted_masks(design, size, request.mask_ratio)
                 notes += of_masks
+                if self.start is not None and request.weights is not None and "mask_token" in self.start:
+                    with torch.device("meta"):
+                        check_fits(self.start, MaskedAutoencoder(trained), request.weights)
             report = preflight(
                 *(images, final),
                 fitted=fitted.recipe,

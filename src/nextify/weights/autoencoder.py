@@ -113,6 +113,16 @@ def save_decoder(folder: Path, state: Mapping[str, Tensor]) -> None:
     write_bytes_atomic(folder / DECODER, save(found, {"format": "pt"}))
 
 
+def check_fits(state: Mapping[str, Tensor], model: MaskedAutoencoder, source: str) -> None:
+    """Raises ``WeightsError`` where an encoder and decoder in our names are not a model's in names and shapes."""
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    try:
+        explain(differences(state, own), source)
+    except WeightsError as error:
+        raise WeightsError(f"{error}\nif it is {DECODER} that is of another network, remove it: a new decoder is then "
+                           f"trained") from None  # fmt: skip
+
+
 def load_autoencoder(
     source: str | Path, design: str | Design | None = None, *, image_size: int = 224, mask_ratio: float = RATIO
 ) -> MaskedAutoencoder:
@@ -133,7 +143,6 @@ def load_autoencoder(
     masks, _ = fitted_masks(found.about.design, image_size, mask_ratio)
     width = found.state["mask_token"].numel()
     model = MaskedAutoencoder(MaskedDesign(found.about.design, masks.unit, mask_ratio, width))
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    explain(differences(found.state, own), str(source))
+    check_fits(found.state, model, str(source))
     model.load_state_dict(found.state)
     return model.eval()
