@@ -63,6 +63,8 @@ def test_the_interval_is_wider_than_that_of_independent_folds() -> None:
     plain = 2.7764 * np.std(values, ddof=1) / np.sqrt(5)
     assert (low + high) / 2 == pytest.approx(81)
     assert (high - low) / 2 == pytest.approx(plain * np.sqrt(1 + 5 / 4), rel=1e-4)
+    equal = fold_interval([8.0, 8.0, 8.0], least_error=2.0)  # nothing is certain because folds came out equal
+    assert equal == fold_interval([6.0, 8.0, 10.0])
     with pytest.raises(ValueError, match="2 folds or more"):
         fold_interval([1.0])
 
@@ -119,18 +121,20 @@ def test_the_command_ranks_and_leaves_licences_out(
         tiny_bundle(tmp_path / name, ("a", "b"), 16, 1.0, licence=licence, seed=seed)
         for seed, (name, licence) in enumerate((("mine", "yours"), ("theirs", "cc-by-nc-4.0")))
     )
-    small = ("--images", "48", "--folds", "2", "--epochs", "1", *HERE)
+    small = ("--images", "48", "--folds", "3", "--epochs", "1", *HERE)
     given = ["starts", str(mine), str(theirs), "--data", str(shapes), *small]
     assert main(given) == 0
     shown = capsys.readouterr().out
     assert str(mine) in shown
     assert "cc-by-nc-4.0: no commercial use" in shown
-    assert "2 folds of 48 training images" in shown
+    assert "3 folds of 48 training images" in shown
+    assert "learned data" not in shown
     assert main([*given, "--licence", "permissive", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     (only,) = found["starts"]
     assert only["source"] == str(mine)
-    assert len(only["linear"]) == len(only["tuned"]) == 2
+    assert len(only["linear"]) == len(only["tuned"]) == found["folds"] == 3
+    assert (only["recipe"], found["images"]) == ("finetune_small", 48)
     assert "theirs is left out: its licence is cc-by-nc-4.0" in found["left_out"][0]
     assert "nothing to choose" in found["advice"]
 
@@ -145,7 +149,7 @@ def test_what_fails_in_the_middle_is_one_line(
 
     monkeypatch.setattr(starts, "designs", lambda: {**designs(), "convnext_atto": TINY})
     mine = tiny_bundle(tmp_path / "mine", ("a", "b"), 16, 1.0)
-    given = ["starts", str(mine), "--data", str(shapes), "--images", "48", "--folds", "2", "--epochs", "1", *HERE]
+    given = ["starts", str(mine), "--data", str(shapes), "--images", "48", "--folds", "3", "--epochs", "1", *HERE]
     assert main([*given[:2], f"{tmp_path}/../{tmp_path.name}/mine", *given[2:]]) == 2
     assert "are the same weights" in capsys.readouterr().err.splitlines()[-1]
 

@@ -9,6 +9,7 @@ import pickle
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -125,8 +126,8 @@ def test_images_are_shifted_by_the_share_asked_for(share: float, pixels: int) ->
 def test_what_comes_in_from_beyond_a_shifted_image(border: Literal["black", "reflect"]) -> None:
     """One image after the other or all at once, the window lies in the image with that border."""
     transform = TrainTransform(PADDED.with_(rand_augment="off", horizontal_flip=0.0, crop=Shift(0.2, border)), 20)
-    image = noise(1).load(0)[:20, :20]
-    around = np.pad(image, ((4, 4), (4, 4), (0, 0)), **{"mode": "reflect" if border == "reflect" else "constant"})
+    image = noise(1, 20, 20).load(0)
+    around = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect" if border == "reflect" else "constant")
     windows = {around[i : i + 20, j : j + 20].tobytes() for i in range(9) for j in range(9)}
     with seeded(0, 0, AUGMENTATION):
         together = transform.of_squares(np.stack([image] * 8), np.arange(8), 8)

@@ -20,7 +20,7 @@ from nextify.data.share import share
 from nextify.networks.masked.design import MaskedDesign, fitted_masks
 from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.networks.zoo import find_design
-from nextify.paper.recipe import RECIPES
+from nextify.paper.recipe import RECIPES, Shift
 from nextify.system import processes
 from nextify.tasks.masked import Errors, MaskedImages
 from nextify.training.learned import task_of
@@ -298,7 +298,11 @@ def test_a_folder_without_classes_is_taken_whole(tmp_path: Path) -> None:
         save_noise(tmp_path / "parts" / "train" / f"{i}.png", i)
         save_noise(tmp_path / "parts" / "val" / f"{i}.png", 10 + i)
     parts = open_unlabelled(tmp_path / "parts")
-    assert (len(parts.train), len(parts.test)) == (3, 1)  # val is left alone
+    assert (len(parts.train), len(parts.test)) == (3, 1)
+    assert any(note.startswith("Other parts of") for note in parts.notes)
+    for i in range(30):
+        save_noise(tmp_path / "mixed" / ("", "a", "b/c")[i % 3] / f"{i}.png", i)
+    assert len(open_unlabelled(tmp_path / "mixed").train) == 28
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="has no images"):
         open_unlabelled(tmp_path / "empty")
@@ -318,6 +322,29 @@ def test_in_python(tmp_path: Path) -> None:
     result = nextify.pretrain("convnextv2_atto", tmp_path / "all", out=tmp_path / "out", **options)
     assert result.trained
     assert result.masked_error > 0
+    for i in range(40):
+        save_noise(tmp_path / "few" / "ab"[i % 2] / f"{i}.png", i, (16, 16))
+    images = nextify.open_images(tmp_path / "few")
+    tuned = prepare(Request("convnextv2_atto", weights=result.bundle, epochs=1), images)  # type: ignore[arg-type]
+    assert (tuned.recipe_name, tuned.request.weights) == ("few_labels", str(result.bundle))
+
+
+@pytest.mark.parametrize(("recipe", "ratio", "of"), [("fcmae_small", None, "pretrain"), ("few_labels", 0.6, "train")])
+def test_recipes_of_the_other_kind_are_refused(recipe: str, ratio: float | None, of: str, few: Images) -> None:
+    with pytest.raises(RequestError, match=f"{recipe} is a recipe of nextify {of}: choose"):
+        prepare(Request("convnextv2_atto", recipe=recipe, mask_ratio=ratio), few)
+
+
+def test_small_images_are_shifted_over_their_mirror_image(few: Images) -> None:
+    made = prepare(Request("convnextv2_atto", scale="tiny", mask_ratio=0.6, image_size=32), few)
+    assert made.trial.recipe.crop == Shift(border="reflect")
+    assert any("black borders would be learned" in change.reason for change in made.changes)
+
+
+def test_it_says_how_many_units_are_masked(few: Images) -> None:
+    _, notes = fitted_masks(find_design("convnextv2_atto"), 64, 0.6)
+    assert "3 of 4 units are masked, which is 75%, not 60%" in notes
+    assert not any("are masked" in note for note in fitted_masks(find_design("convnextv2_atto"), 224, 0.6)[1])
 
 
 # -- official checkpoints ------------------------------------------------------------------------------------------

@@ -42,32 +42,44 @@ def run_starts(options: Options) -> int:
             used=options.images,
             folds=options.folds,
             epochs=options.epochs,
-            on_start=lambda start: status.update(f"probing {start.source} …"),
+            on_fold=lambda start, fold: status.update(f"probing {start.source}, fold {fold} of {options.folds} …"),
         )
-    advice = advise({probed.source: probed.tuned for probed in found})
+    used = min(options.images, len(images.train))
+    one_image = 100 * options.folds / used  # in percent of a fold
+    advice = advise({probed.source: probed.tuned for probed in found}, one_image)
     if options.json:
-        content = {"data": images.name, "starts": [asdict(probed) for probed in found], "best": advice.best,
-                   "differences": dict(advice.differences), "advice": advice.text(), "left_out": left_out}  # fmt: skip
+        differences = {source: dict(zip(("mean", "low", "high"), found, strict=True))
+                  for source, found in advice.differences.items()}  # fmt: skip
+        content = {"data": images.name, "images": used, "folds": options.folds, "epochs": options.epochs,
+                   "starts": [asdict(probed) for probed in found], "best": advice.best, "differences": differences,
+                   "advice": advice.text(), "left_out": left_out}  # fmt: skip
         print_json(content)
         return 0
     rows = []
     for probed in sorted(found, key=lambda probed: -fmean(probed.tuned)):
         cells = []
         for values in (probed.tuned, probed.linear):
-            low, high = fold_interval(values)
+            low, high = fold_interval(values, one_image)
             cells.append(f"{fmean(values):.1f} [{max(low, 0):.1f}, {min(high, 100):.1f}]")
         ahead = advice.differences.get(probed.source)
         behind = "" if ahead is None else f"{ahead[0]:.1f} [{ahead[1]:.1f}, {ahead[2]:.1f}]"
-        price = f"{count(probed.macs)} at {probed.image_size}"
-        rows.append((probed.source, cells[0], behind, cells[1], price, duration(probed.seconds), probed.licence))
-    header = ("start", "fine-tuned, %", "behind the best", "linear, %", "multiply-adds", "took", "licence")
+        price = f"{count(probed.macs)} at {probed.image_size} px"
+        rows.append(
+            (probed.source, cells[0], behind, cells[1], probed.recipe, price, duration(probed.seconds), probed.licence)
+        )
+    header = ("start", "fine-tuned, %", "behind, points", "linear, %", "recipe", "multiply-adds", "took", "licence")
     print_columns(header, rows)
     for licence, meaning in {probed.licence: probed.consequence for probed in found}.items():
         print(f"{licence}: {meaning}")
-    note(*left_out)
+    known = [probed.source for probed in found if probed.data.removesuffix(" (train)") == images.name]
+    seen = [f"{source} learned data called {images.name}: if it saw these images, it looks better here than it is"
+            for source in known]  # fmt: skip
+    note(*left_out, *seen)
+    together = ", those of the differences for all pairs together" if len(found) > 1 else ""
+    more = f"; --images {min(4 * used, len(images.train))} would tell more" if used < len(images.train) else ""
     print(
-        f"{advice.text()}\n{options.folds} folds of {min(options.images, len(images.train)):,} training images, "
-        f"{plural(options.epochs, 'epoch')} each; 95 % intervals, of the differences with all comparisons together. "
-        f"A short fine-tuning favours weights that learn fast; a long one may reverse small differences"
+        f"{advice.text()}{more if advice.equals else ''}\n{options.folds} folds of {used:,} training images in all, "
+        f"{plural(options.epochs, 'epoch')} each; 95 % intervals{together}. A short fine-tuning favours weights that "
+        f"learn fast; a long one may reverse small differences"
     )
     return 0

@@ -21,15 +21,15 @@ class Options:
     features, and a short fine-tuning, by which it is ranked. Where chance could explain a difference, that is said.
     """
 
-    weights: Annotated[Positional[tuple[str, ...]], arg(metavar="WEIGHTS")]
+    weights: Annotated[Positional[tuple[str, ...]], arg(metavar="WEIGHTS [WEIGHTS …]", help_behavior_hint="")]
     """Bundles, other libraries' files, hf:owner/name, timm:name, or fresh:MODEL for new weights."""
     data: common.Images
     licence: Literal["permissive", "any"] = "any"
     """permissive: leave weights out that may not be used commercially, or pass their terms on."""
     images: Annotated[int, Range(least=32, most=10**6)] = 1000
     """Training images that are used."""
-    folds: Annotated[int, Range(least=2, most=20)] = 5
-    """Parts of these, each of which is measured on once."""
+    folds: Annotated[int, Range(least=3, most=20)] = 5
+    """Parts of these, each of which is measured on once. Fewer than 5 give wide intervals."""
     epochs: Annotated[int, Range(least=1, most=1000)] = 3
     """Of each short fine-tuning."""
     json: common.Json = False

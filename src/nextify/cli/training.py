@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from nextify.report.text import count, duration
 from nextify.system import processes
 from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural
+from nextify.tasks.masked import MASKED_ERROR
 from nextify.tasks.task import MetricSpec, summary
 from nextify.training.continued import Finished
 from nextify.training.learned import metric_specs
@@ -149,7 +151,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         if processes.is_first() or isinstance(error, TrainingOutOfMemory):
             print(f"nextify: {error}", file=sys.stderr)
         return 1
-    _conclude(console, done, metric_specs(prepared.trial))
+    _conclude(console, done, metric_specs(prepared.trial), prepared.request.model)
     return 0
 
 
@@ -244,13 +246,15 @@ def _find_rate(console: Console, prepared: Prepared, runtime: Runtime, out: Path
     return 0
 
 
-def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> None:
+def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec], model: str) -> None:
     if not done.trained:
         console.print("this training is finished already")
     interval = ""
     if metrics[0].share_of_images:
         low, high = wilson(round(done.metrics[metrics[0].key] * done.test_images / 100), done.test_images)
         interval = f" (95 % interval of {metrics[0].title} {low:.2f} to {high:.2f} %)"
+    if metrics[0] == MASKED_ERROR:
+        interval = " (1 is that of each patch's mean; less is better)"
     console.print(
         f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images{interval}; "
         f"{duration(done.seconds)}, {done.images_per_second:,.0f} images/s",
@@ -258,6 +262,9 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec]) -> 
         soft_wrap=True,
     )
     console.print(f"bundle: {done.bundle}", highlight=False, markup=False, soft_wrap=True)
+    if metrics[0] == MASKED_ERROR:
+        console.print(f"to fine-tune it: nextify train {model} --data PATH --weights {shlex.quote(str(done.bundle))}",
+                      highlight=False, markup=False, soft_wrap=True)  # fmt: skip
     for name in (PREDICTIONS, RECONSTRUCTIONS):
         if (pictures := done.bundle.with_name(name)).exists():
             console.print(f"{pictures.stem}: {pictures}", highlight=False, markup=False, soft_wrap=True)

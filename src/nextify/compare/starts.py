@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from nextify.networks.layout import cost
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import designs
 from nextify.paper.design import Design
+from nextify.tasks.masked import MASKED_ERROR
 from nextify.training.loop import TrainingDiverged
 from nextify.training.prepare import prepare
 from nextify.training.request import Request
@@ -57,11 +59,11 @@ def consequence(licence: str) -> str:
     if terms := licence_terms(name):
         return terms
     if name == "yours":
-        return "your own"
+        return "your own weights: nobody else's terms"
     if name in PERMISSIVE:
         return "any use, with its notice" + (" and credit" if name.startswith("cc-by") else "")
     if "-nc" in name:
-        return "no commercial use, of what is fine-tuned from them neither"
+        return "no commercial use, nor of anything fine-tuned from them"
     if "-sa" in name or "gpl" in name:
         return "passes on to what is made from them"
     return "unknown to nextify: ask whoever published them"
@@ -82,6 +84,8 @@ class Start:
     licence: str
     settings: Preprocessing | None
     """How the weights' images are prepared; None for fresh ones."""
+    data: str = ""
+    """Name of what they learned with labels, as a bundle states it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,10 @@ class Probed:
     """Accuracy of each fold in percent, of a linear classifier on frozen features."""
     tuned: tuple[float, ...]
     """Likewise after a short fine-tuning."""
+    recipe: str
+    """Name of the one that this was by."""
+    data: str
+    """Name of what the weights learned with labels; empty where that is unknown, or nothing."""
     seconds: float
 
 
@@ -125,30 +133,40 @@ class Advice:
         others = ", ".join(self.equals)
         if len(self.equals) == len(self.differences):
             return f"no difference can be told: {self.best} has the best mean, and {others} may be as good"
-        return (
-            f"{self.best} has the best mean; no difference can be told between it and {others}: choose by cost and "
-            f"licence, or measure more --images"
-        )
+        return f"{self.best} has the best mean; no difference can be told between it and {others}"
 
 
-def advise(scores: Mapping[str, Sequence[float]], confidence: float = CONFIDENCE) -> Advice:
-    """The best of several starts by the accuracies of the same folds, ``{start: percent of each fold}``."""
+def advise(scores: Mapping[str, Sequence[float]], least_error: float = 0.0, confidence: float = CONFIDENCE) -> Advice:
+    """The best of several starts by the accuracies of the same folds, ``{start: percent of each fold}``.
+
+    ``least_error`` is that of ``fold_interval``.
+    """
     best = max(scores, key=lambda source: fmean(scores[source]))
     others = [source for source in scores if source != best]
     each = 1 - (1 - confidence) / max(1, math.comb(len(scores), 2))  # any of them could have been the best
     pairs = {source: [a - b for a, b in zip(scores[best], scores[source], strict=True)] for source in others}
-    return Advice(best, {source: (fmean(found), *fold_interval(found, each)) for source, found in pairs.items()})
+    return Advice(
+        best, {source: (fmean(found), *fold_interval(found, least_error, each)) for source, found in pairs.items()}
+    )
 
 
-def fold_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+def fold_interval(
+    values: Sequence[float], least_error: float = 0.0, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """Interval of the mean over the folds of a cross-validation, whose variance is that of independent folds times
-    1 + folds / (folds - 1). Raises ``ValueError`` for fewer than two folds."""
+    1 + folds / (folds - 1).
+
+    The standard deviation over the folds is taken for at least ``least_error``, such as one image's share of a fold: a
+    few folds come out equal by chance. Raises ``ValueError`` for fewer than two folds.
+    """
     from scipy.special import stdtrit
 
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval needs 2 folds or more, got {n}")
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(values) * math.sqrt(1 / n + 1 / (n - 1))
+    half = (
+        float(stdtrit(n - 1, (1 + confidence) / 2)) * max(stdev(values), least_error) * math.sqrt(1 / n + 1 / (n - 1))
+    )
     return fmean(values) - half, fmean(values) + half
 
 
@@ -166,7 +184,8 @@ def find_start(source: str) -> Start:
     name = loaded.about.name or next((n for n, d in designs().items() if d == loaded.about.design), "")
     if not name:
         raise WeightsError(f"{source} is of no named design: make it a bundle with a name, by nextify train --weights")
-    return Start(source, name, loaded.about.licence, loaded.about.preprocessing)
+    learned = [metric.dataset for metric in loaded.about.metrics if metric.name != MASKED_ERROR.key]
+    return Start(source, name, loaded.about.licence, loaded.about.preprocessing, learned[0] if learned else "")
 
 
 def folds_of(images: Images, used: int, folds: int) -> list[npt.NDArray[np.int64]]:
@@ -203,7 +222,12 @@ def _folds_of_groups(
 
 
 def probe_start(
-    start: Start, images: Images, folds: Sequence[npt.NDArray[np.int64]], epochs: int, runtime: Runtime
+    start: Start,
+    images: Images,
+    folds: Sequence[npt.NDArray[np.int64]],
+    epochs: int,
+    runtime: Runtime,
+    on_fold: Callable[[Start, int], None] = lambda start, fold: None,
 ) -> Probed:
     """Measure one start on every fold.
 
@@ -218,14 +242,15 @@ def probe_start(
     features: npt.NDArray[np.float32] | None = None
     place = {int(index): row for row, index in enumerate(everything)}
     design: Design | None = None
-    size = 0
+    size, recipe = 0, ""
     for number, fold in enumerate(folds):
+        on_fold(start, number + 1)
         rest = np.concatenate([other for i, other in enumerate(folds) if i != number])
         part = replace(images, train=images.train.selected(rest), test=images.train.selected(fold))
         prepared = prepare(Request(start.model, weights=weights, epochs=epochs, seed=number), part)
         trial = prepared.trial
         assert isinstance(trial.design, Design)
-        design, size = trial.design, trial.data.image_size
+        design, size, recipe = trial.design, trial.data.image_size, prepared.recipe_name
         if features is None or weights is None:  # fresh weights differ by seed
             model = build_network(trial, prepared.start)
             assert isinstance(model, ConvNet)
@@ -252,6 +277,8 @@ def probe_start(
         *(start.source, start.model, start.licence, consequence(start.licence), price.parameters, price.macs, size),
         linear=tuple(linear),
         tuned=tuple(tuned),
+        recipe=recipe,
+        data=start.data,
         seconds=time.monotonic() - began,
     )
 
@@ -279,6 +306,7 @@ def _linear(
     test_labels: npt.NDArray[np.int64],
 ) -> float:
     """Accuracy in percent of a regularized linear classifier on standardized features; one class alone is constant."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -288,7 +316,9 @@ def _linear(
     x, y = scaled.transform(train), scaled.transform(test)
 
     def fitted(rows: npt.NDArray[np.int64], strength: float) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(x[rows], labels[rows])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # weak regularizations, which seldom are chosen
+            return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(x[rows], labels[rows])
 
     if len({*labels.tolist()}) < 2:
         return 100 * float((test_labels == labels[0]).mean())
@@ -318,12 +348,9 @@ def probe_starts(
     used: int,
     folds: int,
     epochs: int,
-    on_start: Callable[[Start], None] = lambda start: None,
+    on_fold: Callable[[Start, int], None] = lambda start, fold: None,
 ) -> list[Probed]:
-    """Measure each start on the same folds of ``used`` training images; see ``probe_start``."""
+    """Measure each start on the same folds of ``used`` training images; see ``probe_start``. ``on_fold`` is called
+    before each, with its number from 1."""
     parts = folds_of(images, used, folds)
-    found = []
-    for start in starts:
-        on_start(start)
-        found.append(probe_start(start, images, parts, epochs, runtime))
-    return found
+    return [probe_start(start, images, parts, epochs, runtime, on_fold) for start in starts]

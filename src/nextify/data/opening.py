@@ -153,7 +153,8 @@ UNLABELLED_TESTS = 0.05
 def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) -> Images:
     """The images of a source whose classes do not matter: what ``open_images`` takes, or a folder without classes.
 
-    Of the latter, images in folders of any depth are taken, and a twentieth set apart.
+    Of the latter, images in folders of any depth are taken, and a twentieth set apart; folders count as classes only
+    where no image lies beside them.
 
     Args:
         options: ``cache``, ``channels``, ``skip_unreadable`` and ``on_progress`` of ``open_images``.
@@ -174,6 +175,7 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
     notes = (
         f"{printable(str(path))} has no class folders: all images in it are taken.",
         note.replace(" of each class", ""),
+        *([f"Other parts of {printable(str(source))} are left out."] if path != Path(source).expanduser() else []),
     )
     listing = Listing(("images",), files if bands is None else BandsOf(files, bands), labels, train, test, notes)
     images = check(listing, name=source_name(str(path)), cache=cache, decoded_limit=DECODED_LIMIT, **options)

@@ -47,7 +47,9 @@ def load_classifier(weights: str | Path, class_order: ClassOrder | None = None) 
     """
     loaded = load(weights, class_order=class_order)
     if not loaded.about.num_classes:
-        raise WeightsError(f"{weights} has no classifier: choose weights that have one")
+        raise WeightsError(
+            f"{weights} has no classifier: choose weights that have one, or train one with nextify train --weights"
+        )
     return loaded
 
 

@@ -455,6 +455,9 @@ RECIPES: dict[str, Recipe] = {
 }
 """Named recipes; every field can be changed with ``with_``."""
 
+MASKED_RECIPES = ("fcmae", "fcmae_small")
+"""Those that pre-train on images without labels."""
+
 DENSE_RECIPES = {
     "detection": ("detection_small", "detection_finetune", "coco_3x"),
     "segmentation": ("segmentation_small", "segmentation_finetune", "ade20k_160k"),

@@ -18,23 +18,22 @@ from nextify.data.on_device import PerChannel
 from nextify.data.preprocessing import normalized
 from nextify.data.randomness import MASK, MASK_OF_TESTS, words
 from nextify.data.share import Share
-from nextify.networks.masked.design import MaskedDesign
+from nextify.networks.masked.design import MaskedDesign, visible_units
 from nextify.tasks.task import MetricSpec
 
 
 def draw_masks(images: int, rows: int, columns: int, ratio: float, seed: int, step: int, stream: int = MASK) -> Tensor:
-    """``(images, rows, columns)``, True for each masked unit, equally many of each image and never all.
-
-    As published, ``int(units (1 - ratio))`` units stay visible; at least one does, and with a ratio above 0 at least
-    one does not.
-    """
+    """``(images, rows, columns)``, True for each masked unit, equally many of each image and never all."""
     units = rows * columns
-    visible = min(max(1, int(units * (1 - ratio) + 1e-9)), units - (ratio > 0))
+    visible = visible_units(units, ratio)
     # RandomState, since NumPy guarantees its numbers across versions, unlike Generator's.
     order = np.random.RandomState(words(seed, step, stream)).rand(images, units).argsort(1, kind="stable")
     masked = np.ones((images, units), bool)
     np.put_along_axis(masked, order[:, :visible], False, axis=1)
     return torch.from_numpy(masked.reshape(images, rows, columns))
+
+
+MASKED_ERROR = MetricSpec("masked_error", "masked error", "", higher_is_better=False)
 
 
 class Errors(NamedTuple):
@@ -52,7 +51,7 @@ class Reconstruction:
     images: int
 
     def values(self) -> dict[str, float]:
-        return {"masked_error": self.error}
+        return {MASKED_ERROR.key: self.error}
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class MaskedImages:
     bf16: bool = False
     """Whether the network computes in autocast."""
 
-    metric_specs: ClassVar = (MetricSpec("masked_error", "masked error", "", higher_is_better=False),)
+    metric_specs: ClassVar = (MASKED_ERROR,)
 
     def training_batch(self, pixels: Tensor, targets: Tensor, step: int, share: Share | None) -> tuple[Tensor, Tensor]:
         masked = self._masks(len(pixels) if share is None else share.batch, step, MASK)

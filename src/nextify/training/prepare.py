@@ -31,6 +31,7 @@ from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.system.text import plural
+from nextify.tasks.masked import MASKED_ERROR
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import (
     DensePreflight,
@@ -50,7 +51,8 @@ from nextify.weights.loading import adapt
 from nextify.weights.sources import IN_TIMM
 
 FEW_IMAGES = 10_000
-"""Training images below which trained weights are recommended."""
+"""Training images below which trained weights are recommended, and those pre-trained without labels have a recipe of
+their own."""
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
 """Limits of the images' side in pixels, where the request names none."""
 OF_COLOURS = ("rand_augment", "color_jitter", "light")
@@ -107,8 +109,8 @@ class Preparation:
         else:
             if request.head is not None:
                 raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
-            recipe_name, recipe = _recipe(request, images, notes)
             about, start = _start(request, images, notes)
+            recipe_name, recipe = _recipe(request, images, about, notes)
         if about is not None:
             if request.scale != "full" or split(request.settings)[1]:
                 raise RequestError(
@@ -328,11 +330,14 @@ def resolved(prepared: Prepared) -> dict[str, object]:
     }
 
 
-def _recipe(request: Request, images: Images, notes: list[str]) -> tuple[str, Recipe]:
+def _recipe(request: Request, images: Images, about: About | None, notes: list[str]) -> tuple[str, Recipe]:
     name = request.recipe
     if name is None:
         small = len(images.train) < MANY_IMAGES
-        if request.weights is not None:
+        masked = about is not None and any(metric.name == MASKED_ERROR.key for metric in about.metrics)
+        if masked and len(images.train) < FEW_IMAGES:
+            name = "few_labels"
+        elif request.weights is not None:
             name = "finetune_small" if small else "convnext_finetune_in22k"
         else:
             name = "scratch_small" if small else "convnext_in1k"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 from nextify.fitting.scale import scale
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
-from nextify.paper.recipe import RECIPES, Recipe
+from nextify.paper.recipe import MASKED_RECIPES, RECIPES, Recipe
 from nextify.paper.settings import Range, check_ranges, hints, owner, plain, short
 
 DESIGN_FIELDS = frozenset(hints(Design))
@@ -38,7 +39,7 @@ class Request:
     """Wall time to fill with epochs, by a measurement on this machine."""
     scale: str = "full"
     weights: str | None = None
-    """Where to start from: whatever ``nextify.weights`` reads."""
+    """Where to start from: whatever ``nextify.weights`` reads. A ``Path`` becomes text."""
     class_order: str | None = None
     """Of weights that do not name their classes: ``imagefolder``, ``natural``, ``data``, or a file of their names."""
     head: str | None = None
@@ -52,6 +53,11 @@ class Request:
     """Parts into which each batch is cut; decides the result where the network has batch norm."""
     seed: Annotated[int, Range(least=0, most=2**31 - 1)] = 0
     """Shifted by 32 bits, it is part of torch's 64-bit seeds."""
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "class_order"):
+            if isinstance(value := getattr(self, name), Path):
+                object.__setattr__(self, name, str(value))
 
     @property
     def above(self) -> dict[str, object]:
@@ -102,6 +108,10 @@ def check(request: Request) -> None:
     scale(request.scale)
     if request.recipe is not None and request.recipe not in RECIPES:
         raise RequestError(f"no recipe {request.recipe!r}; there are {', '.join(RECIPES)}")
+    if request.recipe is not None and (request.recipe in MASKED_RECIPES) != (request.mask_ratio is not None):
+        if request.mask_ratio is None:
+            raise RequestError(f"{request.recipe} is a recipe of nextify pretrain: choose another for train")
+        raise RequestError(f"{request.recipe} is a recipe of nextify train: choose {' or '.join(MASKED_RECIPES)}")
     named = [request.epochs is not None, request.minutes is not None, "epochs" in recipe_settings]
     if sum(named) > 1:
         raise RequestError("--epochs, --minutes and --set epochs=… decide the same thing: give one")

@@ -221,16 +221,16 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
 
 
 def unlabelled_part(root: Path) -> Path | None:
-    """A folder that holds images, though not in several folders that could be classes, or such a training part of it;
-    None where there are classes, or no images."""
+    """A folder that holds images, though not in several folders that could be classes and nowhere else, or such a
+    training part of it; None where there are classes, or no images."""
     if not root.is_dir():
         return None
     folders = data_folders(root)
     if parts := part_folders(root, folders):
         train = next((root / name for name in parts if kind_of(name) == "train"), None)
         return None if train is None else unlabelled_part(train)
-    with_images = [name for name in folders if any(not reason for _, reason in files_below(root, name))]
-    return root if len(with_images) <= 1 and any(not reason for _, reason in files_below(root)) else None
+    places = {name.rpartition("/")[0].partition("/")[0] for name, reason in files_below(root) if not reason}
+    return root if "" in places or len(places) == 1 else None
 
 
 def subfolders(folder: Path, *, hidden: bool = False) -> list[str]:

@@ -58,6 +58,12 @@ class MaskedDesign:
         return {**vars(self), "encoder": self.encoder.to_dict()}
 
 
+def visible_units(units: int, ratio: float) -> int:
+    """How many of an image's units stay visible: ``int(units (1 - ratio))`` as published, but at least one, and with a
+    ratio above 0 not all."""
+    return min(max(1, int(units * (1 - ratio) + 1e-9)), units - (ratio > 0))
+
+
 def fitted_masks(encoder: Design, image_size: int, ratio: float = RATIO) -> tuple[MaskedDesign, tuple[str, ...]]:
     """The masked design for images of ``image_size`` pixels a side, and a sentence on each deviation from the paper.
 
@@ -83,10 +89,14 @@ def fitted_masks(encoder: Design, image_size: int, ratio: float = RATIO) -> tupl
         )
     if unit != UNIT:
         notes.append(f"masks are made of units of {unit} pixels, not {UNIT}: {units}×{units} to an image")
+    number = units * units
+    masked = number - visible_units(number, ratio)
+    if abs(masked / number - ratio) > 0.02:
+        notes.append(f"{masked} of {number} units are masked, which is {masked / number:.0%}, not {ratio:.0%}")
     if units < FEWEST_UNITS:
         notes.append(
-            f"an image has only {units}×{units} patches to mask: a design of a smaller stride learns more, such as "
-            f"convnext_pooled"
+            f"an image has only {units}×{units} patches to mask: --image-size {FEWEST_UNITS * stride} gives "
+            f"{FEWEST_UNITS}×{FEWEST_UNITS}, and so does a design of a smaller stride, such as convnext_pooled"
         )
     last = encoder.widths[-1] * (4 if encoder.bottleneck == "narrow" else 1)
     width = WIDTH if last >= NARROW else last
