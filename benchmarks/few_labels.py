@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--pretrain-epochs", type=int, default=15)
     parser.add_argument("--epochs", type=int, nargs="+", default=[30, 60], help="of fine-tuning, for each share")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--border", default="reflect", help="of the images that pre-training shifts; black was once")
     options = parser.parse_args()
     machine: dict[str, Any] = {"device": "cpu", "threads": options.threads}
     start, records = time.monotonic(), []
@@ -69,7 +70,7 @@ def main() -> None:
             out=options.out / "pretraining",
             epochs=options.pretrain_epochs,
             seed=seed,
-            settings=DESIGN,
+            settings={**DESIGN, "crop": nextify.Shift(border=options.border)},
             **machine,
         )
         print(f"seed {seed}: masked error {before.masked_error:.4f} in {before.seconds:.0f} s", flush=True)
