@@ -26,11 +26,9 @@ from nextify.paper.recipe import Recipe
 
 ORIENTATION = 0x0112
 CPU = torch.device("cpu")
-NEW_PILLOW = int(Image.__version__.partition(".")[0]) >= 13
-"""Those before cannot read the TIFF files in YCbCr that they write."""
 MODES = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
-    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", *["YCbCr"] * NEW_PILLOW, "I;16"),
+    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"),
     "JPEG": ("L", "RGB", "CMYK"),
     "WEBP": ("RGB", "RGBA"),
     "GIF": ("L", "P"),
