@@ -57,7 +57,7 @@ def document() -> str:
         rows = table([f"{regime}_{row.name}" for row in roadmap])
         sections.append(f"## {roadmap.title}, step by step\n\n{rows}\n")
     sections.append(
-        "Two rows of the first roadmap cost less than the paper prints: [both figures](design.md#two-published-costs).\n"
+        "Two rows of the first roadmap cost less than the paper says: [both figures](design.md#two-published-costs).\n"
     )
     return "\n".join(sections)
 
