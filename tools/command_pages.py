@@ -50,7 +50,7 @@ def option(field: Field[Any], hint: Any, documented: str) -> Option:
     marks, kind = metadata(hint), bare(hint)
     argument = next((mark for mark in marks if isinstance(mark, ARGUMENT)), None)
     metavar = (argument.metavar if argument else None) or takes(kind)
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = f"--{(argument.name if argument else None) or field.name.replace('_', '-')}"
     name = metavar if POSITIONAL in marks else flag if kind is bool else f"{flag} {metavar}"
     default = "" if field.default in (MISSING, None, (), False) else str(field.default)
     required = field.default is MISSING and field.default_factory is MISSING

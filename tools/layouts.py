@@ -180,12 +180,12 @@ def table() -> str:
         except PackageNotFoundError:
             used.append(f"{call} of {library} (not installed)")
     lines = [
-        "Each library gets the folder alone:",
+        "Each library is given only the folder:",
         f"{'; '.join(used)}.",
-        "A cell gives the training images + the test images (`all` where the library knows no parts there, `4 of 12`",
-        "where it takes some only) and the classes in their order. Each class has 4 images to train on and 2 in each",
-        "further part; of tars and Parquet files, the first holds 8 images and the second 4. To webdataset and",
-        "datasets, a key ends at the first dot, so that `IMG.0` and `IMG.1` are one sample.",
+        "A cell gives the training images + the test images (`all` if the library finds no parts there, `4 of 12` if",
+        "it takes only some) and the classes in their order. Each class has 4 training images and 2 in each other",
+        "part; of the tar and Parquet files, the first holds 8 images and the second 4. For webdataset and datasets, a",
+        "key ends at the first dot, so `IMG.0` and `IMG.1` are one sample.",
         "",
         f"| layout | {' | '.join(LIBRARIES)} |",
         "|---" * (len(LIBRARIES) + 1) + "|",

@@ -16,8 +16,8 @@ HEADER = "| name | parameters | multiply-adds | G as printed | top-1 %, printed 
 
 INTRODUCTION = """Every name works in `nextify.create_model(name)`, `nextify show`, `nextify diff` and `nextify models`.
 Parameters include a 1000-class head; multiply-adds count convolutions and linear layers for one 224×224 RGB image.
-Accuracies are the paper's (arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours, and – where it prints none.
-`convnext_pooled` is our own, for small images and training from fresh weights
+Accuracies are the paper's (arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours; – means that it gives none.
+`convnext_pooled` is our own design, for small images and training from fresh weights
 ([what it reaches](training.md#cifar-10-from-fresh-weights-on-two-cpu-cores)).
 """
 
@@ -36,7 +36,7 @@ def table(names: list[str]) -> str:
 
 def published_table() -> str:
     lines = [
-        "| name | top-1, 384² | top-1, 22K → 1K, 224² | 384² | parameters as printed |",
+        "| name | top-1, 384² | top-1, 22K → 1K, 224² | top-1, 22K → 1K, 384² | parameters as printed |",
         "|---|--:|--:|--:|--:|",
     ]
     for name, model in MODELS.items():
@@ -51,13 +51,13 @@ def document() -> str:
         "# Models\n\n<!-- Made by tools/models_table.py; do not edit. -->\n",
         INTRODUCTION,
         "## Families\n\n" + table(list(DESIGNS)) + "\n",
-        "More of what the paper prints:\n\n" + published_table() + "\n",
+        "Further accuracies from the paper:\n\n" + published_table() + "\n",
     ]
     for regime, roadmap in ROADMAPS.items():
         rows = table([f"{regime}_{row.name}" for row in roadmap])
         sections.append(f"## {roadmap.title}, step by step\n\n{rows}\n")
     sections.append(
-        "Two rows of the first roadmap cost less than printed: [both figures](design.md#two-published-costs).\n"
+        "Two rows of the first roadmap cost less than the paper says: [both figures](design.md#two-published-costs).\n"
     )
     return "\n".join(sections)
 

@@ -261,7 +261,7 @@ def test_a_training_that_was_stopped_says_that_it_goes_on(
     said = capsys.readouterr().out
     assert said.index("results go to ") < said.index("stopped at step 1 of ")
     assert main(command) == 0
-    assert f"goes on from the checkpoint in {tmp_path}" in capsys.readouterr().out
+    assert f"resumes from the checkpoint in {tmp_path}" in capsys.readouterr().out
 
 
 def test_sigterm_while_measuring_exits_with_130(
@@ -347,7 +347,7 @@ def test_a_training_for_which_the_minutes_do_not_hold_begins_again_with_fewer_ep
     command = ["train", *on(shapes), *TINY, "--minutes", "60", "--set", "batch_size=29", "--out", str(tmp_path)]
     assert main(command) == 0
     said = capsys.readouterr()
-    assert "the machine is slower than measured: begins again with" in said.out
+    assert "the machine is slower than measured: starts again with" in said.out
     (bundle,) = tmp_path.glob("*/bundle")
     (remembered,) = tmp_path.glob("minutes-*.json")
     recipe = json.loads((bundle.parent / "recipe.json").read_text())["recipe"]
@@ -355,7 +355,7 @@ def test_a_training_for_which_the_minutes_do_not_hold_begins_again_with_fewer_ep
     assert len(json.loads((bundle.parent / "result.json").read_text())["curve"]) == 1
     assert not list(tmp_path.glob("*/checkpoint.pt*"))
     assert main(command) == 0
-    assert "this training is finished already" in capsys.readouterr().out
+    assert "this training is already finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])

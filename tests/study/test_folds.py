@@ -200,7 +200,7 @@ def test_folds_start_from_weights_and_python_gives_the_same(tmp_path: Path) -> N
         (["--data", "digits", "--folds", "1"], "--folds"),
         (["--data", "scenes", "--folds", "5"], "--folds is for classification so far"),
         (["--data", "digits", "--folds", "5", "--find-rate"], "--find-rate is for one training"),
-        (["--data", "digits", "--ensemble"], "--ensemble is of the networks of several folds"),
+        (["--data", "digits", "--ensemble"], "--ensemble combines the networks of several folds"),
     ],
 )
 def test_a_wrong_request_is_one_line(tmp_path: Path, capsys: Captured, arguments: list[str], words: str) -> None:

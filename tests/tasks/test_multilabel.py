@@ -240,7 +240,7 @@ def test_evaluate_leaves_figures_and_pictures(bundle: Path, colours: Path, tmp_p
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "mAP" in said
-    assert "95 % intervals of 1,000 bootstrap draws" in said
+    assert "95 % intervals from 1,000 bootstrap draws" in said
     header = next(line for line in said.splitlines() if line.startswith("class"))
     assert header.split() == [
         "class",

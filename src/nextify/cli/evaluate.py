@@ -11,15 +11,15 @@ from nextify.paper.settings import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Options(MeasurementOptions):
-    """Measure a bundle on images: top-1, top-5, per-class accuracy, confusion matrix and calibration; of several labels
-    per image mAP and F1, of a detector average precision, of a segmenter mean IoU.
+    """Measure a bundle on images: top-1, top-5, per-class accuracy, confusion matrix and calibration; for several
+    labels per image, mAP and F1; for a detector, average precision; for a segmenter, mean IoU.
 
     With --out, also write evaluation.json and pictures, such as the confusion matrix and the worst mistakes. Processes
     started by torchrun share the images.
     """
 
     ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, UNSET] = None
-    """Of index masks: pixels of this index do not count, beside those of 255; as given to nextify train."""
+    """For index masks: pixels with this index do not count, nor do those with 255; as given to nextify train."""
 
 
 def run(options: Options) -> int:

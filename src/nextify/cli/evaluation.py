@@ -79,7 +79,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
         )
         assert isinstance(dense_images, DenseImages)
         finder = open_finder(options.bundle, **machine)
-        with console.status("looking at the images …") as status:
+        with console.status("evaluating the images …") as status:
             return dense_images, dense.evaluate_dense(
                 *(finder, dense_images),
                 part=options.part,
@@ -103,7 +103,7 @@ def _print_multilabel(found: MultiLabelEvaluation) -> None:
     figures = ", ".join(
         spec.text(found.metrics[spec.key]) + within.get(spec.key, "") for spec in multilabel_metrics.SPECS
     )
-    print(f"{figures}{f'; in parentheses 95 % intervals of {DRAWS:,} bootstrap draws' if within else ''}\n")
+    print(f"{figures}{f'; in parentheses, 95 % intervals from {DRAWS:,} bootstrap draws' if within else ''}\n")
     rows = [
         (
             *(printable(c.name), f"{c.images:,}", percent(c.ap), f"{c.threshold:.3f}", f"{c.given:,}"),
@@ -131,7 +131,7 @@ def _print(found: Evaluation) -> None:
 
 def _print_dense(found: DetectionEvaluation | SegmentationEvaluation) -> None:
     """The figures and what they come from: sizes and the best score, and a line per class."""
-    drawn = f"; in parentheses 95 % intervals of {DRAWS:,} bootstrap draws" if found.intervals else ""
+    drawn = f"; in parentheses, 95 % intervals from {DRAWS:,} bootstrap draws" if found.intervals else ""
     print(f"{dense.figures(found)}{drawn}")
     if isinstance(found, SegmentationEvaluation):
         pixels = max(1, sum(row.pixels for row in found.classes))

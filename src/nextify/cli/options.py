@@ -26,7 +26,7 @@ Scale = Literal["tiny", "small", "half", "full"]
 Minutes = Annotated[
     Annotated[float, Range(above=0, most=10**7)] | None,
     arg(
-        help="Instead of --epochs: as many as fit this time here, by a measurement. Counts from the command's start.",
+        help="Instead of --epochs: as many as a measurement says fit into this time, counted from the command's start.",
         help_behavior_hint="",
     ),
 ]
@@ -56,8 +56,8 @@ Json = Annotated[bool, arg(help="Print JSON.", help_behavior_hint="")]
 Images = Annotated[
     str,
     arg(
-        help="digits, cifar10, scenes, hf:OWNER/NAME, or images: a folder, a .csv or .parquet list, .parquet or .tar, "
-        "with boxes or masks COCO, VOC, YOLO or images/ beside masks/ (docs/data.md)."
+        help="digits, cifar10, scenes, hf:OWNER/NAME, or your images: a folder, a .csv or .parquet list, .parquet or "
+        ".tar; with boxes or masks: COCO, VOC, YOLO, or images/ next to masks/ (docs/data.md)."
     ),
 ]
 Task = Annotated[Literal["detection", "segmentation"] | None, UNSET]
@@ -65,7 +65,7 @@ Head = Annotated[Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn", "upern
 IgnoreIndex = Annotated[
     Annotated[int, Range(least=0, most=255)] | None,
     arg(
-        help="Of masks: pixels of this index are neither trained on nor measured, like those of 255.",
+        help="For masks: pixels with this index are neither trained on nor measured, like those with 255.",
         help_behavior_hint="",
     ),
 ]
@@ -75,7 +75,7 @@ SplitSeed = Annotated[
 SkipUnreadable = Annotated[
     bool,
     arg(
-        help="Leave images out that cannot be read: each is decoded once at the start to find them.",
+        help="Leave out unreadable images; to find them, every image is decoded once at the start.",
         help_behavior_hint="",
     ),
 ]
@@ -101,9 +101,9 @@ Channels = Annotated[
     tuple[int, ...] | None,
     arg(
         metavar="N | BAND BAND BAND",
-        help="How many channels the images have, all of them then taken as numbers (TIFF, NumPy files); or "
-        "which three bands become colours, counted from 1: 4 3 2 shows infrared, red and green of aerial images. "
-        "Default: as the weights were trained; else all of NumPy files, the colours of others.",
+        help="How many channels the images have, all taken as numbers (TIFF, NumPy files); or the three bands, counted "
+        "from 1, that become colours: 4 3 2 shows infrared, red and green of aerial images. "
+        "Default: as the weights were trained; else all channels of NumPy files, and the colours of others.",
         help_behavior_hint="",
     ),
 ]
@@ -124,7 +124,7 @@ class Machine:
 
     device: Device = "auto"
     threads: Threads = None
-    """CPU threads of each network. Default: all, shared out over the trainings that run side by side."""
+    """CPU threads of each network. Default: all, shared among the trainings that run side by side."""
     kernels: Kernels = "auto"
 
 
@@ -135,9 +135,9 @@ class TrainingMachine(Machine):
     compile: bool = False
     """torch.compile the networks; on a CPU it needs a C++ compiler."""
     capture: bool = False
-    """Launch each training step as one CUDA graph: for classifiers of short kernels on one GPU. Not measured yet."""
+    """Launch each training step as one CUDA graph: for classifiers with short kernels on one GPU. Not measured yet."""
     checkpoint_seconds: Annotated[float, Range(least=0, most=10**9)] = 20.0
-    """Longest time between two checkpoints of a training."""
+    """Longest time between two checkpoints of a training, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,15 +153,15 @@ class MeasurementOptions(InferenceOptions):
     """Options of every command that measures a bundle on labelled images."""
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
-    """A bundle left by nextify train, its folder, or other weights with the same number of classes."""
+    """A bundle written by nextify train, its folder, or other weights with the same number of classes."""
     data: str
     """digits, cifar10, hf:OWNER/NAME, or a path, as for nextify train. The bundle must know every class."""
     class_order: ClassOrder = None
     part: Literal["test", "train", "all"] = "test"
-    """test: val/ or test/, or the images that training would have set aside; all: every image, for data never trained
+    """test: val/ or test/, or the images that training would have set apart; all: every image, for data never trained
     on."""
     split: Annotated[Literal["val", "test"] | None, UNSET] = None
-    """Which part the test images are, of data that has both val and test. Default: val, as in training."""
+    """Which part to test on, if the data has both val and test. Default: val, as in training."""
     out: Folder = None
     """Folder for the results. Default: only print them."""
     reading: OmitArgPrefixes[Reading] = Reading()

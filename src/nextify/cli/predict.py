@@ -21,29 +21,28 @@ from nextify.paper.settings import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Options(InferenceOptions):
-    """Classify images with a bundle and print the most probable classes, or, of several labels per image, those at or
-    above their thresholds; with a detector's print the objects found,
-    with a segmenter's the shares of the classes.
+    """Classify images with a bundle and print the most probable classes or, for several labels per image, the labels at
+    or above their thresholds. For a detector, print the objects found; for a segmenter, the shares of the classes.
 
-    Unreadable images are reported on stderr; the others are still looked at, and the exit code is 1.
+    Unreadable images are reported on stderr; the others are still processed, and the exit code is 1.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
-    """A bundle left by nextify train, a folder written by nextify export, or other weights: a file, hf:owner/name or
+    """A bundle written by nextify train, a folder written by nextify export, or other weights: a file, hf:owner/name or
     timm:name."""
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
     top: Annotated[Annotated[int, Range(least=1, most=10**6)] | None, UNSET] = None
-    """Of a classifier: the number of classes to print per image. Default: 5; of several labels those that are given."""
+    """For a classifier: the number of classes to print per image. Default: 5; for several labels, those given."""
     least_score: Annotated[Annotated[float, Range(least=0, most=1)] | None, UNSET] = None
-    """Of a detector: the least score of the objects to name. Default: 0.3; nextify evaluate prints the best one."""
+    """For a detector: the lowest score of an object to print. Default: 0.3; nextify evaluate prints the best value."""
     out: Folder = None
-    """Of a detector or segmenter: folder for copies of the images with what was found, and for its files (COCO results,
-    YOLO texts, index masks; docs/dense.md)."""
+    """For a detector or segmenter: folder for copies of the images showing what was found, and for its files (COCO
+    results, YOLO texts, index masks; docs/dense.md)."""
     class_order: ClassNames = None
     channels: Channels = None
     csv: Annotated[bool, UNSET] = False
-    """Print CSV: path, rank, class, index, probability; of objects the score and box, of regions the share."""
+    """Print CSV: path, rank, class, index, probability; for objects, the score and box; for regions, the share."""
 
     def check(self) -> None:
         """Raises ``ValueError`` for options that exclude each other, ``FileNotFoundError`` for no bundle."""

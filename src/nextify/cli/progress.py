@@ -221,10 +221,10 @@ def read_source(
     console: Console, source: Source, cache: Path | None, weights: str | None = None, **how: Any
 ) -> AnyImages:
     """``source.open``, with progress."""
-    with console.status("looking at the images …") as status:
+    with console.status("checking the images …") as status:
         return source.open(
             *(cache, weights),
-            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
+            on_progress=lambda done, count: status.update(f"checked {done:,} of {count:,} images …"),
             **how,
         )
 
@@ -277,7 +277,7 @@ def read_images(
         to_train, tested, task, without: as ``open_images`` has them.
         several: whether images with several labels are taken.
     """
-    with console.status("looking at the images …") as status:
+    with console.status("checking the images …") as status:
         images = open_images(
             source,
             task=task,
@@ -288,7 +288,7 @@ def read_images(
             channels=reading.channels or (chosen_bands(weights) if weights else None),
             skip_unreadable=reading.skip_unreadable,
             without=without,
-            on_progress=lambda done, count: status.update(f"looked at {done:,} of {count:,} images …"),
+            on_progress=lambda done, count: status.update(f"checked {done:,} of {count:,} images …"),
         )
     check_images(images, several=several)
     return images

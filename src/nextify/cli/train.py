@@ -26,16 +26,16 @@ class Network:
     """What is trained, and from where."""
 
     scale: common.Scale = "full"
-    """A smaller network than the name says, for smaller images."""
+    """Train a smaller version of the network, for smaller images."""
     weights: Annotated[str | None, common.UNSET] = None
-    """Start from these: a bundle, another library's file, hf:owner/name or timm:name. The classifier becomes
-    new unless the classes are the same."""
+    """Start from these weights: a bundle, another library's file, hf:owner/name or timm:name. The classifier is new
+    unless the classes are the same."""
     class_order: common.ClassOrder = None
     head: common.Head = None
-    """Of a detector (fcos, retinanet, faster_rcnn, mask_rcnn) or segmenter (upernet, fpn). Default: fcos or fpn; with
-    the paper's recipes, the paper's."""
+    """Head of a detector (fcos, retinanet, faster_rcnn, mask_rcnn) or segmenter (upernet, fpn). Default: fcos or fpn;
+    with the paper's recipes, the paper's."""
     freeze: Annotated[int, Range(least=0, most=1000), arg(metavar="STAGES")] = 0
-    """With --weights: this many stages, counted from the stem, stay as they are."""
+    """With --weights: keep the stem and this many stages unchanged."""
     image_size: common.ImageSide = None
     """Side of the images in pixels. Default: the weights', or the images' own between 16 and 224."""
 
@@ -49,10 +49,11 @@ class Machine(common.TrainingMachine):
     workers: common.Workers = None
     """Processes that prepare images. Default: none on a CPU, all cores but one beside a GPU."""
     accumulation: common.Count = None
-    """Parts into which each batch is cut to save memory. Default: as few as fit, by a measurement. With batch norm the
-    parts change the result, and are never chosen for you."""
+    """Parts into which each batch is cut to save memory. Default: as few as fit, by a measurement. With batch norm,
+    parts change the result, so they are never chosen for you."""
     distributed: Literal["auto", "ddp", "fsdp"] = "auto"
-    """Under torchrun: ddp gives each process the whole network, fsdp a part of it, where it does not fit. auto: ddp."""
+    """Under torchrun: ddp gives each process the whole network; fsdp gives it a part, for networks that do not fit
+    on one device. auto: ddp."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,55 +61,56 @@ class Watching:
     """What is measured, reported and tried."""
 
     evaluations: Annotated[int, Range(least=1, most=10**6)] = 2
-    """How often the test images are measured, evenly spaced, the end included."""
+    """How many times to measure the test images: evenly spaced, including the end."""
     track: common.Trackers = ()
     overfit_batch: Annotated[bool, common.UNSET] = False
-    """Learn one batch by heart and stop: shows in a minute whether data and settings can be learned at all."""
+    """Memorize one batch and stop: shows in a minute whether this data can be learned at all with these settings."""
     find_rate: Annotated[bool, common.UNSET] = False
-    """Raise the learning rate over 100 steps and stop: draws the loss, and says whether the recipe's rate is good."""
+    """Raise the learning rate over 100 steps and stop: plot the loss, and say whether the recipe's rate is good."""
     dry_run: Annotated[bool, common.UNSET] = False
     """Check and measure, report what would be trained, and stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Train a network on your images: the data is checked, the recipe fitted to it, and a bundle left in --out.
+    """Train a network on your images: check the data, fit the recipe to it, and leave a bundle in --out.
 
-    Images annotated with boxes or masks (docs/dense.md), or the embedded scenes, train a detector or segmenter.
+    On images annotated with boxes or masks (docs/dense.md), or the embedded scenes, train a detector or segmenter.
 
-    Interrupted, it goes on where it stopped when the same command is given again. Several processes or machines train
-    together when torchrun starts them: torchrun --nproc-per-node 8 -m nextify train …
+    After an interruption, the same command resumes. To train with several processes or machines, start them with
+    torchrun: torchrun --nproc-per-node 8 -m nextify train …
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")] = ""
     """A name that `nextify models` lists, e.g. convnext_atto."""
     data: Annotated[common.Images, common.UNSET] = ""
     continue_: Annotated[str | None, arg(name="continue", metavar="RUN", help_behavior_hint="")] = None
-    """Instead of MODEL: --epochs more of this finished training, e.g. runs/NAME/latest, as a new one beside it, with a
-    new cosine from a tenth of its rate (docs/training.md)."""
+    """Instead of MODEL: train this finished run, e.g. runs/NAME/latest, for --epochs more, as a new run next to it,
+    with a new cosine from a tenth of its learning rate (docs/training.md)."""
     without: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None
-    """Leave these training images out: a list with a column file, as nextify inspect writes it. Test images stay."""
+    """Leave out the training images in this list, which has a column file, as nextify inspect writes it. Test images
+    stay."""
     task: Annotated[
         str | None, arg(metavar="classification|multilabel|detection|segmentation", help_behavior_hint="")
     ] = None
-    """What to learn where the data allows for several: classification has one class per image, multilabel any number of
-    labels. Default: recognized from the data (docs/data.md)."""
+    """What to learn where the data allows several tasks: classification has one class per image, multilabel any number
+    of labels. Default: recognized from the data (docs/data.md)."""
     ignore_index: common.IgnoreIndex = None
     out: common.Folder = None
-    """Folder of the results. Default: runs/MODEL-DATA, or where the training of --continue is."""
+    """Folder for the results. Default: runs/MODEL-DATA, or with --continue where that run is."""
     epochs: common.Count = None
     """Passes over the images. Default: the recipe's, or the scale's."""
     minutes: common.Minutes = None
     folds: Annotated[Annotated[int, Range(least=2, most=100)] | None, common.UNSET] = None
-    """Cross-validation: cut the training images into so many folds and train a network for each on the others. The
-    test images stay unused."""
+    """Cross-validation: split the training images into this many folds and, for each, train a network on the others.
+    The test images stay unused."""
     ensemble: Annotated[bool, common.UNSET] = False
-    """With --folds: leave one bundle of all folds' networks, whose logits are averaged, and measure it on the test
+    """With --folds: also leave one bundle that averages the logits of all folds' networks, and measure it on the test
     images."""
     recipe: Annotated[str | None, common.UNSET] = None
-    """convnext_in1k, scratch_small, coco_3x, … Default: by the task, the number of images and --weights."""
+    """convnext_in1k, scratch_small, coco_3x, … Default: chosen by task, number of images and --weights."""
     set: common.Changes = ()
-    """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set mixing=off --set norm=batch."""
+    """Any field of recipe or design, overriding the fit, e.g. --set batch_size=64 --set mixing=off --set norm=batch."""
     seed: common.Seed = 0
     """Seed of the weights, the order and the augmentation."""
     licence: common.Licence = None
@@ -151,9 +153,9 @@ class Options:
         if self.folds is not None:
             self._check_folds()
         elif self.ensemble:
-            raise RequestError("--ensemble is of the networks of several folds: give --folds 5 too")
+            raise RequestError("--ensemble combines the networks of several folds: give --folds 5 too")
         if self.watching.find_rate and self.watching.overfit_batch:
-            raise RequestError("--find-rate and --overfit-batch are one thing each: give one")
+            raise RequestError("--find-rate and --overfit-batch exclude each other: give one")
         check_licence(self.licence)
         check_trackers(self.watching.track)
         check_source(self.data)
@@ -177,12 +179,12 @@ class Options:
         if given:
             raise RequestError(f"{given[0]} is for one training, and --folds trains several: leave it out")
         if processes.launched() > 1:
-            raise RequestError("--folds takes one process, which starts its own: start it without torchrun")
+            raise RequestError("--folds starts its own processes: run it without torchrun")
 
     def _check_continued(self, folder: str) -> None:
         """Refuse what the training that is continued has decided, and what cannot be read."""
         if self.epochs is None:
-            raise RequestError("--continue takes --epochs N, how many more")
+            raise RequestError("--continue needs --epochs N: how many more to train")
         plain = Options()
         decided = (
             "model",

@@ -115,7 +115,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
             runtime = replace(runtime, accumulation=estimate.accumulation)
             if watching.dry_run:
                 return 0
-            begins = "goes on from the checkpoint in" if any(folder.glob("checkpoint.pt*")) else "results go to"
+            begins = "resumes from the checkpoint in" if any(folder.glob("checkpoint.pt*")) else "results go to"
             console.print(f"{begins} {folder}", highlight=False, markup=False, soft_wrap=True)
     # Several processes would have to agree on it, and what an earlier command trained is not thrown away.
     may_shorten = request.minutes is not None and processes.count() == 1 and not any(folder.glob("checkpoint.pt*"))
@@ -139,7 +139,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
             fewer = plural(progress.epochs, "epoch")
             say(
                 console,
-                [f"the machine is slower than measured: begins again with {fewer}, for what is left of the time"],
+                [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"],
             )
             prepared = with_fewer_epochs(prepared, out, progress.epochs, runtime)
     except TrainingStopped as stopped:
@@ -208,7 +208,7 @@ def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, ask
         say(console, [f"the processor was busy with other work for {estimate.waited:.0%} of that time: the training is "
                       f"faster once it ends, and slower if more comes"])  # fmt: skip
     if estimate.accumulation > 1:
-        why = "as --accumulation asks" if estimate.accumulation == asked else "as larger ones do not fit the memory"
+        why = "as --accumulation asks" if estimate.accumulation == asked else "as larger ones do not fit in memory"
         sees = "; batch norm normalizes each part by itself" if prepared.uses_batch_norm else ""
         if isinstance(prepared.trial.design, DenseDesign):
             sees = "; the losses are means over each part's objects or pixels"
@@ -216,7 +216,7 @@ def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, ask
 
 
 def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
-    with console.status("learning one batch by heart …"):
+    with console.status("memorizing one batch …"):
         found = overfit_batch(prepared, runtime)
     console.print(
         f"one batch of {found.images} images, {found.steps} steps: loss {found.first_loss:.3f} → "
@@ -224,11 +224,11 @@ def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
         highlight=False,
     )
     if found.works:
-        console.print("data, network and settings can learn")
+        console.print("the network can learn this data with these settings")
         return 0
     print(
-        "nextify: not even one batch was learned by heart: check the labels, or try --set learning_rate=… and fewer "
-        "classes that look the same",
+        "nextify: the network could not memorize even one batch: check the labels, or try --set learning_rate=… or "
+        "fewer classes that look the same",
         file=sys.stderr,
     )
     return 1
@@ -248,13 +248,13 @@ def _find_rate(console: Console, prepared: Prepared, runtime: Runtime, out: Path
 
 def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec], model: str) -> None:
     if not done.trained:
-        console.print("this training is finished already")
+        console.print("this training is already finished")
     interval = ""
     if metrics[0].share_of_images:
         low, high = wilson(round(done.metrics[metrics[0].key] * done.test_images / 100), done.test_images)
         interval = f" (95 % interval of {metrics[0].title} {low:.2f} to {high:.2f} %)"
     if metrics[0] == MASKED_ERROR:
-        interval = " (1 is that of each patch's mean; less is better)"
+        interval = " (predicting each patch's mean gives 1; lower is better)"
     console.print(
         f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images{interval}; "
         f"{duration(done.seconds)}, {done.images_per_second:,.0f} images/s",

@@ -184,8 +184,9 @@ class Preparation:
             else:
                 final = final.with_(calibration=share)
                 groups = "" if images.train.groups is None else ", in whole groups"
+                fitted_on = "thresholds" if images.multilabel else "confidences"
                 reason = (
-                    f"{held_out:,} training images are held out{groups}, and confidences fitted on them; "
+                    f"{held_out:,} training images are held out{groups}, and {fitted_on} fitted on them; "
                     f"--set calibration=off trains on all"
                 )
                 changes.append(Change("calibration", "off", share, reason))
@@ -195,7 +196,7 @@ class Preparation:
             and request.mask_ratio is None
             and final.calibration == "off"
         ):
-            notes += ("labels are given from a probability of 0.5 on; --set calibration=0.1 fits thresholds",)
+            notes += ("labels with a probability of at least 0.5 are given; --set calibration=0.1 fits thresholds",)
         if not isinstance(images, DenseImages) and isinstance(images.bands, int):
             final, changes = _without_colours(final, changes, images.bands)
         channels = 3 if isinstance(images, DenseImages) else images.channels

@@ -67,7 +67,7 @@ def test_evaluate(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"tiny with {head} on 3 images of made, fp32"
     assert lines[1].startswith("mIoU " if head == "fpn" else "AP ")
-    assert re.search(r" % \(\d+\.\d\d to \d+\.\d\d\)[,;].* 95 % intervals of 1,000 bootstrap draws$", lines[1])
+    assert re.search(r" % \(\d+\.\d\d to \d+\.\d\d\)[,;].* 95 % intervals from 1,000 bootstrap draws$", lines[1])
     assert {"cat", "dog", "owl"} <= {line.split()[0] for line in lines[2:] if line}
     assert main(["evaluate", str(bundle), "--data", "scenes", "--device", "cpu", "--kernels", "off", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
