@@ -2,8 +2,9 @@
 
 Three data sets: five classes of CIFAR-10, the other five, and five of the digits. Four starts for each, made here and
 of one design: fresh weights; a network pre-trained on the same images without labels (FCMAE); and two that learned the
-other five classes, of which one for a tenth of the epochs. Each start is probed, and then fine-tuned on all training
-images. Kendall's tau compares the two orders; the probe's processor time is a share of that of one fine-tuning each.
+other five classes, one of them for a tenth of the epochs. Each start is probed, and then fine-tuned on all training
+images as ``nextify train`` would, by its recipe's own epochs. Kendall's tau compares the two orders; the probe's
+processor time is a share of that of one fine-tuning of each start.
 
     python benchmarks/starts_order.py --cifar images/cifar10 --out runs/starts-order
 
@@ -106,7 +107,9 @@ def measured(images: Path, others: Path, options: argparse.Namespace) -> list[di
         probed = time.process_time()
         weights = None if source.startswith("fresh:") else source
         full = [
-            nextify.train(MODEL, opened, out=options.out, weights=weights, epochs=options.epochs, seed=seed, **machine)
+            nextify.train(
+                MODEL, opened, out=options.out, weights=weights, epochs=options.full_epochs, seed=seed, **machine
+            )
             for seed in options.seeds
         ]
         seconds = (time.process_time() - probed) / len(full)
@@ -132,11 +135,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/starts-order"))
     parser.add_argument("--sets", type=int, nargs="+", default=[0, 1, 2], help="which of the data sets")
     parser.add_argument("--each", type=int, default=150, help="training images of a class of CIFAR-10")
-    parser.add_argument("--epochs", type=int, default=12, help="of the starts and of the full fine-tunings")
+    parser.add_argument("--epochs", type=int, default=30, help="of the starts")
+    parser.add_argument("--full-epochs", type=int, help="of the full fine-tunings; default: those of the recipe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the full fine-tunings")
-    parser.add_argument("--images", type=int, default=200, help="of the probe")
+    parser.add_argument("--images", type=int, default=750, help="of the probe")
     parser.add_argument("--folds", type=int, default=2)
-    parser.add_argument("--probe-epochs", type=int, default=3)
+    parser.add_argument("--probe-epochs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -80,6 +80,6 @@ def run_starts(options: Options) -> int:
     print(
         f"{advice.text()}{more if advice.equals else ''}\n{options.folds} folds of {used:,} training images in all, "
         f"{plural(options.epochs, 'epoch')} each; 95 % intervals{together}. A short fine-tuning favours weights that "
-        f"learn fast; a long one may reverse small differences"
+        f"learn fast; a long one may reverse the order"
     )
     return 0
