@@ -52,7 +52,7 @@ def option(field: Field[Any], hint: Any, documented: str) -> Option:
     metavar = (argument.metavar if argument else None) or takes(kind)
     flag = f"--{(argument.name if argument else None) or field.name.replace('_', '-')}"
     name = metavar if POSITIONAL in marks else flag if kind is bool else f"{flag} {metavar}"
-    default = "" if field.default in (MISSING, None, (), False) else str(field.default)
+    default = "" if field.default in (MISSING, None, ()) or field.default is False else str(field.default)
     required = field.default is MISSING and field.default_factory is MISSING
     return Option(name, "required" if required else default, one_line((argument and argument.help) or documented))
 

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What is trained, and from where."""
+    """What is trained, and from which weights."""
 
     scale: common.Scale = "full"
     """A smaller network than the name says, for smaller images."""
     weights: Annotated[str | None, common.UNSET] = None
-    """Go on from these: a bundle, another library's file (an official FCMAE checkpoint with its decoder, if it has
+    """Continue from these: a bundle, another library's file (an official FCMAE checkpoint, with its decoder if it has
     one), hf:owner/name or timm:name."""
     image_size: common.ImageSide = None
     """Side of the images in pixels. Default: the weights', or the images' own between 16 and 224."""
@@ -52,23 +52,23 @@ class Options:
     """Pre-train a network on images without labels: 60 % of each image is masked, and restored from the rest (FCMAE).
 
     --out holds a bundle of the encoder, from which `nextify train MODEL --weights BUNDLE` fine-tunes, and pictures of
-    what is restored. Interrupted, it goes on where it stopped when the same command is given again.
+    what is restored. After an interruption, the same command resumes.
     """
 
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     """A name that `nextify models` lists whose blocks are depthwise, e.g. convnextv2_atto."""
     data: common.Images
     out: common.Folder = None
-    """Folder of the results. Default: runs/MODEL-DATA-pretrained."""
+    """Folder for the results. Default: runs/MODEL-DATA-pretrained."""
     epochs: common.Count = None
     """Passes over the images. Default: the recipe's, or the scale's."""
     minutes: common.Minutes = None
     mask_ratio: Annotated[float, Range(above=0, below=1)] = RATIO
     """Share of each image that is masked."""
     recipe: Annotated[str | None, common.UNSET] = None
-    """fcmae (the paper's) or fcmae_small. Default: by the number of images."""
+    """fcmae (the paper's) or fcmae_small. Default: chosen by the number of images."""
     set: common.Changes = ()
-    """Any field of recipe or design, above the fit, e.g. --set batch_size=64 --set norm=batch."""
+    """Any field of recipe or design, overriding the fit, e.g. --set batch_size=64 --set norm=batch."""
     seed: common.Seed = 0
     """Seed of the weights, the order, the augmentation and the masks."""
     licence: common.Licence = None

@@ -15,23 +15,24 @@ from nextify.paper.settings import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Rank weights to start from on a part of your training images, before hours of fine-tuning.
+    """Rank weights by a short fine-tuning on some of your training images, before you spend hours on one of them.
 
-    Each is measured in folds of these images (the test images stay out of it): a linear classifier on its frozen
-    features, and a short fine-tuning, by which it is ranked. Where chance could explain a difference, that is said.
+    The accuracy of a linear classifier on frozen features is shown too. Both are cross-validated; the test images stay
+    unused. A difference that chance could explain is reported as such.
     """
 
     weights: Annotated[Positional[tuple[str, ...]], arg(metavar="WEIGHTS [WEIGHTS …]", help_behavior_hint="")]
     """Bundles, other libraries' files, hf:owner/name, timm:name, or fresh:MODEL for new weights."""
     data: common.Images
     licence: Literal["permissive", "any"] = "any"
-    """permissive: leave weights out that may not be used commercially, or pass their terms on."""
+    """permissive: leave out weights that may not be used commercially, or whose terms apply to everything made from
+    them."""
     images: Annotated[int, Range(least=32, most=10**6)] = 1000
-    """Training images that are used."""
+    """How many training images to use."""
     folds: Annotated[int, Range(least=3, most=20)] = 5
-    """Parts of these, each of which is measured on once. Fewer than 5 give wide intervals."""
+    """Folds of the cross-validation. Fewer than 5 give wide intervals."""
     epochs: Annotated[int, Range(least=1, most=1000)] = 3
-    """Of each short fine-tuning."""
+    """Passes over the images in each short fine-tuning."""
     json: common.Json = False
     reading: OmitArgPrefixes[common.Reading] = common.Reading()
     machine: OmitArgPrefixes[common.Machine] = common.Machine()
