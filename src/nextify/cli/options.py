@@ -161,7 +161,7 @@ class MeasurementOptions(InferenceOptions):
     """test: val/ or test/, or the images that training would have set aside; all: every image, for data never trained
     on."""
     split: Annotated[Literal["val", "test"] | None, UNSET] = None
-    """Which part the test images are, of data that has both val and test. Default: val, as in training."""
+    """Which part to use as test images if the data has both val and test. Default: val, as in training."""
     out: Folder = None
     """Folder for the results. Default: only print them."""
     reading: OmitArgPrefixes[Reading] = Reading()
