@@ -26,7 +26,7 @@ Scale = Literal["tiny", "small", "half", "full"]
 Minutes = Annotated[
     Annotated[float, Range(above=0, most=10**7)] | None,
     arg(
-        help="Instead of --epochs: as many as fit this time here, by a measurement. Counts from the command's start.",
+        help="Instead of --epochs: as many as fit into this time here, by a measurement. The time starts with the command.",
         help_behavior_hint="",
     ),
 ]
@@ -65,7 +65,7 @@ Head = Annotated[Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn", "upern
 IgnoreIndex = Annotated[
     Annotated[int, Range(least=0, most=255)] | None,
     arg(
-        help="Of masks: pixels of this index are neither trained on nor measured, like those of 255.",
+        help="For masks: pixels of this index are ignored in training and measurement, like those of 255.",
         help_behavior_hint="",
     ),
 ]
@@ -75,7 +75,7 @@ SplitSeed = Annotated[
 SkipUnreadable = Annotated[
     bool,
     arg(
-        help="Leave images out that cannot be read: each is decoded once at the start to find them.",
+        help="Leave out images that cannot be read. To find them, each image is decoded once at the start.",
         help_behavior_hint="",
     ),
 ]
@@ -101,9 +101,9 @@ Channels = Annotated[
     tuple[int, ...] | None,
     arg(
         metavar="N | BAND BAND BAND",
-        help="How many channels the images have, all of them then taken as numbers (TIFF, NumPy files); or "
+        help="How many channels the images have, all of which are then taken as numbers (TIFF, NumPy files); or "
         "which three bands become colours, counted from 1: 4 3 2 shows infrared, red and green of aerial images. "
-        "Default: as the weights were trained; else all of NumPy files, the colours of others.",
+        "Default: as the weights were trained; otherwise all channels of NumPy files, and the colours of other files.",
         help_behavior_hint="",
     ),
 ]
@@ -124,7 +124,7 @@ class Machine:
 
     device: Device = "auto"
     threads: Threads = None
-    """CPU threads of each network. Default: all, shared out over the trainings that run side by side."""
+    """CPU threads of each network. Default: all, shared among the trainings that run side by side."""
     kernels: Kernels = "auto"
 
 

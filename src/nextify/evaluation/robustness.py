@@ -244,7 +244,7 @@ def _checked(
 
 def _differences_to_published(network: _Network, made_frost: bool, made: bool) -> list[str]:
     size, classes = network.settings.size, network.num_classes
-    notes = ["ImageNet-C's images were stored as JPEGs of quality 85 after corruption; these were not"] if made else []
+    notes = ["ImageNet-C's images were stored as JPEG of quality 85 after corruption; these were not"] if made else []
     if classes != 1000:
         notes.append(
             f"AlexNet's errors are for ImageNet's 1,000 classes and this network has {classes:,}: the mCE is not "
