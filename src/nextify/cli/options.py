@@ -26,7 +26,7 @@ Scale = Literal["tiny", "small", "half", "full"]
 Minutes = Annotated[
     Annotated[float, Range(above=0, most=10**7)] | None,
     arg(
-        help="Instead of --epochs: as many as fit into this time here, by a measurement. The time starts with the command.",
+        help="Instead of --epochs: as many as fit into this time here, as measured. Counts from the command's start.",
         help_behavior_hint="",
     ),
 ]
