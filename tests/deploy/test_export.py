@@ -181,7 +181,7 @@ def test_predict_takes_an_export(bundle: Path, done: Export, tmp_path: Path, cap
 def test_the_command_says_what_it_found(bundle: Path, tmp_path: Path, capsys: Captured) -> None:
     assert main(["export", str(bundle), "--to", "torch", "--out", str(tmp_path / "x"), "--threads", "1"]) == 0
     said = capsys.readouterr().out
-    assert "verified on 64 images of digits: top-1 as the bundle's on 100 %" in said
+    assert "verified on 64 images of digits: same top-1 as the bundle on 100 %" in said
     assert "(limit 0.0001)" in said
     assert [line.split()[0] for line in said.splitlines()[-7:-3]] == ["1", "2", "7", "64"]
     assert said.endswith(f"licence: MIT\nwritten: {tmp_path / 'x'}\n")

@@ -177,7 +177,7 @@ def test_alexnets_published_errors(bundle, images):
             100 * (summary.error - found.clean_error) / (base - 43.5)
         )
     notes = " ".join(found.notes)
-    for words in ("this network has 4", "24×24", "JPEG of quality 85", "made texture"):
+    for words in ("this network has 4", "24×24", "JPEG of quality 85", "generated texture"):
         assert words in notes
 
 
@@ -288,7 +288,7 @@ def test_the_command(bundle, folder, tmp_path, capsys):
         "mean",
         "mCE 100.0",
         "published for 32×32",
-        "made texture",
+        "generated texture",
     ):
         assert words in said.out
     assert (tmp_path / "robustness.html").is_file()

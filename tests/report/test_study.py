@@ -265,7 +265,7 @@ def test_verdicts_for_new_seeds_and_images_in_all_media(tmp_path):
 def test_few_seeds_are_said_to_rest_on_a_bell_curve():
     said = " ".join(text.notes(typed(with_hits(3))))
     assert "follow a bell curve" in said
-    assert "with 3 paired seeds cannot go below p = 0.25; 6 would do" in said
+    assert "with 3 paired seeds it cannot go below p = 0.25; 6 would do" in said
 
 
 def test_steps_with_more_seeds_than_others_are_counted_by_themselves():
@@ -280,7 +280,7 @@ def test_steps_with_more_seeds_than_others_are_counted_by_themselves():
     assert "are finished" not in text.what_was_trained(results)
     said = " ".join(text.notes(results))
     assert "n = 6 to 9 seeds" in said
-    assert "at 5 looks at most, the first with 6 seeds" in said
+    assert "in at most 5 looks, the first with 6 seeds" in said
     assert "Unfinished" not in said
 
 

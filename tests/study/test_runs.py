@@ -314,7 +314,7 @@ def test_other_test_images_are_not_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("result", "words"),
-    [({"right": None}, "it was not kept which of them"), ({"right": "AAAA"}, "it was not kept which of them")],
+    [({"right": None}, "it was not recorded which of them"), ({"right": "AAAA"}, "it was not recorded which of them")],
 )
 def test_without_the_hits_there_is_no_paired_test(tmp_path: Path, result: dict[str, Any], words: str) -> None:
     found = nextify.diff_runs(a_run(tmp_path / "a"), a_run(tmp_path / "b", **result))

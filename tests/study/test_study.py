@@ -224,7 +224,7 @@ def test_seeds_that_would_end_too_late_are_not_begun(undisturbed, tmp_path):
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         assert main(arguments(tmp_path, *SMALL, "--until-decided", "--max-hours", "0")) == 0
-    assert "past --max-hours 0: the same command with more goes on" in " ".join(said.getvalue().split())
+    assert "past --max-hours 0: run the same command with more hours to continue" in " ".join(said.getvalue().split())
     assert {path.parent.name for path in tmp_path.rglob("result.json")} == before
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["study"]["first_look"], results["study"]["seeds"]) == (2, [0, 1])

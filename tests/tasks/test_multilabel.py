@@ -302,7 +302,7 @@ def test_export_keeps_the_labels(bundle: Path, colours: Path, tmp_path: Path, ca
     assert (
         main(["export", str(bundle), "--to", "torch", "--data", str(colours), "--out", str(out), "--threads", "1"]) == 0
     )
-    assert "labels as the bundle's on 100 %" in capsys.readouterr().out
+    assert "same labels as the bundle on 100 %" in capsys.readouterr().out
     assert main(["predict", str(out), str(colours.parent / "000.png"), "--json", *HERE]) == 0
     (exported,) = json.loads(capsys.readouterr().out)
     (own,) = predict(bundle, colours.parent / "000.png")

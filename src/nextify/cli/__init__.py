@@ -34,8 +34,8 @@ STARTED = time.monotonic()
 GROUPS: dict[str, dict[str, str]] = {
     "Understand the paper": {
         "roadmap": "train the steps from ResNet to ConvNeXt on your images and report what each one gains",
-        "attribute": "find out what each of the paper's decisions is worth whatever the order, by Shapley values",
-        "search": "search the best design for your images and machine within a budget of latency",
+        "attribute": "find out what each of the paper's decisions is worth in any order, by Shapley values",
+        "search": "search for the best design for your images and machine within a latency budget",
         "models": "list the named networks with their cost and published accuracy",
         "show": "show one network: its blocks, and the cost of each stage",
         "diff": "show the differences between two networks, layer by layer",

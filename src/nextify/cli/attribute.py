@@ -18,8 +18,8 @@ from nextify.paper.settings import Range
 class Options:
     """Train networks with random subsets of the paper's decisions, and report what each decision is worth.
 
-    Writes attribution.json, attribution.csv, two figures and report.html to --out. The same command goes on where it
-    stopped, with more pairs of orders; networks are not kept.
+    Writes attribution.json, attribution.csv, two figures and report.html to --out. The same command continues where it
+    stopped and adds pairs of orders. Networks are not kept.
     """
 
     regime: Literal["resnet50", "resnet200"] = "resnet50"
@@ -28,11 +28,11 @@ class Options:
     out: common.Folder = None
     """Folder of the attribution. Default: runs/attribute-REGIME-DATA-SCALE."""
     hours: Annotated[float, Range(above=0, most=10**5)] = 1.0
-    """Start no pair of orders that would end later than this. At least one pair is trained."""
+    """Start no pair of orders that would end after this many hours. At least one pair is trained."""
     pairs: Annotated[Annotated[int, Range(least=1, most=10**5)] | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Stop at this many pairs of orders in all. Default: no limit but --hours."""
+    """Stop at this many pairs of orders in all. Default: limited only by --hours."""
     ends: Annotated[int, Range(least=0, most=1000)] = 6
-    """Seeds with which each decision is also taken alone, left out, and taken in the paper's order."""
+    """Number of seeds with which each decision is also taken alone, last, and in the paper's order."""
     scale: common.Scale = "tiny"
     """Size of the networks and images; full is the paper's."""
     image_size: common.ImageSide = None

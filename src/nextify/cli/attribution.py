@@ -55,7 +55,7 @@ def run_attribution(options: Options) -> int:
                     with console.status("measuring a few steps of the first and the last network …"):
                         estimate = found.probe(engine)
                 each = duration(estimate.seconds * plan.trainings_of_a_pair / max(1, len(found.open_trials)))
-                console.print(f"about [bold]{each}[/] for a pair of orders", highlight=False)
+                console.print(f"about [bold]{each}[/] per pair of orders", highlight=False)
                 if options.dry_run:
                     return 0
                 while found.open_trials:
@@ -66,7 +66,7 @@ def run_attribution(options: Options) -> int:
                     plan.extend(min(plan.pairs + max(0, fit), options.pairs or sys.maxsize))
                     estimate = found.estimate_from_known()
         except KeyboardInterrupt:
-            console.print("\nStopped; the same command goes on.")
+            console.print("\nStopped; the same command continues.")
             code = 130
         except EngineError as error:
             print(f"nextify: {error}", file=sys.stderr)
@@ -93,7 +93,7 @@ def _announce(console: Console, options: Options, found: Attributing, finished: 
     plan = attributed.plan
     console.print(f"[bold]{plan.roadmap.title}[/] on {escape(images.name)}, scale {plan.scale.name}: in any order")
     console.print(
-        f"{len(attributed.names)} decisions, {attributed.trainings_of_a_pair} trainings for a pair of orders, on "
+        f"{len(attributed.names)} decisions, {attributed.trainings_of_a_pair} trainings per pair of orders, on "
         f"{len(images.train):,} images of {plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} "
         f"classes), tested on {len(images.test):,}"
     )
@@ -105,14 +105,14 @@ def _announce(console: Console, options: Options, found: Attributing, finished: 
     if finished:
         console.print(f"{plural(finished, 'pair')} of orders finished already")
     limit = f", {plural(options.pairs, 'pair')} in all" if options.pairs else ""
-    console.print(f"until {options.hours:g} h are over{limit}", highlight=False)
+    console.print(f"for {options.hours:g} h{limit}", highlight=False)
     console.print(f"results go to [bold]{escape(str(options.folder))}[/]", soft_wrap=True)
 
 
 def _conclude(console: Console, found: Attributing, options: Options, started: datetime) -> int:
     attribution = found.attribution()
     if not attribution.pairs:
-        console.print("no pair of orders is complete yet: the same command goes on")
+        console.print("no pair of orders is complete yet: the same command continues")
         return 1 if attribution.left_out else 0
     results = report.Results(
         attribution,

@@ -28,15 +28,15 @@ class Measuring:
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     """Memory format of images and convolution weights."""
     batch_sizes: Sizes = None
-    """Of throughput in inference. Default: what --minutes allow, up to 1 8 on a CPU and 1 8 64 on a GPU."""
+    """Batch sizes for throughput in inference. Default: as --minutes allows, up to 1 8 on a CPU and 1 8 64 on a GPU."""
     training_batch_size: Size = None
-    """Of the measured training step. Default: what --minutes allow, up to 4 on a CPU and 64 on a GPU."""
+    """Batch size of the measured training step. Default: as --minutes allows, up to 4 on a CPU and 64 on a GPU."""
     rounds: Annotated[Annotated[int, Range(least=1, most=10**4)] | None, common.UNSET] = None
-    """Times that the networks take turns at a size. Default: as many as --minutes allow, 3 to 60."""
+    """Rounds in which the networks take turns at each size. Default: as many as --minutes allows, 3 to 60."""
     minutes: Minutes = 15.0
-    """Time that the rounds are planned for."""
+    """Minutes that the rounds are planned to take."""
     counts: Annotated[bool, common.UNSET] = False
-    """Only count parameters, multiply-adds and activations: seconds, no memory, any size of network."""
+    """Only count parameters, multiply-adds and activations, which takes seconds and no memory at any network size."""
     why: Annotated[bool, common.UNSET] = False
     """Also measure what layout, precision and each kind of operator cost each network, at the smallest size."""
 
@@ -46,21 +46,21 @@ class Training:
     """With --data: how each network is trained."""
 
     scale: Annotated[common.Scale | None, common.UNSET] = None
-    """Scale of the networks that are named without one, for small images."""
+    """Scale of the networks named without one, for small images."""
     seeds: Annotated[int, Range(least=1, most=1000)] = 3
-    """Trainings of each network. 6 are needed before a difference can be called significant."""
+    """Trainings of each network. At least 6 are needed to call a difference significant."""
     epochs: common.Count = None
-    """Of each training. Default: what --training-minutes allow, by a measured probe."""
+    """Epochs of each training. Default: as many as --training-minutes allows, by a measured probe."""
     training_minutes: Minutes = 50.0
-    """Time that all trainings together are planned for, where --epochs is not given."""
+    """Minutes that all trainings together are planned to take, if --epochs is not given."""
     recipe: str = "convnext"
-    """Of all trainings, fitted to the images: convnext (the paper's), scratch_small, resnet, …"""
+    """Recipe of all trainings, fitted to the images: convnext (the paper's), scratch_small, resnet, …"""
     image_size: common.ImageSide = None
     """Side of the images in trainings. Default: the images' own, 16 to 224."""
     weights: Annotated[tuple[str, ...], arg(metavar="MODEL=FILE …", help_behavior_hint="")] = ()
     """Evaluate these weights of a network instead of training it."""
     side_by_side: Annotated[Annotated[int, Range(least=1, most=1024)] | None, common.UNSET] = None
-    """Trainings that run at the same time. Default: one a core for images up to 64 pixels."""
+    """Trainings that run at the same time. Default: one per core for images up to 64 pixels."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Machine(common.Machine):
 class Options:
     """Measure networks of different families at several resolutions: cost, speed, memory, their growth, and accuracy.
 
-    With --data each network is trained by one recipe with the same seeds; stopped, the same command goes on. Writes
+    With --data, every network is trained with the same recipe and seeds; if stopped, the same command continues. Writes
     results.json, results.csv, figures and report.html to --out.
     """
 
@@ -85,8 +85,8 @@ class Options:
     timm:swin_tiny_patch4_window7_224, convnext_tiny, convnext_isotropic_small; with --scale a ResNet, a ViT, a Swin
     and a ConvNeXt of similar multiply-adds."""
     sizes: Sides = None
-    """Sides of the square images, in pixels. Default: 224 288 384 512, with --task 256 512 768 1024, with --data that
-    of its images."""
+    """Sides of the square images, in pixels. Default: 224 288 384 512; with --task 256 512 768 1024; with --data
+    the size of its images."""
     task: common.Task = None
     """Compare the networks as backbones of detectors or segmenters with the same head; costs only. Default:
     classifiers."""

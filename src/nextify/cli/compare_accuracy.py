@@ -59,7 +59,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
                         evaluated[entry.model] = evaluate(entry, source, images, device, settings.threads)
         except KeyboardInterrupt:
             done = 0 if trainings is None else len(trainings.plan.trials) - len(trainings.open_trials)
-            raise Stopped(f"Stopped with {done} trainings finished; the same command goes on.") from None
+            raise Stopped(f"Stopped with {done} trainings finished; the same command continues.") from None
     for failed in (t for t in map(trainings.trial, plan.trials) if t.error):
         console.print(f"[red]failed[/] {failed.step}, seed {failed.seed}: {escape(str(failed.error))}", highlight=False)
     return accuracy_results(plan, trainings, evaluated, images)

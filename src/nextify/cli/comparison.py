@@ -95,7 +95,7 @@ def run_comparison(options: Options) -> int:
                 reasons = why.measure(comparison, lambda words: status.update(f"{words} …"))
     except KeyboardInterrupt:
         interrupted = True
-        console.print("\nStopped; what was measured until now:")
+        console.print("\nStopped; measured so far:")
     code = _conclude(console, options, gather(), out)
     return 130 if interrupted else code
 
@@ -170,7 +170,7 @@ def _announce(console: Console, comparison: Comparison) -> None:
     )
     if made.over_budget and settings.rounds is None:
         console.print(
-            f"[dim]·[/] longer than --minutes {settings.minutes:g}: {fewest} rounds are the fewest that show a spread; "
+            f"[dim]·[/] longer than --minutes {settings.minutes:g}: {fewest} rounds are the minimum to show a spread; "
             "fewer --sizes or smaller --batch-sizes take less",
             highlight=False,
         )

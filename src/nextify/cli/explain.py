@@ -14,7 +14,7 @@ from nextify.paper.settings import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Draw what speaks for a class in each image, and check the maps: deletion, insertion, random weights.
+    """Draw what speaks for a class in each image, and check the maps by deletion, insertion and random weights.
 
     Unreadable images are reported on stderr; the others are still explained, and the exit code is 1.
     """
@@ -24,7 +24,7 @@ class Options:
     images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
     method: Literal["grad-cam", "grad-cam++", "hirescam", "integrated-gradients"] = "grad-cam"
-    """How; integrated-gradients needs pip install 'nextify[explain]'."""
+    """How the maps are made; integrated-gradients needs pip install 'nextify[explain]'."""
     index: Annotated[Annotated[int, Range(least=0, most=10**6)] | None, UNSET] = None
     """Index of the class to explain, from 0. Default: each image's most probable one."""
     out: Path = Path("explanations")

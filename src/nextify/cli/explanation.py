@@ -42,7 +42,7 @@ def run_explanation(options: Options) -> int:
         print(f"written: {written[0]}")
     for one in found:
         if not one.depends_on_weights:
-            note(f"{one.path}: the map hardly depends on the weights, so it explains nothing of the network")
+            note(f"{one.path}: the map hardly depends on the weights, so it explains nothing about the network")
     for unread in failed:
         print(f"nextify: {printable(unread.path)}: {printable(unread.error)}", file=sys.stderr)
     return 1 if failed else 0

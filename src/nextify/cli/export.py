@@ -19,31 +19,31 @@ class Options:
     """Write a bundle for another runtime, after comparing its results there with the bundle's on real images.
 
     The folder holds the model file and nextify.json: classes, preprocessing, licence, and what the comparison found. A
-    file that gives other results is not written.
+    file whose results differ is not written.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
     """A bundle left by nextify train, or other weights: a file, hf:owner/name or timm:name."""
     to: Annotated[Literal["onnx", "openvino", "torch", "aotinductor", "executorch"] | None, UNSET] = None
-    """The runtime, with the precisions it has: onnx (fp32, fp16, int8) for ONNX Runtime, openvino (fp32, bf16, fp16,
+    """The runtime, with its precisions: onnx (fp32, fp16, int8) for ONNX Runtime, openvino (fp32, bf16, fp16,
     int8), torch (fp32, bf16, fp16) for torch.export, aotinductor (fp32, bf16) compiled for this machine, executorch
     (fp32)."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
-    """What it computes in. int8 is what nextify quantize does, and needs --data."""
+    """Precision of the file. int8 does the same as nextify quantize, and needs --data."""
     image_size: Annotated[str | None, arg(metavar="PIXELS|dynamic", help_behavior_hint="")] = None
     """Side of the input, or dynamic for any. Default: the bundle's."""
     with_preprocessing: Annotated[bool, UNSET] = False
     """Take uint8 pixels of any size, (N, H, W, 3) RGB, and resize, crop and normalize them inside the file."""
     fastest: Annotated[bool, UNSET] = False
-    """In place of --to: measure torch plain, compiled and with our kernels, ONNX Runtime and OpenVINO, in fp32, bf16
-    and int8, and write the fastest that keeps its accuracy on --data."""
+    """Instead of --to: measure plain torch, compiled torch, torch with our kernels, ONNX Runtime and OpenVINO, in fp32,
+    bf16 and int8, and write the fastest that keeps its accuracy on --data."""
     data: Annotated[str | None, UNSET] = None
     """Images to compare on: digits, cifar10, hf:OWNER/NAME, or a path. Default: the embedded digits."""
     max_drop: Annotated[float, Range(least=0, most=100)] = 0.3
-    """Top-1 points that int8 and --fastest may lose at most, with 95 % confidence."""
+    """Largest loss of top-1 that int8 and --fastest accept, in points, with 95 % confidence."""
     out: Folder = None
-    """Folder to write. Default: beside the bundle, named BUNDLE-FORMAT-PRECISION; BUNDLE-FORMAT-quantized for int8, of
-    which the best that keeps its accuracy is written; BUNDLE-fastest."""
+    """Folder to write. Default: next to the bundle, named BUNDLE-FORMAT-PRECISION; with int8 BUNDLE-FORMAT-quantized,
+    as another precision is written if int8 is refused; with --fastest BUNDLE-fastest."""
     threads: Threads = None
     """CPU threads of the comparison. Default: all."""
     json: Json = False
@@ -71,7 +71,9 @@ class Options:
             if self.data is None:
                 raise ValueError(f"{what} needs --data: images to calibrate and to test the accuracy on")
             if self.image_size or self.with_preprocessing or (self.fastest and self.precision != "fp32"):
-                raise ValueError(f"{what} is for the bundle's own inputs: leave the other options of the file out")
+                rest = "--image-size, --with-preprocessing and --precision"
+                rest = rest if self.fastest else "--image-size and --with-preprocessing"
+                raise ValueError(f"{what} is for the bundle's own inputs: leave out {rest}")
         check_weights(self.bundle)
         if self.data is not None:
             check_source(self.data)

@@ -60,7 +60,7 @@ def run_export(options: Options) -> int:
     of, same = "an image's largest logit", ""
     if isinstance(found, Verification):
         what = "labels" if isinstance(done.about, About) and done.about.thresholds else "top-1"
-        same = f"{what} as the bundle's on {found.top1_equal:g} %, "
+        same = f"same {what} as the bundle on {found.top1_equal:g} %, "
     elif isinstance(done.about, DenseAbout) and done.about.task == "detection":
         of = "the canvas's sides and of the scores"
     print(

@@ -25,8 +25,8 @@ from nextify.paper.settings import Range
 class Options(InferenceOptions):
     """Look for labels that are likely wrong, near duplicates across classes and parts, and outliers.
 
-    Leaves a CSV, a sheet of each kind and the probabilities in --out. Cut to what is to be left out, the CSV goes to
-    nextify train --without.
+    Writes a CSV, a sheet of each kind and the probabilities to --out. Delete the CSV's rows of images to keep, then
+    pass it to nextify train --without.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
@@ -34,11 +34,11 @@ class Options(InferenceOptions):
     data: str
     """digits, cifar10, hf:OWNER/NAME, or a path, as for nextify train."""
     folds: Annotated[Annotated[int, Range(least=2, most=100)] | None, UNSET] = None
-    """Train this many networks as the bundle was, each without its share of the training images, and check the labels
-    of these too. Default: only those of the test images."""
+    """Train this many networks like the bundle, each without a different share of the training images, and check the
+    training labels with them. Default: only test labels are checked."""
     class_order: ClassOrder = None
     split: Annotated[Literal["val", "test"] | None, UNSET] = None
-    """Which part the test images are, of data that has both val and test. Default: val, as in training."""
+    """Which part to use as test images if the data has both val and test. Default: val, as in training."""
     out: Folder = None
     """Folder of the results. Default: runs/inspect-DATA."""
     reading: OmitArgPrefixes[Reading] = Reading()

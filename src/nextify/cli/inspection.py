@@ -74,7 +74,7 @@ def run_inspection(options: Options) -> int:
     note(*images.warnings, *images.notes, *found.notes)
     print(
         f"{printable(found.model or options.bundle)} on {printable(found.data)}: "
-        f"{plural(found.train_images, 'training image')}, {found.test_images:,} to test on"
+        f"{plural(found.train_images, 'training image')}, {plural(found.test_images, 'test image')}"
     )
     for kind, title in TITLES.items():
         print(f"{len(found.of(kind)):,} {kind}: {title}")

@@ -65,7 +65,7 @@ Head = Annotated[Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn", "upern
 IgnoreIndex = Annotated[
     Annotated[int, Range(least=0, most=255)] | None,
     arg(
-        help="For masks: pixels with this index are neither trained on nor measured, like those with 255.",
+        help="For masks: pixels of this index are ignored in training and measurement, like those of 255.",
         help_behavior_hint="",
     ),
 ]
@@ -75,7 +75,7 @@ SplitSeed = Annotated[
 SkipUnreadable = Annotated[
     bool,
     arg(
-        help="Leave out unreadable images; to find them, every image is decoded once at the start.",
+        help="Leave out images that cannot be read. To find them, each image is decoded once at the start.",
         help_behavior_hint="",
     ),
 ]
@@ -101,9 +101,9 @@ Channels = Annotated[
     tuple[int, ...] | None,
     arg(
         metavar="N | BAND BAND BAND",
-        help="How many channels the images have, all taken as numbers (TIFF, NumPy files); or the three bands, counted "
-        "from 1, that become colours: 4 3 2 shows infrared, red and green of aerial images. "
-        "Default: as the weights were trained; else all channels of NumPy files, and the colours of others.",
+        help="How many channels the images have, all of which are then taken as numbers (TIFF, NumPy files); or "
+        "which three bands become colours, counted from 1: 4 3 2 shows infrared, red and green of aerial images. "
+        "Default: as the weights were trained; otherwise all channels of NumPy files, and the colours of other files.",
         help_behavior_hint="",
     ),
 ]
@@ -161,7 +161,7 @@ class MeasurementOptions(InferenceOptions):
     """test: val/ or test/, or the images that training would have set apart; all: every image, for data never trained
     on."""
     split: Annotated[Literal["val", "test"] | None, UNSET] = None
-    """Which part to test on, if the data has both val and test. Default: val, as in training."""
+    """Which part to use as test images if the data has both val and test. Default: val, as in training."""
     out: Folder = None
     """Folder for the results. Default: only print them."""
     reading: OmitArgPrefixes[Reading] = Reading()

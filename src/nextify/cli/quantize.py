@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Write a bundle in int8 if it is faster and shown to keep its accuracy; otherwise the best that is.
+    """Write a bundle in int8 if that is faster and shown to keep its accuracy, otherwise in bf16 or fp32.
 
-    Training images calibrate; of the held-out ones, some choose between the candidates and the others, unseen until
-    then, test the chosen one.
+    Training images are used to calibrate. Some of the held-out images are used to choose between candidates; the
+    others, unseen until then, test the chosen one.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
@@ -36,12 +36,12 @@ class Options:
     data: str
     """digits, cifar10, hf:OWNER/NAME, or a path, with training and held-out images."""
     max_drop: Annotated[float, Range(least=0, most=100)] = 0.5
-    """Top-1 points that may be lost at most, with 95 % confidence."""
+    """Largest loss of top-1 that is accepted, in points, with 95 % confidence."""
     to: Literal["openvino", "onnx"] = "openvino"
     seed: Seed = 0
-    """Of the choice of images."""
+    """Seed of the choice of images."""
     out: Folder = None
-    """Folder to write. Default: beside the bundle, named BUNDLE-FORMAT-quantized."""
+    """Folder to write. Default: next to the bundle, named BUNDLE-FORMAT-quantized."""
     threads: Threads = None
     """CPU threads. Default: all."""
     json: Json = False

@@ -22,12 +22,12 @@ class Machine(common.TrainingMachine):
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 uses autocast; worth it on GPUs and on CPUs that have bf16 instructions."""
     side_by_side: Annotated[Annotated[int, Range(least=1, most=1024)] | None, common.UNSET] = None
-    """Trials that run at the same time. Default: one per core for small scales, of a Ray cluster all that fit, 32 Slurm
-    jobs."""
+    """Trials that run at the same time. Default: one per core at small scales, as many as fit on a Ray cluster, 32
+    Slurm jobs."""
     engine: Literal["local", "ray", "slurm"] = "local"
     """Where trials run: on this machine, or on a cluster (docs/cluster.md)."""
     ray_address: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")] = None
-    """With --engine ray: the cluster. Default: RAY_ADDRESS or, where that is not set, one that is started here."""
+    """With --engine ray: the cluster's address. Default: $RAY_ADDRESS or, if unset, a cluster started here."""
     slurm: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE", help_behavior_hint="")] = ()
     """With --engine slurm: an option of sbatch, such as partition=gpu or time=4:00:00. May be repeated."""
 
@@ -43,44 +43,47 @@ class Machine(common.TrainingMachine):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Train the steps from ResNet to ConvNeXt on your images and report what each one brings.
+    """Train the steps from ResNet to ConvNeXt on your images and report what each one gains.
 
     On images annotated with boxes or masks, or the embedded scenes, each step is the backbone of a detector or
     segmenter.
 
     Writes results.json, results.csv, roadmap.svg, roadmap.png and report.html to --out, and keeps every network in
-    --out/trials. Interrupted, it goes on where it stopped when the same command is given again.
+    --out/trials. If it is interrupted, the same command continues where it stopped.
     """
 
     regime: Literal["resnet50", "resnet200"] = "resnet50"
     """resnet50 → ConvNeXt-T, or resnet200 → ConvNeXt-B."""
     data: common.Images = "digits"
     task: common.Task = None
-    """What to learn where the data is annotated for several. Default: recognized from the data."""
+    """What to learn if the data is annotated for several tasks. Default: recognized from the data."""
     head: common.Head = None
-    """Of detectors (fcos, retinanet, faster_rcnn, mask_rcnn) or segmenters (upernet, fpn). Default: fcos or fpn."""
+    """Head of the detectors (fcos, retinanet, faster_rcnn, mask_rcnn) or segmenters (upernet, fpn). Default: fcos or
+    fpn."""
     ignore_index: common.IgnoreIndex = None
     out: common.Folder = None
-    """Folder of the study. Default: runs/REGIME-DATA-SCALE, with -segmentation where --task names it."""
+    """Folder of the study. Default: runs/REGIME-DATA-SCALE, plus -segmentation with --task segmentation."""
     scale: common.Scale = "tiny"
     """Size of the networks and images; full is the paper's."""
     image_size: common.ImageSide = None
-    """Side of the images in pixels. Default: the images' own, within the scale's range; with boxes and masks up to
-    640."""
+    """Side of the images in pixels. Default: the images' own, within the scale's range; for boxes and masks at
+    most 640."""
     seeds: Annotated[Annotated[int, Range(least=1, most=1000)] | None, common.UNSET] = None
-    """Trainings of each step. A larger number later trains only the missing ones. Default: 6; of boxes and masks 3."""
+    """Trainings of each step. A later command with a larger number trains only the missing ones. Default: 6; for boxes
+    and masks 3."""
     until_decided: Annotated[bool, common.UNSET] = False
-    """Then add seeds to undecided steps until each has a verdict or five looks (docs/study.md)."""
+    """After --seeds, add seeds to undecided steps until each has a verdict or has had five looks (docs/study.md)."""
     max_hours: Annotated[Annotated[float, Range(least=0, most=10**6)] | None, common.UNSET] = None
-    """With --until-decided: add no seeds that would end later than this after the start. Default: no limit."""
+    """With --until-decided: add no seeds that would end more than this many hours after the start. Default: no
+    limit."""
     epochs: common.Count = None
-    """Epochs of the paper's recipe; the original one gets 90/300 of them. Default: the scale's."""
+    """Epochs of the paper's recipe; the original recipe gets 90/300 of them. Default: the scale's."""
     explore: Annotated[bool, common.UNSET] = False
     """Also train the steps the paper tried and did not adopt: kernels 5, 9 and 11."""
     steps: Annotated[tuple[str, ...], arg(metavar="NAME …", help_behavior_hint="")] = ()
     """Only these steps (nextify models 'resnet50_*' lists them). Default: all adopted ones."""
     dry_run: Annotated[bool, common.UNSET] = False
-    """Report what would be trained, with the measured estimate, and stop."""
+    """Report what would be trained, with a measured estimate of the time, and stop."""
     reading: OmitArgPrefixes[common.Reading] = common.Reading()
     machine: OmitArgPrefixes[Machine] = Machine()
 
@@ -95,7 +98,7 @@ class Options:
         if self.max_hours is not None and not self.until_decided:
             raise ValueError("--max-hours limits --until-decided: give both, or neither")
         if self.until_decided and self.seeds == 1:
-            raise ValueError("--until-decided needs --seeds 2 or more: one seed shows nothing of their spread")
+            raise ValueError("--until-decided needs --seeds 2 or more: one seed shows no spread")
         self.machine.check_engine()
         path = roadmap(self.regime)
         for step in self.steps:

@@ -33,9 +33,9 @@ class Options(MeasurementOptions):
     clean_only: Annotated[bool, UNSET] = False
     """Corrupt nothing: for images that are hard as they are (ImageNet-A, -R, -Sketch)."""
     present_classes: Annotated[bool, UNSET] = False
-    """Choose only among classes that have images, the protocol of ImageNet-A and -R."""
+    """Predict only classes that have images, as in the protocol of ImageNet-A and -R."""
     baseline: Annotated[str | None, UNSET] = None
-    """A bundle whose errors count as 100, or alexnet for its published errors on ImageNet-C. Default: no mCE."""
+    """A bundle whose errors count as 100, or alexnet for AlexNet's published errors on ImageNet-C. Default: no mCE."""
     limit: Count = None
     """Measure on this many images, spread evenly over the set."""
     seed: Seed = 0
@@ -45,7 +45,7 @@ class Options(MeasurementOptions):
     imagenet_c: Folder = None
     """Folder of the published ImageNet-C, measured instead of corrupting images here; --data holds the clean images."""
     workers: Workers = None
-    """Processes that corrupt images. Default: none on a CPU, all cores but one beside a GPU."""
+    """Processes that corrupt images. Default: none on a CPU, all cores but one with a GPU."""
 
     def check(self) -> None:
         """Raises ``ValueError`` for options that exclude each other, and as for every measurement."""
@@ -121,7 +121,7 @@ def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[
         mce, relative = percent(found.mean_corruption_error, 1), percent(found.relative_mean_corruption_error, 1)
         print(f"\nmCE {mce}, relative mCE {relative}; 100 is {printable(found.baseline)}")
     if found.made_frost:
-        print("\nfrost: a made texture, not the published pictures; see --frost")
+        print("\nfrost: a generated texture, not the published pictures; see --frost")
 
 
 def _bar() -> Progress:

@@ -19,6 +19,7 @@ from nextify.study.runs import FILTERS, Run, RunError, Sort, runs
 from nextify.system.text import printable
 
 HEADER = ("run", "data", "recipe", "result", "time", "state")
+FOLLOWED = "changed by the fit as a result"
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,18 @@ class Options:
     """List the trainings, studies, cross-validations and comparisons in a folder, the newest first.
 
     nextify runs diff A B shows what differed between two trainings (folders, or the latest of a name such as
-    runs/NAME/latest), and tests on the same test images whether their results do (docs/runs.md).
+    runs/NAME/latest) and, if both used the same test images, tests whether their results differ (docs/runs.md).
     """
 
     what: Annotated[Positional[tuple[str, ...]], arg(metavar="[FOLDER | diff A B]", help_behavior_hint="")] = ()
-    """Folder to look in, up to three folders deep; by default runs. Or diff and two trainings."""
+    """Folder to search, up to three levels deep; by default runs. Or diff and two trainings."""
     where: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=PATTERN", help_behavior_hint="")] = ()
-    """Only runs that fit, e.g. --where data=digits --where model='convnext_*' --where state=stopped; fields: kind,
+    """Only runs that match, e.g. --where data=digits --where model='convnext_*' --where state=stopped; fields: kind,
     state, data, model, task, recipe, folder."""
     sort: Sort = "date"
-    """Order; results best first, dates newest first."""
+    """Sort order; results best first, dates newest first."""
     reverse: bool = False
-    """The other way round."""
+    """Reverse the order."""
     json: Json = False
 
     def check(self) -> None:
@@ -78,7 +79,7 @@ def run(options: Options) -> int:
     if options.json:
         print_json([one.to_dict() for one in found])
     elif not found:
-        print(f"no runs in {printable(folder)}" + (" that fit" if options.where else ""))
+        print(f"no runs in {printable(folder)}" + (" that match" if options.where else ""))
     else:
         _print_runs(found, Path(folder))
     return 0
@@ -122,7 +123,7 @@ def _print_differences(found: RunDifferences) -> None:
     print(f"A  {printable(str(a.folder))}\nB  {printable(str(b.folder))}")
     parts: Mapping[str, Iterable[Difference]] = {
         "settings": found.settings,
-        "what the fit made of them": found.followed,
+        FOLLOWED: found.followed,
         "data": found.data,
         "versions and machine": found.versions,
         "runtime": found.runtime,
@@ -132,7 +133,7 @@ def _print_differences(found: RunDifferences) -> None:
             print(f"\n{title}")
         for name, before, after in differences:
             print(f"  {name}: {_value(before)} → {_value(after)}")
-    alike = [title for title, differences in parts.items() if not differences and title != "what the fit made of them"]
+    alike = [title for title, differences in parts.items() if not differences and title != FOLLOWED]
     if alike:
         print(f"\nthe same: {', '.join(alike)}")
     print()
@@ -154,11 +155,11 @@ def _paired(found: RunDifferences) -> str:
     pairs = found.paired
     if pairs is None:
         return found.images
-    chance = "more than chance would give" if pairs.p < 0.05 else "no more than chance may give"
+    chance = "more than chance would give" if pairs.p < 0.05 else "no more than chance might give"
     p = f"p = {pairs.p:.2g}" if pairs.p >= 1e-4 else "p under 0.0001"
     return (
         f"of {found.images}, A alone gets {pairs.only_before:,} right and B alone {pairs.only_after:,}:\n"
-        f"{chance} (McNemar's exact test, {p}), for these two networks; seeds differ too"
+        f"{chance} (McNemar's exact test, {p}), for these two networks; other seeds may differ"
     )
 
 

@@ -18,11 +18,11 @@ from nextify.paper.settings import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Search the best design for your images within a budget, by successive halving over designs near both roadmaps.
+    """Search near both roadmaps for the best design for your images within a budget, by successive halving.
 
-    Then compare it, on the test images, with what random search finds at equal cost and with the best member of the
+    Then compare it, on the test images, with the result of random search at equal cost and with the best member of the
     families within the budget. Writes search.json, search.csv, search.md, search.svg and search.png to --out, and keeps
-    the winner's network. The same command goes on where it stopped.
+    the winner's network. If it is interrupted, the same command continues where it stopped.
     """
 
     budget: str
@@ -31,8 +31,8 @@ class Options:
     out: common.Folder = None
     """Folder of the search. Default: runs/search-DATA-SCALE-BUDGET."""
     minutes: Annotated[float, Range(above=0, most=10**7)] = 60.0
-    """Time of the search; random search takes as long again, the families at most, and the final trainings come on
-    top."""
+    """Minutes of the search. Random search takes as long again, the families at most as long, and the final trainings
+    come on top."""
     alone: Annotated[bool, common.UNSET] = False
     """Search only, without random search and the families."""
     epochs: common.Count = None
@@ -40,7 +40,7 @@ class Options:
     seeds: Annotated[int, Range(least=1, most=1000)] = 3
     """Final trainings of each winner, paired by seed."""
     seed: common.Seed = 0
-    """Of the designs that are drawn, and of the trainings that decide."""
+    """Seed of the random designs, and of the trainings that choose between them."""
     scale: common.Scale = "tiny"
     """Depths and stems to start from; the widths follow from the budget."""
     image_size: common.ImageSide = None
@@ -48,7 +48,7 @@ class Options:
     recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Recipe of all trainings. Default: as nextify train chooses it."""
     latency_threads: common.Threads = None
-    """CPU threads with which latency is measured. Default: all cores."""
+    """CPU threads for measuring latency. Default: all cores."""
     reading: OmitArgPrefixes[common.Reading] = common.Reading()
     machine: OmitArgPrefixes[Machine] = Machine()
 

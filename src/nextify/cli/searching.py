@@ -54,7 +54,7 @@ def run_search(options: Options) -> int:
                 found = made.run()
         except KeyboardInterrupt:
             done = plural(len(made.ledger.known), "training")
-            console.print(f"\nStopped with {done} finished; the same command goes on.")
+            console.print(f"\nStopped with {done} finished; the same command continues.")
             return 130
         except EngineError as error:
             print(f"nextify: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ class PortError(ValueError):
 class Options:
     """Serve a bundle or an export over HTTP: predictions, Open Inference Protocol, metrics, and a page at /.
 
-    Needs pip install 'nextify[serve]'. SIGTERM and Ctrl-C answer what was accepted, then stop.
+    Needs pip install 'nextify[serve]'. On SIGTERM or Ctrl-C, it answers the requests it has accepted, then stops.
     """
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
@@ -33,21 +33,21 @@ class Options:
     max_batch: Annotated[int, Range(least=1, most=4096)] = 16
     """Most images that go through the network at once."""
     max_wait_ms: Annotated[float, Range(least=0, most=60_000)] = 5.0
-    """How long an image waits for others to fill its batch."""
+    """Longest time in milliseconds that an image waits for others to fill its batch."""
     workers: Annotated[Annotated[int, Range(least=0, most=256)] | None, UNSET] = None
-    """Processes that run the network; 0 runs it in the server's own, which does not survive a crash. Default: 1 beside
-    a GPU; on a CPU one per core that --threads leaves, at most 4, which answers more images per second than one on all
-    cores, and a single image later."""
+    """Processes that run the network; 0 runs it in the server's own, which does not survive a crash. Default: 1 with a
+    GPU; on a CPU the cores divided by --threads, at most 4, which answer more images per second than one process on all
+    cores, but take longer for a single image."""
     queue: Annotated[int, Range(least=1, most=10**6)] = 256
-    """Images that may be accepted and not answered yet; beyond that the answer is 503."""
+    """Most images that may be accepted but not answered yet; further requests get 503."""
     max_bytes: Annotated[int, Range(least=1, most=2**30)] = 2**25
-    """Bytes of a request's body."""
+    """Most bytes of a request's body."""
     max_pixels: Annotated[int, Range(least=1, most=10**9)] = 50_000_000
-    """Pixels of an image, before it is resized."""
+    """Most pixels of an image, before it is resized."""
     timeout: Annotated[float, Range(least=0.1, most=86_400)] = 60.0
-    """Seconds for a request to arrive, and again to be answered."""
+    """Most seconds for a request to arrive, and again for its answer."""
     token: Annotated[str, UNSET] = ""
-    """What clients must send as Authorization: Bearer TOKEN. Default: $NEXTIFY_TOKEN, or nothing."""
+    """Token that clients must send as Authorization: Bearer TOKEN. Default: $NEXTIFY_TOKEN, or none."""
     name: Annotated[str, UNSET] = ""
     """The model's name in paths and answers. Default: the bundle's."""
     class_order: ClassNames = None

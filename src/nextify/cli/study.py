@@ -74,7 +74,7 @@ def run_study(options: Options) -> int:
         except KeyboardInterrupt:
             planned = len(study.plan.trials)
             done = planned - len(study.open_trials)
-            console.print(f"\nStopped with {done} of {planned} trainings finished; the same command goes on.")
+            console.print(f"\nStopped with {done} of {planned} trainings finished; the same command continues.")
             return 130
         except EngineError as error:
             print(f"nextify: {error}", file=sys.stderr)
@@ -99,7 +99,7 @@ def _add_seeds(console: Console, study: Study, engine: Engine, hours: float | No
         if study.open_trials and hours is not None and spent + estimate.seconds > 3600 * hours:
             console.print(
                 f"the next {plural(len(study.open_trials), 'training')} would take about {duration(estimate.seconds)}, "
-                f"past --max-hours {hours:g}: the same command with more goes on",
+                f"past --max-hours {hours:g}: run the same command with more hours to continue",
                 highlight=False,
             )
             study.plan = before

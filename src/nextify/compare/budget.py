@@ -99,19 +99,19 @@ def recommend(results: Results) -> str | None:
     limits, found = read(said), results.candidates()
     if not found:
         return (
-            f"Within {said} nothing can be recommended: no accuracy is known at the sizes compared; give --data, or "
+            f"Within {said}, nothing can be recommended: no accuracy is known at the sizes compared; give --data, or "
             "compare networks that the paper prints at 224 or 384 pixels."
         )
     excess = {limit: [(e, row) for row, _ in found if (e := limit.excess(row)) is not None] for limit in limits}
     unknown = [limit.name for limit in limits if not excess[limit]]
     if unknown:
-        return f"Within {said} nothing can be recommended: {' and '.join(unknown)} was not measured in this run."
+        return f"Within {said}, nothing can be recommended: this run did not measure {' and '.join(unknown)}."
     fitting = [(value, row) for row, value in found if all((e := x.excess(row)) is not None and e < 0 for x in limits)]
     if fitting:
         value, row = max(fitting, key=lambda f: f[0])
         figures = ", ".join(limit.shown(row) for limit in limits)
         where = _source(results, row.model)
-        return f"Within {said} take {row.model} at {row.image_size}²: {percent(value)} % {where}, with {figures}."
+        return f"Within {said}, take {row.model} at {row.image_size}²: {percent(value)} % {where}, with {figures}."
     broken = next((limit for limit in limits if all(e >= 0 for e, _ in excess[limit])), limits[0])
     nearest = min(excess[broken], key=lambda e: e[0])[1]
     return (

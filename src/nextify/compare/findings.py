@@ -25,7 +25,7 @@ def findings(results: Results) -> Iterator[str]:
     if absent:
         yield f"Not everything could be measured: {'. '.join(absent)}."
     if not run.interleaved:
-        yield "The networks did not fit memory together and were measured one after the other: ratios may drift."
+        yield "The networks did not fit into memory together and were measured one after the other: ratios may drift."
     load = results.environment.get("load_average_start")
     if isinstance(load, float) and load > 0.5 and run.settings.rounds and not run.settings.conditions.on_gpu:
         yield (
@@ -87,7 +87,7 @@ def _work(results: Results) -> Iterator[str]:
     own = sorted(((rate, r) for r, rate in timed if r.image_size == size), key=lambda o: -o[0])
     if len(own) > 1:
         said = listing([f"{r.model} {count(rate)}" for rate, r in own])
-        yield f"Multiply-adds a second at {size}² in batches of {own[0][1].batch_size}: {said}."
+        yield f"Multiply-adds per second at {size}² in batches of {own[0][1].batch_size}: {said}."
 
 
 def _accuracy(results: Results) -> Iterator[str]:

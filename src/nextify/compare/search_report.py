@@ -119,12 +119,12 @@ def notes(found: Found) -> list[str]:
     over = sum(t.candidate.used > 1 for t in found.tried)
     said.append(
         f"The search trained {plural(len(trained['search']), 'design')}, the best third of them going on each time "
-        f"({' → '.join(map(str, found.rungs))} epochs); of all designs {over} took too much and got no training."
+        f"({' → '.join(map(str, found.rungs))} epochs). Of all designs, {over} were over the budget and not trained."
     )
     if len(found.finals) > 1:
         said.append(
             f"Random search trained {plural(len(trained['random']), 'design')} for {found.rungs[-1]} epochs, for at "
-            f"least as many seconds in all; {plural(len(trained['family']), 'member')} of the families were halved as "
+            f"least as long in total; {plural(len(trained['family']), 'member')} of the families were halved as "
             f"in the search."
         )
     said += [
@@ -132,14 +132,14 @@ def notes(found: Found) -> list[str]:
         f"winners were then trained on all training images and measured on the {found.data.test_images:,} test images.",
         f"Latency: the median of single images of {found.image_size}×{found.image_size}, warm, on "
         f"{place.get('device')} ({place.get('gpu') or place.get('cpu')}) with "
-        f"{plural(found.latency_threads, 'thread')}; of the winners the median of {len(found.finals[0].latency_ms)} "
+        f"{plural(found.latency_threads, 'thread')}; for the winners the median of {len(found.finals[0].latency_ms)} "
         f"rounds in turn.",
     ]
     late = [f for f in found.finals if any(limit.name == "latency" and median(f.latency_ms) > limit.value
                                            for limit in limits(given.budget))]  # fmt: skip
     if late:
         names = text.listing([WORDS[f.arm] for f in late])
-        said.append(f"Measured again in turn, {names} took longer than the budget: this machine is not quiet.")
+        said.append(f"Measured again in turn, {names} took longer than the budget: other work is slowing this machine.")
     return said
 
 

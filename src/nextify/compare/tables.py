@@ -156,13 +156,13 @@ def sections(results: Results) -> Iterator[Section]:
         yield made("growth", "Growth with the pixels", lead, "Exponents of cost", columns, results.models)
     if results.ratios:
         lead = (
-            f"Images/s over those of {results.ratios[0].reference}: the ratio of mean speeds in which rounds weigh by "
-            "the square of their rank, the fastest the most. The interval is that of 95 % over the shared rounds, "
-            "drawn again with replacement; with fewer than 6 rounds, their range."
+            f"Images/s relative to {results.ratios[0].reference}: the ratio of mean speeds, each round weighted by the "
+            "square of its rank, so that the fastest count most. The 95 % interval comes from bootstrap draws of the "
+            "shared rounds; with fewer than 6 rounds, it is their range."
         )
         yield made("ratios", "Speed against one network", lead, "Speed ratios", RATIOS, results.ratios)
     if results.table_12:
-        lead = "Inference in the largest batches. The paper's figures are of an A100, TF32, channels-last."
+        lead = "Inference in the largest batches. The paper's figures are for an A100, TF32, channels-last."
         yield made("table-12", "Beside the paper's Table 12", lead, "Table 12", TABLE_12, results.table_12)
 
 
@@ -244,7 +244,7 @@ def cost_notes(results: Results) -> list[str]:
     if run.head:
         said.append(
             f"Each network is the backbone of the same {run.head} head, whose costs are included. Untrained weights "
-            "find hardly any object: what follows the head takes longer with trained ones."
+            "find hardly any object; with trained ones, the work after the head takes longer."
         )
     if run.rounds:
         said.append(
@@ -265,7 +265,7 @@ def accuracy_notes(accuracy: Accuracy) -> list[str]:
     if base:
         said.append(
             f"Differences are to {base}, paired: one seed draws the same images in the same order for every network. "
-            "Intervals are Student's of 95 % over the seeds, and say nothing of other test images."
+            "Intervals are Student's 95 % intervals over the seeds, and do not cover other test images."
         )
     errors = [row.binomial_standard_error for row in accuracy.rows if row.binomial_standard_error]
     if errors:

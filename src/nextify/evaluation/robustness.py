@@ -253,7 +253,9 @@ def _differences_to_published(network: _Network, made_frost: bool, made: bool) -
     if size != (224, 224):
         notes.append(f"AlexNet's errors are at 224×224 pixels, these at {size[0]}×{size[1]}")
     if made_frost:
-        notes.append("frost is a made texture, not the published pictures: its error and the mCE are not comparable")
+        notes.append(
+            "frost is a generated texture, not the published pictures: its error and the mCE are not comparable"
+        )
     return notes
 
 

@@ -112,16 +112,14 @@ def notes(results: Results) -> list[str]:
     found, unit = results.attribution, "points"
     said = [
         f"{plural(found.pairs, 'pair')} of orders, {results.trainings:,} trainings. All together: "
-        f"{_shown(found.whole)} {unit}; the values add up to it but for {abs(found.gap or 0):.1g}.",
-        "Intervals are 95 % for new orders and new seeds, on these test images; each decision by itself.",
+        f"{_shown(found.whole)} {unit}; the values add up to it to within {abs(found.gap or 0):.1g}.",
+        "Intervals are 95 %, for new orders and new seeds on these test images, for each decision by itself.",
         "In every order “depthwise” comes before “inverted bottleneck”, “move up” and the 7×7 kernel, whose dense "
         "convolutions would take up to 60 times the multiply-adds.",
         *_against_the_paper(found.worths),
     ]
     if found.left_out:
-        said.append(
-            f"{plural(found.left_out, 'pair')} with a failed training left out: what they would have shown is missing."
-        )
+        said.append(f"{plural(found.left_out, 'pair')} of orders left out, since a training failed in each.")
     strong = [i for i in found.interactions if i.certain]
     if strong:
         titles = {w.decision: w.title for w in found.worths}
@@ -157,8 +155,8 @@ def _against_the_paper(worths: Sequence[Worth]) -> list[str]:
         for w in ours
         if abs(paper.index(w) - ours.index(w)) >= 4
     ]
-    said = "Another sign than in the paper: " + (", ".join(turned) if turned else "none that is certain") + "."
-    return [said, "Four ranks or more from the paper's: " + (", ".join(moved) if moved else "none") + "."]
+    said = "Opposite sign to the paper's: " + (", ".join(turned) if turned else "none for certain") + "."
+    return [said, "Four or more ranks away from the paper's: " + (", ".join(moved) if moved else "none") + "."]
 
 
 def _groups(results: Results) -> list[tuple[str, list[Worth]]]:

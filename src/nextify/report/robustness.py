@@ -95,7 +95,7 @@ def picture(found: Robustness) -> Figure:
     if found.mean_corruption_error is not None:
         lines.append(f"mCE {found.mean_corruption_error:.1f} against {shorten(found.baseline, 40)}")
     if found.made_frost:
-        lines.append("frost: a made texture, not the published pictures")
+        lines.append("frost: a generated texture, not the published pictures")
     axes.set_title("\n".join(lines), fontsize=10, loc="left", color=INK, pad=12, parse_math=False)
     return figure
 

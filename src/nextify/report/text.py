@@ -232,7 +232,7 @@ def provenance(results: StudyResults) -> str:
 def on_other_images(images: int | None, error: float) -> str:
     """How far an accuracy depends on the test images; ``error``: its binomial standard error."""
     return (
-        f"{whole(images)} test images: on others of the same kind an accuracy would move by about {error:.2f} points "
+        f"On {whole(images)} other test images of the same kind, an accuracy would move by about {error:.2f} points "
         "(binomial standard error)"
     )
 
@@ -251,7 +251,7 @@ def notes(results: StudyResults) -> list[str]:
             f"({listing(unfinished[:4] + (['others'] if len(unfinished) > 4 else []))})."
         )
     if n == 1:
-        lines.append("n = 1: one training per step, so there is no spread, and a change may be that of the seed.")
+        lines.append("n = 1: one training per step, so there is no spread, and a change may be due to the seed.")
     elif n:
         how = "for new seeds and new test images" if crossed(results) else f"Student's t on the {n} paired differences"
         lines.append(
@@ -260,13 +260,13 @@ def notes(results: StudyResults) -> list[str]:
         )
     if not all(step.adopted for step in steps):
         lines.append(
-            "○ Explored only: the next step does not build on it. A change is against the row it was made from."
+            "○ Explored only: the next step does not build on it. Its change is relative to the row it was made from."
         )
     lines += _verdicts(results)
     images, means = results.study.data.test_images, [step.mean for step in steps if step.mean is not None]
     if images and means and results.metric.share_of_images:
         error = binomial_standard_error(min(max(sum(means) / len(means), 0.0), 100.0), images)
-        counted = "; the intervals of changes count it in" if crossed(results) else ""
+        counted = "; the intervals of changes include it" if crossed(results) else ""
         lines.append(f"{on_other_images(images, error)}, which the spread over seeds does not show{counted}.")
     task = "" if results.study.task == CLASSIFICATION else "classification of "
     other = "other images at another scale" if not task else "another task, other images, another scale"
@@ -308,19 +308,19 @@ def _rules(results: StudyResults) -> list[str]:
     ]
     if not results.metric.share_of_images:
         lines.append(
-            f"A single image has no {results.metric.title}: its score is by how much that of all would change without "
-            "it (jackknife), an approximation that needs many test images."
+            f"A single image has no {results.metric.title}: its score is how much that of all images would change "
+            "without it (jackknife), an approximation that needs many test images."
         )
     first = results.study.first_look
     if first is not None:
         lines.append(
-            f"Seeds were added to undecided steps, at {LOOKS} looks at most, the first with {first} seeds; the 5 % are "
-            "shared out over the looks."
+            f"Seeds were added to undecided steps, in at most {LOOKS} looks, the first with {first} seeds; the 5 % is "
+            "shared among the looks."
         )
     pairs, needed = min(_planned(results)), seeds_needed()
     if pairs < needed:
         lines.append(
-            "A two-sided sign-flip test needs no bell curve, but with "
-            f"{plural(pairs, 'paired seed')} cannot go below p = {smallest_possible_p(pairs):.2g}; {needed} would do."
+            f"A two-sided sign-flip test needs no bell curve, but with {plural(pairs, 'paired seed')} it "
+            f"cannot go below p = {smallest_possible_p(pairs):.2g}; {needed} would do."
         )
     return lines

@@ -180,13 +180,13 @@ def _on_the_same_images(a: _Training, b: _Training, same_data: bool) -> tuple[st
         unknown = "" if a.data and b.data else " as far as their folders tell"
         return f"the test images are not the same{unknown}, so the results cannot be compared image by image", None
     count = a.found["test_images"]
-    told = f"the same {count:,} test images" + (" by name and label, in other training data" if by_name else "")
+    told = f"the same {count:,} test images" + (" (matched by name and label; other training data)" if by_name else "")
     if a.run.metric != "top1" or b.run.metric != "top1":
-        return f"{told}; a test of pairs is for classification", None
+        return f"{told}; the paired test is for classification only", None
     rights = [unpacked(t.found.get("right"), count, t.run.value or 0.0) for t in (a, b)]
     if rights[0] is None or rights[1] is None:
         lacking = [str(t.run.folder) for t, right in zip((a, b), rights, strict=True) if right is None]
-        return f"{told}, but it was not kept which of them {' and '.join(lacking)} gets right", None
+        return f"{told}, but it was not recorded which of them {' and '.join(lacking)} gets right", None
     return told, mcnemar(rights[0], rights[1])
 
 

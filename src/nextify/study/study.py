@@ -86,7 +86,7 @@ class Trainings:
         """What the user should know about earlier trainings in the store."""
         earlier = {folder for planned in self.open_trials for folder in self.store.of_earlier_versions(planned)}
         said = f"{len(earlier)} trainings in {self.store.trials} are from an earlier version of nextify: they are kept"
-        return [f"{said} as they are, and these are trained anew"] if earlier else []
+        return [f"{said} as they are, and the networks are trained again"] if earlier else []
 
     def estimate(self, engine: Engine, on_probe: Callable[[str], None] = lambda step: None) -> StudyEstimate:
         """Measure a few steps of each network that is still to be trained, side by side as it will run."""

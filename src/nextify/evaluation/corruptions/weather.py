@@ -141,7 +141,7 @@ def _texture(index: int, scale: float, least: int, pictures: Path | None) -> Pix
         except OSError as error:
             raise ValueError(
                 f"{path} cannot be read ({error.strerror or 'no image'}): the folder of frost pictures must hold "
-                f"{', '.join(FROST_PICTURES)}; leave it out for made textures"
+                f"{', '.join(FROST_PICTURES)}; leave it out for generated textures"
             ) from None
     scale = max(scale, least / min(texture.size))  # never smaller than the image
     size = (max(least, round(texture.width * scale)), max(least, round(texture.height * scale)))
