@@ -132,9 +132,7 @@ def our_table(name: str) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     note = "Command, hardware and versions are in the linked file. Data and scale differ from the paper's. An interval"
-    return "\n".join(
-        [*lines, "", f"{note}\nthat contains zero means that so few seeds allow no conclusion."]
-    )
+    return "\n".join([*lines, "", f"{note}\nthat contains zero means that so few seeds allow no conclusion."])
 
 
 def ladder(name: str) -> str:
@@ -204,8 +202,9 @@ def index() -> str:
         "",
         "<!-- Made by tools/cards.py; do not edit. -->",
         "",
-        "Each page shows what changes, the block before and after, the paper's figure and ours, and what we decided where the",
-        "paper is silent. ○: explored only. Changes are in percentage points of top-1; the paper's are on ImageNet-1K.",
+        "Each page shows what changes, the block before and after, the paper's figure and ours, and what we decided",
+        "where the paper is silent. ○: explored only. Changes are percentage points of top-1; the paper's are on",
+        "ImageNet-1K.",
         "",
         f"| step | {' | '.join(ROADMAPS[r].title for r in REGIMES)} | ours |",
         "|---|--:|--:|---|",
