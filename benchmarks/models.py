@@ -7,7 +7,7 @@ a process that does nothing else; on a CUDA device, the allocator's peak in a se
 what a 2048³ matrix product reaches.
 
 Command:  python benchmarks/models.py --batch 16 --rounds 5
-Results:  docs/weights.md
+Results:  docs/benchmarks.md
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def layers(before: Design, after: Design) -> str:
     for design, other in ((before, after), (after, before)):
         theirs = blocks(other)
         lines = [f"{place:<25} {line}" for place, line in blocks(design).items() if theirs.get(place) != line]
-        texts.append("\n".join(lines) or "(nothing that the other has not)")
+        texts.append("\n".join(lines) or "(no other lines)")
     return f"Before\n\n```text\n{texts[0]}\n```\n\nAfter\n\n```text\n{texts[1]}\n```"
 
 
@@ -131,10 +131,8 @@ def our_table(name: str) -> str:
             text.interval(*row.interval) or text.ABSENT,
         )
         lines.append(f"| {' | '.join(cells)} |")
-    note = "Command, hardware and versions are in the linked file. A different data set and scale than the paper's: an"
-    return "\n".join(
-        [*lines, "", f"{note}\ninterval that spans zero says that nothing can be concluded from so few seeds."]
-    )
+    note = "Command, hardware and versions are in the linked file. Data and scale differ from the paper's. An interval"
+    return "\n".join([*lines, "", f"{note}\nthat contains zero means that so few seeds allow no conclusion."])
 
 
 def ladder(name: str) -> str:
@@ -183,7 +181,7 @@ def card(name: str) -> str:
         *([] if same else [layers(before.design, after.design)]),
         "## All bars",
         f"![accuracy of every step, with this one marked]({file_name(after)}-bars.svg)",
-        "The bars do not begin at zero. Ours are of small networks on small images: compare directions, not heights.",
+        "The bars do not start at zero. Ours are from small networks on small images: compare directions, not heights.",
         "## The paper's figure",
         paper_table(name),
         "## Our figure",
@@ -204,8 +202,9 @@ def index() -> str:
         "",
         "<!-- Made by tools/cards.py; do not edit. -->",
         "",
-        "What changes, the block before and after, the paper's figure, ours, and what we decided where it is silent.",
-        "○: explored only. Changes in percentage points of top-1; the paper's are on ImageNet-1K.",
+        "Each page shows what changes, the block before and after, the paper's figure and ours, and what we decided",
+        "where the paper is silent. ○: explored only. Changes are percentage points of top-1; the paper's are on",
+        "ImageNet-1K.",
         "",
         f"| step | {' | '.join(ROADMAPS[r].title for r in REGIMES)} | ours |",
         "|---|--:|--:|---|",
