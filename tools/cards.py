@@ -117,8 +117,8 @@ def our_table(name: str) -> str:
     if not found:
         return "Not measured."
     lines = [
-        "| data | roadmap | scale | n | top-1 % | change, points | 95 % interval |",
-        "|---|---|---|--:|--:|--:|---|",
+        "| data | roadmap | scale | n | metric | mean, % | change, points | 95 % interval |",
+        "|---|---|---|--:|---|--:|--:|---|",
     ]
     for path, results, row in found:
         cells = (
@@ -126,6 +126,7 @@ def our_table(name: str) -> str:
             text.path_title(results),
             results.study.scale,
             str(row.n),
+            results.metric.title,
             text.mean_std(row.mean, row.std),
             f"**{text.signed(row.change)}**",
             text.interval(*row.interval) or text.ABSENT,
@@ -203,8 +204,8 @@ def index() -> str:
         "<!-- Made by tools/cards.py; do not edit. -->",
         "",
         "Each page shows what changes, the block before and after, the paper's figure and ours, and what we decided",
-        "where the paper is silent. ○: explored only. Changes are percentage points of top-1; the paper's are on",
-        "ImageNet-1K.",
+        "where the paper is silent. ○: explored only. Changes are percentage points: the paper's of top-1 on",
+        "ImageNet-1K, ours of the metric in brackets.",
         "",
         f"| step | {' | '.join(ROADMAPS[r].title for r in REGIMES)} | ours |",
         "|---|--:|--:|---|",
@@ -212,7 +213,8 @@ def index() -> str:
     for row in ROADMAPS["resnet50"].rows[1:]:
         paper = [text.signed(ROADMAPS[regime][row.name].published_change) for regime in REGIMES]
         ours = "; ".join(
-            f"{text.signed(r.change)} ({results.study.data.name}, n = {r.n})" for _, results, r in measured(row.name)
+            f"{text.signed(r.change)} ({results.metric.title}, {results.study.data.name}, n = {r.n})"
+            for _, results, r in measured(row.name)
         )
         mark = "" if row.adopted else " ○"
         lines.append(f"| [{row.title}]({file_name(row)}.md){mark} | {' | '.join(paper)} | {ours or 'not measured'} |")

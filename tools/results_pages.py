@@ -71,7 +71,7 @@ def page() -> str:
         folder = path.parent.name
         parts += [f"## {study_title(results)}", ""]
         parts += [NOTES[folder], ""] if folder in NOTES else []
-        parts += [f"![bars of top-1 by step]({folder}/roadmap.png)", "", markdown(results)]
+        parts += [f"![bars of {results.metric.title} by step]({folder}/roadmap.png)", "", markdown(results)]
         parts += [f"Files: [results.json]({folder}/results.json), [results.csv]({folder}/results.csv)", ""]
     return "\n".join(parts).rstrip("\n") + "\n"
 
@@ -85,13 +85,17 @@ def ledger() -> str:
 
 
 def studies_table() -> str:
-    lines = ["| what | first row → last row, top-1 % | n | data | hardware | command |", "|---|---|--:|---|---|---|"]
+    lines = [
+        "| what | metric | first row → last row, % | n | data | hardware | command |",
+        "|---|---|---|--:|---|---|---|",
+    ]
     for path in sorted((ROOT / "docs" / "results").glob("*/results.json")):
         results = StudyResults.read(path)
         study, place, (first, *_, last) = results.study, results.environment, results.rows
         data = f"{study.data.train_images:,} training and {study.data.test_images:,} test images, {study.image_size}²"
         cells = (
             f"{path_title(results)}, scale {study.scale}",
+            results.metric.title,
             f"{mean_std(first.mean, first.std)} → {mean_std(last.mean, last.std)}",
             str(last.n),
             f"[{study.data.name}](results/{path.parent.name}/results.json): {data}",
