@@ -204,7 +204,7 @@ def broken(root: Path) -> Path:
     ("make", "parts"),
     [
         (absent, ["no such folder", "nowhere"]),
-        (a_file, ["is a file of another kind", "give "]),
+        (a_file, ["is not a supported kind of file", "give "]),
         (nothing, ["has no images", "one folder per class"]),
         (no_folders, ["no class folders", "put the images of each class"]),
         (one_class, ["one class only (only)", "add a folder"]),

@@ -98,13 +98,15 @@ def open_images(
     if bands is not None and source in ("digits", "cifar10"):
         raise DataError(f"{source} has no bands to choose from: leave --channels out")
     if source == "scenes":
-        raise DataError("scenes has boxes and masks and no labels: nextify train MODEL --data scenes trains on them")
+        raise DataError(
+            "scenes has boxes and masks but no labels: train on them with nextify train MODEL --data scenes"
+        )
     if tested == "val" and source in ("digits", "cifar10"):
-        raise DataError(f"{source} has no val: choose --split test, or leave it out")
+        raise DataError(f"{source} has no val part: choose --split test, or leave it out")
     if task == "multilabel" and (source in ("digits", "cifar10") or source.startswith(PREFIX)):
         raise DataError(_one_class_each(source))
     if without is not None and source == "digits":
-        raise DataError("digits has no files that --without could name: leave it out")
+        raise DataError("digits has no files for --without to name: leave it out")
     if source == "digits":
         return _digits(split_seed, cache)
     splitting = Splitting(test_fraction, split_seed, to_train, tested, task)
@@ -112,7 +114,7 @@ def open_images(
         local = root or _default_root()
         if not (local / "train").is_dir():
             if without is not None:
-                raise DataError("the images of cifar10 have no names for --without: give a folder of them")
+                raise DataError("the images of cifar10 have no file names for --without: give them as a folder")
             return _cifar10(local, cache)
         listing = list_folder(local, splitting)
     else:
@@ -123,7 +125,7 @@ def open_images(
             if not path.exists() or format_of(path) is None:
                 raise
             raise DataError(
-                f"{error}; for its boxes or masks, nextify train MODEL --data {printable(source)} trains on them"
+                f"{error}; to train on its boxes or masks, use nextify train MODEL --data {printable(source)}"
             ) from None
     if task == "multilabel" and listing.labels.ndim == 1:
         raise DataError(_one_class_each(source))
@@ -173,7 +175,7 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
     train, test, note = split_train(labels, Splitting(UNLABELLED_TESTS, split_seed), everything)
     files = Files(path, tuple(names))
     notes = (
-        f"{printable(str(path))} has no class folders: all images in it are taken.",
+        f"{printable(str(path))} has no class folders: all its images are used.",
         note.replace(" of each class", ""),
         *([f"Other parts of {printable(str(source))} are left out."] if path != Path(source).expanduser() else []),
     )
@@ -184,8 +186,8 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
 
 def _one_class_each(source: str) -> str:
     return (
-        f"{printable(source)} holds one class per image, as only folders and tables of paths hold several labels so "
-        f"far: write a table of paths and labels, or train without --task multilabel"
+        f"{printable(source)} holds one class per image, and only folders and tables of paths can hold several "
+        f"labels: write a table of paths and labels, or train without --task multilabel"
     )
 
 
@@ -197,10 +199,12 @@ def _channels_of(listing: Listing) -> tuple[int, str]:
     except (OSError, UnreadableImage) as error:
         raise DataError(f"{name} cannot be read ({error}): replace it") from None
     if count > MOST_CHANNELS:
-        raise DataError(f"{name} has {count} channels, and at most {MOST_CHANNELS} are read: give --channels")
+        raise DataError(
+            f"{name} has {count} channels, but at most {MOST_CHANNELS} can be read: choose some with --channels"
+        )
     return (
         count,
-        f"The images are NumPy files of {plural(count, 'channel')}, as {name} shows; --channels N says so too.",
+        f"The images are NumPy files of {plural(count, 'channel')}, as in {name}; --channels {count} does the same.",
     )
 
 
@@ -219,7 +223,7 @@ def _listing(source: str, splitting: Splitting) -> Listing:
             return list_metadata(path, splitting) or list_folder(path, splitting)
     pattern = is_pattern(source) and suffix in (".tar", ".parquet")
     if path.exists() and not path.is_file():
-        raise DataError(f"{printable(source)} is no regular file: give {KINDS}")
+        raise DataError(f"{printable(source)} is not a regular file: give {KINDS}")
     if suffix == ".tar":
         return list_tar(shards_of(source, splitting), splitting)
     if suffix == ".parquet" and (pattern or holds_images(path)):
@@ -228,7 +232,7 @@ def _listing(source: str, splitting: Splitting) -> Listing:
         return list_manifest(path, splitting)
     if path.name.lower().endswith(ARCHIVES):
         raise DataError(f"{printable(source)} is an archive: unpack it and give its folder")
-    raise DataError(f"{printable(source)} is a file of another kind: give {KINDS}")
+    raise DataError(f"{printable(source)} is not a supported kind of file: give {KINDS}")
 
 
 def _digits(split_seed: int, cache: Path | None) -> Images:
@@ -249,7 +253,7 @@ def _digits(split_seed: int, cache: Path | None) -> Images:
         cache,
         mirror_keeps_class=False,
         notes=(
-            f"{len(train):,} images to train and {len(test):,} to test on (stratified, seed {split_seed}).",
+            f"{len(train):,} images to train on and {len(test):,} to test on (stratified, seed {split_seed}).",
             "All images are grayscale and become RGB with three equal channels.",
         ),
     )
