@@ -41,7 +41,7 @@ def test_the_same_command_goes_on_without_the_image(workers: int, tmp_path: Path
 
     asked: dict[str, Any] = {"epochs": 2, "scale": "tiny", "image_size": 16, "workers": workers, "threads": 1}
     asked |= {"settings": {"batch_size": 4, "crop": RandomResized()}}
-    with pytest.raises(DataError, match=r"train/b/bad.tif cannot be read .*goes on from step") as caught:
+    with pytest.raises(DataError, match=r"train/b/bad.tif cannot be read .*resumes from step") as caught:
         train("convnext_atto", images(False), out=out, **asked)
     (folder,) = out.glob("*/checkpoint.pt")
     step = int(str(caught.value).rpartition(" ")[2])

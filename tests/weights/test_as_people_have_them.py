@@ -265,7 +265,7 @@ def test_dinov3_as_published(form: str, tmp_path: Path) -> None:
     found = find(tmp_path / "x.pth")
     assert not found.bundle.about.design.differences(SMALL)
     assert found.bundle.about.licence == "dinov3-license"
-    assert any("passes on to every derivative" in note for note in found.notes)
+    assert any("applies to every derivative" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

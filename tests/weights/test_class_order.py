@@ -338,7 +338,7 @@ def test_names_that_contradict_each_other_or_do_not_fit(tmp_path: Path) -> None:
     torch.save({"model": state, "classes": ["a", "b"]}, tmp_path / "y.pth")
     found = find(tmp_path / "y.pth")
     assert found.bundle.about.classes == ()
-    assert any("classes aside: it names 2 classes, and the weights have 3" in note for note in found.notes)
+    assert any("ignored classes: it names 2 classes, but the weights have 3" in note for note in found.notes)
     for wrong, problem in (
         (["a", "b"], "names 2 classes"),
         (["a", "a", "b"], "twice"),

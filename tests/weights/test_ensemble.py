@@ -95,7 +95,7 @@ def test_bundles_that_do_not_belong_together_are_refused(members: list[Path], en
 
 def test_more_members_than_tensors_are_refused_at_once(ensemble: Path) -> None:
     state, about = _parts(ensemble)
-    with pytest.raises(WeightsError, match=r"1,000,000 members in \d+ tensors"):
+    with pytest.raises(WeightsError, match=r"1,000,000 members, but holds \d+ tensors"):
         save_bundle(ensemble, state, replace(about, members=1_000_000))
 
 

@@ -129,7 +129,7 @@ def export(
         check_images(images, several=True)
     dynamic = image_size == "dynamic"
     if isinstance(image_size, str) and not dynamic:
-        raise formats.FormatError(f"image_size is a whole number of pixels, or dynamic; got {image_size!r}")
+        raise formats.FormatError(f"image_size must be a whole number of pixels, or dynamic; got {image_size!r}")
     source = Source.of(bundle, image_size if isinstance(image_size, int) else None)
     size = None if dynamic or with_preprocessing else source.about.preprocessing.size
     exported = Exported(to, precision, size, with_preprocessing, bf16=precision == "bf16")
@@ -145,7 +145,7 @@ def export(
     real: list[tuple[str, npt.NDArray[Any]]] = [*some_images(shown.test)]
     if isinstance(settings.bands, int):
         if with_preprocessing:
-            raise formats.FormatError("with_preprocessing is for pictures, and the bundle takes channels: leave it out")
+            raise formats.FormatError("with_preprocessing is for pictures, but the bundle takes channels: leave it out")
         if images is None:
             real = [(name, as_channels(pixels, settings.bands)) for name, pixels in real]
     with fresh_folder(out) as fresh:

@@ -32,7 +32,9 @@ class UnknownLayer(TypeError):
 
     def __init__(self, layer: object) -> None:
         name = type(layer).__name__
-        super().__init__(f"{name} is no known layer: derive it from layout.Layer, and its module with layers.module_of")
+        super().__init__(
+            f"{name} is not a known layer: derive it from layout.Layer, and its module with layers.module_of"
+        )
 
 
 class Layer(ABC):

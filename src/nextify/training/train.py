@@ -99,13 +99,13 @@ class Source:
             for name, value in (("--without", self.without), ("--channels", self.channels)):
                 if value is not None:
                     raise DataError(
-                        f"{name} is for classification, and {self.data} is annotated for {dense}: leave it out"
+                        f"{name} is for classification, but {self.data} is annotated for {dense}: leave it out"
                     )
             if dense == "detection" and self.ignore_index is not None:
-                raise DataError(f"--ignore-index is for masks, and of {self.data} boxes are learned: leave it out")
+                raise DataError(f"--ignore-index is for masks, but {self.data} is used for its boxes: leave it out")
             return open_dense(self.data, task=asked, ignore_index=self.ignore_index, **how)
         if self.ignore_index is not None:
-            raise DataError(f"--ignore-index is for masks, and {self.data} has none: leave it out")
+            raise DataError(f"--ignore-index is for masks, but {self.data} has none: leave it out")
         how["channels"] = self.channels or (chosen_bands(weights) if weights else None)
         if not self.labelled:
             return open_unlabelled(self.data, **how)
@@ -133,18 +133,20 @@ def prepare_in(
             epochs = measured = epochs_for(request.minutes, began, preparation.fitted_to, runtime)
             if keep:
                 processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
-        hold = "1 minute holds" if request.minutes == 1 else f"{request.minutes:g} minutes hold"
+        hold = "1 minute is enough for" if request.minutes == 1 else f"{request.minutes:g} minutes are enough for"
         notes.append(f"{hold} {plural(epochs, 'epoch')} here")
     prepared = preparation.fitted_to(epochs)
     if finished(folder_of(out, prepared.trial), prepared.trial) is None:
         for folder in of_earlier_versions(sorted(out.iterdir())):
-            notes.append(f"{folder} is of an earlier version of nextify: it stays as it is, and this is trained anew")
+            notes.append(
+                f"{folder} was made by an earlier version of nextify: it stays as it is, and a new training starts"
+            )
         for folder in sorted(out.iterdir()):
             differing = fitted_otherwise(folder, prepared.trial, request.to_dict())
             if differing and "epochs" not in differing:
                 settings = " ".join(f"--set {name}={value}" for name, value in differing.items())
                 notes.append(f"{folder} is this training as an earlier version of nextify fitted it ({settings}): it "
-                             f"stays as it is, and this is trained anew")  # fmt: skip
+                             f"stays as it is, and a new training starts")  # fmt: skip
     return replace(prepared, notes=(*prepared.notes, *notes))
 
 
@@ -246,7 +248,7 @@ def run_prepared(
         try:
             link_latest(result.bundle)
         except OSError as error:
-            to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): name {folder} instead")
+            to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): use {folder} instead")
 
     processes.from_first(write_curves)
     processes.from_first(write_predictions)
