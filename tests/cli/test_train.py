@@ -482,7 +482,7 @@ DIGITS = ("convnext_atto", "--data", "digits")
             (*DIGITS, "--set", "mixing.probability=2"),
             "--set mixing.probability must be a number at least 0",
         ),
-        ((*DIGITS, "--set", "batch_size=601"), "leaves no step in an epoch of 600"),
+        ((*DIGITS, "--set", "batch_size=601"), "is larger than an epoch of 600"),
         ((*DIGITS, "--set", "batch_size=1.5"), "batch_size must be a whole number"),
         ((*DIGITS, "--set", "epochs=0"), "epochs must be a whole number at least 1"),
         ((*DIGITS, "--epochs", "0"), "--epochs must be 1 or more"),
@@ -507,7 +507,7 @@ def test_parts_that_were_asked_for_are_not_called_a_lack_of_memory(capsys: Captu
     text = capsys.readouterr().out
     assert "in 2 parts, as --accumulation asks" in text
     assert "memory)" in text
-    assert "fit the memory" not in text
+    assert "fit in memory" not in text
 
 
 def test_kernels_can_be_switched_off(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -594,7 +594,7 @@ def test_preflight_tells_facts_and_what_will_hurt() -> None:
     for part in (
         "no training images of class 2",
         "fewer than 5 training images of class 1",
-        "25 times the images of the smallest",
+        "25 times as many images as the smallest",
         "training for only 30 steps teaches little",
         "ema=0.999 averages over 1,000 of 30 steps",
         "learning_rate=1 is 100 times the fitted 0.01: training may diverge",

@@ -137,7 +137,7 @@ def test_parts_within_class_folders(tmp_path: Path) -> None:
     measured = open_images(str(tmp_path), to_train=False)
     assert {name.split("/")[1] for name in names(measured)[1]} == {"val"}
     folder(tmp_path, "c")
-    with pytest.raises(DataError, match=r"parts in them \(a/, b/\) and 4 images in none \(c/0.png, "):
+    with pytest.raises(DataError, match=r"parts in them \(a/, b/\) and 4 images outside them \(c/0.png, "):
         open_images(str(tmp_path))
 
 
@@ -340,7 +340,7 @@ def test_blank_columns(header: str, tmp_path: Path) -> None:
 
 def test_a_stray_quote_swallows_no_rows(tmp_path: Path) -> None:
     rows = [f"{i}.png,{chr(34) + '5 nail' if i in (3, 6) else 'ab'[i % 2]}" for i in range(8)]
-    with pytest.raises(DataError, match=r"row 5 of m.csv has a cell of several lines, as after a stray quote"):
+    with pytest.raises(DataError, match=r"row 5 of m.csv has a cell that spans several lines, as after a stray quote"):
         open_images(table(tmp_path, "path,label", rows))
 
 
@@ -361,7 +361,7 @@ def test_used_and_left_out_are_all_that_is_on_the_disk(tmp_path: Path) -> None:
     on_disk = {Path(at, file).relative_to(root).as_posix() for at, _, files in os.walk(root) for file in files}
     assert sorted([*train, *test, *left]) == sorted(on_disk)
     (said,) = [note for note in images.notes if "left out" in note]
-    for part in ("1 .heic files, which need pip install pillow-heif", "2 results of nextify", "1 in docs/, beside"):
+    for part in ("1 .heic files, which need pip install pillow-heif", "2 results of nextify", "1 in docs/, next to"):
         assert part in said
     assert "thumbnail" in said
     assert "hidden" not in said
@@ -480,4 +480,4 @@ def test_pictures_that_are_transparent_everywhere_are_told(tmp_path: Path) -> No
     ghost = Image.open(tmp_path / "a" / "0.png")
     ghost.putalpha(0)
     ghost.save(tmp_path / "a" / "ghost.png")
-    assert any("transparent everywhere" in warning for warning in open_images(str(tmp_path)).warnings)
+    assert any("fully transparent" in warning for warning in open_images(str(tmp_path)).warnings)

@@ -150,7 +150,7 @@ def test_a_folder_with_copies_stays_one_class_per_image_and_names_the_option(roo
     assert not images.multilabel
     assert "none" in images.classes
     (warning,) = images.warnings
-    assert "stand in more than one class" in warning
+    assert "appear in more than one class" in warning
     assert warning.endswith("correct their labels, or give --task multilabel where an image can have several")
 
 
@@ -180,7 +180,7 @@ def test_several_names_of_one_file_in_a_part_are_one_image(root: Path) -> None:
     images = open_images(folder, task="multilabel")
     assert len(images.train) == 8
     assert labels_of(images, "train").count(("cat", "tree")) == 2
-    assert any("stand in several class folders (by link or content)" in note for note in images.notes)
+    assert any("appear in several class folders (by link or content)" in note for note in images.notes)
 
 
 # -- the split -----------------------------------------------------------------------------------------------------

@@ -303,7 +303,8 @@ def test_labels_that_contradict_each_other_are_a_warning(tmp_path: Path) -> None
     ]
     images = open_images(write_csv(root / "m.csv", rows))
     assert images.warnings == (
-        "3 images appear in more than one class (x/0.png as cat and x/6.png as dog; x/1.png as dog and x/1.png as emu): "
+        "3 images appear in more than one class (x/0.png as cat and x/6.png as dog; x/1.png as dog and x/1.png as emu)"
+        ": "
         "correct their labels, or give --task multilabel where an image can have several",
     )
     assert images.test_images_also_in_training == 2
@@ -438,7 +439,7 @@ def null_images(root: Path) -> str:
             ["2 of 5 images cannot be read", "no.png (No such file or directory)", "x/nö.png"],
         ),
         (manifest("path,label\nx/0.png,a\nx/1.png,a\n"), ["one class only (a)"]),
-        (manifest("path,label\nx/0.png,a\nx/1.png,b\n"), ["every class has one image"]),
+        (manifest("path,label\nx/0.png,a\nx/1.png,b\n"), ["every class has only one image"]),
         (
             manifest("path,label,split\nx/0.png,a,train\nx/1.png,b,train\nx/2.png,c,test\n"),
             ["split test has class c that split train lacks"],
@@ -462,7 +463,7 @@ def null_images(root: Path) -> str:
         (cut_tar, ["train-001.tar is not a complete tar file"]),
         (damaged_tar, ["train-001.tar is not a complete tar file (damaged header)"]),
         (compressed_tar, ["train-000.tar is compressed", "decompress it"]),
-        (missing_shards, ["2 of 4 files", "are not there: train-002.tar, train-003.tar"]),
+        (missing_shards, ["2 of 4 files", "are missing: train-002.tar, train-003.tar"]),
         (odd_shard, ["more.tar does not name a part, where others say test, train"]),
         (
             shards(("a.tar", [("1.png", b"x"), ("2.txt", b"y")])),

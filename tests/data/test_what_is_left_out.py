@@ -235,7 +235,7 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     assert opened(seed=1)[0].fingerprint != images.fingerprint
     images, both = opened("train", "train", "val")
     assert both
-    assert any("groups have images to train on and to test on" in note for note in images.notes)
+    assert any("groups have both training and test images" in note for note in images.notes)
     rows[:10] = [(*row[:2], "") for row in rows[:10]]
     assert any("10 of 60 images have no group" in note for note in opened()[0].notes)
 
@@ -314,7 +314,7 @@ def test_links_to_images_of_the_set_are_not_followed(target: str, tmp_path: Path
     (tmp_path / "cat" / "more").symlink_to(target, target_is_directory=True)
     images = open_images(str(tmp_path))
     assert images.fingerprint == before
-    assert any("1 links to other images of the set" in note for note in images.notes)
+    assert any("1 links to other images of the data set" in note for note in images.notes)
 
 
 def test_links_that_lead_out_of_the_set_are_followed(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
     for name in ("m.csv", "m.tar", "m.parquet", "tars/a.tar", "tars/a.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         os.mkfifo(tmp_path / name)
-        with pytest.raises(DataError, match=r"(no regular file|are not there)"):
+        with pytest.raises(DataError, match=r"(not a regular file|are missing)"):
             open_images(str(tmp_path / name))
     os.remove(tmp_path / "tars" / "a.parquet")
     with pytest.raises(DataError, match="is no regular file"):
@@ -487,7 +487,7 @@ def test_what_few_test_images_cannot_tell(tmp_path: Path) -> None:
     save_noise(tmp_path / "one" / "0.png", 99, size=(900, 900), compress_level=0)
     images = open_images(str(tmp_path))
     notes = preflight(images, Recipe(batch_size=2), image_size=224).notes
-    assert any("With 2 test images, accuracy is known to ±50 points" in note for note in notes)
+    assert any("With 2 test images, accuracy is only known to ±50 points" in note for note in notes)
     assert any("The part set apart has no images of class one" in note for note in notes)
     assert any("short side is about 900 pixels but training uses 224" in note for note in notes)
 

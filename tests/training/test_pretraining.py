@@ -235,7 +235,7 @@ def test_the_same_command_trains_nothing_again(capsys: Captured, out: Path, bund
     ("arguments", "message"),
     [
         (("resnet50", "--data", "digits"), "choose a ConvNeXt, or a row of the roadmap from depthwise on"),
-        (("convnextv2_atto", "--data", "digits", "--set", "groups=1"), "and this design has groups=1"),
+        (("convnextv2_atto", "--data", "digits", "--set", "groups=1"), "but this design has groups=1"),
         (("convnextv2_atto", "--data", "digits", "--mask-ratio", "1"), "--mask-ratio must be"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "mixing.mixup=0.8"), "pre-training has no mixing"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "layer_decay=0.8"), "pre-training has no layer_decay"),

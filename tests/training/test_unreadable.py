@@ -76,7 +76,7 @@ def test_the_option_of_commands_that_train(
 @pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.pt.before", "result.json", "recipe.json", "log.jsonl"])
 def test_a_pipe_among_the_results_is_named(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(UnusableFolder, match=rf"{name} is no regular file: move it elsewhere"), taken(tmp_path):
+    with pytest.raises(UnusableFolder, match=rf"{name} is not a regular file: move it elsewhere"), taken(tmp_path):
         pass
     if name.endswith(".json"):
         with pytest.raises(UnusableFolder, match="is no regular file"):

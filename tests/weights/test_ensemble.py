@@ -122,5 +122,5 @@ def _train(path: Path, images: Images, out: Path) -> object:
 def test_what_needs_one_network_says_so(
     ensemble: Path, digits: Images, tmp_path: Path, use: Callable[[Path, Images, Path], object]
 ) -> None:
-    with pytest.raises(WeightsError, match=r"takes one network, and .* holds 3"):
+    with pytest.raises(WeightsError, match=r"takes one network, but .* holds 3"):
         use(ensemble, digits, tmp_path)

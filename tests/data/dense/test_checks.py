@@ -291,7 +291,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "run lengths of another size": (
         with_row(bbox=[1, 1, 5, 5], segmentation={"size": [4, 5], "counts": [3, 17]}),
-        r"train0\.png is 20×16 and has a mask of 5×4",
+        r"train0\.png is 20×16 but its mask is 5×4",
     ),
     "size of another image": (
         changed(lambda f: f["images"][1].update(width=40)),
@@ -362,7 +362,7 @@ RULES: dict[str, tuple[Callable[[Path], Path], str, int]] = {
     "a negative side": (with_row(bbox=[3, 2, -4, 4]), "1 box has no area and is left out, in", 1),
     "twice": (with_row(id=77), "1 box repeats another of the same class and is left out, in", 1),
     "crowd": (with_row(bbox=[1, 1, 9, 9], iscrowd=1), "1 box marks an area to ignore", 2),
-    "nothing": (changed(lambda f: f["annotations"].pop(0)), "1 image has no objects: kept, as background", 0),
+    "nothing": (changed(lambda f: f["annotations"].pop(0)), "1 image has no objects: kept as background", 0),
 }
 
 
