@@ -336,7 +336,7 @@ def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"(not a regular file|are missing)"):
             open_images(str(tmp_path / name))
     os.remove(tmp_path / "tars" / "a.parquet")
-    with pytest.raises(DataError, match="is no regular file"):
+    with pytest.raises(DataError, match="is not a regular file"):
         open_images(str(tmp_path / "tars"))
 
 

@@ -79,5 +79,5 @@ def test_a_pipe_among_the_results_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(UnusableFolder, match=rf"{name} is not a regular file: move it elsewhere"), taken(tmp_path):
         pass
     if name.endswith(".json"):
-        with pytest.raises(UnusableFolder, match="is no regular file"):
+        with pytest.raises(UnusableFolder, match="is not a regular file"):
             of_earlier_versions([tmp_path])

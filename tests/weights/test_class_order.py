@@ -346,7 +346,7 @@ def test_names_that_contradict_each_other_or_do_not_fit(tmp_path: Path) -> None:
     ):
         with pytest.raises(WeightsError, match=problem):
             load(tmp_path / "y.pth", class_order=wrong)
-    with pytest.raises(WeightsError, match=r"none\.txt is no file"):
+    with pytest.raises(WeightsError, match=r"none\.txt is not a file"):
         load(tmp_path / "y.pth", class_order="none.txt")
     for text, problem in (("a\n\nb\n", "line 2 of .* is blank"), ("a\nb\na\n", "the class 'a' twice")):
         (tmp_path / "f.txt").write_text(text)

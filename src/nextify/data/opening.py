@@ -57,32 +57,32 @@ def open_images(
     without: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """The images of a source, checked.
+    """Open a source of images and check them.
 
     Args:
         source: ``digits`` (scikit-learn's, 8×8), ``cifar10``, ``hf:OWNER/NAME`` (Hugging Face), or a path: an image
             folder (``folder.py``), a manifest (``manifest.py``), Parquet files with images (``parquet.py``) or tar
-            shards (``tar.py``), these two also as a folder or a pattern such as ``train-{000..003}.tar``. A folder
-            named as one of the first two is given as ``./digits`` or as a ``Path``.
+            shards (``tar.py``); the last two may also be a folder or a pattern such as ``train-{000..003}.tar``. Give a
+            folder called ``digits`` or ``cifar10`` as ``./digits`` or as a ``Path``.
         root: for ``cifar10``, the folder that holds it or is to hold it; ``train/`` and ``test/`` folders of images
             in there are used too. None is ``~/.cache/nextify``.
-        test_fraction: share of each class that is tested on, where a source has no test images of its own.
-        split_seed: decides that split, and that of the digits.
-        cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
-        decoded_limit: bytes up to which images are held decoded; beyond, they are decoded each time.
-        to_train: False where the images are only to be tested on: a source may then hold no training images, and one
-            class only; a folder that is named as a test part, or holds nothing else, is tested on as a whole.
-        tested: which part must be tested on, ``val`` or ``test``; None takes val, else test, else part of train.
-        channels: the three bands to show of each image, counted from 1, such as ``(4, 3, 2)`` of a file with infrared.
-            A number, such as ``13``: how many bands each image has, which then are all taken, as numbers rather than
-            colours. None shows the colours, and takes all channels of NumPy files.
+        test_fraction: share of each class used for testing if a source has no test images of its own.
+        split_seed: seed of that split, and of the split of the digits.
+        cache: folder for decoded images, shared by processes and later runs. None keeps them in memory.
+        decoded_limit: bytes of decoded images to keep; above this, images are decoded each time they are used.
+        to_train: False if the images are only used for testing. A source may then lack training images or have only one
+            class, and a folder that is called like a test part, or holds nothing else, is tested on as a whole.
+        tested: part to use as test images, ``val`` or ``test``; None takes val, else test, else part of train.
+        channels: three bands to read as colours, counted from 1, such as ``(4, 3, 2)`` for a file with infrared. Or the
+            number of bands that each image has, such as ``13``: all are then read, as numbers rather than colours.
+            None reads the colours, and all channels of NumPy files.
         task: ``classification``, one class per image, or ``multilabel``, any number of labels (``several.py``). None
-            recognizes it where it is unambiguous, with a note.
-        skip_unreadable: leave images out that cannot be read, and name them in ``left_out``; each is decoded once to
-            find them. In the place of one whose header is whole another image of its class is trained on, so that a
-            training that it stopped goes on. False refuses them.
-        without: a CSV with a column ``file``, as ``nextify inspect`` writes it, of training images to leave out.
-        on_progress: called now and then with the number of images looked at, and of all.
+            detects it if it is unambiguous, with a note.
+        skip_unreadable: leave out images that cannot be read, and list them in ``left_out``; each image is decoded once
+            to find them. If only the header of an image is readable, training uses another image of its class in its
+            place, so that a training it stopped can resume. False refuses such images.
+        without: a CSV of training images to leave out, with a column ``file``, as ``nextify inspect`` writes it.
+        on_progress: called now and then with the number of images checked and the number of all.
 
     Raises:
         DataError: what is wrong and what to do about it.

@@ -85,14 +85,14 @@ def fit(
     batch_size: int | None = None,
     restores: bool = False,
 ) -> Fitted:
-    """Design and recipe fitted to a data set.
+    """Fit a design and a recipe to a data set.
 
     Args:
-        data: number of training images and classes, and whether a mirror image keeps its class.
+        data: the numbers of training images and classes, and whether a mirror image keeps its class.
         image_size: side of the square images that the network sees, in pixels.
-        epochs: passes over the training images; None keeps the recipe's.
-        batch_size: images per step; None fits the recipe's.
-        restores: whether the network learns to restore images, which must not have black borders then.
+        epochs: passes over the training images; None keeps the recipe's number.
+        batch_size: images per step; None fits the recipe's number.
+        restores: whether the network learns to restore images, which must then have no black borders.
 
     Raises:
         FitError: too few images to train on, or to fill that batch.

@@ -210,16 +210,15 @@ def continue_training(
     track: str | Sequence[str] = (),
     licence: str | None = None,
 ) -> Result:
-    """Train ``epochs`` more from a finished training and leave a new one beside it; the same call goes on where it
-    stopped.
+    """Train for ``epochs`` more from a finished training, into a new folder; the same call resumes where it stopped.
 
     Args:
-        run: folder of the training; ``runs/NAME/latest`` serves.
-        data: the images it was trained on; None opens them again from where they were.
-        out: folder of the new training; None is the one that holds ``run``.
-        settings: of the recipe, such as ``{"learning_rate": 1e-3}``.
+        run: folder of the training, such as ``runs/NAME/latest``.
+        data: the images it was trained on; None opens them again from their recorded place.
+        out: folder of the new training; None is the folder that holds ``run``.
+        settings: fields of the recipe to override, such as ``{"learning_rate": 1e-3}``.
 
-    The others are those of ``train``.
+    The other arguments are those of ``train``.
 
     Raises:
         RequestError: ``run`` is not finished, or ``data`` are other images.

@@ -286,25 +286,25 @@ def train(
     licence: str | None = None,
     **request: Any,
 ) -> Result:
-    """Train a named model on images and leave a bundle in ``out``; the same call goes on where it stopped.
+    """Train a named model on images and leave a bundle in ``out``; the same call resumes where it stopped.
 
-    Under torchrun all processes train one network together; the first one writes.
+    Under torchrun, all processes train one network together, and the first one writes the results.
 
     Args:
-        data: ``digits``, ``cifar10``, ``scenes``, a folder (``open_images``, ``open_dense``), or images that are open
-            already.
-        task: ``classification``, ``multilabel``, ``detection`` or ``segmentation``, where the data allows for several;
-            None recognizes it.
-        ignore_index: of masks, as ``open_dense`` takes it.
-        without: a CSV of training images to leave out, as ``open_images`` takes it.
-        kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
-        compile: ``torch.compile`` the network.
-        capture: launch each step as one CUDA graph (``training/captured.py``).
+        data: ``digits``, ``cifar10``, ``scenes``, a folder (``open_images``, ``open_dense``), or images that are
+            already open.
+        task: ``classification``, ``multilabel``, ``detection`` or ``segmentation``, if the data allows for several;
+            None detects it.
+        ignore_index: value of mask pixels to ignore, as in ``open_dense``.
+        without: a CSV of training images to leave out, as in ``open_images``.
+        kernels: ``auto``, ``on`` or ``off``, for Nextify's own kernels.
+        compile: whether to ``torch.compile`` the network.
+        capture: whether to launch each step as one CUDA graph (``training/captured.py``).
         progress: called with a ``Progress`` after steps, a few times a second at most.
-        settings: values of the recipe's and the design's fields that stand above the fit, such as
+        settings: fields of the recipe and the design that override the fitted values, such as
             ``{"optimizer": Muon(), "optimizer.momentum": 0.9, "norm": "batch"}``.
-        track: one or several of ``tensorboard``, ``wandb``, ``trackio``.
-        licence: of the result, an SPDX identifier; by default that of the weights it starts from, else ``yours``.
+        track: one or more of ``tensorboard``, ``wandb``, ``trackio``.
+        licence: SPDX identifier of the result; by default that of the starting weights, else ``yours``.
         request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
     """
     out, started = Path(out), time.monotonic()
@@ -344,8 +344,8 @@ def pretrain(model: str, data: str | Path | AnyImages, *, mask_ratio: float = RA
     ``train(model, …, weights=result.bundle)`` fine-tunes it.
 
     Args:
-        data: as for ``train``, or a folder of images in any folders; labels are not read. Images that a source names
-            for tests are not trained on.
+        data: as for ``train``, or a folder with images in any subfolders; labels are not read. Test images of a
+            source are not trained on.
         mask_ratio: share of each image that is masked.
         options: those of ``train``.
     """

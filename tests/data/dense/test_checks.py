@@ -220,10 +220,13 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file name": (changed(lambda f: f["images"][0].pop("file_name")), "images without file_name: add it"),
     "file name a list": (
         with_first("images", file_name=["a"]),
-        r"images whose file_name is no text: \['a'\] \(id 0\);",
+        r"images whose file_name is not text: \['a'\] \(id 0\);",
     ),
-    "file name that no file has": (with_first("images", file_name="a\0b"), r"file_name is no text: 'a\\x00b' \(id 0\)"),
-    "class name that is no Unicode": (with_first("categories", name="\ud800"), r"name is no text: '\\ud800' \(id 1\)"),
+    "file name that no file has": (
+        with_first("images", file_name="a\0b"),
+        r"file_name is not text: 'a\\x00b' \(id 0\)",
+    ),
+    "class name that is no Unicode": (with_first("categories", name="\ud800"), r"name is not text: '\\ud800' \(id 1\)"),
     "unknown class": (with_row(category_id=99), "unknown classes, category_id 99: add them"),
     "other categories": (changed(lambda f: f["categories"].pop()), "different categories in its parts train, val"),
     "two of one name": (

@@ -74,7 +74,7 @@ def _read(path: Path) -> Record:
             raise DataError(f"{where} has {key} without {some(lacking)}: add it")
         for row, field in itertools.product(rows, wanted[key]):
             if not _is_usable(row[field], field):
-                kind = "neither a number nor text" if field.endswith("id") else "no text"
+                kind = "neither a number nor text" if field.endswith("id") else "not text"
                 raise DataError(f"{where} has {key} whose {field} is {kind}: {shortened(row[field])}{_id(row)}; "
                                 f"correct it")  # fmt: skip
     return found  # type: ignore[no-any-return]
