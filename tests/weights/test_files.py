@@ -126,7 +126,7 @@ def test_official_file_with_a_namespace(tmp_path: Path) -> None:
     found = find(tmp_path / "official.pth")
     assert found.naming == "official"
     assert equal(found.bundle.state, weights(SMALL))
-    assert "args, epoch aside" in found.notes[0]
+    assert "ignored args, epoch" in found.notes[0]
 
 
 class _Attack:

@@ -241,7 +241,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         for metric in values["metrics"]:
             kinds = ((metric.name, str), (metric.value, int | float), (metric.dataset, str), (metric.provenance, str))
             if not all(isinstance(value, kind) for value, kind in kinds) or type(metric.images) is not int:
-                raise WeightsError(f"each metric needs a name, numbers and text, got {shortened(metric)}")
+                raise WeightsError(f"metrics must each have a name, numbers and text, got {shortened(metric)}")
         about: About = _fill(About, {k: v for k, v in values.items() if k in {f.name for f in fields(About)}})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or was edited: {error}") from error

@@ -145,7 +145,7 @@ def _find_state(content: object, path: Path) -> tuple[State, tuple[str, ...], Ma
             others = [str(k) for k in content if k != key and k not in NAME_KEYS]
             averaged = ", the averaged weights," if key in _AVERAGED_KEYS else ""
             if others or averaged:
-                left = f" and left {', '.join(others)} aside" if others else ""
+                left = f" and ignored {', '.join(others)}" if others else ""
                 notes = (f"took {key!r}{averaged}{left}",)
             return inner, notes, beside
     state = _tensors(content)
