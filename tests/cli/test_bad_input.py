@@ -226,7 +226,11 @@ def test_odd_images_are_trained_evaluated_and_predicted(capsys: Captured, pets: 
     out = pets.parent / "out"
     assert main(run("train", out, pets, out)) == 0
     printed = capsys.readouterr()
-    for said in ("2 of 44 images are turned by", "4 of 44 images are animated", "2 of 44 images have transparency"):
+    for said in (
+        "2 of 44 images are turned upright by",
+        "4 of 44 images are animated",
+        "2 of 44 images have transparency",
+    ):
         assert said in " ".join(printed.out.split())
     (trained,) = out.glob("*/bundle")
     assert main(run("evaluate", trained, pets, out)) == 0
@@ -290,7 +294,7 @@ def test_one_image_a_class(capsys: Captured, bundle: Path, tmp_path: Path, comma
         Image.fromarray(noise(i)).save(tmp_path / "few" / name / "1.png")
     assert main(run(command, bundle, tmp_path / "few", tmp_path / "out")) == 2
     assert errors(capsys) == [
-        "nextify: every class has one image, so none is left to test on: add images, or a val/ folder"
+        "nextify: every class has only one image, so none is left to test on: add images, or a val/ folder"
     ]
 
 
@@ -313,7 +317,7 @@ def test_contradicting_labels_of_a_manifest_are_warned_of(capsys: Captured, bund
     for command in ("train", "evaluate"):
         assert main(run(command, bundle, pets / "m.csv", pets.parent / "out")) == 0
         (line,) = [line for line in capsys.readouterr().err.splitlines() if "more than one class" in line]
-        assert "2 images stand in more than one class (train/cat/0.png as cat and train/cat/0.png as dog;" in line
+        assert "2 images appear in more than one class (train/cat/0.png as cat and train/cat/0.png as dog;" in line
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

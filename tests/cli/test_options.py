@@ -385,7 +385,7 @@ def test_a_refusal_comes_after_what_was_found_in_the_data(capsys: Captured, tmp_
     assert main(["train", *NEEDED["train"], "--set", "batch_size=601", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr()
     assert "600 images to train on and 1,197 to test on, 10 classes" in said.out
-    assert "leaves no step in an epoch of 600" in said.err
+    assert "is larger than an epoch of 600" in said.err
 
 
 @pytest.mark.parametrize(("model", "few"), [("convnext_atto", True), ("convnextv2_tiny", True), ("resnet50", False)])

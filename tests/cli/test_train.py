@@ -482,12 +482,12 @@ DIGITS = ("convnext_atto", "--data", "digits")
             (*DIGITS, "--set", "mixing.probability=2"),
             "--set mixing.probability must be a number at least 0",
         ),
-        ((*DIGITS, "--set", "batch_size=601"), "leaves no step in an epoch of 600"),
+        ((*DIGITS, "--set", "batch_size=601"), "is larger than an epoch of 600"),
         ((*DIGITS, "--set", "batch_size=1.5"), "batch_size must be a whole number"),
         ((*DIGITS, "--set", "epochs=0"), "epochs must be a whole number at least 1"),
         ((*DIGITS, "--epochs", "0"), "--epochs must be 1 or more"),
         ((*DIGITS, "--minutes", "0"), "--minutes must be above 0"),
-        ((*DIGITS, "--epochs", "1", "--minutes", "1"), "decide the same thing: give one"),
+        ((*DIGITS, "--epochs", "1", "--minutes", "1"), "set the same thing: give only one"),
         ((*DIGITS, "--image-size", "0"), "--image-size must be 1 or more"),
         ((*DIGITS, "--freeze", "1"), "give --weights too"),
         ((*DIGITS, "--workers", "-1"), "--workers must be 0 or more"),
@@ -507,7 +507,7 @@ def test_parts_that_were_asked_for_are_not_called_a_lack_of_memory(capsys: Captu
     text = capsys.readouterr().out
     assert "in 2 parts, as --accumulation asks" in text
     assert "memory)" in text
-    assert "fit the memory" not in text
+    assert "fit in memory" not in text
 
 
 def test_kernels_can_be_switched_off(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,7 +546,7 @@ def test_bad_weights_are_one_line(capsys: Captured, trained: Path, tmp_path: Pat
     line = refused(capsys, 2, "convnext_nano", "--data", "digits", "--weights", str(trained), *there)
     assert "holds convnext_atto, not convnext_nano" in line
     line = refused(capsys, 2, *DIGITS, "--weights", str(trained), "--scale", "tiny", *there)
-    assert "the design comes with --weights" in line
+    assert "--weights brings its own design" in line
 
 
 def test_a_loss_that_is_no_number_ends_with_one_line(capsys: Captured, tmp_path: Path) -> None:
@@ -594,10 +594,10 @@ def test_preflight_tells_facts_and_what_will_hurt() -> None:
     for part in (
         "no training images of class 2",
         "fewer than 5 training images of class 1",
-        "25 times the images of the smallest",
-        "30 steps in all teach little",
+        "25 times as many images as the smallest",
+        "training for only 30 steps teaches little",
         "ema=0.999 averages over 1,000 of 30 steps",
-        "learning_rate=1 is 100 times the fitted 0.01: it may diverge",
+        "learning_rate=1 is 100 times the fitted 0.01: training may diverge",
     ):
         assert part in text
     calm = RECIPES["scratch_small"].with_(epochs=50, batch_size=16, ema="off")
@@ -605,9 +605,9 @@ def test_preflight_tells_facts_and_what_will_hurt() -> None:
 
 
 def test_preflight_refuses_what_cannot_work() -> None:
-    with pytest.raises(DataError, match="a batch of 256 images leaves no step in an epoch of 40"):
+    with pytest.raises(DataError, match="a batch of 256 images is larger than an epoch of 40"):
         preflight(images_of([20, 20], [1, 1]), RECIPES["scratch_small"])
-    with pytest.raises(DataError, match="no image to test on"):
+    with pytest.raises(DataError, match="no images to test on"):
         preflight(images_of([200, 200], [0, 0]), RECIPES["scratch_small"])
     with pytest.raises(FitError, match="too few to train on"):
         prepare(Request("convnext_atto", scale="tiny"), images_of([4, 4], [1, 1]))

@@ -95,7 +95,7 @@ def test_more_comparisons_need_more_to_be_sure() -> None:
         ("cc-by-4.0", "credit", True),
         ("cc-by-nc-4.0", "no commercial use", False),
         ("cc-by-sa-4.0", "passes on", False),
-        ("dinov3-license", "passes on to every derivative", False),
+        ("dinov3-license", "applies to every derivative", False),
         ("fair-noncommercial-research-license", "non-commercial research only", False),
         ("unknown", "unknown to nextify", False),
     ],

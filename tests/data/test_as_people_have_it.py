@@ -57,7 +57,7 @@ def test_what_looks_like_a_part_is_told(name: str, tmp_path: Path) -> None:
     assert not is_part_folder(name)
     folder(tmp_path / "train", "a", "b")
     folder(tmp_path / name, "a", "b", seed=50)
-    with pytest.raises(DataError, match=f"{name}/, which may be a part"):
+    with pytest.raises(DataError, match=f"{name}/, which may be a training or a test part"):
         open_images(str(tmp_path))
 
 
@@ -89,7 +89,7 @@ def test_folders_of_parts(train: str, test: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("within", "said"),
     [
-        (("a", "b", "a", "b"), "test tube/, training shoes/, which may be parts or classes: rename"),
+        (("a", "b", "a", "b"), "test tube/, training shoes/, which may be parts or classes: if they are parts, rename"),
         (("nike", "puma", "glass", "steel"), None),
     ],
 )
@@ -110,7 +110,8 @@ def test_names_of_a_part_and_more_may_be_classes(
     images = open_images(str(tmp_path))
     assert images.classes == (*["bus"] * bus, "test tube", "training shoes")
     assert any(
-        "test tube/, training shoes/ hold no common class folders, so they are classes" in n for n in images.notes
+        "test tube/, training shoes/ have no class folders in common, so they are taken as classes" in n
+        for n in images.notes
     )
 
 
@@ -120,7 +121,7 @@ def test_parts_by_longer_names_are_said(train: str, test: str, tmp_path: Path) -
     folder(tmp_path / test, "a", "b", seed=500)
     images = open_images(str(tmp_path))
     assert {name.split("/")[0] for name in names(images)[1]} == {test}
-    assert any("hold parts and no classes" in note and f"{test}/" in note for note in images.notes)
+    assert any("are taken as parts, not classes" in note and f"{test}/" in note for note in images.notes)
 
 
 def test_parts_within_class_folders(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_parts_within_class_folders(tmp_path: Path) -> None:
     measured = open_images(str(tmp_path), to_train=False)
     assert {name.split("/")[1] for name in names(measured)[1]} == {"val"}
     folder(tmp_path, "c")
-    with pytest.raises(DataError, match=r"parts in them \(a/, b/\) and 4 images in none \(c/0.png, "):
+    with pytest.raises(DataError, match=r"parts in them \(a/, b/\) and 4 images outside them \(c/0.png, "):
         open_images(str(tmp_path))
 
 
@@ -162,14 +163,14 @@ def test_two_spellings_of_a_part(tmp_path: Path) -> None:
     images = open_images(str(tmp_path))
     assert any("Val/ is not used" in note for note in images.notes)
     folder(tmp_path / "Train", "a", "b")
-    with pytest.raises(DataError, match="several parts to train on"):
+    with pytest.raises(DataError, match="several training parts"):
         open_images(str(tmp_path))
 
 
 def test_a_class_named_train(tmp_path: Path) -> None:
     images = open_images(str(folder(tmp_path, "bus", "car", "train")))
     assert images.classes == ("bus", "car", "train")
-    assert any("train/ holds images and no class folders" in note for note in images.notes)
+    assert any("train/ holds images but no class folders" in note for note in images.notes)
 
 
 def tar(path: Path, members: list[tuple[str, bytes]]) -> None:
@@ -258,8 +259,8 @@ def test_a_column_of_what_an_image_shows_is_hinted_at(column: str, split: bool, 
     header = f"path,label,{column}{',split' if split else ''}"
     (said,) = [note for note in open_images(table(tmp_path, header, rows)).notes if "group" in note]
     assert said == (
-        f"The column {column} is not used, so images of one {column} may be trained on and tested on: call the column "
-        f"group to keep them on one side."
+        f"The column {column} is not used, so images of one {column} may be both trained on and tested on: "
+        f"name the column group to keep them on one side."
     )
     grouped = open_images(
         table(
@@ -268,14 +269,14 @@ def test_a_column_of_what_an_image_shows_is_hinted_at(column: str, split: bool, 
             [row.replace(",p", f",g{i % 3},p", 1) for i, row in enumerate(rows)],
         )
     )
-    assert not any("call the column group" in note for note in grouped.notes)
+    assert not any("name the column group" in note for note in grouped.notes)
 
 
 @pytest.mark.parametrize("mark", ["", "NaN", "NA", "None", "-1"])
 def test_an_empty_group_is_no_group(mark: str, tmp_path: Path) -> None:
     rows = [f"{i}.png,{'ab'[i % 2]},{mark}" for i in range(8)]
     images = open_images(table(tmp_path, "path,label,group", rows))
-    assert any("8 of 8 images name no group" in note for note in images.notes)
+    assert any("8 of 8 images have no group" in note for note in images.notes)
     assert (len(images.train), len(images.test)) == (6, 2)
 
 
@@ -289,7 +290,7 @@ def test_missing_columns_are_named_with_those_that_would_do(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("source", ["", " "])
 def test_an_empty_name_is_not_the_current_folder(source: str) -> None:
-    with pytest.raises(DataError, match="the name of the images is empty: give 'digits'"):
+    with pytest.raises(DataError, match="the data source is empty: give 'digits'"):
         open_images(source)
 
 
@@ -309,7 +310,7 @@ def test_a_test_part_without_labels_is_left_out(tmp_path: Path) -> None:
     rows = [f"{i}.png,{'ab'[i % 2]},train" for i in range(6)] + ["6.png,,test", "7.png,NA,test"]
     images = open_images(table(tmp_path, "path,label,split", rows))
     assert images.train_images + images.test_images == 6
-    assert any("split test has no labels, so it cannot be tested on" in note for note in images.notes)
+    assert any("split test has no labels, so it cannot be used for testing" in note for note in images.notes)
     assert list(images.left_out.values()) == [["6.png", "7.png"]]
 
 
@@ -321,10 +322,10 @@ def test_labels_that_are_one_class(labels: tuple[str, str, str], tmp_path: Path)
 
 def test_labels_that_may_be_one_class(tmp_path: Path) -> None:
     rows = [f"{i}.png,{('true', 'True', 'false')[i % 3]}" for i in range(8)]
-    with pytest.raises(DataError, match="the labels True, false, true differ in their spelling only"):
+    with pytest.raises(DataError, match="the labels True, false, true differ only in spelling"):
         open_images(table(tmp_path, "path,label", rows))
     images = open_images(str(folder(tmp_path / "f", "Cat", "cat", "dog")))
-    assert any("Classes differ in case, blanks or Unicode form only: Cat and cat" in note for note in images.notes)
+    assert any("Some classes differ only in case, spaces or Unicode form: Cat and cat" in note for note in images.notes)
 
 
 @pytest.mark.parametrize("header", ["path,label,,", "file_name,class,,"])
@@ -339,7 +340,7 @@ def test_blank_columns(header: str, tmp_path: Path) -> None:
 
 def test_a_stray_quote_swallows_no_rows(tmp_path: Path) -> None:
     rows = [f"{i}.png,{chr(34) + '5 nail' if i in (3, 6) else 'ab'[i % 2]}" for i in range(8)]
-    with pytest.raises(DataError, match=r"row 5 of m.csv has a cell of several lines, as after a stray quote"):
+    with pytest.raises(DataError, match=r"row 5 of m.csv has a cell that spans several lines, as after a stray quote"):
         open_images(table(tmp_path, "path,label", rows))
 
 
@@ -360,7 +361,7 @@ def test_used_and_left_out_are_all_that_is_on_the_disk(tmp_path: Path) -> None:
     on_disk = {Path(at, file).relative_to(root).as_posix() for at, _, files in os.walk(root) for file in files}
     assert sorted([*train, *test, *left]) == sorted(on_disk)
     (said,) = [note for note in images.notes if "left out" in note]
-    for part in ("1 .heic files, which need pip install pillow-heif", "2 results of nextify", "1 in docs/, beside"):
+    for part in ("1 .heic files, which need pip install pillow-heif", "2 results of nextify", "1 in docs/, next to"):
         assert part in said
     assert "thumbnail" in said
     assert "hidden" not in said
@@ -469,7 +470,9 @@ def test_twelve_bits_in_sixteen_are_told(tmp_path: Path) -> None:
     folder(tmp_path, "a", "b")
     dark = np.random.default_rng(0).integers(0, 4096, (9, 8), np.uint16)
     Image.fromarray(dark).save(tmp_path / "a" / "dark.png")
-    assert any("nearly black (12 bits in 16?)" in warning for warning in open_images(str(tmp_path)).warnings)
+    assert any(
+        "nearly black (12-bit values stored in 16 bits?)" in warning for warning in open_images(str(tmp_path)).warnings
+    )
 
 
 def test_pictures_that_are_transparent_everywhere_are_told(tmp_path: Path) -> None:
@@ -477,4 +480,4 @@ def test_pictures_that_are_transparent_everywhere_are_told(tmp_path: Path) -> No
     ghost = Image.open(tmp_path / "a" / "0.png")
     ghost.putalpha(0)
     ghost.save(tmp_path / "a" / "ghost.png")
-    assert any("transparent everywhere" in warning for warning in open_images(str(tmp_path)).warnings)
+    assert any("fully transparent" in warning for warning in open_images(str(tmp_path)).warnings)

@@ -109,7 +109,7 @@ def zipped(*names: str) -> bytes:
         (saved(np.full((2, 2, 13), np.nan, np.float32)), "NaN or infinite"),
         (zipped("a.npy", "b.npy"), "archive of 2 arrays"),
         (zipped("a.npy")[:-30], "damaged NumPy file"),
-        (saved(np.zeros((5, 6, 12), np.uint8)), r"of shape \(5, 6, 12\), and --channels 13 asks for 13"),
+        (saved(np.zeros((5, 6, 12), np.uint8)), r"of shape \(5, 6, 12\), but --channels 13 asks for 13"),
     ],
 )
 def test_numpy_files_that_hold_no_image_are_refused(data: bytes, reason: str) -> None:
@@ -133,8 +133,8 @@ def test_bands_and_pages_of_a_tiff_are_channels(kind: str) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (tiff_of_pages([np.zeros((4, 4), np.uint8)] * 3), "3 channels, and --channels 2 asks for 2"),
-        (tiff_of_pages([np.zeros((4, 4), np.uint8)]), "1 channel, and --channels 2"),
+        (tiff_of_pages([np.zeros((4, 4), np.uint8)] * 3), "3 channels, but --channels 2 asks for 2"),
+        (tiff_of_pages([np.zeros((4, 4), np.uint8)]), "1 channel, but --channels 2"),
         (tiff_of_pages([np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)]), "different sizes"),
         (tiff_of_pages([np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.float32)]), "different types"),
         (tiff_of_bands(spectra(shape=(4, 4, 2)))[:30], "."),
@@ -261,7 +261,7 @@ def test_numpy_files_beside_pictures_are_no_images(shapes: Path, tmp_path: Path)
     np.save(root / "red" / "embedding.npy", np.zeros(8, np.float32))
     images = open_images(root)
     assert images.bands is None
-    assert images.left_out[".npy files, which are not read: convert them to .png or .jpg"] == ["red/embedding.npy"]
+    assert images.left_out[".npy files, which are not supported: convert them to .png or .jpg"] == ["red/embedding.npy"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_refused() -> None:
 )
 def test_a_file_of_another_format_is_named(start: bytes, name: str) -> None:
     for data in (start, start + bytes(200)):
-        with pytest.raises(UnreadableImage, match=f"^{name}, a format that is not read: store it as PNG or JPEG$"):
+        with pytest.raises(UnreadableImage, match=f"^{name}, a format that is not supported: store it as PNG or JPEG$"):
             decode(data)
 
 

@@ -108,17 +108,17 @@ def test_notes_on_content(tmp_path: Path) -> None:
     text = "\n".join(images.notes)
     assert "1 of 56 images are grayscale" in text
     assert "1 of 56 images have transparency" in text
-    assert "2 sizes, from 8×8 to 10×12" in text
+    assert "2 different sizes, from 8×8 to 10×12" in text
     assert "2 test images are also training images" in text
     (warning,) = images.warnings
     examples = "(train/dog/0.png as dog and val/cat/copy.png as cat)"
     remedy = "correct their labels, or give --task multilabel where an image can have several"
-    assert warning == f"1 image stands in more than one class {examples}: {remedy}"
+    assert warning == f"1 image appears in more than one class {examples}: {remedy}"
     assert images.test_images_also_in_training == 2
-    assert "unequal" not in text
+    assert "imbalanced" not in text
     for i in range(20):
         save_noise(root / "train" / "dog" / f"evenmore{i}.png", 700 + i)
-    assert any("dog has 63 training images, cat 5" in note for note in open_images(str(root)).notes)
+    assert any("dog has 63 training images, cat has 5" in note for note in open_images(str(root)).notes)
 
 
 def test_class_without_test_images_is_noted(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def broken(root: Path) -> Path:
     ("make", "parts"),
     [
         (absent, ["no such folder", "nowhere"]),
-        (a_file, ["is a file of another kind", "give "]),
+        (a_file, ["is not a supported kind of file", "give "]),
         (nothing, ["has no images", "one folder per class"]),
         (no_folders, ["no class folders", "put the images of each class"]),
         (one_class, ["one class only (only)", "add a folder"]),
@@ -365,7 +365,7 @@ def test_full_disk_costs_the_cache_only(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(kept_module.np.lib.format, "write_array", full)
     images = open_images(str(root), cache=cache)
-    assert any("No space left on device" in note and "held in memory" in note for note in images.notes)
+    assert any("No space left on device" in note and "stay in memory" in note for note in images.notes)
     assert images.train.load(0).shape == (8, 8, 3)
     assert not [p for p in cache.iterdir() if "npy" in p.name]
 

@@ -131,7 +131,7 @@ def test_every_way_to_state_several_labels_gives_the_same(way: str, root: Path) 
             found = labels_of(images, part)
             assert sorted(found) == sorted(SETS)
             assert way in ("links", "copies") or found == list(SETS)  # those are named by their first class folder
-        assert "2 of 16 images have no label: they show none of the classes." in images.notes
+        assert "2 of 16 images have no label: they count as showing none of the classes." in images.notes
         assert len(images.train) == len(images.test) == 8
     if recognized and way not in ("lists", "metadata"):
         assert any("multi-label" in note for note in images.notes)
@@ -150,7 +150,7 @@ def test_a_folder_with_copies_stays_one_class_per_image_and_names_the_option(roo
     assert not images.multilabel
     assert "none" in images.classes
     (warning,) = images.warnings
-    assert "stand in more than one class" in warning
+    assert "appear in more than one class" in warning
     assert warning.endswith("correct their labels, or give --task multilabel where an image can have several")
 
 
@@ -162,7 +162,7 @@ def test_signs_in_names_are_no_separators(root: Path) -> None:
     rows = [(path, ("a; b", names[0], "a")[i % 8 % 3], part) for i, (path, _, part) in enumerate(rows)]
     images = open_images(table(root / "t.csv", [("path", "label", "split"), *rows]))
     assert not images.multilabel
-    assert any("--task multilabel takes them apart" in note for note in images.notes)
+    assert any("--task multilabel splits them" in note for note in images.notes)
 
 
 def test_one_1_in_each_row_is_one_class_per_image(root: Path) -> None:
@@ -170,7 +170,7 @@ def test_one_1_in_each_row_is_one_class_per_image(root: Path) -> None:
     path = table(root / "t.csv", [("path", "odd", "even", "split"), *rows])
     images = open_images(path)
     assert (images.classes, images.multilabel) == (("even", "odd"), False)
-    assert any("--task multilabel has each decided by itself" in note for note in images.notes)
+    assert any("--task multilabel decides each separately" in note for note in images.notes)
     assert open_images(path, task="multilabel").multilabel
 
 
@@ -180,7 +180,7 @@ def test_several_names_of_one_file_in_a_part_are_one_image(root: Path) -> None:
     images = open_images(folder, task="multilabel")
     assert len(images.train) == 8
     assert labels_of(images, "train").count(("cat", "tree")) == 2
-    assert any("stand in several class folders (by link or content)" in note for note in images.notes)
+    assert any("appear in several class folders (by link or content)" in note for note in images.notes)
 
 
 # -- the split -----------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_a_label_does_not_lose_its_last_image() -> None:
     train, _, _ = split_train(labels, Splitting(0.5), np.arange(6))
     assert 3 in train
     assert labels[train].any(0).all()
-    with pytest.raises(DataError, match="no image can be set apart to test on without a class losing all its images"):
+    with pytest.raises(DataError, match="no image can be set apart to test on without taking all images of some class"):
         split_train(np.eye(3, dtype=np.int64), Splitting(), np.arange(3))
 
 
@@ -284,7 +284,7 @@ FAULTS: dict[str, tuple[Rows, str]] = {
     ),
     "true and True": (
         [HEADER, *((path, ("true|cat", "True", "cat")[i % 8 % 3], part) for i, (path, _, part) in enumerate(GOOD[1:]))],
-        "the labels True, true differ in their spelling only: write them alike",
+        "the labels True, true differ only in spelling: write them alike",
     ),
     "neither 0 nor 1": (
         without(COLUMNS, 3, "train/2.png", -1, 1, "train"),
@@ -294,15 +294,15 @@ FAULTS: dict[str, tuple[Rows, str]] = {
     "column twice": ([("path", "a", "a", "split"), *COLUMNS[1:]], "t.csv names a column twice"),
     "columns without one": (
         [("path", "a", "split"), *((path, 0, part) for path, _, part in GOOD[1:])],
-        "every image of t.csv is without a label, so there is nothing to tell apart",
+        "every image of t.csv has no label, so there is nothing to tell apart",
     ),
     "fractions": (
         [HEADER, *((path, f"{i / 8}", part) for i, (path, _, part) in enumerate(GOOD[1:]))],
-        "are numbers with fractions (0.125, 0.25, 0.375): Nextify has no regression",
+        "are numbers with fractions (0.125, 0.25, 0.375): Nextify does not support regression",
     ),
     "fractions in a column": (
         [("path", "age", "split"), *((path, i + 0.5, part) for i, (path, _, part) in enumerate(GOOD[1:]))],
-        "t.csv has no labels, and its column age holds numbers with fractions: Nextify has no regression",
+        "t.csv has no labels, and its column age holds numbers with fractions: Nextify does not support regression",
     ),
     "few images": (
         [HEADER, ("train/0.png", "a|b", "train"), ("train/1.png", "b", "train"), ("val/0.png", "a", "val")],
@@ -327,7 +327,7 @@ def test_a_fault_is_one_clear_line(fault: str, root: Path, capsys: Captured) -> 
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("regression", "Nextify has no regression"),
+        ("regression", "Nextify does not support regression"),
         ("tagging", "no task 'tagging'; there are classification, multilabel, detection, segmentation"),
     ],
 )
@@ -347,19 +347,21 @@ def test_numbers_with_fractions_are_classes_where_that_is_asked_for(root: Path) 
 def test_what_is_odd_is_said(root: Path) -> None:
     rows = [(path, "|".join((*own, "Cat") if "dog" in own else own), part) for path, own, part in entries()]
     images = open_images(table(root / "t.csv", [HEADER, *rows, rows[0]]))
-    assert "Classes differ in case, blanks or Unicode form only: Cat and cat." in images.notes
-    assert "1 row names an image again: its labels are put together." in images.notes
+    assert "Some classes differ only in case, spaces or Unicode form: Cat and cat." in images.notes
+    assert "1 row repeats an image: its labels are merged." in images.notes
     rows = [(path, "|".join(own).replace("dog", "d\tog"), part) for path, own, part in entries()]
     images = open_images(table(root / "t.csv", [HEADER, *rows]))
     assert "d\tog" in images.classes
     rows = [(path, "|".join(own), part) for path, own, part in entries() if part == "train" or "tree" not in own]
     images = open_images(table(root / "t.csv", [HEADER, *rows]))
-    assert any(note.endswith("has no images of class tree: mAP is over the other classes.") for note in images.notes)
+    assert any(
+        note.endswith("has no images of class tree: mAP covers the other classes only.") for note in images.notes
+    )
     pairs = [("train/0.png", "a|b"), ("again.png", "a"), ("train/1.png", "b"), ("train/2.png", "a|b")]
     (root / "again.png").write_bytes((root / "train/0.png").read_bytes())
     rows = [("path", "label"), *pairs, *((path, "a|b") for path, *_ in rows[8:])]
     images = open_images(table(root / "t.csv", rows))
-    assert any("under several names with other labels" in warning for warning in images.warnings)
+    assert any("under several names with different labels" in warning for warning in images.warnings)
 
 
 def test_an_unreadable_image_is_replaced_by_one_of_the_same_labels(root: Path) -> None:
@@ -374,9 +376,7 @@ def test_an_unreadable_image_is_replaced_by_one_of_the_same_labels(root: Path) -
 @pytest.mark.parametrize("command", ["roadmap", "compare"])
 def test_commands_for_one_class_refuse_several_labels(command: str, root: Path, capsys: Captured) -> None:
     assert main([command, "--data", str(joined(root, "|")), "--out", str(root / "out")]) == 2
-    assert (
-        "t has several labels per image (multi-label), and this is for one class each so far" in capsys.readouterr().err
-    )
+    assert "t has several labels per image (multi-label), but this takes one class each" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("source", ["digits", "cifar10"])

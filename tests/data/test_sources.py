@@ -166,7 +166,7 @@ def deep_lines(root: Path) -> str:
 
 @pytest.mark.parametrize("make", [deep_tar, deep_lines])
 def test_deeply_nested_json_is_refused_in_one_line(make: Callable[[Path], str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no UTF-8 JSON|nested too deeply") as error:
+    with pytest.raises(DataError, match=r"is not UTF-8 JSON|nested too deeply") as error:
         open_images(make(tmp_path))
     assert len(str(error.value)) < 200
 
@@ -303,7 +303,8 @@ def test_labels_that_contradict_each_other_are_a_warning(tmp_path: Path) -> None
     ]
     images = open_images(write_csv(root / "m.csv", rows))
     assert images.warnings == (
-        "3 images stand in more than one class (x/0.png as cat and x/6.png as dog; x/1.png as dog and x/1.png as emu): "
+        "3 images appear in more than one class (x/0.png as cat and x/6.png as dog; x/1.png as dog and x/1.png as emu)"
+        ": "
         "correct their labels, or give --task multilabel where an image can have several",
     )
     assert images.test_images_also_in_training == 2
@@ -420,7 +421,7 @@ def null_images(root: Path) -> str:
     ("make", "parts"),
     [
         (manifest("file,label\nx/0.png,a\n"), ["m.csv has no column path", "its columns: file, label"]),
-        (manifest("a;b\n"), ["no column path and no column label", "its columns: a, b", "first line names"]),
+        (manifest("a;b\n"), ["no column path and no column label", "its columns: a, b", "first line must name"]),
         (manifest(""), ["no column path", "its columns: none"]),
         (manifest("path,label\n"), ["m.csv has no rows"]),
         (manifest("path,label,path\n"), ["names a column twice"]),
@@ -438,13 +439,13 @@ def null_images(root: Path) -> str:
             ["2 of 5 images cannot be read", "no.png (No such file or directory)", "x/nö.png"],
         ),
         (manifest("path,label\nx/0.png,a\nx/1.png,a\n"), ["one class only (a)"]),
-        (manifest("path,label\nx/0.png,a\nx/1.png,b\n"), ["every class has one image"]),
+        (manifest("path,label\nx/0.png,a\nx/1.png,b\n"), ["every class has only one image"]),
         (
             manifest("path,label,split\nx/0.png,a,train\nx/1.png,b,train\nx/2.png,c,test\n"),
             ["split test has class c that split train lacks"],
         ),
         (manifest("path,label\nx/0.png,\xe4\n".encode("latin-1")), ["m.csv is not UTF-8 text"]),
-        (manifest(b"path,label\nx/0.png,\0\n" + b"a" * 200_000), ["m.csv is no CSV table"]),
+        (manifest(b"path,label\nx/0.png,\0\n" + b"a" * 200_000), ["m.csv is not a CSV table"]),
         *(
             (manifest(b"path,label\nx/0.png,a\n" + row), ["1 row of m.csv holds a NUL byte: row 3; save it as UTF-8"])
             for row in (b"x/1\0.png,b\n", b"x/1.png,\0b\n")
@@ -455,24 +456,24 @@ def null_images(root: Path) -> str:
         (table({"image": [b"x"], "name": ["b"]}), ["has no column label (its columns: image, name)"]),
         (table({"image": [b"x"], "other": [b"y"], "label": [1]}), ["has 2 columns of encoded images"]),
         (table({"image": [b"x"], "label": [None]}), ["1 of 1 image has no label", "m.parquet#0"]),
-        (no_parquet, ["m.parquet is no whole Parquet file", "copy it again"]),
+        (no_parquet, ["m.parquet is not a complete Parquet file", "copy it again"]),
         (null_images, ["2 of 8 images cannot be read: m.parquet#6 (no bytes in its row)"]),
         (only_tests, ["has split test but no split train"]),
-        (different_files, ["has not the columns or classes of train-0.parquet"]),
-        (cut_tar, ["train-001.tar is no whole tar file"]),
-        (damaged_tar, ["train-001.tar is no whole tar file (damaged header)"]),
+        (different_files, ["does not have the columns or classes of train-0.parquet"]),
+        (cut_tar, ["train-001.tar is not a complete tar file"]),
+        (damaged_tar, ["train-001.tar is not a complete tar file (damaged header)"]),
         (compressed_tar, ["train-000.tar is compressed", "decompress it"]),
-        (missing_shards, ["2 of 4 files", "are not there: train-002.tar, train-003.tar"]),
-        (odd_shard, ["more.tar says no part, where others say test, train"]),
+        (missing_shards, ["2 of 4 files", "are missing: train-002.tar, train-003.tar"]),
+        (odd_shard, ["more.tar does not name a part, where others say test, train"]),
         (
             shards(("a.tar", [("1.png", b"x"), ("2.txt", b"y")])),
             ["1 of 1 image has no label: a.tar/1.png", "KEY.cls"],
         ),
         (shards(("a.tar", [("1.txt", b"x")])), ["has no images"]),
-        (shards(("a.tar", [("1.png", b"x"), ("1.jpg", b"y")])), ["two images of the key 1"]),
-        (shards(("a.tar", [("1.json", b"{")])), ["a.tar/1.json is no UTF-8 JSON"]),
+        (shards(("a.tar", [("1.png", b"x"), ("1.jpg", b"y")])), ["two images with the key 1"]),
+        (shards(("a.tar", [("1.json", b"{")])), ["a.tar/1.json is not UTF-8 JSON"]),
         (shards(("a.tar", [("1.json", b'{"label": [1]}')])), ["a.tar/1.json has the label [1]"]),
-        (shards(("a.tar", as_cls(TRAIN)), classes="cat\n"), ["classes.txt has 1 classes and not the label 1"]),
+        (shards(("a.tar", as_cls(TRAIN)), classes="cat\n"), ["classes.txt has 1 classes but no label 1"]),
         (shards(("a.tar", as_cls(TRAIN)), classes="cat\ncat\n"), ["names a class twice"]),
         (broken_images, ["2 of 8 images cannot be read", "a.tar/7.jpg (not an image)", "a.tar/8.jpg (empty file)"]),
     ],
@@ -631,7 +632,7 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (images.name, images.classes) == ("pets", CLASSES)
     same(images, TRAIN, "train")
     same(images, TEST, "test")
-    assert images.notes == ("The classes are those of the column label, not of kind.",)
+    assert images.notes == ("The classes come from the column label, not from kind.",)
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_a_test_folder_without_class_folders_is_unlabelled(tmp_path: Path) -> No
     images = open_images(str(tmp_path))
     assert all(name.startswith("train/") for name in names(images))
     assert images.left_out == {"in test/, which has no labels": ["test/1.png", "test/2.png"]}
-    assert any("test/ has no labels, so it cannot be tested on" in note for note in images.notes)
+    assert any("test/ has no labels, so it cannot be used for testing" in note for note in images.notes)
     with pytest.raises(DataError, match="test/ has no labels, so nothing can be measured on it"):
         open_images(str(tmp_path), to_train=False)
 
@@ -211,7 +211,7 @@ def test_lists_without_a_header(separator: str, ending: str, tmp_path: Path) -> 
     (tmp_path / f"list{ending}").write_text("\n".join(lines) + "\n")
     images = open_images(str(tmp_path / f"list{ending}"))
     assert (len(names(images)), images.classes) == (8, ("a", "b"))
-    assert any("names no columns: the first is taken for the path" in note for note in images.notes)
+    assert any("has no header: the first column is taken as the path" in note for note in images.notes)
 
 
 def test_groups_stay_on_one_side(tmp_path: Path) -> None:
@@ -235,9 +235,9 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
     assert opened(seed=1)[0].fingerprint != images.fingerprint
     images, both = opened("train", "train", "val")
     assert both
-    assert any("groups have images to train on and to test on" in note for note in images.notes)
+    assert any("groups have both training and test images" in note for note in images.notes)
     rows[:10] = [(*row[:2], "") for row in rows[:10]]
-    assert any("10 of 60 images name no group" in note for note in opened()[0].notes)
+    assert any("10 of 60 images have no group" in note for note in opened()[0].notes)
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -279,8 +279,8 @@ def test_metadata_without_labels_is_named(tmp_path: Path) -> None:
 
 def test_a_row_that_is_no_json_object_is_named(tmp_path: Path) -> None:
     for text, part in (
-        ('{"path": "x", "label": 1}\n[1]', "row 2 of m.jsonl is no JSON object"),
-        ("{", "no table of JSON"),
+        ('{"path": "x", "label": 1}\n[1]', "row 2 of m.jsonl is not a JSON object"),
+        ("{", "not a table of JSON"),
     ):
         (tmp_path / "m.jsonl").write_text(text)
         with pytest.raises(DataError, match=part):
@@ -314,7 +314,7 @@ def test_links_to_images_of_the_set_are_not_followed(target: str, tmp_path: Path
     (tmp_path / "cat" / "more").symlink_to(target, target_is_directory=True)
     images = open_images(str(tmp_path))
     assert images.fingerprint == before
-    assert any("1 links to other images of the set" in note for note in images.notes)
+    assert any("1 links to other images of the data set" in note for note in images.notes)
 
 
 def test_links_that_lead_out_of_the_set_are_followed(tmp_path: Path) -> None:
@@ -333,10 +333,10 @@ def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
     for name in ("m.csv", "m.tar", "m.parquet", "tars/a.tar", "tars/a.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         os.mkfifo(tmp_path / name)
-        with pytest.raises(DataError, match=r"(no regular file|are not there)"):
+        with pytest.raises(DataError, match=r"(not a regular file|are missing)"):
             open_images(str(tmp_path / name))
     os.remove(tmp_path / "tars" / "a.parquet")
-    with pytest.raises(DataError, match="is no regular file"):
+    with pytest.raises(DataError, match="is not a regular file"):
         open_images(str(tmp_path / "tars"))
 
 
@@ -421,7 +421,7 @@ def test_unreadable_images_can_be_left_out(decoded_limit: int, tmp_path: Path) -
     left = preflight(images, Recipe(batch_size=2)).facts.left_out
     assert sorted(chain(*left.values())) == ["train/a/1.tif", "train/b/3.png", "val/b/2.tif"]
     (said,) = [note for note in images.notes if "3 images cannot be read and are left out: train/" in note]
-    assert said.endswith("In their places in training: train/a/2.png for train/a/1.tif.")
+    assert said.endswith("Training uses others in their place: train/a/2.png for train/a/1.tif.")
     assert opened().fingerprint == images.fingerprint
     measured = open_images(str(root), decoded_limit=decoded_limit, skip_unreadable=True, to_train=False)
     assert (len(measured.train), len(measured.test)) == (6, 7)
@@ -487,9 +487,9 @@ def test_what_few_test_images_cannot_tell(tmp_path: Path) -> None:
     save_noise(tmp_path / "one" / "0.png", 99, size=(900, 900), compress_level=0)
     images = open_images(str(tmp_path))
     notes = preflight(images, Recipe(batch_size=2), image_size=224).notes
-    assert any("With 2 test images, accuracy is known to ±50 points" in note for note in notes)
+    assert any("With 2 test images, accuracy is only known to ±50 points" in note for note in notes)
     assert any("The part set apart has no images of class one" in note for note in notes)
-    assert any("short side is about 900 pixels and they are trained at 224" in note for note in notes)
+    assert any("short side is about 900 pixels but training uses 224" in note for note in notes)
 
 
 def test_the_split_as_a_table(tmp_path: Path) -> None:
@@ -512,7 +512,7 @@ def test_columns_that_disagree_about_the_part_are_refused(tmp_path: Path) -> Non
         (tmp_path / "m.csv").write_text("\n".join([header, *rows]))
         return str(tmp_path / "m.csv")
 
-    with pytest.raises(DataError, match="in several columns which rows to train on"):
+    with pytest.raises(DataError, match=r"several columns of .* say which rows to train on"):
         open_images(table("path,label,is_valid,is_test", lambda valid, test: f"{valid},{test}"))
     agreeing = open_images(table("path,label,is_train,is_test", lambda valid, test: f"{not test},{test}"))
     assert len(agreeing.test) == 2

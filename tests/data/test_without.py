@@ -39,11 +39,14 @@ def test_the_fingerprint_is_that_of_the_content(shapes: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file\nblue/none.png\nred/none.png\n", r"names 2 files that the data does not train or test on: blue/none"),
+        (
+            "file\nblue/none.png\nred/none.png\n",
+            r"names 2 files that are not among the training or test images: blue/none",
+        ),
         ("path\nblue/0.png\n", "has no column file"),
         ("file\n", "names no files"),
         ("", "has no column file"),
-        ('file\n"blue/0.png\n', "is no CSV table"),
+        ('file\n"blue/0.png\n', "is not a CSV table"),
         ("file\n" + "\n".join(f"blue/{i}.png" for i in range(24)), "every training image of blue"),
     ],
 )

@@ -222,4 +222,4 @@ def test_command(tmp_path: Path, capsys: Captured) -> None:
     )
     assert one.overlay().shape == (SIZE, SIZE, 3)
     assert main(["explain", str(bundle), images[0], "--index", "3", "--out", str(out)]) == 2
-    assert "class 3 of 3: the first one is 0" in capsys.readouterr().err
+    assert "there is no class 3: the 3 classes are numbered from 0" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_the_command_says_what_was_verified(tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("head", "arguments", "message"),
     [
-        ("faster_rcnn", {"to": "torch"}, "train --head fcos or retinanet"),
+        ("faster_rcnn", {"to": "torch"}, "train with --head fcos or retinanet"),
         ("fpn", {"to": "aotinductor"}, "choose onnx, openvino, torch"),
         ("fpn", {"to": "torch", "image_size": 64}, "for its canvas"),
         ("fpn", {"to": "torch", "precision": "bf16"}, "in fp32"),

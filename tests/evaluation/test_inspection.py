@@ -162,5 +162,5 @@ def test_folds_need_the_training_beside_the_bundle(shapes: Path, tmp_path: Path)
     from nextify.paper.recipe import RECIPES
 
     bundle = tiny_bundle(tmp_path / "bundle", ("blue", "green", "red"), 16, 1.0, recipe=RECIPES["scratch_small"])
-    with pytest.raises(RequestError, match="there is no training of nextify train in"):
+    with pytest.raises(RequestError, match="holds no run of nextify train"):
         FoldsPlan.like(Finished.of(bundle), open_images(shapes), 2)

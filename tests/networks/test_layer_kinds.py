@@ -80,7 +80,7 @@ def test_an_unknown_layer_is_refused_everywhere(monkeypatch: pytest.MonkeyPatch)
         lambda: diagram.layer_differences(DESIGN, DESIGN),
         lambda: layers.build(Shift(8)),  # known to the plan, but without a module
     ):
-        with pytest.raises(UnknownLayer, match="is no known layer"):
+        with pytest.raises(UnknownLayer, match="is not a known layer"):
             use()
 
 

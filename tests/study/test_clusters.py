@@ -100,7 +100,7 @@ def test_a_disk_without_file_locks_gets_leases(tmp_path, monkeypatch):
 
 def test_what_is_no_lease_is_named(tmp_path):
     foreign(tmp_path).write_text("[]")
-    with pytest.raises(UnusableFolder, match=r"foreign is no lease of ours .*: remove it"):
+    with pytest.raises(UnusableFolder, match=r"foreign is not a nextify lease .*: remove it"):
         another_holder(tmp_path)
 
 

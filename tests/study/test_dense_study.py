@@ -138,11 +138,11 @@ def test_a_report_names_the_tasks_metric_and_is_made_again(study, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--data", "digits", "--task", "detection"], "digits has labels and no boxes or masks"),
-        (["--data", "digits", "--head", "fcos"], "--head is for boxes and masks, and digits has labels"),
+        (["--data", "digits", "--task", "detection"], "digits has labels but no boxes or masks"),
+        (["--data", "digits", "--head", "fcos"], "--head is for boxes and masks, but digits has labels"),
         (["--data", "scenes", "--head", "upernet"], "--head upernet is for another task than detection: choose fcos"),
         (["--data", "scenes", "--image-size", "100"], "--image-size must be a multiple of 32 for detection, got 100"),
-        (["--data", "scenes", "--ignore-index", "3"], "--ignore-index is for masks, and of scenes boxes are learned"),
+        (["--data", "scenes", "--ignore-index", "3"], "--ignore-index is for masks, but scenes is used for its boxes"),
     ],
 )
 def test_bad_options_are_one_clear_line(options, words, tmp_path, capsys):

@@ -134,7 +134,7 @@ def test_the_command_trains_every_fold_once(tmp_path: Path, capsys: Captured, di
     assert f"top-1 {content['top1']:.2f} % of 1,197 test images" in capsys.readouterr().out
     assert json.loads((folder / "results.json").read_text())["ensemble"] == content
     assert main(["train", "--continue", str(folder / "ensemble"), "--epochs", "1"]) == 2
-    assert "start another training from its weights, with --weights" in capsys.readouterr().err
+    assert "start a new training from its weights with --weights" in capsys.readouterr().err
 
 
 def test_folds_of_the_same_number_are_compared_image_by_image(tmp_path: Path, digits: Images, capsys: Captured) -> None:

@@ -350,15 +350,21 @@ def test_explain_works_for_each_class(bundle: Path, colours: Path, tmp_path: Pat
     [
         (
             ["robustness", "BUNDLE", "--data", "DATA"],
-            "several labels per image (multi-label), and this is for one class",
+            "several labels per image (multi-label), but this takes one class each",
         ),
-        (["quantize", "BUNDLE", "--data", "DATA"], "several labels per image (multi-label), and this is for one class"),
+        (
+            ["quantize", "BUNDLE", "--data", "DATA"],
+            "several labels per image (multi-label), but this takes one class each",
+        ),
         (["quantize", "BUNDLE", "--data", "digits"], "gives several labels (multi-label)"),
         (["evaluate", "BUNDLE", "--data", "digits"], "digits holds one class per image"),
-        (["evaluate", "ONE", "--data", "DATA"], "several labels per image (multi-label), and this is for one class"),
+        (
+            ["evaluate", "ONE", "--data", "DATA"],
+            "several labels per image (multi-label), but this takes one class each",
+        ),
         (
             ["train", "convnext_atto", "--data", "DATA", "--set", "class_balance=sampling"],
-            "class_balance=sampling shows",
+            "class_balance=sampling needs",
         ),
     ],
 )
@@ -394,7 +400,7 @@ def test_a_classifier_is_kept_only_for_the_same_task(bundle: Path, colours: Path
     single = save_bundle(tmp_path / "single", load_bundle(bundle).state, replace(about, thresholds=()))
     new = prepare(Request("convnext_atto", weights=str(single), epochs=1), images)
     assert any(
-        "the classifier is new: 3 classes, where the weights have one class per image" in note for note in new.notes
+        "the classifier is new: 3 classes, while the weights have one class per image" in note for note in new.notes
     )
 
 

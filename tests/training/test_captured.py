@@ -89,7 +89,7 @@ def test_a_step_that_cannot_be_captured_is_eager(digits: Images) -> None:
 
 
 def test_capture_is_refused_where_steps_differ(digits: Images) -> None:
-    with pytest.raises(ValueError, match="--capture is for classifiers on one CUDA device, not for the cpu so far"):
+    with pytest.raises(ValueError, match="--capture works only for classifiers on one CUDA device, not for the cpu"):
         trainer(digits, "adamw", Runtime(capture=True))
 
 

@@ -70,7 +70,7 @@ def test_files_and_arrays_are_predicted_alike(trained: Path, fields: Path) -> No
     assert from_file.guesses[0].probability == pytest.approx(from_array.guesses[0].probability, rel=1e-5)
     assert len(predict(trained, str(fields / "dry"), threads=1)) == 100
     picture = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
-    assert "3 channels, and --channels 13 asks for 13" in predict(trained, [picture], threads=1)[0].error
+    assert "3 channels, but --channels 13 asks for 13" in predict(trained, [picture], threads=1)[0].error
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_the_command_trains_on_in_a_folder_of_its_own(out: Path, before: Finishe
     said = capsys.readouterr().out
     assert "2 more epochs from" in said
     rate = SHARE * before.asked["recipe"]["learning_rate"]
-    assert f"new cosine one from {rate:.3g}, 0.1 of the peak before" in said
+    assert f"a new cosine schedule starts at {rate:.3g}, 0.1 of the previous peak" in said
     assert "the optimizer starts afresh" in said
     second = (out / "latest").resolve().parent
     assert second != first.resolve()
@@ -103,7 +103,7 @@ def test_stopped_it_goes_on_to_the_same_weights(prepared: Prepared, tmp_path: Pa
 def test_settings_stand_above(before: Finished, images: Images) -> None:
     recipe = before.prepared(images, 3, {"learning_rate": 0.5, "warmup_epochs": 1.0}).trial.recipe
     assert (recipe.epochs, recipe.learning_rate, recipe.warmup_epochs) == (3, 0.5, 1.0)
-    with pytest.raises(RequestError, match="the design comes with --continue: leave --set norm out"):
+    with pytest.raises(RequestError, match="--continue keeps the design: leave --set norm out"):
         before.prepared(images, 3, {"norm": "batch"})
 
 
@@ -152,9 +152,9 @@ def test_what_was_trained_on_cannot_be_held_out_later(before: Finished, images: 
 def test_only_finished_trainings_are_continued(before: Finished, tmp_path: Path) -> None:
     cut = shutil.copytree(before.folder, tmp_path / "cut")
     (cut / "result.json").unlink()
-    with pytest.raises(RequestError, match="is not finished: the command that began it goes on where it stopped"):
+    with pytest.raises(RequestError, match="is not finished: repeat the command that began it to resume it"):
         Finished.of(cut)
-    with pytest.raises(RequestError, match="there is no training of nextify train in"):
+    with pytest.raises(RequestError, match="holds no run of nextify train"):
         Finished.of(tmp_path)
     assert main(["train", "--continue", str(tmp_path / "nowhere"), "--epochs", "2"]) == 2
 
@@ -165,7 +165,7 @@ def test_where_the_images_are_is_asked_for_where_it_is_not_kept(before: Finished
     del asked["reading"]
     (old / "recipe.json").write_text(json.dumps(asked))
     found = Finished.of(old)
-    with pytest.raises(RequestError, match="does not say where its images are: give them, with --data"):
+    with pytest.raises(RequestError, match="does not record where its images are: give them with --data"):
         found.source_at()
     assert found.source_at("digits").data == "digits"
 

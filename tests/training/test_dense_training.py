@@ -129,7 +129,7 @@ def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys
     again = save_bundle(tmp_path / "again.safetensors", bundle.state, about)
     assert load_dense(again).about == about
     for wrong in (result.bundle, again):
-        with pytest.raises(WeightsError, match=f"a network for {about.task}, where a classifier is asked for"):
+        with pytest.raises(WeightsError, match=f"a network for {about.task}, but a classifier is needed"):
             load_bundle(wrong)
     source = result.bundle / JSON_FILE
     source.write_text(json.dumps({**json.loads(source.read_text()), "canvas": [96, 96]}))
@@ -329,9 +329,9 @@ def test_a_detector_starts_from_a_detector(scenes, kept, tmp_path):
 @pytest.mark.parametrize(
     ("data", "asked", "words"),
     [
-        ("digits", {"ignore_index": 3}, "--ignore-index is for masks, and digits has none"),
-        ("scenes", {"ignore_index": 3}, "--ignore-index is for masks, and of scenes boxes are learned"),
-        ("scenes", {"without": "list.csv"}, "--without is for classification, and scenes is annotated for detection"),
+        ("digits", {"ignore_index": 3}, "--ignore-index is for masks, but digits has none"),
+        ("scenes", {"ignore_index": 3}, "--ignore-index is for masks, but scenes is used for its boxes"),
+        ("scenes", {"without": "list.csv"}, "--without is for classification, but scenes is annotated for detection"),
     ],
 )
 def test_python_refuses_what_the_images_have_no_use_for(data, asked, words, tmp_path):
@@ -342,4 +342,4 @@ def test_python_refuses_what_the_images_have_no_use_for(data, asked, words, tmp_
 def test_an_index_to_ignore_is_for_masks(tmp_path, capsys):
     arguments = ["train", "convnext_atto", "--data", "scenes", "--ignore-index", "3", "--out", str(tmp_path)]
     assert cli.main(arguments) == 2
-    assert "--ignore-index is for masks, and of scenes boxes are learned" in capsys.readouterr().err
+    assert "--ignore-index is for masks, but scenes is used for its boxes" in capsys.readouterr().err

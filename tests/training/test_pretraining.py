@@ -201,10 +201,10 @@ def test_a_decoder_of_another_network_is_refused(bundle: Path, digits: Images, t
     request = Request("convnextv2_atto", mask_ratio=0.6, weights=str(copied), image_size=32)
     for other in ({**decoder, "pred.bias": torch.zeros(3)}, {n: t for n, t in decoder.items() if n != "pred.bias"}):
         save_file(other, copied.parent / "decoder.safetensors")
-        with pytest.raises(WeightsError, match=r"prediction\.bias(.|\n)*remove it: a new decoder is then trained"):
+        with pytest.raises(WeightsError, match=r"prediction\.bias(.|\n)*remove it, and a new decoder is trained"):
             prepare(request, digits)
     save_file(decoder, copied.parent / "decoder.safetensors")
-    assert "the decoder is theirs too" in prepare(request, digits).notes
+    assert "the decoder starts from them too" in prepare(request, digits).notes
 
 
 def test_train_fine_tunes_from_it_and_the_licence_goes_along(bundle: Path, shapes: Path, tmp_path: Path) -> None:
@@ -234,14 +234,14 @@ def test_the_same_command_trains_nothing_again(capsys: Captured, out: Path, bund
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnet50", "--data", "digits"), "take a ConvNeXt, or a row of the roadmap from depthwise on"),
-        (("convnextv2_atto", "--data", "digits", "--set", "groups=1"), "and this design has groups=1"),
+        (("resnet50", "--data", "digits"), "choose a ConvNeXt, or a row of the roadmap from depthwise on"),
+        (("convnextv2_atto", "--data", "digits", "--set", "groups=1"), "but this design has groups=1"),
         (("convnextv2_atto", "--data", "digits", "--mask-ratio", "1"), "--mask-ratio must be"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "mixing.mixup=0.8"), "pre-training has no mixing"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "layer_decay=0.8"), "pre-training has no layer_decay"),
         (("convnextv2_atto", "--data", "digits", *TINY, "--set", "test_mirror=on"), "pre-training has no test_mirror"),
         (("convnext_pooled", "--data", "digits", "--image-size", "33"), "patches of 8: --image-size 32"),
-        (("convnextv2_atto", "--data", "digits", *TINY, "--compile"), "--compile is for classifiers so far"),
+        (("convnextv2_atto", "--data", "digits", *TINY, "--compile"), "--compile works only for classifiers"),
         (("convnextv2_atto", "--data", "digits", "--weights", "/nowhere"), "no weights at /nowhere"),
     ],
 )
@@ -331,14 +331,14 @@ def test_in_python(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("recipe", "ratio", "of"), [("fcmae_small", None, "pretrain"), ("few_labels", 0.6, "train")])
 def test_recipes_of_the_other_kind_are_refused(recipe: str, ratio: float | None, of: str, few: Images) -> None:
-    with pytest.raises(RequestError, match=f"{recipe} is a recipe of nextify {of}: choose"):
+    with pytest.raises(RequestError, match=f"{recipe} is a recipe for nextify {of}: choose"):
         prepare(Request("convnextv2_atto", recipe=recipe, mask_ratio=ratio), few)
 
 
 def test_small_images_are_shifted_over_their_mirror_image(few: Images) -> None:
     made = prepare(Request("convnextv2_atto", scale="tiny", mask_ratio=0.6, image_size=32), few)
     assert made.trial.recipe.crop == Shift(border="reflect")
-    assert any("black borders would be learned" in change.reason for change in made.changes)
+    assert any("black ones would be learned" in change.reason for change in made.changes)
 
 
 def test_it_says_how_many_units_are_masked(few: Images) -> None:
@@ -399,7 +399,7 @@ def test_official_checkpoints_reconstruct(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b)
     without = {name: tensor for name, tensor in official(model).items() if name.startswith("encoder.")}
     torch.save({"model": without}, tmp_path / "encoder.pt")
-    with pytest.raises(WeightsError, match="no decoder, so it reconstructs nothing"):
+    with pytest.raises(WeightsError, match="no decoder, so it cannot reconstruct images"):
         load_autoencoder(tmp_path / "encoder.pt")
     assert load(path).about.licence == "cc-by-nc-4.0"
     assert load(tmp_path / "encoder.pt").about.licence == "unknown"

@@ -44,7 +44,7 @@ def test_a_loss_that_never_falls_has_no_good_range() -> None:
     noise = np.random.default_rng(0).normal(2, 0.1, 100)
     found = RateRamp(RATES, tuple(noise.tolist()), (2.0,) * 100, 0.1)
     assert found.good is None
-    assert found.verdict.startswith("the loss falls at no rate")
+    assert found.verdict.startswith("the loss falls at no learning rate")
 
 
 def test_a_loss_that_falls_to_the_end_says_or_more() -> None:

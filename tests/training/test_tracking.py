@@ -65,7 +65,7 @@ def test_a_tracker_that_fails_is_let_go_with_one_line(tmp_path: Path) -> None:
     records.epoch(ENTRY, 1)
     records.epoch(ENTRY, 2)
     records.close()
-    assert said == ["broken fails (no route); the training goes on without"]
+    assert said == ["broken failed (no route); the training goes on without it"]
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
 
 

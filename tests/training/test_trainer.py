@@ -210,7 +210,7 @@ def test_a_training_resumed_with_other_threads_says_so(digits, tmp_path):
     save_checkpoint(tmp_path / "checkpoint.pt", advance(Trainer(trial, digits, RUNTIME), 3).state())
     run_trial(trial, digits, replace(RUNTIME, threads=2), tmp_path, warn=said.append)
     assert len(said) == 1
-    assert "--threads 1 and goes on with 2" in said[0]
+    assert "--threads 1 and resumes with 2" in said[0]
 
 
 def test_bf16_trains(digits):

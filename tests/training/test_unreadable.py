@@ -41,7 +41,7 @@ def test_the_same_command_goes_on_without_the_image(workers: int, tmp_path: Path
 
     asked: dict[str, Any] = {"epochs": 2, "scale": "tiny", "image_size": 16, "workers": workers, "threads": 1}
     asked |= {"settings": {"batch_size": 4, "crop": RandomResized()}}
-    with pytest.raises(DataError, match=r"train/b/bad.tif cannot be read .*goes on from step") as caught:
+    with pytest.raises(DataError, match=r"train/b/bad.tif cannot be read .*resumes from step") as caught:
         train("convnext_atto", images(False), out=out, **asked)
     (folder,) = out.glob("*/checkpoint.pt")
     step = int(str(caught.value).rpartition(" ")[2])
@@ -76,8 +76,8 @@ def test_the_option_of_commands_that_train(
 @pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.pt.before", "result.json", "recipe.json", "log.jsonl"])
 def test_a_pipe_among_the_results_is_named(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
-    with pytest.raises(UnusableFolder, match=rf"{name} is no regular file: move it elsewhere"), taken(tmp_path):
+    with pytest.raises(UnusableFolder, match=rf"{name} is not a regular file: move it elsewhere"), taken(tmp_path):
         pass
     if name.endswith(".json"):
-        with pytest.raises(UnusableFolder, match="is no regular file"):
+        with pytest.raises(UnusableFolder, match="is not a regular file"):
             of_earlier_versions([tmp_path])

@@ -265,7 +265,7 @@ def test_dinov3_as_published(form: str, tmp_path: Path) -> None:
     found = find(tmp_path / "x.pth")
     assert not found.bundle.about.design.differences(SMALL)
     assert found.bundle.about.licence == "dinov3-license"
-    assert any("passes on to every derivative" in note for note in found.notes)
+    assert any("applies to every derivative" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_a_refused_pickle_advises_nothing_unsafe(tmp_path: Path) -> None:
 
 def test_a_flat_dict_names_what_is_no_tensor(tmp_path: Path) -> None:
     torch.save({**official(), "epoch": 3, "name": "x"}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"no tensors: epoch \(int\), name \(str\)"):
+    with pytest.raises(WeightsError, match=r"not tensors: epoch \(int\), name \(str\)"):
         load(tmp_path / "x.pth")
 
 

@@ -338,7 +338,7 @@ def test_names_that_contradict_each_other_or_do_not_fit(tmp_path: Path) -> None:
     torch.save({"model": state, "classes": ["a", "b"]}, tmp_path / "y.pth")
     found = find(tmp_path / "y.pth")
     assert found.bundle.about.classes == ()
-    assert any("classes aside: it names 2 classes, and the weights have 3" in note for note in found.notes)
+    assert any("ignored classes: it names 2 classes, but the weights have 3" in note for note in found.notes)
     for wrong, problem in (
         (["a", "b"], "names 2 classes"),
         (["a", "a", "b"], "twice"),
@@ -346,7 +346,7 @@ def test_names_that_contradict_each_other_or_do_not_fit(tmp_path: Path) -> None:
     ):
         with pytest.raises(WeightsError, match=problem):
             load(tmp_path / "y.pth", class_order=wrong)
-    with pytest.raises(WeightsError, match=r"none\.txt is no file"):
+    with pytest.raises(WeightsError, match=r"none\.txt is not a file"):
         load(tmp_path / "y.pth", class_order="none.txt")
     for text, problem in (("a\n\nb\n", "line 2 of .* is blank"), ("a\nb\na\n", "the class 'a' twice")):
         (tmp_path / "f.txt").write_text(text)

@@ -95,7 +95,7 @@ def test_bundles_that_do_not_belong_together_are_refused(members: list[Path], en
 
 def test_more_members_than_tensors_are_refused_at_once(ensemble: Path) -> None:
     state, about = _parts(ensemble)
-    with pytest.raises(WeightsError, match=r"1,000,000 members in \d+ tensors"):
+    with pytest.raises(WeightsError, match=r"1,000,000 members, but holds \d+ tensors"):
         save_bundle(ensemble, state, replace(about, members=1_000_000))
 
 
@@ -122,5 +122,5 @@ def _train(path: Path, images: Images, out: Path) -> object:
 def test_what_needs_one_network_says_so(
     ensemble: Path, digits: Images, tmp_path: Path, use: Callable[[Path, Images, Path], object]
 ) -> None:
-    with pytest.raises(WeightsError, match=r"takes one network, and .* holds 3"):
+    with pytest.raises(WeightsError, match=r"takes one network, but .* holds 3"):
         use(ensemble, digits, tmp_path)

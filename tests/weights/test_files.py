@@ -126,7 +126,7 @@ def test_official_file_with_a_namespace(tmp_path: Path) -> None:
     found = find(tmp_path / "official.pth")
     assert found.naming == "official"
     assert equal(found.bundle.state, weights(SMALL))
-    assert "args, epoch aside" in found.notes[0]
+    assert "ignored args, epoch" in found.notes[0]
 
 
 class _Attack:
@@ -466,7 +466,7 @@ def test_ones_own_licence_is_yours_until_it_is_chosen() -> None:
     assert "license: cc-by-4.0\n" in model_card(about(SMALL, licence=chosen_licence("yours", "cc-by-4.0")))
     assert chosen_licence("apache-2.0", None) == "apache-2.0"
     assert chosen_licence("dinov3-license", "dinov3-license") == "dinov3-license"
-    with pytest.raises(WeightsError, match=r"passes on to every derivative.*leave --licence out"):
+    with pytest.raises(WeightsError, match=r"applies to every derivative.*leave --licence out"):
         chosen_licence("dinov3-license", "mit")
 
 

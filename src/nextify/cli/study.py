@@ -119,7 +119,7 @@ def _plan(options: Options, images: AnyImages, seeds: int) -> Plan:
         head, canvas = checked_head(options.head, images), checked_canvas(images, options.image_size)
         task, size = images.task, max(canvas)
     elif options.head is not None:
-        raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
+        raise RequestError(f"--head is for boxes and masks, but {images.name} has labels: leave it out")
     else:
         native = images.native_size
         size = options.image_size or chosen.image_size(min(native) if native else None)

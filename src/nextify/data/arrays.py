@@ -60,11 +60,11 @@ def read_array(data: bytes, channels: int | None = None) -> Values:
     elif values.shape[2] != channels:
         if values.shape[0] != channels:
             raise UnreadableImage(
-                f"a NumPy file of shape {values.shape}, and --channels {channels} asks for {channels}"
+                f"a NumPy file of shape {values.shape}, but --channels {channels} asks for {channels}"
             )
         values = np.moveaxis(values, 0, 2)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise UnreadableImage("NaN or infinite values: fill them")
+        raise UnreadableImage("NaN or infinite values: replace them with numbers")
     return values
 
 
@@ -72,7 +72,7 @@ def _of_zip(data: bytes) -> Values:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
         if len(members) != 1:
-            raise UnreadableImage(f"a NumPy archive of {len(members)} arrays: store one")
+            raise UnreadableImage(f"a NumPy archive of {len(members)} arrays: store only one")
         if members[0].file_size > LARGEST:
             raise UnreadableImage(f"an array of more than {LARGEST // 2**20:,} MiB")
         with archive.open(members[0]) as file:

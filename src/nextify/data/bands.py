@@ -124,19 +124,19 @@ def check_agree(weights: Bands | None, images: Bands | None) -> None:
     if isinstance(weights, int) and weights != images:
         shown = "colours" if images is None else named(images)
         raise DataError(
-            f"the weights take {plural(weights, 'channel')}, and the images were opened as {shown}: give --channels "
+            f"the weights take {plural(weights, 'channel')}, but the images were opened as {shown}: give --channels "
             f"{weights}"
         )
     if isinstance(images, int) and weights != images:
         raise DataError(
-            f"the images have {plural(images, 'channel')}, and the weights take pictures: give weights that were "
-            f"trained on {images}"
+            f"the images have {plural(images, 'channel')}, but the weights take ordinary pictures: give weights that "
+            f"were trained on {images} channels"
         )
     if weights is not None and weights != images:
         shown = "no bands were chosen" if images is None else f"bands {named(images)} were chosen"
         raise DataError(
-            f"the weights were trained on bands {named(weights)} of the images, and here {shown}: "
-            f"give --channels {named(weights)}"
+            f"the weights were trained on bands {named(weights)} of the images, but {shown}: give --channels "
+            f"{named(weights)}"
         )
 
 
@@ -194,11 +194,11 @@ def numbers(values: Values, channels: int) -> npt.NDArray[np.float32]:
         UnreadableImage: another number of channels; values that are not finite.
     """
     if values.shape[2] != channels:
-        raise UnreadableImage(f"{plural(values.shape[2], 'channel')}, and --channels {channels} asks for {channels}")
+        raise UnreadableImage(f"{plural(values.shape[2], 'channel')}, but --channels {channels} asks for {channels}")
     if values.dtype.kind == "u":
         return np.multiply(values, np.float32(1 / np.iinfo(values.dtype).max), dtype=np.float32)
     if not np.isfinite(values).all():
-        raise UnreadableImage("NaN or infinite values: fill them")
+        raise UnreadableImage("NaN or infinite values: replace them with numbers")
     return np.ascontiguousarray(values, np.float32)
 
 
@@ -249,7 +249,7 @@ def _pages(data: bytes, channels: int) -> Values:
         if number > 1 and int(tags.get(_SUBFILE, 0)) & 1:
             continue
         if (samples := tags.get(_SAMPLES, 1)) > max(channels, 4):
-            raise UnreadableImage(f"{plural(samples, 'channel')}, and --channels {channels} asks for {channels}")
+            raise UnreadableImage(f"{plural(samples, 'channel')}, but --channels {channels} asks for {channels}")
         if tags.get(_WIDTH, 0) * tags.get(_HEIGHT, 0) * samples > 6 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise Image.DecompressionBombError
         values = _page(data, tags)
@@ -262,9 +262,9 @@ def _pages(data: bytes, channels: int) -> Values:
         found.append(values)
         count += values.shape[2]
     if len({values.shape[:2] for values in found}) > 1:
-        raise UnreadableImage("a TIFF whose pages have different sizes: store its bands alike")
+        raise UnreadableImage("a TIFF whose pages have different sizes: give all bands the same size")
     if len({values.dtype for values in found}) > 1:
-        raise UnreadableImage("a TIFF whose pages have different types: store its bands alike")
+        raise UnreadableImage("a TIFF whose pages have different types: give all bands the same type")
     return np.concatenate(found, axis=2)
 
 
@@ -318,7 +318,7 @@ def of_memory(image: object, bands: Bands) -> Values:
 def _chosen(values: Values, bands: Chosen) -> tuple[Pixels, int]:
     """``(H, W, 3)`` of ``values (H, W, bands)`` of 8 or 16 bits, and the largest 16-bit value, else 0."""
     if max(bands) > values.shape[2]:
-        raise UnreadableImage(f"{values.shape[2]} bands, and {_ASKED % named(bands)} the {max(bands)}th: choose others")
+        raise UnreadableImage(f"{values.shape[2]} bands, but {_ASKED % named(bands)} the {max(bands)}th: choose others")
     values = values[..., [band - 1 for band in bands]]
     if values.dtype == np.uint8:
         return values, 0
@@ -334,7 +334,7 @@ def _of_image(image: Image.Image, floats: bool = False) -> Values:
         return upright(sixteen_bits(image)[..., None], orientation)
     if image.mode == "F":
         if not floats:
-            raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+            raise UnreadableImage("its pixels are floats without a fixed range; store 8 or 16 bits")
         return upright(np.asarray(image)[..., None], orientation)
     if image.mode in ("1", "P", "PA"):
         transparent = image.mode == "PA" or "transparency" in image.info
@@ -390,14 +390,14 @@ def _remedy(data: bytes, bands: Chosen, reason: str) -> str:
         name = _COMPRESSIONS.get(compression, f"method {compression}")
         found.append((f"compressed with {name}", "uncompressed or with LZW or Deflate"))
     if not kinds <= {_UNSIGNED, _SIGNED}:
-        kind = "floats" if kinds == {_FLOAT} else "values of another kind"
+        kind = "floats" if kinds == {_FLOAT} else "values of an unsupported type"
         found.append((f"of {kind}", "as whole numbers of 8 or 16 bits"))
     elif bits not in ({8}, {16}):
         found.append((f"of {', '.join(map(str, sorted(bits)))} bits", "with 8 or 16 bits in every band"))
     if photometric == 0:
-        found.append(("whose zero is white", "with zero as black"))
+        found.append(("with white as zero", "with black as zero"))
     elif photometric not in (1, 2):
-        found.append(("of other colours than gray or RGB", "as gray or RGB"))
+        found.append(("in colours other than gray or RGB", "as gray or RGB"))
     if not found:
         return reason
     problems, remedies = zip(*found, strict=True)

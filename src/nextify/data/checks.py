@@ -43,21 +43,21 @@ IMBALANCE = 10
 THREADED_PIXELS = 128 * 128
 """Mean size of an image from which decoding in threads pays."""
 DARK_PEAK = 2**14
-"""Largest value below which images of 16 bits are nearly black: they hold 14 bits or fewer."""
+"""Largest value below which 16-bit images are nearly black: they hold 14 bits or fewer."""
 EXAMPLES = 2
 """Images named where labels contradict each other."""
 DECODED = "d"
 """The letter that the index adds to the traits of an image that was decoded whole."""
 NOTED = {
     "g": "are grayscale and become RGB with three equal channels",
-    "t": "have transparency, which is laid on white",
-    "r": "are turned by their EXIF or TIFF orientation",
+    "t": "have transparency, which is filled with white",
+    "r": "are turned upright by their EXIF or TIFF orientation",
     "a": "are animated; the first frame is used",
 }
 """What is said of images of a trait (``decode.Header``); ``WARNED`` of those that may look other than meant."""
 WARNED = {
-    "b": "are TIFFs with bands beside their colours (infrared or alpha): these bands are left out, not blended in",
-    "n": "are transparent everywhere: their colours are taken, not a white sheet; check that they hold a picture",
+    "b": "are TIFFs with extra bands besides colour (infrared or alpha), which are ignored",
+    "n": "are fully transparent: their hidden colours are used; check that they show a picture",
 }
 SHOW_SECONDS = 0.3
 """Shortest time between two reports of progress."""
@@ -122,7 +122,7 @@ def check(
     if shared:
         first, second = (printable(listing.images.names[i]) for i in shared[0])
         count = plural(len(shared), "test image is also a training image", "test images are also training images")
-        notes.append(f"{count} (the same bytes), so accuracy is flattered: {first} is {second}.")
+        notes.append(f"{count} (the same bytes), so accuracy is inflated: {first} is identical to {second}.")
     bands = listing.images.bands if isinstance(listing.images, BandsOf) else None
     channels, kind = kind_of(bands)
     each = channels * np.dtype(kind).itemsize  # bytes of a pixel
@@ -140,7 +140,7 @@ def check(
                 damaged += error.images
                 continue
             if refused is not None:
-                notes.append(f"Decoded images could not be kept in {cache} ({refused.strerror}); held in memory.")
+                notes.append(f"Decoded images could not be cached in {cache} ({refused.strerror}) and stay in memory.")
         names = tuple(listing.images.names[i] for i in indices)
         groups = None if readable.groups is None else [readable.groups[i] for i in indices]
         sets.append(ImageSet(listing.labels[indices], store, names, keep_under, bands, groups))
@@ -289,7 +289,7 @@ def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> L
     count = plural(len(unreadable), "image cannot be read and is", "images cannot be read and are")
     said = f"{count} left out: {some([names[i] for i in unreadable])}."
     if replaced:
-        said += f" In their places in training: {some(replaced)}."
+        said += f" Training uses others in their place: {some(replaced)}."
     return replace(listing, train=train, test=test, left_out=left, notes=(*listing.notes, said))
 
 
@@ -334,7 +334,7 @@ def _decoded(
 def _decode(data: bytes, header: Header) -> Pixels:
     pixels = decode(data)
     if pixels.shape[:2] != (header.height, header.width):
-        raise UnreadableImage("its size is not what its header says")
+        raise UnreadableImage("its size differs from the size in its header")
     return pixels
 
 
@@ -398,13 +398,13 @@ def _notes(listing: Listing, by_index: Records) -> Iterator[str]:
     sizes = sorted({(r.header.height * r.header.width, r.header.height, r.header.width) for r in records})
     if len(sizes) > 1:
         small, large = (f"{width}×{height}" for _, height, width in (sizes[0], sizes[-1]))
-        yield f"The images have {len(sizes):,} sizes, from {small} to {large} pixels."
+        yield f"The images have {len(sizes):,} different sizes, from {small} to {large} pixels."
     counts = Counter(i for own in listing.train for i in label_of(listing.labels, own))
     (most, largest), *_, (least, smallest) = counts.most_common() * 2 or [(0, 0)] * 2
     if largest > IMBALANCE * smallest:
         yield (
-            f"Classes are unequal: {printable(listing.classes[most])} has {largest:,} training images, "
-            f"{printable(listing.classes[least])} {smallest:,}."
+            f"Classes are imbalanced: {printable(listing.classes[most])} has {largest:,} training images, "
+            f"{printable(listing.classes[least])} has {smallest:,}."
         )
 
 
@@ -415,9 +415,10 @@ def _odd_pixels(records: list[Record]) -> Iterator[str]:
             yield f"{count:,} of {len(records):,} images {what}"
     deep = [record.header.peak for record in records if record.header.peak]
     if deep and max(deep) < DARK_PEAK:
-        found = plural(len(deep), "image of 16 bits is", "images of 16 bits are")
+        found = plural(len(deep), "16-bit image is", "16-bit images are")
         yield (
-            f"{found} nearly black ({max(deep).bit_length()} bits in 16?), with values up to {max(deep):,} of 65,535: "
+            f"{found} nearly black ({max(deep).bit_length()}-bit values stored in 16 bits?), with values up to "
+            f"{max(deep):,} of 65,535: "
             f"scale them to the full range"
         )
 
@@ -446,9 +447,9 @@ def _contradictions(listing: Listing, records: Records) -> Iterator[str]:
         )
         for by_label in torn[:EXAMPLES]
     )
-    count = plural(len(torn), "image stands", "images stand")
+    count = plural(len(torn), "image appears", "images appear")
     if listing.labels.ndim == 2:
-        yield f"{count} under several names with other labels ({examples}): correct them"
+        yield f"{count} under several names with different labels ({examples}): correct them"
     else:
         yield (
             f"{count} in more than one class ({examples}): correct their labels, or give --task multilabel where an "

@@ -47,11 +47,11 @@ _ORIENTATION, _PHOTOMETRIC, _SAMPLES, _SAMPLE_FORMAT = 0x0112, 262, 277, 339  # 
 _STRIPS, _TILES = (273, 279), (324, 325)  # offsets and lengths of a TIFF's pixels in bytes
 _MOST_BANDS = 6  # that Pillow reads of a TIFF
 _SIGNED = 2  # sample format
-_NEGATIVE = "its pixels are signed and some negative: store them from 0 to 255 or 65,535"
+_NEGATIVE = "some of its pixels are negative: store them from 0 to 255 or 65,535"
 _DAMAGED = re.compile(r"failed to read next frame|broken data stream.*|unrecognized data stream.*")
 _UNDECODED = re.compile(r"(decoder error )?-\d+")
-UNDECODED = "damaged, or compressed in a way that this Pillow does not decode"
-CHOOSE = "name the three to use with --channels, such as --channels 1 2 3, or how many there are to use them all"
+UNDECODED = "damaged, or compressed in a way that this version of Pillow cannot decode"
+CHOOSE = "choose three with --channels, such as --channels 1 2 3, or give their number to use them all"
 LARGEST_NOTED = b"# largest 16-bit value %d\n"
 """Comment of the files that ``bands.with_bands`` makes of 16-bit images."""
 _NOTED = re.compile(b"P6\n" + LARGEST_NOTED.replace(b"%d", rb"(\d+)"))
@@ -130,7 +130,7 @@ def read_header(data: bytes) -> Header:
             + "n" * hidden
         )
         if image.mode == "F":
-            raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+            raise UnreadableImage("its pixels are floats without a fixed range; store 8 or 16 bits")
         if image.mode.startswith("I"):
             peak = int(sixteen_bits(image).max())
         elif deep_colours:  # of which Pillow keeps the upper 8 bits
@@ -171,13 +171,14 @@ def from_memory(image: object) -> Pixels:
         gray = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
         if image.dtype != np.uint8 or not (gray or (image.ndim == 3 and image.shape[2] == 3)):
             raise TypeError(
-                f"an image array must be uint8 of (H, W, 3) or (H, W), got {image.dtype} of {image.shape}; "
-                f"convert it to that, or give a PIL image"
+                f"an image array must be uint8 of shape (H, W, 3) or (H, W), got {image.dtype} of shape "
+                f"{image.shape}; convert it, or give a PIL image"
             )
         pixels = np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=-1) if gray else image
     else:
         raise TypeError(
-            f"an image must be a path, a PIL image or a uint8 array of (H, W, 3) or (H, W), got {type(image).__name__}"
+            f"an image must be a path, a PIL image or a uint8 array of shape (H, W, 3) or (H, W), got "
+            f"{type(image).__name__}"
         )
     if not pixels.size:
         raise UnreadableImage("no pixels")
@@ -192,7 +193,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     with refusing(data):  # of a damaged file, tags may be of any type
         tags = tiff_tags(data)
         if tags is not None and (bands := tags.get(_SAMPLES, 1)) > _MOST_BANDS:
-            raise UnreadableImage(f"{bands} bands, of which Pillow reads at most {_MOST_BANDS}: {CHOOSE}")
+            raise UnreadableImage(f"{bands} bands, but Pillow reads at most {_MOST_BANDS}: {CHOOSE}")
     with refusing(data), Image.open(io.BytesIO(data), formats=_formats()) as image:
         if image.format == "TIFF":
             refuse_sparse(image.tag_v2)  # type: ignore[attr-defined]
@@ -272,23 +273,23 @@ def _kind(data: bytes) -> str:
     if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
         return f"HEIC, which needs a plug-in: pip install {PLUGINS['.heic'][1]}"
     if brand in (b"avif", b"avis"):
-        return "AVIF, which this Pillow was built without: install its wheel, or pillow-avif-plugin"
+        return "AVIF, which this build of Pillow cannot read: install Pillow from its wheel, or pillow-avif-plugin"
     if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         return f"JPEG XL, which needs a plug-in: pip install {PLUGINS['.jxl'][1]}"
     if data.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer: git lfs pull"
+        return "a Git LFS pointer: run git lfs pull"
     tags = tiff_tags(data)
     if tags is not None:
         with suppress(Exception):  # of a damaged file, they may be of any type
             bands, bits = tags.get(_SAMPLES, 1), tags.get(258, (1,))[0]
             remedy = CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"
-            return f"a TIFF of {bands} bands of {bits} bits, which Pillow does not read: {remedy}"
+            return f"a TIFF of {bands} bands of {bits} bits, which Pillow cannot read: {remedy}"
         return "damaged"
     Image.init()  # the readers of all formats
     for name, (_, accepts) in Image.OPEN.items():
         with suppress(Exception):  # of a few bytes, some ask for more than there are
             if accepts and accepts(data[:16]) is True:
-                return f"{name}, a format that is not read: store it as PNG or JPEG"
+                return f"{name}, a format that is not supported: store it as PNG or JPEG"
     return "not an image"
 
 
@@ -307,7 +308,7 @@ def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | None:
 def refuse_sparse(tags: Mapping[int, Any]) -> None:
     """Raise ``UnreadableImage`` for a TIFF with parts that were never written: Pillow would read its header there."""
     if any(0 in tags.get(offsets, ()) for offsets, _ in (_STRIPS, _TILES)):
-        raise UnreadableImage("a sparse TIFF, parts of which were never written: write it anew with SPARSE_OK=FALSE")
+        raise UnreadableImage("a sparse TIFF with missing parts: write it again with SPARSE_OK=FALSE")
 
 
 def refuse_signed(image: Image.Image) -> None:
@@ -367,7 +368,7 @@ def _pixels(image: Image.Image) -> Pixels:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise UnreadableImage("its pixels are floats of no agreed range; store 8 or 16 bits")
+        raise UnreadableImage("its pixels are floats without a fixed range; store 8 or 16 bits")
     refuse_signed(image)
     if image.mode.startswith("I"):
         image = Image.fromarray(eight_bits(sixteen_bits(image)))

@@ -119,8 +119,8 @@ def check_images(images: object, *, several: bool = False) -> None:
         )
     if images.multilabel and not several:
         raise DataError(
-            f"{images.name} has several labels per image (multi-label), and this is for one class each so far: nextify "
-            f"train, evaluate, predict, explain, export and serve take several"
+            f"{images.name} has several labels per image (multi-label), but this takes one class each; nextify train, "
+            f"evaluate, predict, explain, export and serve take several, with weights that were trained on them"
         )
 
 
@@ -128,8 +128,8 @@ def check_pictures(images: Images, what: str) -> None:
     """Raise ``DataError`` for images of N channels where ``what`` is for pictures."""
     if isinstance(images.bands, int):
         raise DataError(
-            f"{what} is for pictures, and {images.name} was opened with {plural(images.bands, 'channel')}: nextify "
-            f"train takes them"
+            f"{what} needs ordinary pictures, but {images.name} was opened with {plural(images.bands, 'channel')}: "
+            f"only nextify train takes them"
         )
 
 

@@ -57,32 +57,32 @@ def open_images(
     without: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """The images of a source, checked.
+    """Open a source of images and check them.
 
     Args:
         source: ``digits`` (scikit-learn's, 8×8), ``cifar10``, ``hf:OWNER/NAME`` (Hugging Face), or a path: an image
             folder (``folder.py``), a manifest (``manifest.py``), Parquet files with images (``parquet.py``) or tar
-            shards (``tar.py``), these two also as a folder or a pattern such as ``train-{000..003}.tar``. A folder
-            named as one of the first two is given as ``./digits`` or as a ``Path``.
+            shards (``tar.py``); the last two may also be a folder or a pattern such as ``train-{000..003}.tar``. Give a
+            folder called ``digits`` or ``cifar10`` as ``./digits`` or as a ``Path``.
         root: for ``cifar10``, the folder that holds it or is to hold it; ``train/`` and ``test/`` folders of images
             in there are used too. None is ``~/.cache/nextify``.
-        test_fraction: share of each class that is tested on, where a source has no test images of its own.
-        split_seed: decides that split, and that of the digits.
-        cache: folder for decoded images, shared by processes and later starts. None holds them in memory.
-        decoded_limit: bytes up to which images are held decoded; beyond, they are decoded each time.
-        to_train: False where the images are only to be tested on: a source may then hold no training images, and one
-            class only; a folder that is named as a test part, or holds nothing else, is tested on as a whole.
-        tested: which part must be tested on, ``val`` or ``test``; None takes val, else test, else part of train.
-        channels: the three bands to show of each image, counted from 1, such as ``(4, 3, 2)`` of a file with infrared.
-            A number, such as ``13``: how many bands each image has, which then are all taken, as numbers rather than
-            colours. None shows the colours, and takes all channels of NumPy files.
+        test_fraction: share of each class used for testing if a source has no test images of its own.
+        split_seed: seed of that split, and of the split of the digits.
+        cache: folder for decoded images, shared by processes and later runs. None keeps them in memory.
+        decoded_limit: bytes of decoded images to keep; above this, images are decoded each time they are used.
+        to_train: False if the images are only used for testing. A source may then lack training images or have only one
+            class, and a folder that is called like a test part, or holds nothing else, is tested on as a whole.
+        tested: part to use as test images, ``val`` or ``test``; None takes val, else test, else part of train.
+        channels: three bands to read as colours, counted from 1, such as ``(4, 3, 2)`` for a file with infrared. Or the
+            number of bands that each image has, such as ``13``: all are then read, as numbers rather than colours.
+            None reads the colours, and all channels of NumPy files.
         task: ``classification``, one class per image, or ``multilabel``, any number of labels (``several.py``). None
-            recognizes it where it is unambiguous, with a note.
-        skip_unreadable: leave images out that cannot be read, and name them in ``left_out``; each is decoded once to
-            find them. In the place of one whose header is whole another image of its class is trained on, so that a
-            training that it stopped goes on. False refuses them.
-        without: a CSV with a column ``file``, as ``nextify inspect`` writes it, of training images to leave out.
-        on_progress: called now and then with the number of images looked at, and of all.
+            detects it if it is unambiguous, with a note.
+        skip_unreadable: leave out images that cannot be read, and list them in ``left_out``; each image is decoded once
+            to find them. If only the header of an image is readable, training uses another image of its class in its
+            place, so that a training it stopped can resume. False refuses such images.
+        without: a CSV of training images to leave out, with a column ``file``, as ``nextify inspect`` writes it.
+        on_progress: called now and then with the number of images checked and the number of all.
 
     Raises:
         DataError: what is wrong and what to do about it.
@@ -98,13 +98,15 @@ def open_images(
     if bands is not None and source in ("digits", "cifar10"):
         raise DataError(f"{source} has no bands to choose from: leave --channels out")
     if source == "scenes":
-        raise DataError("scenes has boxes and masks and no labels: nextify train MODEL --data scenes trains on them")
+        raise DataError(
+            "scenes has boxes and masks but no labels: train on them with nextify train MODEL --data scenes"
+        )
     if tested == "val" and source in ("digits", "cifar10"):
-        raise DataError(f"{source} has no val: choose --split test, or leave it out")
+        raise DataError(f"{source} has no val part: choose --split test, or leave it out")
     if task == "multilabel" and (source in ("digits", "cifar10") or source.startswith(PREFIX)):
         raise DataError(_one_class_each(source))
     if without is not None and source == "digits":
-        raise DataError("digits has no files that --without could name: leave it out")
+        raise DataError("digits has no files for --without to name: leave it out")
     if source == "digits":
         return _digits(split_seed, cache)
     splitting = Splitting(test_fraction, split_seed, to_train, tested, task)
@@ -112,7 +114,7 @@ def open_images(
         local = root or _default_root()
         if not (local / "train").is_dir():
             if without is not None:
-                raise DataError("the images of cifar10 have no names for --without: give a folder of them")
+                raise DataError("the images of cifar10 have no file names for --without: give them as a folder")
             return _cifar10(local, cache)
         listing = list_folder(local, splitting)
     else:
@@ -123,7 +125,7 @@ def open_images(
             if not path.exists() or format_of(path) is None:
                 raise
             raise DataError(
-                f"{error}; for its boxes or masks, nextify train MODEL --data {printable(source)} trains on them"
+                f"{error}; to train on its boxes or masks, use nextify train MODEL --data {printable(source)}"
             ) from None
     if task == "multilabel" and listing.labels.ndim == 1:
         raise DataError(_one_class_each(source))
@@ -173,7 +175,7 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
     train, test, note = split_train(labels, Splitting(UNLABELLED_TESTS, split_seed), everything)
     files = Files(path, tuple(names))
     notes = (
-        f"{printable(str(path))} has no class folders: all images in it are taken.",
+        f"{printable(str(path))} has no class folders: all its images are used.",
         note.replace(" of each class", ""),
         *([f"Other parts of {printable(str(source))} are left out."] if path != Path(source).expanduser() else []),
     )
@@ -184,8 +186,8 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
 
 def _one_class_each(source: str) -> str:
     return (
-        f"{printable(source)} holds one class per image, as only folders and tables of paths hold several labels so "
-        f"far: write a table of paths and labels, or train without --task multilabel"
+        f"{printable(source)} holds one class per image, and only folders and tables of paths can hold several "
+        f"labels: write a table of paths and labels, or train without --task multilabel"
     )
 
 
@@ -197,10 +199,12 @@ def _channels_of(listing: Listing) -> tuple[int, str]:
     except (OSError, UnreadableImage) as error:
         raise DataError(f"{name} cannot be read ({error}): replace it") from None
     if count > MOST_CHANNELS:
-        raise DataError(f"{name} has {count} channels, and at most {MOST_CHANNELS} are read: give --channels")
+        raise DataError(
+            f"{name} has {count} channels, but at most {MOST_CHANNELS} can be read: choose some with --channels"
+        )
     return (
         count,
-        f"The images are NumPy files of {plural(count, 'channel')}, as {name} shows; --channels N says so too.",
+        f"The images are NumPy files of {plural(count, 'channel')}, as in {name}; --channels {count} does the same.",
     )
 
 
@@ -219,7 +223,7 @@ def _listing(source: str, splitting: Splitting) -> Listing:
             return list_metadata(path, splitting) or list_folder(path, splitting)
     pattern = is_pattern(source) and suffix in (".tar", ".parquet")
     if path.exists() and not path.is_file():
-        raise DataError(f"{printable(source)} is no regular file: give {KINDS}")
+        raise DataError(f"{printable(source)} is not a regular file: give {KINDS}")
     if suffix == ".tar":
         return list_tar(shards_of(source, splitting), splitting)
     if suffix == ".parquet" and (pattern or holds_images(path)):
@@ -228,7 +232,7 @@ def _listing(source: str, splitting: Splitting) -> Listing:
         return list_manifest(path, splitting)
     if path.name.lower().endswith(ARCHIVES):
         raise DataError(f"{printable(source)} is an archive: unpack it and give its folder")
-    raise DataError(f"{printable(source)} is a file of another kind: give {KINDS}")
+    raise DataError(f"{printable(source)} is not a supported kind of file: give {KINDS}")
 
 
 def _digits(split_seed: int, cache: Path | None) -> Images:
@@ -249,7 +253,7 @@ def _digits(split_seed: int, cache: Path | None) -> Images:
         cache,
         mirror_keeps_class=False,
         notes=(
-            f"{len(train):,} images to train and {len(test):,} to test on (stratified, seed {split_seed}).",
+            f"{len(train):,} images to train on and {len(test):,} to test on (stratified, seed {split_seed}).",
             "All images are grayscale and become RGB with three equal channels.",
         ),
     )

@@ -129,25 +129,25 @@ def preflight(
     counts, test_counts = (class_counts(s.labels, images.num_classes) for s in (images.train, images.test))
     if recipe.batch_size > train:
         raise DataError(
-            f"a batch of {plural(recipe.batch_size, 'image')} leaves no step in an epoch of {train:,}: "
-            f"set batch_size to at most {train:,}, or leave it to the fit"
+            f"a batch of {plural(recipe.batch_size, 'image')} is larger than an epoch of {train:,}: set batch_size to "
+            f"at most {train:,}, or leave it out"
         )
     if not len(images.test):
-        raise DataError("there is no image to test on: add a val/ folder, or leave some of each class for it")
+        raise DataError("there are no images to test on: add a val/ folder, or leave some of each class for testing")
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     absent = [images.classes[i] for i in np.flatnonzero(test_counts == 0)]
     notes = [*images.notes, *(_test_notes(images, absent) if labelled else ())]
     if image_size is not None and (images.middle_side or 0) >= LARGE * image_size:
         notes.append(
-            f"The images' short side is about {images.middle_side:,} pixels and they are trained at {image_size}, "
-            f"which loses details: --image-size takes more, or cut out what matters."
+            f"The images' short side is about {images.middle_side:,} pixels but training uses {image_size}, which "
+            f"loses detail: give a larger --image-size, or crop the images to what matters."
         )
     shared = images.test_images_also_in_training
     if shared is None:
         shared = duplicates(images.train, images.test)
         if shared:
             count = plural(shared, "test image is also a training image", "test images are also training images")
-            notes.append(f"{count} (the same pixels): accuracy is flattered.")
+            notes.append(f"{count} (the same pixels), so accuracy is inflated.")
     untrained = [images.classes[i] for i in np.flatnonzero(counts == 0)]
     facts = DataFacts(
         data=images.name,
@@ -222,11 +222,11 @@ def _test_notes(images: Images, absent: Sequence[str]) -> list[str]:
     if count < FEW_TEST and not images.multilabel:
         half = 196 / (2 * count**0.5)  # 95 % of a binomial's mass at an accuracy of one half, in percent
         notes.append(
-            f"With {plural(count, 'test image')}, accuracy is known to ±{min(half, 50):.0f} points (95 %) only."
+            f"With {plural(count, 'test image')}, accuracy is only known to ±{min(half, 50):.0f} points (95 %)."
         )
     if absent and not any("has no images of" in note for note in images.notes):
         notes.append(f"There are no test images of {count_classes(absent)}: "
-                     f"{'mAP' if images.multilabel else 'accuracy'} is over the other classes.")  # fmt: skip
+                     f"{'mAP' if images.multilabel else 'accuracy'} covers the other classes only.")  # fmt: skip
     return notes
 
 
@@ -237,8 +237,9 @@ def _class_warnings(images: Images, counts: np.ndarray[Any, Any], untrained: lis
     largest, smallest = int(counts.max()), int(counts[counts > 0].min())
     if largest > IMBALANCE * smallest and recipe.class_balance == "off" and not images.multilabel:
         warnings.append(
-            f"the largest class has {largest / smallest:,.0f} times the images of the smallest, which will hardly be "
-            f"predicted: --set class_balance=loss weighs them evenly, class_balance=sampling shows them equally often"
+            f"the largest class has {largest / smallest:,.0f} times as many images as the smallest, which will hardly "
+            f"be predicted: --set class_balance=loss weights classes equally, class_balance=sampling shows them "
+            f"equally often"
         )
     few = [name for name, n in zip(images.classes, counts, strict=True) if 0 < n < FEW_PER_CLASS]
     if few:
@@ -252,11 +253,13 @@ def _recipe_warnings(recipe: Recipe, fitted: Recipe | None, train: int, uses_bat
     warnings = []
     steps = recipe.epochs * (train // recipe.batch_size)
     if steps < FEW_STEPS:
-        warnings.append(f"{plural(steps, 'step')} in all teach little: give more --epochs, or a smaller batch_size")
+        warnings.append(
+            f"training for only {plural(steps, 'step')} teaches little: give more --epochs, or a smaller batch_size"
+        )
     if recipe.ema != "off" and 1 / (1 - recipe.ema) > steps / 4:
         warnings.append(
-            f"ema={recipe.ema:g} averages over {1 / (1 - recipe.ema):,.0f} of {steps:,} steps, so the result holds "
-            f"much of the initial weights: set ema=off or {max(0.0, 1 - 10 / max(steps, 11)):.4g}"
+            f"ema={recipe.ema:g} averages over {1 / (1 - recipe.ema):,.0f} of {steps:,} steps, so the result still "
+            f"holds much of the initial weights: set ema=off or {max(0.0, 1 - 10 / max(steps, 11)):.4g}"
         )
     if fitted is not None:
         ratio = recipe.learning_rate / fitted.learning_rate
@@ -264,15 +267,16 @@ def _recipe_warnings(recipe: Recipe, fitted: Recipe | None, train: int, uses_bat
             what = f"{ratio:.3g} times" if ratio > 1 else f"1/{1 / ratio:.3g} of"
             warnings.append(
                 f"learning_rate={recipe.learning_rate:g} is {what} the fitted {fitted.learning_rate:.3g}: "
-                f"{'it may diverge' if ratio > 1 else 'it may hardly learn'}"
+                f"{'training may diverge' if ratio > 1 else 'the network may hardly learn'}"
             )
     if uses_batch_norm and recipe.ema != "off":
         warnings.append(
-            f"ema={recipe.ema:g} averages weights, which batch norm's running statistics do not fit: set ema=off"
+            f"ema={recipe.ema:g} averages weights, and batch norm's running statistics do not match averaged weights: "
+            f"set ema=off"
         )
     if uses_batch_norm and recipe.batch_size < SMALL_BATCH_FOR_BATCH_NORM:
         warnings.append(
-            f"{recipe.batch_size} images at a time make batch norm's statistics noise: "
-            f"take norm=layer, or a larger batch_size"
+            f"batch norm's statistics are too noisy with {recipe.batch_size} images at a time: set norm=layer, or a "
+            f"larger batch_size"
         )
     return warnings

@@ -110,8 +110,8 @@ class Preprocessing:
             raise PreprocessingError(f"size and resize_size must be 1 or more, got {self.size} and {self.resize_size}")
         if max(self.size) > LARGEST_SIDE or self.resize_size > 16 * LARGEST_SIDE:
             raise PreprocessingError(
-                f"a network's input has at most {LARGEST_SIDE:,} pixels a side (size), resized to at most "
-                f"{16 * LARGEST_SIDE:,} before the crop (resize_size); got {shortened(self.size)} and "
+                f"size may be at most {LARGEST_SIDE:,} pixels a side and resize_size at most {16 * LARGEST_SIDE:,}; "
+                f"got {shortened(self.size)} and "
                 f"{shortened(self.resize_size)}"
             )
         if self.fit not in ("crop", "squash"):
@@ -121,9 +121,9 @@ class Preprocessing:
                 f"interpolation must be nearest, bilinear, bicubic or lanczos, got {self.interpolation!r}"
             )
         if self.interpolation == "lanczos" and not self.antialias:
-            raise PreprocessingError("lanczos is always antialiased")
+            raise PreprocessingError("lanczos is always antialiased: set antialias to true")
         if isinstance(self.bands, int) and not self.antialias:
-            raise PreprocessingError(f"images of {self.bands} channels are resized with antialias only")
+            raise PreprocessingError(f"images of {self.bands} channels are always antialiased: set antialias to true")
         counts = (self.bands,) if isinstance(self.bands, int) else (1, 3)
         if (
             len(self.mean) != len(self.std)
@@ -196,7 +196,7 @@ class Preprocessing:
         """
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise PreprocessingError(
-                f"images must be a list or an array of (N, H, W, 3), got an array of {images.shape}"
+                f"images must be a list or an array of shape (N, H, W, 3), got an array of shape {images.shape}"
             )
         return torch.stack([self(image) for image in images])
 

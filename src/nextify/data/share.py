@@ -31,8 +31,8 @@ def share(batch: int, rank: int, count: int) -> Share:
     """
     if batch < 2 * count:
         raise ValueError(
-            f"a batch of {batch} images leaves some of {count} processes without a pair of them: "
-            f"set batch_size to {2 * count} or more, or start fewer processes"
+            f"a batch of {batch} images is too small for {count} processes, which need at least two each: set "
+            f"batch_size to {2 * count} or more, or start fewer processes"
         )
     pairs = batch // 2
     front = np.arange(rank * pairs // count, (rank + 1) * pairs // count, dtype=np.int64)

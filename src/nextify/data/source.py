@@ -23,7 +23,7 @@ LabelTask = Literal["classification", "multilabel"]
 """What is learned from labels: one class per image, or any number of labels."""
 TASKS = ("classification", "multilabel", "detection", "segmentation")
 NO_REGRESSION = (
-    "Nextify has no regression, as it learns classes, labels, boxes and masks: put ranges of the numbers into classes, "
+    "Nextify does not support regression, only classes, labels, boxes and masks: turn ranges of numbers into classes, "
     "or use another library"
 )
 
@@ -44,7 +44,7 @@ def is_pattern(source: str) -> bool:
 def check_source(source: str) -> None:
     """Raise ``DataError`` where a source is empty, or a path that leads nowhere."""
     if not source.strip():
-        raise DataError(f"the name of the images is empty: give {KINDS}")
+        raise DataError(f"the data source is empty: give {KINDS}")
     path = Path(source).expanduser()
     if source in (*EMBEDDED, "cifar10") or source.startswith(PREFIX) or path.exists():
         return

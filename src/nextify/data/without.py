@@ -30,12 +30,12 @@ def listed(path: Path) -> tuple[str, ...]:
             text = read_file(path).decode("utf-8-sig", "surrogateescape")
         rows = csv.DictReader(text.splitlines(), strict=True)
         if COLUMN not in (rows.fieldnames or ()):
-            raise DataError(f"{where} has no column {COLUMN}: give a CSV as nextify inspect writes it")
+            raise DataError(f"{where} has no column {COLUMN}: give a CSV written by nextify inspect")
         names = tuple(dict.fromkeys(row[COLUMN] for row in rows if row[COLUMN]))
     except UnreadableImage as error:
-        raise DataError(f"{where} is {error}: give a CSV as nextify inspect writes it") from None
+        raise DataError(f"{where} is {error}: give a CSV written by nextify inspect") from None
     except csv.Error as error:
-        raise DataError(f"{where} is no CSV table ({error}): give one as nextify inspect writes it") from None
+        raise DataError(f"{where} is not a CSV table ({error}): give one written by nextify inspect") from None
     if not names:
         raise DataError(f"{where} names no files: leave --without out")
     return names
@@ -52,15 +52,16 @@ def without(listing: Listing, path: Path) -> Listing:
     used = np.concatenate([listing.train, listing.test])
     if foreign := sorted(names - {known[i] for i in used.tolist()}):
         raise DataError(
-            f"{where} names {plural(len(foreign), 'file')} that the data does not train or test on: {some(foreign)}; "
-            f"take them off the list, or make it anew with nextify inspect"
+            f"{where} names {plural(len(foreign), 'file')} that are not among the training or test images: "
+            f"{some(foreign)}; remove them from the list, or make a new one with nextify inspect"
         )
     named = np.array([known[i] in names for i in listing.train.tolist()], bool)
     train, out = listing.train[~named], [known[i] for i in listing.train[named].tolist()]
     lost = np.setdiff1d(present(listing.labels[listing.train]), present(listing.labels[train]))
     if len(lost):
         raise DataError(
-            f"{where} names every training image of {some([listing.classes[i] for i in lost])}: keep some on it"
+            f"{where} names every training image of {some([listing.classes[i] for i in lost])}: remove some from the "
+            f"list"
         )
     said = f"{plural(len(out), 'training image is', 'training images are')} left out, as {where} says."
     if stay := len({known[i] for i in listing.test.tolist()} & names):

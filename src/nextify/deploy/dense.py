@@ -82,8 +82,8 @@ class DenseSource:
         loaded = load_dense(bundle)
         if loaded.about.design.head not in (*ONE_STAGE, *SEGMENTATION_HEADS):
             raise formats.FormatError(
-                f"{loaded.about.design.head} chooses regions between its two stages, which no exported file does so "
-                f"far: train --head fcos or retinanet to export a detector"
+                f"{loaded.about.design.head} chooses regions between its two stages, which exported files do not "
+                f"support: train with --head fcos or retinanet to export a detector"
             )
         return cls(Outputs(loaded.network()).eval(), loaded.about, str(bundle))
 
@@ -120,7 +120,7 @@ def export_dense(
         ExportFailed, MissingExtra: as ``export``.
     """
     if to not in FORMATS:
-        raise formats.FormatError(f"--to {to} is for classifiers so far: choose {', '.join(FORMATS)}")
+        raise formats.FormatError(f"--to {to} supports only classifiers: choose {', '.join(FORMATS)}")
     exported = Exported(to, "fp32", source.about.canvas)
     formats.check(exported)
     if threads is not None:

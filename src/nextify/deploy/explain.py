@@ -125,11 +125,11 @@ def explain(
     about.check_single("nextify explain")
     if isinstance(settings.bands, int):
         raise WeightsError(
-            f"explanations are drawn on pictures, and {weights} takes {plural(settings.bands, 'channel')}: give a "
+            f"explanations are drawn on pictures, but {weights} takes {plural(settings.bands, 'channel')}: give a "
             f"classifier of colour images"
         )
     if index is not None and index >= about.num_classes:
-        raise WeightsError(f"class {index} of {about.num_classes}: the first one is 0")
+        raise WeightsError(f"there is no class {index}: the {about.num_classes} classes are numbered from 0")
 
     def classify(images: Tensor) -> Map:
         return probabilities(network(images.numpy()), about)

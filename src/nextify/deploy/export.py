@@ -93,19 +93,19 @@ def export(
     """Write a bundle for another runtime, after proving that it gives the bundle's results there.
 
     Args:
-        bundle: a bundle, or anything else that ``nextify.weights.load`` reads. Of segmenters and one-stage detectors
-            ``deploy/dense.py`` says what is written: in fp32, for the bundle's canvas.
+        bundle: a bundle, or anything else that ``nextify.weights.load`` reads. Segmenters
+            and one-stage detectors are written in fp32, for the bundle's canvas (``deploy/dense.py``).
         to: ``onnx`` (ONNX Runtime), ``openvino``, ``torch`` (``torch.export``), ``aotinductor`` or ``executorch``.
         out: the folder to write; one that holds a bundle or an export is replaced.
-        precision: ``fp32`` computes the bundle's function; ``bf16`` and ``fp16`` differ by their rounding. For int8
-            there is ``nextify.quantize``.
-        image_size: pixels of the input's side, or ``dynamic`` for any height and width. None: the bundle's.
+        precision: ``fp32`` computes the bundle's function; ``bf16`` and ``fp16`` differ by their rounding. For int8,
+            use ``nextify.quantize``.
+        image_size: pixels of the input's side, or ``dynamic`` for any height and width. None keeps the bundle's size.
         with_preprocessing: take uint8 ``(N, H, W, 3)`` of any size and prepare it inside the file.
-        images: real images to compare on; by default the embedded digits, or scenes.
+        images: real images to compare on; by default the built-in digits or scenes.
         threads: CPU threads of the comparison.
 
     Raises:
-        ExportFailed: the file does not give the bundle's results.
+        ExportFailed: the file does not reproduce the bundle's results.
         FormatError: the format has no such precision or shape.
         MissingExtra: its packages are not installed.
         WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds something else.
@@ -129,7 +129,7 @@ def export(
         check_images(images, several=True)
     dynamic = image_size == "dynamic"
     if isinstance(image_size, str) and not dynamic:
-        raise formats.FormatError(f"image_size is a whole number of pixels, or dynamic; got {image_size!r}")
+        raise formats.FormatError(f"image_size must be a whole number of pixels, or dynamic; got {image_size!r}")
     source = Source.of(bundle, image_size if isinstance(image_size, int) else None)
     size = None if dynamic or with_preprocessing else source.about.preprocessing.size
     exported = Exported(to, precision, size, with_preprocessing, bf16=precision == "bf16")
@@ -145,7 +145,7 @@ def export(
     real: list[tuple[str, npt.NDArray[Any]]] = [*some_images(shown.test)]
     if isinstance(settings.bands, int):
         if with_preprocessing:
-            raise formats.FormatError("with_preprocessing is for pictures, and the bundle takes channels: leave it out")
+            raise formats.FormatError("with_preprocessing is for pictures, but the bundle takes channels: leave it out")
         if images is None:
             real = [(name, as_channels(pixels, settings.bands)) for name, pixels in real]
     with fresh_folder(out) as fresh:

@@ -170,7 +170,7 @@ def check_dynamic(model: Classifier, settings: Preprocessing) -> None:
     """Raises ``FormatError`` where a network's own input is too small for a file that takes all sizes."""
     if min(settings.size) < _least(model):
         raise FormatError(
-            f"--image-size dynamic takes images from {_least(model)} pixels a side, and this network is made for "
+            f"--image-size dynamic takes images from {_least(model)} pixels a side, but this network is made for "
             f"{settings.size[0]}x{settings.size[1]}: give --image-size as a number"
         )
 

@@ -143,19 +143,19 @@ def quantize(
     threads: int | None = None,
     on_progress: Progress = lambda words: None,
 ) -> Quantized:
-    """Write a bundle in int8 if it keeps its accuracy and is faster, otherwise the best that does: bf16, then fp32.
+    """Write a bundle in int8 if it keeps its accuracy and is faster, otherwise in bf16 or, failing that, fp32.
 
     Args:
-        images: with a training part to calibrate on and a held-out part to test on.
+        images: a data set with a training part to calibrate on and a held-out part to test on.
         out: the folder to write; one that holds a bundle or an export is replaced.
-        max_drop: top-1 points that may be lost at most, with 95 % confidence.
-        seed: of the choice of images.
-        on_progress: called with what is being done.
+        max_drop: most top-1 points that may be lost, with 95 % confidence.
+        seed: seed for the choice of images.
+        on_progress: called with a description of each stage.
         to: ``openvino`` or ``onnx``.
 
     Raises:
         FormatError: the format has no int8.
-        TooFewImages: the held-out images could not show it even if no answer changed.
+        TooFewImages: the held-out images could not show that little is lost, even if no answer changed.
         MissingExtra: the format's packages, or NNCF, are not installed.
         WeightsError, DataError: the bundle or its images cannot be used.
     """

@@ -172,7 +172,9 @@ def _exported(values: Any, path: Path) -> Exported:
             raise ValueError(f"{known['format']} {known['precision']}")
         return Exported(**known | {"size": known["size"] and tuple(known["size"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} describes no export that this nextify knows ({error}): export again") from None
+        raise WeightsError(
+            f"{path} describes no export that this version of nextify knows ({error}): export again"
+        ) from None
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:

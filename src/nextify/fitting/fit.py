@@ -85,14 +85,14 @@ def fit(
     batch_size: int | None = None,
     restores: bool = False,
 ) -> Fitted:
-    """Design and recipe fitted to a data set.
+    """Fit a design and a recipe to a data set.
 
     Args:
-        data: number of training images and classes, and whether a mirror image keeps its class.
+        data: the numbers of training images and classes, and whether a mirror image keeps its class.
         image_size: side of the square images that the network sees, in pixels.
-        epochs: passes over the training images; None keeps the recipe's.
-        batch_size: images per step; None fits the recipe's.
-        restores: whether the network learns to restore images, which must not have black borders then.
+        epochs: passes over the training images; None keeps the recipe's number.
+        batch_size: images per step; None fits the recipe's number.
+        restores: whether the network learns to restore images, which must then have no black borders.
 
     Raises:
         FitError: too few images to train on, or to fill that batch.
@@ -181,8 +181,8 @@ def fit_recipe(
 
     if batch_size is not None and not 1 <= batch_size <= images:
         raise FitError(
-            f"a batch of {batch_size:,} images leaves no step in an epoch of {images:,}: "
-            f"set batch_size to at most {images:,}, or leave it to the fit"
+            f"a batch of {batch_size:,} images is larger than an epoch of {images:,}: set batch_size to at most "
+            f"{images:,}, or leave it out"
         )
     batch = batch_size or fitted_batch_size(recipe.batch_size, images, budget)
     if batch != recipe.batch_size:
@@ -201,14 +201,14 @@ def fit_recipe(
         changes["ema"] = (decay, reason)
 
     if not data.mirror_keeps_class:
-        reason = "a mirror image of this data is another class or none"
+        reason = "mirror images of this data are of another class or of none"
         if recipe.horizontal_flip:
             changes["horizontal_flip"] = (0.0, reason)
         if recipe.test_mirror == "on":
             changes["test_mirror"] = ("off", reason)
     if image_size <= SMALL_IMAGE:
         if isinstance(recipe.crop, RandomResized):
-            over = " over its mirror image, as black borders would be learned" if restores else ""
+            over = " with mirrored borders, as black ones would be learned" if restores else ""
             changes["crop"] = (
                 Shift(border="reflect") if restores else Shift(),
                 f"a crop of {100 * recipe.crop.scale[0]:g} % of {image_size} pixels shows nothing; shifted by up to "

@@ -32,7 +32,9 @@ class UnknownLayer(TypeError):
 
     def __init__(self, layer: object) -> None:
         name = type(layer).__name__
-        super().__init__(f"{name} is no known layer: derive it from layout.Layer, and its module with layers.module_of")
+        super().__init__(
+            f"{name} is not a known layer: derive it from layout.Layer, and its module with layers.module_of"
+        )
 
 
 class Layer(ABC):
@@ -220,7 +222,7 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Layout:
-    """The layers of a network as plain data: what a design asks for, a network is built of, and ``cost`` counts."""
+    """The layers of a network as plain data: derived from a design, built into a network and counted by ``cost``."""
 
     stem: Named
     stages: tuple[StageSpec, ...]
@@ -235,7 +237,7 @@ class Layout:
 
 
 def layout(design: Design, in_channels: int = 3) -> Layout:
-    """The layers of a design, for images of ``in_channels`` channels."""
+    """Return the layers of a design, for images of ``in_channels`` channels."""
     stages: list[StageSpec] = []
     channels = design.widths[0]
     for index, (depth, width) in enumerate(zip(design.depths, design.widths, strict=True)):
@@ -440,7 +442,7 @@ class Cost:
 
 
 def cost(design: Design, image_size: int = 224, num_classes: int = 1000, in_channels: int = 3) -> Cost:
-    """What a design costs at one image size."""
+    """Return what a design costs at one image size."""
     return _sum(walk(layout(design, in_channels), image_size, num_classes))
 
 
@@ -460,11 +462,11 @@ def _sum(layers: Iterable[Placed]) -> Cost:
 
 
 def macs(design: Design, image_size: int = 224, num_classes: int = 1000) -> int:
-    """Multiply-adds of a design's convolutions and linear layers for an RGB image of ``image_size`` pixels a side."""
+    """Count the multiply-adds of a design's convolutions and linear layers for an RGB image of side ``image_size``."""
     return cost(design, image_size, num_classes).macs
 
 
 def parameters(design: Design, num_classes: int = 1000) -> int:
-    """Number of learned parameters of a design with a classifier of ``num_classes``."""
+    """Count the learned parameters of a design with a classifier of ``num_classes``."""
     net = layout(design)
     return _sum(walk(net, smallest_image(net), num_classes)).parameters

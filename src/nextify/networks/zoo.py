@@ -31,7 +31,7 @@ def designs() -> dict[str, Design]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of all designs that match a shell-style pattern, in the order of ``designs``."""
+    """List the names of all designs that match a shell-style pattern, in the order of ``designs``."""
     return [name for name in designs() if fnmatch(name, pattern)]
 
 

@@ -32,11 +32,13 @@ def usable_device(device: str) -> str:
     if processes.launched() > 1:
         number, here = processes.on_this_machine()
         if device != "cuda":
-            raise DeviceError(f"--device {device} for {here} processes: leave it out, or take cpu or cuda")
+            raise DeviceError(
+                f"--device {device} does not work with {here} processes: leave it out, or give cpu or cuda"
+            )
         if here > torch.cuda.device_count():
             raise DeviceError(
                 f"{here} processes on a machine with {torch.cuda.device_count()} GPUs: start one for each GPU with "
-                f"--nproc-per-node, or take --device cpu"
+                f"--nproc-per-node, or give --device cpu"
             )
         device = f"cuda:{number}"
     try:

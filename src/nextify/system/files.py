@@ -78,7 +78,7 @@ def check_regular(paths: Iterable[Path]) -> None:
     """Raise ``UnusableFolder`` for a pipe, socket or device, which might never end to be read."""
     for path in paths:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise UnusableFolder(f"{path} is no regular file: move it elsewhere, or choose another --out")
+            raise UnusableFolder(f"{path} is not a regular file: move it elsewhere, or choose another --out")
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:

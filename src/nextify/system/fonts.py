@@ -49,7 +49,8 @@ def fallbacks(characters: frozenset[str]) -> tuple[str, ...]:
         left -= covered[best]
     if left:
         log.warning(
-            "figures show boxes for %s: no installed font has them; a font of their script (such as Noto) would do",
+            "figures show boxes for %s: no installed font has these characters; install one for their script (such as "
+            "Noto)",
             " ".join(sorted(left)[:20]) + (" …" if len(left) > 20 else ""),
         )
     return tuple(chosen)

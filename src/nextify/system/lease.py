@@ -107,7 +107,7 @@ def another_holder(folder: Path, ours: Path | None = None) -> str | None:
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError) as error:
-            raise UnusableFolder(f"{path} is no lease of ours ({error}): remove it") from error
+            raise UnusableFolder(f"{path} is not a nextify lease ({error}): remove it") from error
         here = host == _host()
         if here and pid == os.getpid():  # of this run, around this one
             continue

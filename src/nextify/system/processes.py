@@ -77,7 +77,7 @@ def joined(device: str) -> Iterator[None]:
         return
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise LaunchError(
-            f"WORLD_SIZE, RANK and LOCAL_RANK are set and {' and '.join(missing)} not: start with torchrun, or unset "
+            f"WORLD_SIZE, RANK and LOCAL_RANK are set but not {' and '.join(missing)}: start with torchrun, or unset "
             f"WORLD_SIZE to train in one process"
         )
     import torch
@@ -93,7 +93,7 @@ def joined(device: str) -> Iterator[None]:
     except RuntimeError as error:
         if not lost(error):
             raise
-        raise LostOthers(f"process {number()} lost the others; one of them failed") from error
+        raise LostOthers(f"process {number()} lost contact with the others; one of them failed") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -74,7 +74,10 @@ class CapturedUpdate:
                 self.launch, self.loss = self.record(lambda: self.update(self.x, self.targets))
         except RuntimeError as error:
             self.failure = str(error).partition("\n")[0]
-            warnings.warn(f"the step is not captured, and trains kernel by kernel: {self.failure}", stacklevel=3)
+            warnings.warn(
+                f"the training step could not be captured as a CUDA graph and runs kernel by kernel: {self.failure}",
+                stacklevel=3,
+            )
 
     @contextmanager
     def static(self) -> Iterator[None]:

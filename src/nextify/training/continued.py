@@ -62,19 +62,19 @@ class Finished:
         places = folder / "result.json", folder / "results.json", folder.parent / "results.json"
         if not asked and any(map(read_object, places)):
             raise RequestError(
-                f"{folder} is one of several trainings, or made of them, and only what nextify train trained by itself "
-                f"can be continued or trained again in folds: start another training from its weights, with --weights"
+                f"{folder} holds or belongs to several trainings, and only a single run of nextify train can be "
+                f"continued or trained again in folds: start a new training from its weights with --weights"
             )
         if not asked:
             raise RequestError(
-                f"there is no training of nextify train in {run}: give its folder, such as runs/NAME/latest; nextify "
+                f"{run} holds no run of nextify train: give the folder of one, such as runs/NAME/latest; nextify "
                 f"runs lists them"
             )
         about = stated(folder / "bundle") if is_bundle(folder / "bundle") else None
         if about is None or not read_object(folder / "result.json"):
             raise RequestError(
-                f"{folder} is not finished: the command that began it goes on where it stopped, and --continue adds "
-                f"epochs to what is finished"
+                f"{folder} is not finished: repeat the command that began it to resume it (--continue adds epochs to "
+                f"a finished training)"
             )
         return cls(folder, asked, about)
 
@@ -86,7 +86,7 @@ class Finished:
         """
         reading = self.asked.get("reading") or {}
         if not data and not reading:
-            raise RequestError(f"{self.folder} does not say where its images are: give them, with --data")
+            raise RequestError(f"{self.folder} does not record where its images are: give them with --data")
         reading = {"data": "", **reading, **({"data": data} if data else {})}
         chosen = reading.get("channels")
         if chosen is None and isinstance(self.about, About):  # as the weights that it started from had them
@@ -115,24 +115,24 @@ class Finished:
         model, values, about = self.asked["model"], self.asked["data"], self.about
         if values.get("task") == "masked":
             raise RequestError(
-                f"{self.folder} is a pre-training, which --continue does not know: nextify pretrain {model} --weights "
-                f"{self.folder} --data … goes on from its weights"
+                f"{self.folder} is a pre-training, which --continue does not support: go on from its weights with "
+                f"nextify pretrain {model} --weights {self.folder} --data …"
             )
         before = about.recipe
         assert before is not None  # a training's bundle has one
         if values["fingerprint"] != images.fingerprint:
             raise RequestError(
-                f"{images.name} is not what {self.folder} was trained on (other images, labels or split): give the "
-                f"same --data, or start another training from its weights: nextify train {model} --weights "
+                f"{images.name} is not what {self.folder} was trained on (different images, labels or split): give "
+                f"the same --data, or start a new training from its weights: nextify train {model} --weights "
                 f"{self.folder} --data …"
             )
         above, of_design = split(settings or {})
         if of_design:
-            raise RequestError(f"the design comes with --continue: leave --set {next(iter(of_design))} out")
+            raise RequestError(f"--continue keeps the design: leave --set {next(iter(of_design))} out")
         if above.get("calibration", before.calibration) != before.calibration:
             raise RequestError(
-                f"{self.folder} was trained with calibration {before.calibration}, so other images held out now would "
-                f"be known already: leave --set calibration out"
+                f"{self.folder} was trained with calibration {before.calibration}, so images held out now would "
+                f"already have been trained on: leave --set calibration out"
             )
         if isinstance(images, Images):
             check_for(images, above)
@@ -163,10 +163,10 @@ class Finished:
         start = digest(state)
         share = recipe.learning_rate / before.learning_rate
         notes = (
-            f"{plural(epochs, 'more epoch')} from {self.folder}, after {plural(before.epochs, 'epoch')}: the schedule "
-            f"is a new {recipe.schedule} one from {recipe.learning_rate:.3g}, {share:.3g} of the peak before",
-            "the optimizer starts afresh: its state went with the checkpoint when the training was finished",
-            f"seed {seed}, so that images come in another order and with other augmentation",
+            f"{plural(epochs, 'more epoch')} from {self.folder}, after {plural(before.epochs, 'epoch')}: a new "
+            f"{recipe.schedule} schedule starts at {recipe.learning_rate:.3g}, {share:.3g} of the previous peak",
+            "the optimizer starts afresh: its state was deleted with the checkpoint when the training finished",
+            f"seed {seed}, so images come in a new order with new augmentation",
         )
         new = {"settings": settings or {}, "epochs": epochs, "minutes": None, "weights": str(bundle), "seed": seed}
         request = Request(**{**self.asked["request"], **new})
@@ -210,16 +210,15 @@ def continue_training(
     track: str | Sequence[str] = (),
     licence: str | None = None,
 ) -> Result:
-    """Train ``epochs`` more from a finished training and leave a new one beside it; the same call goes on where it
-    stopped.
+    """Train for ``epochs`` more from a finished training, into a new folder; the same call resumes where it stopped.
 
     Args:
-        run: folder of the training; ``runs/NAME/latest`` serves.
-        data: the images it was trained on; None opens them again from where they were.
-        out: folder of the new training; None is the one that holds ``run``.
-        settings: of the recipe, such as ``{"learning_rate": 1e-3}``.
+        run: folder of the training, such as ``runs/NAME/latest``.
+        data: the images it was trained on; None opens them again from their recorded place.
+        out: folder of the new training; None is the folder that holds ``run``.
+        settings: fields of the recipe to override, such as ``{"learning_rate": 1e-3}``.
 
-    The others are those of ``train``.
+    The other arguments are those of ``train``.
 
     Raises:
         RequestError: ``run`` is not finished, or ``data`` are other images.

@@ -88,7 +88,7 @@ def run_steps(
 
     def stop() -> NoReturn:
         unsaved = not records.save(trainer.state()) and records.folder is not None
-        how = ", which could not be saved: the checkpoint before is kept" if unsaved else ""
+        how = "; this step could not be saved, so the previous checkpoint is kept" if unsaved else ""
         raise TrainingStopped(f"stopped at step {trainer.step:,} of {trainer.total_steps:,}{how}")
 
     def stop_if_asked() -> None:
@@ -120,7 +120,7 @@ def run_steps(
             look()
             if processes.count() > 1 or not records.save(trainer.state()):
                 raise
-            raise DataError(f"{error}, which goes on from step {trainer.step:,}") from None
+            raise DataError(f"{error}; the training is saved and resumes from step {trainer.step:,}") from None
 
     if trainer.step // trainer.steps_per_epoch > len(trainer.curve):  # stopped while the test images were measured
         end_epoch()
@@ -181,7 +181,7 @@ def _checked(shares: list[Tensor], trainer: Trainer, records: Records) -> float:
     step = trainer.step - len(losses) + first
     rate = learning_rate(trainer.trial.recipe, step, trainer.steps_per_epoch)
     names = [trainer.images.train.name(int(i)) for i in trainer.batches.indices(step)]
-    last_good = "none yet, the beginning" if records.last_good is None else str(records.last_good)
+    last_good = "none (nothing is saved yet)" if records.last_good is None else str(records.last_good)
     raise TrainingDiverged(
         f"the loss is {float(losses[first])} at step {step + 1} of {trainer.total_steps} (learning rate {rate:.3g}); "
         f"try a lower learning rate, gradient_clip=1.0 or fp32; the batch was {some(names)}; the last good checkpoint "

@@ -94,7 +94,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
     spared = undecayed_parameters(model) if not isinstance(recipe.optimizer, SGD) else set()
     trunk = model.trunk if isinstance(model, DenseNetwork) else model
     if not isinstance(trunk, Trunk) and recipe.layer_decay != "off":
-        raise ValueError("layer_decay works for Nextify's own networks only: set it to off")
+        raise ValueError("layer_decay works only for Nextify's own networks: set it to off")
     depths = tuple(len(stage.blocks) for stage in trunk.stages) if isinstance(trunk, Trunk) else ()  # type: ignore[arg-type]
     kind = {"single": recipe.layer_decay_groups == "single", "stages": recipe.layer_decay_groups == "stage"}
     deepest = depth_group("head", depths, **kind) if depths else 0

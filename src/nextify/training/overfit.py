@@ -44,7 +44,7 @@ class Overfit:
 def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STEPS) -> Overfit:
     """Learn one batch by heart, without augmentation and regularization; what fails here cannot learn more."""
     if processes.launched() > 1:
-        raise RequestError("--overfit-batch takes one process: start it without torchrun")
+        raise RequestError("--overfit-batch runs in one process: start it without torchrun")
     images, recipe = prepared.images, prepared.trial.recipe
     per_epoch = len(images.train) // recipe.batch_size
     bare = recipe.with_(

@@ -62,13 +62,13 @@ SIZE_STEP = 32
 
 
 UNCALIBRATED = (
-    "confidences are not calibrated, as there are few images to hold out for that; --set calibration=0.1 holds out a "
-    "tenth"
+    "confidences are not calibrated, as there are too few images to hold some out; --set calibration=0.1 holds out a "
+    "tenth all the same"
 )
 
 
 UNCALIBRATED_GROUPS = (
-    "confidences are not calibrated, as the groups are too large to hold one out for that; --set calibration=0.1 holds "
+    "confidences are not calibrated, as the groups are too large to hold one out; --set calibration=0.1 holds "
     "one out all the same"
 )
 
@@ -108,19 +108,19 @@ class Preparation:
             about, start = masked_start(request, notes)
         else:
             if request.head is not None:
-                raise RequestError(f"--head is for boxes and masks, and {images.name} has labels: leave it out")
+                raise RequestError(f"--head is for boxes and masks, but {images.name} has labels: leave it out")
             about, start = _start(request, images, notes)
             recipe_name, recipe = _recipe(request, images, about, notes)
         if about is not None:
             if request.scale != "full" or split(request.settings)[1]:
-                raise RequestError(
-                    "the design comes with --weights: leave --scale and --set of the design's fields out"
-                )
+                raise RequestError("--weights brings its own design: leave out --scale and --set of design fields")
             colours = isinstance(images, DenseImages) or not isinstance(images.bands, int)
             if colours and (len(about.preprocessing.mean) != 3 or len(about.preprocessing.std) != 3):
-                raise RequestError("the weights take grayscale images, and training is on RGB: choose other weights")
+                raise RequestError("the weights take grayscale images, but training uses RGB: choose other weights")
         elif request.frozen_stages:
-            raise RequestError("--freeze keeps stages as they are, which fresh weights must not be: give --weights too")
+            raise RequestError(
+                "--freeze keeps stages as they are, which is useless with random weights: give --weights too"
+            )
         if isinstance(images, DenseImages):
             size = max(dense_canvas(request, images, notes))
         else:
@@ -196,7 +196,7 @@ class Preparation:
             and request.mask_ratio is None
             and final.calibration == "off"
         ):
-            notes += ("labels with a probability of at least 0.5 are given; --set calibration=0.1 fits thresholds",)
+            notes += ("labels with a probability of at least 0.5 are predicted; --set calibration=0.1 fits thresholds",)
         if not isinstance(images, DenseImages) and isinstance(images.bands, int):
             final, changes = _without_colours(final, changes, images.bands)
         channels = 3 if isinstance(images, DenseImages) else images.channels
@@ -284,13 +284,13 @@ def check_for(images: Images, asked: Mapping[str, object]) -> None:
     """Raises ``RequestError`` for a setting that does not go with these images."""
     if images.multilabel and asked.get("class_balance") == "sampling":
         raise RequestError(
-            "class_balance=sampling shows one class of each image, and these have several labels: choose "
+            "class_balance=sampling needs one class per image, but these have several labels: choose "
             "class_balance=loss, or leave it out"
         )
     if isinstance(images.bands, int):
         for name in OF_COLOURS:
             if any(field.partition(".")[0] == name and value != "off" for field, value in asked.items()):
-                raise RequestError(f"{name} is for colours, and the images have {images.bands} channels: leave it out")
+                raise RequestError(f"{name} is for colours, but the images have {images.bands} channels: leave it out")
 
 
 def _without_colours(recipe: Recipe, changes: list[Change], channels: int) -> tuple[Recipe, list[Change]]:
@@ -342,12 +342,12 @@ def _recipe(request: Request, images: Images, about: About | None, notes: list[s
             name = "finetune_small" if small else "convnext_finetune_in22k"
         else:
             name = "scratch_small" if small else "convnext_in1k"
-        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
+        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe chooses another")
     fresh, in_timm = request.weights is None and request.scale == "full", re.fullmatch(IN_TIMM, request.model)
     if fresh and in_timm and len(images.train) < FEW_IMAGES:
         notes.append(
-            f"{len(images.train):,} images are few for fresh weights: trained ones usually get further, by adding "
-            f"--weights timm:{request.model}"
+            f"{len(images.train):,} images are few to train from scratch: trained weights usually do better, by "
+            f"adding --weights timm:{request.model}"
         )
     return name, RECIPES[name]
 
@@ -378,7 +378,7 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
     if isinstance(images.bands, int):
         state = adapt(state, None, images.channels, notes)
     elif about.in_channels != 3:
-        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, and training is on 3")
+        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, but training uses 3")
     classes = about.classes
     if order is not None:
         if classes or about.num_classes != images.num_classes:
@@ -391,8 +391,8 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
         rows = [theirs.index(name) for name in ours]
         for name in ("head.classifier.weight", "head.classifier.bias"):
             state[name] = state[name][rows]
-        moved = "" if theirs == ours else ", its outputs put into the images' order"
-        notes.append(f"the classes are those of the weights: their classifier is kept{moved}")
+        moved = "" if theirs == ours else ", with its outputs reordered to match the data"
+        notes.append(f"the classes match those of the weights, so their classifier is kept{moved}")
     else:
         if not classes and about.num_classes == images.num_classes:
             notes.append("the weights do not name their classes; --class-order would keep their classifier")
@@ -400,7 +400,7 @@ def _start(request: Request, images: Images, notes: list[str]) -> tuple[About | 
         theirs_have = (
             str(about.num_classes) if alike else "one class per image" if images.multilabel else "several labels"
         )
-        notes.append(f"the classifier is new: {images.num_classes} classes, where the weights have {theirs_have}")
+        notes.append(f"the classifier is new: {images.num_classes} classes, while the weights have {theirs_have}")
     return about, state
 
 
@@ -419,7 +419,7 @@ def _image_size(request: Request, images: Images, about: About | None, notes: li
         middle = int(np.median(sides))
         native = max(1, round(middle / SIZE_STEP)) * SIZE_STEP
         if native < LARGEST_IMAGE:
-            notes.append(f"images of {native} pixels, as the middle one has a short side of {middle}")
+            notes.append(f"images of {native} pixels, as the median short side is {middle}")
     if request.scale != "full":
         return scale(request.scale).image_size(native)
     return LARGEST_IMAGE if native is None else min(max(native, SMALLEST_IMAGE), LARGEST_IMAGE)

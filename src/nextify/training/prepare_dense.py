@@ -50,14 +50,12 @@ class DensePreflight:
         """The main facts, as lines to print."""
         height, width = self.middle_size
         lines = [
-            f"{self.task}: {plural(self.train_images, 'image')} to train on and {self.test_images:,} to test on, the "
-            f"middle one of {width}×{height} pixels",
+            f"{self.task}: {plural(self.train_images, 'image')} to train on and {self.test_images:,} to test on, "
+            f"median size {width}×{height} pixels",
             plural(self.classes, "class", "classes"),
         ]
         if self.objects:
-            lines[1] += (
-                f", {plural(self.objects, 'object')} to train on, the middle one {self.middle_object:.0f} pixels"
-            )
+            lines[1] += f", {plural(self.objects, 'object')} to train on, median size {self.middle_object:.0f} pixels"
         return lines
 
     def to_dict(self) -> dict[str, object]:
@@ -73,14 +71,16 @@ def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
     """
     if recipe.batch_size > len(images.train):
         raise DataError(
-            f"a batch of {plural(recipe.batch_size, 'image')} leaves no step in an epoch of {len(images.train):,}: "
-            f"set batch_size to at most {len(images.train):,}, or leave it to the fit"
+            f"a batch of {plural(recipe.batch_size, 'image')} is larger than an epoch of {len(images.train):,}: set "
+            f"batch_size to at most {len(images.train):,}, or leave it out"
         )
     if not len(images.test):
-        raise DataError("there is no image to test on: add a val split, or leave some of the images for it")
+        raise DataError("there are no images to test on: add a val split, or leave some images for testing")
     warnings = list(images.warnings)
     if len(images.test) < FEW_TEST:
-        warnings.append(f"{plural(len(images.test), 'test image')} measure roughly: differences of points are noise")
+        warnings.append(
+            f"{plural(len(images.test), 'test image')} can only measure roughly: differences of a few points are noise"
+        )
     objects = middle = None
     if images.task == "detection":
         boxes = np.concatenate([images.train.objects(i).boxes for i in range(len(images.train))])
@@ -103,7 +103,7 @@ def dense_recipe(request: Request, images: DenseImages, notes: list[str]) -> tup
     if name is None:
         fresh, trained, papers = DENSE_RECIPES[images.task]
         name = papers if len(images.train) >= MANY_IMAGES else fresh if request.weights is None else trained
-        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
+        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe chooses another")
     return name, RECIPES[name]
 
 
@@ -118,7 +118,7 @@ def dense_start(
     if request.weights is None:
         return None, None
     if request.class_order is not None:
-        raise RequestError("--class-order is about a classifier's classes: leave it out")
+        raise RequestError("--class-order is for classifiers: leave it out")
     known = stated(request.weights)
     if isinstance(known, DenseAbout):
         bundle = load_dense(request.weights)
@@ -137,7 +137,7 @@ def dense_start(
     if about.name and about.name != request.model:
         raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
     if about.in_channels != 3:
-        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, and training is on 3")
+        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, but training uses 3")
     state = {f"backbone.{n}": t for n, t in found.bundle.state.items() if not n.startswith("head.")}
     state |= {f"backbone.{n}": t for n, t in found.output_norms.items()}
     notes.append(f"the backbone starts from {request.weights}, licence {about.licence}; the head is new")
@@ -164,7 +164,7 @@ def checked_head(named: str | None, images: DenseImages) -> Head:
     except DesignError as error:
         raise RequestError(str(error)) from None
     if head == "mask_rcnn" and not images.has_masks:
-        raise RequestError(f"--head mask_rcnn learns instance masks, and {images.name} has none: choose faster_rcnn")
+        raise RequestError(f"--head mask_rcnn learns instance masks, but {images.name} has none: choose faster_rcnn")
     return head
 
 
@@ -179,8 +179,8 @@ def dense_canvas(request: Request, images: DenseImages, notes: list[str]) -> tup
     """Height and width of the network's input."""
     canvas = checked_canvas(images, request.image_size)
     notes.append(
-        f"a {_head(request, images)} head for a canvas of {canvas[1]}×{canvas[0]} pixels; --head and --image-size take "
-        f"others"
+        f"a {_head(request, images)} head for a canvas of {canvas[1]}×{canvas[0]} pixels; --head and --image-size "
+        f"change these"
     )
     return canvas
 

@@ -27,7 +27,7 @@ def masked_recipe(request: Request, images: Images, notes: list[str]) -> tuple[s
     name = request.recipe
     if name is None:
         name = "fcmae_small" if len(images.train) < MANY_IMAGES else "fcmae"
-        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe takes another")
+        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe chooses another")
     return name, RECIPES[name]
 
 
@@ -48,7 +48,7 @@ def masked_start(request: Request, notes: list[str]) -> tuple[About | None, Mapp
     if own and about.name and about.name != request.model:
         raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
     if about.in_channels != 3:
-        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, and training is on 3")
+        raise WeightsError(f"{request.weights} takes {about.in_channels} channels, but training uses 3")
     notes += [f"starts from {request.weights}, licence {about.licence}", *found.notes]
-    notes.append("the decoder is theirs too" if found.decoder else "the decoder is new")
+    notes.append("the decoder starts from them too" if found.decoder else "the decoder is new")
     return about, found.state

@@ -115,7 +115,9 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     most = max(1, batch // processes.count())
     parts = asked = max(runtime.accumulation, trial.accumulation)
     if parts > most:
-        raise RequestError(f"--accumulation {parts} cuts a batch of {batch} into parts without an image; most: {most}")
+        raise RequestError(
+            f"--accumulation {parts} cuts a batch of {batch} into more parts than it has images: give at most {most}"
+        )
     while True:
         try:
             speed = probe(trial, prepared.images, replace(runtime, accumulation=parts), steps=6)
@@ -124,17 +126,17 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
             if not is_out_of_memory(error):
                 raise
         if parts >= most:
-            raise OutOfMemory("one image at a time does not fit the memory: take a smaller --image-size or model")
+            raise OutOfMemory("even one image at a time does not fit in memory: give a smaller --image-size or model")
         more = min(2 * parts, most)
         if prepared.parts_matter:
-            sees = "batch norm then sees" if prepared.uses_batch_norm else "the losses are then means over"
+            sees = "batch norm then sees" if prepared.uses_batch_norm else "the losses are then averaged over"
             raise OutOfMemory(
-                f"a batch of {batch} in {asked} part{'s' if asked > 1 else ''} does not fit the memory: --accumulation "
-                f"{more} needs less, but is another training, as {sees} smaller parts"
+                f"a batch of {batch} in {asked} part{'s' if asked > 1 else ''} does not fit in memory: --accumulation "
+                f"{more} needs less, but is a different training, as {sees} smaller parts"
             )
         if runtime.distributed == "fsdp" and processes.count() > 1:
             raise OutOfMemory(
-                f"a batch in {parts} parts does not fit the memory: try --accumulation {more}, or more processes"
+                f"a batch in {parts} parts does not fit in memory: try --accumulation {more}, or more processes"
             )
         parts = more
         if runtime.device.startswith("cuda"):

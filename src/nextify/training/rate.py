@@ -58,7 +58,7 @@ class RateRamp:
     def verdict(self) -> str:
         """Whether the recipe's rate lies inside the good range, and what to try where it does not."""
         if self.good is None:
-            return "the loss falls at no rate: nextify train --overfit-batch tells whether anything can be learned"
+            return "the loss falls at no learning rate: check with nextify train --overfit-batch"
         low, high = self.good
         more = " or more" if high == self.rates[-1] else ""
         good = f"the good range, {low:.2g} to {high:.2g}{more}"
@@ -79,7 +79,7 @@ def find_rate(prepared: Prepared, runtime: Runtime, steps: int = STEPS) -> RateR
     """Train for ``steps`` steps at growing rates, as the recipe says but without mixing, which would make the loss of
     some steps another one; keep nothing."""
     if processes.launched() > 1:
-        raise RequestError("--find-rate takes one process: start it without torchrun")
+        raise RequestError("--find-rate runs in one process: start it without torchrun")
     from scipy.ndimage import gaussian_filter1d
 
     trial, recipe = prepared.trial, prepared.trial.recipe
@@ -96,6 +96,9 @@ def find_rate(prepared: Prepared, runtime: Runtime, steps: int = STEPS) -> RateR
                 break
             losses.append(loss)
     if not losses:
-        raise RequestError(f"the loss is no finite number at a rate of {rates[0]:.2g}: nextify train --overfit-batch")
+        raise RequestError(
+            f"the loss is NaN or infinite at a learning rate of {rates[0]:.2g}: check the training "
+            f"with nextify train --overfit-batch"
+        )
     smoothed = gaussian_filter1d(np.array(losses), SMOOTHED_OVER, mode="nearest").tolist()
     return RateRamp(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), recipe.learning_rate)

@@ -70,12 +70,15 @@ class Records:
         state: State | None = load_checkpoint(path)
         if state is None or state["fingerprint"] != fingerprint:
             if path.exists() or before(path).exists():
-                self.warn(f"{path} and the one before it are damaged or another's: the training starts from step 0")
+                self.warn(
+                    f"{path} and the previous checkpoint are damaged or belong to another training: the "
+                    f"training starts from step 0"
+                )
             return None
         if state["threads"] != threads:
             self.warn(
-                f"this training began with --threads {state['threads']} and goes on with {threads}: the last bits of "
-                f"its weights may differ from those of an undisturbed one"
+                f"this training began with --threads {state['threads']} and resumes with {threads}: the last bits of "
+                f"its weights may differ from those of an uninterrupted run"
             )
         self.last_good = path
         return state
@@ -124,14 +127,16 @@ class Records:
                 call(tracker)
             except Exception as error:  # whatever another library raises
                 self.trackers.remove(tracker)
-                self._warn_once(str(tracker), f"{tracker} fails ({_first_line(error)}); the training goes on without")
+                self._warn_once(
+                    str(tracker), f"{tracker} failed ({_first_line(error)}); the training goes on without it"
+                )
 
     def _try(self, what: str, write: Callable[[], None]) -> bool:
         try:
             write()
         except OSError as error:
             reason = error.strerror or str(error)
-            self._warn_once(what, f"cannot {what} in {self.folder} ({reason}); the training goes on, make room there")
+            self._warn_once(what, f"cannot {what} in {self.folder} ({reason}); the training goes on: make room there")
             return False
         return True
 

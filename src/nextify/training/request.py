@@ -110,13 +110,13 @@ def check(request: Request) -> None:
         raise RequestError(f"no recipe {request.recipe!r}; there are {', '.join(RECIPES)}")
     if request.recipe is not None and (request.recipe in MASKED_RECIPES) != (request.mask_ratio is not None):
         if request.mask_ratio is None:
-            raise RequestError(f"{request.recipe} is a recipe of nextify pretrain: choose another for train")
-        raise RequestError(f"{request.recipe} is a recipe of nextify train: choose {' or '.join(MASKED_RECIPES)}")
+            raise RequestError(f"{request.recipe} is a recipe for nextify pretrain: choose another for train")
+        raise RequestError(f"{request.recipe} is a recipe for nextify train: choose {' or '.join(MASKED_RECIPES)}")
     named = [request.epochs is not None, request.minutes is not None, "epochs" in recipe_settings]
     if sum(named) > 1:
-        raise RequestError("--epochs, --minutes and --set epochs=… decide the same thing: give one")
+        raise RequestError("--epochs, --minutes and --set epochs=… set the same thing: give only one")
     if request.precision is not None and "precision" in recipe_settings:
-        raise RequestError("--precision and --set precision=… decide the same thing: give one")
+        raise RequestError("--precision and --set precision=… set the same thing: give only one")
     if request.mask_ratio is not None and (request.frozen_stages or request.class_order or request.head):
         raise RequestError("pre-training has no frozen stages, classes or heads: leave these options out")
     if request.class_order is not None and request.weights is None:

@@ -185,7 +185,7 @@ def _scores(final: Metrics) -> str | None:
 def _clear_damaged(folder: Path, warn: Warn) -> None:
     """Make way for a training whose result or network was found damaged."""
     if (folder / "result.json").exists():
-        warn(f"the result in {folder} or its network is damaged or incomplete: it is trained again")
+        warn(f"the result in {folder} or its network is damaged or incomplete, so it is trained again")
         (folder / "result.json").unlink()
     bundle = folder / "bundle"
     if bundle.exists() and not is_bundle(bundle) and not (bundle / FOREIGN_JSON).exists():
@@ -210,21 +210,21 @@ def check_space(folder: Path, trainer: Trainer) -> None:
     free = shutil.disk_usage(folder).free + there
     if free < needed:
         raise UnusableFolder(
-            f"{folder} has room for {free:,} bytes, and this training's bundle and checkpoints need {needed:,}: free "
-            f"some, or choose another --out"
+            f"{folder} has room for {free:,} bytes, but this training's bundle and checkpoints need {needed:,}: free "
+            f"some space, or choose another --out"
         )
 
 
 def _less_memory(trial: Trial, runtime: Runtime) -> str:
     asked = max(runtime.accumulation, trial.accumulation)
     if 2 * asked > trial.recipe.batch_size // processes.count():
-        return "the memory ran out: take a smaller model or image size, or end other programs on this machine"
-    less = f"the memory ran out: the same command with --accumulation {2 * asked} needs less of it"
+        return "out of memory: choose a smaller model or image size, or close other programs on this machine"
+    less = f"out of memory: the same command with --accumulation {2 * asked} needs less memory"
     if isinstance(trial.design, DenseDesign):
-        return f"{less}, but is another training, from the beginning, as the losses are then means over smaller parts"
+        return f"{less}, but starts a different training afresh, as its losses are means over smaller parts"
     if trial.accumulation > 1 or (isinstance(trial.design, Design) and trial.design.norm == "batch"):
-        return f"{less}, but is another training, from the beginning, as batch norm then sees smaller parts of a batch"
-    return f"{less}, and goes on from the last checkpoint"
+        return f"{less}, but starts a different training afresh, as batch norm sees smaller parts"
+    return f"{less}, and resumes from the last checkpoint"
 
 
 @contextlib.contextmanager
@@ -334,7 +334,7 @@ def _save_network(
         )
         save_bundle(result.bundle, weights, about)
         return
-    assert not thresholds, "networks of other libraries learn one class per image so far"
+    assert not thresholds, "networks from other libraries learn only one class per image"
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
     content = {
         "network": trial.design.to_dict(),

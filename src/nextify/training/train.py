@@ -99,13 +99,13 @@ class Source:
             for name, value in (("--without", self.without), ("--channels", self.channels)):
                 if value is not None:
                     raise DataError(
-                        f"{name} is for classification, and {self.data} is annotated for {dense}: leave it out"
+                        f"{name} is for classification, but {self.data} is annotated for {dense}: leave it out"
                     )
             if dense == "detection" and self.ignore_index is not None:
-                raise DataError(f"--ignore-index is for masks, and of {self.data} boxes are learned: leave it out")
+                raise DataError(f"--ignore-index is for masks, but {self.data} is used for its boxes: leave it out")
             return open_dense(self.data, task=asked, ignore_index=self.ignore_index, **how)
         if self.ignore_index is not None:
-            raise DataError(f"--ignore-index is for masks, and {self.data} has none: leave it out")
+            raise DataError(f"--ignore-index is for masks, but {self.data} has none: leave it out")
         how["channels"] = self.channels or (chosen_bands(weights) if weights else None)
         if not self.labelled:
             return open_unlabelled(self.data, **how)
@@ -133,18 +133,20 @@ def prepare_in(
             epochs = measured = epochs_for(request.minutes, began, preparation.fitted_to, runtime)
             if keep:
                 processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
-        hold = "1 minute holds" if request.minutes == 1 else f"{request.minutes:g} minutes hold"
+        hold = "1 minute is enough for" if request.minutes == 1 else f"{request.minutes:g} minutes are enough for"
         notes.append(f"{hold} {plural(epochs, 'epoch')} here")
     prepared = preparation.fitted_to(epochs)
     if finished(folder_of(out, prepared.trial), prepared.trial) is None:
         for folder in of_earlier_versions(sorted(out.iterdir())):
-            notes.append(f"{folder} is of an earlier version of nextify: it stays as it is, and this is trained anew")
+            notes.append(
+                f"{folder} was made by an earlier version of nextify: it stays as it is, and a new training starts"
+            )
         for folder in sorted(out.iterdir()):
             differing = fitted_otherwise(folder, prepared.trial, request.to_dict())
             if differing and "epochs" not in differing:
                 settings = " ".join(f"--set {name}={value}" for name, value in differing.items())
                 notes.append(f"{folder} is this training as an earlier version of nextify fitted it ({settings}): it "
-                             f"stays as it is, and this is trained anew")  # fmt: skip
+                             f"stays as it is, and a new training starts")  # fmt: skip
     return replace(prepared, notes=(*prepared.notes, *notes))
 
 
@@ -246,7 +248,7 @@ def run_prepared(
         try:
             link_latest(result.bundle)
         except OSError as error:
-            to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): name {folder} instead")
+            to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): use {folder} instead")
 
     processes.from_first(write_curves)
     processes.from_first(write_predictions)
@@ -284,25 +286,25 @@ def train(
     licence: str | None = None,
     **request: Any,
 ) -> Result:
-    """Train a named model on images and leave a bundle in ``out``; the same call goes on where it stopped.
+    """Train a named model on images and leave a bundle in ``out``; the same call resumes where it stopped.
 
-    Under torchrun all processes train one network together; the first one writes.
+    Under torchrun, all processes train one network together, and the first one writes the results.
 
     Args:
-        data: ``digits``, ``cifar10``, ``scenes``, a folder (``open_images``, ``open_dense``), or images that are open
-            already.
-        task: ``classification``, ``multilabel``, ``detection`` or ``segmentation``, where the data allows for several;
-            None recognizes it.
-        ignore_index: of masks, as ``open_dense`` takes it.
-        without: a CSV of training images to leave out, as ``open_images`` takes it.
-        kernels: ``auto``, ``on`` or ``off``: Nextify's own kernels.
-        compile: ``torch.compile`` the network.
-        capture: launch each step as one CUDA graph (``training/captured.py``).
+        data: ``digits``, ``cifar10``, ``scenes``, a folder (``open_images``, ``open_dense``), or images that are
+            already open.
+        task: ``classification``, ``multilabel``, ``detection`` or ``segmentation``, if the data allows for several;
+            None detects it.
+        ignore_index: value of mask pixels to ignore, as in ``open_dense``.
+        without: a CSV of training images to leave out, as in ``open_images``.
+        kernels: ``auto``, ``on`` or ``off``, for Nextify's own kernels.
+        compile: whether to ``torch.compile`` the network.
+        capture: whether to launch each step as one CUDA graph (``training/captured.py``).
         progress: called with a ``Progress`` after steps, a few times a second at most.
-        settings: values of the recipe's and the design's fields that stand above the fit, such as
+        settings: fields of the recipe and the design that override the fitted values, such as
             ``{"optimizer": Muon(), "optimizer.momentum": 0.9, "norm": "batch"}``.
-        track: one or several of ``tensorboard``, ``wandb``, ``trackio``.
-        licence: of the result, an SPDX identifier; by default that of the weights it starts from, else ``yours``.
+        track: one or more of ``tensorboard``, ``wandb``, ``trackio``.
+        licence: SPDX identifier of the result; by default that of the starting weights, else ``yours``.
         request: the other fields of ``Request``: epochs or minutes, recipe, scale, weights, image_size, seed, …
     """
     out, started = Path(out), time.monotonic()
@@ -342,8 +344,8 @@ def pretrain(model: str, data: str | Path | AnyImages, *, mask_ratio: float = RA
     ``train(model, …, weights=result.bundle)`` fine-tunes it.
 
     Args:
-        data: as for ``train``, or a folder of images in any folders; labels are not read. Images that a source names
-            for tests are not trained on.
+        data: as for ``train``, or a folder with images in any subfolders; labels are not read. Test images of a
+            source are not trained on.
         mask_ratio: share of each image that is masked.
         options: those of ``train``.
     """

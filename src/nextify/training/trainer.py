@@ -73,11 +73,11 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
             parameter.mul_(recipe.head_init_scale)
     if not isinstance(model, ConvNet):
         if trial.frozen_stages:
-            raise ValueError("only networks of ours have stages that can be frozen: leave frozen_stages at 0")
+            raise ValueError("only Nextify's own networks have stages that can be frozen: leave frozen_stages at 0")
         if recipe.progressive_resizing != "off":
-            raise ValueError("progressive_resizing is known for networks of ours only: set it to off")
+            raise ValueError("progressive_resizing works only for Nextify's own networks: set it to off")
         if processes.count() > 1:
-            raise ValueError("networks of other libraries are trained by one process: start it without torchrun")
+            raise ValueError("networks from other libraries are trained in one process: start it without torchrun")
     if start is not None:
         _begin_with(model, start)
     for module in frozen_modules(model, trial.frozen_stages):
@@ -87,11 +87,11 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
 
 def _build_dense(trial: Trial, design: DenseDesign, start: Start | None) -> DenseNetwork:
     if processes.count() > 1 and isinstance(design.backbone, Foreign):
-        raise ValueError("networks of other libraries are trained by one process: start it without torchrun")
+        raise ValueError("networks from other libraries are trained in one process: start it without torchrun")
     assert trial.data.canvas is not None
     model = build_dense(design, trial.data.num_classes, trial.data.canvas, trial.recipe.stochastic_depth)
     if trial.frozen_stages and model.trunk is None:
-        raise ValueError("only networks of ours have stages that can be frozen: leave frozen_stages at 0")
+        raise ValueError("only Nextify's own networks have stages that can be frozen: leave frozen_stages at 0")
     if start is not None:
         norms = "backbone.norms."  # of maps; the head need not take all that the weights have norms for
         own = model.state_dict().keys()
@@ -225,10 +225,10 @@ class Trainer:
     def _distributed_forward(self) -> Callable[..., Any]:
         forward: nn.Module = self.model
         if self.runtime.compile and isinstance(self.model, DenseNetwork | MaskedAutoencoder):
-            raise ValueError("--compile is for classifiers so far: leave it out")
+            raise ValueError("--compile works only for classifiers: leave it out")
         if self.runtime.distributed == "fsdp" and isinstance(self.model, DenseNetwork | MaskedAutoencoder):
             what = "pre-training" if isinstance(self.model, MaskedAutoencoder) else self.model.design.task
-            raise ValueError(f"{what} gives each process the whole network: leave --distributed fsdp out")
+            raise ValueError(f"{what} keeps the whole network in each process: leave --distributed fsdp out")
         if self.together and self.runtime.distributed == "fsdp":
             for network in (self.model, *([] if self.average is None else [self.average.module])):
                 distributed.cut_in_parts(network, self.device)
@@ -247,7 +247,7 @@ class Trainer:
         }
         if found := [what for what, is_so in unfit.items() if is_so]:
             raise ValueError(
-                f"--capture is for classifiers on one CUDA device, not for {found[0]} so far: leave it out"
+                f"--capture works only for classifiers on one CUDA device, not for {found[0]}: leave it out"
             )
 
     # -- one step ------------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ class Trainer:
         if isinstance(task, MultiLabel):
             return 1.0
         if not isinstance(task, Classification):
-            raise ValueError("only classifications have a temperature: leave the recipe's calibration off")
+            raise ValueError("only classifiers have a temperature: leave the recipe's calibration off")
 
         def observe(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             return task.logits(model, inputs)[labels >= 0].cpu(), labels[labels >= 0].cpu()

@@ -165,11 +165,11 @@ def runtime(
     device = usable_device(device)
     accelerated = device != "cpu"
     if distributed not in ("auto", "ddp", "fsdp"):
-        raise RuntimeOptionError(f"--distributed is ddp or fsdp, got {distributed!r}")
+        raise RuntimeOptionError(f"--distributed must be ddp or fsdp, got {distributed!r}")
     if distributed == "fsdp" and processes.launched() == 1:
         raise RuntimeOptionError("--distributed fsdp needs several processes: use torchrun --nproc-per-node N")
     if kernels not in get_args(Mode):
-        raise RuntimeOptionError(f"--kernels is auto, on or off, got {kernels!r}")
+        raise RuntimeOptionError(f"--kernels must be auto, on or off, got {kernels!r}")
     own_cores = max(1, cores() // processes.on_this_machine()[1])
     if workers is None:
         workers = max(1, own_cores - 1) if accelerated else 0

@@ -119,7 +119,7 @@ def check_fits(state: Mapping[str, Tensor], model: MaskedAutoencoder, source: st
     try:
         explain(differences(state, own), source)
     except WeightsError as error:
-        raise WeightsError(f"{error}\nif it is {DECODER} that is of another network, remove it: a new decoder is then "
+        raise WeightsError(f"{error}\nif {DECODER} belongs to another network, remove it, and a new decoder is "
                            f"trained") from None  # fmt: skip
 
 
@@ -138,8 +138,8 @@ def load_autoencoder(
     """
     found = find_autoencoder(source, design)
     if not found.decoder:
-        raise WeightsError(f"{source} has an encoder and no decoder, so it reconstructs nothing: nextify pretrain "
-                           f"--weights {source} trains one")  # fmt: skip
+        raise WeightsError(f"{source} has an encoder but no decoder, so it cannot reconstruct images: train one with "
+                           f"nextify pretrain --weights {source}")  # fmt: skip
     masks, _ = fitted_masks(found.about.design, image_size, mask_ratio)
     width = found.state["mask_token"].numel()
     model = MaskedAutoencoder(MaskedDesign(found.about.design, masks.unit, mask_ratio, width))

@@ -89,7 +89,7 @@ class About:
             raise WeightsError(f"classes must be a tuple of names, got the string {given!r}; give (name, …)")
         unfit = [name for name in self.classes if not isinstance(name, str)]
         if unfit:
-            raise WeightsError(f"classes must be names, that is texts, got {shortened(unfit[0])}")
+            raise WeightsError(f"classes must be names (text), got {shortened(unfit[0])}")
         if self.classes and len(self.classes) != self.num_classes:
             raise WeightsError(f"{len(self.classes)} class names for {self.num_classes} classes; give one name each")
         if self.thresholds and len(self.thresholds) != self.num_classes:
@@ -101,14 +101,14 @@ class About:
         """Raise ``WeightsError`` for an ensemble, which ``what`` does not take."""
         if self.members > 1:
             raise WeightsError(
-                f"{what} takes one network, and this ensemble holds {self.members}: give the bundle of one of them"
+                f"{what} takes one network, but this ensemble holds {self.members}: give the bundle of one of them"
             )
 
     def check_one_class(self, what: str) -> None:
         """Raise ``WeightsError`` for a network that gives several labels per image, which ``what`` does not take."""
         if self.thresholds:
             raise WeightsError(
-                f"{what} is for one class per image so far, and {self.name or 'this network'} gives several labels "
+                f"{what} supports only one class per image, but {self.name or 'this network'} gives several labels "
                 f"(multi-label): choose other weights"
             )
 
@@ -207,7 +207,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
     _check_json(content, path)
     if _is_dense(content):
         raise WeightsError(
-            f"{path} holds a network for {printable(str(content['task']))}, where a classifier is asked for: give the "
+            f"{path} holds a network for {printable(str(content['task']))}, but a classifier is needed: give the "
             f"bundle of a classifier"
         )
     values = dict(content)
@@ -220,7 +220,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
             raise WeightsError(f"temperature must be a number above 0, got {shortened(temperature)}")
         for name in ("name", "licence", "source", "nextify"):
             if name in values and not isinstance(values[name], str):
-                raise WeightsError(f"{name} must be a text, got {shortened(values[name])}")
+                raise WeightsError(f"{name} must be text, got {shortened(values[name])}")
         for name in ("classes", "metrics", "thresholds"):
             if name in values and not isinstance(values[name], list):
                 raise WeightsError(f"{name} must be a list, got {shortened(values[name])}")
@@ -241,7 +241,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
         for metric in values["metrics"]:
             kinds = ((metric.name, str), (metric.value, int | float), (metric.dataset, str), (metric.provenance, str))
             if not all(isinstance(value, kind) for value, kind in kinds) or type(metric.images) is not int:
-                raise WeightsError(f"metrics must have names, numbers and texts, got {shortened(metric)}")
+                raise WeightsError(f"metrics must each have a name, numbers and text, got {shortened(metric)}")
         about: About = _fill(About, {k: v for k, v in values.items() if k in {f.name for f in fields(About)}})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or was edited: {error}") from error
@@ -252,7 +252,7 @@ def _check_json(content: Mapping[str, object], path: str | Path) -> None:
     """Raise ``WeightsError`` for what is no bundle's JSON, is newer than this nextify, or was edited."""
     schema = content.get("schema")
     if type(schema) is not int or schema < 1:
-        raise WeightsError(f"{path} is no nextify bundle: it states no schema, which is a whole number from 1")
+        raise WeightsError(f"{path} is not a nextify bundle: it has no schema (a whole number from 1)")
     if schema > SCHEMA:
         raise WeightsError(f"{path} has schema {schema}; this nextify reads up to {SCHEMA}: pip install -U nextify")
     try:
@@ -261,8 +261,8 @@ def _check_json(content: Mapping[str, object], path: str | Path) -> None:
         raise WeightsError(f"{path} is damaged: its lists or objects are nested too deeply") from None
     if content.get("about_sha256", found) != found:
         raise WeightsError(
-            f"{path} is damaged or was edited: its design, classes or preprocessing are not those it was written with; "
-            f"copy it again, or load the weights alone and save a bundle of their own"
+            f"{path} is damaged or was edited: its design, classes or preprocessing have changed since it was "
+            f"written; copy it again, or load the weights alone and save them as a new bundle"
         )
 
 
@@ -270,7 +270,7 @@ def dense_from_json(content: Mapping[str, Any], path: str | Path) -> DenseAbout:
     """The inverse of ``to_json`` for a detector or segmenter. Raises ``WeightsError`` as ``from_json``."""
     _check_json(content, path)
     if not _is_dense(content):
-        raise WeightsError(f"{path} holds a classifier, where a detector or segmenter is asked for: give its bundle")
+        raise WeightsError(f"{path} holds a classifier, but a detector or segmenter is needed: give the bundle of one")
     values = {k: v for k, v in content.items() if k in {f.name for f in fields(DenseAbout)}}
     try:
         values["design"] = DenseDesign.from_dict(values["design"])
@@ -362,10 +362,10 @@ def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tupl
         FileNotFoundError: there is no such bundle.
     """
     if isinstance(bundles, str | Path):
-        raise WeightsError(f"an ensemble is of several bundles, got one path, {bundles}: give a list of them")
+        raise WeightsError(f"an ensemble needs several bundles, got one path, {bundles}: give a list of them")
     places = [located(one).resolve() for one in (*bundles, path)]
     if len(places) < 3:
-        raise WeightsError(f"an ensemble is of two networks or more, got {len(places) - 1}")
+        raise WeightsError(f"an ensemble needs two networks or more, got {len(places) - 1}")
     if len(set(places)) < len(places):
         twice = next(one for i, one in enumerate(places) if one in places[:i])
         raise WeightsError(f"{twice} is named twice: give different bundles, and another path for the ensemble")
@@ -373,7 +373,7 @@ def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tupl
     for i, one in enumerate(map(load_bundle, bundles)):
         for name in ("members", "design", "classes", "num_classes", "preprocessing", "thresholds", "recipe", "licence"):
             if getattr(one.about, name) != getattr(first, name):
-                raise WeightsError(f"{bundles[i]} and {bundles[0]} differ in {name}, so they make no ensemble")
+                raise WeightsError(f"{bundles[i]} and {bundles[0]} differ in {name}, so they cannot form an ensemble")
         first.check_single("an ensemble")
         for name, tensor in one.state.items():
             of_head = name.startswith("head.classifier.")
@@ -434,19 +434,19 @@ def load_dense(path: str | Path) -> DenseBundle:
 def _read(path: Path, parsed: Callable[[Mapping[str, Any], Path], AnyAbout]) -> tuple[AnyAbout, State]:
     if path.is_dir():
         if not (path / JSON_FILE).is_file():
-            raise WeightsError(f"{path} is no nextify bundle: it has no {JSON_FILE}")
+            raise WeightsError(f"{path} is not a nextify bundle: it has no {JSON_FILE}")
         content = read_json(path / JSON_FILE)
         about = parsed(content, path / JSON_FILE)
         if "export" in content:
             raise WeightsError(f"{path} was written by nextify export and holds no weights to load: give its bundle")
         file = read_weights(path / WEIGHTS_FILE)
         if not belongs(path / WEIGHTS_FILE, content):
-            raise WeightsError(f"{path / WEIGHTS_FILE} and {JSON_FILE} are not of the same bundle; copy both again")
+            raise WeightsError(f"{path / WEIGHTS_FILE} and {JSON_FILE} are not from the same bundle; copy both again")
     else:
         file = read_weights(path)
         text = file.metadata.get(_METADATA_KEY)
         if text is None:
-            raise WeightsError(f"{path} is no nextify bundle; nextify.weights.load reads other libraries' files")
+            raise WeightsError(f"{path} is not a nextify bundle; nextify.weights.load reads other libraries' files")
         about = parsed(_object(text, path), path)
     explain(_mismatches(file.state, about), str(path))
     return about, file.state
@@ -470,7 +470,9 @@ def _mismatches(
 ) -> tuple[list[str], list[str], list[str]] | None:
     if isinstance(about, About):
         if about.members > len(state):
-            raise WeightsError(f"{about.members:,} members in {plural(len(state), 'tensor')}: give an undamaged bundle")
+            raise WeightsError(
+                f"the bundle is damaged: it claims {about.members:,} members, but holds {plural(len(state), 'tensor')}"
+            )
         return mismatches(state, about.design, about.num_classes, about.in_channels, about.members)
     with torch.device("meta"):
         network = build_dense(about.design, about.num_classes, about.canvas)

@@ -83,10 +83,12 @@ def given_names(order: ClassOrder | None) -> tuple[str, ...] | None:
     if not isinstance(order, str | Path):
         return _distinct(tuple(order), "the class names given")
     if order in ORDERS:
-        raise WeightsError(f"--class-order {order} orders the classes of data, and there are none here: give a FILE")
+        raise WeightsError(
+            f"--class-order {order} uses the order of the data's classes, but there is no data here: give a FILE"
+        )
     if not Path(order).is_file():
         raise WeightsError(
-            f"--class-order is {', '.join(ORDERS)} or a file with one class per line; {order} is no file"
+            f"--class-order must be {', '.join(ORDERS)} or a file with one class per line; {order} is not a file"
         )
     return read_class_file(Path(order))
 
@@ -105,7 +107,7 @@ def read_class_file(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise WeightsError(f"{path} is no text of class names: {error}") from error
+        raise WeightsError(f"{path} is not a text file of class names: {error}") from error
     names = _ordered(text)
     if names is None:
         names = tuple(line.removesuffix("\r") for line in text.rstrip("\r\n").split("\n"))
@@ -123,8 +125,8 @@ def names_beside(weights: Path, count: int) -> tuple[tuple[str, ...], tuple[str,
         return (), ()
     names = read_class_file(path)
     if len(names) != count:
-        return (), (f"left {path} aside: it names {len(names)} classes, and the weights have {count}",)
-    return names, (f"the class names are those of {path}",)
+        return (), (f"ignored {path}: it names {len(names)} classes, but the weights have {count}",)
+    return names, (f"the class names come from {path}",)
 
 
 def write_class_file(path: Path, names: tuple[str, ...]) -> None:
@@ -132,7 +134,7 @@ def write_class_file(path: Path, names: tuple[str, ...]) -> None:
     if any("\n" in name or not name for name in names):
         raise WeightsError(f"a class name is empty or has a line break, which {path} cannot hold; convert to nextify")
     if path.is_file() and (not names or read_class_file(path) != names):
-        raise WeightsError(f"{path} is there and names other classes; choose another folder, or remove it")
+        raise WeightsError(f"{path} already exists and names other classes; choose another folder, or remove it")
     if names:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(path, "\n".join(names) + "\n")
@@ -169,7 +171,10 @@ def class_names(content: Mapping[str, Any], count: int, folder: Path) -> tuple[t
                 file = folder / Path(value).name
                 names = read_class_file(file) if file.is_file() else None
                 if names is None:
-                    notes.append(f"the weights' classes are numbered by {value}: give it with --class-order FILE")
+                    notes.append(
+                        f"the weights' classes are numbered by the missing file {value}: give it with "
+                        f"--class-order FILE"
+                    )
         elif not _is_numbering(value):
             names = _ordered(value, key)
         if names is None or not count or names == tuple(f"LABEL_{i}" for i in range(len(names))):
@@ -177,7 +182,7 @@ def class_names(content: Mapping[str, Any], count: int, folder: Path) -> tuple[t
         if len(names) == count:
             found.setdefault(key, names)
         elif key != "names":
-            notes.append(f"left {key} aside: it names {len(names)} classes, and the weights have {count}")
+            notes.append(f"ignored {key}: it names {len(names)} classes, but the weights have {count}")
     if not found:
         return (), tuple(notes)
     first, names = next(iter(found.items()))

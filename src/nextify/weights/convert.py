@@ -64,14 +64,14 @@ def convert(
     about, path = found.bundle.about, Path(destination)
     notes = found.notes
     if about.num_classes and not about.classes:
-        notes += ("the weights do not name their classes: note their order, or give it with --class-order FILE",)
+        notes += ("the weights do not name their classes: write their order down, or give it with --class-order FILE",)
     if to != "nextify" and about.preprocessing.bands is not None:
         notes += (f"the weights take bands {named(about.preprocessing.bands)} of an image, which {to} cannot record",)
     if to != "nextify" and about.thresholds:
-        notes += (f"the weights give several labels, each by a sigmoid from a threshold on, which {to} cannot record",)
+        notes += (f"the weights give several labels, each by a sigmoid and a threshold, which {to} cannot record",)
     if to == "nextify":
         if path.suffix in _PICKLES:
-            raise WeightsError(f"nextify writes no pickles: end {path} in .safetensors, or give a directory")
+            raise WeightsError(f"nextify does not write pickles: end {path} in .safetensors, or give a directory")
         save_bundle(path, found.bundle.state, about)
         return Conversion(about, found.naming, to, path, len(found.bundle.state), notes)
     about.check_single(f"a file for {to}")
@@ -91,7 +91,7 @@ def convert(
         _write_safetensors(path, state)
     else:
         if path.is_file():
-            raise WeightsError(f"{path} is a file of no known kind; use .safetensors, .pth or a directory")
+            raise WeightsError(f"{path} is not a supported kind of file; use .safetensors, .pth or a directory")
         _write_safetensors(path / "model.safetensors", state)
         if to == "huggingface":
             write_json_atomic(path / "config.json", huggingface_config(about))

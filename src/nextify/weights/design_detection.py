@@ -37,7 +37,7 @@ def infer_design(recognized: Recognized) -> Design:
         reason = "the tensors' shapes disagree"
     if recognized.naming != "nextify":
         if guess is None:
-            raise WeightsError(f"the weights have {recognized.naming}'s names, but no design has them: {reason}")
+            raise WeightsError(f"the weights have {recognized.naming}'s names, but match no design: {reason}")
         return guess
     # Our own names serve every design, and what has no weights (activations, strides) tells many of them apart.
     fitting: dict[Design, str] = {}
@@ -51,7 +51,7 @@ def infer_design(recognized: Recognized) -> Design:
     if not fitting:
         raise WeightsError("the weights have nextify's names, but fit no named design: give the design, or a bundle")
     raise WeightsError(
-        f"the weights fit {', '.join(fitting.values())} alike (activations have no weights); name the one it is"
+        f"the weights fit {', '.join(fitting.values())} equally well (activations have no weights); name the right one"
     )
 
 

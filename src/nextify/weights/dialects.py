@@ -53,7 +53,7 @@ def unwrapped(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str
     note = f"stripped the prefix {prefix!r} from the tensors' names"
     if outside:
         more = ", …" if len(outside) > 4 else ""
-        note += f" and left out what lies beside it: {', '.join(outside[:4])}{more}"
+        note += f" and left out the tensors without it: {', '.join(outside[:4])}{more}"
     return {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}, (note,)
 
 
@@ -64,7 +64,7 @@ def official_spelling(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], t
     notes: list[str] = []
     decoder = [n for n in state if n.startswith(("decoder.", "proj.", "pred.", "projectors.")) or n == "mask_token"]
     if decoder:
-        notes.append(f"left the pre-training head out: {', '.join(sorted({n.split('.')[0] for n in decoder}))}")
+        notes.append(f"left out the pre-training head: {', '.join(sorted({n.split('.')[0] for n in decoder}))}")
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name in decoder:
@@ -81,7 +81,7 @@ def official_spelling(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], t
     channels = next((t.shape[0] for n, t in reversed(found.items()) if n.endswith("pwconv2.bias")), 0)
     if "norm.weight" not in found and "head.weight" not in found and channels:
         found |= {"norm.weight": torch.ones(channels), "norm.bias": torch.zeros(channels)}
-        notes.append("the weights are an encoder's, without a final norm: it starts fresh")
+        notes.append("the weights are an encoder without a final norm, which starts fresh")
     return found, tuple(notes)
 
 
@@ -116,6 +116,6 @@ def licence(state: Mapping[str, Tensor], path: str) -> str:
 def licence_terms(licence: str) -> str:
     """What a licence outside the usual ones asks of everyone who fine-tunes; empty for others."""
     return {
-        "dinov3-license": "The DINOv3 licence passes on to every derivative, fine-tuned weights included",
+        "dinov3-license": "The DINOv3 licence applies to every derivative, including fine-tuned weights",
         "fair-noncommercial-research-license": "The weights and all derivatives are for non-commercial research only",
     }.get(licence, "")

@@ -52,8 +52,8 @@ class Loaded:
         about = self.about
         if about.preprocessing.channels != about.in_channels:
             raise WeightsError(
-                f"{about.source or about.name or 'the weights'}: the network takes {about.in_channels} channels, and "
-                f"images have {about.preprocessing.channels}; nextify.weights.load(…, in_channels=3) adapts it"
+                f"{about.source or about.name or 'the weights'}: the network takes {about.in_channels} channels, but "
+                f"images have {about.preprocessing.channels}; adapt it with nextify.weights.load(…, in_channels=3)"
             )
         return about.preprocessing
 
@@ -177,9 +177,9 @@ def adapt(state: State, num_classes: int | None, in_channels: int | None, notes:
     if num_classes is not None and num_classes != had:
         state = {n: t for n, t in state.items() if not n.startswith("head.classifier.")}
         if num_classes == 0:
-            notes.append(f"left the classifier of {had} classes out")
+            notes.append(f"left out the classifier of {had} classes")
         else:
-            notes.append(f"the classifier is new: {num_classes} classes, where the weights have {had}")
+            notes.append(f"the classifier is new: {num_classes} classes, while the weights have {had}")
     channels = channel_count(state)
     if in_channels is not None and in_channels != channels:
         stem = state["stem.conv.weight"]

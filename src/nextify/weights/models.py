@@ -23,15 +23,15 @@ def create_model(
     weights: str | Path | None = None,
     pretrained: bool = False,
 ) -> ConvNet:
-    """The network of a named or given design, in plain torch; ``nextify.kernels.install`` makes it faster.
+    """Build the network of a design in plain torch; ``nextify.kernels.install`` makes it faster.
 
     Args:
         name_or_design: a name of ``list_models()`` or a ``Design``.
-        num_classes: width of the classifier; 0 returns features. By default that of the weights, or 1000.
-        in_channels: channels of the images. By default those of the weights, or 3.
+        num_classes: width of the classifier; 0 returns features. The default is the weights' number, or 1000.
+        in_channels: channels of the images. The default is the weights' number, or 3.
         stochastic_depth: probability of dropping the last block's branch in training.
         weights: a bundle, another library's file, ``hf:owner/name`` or ``timm:name``. ``nextify.weights.load`` returns
-            their preprocessing, classes and licence too. By default fresh ones from torch's global generator.
+            their preprocessing, classes and licence too. By default, weights are drawn from torch's global generator.
         pretrained: timm's argument, refused in favour of ``weights``, which names what is loaded.
 
     Raises:
@@ -70,13 +70,13 @@ def create_backbone(
     drop_path_rate: float = 0.0,
     weights: str | Path | None = None,
 ) -> Backbone:
-    """A backbone of a named or given design; arguments as in ``timm.create_model(…, features_only=True)``.
+    """Build the backbone of a design, with the arguments of ``timm.create_model(…, features_only=True)``.
 
     The backbone is plain torch; ``nextify.kernels.install`` makes it faster.
 
     Args:
         name_or_design: as for ``create_model``.
-        out_indices: stages whose maps are returned, as timm reads them.
+        out_indices: stages whose maps are returned, numbered as in timm.
         norms: whether each output gets a fresh norm of the network's kind.
         frozen_stages: 0 freezes nothing, 1 the stem and the first stage, 2 the stem and the first two, …
         output_format: axis order of the maps, ``NCHW`` or ``NHWC``.

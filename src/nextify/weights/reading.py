@@ -101,8 +101,8 @@ def _read_pickle(path: Path) -> WeightsFile:
         if wanted or "Unsupported global" in str(error) or "Unsupported class" in str(error):
             what = wanted[1] if wanted else "code"
             raise UnsafeFile(
-                f"{path} is refused: it holds {what}, which is no tensor and could run code when it is loaded. "
-                f"Nothing of it was run. Ask its author for a .safetensors file, or for the state dict alone"
+                f"{path} is refused: it holds {what}, which is not a tensor and could run code when loaded. None of "
+                f"it was run. Ask its author for a .safetensors file, or for the state dict alone"
             ) from error
         raise _damaged(path, "a file of torch.save") from error
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, UnicodeDecodeError) as error:
@@ -123,7 +123,7 @@ def _refuse_other_kinds(path: Path, kind: str) -> None:
         raise WeightsError(f"{path} is a web page (HTML), not {kind}; download the file itself, not its page")
     with contextlib.suppress(UnicodeDecodeError):
         if "\0" not in codecs.getincrementaldecoder("utf-8")().decode(start):
-            raise WeightsError(f"{path} is a text file, not {kind}; give the file of weights")
+            raise WeightsError(f"{path} is a text file, not {kind}; give the file with the weights")
 
 
 def _damaged(path: Path, kind: str, error: Exception | None = None) -> WeightsError:
@@ -145,14 +145,14 @@ def _find_state(content: object, path: Path) -> tuple[State, tuple[str, ...], Ma
             others = [str(k) for k in content if k != key and k not in NAME_KEYS]
             averaged = ", the averaged weights," if key in _AVERAGED_KEYS else ""
             if others or averaged:
-                left = f" and left {', '.join(others)} aside" if others else ""
+                left = f" and ignored {', '.join(others)}" if others else ""
                 notes = (f"took {key!r}{averaged}{left}",)
             return inner, notes, beside
     state = _tensors(content)
     if state is None:
         keys = ", ".join(str(k) for k in list(content)[:6]) or "nothing"
         others = [f"{k} ({type(v).__name__})" for k, v in content.items() if not isinstance(v, Tensor)]
-        mixed = f"; these entries are no tensors: {', '.join(others[:6])}" if len(others) < len(content) else ""
+        mixed = f"; these entries are not tensors: {', '.join(others[:6])}" if len(others) < len(content) else ""
         raise WeightsError(
             f"{path} holds no state dict: it has {keys}{mixed}; "
             f"a state dict is needed, alone or under {', '.join(_STATE_KEYS)}"
@@ -186,6 +186,6 @@ def parse_json(text: str) -> Any:
     """JSON without NaN and infinities, which the standard does not have. Raises ``ValueError``."""
 
     def refuse(constant: str) -> float:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     return files.parse_json(text, refuse)

@@ -56,7 +56,7 @@ def find(source: str | Path, design: str | Design | None = None, class_order: Cl
     _check_tensors(found.bundle.state, source)
     about = found.bundle.about
     if names is not None and len(names) != about.num_classes:
-        raise WeightsError(f"--class-order names {len(names)} classes, and {source} has {about.num_classes}")
+        raise WeightsError(f"--class-order names {len(names)} classes, but {source} has {about.num_classes}")
     notes = found.notes
     if names is None and about.classes:
         return found
@@ -64,7 +64,7 @@ def find(source: str | Path, design: str | Design | None = None, class_order: Cl
         names, of_names = names_beside(Path(source), about.num_classes)
         notes += of_names
     elif about.classes and about.classes != names:
-        notes += ("the class names are those given, not the weights' own",)
+        notes += ("the given class names replace those of the weights",)
     return replace(found, notes=notes, bundle=replace(found.bundle, about=replace(about, classes=names)))
 
 
@@ -81,8 +81,8 @@ def _check_tensors(state: State, source: str | Path) -> None:
         bad = int((~tensor.float().isfinite()).sum())
         if bad:
             raise WeightsError(
-                f"{source}: {bad:,} of {tensor.numel():,} weights of {name} are NaN or infinite, as a training that "
-                f"overflowed leaves them; take an earlier checkpoint"
+                f"{source}: {bad:,} of {tensor.numel():,} weights of {name} are NaN or infinite, as after a training "
+                f"that overflowed; use an earlier checkpoint"
             )
 
 
@@ -97,7 +97,7 @@ def _find(source: str | Path, design: str | Design | None, *, own_names: bool) -
         except WeightsError as error:
             if text.startswith("hf:"):
                 raise
-            raise WeightsError(f"there is no path {text}, and as a Hub id: {error}") from error
+            raise WeightsError(f"there is no path {text}, and reading it as a Hub id failed: {error}") from error
         found = find(folder, design) if own_names else _find(folder, design, own_names=False)
         about = replace(found.bundle.about, source=f"hf:{text.removeprefix('hf:')}")
         return replace(found, bundle=replace(found.bundle, about=about))
@@ -210,7 +210,7 @@ def require_fit(recognized: Recognized, design: Design, where: str) -> None:
     missing, unexpected, misshapen = ([theirs(entry) for entry in entries] for entries in problems)
     unexpected = [*recognized.unexpected, *unexpected]
     if missing or unexpected or misshapen:
-        name = name_of(design) or "the design read off it"
+        name = name_of(design) or "the design detected"
         explain((missing, unexpected, misshapen), f"{where} ({recognized.naming}'s names, {name})")
 
 
@@ -237,9 +237,9 @@ def saved_preprocessing(beside: Mapping[str, Any]) -> tuple[Preprocessing | None
         sides = (int(size), int(size)) if isinstance(size, int | float) else size
         settings = from_timm_config({**given, "input_size": sides})
     except (TypeError, ValueError) as error:
-        return None, (f"left {', '.join(given)} of the saved args aside: {error}",)
+        return None, (f"ignored {', '.join(given)} in the saved args: {error}",)
     listed = ", ".join(f"{key}={value}" for key, value in given.items())
-    return settings, (f"images are prepared by the saved args ({listed}); the rest is timm's default",)
+    return settings, (f"images are prepared as the saved args say ({listed}); the rest is timm's default",)
 
 
 def _from_directory(path: Path, design: str | Design | None, *, own_names: bool) -> Source:

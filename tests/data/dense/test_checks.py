@@ -172,7 +172,7 @@ def named(build: Callable[[Path], Path], names: str = "sky\ncat\ndog\n") -> Call
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no JSON": (
         with_text("train.json", '{"images": [], "annotations": [, "categories": []}'),
-        r"train\.json is not valid JSON \(Expecting value: line 1 column 32 \(char 31\)\): write it anew",
+        r"train\.json is not valid JSON \(Expecting value: line 1 column 32 \(char 31\)\): write it again",
     ),
     "JSON cut in its annotations": (
         cut(0.8),
@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "JSON cut in its images": (
         cut(0.1),
-        r"train\.json is truncated and not valid JSON \(.*line 1 column \d+ .*\): write it anew",
+        r"train\.json is truncated and not valid JSON \(.*line 1 column \d+ .*\): write it again",
     ),
     "JSON cut before its images": (
         with_text("train.json", '{"info": {"ye'),
@@ -220,15 +220,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file name": (changed(lambda f: f["images"][0].pop("file_name")), "images without file_name: add it"),
     "file name a list": (
         with_first("images", file_name=["a"]),
-        r"images whose file_name is no text: \['a'\] \(id 0\);",
+        r"images whose file_name is not text: \['a'\] \(id 0\);",
     ),
-    "file name that no file has": (with_first("images", file_name="a\0b"), r"file_name is no text: 'a\\x00b' \(id 0\)"),
-    "class name that is no Unicode": (with_first("categories", name="\ud800"), r"name is no text: '\\ud800' \(id 1\)"),
+    "file name that no file has": (
+        with_first("images", file_name="a\0b"),
+        r"file_name is not text: 'a\\x00b' \(id 0\)",
+    ),
+    "class name that is no Unicode": (with_first("categories", name="\ud800"), r"name is not text: '\\ud800' \(id 1\)"),
     "unknown class": (with_row(category_id=99), "unknown classes, category_id 99: add them"),
-    "other categories": (changed(lambda f: f["categories"].pop()), "other categories in its parts train, val"),
+    "other categories": (changed(lambda f: f["categories"].pop()), "different categories in its parts train, val"),
     "two of one name": (
         changed(lambda f: f["categories"][1].update(name="cat")),
-        "other categories in its parts|several categories named cat",
+        "different categories in its parts|several categories named cat",
     ),
     "unknown image": (with_row(image_id=99), "images that it does not list, image_id 99"),
     "image listed twice": (
@@ -244,9 +247,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "box of 400 digits": (with_box(1, 2, 10**400, 3), r"train0\.png has an annotation whose bbox is not .*… \(id 0\);"),
     "area not finite": (
         with_first("annotations", area=float("nan")),
-        r"train0\.png has .* area is no number: nan \(id 0",
+        r"train0\.png has .* area is not a number: nan \(id 0",
     ),
-    "area of words": (with_first("annotations", area="4"), r"train0\.png has .* whose area is no number: '4' \(id 0\)"),
+    "area of words": (
+        with_first("annotations", area="4"),
+        r"train0\.png has .* whose area is not a number: '4' \(id 0\)",
+    ),
     "crowd of words": (with_first("annotations", iscrowd="0"), r"iscrowd is neither 0 nor 1: '0' \(id 0\)"),
     "size of 400 digits": (
         with_first("images", width=10**400),
@@ -288,11 +294,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "run lengths of another size": (
         with_row(bbox=[1, 1, 5, 5], segmentation={"size": [4, 5], "counts": [3, 17]}),
-        r"train0\.png is 20×16 and has a mask of 5×4",
+        r"train0\.png is 20×16 but its mask is 5×4",
     ),
     "size of another image": (
         changed(lambda f: f["images"][1].update(width=40)),
-        r"1 image is of another size .*train1\.png is 20×16 and annotated as 40×16",
+        r"1 image is not the size given .*train1\.png is 20×16 but annotated as 40×16",
     ),
     "image is missing": (
         changed(lambda f: f["images"][1].update(file_name="gone.png")),
@@ -302,21 +308,24 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         changed(lambda f: [image.update(file_name=f"x/{image['file_name']}") for image in f["images"]]),
         r"none of the images that train\.json lists is in",
     ),
-    "no XML": (broken_xml, r"train1\.xml is no XML .*: write it anew"),
-    "two XML of one name": (same_stem, r"have the same name, by which VOC finds an image: rename one"),
-    "a broken data.yaml": (broken_yaml, r"data\.yaml is no YAML .*: correct it"),
+    "no XML": (broken_xml, r"train1\.xml is not valid XML .*: write it again"),
+    "two XML of one name": (same_stem, r"have the same name, and VOC finds images by name: rename one"),
+    "a broken data.yaml": (broken_yaml, r"data\.yaml is not valid YAML .*: correct it"),
     "box of words": (text_box, r"train1\.xml has an object whose bndbox is not four numbers"),
     "image without XML": (no_xml, r"train\.txt lists 1 image that has no \.xml file: train1"),
-    "XML without image": (no_image, r"1 image is annotated and not in .*: train1\.png"),
-    "class beyond the names": (yolo_class, r"names 2 classes and has objects of class 7 .* in train1\.png"),
-    "pixels for shares": (yolo_line("1 10 8 6 4"), r"train1\.txt, line 1: .* is not in shares"),
-    "outline in pixels": (yolo_line("1 .1 .1 .5 .1 9 9"), r"train1\.txt, line 1: .* is not in shares"),
+    "XML without image": (no_image, r"1 image is annotated but missing from .*: train1\.png"),
+    "class beyond the names": (yolo_class, r"names 2 classes but has objects of class 7 .* in train1\.png"),
+    "pixels for shares": (yolo_line("1 10 8 6 4"), r"train1\.txt, line 1: .* is not in fractions"),
+    "outline in pixels": (yolo_line("1 .1 .1 .5 .1 9 9"), r"train1\.txt, line 1: .* is not in fractions"),
     "too few numbers": (yolo_line("1 .5 .5 .1"), r"train1\.txt, line 1: .* is neither a class and a box"),
-    "share not finite": (yolo_line("1 .5 .5 inf .1"), r"train1\.txt, line 1: .* is not finite: correct it"),
-    "class of 300 digits": (yolo_line("1e300 .5 .5 .1 .1"), r"train1\.txt, line 1: .* does not begin with a class"),
+    "share not finite": (
+        yolo_line("1 .5 .5 inf .1"),
+        r"train1\.txt, line 1: .* must begin .* and hold finite numbers: correct it",
+    ),
+    "class of 300 digits": (yolo_line("1e300 .5 .5 .1 .1"), r"train1\.txt, line 1: .* must begin with a class number"),
     "class 3,000,000 without names": (
         yolo_unnamed,
-        r"has objects of class 3,000,000 and names none, in train1\.png: correct the number, or name the classes",
+        r"has objects of class 3,000,000 but names no classes, in train1\.png: correct the number, or name the classes",
     ),
     "class named twice": (named(yolo_bare, "cat\ndog\ncat\n"), r"classes\.txt names cat more than once"),
     "class of masks named twice": (named(masks_inner, "sky\ncat\ncat\n"), r"classes\.txt names cat more than once"),
@@ -325,17 +334,17 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "mask is missing": (mask(lambda values: None), r"1 image of 4 in .* no mask of the same name .*: train1\.png"),
     "mask of another size": (
         mask(lambda values: Image.fromarray(values[:, :10])),
-        r"the mask train1\.png is 10×16 and its image .*train1\.png is 20×16",
+        r"the mask train1\.png is 10×16 but its image .*train1\.png is 20×16",
     ),
     "mask of colours": (
         mask(lambda values: Image.new("RGB", SIZE)),
-        r"the mask train1\.png holds colours \(RGB\), not indices",
+        r"the mask train1\.png holds colours \(RGB\), not class indices",
     ),
-    "masks of 255 only": (all_masks(255), r"all 4 masks to train on hold ignored pixels only \(255\): store the index"),
-    "test masks of 255 only": (all_masks(255, "val"), r"all 2 masks to test on hold ignored pixels only \(255\)"),
+    "masks of 255 only": (all_masks(255), r"all 4 masks to train on hold only ignored pixels \(255\): store the index"),
+    "test masks of 255 only": (all_masks(255, "val"), r"all 2 masks to test on hold only ignored pixels \(255\)"),
     "unknown index": (
         named(mask(odd_index)),
-        r"1 mask holds indices beyond the 3 classes 0 to 2: train1\.png \(9\); .* --ignore-index 9",
+        r"1 mask holds indices outside the 3 classes \(0 to 2\): train1\.png \(9\); .* --ignore-index 9",
     ),
 }
 
@@ -355,8 +364,8 @@ RULES: dict[str, tuple[Callable[[Path], Path], str, int]] = {
     "no area": (with_row(bbox=[3, 2, 0, 4]), "1 box has no area and is left out, in", 1),
     "a negative side": (with_row(bbox=[3, 2, -4, 4]), "1 box has no area and is left out, in", 1),
     "twice": (with_row(id=77), "1 box repeats another of the same class and is left out, in", 1),
-    "crowd": (with_row(bbox=[1, 1, 9, 9], iscrowd=1), "1 box is an area to ignore", 2),
-    "nothing": (changed(lambda f: f["annotations"].pop(0)), "1 image has no objects: kept, as background", 0),
+    "crowd": (with_row(bbox=[1, 1, 9, 9], iscrowd=1), "1 box marks an area to ignore", 2),
+    "nothing": (changed(lambda f: f["annotations"].pop(0)), "1 image has no objects: kept as background", 0),
 }
 
 
@@ -375,7 +384,7 @@ def test_masks_of_ignored_pixels_are_named(tmp_path: Path) -> None:
     build = mask(lambda values: Image.fromarray(np.full_like(values, 255)))
     images = open_dense(build(tmp_path))
     assert images.warnings == (
-        "1 mask holds ignored pixels only, so that nothing is learned or measured of its image: train1.png.",
+        "1 mask holds only ignored pixels, so nothing is learned or measured from its image: train1.png.",
     )
 
 
@@ -392,14 +401,17 @@ def test_classes_that_no_mask_holds_are_named(tmp_path: Path) -> None:
 def test_scores_in_labels_are_named(tmp_path: Path) -> None:
     images = open_dense(yolo_line("1 .5 .5 .1 .1 .93")(tmp_path))
     (said,) = images.warnings
-    assert said.startswith("The labels of 1 image have a sixth number, as what a network found has its score")
+    assert said.startswith("The labels of 1 image have a sixth number, such as a network's score")
     assert said.endswith("(train1.png).")
     assert len(images.train.objects(1)) == 1
 
 
 def test_a_path_that_leads_elsewhere_is_named(tmp_path: Path) -> None:
     images = open_dense(yolo_coco8(tmp_path / "one"))
-    assert "set.yaml says path: ../somewhere/else, where its images are not: those beside it are used." in images.notes
+    assert (
+        "set.yaml says path: ../somewhere/else, but its images are not there: those next to the file are used."
+        in images.notes
+    )
     path = write(tmp_path / "two/set.yaml", (tmp_path / "one/set.yaml").read_text().replace("somewhere/else", "one"))
     notes = open_dense(path).notes
     assert f"set.yaml says path: ../one: its images are those in {(tmp_path / 'one').resolve()}." in notes

@@ -121,7 +121,7 @@ def test_run_lengths_and_crowds(tmp_path: Path) -> None:
     objects = sets[0].objects(index)
     np.testing.assert_array_equal(objects.mask(0, 16, 20), mask == 1)
     assert objects.crowd.tolist() == [True]
-    assert any("1 box is an area to ignore" in note for note in images.notes)
+    assert any("1 box marks an area to ignore" in note for note in images.notes)
     painted = open_dense(tmp_path / "train.json", task="segmentation")
     masks = [part.mask(i) for part in (painted.train, painted.test) for i in range(len(part))]
     assert sum(int((mask == 255).sum()) for mask in masks) == 25
@@ -258,13 +258,15 @@ def test_a_cache_is_used_again(tmp_path: Path) -> None:
 
 
 def test_boxes_are_told_from_labels() -> None:
-    with pytest.raises(DataError, match="scenes has boxes and masks and no labels: nextify train MODEL --data scenes"):
+    with pytest.raises(
+        DataError, match="scenes has boxes and masks but no labels: train on them with nextify train MODEL"
+    ):
         open_images("scenes")
 
 
 @pytest.mark.parametrize("source", ["digits", "cifar10", "hf:a/b"])
 def test_labels_are_told_from_boxes(source: str) -> None:
-    with pytest.raises(DataError, match=f"{source} has labels and no boxes or masks: give 'scenes', COCO's JSON"):
+    with pytest.raises(DataError, match=f"{source} has labels but no boxes or masks: give 'scenes', COCO's JSON"):
         open_dense(source, task="detection")
 
 

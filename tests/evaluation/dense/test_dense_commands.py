@@ -84,9 +84,9 @@ def test_evaluate_on_the_part_asked_for(
     assert main([*words, str(source), "--split", "test"]) == 0
     assert capsys.readouterr().out.startswith("tiny with fcos on 3 images of pets (test), fp32\n")
     for arguments, message in (
-        ([*words, "scenes", "--split", "val"], "scenes has no val: choose --split test, or leave it out"),
-        ([*words, "digits"], "digits has labels and no boxes or masks: give 'scenes', COCO's JSON"),
-        (["train", "convnext_atto", "--task", "detection", "--data", "digits"], "digits has labels and no boxes"),
+        ([*words, "scenes", "--split", "val"], "scenes has no val part: choose --split test, or leave it out"),
+        ([*words, "digits"], "digits has labels but no boxes or masks: give 'scenes', COCO's JSON"),
+        (["train", "convnext_atto", "--task", "detection", "--data", "digits"], "digits has labels but no boxes"),
         (
             ["train", "convnext_atto", "--data", "/nowhere"],
             "with boxes or masks 'scenes', COCO's JSON, VOC's XML files",
@@ -136,10 +136,10 @@ def test_predict(bundle: Path, tmp_path: Path, photo: Path, capsys: pytest.Captu
         (["evaluate", "BUNDLE", "--data", "digits", "--class-order", "natural"], "--class-order is for classifiers"),
         (["predict", "BUNDLE", "PHOTO", "--top", "3"], "--top is for classifiers"),
         (["export", "BUNDLE", "--to", "executorch"], "executorch"),
-        (["explain", "BUNDLE", "PHOTO"], "holds a network for detection, where a classifier is asked for"),
+        (["explain", "BUNDLE", "PHOTO"], "holds a network for detection, but a classifier is needed"),
         (
             ["robustness", "BUNDLE", "--data", "digits"],
-            "holds a network for detection, where a classifier is asked for",
+            "holds a network for detection, but a classifier is needed",
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

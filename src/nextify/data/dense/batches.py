@@ -306,7 +306,9 @@ def _refuse_others(recipe: Recipe) -> None:
     on = [f"{name}=off" for name, value in settings.items() if value != "off"]
     on += ["random_erasing=0"] if recipe.random_erasing else []
     if on:
-        raise RecipeError(f"a recipe for detection or segmentation needs {', '.join(on)}: these are for classification")
+        raise RecipeError(
+            f"a recipe for detection or segmentation needs {', '.join(on)}: these settings are for classification"
+        )
 
 
 def _drawn(side: int, room: int) -> int:

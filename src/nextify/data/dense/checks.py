@@ -47,10 +47,10 @@ class Findings:
         """What to say that need not worry."""
         said = []
         if self.bare:
-            said.append(f"{plural(len(self.bare), 'image has', 'images have')} no objects: kept, as background.")
+            said.append(f"{plural(len(self.bare), 'image has', 'images have')} no objects: kept as background.")
         if self.crowds:
-            said.append(f"{_boxes(self.crowds, 'is an area', 'are areas')} to ignore (a crowd, or a difficult object): "
-                        f"neither trained on nor counted.")  # fmt: skip
+            said.append(f"{_boxes(self.crowds, 'marks an area', 'mark areas')} to ignore (a crowd or a difficult "
+                        f"object): neither trained on nor counted.")  # fmt: skip
         if self.masked and self.unmasked:
             said.append(f"{plural(len(self.unmasked), 'object has', 'objects have')} no mask, in {_in(self.unmasked)}: "
                         f"instance masks are not used.")  # fmt: skip
@@ -83,13 +83,13 @@ class Findings:
 def check_sizes(names: Sequence[str], said: Sequence[Size | None], sizes: Sequence[Size | None]) -> None:
     """Raise ``DataError`` where annotations were made for images of another size."""
     odd = [
-        f"{name} is {size[1]}×{size[0]} and annotated as {own[1]}×{own[0]}"
+        f"{name} is {size[1]}×{size[0]} but annotated as {own[1]}×{own[0]}"
         for name, own, size in zip(names, said, sizes, strict=True)
         if own is not None and size is not None and own != size
     ]
     if odd:
         raise DataError(
-            f"{plural(len(odd), 'image is', 'images are')} of another size than the annotations say, so boxes would be "
+            f"{plural(len(odd), 'image is', 'images are')} not the size given in the annotations, so boxes would be "
             f"misplaced: {some(odd)}; give the images that were annotated, or correct the sizes"
         )
 
@@ -141,15 +141,15 @@ def checked_objects(found: Sequence[Annotation], size: Size, name: str, findings
 def _check_mask(mask: Mask, size: Size, name: str) -> None:
     if not isinstance(mask, list) and tuple(mask["size"]) != size:
         height, width = mask["size"]
-        raise DataError(f"{printable(name)} is {size[1]}×{size[0]} and has a mask of {width}×{height}: "
-                        f"make the mask from this image")  # fmt: skip
+        raise DataError(f"{printable(name)} is {size[1]}×{size[0]} but its mask is {width}×{height}: make the mask "
+                        f"from this image")  # fmt: skip
 
 
 def check_mask_size(path: str, found: Size, size: Size, name: str) -> None:
     """Raise ``DataError`` where a mask is not of its image's size."""
     if found != size:
         mask = printable(os.path.basename(path))
-        raise DataError(f"the mask {mask} is {found[1]}×{found[0]} and its image {printable(name)} is "
+        raise DataError(f"the mask {mask} is {found[1]}×{found[0]} but its image {printable(name)} is "
                         f"{size[1]}×{size[0]}: give both the same size (masks by nearest neighbours)")  # fmt: skip
 
 

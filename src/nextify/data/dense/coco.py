@@ -58,11 +58,13 @@ def _read(path: Path) -> Record:
         found = parse_json(data)
     except ValueError as error:
         cut = "truncated and " if _is_cut_off(error) else ""
-        raise DataError(f"{where} is {cut}not valid JSON ({str(error).partition(chr(10))[0]}): write it anew") from None
+        raise DataError(
+            f"{where} is {cut}not valid JSON ({str(error).partition(chr(10))[0]}): write it again"
+        ) from None
     for key in ("images", "annotations", "categories"):
         rows = found.get(key) if isinstance(found, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{where} has no list of {key}, as COCO's files have: write it anew")
+            raise DataError(f"{where} has no list of {key}, which COCO files need: write it again")
         wanted = {
             "images": ("id", "file_name"),
             "annotations": ("image_id", "category_id"),
@@ -72,7 +74,7 @@ def _read(path: Path) -> Record:
             raise DataError(f"{where} has {key} without {some(lacking)}: add it")
         for row, field in itertools.product(rows, wanted[key]):
             if not _is_usable(row[field], field):
-                kind = "neither a number nor text" if field.endswith("id") else "no text"
+                kind = "neither a number nor text" if field.endswith("id") else "not text"
                 raise DataError(f"{where} has {key} whose {field} is {kind}: {shortened(row[field])}{_id(row)}; "
                                 f"correct it")  # fmt: skip
     return found  # type: ignore[no-any-return]
@@ -106,7 +108,7 @@ def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple
     of_part = [{row["id"]: str(row["name"]) for row in found["categories"]} for found in read.values()]
     if any(names != of_part[0] for names in of_part):
         raise DataError(
-            f"{where} has other categories in its parts {some([*read])}: give all parts the same categories"
+            f"{where} has different categories in its parts {some([*read])}: give all parts the same categories"
         )
     names = of_part[0]
     counts = Counter(row["category_id"] for found in read.values() for row in found["annotations"])
@@ -115,7 +117,7 @@ def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple
     # Roboflow lists the data set's own name as a category, to which the others belong.
     roots = [i for i, name in names.items() if i not in counts and name in above]
     names = {i: name for i, name in names.items() if i not in roots or len(names) == len(roots)}
-    notes = [f"Category {some([of_part[0][i] for i in roots])} has no objects, only categories below it: left out."]
+    notes = [f"Category {some([of_part[0][i] for i in roots])} has no objects, only subcategories: left out."]
     if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
         raise DataError(f"{where} has several categories named {some(twice)}: give each its own name, or merge them")
     ordered = sorted(names, key=lambda i: (isinstance(i, str), i))
@@ -130,7 +132,7 @@ def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, i
         raise DataError(f"{where} lists {plural(len(twice), 'image')} more than once: {some(twice)}; list each once")
     place = {image["id"]: i for i, image in enumerate(images)}
     if len(place) < len(images):
-        raise DataError(f"{where} has several images of one id: give each image an id of its own")
+        raise DataError(f"{where} has several images with the same id: give each image its own id")
     if lost := sorted({repr(row["image_id"]) for row in rows if row["image_id"] not in place}):
         raise DataError(f"{where} has annotations of images that it does not list, image_id {some(lost)}: "
                         f"list these images, or leave the annotations out")  # fmt: skip
@@ -151,7 +153,9 @@ def _annotation(row: Record, label: int, where: str) -> Annotation:
         raise DataError(f"{where} has an annotation whose bbox is not x, y, width and height: {shortened(box)}"
                         f"{_id(row)}; correct it, or leave it out")  # fmt: skip
     if area is not None and not _is_number(area):
-        raise DataError(f"{where} has an annotation whose area is no number: {shortened(area)}{_id(row)}; correct it")
+        raise DataError(
+            f"{where} has an annotation whose area is not a number: {shortened(area)}{_id(row)}; correct it"
+        )
     if crowd not in (None, 0, 1):
         raise DataError(f"{where} has an annotation whose iscrowd is neither 0 nor 1: {shortened(crowd)}{_id(row)}; "
                         f"correct it")  # fmt: skip
@@ -173,10 +177,10 @@ def _mask(found: object, where: str, which: str) -> Mask | None:
             runs = run_lengths(counts) if isinstance(counts, str) else counts
             if runs is None or not all(type(run) is int and run >= 0 for run in runs):
                 raise DataError(f"{where} has a mask whose run lengths are not whole numbers from 0: "
-                                f"{shortened(counts)}{which}; write it anew")  # fmt: skip
+                                f"{shortened(counts)}{which}; write it again")  # fmt: skip
             if sum(runs) != height * width:
                 raise DataError(f"{where} has a mask whose run lengths do not add up to its size: "
-                                f"{shortened(counts)}{which}; write it anew")  # fmt: skip
+                                f"{shortened(counts)}{which}; write it again")  # fmt: skip
             return Rle(size=[height, width], counts=counts)
         case list() if all(isinstance(piece, list) and all(map(_is_number, piece)) for piece in found):
             if max((abs(value) for piece in found for value in piece), default=0) > FAR:
@@ -185,7 +189,7 @@ def _mask(found: object, where: str, which: str) -> Mask | None:
             return [piece for piece in found if len(piece) >= 6 and not len(piece) % 2] or None
         case _:
             raise DataError(f"{where} has a segmentation that is neither outlines nor run lengths: "
-                            f"{shortened(found)}{which}; write it anew")  # fmt: skip
+                            f"{shortened(found)}{which}; write it again")  # fmt: skip
 
 
 def _id(row: Record) -> str:

@@ -111,7 +111,7 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
     if not splitting.to_train and kind_of(Path(where).stem) in ("val", "test"):
         return everything[:0], everything, said
     if first == 1:
-        raise DataError(f"{where} has one image, so none is left to test on: add images")
+        raise DataError(f"{where} has only one image, so none is left to test on: add images")
     train, test, _ = split_train(np.zeros(first, np.int64), splitting, everything)
     share = f"{splitting.test_fraction:.0%}, seed {splitting.seed}"
     return train, test, [*said, f"{len(test):,} of {plural(first, 'image')} ({share}) are set apart to test on."]

@@ -54,7 +54,7 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
         made=made,
         classes=None if known is None else known[0],
         shown=_shown_list if lists else shown_folder,
-        notes=[] if known is None else [f"Class names are those of {known[1]}."],
+        notes=[] if known is None else [f"Class names come from {known[1]}."],
         left_out=left,
     )
 
@@ -119,11 +119,11 @@ def read_mask(path: str) -> IndexMask:
         reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
         raise DataError(f"the mask {name} cannot be read ({reason}): replace it") from None
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
-        raise DataError(f"the mask {name} holds colours ({mode}), not indices of classes: store it as a grayscale or "
-                        f"palette PNG of 8 bits, or give the folder of images/ alone to classify them")  # fmt: skip
+        raise DataError(f"the mask {name} holds colours ({mode}), not class indices: store it as an 8-bit grayscale "
+                        f"or palette PNG, or give only the folder images/ to classify them")  # fmt: skip
     if values.max(initial=0) > IGNORED:
-        raise DataError(f"the mask {name} holds the value {values.max()}, beyond {MOST_CLASSES} classes: "
-                        f"correct it, or merge classes")  # fmt: skip
+        raise DataError(f"the mask {name} holds the value {values.max()}, but only {MOST_CLASSES} classes are "
+                        f"possible: correct it, or merge classes")  # fmt: skip
     out: IndexMask = values.astype(np.uint8)
     return out
 
@@ -154,7 +154,7 @@ def class_table(
     binary = names is None and values[0] and not values[1:IGNORED].any() and values[IGNORED] and ignored is None
     if binary:
         table[0], table[IGNORED] = 0, 1
-        return ("background", "foreground"), table, ["Masks hold 0 and 255 only: 255 is class 1, foreground."]
+        return ("background", "foreground"), table, ["The masks hold only 0 and 255: 255 is class 1, foreground."]
     count = int(np.flatnonzero(trained[:IGNORED]).max(initial=0)) + 1
     if names is None:
         names = tuple(map(str, range(count)))

@@ -96,11 +96,11 @@ def open_dense(
         raise DataError(f"ignore_index must be an index of the masks, from 0 to {IGNORED}, got {ignore_index}")
     if source == "scenes":
         if tested == "val":
-            raise DataError("scenes has no val: choose --split test, or leave it out")
+            raise DataError("scenes has no val part: choose --split test, or leave it out")
         return _scenes(task or "detection")
     path = Path(source).expanduser()
     if source in ("digits", "cifar10") or (isinstance(source, str) and source.startswith(PREFIX)):
-        raise DataError(f"{source} has labels and no boxes or masks: give {KINDS}")
+        raise DataError(f"{source} has labels but no boxes or masks: give {KINDS}")
     if not path.exists():
         raise DataError(f"no such folder or file: {printable(str(source))}; give {KINDS}")
     splitting = Splitting(test_fraction, split_seed, to_train, tested)
@@ -118,14 +118,14 @@ def open_dense(
     check_sizes(names, [*found.train.sizes, *found.test.sizes], sizes)
     if recognized == "segmentation":
         if task != recognized:
-            raise DataError(f"{found.where} has index masks and no objects to detect: leave --task out")
+            raise DataError(f"{found.where} has index masks but no objects to detect: leave --task out")
         made = _index_masks(found, names, sizes, train, test, ignore_index)
     else:
         made = _objects(found, names, sizes, train, test)
         if task == "segmentation":
             made = _painted(made, names, sizes, found.where)
     if task == "segmentation" and len(made.classes) > MOST_CLASSES:
-        raise DataError(f"{found.where} has {len(made.classes):,} classes and index masks hold at most "
+        raise DataError(f"{found.where} has {len(made.classes):,} classes, but index masks hold at most "
                         f"{MOST_CLASSES}: merge some")  # fmt: skip
     images = check(
         Listing(
@@ -201,7 +201,7 @@ def _listed(path: Path, splitting: Splitting) -> tuple[Annotated, DenseTask]:
         case "masks":
             return list_masks(path, splitting), "segmentation"
         case None:
-            raise DataError(f"{printable(str(path))} has no boxes and no masks that are known: give {KINDS}")
+            raise DataError(f"{printable(str(path))} has no boxes or masks in a known format: give {KINDS}")
         case unknown:
             assert_never(unknown)
 
@@ -248,9 +248,9 @@ def _objects(
         if found.parts is not None and found.parts.test is not None:
             raise DataError(f"{found.shown(found.parts.test)} has {count_classes(unknown)} that "
                             f"{found.shown(found.parts.train or '')} lacks: annotate some to train on")  # fmt: skip
-        warnings.append(f"No training image has objects of {count_classes(unknown)}, only test images have.")
+        warnings.append(f"No training image has objects of {count_classes(unknown)}, only test images do.")
     if absent := [classes[i] for i in np.flatnonzero((counts[0] > 0) & (counts[1] == 0))]:
-        notes.append(f"No test image has objects of {count_classes(absent)}: what is measured is over the others.")
+        notes.append(f"No test image has objects of {count_classes(absent)}: the metrics cover the other classes only.")
     if never := [classes[i] for i in np.flatnonzero(sum(counts) == 0)]:
         notes.append(f"No image has objects of {count_classes(never)}.")
     return _Made(classes, notes, warnings, findings.left_out(), objects)
@@ -264,15 +264,15 @@ def _painted(made: _Made, names: Sequence[str], sizes: Sequence[Size | None], wh
         if size is None:
             continue
         if objects.masks is None:
-            raise DataError(f"{where} has objects with boxes only ({printable(names[i])}), which tell no pixels: "
-                            f"annotate outlines, or train with --task detection")  # fmt: skip
+            raise DataError(f"{where} has objects with boxes but no outlines ({printable(names[i])}), which "
+                            f"segmentation needs: annotate outlines, or train with --task detection")  # fmt: skip
         mask = np.zeros(size, np.uint8)
         for k in sorted(range(len(objects)), key=lambda k: (not objects.crowd[k], -objects.areas[k])):
             mask[objects.mask(k, *size)] = IGNORED if objects.crowd[k] else 1 + objects.labels[k]
         masks[i] = mask
         digests[i] = hashlib.sha256(mask.tobytes()).digest()
-    notes = [*made.notes, "Masks are painted of the objects' outlines, smaller objects above larger ones; where there "
-             "is none, it is background."]  # fmt: skip
+    notes = [*made.notes, "Masks are drawn from the objects' outlines, smaller objects over larger ones; the rest is "
+             "background."]  # fmt: skip
     return _Made(("background", *made.classes), notes, made.warnings, made.left_out, None, masks, digests)
 
 
@@ -310,19 +310,19 @@ def _index_masks(
         count = plural(len({i for i, _ in odd}), "mask holds", "masks hold")
         told = some([f"{os.path.basename(paths[i])} ({value})" for i, value in odd])
         remedy = "name them in classes.txt" if found.classes is not None else "train on images of them"
-        raise DataError(f"{count} indices beyond the {known} classes 0 to {known - 1}: {told}; correct the masks, "
+        raise DataError(f"{count} indices outside the {known} classes (0 to {known - 1}): {told}; correct the masks, "
                         f"{remedy}, or ignore one with --ignore-index {which[0]}")  # fmt: skip
     counted = present[:, table != IGNORED]
     for part, purpose in ((train, "train"), (test, "test")):
         if len(part) and not counted[part].any():
-            raise DataError(f"all {plural(len(part), 'mask')} to {purpose} on hold ignored pixels only "
+            raise DataError(f"all {plural(len(part), 'mask')} to {purpose} on hold only ignored pixels "
                             f"({_values(present[part])}): store the index of each pixel's class")  # fmt: skip
     warnings = []
     if len(train) and len(classes) < 2:
         warnings.append(f"The masks hold one class only ({some(classes)}), so there is nothing to tell apart.")
     if bare := [os.path.basename(paths[i]) for i in (*train.tolist(), *test.tolist()) if not counted[i].any()]:
-        warnings.append(f"{plural(len(bare), 'mask holds', 'masks hold')} ignored pixels only, so that nothing is "
-                        f"learned or measured of {'its image' if len(bare) == 1 else 'their images'}: "
+        warnings.append(f"{plural(len(bare), 'mask holds', 'masks hold')} only ignored pixels, so nothing is learned "
+                        f"or measured from {'its image' if len(bare) == 1 else 'their images'}: "
                         f"{some(bare)}.")  # fmt: skip
     for part, purpose in ((train, "train"), (test, "test")):
         there = {*table[np.flatnonzero(present[part].any(0))].tolist()}
@@ -366,6 +366,6 @@ def _scenes(task: DenseTask) -> DenseImages:
         test=test,
         mirror_keeps_class=False,
         fingerprint=digest.hexdigest(),
-        notes=(f"{len(train):,} scenes to train and {len(test)} to test on, of other handwritten digits.",),
+        notes=(f"{len(train):,} scenes to train and {len(test)} to test on, drawn from different handwritten digits.",),
         test_images_also_in_training=0,
     )

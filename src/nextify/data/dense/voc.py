@@ -107,8 +107,8 @@ def _part(pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]]
             stem = os.path.splitext(name)[0].rpartition("/")[2]
             if stem in xmls:
                 first = printable(str(xmls[stem].relative_to(pair.annotations)))
-                raise DataError(f"{first} and {printable(name)} have the same name, by which VOC finds an image: "
-                                f"rename one, or give their folders one by one")  # fmt: skip
+                raise DataError(f"{first} and {printable(name)} have the same name, and VOC finds images by name: "
+                                f"rename one, or give their folders one at a time")  # fmt: skip
             xmls[stem] = pair.annotations / name
     images: dict[str, str] = {}
     for name, reason in files_below(pair.images):
@@ -132,7 +132,7 @@ def _part(pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]]
     paths = [images.get(stem) or images.get(_stem(one.filename)) for stem, one in zip(stems, found, strict=True)]
     if lost := [one.filename or stem for stem, one, path in zip(stems, found, paths, strict=True) if path is None]:
         count = plural(len(lost), "image is", "images are")
-        raise DataError(f"{count} annotated and not in {printable(str(pair.images))}: {some(lost)}; "
+        raise DataError(f"{count} annotated but missing from {printable(str(pair.images))}: {some(lost)}; "
                         f"add them, or leave their .xml files out")  # fmt: skip
     return [str(path) for path in paths], found
 
@@ -151,7 +151,7 @@ def _read(path: Path) -> _Found:
     try:
         tree = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
-        raise DataError(f"{where} is no XML ({error}): write it anew") from None
+        raise DataError(f"{where} is not valid XML ({error}): write it again") from None
     objects = []
     for one in tree.iter("object"):
         name, box = (one.findtext("name") or "").strip(), one.find("bndbox")

@@ -63,14 +63,14 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
             for one in objects]  # fmt: skip
     if classes is None:
         if largest >= MOST_UNNAMED:
-            raise DataError(f"{where} has objects of class {largest:,} and names none, in "
+            raise DataError(f"{where} has objects of class {largest:,} but names no classes, in "
                             f"{_files(rows, MOST_UNNAMED)}: correct the number, or name the classes in data.yaml or "
                             f"classes.txt")  # fmt: skip
         classes = tuple(map(str, range(largest + 1)))
         notes.append("There is no data.yaml and no classes.txt: classes are named by their numbers.")
     elif largest >= len(classes):
-        raise DataError(f"{where} names {len(classes)} classes and has objects of class {largest} (the first is 0), "
-                        f"in {_files(rows, len(classes))}: name the class, or correct them")  # fmt: skip
+        raise DataError(f"{where} names {len(classes)} classes but has objects of class {largest} (the first is 0), "
+                        f"in {_files(rows, len(classes))}: name the class, or correct the labels")  # fmt: skip
     scored = list(dict.fromkeys(os.path.basename(path) for path, one in rows if one.scored))
     return Annotated(
         where=where,
@@ -81,8 +81,8 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         shown=shown,
         notes=notes,
         warnings=[
-            f"The labels of {plural(len(scored), 'image')} have a sixth number, as what a network found has its "
-            f"score: it is not used, and each box counts as true ({some(scored)})."
+            f"The labels of {plural(len(scored), 'image')} have a sixth number, such as a network's score: it is "
+            f"ignored, and every box counts as true ({some(scored)})."
         ]
         if scored
         else [],
@@ -115,9 +115,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(data)
     except yaml.YAMLError as error:
-        raise DataError(f"{printable(str(path))} is no YAML ({str(error).partition(chr(10))[0]}): correct it") from None
+        raise DataError(
+            f"{printable(str(path))} is not valid YAML ({str(error).partition(chr(10))[0]}): correct it"
+        ) from None
     if not isinstance(found, dict):
-        raise DataError(f"{printable(str(path))} has no names and parts, as a data.yaml has: add them")
+        raise DataError(f"{printable(str(path))} has no names and parts, which a data.yaml needs: add them")
     return found
 
 
@@ -126,7 +128,7 @@ def _names(found: dict[str, Any], where: str) -> tuple[str, ...]:
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names or len({*map(str, names)}) < len(names):
-        raise DataError(f"{where} needs names: a list of different names, or their numbers from 0 and names; "
+        raise DataError(f"{where} needs names: a list of different names, or a mapping of numbers from 0 to names; "
                         f"got {shortened(names)}")  # fmt: skip
     if isinstance(count := found.get("nc"), int) and count != len(names):
         raise DataError(f"{where} says nc: {count} and names {len(names)} classes: correct one of them")
@@ -140,8 +142,8 @@ def _images(value: object, base: object, description: Path, part: str, notes: li
     for one in value if isinstance(value, list) else [value]:
         start, inner = _resolved(str(one), base, description)
         if start is None:
-            raise DataError(f"{where} says {part}: {printable(str(one))}, which is not there: correct the path "
-                            f"(it is relative to path:, or to {where})")  # fmt: skip
+            raise DataError(f"{where} says {part}: {printable(str(one))}, which does not exist: correct the path (it "
+                            f"is relative to path:, or to {where})")  # fmt: skip
         if (said := _said_of_base(base, start, description)) and said not in notes:
             notes.append(said)
         path = start / inner
@@ -160,7 +162,7 @@ def _said_of_base(base: object, start: Path, description: Path) -> str:
     if not base or (here / str(base)).resolve() == here:
         return ""
     if start.resolve() == here:
-        return f"{said}, where its images are not: those beside it are used."
+        return f"{said}, but its images are not there: those next to the file are used."
     outside = not start.resolve().is_relative_to(here)
     return f"{said}: its images are those in {printable(str(start.resolve()))}." if outside else ""
 
@@ -186,7 +188,7 @@ def _part(images: Sequence[str], labels: Path | None, where: str) -> Part:
         part.objects.append([] if path is None else _read(path))
         part.sizes.append(None)
     if not any(part.objects):
-        raise DataError(f"{where} has no objects in its labels: they are .txt files in labels/, beside images/")
+        raise DataError(f"{where} has no objects in its labels, which are .txt files in labels/, next to images/")
     return part
 
 
@@ -210,12 +212,12 @@ def _read(path: Path) -> list[Annotation]:
                             f"the corners of an outline: correct it")  # fmt: skip
         if not all(map(math.isfinite, values)) or values[0] != int(values[0]) or not 0 <= values[0] < 2**31:
             raise DataError(
-                f"{where}: {shortened(line)} does not begin with a class from 0, or is not finite: correct it"
+                f"{where}: {shortened(line)} must begin with a class number from 0 and hold finite numbers: correct it"
             )
         shares = values[1:5] if len(values) == 6 else values[1:]
         if max(shares) > 2 or min(shares) < -1:
-            raise DataError(f"{where}: {shortened(line)} is not in shares of the image's sides, from 0 to 1: "
-                            f"divide the pixels by its width and height")  # fmt: skip
+            raise DataError(f"{where}: {shortened(line)} is not in fractions of the image's sides, from 0 to 1: "
+                            f"divide pixels by its width and height")  # fmt: skip
         if len(values) <= 6:
             x, y, width, height = shares
             box = x - width / 2, y - height / 2, x + width / 2, y + height / 2

@@ -59,7 +59,7 @@ _OUR_PICTURES = frozenset(
 )
 """Pictures of ours beside such a file; others there are the user's, as where ``--out`` was a class's folder."""
 _RESULTS, _SERVER = "results of nextify", "in thumbnail and recycle folders of a file server"
-_LINKED = "links to other images of the set, or to what holds it"
+_LINKED = "links to other images of the data set, or to a folder that contains it"
 _PICTURES, _COMPANIONS = ({"images", "imgs", "img", "jpegimages"}, {"masks", "labels", "annotations", "trimaps"})
 _Rows = list[tuple[str, str | None]]
 """Names of images below the root, and their classes: None for images without class folders."""
@@ -88,7 +88,7 @@ class _Walk:
             self.leave((name, reason) for name, reason in loose if reason)
             self.leave(file for name in names for file in files_below(self.root, f"{prefix}{name}", every=True))
             return [(name, None) for name, reason in loose if not reason]
-        self.leave(loose, "beside the class folders")
+        self.leave(loose, "next to the class folders")
         by_class: dict[str, list[str]] = {}
         for name in names:
             files = list(files_below(self.root, f"{prefix}{name}", every=True))
@@ -123,7 +123,7 @@ class _Walk:
         if odd := ["/".join(place) for place, part in zip(places, parts_of, strict=True) if not part]:
             raise DataError(
                 f"{where} has class folders with parts in them ({some(list(map(shown_folder, held)))}) and "
-                f"{plural(len(odd), 'image')} in none ({some(odd)}): move these into parts too, or elsewhere"
+                f"{plural(len(odd), 'image')} outside them ({some(odd)}): move these into parts too, or elsewhere"
             )
         if all("/" in place[2] for place in places):
             raise DataError(
@@ -146,7 +146,7 @@ class _Walk:
             )
         archives = [name for name in files if name.lower().endswith(ARCHIVES)]
         if archives:
-            return f"{shown} has no images, but {some(archives)}: unpack it and give its folder"
+            return f"{shown} has no images, only {some(archives)}: unpack it and give its folder"
         there = [f"{len(names):,} {reason}" for reason, names in self.left_out.items() if reason != HIDDEN]
         beside = f" (there are {some(there)})" if there else ""
         return (
@@ -169,13 +169,17 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         below = [_inner(root, name) for name in parts.used]
         walk.leave(_beside(root, {*parts.used}, {*below}, parts.unused))
         if odd := [shown_folder(name) for name in named if not is_part_folder(name)]:
-            notes.append(f"By {'its name' if len(odd) == 1 else 'their names'}, {some(odd)} hold parts and no classes.")
+            notes.append(f"By name, these folders are taken as parts, not classes: {some(odd)}.")
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
         parts = Parts(None, root.name)
     elif taken := [name for name in folders if is_part_folder(name)]:
-        notes.append(f"{some(list(map(shown_folder, taken)))} holds images and no class folders, so it is a class.")
+        notes.append(
+            f"{some(list(map(shown_folder, taken)))} holds images but no class folders, so it is taken as a class."
+        )
     elif len({*map(kind_of, taken := list(filter(kind_of, folders)))}) > 1:
-        notes.append(f"{some(list(map(shown_folder, taken)))} hold no common class folders, so they are classes.")
+        notes.append(
+            f"{some(list(map(shown_folder, taken)))} have no class folders in common, so they are taken as classes."
+        )
     trains = parts is None or parts.train is not None
     rows = [walk.part(name, to_train=trains and i == 0 and splitting.to_train) for i, name in enumerate(below)]
     several = splitting.task == "multilabel"
@@ -204,8 +208,10 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     if several:
         merged = [merged_files(root, part) for part in rows]
         images, train_count = [row for part, _ in merged for row in part], len(merged[0][0])
-        together = plural(sum(count for _, count in merged), "image stands", "images stand")
-        notes.append(f"{together} in several class folders (by link or content), whose names are labels of one image.")
+        together = plural(sum(count for _, count in merged), "image appears", "images appear")
+        notes.append(
+            f"{together} in several class folders (by link or content), so their names become labels of one image."
+        )
     found = Found(
         where=where,
         images=Files(root, tuple(name for name, _ in images)),
@@ -310,7 +316,8 @@ def part_folders(root: Path, folders: list[str]) -> list[str]:
         if common and not any(map(is_part_folder, holding)):
             raise DataError(
                 f"{printable(str(root))} has {some(list(map(shown_folder, inner)))}, which may be parts or classes: "
-                f"rename parts to train, val and test; of classes, move the images out of the folders within"
+                f"if they are parts, rename them to train, val and test; if they are classes, move the images out of "
+                f"their subfolders"
             )
     if any(map(is_part_folder, holding)):
         return [name for name in folders if is_part_folder(name) or looks_like_part(name)]
@@ -331,9 +338,9 @@ def _beside(root: Path, used: set[str], inner: set[str], unused: Sequence[str]) 
     """What lies in a folder of parts, or in a part around its ``inner`` folder, and in none that is used."""
     for place in ("", *sorted(used - inner)):
         for name in files_in(root / place, hidden=True):
-            yield f"{place}/{name}".lstrip("/"), reason_of(name) or "beside the parts"
+            yield f"{place}/{name}".lstrip("/"), reason_of(name) or "next to the parts"
     for name in sorted(set(subfolders(root, hidden=True)) - used):
-        aside = f"in {printable(name)}/, {'which is not used' if name in unused else 'beside the parts'}"
+        aside = f"in {printable(name)}/, {'which is not used' if name in unused else 'next to the parts'}"
         for file, reason in files_below(root, name, every=True):
             yield file, reason if reason in (HIDDEN, _RESULTS, _SERVER) else aside
 
@@ -347,8 +354,8 @@ def _refuse_annotations(folder: Path, by_class: dict[str, list[str]]) -> None:
     if pictures and others and len(by_class) <= 3:
         kind = "a segmentation" if by_class[others] else "a detection"
         raise DataError(
-            f"{printable(str(folder))} is laid out as {kind} set ({pictures}/ beside {others}/), where folders are no "
-            f"classes: give {printable(str(folder / pictures))} if its folders are the classes"
+            f"{printable(str(folder))} is laid out as {kind} set ({pictures}/ next to {others}/), whose folders are "
+            f"not classes: give {printable(str(folder / pictures))} if its folders are the classes"
         )
 
 
@@ -421,7 +428,7 @@ def reason_of(name: str) -> str:
     if extension in PLUGINS:
         return f"{extension} files, which need pip install {PLUGINS[extension][1]}"
     if extension in OTHER_FORMATS:
-        return f"{extension} files, which are not read: convert them to .png or .jpg"
+        return f"{extension} files, which are not supported: convert them to .png or .jpg"
     return f"{extension} files" if extension else "files without an extension"
 
 

@@ -57,7 +57,7 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
     try:
         import datasets
     except ImportError:
-        raise DataError("data sets of the Hub need its library: pip install 'nextify[datasets]'") from None
+        raise DataError("data sets from the Hub need the datasets package: pip install 'nextify[datasets]'") from None
     name = source.removeprefix(PREFIX)
     try:
         there = datasets.load_dataset(name)
@@ -65,7 +65,7 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{source} could not be loaded ({reason}): check the name and the connection") from None
     if not any(map(kind_of, there)):
-        raise DataError(f"{source} has the splits {some(list(there))}: it needs train, and val or test if wanted")
+        raise DataError(f"{source} has the splits {some(list(there))}: it needs train, and optionally val or test")
     parts = choose_parts(filter(kind_of, there), source, to_train=splitting.to_train, tested=splitting.tested)
     features = there[parts.used[0]].features
     pictures = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]

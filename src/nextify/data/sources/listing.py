@@ -136,13 +136,13 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
             raise DataError(f"{shown(tested_part)} has no labels, so nothing can be measured on it: "
                             f"label it, or give another part")  # fmt: skip
         left[f"in {shown(tested_part)}, which has no labels"] = [names[i] for i in test]
-        said.append(f"{shown(tested_part)} has no labels, so it cannot be tested on there and is left out.")
+        said.append(f"{shown(tested_part)} has no labels, so it cannot be used for testing and is left out.")
         test, tested_part = test[:0], None
     if several:
         classes, labels = number_sets(found.labels, found.classes, found.classes_in)
         if unlabelled := int(blank[train].sum() + blank[test].sum()):
             images = plural(len(train) + len(test), "image has", "images have")
-            said.append(f"{unlabelled:,} of {images} no label: they show none of the classes.")
+            said.append(f"{unlabelled:,} of {images} no label: they count as showing none of the classes.")
     else:
         _refuse_unlabelled(found, [int(i) for i in (*train, *test) if blank[i]])
         classes, numbers = number_labels(found.labels, found.classes, found.classes_in)
@@ -152,7 +152,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         raise DataError(f"{where} has no images{part}: add some")
     trained = present(labels[train])
     if several and splitting.to_train and labels[train][:, trained].all():
-        kind = f"has the label {some([classes[i] for i in trained])}" if len(trained) else "is without a label"
+        kind = f"has the label {some([classes[i] for i in trained])}" if len(trained) else "has no label"
         raise DataError(f"every image of {where} {kind}, so there is nothing to tell apart: add other images")
     if len(trained) == 1 and splitting.to_train and not several:
         raise DataError(
@@ -166,7 +166,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         lacks_any = parts is not None and parts.test is None
         said.append(f"There is no {shown('val')} or {shown('test')}: {note}" if lacks_any else note)
     elif not len(test):
-        raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to have part of "
+        raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to set apart part of "
                         f"{shown((parts and parts.train) or 'train')} set apart")  # fmt: skip
     tested = present(labels[test])
     if len(train) and (unknown := [classes[i] for i in np.setdiff1d(tested, trained)]):
@@ -178,12 +178,12 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     if absent := [classes[i] for i in np.setdiff1d(trained, tested)]:
         place = "The part set apart" if tested_part is None else shown(tested_part)
         metric = "mAP" if several else "accuracy"
-        said.append(f"{place} has no images of {count_classes(absent)}: {metric} is over the other classes.")
+        said.append(f"{place} has no images of {count_classes(absent)}: {metric} covers the other classes only.")
     if found.groups is not None and (both := {found.groups[i] for i in train} & {found.groups[i] for i in test} - {""}):
-        said.append(f"{plural(len(both), 'group has', 'groups have')} images to train on and to test on, "
-                    f"so accuracy is flattered: {some(sorted(both, key=natural))}.")  # fmt: skip
+        said.append(f"{plural(len(both), 'group has', 'groups have')} both training and test images, so accuracy is "
+                    f"inflated: {some(sorted(both, key=natural))}.")  # fmt: skip
     if found.groups is not None and (alone := sum(not name for name in found.groups)):
-        said.append(f"{alone:,} of {len(found.groups):,} images name no group: each is a group of its own.")
+        said.append(f"{alone:,} of {len(found.groups):,} images have no group: each is a group of its own.")
     return Listing(classes, found.images, labels, train, test, tuple(said), found.undecoded_note, left, found.groups)
 
 
@@ -227,7 +227,7 @@ def split_train(
         shuffled = np.random.RandomState([seed & 0xFFFFFFFF, int(own[members[0]])]).permutation(len(members))
         chosen[members[shuffled[:count]]] = True
     if not chosen.any():
-        raise DataError("every class has one image, so none is left to test on: add images, or a val/ folder")
+        raise DataError("every class has only one image, so none is left to test on: add images, or a val/ folder")
     train, test = among[~chosen], among[chosen]
     images = plural(len(among), "image")
     note = f"{len(test):,} of {images} ({fraction:.0%} of each class, seed {seed}) are set apart to test on."
@@ -258,8 +258,8 @@ def _split_groups(own: Labels, splitting: Splitting, among: Indices, groups: lis
         if chosen:
             break
     if not chosen:
-        raise DataError("no group can be set apart to test on without a class losing all its images: add groups, or a "
-                        "column split")  # fmt: skip
+        raise DataError("no group can be set apart to test on without taking all images of some class: add groups, or "
+                        "a column named split")  # fmt: skip
     mask = np.zeros(len(among), bool)
     mask[np.concatenate([by_group[g] for g in chosen])] = True
     note = (
@@ -294,8 +294,8 @@ def _split_several(
                 chosen[g], taken = True, taken + counts[g]
     if not chosen.any():
         what = "image" if groups is None else "group"
-        raise DataError(f"no {what} can be set apart to test on without a class losing all its images: add images, or "
-                        f"a column split")  # fmt: skip
+        raise DataError(f"no {what} can be set apart to test on without taking all images of some class: add images, "
+                        f"or a column named split")  # fmt: skip
     mask = chosen[of_group]
     note = f"{mask.sum():,} of {plural(len(among), 'image')} (about {fraction:.0%} of each class, seed {seed}) are set "
     note += "apart to test on." if groups is None else "apart to test on, in whole groups."
@@ -342,7 +342,7 @@ def number_labels(
         found = {*plain.values()} - {""}
         mixed = sorted(value for value in found if value.casefold() in ("true", "false"))
         if len({value.casefold() for value in mixed}) < len(mixed):
-            raise DataError(f"the labels {some(mixed)} differ in their spelling only: write them alike")
+            raise DataError(f"the labels {some(mixed)} differ only in spelling: write them alike")
         known = tuple(sorted(found, key=natural))
         number: dict[object, int] = {name: i for i, name in enumerate(known)}
         return known, [number.get(plain[label], UNLABELLED) for label in labels]
@@ -352,8 +352,8 @@ def number_labels(
         for label in labels
     ]
     if beyond := sorted({str(label) for label, n in zip(labels, numbers, strict=True) if not -1 <= n < len(known)}):
-        raise DataError(f"{where} has {len(known):,} classes and not the label {some(beyond)} "
-                        f"(the first is label 0): add the missing names, or correct the labels")  # fmt: skip
+        raise DataError(f"{where} has {len(known):,} classes but no label {some(beyond)} (labels start at 0): add the "
+                        f"missing names, or correct the labels")  # fmt: skip
     return known, numbers
 
 
@@ -378,4 +378,4 @@ def _said_of_classes(classes: Sequence[str]) -> list[str]:
     for name in classes:
         alike[unicodedata.normalize("NFKC", name).casefold().strip()].append(name)
     pairs = [" and ".join(names) for names in alike.values() if len(names) > 1]
-    return [f"Classes differ in case, blanks or Unicode form only: {some(pairs)}."] if pairs else []
+    return [f"Some classes differ only in case, spaces or Unicode form: {some(pairs)}."] if pairs else []

@@ -119,21 +119,21 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
             table = replace(table, splits=[path.partition("/")[0] for path in table.paths])
         tables.append(table)
     if len({table.splits is None for table in tables}) > 1:
-        raise DataError(f"{printable(str(root))} has {some(own)}: leave one, or one in each part")
+        raise DataError(f"{printable(str(root))} has {some(own)}: keep one, or one in each part")
 
     def joined(name: str) -> Any:
         columns = [getattr(table, name) for table in tables]
         return None if None in columns else [*chain.from_iterable(columns)]
 
     if len({tuple(name for name, _ in table.others) for table in tables}) > 1:
-        raise DataError(f"{some(own)} name their labels in other columns each: give all the same columns")
+        raise DataError(f"{some(own)} keep their labels in different columns: use the same columns in all")
     cells = zip(*(table.others for table in tables), strict=True)
     others = [(same[0][0], [*chain.from_iterable(column for _, column in same)]) for same in cells]
     names = ("paths", "labels", "splits", "groups", "rows", "notes")
     table = replace(tables[0], **{name: joined(name) for name in names}, others=others)
     if len(tables) > 1:
         table = replace(table, where=printable(str(root)))
-    table = replace(table, notes=[f"The labels are those of {some(own)}.", *dict.fromkeys(table.notes)])
+    table = replace(table, notes=[f"The labels come from {some(own)}.", *dict.fromkeys(table.notes)])
     beside = ((os.path.normpath(os.path.join(root, name)), reason) for name, reason in files_below(root, every=True))
     return _list(root, printable(str(root)), table, splitting, own, beside)
 
@@ -228,15 +228,17 @@ def _read_csv(path: Path) -> Table:
                 if any(cell.strip() for cell in row[len(names) :]):
                     raise DataError(
                         f"row {line} of {where} has {len(row)} cells for {len(names)} columns: "
-                        f'write "…" around a cell that holds the delimiter'
+                        f'put "…" around cells that contain the delimiter'
                     )
                 rows.append((row + [""] * len(names))[: len(names)])
                 lines.append(line)
     except UnicodeDecodeError:
         raise DataError(f"{where} is not UTF-8 text: save it as CSV in UTF-8") from None
     except csv.Error as error:
-        raise DataError(f"{where} is no CSV table ({error}): save it as CSV in UTF-8") from None
-    unnamed = () if headed else (f"{where} names no columns: the first is taken for the path, the next for the label.",)
+        raise DataError(f"{where} is not a CSV table ({error}): save it as CSV in UTF-8") from None
+    unnamed = (
+        () if headed else (f"{where} has no header: the first column is taken as the path, the next as the label.",)
+    )
     return _table(where, names, list(zip(*rows, strict=True)) or [()] * len(names), lines, unnamed)
 
 
@@ -250,8 +252,8 @@ def _rows(file: Iterable[str], delimiter: str, where: str) -> Iterator[tuple[int
     for row in reader:
         if reader.line_num > line:
             raise DataError(
-                f"row {line} of {where} has a cell of several lines, as after a stray quote: "
-                f'write a quote within a cell as ""'
+                f"row {line} of {where} has a cell that spans several lines, as after a stray quote: "
+                f'write a quote inside a cell as ""'
             )
         yield line, row
         line = reader.line_num + 1
@@ -267,13 +269,13 @@ def _read_json_lines(path: Path) -> Table:
                 if line.strip():
                     value = parse_json(line)
                     if not isinstance(value, dict):
-                        raise DataError(f"row {number} of {where} is no JSON object: write one for each image")
+                        raise DataError(f"row {number} of {where} is not a JSON object: write one for each image")
                     found.append(value)
                     lines.append(number)
     except ValueError as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{where} is no table of JSON lines ({error}): write one UTF-8 object per line") from None
+        raise DataError(f"{where} is not a table of JSON lines ({error}): write one UTF-8 object per line") from None
     names = list(dict.fromkeys(name for row in found for name in row))
     return _table(where, names, _texts(where, names, lambda name: [row.get(name) for row in found]), lines)
 
@@ -337,13 +339,15 @@ def _table(
             told = values
         else:
             shown = some(sorted(set(values)))
-            said.append(f"The column {name} ({shown}) is not used: a column split of train and val is.")
+            said.append(
+                f"The column {name} ({shown}) is not used: to use it, name it split, with the values train and val."
+            )
             continue
         if splits is not None:
             if [kind_of(value) == "train" for value in told] != [kind_of(value) == "train" for value in splits]:
                 raise DataError(
-                    f"{where} says in several columns which rows to train on ({chosen}, {name}), and not the same: "
-                    f"keep one of them, or write a column split of train, val and test"
+                    f"several columns of {where} say which rows to train on ({chosen}, {name}) and disagree: keep one "
+                    f"of them, or add a column named split with train, val and test"
                 )
             continue
         splits, chosen = told, name
@@ -363,8 +367,8 @@ def _table(
     shows = [name for name in map(str.strip, names) if _SHOWN.fullmatch(name.lower()) and name not in classes]
     if groups is None and shows:
         said.append(
-            f"The column {some(shows)} is not used, so images of one {printable(shows[0])} may be trained on and "
-            f"tested on: call the column group to keep them on one side."
+            f"The column {some(shows)} is not used, so images of one {printable(shows[0])} may be both trained on and "
+            f"tested on: name the column group to keep them on one side."
         )
     label_name = names[columns["label"]].strip().lower() if "label" in columns else ""
     return Table(cells[columns["path"]], labels, splits, groups, rows, others, label_name, names, where, said)
@@ -424,6 +428,6 @@ def _missing(where: str, names: Sequence[str], missing: Sequence[str]) -> DataEr
     there = some([name.strip() for name in names]) or "none"
     wanted = " and ".join(f"{name} (or {', '.join(ALIASES[name])})" for name in NEEDED)
     return DataError(
-        f"{where} has no column {' and no column '.join(missing)} (its columns: {there}): the first line names "
-        f"{wanted}, and split if wanted; or gives each class a column of 0 and 1"
+        f"{where} has no column {' and no column '.join(missing)} (its columns: {there}): the first line must name "
+        f"{wanted}, and optionally split; or give each class a column of 0 and 1"
     )

@@ -46,7 +46,7 @@ def reading(path: Path) -> Iterator[Any]:
             yield file
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{printable(path.name)} is no whole Parquet file ({reason}): copy it again") from None
+        raise DataError(f"{printable(path.name)} is not a complete Parquet file ({reason}): copy it again") from None
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Columns:
     @property
     def notes(self) -> list[str]:
         others = some(self.other_labels)
-        return [f"The classes are those of the column {self.label}, not of {others}."] if others else []
+        return [f"The classes come from the column {self.label}, not from {others}."] if others else []
 
     def checked(self, labels: Sequence[Any]) -> Sequence[Any]:
         """The labels of this column. Raises ``DataError`` for some that are neither numbers nor names."""
@@ -155,7 +155,8 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
         with reading(path) as file:
             own = _columns_of(file.schema_arrow, name)
             if columns is not None and own != columns:
-                raise DataError(f"{printable(name)} has not the columns or classes of {printable(shards.files[0])}: "
+                raise DataError(f"{printable(name)} does not have the columns or classes of "
+                                f"{printable(shards.files[0])}: "
                                 f"give files of one data set")  # fmt: skip
             columns = own
             metadata = file.metadata
@@ -167,11 +168,11 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
     assert columns is not None
     if largest > ROW_GROUP_LIMIT:
         raise DataError(
-            f"{shards.where} has row groups of up to {largest / 2**20:,.0f} MiB of images, each of which has to be "
-            f"held whole to read one image: write the files with row_group_size=10"
+            f"{shards.where} has row groups of up to {largest / 2**20:,.0f} MiB of images, and reading one image "
+            f"loads a whole group: write the files with row_group_size=10"
         )
     slow = (
-        f"An image is read with its row group of up to {largest / 2**20:,.0f} MiB, which is slow: "
+        f"Reading an image loads its row group of up to {largest / 2**20:,.0f} MiB, which is slow: "
         f"files written with row_group_size=10, or tar shards, are faster."
     )
     found = Found(
@@ -204,8 +205,8 @@ def choose_columns(
     """
     there = f"(its columns: {some(names)})"
     if len(images) != 1:
-        raise DataError(f"{where} has {len(images) or 'no'} columns of encoded images {there}: "
-                        f"it needs one, a struct of bytes and path or binary")  # fmt: skip
+        raise DataError(f"{where} has {len(images) or 'no'} columns of encoded images {there}: it needs exactly one, "
+                        f"either binary or a struct of bytes and path")  # fmt: skip
     found = sorted(labels, key=lambda name: name not in LABEL_NAMES)
     found = found or [name for name in names if name.lower() in LABEL_NAMES]
     if not found:

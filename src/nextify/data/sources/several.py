@@ -64,7 +64,9 @@ def in_one_column(where: str, cells: Sequence[str | Names], task: LabelTask | No
     texts = [cell for cell in cells if isinstance(cell, str)]
     if len(texts) < len(cells):
         if task == "classification":
-            raise DataError(f"{where} has lists of labels, and --task classification takes one: leave it out")
+            raise DataError(
+                f"{where} has lists of labels, but --task classification takes one label per image: leave it out"
+            )
         lists = [(cell,) if isinstance(cell, str) else cell for cell in cells]
         return Stated(lists, notes=(_said("The labels are lists", task),))
     if task == "classification":
@@ -82,7 +84,7 @@ def in_one_column(where: str, cells: Sequence[str | Names], task: LabelTask | No
             return Stated([apart[cell] for cell in texts], notes=(_said(f"Labels are separated by {told}", task),))
         if recur and task is None and sign != " ":
             example = shortened(min(cell for cell, own in apart.items() if len(own) > 1))
-            note = f"Labels such as {example} are taken for one class each: --task multilabel takes them apart."
+            note = f"Labels such as {example} are taken as one class each: --task multilabel splits them."
             return Stated(texts, notes=(note,))
     return Stated(texts if task is None else [(cell,) for cell in texts])
 
@@ -93,7 +95,7 @@ def _parts(cell: str, sign: str) -> Names:
 
 
 def _said(how: str, task: LabelTask | None) -> str:
-    override = "" if task else "; --task classification takes each cell for one class"
+    override = "" if task else "; --task classification takes each cell as one class"
     return f"{how}: images can have several (multi-label){override}."
 
 
@@ -103,7 +105,7 @@ def _refuse_fractions(where: str, cells: Iterable[str]) -> None:
     if fractions and all(map(_NUMBER.fullmatch, values)):
         raise DataError(
             f"the labels of {where} are numbers with fractions ({some(sorted({*fractions}, key=float)[:3])}): "
-            f"{NO_REGRESSION}; --task classification takes each number for a class"
+            f"{NO_REGRESSION}; --task classification takes each number as a class"
         )
 
 
@@ -154,19 +156,19 @@ def in_columns(
         raise missing()
     classes = tuple(sorted(chosen, key=natural))
     labels = [tuple(name for name in classes if chosen[name][i]) for i in range(len(rows))]
-    notes = [f"The columns {some(classes)} of 0 and 1 are the labels."]
+    notes = [f"The columns of 0 and 1 are the labels: {some(classes)}."]
     if aside:
         are = plural(len(aside), "column is", "columns are")
-        notes.append(f"{are} not of 0 and 1 and not used: {some(aside)}.")
+        notes.append(f"{are} not used, as they hold more than 0 and 1: {some(aside)}.")
     single = [len(own) == 1 for own in labels]
     if task == "classification" and not all(single):
         i = single.index(False)
-        raise DataError(f"row {rows[i]:,} of {where} has {plural(len(labels[i]), 'label')}, and --task classification "
+        raise DataError(f"row {rows[i]:,} of {where} has {plural(len(labels[i]), 'label')}, but --task classification "
                         f"takes one for each image: leave it out")  # fmt: skip
     if all(single) and task != "multilabel" and len(classes) > 1:
         if task is None:
-            notes.append("Each image has exactly one of them, so they are classes; --task multilabel has each decided "
-                         "by itself.")  # fmt: skip
+            notes.append("Each image has exactly one of them, so they are classes; --task multilabel decides each "
+                         "separately.")  # fmt: skip
         return Stated([own[0] for own in labels], classes, notes)
     if task is None:
         notes.append("Images can have several (multi-label).")
@@ -201,7 +203,7 @@ def merged_rows(
     kept = [*labels]
     notes = [*stated.notes]
     if again := len(paths) - len(kept):
-        notes.append(f"{plural(again, 'row names', 'rows name')} an image again: its labels are put together.")
+        notes.append(f"{plural(again, 'row repeats', 'rows repeat')} an image: its labels are merged.")
     return kept, Stated([tuple(labels[i]) for i in kept], stated.classes, notes)
 
 

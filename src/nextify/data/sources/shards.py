@@ -66,7 +66,7 @@ def shards_in(folder: Path, suffix: str, splitting: Splitting) -> Shards | None:
         if reason == f"{suffix} files":
             found.append(name)
         elif name != CLASSES_FILE:
-            left.setdefault(reason or f"images beside the {suffix} files", []).append(name)
+            left.setdefault(reason or f"images next to the {suffix} files", []).append(name)
     if not found:
         return None
     # The folders that a file lies in, without those that say its part, tell its data set.
@@ -89,8 +89,7 @@ def shards_of(pattern: str, splitting: Splitting) -> Shards:
     if missing := [path.name for path in paths if not path.is_file()]:
         raise DataError(
             f"{len(missing):,} of {plural(len(paths), 'file')} that {printable(pattern)} names "
-            f"{'is' if len(missing) == 1 else 'are'} not there: {some(missing)}; "
-            f"correct the pattern or put them there"
+            f"{'is' if len(missing) == 1 else 'are'} missing: {some(missing)}; correct the pattern or put them there"
         )
     root = Path(os.path.commonpath([path.parent for path in paths]))
     names = [path.relative_to(root).as_posix() for path in paths]
@@ -124,7 +123,7 @@ def expand_braces(pattern: str) -> list[str]:
         first, last = int(numbers[1]), int(numbers[2])
         if last - first > MOST_SHARDS:
             raise DataError(
-                f"{{{found[1]}}} in {printable(pattern)} names {last - first + 1:,} files: write a range that is there"
+                f"{{{found[1]}}} in {printable(pattern)} names {last - first + 1:,} files: write a range that exists"
             )
         choices = [f"{i:0{len(numbers[1])}d}" for i in range(first, last + 1)]
         if not choices:
@@ -136,12 +135,12 @@ def expand_braces(pattern: str) -> list[str]:
 def _by_part(root: Path, names: list[str], where: str, left: dict[str, list[str]], splitting: Splitting) -> Shards:
     names = sorted(names, key=natural)
     if odd := [name for name in names if not (root / name).is_file()]:
-        raise DataError(f"{where}: {some(odd)} is no regular file: put the file itself there")
+        raise DataError(f"{where}: {some(odd)} is not a regular file: put the file itself there")
     part = {name: part_of(name) for name in names}
     known = {p for p in part.values() if p is not None}
     if odd := [name for name in names if part[name] is None and (known or looks_like_part(Path(name).stem))]:
-        others = f", where others say {some(sorted(known))}" if known else " that is known"
-        raise DataError(f"{where}: the name of {some(odd)} says no part{others}: rename or move the file")
+        others = f", where others say {some(sorted(known))}" if known else ""
+        raise DataError(f"{where}: the name of {some(odd)} does not name a part{others}: rename or move the file")
     if not known:
         return Shards(root, tuple(names), len(names), None, where, left)
     parts = choose_parts(known, where, to_train=splitting.to_train, tested=splitting.tested)

@@ -62,7 +62,7 @@ class TarMembers:
             file.seek(int(self.offset[index]))
             data = file.read(size)
         if len(data) < size:
-            raise UnreadableImage("its shard is cut off")
+            raise UnreadableImage("its shard is truncated")
         return data
 
 
@@ -89,7 +89,7 @@ def list_tar(shards: Shards, splitting: Splitting) -> Listing:
         classes_in=CLASSES_FILE,
         parts=shards.parts,
         train_count=train_count,
-        remedy='add KEY.cls, or KEY.json with "label", beside each (such as 1.jpg and 1.cls)',
+        remedy='add KEY.cls, or KEY.json with "label", next to each image (such as 1.jpg and 1.cls)',
         left_out=left,
     )
     return arrange(found, splitting)
@@ -110,7 +110,7 @@ def _samples(path: Path, shard: str, left: dict[str, list[str]]) -> list[tuple[t
                 extension = extension.lower()
                 if f".{extension}" in EXTENSIONS and key:
                     if key in images:
-                        raise DataError(f"{path.name} has two images of the key {printable(key)}: leave one")
+                        raise DataError(f"{path.name} has two images with the key {printable(key)}: keep one")
                     images[key] = member
                 elif extension in ("cls", "json") and key:
                     held = archive.extractfile(member)
@@ -161,8 +161,8 @@ def _no_tar(path: Path, reason: str) -> str:
     with open(path, "rb") as file:
         start = file.read(6)
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        return f"{printable(path.name)} is compressed, so its images cannot be reached singly: decompress it to a .tar"
-    return f"{printable(path.name)} is no whole tar file ({reason.splitlines()[0]}): copy it again"
+        return f"{printable(path.name)} is compressed, so single images cannot be read from it: decompress it to a .tar"
+    return f"{printable(path.name)} is not a complete tar file ({reason.splitlines()[0]}): copy it again"
 
 
 def _label(data: bytes, extension: str, where: str) -> _Label:
@@ -171,7 +171,7 @@ def _label(data: bytes, extension: str, where: str) -> _Label:
         value = parse_json(text) if extension == "json" else text.strip()
     except ValueError:
         raise DataError(
-            f"{printable(where)} is no UTF-8 {'JSON' if extension == 'json' else 'text'}: correct it"
+            f"{printable(where)} is not UTF-8 {'JSON' if extension == 'json' else 'text'}: correct it"
         ) from None
     if extension == "json":
         value = value.get("label") if isinstance(value, dict) else None
@@ -196,7 +196,7 @@ def _class_names(shards: Shards) -> tuple[str, ...] | None:
         raise DataError(f"{CLASSES_FILE} is not UTF-8: save it as UTF-8") from None
     classes = tuple(line.strip() for line in lines)
     if not all(classes):
-        raise DataError(f"line {classes.index('') + 1} of {CLASSES_FILE} is blank: write one class in each line")
+        raise DataError(f"line {classes.index('') + 1} of {CLASSES_FILE} is blank: write one class on each line")
     if len(set(classes)) < len(classes):
         raise DataError(f"{CLASSES_FILE} names a class twice: write each once")
     return classes

@@ -97,7 +97,8 @@ class InProcess:
         about = replace(self.runner.about, preprocessing=self.runner.preprocessing)
         if isinstance(about.preprocessing.bands, int):
             raise ServeError(
-                f"the server takes pictures, and this network {about.preprocessing.bands} channels: use nextify predict"
+                f"the server takes pictures, but this network takes {about.preprocessing.bands} channels: use nextify "
+                f"predict"
             )
         facts = Facts(about, self.runner.name, isinstance(self.runner, Network))
         settings = facts.preprocessing  # as /predict calls it: loads and compiles what first use does
@@ -146,7 +147,7 @@ class Process:
         try:
             told = json.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
-            raise ServeError("the worker died while it opened the network; its last words are above") from None
+            raise ServeError("the worker died while opening the network; its last output is above") from None
         if "error" in told:
             raise ServeError(told["error"])
         return Facts(from_json(told["about"], "the worker"), told["runtime"], told["explains"])

@@ -34,8 +34,8 @@ class MaskedDesign:
     def __post_init__(self) -> None:
         if self.encoder.groups != "depthwise":
             raise DesignError(
-                f"pre-training masks images before depthwise convolutions, and this design has groups="
-                f"{self.encoder.groups}: take a ConvNeXt, or a row of the roadmap from depthwise on"
+                f"pre-training on masked images needs depthwise convolutions, but this design has groups="
+                f"{self.encoder.groups}: choose a ConvNeXt, or a row of the roadmap from depthwise on"
             )
         if type(self.unit) is not int or self.unit < 1 or self.unit % self.stride:
             raise DesignError(f"a mask unit must be a multiple of the design's stride {self.stride}, got {self.unit!r}")
@@ -88,7 +88,7 @@ def fitted_masks(encoder: Design, image_size: int, ratio: float = RATIO) -> tupl
             f"take a larger --image-size"
         )
     if unit != UNIT:
-        notes.append(f"masks are made of units of {unit} pixels, not {UNIT}: {units}×{units} to an image")
+        notes.append(f"masks are made of units of {unit} pixels, not {UNIT}: {units}×{units} per image")
     number = units * units
     masked = number - visible_units(number, ratio)
     if abs(masked / number - ratio) > 0.02:

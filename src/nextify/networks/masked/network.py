@@ -40,7 +40,7 @@ class UnknownMaskedLayer(TypeError):
     """A layer of a kind for which masking is not defined; the message names it."""
 
     def __init__(self, layer: nn.Module) -> None:
-        super().__init__(f"it is not known how a {type(layer).__name__} sees masked pixels: choose another design")
+        super().__init__(f"a {type(layer).__name__} layer cannot handle masked pixels: choose another design")
 
 
 class Visible:
