@@ -392,8 +392,8 @@ ADE20K_160K = _PLAIN_IMAGES.with_(
 with 1,500 steps of warmup, layer decay 0.9 by stage, stochastic depth 0.4, sizes of 0.5 to 2."""
 
 DETECTION_SMALL = _PLAIN_IMAGES.with_(
-    epochs=20,
-    warmup_epochs=1.0,
+    epochs=24,
+    warmup_epochs=1.2,
     batch_size=8,
     optimizer=AdamW(),
     learning_rate=3e-3,
