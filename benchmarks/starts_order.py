@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the full fine-tunings")
     parser.add_argument("--images", type=int, default=750, help="of the probe")
     parser.add_argument("--folds", type=int, default=2)
-    parser.add_argument("--probe-epochs", type=int, default=5)
+    parser.add_argument("--probe-epochs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -641,7 +641,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.Monk
     tried.clear()
     smallest = 2
     batch_norm = prepare(replace(prepared.request, settings={"norm": "batch"}), digits)
-    with pytest.raises(OutOfMemory, match=r"--accumulation 2 .*another training"):
+    with pytest.raises(OutOfMemory, match=r"--accumulation 2 .*a different training"):
         measure(batch_norm, ONE_THREAD)
     assert tried == [1]
     in_parts = prepare(replace(batch_norm.request, accumulation=2), digits)

@@ -128,7 +128,7 @@ def test_modes_that_only_memory_has(mode: str) -> None:
     ("image", "reason"),
     [
         (Image.new("F", (3, 3)), "floats"),
-        (Image.fromarray(np.full((3, 3), -5, np.int32)), "signed"),
+        (Image.fromarray(np.full((3, 3), -5, np.int32)), "negative"),
         (Image.fromarray(np.full((3, 3), 70_000, np.int32)), "more than 16 bits"),
         (Image.new("RGB", (0, 3)), "no pixels"),
     ],

@@ -92,7 +92,7 @@ def test_the_commands_take_the_bundles_channels(trained: Path, fields: Path, tmp
         (["robustness", "BUNDLE", "--data", "DATA", "--device", "cpu"], "corruptions need colour images"),
         (["evaluate", "BUNDLE", "--data", "DATA", "--channels", "4", "--device", "cpu"], "--channels 4 asks for 4"),
         (["export", "BUNDLE", "--to", "torch", "--with-preprocessing", "--out", "OUT"], "with_preprocessing is for"),
-        (["roadmap", "--data", "DATA", "--scale", "tiny", "--out", "OUT"], "nextify roadmap is for pictures"),
+        (["roadmap", "--data", "DATA", "--scale", "tiny", "--out", "OUT"], "nextify roadmap needs ordinary pictures"),
     ],
 )
 def test_what_is_for_pictures_says_so(

@@ -120,7 +120,7 @@ def test_other_images_are_refused(before: Finished, digits: Images) -> None:
         (["--epochs", "2", "--scale", "tiny"], "leave options of the network out"),
         (["--epochs", "2", "--folds", "3"], "leave --folds out"),
         (["--epochs", "2", "--without", "list.csv"], "leave --without out"),
-        ([], "--continue takes --epochs N"),
+        ([], "--continue needs --epochs N"),
         (["--epochs", "2", "--set", "colour=red"], "colour"),
     ],
 )
