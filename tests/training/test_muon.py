@@ -18,6 +18,18 @@ def test_singular_values_are_near_one(shape: tuple[int, int]) -> None:
     assert values.max() < 1.3
 
 
+@pytest.mark.parametrize("decades", [0, 4, 12], ids="condition 1e{}".format)
+@pytest.mark.parametrize("shape", [(24, 32), (24, 96), (200, 24)])
+def test_small_singular_values_do_not_disturb_it(shape: tuple[int, int], decades: int) -> None:
+    """Oblong matrices take another way in float32; the gradients of a few images have few large singular values."""
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
+    matrix = u * torch.logspace(0, -decades, 24, dtype=torch.float64) @ v
+    expected = orthogonalized(matrix, torch.float64)
+    torch.testing.assert_close(orthogonalized(matrix.float(), torch.float32).double(), expected, rtol=0, atol=2e-4)
+    assert orthogonalized(torch.zeros(shape), torch.float32).abs().max() == 0
+
+
 def test_is_torchs_but_for_the_precision() -> None:
     torch.manual_seed(0)
     ours = [nn.Parameter(torch.randn(shape)) for shape in ((16, 48), (48, 16))]

@@ -20,16 +20,33 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bring the singular values of an ``(M, N)`` matrix close to 1; computed and returned in ``dtype``."""
+    """Bring the singular values of an ``(M, N)`` matrix close to 1; computed and returned in ``dtype``.
+
+    Of an oblong matrix in float32, only the first step multiplies the matrix itself; the others take the product with
+    its own transpose through. That is 30 products of squares in place of 45 where one side is four times the other.
+    Without the first step it would be 25, but small singular values would lose three digits; so they would in bfloat16.
+    """
     a, b, c = COEFFICIENTS
     x = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
     if tall:
         x = x.T
     x = x / x.norm().clamp_min(1e-7)
-    for _ in range(STEPS):
+    exact = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    through = exact and 2 * x.shape[1] > 3 * x.shape[0]
+    for _ in range(1 if through else STEPS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if through:
+        gram = x @ x.T
+        rest = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        factor = rest + a * torch.eye(len(rest), dtype=dtype, device=x.device)
+        for _ in range(STEPS - 2):
+            moved = torch.addmm(gram, rest, gram, beta=a)
+            gram = torch.addmm(moved, moved, rest, beta=a)
+            rest = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+            factor = torch.addmm(factor, rest, factor, beta=a)
+        x = factor @ x
     return x.T if tall else x
 
 
