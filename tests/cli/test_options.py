@@ -119,6 +119,10 @@ def test_every_option_takes_a_value_or_says_in_a_line_why_not(
             ("--channels", "1", "2", "b"),
             "--channels: [INT [INT ...]] wanted, got '1', '2', 'b'; see nextify train --help",
         ),
+        (
+            ("--set", "norm=batch", "optimizer=adamw"),
+            "Unrecognized options: optimizer=adamw (put --set before each setting, as in --set optimizer=adamw)",
+        ),
         (("--scale", "huge"), "invalid choice 'huge' for argument '--scale'"),
         (("--epoch", "1"), "Perhaps you meant: --epochs"),
         (("--set", "crop.scale=-1,2"), "--set crop.scale must be two numbers, each above 0"),

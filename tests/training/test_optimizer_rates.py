@@ -5,11 +5,14 @@ import sys
 
 import pytest
 
+from nextify.data import Images
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.paper.recipe import CONVNEXT, RECIPES, RecipeError
 from nextify.paper.recipe import Muon as MuonSettings
 from nextify.training.optimizers import build_optimizers, depth_group, set_learning_rate
+from nextify.training.prepare import prepare
+from nextify.training.request import Request
 from nextify.training.trial import IMAGENET_MEAN, IMAGENET_STD, Data, Trial
 
 DESIGN = CONVNEXT_TINY.with_(depths=(1, 1, 1, 1), widths=(8, 16, 16, 16))
@@ -91,3 +94,22 @@ def test_freed_memory_is_kept() -> None:
     if kept == "False":
         pytest.skip("this C library is not glibc")
     assert int(faults) < 1_000, "64 MiB are 16,384 pages"
+
+
+def test_another_optimizer_gets_its_own_rate_and_decay(digits: Images) -> None:
+    """AdamW at Muon's rate may diverge; SGD with AdamW's decay gets four digits of ten right (docs/log.md)."""
+
+    def trained(**settings: object) -> tuple[float, float]:
+        prepared = prepare(Request("convnext_atto", scale="tiny", settings=settings), digits)
+        recipe = prepared.trial.recipe
+        said = {change.field for change in prepared.changes}
+        assert ("weight_decay" in said) == (recipe.weight_decay == RECIPES["resnet"].weight_decay)
+        assert not any("learning_rate" in warning for warning in prepared.preflight.warnings)
+        return recipe.learning_rate, recipe.weight_decay
+
+    rate, decay = trained()
+    assert trained(optimizer="muon") == (rate, decay)
+    assert trained(optimizer="adamw") == (pytest.approx(0.15 * rate), decay)
+    assert trained(optimizer="adamw", learning_rate=0.004) == (0.004, decay)
+    assert trained(optimizer="sgd", batch_size=64) == (pytest.approx(0.1 * 64 / 256), 1e-4)
+    assert trained(optimizer="sgd", batch_size=64, weight_decay=1e-3, learning_rate=0.1) == (0.1, 1e-3)

@@ -205,6 +205,9 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
         text = text.replace(".; see", "; see")
         text = re.sub(r"invalid literal for int\(\) with base 10:", "INT wanted, got", text)
         text = text.replace("could not convert string to float:", "FLOAT wanted, got")
+        if "--set" in arguments:
+            each = r"\1\2 (put --set before each setting, as in --set \1)"
+            text = re.sub(r"(?<=Unrecognized options: )(\w[\w.]*=[^,;]*)(.*)(?=; see)", each, text)
         raise OptionError(
             re.sub(
                 r"no type matching \{?((?<=\{)[^}]*|\S+)\}? .* from \[(.*?)\].*(?=; see)", r"\1 wanted, got \2", text

@@ -5,7 +5,8 @@ identity; a 4x4 stem and three more halvings leave nothing of a 32-pixel image; 
 the initial weights; and a batch of 4096 leaves no step in an epoch. All of this is corrected here.
 
 Changes to the recipe depend on the data and the budget only, never on the design, so that one fitted recipe serves
-every row of a roadmap; ``without_average`` and ``calibration_share`` are for a network that is trained by itself.
+every row of a roadmap; ``without_average``, ``for_optimizer`` and ``calibration_share`` are for a network that is
+trained by itself.
 Constants without a source are ours, tuned on scikit-learn's digits and CIFAR-10 (docs/log.md). No torch here.
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nextify.paper.design import Design, Stem, stem_stride, total_stride
-from nextify.paper.recipe import SGD, RandAugment, RandomResized, Recipe, Shift
+from nextify.paper.recipe import RESNET, SGD, AdamW, Muon, RandAugment, RandomResized, Recipe, Shift
 from nextify.paper.settings import Settings, plain
 
 MIN_IMAGES = 16
@@ -141,6 +142,28 @@ def without_average(recipe: Recipe) -> tuple[Recipe, Change]:
     """The recipe without EMA, for networks with batch norm, whose running statistics do not fit averaged weights."""
     reason = "averaged weights do not fit batch norm's running statistics: the paper, and docs/log.md"
     return recipe.with_(ema="off"), Change("ema", recipe.ema, "off", reason)
+
+
+def for_optimizer(recipe: Recipe, optimizer: SGD | AdamW | Muon) -> tuple[Recipe, tuple[Change, ...]]:
+    """The fitted recipe for another optimizer, chosen by the user.
+
+    AdamW in Muon's place gets the learning rate that it has there for the parameters that Muon does not take. SGD gets
+    the rate and the weight decay of the paper's original recipe: its steps are as small as the gradients, so that the
+    0.05 of AdamW and Muon would leave nothing of the weights (docs/log.md).
+    """
+    changed = recipe.with_(optimizer=optimizer)
+    changes: dict[str, tuple[Any, str]] = {}
+    if isinstance(optimizer, AdamW) and isinstance(recipe.optimizer, Muon):
+        rate = recipe.learning_rate * recipe.optimizer.rest_learning_rate_share
+        changes["learning_rate"] = (rate, "what the recipe gives AdamW for the parameters that Muon does not take")
+    elif isinstance(optimizer, SGD) and not isinstance(recipe.optimizer, SGD):
+        rate = RESNET.learning_rate * recipe.batch_size / RESNET.batch_size
+        reason = f"the paper's original recipe has {RESNET.learning_rate:g} for {RESNET.batch_size} images"
+        changes["learning_rate"] = (rate, reason)
+        changes["weight_decay"] = (min(recipe.weight_decay, RESNET.weight_decay), "SGD's in that recipe")
+    if changes and changes["learning_rate"][0] < recipe.min_learning_rate:
+        changes["min_learning_rate"] = (0.0, "below the learning rate")
+    return changed.with_(**{name: value for name, (value, _) in changes.items()}), _record(recipe, changes)
 
 
 def calibration_share(data: Facts, batch_size: int) -> float | None:

@@ -21,7 +21,7 @@ from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import canvas_of
 from nextify.data.normalization import measured
 from nextify.data.preflight import Preflight, preflight
-from nextify.fitting.fit import Change, calibration_share, fit, without_average
+from nextify.fitting.fit import Change, calibration_share, fit, for_optimizer, without_average
 from nextify.fitting.scale import scale
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.layout import cost
@@ -164,10 +164,13 @@ class Preparation:
         above = dict(recipe_settings)
         if request.precision is not None:
             above["precision"] = request.precision
+        of_it = {name: value for name, value in above.items() if name.partition(".")[0] == "optimizer"}
+        usual, of_optimizer = for_optimizer(fitted.recipe, fitted.recipe.with_(**of_it).optimizer)
+        changes += of_optimizer
         rate = above.get("learning_rate")
-        if rate is not None and "min_learning_rate" not in above and rate < fitted.recipe.min_learning_rate:
+        if rate is not None and "min_learning_rate" not in above and rate < usual.min_learning_rate:
             above["min_learning_rate"] = 0.0  # the cosine must not end above where it starts
-        final = fitted.recipe.with_(**above)
+        final = usual.with_(**above)
         changes = [c for c in changes if c.after == (design if c.field in DESIGN_FIELDS else final).get(c.field)]
         if design.norm == "batch" and final.ema != "off" and "ema" not in above:
             final, change = without_average(final)
@@ -217,7 +220,7 @@ class Preparation:
                         check_fits(self.start, MaskedAutoencoder(trained), request.weights)
             report = preflight(
                 *(images, final),
-                fitted=fitted.recipe,
+                fitted=usual,
                 uses_batch_norm=batch_norm,
                 image_size=size,
                 labelled=request.mask_ratio is None,
