@@ -158,6 +158,7 @@ def check(
         warnings=(*_contradictions(readable, records), *_odd_pixels(list(records.values()))),
         test_images_also_in_training=len(shared),
         left_out=readable.left_out,
+        untested=readable.untested,
         middle_side=round(float(np.median([min(r.header.height, r.header.width) for r in records.values()]))),
     )
 

@@ -249,6 +249,8 @@ class Images(Counted):
     """By content; None where this was not checked."""
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names of what the source holds and is not used, by the reason."""
+    untested: tuple[str, ...] = ()
+    """Classes without test images, where ``notes`` name them already."""
     middle_side: int | None = None
     """Median of the short sides, pixels; None where the images were not looked at one by one."""
     bands: Bands | None = None

@@ -224,7 +224,7 @@ def _test_notes(images: Images, absent: Sequence[str]) -> list[str]:
         notes.append(
             f"With {plural(count, 'test image')}, accuracy is only known to ±{min(half, 50):.0f} points (95 %)."
         )
-    if absent and not any("has no images of" in note for note in images.notes):
+    if absent and not images.untested:
         notes.append(f"There are no test images of {count_classes(absent)}: "
                      f"{'mAP' if images.multilabel else 'accuracy'} covers the other classes only.")  # fmt: skip
     return notes

@@ -334,7 +334,6 @@ def _save_network(
         )
         save_bundle(result.bundle, weights, about)
         return
-    assert not thresholds, "networks from other libraries learn only one class per image"
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
     content = {
         "network": trial.design.to_dict(),
