@@ -188,10 +188,7 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
     try:
         with contextlib.redirect_stderr(said), _defaults_of_their_types():
             return tyro.cli(
-                get_type_hints(module.run)["options"],
-                prog=f"nextify {name}",
-                args=arguments,
-                config=_style(),
+                get_type_hints(module.run)["options"], prog=f"nextify {name}", args=arguments, config=_style()
             )
     except SystemExit as end:
         if not end.code:

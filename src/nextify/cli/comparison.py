@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nextify.cli.compare_accuracy import Stopped, accuracies
-from nextify.cli.printing import print_json
+from nextify.cli.printing import plain, print_json
 from nextify.cli.progress import read_images
 from nextify.compare import why
 from nextify.compare.accuracy import image_side
@@ -225,5 +225,5 @@ def _conclude(console: Console, options: Options, results: Results, out: Path | 
         if found["budget"]:
             console.print(f"\n{found['budget']['recommendation']}", highlight=False, markup=False)
     if files:
-        console.print(f"written: {', '.join(str(path) for path in files)}", highlight=False, markup=False)
+        plain(console, f"written: {', '.join(str(path) for path in files)}")
     return 0 if any(row.macs for row in results.rows) else 1

@@ -8,15 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import (
-    UNSET,
-    ClassOrder,
-    Folder,
-    InferenceOptions,
-    Reading,
-    check_folder,
-    check_weights,
-)
+from nextify.cli.options import UNSET, ClassOrder, Folder, InferenceOptions, Reading, check_folder, check_weights
 from nextify.data.source import check_source, source_name
 from nextify.paper.settings import Range
 

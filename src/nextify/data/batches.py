@@ -50,13 +50,7 @@ class TrainBatches:
     """The training batches of a recipe, by step; an incomplete last batch of an epoch is dropped."""
 
     def __init__(
-        self,
-        images: ImageSet,
-        recipe: Recipe,
-        image_size: int,
-        seed: int,
-        workers: int = 0,
-        share: Share | None = None,
+        self, images: ImageSet, recipe: Recipe, image_size: int, seed: int, workers: int = 0, share: Share | None = None
     ) -> None:
         """
         Args:

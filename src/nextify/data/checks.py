@@ -21,16 +21,7 @@ from nextify.data.bands import Bands, BandsOf, kind_of
 from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
-from nextify.data.images import (
-    EncodedStore,
-    Images,
-    ImageSet,
-    MixedStore,
-    Store,
-    UniformStore,
-    class_counts,
-    label_of,
-)
+from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore, class_counts, label_of
 from nextify.data.kept import keep, open_kept
 from nextify.data.sources.listing import Indices, Listing
 from nextify.system.files import parse_json, write_text_atomic

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from nextify.system.text import plural, printable
 
 Labels = npt.NDArray[np.int64]
 """``(N,)`` classes; or ``(N, K)`` of 0 and 1 where an image can have several."""
+
+S = TypeVar("S", bound=Sized)
 
 
 def class_counts(labels: Labels, num_classes: int) -> npt.NDArray[np.int64]:
@@ -207,12 +209,13 @@ class ImageSet(StoredImages):
         return self.__dict__ | {"squares": {}}
 
 
-class Counted:
+class Counted(Generic[S]):
     """How much a data set holds."""
 
+    name: str
     classes: tuple[str, ...]
-    train: Sized
-    test: Sized
+    train: S
+    test: S
 
     @property
     def train_images(self) -> int:
@@ -228,7 +231,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Images(Counted):
+class Images(Counted[ImageSet]):
     """A data set, checked and ready."""
 
     name: str

@@ -239,11 +239,7 @@ def shifted(pixels: Pixels, top: int, left: int, margin: int, border: str = "bla
 
 
 def shifted_batch(
-    squares: Pixels,
-    tops: npt.NDArray[np.int64],
-    lefts: npt.NDArray[np.int64],
-    margin: int,
-    border: str = "black",
+    squares: Pixels, tops: npt.NDArray[np.int64], lefts: npt.NDArray[np.int64], margin: int, border: str = "black"
 ) -> Pixels:
     """:func:`shifted` of each of ``(B, S, S, 3)`` by its own ``(B,)`` window; in memory of its own."""
     count, size, _, channels = squares.shape

@@ -132,12 +132,7 @@ class _ClassMatches:
     """The found objects of one class in all images, the surest first, and which of them are right."""
 
     def __init__(
-        self,
-        scores: Floats,
-        image: npt.NDArray[np.int64],
-        right: Matches,
-        ignored: Matches,
-        objects: Floats,
+        self, scores: Floats, image: npt.NDArray[np.int64], right: Matches, ignored: Matches, objects: Floats
     ) -> None:
         """
         Args:

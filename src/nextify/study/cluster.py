@@ -12,17 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextify.paper.design import InertChoice
-from nextify.study.engine import (
-    Advanced,
-    EngineError,
-    Event,
-    Failed,
-    Job,
-    OnEvent,
-    Started,
-    Stopped,
-    run_job,
-)
+from nextify.study.engine import Advanced, EngineError, Event, Failed, Job, OnEvent, Started, Stopped, run_job
 from nextify.system.allocator import keep_freed_memory
 from nextify.system.lease import leased
 from nextify.training.trial import Runtime

@@ -191,7 +191,7 @@ class SelectedMasks(MaskStore):
 
 
 @dataclass(frozen=True)
-class DenseImages(Counted):
+class DenseImages(Counted[DenseSet]):
     """A data set for detection or segmentation, checked and ready."""
 
     name: str
