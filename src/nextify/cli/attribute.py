@@ -46,7 +46,6 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the attribution."""
         return self.out or Path("runs") / f"attribute-{self.regime}-{source_name(self.data)}-{self.scale}"
 
     def check(self) -> None:

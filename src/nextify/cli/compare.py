@@ -108,7 +108,6 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the results."""
         return self.out or Path("runs/compare")
 
     def check(self) -> None:

@@ -176,12 +176,11 @@ def _announce(console: Console, comparison: Comparison) -> None:
         )
 
 
-class _Progress:
+class _Progress(Progress):
     """A bar for the whole; where there is no terminal, one line per stage."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.stage = console, ""
-        self.bar = Progress(
+        super().__init__(
             TextColumn("{task.percentage:>3.0f} %"),
             BarColumn(bar_width=30),
             TimeElapsedColumn(),
@@ -190,18 +189,11 @@ class _Progress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=1.0)
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
+        self.stage, self.whole = "", self.add_task("", total=1.0)
 
     def report(self, words: str, share: float) -> None:
         """Show what is being done, and the share of the whole that is finished."""
-        self.bar.update(self.task, completed=share, description=words)
+        self.update(self.whole, completed=share, description=words)
         stage = words.partition(":")[0]
         if not self.console.is_terminal and stage != self.stage:
             self.stage = stage

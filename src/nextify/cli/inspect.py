@@ -37,7 +37,6 @@ class Options(InferenceOptions):
 
     @property
     def folder(self) -> Path:
-        """Of the results."""
         return self.out or Path("runs") / f"inspect-{source_name(self.data)}"
 
     def check(self) -> None:

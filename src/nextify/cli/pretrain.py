@@ -79,16 +79,13 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the results."""
         return self.out or Path("runs") / f"{self.model}-{source_name(self.data)}-pretrained"
 
     def request(self) -> Request:
-        """What is asked for."""
         given = {**vars(self), **vars(self.network), **vars(self.machine), "settings": settings(self.set)}
         return Request(**{field.name: given[field.name] for field in fields(Request) if field.name in given})
 
     def source(self) -> Source:
-        """Where the images are."""
         from nextify.training.train import Source
 
         reading = self.reading

@@ -89,7 +89,6 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the study."""
         masks = "-segmentation" if self.task == "segmentation" else ""
         return self.out or Path("runs") / f"{self.regime}-{source_name(self.data)}-{self.scale}{masks}"
 

@@ -54,7 +54,6 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the search."""
         budget = re.sub(r"[^\w.]+", "-", self.budget).strip("-")[:60]
         return self.out or Path("runs") / f"search-{source_name(self.data)}-{self.scale}-{budget}"
 

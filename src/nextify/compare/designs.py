@@ -59,12 +59,10 @@ class Candidate:
     """The largest share that it takes of a limit; above 1 it is not trained."""
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data, for JSON."""
         return {**asdict(self), "design": self.design.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """Of ``to_dict``'s plain data."""
         return cls(**{**values, "design": Design.from_dict(values["design"]), "row": from_json(Row, values["row"])})
 
 

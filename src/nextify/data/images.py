@@ -267,5 +267,4 @@ class Images(Counted[ImageSet]):
 
     @property
     def channels(self) -> int:
-        """Of each image."""
         return kind_of(self.bands)[0]

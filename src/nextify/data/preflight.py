@@ -82,7 +82,6 @@ class Preflight:
     """Whether the classes matter."""
 
     def lines(self) -> list[str]:
-        """The main facts, as lines to print."""
         f = self.facts
         size = "of mixed sizes" if f.size is None else f"of {f.size[1]}×{f.size[0]} pixels"
         images = f"{plural(f.train_images, 'image')} to train on and {f.test_images:,} to test on, {size}"

@@ -236,7 +236,6 @@ def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> np
 
 
 def csv_text(found: Inspection) -> str:
-    """The findings as CSV with ``COLUMNS``."""
     return as_csv(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in found.findings))
 
 

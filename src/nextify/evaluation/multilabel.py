@@ -70,7 +70,6 @@ class MultiLabelEvaluation:
     environment: Environment
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data."""
         found = asdict(self)
         del found["curves"]
         return found

@@ -43,7 +43,6 @@ class Foreign:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Foreign:
-        """The network of ``to_dict``'s plain data."""
         arguments = tuple(sorted((name, _frozen(value)) for name, value in values["arguments"].items()))
         return cls(values["name"], arguments, values["version"], values["fused_attention"])
 

@@ -47,7 +47,6 @@ class Results:
     environment: Mapping[str, str | int | float | None]
 
     def to_dict(self) -> Json:
-        """The fields as JSON has them."""
         found: Json = finite(asdict(self))
         return {"schema": 1, **found}
 
@@ -193,16 +192,13 @@ def figure(results: Results) -> Figure:
     ours.tick_params(axis="y", length=0)
     theirs.set_yticks([])
     drawn = {"●": "Shapley value, 95 % interval"}
-    drawn |= {"◆": "in the paper’s order", "▷": "alone", "◁": "last"} if _has_ends(worths) else {}
+    if any(worth.in_papers_order.mean is not None for worth in worths):
+        drawn |= {"◆": "in the paper’s order", "▷": "alone", "◁": "last"}
     legend = "   ".join(f"{mark} {words}" for mark, words in drawn.items()) + "   grey: 5 to 95 % of the orders"
     made.text(0.23, 1 - 0.5 / height, legend, fontsize=8.5, color=SOFT, va="center")
     title = f"What each decision is worth in any order ({plural(results.attribution.pairs, 'pair')} of orders)"
     made.text(0.02, 1 - 0.24 / height, title, fontsize=12.5, weight="bold", color=INK, va="center")
     return made
-
-
-def _has_ends(worths: Sequence[Worth]) -> bool:
-    return any(worth.in_papers_order.mean is not None for worth in worths)
 
 
 def _worth(axes: Axes, y: int, worth: Worth) -> None:

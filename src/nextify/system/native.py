@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nextify.system.files import cache_root
+
 Mode = Literal["auto", "on", "off"]
 _image_kernels: Mode = "auto"
 
@@ -226,7 +228,7 @@ def cache_folder() -> Path:
         RuntimeError: neither will do.
     """
     refused = []
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = cache_root()
     for folder in (base / "nextify" / "kernels", Path(tempfile.gettempdir()) / f"nextify-kernels-{os.geteuid()}"):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -47,7 +47,6 @@ class DensePreflight:
     warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The main facts, as lines to print."""
         height, width = self.middle_size
         lines = [
             f"{self.task}: {plural(self.train_images, 'image')} to train on and {self.test_images:,} to test on, "
@@ -59,7 +58,6 @@ class DensePreflight:
         return lines
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data for JSON."""
         return asdict(self)
 
 

@@ -220,7 +220,10 @@ class DenseTestBatches:
         places = [fitting(self.images.sizes[i].tolist(), self.canvas) for i in chosen]
         pixels = torch.from_numpy(np.stack([self._pixels(i, place) for i, place in zip(chosen, places, strict=True)]))
         if self.images.task == "segmentation":
-            return pixels, [self._region(i, place) for i, place in zip(chosen, places, strict=True)]
+            return pixels, [
+                Region(torch.from_numpy(np.array(self.images.mask(i))), i, place)
+                for i, place in zip(chosen, places, strict=True)
+            ]
         return pixels, [self._target(i, place) for i, place in zip(chosen, places, strict=True)]
 
     def _pixels(self, index: int, placement: Placement) -> Pixels:
@@ -234,9 +237,6 @@ class DenseTestBatches:
         objects = self.images.objects(index)
         on_canvas = Objects(placement.boxes(objects.boxes), objects.labels, objects.crowd, objects.areas)
         return _target(on_canvas, _masks(objects, placement, self.canvas) if self.masks else None, index, placement)
-
-    def _region(self, index: int, placement: Placement) -> Region:
-        return Region(torch.from_numpy(np.array(self.images.mask(index))), index, placement)
 
     def _nothing(self) -> DenseBatch:
         pixels, found = self._part(range(1))
