@@ -152,7 +152,7 @@ def repeated(names: Sequence[str]) -> set[str]:
     return {name for name, count in Counter(names).items() if count > 1}
 
 
-def class_names(content: Mapping[str, Any], count: int, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def class_names(content: Mapping[str, object], count: int, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of ``count`` classes in what stands beside weights, in the order of the logits, and notes; or none.
 
     Args:

@@ -314,9 +314,9 @@ def _index_masks(
     counted = present[:, table != IGNORED]
     for part, purpose in ((train, "train"), (test, "test")):
         if len(part) and not counted[part].any():
-            held = some([str(value) for value in np.flatnonzero(present[part].any(0))])
+            told = some([str(value) for value in np.flatnonzero(present[part].any(0))])
             raise DataError(f"all {plural(len(part), 'mask')} to {purpose} on hold only ignored pixels "
-                            f"({held}): store the index of each pixel's class")  # fmt: skip
+                            f"({told}): store the index of each pixel's class")  # fmt: skip
     warnings = []
     if len(train) and len(classes) < 2:
         warnings.append(f"The masks hold one class only ({some(classes)}), so there is nothing to tell apart.")
