@@ -2,7 +2,8 @@
 
 To add a command, write its file and add a line to ``GROUPS``. Only the requested command is imported; tyro derives
 its options from the dataclass that ``run`` takes. Numbers are held to the ranges in their annotations, then the
-options' ``check`` looks at whatever needs neither torch nor an image, and only then ``run`` imports what it runs.
+options' ``check`` raises a ``ValueError`` or an ``OSError`` for whatever can be refused without torch and without an
+image, and only then ``run`` imports what it runs.
 Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
 """
 

@@ -49,7 +49,6 @@ class Options:
         return self.out or Path("runs") / f"attribute-{self.regime}-{source_name(self.data)}-{self.scale}"
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         self.machine.check_engine()
         check_source(self.data)
         common.check_folder(self.folder)

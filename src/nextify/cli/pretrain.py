@@ -92,7 +92,6 @@ class Options:
         return Source(self.data, reading.split_seed, reading.channels, reading.skip_unreadable, labelled=False)
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         request = self.request()
         check(request)
         if self.network.weights is None:

@@ -139,7 +139,6 @@ class Options:
         )
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         if self.continue_ is not None:
             self._check_continued(self.continue_)
             return
