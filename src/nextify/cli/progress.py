@@ -233,12 +233,8 @@ def read_any(
     tested: Tested | None = None,
     several: bool = True,
 ) -> AnyImages:
-    """Open the images of ``--data``, annotated for whichever task, with progress.
-
-    Args:
-        task: what to learn, where the data itself does not tell; the others as ``read_images`` and ``open_dense`` have
-            them.
-    """
+    """Open the images of ``--data``, annotated for whichever task, with progress. ``task``: what to learn, where the
+    data itself does not tell; the others as ``read_images`` and ``open_dense`` have them."""
     wanted = Source(
         *(source, reading.split_seed, reading.channels, reading.skip_unreadable), task=task, ignore_index=ignore_index
     )

@@ -207,10 +207,7 @@ def near(
     earlier: Sequence[Candidate] = (),
 ) -> Iterator[Candidate]:
     """Candidates without end: those of a ``search`` begin with the anchors, those of ``random`` are all drawn.
-
-    Args:
-        earlier: those that are known already; the next ones follow.
-    """
+    ``earlier``: those that are known already; the next ones follow."""
     first = list(anchors(scale, image_size)) if arm == "search" else []
     seen = {candidate.design for candidate in earlier}
     last = int(earlier[-1].name.rpartition("-")[2]) if earlier else 0

@@ -37,10 +37,7 @@ PREFETCHED = 4
 
 def divided(images: ImageSet, recipe: Recipe) -> tuple[Rows, Rows]:
     """Indices of the images to train on, and of those that the recipe's ``calibration`` holds out, in whole groups.
-
-    Raises:
-        DataError: the groups are too few to hold any of them out.
-    """
+    Raises ``DataError`` where the groups are too few to hold any of them out."""
     everything = np.arange(len(images))
     if recipe.calibration == "off":
         return everything, everything[:0]
@@ -154,11 +151,8 @@ class TrainBatches(BatchesByStep):
 
 
 def iterated(batch: Callable[[int], Made], workers: int, start_step: int, end_step: int) -> Iterator[Made]:
-    """Yield ``batch(step)`` for each step, prepared by worker processes that live as long as the iterator.
-
-    Raises:
-        DataError: as ``batch`` does, in a worker too.
-    """
+    """Yield ``batch(step)`` for each step, prepared by worker processes that live as long as the iterator. Raises
+    ``DataError`` as ``batch`` does, in a worker too."""
     if not workers:
         yield from map(batch, range(start_step, end_step))
         return

@@ -143,11 +143,7 @@ class StoredImages:
 
     def load(self, index: int) -> Pixels:
         """``(H, W, 3)`` uint8 RGB, or ``(H, W, N)`` float32 of N channels, upright; may be a view, to be copied before
-        writing to it.
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        writing to it. Raises ``DataError`` where it cannot be read."""
         return self.store.load(index)
 
     def name(self, index: int) -> str:

@@ -165,11 +165,8 @@ class TrainTransform:
         return self._finished(pixels[:, ::-1] if self._mirrors() else pixels)
 
     def of_encoded(self, data: bytes) -> Pixels:
-        """The same as calling it on the decoded image, but decodes no more than the crop needs.
-
-        Raises:
-            UnreadableImage: see ``decode``.
-        """
+        """The same as calling it on the decoded image, but decodes no more than the crop needs. Raises
+        ``UnreadableImage``: see ``decode``."""
         if self.starts_square:
             return self(decode(data))
         enough = self.image_size if self.fast else None

@@ -60,11 +60,8 @@ def timm_network(name: str, *, fused_attention: bool = True, **arguments: Any) -
 def build(
     network: Design | Foreign, num_classes: int, stochastic_depth: float = 0.0, in_channels: int = 3
 ) -> nn.Module:
-    """The torch module with fresh weights; timm's networks are initialized by timm.
-
-    Args:
-        stochastic_depth: probability of dropping the last block's branch in training; it grows linearly from 0.
-    """
+    """The torch module with fresh weights; timm's networks are initialized by timm. ``stochastic_depth``: probability
+    of dropping the last block's branch in training; it grows linearly from 0."""
     if isinstance(network, Design):
         return create_model(network, num_classes, in_channels=in_channels, stochastic_depth=stochastic_depth)
     channels = {"in_chans": in_channels} if in_channels != 3 else {}

@@ -97,11 +97,8 @@ class CrossValidation:
 
 
 def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
-    """Cut the training images into ``count`` folds, by scikit-learn.
-
-    Raises:
-        DataError: a class or the groups do not reach for so many folds.
-    """
+    """Cut the training images into ``count`` folds, by scikit-learn. Raises ``DataError`` where a class or the groups
+    do not reach for so many folds."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     check_images(images)

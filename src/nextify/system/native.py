@@ -31,11 +31,7 @@ _image_kernels: Mode = "auto"
 
 
 def known_mode(mode: Mode) -> Mode:
-    """The mode itself.
-
-    Raises:
-        ValueError: there is no such mode.
-    """
+    """The mode itself. Raises ``ValueError`` where there is no such mode."""
     if mode not in get_args(Mode):
         raise ValueError(f"kernels must be auto, on or off, got {mode!r}")
     return mode

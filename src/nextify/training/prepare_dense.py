@@ -62,11 +62,8 @@ class DensePreflight:
 
 
 def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
-    """Check images against the recipe they will be trained with.
-
-    Raises:
-        DataError: an epoch would have no step, or there are no test images.
-    """
+    """Check images against the recipe they will be trained with. Raises ``DataError`` where an epoch would have no
+    step, or there are no test images."""
     if recipe.batch_size > len(images.train):
         raise DataError(
             f"a batch of {plural(recipe.batch_size, 'image')} is larger than an epoch of {len(images.train):,}: set "

@@ -193,11 +193,8 @@ def _clear_damaged(folder: Path, warn: Warn) -> None:
 
 
 def check_space(folder: Path, trainer: Trainer) -> None:
-    """Compare the free space with what a bundle and, while one is replaced, three checkpoints need.
-
-    Raises:
-        UnusableFolder: there is less.
-    """
+    """Compare the free space with what a bundle and, while one is replaced, three checkpoints need. Raises
+    ``UnusableFolder`` where there is less."""
     weights = sum(value.numel() * value.element_size() for value in trainer.model.state_dict().values())
     moments = sum(
         (2 if isinstance(optimizer, torch.optim.AdamW) else 1) * parameter.numel() * parameter.element_size()
@@ -285,10 +282,7 @@ def _save_network(
     provenance: str,
 ) -> None:
     """Write a bundle or, for a classifier of timm's, its weights and a JSON that says the same about them.
-
-    Args:
-        calibrated: the temperature, and the thresholds of several labels.
-    """
+    ``calibrated``: the temperature, and the thresholds of several labels."""
     temperature, thresholds = calibrated
     metrics = tuple(
         Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()

@@ -192,12 +192,7 @@ def run_prepared(
     source: Source | None = None,
 ) -> Result:
     """Run a prepared training in its folder below ``out``, with its preflight, resolved recipe and curves beside it.
-
-    Args:
-        source: of its images, where they are not only held in memory.
-
-    Raises as ``run_trial``.
-    """
+    ``source``: of its images, where they are not only held in memory. Raises as ``run_trial``."""
     trial, request, images = prepared.trial, prepared.request, prepared.images
     folder = folder_of(out, trial)
 

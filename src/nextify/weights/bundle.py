@@ -114,11 +114,8 @@ class About:
 
 
 def chosen_licence(inherited: str, chosen: str | None) -> str:
-    """The licence of a training's result: the one chosen, else that of the weights it started from.
-
-    Raises:
-        WeightsError: the weights' licence passes on to everything made from them.
-    """
+    """The licence of a training's result: the one chosen, else that of the weights it started from. Raises
+    ``WeightsError`` where the weights' licence passes on to everything made from them."""
     if chosen is not None and chosen != inherited and (terms := licence_terms(inherited)):
         raise WeightsError(f"{terms}: leave --licence out, or start from other weights")
     return chosen or inherited
@@ -453,11 +450,8 @@ def _read(path: Path, parsed: Callable[[Mapping[str, object], Path], AnyAbout]) 
 
 
 def stated(path: str | Path) -> About | DenseAbout | None:
-    """What a bundle says, of whichever task, without reading tensors; None for what is no bundle.
-
-    Raises:
-        WeightsError: it cannot be understood.
-    """
+    """What a bundle says, of whichever task, without reading tensors; None for what is no bundle. Raises
+    ``WeightsError`` where it cannot be understood."""
     path = located(path)
     if (path / JSON_FILE).is_file():
         return any_from_json(read_json(path / JSON_FILE), path / JSON_FILE)

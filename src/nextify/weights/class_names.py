@@ -99,11 +99,8 @@ def is_word(order: ClassOrder | None) -> Order | None:
 
 
 def read_class_file(path: Path) -> tuple[str, ...]:
-    """Class names in order: one per line, or a JSON list, ``{index: name}`` or ``{name: index}``.
-
-    Raises:
-        WeightsError: it is none of these, or has a name twice.
-    """
+    """Class names in order: one per line, or a JSON list, ``{index: name}`` or ``{name: index}``. Raises
+    ``WeightsError`` where it is none of these, or has a name twice."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
