@@ -33,7 +33,7 @@ from nextify.networks.dense.design import DenseDesign
 from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
 from nextify.system import lease, native, processes
-from nextify.system.device import gpu_name, peak_memory_mib
+from nextify.system.device import gpu_name, out_of_memory, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
 from nextify.tasks.accuracy import Accuracy
@@ -44,7 +44,6 @@ from nextify.tasks.task import Metrics
 from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnEpoch, OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
-from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
 from nextify.training.result import FOREIGN_JSON, Result, finished, packed, packed_scores
 from nextify.training.tracking import open_trackers
@@ -131,7 +130,7 @@ def run_trial(
         except (TrainingStopped, TrainingDiverged):
             raise
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise TrainingOutOfMemory(_less_memory(trial, runtime)) from error
         records.whole_log(trainer.curve)  # in case a full disk had cost a line
