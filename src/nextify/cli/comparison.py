@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nextify.cli.compare_accuracy import Stopped, accuracies
-from nextify.cli.printing import plain, print_json
+from nextify.cli.printing import command_line, plain, print_json
 from nextify.cli.progress import read_images
 from nextify.compare import why
 from nextify.compare.accuracy import image_side
@@ -68,8 +67,8 @@ def run_comparison(options: Options) -> int:
 
     def gather() -> Results:
         ended = {**environment, **_clock(settings.conditions, "end")}
-        command, now = shlex.join(["nextify", *sys.argv[1:]]), datetime.now(UTC)
-        return collect(comparison, command, started, now, ended, accuracy=accuracy, why=reasons, limits=limits)
+        when = started, datetime.now(UTC)
+        return collect(comparison, command_line(), *when, ended, accuracy=accuracy, why=reasons, limits=limits)
 
     if measuring.counts:
         comparison.complete = True
