@@ -205,13 +205,27 @@ class ImageSet(StoredImages):
         return self.__dict__ | {"squares": {}}
 
 
-class Counted(Generic[S]):
-    """How much a data set holds."""
+@dataclass(frozen=True)
+class DataSet(Generic[S]):
+    """What every data set has, checked and ready."""
 
     name: str
     classes: tuple[str, ...]
     train: S
     test: S
+    mirror_keeps_class: bool
+    """Whether a mirrored image, or object, still belongs to its class (mirrored digits do not)."""
+    fingerprint: str
+    """SHA-256 of the content: classes, split, names and the files' bytes (or labels and pixels), and the task and the
+    annotations where there are any."""
+    notes: tuple[str, ...]
+    """What was decided on the user's behalf and what may surprise, one sentence each."""
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
+    """Problems of the data that do not prevent a training, one sentence each."""
+    test_images_also_in_training: int | None = field(default=None, kw_only=True)
+    """By content; None where this was not checked."""
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict, kw_only=True)
+    """Names of what the source holds and is not used, by the reason."""
 
     @property
     def train_images(self) -> int:
@@ -227,27 +241,11 @@ class Counted(Generic[S]):
 
 
 @dataclass(frozen=True)
-class Images(Counted[ImageSet]):
-    """A data set, checked and ready."""
+class Images(DataSet[ImageSet]):
+    """A data set for classification."""
 
-    name: str
-    classes: tuple[str, ...]
-    train: ImageSet
-    test: ImageSet
-    mirror_keeps_class: bool
-    """Whether a mirrored image still belongs to its class (mirrored digits do not)."""
-    fingerprint: str
-    """SHA-256 of the content: classes, split, names and the files' bytes (or labels and pixels)."""
-    notes: tuple[str, ...]
-    """What was decided on the user's behalf and what may surprise, one sentence each."""
     native_size: tuple[int, int] | None
     """Height and width in pixels where all images have the same."""
-    warnings: tuple[str, ...] = ()
-    """Problems of the data that do not prevent a training, one sentence each."""
-    test_images_also_in_training: int | None = None
-    """By content; None where this was not checked."""
-    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Names of what the source holds and is not used, by the reason."""
     untested: tuple[str, ...] = ()
     """Classes without test images, where ``notes`` name them already."""
     middle_side: int | None = None

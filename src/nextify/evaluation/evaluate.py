@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import check_agree, visible
-from nextify.data.images import Counted, S, check_images
+from nextify.data.images import DataSet, S, check_images
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
@@ -124,7 +124,7 @@ def _gap(points: float) -> str:
     return f"too {'high' if points > 0 else 'low'} by {abs(points):.1f} points"
 
 
-def part_of(images: Counted[S], part: Part) -> tuple[str, list[S]]:
+def part_of(images: DataSet[S], part: Part) -> tuple[str, list[S]]:
     """What figures on a part of the images call it, and its sets: the test part, the training part, or both."""
     sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
     return images.name if part == "test" else f"{images.name} ({part})", sets
