@@ -18,12 +18,13 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
 from nextify.cli import main
-from nextify.data import open_images
+from nextify.data import DataError, open_images
 from nextify.data.on_device import finish
 from nextify.deploy.verify import ExportFailed, _same_answers
 from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.multilabel import evaluate_multilabel, intervals
 from nextify.evaluation.predict import predict
+from nextify.networks.foreign import timm_network
 from nextify.paper.recipe import CONVNEXT, Mixing
 from nextify.tasks.multilabel import MultiLabel, Scores, positive_weights
 from nextify.tasks.multilabel_metrics import (
@@ -35,6 +36,8 @@ from nextify.tasks.multilabel_metrics import (
 )
 from nextify.training.prepare import prepare
 from nextify.training.request import Request, RequestError
+from nextify.training.run import run_trial
+from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import WeightsError, load_bundle, save_bundle
 from nextify.weights.bundle import stated
 from tests.helpers import Captured, tiny_bundle
@@ -233,6 +236,15 @@ def test_a_training_learns_and_leaves_thresholds(bundle: Path, colours: Path) ->
     assert report["labels_per_image"] > 1
     assert (bundle.parent / "split.csv").read_text().count("calibration") > 20
     assert (bundle.parent / "curves.png").exists()
+
+
+def test_a_network_that_learns_one_class_each_is_refused_before_it_trains(colours: Path, tmp_path: Path) -> None:
+    images = open_images(colours)
+    data = Data(images.name, images.fingerprint, images.num_classes, 16, task="multilabel")
+    trial = Trial(timm_network("test_resnet"), CONVNEXT.with_(batch_size=16), data, seed=0)
+    with pytest.raises(DataError, match="test_resnet of timm learns one class each: train a network of nextify models"):
+        run_trial(trial, images, Runtime(), tmp_path)
+    assert not list(tmp_path.glob("*.json*"))
 
 
 def test_evaluate_leaves_figures_and_pictures(bundle: Path, colours: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -2,7 +2,8 @@
 
 To add a command, write its file and add a line to ``GROUPS``. Only the requested command is imported; tyro derives
 its options from the dataclass that ``run`` takes. Numbers are held to the ranges in their annotations, then the
-options' ``check`` looks at whatever needs neither torch nor an image, and only then ``run`` imports what it runs.
+options' ``check`` raises a ``ValueError`` or an ``OSError`` for whatever can be refused without torch and without an
+image, and only then ``run`` imports what it runs.
 Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
 """
 
@@ -188,10 +189,7 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
     try:
         with contextlib.redirect_stderr(said), _defaults_of_their_types():
             return tyro.cli(
-                get_type_hints(module.run)["options"],
-                prog=f"nextify {name}",
-                args=arguments,
-                config=_style(),
+                get_type_hints(module.run)["options"], prog=f"nextify {name}", args=arguments, config=_style()
             )
     except SystemExit as end:
         if not end.code:

@@ -46,11 +46,9 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the attribution."""
         return self.out or Path("runs") / f"attribute-{self.regime}-{source_name(self.data)}-{self.scale}"
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         self.machine.check_engine()
         check_source(self.data)
         common.check_folder(self.folder)

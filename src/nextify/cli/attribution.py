@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nextify.cli.engines import chosen_engine
-from nextify.cli.printing import command_line, say
+from nextify.cli.printing import command_line, plain, say
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.data import Images
 from nextify.fitting.scale import scale
@@ -135,5 +135,5 @@ def _conclude(console: Console, found: Attributing, options: Options, started: d
     console.print(report.terminal(results))
     for line in report.notes(results):
         console.print(line, style="dim", highlight=False, markup=False)
-    console.print(f"written: {', '.join(str(path) for path in written)}", highlight=False, markup=False)
+    plain(console, f"written: {', '.join(str(path) for path in written)}")
     return 1 if attribution.left_out else 0

@@ -108,11 +108,9 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the results."""
         return self.out or Path("runs/compare")
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         if self.task is None and self.head is not None:
             raise ValueError("--head is for boxes and masks: give --task detection or segmentation too")
         if self.task is not None:

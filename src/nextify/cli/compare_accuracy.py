@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from nextify.cli.printing import say
 from nextify.cli.progress import StudyProgress
 from nextify.compare import accuracy
 from nextify.compare.accuracy import AccuracyPlan, accuracy_results, evaluate, make_plan, read_weights_options
@@ -116,8 +117,7 @@ def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images
             f"{trainings.side_by_side} side by side",
             highlight=False,
         )
-    for note in (*images.warnings, *images.notes, *plan.notes, *trainings.notes):
-        console.print(f"  · {note}", highlight=False, markup=False, style="dim")
+    say(console, (*images.warnings, *images.notes, *plan.notes, *trainings.notes))
     finished = len(plan.trials) - len(trainings.open_trials)
     if finished:
         console.print(f"{finished} of {len(plan.trials)} trainings are finished already")

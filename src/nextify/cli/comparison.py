@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nextify.cli.compare_accuracy import Stopped, accuracies
-from nextify.cli.printing import print_json
+from nextify.cli.printing import command_line, plain, print_json
 from nextify.cli.progress import read_images
 from nextify.compare import why
 from nextify.compare.accuracy import image_side
@@ -68,8 +67,8 @@ def run_comparison(options: Options) -> int:
 
     def gather() -> Results:
         ended = {**environment, **_clock(settings.conditions, "end")}
-        command, now = shlex.join(["nextify", *sys.argv[1:]]), datetime.now(UTC)
-        return collect(comparison, command, started, now, ended, accuracy=accuracy, why=reasons, limits=limits)
+        when = started, datetime.now(UTC)
+        return collect(comparison, command_line(), *when, ended, accuracy=accuracy, why=reasons, limits=limits)
 
     if measuring.counts:
         comparison.complete = True
@@ -176,12 +175,11 @@ def _announce(console: Console, comparison: Comparison) -> None:
         )
 
 
-class _Progress:
+class _Progress(Progress):
     """A bar for the whole; where there is no terminal, one line per stage."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.stage = console, ""
-        self.bar = Progress(
+        super().__init__(
             TextColumn("{task.percentage:>3.0f} %"),
             BarColumn(bar_width=30),
             TimeElapsedColumn(),
@@ -190,18 +188,11 @@ class _Progress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=1.0)
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
+        self.stage, self.whole = "", self.add_task("", total=1.0)
 
     def report(self, words: str, share: float) -> None:
         """Show what is being done, and the share of the whole that is finished."""
-        self.bar.update(self.task, completed=share, description=words)
+        self.update(self.whole, completed=share, description=words)
         stage = words.partition(":")[0]
         if not self.console.is_terminal and stage != self.stage:
             self.stage = stage
@@ -225,5 +216,5 @@ def _conclude(console: Console, options: Options, results: Results, out: Path | 
         if found["budget"]:
             console.print(f"\n{found['budget']['recommendation']}", highlight=False, markup=False)
     if files:
-        console.print(f"written: {', '.join(str(path) for path in files)}", highlight=False, markup=False)
+        plain(console, f"written: {', '.join(str(path) for path in files)}")
     return 0 if any(row.macs for row in results.rows) else 1

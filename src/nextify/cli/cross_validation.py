@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from nextify.cli.printing import command_line, print_columns, say, unlogged
+from nextify.cli.printing import command_line, plain, print_columns, say, unlogged
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.data import DataError
 from nextify.data.dense.opening import recognize
@@ -72,7 +72,7 @@ def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = Fal
             if dry_run:
                 return 0
             out = trainings.store.root
-            console.print(f"results go to {out}", highlight=False, markup=False, soft_wrap=True)
+            plain(console, f"results go to {out}")
             with StudyProgress(console, trainings, estimate) as progress, unlogged():
                 return run_folds(trainings, engine, progress.on_event)
     except KeyboardInterrupt:

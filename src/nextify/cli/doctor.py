@@ -18,6 +18,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from nextify.cli.options import Json, Machine
 from nextify.cli.printing import Finding, print_json
 from nextify.system import environment, native
+from nextify.system.files import cache_root
 
 EXTRAS = {
     "data": "images and manifests in Parquet files",
@@ -98,7 +99,7 @@ def folders() -> Iterator[Finding]:
         yield Finding("compiled kernels", None, str(error))
     else:
         yield _folder("compiled kernels", kernels)
-    yield _folder("downloads", Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextify")
+    yield _folder("downloads", cache_root() / "nextify")
     yield _folder("temporary files", Path(tempfile.gettempdir()))
     try:
         here = Path.cwd()

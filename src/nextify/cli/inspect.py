@@ -8,15 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import (
-    UNSET,
-    ClassOrder,
-    Folder,
-    InferenceOptions,
-    Reading,
-    check_folder,
-    check_weights,
-)
+from nextify.cli.options import UNSET, ClassOrder, Folder, InferenceOptions, Reading, check_folder, check_weights
 from nextify.data.source import check_source, source_name
 from nextify.paper.settings import Range
 
@@ -45,7 +37,6 @@ class Options(InferenceOptions):
 
     @property
     def folder(self) -> Path:
-        """Of the results."""
         return self.out or Path("runs") / f"inspect-{source_name(self.data)}"
 
     def check(self) -> None:

@@ -7,15 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import (
-    UNSET,
-    Channels,
-    ClassNames,
-    Folder,
-    InferenceOptions,
-    check_folder,
-    check_weights,
-)
+from nextify.cli.options import UNSET, Channels, ClassNames, Folder, InferenceOptions, check_folder, check_weights
 from nextify.paper.settings import Range
 
 

@@ -79,23 +79,19 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the results."""
         return self.out or Path("runs") / f"{self.model}-{source_name(self.data)}-pretrained"
 
     def request(self) -> Request:
-        """What is asked for."""
         given = {**vars(self), **vars(self.network), **vars(self.machine), "settings": settings(self.set)}
         return Request(**{field.name: given[field.name] for field in fields(Request) if field.name in given})
 
     def source(self) -> Source:
-        """Where the images are."""
         from nextify.training.train import Source
 
         reading = self.reading
         return Source(self.data, reading.split_seed, reading.channels, reading.skip_unreadable, labelled=False)
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         request = self.request()
         check(request)
         if self.network.weights is None:

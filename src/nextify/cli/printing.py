@@ -102,6 +102,11 @@ def _filtered(passes: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
         log.removeFilter(passes)
 
 
+def plain(console: Console, line: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def say(console: Console, notes: Iterable[str]) -> None:
     """Print one note per line, indented and dim."""
     for note in notes:

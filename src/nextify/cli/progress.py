@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self, assert_never
+from typing import Any, assert_never
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,12 +33,11 @@ from nextify.training.train import Source
 from nextify.weights.bundle import chosen_bands
 
 
-class _Bars:
-    """Bars with a percentage and a text at their right; nothing where there is no terminal. A context manager."""
+class _Bars(Progress):
+    """Bars with a percentage and a text at their right; nothing where there is no terminal."""
 
     def __init__(self, console: Console, title: str) -> None:
-        self.console = console
-        self.bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f} %"),
@@ -49,15 +48,8 @@ class _Bars:
         )
         self.overall = self.add(title)
 
-    def __enter__(self) -> Self:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bars.stop()
-
     def add(self, title: str) -> TaskID:
-        return self.bars.add_task(title, total=1.0, right="")
+        return self.add_task(title, total=1.0, right="")
 
 
 LINE_SECONDS = 60.0
@@ -93,7 +85,7 @@ class TrainingProgress(_Bars):
         seconds = left * self.recipe.batch_size / speed if speed else None
         done = progress.step / progress.total_steps
         right = f"{speed:,.0f} images/s, {duration(seconds)} left"
-        self.bars.update(self.overall, completed=done, right=right)
+        self.update(self.overall, completed=done, right=right)
         least = LINE_SECONDS if progress.entry is None else 1.0
         ends = progress.entry is not None and (progress.entry["epoch"] == 1 or not left)
         if not self.console.is_terminal and (ends or now - self.line_at > least):
@@ -137,29 +129,29 @@ class StudyProgress(_Bars):
         self.study, self.estimate = study, estimate
         self.metric = metric_specs(study.plan.trials[0].trial)[0]
         self.names = {p.folder: f"{p.step}, seed {p.trial.seed}" for p in study.plan.trials}
-        self.open = {p.folder: 0.0 for p in study.open_trials}  # share done of each
+        self.shares = {p.folder: 0.0 for p in study.open_trials}  # share done of each
         self.total = len(study.plan.trials)
         self.started = time.monotonic()
-        self.tasks: dict[str, TaskID] = {}
+        self.bars: dict[str, TaskID] = {}
         super().__init__(console, f"[bold]{self.total} trainings")
 
     def seconds_left(self) -> float:
         """From the probe's estimate, corrected by how far the work done so far went from it."""
         expected = self.estimate.trial_seconds
-        together = max(1, min(self.study.side_by_side, sum(share < 1 for share in self.open.values())))
-        left = sum(expected.get(f, 0.0) * (1 - share) for f, share in self.open.items()) / together
-        done = sum(expected.get(f, 0.0) * share for f, share in self.open.items()) / self.study.side_by_side
+        together = max(1, min(self.study.side_by_side, sum(share < 1 for share in self.shares.values())))
+        left = sum(expected.get(f, 0.0) * (1 - share) for f, share in self.shares.items()) / together
+        done = sum(expected.get(f, 0.0) * share for f, share in self.shares.items()) / self.study.side_by_side
         spent = time.monotonic() - self.started
         return left * (spent / done if done > 5 else 1.0)
 
     def on_event(self, event: Event) -> None:
         match event:
             case Started(key):
-                self.tasks[key] = self.add(f"  {self.names[key]}")
+                self.bars[key] = self.add(f"  {self.names[key]}")
             case Advanced(key, progress):
-                self.open[key] = progress.step / progress.total_steps
+                self.shares[key] = progress.step / progress.total_steps
                 right = f"{progress.images_per_second:,.0f} images/s"
-                self.bars.update(self.tasks[key], completed=self.open[key], right=right)
+                self.update(self.bars[key], completed=self.shares[key], right=right)
             case Done(key, result):
                 self._ended(
                     key,
@@ -172,14 +164,14 @@ class StudyProgress(_Bars):
                 pass
             case unknown:
                 assert_never(unknown)
-        done = sum(self.open.values()) + self.total - len(self.open)
-        self.bars.update(self.overall, completed=done / self.total, right=f"{duration(self.seconds_left())} left")
+        done = sum(self.shares.values()) + self.total - len(self.shares)
+        self.update(self.overall, completed=done / self.total, right=f"{duration(self.seconds_left())} left")
 
     def _ended(self, key: str, outcome: str) -> None:
-        self.open[key] = 1.0
-        if key in self.tasks:
-            self.bars.remove_task(self.tasks.pop(key))
-        finished = sum(share == 1.0 for share in self.open.values()) + self.total - len(self.open)
+        self.shares[key] = 1.0
+        if key in self.bars:
+            self.remove_task(self.bars.pop(key))
+        finished = sum(share == 1.0 for share in self.shares.values()) + self.total - len(self.shares)
         left = f"{duration(self.seconds_left())} left"
         self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}", highlight=False)
 
@@ -241,12 +233,8 @@ def read_any(
     tested: Tested | None = None,
     several: bool = True,
 ) -> AnyImages:
-    """Open the images of ``--data``, annotated for whichever task, with progress.
-
-    Args:
-        task: what to learn, where the data itself does not tell; the others as ``read_images`` and ``open_dense`` have
-            them.
-    """
+    """Open the images of ``--data``, annotated for whichever task, with progress. ``task``: what to learn, where the
+    data itself does not tell; the others as ``read_images`` and ``open_dense`` have them."""
     wanted = Source(
         *(source, reading.split_seed, reading.channels, reading.skip_unreadable), task=task, ignore_index=ignore_index
     )

@@ -89,12 +89,10 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the study."""
         masks = "-segmentation" if self.task == "segmentation" else ""
         return self.out or Path("runs") / f"{self.regime}-{source_name(self.data)}-{self.scale}{masks}"
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         if self.max_hours is not None and not self.until_decided:
             raise ValueError("--max-hours limits --until-decided: give both, or neither")
         if self.until_decided and self.seeds == 1:

@@ -54,12 +54,10 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the search."""
         budget = re.sub(r"[^\w.]+", "-", self.budget).strip("-")[:60]
         return self.out or Path("runs") / f"search-{source_name(self.data)}-{self.scale}-{budget}"
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         if self.recipe is not None and self.recipe not in RECIPES:
             raise ValueError(f"no recipe {self.recipe!r}; there are {', '.join(RECIPES)}")
         self.machine.check_engine()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from nextify.cli.engines import chosen_engine
-from nextify.cli.printing import command_line, say
+from nextify.cli.printing import command_line, plain, say
 from nextify.cli.progress import StudyProgress, read_images
 from nextify.compare import search_report
 from nextify.compare.designs import limits
@@ -64,13 +64,8 @@ def run_search(options: Options) -> int:
     console.print(search_report.terminal(found))
     say(console, search_report.notes(found))
     if found.bundle is not None:
-        console.print(
-            f"the winner's network: {found.bundle} ({found.metric} {found.bundle_accuracy:.2f} %)",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    console.print(f"written: {', '.join(map(str, written))}", highlight=False, markup=False)
+        plain(console, f"the winner's network: {found.bundle} ({found.metric} {found.bundle_accuracy:.2f} %)")
+    plain(console, f"written: {', '.join(map(str, written))}")
     return 0 if found.bundle is not None else 1
 
 
@@ -95,4 +90,4 @@ def _announce(console: Console, made: Search) -> None:
     )
     if made.ledger.known:
         console.print(f"{plural(len(made.ledger.known), 'training')} finished already")
-    console.print(f"results go to {made.store.root}", highlight=False, markup=False, soft_wrap=True)
+    plain(console, f"results go to {made.store.root}")

@@ -38,7 +38,6 @@ class Options:
     machine: OmitArgPrefixes[common.Machine] = common.Machine()
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         if not self.weights:
             raise ValueError("there is nothing to choose from: give weights, such as timm:convnextv2_atto or a bundle")
         for source in self.weights:

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from nextify import report
 from nextify.cli.engines import chosen_engine
-from nextify.cli.printing import command_line, say, unlogged
+from nextify.cli.printing import command_line, plain, say, unlogged
 from nextify.cli.progress import StudyProgress, read_any
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.images import check_pictures
@@ -177,5 +177,5 @@ def _conclude(console: Console, study: Study, out: Path, started: datetime) -> i
     failed = [trial for trial in results.trials if trial.status == "failed"]
     for trial in failed:
         console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {escape(str(trial.error))}", highlight=False)
-    console.print(f"written: {', '.join(str(path) for path in written)}", highlight=False, markup=False)
+    plain(console, f"written: {', '.join(str(path) for path in written)}")
     return 1 if failed else 0

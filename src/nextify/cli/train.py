@@ -121,17 +121,14 @@ class Options:
 
     @property
     def folder(self) -> Path:
-        """Of the results."""
         return self.out or Path("runs") / f"{self.model}-{source_name(self.data)}"
 
     def request(self) -> Request:
-        """What is asked for."""
         given = {**vars(self), **vars(self.network), **vars(self.machine), "frozen_stages": self.network.freeze}
         given["settings"] = settings(self.set)
         return Request(**{field.name: given[field.name] for field in fields(Request) if field.name != "mask_ratio"})
 
     def source(self) -> Source:
-        """Where the images are."""
         from nextify.training.train import Source
 
         return Source(
@@ -142,7 +139,6 @@ class Options:
         )
 
     def check(self) -> None:
-        """Raises a ``ValueError`` or an ``OSError`` for what can be refused without torch and without an image."""
         if self.continue_ is not None:
             self._check_continued(self.continue_)
             return

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from nextify import cli
 from nextify.cli.cross_validation import run_cross_validation
-from nextify.cli.printing import command_line, one_voice, say
+from nextify.cli.printing import command_line, one_voice, plain, say
 from nextify.cli.progress import Stopping, TrainingProgress, read_source
 from nextify.evaluation.metrics import wilson
 from nextify.evaluation.pictures import ramp_picture
@@ -116,7 +116,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
             if watching.dry_run:
                 return 0
             begins = "resumes from the checkpoint in" if any(folder.glob("checkpoint.pt*")) else "results go to"
-            console.print(f"{begins} {folder}", highlight=False, markup=False, soft_wrap=True)
+            plain(console, f"{begins} {folder}")
     # Several processes would have to agree on it, and what an earlier command trained is not thrown away.
     may_shorten = request.minutes is not None and processes.count() == 1 and not any(folder.glob("checkpoint.pt*"))
     try:
@@ -137,10 +137,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
                     if progress.epochs is None or stopping.asked():
                         raise
             fewer = plural(progress.epochs, "epoch")
-            say(
-                console,
-                [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"],
-            )
+            say(console, [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"])
             prepared = with_fewer_epochs(prepared, out, progress.epochs, runtime)
     except TrainingStopped as stopped:
         console.print(f"{stopped}; the same command goes on from there", highlight=False, markup=False)
@@ -242,7 +239,7 @@ def _find_rate(console: Console, prepared: Prepared, runtime: Runtime, out: Path
     write_bytes_atomic(path, ramp_picture(found.rates, found.losses, found.smoothed, found.rate, found.good, title))
     first, last = found.rates[0], found.rates[-1]
     console.print(f"{len(found.rates)} steps from {first:.2g} to {last:.2g}: {found.verdict}", highlight=False)
-    console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+    plain(console, f"written: {path}")
     return 0
 
 
@@ -261,10 +258,9 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec], mod
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"bundle: {done.bundle}", highlight=False, markup=False, soft_wrap=True)
+    plain(console, f"bundle: {done.bundle}")
     if metrics[0] == MASKED_ERROR:
-        console.print(f"to fine-tune it: nextify train {model} --data PATH --weights {shlex.quote(str(done.bundle))}",
-                      highlight=False, markup=False, soft_wrap=True)  # fmt: skip
+        plain(console, f"to fine-tune it: nextify train {model} --data PATH --weights {shlex.quote(str(done.bundle))}")
     for name in (PREDICTIONS, RECONSTRUCTIONS):
         if (pictures := done.bundle.with_name(name)).exists():
-            console.print(f"{pictures.stem}: {pictures}", highlight=False, markup=False, soft_wrap=True)
+            plain(console, f"{pictures.stem}: {pictures}")

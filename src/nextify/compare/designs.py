@@ -59,12 +59,10 @@ class Candidate:
     """The largest share that it takes of a limit; above 1 it is not trained."""
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data, for JSON."""
         return {**asdict(self), "design": self.design.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """Of ``to_dict``'s plain data."""
         return cls(**{**values, "design": Design.from_dict(values["design"]), "row": from_json(Row, values["row"])})
 
 
@@ -209,10 +207,7 @@ def near(
     earlier: Sequence[Candidate] = (),
 ) -> Iterator[Candidate]:
     """Candidates without end: those of a ``search`` begin with the anchors, those of ``random`` are all drawn.
-
-    Args:
-        earlier: those that are known already; the next ones follow.
-    """
+    ``earlier``: those that are known already; the next ones follow."""
     first = list(anchors(scale, image_size)) if arm == "search" else []
     seen = {candidate.design for candidate in earlier}
     last = int(earlier[-1].name.rpartition("-")[2]) if earlier else 0

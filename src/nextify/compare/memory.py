@@ -30,6 +30,7 @@ from nextify.compare.records import Model
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Conditions
+from nextify.system.device import out_of_memory
 from nextify.system.environment import resident_bytes
 from nextify.system.processes import worker_context
 
@@ -181,14 +182,6 @@ def _free(given: Conditions) -> None:
     if given.on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(given.device)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch has no class of its own for that on CPUs."""
-    words = ("not enough memory", "can't allocate memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
 
 
 def of_one_network(error: BaseException) -> bool:

@@ -56,7 +56,6 @@ class Results:
         return tuple(table_12(self.models, self.rows))
 
     def model(self, label: str) -> Model:
-        """The network of this label."""
         return next(model for model in self.models if model.model == label)
 
     def candidates(self) -> list[tuple[Row, float]]:
@@ -98,19 +97,18 @@ class Results:
     def from_dict(cls, found: Json) -> Results:
         """The measurements of a results.json of either version."""
         run = found["settings"]
+        accuracy = found["accuracy"]
+        if accuracy:
+            accuracy = read(Accuracy, accuracy | {"rows": [unnamed(row, SPECS) for row in accuracy["rows"]]})
         return cls(
             read(Run, {**run, "settings": {**run, "conditions": run}}),
             found["environment"],
             read(tuple[Model, ...], found["models"]),
             read(tuple[Row, ...], found["rows"]),
-            found["accuracy"] and read(Accuracy, found["accuracy"] | {"rows": _unnamed(found["accuracy"]["rows"])}),
+            accuracy,
             read(tuple[Why, ...], found["why"]),
             tuple((found["budget"] or {}).get("limits", ())),
         )
-
-
-def _unnamed(rows: Sequence[Json]) -> list[Json]:
-    return [unnamed(row, SPECS) for row in rows]
 
 
 def collect(

@@ -99,11 +99,9 @@ class Found:
 
     @property
     def winner(self) -> Candidate:
-        """The search's design."""
         return self.finals[0].candidate
 
     def to_dict(self) -> Json:
-        """Plain data, for JSON."""
         found = asdict(self) | {"schema": 1, "bundle": self.bundle and str(self.bundle)}
         records: tuple[Tried | Final, ...] = (*self.tried, *self.finals)
         for one, record in zip([*found["tried"], *found["finals"]], records, strict=True):

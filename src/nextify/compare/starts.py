@@ -189,11 +189,8 @@ def find_start(source: str) -> Start:
 
 
 def folds_of(images: Images, used: int, folds: int) -> list[npt.NDArray[np.int64]]:
-    """A part of the training images in folds, each with its share of every class, and no group in two of them.
-
-    Raises:
-        DataError: they, or their groups, are too few.
-    """
+    """A part of the training images in folds, each with its share of every class, and no group in two of them. Raises
+    ``DataError`` where they, or their groups, are too few."""
     order = np.random.RandomState(0).permutation(len(images.train))[:used]
     if images.train.groups is None:
         by_class = order[np.argsort(images.train.labels[order], kind="stable")]
@@ -229,11 +226,8 @@ def probe_start(
     runtime: Runtime,
     on_fold: Callable[[Start, int], None] = lambda start, fold: None,
 ) -> Probed:
-    """Measure one start on every fold.
-
-    Raises:
-        ProbeFailed: the features are not finite, or a fine-tuning diverges or needs more memory than there is.
-    """
+    """Measure one start on every fold. Raises ``ProbeFailed`` where the features are not finite, or a fine-tuning
+    diverges or needs more memory than there is."""
     began = time.monotonic()
     weights = None if start.settings is None else start.source
     everything = np.concatenate(list(folds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -36,60 +37,68 @@ PREFETCHED = 4
 
 def divided(images: ImageSet, recipe: Recipe) -> tuple[Rows, Rows]:
     """Indices of the images to train on, and of those that the recipe's ``calibration`` holds out, in whole groups.
-
-    Raises:
-        DataError: the groups are too few to hold any of them out.
-    """
+    Raises ``DataError`` where the groups are too few to hold any of them out."""
     everything = np.arange(len(images))
     if recipe.calibration == "off":
         return everything, everything[:0]
     return split_train(images.labels, Splitting(recipe.calibration), everything, images.groups)[:2]
 
 
-class TrainBatches:
-    """The training batches of a recipe, by step; an incomplete last batch of an epoch is dropped."""
+class BatchesByStep:
+    """Which images the training batches of a recipe hold; an incomplete last batch of an epoch is dropped."""
 
-    def __init__(
-        self,
-        images: ImageSet,
-        recipe: Recipe,
-        image_size: int,
-        seed: int,
-        workers: int = 0,
-        share: Share | None = None,
-    ) -> None:
+    def __init__(self, trained: Rows, recipe: Recipe, seed: int, workers: int, share: Share | None) -> None:
         """
         Args:
+            trained: indices of the images to train on.
             workers: processes that prepare batches; 0 prepares each batch on demand. The batches are the same.
             share: this process's rows of each batch; None returns whole batches.
 
         Raises:
             DataError: there are fewer images than a batch holds.
         """
-        self.trained, self.held_out = divided(images, recipe)
-        self.steps_per_epoch = len(self.trained) // recipe.batch_size
+        self.trained, self.batch_size, self.seed, self.workers = trained, recipe.batch_size, seed, workers
+        self.steps_per_epoch = len(trained) // self.batch_size
         if not self.steps_per_epoch:
             raise DataError(
-                f"{len(self.trained):,} training images do not fill one batch of {recipe.batch_size:,}, so an epoch "
-                f"would have no step: set batch_size to {len(self.trained)} or less, or let the recipe be fitted to "
-                f"the data"
+                f"{len(trained):,} training images do not fill one batch of {self.batch_size:,}, so an epoch would "
+                f"have no step: set batch_size to {len(trained)} or less, or let the recipe be fitted to the data"
             )
-        self.images, self.batch_size, self.image_size = images, recipe.batch_size, image_size
-        self.seed, self.workers = seed, workers
-        self.balanced = recipe.class_balance == "sampling"
         self.rows: Rows = np.arange(self.batch_size) if share is None else share.rows
-        self.transform = TrainTransform(recipe, image_size)
-        self.ready = self.transform.square.of_all(images) if self.transform.starts_square else images.array
-        self._order: tuple[int, np.ndarray[Any, np.dtype[np.int64]]] | None = None
+        self._order: tuple[int, Rows] | None = None
 
-    def indices(self, step: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Indices ``(B,)`` of the images in the batch of ``step``; ``balance`` describes balanced epochs."""
+    def indices(self, step: int) -> Rows:
+        """Indices ``(B,)`` of the images in the whole batch of ``step``."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            labels = self.images.labels[self.trained]
-            chosen = balanced_order(labels, self.seed, epoch) if self.balanced else order(len(labels), self.seed, epoch)
-            self._order = (epoch, self.trained[chosen])
+            self._order = epoch, self.trained[self._shuffled(epoch)]
         return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+
+    def _shuffled(self, epoch: int) -> Rows:
+        return order(len(self.trained), self.seed, epoch)
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_order": None}
+
+
+class TrainBatches(BatchesByStep):
+    """The training batches of classification, by step; ``balance`` describes balanced epochs."""
+
+    def __init__(
+        self, images: ImageSet, recipe: Recipe, image_size: int, seed: int, workers: int = 0, share: Share | None = None
+    ) -> None:
+        """Raises ``DataError`` where there are fewer images than a batch holds."""
+        trained, self.held_out = divided(images, recipe)
+        super().__init__(trained, recipe, seed, workers, share)
+        self.images, self.image_size = images, image_size
+        self.balanced = recipe.class_balance == "sampling"
+        self.transform = TrainTransform(recipe, image_size)
+        self.ready = self.transform.square.of_all(images) if self.transform.starts_square else images.array
+
+    def _shuffled(self, epoch: int) -> Rows:
+        if self.balanced:
+            return balanced_order(self.images.labels[self.trained], self.seed, epoch)
+        return super()._shuffled(epoch)
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step``, counted over all epochs. The state of the global random generators is restored."""
@@ -134,7 +143,7 @@ class TrainBatches:
 
     def __getstate__(self) -> dict[str, object]:
         # The array is restored from the image set, which pickles it more cheaply.
-        return self.__dict__ | {"ready": None, "_order": None}
+        return super().__getstate__() | {"ready": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -142,11 +151,8 @@ class TrainBatches:
 
 
 def iterated(batch: Callable[[int], Made], workers: int, start_step: int, end_step: int) -> Iterator[Made]:
-    """Yield ``batch(step)`` for each step, prepared by worker processes that live as long as the iterator.
-
-    Raises:
-        DataError: as ``batch`` does, in a worker too.
-    """
+    """Yield ``batch(step)`` for each step, prepared by worker processes that live as long as the iterator. Raises
+    ``DataError`` as ``batch`` does, in a worker too."""
     if not workers:
         yield from map(batch, range(start_step, end_step))
         return
@@ -186,37 +192,50 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class TestBatches:
+class BatchesInOrder(ABC, Generic[Made]):
     """The test images in order, each once; the last batch may be smaller. Can be iterated repeatedly.
 
     With N processes, each takes every N-th batch, so batches do not depend on N. All processes get equally many
-    batches, since their networks may wait for each other; the missing ones hold one image labelled -1, which does not
-    count.
+    batches, since their networks may wait for each other; the missing ones hold one image that does not count.
     """
+
+    def __init__(self, number: int, batch_size: int, rank: int, count: int) -> None:
+        """``number``: of images; ``rank`` and ``count``: of the processes."""
+        self.number, self.batch_size, self.rank, self.count = number, batch_size, rank, count
+
+    def __len__(self) -> int:
+        return -(-self.number // (self.batch_size * self.count))
+
+    def __iter__(self) -> Iterator[Made]:
+        for batch in range(len(self)):
+            start = (batch * self.count + self.rank) * self.batch_size
+            chosen = range(start, min(start + self.batch_size, self.number))
+            yield self._part(chosen) if chosen else self._nothing()
+
+    @abstractmethod
+    def _part(self, chosen: range) -> Made: ...
+    @abstractmethod
+    def _nothing(self) -> Made: ...
+
+
+class TestBatches(BatchesInOrder[Batch]):
+    """The test images of classification. An image that does not count is labelled -1."""
 
     __test__ = False  # keeps pytest from collecting the class by its name
 
     def __init__(
         self, images: ImageSet, recipe: Recipe, image_size: int, batch_size: int, rank: int = 0, count: int = 1
     ) -> None:
-        self.images, self.batch_size = images, batch_size
-        self.rank, self.count = rank, count
-        self.transform = Square(image_size, recipe.test_crop_ratio)
+        super().__init__(len(images), batch_size, rank, count)
+        self.images, self.transform = images, Square(image_size, recipe.test_crop_ratio)
         self.pixels = self.transform.of_all(images)
 
-    def __len__(self) -> int:
-        return -(-len(self.images) // (self.batch_size * self.count))
-
-    def __iter__(self) -> Iterator[Batch]:
-        for number in range(len(self)):
-            start = (number * self.count + self.rank) * self.batch_size
-            if start >= len(self.images):
-                yield torch.from_numpy(self._part(0, 1)), torch.from_numpy(np.full_like(self.images.labels[:1], -1))
-                continue
-            stop = min(start + self.batch_size, len(self.images))
-            yield torch.from_numpy(self._part(start, stop)), torch.from_numpy(self.images.labels[start:stop])
-
-    def _part(self, start: int, stop: int) -> Pixels:
+    def _part(self, chosen: range) -> Batch:
+        labels = torch.from_numpy(self.images.labels[chosen.start : chosen.stop])
         if self.pixels is not None:
-            return self.pixels[start:stop]
-        return np.stack([self.transform(self.images.load(i)) for i in range(start, stop)])
+            return torch.from_numpy(self.pixels[chosen.start : chosen.stop]), labels
+        return torch.from_numpy(np.stack([self.transform(self.images.load(i)) for i in chosen])), labels
+
+    def _nothing(self) -> Batch:
+        pixels, labels = self._part(range(1))
+        return pixels, torch.full_like(labels, -1)

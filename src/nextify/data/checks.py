@@ -21,16 +21,7 @@ from nextify.data.bands import Bands, BandsOf, kind_of
 from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
-from nextify.data.images import (
-    EncodedStore,
-    Images,
-    ImageSet,
-    MixedStore,
-    Store,
-    UniformStore,
-    class_counts,
-    label_of,
-)
+from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore, class_counts, label_of
 from nextify.data.kept import keep, open_kept
 from nextify.data.sources.listing import Indices, Listing
 from nextify.system.files import parse_json, write_text_atomic
@@ -158,6 +149,7 @@ def check(
         warnings=(*_contradictions(readable, records), *_odd_pixels(list(records.values()))),
         test_images_also_in_training=len(shared),
         left_out=readable.left_out,
+        untested=readable.untested,
         middle_side=round(float(np.median([min(r.header.height, r.header.width) for r in records.values()]))),
     )
 

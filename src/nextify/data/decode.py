@@ -105,11 +105,8 @@ def quiet() -> Iterator[None]:
 
 
 def read_header(data: bytes) -> Header:
-    """Size and traits of an encoded image, decoded only if it has 16 bits or transparency, or looks truncated.
-
-    Raises:
-        UnreadableImage: see the top of the file.
-    """
+    """Size and traits of an encoded image, decoded only if it has 16 bits or transparency, or looks truncated. Raises
+    ``UnreadableImage``: see the top of the file."""
     if isinstance(data, Numbers):
         return Header(*data.shape[:2], "")
     with opened(data) as image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from nextify.system.text import plural, printable
 
 Labels = npt.NDArray[np.int64]
 """``(N,)`` classes; or ``(N, K)`` of 0 and 1 where an image can have several."""
+
+S = TypeVar("S", bound=Sized)
 
 
 def class_counts(labels: Labels, num_classes: int) -> npt.NDArray[np.int64]:
@@ -141,11 +143,7 @@ class StoredImages:
 
     def load(self, index: int) -> Pixels:
         """``(H, W, 3)`` uint8 RGB, or ``(H, W, N)`` float32 of N channels, upright; may be a view, to be copied before
-        writing to it.
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        writing to it. Raises ``DataError`` where it cannot be read."""
         return self.store.load(index)
 
     def name(self, index: int) -> str:
@@ -207,12 +205,27 @@ class ImageSet(StoredImages):
         return self.__dict__ | {"squares": {}}
 
 
-class Counted:
-    """How much a data set holds."""
+@dataclass(frozen=True)
+class DataSet(Generic[S]):
+    """What every data set has, checked and ready."""
 
+    name: str
     classes: tuple[str, ...]
-    train: Sized
-    test: Sized
+    train: S
+    test: S
+    mirror_keeps_class: bool
+    """Whether a mirrored image, or object, still belongs to its class (mirrored digits do not)."""
+    fingerprint: str
+    """SHA-256 of the content: classes, split, names and the files' bytes (or labels and pixels), and the task and the
+    annotations where there are any."""
+    notes: tuple[str, ...]
+    """What was decided on the user's behalf and what may surprise, one sentence each."""
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
+    """Problems of the data that do not prevent a training, one sentence each."""
+    test_images_also_in_training: int | None = field(default=None, kw_only=True)
+    """By content; None where this was not checked."""
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict, kw_only=True)
+    """Names of what the source holds and is not used, by the reason."""
 
     @property
     def train_images(self) -> int:
@@ -228,27 +241,13 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Images(Counted):
-    """A data set, checked and ready."""
+class Images(DataSet[ImageSet]):
+    """A data set for classification."""
 
-    name: str
-    classes: tuple[str, ...]
-    train: ImageSet
-    test: ImageSet
-    mirror_keeps_class: bool
-    """Whether a mirrored image still belongs to its class (mirrored digits do not)."""
-    fingerprint: str
-    """SHA-256 of the content: classes, split, names and the files' bytes (or labels and pixels)."""
-    notes: tuple[str, ...]
-    """What was decided on the user's behalf and what may surprise, one sentence each."""
     native_size: tuple[int, int] | None
     """Height and width in pixels where all images have the same."""
-    warnings: tuple[str, ...] = ()
-    """Problems of the data that do not prevent a training, one sentence each."""
-    test_images_also_in_training: int | None = None
-    """By content; None where this was not checked."""
-    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Names of what the source holds and is not used, by the reason."""
+    untested: tuple[str, ...] = ()
+    """Classes without test images, where ``notes`` name them already."""
     middle_side: int | None = None
     """Median of the short sides, pixels; None where the images were not looked at one by one."""
     bands: Bands | None = None
@@ -262,5 +261,4 @@ class Images(Counted):
 
     @property
     def channels(self) -> int:
-        """Of each image."""
         return kind_of(self.bands)[0]

@@ -31,6 +31,7 @@ from nextify.data.sources.parts import Tested
 from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
 from nextify.data.without import without as leave_out
+from nextify.system.files import cache_root
 from nextify.system.text import plural, printable
 
 DIGITS_TRAIN = 600
@@ -111,7 +112,7 @@ def open_images(
         return _digits(split_seed, cache)
     splitting = Splitting(test_fraction, split_seed, to_train, tested, task)
     if source == "cifar10":
-        local = root or _default_root()
+        local = root or cache_root() / "nextify"
         if not (local / "train").is_dir():
             if without is not None:
                 raise DataError("the images of cifar10 have no file names for --without: give them as a folder")
@@ -257,10 +258,6 @@ def _digits(split_seed: int, cache: Path | None) -> Images:
             "All images are grayscale and become RGB with three equal channels.",
         ),
     )
-
-
-def _default_root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextify"
 
 
 def _cifar10(root: Path, cache: Path | None) -> Images:

@@ -7,9 +7,7 @@ No torch.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +20,7 @@ from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, class_counts, label_of
 from nextify.data.sources.parts import count_classes
 from nextify.paper.recipe import Recipe
-from nextify.system.text import plural, some
+from nextify.system.text import as_csv, plural, some
 
 FEW_STEPS = 100
 """A training of fewer optimizer steps learns hardly anything."""
@@ -84,7 +82,6 @@ class Preflight:
     """Whether the classes matter."""
 
     def lines(self) -> list[str]:
-        """The main facts, as lines to print."""
         f = self.facts
         size = "of mixed sizes" if f.size is None else f"of {f.size[1]}×{f.size[0]} pixels"
         images = f"{plural(f.train_images, 'image')} to train on and {f.test_images:,} to test on, {size}"
@@ -95,10 +92,7 @@ class Preflight:
             each += f", {f.labels_per_image:.2f} labels per image (multi-label)"
             if f.images_without_labels:
                 each += f", {plural(f.images_without_labels, 'image')} without any"
-        return [
-            images,
-            f"{plural(f.classes, 'class', 'classes')}, {each}",
-        ]
+        return [images, f"{plural(f.classes, 'class', 'classes')}, {each}"]
 
     def to_dict(self) -> dict[str, object]:
         """Facts, notes and warnings as plain data for JSON."""
@@ -185,23 +179,16 @@ def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str
         held_out: which training images are not trained on, but calibrated on.
     """
     apart = frozenset(held_out)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     if isinstance(images, DenseImages):
-        writer.writerow(("path", "split"))
-        writer.writerows(
-            (held.name(i), part)
-            for part, held in (("train", images.train), ("test", images.test))
-            for i in range(len(held))
-        )
-        return text.getvalue()
-    writer.writerow(("path", "label", "split"))
-    for part, held in (("train", images.train), ("test", images.test)):
-        for i in range(len(held)):
+        sets = (("train", images.train), ("test", images.test))
+        return as_csv(("path", "split"), ((held.name(i), part) for part, held in sets for i in range(len(held))))
+    rows = []
+    for part, some_images in (("train", images.train), ("test", images.test)):
+        for i in range(len(some_images)):
             own = "calibration" if part == "train" and i in apart else part
-            label = "|".join(images.classes[k] for k in label_of(held.labels, i))
-            writer.writerow((held.name(i), label, own))
-    return text.getvalue()
+            label = "|".join(images.classes[k] for k in label_of(some_images.labels, i))
+            rows.append((some_images.name(i), label, own))
+    return as_csv(("path", "label", "split"), rows)
 
 
 def duplicates(train: ImageSet, test: ImageSet) -> int:
@@ -224,7 +211,7 @@ def _test_notes(images: Images, absent: Sequence[str]) -> list[str]:
         notes.append(
             f"With {plural(count, 'test image')}, accuracy is only known to ±{min(half, 50):.0f} points (95 %)."
         )
-    if absent and not any("has no images of" in note for note in images.notes):
+    if absent and not images.untested:
         notes.append(f"There are no test images of {count_classes(absent)}: "
                      f"{'mAP' if images.multilabel else 'accuracy'} covers the other classes only.")  # fmt: skip
     return notes

@@ -24,11 +24,8 @@ class Share:
 
 
 def share(batch: int, rank: int, count: int) -> Share:
-    """The rows of process ``rank`` of ``count``; together the processes take each row once.
-
-    Raises:
-        ValueError: a process would get no pair.
-    """
+    """The rows of process ``rank`` of ``count``; together the processes take each row once. Raises ``ValueError`` where
+    a process would get no pair."""
     if batch < 2 * count:
         raise ValueError(
             f"a batch of {batch} images is too small for {count} processes, which need at least two each: set "

@@ -165,11 +165,8 @@ class TrainTransform:
         return self._finished(pixels[:, ::-1] if self._mirrors() else pixels)
 
     def of_encoded(self, data: bytes) -> Pixels:
-        """The same as calling it on the decoded image, but decodes no more than the crop needs.
-
-        Raises:
-            UnreadableImage: see ``decode``.
-        """
+        """The same as calling it on the decoded image, but decodes no more than the crop needs. Raises
+        ``UnreadableImage``: see ``decode``."""
         if self.starts_square:
             return self(decode(data))
         enough = self.image_size if self.fast else None
@@ -239,11 +236,7 @@ def shifted(pixels: Pixels, top: int, left: int, margin: int, border: str = "bla
 
 
 def shifted_batch(
-    squares: Pixels,
-    tops: npt.NDArray[np.int64],
-    lefts: npt.NDArray[np.int64],
-    margin: int,
-    border: str = "black",
+    squares: Pixels, tops: npt.NDArray[np.int64], lefts: npt.NDArray[np.int64], margin: int, border: str = "black"
 ) -> Pixels:
     """:func:`shifted` of each of ``(B, S, S, 3)`` by its own ``(B,)`` window; in memory of its own."""
     count, size, _, channels = squares.shape

@@ -19,11 +19,8 @@ COLUMN = "file"
 
 
 def listed(path: Path) -> tuple[str, ...]:
-    """The files that a CSV names in its column ``file``, each once.
-
-    Raises:
-        DataError: it cannot be read, or has no such column, or names nothing.
-    """
+    """The files that a CSV names in its column ``file``, each once. Raises ``DataError`` where it cannot be read, or
+    has no such column, or names nothing."""
     where = printable(str(path))
     try:
         with reading_of(path):

@@ -75,10 +75,7 @@ def prepared(here: Sequence[tuple[ImageSet, int]], settings: Preprocessing) -> P
 
 def stored(root: Path, key: Key, images: Images, limit: int | None) -> list[tuple[Path, int]]:
     """List the files of one corruption and severity of ImageNet-C, each with the index of its class in ``images``.
-
-    Raises:
-        DataError: there is no such folder, or it holds no images or unknown classes.
-    """
+    Raises ``DataError`` where there is no such folder, or it holds no images or unknown classes."""
     name, severity = key
     group = next(group for group, names in GROUPS.items() if name in names)
     folders = [root / name / str(severity), root / group / name / str(severity)]

@@ -27,7 +27,7 @@ from nextify.evaluation.dense_pictures import (
     precision_recall_picture,
     prediction_sheet,
 )
-from nextify.evaluation.evaluate import Part, place_classes, sparse
+from nextify.evaluation.evaluate import Part, own_run, part_of, place_classes, sparse
 from nextify.evaluation.finder import Finder
 from nextify.evaluation.pictures import heading, matrix_picture
 from nextify.system import processes
@@ -73,39 +73,46 @@ class WorstObjects:
 
 
 @dataclass(frozen=True)
-class DetectionEvaluation:
-    """What a detector gives on a set of images."""
+class _DenseEvaluation:
+    """What both kinds of networks are described by."""
 
     model: str
     data: str
     images: int
+    precision: str
+    environment: Environment
+    notes: tuple[str, ...]
+    metrics: Mapping[str, float]
+    """Percent, by the keys of the task's ``metric_specs``, over all images."""
+    intervals: Mapping[str, Interval]
+    """95 % intervals of some of them over the images, percent (``dense_intervals.py``)."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Row the true class, column the found one: pixels, or objects at IoU 0.5 with the background last."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data; ``confusion`` as in ``Evaluation.to_dict``, the background's index being the last."""
+        return {**asdict(self), "confusion": sparse(self.confusion), "bootstrap_draws": DRAWS}
+
+
+@dataclass(frozen=True)
+class DetectionEvaluation(_DenseEvaluation):
+    """What a detector gives on a set of images: AP also by the sizes that objects have, and of masks where there are
+    any; intervals of ``ap`` and ``ap50``."""
+
     objects: int
     """Without crowd regions."""
-    metrics: Mapping[str, float]
-    """Percent: ``ap``, ``ap50``, ``ap75``, by the sizes that objects have, and of masks where there are any."""
-    intervals: Mapping[str, Interval]
-    """95 % intervals of ``ap`` and ``ap50`` over the images, percent (``dense_intervals.py``)."""
     classes: tuple[ClassPrecision, ...]
     curves: tuple[Curve, ...]
     least_score: float
     """The score of the highest F1, which confusion, worst images and pictures are made at."""
     f1: float
     """0 to 1; over all objects, at ``least_score`` and IoU 0.5."""
-    confusion: tuple[tuple[int, ...], ...]
-    """Row the true class, column the found one, last the background, at IoU 0.5."""
     worst: tuple[WorstObjects, ...]
-    precision: str
-    notes: tuple[str, ...]
-    environment: Environment
+    task: str = "detection"
 
     @property
     def metric_specs(self) -> tuple[MetricSpec, ...]:
         return ap.SPECS + ap.MASK_SPECS if "mask_ap" in self.metrics else ap.SPECS
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain data; ``confusion`` as in ``Evaluation.to_dict``, the background's index being the last."""
-        derived = {"task": "detection", "confusion": sparse(self.confusion), "bootstrap_draws": DRAWS}
-        return {**asdict(self), **derived}
 
 
 @dataclass(frozen=True)
@@ -134,32 +141,16 @@ class WorstRegions:
 
 
 @dataclass(frozen=True)
-class SegmentationEvaluation:
-    """What a segmenter gives on a set of images."""
+class SegmentationEvaluation(_DenseEvaluation):
+    """What a segmenter gives on a set of images, over all their pixels; an interval of ``miou``."""
 
-    model: str
-    data: str
-    images: int
-    metrics: Mapping[str, float]
-    """Percent: ``miou`` and ``pixel_accuracy``, over all pixels of all images."""
-    intervals: Mapping[str, Interval]
-    """The 95 % interval of ``miou`` over the images, percent (``dense_intervals.py``)."""
     classes: tuple[ClassIou, ...]
-    confusion: tuple[tuple[int, ...], ...]
-    """Pixels; row the true class, column the found one."""
     worst: tuple[WorstRegions, ...]
-    precision: str
-    notes: tuple[str, ...]
-    environment: Environment
+    task: str = "segmentation"
 
     @property
     def metric_specs(self) -> tuple[MetricSpec, ...]:
         return segmentation.SPECS
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain data; ``confusion`` as in ``Evaluation.to_dict``."""
-        derived = {"task": "segmentation", "confusion": sparse(self.confusion), "bootstrap_draws": DRAWS}
-        return {**asdict(self), **derived}
 
 
 def evaluate_dense(
@@ -187,9 +178,8 @@ def evaluate_dense(
         raise DataError(f"the bundle is for {finder.task}, and {images.name} was opened for {images.task}")
     notes = list(notes)
     places = place_classes(finder.classes, images.name, images.classes, notes, "classes of the annotations")
-    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
+    data, sets = part_of(images, part)
     chosen = [(some, i) for some in sets for i in range(len(some))]
-    data = images.name if part == "test" else f"{images.name} ({part})"
     head = {"model": finder.name, "data": data, "images": len(chosen), "precision": "bf16" if finder.bf16 else "fp32"}
     head["environment"] = {**describe(), "device": finder.device}
     measure = _objects if finder.task == "detection" else _regions
@@ -220,12 +210,6 @@ def _pixels(one: tuple[DenseSet, int]) -> Pixels:
     return one[0].load(one[1])
 
 
-def _own(number: int) -> range:
-    """This process's run of ``number`` images."""
-    first, last = (number * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
-    return range(first, last)
-
-
 def _objects(
     finder: Finder,
     chosen: Chosen,
@@ -235,7 +219,7 @@ def _objects(
     out: Path | None,
     on_progress: Progress | None,
 ) -> DetectionEvaluation:
-    own, mine = _own(len(chosen)), []
+    own, mine = own_run(len(chosen)), []
     for i, found in zip(own, finder(some.load(k) for some, k in (chosen[i] for i in own)), strict=True):
         assert isinstance(found, FoundObjects)
         some, k = chosen[i]
@@ -299,7 +283,7 @@ def _regions(
     out: Path | None,
     on_progress: Progress | None,
 ) -> SegmentationEvaluation:
-    number, own = len(finder.classes), _own(len(chosen))
+    number, own = len(finder.classes), own_run(len(chosen))
     known = np.full(IGNORED + 1, IGNORED, np.uint8)
     known[: len(places)] = places
     total, mine = np.zeros((number, number), np.int64), []

@@ -33,11 +33,8 @@ Matches = npt.NDArray[np.bool_]
 
 
 def ap_intervals(seen: Sequence[Observation], num_classes: int, draws: int = DRAWS) -> dict[str, Interval]:
-    """95 % intervals of ``ap`` and ``ap50`` of boxes, percent; none for a single image.
-
-    Args:
-        seen: one observation per image, with at least one object to be found.
-    """
+    """95 % intervals of ``ap`` and ``ap50`` of boxes, percent; none for a single image. ``seen``: one observation per
+    image, with at least one object to be found."""
     if len(seen) < 2:
         return {}
     drawn = _ap_of_draws(sorted(seen, key=lambda one: one.image), num_classes, draw_counts(len(seen), draws))
@@ -88,11 +85,8 @@ def _ap_of_draws(
 
 
 def miou_intervals(counts: Floats, draws: int = DRAWS) -> dict[str, Interval]:
-    """The 95 % interval of ``miou``, percent; none for a single image.
-
-    Args:
-        counts: ``(N, 3, K)`` pixels of each image and class: right, true, and found.
-    """
+    """The 95 % interval of ``miou``, percent; none for a single image. ``counts``: ``(N, 3, K)`` pixels of each image
+    and class: right, true, and found."""
     if len(counts) < 2:
         return {}
     drawn = _miou_of(np.tensordot(draw_counts(len(counts), draws).astype(np.float64), counts, 1))
@@ -132,12 +126,7 @@ class _ClassMatches:
     """The found objects of one class in all images, the surest first, and which of them are right."""
 
     def __init__(
-        self,
-        scores: Floats,
-        image: npt.NDArray[np.int64],
-        right: Matches,
-        ignored: Matches,
-        objects: Floats,
+        self, scores: Floats, image: npt.NDArray[np.int64], right: Matches, ignored: Matches, objects: Floats
     ) -> None:
         """
         Args:
@@ -166,11 +155,8 @@ class _ClassMatches:
         return cls(scores, image, right, ignored, counts)
 
     def average_precision(self, weights: Floats, at_recalls: bool = True) -> Floats:
-        """``(draws, T)``, 0 to 1, NaN where no object was drawn; ``weights (draws, N)``.
-
-        Args:
-            at_recalls: the mean precision at COCO's 101 recalls; otherwise the area under the curve.
-        """
+        """``(draws, T)``, 0 to 1, NaN where no object was drawn; ``weights (draws, N)``. ``at_recalls``: the mean
+        precision at COCO's 101 recalls; otherwise the area under the curve."""
         objects = weights @ self.objects
         drawn = weights[:, self.image]
         everything = drawn.cumsum(1)

@@ -242,7 +242,7 @@ def drawn(pixels: Pixels, things: Sequence[Thing]) -> bytes:
     """A copy of an image ``(H, W, 3)`` with the objects drawn on it, as PNG; small images are enlarged."""
     sheet, axes, size = _copy_of(pixels)
     _spread(sheet, draw_things(axes, pixels, things, size=size, line=size / 6))
-    return png(sheet, 100)
+    return png(sheet, dots_per_inch=100)
 
 
 def regions_drawn(pixels: Pixels, found: Pixels, classes: Sequence[str]) -> bytes:
@@ -259,7 +259,7 @@ def regions_drawn(pixels: Pixels, found: Pixels, classes: Sequence[str]) -> byte
             *(x + 0.5, y + 0.5, short(classes[label], 20)), fontsize=size, color=class_color(label), va="center",
             ha="center", bbox={"facecolor": "white", "alpha": 0.82, "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip
-    return png(sheet, 100)
+    return png(sheet, dots_per_inch=100)
 
 
 def _copy_of(pixels: Pixels) -> tuple[Figure, Axes, float]:

@@ -6,7 +6,6 @@ and height instead, and count images and classes from 1; YOLO's have the centre 
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from nextify.evaluation.dense_pictures import Thing, class_color, drawn, regions
 from nextify.evaluation.finder import BATCH, Finder
 from nextify.evaluation.predict import Source, expand, listed
 from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
-from nextify.system.text import valid_unicode
+from nextify.system.text import as_csv, valid_unicode
 from nextify.tasks.average_precision import Rle
 from nextify.tasks.restoring import FoundObjects
 
@@ -166,16 +165,12 @@ def picture(found: DensePrediction, classes: Sequence[str]) -> bytes:
 
 def csv_text(predictions: Iterable[DensePrediction], task: str) -> str:
     """CSV with ``OBJECT_COLUMNS`` or ``REGION_COLUMNS``, one line per object or per image and class."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(OBJECT_COLUMNS if task == "detection" else REGION_COLUMNS)
+    rows: list[tuple[object, ...]] = []
     for found in predictions:
         path = valid_unicode(found.path)
-        for one in found.objects:
-            writer.writerow((path, one.name, one.index, *map(repr, (one.score, *one.box))))
-        for region in found.regions:
-            writer.writerow((path, region.name, region.index, repr(region.share)))
-    return buffer.getvalue()
+        rows += [(path, one.name, one.index, *map(repr, (one.score, *one.box))) for one in found.objects]
+        rows += [(path, region.name, region.index, repr(region.share)) for region in found.regions]
+    return as_csv(OBJECT_COLUMNS if task == "detection" else REGION_COLUMNS, rows)
 
 
 class DenseFolder:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import check_agree, visible
-from nextify.data.images import check_images
+from nextify.data.images import DataSet, S, check_images
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
@@ -32,7 +32,7 @@ from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
 from nextify.system.text import plural, some
 from nextify.tasks.classification import PLAIN, Classification, Hits, Inference
-from nextify.weights import About, Preprocessing, WeightsError, load
+from nextify.weights import About, Loaded, Preprocessing, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated
 
 BATCH = 256
@@ -124,6 +124,43 @@ def _gap(points: float) -> str:
     return f"too {'high' if points > 0 else 'low'} by {abs(points):.1f} points"
 
 
+def part_of(images: DataSet[S], part: Part) -> tuple[str, list[S]]:
+    """What figures on a part of the images call it, and its sets: the test part, the training part, or both."""
+    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
+    return images.name if part == "test" else f"{images.name} ({part})", sets
+
+
+class MatchedNetwork:
+    """A bundle's network, with its classes matched to those of images."""
+
+    def __init__(
+        self, loaded: Loaded, images: Images, device: str, kernels: Mode = "auto", order: Order | None = None
+    ) -> None:
+        """Raises ``WeightsError`` and ``DataError`` as ``name_classes`` and ``match_classes``."""
+        self.notes = list(loaded.notes)
+        self.about = loaded.about if images.multilabel else name_classes(loaded.about, images, self.notes, order)
+        self.label_of = match_classes(self.about, images, self.notes)
+        self.inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
+        self.settings, self.device = loaded.preprocessing, device
+        self.model = loaded.model.to(device)
+        install(self.model, kernels)
+
+    def __call__(self, images: ImageSet, *, raw: bool = False) -> npt.NDArray[np.float32]:
+        """``(N, K)`` probabilities of the images, or logits: see ``predict_set``."""
+        return predict_set(self.model, images, self.settings, self.device, self.inference, raw=raw)
+
+
+def load_matched(
+    bundle: str | Path, images: Images, device: str, threads: int | None, class_order: ClassOrder | None, kernels: Mode
+) -> MatchedNetwork:
+    """Load a bundle to measure it on images of one class each, with its arguments as ``evaluate`` has them."""
+    check_images(images)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    order = is_word(class_order)
+    return MatchedNetwork(load(bundle, class_order=None if order else class_order), images, device, kernels, order)
+
+
 def evaluate(
     bundle: str | Path,
     images: Images,
@@ -150,34 +187,24 @@ def evaluate(
         DataError: classes that the bundle does not know; several labels per image.
         TypeError: ``images`` is not an ``Images``.
     """
-    check_images(images)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    order = is_word(class_order)
-    loaded = load(bundle, class_order=None if order else class_order)
-    notes = list(loaded.notes)
-    about = name_classes(loaded.about, images, notes, order)
-    labels_of = match_classes(about, images, notes)
-    inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
-    model = loaded.model.to(device)
-    install(model, kernels)
-    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
-    probabilities = np.concatenate([predict_set(model, s, loaded.preprocessing, device, inference) for s in sets])
-    labels = labels_of[np.concatenate([s.labels for s in sets])]
+    network = load_matched(bundle, images, device, threads, class_order, kernels)
+    data, sets = part_of(images, part)
+    probabilities = np.concatenate([network(s) for s in sets])
+    labels = network.label_of[np.concatenate([s.labels for s in sets])]
     names = [s.name(i) for s in sets for i in range(len(s))]
-    classes = about.classes
+    about, classes, notes = network.about, network.about.classes, network.notes
     accuracy = Classification.metrics([Hits.of(torch.from_numpy(probabilities), torch.from_numpy(labels))])
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)
     counts = confusion(predicted, labels, len(classes))
     error, bins = calibration(confidence, predicted == labels)
-    temperature = inference.temperature
+    temperature = about.temperature
     plain_error: float | None = None
     plain_bins: list[Bin] = []
     if temperature != 1:
         plain = probabilities.astype(np.float64) ** temperature  # softmax(logits), but for its scale
         plain_error, plain_bins = calibration(plain.max(1) / plain.sum(1), predicted == labels)
-    elif loaded.about.recipe is not None and abs(confidence_gap(bins)) >= WIDE_GAP:
+    elif about.recipe is not None and abs(confidence_gap(bins)) >= WIDE_GAP:
         notes.append(f"confidences are {_gap(confidence_gap(bins))}: a training with {CALIBRATE} mends that")
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
@@ -185,8 +212,8 @@ def evaluate(
         Mistake(names[i], classes[labels[i]], classes[predicted[i]], float(confidence[i])) for i in worst.tolist()
     )
     found = Evaluation(
-        model=loaded.about.name,
-        data=images.name if part == "test" else f"{images.name} ({part})",
+        model=about.name,
+        data=data,
         images=len(labels),
         top1=accuracy.top1,
         top5=accuracy.top5,
@@ -195,8 +222,8 @@ def evaluate(
         classes=tuple(per_class(counts, classes)),
         confusion=tuple(map(tuple, counts.tolist())),
         mistakes=mistakes,
-        precision="bf16" if inference.bf16 else "fp32",
-        notes=(*notes, *inference.notes),
+        precision="bf16" if network.inference.bf16 else "fp32",
+        notes=(*notes, *network.inference.notes),
         environment={**describe(), "device": device},
         temperature=temperature,
         uncalibrated_error=plain_error,
@@ -307,6 +334,12 @@ def place_classes(
     return np.array([place[text] for text in wanted], np.int64)
 
 
+def own_run(number: int) -> range:
+    """This process's run of ``number`` images."""
+    first, last = (number * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
+    return range(first, last)
+
+
 def predict_set(
     model: nn.Module,
     images: ImageSet,
@@ -320,8 +353,7 @@ def predict_set(
 
     Of several processes each computes its run of the images, and all get the whole; every process must call this.
     """
-    first, last = (len(images) * end // processes.count() for end in (processes.rank(), processes.rank() + 1))
-    pixels = (images.load(i) for i in range(first, last))
+    pixels = (images.load(i) for i in own_run(len(images)))
     own: list[npt.NDArray[np.float32]] = []
     while batch := [settings.pixels(image) for image in islice(pixels, settings.batch_size(BATCH))]:
         own.append((logits if raw else probabilities)(model, torch.stack(batch), device, settings, inference))

@@ -41,10 +41,7 @@ class Finder:
 
     def __call__(self, images: Iterable[Pixels], least_score: float = 0.0) -> Iterator[FoundObjects | IndexMask]:
         """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``.
-
-        Args:
-            least_score: of the objects; masks of others are not computed.
-        """
+        ``least_score``: of the objects; masks of others are not computed."""
         rest = iter(images)
         while batch := [placed(image, self.canvas) for image in islice(rest, BATCH)]:
             pixels = torch.from_numpy(np.stack([canvas for canvas, _ in batch]))

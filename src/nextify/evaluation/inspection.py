@@ -8,7 +8,6 @@ on thumbnails, and its mean distance to them says how far off it lies.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,17 +22,14 @@ from torch import Tensor
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import visible
-from nextify.data.images import check_images
-from nextify.evaluation.evaluate import match_classes, name_classes, predict_set
+from nextify.evaluation.evaluate import load_matched
 from nextify.evaluation.label_errors import label_errors
 from nextify.evaluation.pictures import Tile, contact_sheet, heading, short
-from nextify.kernels import install
+from nextify.networks.network import ConvNet
 from nextify.system.files import write_bytes_atomic
 from nextify.system.native import Mode
-from nextify.system.text import plural, printable
-from nextify.tasks.classification import Inference
-from nextify.weights import load
-from nextify.weights.class_names import ClassOrder, is_word
+from nextify.system.text import as_csv, plural, printable
+from nextify.weights.class_names import ClassOrder
 
 Kind = Literal["label", "duplicate_classes", "duplicate_parts", "outlier"]
 """``label``: likely labelled wrong; ``duplicate_classes``, ``duplicate_parts``: nearly the same image stands in another
@@ -114,22 +110,15 @@ def inspect_images(
         WeightsError, DataError: as ``evaluate``.
         TypeError: ``images`` is not an ``Images``.
     """
-    check_images(images)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    order = is_word(class_order)
-    loaded = load(bundle, class_order=None if order else class_order)
-    notes: list[str] = [*loaded.notes]
-    about = name_classes(loaded.about, images, notes, order)
-    labels_of = match_classes(about, images, notes)
-    inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
-    model = loaded.single("nextify inspect").to(device)
-    install(model, kernels)
+    network = load_matched(bundle, images, device, threads, class_order, kernels)
+    about, notes, labels_of = network.about, network.notes, network.label_of
+    about.check_single("nextify inspect")
+    assert isinstance(network.model, ConvNet)
     seen: list[Tensor] = []  # what enters the classifier, (B, C) of each batch
-    model.head.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    network.model.head.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     sets = (images.train, images.test)
-    predicted = [predict_set(model, part, loaded.preprocessing, device, inference) for part in sets if len(part)]
-    passes = 2 if inference.mirror else 1  # each image's own, and then its mirror image's
+    predicted = [network(part) for part in sets if len(part)]
+    passes = 2 if network.inference.mirror else 1  # each image's own, and then its mirror image's
     features = torch.cat(seen[::passes]).numpy()
     labels = labels_of[np.concatenate([part.labels for part in sets])]
     known = [np.zeros((0, len(about.classes)), np.float32), predicted[-1]]
@@ -247,12 +236,7 @@ def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> np
 
 
 def csv_text(found: Inspection) -> str:
-    """The findings as CSV with ``COLUMNS``."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in found.findings)
-    return text.getvalue()
+    return as_csv(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in found.findings))
 
 
 def sheets(found: Inspection) -> dict[Kind, str]:

@@ -14,20 +14,13 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import visible
 from nextify.data.images import check_images
 from nextify.evaluation.dense_intervals import DRAWS, Interval, draw_counts, middle, parts_of_draws
-from nextify.evaluation.evaluate import Part, match_classes, predict_set
+from nextify.evaluation.evaluate import MatchedNetwork, Part, part_of
 from nextify.evaluation.multilabel_pictures import curves_picture, worst_picture
-from nextify.kernels import install
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
-from nextify.tasks.classification import Inference
-from nextify.tasks.multilabel_metrics import (
-    UNFITTED,
-    ClassPrecision,
-    MultiLabelMetrics,
-    average_precision,
-)
+from nextify.tasks.multilabel_metrics import UNFITTED, ClassPrecision, MultiLabelMetrics, average_precision
 from nextify.weights import WeightsError, load
 from nextify.weights.class_names import ClassOrder, is_word
 
@@ -77,7 +70,6 @@ class MultiLabelEvaluation:
     environment: Environment
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data."""
         found = asdict(self)
         del found["curves"]
         return found
@@ -114,19 +106,17 @@ def evaluate_multilabel(
     if is_word(class_order):
         raise WeightsError("--class-order orders classes of folders; for several labels give a file of the names")
     loaded = load(bundle, class_order=class_order)
-    about, notes = loaded.about, list(loaded.notes)
+    about = loaded.about
     if not about.thresholds:
         raise WeightsError(f"{bundle} gives one class per image, and {images.name} has several labels")
     if not images.multilabel:
         raise DataError(f"{images.name} has one class per image: open it with task='multilabel'")
-    place = match_classes(about, images, notes)
-    inference = Inference.of(about.recipe)
-    model = loaded.model.to(device)
-    install(model, kernels)
-    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
-    logits = np.concatenate([predict_set(model, s, loaded.preprocessing, device, inference, raw=True) for s in sets])
+    network = MatchedNetwork(loaded, images, device, kernels)
+    notes = network.notes
+    data, sets = part_of(images, part)
+    logits = np.concatenate([network(s, raw=True) for s in sets])
     truth = np.zeros((len(logits), about.num_classes), bool)
-    truth[:, place] = np.concatenate([s.labels for s in sets]) > 0
+    truth[:, network.label_of] = np.concatenate([s.labels for s in sets]) > 0
     if not truth.any():
         raise DataError(f"no image of {images.name} ({part}) has a label, so nothing can be measured: label some")
     seen = MultiLabelMetrics(logits, truth, about.thresholds)
@@ -136,7 +126,7 @@ def evaluate_multilabel(
     worst, shown = _worst(seen, about.classes, sets, first)
     found = MultiLabelEvaluation(
         model=about.name,
-        data=images.name if part == "test" else f"{images.name} ({part})",
+        data=data,
         images=len(truth),
         metrics=seen.values(),
         intervals=intervals(seen),
@@ -145,8 +135,8 @@ def evaluate_multilabel(
         curves=tuple(
             _curve(name, logits[:, k], truth[:, k]) for k, name in enumerate(about.classes) if truth[:, k].any()
         ),
-        precision="bf16" if inference.bf16 else "fp32",
-        notes=(*notes, *inference.notes),
+        precision="bf16" if network.inference.bf16 else "fp32",
+        notes=(*notes, *network.inference.notes),
         environment={**describe(), "device": device},
     )
     if out is not None and processes.is_first():

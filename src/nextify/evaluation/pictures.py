@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from nextify.system.fonts import lettered
+from nextify.system import fonts
 from nextify.system.text import plural
 from nextify.tasks.classification import Classification
 from nextify.tasks.task import MetricSpec
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nextify.evaluation.evaluate import Evaluation
 
 INK, SOFT, BLUE, ORANGE = "#1b1b1f", "#55585f", "#0072B2", "#B34700"
+png = partial(fonts.png, dots_per_inch=130)
 WRITTEN_COUNTS = 20
 """Largest number of classes whose cells carry their counts."""
 WRITTEN_NAMES = 60
@@ -200,13 +201,6 @@ def figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def png(sheet: Figure, dots_per_inch: float = 130) -> bytes:
-    buffer = io.BytesIO()
-    with lettered(sheet):
-        sheet.savefig(buffer, format="png", dpi=dots_per_inch)
-    return buffer.getvalue()
 
 
 class Measured(Protocol):

@@ -6,9 +6,7 @@ from memory are prepared exactly as the training's test images were.
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +24,7 @@ from nextify.data.encoded import read_file
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.runner import Network, Runner, probabilities
 from nextify.system.native import Mode
-from nextify.system.text import valid_unicode
+from nextify.system.text import as_csv, valid_unicode
 from nextify.weights.class_names import ClassOrder
 
 BATCH = 64
@@ -232,12 +230,11 @@ def csv_text(predictions: Iterable[Prediction]) -> str:
     Unreadable images have no line; a class without a name has an empty one. An image without any label has a line of
     rank 0, whose other columns are empty.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows: list[tuple[object, ...]] = []
     for prediction in predictions:
+        path = valid_unicode(prediction.path)
         if not prediction.guesses and not prediction.error:
-            writer.writerow((valid_unicode(prediction.path), 0, "", "", ""))
+            rows.append((path, 0, "", "", ""))
         for rank, guess in enumerate(prediction.guesses, 1):
-            writer.writerow((valid_unicode(prediction.path), rank, guess.name, guess.index, repr(guess.probability)))
-    return buffer.getvalue()
+            rows.append((path, rank, guess.name, guess.index, repr(guess.probability)))
+    return as_csv(COLUMNS, rows)

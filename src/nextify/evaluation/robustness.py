@@ -19,21 +19,12 @@ from nextify.data import DataError, Images
 from nextify.data.images import check_images
 from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, Right
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
-from nextify.evaluation.corruption_error import (
-    ALEXNET,
-    ALEXNET_CLEAN_ERROR,
-    Point,
-    Summary,
-    mean_if_all,
-    summarize,
-)
+from nextify.evaluation.corruption_error import ALEXNET, ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
-from nextify.evaluation.evaluate import Part, match_classes, name_classes, probabilities
-from nextify.kernels import install
+from nextify.evaluation.evaluate import MatchedNetwork, Part, part_of, probabilities
 from nextify.system.environment import Environment, describe
 from nextify.system.native import Mode
 from nextify.system.several import several
-from nextify.tasks.classification import Inference
 from nextify.weights import Loaded, Preprocessing, load
 from nextify.weights.class_names import ClassOrder, Order, is_word
 
@@ -144,7 +135,7 @@ def measure(
     for index, network in enumerate(networks):
         groups.setdefault(_pixels_key(network.settings), []).append(index)
 
-    sets = {"test": [images.test], "train": [images.train], "all": [images.train, images.test]}[part]
+    data, sets = part_of(images, part)
     places = [(s, i) for s in sets for i in range(len(s))]
     chosen = spread(len(places), limit)
     if not chosen:
@@ -201,7 +192,7 @@ def measure(
     )
     return Robustness(
         model=first.name,
-        data=images.name if part == "test" else f"{images.name} ({part})",
+        data=data,
         images=len(chosen),
         size=first.settings.size,
         corrupted_here=bool(made),
@@ -259,32 +250,22 @@ def _differences_to_published(network: _Network, made_frost: bool, made: bool) -
     return notes
 
 
-class _Network:
+class _Network(MatchedNetwork):
     """A loaded network that classifies batches of the images' classes."""
 
     def __init__(
-        self,
-        loaded: Loaded,
-        images: Images,
-        device: str,
-        only_present: bool,
-        order: Order | None,
-        kernels: Mode,
+        self, loaded: Loaded, images: Images, device: str, only_present: bool, order: Order | None, kernels: Mode
     ) -> None:
-        self.name, self.settings, self.num_classes = loaded.about.name, loaded.preprocessing, loaded.about.num_classes
-        if self.settings.channels != 3 or min(self.settings.size) < SMALLEST_SIDE:
+        settings = loaded.preprocessing
+        if settings.channels != 3 or min(settings.size) < SMALLEST_SIDE:
             raise ValueError(
                 f"the corruptions need colour images of at least {SMALLEST_SIDE} pixels a side; this network takes "
-                f"{self.settings.channels} channel(s) of {self.settings.size[0]}×{self.settings.size[1]}"
+                f"{settings.channels} channel(s) of {settings.size[0]}×{settings.size[1]}"
             )
-        notes: list[str] = list(loaded.notes)
-        self.label_of = match_classes(name_classes(loaded.about, images, notes, order), images, notes)
-        self.device = device
+        super().__init__(loaded, images, device, kernels, order)
+        self.notes += self.inference.notes
+        self.name, self.num_classes = self.about.name, self.about.num_classes
         self.present = np.unique(self.label_of) if only_present else None
-        self.inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
-        self.notes = notes + self.inference.notes
-        self.model = loaded.model.to(device)
-        install(self.model, kernels)
 
     def identity(self) -> list[str]:
         """Everything that decides its answers: weights, preprocessing, inference and classes."""

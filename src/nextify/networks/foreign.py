@@ -43,7 +43,6 @@ class Foreign:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Foreign:
-        """The network of ``to_dict``'s plain data."""
         arguments = tuple(sorted((name, _frozen(value)) for name, value in values["arguments"].items()))
         return cls(values["name"], arguments, values["version"], values["fused_attention"])
 
@@ -61,23 +60,24 @@ def timm_network(name: str, *, fused_attention: bool = True, **arguments: Any) -
 def build(
     network: Design | Foreign, num_classes: int, stochastic_depth: float = 0.0, in_channels: int = 3
 ) -> nn.Module:
-    """The torch module with fresh weights; timm's networks are initialized by timm.
-
-    Args:
-        stochastic_depth: probability of dropping the last block's branch in training; it grows linearly from 0.
-    """
+    """The torch module with fresh weights; timm's networks are initialized by timm. ``stochastic_depth``: probability
+    of dropping the last block's branch in training; it grows linearly from 0."""
     if isinstance(network, Design):
         return create_model(network, num_classes, in_channels=in_channels, stochastic_depth=stochastic_depth)
+    channels = {"in_chans": in_channels} if in_channels != 3 else {}
+    model: nn.Module = built_by_timm(network, stochastic_depth, num_classes=num_classes, **channels)
+    return model
+
+
+def built_by_timm(network: Foreign, stochastic_depth: float = 0.0, **arguments: Any) -> Any:
+    """timm's module with fresh weights, from the network's arguments and further ones."""
     import timm
 
-    arguments: dict[str, Any] = {**dict(network.arguments), "num_classes": num_classes}
-    if in_channels != 3:
-        arguments["in_chans"] = in_channels
     if stochastic_depth:
         arguments["drop_path_rate"] = stochastic_depth
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a user cannot act on timm's notes about its registry
-        model: nn.Module = timm.create_model(network.name, pretrained=False, **arguments)
+        model: nn.Module = timm.create_model(network.name, pretrained=False, **dict(network.arguments) | arguments)
     if not network.fused_attention:
         for module in model.modules():
             if hasattr(module, "fused_attn"):

@@ -34,11 +34,8 @@ def module_of(kind: type[Layer]) -> Callable[[Builder], Builder]:
 
 
 def build(layer: Layer) -> nn.Module:
-    """Build the torch module of one layer of a plan.
-
-    Raises:
-        UnknownLayer: no module is registered for a layer of this kind.
-    """
+    """Build the torch module of one layer of a plan. Raises ``UnknownLayer`` where no module is registered for a layer
+    of this kind."""
     if type(layer) not in MODULES:
         raise UnknownLayer(layer)
     return MODULES[type(layer)](layer)

@@ -96,10 +96,7 @@ class Design(Settings):
         if self.downsampling != "in_block" and self.stem == "patchify1" and max(self.stage_strides) == 1:
             warnings.warn(InertChoice("nothing in this design reduces the resolution"), stacklevel=2)
         if self.layer_scale != "off" and self.norms == "after_every_conv":
-            warnings.warn(
-                InertChoice("layer_scale after a norm repeats that norm's own learned scale"),
-                stacklevel=2,
-            )
+            warnings.warn(InertChoice("layer_scale after a norm repeats that norm's own learned scale"), stacklevel=2)
 
 
 def stem_stride(stem: str) -> int:

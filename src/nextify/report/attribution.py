@@ -47,7 +47,6 @@ class Results:
     environment: Mapping[str, str | int | float | None]
 
     def to_dict(self) -> Json:
-        """The fields as JSON has them."""
         found: Json = finite(asdict(self))
         return {"schema": 1, **found}
 
@@ -59,7 +58,7 @@ def _estimate(part: str) -> tuple[Column[Worth], ...]:
     return tuple(of(end) for end in ("mean", "low", "high", "n"))
 
 
-def _shown(estimate: Estimate) -> str:
+def _shown(estimate: Estimate | Interaction) -> str:
     return f"{text.signed(estimate.mean)} {text.interval(estimate.low, estimate.high)}".strip()
 
 
@@ -104,7 +103,7 @@ def terminal(results: Results) -> RichTable:
     def style(worth: Worth, key: str) -> str:
         return "bold" if key == "-" and _certain(worth.shapley) else ""
 
-    return terminal_of(title, shown(COLUMNS, "terminal"), _groups(results), style)
+    return terminal_of(title, shown(COLUMNS, "terminal"), [("", results.attribution.worths)], style)
 
 
 def notes(results: Results) -> list[str]:
@@ -125,16 +124,12 @@ def notes(results: Results) -> list[str]:
         titles = {w.decision: w.title for w in found.worths}
         said.append(
             "Pairs that change each other's worth: "
-            + "; ".join(f"{titles[i.first]} and {titles[i.second]} {_interaction(i)}" for i in strong[:6])
+            + "; ".join(f"{titles[i.first]} and {titles[i.second]} {_shown(i)}" for i in strong[:6])
             + "."
         )
     elif found.interactions:
         said.append("No two decisions can be said to change each other's worth.")
     return said
-
-
-def _interaction(found: Interaction) -> str:
-    return f"{text.signed(found.mean)} {text.interval(found.low, found.high)}"
 
 
 def _certain(estimate: Estimate) -> bool:
@@ -157,10 +152,6 @@ def _against_the_paper(worths: Sequence[Worth]) -> list[str]:
     ]
     said = "Opposite sign to the paper's: " + (", ".join(turned) if turned else "none for certain") + "."
     return [said, "Four or more ranks away from the paper's: " + (", ".join(moved) if moved else "none") + "."]
-
-
-def _groups(results: Results) -> list[tuple[str, list[Worth]]]:
-    return [("", list(results.attribution.worths))]
 
 
 def figure(results: Results) -> Figure:
@@ -193,16 +184,13 @@ def figure(results: Results) -> Figure:
     ours.tick_params(axis="y", length=0)
     theirs.set_yticks([])
     drawn = {"●": "Shapley value, 95 % interval"}
-    drawn |= {"◆": "in the paper’s order", "▷": "alone", "◁": "last"} if _has_ends(worths) else {}
+    if any(worth.in_papers_order.mean is not None for worth in worths):
+        drawn |= {"◆": "in the paper’s order", "▷": "alone", "◁": "last"}
     legend = "   ".join(f"{mark} {words}" for mark, words in drawn.items()) + "   grey: 5 to 95 % of the orders"
     made.text(0.23, 1 - 0.5 / height, legend, fontsize=8.5, color=SOFT, va="center")
     title = f"What each decision is worth in any order ({plural(results.attribution.pairs, 'pair')} of orders)"
     made.text(0.02, 1 - 0.24 / height, title, fontsize=12.5, weight="bold", color=INK, va="center")
     return made
-
-
-def _has_ends(worths: Sequence[Worth]) -> bool:
-    return any(worth.in_papers_order.mean is not None for worth in worths)
 
 
 def _worth(axes: Axes, y: int, worth: Worth) -> None:
@@ -274,7 +262,7 @@ def page(results: Results, drawing: str | None = None, matrix: str | None = None
         whole=_shown(found.whole),
         drawing=drawing or svg(figure(results)),
         matrix=matrix,
-        table=table_of("What each decision is worth", shown(COLUMNS, "html"), _groups(results)),
+        table=table_of("What each decision is worth", shown(COLUMNS, "html"), [("", results.attribution.worths)]),
         interactions=_interactions(results),
         notes=notes(results),
         conditions=_conditions(results),
@@ -285,7 +273,7 @@ def page(results: Results, drawing: str | None = None, matrix: str | None = None
 def _interactions(results: Results) -> Table:
     titles = {worth.decision: worth.title for worth in results.attribution.worths}
     lines = [
-        Line((titles[i.first], titles[i.second], _interaction(i), "yes" if i.certain else "no"))
+        Line((titles[i.first], titles[i.second], _shown(i), "yes" if i.certain else "no"))
         for i in results.attribution.interactions
     ]
     head = (("decision", ""), ("and", "text"), ("together, points [95 %]", ""), ("certain with all considered", "text"))

@@ -44,7 +44,6 @@ class Column(Generic[T]):
 
     @property
     def heading(self) -> str:
-        """Title and unit."""
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
     def value(self, record: T) -> Value:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nextify.system.files import write_bytes_atomic, write_text_atomic
-from nextify.system.fonts import OWN, lettered
+from nextify.system.fonts import OWN, lettered, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,14 +45,6 @@ def inline_svg(source: str, prefix: str, label: str) -> str:
     opening, rest = source.split(">", 1)
     opening = re.sub(r'\s(width|height)="[^"]*"', "", opening)
     return f'{opening} role="img" aria-label="{escape(label)}">{rest.strip()}'
-
-
-def png(figure: Figure, dots_per_inch: int = 160) -> bytes:
-    """The figure as PNG bytes."""
-    buffer = io.BytesIO()
-    with lettered(figure):
-        figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "nextify"})
-    return buffer.getvalue()
 
 
 def save(figure: Figure, out: Path, name: str) -> str:

@@ -83,7 +83,8 @@ def roadmap_figure(results: StudyResults) -> Figure:
     for x, title, measured, color, begins in (here, paper):
         write(canvas, x, head + 0.17, title, size=10.5, weight="bold", color=color)
         write(canvas, x, head, measured, size=8.5, color=SOFT)
-        write(canvas, x, y - 0.42, _axis_note(begins), size=8.5, color=SOFT)
+        note = "%, axis from 0" if begins == 0 else f"%, axis starts at {begins:g}, not at 0"
+        write(canvas, x, y - 0.42, note, size=8.5, color=SOFT)
 
     for at, group, row in places:
         color, explored = _COLORS.get(group, PAPER), not row.adopted
@@ -274,10 +275,6 @@ def _axis(axes: Axes, found: Sequence[tuple[float | None, float | None]], room: 
     axes.set_xticks([round(float(t), 6) for t in ticks if start - 1e-9 <= t <= min(end, 100.0) + 1e-9])
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     return start
-
-
-def _axis_note(start: float) -> str:
-    return "%, axis from 0" if start == 0 else f"%, axis starts at {start:g}, not at 0"
 
 
 def _points(curve: Sequence[Epoch], key: str) -> tuple[list[float], list[float]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,6 +9,7 @@ from nextify.report import text
 from nextify.report.columns import COLUMNS, Column, Place, of_metric, shown
 from nextify.report.template import Line, Table
 from nextify.study.results import StepResult, StudyResults
+from nextify.system.text import as_csv
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -25,14 +24,10 @@ _STYLES = {"higher": "bold green", "lower": "bold red"}
 
 def csv_of(columns: Sequence[Column[T]], records: Iterable[T]) -> str:
     """One line per record, unrounded, absent values empty (RFC 4180 quoting, ``\\n`` line ends)."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
     named = [column for column in columns if column.key]
-    writer.writerow(column.key for column in named)
-    for record in records:
-        values = (column.value(record) for column in named)
-        writer.writerow(str(v).lower() if isinstance(v, bool) else v for v in values)
-    return buffer.getvalue()
+    rows = ([column.value(record) for column in named] for record in records)
+    words = ([str(value).lower() if isinstance(value, bool) else value for value in row] for row in rows)
+    return as_csv([column.key for column in named], words)
 
 
 def table_of(

@@ -265,9 +265,7 @@ class Attributed:
             size = taken.sum(1)
             inside = (size > 0) & (size < count)
             weight = np.where(inside, 1 / np.maximum(size * (count - size), 1), 1e3)
-            columns = np.column_stack(
-                [np.ones(len(subsets)), taken, *(taken[:, i] * taken[:, j] for i, j in both)],
-            )
+            columns = np.column_stack([np.ones(len(subsets)), taken, *(taken[:, i] * taken[:, j] for i, j in both)])
             target = np.array([values[s, p] for s in subsets])
             squares.append(columns.T @ (weight[:, None] * columns))
             products.append(columns.T @ (weight * target))

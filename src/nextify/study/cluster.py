@@ -12,17 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nextify.paper.design import InertChoice
-from nextify.study.engine import (
-    Advanced,
-    EngineError,
-    Event,
-    Failed,
-    Job,
-    OnEvent,
-    Started,
-    Stopped,
-    run_job,
-)
+from nextify.study.engine import Advanced, EngineError, Event, Failed, Job, OnEvent, Started, Stopped, run_job
 from nextify.system.allocator import keep_freed_memory
 from nextify.system.lease import leased
 from nextify.training.trial import Runtime
@@ -86,11 +76,8 @@ class ClusterEngine(ABC):
         """Wait a moment, pass progress on, and give the outcomes of jobs that have ended. Raises ``EngineError``."""
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """Run all jobs; one whose worker dies is handed over again.
-
-        Raises:
-            EngineError: the cluster refuses jobs, files cannot be written, or workers die one after the other.
-        """
+        """Run all jobs; one whose worker dies is handed over again. Raises ``EngineError`` where the cluster refuses
+        jobs, files cannot be written, or workers die one after the other."""
         waiting, given_up = list(jobs), 0
         courses = {job.key: _Course() for job in jobs}
 

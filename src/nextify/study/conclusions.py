@@ -90,7 +90,6 @@ def study_conclusions(study: Study) -> dict[str, StepStatistics]:
 
 
 def study_data(images: AnyImages) -> StudyData:
-    """What a report says of the images."""
     return StudyData(
         name=images.name,
         classes=len(images.classes),

@@ -161,11 +161,8 @@ class LocalEngine:
         return ours
 
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
-        """Run all jobs. Images that are not those of the first job of this engine are sent with their job.
-
-        Raises:
-            EngineError: a worker could not write its files, or workers die one after the other.
-        """
+        """Run all jobs. Images that are not those of the first job of this engine are sent with their job. Raises
+        ``EngineError`` where a worker could not write its files, or workers die one after the other."""
         waiting = list(jobs)
         running: dict[Connection, Job] = {}
         deaths = 0

@@ -12,9 +12,7 @@ images stay unused. The folder holds::
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +36,7 @@ from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
 from nextify.system.files import JSON_FILE, write_json_atomic, write_text_atomic
 from nextify.system.native import Mode
+from nextify.system.text import as_csv
 from nextify.training.continued import Finished, trained_before
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.request import Request, RequestError
@@ -98,11 +97,8 @@ class CrossValidation:
 
 
 def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
-    """Cut the training images into ``count`` folds, by scikit-learn.
-
-    Raises:
-        DataError: a class or the groups do not reach for so many folds.
-    """
+    """Cut the training images into ``count`` folds, by scikit-learn. Raises ``DataError`` where a class or the groups
+    do not reach for so many folds."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     check_images(images)
@@ -319,12 +315,11 @@ class CrossTrainings(Trainings):
         """Every training image with its label, its fold, and the probability of each class, as CSV."""
         train, classes = self.images.train, self.images.classes
         rows, number = self.probabilities()
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("path", "label", "fold", *classes))
-        for i, label in enumerate(train.labels):
-            writer.writerow((train.name(i), classes[label], number[i], *map(repr, rows[i].tolist())))
-        return text.getvalue()
+        each = (
+            (train.name(i), classes[label], number[i], *map(repr, rows[i].tolist()))
+            for i, label in enumerate(train.labels)
+        )
+        return as_csv(("path", "label", "fold", *classes), each)
 
 
 def cross_validate(

@@ -57,7 +57,6 @@ class RunDifferences:
         return None if a.value is None or b.value is None or a.metric != b.metric else b.value - a.value
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data for JSON."""
         parts = ("settings", "followed", "data", "versions", "runtime")
         return {
             "before": self.before.to_dict(),

@@ -75,7 +75,6 @@ class Run:
         return f"{self.state}{at}" + (f", {self.detail}" if self.detail else "")
 
     def to_dict(self) -> dict[str, object]:
-        """The fields as plain data for JSON."""
         return {**asdict(self), "folder": valid_unicode(str(self.folder))}
 
 

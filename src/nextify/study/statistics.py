@@ -101,12 +101,7 @@ class StepStatistics:
     def figures(self) -> Json:
         """The figures under the names of a ``StepResult``."""
         s, c = self.summary, self.comparison
-        found: Json = {
-            "n": s.n,
-            "mean": s.mean,
-            "std": s.std,
-            "binomial_standard_error": s.binomial_standard_error,
-        }
+        found: Json = {"n": s.n, "mean": s.mean, "std": s.std, "binomial_standard_error": s.binomial_standard_error}
         if c:
             found |= {"compared_with": c.reference, "change": c.change, "change_low": c.low, "change_high": c.high}
             found |= {"p_value": c.p_value, "p_value_holm": c.p_holm, "seeds_needed": c.seeds_needed}

@@ -169,7 +169,6 @@ class Study(Trainings):
         return metric_specs(self.plan.trials[0].trial)
 
     def conclusions(self) -> dict[str, StepStatistics]:
-        """What can be concluded about each step."""
         return study_conclusions(self)
 
     def look_again(self) -> bool:

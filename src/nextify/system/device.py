@@ -70,3 +70,10 @@ def peak_memory_mib() -> int | None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak // (2**20 if sys.platform == "darwin" else 2**10)
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine ran out of memory; torch has no class for the latter."""
+    words = ("not enough memory", "can't allocate memory", "out of memory")
+    told = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return told or isinstance(error, MemoryError)

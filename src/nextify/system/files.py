@@ -27,6 +27,11 @@ class UnusableFolder(OSError):
     """A folder that cannot hold what is to be written; the message names the remedy."""
 
 
+def cache_root() -> Path:
+    """Of this user, for the caches of every program."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents where they are missing. Raises ``UnusableFolder``."""
     try:

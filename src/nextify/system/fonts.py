@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -34,6 +35,14 @@ def lettered(figure: Figure) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # one for every such character
         yield
+
+
+def png(figure: Figure, dots_per_inch: float = 160) -> bytes:
+    """The figure as PNG bytes, ``lettered``."""
+    buffer = io.BytesIO()
+    with lettered(figure):
+        figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": "nextify"})
+    return buffer.getvalue()
 
 
 @lru_cache(maxsize=64)

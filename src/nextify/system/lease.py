@@ -87,11 +87,8 @@ def leased(folder: Path, wait: bool = False) -> Iterator[Lease]:
 
 
 def another_holder(folder: Path, ours: Path | None = None) -> str | None:
-    """Who else holds a folder, as a message to its user; None for nobody. Removes dead leases.
-
-    Args:
-        ours: a lease of this process that was just written, which tells the disk's time.
-    """
+    """Who else holds a folder, as a message to its user; None for nobody. Removes dead leases. ``ours``: a lease of
+    this process that was just written, which tells the disk's time."""
     others = [path for path in folder.glob(f"{PREFIX}*") if path != ours]
     if not others:
         return None

@@ -24,16 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nextify.system.files import cache_root
+
 Mode = Literal["auto", "on", "off"]
 _image_kernels: Mode = "auto"
 
 
 def known_mode(mode: Mode) -> Mode:
-    """The mode itself.
-
-    Raises:
-        ValueError: there is no such mode.
-    """
+    """The mode itself. Raises ``ValueError`` where there is no such mode."""
     if mode not in get_args(Mode):
         raise ValueError(f"kernels must be auto, on or off, got {mode!r}")
     return mode
@@ -226,7 +224,7 @@ def cache_folder() -> Path:
         RuntimeError: neither will do.
     """
     refused = []
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = cache_root()
     for folder in (base / "nextify" / "kernels", Path(tempfile.gettempdir()) / f"nextify-kernels-{os.geteuid()}"):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

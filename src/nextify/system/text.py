@@ -1,9 +1,11 @@
-"""Words that every room puts into its messages, and templates of pages."""
+"""Words that every room puts into its messages, tables as CSV, and templates of pages."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +43,13 @@ def shortened(value: object) -> str:
     except (RecursionError, ValueError):  # nested deeply, or a number of thousands of digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def as_csv(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Rows under a header as CSV (RFC 4180 quoting, ``\\n`` line ends)."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    return buffer.getvalue()
 
 
 def templates(room: str, **more: Any) -> Environment:

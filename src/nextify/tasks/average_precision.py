@@ -198,7 +198,7 @@ RANGES = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e10]}
 """Areas of COCO's sizes, both ends included; those of ``SIZES`` after "all"."""
 
 
-def _annotations(found: Sequence[Observation], kind: str, true: bool) -> list[dict[str, Any]]:
+def _annotations(found: Sequence[Observation], kind: str, true: bool) -> list[dict[str, object]]:
     """The true or the found objects as COCO has them; ids from 1, since its matching takes 0 for none."""
     masks = mask_api()
     annotations: list[dict[str, Any]] = []

@@ -16,13 +16,7 @@ from nextify.data.dense.placement import Placement
 from nextify.data.on_device import PerChannel
 from nextify.data.preprocessing import normalized
 from nextify.data.share import Share
-from nextify.tasks.average_precision import (
-    MASK_SPECS,
-    SPECS,
-    DetectionMetrics,
-    Observation,
-    average_precision,
-)
+from nextify.tasks.average_precision import MASK_SPECS, SPECS, DetectionMetrics, Observation, average_precision
 from nextify.tasks.restoring import objects_back
 from nextify.tasks.task import MetricSpec
 

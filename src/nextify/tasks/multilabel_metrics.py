@@ -130,10 +130,7 @@ class MultiLabelMetrics:
 
     def values(self) -> dict[str, float]:
         """Percent. F1 is of all decisions together (micro), and averaged over the classes that mAP is over (macro).
-
-        Raises:
-            ValueError: no image has a label.
-        """
+        Raises ``ValueError`` where no image has a label."""
         there = self.truth.any(0)
         if not there.any():
             raise ValueError("no image has a label, so average precision is not defined: choose other images")

@@ -64,10 +64,7 @@ class Task(Protocol[M_co]):
 
     def training_batch(self, pixels: Tensor, targets: Any, step: int, share: Share | None) -> tuple[Tensor, Any]:
         """Augmented float32 ``(B, 3, H, W)`` inputs and their targets, on the device, from uint8 ``(B, H, W, 3)``.
-
-        Args:
-            share: the rows of a larger batch that these are; None for a whole one.
-        """
+        ``share``: the rows of a larger batch that these are; None for a whole one."""
 
     def test_batch(self, pixels: Tensor, targets: Any) -> tuple[Tensor, Any]:
         """Inputs and targets on the device, without augmentation."""

@@ -39,10 +39,7 @@ class CapturedUpdate:
     """``update``, captured at the fourth call and launched from then on; eager for good where that fails."""
 
     def __init__(self, update: Update, optimizers: Sequence[Optimizer], record: Record = cuda_graph) -> None:
-        """
-        Args:
-            optimizers: whose learning rates are set before each call.
-        """
+        """``optimizers``: whose learning rates are set before each call."""
         self.update, self.record = update, record
         self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         self.eager_steps = EAGER_STEPS

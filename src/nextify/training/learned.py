@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nextify.data import Images, ImageSet, TestBatches, TrainBatches
+from nextify.data import DataError, Images, ImageSet, TestBatches, TrainBatches
 from nextify.data.dense.annotations import DenseImages, DenseSet
 from nextify.data.dense.batches import DenseTestBatches, DenseTrainBatches
 from nextify.data.share import Share
 from nextify.networks.dense.design import DenseDesign
+from nextify.networks.foreign import Foreign
 from nextify.networks.masked.design import MaskedDesign
 from nextify.tasks.average_precision import MASK_SPECS, SPECS
 from nextify.tasks.classification import Classification, class_weights
@@ -64,11 +65,16 @@ def _has_masks(trial: Trial) -> bool:
 
 
 def task_of(trial: Trial, images: AnyImages, device: torch.device) -> Task[Any]:
-    """The trial's task."""
+    """The trial's task. Raises ``DataError`` for several labels per image and a network that learns one class each."""
     data, bf16 = trial.data, trial.recipe.precision == "bf16"
     if isinstance(trial.design, MaskedDesign):
         return MaskedImages(trial.design, data.image_size, data.mean, data.std, trial.seed, device, bf16)
     if isinstance(images, Images) and images.multilabel:
+        if isinstance(trial.design, Foreign):
+            raise DataError(
+                f"{images.name} has several labels per image (multi-label), but {trial.design.name} of timm learns one "
+                f"class each: train a network of nextify models, or give one class per image"
+            )
         positive = None
         if trial.recipe.class_balance == "loss":
             positive = positive_weights(images.train.labels).to(device)

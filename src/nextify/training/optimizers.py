@@ -57,10 +57,7 @@ def undecayed_parameters(model: nn.Module) -> set[str]:
 
 def depth_group(name: str, depths: tuple[int, ...], *, single: bool = False, stages: bool = False) -> int:
     """Depth group of a parameter: 0 for the stem (``single``: 1, with the first block), increasing towards the head.
-
-    Args:
-        stages: each stage is a group.
-    """
+    ``stages``: each stage is a group."""
     place = name.split(".")
     blocks = max(depths) if stages else 1 if single else BLOCKS_PER_GROUP
     groups = [depth // blocks if depth > blocks else 1 for depth in depths]
@@ -86,11 +83,8 @@ def matrices(model: nn.Module) -> set[int]:
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Group]:
-    """The parameters that are trained, grouped by their settings.
-
-    Raises:
-        ValueError: layer decay is asked for on another library's network, whose depth groups are unknown.
-    """
+    """The parameters that are trained, grouped by their settings. Raises ``ValueError`` where layer decay is asked for
+    on another library's network, whose depth groups are unknown."""
     spared = undecayed_parameters(model) if not isinstance(recipe.optimizer, SGD) else set()
     trunk = model.trunk if isinstance(model, DenseNetwork) else model
     if not isinstance(trunk, Trunk) and recipe.layer_decay != "off":

@@ -47,7 +47,6 @@ class DensePreflight:
     warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The main facts, as lines to print."""
         height, width = self.middle_size
         lines = [
             f"{self.task}: {plural(self.train_images, 'image')} to train on and {self.test_images:,} to test on, "
@@ -59,16 +58,12 @@ class DensePreflight:
         return lines
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data for JSON."""
         return asdict(self)
 
 
 def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
-    """Check images against the recipe they will be trained with.
-
-    Raises:
-        DataError: an epoch would have no step, or there are no test images.
-    """
+    """Check images against the recipe they will be trained with. Raises ``DataError`` where an epoch would have no
+    step, or there are no test images."""
     if recipe.batch_size > len(images.train):
         raise DataError(
             f"a batch of {plural(recipe.batch_size, 'image')} is larger than an epoch of {len(images.train):,}: set "

@@ -12,7 +12,7 @@ import torch
 
 from nextify.paper.design import Design
 from nextify.system import native, processes
-from nextify.system.device import peak_memory_mib
+from nextify.system.device import out_of_memory, peak_memory_mib
 from nextify.training.learned import AnyImages, batches_to_test
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
@@ -123,7 +123,7 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
             speed = probe(trial, prepared.images, replace(runtime, accumulation=parts), steps=6)
             break
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         if parts >= most:
             raise OutOfMemory("even one image at a time does not fit in memory: give a smaller --image-size or model")
@@ -147,12 +147,6 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     own = [speed.step_seconds, speed.test_seconds, parts, memory, speed.waited]
     step, tests, parts_of_all, most_memory, waited = processes.largest(own)
     return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all), waited=waited)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device or of the machine is used up."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def epochs_for(minutes: float, began: float, fitted_to: Callable[[int], Prepared], runtime: Runtime) -> int:

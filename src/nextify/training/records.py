@@ -46,7 +46,6 @@ class State(TypedDict):
 
 
 def to_stderr(message: str) -> None:
-    """Print a warning to stderr."""
     print(f"nextify: warning: {message}", file=sys.stderr)
 
 
@@ -85,7 +84,7 @@ class Records:
 
     def save(self, state: State) -> bool:
         """Save a checkpoint and return whether that worked; a state with a NaN or infinite weight is not saved."""
-        if self.folder is None or not all(map(_finite, state["model"].values())):
+        if self.folder is None or not all(bool(value.isfinite().all()) for value in state["model"].values()):
             return False
         saved = self._try("save a checkpoint", lambda: save_checkpoint(self.path, state))
         if saved:
@@ -113,7 +112,6 @@ class Records:
             self._try("write the log", lambda: write_text_atomic(log, text))
 
     def close(self) -> None:
-        """Close the trackers."""
         self._each_tracker(lambda tracker: tracker.close())
         self.trackers = []
 
@@ -127,9 +125,8 @@ class Records:
                 call(tracker)
             except Exception as error:  # whatever another library raises
                 self.trackers.remove(tracker)
-                self._warn_once(
-                    str(tracker), f"{tracker} failed ({_first_line(error)}); the training goes on without it"
-                )
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                self._warn_once(str(tracker), f"{tracker} failed ({reason}); the training goes on without it")
 
     def _try(self, what: str, write: Callable[[], None]) -> bool:
         try:
@@ -149,11 +146,3 @@ class Records:
 def _append(path: Path, entry: Entry) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
-
-
-def _finite(value: Tensor) -> bool:
-    return bool(value.isfinite().all())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

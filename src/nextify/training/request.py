@@ -65,7 +65,6 @@ class Request:
         return {**self.settings} | ({} if self.precision is None else {"precision": self.precision})
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data, for JSON."""
         stated = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
         for name in ("head", "mask_ratio"):  # as files had it before there were these
             if stated[name] is None:

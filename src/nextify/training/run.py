@@ -33,7 +33,7 @@ from nextify.networks.dense.design import DenseDesign
 from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
 from nextify.system import lease, native, processes
-from nextify.system.device import gpu_name, peak_memory_mib
+from nextify.system.device import gpu_name, out_of_memory, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
 from nextify.tasks.accuracy import Accuracy
@@ -44,7 +44,6 @@ from nextify.tasks.task import Metrics
 from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnEpoch, OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
-from nextify.training.probe import is_out_of_memory
 from nextify.training.records import Records, Warn, to_stderr
 from nextify.training.result import FOREIGN_JSON, Result, finished, packed, packed_scores
 from nextify.training.tracking import open_trackers
@@ -131,7 +130,7 @@ def run_trial(
         except (TrainingStopped, TrainingDiverged):
             raise
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise TrainingOutOfMemory(_less_memory(trial, runtime)) from error
         records.whole_log(trainer.curve)  # in case a full disk had cost a line
@@ -193,11 +192,8 @@ def _clear_damaged(folder: Path, warn: Warn) -> None:
 
 
 def check_space(folder: Path, trainer: Trainer) -> None:
-    """Compare the free space with what a bundle and, while one is replaced, three checkpoints need.
-
-    Raises:
-        UnusableFolder: there is less.
-    """
+    """Compare the free space with what a bundle and, while one is replaced, three checkpoints need. Raises
+    ``UnusableFolder`` where there is less."""
     weights = sum(value.numel() * value.element_size() for value in trainer.model.state_dict().values())
     moments = sum(
         (2 if isinstance(optimizer, torch.optim.AdamW) else 1) * parameter.numel() * parameter.element_size()
@@ -285,10 +281,7 @@ def _save_network(
     provenance: str,
 ) -> None:
     """Write a bundle or, for a classifier of timm's, its weights and a JSON that says the same about them.
-
-    Args:
-        calibrated: the temperature, and the thresholds of several labels.
-    """
+    ``calibrated``: the temperature, and the thresholds of several labels."""
     temperature, thresholds = calibrated
     metrics = tuple(
         Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
@@ -334,7 +327,6 @@ def _save_network(
         )
         save_bundle(result.bundle, weights, about)
         return
-    assert not thresholds, "networks from other libraries learn only one class per image"
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in weights.items()})
     content = {
         "network": trial.design.to_dict(),

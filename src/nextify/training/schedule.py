@@ -31,11 +31,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def image_side(recipe: Recipe, step: int, total_steps: int, size: int, stride: int) -> int:
-    """Side in pixels of the images at optimizer step ``step`` (from 0), which are prepared at ``size``.
-
-    Args:
-        stride: of the network; each side is a multiple of it, at least twice the stride.
-    """
+    """Side in pixels of the images at optimizer step ``step`` (from 0), which are prepared at ``size``. ``stride``: of
+    the network; each side is a multiple of it, at least twice the stride."""
     smaller = _smaller_sides(recipe, size, stride)
     at = int(len(smaller) * step / max(1, total_steps) / GROWTH)
     return smaller[at] if at < len(smaller) else size

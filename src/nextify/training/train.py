@@ -192,12 +192,7 @@ def run_prepared(
     source: Source | None = None,
 ) -> Result:
     """Run a prepared training in its folder below ``out``, with its preflight, resolved recipe and curves beside it.
-
-    Args:
-        source: of its images, where they are not only held in memory.
-
-    Raises as ``run_trial``.
-    """
+    ``source``: of its images, where they are not only held in memory. Raises as ``run_trial``."""
     trial, request, images = prepared.trial, prepared.request, prepared.images
     folder = folder_of(out, trial)
 
@@ -319,23 +314,13 @@ def train(
         left_out = None if without is None else str(without)
         labelled = wanted.mask_ratio is None
         source = Source(
-            *(str(data), split_seed),
-            task=task,
-            ignore_index=ignore_index,
-            without=left_out,
-            labelled=labelled,
+            *(str(data), split_seed), task=task, ignore_index=ignore_index, without=left_out, labelled=labelled
         )
     with processes.joined(place.device):
         held = cast("AnyImages", data)
         images = held if source is None else processes.first_alone(partial(source.open, out / "cache"))
         prepared = prepare_in(out, wanted, images, place, started=started)
-        return run_prepared(
-            *(prepared, out, place),
-            on_progress=progress,
-            track=track,
-            licence=licence,
-            source=source,
-        )
+        return run_prepared(*(prepared, out, place), on_progress=progress, track=track, licence=licence, source=source)
 
 
 def pretrain(model: str, data: str | Path | AnyImages, *, mask_ratio: float = RATIO, **options: Any) -> Result:

@@ -53,11 +53,8 @@ Start = Mapping[str, Tensor]
 
 
 def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
-    """The trial's network with its initial weights, on the CPU.
-
-    Raises:
-        ValueError: the recipe asks for what only networks of ours have, or ``start`` does not fit the design.
-    """
+    """The trial's network with its initial weights, on the CPU. Raises ``ValueError`` where the recipe asks for what
+    only networks of ours have, or ``start`` does not fit the design."""
     recipe = trial.recipe
     torch.manual_seed(trial.seed)
     if isinstance(trial.design, DenseDesign):

@@ -57,11 +57,8 @@ class FoundAutoencoder:
 
 
 def find_autoencoder(source: str | Path, design: str | Design | None = None) -> FoundAutoencoder:
-    """Read an encoder from anywhere, and its decoder from the same file or from beside a bundle of ours.
-
-    Raises:
-        WeightsError: as for ``weights.load``.
-    """
+    """Read an encoder from anywhere, and its decoder from the same file or from beside a bundle of ours. Raises
+    ``WeightsError`` as for ``weights.load``."""
     found = find(source, design)
     found.bundle.about.check_single("a pre-training")
     state = {f"encoder.{n}": t for n, t in found.bundle.state.items() if not n.startswith("head.classifier.")}
@@ -93,11 +90,8 @@ def decoder_in_our_names(state: Mapping[str, Tensor]) -> State:
 
 
 def save_decoder(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write the decoder of an autoencoder's weights beside its bundle, in the official names and shapes.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write the decoder of an autoencoder's weights beside its bundle, in the official names and shapes. Raises
+    ``OSError`` where it cannot be written."""
     found = {}
     for name, tensor in state.items():
         for ours, theirs in _OFFICIAL:

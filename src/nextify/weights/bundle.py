@@ -114,11 +114,8 @@ class About:
 
 
 def chosen_licence(inherited: str, chosen: str | None) -> str:
-    """The licence of a training's result: the one chosen, else that of the weights it started from.
-
-    Raises:
-        WeightsError: the weights' licence passes on to everything made from them.
-    """
+    """The licence of a training's result: the one chosen, else that of the weights it started from. Raises
+    ``WeightsError`` where the weights' licence passes on to everything made from them."""
     if chosen is not None and chosen != inherited and (terms := licence_terms(inherited)):
         raise WeightsError(f"{terms}: leave --licence out, or start from other weights")
     return chosen or inherited
@@ -175,7 +172,7 @@ class DenseBundle:
 AnyAbout = TypeVar("AnyAbout", About, DenseAbout)
 
 
-def to_json(about: About | DenseAbout) -> dict[str, Any]:
+def to_json(about: About | DenseAbout) -> dict[str, object]:
     """The JSON object of a bundle; see ``docs/weights.md``."""
     recipe = None if about.recipe is None else about.recipe.to_dict()
     if isinstance(about, DenseAbout):
@@ -190,7 +187,7 @@ def to_json(about: About | DenseAbout) -> dict[str, Any]:
     return stated
 
 
-def signed_json(about: About | DenseAbout) -> dict[str, Any]:
+def signed_json(about: About | DenseAbout) -> dict[str, object]:
     """``to_json`` with this version of nextify and a checksum of what must not be edited."""
     import nextify
 
@@ -285,7 +282,7 @@ def dense_from_json(content: Mapping[str, Any], path: str | Path) -> DenseAbout:
     return about
 
 
-def any_from_json(content: Mapping[str, Any], path: str | Path) -> About | DenseAbout:
+def any_from_json(content: Mapping[str, object], path: str | Path) -> About | DenseAbout:
     """What a bundle's JSON says, of whichever task. Raises ``WeightsError`` as ``from_json``."""
     return dense_from_json(content, path) if _is_dense(content) else from_json(content, path)
 
@@ -310,7 +307,7 @@ def _checksum(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def _fill(kind: type[Any], values: Mapping[str, Any]) -> Any:
+def _fill(kind: type[Any], values: Mapping[str, object]) -> Any:
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
@@ -431,7 +428,7 @@ def load_dense(path: str | Path) -> DenseBundle:
     return DenseBundle(*_read(located(path), dense_from_json))
 
 
-def _read(path: Path, parsed: Callable[[Mapping[str, Any], Path], AnyAbout]) -> tuple[AnyAbout, State]:
+def _read(path: Path, parsed: Callable[[Mapping[str, object], Path], AnyAbout]) -> tuple[AnyAbout, State]:
     if path.is_dir():
         if not (path / JSON_FILE).is_file():
             raise WeightsError(f"{path} is not a nextify bundle: it has no {JSON_FILE}")
@@ -453,11 +450,8 @@ def _read(path: Path, parsed: Callable[[Mapping[str, Any], Path], AnyAbout]) -> 
 
 
 def stated(path: str | Path) -> About | DenseAbout | None:
-    """What a bundle says, of whichever task, without reading tensors; None for what is no bundle.
-
-    Raises:
-        WeightsError: it cannot be understood.
-    """
+    """What a bundle says, of whichever task, without reading tensors; None for what is no bundle. Raises
+    ``WeightsError`` where it cannot be understood."""
     path = located(path)
     if (path / JSON_FILE).is_file():
         return any_from_json(read_json(path / JSON_FILE), path / JSON_FILE)
@@ -479,7 +473,7 @@ def _mismatches(
     return differences(state, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
 
 
-def _object(text: str, path: Path) -> dict[str, Any]:
+def _object(text: str, path: Path) -> dict[str, object]:
     """The JSON in a bundle of one file. Raises ``WeightsError``."""
     try:
         content: dict[str, Any] = parse_json(text)
@@ -488,7 +482,7 @@ def _object(text: str, path: Path) -> dict[str, Any]:
     return content
 
 
-def belongs(weights: Path, content: Mapping[str, Any]) -> bool:
+def belongs(weights: Path, content: Mapping[str, object]) -> bool:
     """Whether a file's checksum is the one that the JSON beside it names, if any. Raises ``OSError``."""
     found = sha256(weights)
     return bool(content.get("weights_sha256", found) == found)

@@ -99,11 +99,8 @@ def is_word(order: ClassOrder | None) -> Order | None:
 
 
 def read_class_file(path: Path) -> tuple[str, ...]:
-    """Class names in order: one per line, or a JSON list, ``{index: name}`` or ``{name: index}``.
-
-    Raises:
-        WeightsError: it is none of these, or has a name twice.
-    """
+    """Class names in order: one per line, or a JSON list, ``{index: name}`` or ``{name: index}``. Raises
+    ``WeightsError`` where it is none of these, or has a name twice."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -152,7 +149,7 @@ def repeated(names: Sequence[str]) -> set[str]:
     return {name for name, count in Counter(names).items() if count > 1}
 
 
-def class_names(content: Mapping[str, Any], count: int, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def class_names(content: Mapping[str, object], count: int, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of ``count`` classes in what stands beside weights, in the order of the logits, and notes; or none.
 
     Args:

@@ -56,7 +56,6 @@ def infer_design(recognized: Recognized) -> Design:
 
 
 def depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Blocks per stage."""
     counts: dict[int, int] = {}
     for name in state:
         if found := _BLOCK.match(name):

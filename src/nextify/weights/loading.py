@@ -145,10 +145,7 @@ def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False,
     notes = list(found.notes)
     found.bundle.about.check_single("load_into")
     state = adapt(
-        found.bundle.state,
-        class_count(own) if adapt_head else None,
-        channel_count(own) if adapt_stem else None,
-        notes,
+        found.bundle.state, class_count(own) if adapt_head else None, channel_count(own) if adapt_stem else None, notes
     )
     _put(model, state, keep_head=adapt_head)
     about = found.bundle.about

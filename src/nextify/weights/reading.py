@@ -132,7 +132,7 @@ def _damaged(path: Path, kind: str, error: Exception | None = None) -> WeightsEr
     return WeightsError(f"{path} is truncated, damaged, or not {kind}{detail}; copy or download it again")
 
 
-def _find_state(content: object, path: Path) -> tuple[State, tuple[str, ...], Mapping[str, Any]]:
+def _find_state(content: object, path: Path) -> tuple[State, tuple[str, ...], Mapping[str, object]]:
     """The state dict in what a trainer saved, a note of what was left aside, and everything beside it."""
     notes: tuple[str, ...] = ()
     beside: dict[str, Any] = {}

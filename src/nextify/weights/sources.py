@@ -148,7 +148,7 @@ def _from_foreign(
     notes: tuple[str, ...] = (),
     preprocessing: Preprocessing | None = None,
     *,
-    beside: Mapping[str, Any],
+    beside: Mapping[str, object],
     **known: Any,
 ) -> Source:
     recognized = recognize(state)
@@ -224,7 +224,7 @@ def _assumed(naming: Naming, name: str, classes: int) -> Preprocessing:
     return Preprocessing()
 
 
-def saved_preprocessing(beside: Mapping[str, Any]) -> tuple[Preprocessing | None, tuple[str, ...]]:
+def saved_preprocessing(beside: Mapping[str, object]) -> tuple[Preprocessing | None, tuple[str, ...]]:
     """The preprocessing in the options that timm's ``train.py`` saves under ``args``, and a note; or none."""
     args = beside.get("args")
     options: Mapping[str, Any] = args if isinstance(args, Mapping) else getattr(args, "__dict__", {})
@@ -263,7 +263,7 @@ def _from_directory(path: Path, design: str | Design | None, *, own_names: bool)
     return _from_foreign(file.state, design, str(path), file.notes, preprocessing, beside=beside, **known)
 
 
-def _refuse_config(config: Mapping[str, Any], path: Path) -> None:
+def _refuse_config(config: Mapping[str, object], path: Path) -> None:
     """What a config says that the tensors cannot show, and we do not build."""
     if config.get("downsample_in_bottleneck"):
         raise WeightsError(

@@ -248,7 +248,7 @@ def test_pixels_come_back(size: tuple[int, int]) -> None:
 def test_canvases() -> None:
     def canvas(size: tuple[int, int], image_size: int | None = None) -> tuple[int, int]:
         part = DenseSet("segmentation", Scenes("test"), np.array([size], np.int64), ["x"])
-        return canvas_of(DenseImages("x", "segmentation", ("a", "b"), part, part, True, "", ()), image_size)
+        return canvas_of(DenseImages("x", ("a", "b"), part, part, True, "", (), "segmentation"), image_size)
 
     assert canvas((128, 160)) == (128, 160)
     assert canvas((480, 640)) == (480, 640)

@@ -53,7 +53,7 @@ def made(task: DenseTask, number: int = 3) -> DenseImages:
     found = objects if task == "detection" else None
     some = DenseSet(task, store, sizes, names, found, masks if task == "segmentation" else None)
     classes = NAMES if task == "detection" else ("ground", *NAMES)
-    return DenseImages("made", task, classes, some, some, True, "0" * 64, ())
+    return DenseImages("made", classes, some, some, True, "0" * 64, (), task)
 
 
 def perfect(images: DenseImages, masks: bool = False) -> list[Any]:

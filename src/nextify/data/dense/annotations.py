@@ -6,15 +6,15 @@ count from 0. Instance masks stay as the source has them, COCO's polygons or run
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from nextify.data.errors import DataError
-from nextify.data.images import Counted, SelectedStore, Store, StoredImages
+from nextify.data.images import DataSet, SelectedStore, Store, StoredImages
 
 DenseTask = Literal["detection", "segmentation"]
 IGNORED = 255
@@ -191,26 +191,10 @@ class SelectedMasks(MaskStore):
 
 
 @dataclass(frozen=True)
-class DenseImages(Counted):
+class DenseImages(DataSet[DenseSet]):
     """A data set for detection or segmentation, checked and ready."""
 
-    name: str
     task: DenseTask
-    classes: tuple[str, ...]
-    train: DenseSet
-    test: DenseSet
-    mirror_keeps_class: bool
-    """Whether a mirrored object still belongs to its class (mirrored digits do not)."""
-    fingerprint: str
-    """SHA-256 of the content: task, classes, split, names, the images' bytes and the annotations."""
-    notes: tuple[str, ...]
-    """What was decided on the user's behalf and what may surprise, one sentence each."""
-    warnings: tuple[str, ...] = ()
-    """Problems of the data that do not prevent a training, one sentence each."""
-    test_images_also_in_training: int | None = None
-    """By content; None where this was not checked."""
-    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Names of what the source holds and is not used, by the reason."""
 
     @property
     def has_masks(self) -> bool:

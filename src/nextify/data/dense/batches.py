@@ -17,13 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nextify.data.batches import iterated
+from nextify.data.batches import BatchesByStep, BatchesInOrder, iterated
 from nextify.data.decode import Pixels, quiet
 from nextify.data.dense.annotations import DenseSet, IndexMask, Objects
 from nextify.data.dense.placement import Placement, fitting, resized
-from nextify.data.errors import DataError
 from nextify.data.images import EncodedStore
-from nextify.data.randomness import AUGMENTATION, order, reseed, seeded, words_of_rows
+from nextify.data.randomness import AUGMENTATION, reseed, seeded, words_of_rows
 from nextify.data.share import Rows, Share
 from nextify.data.transforms import Jitter
 from nextify.paper.recipe import NoCrop, RandomResized, Recipe, RecipeError, ScaleJitter, Shift
@@ -74,8 +73,8 @@ _Raw = tuple[Pixels, "list[tuple[Objects, npt.NDArray[np.uint8] | None, int]] | 
 """The same as arrays, which workers hand over at less cost."""
 
 
-class DenseTrainBatches:
-    """The training batches of a recipe, by step; an incomplete last batch of an epoch is dropped."""
+class DenseTrainBatches(BatchesByStep):
+    """The training batches of detection or segmentation, by step."""
 
     def __init__(
         self,
@@ -91,8 +90,7 @@ class DenseTrainBatches:
         """
         Args:
             canvas: height and width of the network's input.
-            workers: processes that prepare batches; 0 prepares each batch on demand. The batches are the same.
-            share: this process's rows of each batch; None returns whole batches.
+            workers, share: as ``BatchesByStep`` has them.
             masks: whether targets of detection hold instance masks.
 
         Raises:
@@ -100,28 +98,13 @@ class DenseTrainBatches:
             RecipeError: the recipe has an augmentation that boxes and masks cannot follow.
         """
         _refuse_others(recipe)
-        self.steps_per_epoch = len(images) // recipe.batch_size
-        if not self.steps_per_epoch:
-            raise DataError(
-                f"{len(images):,} training images do not fill one batch of {recipe.batch_size:,}, so an epoch would "
-                f"have no step: set batch_size to {len(images)} or less, or let the recipe be fitted to the data"
-            )
-        self.images, self.batch_size, self.canvas = images, recipe.batch_size, canvas
-        self.seed, self.workers, self.masks = seed, workers, masks
-        self.trained, self.held_out = np.arange(len(images)), np.arange(0)
-        self.rows: Rows = np.arange(self.batch_size) if share is None else share.rows
+        super().__init__(np.arange(len(images)), recipe, seed, workers, share)
+        self.images, self.canvas, self.masks = images, canvas, masks
+        self.held_out = np.arange(0)
         self.range = _range_of(recipe)
         self.flip = recipe.horizontal_flip
         self.jitter = None if recipe.color_jitter == "off" else Jitter(recipe.color_jitter)
         self.held = _Held(images, canvas, max(1.0, self.range[1]), HELD_LIMIT // max(1, workers))
-        self._order: tuple[int, Rows] | None = None
-
-    def indices(self, step: int) -> Rows:
-        """Indices ``(B,)`` of the images in the whole batch of ``step``."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, order(len(self.images), self.seed, epoch)
-        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
 
     def batch(self, step: int) -> DenseBatch:
         """The batch of ``step``, counted over all epochs. The state of the global random generators is restored."""
@@ -178,17 +161,9 @@ class DenseTrainBatches:
             masks = None if masks is None else masks[:, :, ::-1]
         return Objects(clipped, objects.labels, objects.crowd, objects.areas), masks
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_order": None}
 
-
-class DenseTestBatches:
-    """The test images in order, each once and fitted to the canvas; the last batch may be smaller. Can be iterated
-    repeatedly.
-
-    With N processes, each takes every N-th batch. All processes get equally many batches, since their networks may
-    wait for each other; the missing ones hold one image of index -1, which does not count.
-    """
+class DenseTestBatches(BatchesInOrder[DenseBatch]):
+    """The test images, fitted to the canvas. An image that does not count has the index -1."""
 
     def __init__(
         self,
@@ -200,27 +175,19 @@ class DenseTestBatches:
         *,
         masks: bool = False,
     ) -> None:
-        self.images, self.canvas, self.batch_size = images, canvas, batch_size
-        self.rank, self.count, self.masks = rank, count, masks
+        super().__init__(len(images), batch_size, rank, count)
+        self.images, self.canvas, self.masks = images, canvas, masks
         fits = len(images) * canvas[0] * canvas[1] * 3 <= HELD_LIMIT
         self._held: dict[int, Pixels] | None = {} if fits else None
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // (self.batch_size * self.count))
-
-    def __iter__(self) -> Iterator[DenseBatch]:
-        for number in range(len(self)):
-            start = (number * self.count + self.rank) * self.batch_size
-            if start >= len(self.images):
-                yield self._nothing()
-            else:
-                yield self._part(range(start, min(start + self.batch_size, len(self.images))))
 
     def _part(self, chosen: range) -> DenseBatch:
         places = [fitting(self.images.sizes[i].tolist(), self.canvas) for i in chosen]
         pixels = torch.from_numpy(np.stack([self._pixels(i, place) for i, place in zip(chosen, places, strict=True)]))
         if self.images.task == "segmentation":
-            return pixels, [self._region(i, place) for i, place in zip(chosen, places, strict=True)]
+            return pixels, [
+                Region(torch.from_numpy(np.array(self.images.mask(i))), i, place)
+                for i, place in zip(chosen, places, strict=True)
+            ]
         return pixels, [self._target(i, place) for i, place in zip(chosen, places, strict=True)]
 
     def _pixels(self, index: int, placement: Placement) -> Pixels:
@@ -234,9 +201,6 @@ class DenseTestBatches:
         objects = self.images.objects(index)
         on_canvas = Objects(placement.boxes(objects.boxes), objects.labels, objects.crowd, objects.areas)
         return _target(on_canvas, _masks(objects, placement, self.canvas) if self.masks else None, index, placement)
-
-    def _region(self, index: int, placement: Placement) -> Region:
-        return Region(torch.from_numpy(np.array(self.images.mask(index))), index, placement)
 
     def _nothing(self) -> DenseBatch:
         pixels, found = self._part(range(1))

@@ -96,10 +96,7 @@ def check_sizes(names: Sequence[str], said: Sequence[Size | None], sizes: Sequen
 
 def checked_objects(found: Sequence[Annotation], size: Size, name: str, findings: Findings) -> Objects:
     """The objects of an image of ``size`` (height, width) by the rules above; what is found goes to ``findings``.
-
-    Raises:
-        DataError: run lengths of another size.
-    """
+    Raises ``DataError`` for run lengths of another size."""
     height, width = size
     kept: dict[tuple[object, ...], tuple[Annotation, tuple[float, ...]]] = {}
     for one in found:

@@ -89,10 +89,7 @@ def used_parts(names: Sequence[str], where: str, shown: Callable[[str], str], sp
 
 def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, list[str]]:
     """Which images are trained and tested on, counted over those of ``train`` and then of ``test``, and what to say.
-
-    Raises:
-        DataError: there are none.
-    """
+    Raises ``DataError`` where there are none."""
     first, second = len(found.train.paths), len(found.test.paths)
     everything = np.arange(first + second)
     parts, shown, where = found.parts, found.shown, found.where
@@ -161,11 +158,8 @@ def text_list(path: Path) -> list[str]:
 
 
 def class_names(folders: Sequence[Path]) -> tuple[tuple[str, ...], str] | None:
-    """The lines of ``classes.txt`` (or ``labels.txt``, ``codes.txt``, …) and its path, where there is one.
-
-    Raises:
-        DataError: it names no class, or one twice.
-    """
+    """The lines of ``classes.txt`` (or ``labels.txt``, ``codes.txt``, …) and its path, where there is one. Raises
+    ``DataError`` where it names no class, or one twice."""
     for folder in folders:
         for file in files_in(folder):
             if file.lower() in ("classes.txt", "labels.txt", "class_names.txt", "codes.txt", "obj.names"):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import assert_never
 
 import numpy as np
-import numpy.typing as npt
 
 from nextify.data.checks import check, examine
 from nextify.data.dense.annotations import (
@@ -315,8 +314,9 @@ def _index_masks(
     counted = present[:, table != IGNORED]
     for part, purpose in ((train, "train"), (test, "test")):
         if len(part) and not counted[part].any():
+            told = some([str(value) for value in np.flatnonzero(present[part].any(0))])
             raise DataError(f"all {plural(len(part), 'mask')} to {purpose} on hold only ignored pixels "
-                            f"({_values(present[part])}): store the index of each pixel's class")  # fmt: skip
+                            f"({told}): store the index of each pixel's class")  # fmt: skip
     warnings = []
     if len(train) and len(classes) < 2:
         warnings.append(f"The masks hold one class only ({some(classes)}), so there is nothing to tell apart.")
@@ -332,11 +332,6 @@ def _index_masks(
     masks = {i: table[values] for i, values in held.items()} if fits else StoredMasks(paths, table)
     digests = {i: digest + table.tobytes() for i, digest in digests.items()}
     return _Made(classes, notes, warnings, {}, None, masks, digests)
-
-
-def _values(present: npt.NDArray[np.bool_]) -> str:
-    """The values that occur in any of masks, ``present (N, 256)``."""
-    return some([str(value) for value in np.flatnonzero(present.any(0))])
 
 
 def _scenes(task: DenseTask) -> DenseImages:

@@ -120,11 +120,8 @@ def placed(pixels: Pixels, canvas: tuple[int, int]) -> tuple[Pixels, Placement]:
 
 
 def canvas_of(images: DenseImages, image_size: int | None = None) -> tuple[int, int]:
-    """Height and width of the canvas for a data set: the median image's aspect, both multiples of 32.
-
-    Args:
-        image_size: about the long side; None takes the images', between 64 and 640.
-    """
+    """Height and width of the canvas for a data set: the median image's aspect, both multiples of 32. ``image_size``:
+    about the long side; None takes the images', between 64 and 640."""
     height, width = images.middle_size
     long = min(max(height, width, SMALLEST), LARGEST) if image_size is None else image_size
     factor = long / max(height, width) / MULTIPLE

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from nextify.data.dense.found import Annotated, Annotation, Part, class_names, text_list, used_parts
 from nextify.data.errors import DataError, reading_of
@@ -107,7 +106,7 @@ def _shown_key(name: str) -> str:
     return f"{name}: of data.yaml"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, object]:
     import yaml
 
     with reading_of(path):
@@ -123,7 +122,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def _names(found: dict[str, Any], where: str) -> tuple[str, ...]:
+def _names(found: dict[str, object], where: str) -> tuple[str, ...]:
     names = found.get("names")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[i] for i in range(len(names))]

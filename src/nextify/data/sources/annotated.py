@@ -91,11 +91,8 @@ def yaml_of(root: Path) -> Path | None:
 
 
 def pairs(root: Path, ending: str) -> dict[str, Pair]:
-    """Folders of images and of their annotations, by part; ``""`` where the folders name none.
-
-    Args:
-        ending: of the annotations' files, or ``image`` for masks.
-    """
+    """Folders of images and of their annotations, by part; ``""`` where the folders name none. ``ending``: of the
+    annotations' files, or ``image`` for masks."""
     folders = subfolders(root)
     if found := _pairs_in(root, ending):
         return found

@@ -22,10 +22,7 @@ class Rows:
     """Images that lie in the splits of a ``datasets.DatasetDict``."""
 
     def __init__(self, name: str, splits: Sequence[tuple[str, Any]], column: str) -> None:
-        """
-        Args:
-            splits: name and ``datasets.Dataset`` of each, whose images come as ``{"bytes", "path"}``.
-        """
+        """``splits``: name and ``datasets.Dataset`` of each, whose images come as ``{"bytes", "path"}``."""
         self.place, self.splits, self.column = f"{PREFIX}{name}", splits, column
         self.names = tuple(f"{split}#{row}" for split, rows in splits for row in range(len(rows)))
 

@@ -53,6 +53,8 @@ class Listing:
     left_out: LeftOut = field(default_factory=dict)
     groups: Sequence[str] | None = None
     """Of all images, as ``Found`` has them."""
+    untested: tuple[str, ...] = ()
+    """Classes without images to test on; ``notes`` name them."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
             f"{shown((parts and parts.train) or 'train')} lacks: add training images of each, or move them out of "
             f"{shown(tested_part or 'test')}"
         )
-    if absent := [classes[i] for i in np.setdiff1d(trained, tested)]:
+    if absent := tuple(classes[i] for i in np.setdiff1d(trained, tested)):
         place = "The part set apart" if tested_part is None else shown(tested_part)
         metric = "mAP" if several else "accuracy"
         said.append(f"{place} has no images of {count_classes(absent)}: {metric} covers the other classes only.")
@@ -184,7 +186,9 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
                     f"inflated: {some(sorted(both, key=natural))}.")  # fmt: skip
     if found.groups is not None and (alone := sum(not name for name in found.groups)):
         said.append(f"{alone:,} of {len(found.groups):,} images have no group: each is a group of its own.")
-    return Listing(classes, found.images, labels, train, test, tuple(said), found.undecoded_note, left, found.groups)
+    return Listing(
+        *(classes, found.images, labels, train, test, tuple(said), found.undecoded_note, left, found.groups, absent)
+    )
 
 
 def _refuse_unlabelled(found: Found, missing: list[int]) -> None:

@@ -139,12 +139,7 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
 
 
 def _list(
-    root: Path,
-    where: str,
-    table: Table,
-    splitting: Splitting,
-    own: Sequence[str],
-    beside: Iterable[tuple[str, str]],
+    root: Path, where: str, table: Table, splitting: Splitting, own: Sequence[str], beside: Iterable[tuple[str, str]]
 ) -> Listing:
     """``own``: names of the tables; ``beside``: paths that the table might list, and why each is no image."""
     if not table.paths:

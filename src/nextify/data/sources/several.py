@@ -209,11 +209,7 @@ def merged_rows(
 
 def merged_files(root: Path, rows: Sequence[tuple[str, str | None]]) -> tuple[list[tuple[str, Names]], int]:
     """Each image once, under its first name, with the class folders it stands in: as a link, or with the same bytes;
-    and how many stand in several.
-
-    Args:
-        rows: names below ``root``, and their class folders.
-    """
+    and how many stand in several. ``rows``: names below ``root``, and their class folders."""
     by_file: dict[tuple[int, int], list[int]] = defaultdict(list)
     sizes: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for i, (name, _) in enumerate(rows):

@@ -115,10 +115,7 @@ def frost(
     image: Pixels, kept: float, amount: float, scale: float, draws: Draws, *, pictures: Path | None = None
 ) -> Pixels:
     """``kept`` of the image and ``amount`` of a random crop of a frost texture that is scaled by ``scale``.
-
-    Args:
-        pictures: folder of the reference's pictures; None generates textures.
-    """
+    ``pictures``: folder of the reference's pictures; None generates textures."""
     height, width = image.shape[:2]
     index = int(draws.integers(0, len(FROST_PICTURES), 1)[0])
     texture = _texture(index, scale, max(height, width), pictures)

@@ -156,10 +156,7 @@ class Program:
     """
 
     def __init__(self, parts: Parts, shape: torch.Size, block: Block | None) -> None:
-        """
-        Args:
-            block: whose layers these are; None where they are a chain, in ``parts.branch`` alone.
-        """
+        """``block``: whose layers these are; None where they are a chain, in ``parts.branch`` alone."""
         self.key = key_of(parts, shape, block)
         self.kept = self.passing = 0
         self.forward_places: list[tuple[int, str, int, int]] = []  # layer, field, memory, offset in bytes

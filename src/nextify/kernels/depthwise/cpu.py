@@ -100,8 +100,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, flip: 
     out = x.new_empty(n, _out_size(h, stride), _out_size(w, stride), c)
     taps, shift = weight.float().contiguous(), None if bias is None else bias.float().contiguous()
     code = _libraries[kernel_size][0]().nextify_depthwise_forward(
-        *pointers(x, taps, shift, out),
-        *(x.dtype == torch.bfloat16, n, h, w, c, stride, flip, torch.get_num_threads()),
+        *pointers(x, taps, shift, out), *(x.dtype == torch.bfloat16, n, h, w, c, stride, flip, torch.get_num_threads())
     )
     if code:
         raise failed("depthwise", code)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nextify.networks.backbone import Backbone, features
-from nextify.networks.foreign import Foreign
+from nextify.networks.foreign import Foreign, built_by_timm
 from nextify.networks.layout import layout
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design
@@ -61,24 +60,12 @@ class TimmBackbone(nn.Module):
         import timm
         from timm.layers import LayerNorm2d
 
-        arguments: dict[str, Any] = dict(network.arguments)
         config = timm.get_pretrained_cfg(network.name)
-        if config is not None and config.fixed_input_size:
-            arguments["img_size"] = canvas
-        if stochastic_depth:
-            arguments["drop_path_rate"] = stochastic_depth
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a user cannot act on timm's notes about its registry
-            with torch.device("meta"):
-                stages = timm.create_model(network.name, pretrained=False, **arguments).feature_info
-            chosen = _chosen([int(stage["reduction"]) for stage in stages], first_stride)
-            self.body = timm.create_model(
-                network.name, pretrained=False, features_only=True, out_indices=chosen, **arguments
-            )
-        if not network.fused_attention:
-            for module in self.body.modules():
-                if hasattr(module, "fused_attn"):
-                    module.fused_attn = False
+        size = {"img_size": canvas} if config is not None and config.fixed_input_size else {}
+        with torch.device("meta"):
+            stages = built_by_timm(network, stochastic_depth, **size).feature_info
+        chosen = _chosen([int(stage["reduction"]) for stage in stages], first_stride)
+        self.body = built_by_timm(network, stochastic_depth, features_only=True, out_indices=chosen, **size)
         self.strides = [int(stride) for stride in self.body.feature_info.reduction()]
         self.channels = [int(channels) for channels in self.body.feature_info.channels()]
         self.nhwc = str(getattr(self.body.output_fmt, "value", "NCHW")) == "NHWC"

@@ -59,7 +59,6 @@ class DenseDesign:
         return self.finest_stride if self.head in ONE_STAGE else 4
 
     def with_(self, **changes: Any) -> DenseDesign:
-        """A copy with the named fields changed."""
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, object]:
@@ -68,7 +67,6 @@ class DenseDesign:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DenseDesign:
-        """The design of ``to_dict``'s plain data."""
         backbone = values["backbone"]
         found = Foreign.from_dict(backbone) if "library" in backbone else Design.from_dict(backbone)
         return cls(**{**values, "backbone": found})

@@ -419,7 +419,6 @@ class RegionHeads(DetectionHead):
 
 
 def detection_head(backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas) -> DetectionHead:
-    """The head of a detector's design."""
     match design.head:
         case "fcos":
             return FcosHead(backbone, design, num_classes, canvas)

@@ -126,7 +126,6 @@ class FpnHead(SegmentationHead):
 
 
 def segmentation_head(backbone: Maps, design: DenseDesign, num_classes: int) -> SegmentationHead:
-    """The head of a segmenter's design."""
     match design.head:
         case "upernet":
             return UPerNet(backbone, design, num_classes)

@@ -54,7 +54,6 @@ class MaskedDesign:
         return -(-image_size // self.unit)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain data, for JSON."""
         return {**vars(self), "encoder": self.encoder.to_dict()}
 
 

@@ -199,11 +199,8 @@ class MaskedAutoencoder(nn.Module):
 
 
 def patches(images: Tensor, side: int) -> Tensor:
-    """``(N, 3, H, W)`` images to ``(N, H / side, W / side, 3 side²)``, by rows, columns and channels.
-
-    Raises:
-        ValueError: a side of the images is no multiple of ``side``.
-    """
+    """``(N, 3, H, W)`` images to ``(N, H / side, W / side, 3 side²)``, by rows, columns and channels. Raises
+    ``ValueError`` where a side of the images is no multiple of ``side``."""
     n, channels, height, width = images.shape
     if height % side or width % side:
         raise ValueError(f"images of {height}x{width} do not divide into patches of {side} pixels: resize or crop them")
