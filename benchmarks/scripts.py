@@ -75,11 +75,9 @@ def ours(model: str, options: argparse.Namespace, seed: int) -> tuple[float, str
     import nextify
 
     with TemporaryDirectory() as out:
-        said = command(
-            ["-m", "nextify", "train", model, "--data", str(options.folder), "--minutes", str(options.minutes)]
-            + ["--threads", str(options.threads), "--seed", str(seed), "--out", out, *options.extra],
-            options.threads,
-        )
+        arguments = ["-m", "nextify", "train", model, "--data", str(options.folder), "--seed", str(seed), "--out", out]
+        arguments += ["--minutes", str(options.minutes), "--threads", str(options.threads), *options.extra]
+        said = command(arguments, options.threads)
         (bundle,) = (path for path in Path(out).glob("*/bundle") if path.parent.name != "latest")
         confusion = np.array(nextify.evaluate(bundle, nextify.open_images(options.folder)).confusion)
     (plan,) = re.findall(r"at (\d+×\d+);.*\n.*?(\d+ epochs?)", said)
