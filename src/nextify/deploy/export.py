@@ -111,7 +111,7 @@ def export(
         WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds something else.
     """
     out = Path(out)
-    check_replaceable(out)
+    check_replaceable(out, bundle)
     if isinstance(stated(bundle), DenseAbout):
         if precision != "fp32" or image_size is not None or with_preprocessing:
             raise formats.FormatError(
