@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,7 +38,7 @@ from nextify.paper.recipe import RECIPES
 from nextify.paper.roadmap import roadmap
 from nextify.system.files import UnusableFolder
 from nextify.weights import About, Preprocessing, PreprocessingError, WeightsError, load, save_bundle
-from tests.helpers import TINY, Captured, noise
+from tests.helpers import TINY, Captured, fewer, noise
 
 T = TypeVar("T")
 RUNTIMES: tuple[Format, ...] = ("onnx", "openvino", "torch")
@@ -313,6 +314,26 @@ def test_large_inputs_are_verified_in_smaller_batches() -> None:
         found = verify(Exported("onnx", "fp32", (side, side)), run, run, shown, Sized((side, side), side), "x")
         assert found.batches == batches
         assert [timing.batch for timing in found.timings] == list(batches)
+
+
+def test_the_times_are_not_of_first_calls() -> None:
+    seen = set[int]()
+
+    def run(inputs: Floats) -> Floats:
+        if len(inputs) not in seen:
+            time.sleep(0.2)
+        seen.add(len(inputs))
+        return np.ones((len(inputs), 2), np.float32)
+
+    shown = [("x", np.zeros((1, 1, 3), np.uint8))] * 64
+    found = verify(Exported("onnx", "fp32", (8, 8)), run, run, shown, Sized((8, 8), 8), "x")
+    assert max(timing.file for timing in found.timings) < 100
+
+
+def test_few_images_are_not_counted_twice(bundle: Path, tmp_path: Path, digits: Images) -> None:
+    done = export(bundle, "torch", tmp_path / "few", images=fewer(digits, 1, 5))
+    assert done.verification.images == 5
+    assert json.loads((tmp_path / "few" / "nextify.json").read_text())["export"]["verification"]["images"] == 5
 
 
 class Sized(Preprocessing):

@@ -125,6 +125,7 @@ def test_page_classifies_a_photo(address: str, browser: Any, bundle: Path, tmp_p
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(address)
+    page.wait_for_selector("#facts dd")
     assert page.title() == "tiny"
     page.set_input_files("#file", tmp_path / "photo.png")
     page.wait_for_selector("#heat:not([hidden])")

@@ -391,7 +391,7 @@ def check_replaceable(path: Path, source: str | Path | None = None) -> None:
     if source is not None:
         out, kept = located(path).resolve(), located(source).resolve()
         if out in (kept, *kept.parents):
-            raise WeightsError(f"{path} holds the weights themselves: choose another folder to write")
+            raise ExportError(f"{path} holds the weights themselves: choose another folder to write")
 
 
 def located(path: str | Path) -> Path:
