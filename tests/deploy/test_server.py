@@ -172,6 +172,12 @@ def test_page_asks_for_the_token(bundle: Path, browser: Any) -> None:
     with serving(bundle, "--token", "secret", "--workers", "0") as address:
         page = browser.new_page()
         page.goto(address)
+        page.wait_for_selector("#token")
+        assert page.inner_text("#status") == ""
+        assert not page.is_visible("#links")  # they could not send it
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=This is not the server's token.")
         page.fill("#token", "secret")
         page.keyboard.press("Enter")
         page.wait_for_selector("#login", state="hidden")
