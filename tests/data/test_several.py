@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,8 @@ def test_preflight_counts_labels(root: Path) -> None:
     assert report.facts.images_per_class == {"cat": 4, "dog": 4, "tree": 3}
     assert (report.facts.labels_per_image, report.facts.images_without_labels) == (11 / 8, 1)
     assert "1.38 labels per image (multi-label), 1 image without any" in report.lines()[1]
+    facts = replace(report.facts, smallest_class=("a", 5), largest_class=("b", 5))
+    assert " 5 training images each, " in replace(report, facts=facts).lines()[1]
     assert json.loads(json.dumps(report.to_dict()))["labels_per_image"] == 11 / 8
     assert "train/0.png,cat|dog,train" in split_csv(images).splitlines()
     assert not any("accuracy" in note for note in report.notes)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from nextify.cli import main
+from nextify.cli import explanation, main
 from nextify.deploy.explain import (
     LEAST_SIDE,
     SAME,
@@ -34,7 +34,7 @@ from nextify.paper.design import CONVNEXT_TINY, Design
 from nextify.paper.roadmap import roadmap
 from nextify.report.explanations import write
 from nextify.weights import About, Preprocessing, save_bundle
-from tests.helpers import Captured
+from tests.helpers import Captured, tiny_bundle
 
 SIZE, OBJECT = 32, 8
 SMALL = {"depths": (1, 1), "widths": (8, 16), "stage_strides": (1, 2)}
@@ -186,13 +186,21 @@ def test_the_explained_map_has_pixels_enough() -> None:
 @pytest.mark.parametrize(
     ("deletion", "insertion", "better"), [(0.83, 0.83, False), (0.9, 0.7, False), (0.5, 0.7, True), (0.9, 0.9, True)]
 )
-def test_a_map_no_better_than_chance_is_marked(deletion: float, insertion: float, better: bool, tmp_path: Path) -> None:
+def test_a_map_no_better_than_chance_is_marked(
+    deletion: float, insertion: float, better: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
     flat = (Curve((area,) * 17, (0.83,) * 17) for area in (deletion, insertion))
     pixels = np.zeros((8, 8, 3), np.uint8)
     one = Explanation("x.png", "grad-cam", 0, "a", 0.9, *flat, 0.1, np.zeros((8, 8), np.float32), pixels)
     assert one.beats_chance == one.to_dict()["beats_chance"] == better
     page = write([one], tmp_path)[0].read_text()
     assert ("no better than chance" in page) == (not better)
+    monkeypatch.setattr(explanation, "explain", lambda *_: [one])
+    bundle = tiny_bundle(tmp_path / "b", ("a", "b"), 24, 0.75)
+    assert main(["explain", str(bundle), "x.png", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert ("no better than chance" in said.err) == (not better)
+    assert f"{deletion:.3f} (0.830)" in said.out
 
 
 def test_command(tmp_path: Path, capsys: Captured) -> None:

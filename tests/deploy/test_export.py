@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from nextify.deploy import formats, runners
 from nextify.deploy.export import Export, export
 from nextify.deploy.formats import PRECISIONS, FormatError
 from nextify.deploy.prepare import Prepare
+from nextify.deploy.quantize import quantize
 from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, open_runner, start
 from nextify.deploy.verify import LIMITS, verify
 from nextify.evaluation.predict import Predictor, predict
@@ -36,7 +38,7 @@ from nextify.paper.recipe import RECIPES
 from nextify.paper.roadmap import roadmap
 from nextify.system.files import UnusableFolder
 from nextify.weights import About, Preprocessing, PreprocessingError, WeightsError, load, save_bundle
-from tests.helpers import TINY, Captured, noise
+from tests.helpers import TINY, Captured, fewer, noise
 
 T = TypeVar("T")
 RUNTIMES: tuple[Format, ...] = ("onnx", "openvino", "torch")
@@ -272,6 +274,18 @@ def test_a_folder_in_the_way_is_refused_before_anything_is_loaded(
     options(bundle=str(bundle), to="openvino", out=bundle).check()
 
 
+def test_the_weights_themselves_are_never_replaced(bundle: Path, tmp_path: Path, digits: Images) -> None:
+    own = shutil.copytree(bundle, tmp_path / "bundle")
+    (tmp_path / "alias").symlink_to(own)
+    before = {file.name: file.read_bytes() for file in own.iterdir()}
+    for source in (own, own / "model.safetensors", tmp_path, tmp_path / "alias"):
+        with pytest.raises(WeightsError, match="bundle holds the weights themselves: choose another folder"):
+            export(source, "torch", own)
+    with pytest.raises(WeightsError, match="alias holds the weights themselves"):
+        quantize(own, digits, tmp_path / "alias")
+    assert {file.name: file.read_bytes() for file in own.iterdir()} == before
+
+
 def test_the_help_names_the_precisions_of_each_format(capsys: Captured) -> None:
     assert main(["export", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -300,6 +314,26 @@ def test_large_inputs_are_verified_in_smaller_batches() -> None:
         found = verify(Exported("onnx", "fp32", (side, side)), run, run, shown, Sized((side, side), side), "x")
         assert found.batches == batches
         assert [timing.batch for timing in found.timings] == list(batches)
+
+
+def test_the_times_are_not_of_first_calls() -> None:
+    seen = set[int]()
+
+    def run(inputs: Floats) -> Floats:
+        if len(inputs) not in seen:
+            time.sleep(0.2)
+        seen.add(len(inputs))
+        return np.ones((len(inputs), 2), np.float32)
+
+    shown = [("x", np.zeros((1, 1, 3), np.uint8))] * 64
+    found = verify(Exported("onnx", "fp32", (8, 8)), run, run, shown, Sized((8, 8), 8), "x")
+    assert max(timing.file for timing in found.timings) < 100
+
+
+def test_few_images_are_not_counted_twice(bundle: Path, tmp_path: Path, digits: Images) -> None:
+    done = export(bundle, "torch", tmp_path / "few", images=fewer(digits, 1, 5))
+    assert done.verification.images == 5
+    assert json.loads((tmp_path / "few" / "nextify.json").read_text())["export"]["verification"]["images"] == 5
 
 
 class Sized(Preprocessing):
@@ -386,12 +420,14 @@ def test_pixels_that_are_not_antialiased_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", RUNTIMES)
-def test_images_of_any_size_are_prepared_inside(bundle: Path, tmp_path: Path, to: Format) -> None:
+def test_images_of_any_size_are_prepared_inside(bundle: Path, tmp_path: Path, to: Format, capsys: Captured) -> None:
     installed(to)
     done = export(bundle, to, tmp_path / "file", with_preprocessing=True)
     assert done.verification.top1_equal == 100
     with pytest.raises(WeightsError, match="prepares images itself"):
         open_runner(done.path)
+    assert main(["predict", str(done.path), "x.png"]) == 2
+    assert capsys.readouterr().err.endswith("without --with-preprocessing (see docs/export.md)\n")
 
 
 @pytest.mark.slow

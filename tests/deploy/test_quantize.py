@@ -175,10 +175,30 @@ def test_the_command_shows_every_candidate(
     assert "top-1 −1.00 [−5" in said.out
     assert said.out.endswith(f"written: openvino int8, {given['out']}\n")
     assert "(allowed: −2), 1 lost and 0 won, calibration error +0.20 points" in said.out
+    assert "…" not in said.out  # the table fits 80 columns without cutting words
     assert main([*asked, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [c["verdict"] for c in told["candidates"]] == ["not chosen", "chosen"]
     assert told["path"] == str(tmp_path / ("b-openvino-quantized" if command == "quantize" else "b-fastest"))
+
+
+def test_fp32_as_the_last_resort_is_not_compared_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    source = bundle_of(tmp_path / "b", TINY, 8)
+    same = change(answers("10"), answers("10"))
+    tried = tuple(
+        Candidate(f"openvino {name}", 50.0, same, 1.0, 10**6, 2.0, 800.0, verdict)
+        for name, verdict in (("fp32", "chosen"), ("int8, SmoothQuant 0.5, all three kept", "may lose 9.00 points"))
+    )
+    counts = {"calibration": 300, "gate": 100, "unseen": 100}
+    found = Quantized(None, tmp_path / "q", tried, same, 0.0, 2.0, counts, 0)
+    monkeypatch.setattr(search, "quantize", lambda *_, **__: found)
+    assert main(["quantize", str(source), "--data", "digits"]) == 0
+    said = capsys.readouterr().out
+    assert "openvino fp32: no other candidate is faster and was shown to keep its accuracy\n" in said
+    assert "unseen images" not in said
+    assert "…" not in said
 
 
 def named_by_network(images: Images, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

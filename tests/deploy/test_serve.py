@@ -259,7 +259,9 @@ def test_the_page_is_one_file_that_loads_nothing_and_shows_nothing_unescaped(cli
     assert page.count("<script>") == 1  # whose hash the policy names
     assert not re.search(r"(src|href)=\"(https?:)?//", page)
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", page)
-    assert client.get("/model").json()["licence"] == "MIT"
+    told = client.get("/model").json()
+    assert told["licence"] == "MIT"
+    assert len(told["class_names"]) == told["classes"]
     assert "alert(1)" not in page
 
 

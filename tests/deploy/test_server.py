@@ -17,10 +17,12 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nextify.data.decode import decode
 from nextify.evaluation.predict import predict
 from nextify.weights import load
+from nextify.weights.bundle import Metric
 from tests.deploy.kills import CLASSES, fire, photo
 from tests.helpers import tiny_bundle
 
@@ -123,6 +125,7 @@ def test_page_classifies_a_photo(address: str, browser: Any, bundle: Path, tmp_p
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto(address)
+    page.wait_for_selector("#facts dd")
     assert page.title() == "tiny"
     page.set_input_files("#file", tmp_path / "photo.png")
     page.wait_for_selector("#heat:not([hidden])")
@@ -143,14 +146,38 @@ def test_page_classifies_a_photo(address: str, browser: Any, bundle: Path, tmp_p
     page.set_input_files("#file", tmp_path / "bad.png")
     page.wait_for_selector("#status.bad")
     assert page.inner_text("#status") == "image 1: not an image"
+    assert page.input_value("#file") == ""  # so that choosing the same file again counts as a change
+    Image.open(tmp_path / "photo.png").resize((6, 4)).save(tmp_path / "tiny.png")
+    page.set_input_files("#file", tmp_path / "tiny.png")
+    page.wait_for_selector("#status:not(.bad)")
+    page.wait_for_function("document.getElementById('photo').naturalWidth == 6")
+    shown = page.locator("#photo").bounding_box()
+    assert (round(shown["width"]), round(shown["height"])) == (224, 149)
     assert [line for line in said if "400" not in line] == []
     page.close()
+
+
+def test_page_states_metrics(tmp_path: Path, browser: Any) -> None:
+    metrics = (Metric("top1", 200 / 3, "photos", 3), Metric("top5", 100.0, "others"))
+    with serving(tiny_bundle(tmp_path / "b", CLASSES, 24, 0.75, metrics=metrics), "--workers", "0") as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#facts dd")
+        assert "66.67 % on 3 images of photos" in page.inner_text("#facts")
+        assert "100.00 % on others" in page.inner_text("#facts")
+        page.close()
 
 
 def test_page_asks_for_the_token(bundle: Path, browser: Any) -> None:
     with serving(bundle, "--token", "secret", "--workers", "0") as address:
         page = browser.new_page()
         page.goto(address)
+        page.wait_for_selector("#token")
+        assert page.inner_text("#status") == ""
+        assert not page.is_visible("#links")  # they could not send it
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=This is not the server's token.")
         page.fill("#token", "secret")
         page.keyboard.press("Enter")
         page.wait_for_selector("#login", state="hidden")

@@ -75,6 +75,7 @@ EXAMPLES = """\
 SEE = {
     "WeightsError": "docs/weights.md#which-files-load-how",
     "UnsafeFile": "docs/weights.md#safety",
+    "ExportError": "docs/export.md",
     "MissingExtra": "docs/install.md#extras",
     "MissingEngine": "docs/cluster.md",
     "FormatError": "docs/export.md",

@@ -21,7 +21,7 @@ class Options:
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
     """A bundle left by nextify train, or other weights: a file, hf:owner/name or timm:name."""
-    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …")]
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …", help_behavior_hint="")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
     method: Literal["grad-cam", "grad-cam++", "hirescam", "integrated-gradients"] = "grad-cam"
     """How the maps are made; integrated-gradients needs pip install 'nextify[explain]'."""

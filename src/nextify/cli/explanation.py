@@ -17,6 +17,8 @@ from nextify.training.trial import runtime
 if TYPE_CHECKING:
     from nextify.cli.explain import Options
 
+HEADER = ("image", "class", "probability", "deletion (random order)", "insertion (random order)", "random weights")
+
 
 def run_explanation(options: Options) -> int:
     torch.set_num_threads(runtime("cpu", options.threads).threads)
@@ -38,11 +40,13 @@ def run_explanation(options: Options) -> int:
             )
             for one in found
         ]
-        print_columns(("image", "class", "probability", "deletion", "insertion", "random weights"), rows)
+        print_columns(HEADER, rows)
         print(f"written: {written[0]}")
     for one in found:
         if not one.depends_on_weights:
             note(f"{one.path}: the map hardly depends on the weights, so it explains nothing about the network")
+        elif not one.beats_chance:
+            note(f"{one.path}: the map orders the pixels no better than chance")
     for unread in failed:
         print(f"nextify: {printable(unread.path)}: {printable(unread.error)}", file=sys.stderr)
     return 1 if failed else 0

@@ -68,7 +68,7 @@ def run_export(options: Options) -> int:
         f"of {of} (limit {found.limit:g})\n"
     )
     rows = [(f"{t.batch}", f"{t.file:,.2f}", f"{t.bundle:,.2f}") for t in found.timings]
-    print_columns(("batch", "ms", "bundle (torch, fp32), ms"), rows)
+    print_columns(("batch", "file, ms", "bundle (torch, fp32), ms"), rows)
     print(f"\nlicence: {printable(done.about.licence)}")
     print(f"written: {done.path}")
     return 0

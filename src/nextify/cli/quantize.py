@@ -62,16 +62,19 @@ class Options:
 
 COLUMNS: list[Column[Candidate]] = [
     Column("name", "candidate", shown=TABLES, css="text"),
-    Column("top1", "top-1", "%", lambda c: percent(c.top1), TABLES),
+    Column("top1", "top-1", "%", lambda c: percent(c.top1), TABLES, narrow="top-1\n%"),
     Column(
         "change", "change [95 % interval]", "points",
-        lambda c: f"{signed(c.change.value)} {interval(c.change.low, c.change.high)}", TABLES,
-        getter=lambda c: c.change.value,
+        lambda c: f"{signed(c.change.value)}\n{interval(c.change.low, c.change.high)}", TABLES,
+        getter=lambda c: c.change.value, narrow="change, points\n[95 %]",
     ),
-    Column("ece", "ECE", "%", lambda c: percent(c.ece), TABLES),
-    Column("bytes", "size", "MB", lambda c: f"{c.bytes / 1e6:.2f}", TABLES),
-    Column("milliseconds", "one image", "ms", lambda c: f"{c.milliseconds:.2f}", TABLES),
-    Column("images_per_second", "batches", "images/s", lambda c: whole(c.images_per_second), TABLES),
+    Column("ece", "ECE", "%", lambda c: percent(c.ece), TABLES, narrow="ECE\n%"),
+    Column("bytes", "size", "MB", lambda c: f"{c.bytes / 1e6:.2f}", TABLES, narrow="size\nMB"),
+    Column("milliseconds", "one image", "ms", lambda c: f"{c.milliseconds:.2f}", TABLES, narrow="one\nimage\nms"),
+    Column(
+        "images_per_second", "batches", "images/s", lambda c: whole(c.images_per_second), TABLES,
+        narrow="batches\nimages\nper s",
+    ),
     Column("verdict", "verdict", shown=TABLES, css="text"),
 ]  # fmt: skip
 
@@ -108,11 +111,14 @@ def search(made: Callable[..., Quantized], images: Images, options: Any) -> int:
     title = f"Candidates on {counts['gate']:,} gate images, calibrated on {counts['calibration']:,}"
     Console().print(terminal_of(title, shown(COLUMNS, "terminal"), [("", found.candidates)]))
     chosen = next(c for c in found.candidates if c.verdict == "chosen")
-    print(
-        f"{chosen.name}, on {final.images:,} unseen images against fp32: top-1 {signed(final.value)} "
-        f"{interval(final.low, final.high)} points (allowed: −{found.max_drop:g}), {final.lost} lost and {final.won} "
-        f"won, calibration error {signed(found.ece_change)} points"
-    )
+    if chosen is found.candidates[0]:
+        print(f"{chosen.name}: no other candidate is faster and was shown to keep its accuracy")
+    else:
+        print(
+            f"{chosen.name}, on {final.images:,} unseen images against fp32: top-1 {signed(final.value)} "
+            f"{interval(final.low, final.high)} points (allowed: −{found.max_drop:g}), {final.lost} lost and "
+            f"{final.won} won, calibration error {signed(found.ece_change)} points"
+        )
     print(f"written: {chosen.name}, {found.path}")
     return 0
 

@@ -87,7 +87,8 @@ class Preflight:
         images = f"{plural(f.train_images, 'image')} to train on and {f.test_images:,} to test on, {size}"
         if not self.labelled:
             return [images]
-        each = f"{f.smallest_class[1]:,} to {f.largest_class[1]:,} training images each"
+        least, most = f.smallest_class[1], f.largest_class[1]
+        each = f"{least:,}{'' if least == most else f' to {most:,}'} training images each"
         if isinstance(f, MultiLabelFacts):
             each += f", {f.labels_per_image:.2f} labels per image (multi-label)"
             if f.images_without_labels:

@@ -160,4 +160,4 @@ def _verified(exported: Exported, run: Run, source: DenseSource, images: Images 
             )
         worst = max(worst, float(differences.max()))
         timings.append(Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True))))
-    return DenseVerification(images.name, max(BATCHES), BATCHES, worst, limit, tuple(timings))
+    return DenseVerification(images.name, min(max(BATCHES), len(images.test)), BATCHES, worst, limit, tuple(timings))

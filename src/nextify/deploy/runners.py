@@ -24,10 +24,9 @@ from nextify.evaluation.runner import Floats, Network, Runner, probabilities
 from nextify.system.environment import version
 from nextify.system.native import Mode
 from nextify.system.text import printable
-from nextify.weights import WeightsError
 from nextify.weights.bundle import JSON_FILE, from_json, sha256
 from nextify.weights.class_names import ClassOrder
-from nextify.weights.reading import read_json
+from nextify.weights.reading import ExportError, read_json
 
 __all__ = ["Exported", "Format", "Precision", "Runner", "is_export", "open_runner", "probabilities"]
 
@@ -132,7 +131,7 @@ def open_runner(
     if not is_export(path):
         return Network(path, device=device, threads=threads, kernels=kernels, class_order=class_order)
     if device != "cpu":
-        raise WeightsError(f"exported files run on the CPU: leave --device {device} out, or give the bundle")
+        raise ExportError(f"exported files run on the CPU: leave --device {device} out, or give the bundle")
     return ExportedRunner(Path(path), threads)
 
 
@@ -145,9 +144,9 @@ class ExportedRunner:
         self.preprocessing = self.about.preprocessing
         self.exported = _exported(content["export"], folder / JSON_FILE)
         if self.exported.with_preprocessing:
-            raise WeightsError(
-                f"{folder} prepares images itself and takes pixels: for prepared images export it without "
-                f"--with-preprocessing"
+            raise ExportError(
+                f"{folder} prepares images itself and takes pixels, in a program without nextify: give the bundle, or "
+                f"export it without --with-preprocessing"
             )
         self.name = self.exported.name
         _check_files(folder, content["export"]["files"])
@@ -163,7 +162,7 @@ class ExportedRunner:
 
 
 def _exported(values: Any, path: Path) -> Exported:
-    """Raises ``WeightsError`` for what no ``nextify export`` of this version wrote."""
+    """Raises ``ExportError`` for what no ``nextify export`` of this version wrote."""
     try:
         known = {field.name: values[field.name] for field in fields(Exported)}
         if FILES[known["format"]] not in dict(values["files"]):
@@ -172,18 +171,18 @@ def _exported(values: Any, path: Path) -> Exported:
             raise ValueError(f"{known['format']} {known['precision']}")
         return Exported(**known | {"size": known["size"] and tuple(known["size"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
+        raise ExportError(
             f"{path} describes no export that this version of nextify knows ({error}): export again"
         ) from None
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
-    """Raises ``WeightsError`` for a file that is missing or is not the one whose checksum was written."""
+    """Raises ``ExportError`` for a file that is missing or is not the one whose checksum was written."""
     for name, expected in files.items():
         path = folder / name
         if not path.is_file() or sha256(path) != expected:
             what = "was changed or is damaged" if path.is_file() else "is missing"
-            raise WeightsError(f"{path} {what}: copy the whole folder again, or export again")
+            raise ExportError(f"{path} {what}: copy the whole folder again, or export again")
 
 
 def start(path: Path, exported: Exported, threads: int | None = None) -> Run:
@@ -191,7 +190,7 @@ def start(path: Path, exported: Exported, threads: int | None = None) -> Run:
 
     Raises:
         MissingExtra: its runtime is not installed.
-        WeightsError: the runtime cannot load it.
+        ExportError: the runtime cannot load it.
     """
     try:
         with quiet():
@@ -200,7 +199,7 @@ def start(path: Path, exported: Exported, threads: int | None = None) -> Run:
         raise
     except Exception as error:  # of a runtime's own classes, some of which derive from nothing else
         said = printable((str(error).strip() or type(error).__name__).splitlines()[-1])
-        raise WeightsError(
+        raise ExportError(
             f"{exported.name} cannot load {path} ({said}): export again with the versions that are installed here"
         ) from error
 

@@ -32,7 +32,7 @@ from nextify.system.text import plural, printable, shortened
 from nextify.weights.design_detection import differences, mismatches
 from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import State, WeightsError
-from nextify.weights.reading import parse_json, read_json, read_weights
+from nextify.weights.reading import ExportError, parse_json, read_json, read_weights
 
 SCHEMA = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -380,10 +380,15 @@ def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tupl
     return save_bundle(path, state, about)
 
 
-def check_replaceable(path: Path) -> None:
-    """Raises ``WeightsError`` where something else than a folder of ours would be overwritten."""
+def check_replaceable(path: Path, source: str | Path | None = None) -> None:
+    """Raises ``WeightsError`` where something else than a folder of ours, or the weights ``source``, would be
+    overwritten."""
     if reason := occupied(path):
         raise WeightsError(reason)
+    if source is not None:
+        out, kept = located(path).resolve(), located(source).resolve()
+        if out in (kept, *kept.parents):
+            raise ExportError(f"{path} holds the weights themselves: choose another folder to write")
 
 
 def located(path: str | Path) -> Path:
@@ -435,7 +440,10 @@ def _read(path: Path, parsed: Callable[[Mapping[str, object], Path], AnyAbout]) 
         content = read_json(path / JSON_FILE)
         about = parsed(content, path / JSON_FILE)
         if "export" in content:
-            raise WeightsError(f"{path} was written by nextify export and holds no weights to load: give its bundle")
+            raise ExportError(
+                f"{path} was written by nextify export and holds no weights to load: give its bundle; only nextify "
+                f"predict, nextify serve and nextify.deploy.runners.open_runner take exports"
+            )
         file = read_weights(path / WEIGHTS_FILE)
         if not belongs(path / WEIGHTS_FILE, content):
             raise WeightsError(f"{path / WEIGHTS_FILE} and {JSON_FILE} are not from the same bundle; copy both again")

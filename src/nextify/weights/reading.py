@@ -50,6 +50,10 @@ class UnsafeFile(WeightsError):
     """A pickle that would run code; it was not run."""
 
 
+class ExportError(WeightsError):
+    """A folder of ``nextify export`` that is damaged, or cannot be used in this way."""
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """The tensors of a file, and the text beside them."""

@@ -161,9 +161,12 @@ class _Server:
                 "licence": about.licence,
                 "source": about.source,
                 "classes": about.num_classes,
+                "class_names": about.classes,
                 "task": "multilabel" if about.thresholds else "classification",
                 "input": list(self.facts.input_shape),
-                "metrics": [{"name": m.name, "value": m.value, "dataset": m.dataset} for m in about.metrics],
+                "metrics": [
+                    {"name": m.name, "value": m.value, "dataset": m.dataset, "images": m.images} for m in about.metrics
+                ],
                 "explains": self.facts.explains,
                 "max_bytes": self.settings.max_bytes,
             }
