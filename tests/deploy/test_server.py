@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -61,6 +63,17 @@ def test_nothing_accepted_is_lost_or_mixed_up(tmp_path: Path) -> None:
     assert not [name for name in counts if name.startswith("WRONG")], counts
     assert counts["workers killed"] > 0
     assert counts["answered"] > 700
+
+
+def test_an_idle_connection_is_kept_open(address: str) -> None:
+    """uvicorn's default is 5 s; a proxy that sends a request just then would answer it with 502."""
+    connection = HTTPConnection(address.removeprefix("http://"))
+    for pause in (6.5, 0):
+        connection.request("GET", "/health/live")
+        assert connection.getresponse().read()
+        connection.auto_open = 0  # the same connection must serve the next request
+        time.sleep(pause)
+    connection.close()
 
 
 def test_triton_client(address: str, bundle: Path) -> None:

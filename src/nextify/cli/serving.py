@@ -53,7 +53,10 @@ def serve(options: Options, listener: socket.socket) -> None:
         flush=True,
     )
     grace = int(2 * options.timeout) + 1
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace)
+    # 75 s is longer than proxies keep idle connections, so none is closed here just as a request arrives on it.
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace, timeout_keep_alive=75
+    )
     # Quiet, as threads decode images; uvicorn has stopped in good order when it raises the signal again.
     with quiet(), suppress(KeyboardInterrupt):
         uvicorn.Server(config).run([listener])
