@@ -108,10 +108,10 @@ def export(
         ExportFailed: the file does not reproduce the bundle's results.
         FormatError: the format has no such precision or shape.
         MissingExtra: its packages are not installed.
-        WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds something else.
+        WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds it or something else.
     """
     out = Path(out)
-    check_replaceable(out)
+    check_replaceable(out, bundle)
     if isinstance(stated(bundle), DenseAbout):
         if precision != "fp32" or image_size is not None or with_preprocessing:
             raise formats.FormatError(

@@ -224,7 +224,7 @@ def _search(
     """Try all that the formats ``to`` offer; ``rank`` says which of those that keep the promise is best (lowest)."""
     check_images(images)
     out = Path(out)
-    check_replaceable(out)
+    check_replaceable(out, bundle)
     if threads is not None:
         torch.set_num_threads(threads)
     source, notes = Source.of(bundle), list[str]()

@@ -383,9 +383,9 @@ def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tupl
     return save_bundle(path, state, about)
 
 
-def check_replaceable(path: Path) -> None:
-    """Raises ``WeightsError`` where something else than a folder of ours would be overwritten."""
-    if reason := occupied(path):
+def check_replaceable(path: Path, source: str | Path | None = None) -> None:
+    """Raises ``WeightsError`` where ``source``, or something else than a folder of ours, would be overwritten."""
+    if reason := occupied(path, source):
         raise WeightsError(reason)
 
 
