@@ -28,7 +28,7 @@ from nextify.deploy.formats import PRECISIONS, FormatError
 from nextify.deploy.prepare import Prepare
 from nextify.deploy.quantize import quantize
 from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, device_for, needs, open_runner, start
-from nextify.deploy.verify import LIMITS, verify
+from nextify.deploy.verify import LIMITS, ExportFailed, verify
 from nextify.evaluation.predict import Predictor, predict
 from nextify.evaluation.runner import Floats, Network
 from nextify.networks.zoo import DESIGNS, create_model
@@ -435,6 +435,15 @@ def test_pixels_are_prepared_as_pillow_does(settings: Preprocessing, shape: tupl
     assert (off > 0.5).float().mean() < (0.05 if settings.interpolation == "bilinear" else 0.01)
 
 
+def test_gray_pixels_are_prepared_in_openvino() -> None:
+    openvino = pytest.importorskip("openvino")
+    settings = SETTINGS["gray"]
+    pixels = noise(1, 31, 44)
+    program = torch.export.export(Prepare(settings), (torch.from_numpy(pixels)[None],))
+    run = openvino.Core().compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(run(pixels[None])[0][0], settings(pixels).numpy(), atol=1 / 255 / 0.2 + 1e-4)
+
+
 def test_pixels_that_are_not_antialiased_are_refused() -> None:
     for settings in (Preprocessing(antialias=False), Preprocessing(interpolation="nearest")):
         with pytest.raises(PreprocessingError, match="without antialiasing"):
@@ -460,6 +469,31 @@ def test_any_size_of_input(bundle: Path, tmp_path: Path, to: Format) -> None:
     for side in (16, 23, 40):
         inputs = np.random.default_rng(side).standard_normal((3, 3, side, side + 9)).astype(np.float32)
         np.testing.assert_allclose(runner(inputs), network(inputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("row", [pytest.param(0, marks=pytest.mark.slow), -2], ids=["baseline", "layer norms"])
+def test_any_size_of_input_of_the_roadmaps_first_networks(row: int) -> None:
+    """Of which torch cannot show that no side shrinks to one pixel."""
+    model = create_model(tiny(roadmap("resnet50")[row].design), 10).eval()
+    program = formats.trace(Exported("torch", "fp32", None), model, False, Preprocessing((32, 32), 36)).module()
+    for height, width in ((12, 13), (31, 90)):
+        inputs = torch.randn(3, 3, height, width)
+        torch.testing.assert_close(program(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_that_a_file_refuses_are_one_line() -> None:
+    class Unusual(Exception):
+        pass
+
+    def run(inputs: Floats) -> Floats:
+        raise Unusual("Guard failed: 9 <= width\nand more")
+
+    shown = [("x", np.zeros((8, 8, 3), np.uint8))]
+    with pytest.raises(
+        ExportFailed, match=r"shape \(1, 3, 8, 8\) \(Guard failed: 9 <= width\): give another"
+    ) as raised:
+        verify(Exported("torch", "fp32", (8, 8)), run, run, shown, Preprocessing((8, 8), 8), "x")
+    assert "more" not in str(raised.value)
 
 
 @pytest.mark.slow
