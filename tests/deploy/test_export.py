@@ -28,8 +28,8 @@ from nextify.deploy.export import Export, export
 from nextify.deploy.formats import PRECISIONS, FormatError
 from nextify.deploy.prepare import Prepare
 from nextify.deploy.quantize import quantize
-from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, open_runner, start
-from nextify.deploy.verify import LIMITS, verify
+from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, device_for, needs, open_runner, start
+from nextify.deploy.verify import LIMITS, ExportFailed, verify
 from nextify.evaluation.predict import Predictor, predict
 from nextify.evaluation.runner import Floats, Network
 from nextify.networks.zoo import DESIGNS, create_model
@@ -271,19 +271,27 @@ def test_a_folder_in_the_way_is_refused_before_anything_is_loaded(
             options(bundle=str(bundle), to="openvino", out=out).check()
     with pytest.raises(UnusableFolder, match="is a file"):
         options(bundle=str(bundle), to="openvino", out=tmp_path / "thesis.txt" / "x").check()
-    options(bundle=str(bundle), to="openvino", out=bundle).check()
+    another = shutil.copytree(bundle, tmp_path / "another")
+    options(bundle=str(bundle), to="openvino", out=another).check()
+    monkeypatch.chdir(another)
+    for out in (another, Path()):
+        with pytest.raises(ValueError, match="is the current folder or above it: choose another name"):
+            options(bundle=str(bundle), to="openvino", out=out).check()
 
 
-def test_the_weights_themselves_are_never_replaced(bundle: Path, tmp_path: Path, digits: Images) -> None:
-    own = shutil.copytree(bundle, tmp_path / "bundle")
-    (tmp_path / "alias").symlink_to(own)
-    before = {file.name: file.read_bytes() for file in own.iterdir()}
-    for source in (own, own / "model.safetensors", tmp_path, tmp_path / "alias"):
-        with pytest.raises(WeightsError, match="bundle holds the weights themselves: choose another folder"):
-            export(source, "torch", own)
-    with pytest.raises(WeightsError, match="alias holds the weights themselves"):
-        quantize(own, digits, tmp_path / "alias")
-    assert {file.name: file.read_bytes() for file in own.iterdir()} == before
+def test_a_bundle_is_not_replaced_by_its_own_export(
+    bundle: Path, digits: Images, tmp_path: Path, capsys: Captured
+) -> None:
+    own = shutil.copytree(bundle, tmp_path / "run" / "bundle")
+    (tmp_path / "link").symlink_to(own)
+    for given, out in ((own, own), (own / "model.safetensors", own), (own, tmp_path / "link"), (tmp_path / "run", own)):
+        assert main(["export", str(given), "--to", "torch", "--out", str(out)]) == 2
+        assert "holds the bundle itself, which would be lost: choose another name" in capsys.readouterr().err
+        with pytest.raises(WeightsError, match="would be lost"):
+            export(given, "torch", out)
+    with pytest.raises(WeightsError, match="would be lost"):
+        quantize(own, digits, own)
+    assert load(own)
 
 
 def test_the_help_names_the_precisions_of_each_format(capsys: Captured) -> None:
@@ -346,6 +354,42 @@ class Sized(Preprocessing):
 def test_openvino_reports_nothing_to_anybody() -> None:
     with pytest.raises(ImportError):
         importlib.import_module("openvino_telemetry")
+
+
+def test_any_strides_of_one_channel_are_the_same_input(
+    bundle: Path, done: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AOTInductor misread (N, 1, H, W) with the strides of (N, H, W, 1), which NumPy calls contiguous."""
+    given = []
+    runner = open_runner(done.path)
+    runner.about = replace(runner.about, in_channels=1)
+    monkeypatch.setattr(runner, "_run", given.append)
+    runner(np.zeros((1, 16, 16, 1), np.float32).transpose(0, 3, 1, 2))
+    assert given[0].strides == np.zeros((1, 1, 16, 16), np.float32).strides
+
+
+def test_an_export_takes_class_names_like_a_bundle(
+    bundle: Path, done: Export, tmp_path: Path, capsys: Captured
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"class {c}" for c in CLASSES))
+    image = tmp_path / "x.png"
+    Image.fromarray(noise(1, 40, 30)).save(image)
+    said = []
+    for folder in (bundle, done.path):
+        assert main(["predict", str(folder), str(image), "--top", "1", "--class-order", str(names)]) == 0
+        said.append(capsys.readouterr().out.split()[-5:-2])
+    assert said[0] == said[1]
+    assert said[0][1] == "class"
+    with pytest.raises(WeightsError, match="1 class names for 10 classes"):
+        open_runner(done.path, class_order=["one"])
+
+
+def test_an_export_runs_on_the_cpu_of_a_machine_with_a_gpu(bundle: Path, done: Export) -> None:
+    assert device_for(done.path, "auto") == "cpu"
+    assert (device_for(bundle, "auto"), device_for(done.path, "cuda")) == ("auto", "cuda")
+    with pytest.raises(WeightsError, match="leave --device cuda out"):
+        open_runner(done.path, device="cuda")
 
 
 def test_inputs_that_do_not_fit_are_refused(done: Export) -> None:
@@ -412,6 +456,15 @@ def test_pixels_are_prepared_as_pillow_does(settings: Preprocessing, shape: tupl
     assert (off > 0.5).float().mean() < (0.05 if settings.interpolation == "bilinear" else 0.01)
 
 
+def test_gray_pixels_are_prepared_in_openvino() -> None:
+    openvino = pytest.importorskip("openvino")
+    settings = SETTINGS["gray"]
+    pixels = noise(1, 31, 44)
+    program = torch.export.export(Prepare(settings), (torch.from_numpy(pixels)[None],))
+    run = openvino.Core().compile_model(openvino.convert_model(program), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(run(pixels[None])[0][0], settings(pixels).numpy(), atol=1 / 255 / 0.2 + 1e-4)
+
+
 def test_pixels_that_are_not_antialiased_are_refused() -> None:
     for settings in (Preprocessing(antialias=False), Preprocessing(interpolation="nearest")):
         with pytest.raises(PreprocessingError, match="without antialiasing"):
@@ -439,6 +492,31 @@ def test_any_size_of_input(bundle: Path, tmp_path: Path, to: Format) -> None:
     for side in (16, 23, 40):
         inputs = np.random.default_rng(side).standard_normal((3, 3, side, side + 9)).astype(np.float32)
         np.testing.assert_allclose(runner(inputs), network(inputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("row", [pytest.param(0, marks=pytest.mark.slow), -2], ids=["baseline", "layer norms"])
+def test_any_size_of_input_of_the_roadmaps_first_networks(row: int) -> None:
+    """Of which torch cannot show that no side shrinks to one pixel."""
+    model = create_model(tiny(roadmap("resnet50")[row].design), 10).eval()
+    program = formats.trace(Exported("torch", "fp32", None), model, False, Preprocessing((32, 32), 36)).module()
+    for height, width in ((12, 13), (31, 90)):
+        inputs = torch.randn(3, 3, height, width)
+        torch.testing.assert_close(program(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_inputs_that_a_file_refuses_are_one_line() -> None:
+    class Unusual(Exception):
+        pass
+
+    def run(inputs: Floats) -> Floats:
+        raise Unusual("Guard failed: 9 <= width\nand more")
+
+    shown = [("x", np.zeros((8, 8, 3), np.uint8))]
+    with pytest.raises(
+        ExportFailed, match=r"shape \(1, 3, 8, 8\) \(Guard failed: 9 <= width\): give another"
+    ) as raised:
+        verify(Exported("torch", "fp32", (8, 8)), run, run, shown, Preprocessing((8, 8), 8), "x")
+    assert "more" not in str(raised.value)
 
 
 @pytest.mark.slow

@@ -246,6 +246,17 @@ def test_health_and_metrics(client: TestClient) -> None:
     assert "nextify_workers 1.0" in text
 
 
+def test_an_error_that_nobody_expected_is_counted(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with serve(bundle) as client:
+        monkeypatch.setattr(serving, "_prepare", broken)
+        answer = post(client, "/predict", PHOTOS[0])
+        assert (answer.status_code, answer.json()) == (500, {"error": "an error in the server; its log says more"})
+        assert 'nextify_requests_total{route="predict",status="500"} 1.0' in client.get("/metrics").text
+
+
 def test_explanations_are_pictures_of_the_input(client: TestClient) -> None:
     answer = post(client, "/explain?class=3", PHOTOS[0])
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
@@ -362,6 +373,10 @@ def binary(size: Any) -> dict[str, Any]:
         (of(ONE, shape=[2, 3, 24, 24]), "images has 1,728 values, but its shape needs 3,456"),
         (of(ONE, data=["1"] * 1728), "data must be a list of numbers"),
         (of(ONE, data=[[1], [1, 2]]), "data must be a list of numbers"),
+        (
+            of(ONE, data=np.zeros((1, 24, 24, 3)).tolist()),
+            "data is nested as [1, 24, 24, 3], but images has the shape [1, 3,",
+        ),
         (of(ONE, data=None), "data must be a list of numbers"),
         (of(ONE, data=[10**400] * 1728), "data must be a list of numbers"),
         (of(ONE, data=[1e300] * 1728), "NaN or infinite"),

@@ -47,3 +47,14 @@ def test_what_json_lacks_touches_nothing(tmp_path):
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         files.write_text_atomic(tmp_path / "no" / "a.txt", "a")
+
+
+def test_a_link_to_a_folder_stays(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "old").touch()
+    (tmp_path / "link").symlink_to("real")
+    with files.fresh_folder(tmp_path / "link") as fresh:
+        (fresh / "new").touch()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+    assert [p.name for p in (tmp_path / "real").iterdir()] == ["new"]
+    assert (tmp_path / "link").is_symlink()

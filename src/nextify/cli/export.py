@@ -77,7 +77,7 @@ class Options:
         check_weights(self.bundle)
         if self.data is not None:
             check_source(self.data)
-        check_replaced(self.folder)
+        check_replaced(self.folder, self.bundle)
 
     @property
     def folder(self) -> Path:

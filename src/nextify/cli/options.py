@@ -196,8 +196,8 @@ def check_folder(out: Path | None) -> None:
         raise UnusableFolder(f"cannot make {out}: {there} {reason}; choose another --out")
 
 
-def check_replaced(out: Path) -> None:
-    """Raises ``ValueError`` or ``UnusableFolder`` where a bundle or an export cannot take a folder's place."""
-    if reason := occupied(out):
+def check_replaced(out: Path, bundle: str) -> None:
+    """Raises ``ValueError`` or ``UnusableFolder`` where an export of ``bundle`` cannot take a folder's place."""
+    if reason := occupied(out, bundle):
         raise ValueError(reason)
     check_folder(out.absolute().parent)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nextify.cli.options import refuse_for_dense
 from nextify.cli.printing import note, print_columns, print_json
-from nextify.deploy.runners import open_runner
+from nextify.deploy.runners import device_for, open_runner
 from nextify.evaluation.dense_predict import LEAST_SCORE, DenseFolder, DensePrediction, find
 from nextify.evaluation.dense_predict import csv_text as dense_csv
 from nextify.evaluation.finder import open_finder
@@ -115,7 +115,7 @@ def _rows(predictions: Sequence[Prediction]) -> list[tuple[str, str, str]]:
 
 
 def _run(options: Options) -> int:
-    place = runtime(options.machine.device, options.machine.threads)
+    place = runtime(device_for(options.bundle, options.machine.device), options.machine.threads)
     runner = open_runner(
         options.bundle,
         device=place.device,

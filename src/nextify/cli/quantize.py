@@ -52,7 +52,7 @@ class Options:
         where something else would be overwritten."""
         check_weights(self.bundle)
         check_source(self.data)
-        check_replaced(self.folder)
+        check_replaced(self.folder, self.bundle)
 
     @property
     def folder(self) -> Path:

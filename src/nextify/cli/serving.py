@@ -12,7 +12,7 @@ import uvicorn
 from PIL import Image
 
 from nextify.data.decode import quiet
-from nextify.deploy.runners import open_runner
+from nextify.deploy.runners import device_for, open_runner
 from nextify.deploy.serve.app import Settings, create_app
 from nextify.deploy.serve.workers import InProcess, Process
 from nextify.system.environment import cores
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def serve(options: Options, listener: socket.socket) -> None:
     """Answer until a signal asks to stop."""
     machine, workers = options.machine, options.workers
-    device = runtime(machine.device).device
+    device = runtime(device_for(options.bundle, machine.device)).device
     if workers is None:
         workers = max(1, min(4, cores() // (machine.threads or 1))) if device == "cpu" else 1
     opening = partial(

@@ -108,7 +108,7 @@ def export(
         ExportFailed: the file does not reproduce the bundle's results.
         FormatError: the format has no such precision or shape.
         MissingExtra: its packages are not installed.
-        WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds something else.
+        WeightsError, FileNotFoundError: the bundle cannot be loaded, or ``out`` holds it or something else.
     """
     out = Path(out)
     check_replaceable(out, bundle)

@@ -152,7 +152,8 @@ def trace(exported: Exported, model: Classifier, mirror: bool, settings: Preproc
     else:
         example = torch.zeros(_EXAMPLE, settings.channels, *(exported.size or settings.size))
         if exported.size is None:
-            dims |= {2: Dim("height", min=_least(model)), 3: Dim("width", min=_least(model))}
+            # AUTO, as torch asks for a larger least side where it cannot show that no axis shrinks to one pixel.
+            dims |= {2: Dim.AUTO(min=_least(model)), 3: Dim.AUTO(min=_least(model))}
     if exported.format == "executorch":
         for parameter in module.parameters():  # XNNPACK takes no channels-last weights
             parameter.data = parameter.data.contiguous()

@@ -39,7 +39,8 @@ class Prepare(nn.Module):
         x = pixels.permute(0, 3, 1, 2)
         if self.settings.channels == 1:
             red, green, blue = x.to(torch.int32).unbind(1)
-            x = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16)[:, None]
+            gray = red * 19595 + green * 38470 + blue * 7471 + 0x8000
+            x = torch.div(gray, 0x10000, rounding_mode="floor")[:, None]  # OpenVINO knows no shift
         x = x.float()
         across, narrower = self._weights(x.shape[3], width, short, self.settings.size[1])
         down, lower = self._weights(x.shape[2], height, short, self.settings.size[0])

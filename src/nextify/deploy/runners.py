@@ -13,7 +13,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, assert_never, get_args
 
@@ -25,7 +25,7 @@ from nextify.system.environment import version
 from nextify.system.native import Mode
 from nextify.system.text import printable
 from nextify.weights.bundle import JSON_FILE, from_json, sha256
-from nextify.weights.class_names import ClassOrder
+from nextify.weights.class_names import ClassOrder, given_names
 from nextify.weights.reading import ExportError, read_json
 
 __all__ = ["Exported", "Format", "Precision", "Runner", "is_export", "open_runner", "probabilities"]
@@ -119,7 +119,7 @@ def open_runner(
     """Open a bundle, other weights that ``nextify.weights.load`` reads, or a folder that ``nextify export`` wrote.
 
     Args:
-        device: of a bundle; exported files run on the CPU.
+        device: of a bundle; exported files run on the CPU (see ``device_for``).
         threads: CPU threads. None leaves the choice to the runtime.
         kernels: ours, for bundles.
         class_order: for weights without class names.
@@ -132,15 +132,22 @@ def open_runner(
         return Network(path, device=device, threads=threads, kernels=kernels, class_order=class_order)
     if device != "cpu":
         raise ExportError(f"exported files run on the CPU: leave --device {device} out, or give the bundle")
-    return ExportedRunner(Path(path), threads)
+    return ExportedRunner(Path(path), threads, class_order)
+
+
+def device_for(path: str | Path, device: str) -> str:
+    """``device``, or the CPU where it is ``auto`` and an exported file is to run."""
+    return "cpu" if device == "auto" and is_export(path) else device
 
 
 class ExportedRunner:
     """A folder that ``nextify export`` wrote, in its own runtime."""
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, threads: int | None = None, class_order: ClassOrder | None = None) -> None:
         content = read_json(folder / JSON_FILE)
         self.about = from_json(content, folder / JSON_FILE)
+        if (names := given_names(class_order)) is not None:
+            self.about = replace(self.about, classes=names)
         self.preprocessing = self.about.preprocessing
         self.exported = _exported(content["export"], folder / JSON_FILE)
         if self.exported.with_preprocessing:
@@ -158,7 +165,8 @@ class ExportedRunner:
         if not fits or (size is not None and inputs.shape[2:] != size):
             wanted = f"{self.about.in_channels}, {'H, W' if size is None else f'{size[0]}, {size[1]}'}"
             raise ValueError(f"inputs must be (N, {wanted}), got {inputs.shape}")
-        return self._run(np.require(inputs, np.float32, ["C", "W"]))
+        # Reshaped, because NumPy calls any stride of an axis of length one contiguous, and AOTInductor goes by it.
+        return self._run(np.require(inputs, np.float32, ["C", "W"]).reshape(-1).reshape(inputs.shape))
 
 
 def _exported(values: Any, path: Path) -> Exported:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +108,7 @@ def verify(
             seconds: list[tuple[float, float]] = []
             while len(seconds) < (1 if seconds and batch == max(BATCHES) and sum(seconds[0]) > _LONG else _CALLS):
                 times = [time.perf_counter()]
-                found = run(given)
+                found = _answered(exported, run, given)
                 times.append(time.perf_counter())
                 expected = bundle(prepared)
                 times.append(time.perf_counter())
@@ -129,6 +130,18 @@ def verify(
                 timings.append(Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True))))
     batches = tuple(timing.batch for timing in timings)
     return Verification(data, len(images), batches, 100 * equal / counted, worst, limit, tuple(timings))
+
+
+def _answered(exported: Exported, run: Run, given: npt.NDArray[Any]) -> Floats:
+    """Raises ``ExportFailed`` where the runtime refuses the inputs."""
+    try:
+        return run(given)
+    except Exception as error:  # of a runtime's own classes, some of which derive from nothing else
+        said = printable((str(error).strip() or type(error).__name__).splitlines()[0])
+        raise ExportFailed(
+            f"{exported.name} fails on inputs of shape {given.shape} ({said}): give another --image-size; nothing was "
+            f"written"
+        ) from error
 
 
 def _same_answers(found: Floats, expected: Floats, limit: float, thresholds: Sequence[float]) -> npt.NDArray[np.bool_]:

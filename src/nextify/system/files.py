@@ -72,8 +72,18 @@ def followed(path: str | Path) -> Path:
     return path
 
 
-def occupied(path: Path) -> str:
-    """Why a bundle or an export may not take a folder's place; empty where it may."""
+def occupied(path: Path, source: str | Path | None = None) -> str:
+    """Why a bundle or an export may not take a folder's place; empty where it may.
+
+    Args:
+        source: the bundle that it is made from; it must replace neither that nor the current folder.
+    """
+    if source is not None and path.exists():
+        bundle, place = followed(source), path.resolve()
+        if any(one.resolve().is_relative_to(place) for one in (bundle, bundle / "bundle")):
+            return f"{path} holds the bundle itself, which would be lost: choose another name"
+        if Path.cwd().is_relative_to(place):
+            return f"{path} is the current folder or above it: choose another name"
     if not path.exists() or (path.is_dir() and ((path / JSON_FILE).is_file() or not any(path.iterdir()))):
         return ""
     return f"{path} exists and is not a bundle or an export: choose another name"
@@ -113,7 +123,11 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object], size: i
 
 @contextlib.contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path`` that takes its place at the end, whole, or is removed on an error."""
+    """A new folder beside ``path`` that takes its place at the end, whole, or is removed on an error.
+
+    Where ``path`` is a link, it stays, and the folder that it names is replaced.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     old = fresh.with_name(fresh.name + ".old")

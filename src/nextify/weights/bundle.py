@@ -381,14 +381,9 @@ def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tupl
 
 
 def check_replaceable(path: Path, source: str | Path | None = None) -> None:
-    """Raises ``WeightsError`` where something else than a folder of ours, or the weights ``source``, would be
-    overwritten."""
-    if reason := occupied(path):
+    """Raises ``WeightsError`` where ``source``, or something else than a folder of ours, would be overwritten."""
+    if reason := occupied(path, source):
         raise WeightsError(reason)
-    if source is not None:
-        out, kept = located(path).resolve(), located(source).resolve()
-        if out in (kept, *kept.parents):
-            raise ExportError(f"{path} holds the weights themselves: choose another folder to write")
 
 
 def located(path: str | Path) -> Path:

@@ -346,11 +346,13 @@ class _Door:
             refused = _error(401, "send the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
             await refused(scope, receive, answer)
         else:
-            await self.app(scope, receive, answer)
-        endpoint = scope.get("endpoint")
-        route = endpoint.__name__ if endpoint else "none"
-        self.metrics.requests.labels(route, str(status)).inc()
-        self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
+            try:
+                await self.app(scope, receive, answer)
+            finally:  # an error that no handler above knows is answered with 500 outside
+                endpoint = scope.get("endpoint")
+                route = endpoint.__name__ if endpoint else "none"
+                self.metrics.requests.labels(route, str(status)).inc()
+                self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
 def _prepare(data: bytes, settings: Preprocessing) -> tuple[Array, int, int, list[float]]:

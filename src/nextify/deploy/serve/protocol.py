@@ -91,6 +91,8 @@ def _images(tensor: Mapping[str, object], binary: bytes, wanted: Sequence[int]) 
         raise ProtocolError("images must have either data or binary_data_size")
     if size is None:
         values = _numbers(tensor["data"])
+        if values.ndim > 1 and values.shape != tuple(shape):  # such as (N, H, W, C), which has as many values
+            raise ProtocolError(f"data is nested as {list(values.shape)}, but images has the shape {shape}")
     elif type(size) is not int or size < 1 or size % 4:
         raise ProtocolError(
             f"binary_data_size must be a whole number of bytes, 4 for each value, got {shortened(size)}"
@@ -110,6 +112,7 @@ def _images(tensor: Mapping[str, object], binary: bytes, wanted: Sequence[int]) 
 
 
 def _numbers(data: object) -> Floats:
+    """The values of JSON, nested as they are there."""
     try:
         values = np.asarray(data)
     except ValueError:
@@ -117,7 +120,7 @@ def _numbers(data: object) -> Floats:
     if not isinstance(data, list) or values.dtype.kind not in "iuf":
         raise ProtocolError("data must be a list of numbers, flat or nested as its shape says")
     with np.errstate(over="ignore"):
-        return values.astype(np.float32).ravel()
+        return values.astype(np.float32)
 
 
 def answer(name: str, asked: Asked, found: Mapping[str, Floats]) -> tuple[bytes, int | None]:
