@@ -38,6 +38,15 @@ def test_every_change_is_recorded_with_its_reason():
     assert all(c.reason and "→" in str(c) for c in fitted.changes)
 
 
+def test_few_epochs_see_more_of_each_image():
+    def smallest_crop(epochs, image_size=96, **more):
+        recipe, _ = fit_recipe(RECIPES["scratch_small"], Facts(1_668), image_size=image_size, epochs=epochs, **more)
+        return recipe.crop.scale[0]
+
+    assert [smallest_crop(epochs) for epochs in (1, 17, 50)] == pytest.approx([0.78, 0.35, 0.17])
+    assert smallest_crop(100) == smallest_crop(17, restores=True) == 0.08
+
+
 @pytest.mark.parametrize("images", [16, 50, 600, 5_000, 50_000])
 @pytest.mark.parametrize("epochs", [1, 5, 100])
 def test_no_data_set_gets_zero_steps(images, epochs):

@@ -239,6 +239,11 @@ def fit_recipe(
             )
         if recipe.test_crop_ratio < 1:
             changes["test_crop_ratio"] = (1.0, f"cropping would enlarge images of {image_size} pixels first")
+    elif isinstance(recipe.crop, RandomResized) and budget < recipe.epochs and not restores:
+        low, high = recipe.crop.scale
+        weaker = round(high * (low / high) ** math.sqrt(budget / recipe.epochs), 2)
+        reason = f"crops of {100 * low:g} % of an image need many epochs; with the root of {budget} / {recipe.epochs}"
+        changes["crop.scale"] = ((weaker, high), reason)
     changes |= _gentler(recipe, budget)
     fitted = recipe.with_(**{field: value for field, (value, _) in changes.items()})
     return fitted, _record(recipe, changes)
