@@ -16,6 +16,7 @@ from nextify.evaluation.dense_intervals import DRAWS
 from nextify.evaluation.evaluate import Evaluation, evaluate, files
 from nextify.evaluation.finder import open_finder
 from nextify.evaluation.multilabel import MultiLabelEvaluation
+from nextify.evaluation.seen import trained_on
 from nextify.report.text import percent
 from nextify.system import processes
 from nextify.system.text import plural, printable
@@ -83,6 +84,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
             return dense_images, dense.evaluate_dense(
                 *(finder, dense_images),
                 part=options.part,
+                notes=trained_on(options.bundle, [dense_images.test], options.part),
                 out=options.out,
                 on_progress=lambda done, count: status.update(f"evaluated {done:,} of {count:,} images …"),
             )

@@ -30,6 +30,7 @@ from nextify.deploy.runners import Exported, Format, MissingExtra, Run, needs, q
 from nextify.deploy.verify import some_images, verify
 from nextify.evaluation.evaluate import match_classes
 from nextify.evaluation.runner import Floats, Network, probabilities
+from nextify.evaluation.seen import trained_on
 from nextify.system.files import fresh_folder
 from nextify.weights import WeightsError, save_bundle
 from nextify.weights.bundle import check_replaceable
@@ -227,7 +228,7 @@ def _search(
     check_replaceable(out, bundle)
     if threads is not None:
         torch.set_num_threads(threads)
-    source, notes = Source.of(bundle), list[str]()
+    source, notes = Source.of(bundle), trained_on(bundle, [images.test])
     labels_of = match_classes(source.about, images, notes)
     calibration, gate, unseen = _parts(images, max_drop, seed)
     settings = source.about.preprocessing

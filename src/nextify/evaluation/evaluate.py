@@ -25,6 +25,7 @@ from nextify.data.images import DataSet, S, check_images
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.metrics import Bin, ClassAccuracy, calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, mistakes_picture, reliability_picture
+from nextify.evaluation.seen import trained_on
 from nextify.kernels import install
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
@@ -193,6 +194,7 @@ def evaluate(
     labels = network.label_of[np.concatenate([s.labels for s in sets])]
     names = [s.name(i) for s in sets for i in range(len(s))]
     about, classes, notes = network.about, network.about.classes, network.notes
+    notes += trained_on(bundle, sets, part)
     accuracy = Classification.metrics([Hits.of(torch.from_numpy(probabilities), torch.from_numpy(labels))])
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)

@@ -16,6 +16,7 @@ from nextify.data.images import check_images
 from nextify.evaluation.dense_intervals import DRAWS, Interval, draw_counts, middle, parts_of_draws
 from nextify.evaluation.evaluate import MatchedNetwork, Part, part_of
 from nextify.evaluation.multilabel_pictures import curves_picture, worst_picture
+from nextify.evaluation.seen import trained_on
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
@@ -114,6 +115,7 @@ def evaluate_multilabel(
     network = MatchedNetwork(loaded, images, device, kernels)
     notes = network.notes
     data, sets = part_of(images, part)
+    notes += trained_on(bundle, sets, part)
     logits = np.concatenate([network(s, raw=True) for s in sets])
     truth = np.zeros((len(logits), about.num_classes), bool)
     truth[:, network.label_of] = np.concatenate([s.labels for s in sets]) > 0

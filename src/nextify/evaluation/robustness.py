@@ -22,6 +22,7 @@ from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupte
 from nextify.evaluation.corruption_error import ALEXNET, ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
 from nextify.evaluation.evaluate import MatchedNetwork, Part, part_of, probabilities
+from nextify.evaluation.seen import trained_on
 from nextify.system.environment import Environment, describe
 from nextify.system.native import Mode
 from nextify.system.several import several
@@ -174,7 +175,8 @@ def measure(
             recorder.finish(name)
 
     made_frost = any(name == "frost" for name, _ in made) and frost_pictures is None
-    notes = [*images.warnings, *images.notes, *(note for network in networks for note in network.notes)]
+    notes = trained_on(bundle, sets, part)
+    notes += [*images.warnings, *images.notes, *(note for network in networks for note in network.notes)]
     base_name, base_clean = "", None
     if baseline == ALEXNET:
         base_name, base_clean = "AlexNet as published", ALEXNET_CLEAN_ERROR
