@@ -318,7 +318,7 @@ def of_memory(image: object, bands: Bands) -> Values:
 def _chosen(values: Values, bands: Chosen) -> tuple[Pixels, int]:
     """``(H, W, 3)`` of ``values (H, W, bands)`` of 8 or 16 bits, and the largest 16-bit value, else 0."""
     if max(bands) > values.shape[2]:
-        raise UnreadableImage(f"{values.shape[2]} bands, but {_ASKED % named(bands)} the {max(bands)}th: choose others")
+        raise UnreadableImage(f"{values.shape[2]} bands, but {_ASKED % named(bands)} band {max(bands)}: choose others")
     values = values[..., [band - 1 for band in bands]]
     if values.dtype == np.uint8:
         return values, 0
