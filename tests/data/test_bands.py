@@ -446,7 +446,7 @@ def test_bands_of_images_in_memory() -> None:
     rgba = Image.fromarray(values[..., :4], "RGBA")
     settings = Preprocessing(size=(8, 8), resize_size=8, bands=(4, 3, 2))
     assert torch.equal(settings(rgba), plain(values[..., [3, 2, 1]].copy()))
-    with pytest.raises(UnreadableImage, match="3 bands, but --channels 4 3 2 asks for the 4th"):
+    with pytest.raises(UnreadableImage, match="3 bands, but --channels 4 3 2 asks for band 4"):
         settings(rgba.convert("RGB"))
 
 
