@@ -7,9 +7,11 @@ No torch.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from nextify.data.sources.parts import count_classes
 from nextify.paper.recipe import Recipe
 from nextify.system.text import as_csv, plural, some
 
+SPLIT_FILE = "split.csv"
 FEW_STEPS = 100
 """A training of fewer optimizer steps learns hardly anything."""
 FEW_PER_CLASS = 5
@@ -190,6 +193,20 @@ def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str
             label = "|".join(images.classes[k] for k in label_of(some_images.labels, i))
             rows.append((some_images.name(i), label, own))
     return as_csv(("path", "label", "split"), rows)
+
+
+def read_split(folder: Path) -> dict[str, list[tuple[str, ...]]]:
+    """The images of each part by the split.csv in a training's folder, as ``split_csv`` made it: the path and, for
+    classification, the label; empty where there is no such file or it cannot be read."""
+    parts: dict[str, list[tuple[str, ...]]] = {}
+    try:
+        with open(folder / SPLIT_FILE, encoding="utf-8", newline="") as file:
+            for row in csv.reader(file):
+                if len(row) > 1:
+                    parts.setdefault(row[-1], []).append(tuple(row[:-1]))
+    except (OSError, ValueError, csv.Error):
+        return {}
+    return parts
 
 
 def duplicates(train: ImageSet, test: ImageSet) -> int:

@@ -6,12 +6,12 @@ the images that only one of two networks gets right, each is as likely to win as
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nextify.data.preflight import read_split
 from nextify.evaluation.metrics import unpacked
 from nextify.study.results import Json
 from nextify.study.runs import Run, RunError, object_in, read_run
@@ -190,9 +190,5 @@ def _on_the_same_images(a: _Training, b: _Training, same_data: bool) -> tuple[st
 
 
 def _tested(training: _Training) -> list[tuple[str, ...]]:
-    """Path and label of each test image, as split.csv has them."""
-    try:
-        with open(training.run.folder / "split.csv", encoding="utf-8", newline="") as file:
-            return [tuple(row[:-1]) for row in csv.reader(file) if row[-1:] == ["test"]]
-    except (OSError, ValueError, csv.Error):
-        return []
+    """Path and label of each test image; empty where the training left no split.csv."""
+    return read_split(training.run.folder).get("test", [])

@@ -164,8 +164,8 @@ class Preparation:
         above = dict(recipe_settings)
         if request.precision is not None:
             above["precision"] = request.precision
-        of_it = {name: value for name, value in above.items() if name.partition(".")[0] == "optimizer"}
-        usual, of_optimizer = for_optimizer(fitted.recipe, fitted.recipe.with_(**of_it).optimizer)
+        chosen = {name: value for name, value in above.items() if name.partition(".")[0] == "optimizer"}
+        usual, of_optimizer = for_optimizer(fitted.recipe, fitted.recipe.with_(**chosen).optimizer)
         changes += of_optimizer
         rate = above.get("learning_rate")
         if rate is not None and "min_learning_rate" not in above and rate < usual.min_learning_rate:

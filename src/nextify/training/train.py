@@ -29,7 +29,7 @@ from nextify.data.batches import divided
 from nextify.data.dense.annotations import DenseImages, DenseTask
 from nextify.data.dense.opening import open_dense, recognize
 from nextify.data.opening import open_unlabelled
-from nextify.data.preflight import split_csv
+from nextify.data.preflight import SPLIT_FILE, split_csv
 from nextify.data.source import LabelTask, check_task
 from nextify.evaluation.pictures import curves_picture
 from nextify.networks.masked.design import RATIO
@@ -201,7 +201,7 @@ def run_prepared(
             folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(folder / "preflight.json", prepared.preflight.to_dict())
             held_out = divided(images.train, trial.recipe)[1].tolist() if isinstance(images, Images) else []
-            write_text_atomic(folder / "split.csv", split_csv(images, held_out))
+            write_text_atomic(folder / SPLIT_FILE, split_csv(images, held_out))
             write_json_atomic(folder / "recipe.json", {**resolved(prepared), "reading": source and asdict(source)})
 
     title = f"{request.model} on {images.name}"
