@@ -11,9 +11,10 @@ from rich.console import Console
 
 from nextify.cli.printing import note, print_columns, print_json, unlogged
 from nextify.cli.progress import read_images
-from nextify.compare.starts import advise, find_start, fold_interval, permitted, probe_starts
+from nextify.compare.starts import advise, find_start, permitted, probe_starts
 from nextify.data.images import check_pictures
 from nextify.report.text import count, duration
+from nextify.study.statistics import corrected_interval
 from nextify.system.text import plural
 from nextify.training.trial import runtime
 from nextify.weights.bundle import located
@@ -59,7 +60,7 @@ def run_starts(options: Options) -> int:
     for probed in sorted(found, key=lambda probed: -fmean(probed.tuned)):
         cells = []
         for values in (probed.tuned, probed.linear):
-            low, high = fold_interval(values, one_image)
+            low, high = corrected_interval(values, least_error=one_image) or (0, 100)
             cells.append(f"{fmean(values):.1f} [{max(low, 0):.1f}, {min(high, 100):.1f}]")
         ahead = advice.differences.get(probed.source)
         behind = "" if ahead is None else f"{ahead[0]:.1f} [{ahead[1]:.1f}, {ahead[2]:.1f}]"

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -31,6 +31,7 @@ from nextify.networks.layout import cost
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import designs
 from nextify.paper.design import Design
+from nextify.study.statistics import corrected_interval
 from nextify.tasks.masked import MASKED_ERROR
 from nextify.training.loop import TrainingDiverged
 from nextify.training.prepare import prepare
@@ -136,38 +137,15 @@ class Advice:
         return f"{self.best} has the best mean; no difference can be told between it and {others}"
 
 
-def advise(scores: Mapping[str, Sequence[float]], least_error: float = 0.0, confidence: float = CONFIDENCE) -> Advice:
-    """The best of several starts by the accuracies of the same folds, ``{start: percent of each fold}``.
-
-    ``least_error`` is that of ``fold_interval``.
-    """
+def advise(scores: Mapping[str, Sequence[float]], least_error: float = 0.0) -> Advice:
+    """The best of several starts by the accuracies of the same folds, ``{start: percent of each fold}``, at least 2.
+    ``least_error`` is that of ``corrected_interval``."""
     best = max(scores, key=lambda source: fmean(scores[source]))
     others = [source for source in scores if source != best]
-    each = 1 - (1 - confidence) / max(1, math.comb(len(scores), 2))  # any of them could have been the best
+    each = 1 - (1 - CONFIDENCE) / max(1, math.comb(len(scores), 2))  # any of them could have been the best
     pairs = {source: [a - b for a, b in zip(scores[best], scores[source], strict=True)] for source in others}
-    return Advice(
-        best, {source: (fmean(found), *fold_interval(found, least_error, each)) for source, found in pairs.items()}
-    )
-
-
-def fold_interval(
-    values: Sequence[float], least_error: float = 0.0, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """Interval of the mean over the folds of a cross-validation, whose variance is that of independent folds times
-    1 + folds / (folds - 1).
-
-    The standard deviation over the folds is taken for at least ``least_error``, such as one image's share of a fold: a
-    few folds come out equal by chance. Raises ``ValueError`` for fewer than two folds.
-    """
-    from scipy.special import stdtrit
-
-    n = len(values)
-    if n < 2:
-        raise ValueError(f"an interval needs 2 folds or more, got {n}")
-    half = (
-        float(stdtrit(n - 1, (1 + confidence) / 2)) * max(stdev(values), least_error) * math.sqrt(1 / n + 1 / (n - 1))
-    )
-    return fmean(values) - half, fmean(values) + half
+    intervals = {source: corrected_interval(found, each, least_error) for source, found in pairs.items()}
+    return Advice(best, {source: (fmean(pairs[source]), *ends) for source, ends in intervals.items() if ends})
 
 
 def find_start(source: str) -> Start:

@@ -27,12 +27,11 @@ from nextify.evaluation.dense_pictures import (
     precision_recall_picture,
     prediction_sheet,
 )
-from nextify.evaluation.evaluate import Part, own_run, part_of, place_classes, sparse
+from nextify.evaluation.evaluate import Part, own_run, part_of, place_classes, sparse, write_evaluation
 from nextify.evaluation.finder import Finder
 from nextify.evaluation.pictures import heading, matrix_picture
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
-from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.text import plural
 from nextify.tasks import average_precision as ap
 from nextify.tasks import segmentation_metrics as segmentation
@@ -181,9 +180,12 @@ def evaluate_dense(
     data, sets = part_of(images, part)
     chosen = [(some, i) for some in sets for i in range(len(some))]
     head = {"model": finder.name, "data": data, "images": len(chosen), "precision": "bf16" if finder.bf16 else "fp32"}
-    head["environment"] = {**describe(), "device": finder.device}
+    head |= {"environment": {**describe(), "device": finder.device}, "notes": tuple(notes)}
     measure = _objects if finder.task == "detection" else _regions
-    return measure(finder, chosen, places, head, notes, out, on_progress)
+    found, pictures = measure(finder, chosen, places, head, on_progress)
+    if out is not None and processes.is_first():
+        write_evaluation(out, found.to_dict(), pictures())
+    return found
 
 
 def files(found: DetectionEvaluation | SegmentationEvaluation) -> tuple[str, ...]:
@@ -204,6 +206,8 @@ def figures(found: DetectionEvaluation | SegmentationEvaluation) -> str:
 
 Chosen = Sequence[tuple[DenseSet, int]]
 Places = npt.NDArray[np.int64]
+Pictures = Callable[[], dict[str, bytes]]
+"""Draws them, by the names of their files."""
 
 
 def _pixels(one: tuple[DenseSet, int]) -> Pixels:
@@ -211,14 +215,8 @@ def _pixels(one: tuple[DenseSet, int]) -> Pixels:
 
 
 def _objects(
-    finder: Finder,
-    chosen: Chosen,
-    places: Places,
-    head: dict[str, object],
-    notes: list[str],
-    out: Path | None,
-    on_progress: Progress | None,
-) -> DetectionEvaluation:
+    finder: Finder, chosen: Chosen, places: Places, head: dict[str, object], on_progress: Progress | None
+) -> tuple[DetectionEvaluation, Pictures]:
     own, mine = own_run(len(chosen)), []
     for i, found in zip(own, finder(some.load(k) for some, k in (chosen[i] for i in own)), strict=True):
         assert isinstance(found, FoundObjects)
@@ -254,9 +252,9 @@ def _objects(
         worst=tuple(
             WorstObjects(chosen[i][0].name(chosen[i][1]), outcomes[i].f1, *map(len, outcomes[i])) for i in worst
         ),
-        notes=tuple(notes),
     )
-    if out is not None and processes.is_first():
+
+    def draw() -> dict[str, bytes]:
         shown = [Shown(row.name, _pixels(chosen[i]), seen[i]) for row, i in zip(result.worst, worst, strict=True)]
         title = heading(result)
         background = (*finder.classes, "background")
@@ -270,19 +268,14 @@ def _objects(
         }
         if worst:
             pictures["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest F1", least_score)
-        _write(out, result, pictures)
-    return result
+        return pictures
+
+    return result, draw
 
 
 def _regions(
-    finder: Finder,
-    chosen: Chosen,
-    places: Places,
-    head: dict[str, object],
-    notes: list[str],
-    out: Path | None,
-    on_progress: Progress | None,
-) -> SegmentationEvaluation:
+    finder: Finder, chosen: Chosen, places: Places, head: dict[str, object], on_progress: Progress | None
+) -> tuple[SegmentationEvaluation, Pictures]:
     number, own = len(finder.classes), own_run(len(chosen))
     known = np.full(IGNORED + 1, IGNORED, np.uint8)
     known[: len(places)] = places
@@ -318,9 +311,9 @@ def _regions(
         ),
         confusion=tuple(map(tuple, total.tolist())),
         worst=tuple(WorstRegions(chosen[i][0].name(chosen[i][1]), *shares) for i, *shares, _ in worst),
-        notes=tuple(notes),
     )
-    if out is not None and processes.is_first():
+
+    def draw() -> dict[str, bytes]:
         title, sheet = heading(result), worst[: WORST_IMAGES // 2]
         shown = []
         for (i, *_), found in zip(sheet, finder(_pixels(chosen[i]) for i, *_ in sheet), strict=True):
@@ -336,8 +329,9 @@ def _regions(
         }
         if shown:
             pictures["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest mIoU")
-        _write(out, result, pictures)
-    return result
+        return pictures
+
+    return result, draw
 
 
 def _class_bars(found: DetectionEvaluation | SegmentationEvaluation) -> bytes:
@@ -353,10 +347,3 @@ def _class_bars(found: DetectionEvaluation | SegmentationEvaluation) -> bytes:
     return classes_picture(
         rows, ("AP", "AP50", "mask AP")[: 2 + with_masks], f"{heading(found)}\n{textwrap.fill(figures(found), 70)}"
     )
-
-
-def _write(out: Path, found: DetectionEvaluation | SegmentationEvaluation, pictures: Mapping[str, bytes]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(out / "evaluation.json", found.to_dict())
-    for name, data in pictures.items():
-        write_bytes_atomic(out / name, data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nextify.data.decode import Pixels, UnreadableImage, decode, from_memory, quiet
+from nextify.data.decode import Pixels, decode, from_memory
 from nextify.data.dense.annotations import IndexMask, mask_api
 from nextify.data.encoded import read_file
 from nextify.evaluation.dense_pictures import Thing, class_color, drawn, regions_drawn
 from nextify.evaluation.finder import BATCH, Finder
-from nextify.evaluation.predict import Source, expand, listed
+from nextify.evaluation.predict import Source, opened
 from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 from nextify.system.text import as_csv, valid_unicode
 from nextify.tasks.average_precision import Rle
@@ -98,34 +98,20 @@ def find(
     """
     if not 0 <= least_score <= 1:
         raise ValueError(f"least_score must be from 0 to 1, got {least_score:g}")
-    entries = _entries(sources)
+    entries = (
+        replace(read, path=path) if read else DensePrediction(path, error=error)
+        for path, read, error in opened(sources, _read)
+    )
     while batch := list(islice(entries, BATCH)):
         found = finder((entry.pixels for entry in batch if entry.pixels is not None), least_score)
         for entry in batch:
             yield entry if entry.pixels is None else _named(entry, next(found), finder.classes)
 
 
-def _entries(sources: Source | Iterable[Source]) -> Iterator[DensePrediction]:
-    for i, source in enumerate(listed(sources)):
-        if isinstance(source, str | os.PathLike):
-            for path, reason in expand(source):
-                yield DensePrediction(path, error=reason) if reason else _read(path, path)
-        else:
-            yield _read(f"image {i}", source)
-
-
-def _read(path: str, image: Source) -> DensePrediction:
-    try:
-        with quiet():
-            pixels = decode(read_file(image)) if isinstance(image, str | os.PathLike) else from_memory(image)
-    except OSError as error:
-        return DensePrediction(path, error=error.strerror or "unreadable")
-    except UnreadableImage as error:
-        return DensePrediction(path, error=str(error))
-    except MemoryError:
-        return DensePrediction(path, error="too large for this machine's memory")
+def _read(image: Source) -> DensePrediction:
+    pixels = decode(read_file(image)) if isinstance(image, str | os.PathLike) else from_memory(image)
     height, width = pixels.shape[:2]
-    return DensePrediction(path, height, width, pixels=pixels)
+    return DensePrediction("", height, width, pixels=pixels)
 
 
 def _named(entry: DensePrediction, found: FoundObjects | IndexMask, classes: Sequence[str]) -> DensePrediction:

@@ -7,7 +7,7 @@ none are matched by order, where there is no doubt about it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from nextify.system.environment import Environment, describe
 from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
 from nextify.system.text import plural, some
-from nextify.tasks.classification import PLAIN, Classification, Hits, Inference
+from nextify.tasks.classification import Classification, Hits, Inference
 from nextify.weights import About, Loaded, Preprocessing, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated
 
@@ -192,7 +192,7 @@ def evaluate(
     data, sets = part_of(images, part)
     probabilities = np.concatenate([network(s) for s in sets])
     labels = network.label_of[np.concatenate([s.labels for s in sets])]
-    names = [s.name(i) for s in sets for i in range(len(s))]
+    places = [(part, i) for part in sets for i in range(len(part))]
     about, classes, notes = network.about, network.about.classes, network.notes
     notes += trained_on(bundle, sets, part)
     accuracy = Classification.metrics([Hits.of(torch.from_numpy(probabilities), torch.from_numpy(labels))])
@@ -211,7 +211,8 @@ def evaluate(
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN_MISTAKES]
     mistakes = tuple(
-        Mistake(names[i], classes[labels[i]], classes[predicted[i]], float(confidence[i])) for i in worst.tolist()
+        Mistake(own.name(at), classes[labels[i]], classes[predicted[i]], float(confidence[i]))
+        for i, (own, at) in ((i, places[i]) for i in worst.tolist())
     )
     found = Evaluation(
         model=about.name,
@@ -233,9 +234,7 @@ def evaluate(
         right=accuracy.right,
     )
     if out is not None and processes.is_first():
-        first = len(sets[0])
-        shown = [sets[0].load(i) if i < first else sets[1].load(i - first) for i in worst.tolist()]
-        write(found, out, [visible(pixels) for pixels in shown])
+        write(found, out, [visible(own.load(at)) for own, at in (places[i] for i in worst.tolist())])
     return found
 
 
@@ -347,7 +346,7 @@ def predict_set(
     images: ImageSet,
     settings: Preprocessing,
     device: str,
-    inference: Inference = PLAIN,
+    inference: Inference,
     *,
     raw: bool = False,
 ) -> npt.NDArray[np.float32]:
@@ -358,31 +357,18 @@ def predict_set(
     pixels = (images.load(i) for i in own_run(len(images)))
     own: list[npt.NDArray[np.float32]] = []
     while batch := [settings.pixels(image) for image in islice(pixels, settings.batch_size(BATCH))]:
-        own.append((logits if raw else probabilities)(model, torch.stack(batch), device, settings, inference))
+        own.append(outputs(model, torch.stack(batch), device, settings, inference, raw=raw))
     return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
 
 
-def probabilities(
-    model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference = PLAIN
+def outputs(
+    model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference, *, raw: bool = False
 ) -> npt.NDArray[np.float32]:
-    """``(B, K)`` probabilities of one class per image, of uint8 ``pixels (B, H, W, C)`` as ``settings.pixels`` gives
-    them.
-    """
+    """``(B, K)`` probabilities of one class per image, or with ``raw`` logits, of uint8 ``pixels (B, H, W, C)`` as
+    ``settings.pixels`` gives them; they are normalized as in training, so that the result is the training's own."""
     with torch.inference_mode():
-        return _logits(model, pixels, device, settings, inference).softmax(-1).cpu().numpy()
-
-
-def logits(
-    model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference = PLAIN
-) -> npt.NDArray[np.float32]:
-    """``(B, K)`` logits, as ``probabilities`` has them."""
-    with torch.inference_mode():
-        return _logits(model, pixels, device, settings, inference).cpu().numpy()
-
-
-def _logits(model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference) -> Tensor:
-    """Of images that are normalized as in training, so that the result is the training's own."""
-    return inference.logits(model, normalized(pixels, torch.device(device), settings.mean, settings.std))
+        logits = inference.logits(model, normalized(pixels, torch.device(device), settings.mean, settings.std))
+        return (logits if raw else logits.softmax(-1)).cpu().numpy()
 
 
 def files(found: Evaluation) -> tuple[str, ...]:
@@ -393,9 +379,15 @@ def files(found: Evaluation) -> tuple[str, ...]:
 
 def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) -> None:
     """Write ``files(found)``; ``shown`` are the images of ``found.mistakes``."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(out / "evaluation.json", found.to_dict())
-    write_bytes_atomic(out / "confusion.png", confusion_picture(found))
-    write_bytes_atomic(out / "reliability.png", reliability_picture(found))
+    pictures = {"confusion.png": confusion_picture(found), "reliability.png": reliability_picture(found)}
     if found.mistakes:
-        write_bytes_atomic(out / "mistakes.png", mistakes_picture(found, shown))
+        pictures["mistakes.png"] = mistakes_picture(found, shown)
+    write_evaluation(out, found.to_dict(), pictures)
+
+
+def write_evaluation(out: Path, found: Mapping[str, object], pictures: Mapping[str, bytes]) -> None:
+    """Write evaluation.json and the pictures, ``{file name: PNG}``, into a folder that is made where there is none."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(out / "evaluation.json", found)
+    for name, picture in pictures.items():
+        write_bytes_atomic(out / name, picture)

@@ -14,12 +14,11 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import visible
 from nextify.data.images import check_images
 from nextify.evaluation.dense_intervals import DRAWS, Interval, draw_counts, middle, parts_of_draws
-from nextify.evaluation.evaluate import MatchedNetwork, Part, part_of
+from nextify.evaluation.evaluate import MatchedNetwork, Part, part_of, write_evaluation
 from nextify.evaluation.multilabel_pictures import curves_picture, worst_picture
 from nextify.evaluation.seen import trained_on
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
-from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
 from nextify.tasks.multilabel_metrics import UNFITTED, ClassPrecision, MultiLabelMetrics, average_precision
 from nextify.weights import WeightsError, load
@@ -124,8 +123,7 @@ def evaluate_multilabel(
     seen = MultiLabelMetrics(logits, truth, about.thresholds)
     if set(about.thresholds) == {UNFITTED}:
         notes.append("labels are given from a probability of 0.5 on; a training with --set calibration=0.1 fits them")
-    first = len(sets[0])
-    worst, shown = _worst(seen, about.classes, sets, first)
+    worst, shown = _worst(seen, about.classes, sets)
     found = MultiLabelEvaluation(
         model=about.name,
         data=data,
@@ -180,7 +178,7 @@ def _curve(name: str, scores: npt.NDArray[np.float32], truth: npt.NDArray[np.boo
 
 
 def _worst(
-    seen: MultiLabelMetrics, classes: Sequence[str], sets: Sequence[ImageSet], first: int
+    seen: MultiLabelMetrics, classes: Sequence[str], sets: Sequence[ImageSet]
 ) -> tuple[tuple[WorstImage, ...], list[npt.NDArray[np.uint8]]]:
     """The images with a wrong label of the highest loss, and their pixels."""
     signed = np.where(seen.truth, -1, 1) * seen.logits.astype(np.float64)
@@ -191,7 +189,8 @@ def _worst(
     def names(row: npt.NDArray[np.bool_]) -> tuple[str, ...]:
         return tuple(classes[k] for k in np.flatnonzero(row).tolist())
 
-    places = [(sets[0], i) if i < first else (sets[1], i - first) for i in chosen]
+    everything = [(part, i) for part in sets for i in range(len(part))]
+    places = [everything[i] for i in chosen]
     worst = tuple(
         WorstImage(own.name(at), float(losses[i]), names(seen.truth[i]), names(seen.given[i]))
         for i, (own, at) in zip(chosen, places, strict=True)
@@ -207,8 +206,7 @@ def files(found: MultiLabelEvaluation) -> tuple[str, ...]:
 
 def write(found: MultiLabelEvaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) -> None:
     """Write ``files(found)``; ``shown`` are the images of ``found.worst``."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_json_atomic(out / "evaluation.json", found.to_dict())
-    write_bytes_atomic(out / "precision-recall.png", curves_picture(found))
+    pictures = {"precision-recall.png": curves_picture(found)}
     if found.worst:
-        write_bytes_atomic(out / "mistakes.png", worst_picture(found, shown))
+        pictures["mistakes.png"] = worst_picture(found, shown)
+    write_evaluation(out, found.to_dict(), pictures)

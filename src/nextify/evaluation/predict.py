@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ COLUMNS = ("path", "rank", "class", "index", "probability")
 """Columns of the CSV, which has one line per image and class."""
 Source = str | os.PathLike[str] | Image.Image | Pixels
 """A file, folder or pattern; a Pillow image; or a uint8 array, ``(H, W, 3)`` RGB or ``(H, W)`` grayscale."""
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -112,26 +113,15 @@ class Predictor:
 
     def entries(self, sources: Source | Iterable[Source]) -> Iterator[Prediction | tuple[str, Any]]:
         """Yield each image's path and its prepared uint8 pixels ``(H, W, C)``, or a prediction with an error."""
-        for i, source in enumerate(listed(sources)):
-            if isinstance(source, str | os.PathLike):
-                for path, reason in expand(source, self.extensions):
-                    yield Prediction(path, (), reason) if reason else self._read(path, path)
-            else:
-                yield self._read(f"image {i}", source)
-
-    def _read(self, path: str, image: Source) -> Prediction | tuple[str, Any]:
         settings = self.preprocessing
-        try:
-            with quiet():
-                if isinstance(image, str | os.PathLike):
-                    image = decode(with_bands(read_file(image), settings.bands))
-                return path, settings.pixels(image)
-        except OSError as error:
-            return Prediction(path, (), error.strerror or "unreadable")
-        except UnreadableImage as error:
-            return Prediction(path, (), str(error))
-        except MemoryError:
-            return Prediction(path, (), "too large for this machine's memory")
+
+        def read(image: Source) -> torch.Tensor:
+            if isinstance(image, str | os.PathLike):
+                image = decode(with_bands(read_file(image), settings.bands))
+            return settings.pixels(image)
+
+        for path, pixels, error in opened(sources, read, self.extensions):
+            yield Prediction(path, (), error) if error else (path, pixels)
 
     def _predict(self, waiting: Sequence[Prediction | tuple[str, Any]], top: int | None) -> Iterator[Prediction]:
         ready = [entry[1] for entry in waiting if isinstance(entry, tuple)]
@@ -186,6 +176,30 @@ def listed(sources: Source | Iterable[Source]) -> Iterable[Source]:
     if isinstance(sources, str | os.PathLike | Image.Image | bytes) or not isinstance(sources, Iterable):
         return [sources]
     return sources
+
+
+def opened(
+    sources: Source | Iterable[Source], read: Callable[[Source], Read], extensions: frozenset[str] = EXTENSIONS
+) -> Iterator[tuple[str, Read | None, str]]:
+    """Yield the path of each image of ``sources``, what ``read`` makes of it, and an empty text; or None and in a few
+    words why it could not be read."""
+    for i, source in enumerate(listed(sources)):
+        images: Iterable[tuple[str, Source, str]] = [(f"image {i}", source, "")]
+        if isinstance(source, str | os.PathLike):
+            images = ((path, path, reason) for path, reason in expand(source, extensions))
+        for path, image, reason in images:
+            found: Read | None = None
+            try:
+                if not reason:
+                    with quiet():
+                        found = read(image)
+            except OSError as error:
+                reason = error.strerror or "unreadable"
+            except UnreadableImage as error:
+                reason = str(error)
+            except MemoryError:
+                reason = "too large for this machine's memory"
+            yield path, found, reason
 
 
 def expand(source: str | os.PathLike[str], extensions: frozenset[str] = EXTENSIONS) -> Iterator[tuple[str, str]]:

@@ -21,12 +21,12 @@ from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, 
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
 from nextify.evaluation.corruption_error import ALEXNET, ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
-from nextify.evaluation.evaluate import MatchedNetwork, Part, part_of, probabilities
+from nextify.evaluation.evaluate import MatchedNetwork, Part, outputs, part_of
 from nextify.evaluation.seen import trained_on
 from nextify.system.environment import Environment, describe
 from nextify.system.native import Mode
 from nextify.system.several import several
-from nextify.weights import Loaded, Preprocessing, load
+from nextify.weights import Loaded, load
 from nextify.weights.class_names import ClassOrder, Order, is_word
 
 BATCH = 64
@@ -134,7 +134,9 @@ def measure(
     # Networks that take the same pixels share the corrupted ones.
     groups: dict[object, list[int]] = {}
     for index, network in enumerate(networks):
-        groups.setdefault(_pixels_key(network.settings), []).append(index)
+        own = network.settings
+        same = own.size, own.resize_size, own.fit, own.interpolation, own.antialias
+        groups.setdefault(same, []).append(index)
 
     data, sets = part_of(images, part)
     places = [(s, i) for s in sets for i in range(len(s))]
@@ -282,14 +284,10 @@ class _Network(MatchedNetwork):
 
     def answer(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[Right, Confidence]:
         """Whether each image's most probable class is right, and its probability; ``(N,)`` each."""
-        found = probabilities(self.model, torch.from_numpy(pixels), self.device, self.settings, self.inference)
+        found = outputs(self.model, torch.from_numpy(pixels), self.device, self.settings, self.inference)
         labels = self.label_of[classes]
         if self.present is not None:
             found = found[:, self.present]
             found = found / found.sum(1, keepdims=True)
             labels = np.searchsorted(self.present, labels)
         return found.argmax(1) == labels, found.max(1)
-
-
-def _pixels_key(settings: Preprocessing) -> object:
-    return (settings.size, settings.resize_size, settings.fit, settings.interpolation, settings.antialias)

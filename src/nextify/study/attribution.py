@@ -31,6 +31,7 @@ from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.paper.roadmap import Row
 from nextify.study.plan import Plan, PlannedTrial
+from nextify.study.statistics import confidence_interval
 from nextify.training.trial import Trial
 
 Subset = frozenset[str]
@@ -64,11 +65,8 @@ class Estimate:
     @classmethod
     def of(cls, samples: Sequence[float]) -> Estimate:
         """The mean of ``samples`` with its interval."""
-        n = len(samples)
-        if n < 2:
-            return cls(samples[0] if n else None, None, None, n)
-        mean, half = fmean(samples), float(stats.sem(samples) * stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
-        return cls(mean, mean - half, mean + half, n)
+        low, high = confidence_interval(samples, CONFIDENCE) or (None, None)
+        return cls(fmean(samples) if samples else None, low, high, len(samples))
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,12 @@ class Engine(Protocol):
         """Run all jobs; every event reaches ``on_event`` in the calling process. Raises ``EngineError``."""
 
 
+def not_written(job: Job, error: OSError) -> Stopped:
+    """What becomes of a job whose files cannot be written."""
+    reason = f"cannot write {error.filename or job.folder}: {error.strerror or error}"
+    return Stopped(job.key, f"{reason}; make room and run the same command again, finished trials are kept")
+
+
 def run_job(job: Job, runtime: Runtime, on_event: OnEvent) -> None:
     """Train or probe in this process, and report every outcome as an event; only a broken pipe is raised."""
     try:
@@ -118,8 +124,7 @@ def run_job(job: Job, runtime: Runtime, on_event: OnEvent) -> None:
     except (TrainingDiverged, TrainingOutOfMemory) as error:
         on_event(Failed(job.key, str(error)))
     except OSError as error:
-        reason = f"cannot write {error.filename or job.folder}: {error.strerror or error}"
-        on_event(Stopped(job.key, f"{reason}; make room and run the same command again, finished trials are kept"))
+        on_event(not_written(job, error))
     except Exception as error:
         on_event(Failed(job.key, f"{type(error).__name__}: {error}"))
 

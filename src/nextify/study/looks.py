@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from nextify.study.statistics import StepStatistics
+from nextify.study.statistics import ALPHA, StepStatistics
 
 LOOKS = 5
 FIRST_SHARE = 0.5
@@ -32,9 +32,7 @@ def share(first: int, pairs: int) -> float:
     return FIRST_SHARE if pairs <= first else (1 - FIRST_SHARE) / (LOOKS - 1)
 
 
-def more_seeds(
-    found: Mapping[str, StepStatistics], seeds: Mapping[str, int], first: int, alpha: float = 0.05
-) -> dict[str, int] | None:
+def more_seeds(found: Mapping[str, StepStatistics], seeds: Mapping[str, int], first: int) -> dict[str, int] | None:
     """The seeds of each step at the next look, or None where every step is decided or has had its last look.
 
     Each undecided step is projected: the seeds of the first later look that would decide it if its change and its
@@ -57,7 +55,7 @@ def more_seeds(
             enough = (
                 n
                 for n in later[step]
-                if c.crossed and c.crossed.with_seeds(n).p < alpha * share(first, n) / len(undecided)
+                if c.crossed and c.crossed.with_seeds(n).p < ALPHA * share(first, n) / len(undecided)
             )
             order[step] = next(enough, math.inf), c.crossed.p if c.crossed else 1.0
     if not order:

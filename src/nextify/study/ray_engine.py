@@ -21,7 +21,7 @@ from typing import Any
 
 from nextify.study.cluster import ClusterEngine, Lost, Sent, run_held
 from nextify.study.cluster_options import ClusterUnavailable, check_engine
-from nextify.study.engine import Done, EngineError, Event, Job, OnEvent, Stopped
+from nextify.study.engine import Done, EngineError, Event, Job, OnEvent, not_written
 from nextify.system.files import fresh_folder, write_bytes_atomic
 from nextify.training.trial import Runtime
 
@@ -182,6 +182,5 @@ def _kept(event: Done, files: dict[str, bytes], job: Job) -> Event:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 write_bytes_atomic(folder / name, content)
     except OSError as error:
-        reason = f"cannot write {error.filename or job.folder}: {error.strerror or error}"
-        return Stopped(job.key, f"{reason}; make room and run the same command again, finished trials are kept")
+        return not_written(job, error)
     return Done(event.key, replace(event.result, bundle=job.folder / "bundle"))

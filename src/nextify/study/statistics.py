@@ -37,6 +37,8 @@ known; the mean of the scores is the metric."""
 
 EXACT_UP_TO = 20
 """Pairs up to which all 2^n sign patterns are counted; patterns of more pairs are sampled."""
+ALPHA = 0.05
+"""Error rate of the verdicts."""
 DRAWS = 200_000
 """Sign patterns sampled above ``EXACT_UP_TO``: a p of 0.05 then has a standard error of 0.0005."""
 
@@ -193,7 +195,7 @@ def smallest_possible_p(n: int) -> float | None:
     return 2 / 2**n if n > 0 else None
 
 
-def seeds_needed(alpha: float = 0.05, comparisons: int = 1) -> int:
+def seeds_needed(alpha: float = ALPHA, comparisons: int = 1) -> int:
     """The fewest paired seeds with which a two-sided sign-flip test can fall below ``alpha``: 6 for 0.05.
 
     With ``comparisons`` above 1, the strictest of that many tests under Holm's correction: alpha / comparisons.
@@ -227,18 +229,25 @@ def mcnemar(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> McNe
     return McNemar(len(before), lost, won, p)
 
 
-def corrected_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+def corrected_interval(
+    values: Sequence[float], confidence: float = 0.95, least_error: float = 0.0
+) -> tuple[float, float] | None:
     """The interval for the mean over the folds of a cross-validation, or None with fewer than 2 of them.
 
     Any two of k folds share k − 2 of their k − 1 parts of training images, so that their results are not independent
     and Student's interval is too narrow. Nadeau and Bengio 2003 (https://doi.org/10.1023/A:1024068626366) replace its
     variance / k by variance · (1 / k + tested / trained), where tested / trained is 1 / (k − 1) here.
+
+    The standard deviation over the folds is taken for at least ``least_error``, such as one image's share of a fold: a
+    few folds come out equal by chance.
     """
-    student = confidence_interval(values, confidence)
-    if student is None:
+    k = len(values)
+    if k < 2:
         return None
-    k, mean = len(values), fmean(values)
-    half = (student[1] - mean) * math.sqrt(1 + k / (k - 1))
+    from scipy.special import stdtrit
+
+    mean, error = fmean(values), max(stdev(values), least_error) * math.sqrt(1 / k + 1 / (k - 1))
+    half = float(stdtrit(k - 1, (1 + confidence) / 2)) * error
     return mean - half, mean + half
 
 
@@ -261,7 +270,6 @@ def conclude(
     accuracies: Accuracies,
     references: Mapping[str, str | None],
     *,
-    alpha: float = 0.05,
     test_images: int | None = None,
     scores: Scores | None = None,
     shares: Mapping[str, float] | None = None,
@@ -277,7 +285,7 @@ def conclude(
         test_images: of an accuracy, on how many it was counted.
         scores: of the test images in each trial. Verdicts are then for new seeds and new images and hold for all steps
             together.
-        shares: of ``alpha``, what each step's present look at the data may spend; absent ones all of it.
+        shares: of ``ALPHA``, what each step's present look at the data may spend; absent ones all of it.
         names: of the steps in sentences; the keys where absent.
         metric: what ``accuracies`` are, for sentences.
     """
@@ -299,14 +307,14 @@ def conclude(
         summary = summarize(accuracies.get(step, {}), test_images)
         comparison = None
         if reference is not None:
-            comparison = _compared(reference, differences[step], p_values[step], p_holm[step], alpha)
+            comparison = _compared(reference, differences[step], p_values[step], p_holm[step])
             found = crossed.get(step)
             if found is not None:
                 name, p = (names or {}).get(step, step), p_crossed_holm[step]
                 assert p is not None
-                verdict = _direction(found.change) if p < alpha else "no conclusion"
+                verdict = _direction(found.change) if p < ALPHA else "no conclusion"
                 comparison = replace(comparison, verdict=verdict, crossed=found, p_crossed_holm=p)
-                sentence = _in_words(name, metric.title, found, p, alpha, crossed_tests, share.get(step, 1.0) < 1)
+                sentence = _in_words(name, metric.title, found, p, crossed_tests, share.get(step, 1.0) < 1)
             elif scores is not None and comparison.n > 1:
                 comparison = replace(comparison, verdict="no conclusion")
                 sentence = (
@@ -314,7 +322,7 @@ def conclude(
                     "result.json, or there is one test image. Delete their folders in trials/ to train them again."
                 )
             else:
-                sentence = _sentence(comparison, list(differences[step].values()), alpha, tests, summary, test_images)
+                sentence = _sentence(comparison, list(differences[step].values()), tests, summary, test_images)
             comparison = replace(comparison, conclusion=sentence)
         result[step] = StepStatistics(summary, comparison)
     return result
@@ -337,24 +345,22 @@ def _finished(values: Mapping[int, float | None]) -> dict[int, float]:
     return {seed: float(v) for seed, v in values.items() if v is not None and math.isfinite(v)}
 
 
-def _compared(
-    reference: str, differences: Mapping[int, float], p: float | None, p_holm: float | None, alpha: float
-) -> Comparison:
+def _compared(reference: str, differences: Mapping[int, float], p: float | None, p_holm: float | None) -> Comparison:
     values = list(differences.values())
     change = fmean(values) if values else None
-    low, high = confidence_interval(values, 1 - alpha) or (None, None)
+    low, high = confidence_interval(values, 1 - ALPHA) or (None, None)
     verdict: Verdict = "no conclusion"
-    if p is not None and p < alpha and change:
+    if p is not None and p < ALPHA and change:
         verdict = _direction(change)
     least = smallest_possible_p(len(values))
-    return Comparison(reference, tuple(differences), change, low, high, p, p_holm, least, seeds_needed(alpha), verdict)
+    return Comparison(reference, tuple(differences), change, low, high, p, p_holm, least, seeds_needed(), verdict)
 
 
-def _in_words(name: str, metric: str, c: Crossed, p: float, alpha: float, tests: int, looked: bool) -> str:
+def _in_words(name: str, metric: str, c: Crossed, p: float, tests: int, looked: bool) -> str:
     """The verdict for new seeds and images; where its interval alone says something else, why."""
-    low, high = c.interval(1 - alpha)
-    n, confidence = f"{c.seeds} seeds, {c.images:,} images", f"{100 * (1 - alpha):.0f} %"
-    if p < alpha:
+    low, high = c.interval(1 - ALPHA)
+    n, confidence = f"{c.seeds} seeds, {c.images:,} images", f"{100 * (1 - ALPHA):.0f} %"
+    if p < ALPHA:
         raises = c.change > 0
         least, most = (low, high) if raises else (-high, -low)
         return (
@@ -377,7 +383,7 @@ def _points(value: float) -> str:
 
 
 def _sentence(
-    c: Comparison, differences: Sequence[float], alpha: float, tests: int, summary: Summary, test_images: int | None
+    c: Comparison, differences: Sequence[float], tests: int, summary: Summary, test_images: int | None
 ) -> str:
     """The verdict in words."""
     if c.p_value is None or c.p_holm is None:
@@ -404,7 +410,7 @@ def _sentence(
     if tests == 1:
         return f"{text}."
     corrected = f"p = {_p(c.p_holm)} after Holm's correction over the {tests} comparisons"
-    if c.p_holm < alpha:
+    if c.p_holm < ALPHA:
         return f"{text}, and {corrected}."
     return f"{text}, but {corrected}, so among that many it may be chance."
 
