@@ -107,7 +107,7 @@ def cell(text: str) -> str:
 
 
 def section(name: str) -> str:
-    kind = get_type_hints(import_module(f"nextify.cli.{name}").run)["options"]
+    kind = import_module(f"nextify.cli.{name}").Options
     found = list(options(kind))
     rows = [f"| `{cell(o.name)}` | {cell(o.default) and f'`{cell(o.default)}`'} | {cell(o.help)} |" for o in found]
     rows = [row.replace("| `required` |", "| required |") for row in rows]

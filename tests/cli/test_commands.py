@@ -179,7 +179,7 @@ def raising(error: BaseException, module: str = __name__) -> Any:
     """A command whose run raises, as if its code stood in the given module."""
     names = {"__name__": module, "Options": Options, "error": error}
     exec("def run(options: Options) -> int:\n    raise error\n", names)
-    return types.SimpleNamespace(run=names["run"])
+    return types.SimpleNamespace(Options=Options, run=names["run"])
 
 
 def run_raising(monkeypatch: pytest.MonkeyPatch, error: BaseException, module: str = __name__) -> int:

@@ -1,9 +1,9 @@
-"""The command ``nextify``: one file per command, each a frozen options dataclass and ``run(options) -> int``.
+"""The command ``nextify``: one file per command, each a frozen dataclass ``Options`` and ``run(options) -> int``.
 
 To add a command, write its file and add a line to ``GROUPS``. Only the requested command is imported; tyro derives
-its options from the dataclass that ``run`` takes. Numbers are held to the ranges in their annotations, then the
-options' ``check`` raises a ``ValueError`` or an ``OSError`` for whatever can be refused without torch and without an
-image, and only then ``run`` imports what it runs.
+its options from the dataclass. Numbers are held to the ranges in their annotations, then the options' ``check`` raises
+a ``ValueError`` or an ``OSError`` for whatever can be refused without torch and without an image, and only then what
+runs the command is imported: ``run`` may name it as an entry point does, ``module:function``.
 Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
-from typing import Annotated, Any, Union, get_type_hints
+from typing import Annotated, Any, Union
 
 from nextify import __version__
 from nextify.cli.printing import one_voice, said_once
@@ -179,7 +179,11 @@ def _run(arguments: list[str]) -> int:
             options.check()
     keep_freed_memory()
     with said_once():
-        return int(module.run(options))
+        run = module.run
+        if isinstance(run, str):
+            place, _, function = run.partition(":")
+            run = getattr(import_module(place), function)
+        return int(run(options))
 
 
 def _parse(name: str, module: Any, arguments: list[str]) -> Any:
@@ -189,9 +193,7 @@ def _parse(name: str, module: Any, arguments: list[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), _defaults_of_their_types():
-            return tyro.cli(
-                get_type_hints(module.run)["options"], prog=f"nextify {name}", args=arguments, config=_style()
-            )
+            return tyro.cli(module.Options, prog=f"nextify {name}", args=arguments, config=_style())
     except SystemExit as end:
         if not end.code:
             raise
@@ -228,7 +230,7 @@ def print_completion(arguments: list[str]) -> None:
 
     commands = tuple(
         Annotated[
-            get_type_hints(import_module(f"nextify.cli.{name}").run)["options"],  # noqa: F821  # not a forward reference
+            import_module(f"nextify.cli.{name}").Options,
             tyro.conf.subcommand(name, description=line, prefix_name=False),
         ]
         for name, line in COMMANDS.items()

@@ -54,7 +54,4 @@ class Options:
         common.check_folder(self.folder)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.attribution import run_attribution
-
-    return run_attribution(options)
+run = "nextify.cli.attribution:run_attribution"

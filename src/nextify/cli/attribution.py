@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
+from nextify.cli.attribute import Options
 from nextify.cli.engines import chosen_engine
 from nextify.cli.printing import command_line, plain, say
 from nextify.cli.progress import StudyProgress, read_images
@@ -26,9 +26,6 @@ from nextify.study.plan import make_plan
 from nextify.study.store import Store
 from nextify.system.text import plural
 from nextify.training.trial import Data
-
-if TYPE_CHECKING:
-    from nextify.cli.attribute import Options
 
 TOGETHER = 4
 """Pairs that are queued at a time: with more, fewer trainings wait at their end for the last one."""

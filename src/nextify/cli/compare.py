@@ -131,7 +131,4 @@ class Options:
         common.check_folder(self.folder)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.comparison import run_comparison
-
-    return run_comparison(options)
+run = "nextify.cli.comparison:run_comparison"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
+from nextify.cli.compare import Options
 from nextify.cli.printing import say
 from nextify.cli.progress import StudyProgress
 from nextify.compare import accuracy
@@ -22,9 +22,6 @@ from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
 from nextify.system.text import plural
 from nextify.training.trial import Runtime
-
-if TYPE_CHECKING:
-    from nextify.cli.compare import Options
 
 
 class Stopped(Exception):

@@ -6,16 +6,16 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
+from nextify.cli.compare import Options
 from nextify.cli.compare_accuracy import Stopped, accuracies
 from nextify.cli.printing import command_line, plain, print_json
-from nextify.cli.progress import read_images
+from nextify.cli.progress import Bars, read_images
 from nextify.compare import why
 from nextify.compare.accuracy import image_side
 from nextify.compare.budget import read
@@ -35,9 +35,6 @@ from nextify.study.engine import EngineError
 from nextify.system.device import usable_device
 from nextify.system.environment import cores, describe
 from nextify.system.text import plural
-
-if TYPE_CHECKING:
-    from nextify.cli.compare import Options
 
 
 def run_comparison(options: Options) -> int:
@@ -175,19 +172,13 @@ def _announce(console: Console, comparison: Comparison) -> None:
         )
 
 
-class _Progress(Progress):
+class _Progress(Bars):
     """A bar for the whole; where there is no terminal, one line per stage."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(
-            TextColumn("{task.percentage:>3.0f} %"),
-            BarColumn(bar_width=30),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        percentage = TextColumn("{task.percentage:>3.0f} %")
+        description = TextColumn("{task.description}")
+        super().__init__(console, percentage, BarColumn(bar_width=30), TimeElapsedColumn(), description)
         self.stage, self.whole = "", self.add_task("", total=1.0)
 
     def report(self, words: str, share: float) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from nextify.cli.printing import command_line, plain, print_columns, say, unlogged
 from nextify.cli.progress import StudyProgress, read_images
+from nextify.cli.train import Options
 from nextify.data import DataError
 from nextify.data.dense.opening import recognize
 from nextify.report.text import duration, percent
@@ -18,9 +18,6 @@ from nextify.study.store import Store
 from nextify.system.device import usable_device
 from nextify.system.text import plural, printable
 from nextify.training.trial import Runtime
-
-if TYPE_CHECKING:
-    from nextify.cli.train import Options
 
 
 def run_cross_validation(options: Options, folds: int) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
+from nextify.cli.roadmap import Machine
 from nextify.study.cluster import ClusterEngine
 from nextify.study.cluster_options import slurm_options
 from nextify.study.engine import LocalEngine
@@ -14,9 +15,6 @@ from nextify.study.slurm_engine import SlurmEngine
 from nextify.study.study import default_side_by_side
 from nextify.system.device import usable_device
 from nextify.training.trial import Runtime
-
-if TYPE_CHECKING:
-    from nextify.cli.roadmap import Machine
 
 LARGE_THREADS = 8
 """CPUs of a trial of larger networks on a cluster, where ``--threads`` names none; small ones get 1."""

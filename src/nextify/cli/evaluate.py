@@ -22,7 +22,4 @@ class Options(MeasurementOptions):
     """For index masks: pixels with this index do not count, nor do those with 255; as given to nextify train."""
 
 
-def run(options: Options) -> int:
-    from nextify.cli.evaluation import run_evaluation
-
-    return run_evaluation(options)
+run = "nextify.cli.evaluation:run_evaluation"

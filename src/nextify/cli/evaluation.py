@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
 from rich.console import Console
 
+from nextify.cli.evaluate import Options
 from nextify.cli.options import refuse_for_dense
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.progress import read_any, read_images
@@ -26,10 +27,6 @@ from nextify.tasks.task import summary
 from nextify.training.learned import AnyImages
 from nextify.training.trial import runtime
 from nextify.weights.bundle import About, DenseAbout, stated
-
-if TYPE_CHECKING:
-    from nextify.cli.evaluate import Options
-
 
 Found = Evaluation | MultiLabelEvaluation | DetectionEvaluation | SegmentationEvaluation
 

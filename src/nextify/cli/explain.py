@@ -41,7 +41,4 @@ class Options:
         check_folder(self.out)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.explanation import run_explanation
-
-    return run_explanation(options)
+run = "nextify.cli.explanation:run_explanation"

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import torch
 
+from nextify.cli.explain import Options
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.deploy.explain import Explanation, explain
 from nextify.evaluation.predict import Prediction
 from nextify.report.explanations import write
 from nextify.system.text import printable
 from nextify.training.trial import runtime
-
-if TYPE_CHECKING:
-    from nextify.cli.explain import Options
 
 HEADER = ("image", "class", "probability", "deletion (random order)", "insertion (random order)", "random weights")
 

@@ -86,7 +86,4 @@ class Options:
         return self.out or default_folder(self.bundle, "fastest" if self.to is None else f"{self.to}-{precision}")
 
 
-def run(options: Options) -> int:
-    from nextify.cli.exporting import run_export
-
-    return run_export(options)
+run = "nextify.cli.exporting:run_export"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from nextify.cli.export import Options
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.progress import read_any, read_images
-from nextify.cli.quantize import search
+from nextify.cli.quantizing import search
 from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
 from nextify.deploy.export import export
@@ -19,9 +19,6 @@ from nextify.deploy.verify import Verification
 from nextify.system.text import printable
 from nextify.weights import About
 from nextify.weights.bundle import DenseAbout, stated
-
-if TYPE_CHECKING:
-    from nextify.cli.export import Options
 
 
 def run_export(options: Options) -> int:

@@ -46,7 +46,4 @@ class Options(InferenceOptions):
         check_folder(self.folder)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.inspection import run_inspection
-
-    return run_inspection(options)
+run = "nextify.cli.inspection:run_inspection"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from nextify.cli.cross_validation import train_folds
+from nextify.cli.inspect import Options
 from nextify.cli.options import refuse_for_dense
 from nextify.cli.printing import command_line, note, print_columns, print_json
 from nextify.cli.progress import read_images
@@ -21,9 +21,6 @@ from nextify.training.continued import Finished
 from nextify.training.trial import runtime
 from nextify.weights.bundle import About, DenseAbout, stated
 from nextify.weights.class_names import is_word
-
-if TYPE_CHECKING:
-    from nextify.cli.inspect import Options
 
 SHOWN = 20
 """Findings that are printed; all of them are in the CSV."""

@@ -46,7 +46,4 @@ class Options(InferenceOptions):
         check_folder(self.out)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.prediction import run_prediction
-
-    return run_prediction(options)
+run = "nextify.cli.prediction:run_prediction"

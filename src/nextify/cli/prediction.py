@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nextify.cli.options import refuse_for_dense
+from nextify.cli.predict import Options
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.deploy.runners import device_for, open_runner
 from nextify.evaluation.dense_predict import LEAST_SCORE, DenseFolder, DensePrediction, find
@@ -20,9 +20,6 @@ from nextify.system import native
 from nextify.system.text import printable, valid_unicode
 from nextify.training.trial import runtime
 from nextify.weights.bundle import DenseAbout, stated
-
-if TYPE_CHECKING:
-    from nextify.cli.predict import Options
 
 FEW = 64
 """Below so many files, kernels are used only where they need not be compiled first, unless they are asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -18,9 +18,6 @@ from nextify.paper.design import total_stride
 from nextify.paper.settings import Range
 from nextify.training.request import Request, check, check_licence, split
 from nextify.training.tracking import check_trackers
-
-if TYPE_CHECKING:
-    from nextify.training.train import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +82,6 @@ class Options:
         given = {**vars(self), **vars(self.network), **vars(self.machine), "settings": settings(self.set)}
         return Request(**{field.name: given[field.name] for field in fields(Request) if field.name in given})
 
-    def source(self) -> Source:
-        from nextify.training.train import Source
-
-        reading = self.reading
-        return Source(self.data, reading.split_seed, reading.channels, reading.skip_unreadable, labelled=False)
-
     def check(self) -> None:
         request = self.request()
         check(request)
@@ -104,7 +95,4 @@ class Options:
         common.check_folder(self.folder)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.training import run_training
-
-    return run_training(options)
+run = "nextify.cli.training:run_training"

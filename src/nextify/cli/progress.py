@@ -12,7 +12,7 @@ from typing import Any, assert_never
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
 from nextify.cli.options import Reading
 from nextify.data import Images, open_images
@@ -33,19 +33,20 @@ from nextify.training.train import Source
 from nextify.weights.bundle import chosen_bands
 
 
-class _Bars(Progress):
-    """Bars with a percentage and a text at their right; nothing where there is no terminal."""
+class Bars(Progress):
+    """Bars with these columns; nothing where there is no terminal."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+class _TitledBars(Bars):
+    """Bars with a percentage and a text at their right."""
 
     def __init__(self, console: Console, title: str) -> None:
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[right]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        percentage = TextColumn("{task.percentage:>3.0f} %")
+        right = TextColumn("{task.fields[right]}")
+        super().__init__(console, TextColumn("{task.description}"), BarColumn(bar_width=30), percentage, right)
         self.overall = self.add(title)
 
     def add(self, title: str) -> TaskID:
@@ -62,7 +63,7 @@ EARLY = 0.1, 1 / 3
 """Shares of the minutes between which a training that will take longer is begun again with fewer epochs."""
 
 
-class TrainingProgress(_Bars):
+class TrainingProgress(_TitledBars):
     """Shows how far one training is, and finds out early or says once that ``--minutes`` will not hold."""
 
     def __init__(self, console: Console, prepared: Prepared, began: float, shorten: bool = False) -> None:
@@ -122,7 +123,7 @@ class TrainingProgress(_Bars):
         return f"epoch {entry['epoch']} of {self.recipe.epochs}: loss {entry['train_loss']:.4g}{tested}"
 
 
-class StudyProgress(_Bars):
+class StudyProgress(_TitledBars):
     """Shows the events of a study: a bar for the whole, one for each running trial, and a line when it ends."""
 
     def __init__(self, console: Console, study: Trainings, estimate: StudyEstimate) -> None:

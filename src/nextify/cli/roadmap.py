@@ -105,7 +105,4 @@ class Options:
         common.check_folder(self.folder)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.study import run_study
-
-    return run_study(options)
+run = "nextify.cli.study:run_study"

@@ -65,7 +65,4 @@ class Options:
         common.check_folder(self.folder)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.searching import run_search
-
-    return run_search(options)
+run = "nextify.cli.searching:run_search"

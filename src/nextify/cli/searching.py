@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from nextify.cli.engines import chosen_engine
 from nextify.cli.printing import command_line, plain, say
 from nextify.cli.progress import StudyProgress, read_images
+from nextify.cli.search import Options
 from nextify.compare import search_report
 from nextify.compare.designs import limits
 from nextify.compare.search import Search
@@ -21,9 +21,6 @@ from nextify.study.engine import EngineError, Event
 from nextify.study.store import Store
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.text import plural
-
-if TYPE_CHECKING:
-    from nextify.cli.search import Options
 
 
 def run_search(options: Options) -> int:

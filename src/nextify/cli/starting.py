@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from nextify.cli.printing import note, print_columns, print_json, unlogged
 from nextify.cli.progress import read_images
+from nextify.cli.starts import Options
 from nextify.compare.starts import advise, find_start, permitted, probe_starts
 from nextify.data.images import check_pictures
 from nextify.report.text import count, duration
@@ -18,9 +18,6 @@ from nextify.study.statistics import corrected_interval
 from nextify.system.text import plural
 from nextify.training.trial import runtime
 from nextify.weights.bundle import located
-
-if TYPE_CHECKING:
-    from nextify.cli.starts import Options
 
 
 def run_starts(options: Options) -> int:

@@ -50,7 +50,4 @@ class Options:
         check_source(self.data)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.starting import run_starts
-
-    return run_starts(options)
+run = "nextify.cli.starting:run_starts"

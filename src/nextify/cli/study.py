@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +13,7 @@ from nextify import report
 from nextify.cli.engines import chosen_engine
 from nextify.cli.printing import command_line, plain, say, unlogged
 from nextify.cli.progress import StudyProgress, read_any
+from nextify.cli.roadmap import Options
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.images import check_pictures
 from nextify.fitting.scale import scale
@@ -30,10 +30,6 @@ from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import checked_canvas, checked_head, dense_preflight
 from nextify.training.request import RequestError
 from nextify.training.trial import Data
-
-if TYPE_CHECKING:
-    from nextify.cli.roadmap import Options
-
 
 SEEDS, DENSE_SEEDS = 6, 3
 """Trainings of each step where the user names no number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -16,9 +16,6 @@ from nextify.system import processes
 from nextify.system.files import followed
 from nextify.training.request import Request, RequestError, check, check_licence, split
 from nextify.training.tracking import check_trackers
-
-if TYPE_CHECKING:
-    from nextify.training.train import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +125,6 @@ class Options:
         given["settings"] = settings(self.set)
         return Request(**{field.name: given[field.name] for field in fields(Request) if field.name != "mask_ratio"})
 
-    def source(self) -> Source:
-        from nextify.training.train import Source
-
-        return Source(
-            *(self.data, self.reading.split_seed, self.reading.channels, self.reading.skip_unreadable),
-            task=cast("Any", self.task),
-            ignore_index=self.ignore_index,
-            without=None if self.without is None else str(self.without),
-        )
-
     def check(self) -> None:
         if self.continue_ is not None:
             self._check_continued(self.continue_)
@@ -210,7 +197,4 @@ class Options:
         common.check_folder(self.out)
 
 
-def run(options: Options) -> int:
-    from nextify.cli.training import run_training
-
-    return run_training(options)
+run = "nextify.cli.training:run_training"

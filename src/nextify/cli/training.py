@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 from rich.markup import escape
 
 from nextify import cli
+from nextify.cli import pretrain, train
 from nextify.cli.cross_validation import run_cross_validation
 from nextify.cli.printing import command_line, one_voice, plain, say
 from nextify.cli.progress import Stopping, TrainingProgress, read_source
@@ -41,21 +42,16 @@ from nextify.training.rate import find_rate
 from nextify.training.reconstructions import RECONSTRUCTIONS
 from nextify.training.result import Result, finished
 from nextify.training.run import TrainingOutOfMemory
-from nextify.training.train import PREDICTIONS, folder_of, prepare_in, run_prepared, with_fewer_epochs
+from nextify.training.train import PREDICTIONS, Source, folder_of, prepare_in, run_prepared, with_fewer_epochs
 from nextify.training.trial import Runtime, Trial, runtime
-
-if TYPE_CHECKING:
-    from nextify.cli import pretrain, train
-
 
 BUSY = 0.2
 """Share of a measurement that other programs took of the processor, from which it is said."""
 
 
 def run_training(options: train.Options | pretrain.Options) -> int:
-    folds = getattr(options, "folds", None)
-    if folds is not None:
-        return run_cross_validation(cast("train.Options", options), folds)
+    if isinstance(options, train.Options) and options.folds is not None:
+        return run_cross_validation(options, options.folds)
     machine, watching = options.machine, options.watching
     with one_voice(first=processes.number() == 0):
         place = replace(
@@ -80,7 +76,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         continued = getattr(options, "continue_", None)
         before = None if continued is None else Finished.of(continued)
         out = options.folder if before is None else options.out or before.folder.parent
-        source = options.source() if before is None else before.source_at(options.data)
+        source = _source(options) if before is None else before.source_at(options.data)
 
         read = partial(read_source, console, source, out / "cache", options.network.weights)
         images = processes.first_alone(read)
@@ -150,6 +146,15 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         return 1
     _conclude(console, done, metric_specs(prepared.trial), prepared.request.model)
     return 0
+
+
+def _source(options: train.Options | pretrain.Options) -> Source:
+    reading = options.reading
+    given = options.data, reading.split_seed, reading.channels, reading.skip_unreadable
+    if isinstance(options, pretrain.Options):
+        return Source(*given, labelled=False)
+    without = None if options.without is None else str(options.without)
+    return Source(*given, task=cast("Any", options.task), ignore_index=options.ignore_index, without=without)
 
 
 def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
