@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nextify.cli import exporting, main
+from nextify.cli import exporting, main, quantizing
 from nextify.data import Images
 from nextify.data.images import ImageSet
 from nextify.deploy import quantize as search
@@ -162,7 +162,7 @@ def test_the_command_shows_every_candidate(
         return Quantized(None, out, tried, lost, 0.2, options["max_drop"], parts, 0, ("left out: a format",))
 
     if command == "quantize":
-        monkeypatch.setattr(search, "quantize", made)
+        monkeypatch.setattr(quantizing, "quantized", made)
     else:
         monkeypatch.setattr(exporting, "fastest", made)
     more = [] if command == "quantize" else ["--fastest"]
@@ -193,7 +193,7 @@ def test_fp32_as_the_last_resort_is_not_compared_with_itself(
     )
     counts = {"calibration": 300, "gate": 100, "unseen": 100}
     found = Quantized(None, tmp_path / "q", tried, same, 0.0, 2.0, counts, 0)
-    monkeypatch.setattr(search, "quantize", lambda *_, **__: found)
+    monkeypatch.setattr(quantizing, "quantized", lambda *_, **__: found)
     assert main(["quantize", str(source), "--data", "digits"]) == 0
     said = capsys.readouterr().out
     assert "openvino fp32: no other candidate is faster and was shown to keep its accuracy\n" in said
