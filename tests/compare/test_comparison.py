@@ -47,11 +47,7 @@ from nextify.compare.settings import (
     WANTED_ROUNDS,
     Settings,
     fit_batches,
-    inference_seconds,
-    memory_seconds,
     plan,
-    training_seconds,
-    warming_seconds,
 )
 from nextify.compare.tables import COSTS, TABLE_12, csv_text, terminal
 from nextify.evaluation.profiling import Conditions, inference, quantile, random_images, training
@@ -296,20 +292,20 @@ def test_a_slower_machine_than_expected_gets_fewer_rounds(
     found.plan = planned = plan(given, {size: [1.0] for size in given.sizes})
 
     def warm(cells: Any, settings: Settings, ledger: Any) -> Any:
-        spent = warming_seconds(settings, 1.0)
+        spent = settings.warming_seconds(1.0)
         ledger.done(spent)
         clock[0] += 1.3 * spent
         return cells
 
     def time_passes(cells: Any, settings: Settings, rounds: int, ledger: Any) -> None:
-        spent = rounds * (inference_seconds(settings, 1.0) + training_seconds(settings, 1.0))
+        spent = rounds * (settings.inference_seconds(1.0) + settings.training_seconds(1.0))
         sizes.append((cells[0].image_size, rounds))
         ledger.done(spent)
         clock[0] += 1.3 * spent
 
     def memory(cell: Any, settings: Settings, processes: Any) -> None:
         cell.memory = Memory(0.0, 1.0, 1.0)
-        clock[0] += 1.3 * memory_seconds(settings, 1.0)
+        clock[0] += 1.3 * settings.memory_seconds(1.0)
 
     monkeypatch.setattr(measuring, "_Runners", warm)
     monkeypatch.setattr(measuring, "_time", time_passes)
@@ -622,9 +618,9 @@ def test_table_12_beside_the_paper() -> None:
 def test_calls_on_a_gpu_take_a_while_however_small() -> None:
     on_cpu = Settings(("convnext_atto",), (224,), Conditions(), 1, (1, 8), 4, 20)
     on_gpu = replace(on_cpu, conditions=Conditions("cuda", "tf32"))
-    assert inference_seconds(on_gpu, 1e-4) == pytest.approx(VISITS * 21 * CALL_ON_GPU + SHORTEST_TIMED)
-    assert inference_seconds(on_cpu, 1e-4) == pytest.approx(VISITS * SHORTEST_TIMED / 2 + SHORTEST_TIMED)
-    assert inference_seconds(on_gpu, 1.0) == inference_seconds(on_cpu, 1.0)
+    assert on_gpu.inference_seconds(1e-4) == pytest.approx(VISITS * 21 * CALL_ON_GPU + SHORTEST_TIMED)
+    assert on_cpu.inference_seconds(1e-4) == pytest.approx(VISITS * SHORTEST_TIMED / 2 + SHORTEST_TIMED)
+    assert on_gpu.inference_seconds(1.0) == on_cpu.inference_seconds(1.0)
 
 
 def test_a_network_that_cannot_be_compiled_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

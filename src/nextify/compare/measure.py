@@ -19,6 +19,7 @@ from nextify.compare.memory import MIB, Memory, Processes, describe_failure, of_
 from nextify.compare.records import Model
 from nextify.compare.settings import (
     KEPT_SHARE,
+    LONG_CALL,
     RESERVE,
     SHORTEST_TIMED,
     VISITS,
@@ -27,12 +28,7 @@ from nextify.compare.settings import (
     Plan,
     Settings,
     fit_batches,
-    inference_seconds,
-    memory_seconds,
     plan,
-    training_seconds,
-    uncounted_calls,
-    warming_seconds,
 )
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
@@ -180,7 +176,7 @@ def measure(comparison: Comparison, progress: Progress, after_size: Callable[[],
             for cell in cells if passes[size] == settings.passes else ():
                 ledger.say(f"{size}×{size}, memory: {cell.entry.model}")
                 _measure_memory(cell, settings, processes)
-                ledger.done(memory_seconds(settings, cell.image_seconds))
+                ledger.done(settings.memory_seconds(cell.image_seconds))
             runnable = [cell for cell in cells if cell.memory is not None and cell.memory.inference is not None]
             for group in _groups(runnable, comparison):
                 key = size, group[0].entry.name
@@ -245,7 +241,7 @@ class _Runners:
                 for _ in range(2 if batch == 1 else 1):
                     step()
                 self.inference[i, batch] = step
-        ledger.done(sum(warming_seconds(settings, cell.image_seconds) for cell in cells))
+        ledger.done(sum(settings.warming_seconds(cell.image_seconds) for cell in cells))
 
     def training(self, settings: Settings, ledger: _Ledger) -> dict[int, Callable[[], None]]:
         """``{cell: step}`` of those whose training fits memory."""
@@ -278,13 +274,13 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
                 if batch > 1:
                     cell.throughput.setdefault(batch, []).append(batch / repeated(steps[i, batch], given.device))
                     continue
-                if uncounted_calls(cell.image_seconds):
+                if cell.image_seconds < LONG_CALL:
                     steps[i, 1]()
                 calls[i] += [profiling.seconds(steps[i, 1], given.device) for _ in range(calls_of(cell, settings))]
         for i, times in calls.items():
             cells[i].latency.append(times)
             cells[i].throughput.setdefault(1, []).append(1 / profiling.median(times))
-        ledger.done(sum(inference_seconds(settings, cell.image_seconds) for cell in cells))
+        ledger.done(sum(settings.inference_seconds(cell.image_seconds) for cell in cells))
     training = runners.training(settings, ledger)
     for model in runners.models:
         model.train()
@@ -292,7 +288,7 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
         for i, step in training.items():
             ledger.say(f"{size}×{size}, training: round {turn + 1} of {rounds}, {cells[i].entry.model}")
             cells[i].training.append(settings.training_batch_size / repeated(step, given.device))
-            ledger.done(training_seconds(settings, cells[i].image_seconds))
+            ledger.done(settings.training_seconds(cells[i].image_seconds))
 
 
 def calls_of(cell: Cell, settings: Settings) -> int:

@@ -82,6 +82,28 @@ class Settings:
         most = PASSES_KEPT if self.keeps else PASSES
         return min(most, self.rounds or most) if len(self.sizes) > 1 else 1
 
+    def inference_seconds(self, image_seconds: float) -> float:
+        """Seconds for latency and throughput of one network at one size in one round; ``image_seconds``: of one image
+        in inference, here and below."""
+        batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in self.batch_sizes if b > 1)
+        call = max(image_seconds, CALL_ON_GPU) if self.conditions.on_gpu else image_seconds
+        visit = max(SHORTEST_TIMED / 2, (self.calls + (image_seconds < LONG_CALL)) * call)
+        return VISITS * visit + batches
+
+    def training_seconds(self, image_seconds: float) -> float:
+        """Seconds for training one network at one size in one round."""
+        return max(SHORTEST_TIMED, TRAINING_PER_INFERENCE * self.training_batch_size * image_seconds)
+
+    def memory_seconds(self, image_seconds: float) -> float:
+        """Seconds for the peak memory of one network at one size."""
+        images = max(self.batch_sizes) + 2 * TRAINING_PER_INFERENCE * self.training_batch_size
+        return PROCESS_SECONDS + images * image_seconds
+
+    def warming_seconds(self, image_seconds: float) -> float:
+        """Seconds to build and warm up one network at one size: spent once where it is kept, else at each pass."""
+        images = 2 + sum(self.batch_sizes) + TRAINING_PER_INFERENCE * self.training_batch_size
+        return BUILDING_SECONDS + images * image_seconds
+
 
 @dataclass(frozen=True)
 class Left:
@@ -101,36 +123,6 @@ class Plan:
     seconds: float
     over_budget: bool
     """Even the fewest rounds take longer than the minutes asked for."""
-
-
-def uncounted_calls(image_seconds: float) -> int:
-    """Return the untimed calls that precede the timed ones of a visit at batch 1, given the time of one."""
-    return int(image_seconds < LONG_CALL)
-
-
-def inference_seconds(settings: Settings, image_seconds: float) -> float:
-    """Seconds for latency and throughput of one network at one size in one round; ``image_seconds``: of inference."""
-    batches = sum(max(SHORTEST_TIMED, b * image_seconds) for b in settings.batch_sizes if b > 1)
-    call = max(image_seconds, CALL_ON_GPU) if settings.conditions.on_gpu else image_seconds
-    visit = max(SHORTEST_TIMED / 2, (settings.calls + uncounted_calls(image_seconds)) * call)
-    return VISITS * visit + batches
-
-
-def training_seconds(settings: Settings, image_seconds: float) -> float:
-    """Seconds for training one network at one size in one round."""
-    return max(SHORTEST_TIMED, TRAINING_PER_INFERENCE * settings.training_batch_size * image_seconds)
-
-
-def memory_seconds(settings: Settings, image_seconds: float) -> float:
-    """Seconds for the peak memory of one network at one size."""
-    images = max(settings.batch_sizes) + 2 * TRAINING_PER_INFERENCE * settings.training_batch_size
-    return PROCESS_SECONDS + images * image_seconds
-
-
-def warming_seconds(settings: Settings, image_seconds: float) -> float:
-    """Seconds to build and warm up one network at one size: spent once where it is kept, else at each pass."""
-    images = 2 + sum(settings.batch_sizes) + TRAINING_PER_INFERENCE * settings.training_batch_size
-    return BUILDING_SECONDS + images * image_seconds
 
 
 def plan(
@@ -156,10 +148,10 @@ def plan(
     for size, own in image_seconds.items():
         fresh = left.passes[size] == settings.passes
         times = int(fresh) if settings.keeps else left.passes[size]
-        seconds += times * sum(warming_seconds(settings, s) for s in own)
-        seconds += sum(memory_seconds(settings, s) for s in own) if fresh else 0.0
+        seconds += times * sum(settings.warming_seconds(s) for s in own)
+        seconds += sum(settings.memory_seconds(s) for s in own) if fresh else 0.0
         if left.passes[size]:
-            each[size] = sum(inference_seconds(settings, s) + training_seconds(settings, s) for s in own)
+            each[size] = sum(settings.inference_seconds(s) + settings.training_seconds(s) for s in own)
             rounds[size] = max(settings.rounds or FEWEST_ROUNDS, left.done[size] + left.passes[size])
             seconds += (rounds[size] - left.done[size]) * each[size]
     while settings.rounds is None:
