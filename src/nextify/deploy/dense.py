@@ -10,10 +10,8 @@ A file takes images fitted to the bundle's canvas and normalized, ``(N, 3, H, W)
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.deploy import formats
 from nextify.deploy.runners import Exported, Format, Run, quiet, start
-from nextify.deploy.verify import LIMITS, ExportFailed, Timing, some_images
+from nextify.deploy.verify import LIMITS, ExportFailed, Timing, in_turns, some_images
 from nextify.evaluation.runner import Floats
 from nextify.networks.dense.design import ONE_STAGE, SEGMENTATION_HEADS
 from nextify.networks.dense.network import DenseNetwork
@@ -38,7 +36,6 @@ from nextify.weights.bundle import DenseAbout, load_dense
 
 FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch")
 BATCHES = (1, 2, 7)
-_CALLS = 3
 
 
 class Outputs(nn.Module):
@@ -141,15 +138,7 @@ def _verified(exported: Exported, run: Run, source: DenseSource, images: Images 
     inputs, limit = np.stack([source.input(image) for image in pixels]), LIMITS["fp32"]
     worst, timings = 0.0, []
     for batch in BATCHES:
-        seconds = []
-        for _ in range(_CALLS):
-            times = [time.perf_counter()]
-            found = run(inputs[:batch])
-            times.append(time.perf_counter())
-            expected = source.run(inputs[:batch])
-            seconds.append((times[1] - times[0], time.perf_counter() - times[1]))
-        if found.shape != expected.shape:
-            raise ExportFailed(f"{exported.name}: {found.shape} instead of {expected.shape} at batch {batch}")
+        found, expected, timing = in_turns(exported, run, source.run, inputs[:batch], inputs[:batch])
         largest = np.abs(expected).reshape(batch, -1).max(1) if source.about.task == "segmentation" else np.ones(batch)
         differences = np.abs(found - expected).reshape(batch, -1).max(1) / largest
         if not (differences <= limit).all():
@@ -159,5 +148,5 @@ def _verified(exported: Exported, run: Run, source: DenseSource, images: Images 
                 f"batch {batch} differs by {differences[i]:.2g} (limit {limit:g}); nothing was written"
             )
         worst = max(worst, float(differences.max()))
-        timings.append(Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True))))
+        timings.append(timing)
     return DenseVerification(images.name, min(max(BATCHES), len(images.test)), BATCHES, worst, limit, tuple(timings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -105,16 +106,8 @@ def verify(
                 pixels = tuple(_reshaped(p, shape, settings.size) for p in pixels)
             prepared = np.stack([own(p).numpy() for p in pixels])
             given = np.stack(pixels) if exported.with_preprocessing else prepared
-            seconds: list[tuple[float, float]] = []
-            while len(seconds) < (1 if seconds and batch == max(BATCHES) and sum(seconds[0]) > _LONG else _CALLS):
-                times = [time.perf_counter()]
-                found = _answered(exported, run, given)
-                times.append(time.perf_counter())
-                expected = bundle(prepared)
-                times.append(time.perf_counter())
-                seconds.append((times[1] - times[0], times[2] - times[1]))
-            if found.shape != expected.shape:
-                raise ExportFailed(f"{exported.name}: {found.shape} instead of {expected.shape} at batch {batch}")
+            asked = partial(_answered, exported, run)
+            found, expected, timing = in_turns(exported, asked, bundle, given, prepared)
             differences = np.abs(found - expected).max(1) / np.abs(expected).max(1)
             same = _same_answers(found, expected, limit, thresholds)
             bad = ~(differences <= limit) | (exact & ~same)
@@ -127,9 +120,27 @@ def verify(
                 )
             worst, equal, counted = max(worst, float(differences.max())), equal + int(same.sum()), counted + batch
             if own is settings:
-                timings.append(Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True))))
+                timings.append(timing)
     batches = tuple(timing.batch for timing in timings)
     return Verification(data, len(images), batches, 100 * equal / counted, worst, limit, tuple(timings))
+
+
+def in_turns(
+    exported: Exported, run: Run, bundle: Run, given: npt.NDArray[Any], prepared: Floats
+) -> tuple[Floats, Floats, Timing]:
+    """What a file makes of ``given`` and the bundle of ``prepared``, the same batch, and how long they take in turns.
+    Raises ``ExportFailed`` where the shapes differ."""
+    batch, seconds = len(prepared), list[tuple[float, float]]()
+    while len(seconds) < (1 if seconds and batch == max(BATCHES) and sum(seconds[0]) > _LONG else _CALLS):
+        times = [time.perf_counter()]
+        found = run(given)
+        times.append(time.perf_counter())
+        expected = bundle(prepared)
+        times.append(time.perf_counter())
+        seconds.append((times[1] - times[0], times[2] - times[1]))
+    if found.shape != expected.shape:
+        raise ExportFailed(f"{exported.name}: {found.shape} instead of {expected.shape} at batch {batch}")
+    return found, expected, Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True)))
 
 
 def _answered(exported: Exported, run: Run, given: npt.NDArray[Any]) -> Floats:

@@ -254,6 +254,9 @@ def _grouped(values: Mapping[str, object]) -> dict[str, object]:
     return found | {new: values[name] for name, new in names.items() if kinds.get(new) is not None}
 
 
+PLAIN: dict[str, Any] = {"rand_augment": "off", "mixing": "off", "random_erasing": 0.0, "label_smoothing": 0.0}
+"""Without what the paper's recipe adds to crops and flips."""
+
 CONVNEXT = Recipe()
 """Table 5, ImageNet-1K, with EMA off as on the whole roadmap ("it hurts BN models")."""
 
@@ -266,11 +269,8 @@ RESNET = Recipe(
     min_learning_rate=0.0,
     schedule="step",
     weight_decay=1e-4,
-    rand_augment="off",
-    mixing="off",
-    random_erasing=0.0,
-    label_smoothing=0.0,
     stochastic_depth=0.0,
+    **PLAIN,
 )
 """The original recipe of ResNet-50's 76.13 %: SGD, 90 epochs, crops and flips."""
 
@@ -319,11 +319,8 @@ FCMAE = CONVNEXT.with_(
     learning_rate=2.4e-3,
     min_learning_rate=0.0,
     crop=RandomResized(scale=(0.2, 1.0)),
-    rand_augment="off",
-    mixing="off",
-    random_erasing=0.0,
-    label_smoothing=0.0,
     stochastic_depth=0.0,
+    **PLAIN,
 )
 """Pre-training by masked images, ConvNeXt V2's appendix A.1: AdamW with betas 0.9 and 0.95, a rate of 1.5e-4 for every
 256 images of the batch, crops and flips as the only augmentation."""
@@ -351,14 +348,7 @@ FEW_LABELS = CONVNEXT.with_(
 ConvNeXt V2's fine-tuning of FCMAE's encoders (appendix A.1: AdamW, decay 0.05, layer decay 0.9 by block, mixing,
 smoothing), with epochs, rate and batch by rule of thumb: not tuned."""
 
-_PLAIN_IMAGES = CONVNEXT.with_(
-    crop=ScaleJitter(0.5, 2.0),
-    rand_augment="off",
-    mixing="off",
-    random_erasing=0.0,
-    label_smoothing=0.0,
-    test_crop_ratio=1.0,
-)
+_PLAIN_IMAGES = CONVNEXT.with_(crop=ScaleJitter(0.5, 2.0), test_crop_ratio=1.0, **PLAIN)
 
 COCO_3X = _PLAIN_IMAGES.with_(
     epochs=36,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from nextify.networks.dense.design import DenseDesign
+from nextify.paper.recipe import PLAIN
 from nextify.system import native, processes
 from nextify.tasks.task import MetricSpec
 from nextify.training.prepare import Prepared
@@ -55,14 +56,11 @@ def overfit_batch(prepared: Prepared, runtime: Runtime, steps: int = OVERFIT_STE
         horizontal_flip=0.0,
         color_jitter="off",
         light="off",
-        rand_augment="off",
-        mixing="off",
-        random_erasing=0.0,
-        label_smoothing=0.0,
         stochastic_depth=0.0,
         weight_decay=0.0,
         ema="off",
         calibration="off",
+        **PLAIN,
     )
     torch.set_num_threads(runtime.threads)
     with native.use_image_kernels(runtime.kernels):

@@ -226,8 +226,7 @@ class _Held:
         self.bytes = 0
 
     def load(self, index: int) -> Pixels:
-        found = self.held.get(index)
-        if found is not None:
+        if (found := self.held.get(index)) is not None:
             return found
         pixels = self.images.load(index)
         fit = fitting(pixels.shape, self.largest)

@@ -146,6 +146,11 @@ def _bases(near: Path, root: Path, part: str) -> list[Path]:
     return [near, *own, root, *pictures, *deeper, *inner]
 
 
+def shown_list(part: str) -> str:
+    """A part that a list names, as a message has it."""
+    return f"{part}.txt"
+
+
 def text_list(path: Path) -> list[str]:
     """The lines of a list, such as a split's or of class names, without empty ones. Raises ``DataError``."""
     try:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from nextify.data.decode import UnreadableImage, refusing
 from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask, MaskStore
-from nextify.data.dense.found import Annotated, Part, class_names, text_list, used_parts
+from nextify.data.dense.found import Annotated, Part, class_names, shown_list, text_list, used_parts
 from nextify.data.encoded import read_file
 from nextify.data.errors import DataError
 from nextify.data.sources.annotated import Pair, pairs
@@ -39,7 +39,7 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
     lists = _lists(root) if [*folders] == [""] else {}
     left: dict[str, list[str]] = {}
     if lists:
-        parts = used_parts([*lists], where, _shown_list, splitting)
+        parts = used_parts([*lists], where, shown_list, splitting)
         whole = _part(folders[""], left, partly=True)
         stems = [os.path.splitext(os.path.basename(path))[0] for path in whole.paths]
         made = {name: _listed(whole, stems, path) for name, path in lists.items() if parts and name in parts.used}
@@ -53,14 +53,10 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
         parts=parts,
         made=made,
         classes=None if known is None else known[0],
-        shown=_shown_list if lists else shown_folder,
+        shown=shown_list if lists else shown_folder,
         notes=[] if known is None else [f"Class names come from {known[1]}."],
         left_out=left,
     )
-
-
-def _shown_list(name: str) -> str:
-    return f"{name}.txt"
 
 
 def _lists(root: Path) -> dict[str, Path]:

@@ -226,8 +226,7 @@ def _objects(
     findings, objects = Findings(), {}
     annotations = [*found.train.objects, *found.test.objects]
     for i in (*train.tolist(), *test.tolist()):
-        size = sizes[i]
-        if size is not None:  # else the image cannot be read, which is said later
+        if (size := sizes[i]) is not None:
             own = [in_pixels(one, *size) for one in annotations[i]] if found.shares else annotations[i]
             objects[i] = checked_objects(own, size, names[i], findings)
     classes = found.classes or ()
@@ -290,8 +289,7 @@ def _index_masks(
     size_of_all = 0
     for i in (*train.tolist(), *test.tolist()):
         values = read_mask(paths[i])
-        size = sizes[i]
-        if size is not None:
+        if (size := sizes[i]) is not None:
             check_mask_size(paths[i], (values.shape[0], values.shape[1]), size, names[i])
         present[i] = np.bincount(values.reshape(-1), minlength=256) > 0
         digests[i] = hashlib.sha256(values.tobytes()).digest()
@@ -303,8 +301,7 @@ def _index_masks(
     known = (
         len(found.classes) if found.classes is not None else int(np.flatnonzero(trained[:IGNORED]).max(initial=0)) + 1
     )
-    odd = [(i, v) for i in (*train.tolist(), *test.tolist()) for v in unknown_values(present[i], known, ignored)]
-    if odd:
+    if odd := [(i, v) for i in (*train.tolist(), *test.tolist()) for v in unknown_values(present[i], known, ignored)]:
         which = sorted({value for _, value in odd})
         count = plural(len({i for i, _ in odd}), "mask holds", "masks hold")
         told = some([f"{os.path.basename(paths[i])} ({value})" for i, value in odd])

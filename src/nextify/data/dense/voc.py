@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from nextify.data.dense.found import Annotated, Annotation, Part, text_list, used_parts
+from nextify.data.dense.found import Annotated, Annotation, Part, shown_list, text_list, used_parts
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs
 from nextify.data.sources.folder import files_below, files_in, shown_folder
@@ -42,7 +42,7 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
     if [*folders] == [""]:
         lists = _lists(root, folders[""].annotations)
     names = [*(lists or folders)]
-    shown = _shown_list if lists else shown_folder
+    shown = shown_list if lists else shown_folder
     parts = used_parts(names, where, shown, splitting)
     left: dict[str, list[str]] = {}
     chosen: dict[str, tuple[list[str], list[_Found]]] = {}
@@ -85,17 +85,12 @@ def _counted_from_0(box: _Box, first: int) -> _Box:
     return (x1 - first, y1 - first, x2, y2) if x2 > x1 and y2 > y1 else box
 
 
-def _shown_list(name: str) -> str:
-    return f"{name}.txt"
-
-
 def _lists(root: Path, annotations: Path) -> dict[str, Path]:
     """The parts' lists: those named by a part and nothing else, as VOC has further ones for each class."""
     for place in [base / inner for base in (root, annotations, annotations.parent) for inner in _SPLITS]:
         if place.is_dir():
             files = [name.removesuffix(".txt") for name in files_in(place) if name.endswith(".txt")]
-            named = [name for name in files if is_part_folder(name)]
-            if named:
+            if named := [name for name in files if is_part_folder(name)]:
                 return {name: place / f"{name}.txt" for name in named}
     return {}
 
