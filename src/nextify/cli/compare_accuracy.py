@@ -115,8 +115,7 @@ def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images
             highlight=False,
         )
     say(console, (*images.warnings, *images.notes, *plan.notes, *trainings.notes))
-    finished = len(plan.trials) - len(trainings.open_trials)
-    if finished:
+    if finished := len(plan.trials) - len(trainings.open_trials):
         console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
 
 

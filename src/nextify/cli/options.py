@@ -175,8 +175,7 @@ class MeasurementOptions(InferenceOptions):
 
 def refuse_for_dense(task: str, given: Mapping[str, object]) -> None:
     """Raises ``ValueError`` where options for classifiers are given with a bundle for another task."""
-    names = [name for name, value in given.items() if value not in (None, False)]
-    if names:
+    if names := [name for name, value in given.items() if value not in (None, False)]:
         raise ValueError(f"{' and '.join(names)} is for classifiers, and the bundle is for {task}: leave it out")
 
 

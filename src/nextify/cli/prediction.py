@@ -127,8 +127,7 @@ def _run(options: Options) -> int:
     elif options.csv:
         print(csv_text(predictions), end="")
     else:
-        rows = _rows(predictions)
-        if rows:
+        if rows := _rows(predictions):
             print_columns(("image", "class", "probability"), rows)
     if not predictor.about.classes:
         note(

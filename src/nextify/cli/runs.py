@@ -133,8 +133,7 @@ def _print_differences(found: RunDifferences) -> None:
             print(f"\n{title}")
         for name, before, after in differences:
             print(f"  {name}: {_value(before)} → {_value(after)}")
-    alike = [title for title, differences in parts.items() if not differences and title != FOLLOWED]
-    if alike:
+    if alike := [title for title, differences in parts.items() if not differences and title != FOLLOWED]:
         print(f"\nthe same: {', '.join(alike)}")
     print()
     rows = []

@@ -149,8 +149,7 @@ def _announce(console: Console, study: Study, out: Path) -> None:
         f"{study.side_by_side} side by side with {plural(runtime.threads, 'thread')} each on {runtime.device}"
     )
     say(console, (*images.warnings, *images.notes, *plan.notes, *study.notes))
-    finished = len(plan.trials) - len(study.open_trials)
-    if finished:
+    if finished := len(plan.trials) - len(study.open_trials):
         console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
     console.print(f"results go to [bold]{escape(str(out))}[/]", soft_wrap=True)
 

@@ -158,8 +158,7 @@ class Options:
             "--find-rate": self.watching.find_rate,
             "--ignore-index": self.ignore_index is not None,
         }
-        given = [name for name, value in options.items() if value]
-        if given:
+        if given := [name for name, value in options.items() if value]:
             raise RequestError(f"{given[0]} is for one training, and --folds trains several: leave it out")
         if processes.launched() > 1:
             raise RequestError("--folds starts its own processes: run it without torchrun")
@@ -182,8 +181,7 @@ class Options:
             "ensemble",
             "without",
         )
-        given = [name for name in decided if getattr(self, name) != getattr(plain, name)]
-        if given:
+        if given := [name for name in decided if getattr(self, name) != getattr(plain, name)]:
             named = {"model": "MODEL", "reading": "options of reading the images", "network": "options of the network"}
             what = " and ".join(named.get(name, f"--{name.replace('_', '-')}") for name in given)
             raise RequestError(f"--continue takes everything but the epochs and --set from {folder}: leave {what} out")

@@ -94,8 +94,7 @@ def make_plan(
         FitError: images that no training can work on.
     """
     given = dict(weights or {})
-    unknown = [name for name in given if name not in {entry.name for entry in entries}]
-    if unknown:
+    if unknown := [name for name in given if name not in {entry.name for entry in entries}]:
         named = ", ".join(entry.name for entry in entries)
         raise PlanError(f"--weights names {', '.join(unknown)}, which takes no part; {named} do")
     if seeds < 1:
@@ -128,8 +127,7 @@ def epochs_within(
     images = plan.recipe.batch_size * (train_images // plan.recipe.batch_size)
     tests = each = 0.0
     for planned in plan.trials:
-        speed = estimate.images_per_second.get(planned.step)
-        if speed is not None:
+        if (speed := estimate.images_per_second.get(planned.step)) is not None:
             each += images / speed
             tests += max(0.0, estimate.trial_seconds[planned.folder] - plan.recipe.epochs * images / speed)
     budget = PLANNED_SHARE * 60 * minutes * (min(side_by_side, len(plan.trials)) or 1)

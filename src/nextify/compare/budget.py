@@ -103,8 +103,7 @@ def recommend(results: Results) -> str | None:
             "compare networks that the paper prints at 224 or 384 pixels."
         )
     excess = {limit: [(e, row) for row, _ in found if (e := limit.excess(row)) is not None] for limit in limits}
-    unknown = [limit.name for limit in limits if not excess[limit]]
-    if unknown:
+    if unknown := [limit.name for limit in limits if not excess[limit]]:
         return f"Within {said}, nothing can be recommended: this run did not measure {' and '.join(unknown)}."
     fitting = [(value, row) for row, value in found if all((e := x.excess(row)) is not None and e < 0 for x in limits)]
     if fitting:

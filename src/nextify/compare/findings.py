@@ -21,8 +21,7 @@ def findings(results: Results) -> Iterator[str]:
     for one in results.why:
         yield from why.findings(one, results.model(one.model).family)
     run = results.run
-    absent = [f"{r.model} at {r.image_size}²: {'; '.join(r.problems)}" for r in results.rows if r.problems]
-    if absent:
+    if absent := [f"{r.model} at {r.image_size}²: {'; '.join(r.problems)}" for r in results.rows if r.problems]:
         yield f"Not everything could be measured: {'. '.join(absent)}."
     if not run.interleaved:
         yield "The networks did not fit into memory together and were measured one after the other: ratios may drift."

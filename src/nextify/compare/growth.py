@@ -55,6 +55,5 @@ def growths(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], Growth]]:
     for model in dict.fromkeys(row.model for row in rows):
         for quantity in QUANTITIES:
             points = {r.image_size**2: c for r in rows if r.model == model and (c := getattr(r, quantity))}
-            found = fit(list(points), list(points.values()))
-            if found is not None:
+            if (found := fit(list(points), list(points.values()))) is not None:
                 yield (model, quantity), found

@@ -190,8 +190,7 @@ def _finals(axes: Axes, finals: Sequence[Final]) -> None:
     for x, final in enumerate(finals):
         values = [value for value in final.accuracies if value is not None]
         axes.scatter([x] * len(values), values, s=18, color=TRIAL, zorder=2, linewidths=0)
-        mean = final.statistics.summary.mean
-        if mean is not None:
+        if (mean := final.statistics.summary.mean) is not None:
             axes.plot([x - 0.22, x + 0.22], [mean, mean], color=COLORS[final.arm], linewidth=2.4, zorder=3)
             axes.annotate(f"{mean:.2f}", (x + 0.26, mean), fontsize=8.5, color=INK, va="center")
     axes.set_xlim(-0.5, len(finals) - 0.2)

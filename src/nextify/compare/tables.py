@@ -139,14 +139,12 @@ def sections(results: Results) -> Iterator[Section]:
     def made(name: str, heading: str, lead: str, caption: str, columns: Any, rows: Any, notes: Any = ()) -> Section:
         return Section(name, heading, lead, table_of(caption, shown(columns, "html"), [("", rows)]), notes)
 
-    accuracy = results.accuracy
-    if accuracy:
+    if accuracy := results.accuracy:
         lead, caption = f"{accuracy_title(accuracy)}.", "Accuracy of each network"
         yield made("accuracy", "Accuracy", lead, caption, ACCURACY, accuracy.rows, accuracy_notes(accuracy))
     lead, caption = f"{conditions_line(results)}.", "Cost of each network at each size"
     yield made("results", "Results", lead, caption, COSTS, results.rows, cost_notes(results))
-    quantities = [q for q in QUANTITIES if any(key == q for _, key in results.growth)]
-    if quantities:
+    if quantities := [q for q in QUANTITIES if any(key == q for _, key in results.growth)]:
         lead = (
             "The exponent k of cost = c · pixels^k, a least-squares line through the logarithms; ± is its standard "
             "error. 1 is growth in proportion to the pixels, 2 is quadratic."
@@ -261,14 +259,12 @@ def cost_notes(results: Results) -> list[str]:
 def accuracy_notes(accuracy: Accuracy) -> list[str]:
     """What the columns of accuracies mean, and how little few seeds can show."""
     said = []
-    base = next((row.compared_with for row in accuracy.rows if row.compared_with), None)
-    if base:
+    if base := next((row.compared_with for row in accuracy.rows if row.compared_with), None):
         said.append(
             f"Differences are to {base}, paired: one seed draws the same images in the same order for every network. "
             "Intervals are Student's 95 % intervals over the seeds, and do not cover other test images."
         )
-    errors = [row.binomial_standard_error for row in accuracy.rows if row.binomial_standard_error]
-    if errors:
+    if errors := [row.binomial_standard_error for row in accuracy.rows if row.binomial_standard_error]:
         said.append(f"{on_other_images(accuracy.data.test_images, max(errors))}.")
     return said + [f"{row.model}: {problem}" for row in accuracy.rows for problem in row.problems]
 

@@ -384,8 +384,7 @@ def _notes(listing: Listing, by_index: Records) -> Iterator[str]:
     records = list(by_index.values())
     total = len(records)
     for trait, what in NOTED.items():
-        count = sum(trait in record.header.traits for record in records)
-        if count:
+        if count := sum(trait in record.header.traits for record in records):
             yield f"{'All' if count == total else f'{count:,} of {total:,}'} images {what}."
     sizes = sorted({(r.header.height * r.header.width, r.header.height, r.header.width) for r in records})
     if len(sizes) > 1:

@@ -231,8 +231,7 @@ def stored_box(box: tuple[int, int, int, int], across: int, down: int, orientati
 @cache
 def _formats() -> list[str]:
     for module in {module for module, _ in PLUGINS.values() if find_spec(module)}:
-        register = getattr(import_module(module), "register_heif_opener", None)
-        if register is not None:
+        if (register := getattr(import_module(module), "register_heif_opener", None)) is not None:
             register()
     for reader in _READERS:
         if find_spec(module := f"PIL.{reader}ImagePlugin"):  # Pillow 11.0 to 11.2 have none for AVIF
@@ -275,8 +274,7 @@ def _kind(data: bytes) -> str:
         return f"JPEG XL, which needs a plug-in: pip install {PLUGINS['.jxl'][1]}"
     if data.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer: run git lfs pull"
-    tags = tiff_tags(data)
-    if tags is not None:
+    if (tags := tiff_tags(data)) is not None:
         with suppress(Exception):  # of a damaged file, they may be of any type
             bands, bits = tags.get(_SAMPLES, 1), tags.get(258, (1,))[0]
             remedy = CHOOSE if bands > 1 and bits in (8, 16) else "store 1, 3 or 4 bands of 8 bits, or 1 of 16"

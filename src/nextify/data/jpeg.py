@@ -70,10 +70,9 @@ def decode_part(data: bytes, shrink: int, part: Box) -> Pixels | None:
 
 def _part(data: bytes, image: Image.Image, shrink: int, box: Box) -> Pixels:
     # Decoding the whole image refuses a truncated file wherever the part lies.
-    if data.endswith(_END) and min(box[2:]) > 0 and available():
-        part = decode_part(data, shrink, box)
-        if part is not None:
-            return part
+    whole = data.endswith(_END) and min(box[2:]) > 0 and available()
+    if whole and (part := decode_part(data, shrink, box)) is not None:
+        return part
     top, left, height, width = box
     return _whole(data, image, shrink)[top : top + height, left : left + width]
 

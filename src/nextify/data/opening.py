@@ -217,8 +217,7 @@ def _listing(source: str, splitting: Splitting) -> Listing:
     suffix = path.suffix.lower()
     if path.is_dir():
         for ending, list_shards in ((".tar", list_tar), (".parquet", list_parquet)):
-            shards = shards_in(path, ending, splitting)
-            if shards is not None:
+            if (shards := shards_in(path, ending, splitting)) is not None:
                 return list_shards(shards, splitting)
         with numpy_files(path):
             return list_metadata(path, splitting) or list_folder(path, splitting)

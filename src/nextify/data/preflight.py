@@ -246,8 +246,7 @@ def _class_warnings(images: Images, counts: np.ndarray[Any, Any], untrained: lis
             f"be predicted: --set class_balance=loss weights classes equally, class_balance=sampling shows them "
             f"equally often"
         )
-    few = [name for name, n in zip(images.classes, counts, strict=True) if 0 < n < FEW_PER_CLASS]
-    if few:
+    if few := [name for name, n in zip(images.classes, counts, strict=True) if 0 < n < FEW_PER_CLASS]:
         warnings.append(
             f"fewer than {FEW_PER_CLASS} training images of {some(few)}: fine-tune from --weights, or add images"
         )

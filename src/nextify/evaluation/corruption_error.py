@@ -79,8 +79,7 @@ def summarize(
     """Compute CE and relative CE of one corruption from its severities."""
     error = float(np.mean([p.error for p in points]))
     base = ALEXNET_ERRORS[name] if alexnet else None
-    measured = [p.baseline_error for p in points if p.baseline_error is not None]
-    if measured:
+    if measured := [p.baseline_error for p in points if p.baseline_error is not None]:
         base = float(np.mean(measured))
     relative = None
     if base is not None and base_clean is not None and base > base_clean:

@@ -332,8 +332,7 @@ def _grid(shown: Sequence[Shown], panels: Sequence[str]) -> tuple[Figure, list[l
 def _legend(sheet: Figure, classes: Sequence[str], labels: Sequence[int]) -> None:
     from matplotlib.patches import Patch
 
-    keys = [Patch(color=class_color(k), label=short(classes[k], 24)) for k in labels[:LEGEND_CLASSES]]
-    if keys:
+    if keys := [Patch(color=class_color(k), label=short(classes[k], 24)) for k in labels[:LEGEND_CLASSES]]:
         sheet.legend(handles=keys, loc="outside lower center", ncols=min(8, len(keys)), fontsize=8, frameon=False)
 
 

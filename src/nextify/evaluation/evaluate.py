@@ -315,22 +315,19 @@ def place_classes(
         DataError: a class that the bundle lacks or has twice.
     """
     known, wanted = ([normalize("NFC", text) for text in names] for names in (bundle, classes))
-    twice = repeated(known) & set(wanted)
-    if twice:
+    if twice := repeated(known) & set(wanted):
         raise DataError(
             f"the weights have several classes called {some(sorted(twice))}, so images cannot be matched with "
             f"them: give each class a name of its own with --class-order FILE"
         )
     place = {text: i for i, text in enumerate(known)}
-    unknown = [text for text in wanted if text not in place]
-    if unknown:
+    if unknown := [text for text in wanted if text not in place]:
         count = plural(len(wanted), "class", "classes")
         raise DataError(
             f"{name} has {len(unknown)} of {count} that the bundle does not know: "
             f"{some(unknown)}; it knows {some(bundle)}: rename the {where}, or leave those classes out"
         )
-    absent = [text for text in known if text not in wanted]
-    if absent:
+    if absent := [text for text in known if text not in wanted]:
         notes.append(f"{name} has no images of {some(absent)}: {metric} is over the other classes")
     return np.array([place[text] for text in wanted], np.int64)
 

@@ -123,8 +123,7 @@ def curves_picture(
     else:
         loss.xaxis.get_major_locator().set_params(integer=True)
     key = f"test_{metric.key}"
-    tested = [(entry["epoch"], entry[key]) for entry in curve if entry[key] is not None]
-    if tested:
+    if tested := [(entry["epoch"], entry[key]) for entry in curve if entry[key] is not None]:
         accuracy = loss.twinx()
         accuracy.plot(*zip(*tested, strict=True), "o--", color=ORANGE, markersize=4, linewidth=1)
         accuracy.set_ylabel(f"test {metric.title}" + (f", {metric.unit}" if metric.unit else ""), color=ORANGE)

@@ -224,8 +224,7 @@ def measure(
 def _checked(
     corruptions: Sequence[str], severities: Sequence[int], baseline: str | Path | None, limit: int | None
 ) -> tuple[list[str], list[int]]:
-    unknown = [name for name in corruptions if name not in CORRUPTIONS]
-    if unknown:
+    if unknown := [name for name in corruptions if name not in CORRUPTIONS]:
         raise ValueError(f"no corruption is called {', '.join(unknown)}; there are {', '.join(CORRUPTIONS)}")
     if any(s not in SEVERITIES for s in severities) or not severities:
         raise ValueError(f"severities must be some of 1 to 5, got {', '.join(map(str, severities)) or 'none'}")

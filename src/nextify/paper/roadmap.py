@@ -57,8 +57,7 @@ class Step:
         Raises:
             StepError: the design does not hold the values that the step expects, or nothing would change.
         """
-        unexpected = {k: getattr(design, k) for k, v in self.before.items() if getattr(design, k) != v}
-        if unexpected:
+        if unexpected := {k: getattr(design, k) for k, v in self.before.items() if getattr(design, k) != v}:
             found = ", ".join(f"{k}={v!r}" for k, v in unexpected.items())
             wanted = ", ".join(f"{k}={self.before[k]!r}" for k in unexpected)
             raise StepError(f"step {self.name} expects {wanted} but found {found}; apply the steps before it first")

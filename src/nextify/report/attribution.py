@@ -119,8 +119,7 @@ def notes(results: Results) -> list[str]:
     ]
     if found.left_out:
         said.append(f"{plural(found.left_out, 'pair')} of orders left out, since a training failed in each.")
-    strong = [i for i in found.interactions if i.certain]
-    if strong:
+    if strong := [i for i in found.interactions if i.certain]:
         titles = {w.decision: w.title for w in found.worths}
         said.append(
             "Pairs that change each other's worth: "

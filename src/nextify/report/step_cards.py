@@ -96,7 +96,6 @@ def _curves(results: StudyResults, trials: Sequence[TrialResult]) -> list[Curves
             return f"{WIDTH * (epoch - 1) / (epochs - 1):.1f},{HEIGHT * (1 - up):.1f}"
 
         measured = ([(p.epoch, getattr(p, key)) for p in t.curve if getattr(p, key) is not None] for t in trials)
-        lines = [" ".join(point(*p) for p in points) for points in measured if len(points) > 1]
-        if lines:
+        if lines := [" ".join(point(*p) for p in points) for points in measured if len(points) > 1]:
             made.append(Curves(label, lines, low, high, epochs))
     return made

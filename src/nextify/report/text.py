@@ -311,8 +311,7 @@ def _rules(results: StudyResults) -> list[str]:
             f"A single image has no {results.metric.title}: its score is how much that of all images would change "
             "without it (jackknife), an approximation that needs many test images."
         )
-    first = results.study.first_look
-    if first is not None:
+    if (first := results.study.first_look) is not None:
         lines.append(
             f"Seeds were added to undecided steps, in at most {LOOKS} looks, the first with {first} seeds; the 5 % is "
             "shared among the looks."

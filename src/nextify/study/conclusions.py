@@ -77,8 +77,7 @@ def study_conclusions(study: Study) -> dict[str, StepStatistics]:
         outcome = study.outcomes.get(planned.folder)
         if isinstance(outcome, Result):
             found.setdefault(planned.step, {})[planned.trial.seed] = outcome.metrics[metric.key]
-            images = outcome.image_scores
-            if images is not None:
+            if (images := outcome.image_scores) is not None:
                 scores.setdefault(planned.step, {})[planned.trial.seed] = images
     references = {row.row.name: row.compared_with for row in plan.rows}
     shares = {}

@@ -234,7 +234,6 @@ def _worker(connection: Connection, images: AnyImages, runtime: Runtime) -> None
 
 
 def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if (parent := multiprocessing.parent_process()) is not None:
         wait([parent.sentinel])
     os._exit(1)

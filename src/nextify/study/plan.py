@@ -157,8 +157,7 @@ def _chosen(roadmap: Roadmap, explore: bool, steps: tuple[str, ...]) -> list[Row
     if not steps:
         return rows
     known = [row.name for row in roadmap.rows]
-    unknown = [step for step in steps if step not in known]
-    if unknown:
+    if unknown := [step for step in steps if step not in known]:
         raise PlanError(f"no step {', '.join(map(repr, unknown))}; the steps are {', '.join(known)}")
     return [row for row in rows if row.name in steps]
 

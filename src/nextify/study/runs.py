@@ -136,8 +136,7 @@ def read_run(folder: str | Path) -> Run:
 
 def _below(folder: Path, depth: int) -> Iterator[Run]:
     try:
-        run = _at(folder)
-        if run is not None:
+        if (run := _at(folder)) is not None:
             yield run
             return
         with os.scandir(folder) as entries:

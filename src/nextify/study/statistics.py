@@ -308,8 +308,7 @@ def conclude(
         comparison = None
         if reference is not None:
             comparison = _compared(reference, differences[step], p_values[step], p_holm[step])
-            found = crossed.get(step)
-            if found is not None:
+            if (found := crossed.get(step)) is not None:
                 name, p = (names or {}).get(step, step), p_crossed_holm[step]
                 assert p is not None
                 verdict = _direction(found.change) if p < ALPHA else "no conclusion"

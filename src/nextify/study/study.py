@@ -72,8 +72,7 @@ class Trainings:
     def load(self) -> None:
         """Read what earlier runs finished."""
         for planned in self.open_trials:
-            result = self.store.result(planned)
-            if result is not None:
+            if (result := self.store.result(planned)) is not None:
                 self.outcomes[planned.folder] = result
 
     @property

@@ -87,8 +87,7 @@ class About:
         given: object = self.classes
         if isinstance(given, str):
             raise WeightsError(f"classes must be a tuple of names, got the string {given!r}; give (name, …)")
-        unfit = [name for name in self.classes if not isinstance(name, str)]
-        if unfit:
+        if unfit := [name for name in self.classes if not isinstance(name, str)]:
             raise WeightsError(f"classes must be names (text), got {shortened(unfit[0])}")
         if self.classes and len(self.classes) != self.num_classes:
             raise WeightsError(f"{len(self.classes)} class names for {self.num_classes} classes; give one name each")
@@ -230,8 +229,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
             if not isinstance(values[name], dict):
                 raise WeightsError(f"{name} must be an object, got {shortened(values[name])}")
         values["design"] = Design.from_dict(values["design"])
-        recipe = values.get("recipe")
-        if recipe is not None:
+        if (recipe := values.get("recipe")) is not None:
             values["recipe"] = Recipe.from_dict(recipe)
         values["preprocessing"] = _fill(Preprocessing, values["preprocessing"])
         values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))

@@ -138,8 +138,7 @@ def write_class_file(path: Path, names: tuple[str, ...]) -> None:
 
 
 def _distinct(names: tuple[str, ...], where: str) -> tuple[str, ...]:
-    twice = repeated(names)
-    if twice:
+    if twice := repeated(names):
         raise WeightsError(f"{where} has the class {sorted(twice)[0]!r} twice; give each class a name of its own")
     return names
 

@@ -356,8 +356,7 @@ def rename(state: Mapping[str, Tensor], design: Design, naming: Naming) -> State
         raise WeightsError(
             f"{naming} has no names for {what.get(kind, kind)}; its weights can be written as {' or '.join(have)}"
         )
-    limit = _limits(design, naming)
-    if limit:
+    if limit := _limits(design, naming):
         raise WeightsError(f"{naming}'s ConvNeXt has {limit}; write these weights as nextify")
     renamed: State = {}
     for name, tensor in state.items():

@@ -143,8 +143,7 @@ def _find_state(content: object, path: Path) -> tuple[State, tuple[str, ...], Ma
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict or a dict with one in it")
     for key in _STATE_KEYS:
-        inner = _tensors(content.get(key))
-        if inner is not None:
+        if (inner := _tensors(content.get(key))) is not None:
             beside = {str(k): v for k, v in content.items() if k != key and k not in _STATE_KEYS}
             others = [str(k) for k in content if k != key and k not in NAME_KEYS]
             averaged = ", the averaged weights," if key in _AVERAGED_KEYS else ""

@@ -78,8 +78,7 @@ def _check_tensors(state: State, source: str | Path) -> None:
             raise WeightsError(f"{source}: {name} is of {kind}, not floating point; give the weights unquantized")
         if tensor.sum(dtype=torch.float32).isfinite():  # one pass; a sum that overflows is looked at again
             continue
-        bad = int((~tensor.float().isfinite()).sum())
-        if bad:
+        if bad := int((~tensor.float().isfinite()).sum()):
             raise WeightsError(
                 f"{source}: {bad:,} of {tensor.numel():,} weights of {name} are NaN or infinite, as after a training "
                 f"that overflowed; use an earlier checkpoint"

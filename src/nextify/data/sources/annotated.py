@@ -61,8 +61,7 @@ def coco_files(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         return {"": root} if root.suffix.lower() == ".json" and (_is_coco(root) or _is_cut(root)) else {}
     folders = subfolders(root)
-    inner = {name: found for name in folders if kind_of(name) and (found := _cocos_in(root / name))}
-    if inner:
+    if inner := {name: found for name in folders if kind_of(name) and (found := _cocos_in(root / name))}:
         without = [name for name in folders if kind_of(name) and name not in inner]
         inner |= {name: cut for name in without if (cut := [*filter(_is_cut, _jsons(root / name))])}
         return {name: found[0] for name, found in inner.items()}
@@ -71,8 +70,7 @@ def coco_files(root: Path) -> dict[str, Path]:
             others = [path for path in _jsons(root / place) if kind_of(path.stem) and path not in found]
             found += filter(_is_cut, others)
         instances = [path for path in found if path.name.startswith("instances")]
-        named = {path.stem: path for path in instances or found if kind_of(path.stem)}
-        if named:
+        if named := {path.stem: path for path in instances or found if kind_of(path.stem)}:
             return named
         if found:
             return {"": found[0]} if len(found) == 1 else {path.stem: path for path in found}

@@ -144,8 +144,7 @@ class _Walk:
             return (
                 f"{shown} has images but no class folders: put the images of each class in one folder{_or_list(folder)}"
             )
-        archives = [name for name in files if name.lower().endswith(ARCHIVES)]
-        if archives:
+        if archives := [name for name in files if name.lower().endswith(ARCHIVES)]:
             return f"{shown} has no images, only {some(archives)}: unpack it and give its folder"
         there = [f"{len(names):,} {reason}" for reason, names in self.left_out.items() if reason != HIDDEN]
         beside = f" (there are {some(there)})" if there else ""

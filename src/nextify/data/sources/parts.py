@@ -89,8 +89,7 @@ def choose_parts(
     by_kind: dict[Kind, list[str]] = {"train": [], "val": [], "test": []}
     unknown = []
     for name in sorted(names, key=lambda name: (name != kind_of(name), natural(name))):
-        kind = kind_of(name)
-        if kind is not None:
+        if (kind := kind_of(name)) is not None:
             by_kind[kind].append(name)
         elif looks_like_part(name):
             unknown.append(shown(name))
