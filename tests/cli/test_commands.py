@@ -17,6 +17,7 @@ import pytest
 import nextify
 import nextify.cli
 from nextify.cli import COMMANDS, main
+from nextify.study.engine import EngineError
 from nextify.training.tracking import MissingTracker
 from tests.helpers import Captured, save_noise, tiny_bundle
 
@@ -194,6 +195,7 @@ def run_raising(monkeypatch: pytest.MonkeyPatch, error: BaseException, module: s
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "/x: Permission denied; check the path"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (nextify.paper.design.DesignError("two\nlines"), 2, "nextify: two lines"),
+        (EngineError("trials end with code 9"), 1, "nextify: trials end with code 9"),
     ],
 )
 def test_errors_and_their_exit_codes(

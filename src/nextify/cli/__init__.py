@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except OSError:
             _discard_stdout()
-        return 1 if isinstance(error, OSError | ImportError) else 2
+        return 1 if isinstance(error, OSError | ImportError | RuntimeError) else 2
     return code
 
 
@@ -283,7 +283,7 @@ def _explain(error: Exception) -> str | None:
     """One line for an error that the user can fix; None for a bug."""
     if isinstance(error, OSError):
         return _explain_os(error)
-    if isinstance(error, ValueError | KeyError | ImportError) and _is_ours(error):
+    if isinstance(error, ValueError | KeyError | ImportError | RuntimeError) and _is_ours(error):
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         line = " ".join(str(message).split())
         see = next((SEE[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in SEE), None)
@@ -304,11 +304,11 @@ def _is_ours(error: Exception) -> bool:
     """Whether nextify raised the error on purpose: one of our classes, or a built-in one raised in our code.
 
     A wrong key or value that surfaces inside another library is a bug and needs its traceback, and so does a failed
-    import, unless it is of an extra, for which there are classes of ours.
+    import or a ``RuntimeError``, unless it is of a class of ours.
     """
     if type(error).__module__.startswith("nextify"):
         return True
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError | RuntimeError):
         return False
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

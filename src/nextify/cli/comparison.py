@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from nextify.data.images import check_pictures
 from nextify.evaluation.profiling import Conditions, cpu_mhz, gpu_mhz
 from nextify.networks.dense.design import chosen_head
 from nextify.report.text import duration, listing
-from nextify.study.engine import EngineError
 from nextify.system.device import usable_device
 from nextify.system.environment import cores, describe
 from nextify.system.text import plural
@@ -76,9 +74,6 @@ def run_comparison(options: Options) -> int:
         except Stopped as stopped:
             console.print(f"\n{stopped}", highlight=False, markup=False)
             return 130
-        except EngineError as error:
-            print(f"nextify: {error}", file=sys.stderr)
-            return 1
     with console.status("timing one image through each network …"):
         probe(comparison, _batches(options, settings.conditions))
     _announce(console, comparison)

@@ -12,7 +12,7 @@ from nextify.cli.train import Options
 from nextify.data import DataError
 from nextify.data.dense.opening import recognize
 from nextify.report.text import duration, percent
-from nextify.study.engine import EngineError, LocalEngine
+from nextify.study.engine import LocalEngine
 from nextify.study.folds import CrossTrainings, CrossValidation, FoldsPlan, run_folds, side_by_side
 from nextify.study.store import Store
 from nextify.system.device import usable_device
@@ -77,9 +77,6 @@ def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = Fal
         done = folds - len(trainings.open_trials)
         console.print(f"\nStopped with {done} of {folds} folds finished; the same command goes on.")
         return 130
-    except EngineError as error:
-        print(f"nextify: {error}", file=sys.stderr)
-        return 1
 
 
 def _announce(console: Console, trainings: CrossTrainings) -> None:

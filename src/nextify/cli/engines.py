@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import assert_never
 
 from nextify.cli.roadmap import Machine
-from nextify.study.cluster import ClusterEngine
 from nextify.study.cluster_options import slurm_options
-from nextify.study.engine import LocalEngine
+from nextify.study.engine import Engine, LocalEngine
 from nextify.study.ray_engine import RayEngine
 from nextify.study.slurm_engine import SlurmEngine
 from nextify.study.study import default_side_by_side
@@ -22,7 +21,7 @@ JOBS = 32
 """Slurm jobs at a time, where ``--side-by-side`` names none."""
 
 
-def chosen_engine(machine: Machine, scale: str, root: Path) -> LocalEngine | ClusterEngine:
+def chosen_engine(machine: Machine, scale: str, root: Path) -> Engine:
     """Where the trials of a study at ``root`` run.
 
     Raises:

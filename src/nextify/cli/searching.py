@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,7 +16,7 @@ from nextify.compare.designs import limits
 from nextify.compare.search import Search
 from nextify.compare.search_results import Settings
 from nextify.report.text import listing
-from nextify.study.engine import EngineError, Event
+from nextify.study.engine import Event
 from nextify.study.store import Store
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.text import plural
@@ -53,9 +52,6 @@ def run_search(options: Options) -> int:
             done = plural(len(made.ledger.known), "training")
             console.print(f"\nStopped with {done} finished; the same command continues.")
             return 130
-        except EngineError as error:
-            print(f"nextify: {error}", file=sys.stderr)
-            return 1
         written = search_report.write(found, out)
     console.print()
     console.print(search_report.terminal(found))

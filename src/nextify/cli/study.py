@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
 from nextify.report.text import duration, notes, verdicts
-from nextify.study.engine import Engine, EngineError
+from nextify.study.engine import Engine
 from nextify.study.plan import Plan, make_plan
 from nextify.study.results import CLASSIFICATION
 from nextify.study.store import Store
@@ -72,9 +71,6 @@ def run_study(options: Options) -> int:
             done = planned - len(study.open_trials)
             console.print(f"\nStopped with {done} of {planned} trainings finished; the same command continues.")
             return 130
-        except EngineError as error:
-            print(f"nextify: {error}", file=sys.stderr)
-            return 1
         return _conclude(console, study, out, started)
 
 

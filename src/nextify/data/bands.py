@@ -219,19 +219,20 @@ def visible(pixels: Values) -> Pixels:
 
 
 def _all_bands(data: bytes, channels: int) -> Values:
-    """``(H, W, bands)`` of a file; a colour picture of which one channel is wanted is made gray."""
+    """``(H, W, bands)`` of a file."""
     if is_array(data):
         return read_array(data, channels)
     if tiff_tags(data) is not None:
         with refusing(data):
             return _pages(data, channels)
     with opened(data) as image:
-        return _of_image(image.convert("L") if _to_gray(image, channels) else image, floats=True)
+        return _all_of(image, channels)
 
 
-def _to_gray(image: Image.Image, channels: int) -> bool:
-    """Whether one channel is wanted of a colour picture."""
-    return channels == 1 and not image.mode.startswith(("I", "L", "1", "F"))
+def _all_of(image: Image.Image, channels: int) -> Values:
+    """``(H, W, bands)``; a colour picture of which one channel is wanted is made gray."""
+    to_gray = channels == 1 and not image.mode.startswith(("I", "L", "1", "F"))
+    return _of_image(image.convert("L") if to_gray else image, floats=True)
 
 
 def _pages(data: bytes, channels: int) -> Values:
@@ -256,7 +257,7 @@ def _pages(data: bytes, channels: int) -> Values:
         if values is None:
             with opened(data) as image:
                 image.seek(number - 1)
-                values = _of_image(image.convert("L") if _to_gray(image, channels) else image, floats=True)
+                values = _all_of(image, channels)
         elif channels == 1 and values.shape[2] == 3 and values.dtype == np.uint8:
             values = np.asarray(Image.fromarray(values).convert("L"))[..., None]
         found.append(values)
@@ -300,7 +301,7 @@ def of_memory(image: object, bands: Bands) -> Values:
     if isinstance(bands, int):
         if isinstance(image, Image.Image):
             with refusing():
-                return numbers(_of_image(image.convert("L") if _to_gray(image, bands) else image, floats=True), bands)
+                return numbers(_all_of(image, bands), bands)
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or str(image.dtype) not in _NUMBERS:
             raise TypeError(
                 f"an image of {plural(bands, 'channel')} must be a PIL image or an array of uint8, uint16 or "
@@ -320,9 +321,7 @@ def _chosen(values: Values, bands: Chosen) -> tuple[Pixels, int]:
     if max(bands) > values.shape[2]:
         raise UnreadableImage(f"{values.shape[2]} bands, but {_ASKED % named(bands)} band {max(bands)}: choose others")
     values = values[..., [band - 1 for band in bands]]
-    if values.dtype == np.uint8:
-        return values, 0
-    return eight_bits(values), int(values.max(initial=0))
+    return (values, 0) if values.dtype == np.uint8 else (eight_bits(values), int(values.max(initial=0)))
 
 
 def _of_image(image: Image.Image, floats: bool = False) -> Values:

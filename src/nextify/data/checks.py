@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nextify.data.bands import Bands, BandsOf, kind_of
-from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header
+from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, read_header, why_unread
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore, class_counts, label_of
@@ -196,10 +196,8 @@ def examine(
                 if decode:
                     _decode(data, header)
                     entry[-2] += DECODED
-        except OSError as error:
-            reason = error.strerror or "unreadable"
-        except UnreadableImage as error:
-            reason = str(error)
+        except (OSError, UnreadableImage) as error:
+            reason = why_unread(error)
         if not reason or record is None:  # what was whole at an earlier start and is damaged since belongs to the set
             if entry is None:
                 return None, reason
@@ -339,10 +337,8 @@ def _decode_all(images: Encoded, indices: list[int], records: Records, channels:
     def one(index: int) -> Pixels | str:
         try:
             return _decode(images.read(index), records[index].header)
-        except OSError as error:
-            return error.strerror or "unreadable"
-        except UnreadableImage as error:
-            return str(error)
+        except (OSError, UnreadableImage) as error:
+            return why_unread(error)
 
     def outcomes() -> Iterator[Pixels]:
         own = list(first.values())

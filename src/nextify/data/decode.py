@@ -64,6 +64,11 @@ class UnreadableImage(ValueError):
     """An image that cannot be read; the message is the reason in a few words."""
 
 
+def why_unread(error: OSError | UnreadableImage) -> str:
+    """The reason in a few words."""
+    return error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a file's header says, and some facts about its pixels."""

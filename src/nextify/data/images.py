@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data.bands import Bands, kind_of
-from nextify.data.decode import Pixels, UnreadableImage, decode, quiet
+from nextify.data.decode import Pixels, UnreadableImage, decode, quiet, why_unread
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.kept import Kept
@@ -86,8 +86,7 @@ class EncodedStore:
         try:
             return self.images.read(int(self.indices[index]))
         except (OSError, UnreadableImage) as error:
-            reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
-            raise self.unreadable(index, reason) from None
+            raise self.unreadable(index, why_unread(error)) from None
 
     def unreadable(self, index: int, reason: str) -> DataError:
         """The error that names an image and the remedy."""

@@ -19,7 +19,7 @@ from PIL import Image
 
 from nextify.data.arrays import NUMPY
 from nextify.data.bands import check_agree, checked, with_bands
-from nextify.data.decode import EXTENSIONS, PLUGINS, Pixels, UnreadableImage, decode, quiet
+from nextify.data.decode import EXTENSIONS, PLUGINS, Pixels, UnreadableImage, decode, quiet, why_unread
 from nextify.data.encoded import read_file
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.runner import Network, Runner, probabilities
@@ -193,10 +193,8 @@ def opened(
                 if not reason:
                     with quiet():
                         found = read(image)
-            except OSError as error:
-                reason = error.strerror or "unreadable"
-            except UnreadableImage as error:
-                reason = str(error)
+            except (OSError, UnreadableImage) as error:
+                reason = why_unread(error)
             except MemoryError:
                 reason = "too large for this machine's memory"
             yield path, found, reason

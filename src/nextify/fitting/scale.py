@@ -59,38 +59,15 @@ class Scale:
 
 DENSE_IMAGES = 1500
 """Training images of ``scenes``, for which the epochs of boxes and masks were chosen."""
-_STRIDE_2 = {"conv7_pool": "conv3_pool", "patchify4": "patchify2"}
-SCALES: dict[str, Scale] = {
-    s.name: s
-    for s in (
-        Scale(
-            "tiny", 4, 3, _STRIDE_2, 16, 32, 30, 6, "widths ÷ 4, depths ÷ 3, stem stride 2, images of 16 to 32 pixels"
-        ),
-        Scale(
-            "small",
-            2,
-            3,
-            _STRIDE_2,
-            32,
-            64,
-            100,
-            14,
-            "widths ÷ 2, depths ÷ 3, stem stride 2, images of 32 to 64 pixels",
-        ),
-        Scale(
-            "half",
-            2,
-            1.5,
-            {},
-            64,
-            128,
-            200,
-            20,
-            "widths ÷ 2, depths ÷ 1.5, the paper's stem, images of 64 to 128 pixels",
-        ),
-        Scale("full", 1, 1, {}, 224, 224, 300, 36, "the paper's networks at 224 pixels"),
-    )
-}
+_STEMS = {"conv7_pool": "conv3_pool", "patchify4": "patchify2"}
+_SCALES = (
+    Scale("tiny", 4, 3, _STEMS, 16, 32, 30, 6, "widths ÷ 4, depths ÷ 3, stem stride 2, images of 16 to 32 pixels"),
+    Scale("small", 2, 3, _STEMS, 32, 64, 100, 14, "widths ÷ 2, depths ÷ 3, stem stride 2, images of 32 to 64 pixels"),
+    Scale("half", 2, 1.5, {}, 64, 128, 200, 20,
+          "widths ÷ 2, depths ÷ 1.5, the paper's stem, images of 64 to 128 pixels"),
+    Scale("full", 1, 1, {}, 224, 224, 300, 36, "the paper's networks at 224 pixels"),
+)  # fmt: skip
+SCALES = {known.name: known for known in _SCALES}
 
 
 def scale(name: str) -> Scale:

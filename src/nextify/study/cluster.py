@@ -5,14 +5,14 @@ checkpoints, each by one process at a time, which holds a lease on the trial's f
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from nextify.paper.design import InertChoice
-from nextify.study.engine import Advanced, EngineError, Event, Failed, Job, OnEvent, Started, Stopped, run_job
+from nextify.study.engine import Advanced, Engine, EngineError, Event, Failed, Job, OnEvent, Started, Stopped, run_job
 from nextify.system.allocator import keep_freed_memory
 from nextify.system.lease import leased
 from nextify.training.trial import Runtime
@@ -23,6 +23,11 @@ GIVEN_UP = 3
 """Trials given up for that, after which the study ends."""
 Sent = dict[str, Any]
 """A job as it is handed over: its fields but for the images, which go once to each node."""
+
+
+def as_sent(job: Job) -> Sent:
+    folder = None if job.folder is None else job.folder.absolute()
+    return {**vars(job), "images": None, "folder": folder}
 
 
 class Lost:
@@ -45,8 +50,8 @@ class _Course:
         return self.losses
 
 
-class ClusterEngine(ABC):
-    """Where jobs are handed to a cluster and looked after. Use it as a context manager; leaving it stops its jobs."""
+class ClusterEngine(Engine):
+    """Where jobs are handed to a cluster and looked after."""
 
     capacity: int
     """Jobs that are handed over at a time."""
@@ -54,18 +59,8 @@ class ClusterEngine(ABC):
     """Where a user finds out why workers are lost."""
 
     def __init__(self, runtime: Runtime, side_by_side: int) -> None:
-        self.runtime, self.side_by_side = runtime, side_by_side
+        super().__init__(runtime, side_by_side)
         self._running: dict[Any, Job] = {}
-
-    def __enter__(self) -> ClusterEngine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    @abstractmethod
-    def close(self) -> None:
-        """Stop the running jobs; each keeps its last checkpoint."""
 
     @abstractmethod
     def _hand_over(self, jobs: Sequence[Job]) -> Sequence[Any]:

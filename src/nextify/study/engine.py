@@ -13,13 +13,14 @@ import os
 import signal
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Self
 
 from nextify.paper.design import InertChoice
 from nextify.system.allocator import keep_freed_memory
@@ -87,9 +88,23 @@ Event = Started | Advanced | Probed | Done | Failed | Stopped
 OnEvent = Callable[[Event], None]
 
 
-class Engine(Protocol):
-    """Where jobs run."""
+class Engine(ABC):
+    """Where jobs run, several side by side. Use it as a context manager; leaving it stops what still runs."""
 
+    def __init__(self, runtime: Runtime, side_by_side: int) -> None:
+        self.runtime, self.side_by_side = runtime, side_by_side
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the running jobs; each keeps its last checkpoint."""
+
+    @abstractmethod
     def run(self, jobs: Sequence[Job], on_event: OnEvent) -> None:
         """Run all jobs; every event reaches ``on_event`` in the calling process. Raises ``EngineError``."""
 
@@ -129,24 +144,17 @@ def run_job(job: Job, runtime: Runtime, on_event: OnEvent) -> None:
         on_event(Failed(job.key, f"{type(error).__name__}: {error}"))
 
 
-class LocalEngine:
-    """A pool of worker processes. Use it as a context manager; leaving it ends the workers."""
+class LocalEngine(Engine):
+    """A pool of worker processes."""
 
     def __init__(self, runtime: Runtime, side_by_side: int) -> None:
-        self.runtime, self.side_by_side = runtime, side_by_side
+        super().__init__(runtime, side_by_side)
         self._context = worker_context("nextify.study.engine")
         self._workers: dict[Connection, BaseProcess] = {}
         self._images: AnyImages | None = None
         """What every worker has got at its start, the images of the first job."""
 
-    def __enter__(self) -> LocalEngine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """End the workers; a running trial keeps its last checkpoint."""
         for connection, process in self._workers.items():
             connection.close()
             process.terminate()

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nextify.study.cluster import ClusterEngine, Lost, Sent, run_held
+from nextify.study.cluster import ClusterEngine, Lost, Sent, as_sent, run_held
 from nextify.study.cluster_options import ClusterUnavailable, check_engine
 from nextify.study.engine import Done, EngineError, Event, Job, OnEvent, not_written
 from nextify.system.files import fresh_folder, write_bytes_atomic
@@ -103,11 +103,9 @@ class RayEngine(ClusterEngine):
             if job.folder is not None and job.folder.parent not in self._marked:
                 self._marked.add(job.folder.parent)
                 write_bytes_atomic(job.folder.parent / self._marker, b"")
-            folder = None if job.folder is None else job.folder.absolute()
-            sent = {**vars(job), "images": None, "folder": folder}
             images = self._images[id(job.images)][1]
             task = self._task.options(name=f"nextify {job.key}")
-            refs.append(task.remote(sent, images, self.runtime, self._queue, self._marker))
+            refs.append(task.remote(as_sent(job), images, self.runtime, self._queue, self._marker))
         return refs
 
     def _look(self, on_event: OnEvent) -> Iterator[tuple[Any, Event | Lost]]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nextify.study.cluster import ClusterEngine, Lost, Sent, run_held
+from nextify.study.cluster import ClusterEngine, Lost, Sent, as_sent, run_held
 from nextify.study.cluster_options import ClusterUnavailable, check_engine, minutes
 from nextify.study.engine import Advanced, EngineError, Event, Job, OnEvent, Started
 from nextify.system.files import make_folder, write_bytes_atomic
@@ -106,10 +106,8 @@ class SlurmEngine(ClusterEngine):
                 write_bytes_atomic(path, pickle.dumps(job.images))
                 self._images[id(job.images)] = job.images, path
             self._numbers += 1
-            folder = None if job.folder is None else job.folder.absolute()
-            sent = {**vars(job), "images": None, "folder": folder}
             events = self._folder / f"{self._numbers}.event"
-            tasks.append((sent, self._images[id(job.images)][1], self.runtime, events))
+            tasks.append((as_sent(job), self._images[id(job.images)][1], self.runtime, events))
         try:
             handles = self._executor.map_array(SlurmTask(), *zip(*tasks, strict=True))
         except Exception as error:  # sbatch's refusals come in several classes

@@ -142,9 +142,7 @@ class DenseTrainBatches(BatchesByStep):
         if least == most == 1:
             return fitted
         shown = Placement(height, width, fitted.scale * random.uniform(least, most))
-        top, left = (
-            _drawn(side, room) for side, room in zip(shown.resized, self.canvas, strict=True)
-        )  # fmt: skip
+        top, left = (_drawn(side, room) for side, room in zip(shown.resized, self.canvas, strict=True))
         return Placement(height, width, shown.scale, top, left)
 
     def _objects(
@@ -152,8 +150,7 @@ class DenseTrainBatches(BatchesByStep):
     ) -> tuple[Objects, npt.NDArray[np.uint8] | None]:
         width = self.canvas[1]
         objects = self.images.objects(index)
-        boxes = placement.boxes(objects.boxes)
-        kept, clipped = _kept(boxes, self.canvas)
+        kept, clipped = _kept(placement.boxes(objects.boxes), self.canvas)
         objects, clipped = objects.selected(kept), clipped[kept]
         masks = _masks(objects, placement, self.canvas) if self.masks else None
         if mirrored:
@@ -183,12 +180,10 @@ class DenseTestBatches(BatchesInOrder[DenseBatch]):
     def _part(self, chosen: range) -> DenseBatch:
         places = [fitting(self.images.sizes[i].tolist(), self.canvas) for i in chosen]
         pixels = torch.from_numpy(np.stack([self._pixels(i, place) for i, place in zip(chosen, places, strict=True)]))
-        if self.images.task == "segmentation":
-            return pixels, [
-                Region(torch.from_numpy(np.array(self.images.mask(i))), i, place)
-                for i, place in zip(chosen, places, strict=True)
-            ]
-        return pixels, [self._target(i, place) for i, place in zip(chosen, places, strict=True)]
+        if self.images.task == "detection":
+            return pixels, [self._target(i, place) for i, place in zip(chosen, places, strict=True)]
+        masks = (torch.from_numpy(np.array(self.images.mask(i))) for i in chosen)
+        return pixels, [Region(mask, i, place) for mask, i, place in zip(masks, chosen, places, strict=True)]
 
     def _pixels(self, index: int, placement: Placement) -> Pixels:
         if self._held is None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nextify.data.decode import UnreadableImage, refusing
+from nextify.data.decode import UnreadableImage, refusing, why_unread
 from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask, MaskStore
 from nextify.data.dense.found import Annotated, Part, class_names, shown_list, text_list, used_parts
 from nextify.data.encoded import read_file
@@ -112,8 +112,7 @@ def read_mask(path: str) -> IndexMask:
         with refusing(data), Image.open(io.BytesIO(data)) as image:
             mode, values = image.mode, np.asarray(image)
     except (OSError, UnreadableImage) as error:
-        reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
-        raise DataError(f"the mask {name} cannot be read ({reason}): replace it") from None
+        raise DataError(f"the mask {name} cannot be read ({why_unread(error)}): replace it") from None
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise DataError(f"the mask {name} holds colours ({mode}), not class indices: store it as an 8-bit grayscale "
                         f"or palette PNG, or give only the folder images/ to classify them")  # fmt: skip

@@ -128,7 +128,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     splitting.check(parts, where, shown)
     left = dict(found.left_out)
     said = [*found.notes, *_said_of(left)]
-    tested_part = None if parts is None else parts.test
+    tested_part, train_part = (None, None) if parts is None else (parts.test, parts.train)
     several = any(isinstance(label, tuple) for label in found.labels)
     is_blank = {label: all(map(no_label, label if isinstance(label, tuple) else (label,))) for label in {*found.labels}}
     blank = np.array([is_blank[label] for label in found.labels], bool)
@@ -150,7 +150,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         classes, numbers = number_labels(found.labels, found.classes, found.classes_in)
         labels = np.asarray(numbers, np.int64)
     if not len(labels) or (not len(train) and splitting.to_train):
-        part = "" if parts is None or parts.train is None else f" in {shown(parts.train)}"
+        part = "" if train_part is None else f" in {shown(train_part)}"
         raise DataError(f"{where} has no images{part}: add some")
     trained = present(labels[train])
     if several and splitting.to_train and labels[train][:, trained].all():
@@ -169,14 +169,12 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         said.append(f"There is no {shown('val')} or {shown('test')}: {note}" if lacks_any else note)
     elif not len(test):
         raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to set apart part of "
-                        f"{shown((parts and parts.train) or 'train')} set apart")  # fmt: skip
+                        f"{shown(train_part or 'train')} set apart")  # fmt: skip
     tested = present(labels[test])
     if len(train) and (unknown := [classes[i] for i in np.setdiff1d(tested, trained)]):
-        raise DataError(
-            f"{shown(tested_part or 'test')} has {count_classes(unknown)} that "
-            f"{shown((parts and parts.train) or 'train')} lacks: add training images of each, or move them out of "
-            f"{shown(tested_part or 'test')}"
-        )
+        place = shown(tested_part or "test")
+        raise DataError(f"{place} has {count_classes(unknown)} that {shown(train_part or 'train')} lacks: add "
+                        f"training images of each, or move them out of {place}")  # fmt: skip
     if absent := tuple(classes[i] for i in np.setdiff1d(trained, tested)):
         place = "The part set apart" if tested_part is None else shown(tested_part)
         metric = "mAP" if several else "accuracy"

@@ -148,27 +148,21 @@ def _list(
         raise DataError(f"{plural(len(pathless), f'row of {where} has', f'rows of {where} have')} no path: "
                         f"row {some(pathless)}; "
                         f"fill them in or leave those rows out")  # fmt: skip
-    entries = range(len(table.paths))
     listed = {os.path.normpath(os.path.join(root, path)) for path in {*own, *table.paths}}
     left: dict[str, list[str]] = {}
     for path, reason in beside:
         if path not in listed:
             left.setdefault(reason or f"images that {where} does not list", []).append(os.path.relpath(path, root))
     groups = table.groups and ["" if no_label(group) else group.strip() for group in table.groups]
+    splits = table.splits and [split.strip().lower() for split in table.splits]
     stated = table.stated(splitting.task)
     if stated.several:
-        splits = table.splits and [split.strip().lower() for split in table.splits]
         kept, stated = merged_rows(where, table.paths, table.rows, stated, (splits, groups))
-        table = replace(
-            table,
-            paths=[table.paths[i] for i in kept],
-            splits=splits and [splits[i] for i in kept],
-            rows=[table.rows[i] for i in kept],
-        )
-        groups, entries = groups and [groups[i] for i in kept], range(len(kept))
+        table = replace(table, paths=[table.paths[i] for i in kept], rows=[table.rows[i] for i in kept])
+        splits, groups = (own and [own[i] for i in kept] for own in (splits, groups))
+    entries = range(len(table.paths))
     parts, chosen, train_count = None, list(entries), len(entries)
-    if table.splits is not None:
-        splits = [split.strip().lower() for split in table.splits]
+    if splits is not None:
         for split, row in zip(splits, table.rows, strict=True):
             if kind_of(split) is None:
                 raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")
