@@ -25,7 +25,7 @@ from torch import nn
 import nextify.kernels
 from nextify.networks.dense.cost import dense_cost
 from nextify.networks.dense.design import DenseDesign, fitted_head
-from nextify.networks.dense.network import build_dense
+from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.foreign import timm_network
 from nextify.networks.zoo import find_design
 from nextify.system.environment import describe, resident_bytes, version
@@ -44,7 +44,7 @@ def runner(library: str, options: argparse.Namespace) -> Callable[[], None]:
     """A function that does one step on a fixed batch."""
     torch.manual_seed(0)
     side = options.side
-    network = build_dense(design(library, options), CLASSES, (side, side)).train()
+    network = DenseNetwork(design(library, options), CLASSES, (side, side)).train()
     if library == "nextify":
         nextify.kernels.install(network, options.kernels)
     else:

@@ -19,7 +19,7 @@ from nextify.deploy.formats import FormatError
 from nextify.deploy.runners import Exported, Format, start
 from nextify.deploy.verify import ExportFailed
 from nextify.networks.dense.design import fitted_head
-from nextify.networks.dense.network import build_dense
+from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.zoo import find_design
 from nextify.weights import WeightsError, save_bundle
 from nextify.weights.bundle import DenseAbout
@@ -33,7 +33,7 @@ def bundle_of(folder: Path, head: str) -> Path:
     """A bundle of three classes, whose untrained network finds objects."""
     torch.manual_seed(0)
     design = fitted_head(TINY, head, CANVAS).with_(width=32)  # type: ignore[arg-type]
-    network = build_dense(design, 3, CANVAS)
+    network = DenseNetwork(design, 3, CANVAS)
     for name, parameter in network.named_parameters():
         if name.endswith("cls_logits.bias"):
             torch.nn.init.constant_(parameter, -1.5)

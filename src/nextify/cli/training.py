@@ -22,7 +22,7 @@ from nextify.cli.progress import Stopping, TrainingProgress, read_source
 from nextify.evaluation.metrics import wilson
 from nextify.evaluation.pictures import ramp_picture
 from nextify.networks.dense.design import DenseDesign
-from nextify.networks.dense.network import build_dense
+from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.layout import cost
 from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
@@ -189,7 +189,7 @@ def _price(trial: Trial) -> tuple[int, int, str]:
         assert data.canvas is not None
         height, width = data.canvas
         with torch.device("meta"):
-            network = build_dense(design, data.num_classes, data.canvas)
+            network = DenseNetwork(design, data.num_classes, data.canvas)
         macs = dense_cost(design, data.num_classes, height, width)
         return sum(p.numel() for p in network.parameters()), macs, f"{width}×{height}"
     if isinstance(design, MaskedDesign):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nextify.networks.dense.cost import run_counted
 from nextify.networks.dense.design import LARGE, DenseDesign, Head, fitted_head
-from nextify.networks.dense.network import build_dense
+from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.foreign import Foreign
 from nextify.paper.design import Design
 
@@ -41,7 +41,7 @@ class Measured(nn.Module):
     def __init__(self, backbone: Design | Foreign, head: Head, image_size: int) -> None:
         super().__init__()
         self.design = published(backbone, head)
-        self.network = build_dense(self.design, CLASSES[self.design.task], (image_size, image_size))
+        self.network = DenseNetwork(self.design, CLASSES[self.design.task], (image_size, image_size))
 
     def forward(self, images: Tensor) -> Any:
         if images.is_meta:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from safetensors.torch import save
@@ -43,7 +43,7 @@ from nextify.tasks.segmentation_metrics import SegmentationMetrics
 from nextify.tasks.task import Metrics
 from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages
-from nextify.training.loop import OnEpoch, OnProgress, ShouldStop, TrainingDiverged, TrainingStopped, run_steps, speed
+from nextify.training.loop import OnEpoch, OnProgress, ShouldStop, run_steps, speed
 from nextify.training.records import Records, Warn, to_stderr
 from nextify.training.result import FOREIGN_JSON, Result, finished, packed, packed_scores
 from nextify.training.tracking import open_trackers
@@ -127,8 +127,6 @@ def run_trial(
             )
             final = run_steps(trainer, records, on_progress, should_stop, on_epoch)
             temperature, thresholds = trainer.temperature(), trainer.thresholds()
-        except (TrainingStopped, TrainingDiverged):
-            raise
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -286,13 +284,11 @@ def _save_network(
     metrics = tuple(
         Metric(key, value, images.name, result.test_images, provenance) for key, value in result.metrics.items()
     )
+    told: dict[str, Any] = {"recipe": trial.recipe, "metrics": metrics, "licence": licence, "source": source}
     if isinstance(trial.design, DenseDesign):
         assert trial.data.canvas is not None
         dense = DenseAbout(
-            *(trial.design, images.classes, trial.data.canvas, trial.data.mean, trial.data.std, name, trial.recipe),
-            metrics=metrics,
-            licence=licence,
-            source=source,
+            *(trial.design, images.classes, trial.data.canvas, trial.data.mean, trial.data.std, name), **told
         )
         save_bundle(result.bundle, weights, dense)
         return
@@ -305,25 +301,17 @@ def _save_network(
         bands=images.bands,
     )
     if isinstance(trial.design, MaskedDesign):
-        about = About(
-            *(trial.design.encoder, 0, 3, name, (), preprocessing, trial.recipe, metrics),
-            licence=licence,
-            source=source,
-        )
+        about = About(trial.design.encoder, 0, name=name, preprocessing=preprocessing, **told)
         save_decoder(result.bundle.parent, weights)
-        encoder = "encoder."
-        save_bundle(
-            result.bundle, {n.removeprefix(encoder): t for n, t in weights.items() if n.startswith(encoder)}, about
-        )
+        encoder = {n.removeprefix("encoder."): t for n, t in weights.items() if n.startswith("encoder.")}
+        save_bundle(result.bundle, encoder, about)
         return
     if isinstance(trial.design, Design):
         about = About(
-            *(trial.design, images.num_classes, images.channels, name, images.classes, preprocessing, trial.recipe),
-            metrics=metrics,
+            *(trial.design, images.num_classes, images.channels, name, images.classes, preprocessing),
             temperature=temperature,
             thresholds=thresholds,
-            licence=licence,
-            source=source,
+            **told,
         )
         save_bundle(result.bundle, weights, about)
         return

@@ -22,11 +22,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from nextify import kernels
 from nextify.data.share import share
 from nextify.networks.dense.design import DenseDesign
-from nextify.networks.dense.network import DenseNetwork, build_dense
+from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.foreign import Foreign, build
 from nextify.networks.masked.design import MaskedDesign
 from nextify.networks.masked.network import MaskedAutoencoder
-from nextify.networks.network import ConvNet, Trunk
+from nextify.networks.network import Trunk
 from nextify.paper.design import Design, total_stride
 from nextify.system import processes
 from nextify.tasks.classification import Classification, fitted_temperature
@@ -57,49 +57,43 @@ def build_network(trial: Trial, start: Start | None = None) -> nn.Module:
     only networks of ours have, or ``start`` does not fit the design."""
     recipe = trial.recipe
     torch.manual_seed(trial.seed)
-    if isinstance(trial.design, DenseDesign):
-        return _build_dense(trial, trial.design, start)
+    model: nn.Module
+    new: tuple[str, ...] = ("head.classifier.",)
     if isinstance(trial.design, MaskedDesign):
-        autoencoder = MaskedAutoencoder(trial.design, recipe.stochastic_depth)
-        if start is not None:
-            _begin_with(autoencoder, start, ("projection.", "mask_token", "decoder.", "prediction."))
-        return autoencoder
-    model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth, len(trial.data.mean))
-    with torch.no_grad():
-        for parameter in list(classifier(model).parameters())[:1]:  # the weight
-            parameter.mul_(recipe.head_init_scale)
-    if not isinstance(model, ConvNet):
+        model = MaskedAutoencoder(trial.design, recipe.stochastic_depth)
+        new = "projection.", "mask_token", "decoder.", "prediction."
+    elif isinstance(trial.design, DenseDesign):
+        assert trial.data.canvas is not None
+        _check_network(trial, trial.design.backbone)
+        model = DenseNetwork(trial.design, trial.data.num_classes, trial.data.canvas, recipe.stochastic_depth)
+        norms = "backbone.norms."  # of maps; the head need not take all that the weights have norms for
+        new, own = ("head.", norms), model.state_dict().keys()
+        start = start and {name: t for name, t in start.items() if not name.startswith(norms) or name in own}
+    else:
+        _check_network(trial, trial.design)
+        model = build(trial.design, trial.data.num_classes, recipe.stochastic_depth, len(trial.data.mean))
+        with torch.no_grad():
+            for parameter in list(classifier(model).parameters())[:1]:  # the weight
+                parameter.mul_(recipe.head_init_scale)
+    if start is not None:
+        _begin_with(model, start, new)
+    for module in frozen_modules(model, trial.frozen_stages):
+        module.requires_grad_(False)
+    return model
+
+
+def _check_network(trial: Trial, design: Design | Foreign) -> None:
+    """Raise ``ValueError`` where the trial asks another library's network for what only ours have."""
+    if isinstance(design, Foreign):
         if trial.frozen_stages:
             raise ValueError("only Nextify's own networks have stages that can be frozen: leave frozen_stages at 0")
-        if recipe.progressive_resizing != "off":
+        if trial.recipe.progressive_resizing != "off":
             raise ValueError("progressive_resizing works only for Nextify's own networks: set it to off")
         if processes.count() > 1:
             raise ValueError("networks from other libraries are trained in one process: start it without torchrun")
-    if start is not None:
-        _begin_with(model, start)
-    for module in frozen_modules(model, trial.frozen_stages):
-        module.requires_grad_(False)
-    return model
 
 
-def _build_dense(trial: Trial, design: DenseDesign, start: Start | None) -> DenseNetwork:
-    if processes.count() > 1 and isinstance(design.backbone, Foreign):
-        raise ValueError("networks from other libraries are trained in one process: start it without torchrun")
-    assert trial.data.canvas is not None
-    model = build_dense(design, trial.data.num_classes, trial.data.canvas, trial.recipe.stochastic_depth)
-    if trial.frozen_stages and model.trunk is None:
-        raise ValueError("only Nextify's own networks have stages that can be frozen: leave frozen_stages at 0")
-    if start is not None:
-        norms = "backbone.norms."  # of maps; the head need not take all that the weights have norms for
-        own = model.state_dict().keys()
-        start = {name: tensor for name, tensor in start.items() if not name.startswith(norms) or name in own}
-        _begin_with(model, start, ("head.", norms))
-    for module in frozen_modules(model, trial.frozen_stages):
-        module.requires_grad_(False)
-    return model
-
-
-def _begin_with(model: nn.Module, start: Start, new: tuple[str, ...] = ("head.classifier.",)) -> None:
+def _begin_with(model: nn.Module, start: Start, new: tuple[str, ...]) -> None:
     """Load weights into a network; only what begins with one of ``new`` may be missing from them."""
     missing, unexpected = model.load_state_dict(dict(start), strict=False)
     missing = [name for name in missing if not name.startswith(new)]
@@ -349,10 +343,8 @@ class Trainer:
 
         Every process must call this.
         """
-        if self.trial.recipe.calibration == "off":
-            return 1.0
         task = self.task
-        if isinstance(task, MultiLabel):
+        if self.trial.recipe.calibration == "off" or isinstance(task, MultiLabel):
             return 1.0
         if not isinstance(task, Classification):
             raise ValueError("only classifiers have a temperature: leave the recipe's calibration off")

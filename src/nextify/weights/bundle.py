@@ -23,7 +23,7 @@ from nextify.data.bands import Bands
 from nextify.data.dense.annotations import DenseTask
 from nextify.data.preprocessing import OFFICIAL, Preprocessing
 from nextify.networks.dense.design import DenseDesign
-from nextify.networks.dense.network import DenseNetwork, build_dense
+from nextify.networks.dense.network import DenseNetwork
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.system.files import JSON_FILE as JSON_FILE
@@ -163,7 +163,7 @@ class DenseBundle:
     def network(self) -> DenseNetwork:
         """The network with the weights, in evaluation mode."""
         about = self.about
-        network = build_dense(about.design, about.num_classes, about.canvas)
+        network = DenseNetwork(about.design, about.num_classes, about.canvas)
         network.load_state_dict(self.state)
         return network.eval()
 
@@ -470,7 +470,7 @@ def _mismatches(
             )
         return mismatches(state, about.design, about.num_classes, about.in_channels, about.members)
     with torch.device("meta"):
-        network = build_dense(about.design, about.num_classes, about.canvas)
+        network = DenseNetwork(about.design, about.num_classes, about.canvas)
     return differences(state, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
 
 

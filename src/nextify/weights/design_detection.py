@@ -27,17 +27,13 @@ def infer_design(recognized: Recognized) -> Design:
         WeightsError: the tensors are those of no ConvNeXt or ResNet, or, in our own names, of several designs.
     """
     state = recognized.state
-    guess: Design | None
+    guess: Design | None = None
     try:
         guess = _guess(state)
     except (KeyError, DesignError) as error:
-        guess = None
-        reason = str(error)
-    else:
-        reason = "the tensors' shapes disagree"
-    if recognized.naming != "nextify":
-        if guess is None:
-            raise WeightsError(f"the weights have {recognized.naming}'s names, but match no design: {reason}")
+        if recognized.naming != "nextify":
+            raise WeightsError(f"the weights have {recognized.naming}'s names, but match no design: {error}") from None
+    if guess is not None and recognized.naming != "nextify":
         return guess
     # Our own names serve every design, and what has no weights (activations, strides) tells many of them apart.
     fitting: dict[Design, str] = {}

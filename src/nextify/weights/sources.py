@@ -119,12 +119,7 @@ def _checked(source: Source, design: str | Design | None) -> Source:
 
 
 def _require(found: Design, wanted: str | Design, where: str) -> None:
-    expected = find_design(wanted)
-    differences = found.differences(expected)
-    # The initial value of layer scale is not in the weights; whether there is one, is.
-    if "off" not in differences.get("layer_scale", ("off",)):
-        del differences["layer_scale"]
-    if differences:
+    if differences := _differences(found, find_design(wanted)):
         name = f"{wanted}" if isinstance(wanted, str) else "the design asked for"
         listed = ", ".join(f"{field} {have} instead of {want}" for field, (have, want) in differences.items())
         raise WeightsError(f"{where} holds {name_of(found) or 'another design'}, not {name}: {listed}")
@@ -133,11 +128,15 @@ def _require(found: Design, wanted: str | Design, where: str) -> None:
 @lru_cache(maxsize=128)
 def name_of(design: Design) -> str:
     """The first name of a design in the zoo, whatever its layer scale starts at; empty without one."""
-    for name, known in designs().items():
-        differences = design.differences(known)
-        if not differences or (set(differences) == {"layer_scale"} and "off" not in differences["layer_scale"]):
-            return name
-    return ""
+    return next((name for name, known in designs().items() if not _differences(design, known)), "")
+
+
+def _differences(design: Design, other: Design) -> dict[str, tuple[object, object]]:
+    """Those that weights show: whether there is a layer scale, not its initial value."""
+    differences = design.differences(other)
+    if "off" not in differences.get("layer_scale", ("off",)):
+        del differences["layer_scale"]
+    return differences
 
 
 def _from_foreign(

@@ -18,7 +18,7 @@ from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nextify.evaluation.dense import evaluate_dense
 from nextify.evaluation.finder import open_finder
 from nextify.networks.dense.design import Head, fitted_head
-from nextify.networks.dense.network import build_dense
+from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.zoo import find_design
 from nextify.tasks.detection import Detection
 from nextify.tasks.segmentation import Segmentation
@@ -44,7 +44,7 @@ def fresh(folder: Path, head: Head) -> Path:
     images = made("segmentation" if head == "fpn" else "detection")
     design = fitted_head(CONVNEXT, head, canvas_of(images)).with_(width=32, convolutions=1)
     torch.manual_seed(0)
-    network = build_dense(design, images.num_classes, canvas_of(images))
+    network = DenseNetwork(design, images.num_classes, canvas_of(images))
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith("cls_logits.bias"):

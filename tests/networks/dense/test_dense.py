@@ -9,7 +9,7 @@ from nextify.networks.backbone import Backbone
 from nextify.networks.dense.cost import dense_cost
 from nextify.networks.dense.design import DenseDesign, fitted_head
 from nextify.networks.dense.detection import Found
-from nextify.networks.dense.network import build_dense
+from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.foreign import timm_network
 from nextify.networks.zoo import find_design
 from nextify.paper.design import DesignError
@@ -65,7 +65,7 @@ def design_of(backbone, head, **changes):
 )
 def test_every_head_trains_on_every_backbone(backbone, head):
     torch.manual_seed(0)
-    network = build_dense(design_of(backbone, head), 2, CANVAS, stochastic_depth=0.1)
+    network = DenseNetwork(design_of(backbone, head), 2, CANVAS, stochastic_depth=0.1)
     images = torch.randn(2, 3, *CANVAS)
     losses = network.train()(images, targets_of(head))
     sum(losses.values()).backward()
@@ -88,7 +88,7 @@ def test_every_head_trains_on_every_backbone(backbone, head):
 @pytest.mark.parametrize("head", ["fcos", *(pytest.param(h, marks=pytest.mark.slow) for h in HEADS[1:4])])
 def test_a_detector_learns_a_batch_by_heart(head):
     torch.manual_seed(0)
-    network = build_dense(design_of("convnext", head, convolutions=1), 2, CANVAS).train()
+    network = DenseNetwork(design_of("convnext", head, convolutions=1), 2, CANVAS).train()
     targets = targets_of(head)
     images = 0.1 * torch.randn(2, 3, *CANVAS)
     images[0, 0, 10:40, 8:30] += 2
@@ -111,7 +111,7 @@ def test_a_detector_learns_a_batch_by_heart(head):
 @pytest.mark.parametrize("head", ["fcos", "retinanet", "faster_rcnn"])
 def test_a_crowd_is_neither_an_object_nor_background(head):
     torch.manual_seed(0)
-    network = build_dense(design_of("convnext", head), 2, CANVAS).train()
+    network = DenseNetwork(design_of("convnext", head), 2, CANVAS).train()
     images = torch.randn(2, 3, *CANVAS)
 
     def loss(crowd, without=False):
@@ -128,7 +128,7 @@ def test_a_crowd_is_neither_an_object_nor_background(head):
 
 
 def test_the_backbone_keeps_its_names_and_its_channels_last_maps():
-    network = build_dense(design_of("convnext", "fcos"), 2, CANVAS)
+    network = DenseNetwork(design_of("convnext", "fcos"), 2, CANVAS)
     assert isinstance(network.backbone, Backbone)
     assert "backbone.stages.2.blocks.0.pointwise1.weight" in network.state_dict()
     assert all(x.is_contiguous(memory_format=torch.channels_last) for x in network.backbone(torch.randn(2, 3, *CANVAS)))

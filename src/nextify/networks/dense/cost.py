@@ -15,7 +15,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.detection import OneStage, RegionHeads
-from nextify.networks.dense.network import DenseNetwork, build_dense
+from nextify.networks.dense.network import DenseNetwork
 
 PROPOSALS, MASKED = 1000, 100
 """Boxes on which mmdetection counts a box head, and a mask head."""
@@ -31,7 +31,7 @@ def dense_cost(design: DenseDesign, num_classes: int, height: int, width: int, *
             layer and with one box for all classes, in place of Mask R-CNN's; counted only, not built otherwise.
     """
     with torch.device("meta"), torch.no_grad():
-        network = build_dense(design, num_classes, (height, width)).eval()
+        network = DenseNetwork(design, num_classes, (height, width)).eval()
         with FlopCounterMode(display=False) as counter:
             run_counted(network, torch.empty(1, 3, height, width), cascade=cascade)
     return int(counter.get_total_flops()) // 2
@@ -65,4 +65,4 @@ def run_counted(network: DenseNetwork, image: Tensor, *, cascade: bool = False) 
 def dense_parameters(design: DenseDesign, num_classes: int, canvas: tuple[int, int]) -> int:
     """Parameters of the whole network, for images of ``canvas (height, width)`` pixels."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_dense(design, num_classes, canvas).parameters())
+        return sum(parameter.numel() for parameter in DenseNetwork(design, num_classes, canvas).parameters())

@@ -25,6 +25,11 @@ class DenseNetwork(nn.Module):
     With ``targets`` it returns its losses by name, each the mean over the batch as its paper defines it: FCOS's over
     the batch's positive cells, RetinaNet's over each image's, a segmenter's over the batch's pixels. Without, in
     evaluation mode, a detector returns a ``Found`` per image and a segmenter float32 logits ``(N, K, H, W)``.
+
+    Args:
+        num_classes: without background.
+        canvas: height and width of the images in pixels, multiples of the largest stride.
+        stochastic_depth: probability of dropping the last block's branch in training; it grows linearly from 0.
     """
 
     def __init__(
@@ -67,16 +72,3 @@ class DenseNetwork(nn.Module):
     def trunk(self) -> Backbone | None:
         """The backbone, where it is one of our networks."""
         return self.backbone if isinstance(self.backbone, Backbone) else None
-
-
-def build_dense(
-    design: DenseDesign, num_classes: int, canvas: tuple[int, int], stochastic_depth: float = 0.0
-) -> DenseNetwork:
-    """The network with fresh weights from torch's global generator.
-
-    Args:
-        num_classes: without background.
-        canvas: height and width of the images in pixels, multiples of the largest stride.
-        stochastic_depth: probability of dropping the last block's branch in training; it grows linearly from 0.
-    """
-    return DenseNetwork(design, num_classes, canvas, stochastic_depth)
