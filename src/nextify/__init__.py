@@ -6,8 +6,7 @@ Start with ``nextify.roadmap("resnet50")`` for the steps, ``nextify.create_model
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nextify.networks.layout import Layout, cost, layout, macs, parameters
 
@@ -27,6 +26,7 @@ from nextify.paper.recipe import (
     Shift,
 )
 from nextify.paper.roadmap import Roadmap, Step, roadmap
+from nextify.system.later import later
 
 if TYPE_CHECKING:
     from nextify.compare.search import search
@@ -47,22 +47,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LATER = {
-    "continue_training": "nextify.training.continued",
-    "create_backbone": "nextify.weights.models",
-    "create_model": "nextify.weights.models",
-    "cross_validate": "nextify.study.folds",
-    "diff_runs": "nextify.study.run_differences",
-    "evaluate": "nextify.evaluation.evaluate",
-    "export": "nextify.deploy.export",
-    "fit": "nextify.fitting.fit",
-    "list_models": "nextify.networks.zoo",
-    "open_images": "nextify.data",
-    "predict": "nextify.evaluation.predict",
-    "quantize": "nextify.deploy.quantize",
-    "pretrain": "nextify.training.train",
-    "runs": "nextify.study.runs",
-    "search": "nextify.compare.search",
-    "train": "nextify.training.train",
+    "continue_training": "training.continued",
+    "create_backbone": "weights.models",
+    "create_model": "weights.models",
+    "cross_validate": "study.folds",
+    "diff_runs": "study.run_differences",
+    "evaluate": "evaluation.evaluate",
+    "export": "deploy.export",
+    "fit": "fitting.fit",
+    "list_models": "networks.zoo",
+    "open_images": "data",
+    "predict": "evaluation.predict",
+    "quantize": "deploy.quantize",
+    "pretrain": "training.train",
+    "runs": "study.runs",
+    "search": "compare.search",
+    "train": "training.train",
 }
 
 __all__ = [
@@ -105,10 +105,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'nextify' has no attribute {name!r}")
+__getattr__ = later(__name__, _LATER)
 
 
 def __dir__() -> list[str]:

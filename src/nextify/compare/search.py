@@ -224,12 +224,12 @@ class Search:
     def _train(self, candidates: Sequence[Candidate], epochs: int) -> None:
         """Train what is missing of a rung. Raises ``EngineError`` where none of it can be trained."""
         planned = tuple(self._planned(each, epochs) for each in candidates)
-        self._run(self.ledger, planned, epochs)
+        self._run(self.ledger, planned)
         failed = [outcome for p in planned if isinstance(outcome := self.ledger.outcomes.get(p.folder), Failed)]
         if len(failed) == len(planned):
             raise EngineError(f"none of {plural(len(planned), 'design')} could be trained: {failed[0].error}")
 
-    def _run(self, trainings: Trainings, planned: tuple[PlannedTrial, ...], epochs: int) -> None:
+    def _run(self, trainings: Trainings, planned: tuple[PlannedTrial, ...]) -> None:
         trainings.plan = _Trials(planned)
         if still := trainings.open_trials:
             known = [self._known(c, e) for arm in self.tried.values() for c in arm for e in self.rungs if c.used <= 1]
@@ -287,7 +287,7 @@ class Search:
         trials = {arm: self._finals(each) for arm, each in chosen.items()}
         final.plan = _Trials(tuple(p for seed in zip(*trials.values(), strict=True) for p in seed))
         final.load()
-        self._run(final, final.plan.trials, self.epochs)
+        self._run(final, final.plan.trials)
         took = {arm: self._seconds(self.tried[arm], *self.rungs) for arm in chosen}
         results = {arm: [final.outcomes.get(p.folder) for p in planned] for arm, planned in trials.items()}
         own = results["search"][0]

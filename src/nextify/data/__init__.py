@@ -11,10 +11,10 @@ preprocessing of other libraries. Importing this package imports neither NumPy n
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nextify.data.errors import DataError
+from nextify.system.later import later
 
 if TYPE_CHECKING:
     from nextify.data.batches import TestBatches, TrainBatches
@@ -49,7 +49,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(f"nextify.data.{_LATER[name]}"), name)
-    raise AttributeError(f"module 'nextify.data' has no attribute {name!r}")
+__getattr__ = later(__name__, _LATER)

@@ -152,17 +152,19 @@ class _Held:
 
     def load(self, index: int) -> npt.NDArray[np.uint8]:
         """To look at."""
-        return visible(self.sets[0].load(index) if index < self.train else self.sets[1].load(index - self.train))
+        part, place = self._place(index)
+        return visible(part.load(place))
 
     def name(self, index: int) -> str:
-        part, place = (self.sets[0], index) if index < self.train else (self.sets[1], index - self.train)
-        if part.names is None:
-            return f"{'train' if index < self.train else 'test'} {place}"
-        return part.names[place]
+        part, place = self._place(index)
+        return f"{'train' if index < self.train else 'test'} {place}" if part.names is None else part.names[place]
 
     def label(self, index: int) -> str:
-        part, place = (self.sets[0], index) if index < self.train else (self.sets[1], index - self.train)
+        part, place = self._place(index)
         return str(self.classes[part.labels[place]])
+
+    def _place(self, index: int) -> tuple[ImageSet, int]:
+        return (self.sets[0], index) if index < self.train else (self.sets[1], index - self.train)
 
 
 def _labels(
@@ -262,14 +264,9 @@ def _write(
                 continue
             tiles.append(_tile(held, i, row))
             if kind == "duplicate_parts":
-                tiles.append(
-                    Tile(
-                        held.load(place[row.other]),
-                        row.other,
-                        "the test image",
-                        f"labelled {short(held.label(place[row.other]), 16)}",
-                    )
-                )
+                other = place[row.other]
+                labelled = f"labelled {short(held.label(other), 16)}"
+                tiles.append(Tile(held.load(other), row.other, "the test image", labelled))
         write_bytes_atomic(out / name, contact_sheet(tiles, f"{heading(found)}: {TITLES[kind]}"))
 
 

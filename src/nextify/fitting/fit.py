@@ -311,6 +311,4 @@ def _short(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, RandAugment):
         return f"RandAugment({value.magnitude:g}, {value.magnitude_std:g})"
-    if isinstance(value, Settings):
-        return str(value.kind)
-    return str(value)
+    return str(value.kind if isinstance(value, Settings) else value)

@@ -190,6 +190,14 @@ class ResponseNorm(_Affine):
 Named = tuple[tuple[str, Layer], ...]
 
 
+def known(layers: Iterable[tuple[str, Layer]]) -> Iterator[tuple[str, Layer]]:
+    """The layers in turn. Raises ``UnknownLayer`` for what is none."""
+    for name, layer in layers:
+        if not isinstance(layer, Layer):
+            raise UnknownLayer(layer)
+        yield name, layer
+
+
 @dataclass(frozen=True)
 class BlockSpec:
     """A residual block: ``after(shortcut(x) + layer_scale * branch(x))``."""
@@ -393,9 +401,7 @@ def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int 
 
     def chain(prefix: str, layers: Named) -> Iterator[Placed]:
         nonlocal height, width
-        for name, layer in layers:
-            if not isinstance(layer, Layer):
-                raise UnknownLayer(layer)
+        for name, layer in known(layers):
             path, height, width = f"{prefix}.{name}", layer.size(height), layer.size(width)
             if height < 1 or width < 1:
                 raise too_small(requested, smallest_image(net), f": nothing is left at {path}")
@@ -425,9 +431,7 @@ def smallest_image(net: Layout) -> int:
     """The shortest side in pixels that leaves at least one pixel at every layer."""
     size = 1
     stages = (layer for stage in net.stages for layer in (*stage.downsample, *stage.blocks[0].branch))
-    for _, layer in reversed([*net.stem, *stages]):
-        if not isinstance(layer, Layer):
-            raise UnknownLayer(layer)
+    for _, layer in known(reversed([*net.stem, *stages])):
         size = max(1, layer.input_size(size))
     return size
 

@@ -6,10 +6,10 @@ A report needs only :class:`nextify.study.results.StudyResults`, so it can be ma
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nextify.study.results import StudyResults, finite
+from nextify.system.later import later
 
 if TYPE_CHECKING:
     from nextify.report.files import FILES, write
@@ -17,7 +17,4 @@ if TYPE_CHECKING:
 __all__ = ["FILES", "StudyResults", "finite", "write"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("FILES", "write"):
-        return getattr(import_module("nextify.report.files"), name)
-    raise AttributeError(f"module 'nextify.report' has no attribute {name!r}")
+__getattr__ = later(__name__, {"FILES": "files", "write": "files"})

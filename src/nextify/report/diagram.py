@@ -13,7 +13,7 @@ from functools import cache
 from itertools import zip_longest
 from xml.sax.saxutils import escape
 
-from nextify.networks.layout import BlockSpec, Conv, Layer, Layout, Named, StageSpec, UnknownLayer, layout
+from nextify.networks.layout import BlockSpec, Conv, Layer, Layout, Named, StageSpec, known, layout
 from nextify.paper.design import Design
 
 SCALE = "×γ"
@@ -62,10 +62,7 @@ def _branch_text(block: BlockSpec) -> str:
 
 
 def _layers(chain: Named) -> list[Layer]:
-    for _, layer in chain:
-        if not isinstance(layer, Layer):
-            raise UnknownLayer(layer)
-    return [layer for _, layer in chain]
+    return [layer for _, layer in known(chain)]
 
 
 def _labels(chain: Named) -> list[str]:
@@ -309,8 +306,8 @@ class _Canvas:
         self.line(f"M{x:g} {top:g}V{bottom - 5:g}")
         self.marks.append(f'<path class="head" d="M{x - 4:g} {bottom - 7:g}h8l-4 7z"/>')
 
-    def plus(self, x: float, y: float, radius: float = 9) -> None:
-        self.marks.append(f'<circle class="sum" cx="{x:g}" cy="{y:g}" r="{radius:g}"/>')
+    def plus(self, x: float, y: float) -> None:
+        self.marks.append(f'<circle class="sum" cx="{x:g}" cy="{y:g}" r="9"/>')
         self.line(f"M{x - 5:g} {y:g}h10M{x:g} {y - 5:g}v10")
 
 

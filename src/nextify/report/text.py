@@ -71,8 +71,7 @@ def duration(seconds: float | None) -> str:
 
 def sentence(words: str) -> str:
     """As a sentence begins: ``Accuracy``, ``mIoU``."""
-    first = words.split()[0]
-    return words[0].upper() + words[1:] if first.islower() else words
+    return words[0].upper() + words[1:] if words.split()[0].islower() else words
 
 
 def pixels(study: StudySettings) -> str:

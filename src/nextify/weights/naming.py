@@ -388,6 +388,4 @@ def _shaped(tensor: Tensor, shape: str, design: Design) -> Tensor:
         return tensor[:, :, None, None]
     if shape == "C,1,1":
         return tensor[:, None, None]
-    if shape == "1,1,1,C":
-        return tensor[None, None, None, :]
-    return tensor
+    return tensor[None, None, None, :] if shape == "1,1,1,C" else tensor

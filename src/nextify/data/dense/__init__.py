@@ -6,10 +6,10 @@ In reading order: ``annotations`` (what an image's objects and masks are), ``ope
 package does not import torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet, DenseTask, Objects
+from nextify.system.later import later
 
 if TYPE_CHECKING:
     from nextify.data.dense.opening import open_dense, recognize
@@ -17,7 +17,4 @@ if TYPE_CHECKING:
 __all__ = ["IGNORED", "DenseImages", "DenseSet", "DenseTask", "Objects", "open_dense", "recognize"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("open_dense", "recognize"):
-        return getattr(import_module("nextify.data.dense.opening"), name)
-    raise AttributeError(f"module 'nextify.data.dense' has no attribute {name!r}")
+__getattr__ = later(__name__, {"open_dense": "opening", "recognize": "opening"})

@@ -116,9 +116,8 @@ class _Server:
             ("POST", "/explain", self.explain),
         ]
         for path in (model, f"{model}/versions/1"):
-            routes.append(("GET", path, self.metadata))
-            routes.append(("GET", f"{path}/ready", self.ready))
-            routes.append(("POST", f"{path}/infer", self.infer))
+            routes += [("GET", path, self.metadata), ("GET", f"{path}/ready", self.ready)]
+            routes += [("POST", f"{path}/infer", self.infer)]
         self.app = Starlette(
             routes=[Route(path, handler, methods=[method]) for method, path, handler in routes],
             lifespan=self.running,
