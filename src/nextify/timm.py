@@ -130,7 +130,6 @@ def _pooling(kind: str) -> str:
 
 
 def _config(design: Design) -> dict[str, object]:
-    stem = "stem.conv"
     return {
         "url": "",
         "num_classes": 1000,
@@ -140,7 +139,7 @@ def _config(design: Design) -> dict[str, object]:
         "interpolation": "bicubic",
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
-        "first_conv": stem,
+        "first_conv": "stem.conv",
         "classifier": "head.classifier",
         "license": "apache-2.0",
     }

@@ -83,12 +83,13 @@ def _announce(console: Console, trainings: CrossTrainings) -> None:
     plan, images = trainings.plan, trainings.images
     prepared = plan.prepared
     recipe = prepared.trial.recipe
+    use = "are the ensemble's" if trainings.ensemble else "stay unused"
     groups = "" if images.train.groups is None else ", no group in two of them"
     console.print(f"[bold]{prepared.request.model}[/] on {len(plan.folds)} folds of ", end="", highlight=False)
     console.print(images.name, highlight=False, markup=False)
     console.print(
         f"  {plural(len(images.train), 'training image')} in folds of {len(plan.folds[-1].images.test):,} to "
-        f"{len(plan.folds[0].images.test):,}{groups}; {_of_test_images(trainings)}\n"
+        f"{len(plan.folds[0].images.test):,}{groups}; the {plural(len(images.test), 'test image')} {use}\n"
         f"recipe {prepared.recipe_name}: {plural(recipe.epochs, 'epoch')} of "
         f"{plural(prepared.steps_per_epoch, 'step')} of {plural(recipe.batch_size, 'image')}; {trainings.side_by_side} "
         f"side by side with {plural(trainings.runtime.threads, 'thread')} each on {trainings.runtime.device}",
@@ -98,11 +99,6 @@ def _announce(console: Console, trainings: CrossTrainings) -> None:
     say(console, (*images.notes, *prepared.notes, *map(str, prepared.changes)))
     for warning in prepared.preflight.warnings:
         print(f"nextify: warning: {warning}", file=sys.stderr)
-
-
-def _of_test_images(trainings: CrossTrainings) -> str:
-    count = plural(len(trainings.images.test), "test image")
-    return f"the {count} are the ensemble's" if trainings.ensemble else f"the {count} stay unused"
 
 
 def _conclude(found: CrossValidation) -> int:

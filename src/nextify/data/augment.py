@@ -67,10 +67,6 @@ def from_pillow(image: Image.Image) -> Pixels:
     return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
 
 
-def _looked_up(pixels: Pixels, table: bytes) -> Pixels:
-    return np.frombuffer(pixels.tobytes().translate(table), np.uint8).reshape(pixels.shape)
-
-
 class _Operation:
     """What replaces one of timm's functions: a class rather than a closure, so that it can be pickled."""
 
@@ -92,7 +88,8 @@ class _ByTable(_Operation):
     """A table that depends on the arguments alone."""
 
     def __call__(self, pixels: Pixels, *args: Any, **_: Any) -> Pixels:
-        return _looked_up(pixels, _table(self.function, args))
+        mapped = pixels.tobytes().translate(_table(self.function, args))
+        return np.frombuffer(mapped, np.uint8).reshape(pixels.shape)
 
 
 @lru_cache(maxsize=2048)

@@ -37,7 +37,7 @@ from nextify.tasks import average_precision as ap
 from nextify.tasks import segmentation_metrics as segmentation
 from nextify.tasks.average_precision import ClassPrecision, Observation, average_precision
 from nextify.tasks.restoring import FoundObjects
-from nextify.tasks.segmentation_metrics import SegmentationMetrics, pixel_confusion
+from nextify.tasks.segmentation_metrics import SegmentationMetrics, by_class, pixel_confusion
 from nextify.tasks.task import MetricSpec
 
 WORST_IMAGES = 12
@@ -287,7 +287,7 @@ def _regions(
         total += counts
         alone = SegmentationMetrics.of(counts, 1) if counts.any() else None
         shares = (alone.miou, alone.pixel_accuracy) if alone is not None else (100.0, 100.0)
-        mine.append((i, *shares, np.stack([counts.diagonal(), counts.sum(1), counts.sum(0)])))
+        mine.append((i, *shares, by_class(counts)))
         if on_progress is not None:
             on_progress(len(mine), len(own))
     parts = processes.gathered((total, mine))

@@ -130,7 +130,7 @@ class Predictor:
             settings = self.preprocessing
             inputs = normalized(torch.stack(ready), torch.device("cpu"), settings.mean, settings.std)
             found = probabilities(self.runner(inputs.numpy()), self.about)
-        rows = iter(found)
+        rows, names = iter(found), self.about.classes
         for entry in waiting:
             if isinstance(entry, Prediction):
                 yield entry
@@ -141,10 +141,8 @@ class Predictor:
                 best = best[row[best] >= np.array(self.about.thresholds)[best]]
             else:
                 best = best[: TOP if top is None else top]
-            yield Prediction(entry[0], tuple(Guess(self._name(i), i, float(row[i])) for i in best.tolist()))
-
-    def _name(self, index: int) -> str | None:
-        return self.about.classes[index] if self.about.classes else None
+            guesses = (Guess(names[i] if names else None, i, float(row[i])) for i in best.tolist())
+            yield Prediction(entry[0], tuple(guesses))
 
 
 def predict(

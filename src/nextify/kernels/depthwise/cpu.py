@@ -10,7 +10,8 @@ Results do not depend on the number of threads, and differ from torch's by round
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,11 @@ def _check(library: ctypes.CDLL, kernel_size: int) -> None:
     check_numbers(pairs, 1e-4, 1e-4, code)
 
 
-def _compiled(size: int) -> tuple[Callable[[], Any], Callable[[], bool]]:
-    source = Path(__file__).with_name("depthwise_cpu.cpp")
-    return compiled(f"{size}×{size}", source, lambda library: _check(library, size), (f"-DKERNEL={size}",))
-
-
-_libraries = {size: _compiled(size) for size in KERNEL_SIZES}
+_SOURCE = Path(__file__).with_name("depthwise_cpu.cpp")
+_libraries = {
+    size: compiled(f"{size}×{size}", _SOURCE, partial(_check, kernel_size=size), (f"-DKERNEL={size}",))
+    for size in KERNEL_SIZES
+}
 """One library per kernel size."""
 
 
