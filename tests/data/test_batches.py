@@ -25,16 +25,13 @@ from nextify.data import (
     TestBatches,
     TrainBatches,
     open_images,
-    test_pixels,
-    test_transform,
-    train_transform,
 )
 from nextify.data.decode import decode
 from nextify.data.encoded import Files
 from nextify.data.images import EncodedStore, UniformStore
 from nextify.data.kept import Kept
 from nextify.data.randomness import AUGMENTATION, seeded
-from nextify.data.transforms import TrainTransform, shifted
+from nextify.data.transforms import Square, TrainTransform, shifted
 from nextify.paper.recipe import CONVNEXT, RandomResized, Recipe, Shift
 
 PLAIN = CONVNEXT.with_(crop="none", rand_augment="off", horizontal_flip=0.0, test_crop_ratio=1.0, batch_size=8)
@@ -205,11 +202,11 @@ def test_test_transform_is_timms(shape: tuple[int, int], ratio: float) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     theirs = transforms_imagenet_eval(16, crop_pct=ratio, interpolation="bicubic", use_prefetcher=True)
     expected = theirs(Image.fromarray(pixels)).permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(test_transform(PLAIN.with_(test_crop_ratio=ratio), 16)(pixels), expected)
+    np.testing.assert_array_equal(Square(16, ratio)(pixels), expected)
 
 
 def test_random_resized_crop_is_timms() -> None:
-    ours = train_transform(PLAIN.with_(crop="random_resized"), 16)
+    ours = TrainTransform(PLAIN.with_(crop="random_resized"), 16)
     theirs = RandomResizedCropAndInterpolation(16, scale=(0.08, 1.0), interpolation="bicubic")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 31, 3), dtype=np.uint8)
     for i in range(20):
@@ -230,7 +227,7 @@ def photo(height: int, width: int) -> bytes:
 
 def test_pillow_resampling_of_a_file_is_that_of_its_pixels() -> None:
     data = photo(150, 200)
-    transform = train_transform(CONVNEXT, 32)
+    transform = TrainTransform(CONVNEXT, 32)
     for i in range(20):
         random.seed(i)
         np.random.seed(i)  # noqa: NPY002
@@ -267,7 +264,7 @@ def test_pad_is_a_window_of_the_padded_image() -> None:
     padded = np.pad(pixels, ((2, 2), (2, 2), (0, 0)))
     for top, left in itertools.product(range(5), range(5)):
         np.testing.assert_array_equal(shifted(pixels, top, left, 2), padded[top : top + 16, left : left + 16])
-    transform = train_transform(PADDED.with_(rand_augment="off", horizontal_flip=0.5), 16)
+    transform = TrainTransform(PADDED.with_(rand_augment="off", horizontal_flip=0.5), 16)
     random.seed(0)
     seen = {transform(pixels).tobytes() for _ in range(600)}
     windows = {
@@ -285,7 +282,7 @@ def test_whole_batches_hold_what_single_images_would(changes: dict[str, object],
     images = noise(60, side, side)
     before = images.array.copy()  # type: ignore[union-attr]
     batches = TrainBatches(images, recipe, side, seed=4)
-    transform = train_transform(recipe, side)
+    transform = TrainTransform(recipe, side)
     for step in range(3):
         with seeded(4, step, AUGMENTATION):
             expected = np.stack([transform(images.load(i)) for i in batches.indices(step).tolist()])
@@ -298,7 +295,7 @@ def test_flip_share() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     random.seed(0)
     for probability in (0.0, 0.3, 1.0):
-        transform = train_transform(PLAIN.with_(horizontal_flip=probability), 8)
+        transform = TrainTransform(PLAIN.with_(horizontal_flip=probability), 8)
         flips = np.mean([np.array_equal(transform(pixels), pixels[:, ::-1]) for _ in range(500)])
         assert abs(flips - probability) < 0.07
 
@@ -306,7 +303,7 @@ def test_flip_share() -> None:
 def test_color_jitter_yields_to_rand_augment() -> None:
     pixels = noise(1).load(0)
     for recipe, changes in ((PLAIN, False), (PLAIN.with_(color_jitter=0.4), True)):
-        assert np.array_equal(train_transform(recipe, 16)(pixels), pixels) != changes
+        assert np.array_equal(TrainTransform(recipe, 16)(pixels), pixels) != changes
 
 
 # -- test batches --------------------------------------------------------------------------------------------------
@@ -315,9 +312,9 @@ def test_color_jitter_yields_to_rand_augment() -> None:
 @pytest.mark.parametrize("size", [16, 12])
 def test_test_batches_hold_each_image_once(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = mixed(tmp_path).train
-    transform = test_transform(PLAIN, size)
+    transform = Square(size, PLAIN.test_crop_ratio)
     expected = np.stack([transform(images.load(i)) for i in range(len(images))])
-    np.testing.assert_array_equal(test_pixels(images, PLAIN, size), expected)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(transform.of_all(images), expected)  # type: ignore[arg-type]
     for limit in (2**30, 0):
         monkeypatch.setattr("nextify.data.transforms.SQUARES_LIMIT", limit)
         batches = TestBatches(images, PLAIN, size, 7)

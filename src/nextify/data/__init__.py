@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nextify.data.images import Images, ImageSet
     from nextify.data.on_device import finish
     from nextify.data.opening import open_images
-    from nextify.data.transforms import test_pixels, test_transform, train_transform
 
 _LATER = {
     "ImageSet": "images",
@@ -30,9 +29,6 @@ _LATER = {
     "TrainBatches": "batches",
     "finish": "on_device",
     "open_images": "opening",
-    "test_pixels": "transforms",
-    "test_transform": "transforms",
-    "train_transform": "transforms",
 }
 
 __all__ = [
@@ -43,9 +39,6 @@ __all__ = [
     "TrainBatches",
     "finish",
     "open_images",
-    "test_pixels",
-    "test_transform",
-    "train_transform",
 ]
 
 

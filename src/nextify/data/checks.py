@@ -22,7 +22,7 @@ from nextify.data.decode import Header, Pixels, UnreadableImage, decode, quiet, 
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.images import EncodedStore, Images, ImageSet, MixedStore, Store, UniformStore, class_counts, label_of
-from nextify.data.kept import keep, open_kept
+from nextify.data.kept import keep
 from nextify.data.sources.listing import Indices, Listing
 from nextify.system.files import parse_json, write_text_atomic
 from nextify.system.text import plural, printable, some
@@ -313,11 +313,8 @@ def _decoded(
     values = int(sizes.prod(1).sum()) * channels
     shape = (len(indices), *map(int, sizes[0]), channels) if uniform else (values,)
     path = None if keep_under is None else keep_under.with_name(f"{keep_under.name}.npy")
-    refused = None
-    kept = None if path is None else open_kept(path)
-    if kept is None or kept.array.shape != shape or kept.array.dtype != kind:
-        decoded = _decode_all(images, indices.tolist(), records, channels)
-        kept, refused = keep(path, shape, (image[None] if uniform else image.reshape(-1) for image in decoded), kind)
+    decoded = _decode_all(images, indices.tolist(), records, channels)
+    kept, refused = keep(path, shape, (image[None] if uniform else image.reshape(-1) for image in decoded), kind)
     return (UniformStore(kept) if uniform else MixedStore(kept, sizes)), refused
 
 

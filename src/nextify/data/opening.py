@@ -19,7 +19,7 @@ from nextify.data.decode import Pixels, UnreadableImage
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
-from nextify.data.kept import Kept, keep, open_kept
+from nextify.data.kept import Kept, keep
 from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of
 from nextify.data.sources.folder import ARCHIVES, files_below, list_folder, numpy_files, unlabelled_part
@@ -304,7 +304,7 @@ def _from_arrays(
         if cache is not None and pixels.nbytes >= ON_DISK_FROM:
             keep_under = cache / f"{fingerprint[:16]}-{part}"
             path = keep_under.with_name(f"{keep_under.name}.npy")
-            kept = open_kept(path) or keep(path, pixels.shape, [pixels])[0]
+            kept = keep(path, pixels.shape, [pixels])[0]
         sets.append(ImageSet(labels, UniformStore(kept), None, keep_under))
     height, width = train[0].shape[1:3]
     return Images(name, classes, sets[0], sets[1], mirror_keeps_class, fingerprint, notes, (height, width))

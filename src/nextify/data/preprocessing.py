@@ -270,11 +270,6 @@ class Preprocessing:
 OFFICIAL = Preprocessing()
 
 
-def preprocess(image: Image.Image | Pixels, settings: Preprocessing) -> Tensor:
-    """``settings(image)``."""
-    return settings(image)
-
-
 def normalized(pixels: Tensor, device: torch.device, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """float32 ``(B, C, H, W)`` in channels-last memory of ``pixels (B, H, W, C)``; ``mean`` and ``std`` are of pixels
     from 0 to 1 where these are uint8, and of the numbers themselves where they are float32."""

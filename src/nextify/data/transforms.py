@@ -28,7 +28,7 @@ from nextify.data.bands import kind_of
 from nextify.data.decode import Pixels, decode
 from nextify.data.images import ImageSet
 from nextify.data.jpeg import Box, decode_crop
-from nextify.data.kept import Kept, keep, open_kept
+from nextify.data.kept import Kept, keep
 from nextify.data.preprocessing import Preprocessing
 from nextify.paper.recipe import NoCrop, RandomResized, Recipe, RecipeError, ScaleJitter, Shift
 
@@ -38,15 +38,6 @@ ASPECT = (3 / 4, 4 / 3)
 """Range of a random resized crop's aspect ratio: timm's and the paper's."""
 SQUARES_LIMIT = 2**30
 """Bytes up to which resized copies of a whole set are held."""
-
-
-def test_transform(recipe: Recipe, image_size: int) -> Transform:
-    """Short side to ``image_size / test_crop_ratio``, then the central square: ``(image_size, image_size, 3)``."""
-    return Square(image_size, recipe.test_crop_ratio)
-
-
-# Names that pytest would otherwise take for tests where they are imported.
-test_transform.__test__ = False  # type: ignore[attr-defined]
 
 
 class Square:
@@ -74,20 +65,9 @@ class Square:
         if key not in images.squares:
             under = images.keep_under
             path = None if under is None else under.with_name(f"{under.name}-{self.short_side}-{size}.npy")
-            kept = None if path is None else open_kept(path)
-            if kept is None or kept.array.shape != shape or kept.array.dtype != kind:
-                kept, _ = keep(path, shape, (self(images.load(i))[None] for i in range(len(images))), kind)
-            images.squares[key] = kept
+            images.squares[key], _ = keep(path, shape, (self(images.load(i))[None] for i in range(len(images))), kind)
         held: Kept = images.squares[key]
         return held.array
-
-
-def test_pixels(images: ImageSet, recipe: Recipe, image_size: int) -> Pixels | None:
-    """A whole set through the test transform, ``(N, image_size, image_size, 3)``; None where too large to hold."""
-    return Square(image_size, recipe.test_crop_ratio).of_all(images)
-
-
-test_pixels.__test__ = False  # type: ignore[attr-defined]
 
 
 class TrainTransform:
@@ -193,9 +173,6 @@ class TrainTransform:
 
     def _finished(self, pixels: Pixels) -> Pixels:
         return np.ascontiguousarray(pixels if self.augment is None else self.augment(pixels))
-
-
-train_transform = TrainTransform
 
 
 class Jitter:

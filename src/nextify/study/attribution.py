@@ -184,8 +184,7 @@ class Attributed:
     def subsets(self, pair: int) -> tuple[Subset, ...]:
         """What is trained with the seed of a pair: both ends, then the way of each order, then, with the seeds of the
         first ``ends``, each decision alone, each left out, and the paper's order; without what would cost too much."""
-        every = Subset(self.names)
-        found = [Subset(), every, *(s for order in self.orders(pair) for s in prefixes(order))]
+        every, found = Subset(self.names), self._ways(pair)
         if pair < self.ends:
             found += [Subset({name}) for name in self.names if self.trainable(Subset({name}))]
             found += [every - {name} for name in self.names if self.trainable(every - {name})]
@@ -241,8 +240,8 @@ class Attributed:
             tuple(worths), self._interactions(values, whole), len(whole), total, gap, len(broken - set(whole))
         )
 
-    def _ways(self, pair: int) -> set[Subset]:
-        return {Subset(), Subset(self.names), *(s for order in self.orders(pair) for s in prefixes(order))}
+    def _ways(self, pair: int) -> list[Subset]:
+        return [Subset(), Subset(self.names), *(s for order in self.orders(pair) for s in prefixes(order))]
 
     def _interactions(self, values: Values, pairs: Sequence[int]) -> tuple[Interaction, ...]:
         """By least squares: the value as a sum over decisions and pairs of decisions, each subset weighted as in
@@ -258,7 +257,7 @@ class Attributed:
         both = [(i, j) for i, j in itertools.combinations(range(count), 2) if {names[i], names[j]} not in tied]
         squares, products = [], []
         for p in pairs:
-            subsets = sorted(self._ways(p), key=lambda s: (len(s), sorted(s)))
+            subsets = sorted({*self._ways(p)}, key=lambda s: (len(s), sorted(s)))
             taken = np.array([[name in s for name in self.names] for s in subsets], float)
             size = taken.sum(1)
             inside = (size > 0) & (size < count)
@@ -272,8 +271,7 @@ class Attributed:
         found = np.linalg.solve(a.sum(0), b.sum(0))[1 + count :]
         times = np.random.default_rng(2201).multinomial(len(pairs), [1 / len(pairs)] * len(pairs), RESAMPLES)
         sums = np.tensordot(times, a, 1), np.tensordot(times, b, 1)
-        samples = np.linalg.solve(sums[0], sums[1][..., None])[:, 1 + count :, 0]
-        errors = samples.std(0, ddof=1)
+        errors = np.linalg.solve(sums[0], sums[1][..., None])[:, 1 + count :, 0].std(0, ddof=1)
         quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, len(pairs) - 1)
         strict = stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / len(both), len(pairs) - 1)
         interactions = [
@@ -315,6 +313,5 @@ def prefixes(order: Sequence[str]) -> list[Subset]:
 
 def _added(order: Order, seed: int, values: Values) -> dict[str, float]:
     """What each decision adds in an order."""
-    ways = [Subset(), *prefixes(order), Subset(order)]
-    pairs = itertools.pairwise(ways)
+    pairs = itertools.pairwise([Subset(), *prefixes(order), Subset(order)])
     return {name: values[b, seed] - values[a, seed] for name, (a, b) in zip(order, pairs, strict=True)}

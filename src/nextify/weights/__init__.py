@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from nextify.data.foreign import Differences, library_settings, report_differences
-from nextify.data.preprocessing import Preprocessing, PreprocessingError, preprocess
+from nextify.data.preprocessing import Preprocessing, PreprocessingError
 from nextify.weights.bundle import About, Bundle, Metric, is_bundle, load_bundle, save_bundle, save_ensemble
 from nextify.weights.convert import Conversion, convert
 from nextify.weights.hub import model_card, pull, push
@@ -36,7 +36,6 @@ __all__ = [
     "load_bundle",
     "load_into",
     "model_card",
-    "preprocess",
     "pull",
     "push",
     "read_weights",

@@ -21,6 +21,7 @@ from nextify.data.dense.scenes import Scenes
 from nextify.data.images import MixedStore
 from nextify.data.kept import Kept
 from nextify.data.share import share
+from nextify.data.transforms import TrainTransform
 from nextify.paper.recipe import CONVNEXT, NoCrop, Recipe, RecipeError, ScaleJitter
 
 CANVAS = (32, 64)
@@ -154,10 +155,8 @@ def test_recipes_of_classification_are_refused(changes: dict[str, object], words
 
 
 def test_scale_jitter_is_refused_for_classification() -> None:
-    from nextify.data import train_transform
-
     with pytest.raises(RecipeError, match="crop=scale_jitter is for detection and segmentation"):
-        train_transform(JITTERED, 32)
+        TrainTransform(JITTERED, 32)
     with pytest.raises(RecipeError, match="least must be at most most"):
         ScaleJitter(2.0, 1.0)
 
