@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
 from nextify.cli.explain import Options
+from nextify.cli.prediction import failures
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.deploy.explain import Explanation, explain
 from nextify.evaluation.predict import Prediction
@@ -21,7 +20,6 @@ def run_explanation(options: Options) -> int:
     torch.set_num_threads(runtime("cpu", options.threads).threads)
     answers = list(explain(options.bundle, options.images, options.method, options.index))
     found = [one for one in answers if isinstance(one, Explanation)]
-    failed = [one for one in answers if isinstance(one, Prediction)]
     written = write(found, options.out) if found else []
     if options.json:
         print_json([one.to_dict() for one in found])
@@ -44,6 +42,4 @@ def run_explanation(options: Options) -> int:
             note(f"{one.path}: the map hardly depends on the weights, so it explains nothing about the network")
         elif not one.beats_chance:
             note(f"{one.path}: the map orders the pixels no better than chance")
-    for unread in failed:
-        print(f"nextify: {printable(unread.path)}: {printable(unread.error)}", file=sys.stderr)
-    return 1 if failed else 0
+    return failures([one for one in answers if isinstance(one, Prediction)])

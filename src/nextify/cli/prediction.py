@@ -68,7 +68,7 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
         _print_found([found for found in predictions if not found.error], about.task)
         if options.out is not None:
             print(f"written: {options.out}")
-    return _failures(predictions)
+    return failures(predictions)
 
 
 def _print_found(predictions: Sequence[DensePrediction], task: str) -> None:
@@ -91,7 +91,7 @@ def _print_found(predictions: Sequence[DensePrediction], task: str) -> None:
         print_columns(header, rows)
 
 
-def _failures(predictions: Sequence[Prediction | DensePrediction]) -> int:
+def failures(predictions: Sequence[Prediction | DensePrediction]) -> int:
     """Report images that could not be looked at; the exit code."""
     failed = [p for p in predictions if p.error]
     for p in failed:
@@ -134,4 +134,4 @@ def _run(options: Options) -> int:
             "the weights do not name their classes: #N is the index among their outputs, from 0; --class-order FILE "
             "names them, one class per line"
         )
-    return _failures(predictions)
+    return failures(predictions)

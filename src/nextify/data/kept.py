@@ -44,8 +44,8 @@ def open_kept(path: Path) -> Kept | None:
 def keep(
     path: Path | None, shape: tuple[int, ...], parts: Iterable[Array], dtype: npt.DTypeLike = np.uint8
 ) -> tuple[Kept, OSError | None]:
-    """Join ``parts`` in row order to an array of ``shape``, kept on disk if ``path`` is given. An array that is kept there
-    already is returned, without a look at the parts.
+    """Join ``parts`` in row order to an array of ``shape``, kept on disk if ``path`` is given. An array that is kept
+    there already is returned, without a look at the parts.
 
     Plain writes report a full disk; a write into a memory mapping would kill the process. If writing fails, the array
     stays in memory and the error is returned beside it.

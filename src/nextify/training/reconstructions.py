@@ -13,6 +13,7 @@ from nextify.data.images import Images
 from nextify.evaluation.pictures import INK, cut, figure, png
 from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.system.files import write_bytes_atomic
+from nextify.tasks.detection import in_evaluation
 from nextify.training.learned import batches_to_test
 from nextify.training.records import to_stderr
 from nextify.training.trainer import Trainer
@@ -47,10 +48,8 @@ def reconstructions_picture(trainer: Trainer, title: str) -> bytes:
     x, (masked, _) = trainer.task.test_batch(pixels, labels)
     model = trainer.kept()
     assert isinstance(model, MaskedAutoencoder)
-    was_training = model.training
-    model.eval()
-    found, seen = model.reconstruct(x, masked)
-    model.train(was_training)
+    with in_evaluation(model):
+        found, seen = model.reconstruct(x, masked)
     data = trainer.trial.data
     mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (data.mean, data.std))
 

@@ -30,6 +30,7 @@ from nextify.networks.network import Trunk
 from nextify.paper.design import Design, total_stride
 from nextify.system import processes
 from nextify.tasks.classification import Classification, fitted_temperature
+from nextify.tasks.detection import in_evaluation
 from nextify.tasks.multilabel import MultiLabel
 from nextify.tasks.multilabel_metrics import UNFITTED, fitted_thresholds
 from nextify.tasks.task import M_co, Metrics, Task
@@ -156,10 +157,8 @@ def measured(task: Task[M_co], model: nn.Module, batches: Iterable[tuple[Tensor,
 
 def observed(observe: Callable[[nn.Module, Tensor, Any], Any], model: nn.Module, batches: Iterable[Any]) -> list[Any]:
     """What ``observe`` finds in each batch of all processes, with ``model`` in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    own = [observe(model, inputs, targets) for inputs, targets in batches]
-    model.train(was_training)
+    with in_evaluation(model):
+        own = [observe(model, inputs, targets) for inputs, targets in batches]
     return [observation for part in processes.gathered(own) for observation in part]
 
 

@@ -61,18 +61,14 @@ def _read(path: Path) -> Record:
         raise DataError(
             f"{where} is {cut}not valid JSON ({str(error).partition(chr(10))[0]}): write it again"
         ) from None
-    for key in ("images", "annotations", "categories"):
+    wanted = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+    for key, needed in wanted.items():
         rows = found.get(key) if isinstance(found, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DataError(f"{where} has no list of {key}, which COCO files need: write it again")
-        wanted = {
-            "images": ("id", "file_name"),
-            "annotations": ("image_id", "category_id"),
-            "categories": ("id", "name"),
-        }
-        if lacking := [field for field in wanted[key] if any(field not in row for row in rows)]:
+        if lacking := [field for field in needed if any(field not in row for row in rows)]:
             raise DataError(f"{where} has {key} without {some(lacking)}: add it")
-        for row, field in itertools.product(rows, wanted[key]):
+        for row, field in itertools.product(rows, needed):
             if not _is_usable(row[field], field):
                 kind = "neither a number nor text" if field.endswith("id") else "not text"
                 raise DataError(f"{where} has {key} whose {field} is {kind}: {shortened(row[field])}{_id(row)}; "

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nextify.data.dense.annotations import Mask
-from nextify.data.errors import DataError
+from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import PICTURES
 from nextify.data.sources.folder import files_in, subfolders
 from nextify.data.sources.listing import Indices, Splitting, split_train
@@ -154,9 +154,8 @@ def shown_list(part: str) -> str:
 def text_list(path: Path) -> list[str]:
     """The lines of a list, such as a split's or of class names, without empty ones. Raises ``DataError``."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"{printable(str(path))} cannot be read ({error.strerror}): check its permissions") from None
+        with reading_of(path):
+            lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise DataError(f"{printable(str(path))} is not UTF-8: save it as UTF-8") from None
     return [line.strip() for line in lines if line.strip()]
