@@ -35,7 +35,7 @@ def build(cache: Path) -> Path:
             raise RuntimeError("wrong answer")
 
     native.builds.clear()
-    found = native.declare("answer", cache.parents[2] / "source" / "of" / "answer.cpp", check).build()
+    found = native.Library("answer", cache.parents[2] / "source" / "of" / "answer.cpp", check).build()
     assert found.usable, found.note
     assert native.notes() == {"answer": found.note}
     return Path(found.note.removeprefix("compiled, from "))
@@ -59,7 +59,7 @@ def test_a_cache_that_others_may_write_to_is_passed_over(cache: Path, mode: int,
     assert path.parent.stat().st_mode & 0o777 == 0o700
     path.parent.chmod(mode)
     native.builds.clear()
-    refused = native.declare("answer", tmp_path / "source" / "of" / "answer.cpp", lambda _: None).build()
+    refused = native.Library("answer", tmp_path / "source" / "of" / "answer.cpp", lambda _: None).build()
     assert not refused.usable
     assert "XDG_CACHE_HOME" in refused.note
 
@@ -75,7 +75,7 @@ def test_a_cache_of_another_user_is_passed_over(cache: Path, monkeypatch: pytest
         os, "geteuid", lambda: cache.stat().st_uid + 1
     )  # the temporary directory's is not theirs either
     native.builds.clear()
-    refused = native.declare("answer", cache.parents[2] / "source" / "of" / "answer.cpp", lambda _: None).build()
+    refused = native.Library("answer", cache.parents[2] / "source" / "of" / "answer.cpp", lambda _: None).build()
     assert refused.note.startswith("not ours, because others may write to")
 
 
@@ -132,7 +132,7 @@ def brought(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def ask(tmp_path: Path) -> native.Build:
     native.builds.clear()
-    return native.declare("answer", tmp_path / "source" / "of" / "answer.cpp", lambda _: None).build()
+    return native.Library("answer", tmp_path / "source" / "of" / "answer.cpp", lambda _: None).build()
 
 
 def test_a_prebuilt_library_needs_no_compiler(brought: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -136,15 +136,9 @@ def _installed(requirement: Requirement) -> Finding:
 
 
 def run(options: Options) -> int:
-    sections: dict[str, Callable[[], Iterator[Finding]]] = {
-        "versions": versions,
-        "machine": machine,
-        "extras": extras,
-        "folders": folders,
-    }
     found: dict[str, list[Finding]] = {}
-    for title, section in sections.items():
-        _add(found, title, section(), options.json)
+    for section in (versions, machine, extras, folders):
+        _add(found, section.__name__, section(), options.json)
     if not options.quick:
         from nextify.cli import speed
 

@@ -47,7 +47,8 @@ def run(options: Options) -> int:
     size, classes = options.image_size, options.num_classes
     parts = cost_by_part(design, size, classes)
     total = cost(design, size, classes)
-    resolution = resolutions(design, size, classes)
+    outputs = {placed.part: (placed.height, placed.width) for placed in walk(layout(design), size, classes)}
+    resolution = {"head": (1, 1), **outputs}
     if options.svg is not None:
         write_text_atomic(options.svg, block_svg(design))
     if options.json:
@@ -76,16 +77,6 @@ def run(options: Options) -> int:
     if options.svg is not None:
         print(f"\nDrawn to {options.svg}")
     return 0
-
-
-def resolutions(design: Design, image_size: int, num_classes: int) -> dict[str, tuple[int, int]]:
-    """``{part: (height, width)}`` of each part's output."""
-    found: dict[str, tuple[int, int]] = {"head": (1, 1)}
-    for placed in walk(layout(design), image_size, num_classes):
-        place = placed.path.split(".")
-        part = f"stage {int(place[1]) + 1}" if place[0] == "stages" else place[0]
-        found[part] = (placed.height, placed.width)
-    return found
 
 
 def _figures(price: Cost) -> tuple[str, str, str]:

@@ -60,4 +60,4 @@ def _check(library: ctypes.CDLL) -> None:
 
 # Fused multiply-adds round otherwise than Pillow's instructions.
 _FLAGS = ("-ffp-contract=off", "-fno-trapping-math")
-_build = native.declare("affine", Path(__file__).with_name("affine.cpp"), _check, _FLAGS).build
+_build = native.Library("affine", Path(__file__).with_name("affine.cpp"), _check, _FLAGS).build

@@ -125,4 +125,4 @@ def _check(library: ctypes.CDLL) -> None:
                     raise RuntimeError("libjpeg's pixels are not Pillow's")
 
 
-_build = native.declare("jpeg", Path(__file__).with_name("jpeg.cpp"), _check, libraries=("jpeg",)).build
+_build = native.Library("jpeg", Path(__file__).with_name("jpeg.cpp"), _check, libraries=("jpeg",)).build

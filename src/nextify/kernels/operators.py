@@ -30,12 +30,12 @@ def asked_once(function: Function) -> Function:
 def compiled(
     name: str, source: Path, check: Callable[[ctypes.CDLL], None], flags: tuple[str, ...] = ()
 ) -> tuple[Callable[[], Any], Callable[[], bool]]:
-    """Two functions for a C++ library, as `native.declare` takes it: one returns it, one says whether it can be used.
+    """Two functions for a C++ library, as `native.Library` has it: one returns it, one says whether it can be used.
 
     Whichever is called first builds it. A compiled graph asks the second once, when it is traced.
     """
 
-    build = native.declare(name, source, check, flags).build
+    build = native.Library(name, source, check, flags).build
 
     def library() -> Any:
         return build().library

@@ -384,6 +384,12 @@ class Placed:
     parameters: int
 
     @property
+    def part(self) -> str:
+        """``stem``, ``stage 1``, …, ``head``; a downsampling layer belongs to the stage it leads to."""
+        first, second, *_ = self.path.split(".")
+        return f"stage {int(second) + 1}" if first == "stages" else first
+
+    @property
     def activations(self) -> int:
         """Output elements of a convolution or linear layer for one image, as RegNet counts them (arXiv 2003.13678)."""
         counted = isinstance(self.layer, Conv) or self.layer == "classifier"
@@ -451,12 +457,10 @@ def cost(design: Design, image_size: int = 224, num_classes: int = 1000, in_chan
 
 
 def cost_by_part(design: Design, image_size: int = 224, num_classes: int = 1000) -> dict[str, Cost]:
-    """``{"stem": Cost, "stage 1": Cost, …, "head": Cost}``; a downsampling layer belongs to the stage it leads to."""
+    """``{"stem": Cost, "stage 1": Cost, …, "head": Cost}``."""
     parts: dict[str, list[Placed]] = {}
     for placed in walk(layout(design), image_size, num_classes):
-        place = placed.path.split(".")
-        part = f"stage {int(place[1]) + 1}" if place[0] == "stages" else place[0]
-        parts.setdefault(part, []).append(placed)
+        parts.setdefault(placed.part, []).append(placed)
     return {part: _sum(layers) for part, layers in parts.items()}
 
 

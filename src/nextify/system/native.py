@@ -76,7 +76,7 @@ PREBUILT = Path(__file__).parents[1] / "prebuilt"
 
 @dataclass(frozen=True)
 class Library:
-    """What a library is compiled from."""
+    """What a library is compiled from. Making one declares it: nothing is loaded or compiled yet."""
 
     name: str
     path: Path
@@ -87,6 +87,9 @@ class Library:
     flags: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     """Others that it is linked with."""
+
+    def __post_init__(self) -> None:
+        declared[self.name] = self
 
     def build(self) -> Build:
         """The library, loaded or compiled when first asked for."""
@@ -142,18 +145,6 @@ _may_compile = True
 _lock = threading.Lock()
 
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-ffp-contract=fast")
-
-
-def declare(
-    name: str,
-    path: Path,
-    check: Callable[[ctypes.CDLL], None],
-    flags: tuple[str, ...] = (),
-    libraries: tuple[str, ...] = (),
-) -> Library:
-    """Declare a ``Library``; nothing is loaded or compiled yet."""
-    declared[name] = Library(name, path, check, flags, libraries)
-    return declared[name]
 
 
 @contextlib.contextmanager
