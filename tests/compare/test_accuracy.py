@@ -49,9 +49,9 @@ from nextify.study.plan import PlanError
 from nextify.study.results import StudyData
 from nextify.study.statistics import binomial_standard_error
 from nextify.study.study import StudyEstimate
+from nextify.system.files import FOREIGN_JSON
 from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import classifier, parameter_groups, undecayed_parameters
-from nextify.training.result import FOREIGN_JSON
 from nextify.training.run import run_trial
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, Preprocessing, save_bundle

@@ -20,15 +20,13 @@ from typing import Any, Literal, assert_never, get_args
 import numpy as np
 import torch
 
-from nextify.evaluation.runner import Floats, Network, Runner, probabilities
+from nextify.evaluation.runner import Floats, Network, Runner
 from nextify.system.environment import version
 from nextify.system.native import Mode
 from nextify.system.text import printable
 from nextify.weights.bundle import JSON_FILE, from_json, sha256
 from nextify.weights.class_names import ClassOrder, given_names
 from nextify.weights.reading import ExportError, read_json
-
-__all__ = ["Exported", "Format", "Precision", "Runner", "is_export", "open_runner", "probabilities"]
 
 Format = Literal["onnx", "openvino", "torch", "aotinductor", "executorch"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 from nextify.evaluation.metrics import wilson
 from nextify.study.results import Json, StudyResults
 from nextify.study.statistics import confidence_interval
-from nextify.system.files import JSON_FILE, check_regular, followed, parse_json
+from nextify.system.files import FOREIGN_JSON, JSON_FILE, check_regular, followed, parse_json
 from nextify.system.text import plural, valid_unicode
 
 Kind = Literal["training", "study", "comparison", "folds"]
@@ -31,7 +31,6 @@ FILTERS = ("folder", "kind", "state", "data", "model", "task", "recipe")
 DEPTH = 3
 """Folders below the one that is listed: ``runs/NAME/FINGERPRINT`` and one more."""
 _TRAINING, _SEVERAL = {"recipe.json", "result.json", "checkpoint.pt"}, {"results.json", "trials"}
-_FOREIGN_JSON = "timm.json"
 
 
 class RunError(ValueError):
@@ -187,7 +186,7 @@ def _training(folder: Path) -> Run:
     asked, found = object_in(folder / "recipe.json"), object_in(folder / "result.json")
     bundle = {}
     if not asked:  # of a study's trials: what the network says of itself
-        bundle = object_in(folder / "bundle" / JSON_FILE) or object_in(folder / "bundle" / _FOREIGN_JSON)
+        bundle = object_in(folder / "bundle" / JSON_FILE) or object_in(folder / "bundle" / FOREIGN_JSON)
     data, recipe = asked.get("data", {}), (asked or bundle).get("recipe") or {}
     metrics = bundle.get("metrics") or [{}]
     run = Run(

@@ -19,6 +19,8 @@ from typing import IO, Any
 
 JSON_FILE = "nextify.json"
 """In every folder that holds a bundle or an export."""
+FOREIGN_JSON = "timm.json"
+"""Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
 LATEST = "latest"
 """Beside the folders of trainings: the one that finished last."""
 

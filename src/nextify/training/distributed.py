@@ -42,11 +42,6 @@ class OptimizerState(TypedDict):
 # -- the network ---------------------------------------------------------------------------------------------------
 
 
-def data_parallel(model: nn.Module) -> nn.Module:
-    """Wrap the network so that gradients are averaged over the processes during the backward pass."""
-    return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-
-
 def cut_in_parts(model: nn.Module, device: torch.device) -> None:
     """Shard the network by FSDP2, in place: one unit per block and one for the rest, on ``device``."""
     from torch.distributed.device_mesh import init_device_mesh

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from nextify.evaluation.metrics import unpacked
 from nextify.paper.recipe import Recipe
-from nextify.system.files import check_regular, parse_json
+from nextify.system.files import FOREIGN_JSON, check_regular, parse_json
 from nextify.training.learned import metric_specs
 from nextify.training.records import Entry
 from nextify.training.trial import VERSION, Trial
@@ -25,8 +25,6 @@ from nextify.weights.bundle import JSON_FILE, WEIGHTS_FILE, any_from_json, belon
 
 ROUNDING = 0.01
 """Points by which the mean of scores in float32 may differ from their metric."""
-FOREIGN_JSON = "timm.json"
-"""Beside the weights of a network that has no Design: what ``nextify.json`` is in a bundle."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from nextify.paper.design import Design
 from nextify.system import lease, native, processes
 from nextify.system.device import gpu_name, out_of_memory, peak_memory_mib
 from nextify.system.environment import Environment, describe
-from nextify.system.files import UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
+from nextify.system.files import FOREIGN_JSON, UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
 from nextify.tasks.accuracy import Accuracy
 from nextify.tasks.average_precision import DetectionMetrics
 from nextify.tasks.multilabel_metrics import MultiLabelMetrics
@@ -45,7 +45,7 @@ from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnEpoch, OnProgress, ShouldStop, run_steps, speed
 from nextify.training.records import Records, Warn, to_stderr
-from nextify.training.result import FOREIGN_JSON, Result, finished, packed, packed_scores
+from nextify.training.result import Result, finished, packed, packed_scores
 from nextify.training.tracking import open_trackers
 from nextify.training.trainer import Start, Trainer
 from nextify.training.trial import VERSION, Runtime, Trial

@@ -223,7 +223,7 @@ class Trainer:
             for network in (self.model, *([] if self.average is None else [self.average.module])):
                 distributed.cut_in_parts(network, self.device)
         elif self.together:
-            forward = distributed.data_parallel(self.model)
+            forward = nn.parallel.DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         return torch.compile(forward) if self.runtime.compile else forward
 
     def _check_capture(self) -> None:
