@@ -1,7 +1,10 @@
 """What tests of several rooms share."""
 
+import io
 import os
 import sys
+import tarfile
+from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,6 +40,22 @@ def save_noise(path: Path, seed: int, size: tuple[int, int] = (8, 8), mode: str 
     """An image file of noise that is a function of the seed; ``size`` is (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(noise(seed, *reversed(size))).convert(mode).save(path, **save)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **save: object) -> bytes:
+    """The bytes of an image file."""
+    file = io.BytesIO()
+    image.save(file, kind, **save)
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
 
 
 def tiny_bundle(

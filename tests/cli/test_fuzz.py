@@ -5,7 +5,6 @@ No traceback, no case over 10 s, no memory over 2 GiB. The slow run has 20,000 c
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import signal
@@ -34,7 +33,7 @@ from nextify.paper.settings import names
 from nextify.training.prepare import prepare
 from nextify.training.request import Request
 from nextify.weights.bundle import _checksum
-from tests.helpers import noise, save_noise, tiny_bundle
+from tests.helpers import encoded, noise, save_noise, tiny_bundle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its limits are Linux's")
 LONGEST = 10
@@ -246,14 +245,8 @@ def test_manifests(cases: int, tmp_path: Path) -> None:
 # -- images --------------------------------------------------------------------------------------------------------
 
 
-def encoded(kind: str, mode: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(noise(0, 20, 30)).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
-
-
 PICTURES = [
-    encoded(kind, mode)
+    encoded(Image.fromarray(noise(0, 20, 30)).convert(mode), kind)
     for kind, modes in (
         ("PNG", ("RGB", "P", "LA", "I;16", "1")),
         ("JPEG", ("RGB", "L", "CMYK")),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +15,11 @@ from nextify.data.decode import UnreadableImage, decode, read_header
 from nextify.data.preflight import preflight
 from nextify.data.sources.parts import is_part_folder, kind_of, looks_like_part
 from nextify.paper.recipe import Recipe
+from tests.helpers import encoded, noise, write_tar
 
 
 def picture(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (9, 8, 3), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(noise(seed, 9, 8)))
 
 
 def folder(root: Path, *classes: str, count: int = 4, seed: int = 0) -> Path:
@@ -173,15 +170,6 @@ def test_a_class_named_train(tmp_path: Path) -> None:
     assert any("train/ holds images but no class folders" in note for note in images.notes)
 
 
-def tar(path: Path, members: list[tuple[str, bytes]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-
-
 def samples(seed: int, image: str = "{}.png", label: str = "{}.cls") -> list[tuple[str, bytes]]:
     members = []
     for i in range(6):
@@ -200,8 +188,8 @@ def samples(seed: int, image: str = "{}.png", label: str = "{}.cls") -> list[tup
     ],
 )
 def test_shards_keep_their_parts(train: str, test: str, tmp_path: Path) -> None:
-    tar(tmp_path / train, samples(0))
-    tar(tmp_path / test, samples(50))
+    write_tar(tmp_path / train, samples(0))
+    write_tar(tmp_path / test, samples(50))
     (tmp_path / "README.md").write_text("x")
     images = open_images(str(tmp_path))
     assert (len(images.train), len(images.test)) == (6, 6)
@@ -210,7 +198,7 @@ def test_shards_keep_their_parts(train: str, test: str, tmp_path: Path) -> None:
 
 def test_several_data_sets_in_a_folder_are_refused(tmp_path: Path) -> None:
     for config in ("fine", "coarse"):
-        tar(tmp_path / config / "train-0.tar", samples(0))
+        write_tar(tmp_path / config / "train-0.tar", samples(0))
     with pytest.raises(DataError, match=r"several data sets, .*/coarse, .*/fine: give one"):
         open_images(str(tmp_path))
 
@@ -220,7 +208,7 @@ def test_several_data_sets_in_a_folder_are_refused(tmp_path: Path) -> None:
     [("IMG.{}.png", "IMG.{}.cls"), ("shot 2.{} raw.png", "shot 2.{} raw.cls"), ("{}.image.png", "{}.label.cls")],
 )
 def test_keys_may_have_dots(image: str, label: str, tmp_path: Path) -> None:
-    tar(tmp_path / "a.tar", samples(0, image, label))
+    write_tar(tmp_path / "a.tar", samples(0, image, label))
     images = open_images(str(tmp_path / "a.tar"))
     assert images.train_images + images.test_images == 6
 
@@ -459,11 +447,10 @@ def test_other_formats_are_named(data: bytes, reason: str) -> None:
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "BMP", "PPM", "WEBP", "PNG", "JPEG"])
 def test_a_file_that_is_cut_off_does_not_pass_the_check(kind: str) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)).save(buffer, kind)
-    read_header(buffer.getvalue())
+    data = encoded(Image.fromarray(noise(0, 90, 80)), kind)
+    read_header(data)
     with pytest.raises(UnreadableImage):
-        read_header(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+        read_header(data[: len(data) // 2])
 
 
 def test_twelve_bits_in_sixteen_are_told(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.predict import predict
 from nextify.training.train import train
 from nextify.weights.bundle import chosen_bands, load_bundle
-from tests.helpers import tiny_bundle
+from tests.helpers import encoded, tiny_bundle
 
 DEFLATE = 8
 
@@ -129,10 +129,9 @@ def test_orientation(orientation: int) -> None:
     values = raster(5)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    Image.fromarray(values[..., :3]).save(buffer, "PNG", exif=exif)
-    turned = decode(buffer.getvalue())
-    np.testing.assert_array_equal(decode(with_bands(buffer.getvalue(), (1, 2, 3))), turned)
+    data = encoded(Image.fromarray(values[..., :3]), exif=exif)
+    turned = decode(data)
+    np.testing.assert_array_equal(decode(with_bands(data, (1, 2, 3))), turned)
     np.testing.assert_array_equal(decode(with_bands(tiff(values, extra=((274, orientation),)), (1, 2, 3))), turned)
 
 
@@ -144,28 +143,21 @@ def test_other_files_have_the_bands_that_pillow_finds(mode: str, count: int, kin
     values = raster(4)
     if mode == "I;16":
         image = Image.fromarray(raster(1, "u2")[..., 0])
-        expected = decode_of(image)
+        expected = decode(encoded(image))
     elif mode == "P":
         image = Image.fromarray(values[..., :3]).quantize(7)
         expected = np.asarray(image.convert("RGB"))
     else:
         image = Image.fromarray(values, "RGBA").convert(mode)
         expected = np.asarray(image.convert("L") if mode == "1" else image)
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
     expected = expected.reshape(*expected.shape[:2], -1)
-    found = decode(with_bands(buffer.getvalue(), (count, 1, count)))
+    data = encoded(image, kind)
+    found = decode(with_bands(data, (count, 1, count)))
     np.testing.assert_array_equal(found, expected[..., [count - 1, 0, count - 1]])
     if mode != "I;16":
         assert expected.shape[2] == count
     with pytest.raises(UnreadableImage, match=rf"bands, but --channels 1 2 {count + 3}"):
-        with_bands(buffer.getvalue(), (1, 2, count + 3))
-
-
-def decode_of(image: Image.Image) -> np.ndarray[Any, Any]:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return decode(buffer.getvalue())
+        with_bands(data, (1, 2, count + 3))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import multiprocessing
 import pickle
@@ -33,6 +32,7 @@ from nextify.data.kept import Kept
 from nextify.data.randomness import AUGMENTATION, seeded
 from nextify.data.transforms import Square, TrainTransform, shifted
 from nextify.paper.recipe import CONVNEXT, RandomResized, Recipe, Shift
+from tests.helpers import encoded
 
 PLAIN = CONVNEXT.with_(crop="none", rand_augment="off", horizontal_flip=0.0, test_crop_ratio=1.0, batch_size=8)
 PADDED = CONVNEXT.with_(crop="shift", test_crop_ratio=1.0, batch_size=8)
@@ -220,9 +220,7 @@ def photo(height: int, width: int) -> bytes:
     down, across = np.mgrid[0:height, 0:width]
     waves = [127 + 90 * np.sin(down / a + across / b) for a, b in ((13, 17), (29, 11), (19, -23))]
     grain = np.random.default_rng(height).normal(0, 8, (height, width, 1))
-    out = io.BytesIO()
-    Image.fromarray((np.stack(waves, 2) + grain).clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=92)
-    return out.getvalue()
+    return encoded(Image.fromarray((np.stack(waves, 2) + grain).clip(0, 255).astype(np.uint8)), "JPEG", quality=92)
 
 
 def test_pillow_resampling_of_a_file_is_that_of_its_pixels() -> None:

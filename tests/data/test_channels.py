@@ -22,6 +22,7 @@ from nextify.data.normalization import measured
 from nextify.data.preprocessing import Preprocessing, PreprocessingError
 from nextify.data.transforms import TrainTransform, shifted, shifted_batch
 from nextify.paper.recipe import RECIPES, RandomResized, Shift
+from tests.helpers import encoded
 
 Values = np.ndarray[Any, Any]
 
@@ -149,17 +150,14 @@ def test_tiffs_with_other_channels_are_refused(data: bytes, reason: str) -> None
 def test_a_colour_picture_is_gray_as_one_channel() -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
-    file = io.BytesIO()
-    image.save(file, "png")
     expected = np.asarray(image.convert("L"))[..., None] / np.float32(255)
-    np.testing.assert_allclose(decode(with_bands(file.getvalue(), 1)), expected, rtol=1e-6)
+    np.testing.assert_allclose(decode(with_bands(encoded(image), 1)), expected, rtol=1e-6)
     np.testing.assert_allclose(of_memory(image, 1), expected, rtol=1e-6)
 
 
 def test_sixteen_bits_stay_sixteen_bits() -> None:
-    file = io.BytesIO()
-    Image.fromarray(np.array([[1, 65_535]], np.uint16)).save(file, "png")
-    assert decode(with_bands(file.getvalue(), 1))[0, :, 0].tolist() == pytest.approx([1 / 65_535, 1.0])
+    data = encoded(Image.fromarray(np.array([[1, 65_535]], np.uint16)))
+    assert decode(with_bands(data, 1))[0, :, 0].tolist() == pytest.approx([1 / 65_535, 1.0])
 
 
 def test_no_file_passes_for_numbers() -> None:

@@ -17,14 +17,9 @@ from nextify.data.bands import with_bands
 from nextify.data.decode import UnreadableImage, decode, read_header
 from nextify.data.encoded import LARGEST_FILE, Files, read_file
 from nextify.data.jpeg import decode_crop
+from tests.helpers import encoded
 
 WIDE = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def both(data: bytes) -> tuple[np.ndarray, str]:

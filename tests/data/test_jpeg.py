@@ -12,15 +12,14 @@ from nextify.data import jpeg
 from nextify.data.decode import UnreadableImage
 from nextify.data.jpeg import decode_crop
 from nextify.system.native import use_image_kernels
+from tests.helpers import encoded
 
 needs_library = pytest.mark.skipif(not jpeg.available(), reason="libjpeg-turbo's header is not installed here")
 
 
 def photo(width: int = 331, height: int = 217, mode: str = "RGB", **options: object) -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (29, 37, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(noise).resize((width, height)).convert(mode).save(out, "jpeg", **options)
-    return out.getvalue()
+    return encoded(Image.fromarray(noise).resize((width, height)).convert(mode), "jpeg", **options)
 
 
 PHOTOS = {

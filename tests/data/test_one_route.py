@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import subprocess
@@ -23,6 +22,7 @@ from nextify.data.decode import UnreadableImage, decode, from_memory
 from nextify.data.foreign import foreign_preprocess, report_differences
 from nextify.data.preprocessing import Preprocessing, normalized
 from nextify.paper.recipe import Recipe
+from tests.helpers import encoded
 
 ORIENTATION = 0x0112
 CPU = torch.device("cpu")
@@ -50,15 +50,13 @@ def image_of(mode: str, width: int, height: int, seed: int) -> Image.Image:
     return image.quantize(9) if mode == "P" else image.convert(mode)
 
 
-def encoded(image: Image.Image, kind: str, orientation: int, seed: int) -> bytes:
+def turned(image: Image.Image, kind: str, orientation: int, seed: int) -> bytes:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     options = {"TIFF": {"tiffinfo": {274: orientation}}, "GIF": {}, "BMP": {}, "PPM": {}}.get(kind, {"exif": exif})
     if image.mode == "P" and kind in ("PNG", "GIF") and seed % 2:
         options["transparency"] = 3
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    return encoded(image, kind, **options)
 
 
 @pytest.mark.parametrize(("kind", "mode"), FILES)
@@ -83,7 +81,7 @@ def test_every_route_gives_the_same_values(
     fit: str,
 ) -> None:
     side, short = size
-    data = encoded(image_of(mode, width, height, seed), kind, orientation, seed)
+    data = turned(image_of(mode, width, height, seed), kind, orientation, seed)
     prepare = Preprocessing(size=(side, side), resize_size=short, fit=fit)
     expected = prepare(decode(data))
     assert expected.shape == (3, side, side)
@@ -107,7 +105,7 @@ def test_the_test_batch_of_a_training_is_the_same(tmp_path: Path, kind: str, mod
             for i in range(2):
                 seed = 4 * c + i + 100 * (part == "test")
                 image = image_of(mode, 20 + seed % 7, 33, seed)
-                (folder / f"{i}.{suffix}").write_bytes(encoded(image, kind, 1 + seed % 8, seed))
+                (folder / f"{i}.{suffix}").write_bytes(turned(image, kind, 1 + seed % 8, seed))
     images = open_images(str(tmp_path), decoded_limit=2**30 if held else 0)
     recipe = Recipe(test_crop_ratio=0.9)
     prepare = Preprocessing.from_crop_ratio(16, recipe.test_crop_ratio)
@@ -226,7 +224,7 @@ def test_thin_images_need_no_more_memory_than_square_ones() -> None:
 @pytest.mark.parametrize("foreign", ["timm", "torchvision"])
 def test_what_others_do_when_they_open_a_file_is_explained(foreign: str, tmp_path: Path) -> None:
     prepare = Preprocessing(size=(16, 16), resize_size=18)
-    (tmp_path / "x.png").write_bytes(encoded(image_of("RGBA", 40, 31, 0), "PNG", 6, 0))
+    (tmp_path / "x.png").write_bytes(turned(image_of("RGBA", 40, 31, 0), "PNG", 6, 0))
     with Image.open(tmp_path / "x.png") as image:
         theirs = foreign_preprocess(image.convert("RGB"), prepare, foreign)  # type: ignore[arg-type]
         report = report_differences(image, prepare, foreign)  # type: ignore[arg-type]

@@ -26,21 +26,15 @@ from nextify.data.source import source_name
 from nextify.data.sources.hugging_face import Rows
 from nextify.data.sources.shards import expand_braces, part_of
 from nextify.paper.recipe import CONVNEXT
-from tests.helpers import noise
+from tests.helpers import encoded, noise, write_tar
 
 CLASSES = ("cat", "dog")
 Sample = tuple[bytes, int]
 
 
-def encoded(seed: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(noise(seed, *reversed(size))).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def samples(start: int, each: int = 3) -> list[Sample]:
     """Images of two classes in turn."""
-    return [(encoded(start + i), i % 2) for i in range(2 * each)]
+    return [(encoded(Image.fromarray(noise(start + i, 8, 8))), i % 2) for i in range(2 * each)]
 
 
 TRAIN, TEST = samples(0), samples(100)
@@ -108,15 +102,6 @@ def parquet_of_names(root: Path) -> str:
     write_parquet(root / "train" / "0.parquet", TRAIN, named=False)
     write_parquet(root / "test" / "0.parquet", TEST, named=False)
     return str(root)
-
-
-def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
 
 
 def as_cls(rows: Sequence[Sample], start: int = 0) -> list[tuple[str, bytes]]:
@@ -225,7 +210,7 @@ def test_second_start_reads_no_image(tmp_path: Path, make: Make, monkeypatch: py
 def test_content_makes_the_fingerprint_and_the_place_does_not(tmp_path: Path, make: Make) -> None:
     prints = {open_images(make(tmp_path / "a" / "pets")).fingerprint, open_images(make(tmp_path / "b")).fingerprint}
     assert len(prints) == 1
-    changed = [(encoded(999), 0), *TRAIN[1:3]]
+    changed = [(encoded(Image.fromarray(noise(999, 8, 8))), 0), *TRAIN[1:3]]
     write_tar(tmp_path / "b" / "train-000.tar", as_cls(changed))
     if make is parquet_folder:
         write_parquet(tmp_path / "b" / "data" / "train-00000-of-00002.parquet", changed)

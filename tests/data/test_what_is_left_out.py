@@ -7,7 +7,6 @@ import io
 import json
 import os
 import sys
-import tarfile
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -23,13 +22,11 @@ from PIL import Image
 from nextify.data import DataError, Images, open_images
 from nextify.data.preflight import preflight, split_csv
 from nextify.paper.recipe import Recipe
-from tests.helpers import noise, save_noise
+from tests.helpers import encoded, noise, save_noise, write_tar
 
 
 def png(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(noise(seed, 8, 8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(noise(seed, 8, 8)))
 
 
 def write(root: Path, *names: str) -> None:
@@ -59,20 +56,12 @@ def in_a_table(root: Path) -> str:
     return str(root / "m.csv")
 
 
-def tar(path: Path, members: list[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-
-
 def in_tars(root: Path) -> str:
     root.mkdir()
     for seed, part in enumerate(("train", "val", "test")):
         members = [(f"{i}.{end}", data) for i in range(6) for end, data in
                    (("png", png(100 * seed + i)), ("cls", b"%d" % (i % 2)))]  # fmt: skip
-        tar(root / f"{part}-0.tar", [*members, ("7.txt", b"x"), ("8.cls", b"1")])
+        write_tar(root / f"{part}-0.tar", [*members, ("7.txt", b"x"), ("8.cls", b"1")])
     write(root, "README.md", "classes.txt", "old/.x.tar")
     (root / "classes.txt").write_text("a\nb\n")
     return str(root)
@@ -527,12 +516,8 @@ def test_a_folder_that_seems_a_part_and_is_not_used_is_said(tmp_path: Path) -> N
 
 def test_a_tar_of_a_test_part_is_measured_whole_and_a_star_names_files(tmp_path: Path) -> None:
     for part, first in (("train", 0), ("validation", 100)):
-        with tarfile.open(tmp_path / f"set-{part}-000.tar", "w") as tar:
-            for i in range(first, first + 12):
-                for name, data in ((f"{i}.png", png(i)), (f"{i}.cls", b"01"[i % 2 : i % 2 + 1])):
-                    entry = tarfile.TarInfo(name)
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
+        each = (((f"{i}.png", png(i)), (f"{i}.cls", b"%d" % (i % 2))) for i in range(first, first + 12))
+        write_tar(tmp_path / f"set-{part}-000.tar", [*chain.from_iterable(each)])
     (tmp_path / "classes.txt").write_text("a\nb\n")
     shard = str(tmp_path / "set-validation-000.tar")
     assert len(open_images(shard, to_train=False).test) == 12

@@ -96,11 +96,16 @@ def xml(name: str, label: str, box: tuple[float, ...] = BOX, more: str = "", fir
     )
 
 
+def voc_part(images: Path, annotations: Path, part: str) -> list[str]:
+    names = save_images(images, part)
+    for i, name in enumerate(names):
+        write(annotations / f"{name[:-4]}.xml", xml(name, CLASSES[i % 2]))
+    return names
+
+
 def voc(root: Path) -> Path:
     for part in PARTS:
-        names = save_images(root / "JPEGImages", part)
-        for i, name in enumerate(names):
-            write(root / "Annotations" / f"{name[:-4]}.xml", xml(name, CLASSES[i % 2]))
+        names = voc_part(root / "JPEGImages", root / "Annotations", part)
         write(root / "ImageSets/Main" / f"{part}.txt", "".join(f"{name[:-4]}\n" for name in names))
         write(root / "ImageSets/Main" / f"cat_{part}.txt", "".join(f"{name[:-4]} -1\n" for name in names))
     return root
@@ -108,17 +113,14 @@ def voc(root: Path) -> Path:
 
 def voc_parts(root: Path) -> Path:
     for part in PARTS:
-        for i, name in enumerate(save_images(root / part, part)):
-            write(root / part / f"{name[:-4]}.xml", xml(name, CLASSES[i % 2]))
+        voc_part(root / part, root / part, part)
     return root
 
 
 def voc_own_folder(root: Path) -> Path:
     """The folder of the XML files with the lists, beside that of the images."""
     for part in PARTS:
-        names = save_images(root / "images", part)
-        for i, name in enumerate(names):
-            write(root / "voc" / f"{name[:-4]}.xml", xml(name, CLASSES[i % 2]))
+        names = voc_part(root / "images", root / "voc", part)
         write(root / "voc" / f"{part}.txt", "".join(f"{name[:-4]}\n" for name in names))
     return root / "voc"
 
