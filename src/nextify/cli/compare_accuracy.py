@@ -29,12 +29,8 @@ class Stopped(Exception):
 
 
 def accuracies(console: Console, options: Options, settings: Settings, images: Images, out: Path) -> Accuracy:
-    """Train what is not trained yet, and evaluate what has weights.
-
-    Raises:
-        Stopped: interrupted; finished trainings are kept.
-        EngineError: the trainings cannot go on.
-    """
+    """Train what is not trained yet, and evaluate what has weights. Raises ``Stopped`` where it is interrupted, with
+    finished trainings kept, and ``EngineError`` where they cannot go on."""
     assert settings.fitted_to is not None
     device = settings.conditions.device
     together, threads = default_side_by_side("small" if settings.fitted_to <= 64 else "full", device, None)

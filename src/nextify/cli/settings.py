@@ -12,11 +12,8 @@ from nextify.system.several import several
 
 
 def settings(texts: str | Iterable[str], of: Sequence[type[Settings]] = (Recipe, Design)) -> dict[str, object]:
-    """The values of one or several ``FIELD=VALUE``, by name; of a name given twice, the last value holds.
-
-    Raises:
-        SettingError: a text of another form, an unknown name, or a value that the field does not accept.
-    """
+    """The values of one or several ``FIELD=VALUE``, by name; of a name given twice, the last value holds. Raises
+    ``SettingError`` for a text of another form, an unknown name, or a value that the field does not accept."""
     return dict(setting(text, of) for text in several(texts))
 
 

@@ -208,12 +208,8 @@ def read_weights_options(choices: str | Sequence[str]) -> dict[str, str]:
 def evaluate(entry: Model, source: str, images: Images, device: str, threads: int) -> AccuracyRow:
     """The accuracy of an entry with the weights of ``source``: a bundle, or a file for a network of ours or of timm's.
 
-    Each test image counts once and is prepared as the weights' own description says.
-
-    Raises:
-        WeightsError: weights that cannot be read or are not the network's.
-        DataError: classes that the weights do not know.
-    """
+    Each test image counts once and is prepared as the weights' own description says. Raises ``WeightsError`` for
+    weights that cannot be read or are not the network's, and ``DataError`` for classes that they do not know."""
     torch.set_num_threads(threads)
     notes: list[str] = []
     if entry.name.startswith("timm:"):

@@ -63,12 +63,8 @@ def at_scale(names: Sequence[str], scale: str | None) -> tuple[str, ...]:
 
 
 def find(name: str) -> Model:
-    """Look a name up; nothing is built.
-
-    Raises:
-        UnknownModel: no such model of ours or of timm's.
-        ScaleError: no such scale after the @.
-    """
+    """Look a name up; nothing is built. Raises ``UnknownModel`` for no model of ours or of timm's, and ``ScaleError``
+    for no scale after the @."""
     if name.startswith("timm:"):
         label = re.sub(r"_\d{3}$", "", _known_to_timm(name).partition(".")[0])
         return Model(label, name, family(label), published_model(name))

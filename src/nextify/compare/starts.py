@@ -149,12 +149,8 @@ def advise(scores: Mapping[str, Sequence[float]], least_error: float = 0.0) -> A
 
 
 def find_start(source: str) -> Start:
-    """What is known of a start.
-
-    Raises:
-        WeightsError: the weights cannot be read, or are of no named design.
-        UnknownModel: there is no design of a fresh one's name.
-    """
+    """What is known of a start. Raises ``WeightsError`` where the weights cannot be read or are of no named design, and
+    ``UnknownModel`` where no design has a fresh one's name."""
     if source.startswith(FRESH):
         return Start(source, source.removeprefix(FRESH), "yours", None)
     loaded = load(source)

@@ -87,11 +87,8 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def checked(bands: Sequence[int] | int) -> Bands:
-    """Three band numbers, or a number of channels, as they were given.
-
-    Raises:
-        ValueError: not three, or not whole numbers from 1; a number of channels beyond ``MOST_CHANNELS``.
-    """
+    """Three band numbers, or a number of channels, as they were given. Raises ``ValueError`` where they are not three
+    whole numbers from 1, or the number of channels is beyond ``MOST_CHANNELS``."""
     if isinstance(bands, int) or (isinstance(bands, Sequence) and len(bands) == 1):
         count = bands if isinstance(bands, int) else bands[0]
         if type(count) is not int or not 1 <= count <= MOST_CHANNELS:
@@ -161,11 +158,8 @@ def with_bands(data: bytes, bands: Bands | None) -> bytes:
     """An encoded image of any number of bands as a PPM file of the chosen three, or as ``Numbers`` of all; the same
     bytes for None.
 
-    The PPM is upright and notes the largest value of 16-bit images, for the warning about dark ones.
-
-    Raises:
-        UnreadableImage: the image lacks a band, or cannot be read.
-    """
+    The PPM is upright and notes the largest value of 16-bit images, for the warning about dark ones. Raises
+    ``UnreadableImage`` where the image lacks a band or cannot be read."""
     if bands is None:
         return data
     if isinstance(bands, int):
@@ -188,11 +182,8 @@ def with_bands(data: bytes, bands: Bands | None) -> bytes:
 
 
 def numbers(values: Values, channels: int) -> npt.NDArray[np.float32]:
-    """``(H, W, channels)`` float32 of ``values`` of uint8 or uint16, which go from 0 to 1, or of float32.
-
-    Raises:
-        UnreadableImage: another number of channels; values that are not finite.
-    """
+    """``(H, W, channels)`` float32 of ``values`` of uint8 or uint16, which go from 0 to 1, or of float32. Raises
+    ``UnreadableImage`` for another number of channels, and for values that are not finite."""
     if values.shape[2] != channels:
         raise UnreadableImage(f"{plural(values.shape[2], 'channel')}, but --channels {channels} asks for {channels}")
     if values.dtype.kind == "u":
@@ -293,11 +284,8 @@ def _page(data: bytes, tags: Mapping[int, Any]) -> Values | None:
 def of_memory(image: object, bands: Bands) -> Values:
     """``(H, W, 3)`` pixels of an image in memory: the chosen bands of a Pillow image or of an array of more than three
     channels; an array of three has them already. Where all bands are wanted, ``(H, W, N)`` float32 of a Pillow image or
-    of an array of uint8, uint16 or float32.
-
-    Raises:
-        TypeError, UnreadableImage: see :func:`nextify.data.decode.from_memory`; the image lacks a band.
-    """
+    of an array of uint8, uint16 or float32. Raises as :func:`nextify.data.decode.from_memory`, and ``UnreadableImage``
+    where the image lacks a band."""
     if isinstance(bands, int):
         if isinstance(image, Image.Image):
             with refusing():

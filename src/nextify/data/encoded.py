@@ -65,12 +65,8 @@ class Files:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a regular file; a pipe or a device might never end.
-
-    Raises:
-        OSError: it cannot be read.
-        UnreadableImage: it is no regular file, or larger than ``LARGEST_FILE``.
-    """
+    """The bytes of a regular file; a pipe or a device might never end. Raises ``OSError`` where it cannot be read, and
+    ``UnreadableImage`` where it is no regular file, or larger than ``LARGEST_FILE``."""
     status = _regular(path)
     if status.st_size > LARGEST_FILE:
         raise UnreadableImage(f"a file of more than {LARGEST_FILE // 2**20:,} MiB")

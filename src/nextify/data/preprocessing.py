@@ -189,11 +189,8 @@ class Preprocessing:
         )
 
     def batch(self, images: Sequence[Image.Image | Pixels] | Pixels) -> Tensor:
-        """Images of any sizes to ``(N, channels, height, width)``.
-
-        Raises:
-            PreprocessingError: a single image, whose rows would pass for grayscale images.
-        """
+        """Images of any sizes to ``(N, channels, height, width)``. Raises ``PreprocessingError`` for a single image,
+        whose rows would pass for grayscale images."""
         if isinstance(images, np.ndarray) and images.ndim != 4:
             raise PreprocessingError(
                 f"images must be a list or an array of shape (N, H, W, 3), got an array of shape {images.shape}"

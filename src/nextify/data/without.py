@@ -39,11 +39,8 @@ def listed(path: Path) -> tuple[str, ...]:
 
 
 def without(listing: Listing, path: Path) -> Listing:
-    """The listing less the training images that ``path`` names; images to test on stay.
-
-    Raises:
-        DataError: as ``listed``; files that are not in the data; a class that would lose all its training images.
-    """
+    """The listing less the training images that ``path`` names; images to test on stay. Raises ``DataError`` as
+    ``listed``, for files that are not in the data, and for a class that would lose all its training images."""
     names, where = {*listed(path)}, printable(path.name)
     known = listing.images.names
     used = np.concatenate([listing.train, listing.test])

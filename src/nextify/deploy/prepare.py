@@ -20,10 +20,7 @@ from nextify.data.preprocessing import Interpolation, Preprocessing, Preprocessi
 
 class Prepare(nn.Module):
     """``(N, H, W, 3)`` uint8 RGB to normalized float32 ``(N, C, height, width)``, as ``Preprocessing`` prepares it.
-
-    Raises:
-        PreprocessingError: the settings do not antialias, or take the nearest pixel.
-    """
+    Raises ``PreprocessingError`` where the settings do not antialias, or take the nearest pixel."""
 
     def __init__(self, settings: Preprocessing) -> None:
         super().__init__()

@@ -192,12 +192,8 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
 
 
 def start(path: Path, exported: Exported, threads: int | None = None) -> Run:
-    """Load a model file: a function of one contiguous array of what it takes, to logits ``(N, K)``.
-
-    Raises:
-        MissingExtra: its runtime is not installed.
-        ExportError: the runtime cannot load it.
-    """
+    """Load a model file: a function of one contiguous array of what it takes, to logits ``(N, K)``. Raises
+    ``MissingExtra`` where its runtime is not installed, and ``ExportError`` where it cannot load the file."""
     try:
         with quiet():
             return _load(path, exported, threads)

@@ -284,12 +284,8 @@ def name_classes(about: About, images: Images, notes: list[str], order: Order | 
 
 def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray[np.int64]:
     """The bundle's index of each of the images' classes, by name in any Unicode form (see ``name_classes`` for weights
-    without names).
-
-    Raises:
-        DataError: the bundle lacks a class or has one twice, or does not name its classes and has another number of
-            them; the images were opened with other bands than it was trained on.
-    """
+    without names). Raises ``DataError`` where the bundle lacks a class or has one twice, or does not name its classes
+    and has another number of them, and where the images were opened with other bands than it was trained on."""
     check_agree(about.preprocessing.bands, images.bands)
     if not images.multilabel:
         about.check_one_class("this")

@@ -63,11 +63,8 @@ class Finder:
 def open_finder(
     weights: str | Path, *, device: str = "cpu", threads: int | None = None, kernels: Mode = "auto"
 ) -> Finder:
-    """Open the bundle of a detector or segmenter.
-
-    Raises:
-        WeightsError, FileNotFoundError: no such bundle, or a damaged one.
-    """
+    """Open the bundle of a detector or segmenter. Raises ``WeightsError`` or ``FileNotFoundError`` where there is no
+    such bundle, or a damaged one."""
     if threads is not None:
         torch.set_num_threads(threads)
     bundle = load_dense(weights)

@@ -40,11 +40,8 @@ def probabilities(logits: Floats, about: About) -> Floats:
 
 
 def load_classifier(weights: str | Path, class_order: ClassOrder | None = None) -> Loaded:
-    """``nextify.weights.load`` for what is to classify images.
-
-    Raises:
-        WeightsError, FileNotFoundError: the weights cannot be loaded, or have no classifier.
-    """
+    """``nextify.weights.load`` for what is to classify images. Raises ``WeightsError`` or ``FileNotFoundError`` where
+    the weights cannot be loaded, or have no classifier."""
     loaded = load(weights, class_order=class_order)
     if not loaded.about.num_classes:
         raise WeightsError(

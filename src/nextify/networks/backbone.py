@@ -53,11 +53,7 @@ def _stride(layers: Named) -> int:
 
 def pick(indices: Sequence[int] | int | None, stages: int) -> tuple[int, ...]:
     """Stage indices, with ``indices`` read as timm reads ``out_indices``: negative ones count from the end, an int n
-    means the last n.
-
-    Raises:
-        ValueError: there is no such stage, or no index at all.
-    """
+    means the last n. Raises ``ValueError`` where there is no such stage, or no index at all."""
     if indices is None:
         return tuple(range(stages))
     if isinstance(indices, int):
@@ -129,11 +125,8 @@ class Backbone(Trunk):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """``(N, channels, H, W)`` images to maps, the highest resolution first.
-
-        Raises:
-            ImageSizeError: the images are smaller than the strides allow.
-        """
+        """``(N, channels, H, W)`` images to maps, the highest resolution first. Raises ``ImageSizeError`` where the
+        images are smaller than the strides allow."""
         x, maps = self.forward_stem(images), []
         for index, stage in enumerate(self.stages):
             x = stage(x)

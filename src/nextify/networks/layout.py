@@ -397,11 +397,8 @@ class Placed:
 
 
 def walk(net: Layout, image_size: int | tuple[int, int] = 224, num_classes: int = 1000) -> Iterator[Placed]:
-    """Every layer in order of computation, a block's shortcut before its branch.
-
-    Raises:
-        ImageSizeError: the image is too small for the strides.
-    """
+    """Every layer in order of computation, a block's shortcut before its branch. Raises ``ImageSizeError`` where the
+    image is too small for the strides."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     requested = (height, width)
 

@@ -98,11 +98,8 @@ class Trunk(nn.Module):
             stage.checkpointing = enable  # type: ignore[assignment]
 
     def forward_stem(self, images: Tensor) -> Tensor:
-        """``(N, channels, H, W)`` images to the stem's ``(N, H', W', C)`` map.
-
-        Raises:
-            ImageSizeError: the images are smaller than the strides allow.
-        """
+        """``(N, channels, H, W)`` images to the stem's ``(N, H', W', C)`` map. Raises ``ImageSizeError`` where the
+        images are smaller than the strides allow."""
         height, width = images.shape[-2:]
         if min(height, width) < self.smallest_image:
             raise too_small((height, width), self.smallest_image, " for this network")
@@ -156,11 +153,8 @@ class ConvNet(Trunk):
         return undecayed_parameters(self)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """``(N, channels, H, W)`` images to the last stage's ``(N, H', W', C)`` map.
-
-        Raises:
-            ImageSizeError: the images are smaller than the strides allow.
-        """
+        """``(N, channels, H, W)`` images to the last stage's ``(N, H', W', C)`` map. Raises ``ImageSizeError`` where
+        the images are smaller than the strides allow."""
         x = self.forward_stem(images)
         for stage in self.stages:
             x = stage(x)

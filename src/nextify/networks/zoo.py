@@ -36,11 +36,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_design(name: str | Design) -> Design:
-    """The design of that name; a ``Design`` is returned as it is.
-
-    Raises:
-        UnknownModel: there is no design of that name.
-    """
+    """The design of that name; a ``Design`` is returned as it is. Raises ``UnknownModel`` where there is none."""
     if isinstance(name, Design):
         return name
     known = designs()
@@ -60,11 +56,8 @@ def create_model(
 ) -> ConvNet:
     """Build the network of a design, with fresh weights from torch's global generator.
 
-    ``nextify.create_model`` takes the same arguments and can load weights too.
-
-    Raises:
-        UnknownModel: there is no design of that name.
-    """
+    ``nextify.create_model`` takes the same arguments and can load weights too. Raises ``UnknownModel`` where there is
+    no design of that name."""
     design = find_design(name_or_design)
     design.warn_of_inert_choices()
     from nextify.networks.network import ConvNet

@@ -159,11 +159,8 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
 
     It is the share of sign patterns whose sum is at least as far from zero as the observed sum: of all 2^n patterns up
     to ``EXACT_UP_TO`` differences, of ``DRAWS`` patterns sampled with a fixed seed and the observed one above that. It
-    assumes only that the differences are symmetric around zero. None without a difference.
-
-    Raises:
-        ValueError: a difference is NaN or infinite.
-    """
+    assumes only that the differences are symmetric around zero. None without a difference. Raises ``ValueError`` where
+    a difference is NaN or infinite."""
     # scipy.stats.permutation_test gives the same p, but refuses a single pair and takes a thousand times as long.
     import numpy as np
 

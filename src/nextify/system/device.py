@@ -16,11 +16,8 @@ class DeviceError(ValueError):
 def usable_device(device: str) -> str:
     """Resolve ``auto`` to ``cuda`` or ``cpu``; return any other name as it is, once it was tried.
 
-    With several processes on a machine, each takes the GPU of its number.
-
-    Raises:
-        DeviceError: torch cannot use the device, or there are too few GPUs for the processes.
-    """
+    With several processes on a machine, each takes the GPU of its number. Raises ``DeviceError`` where torch cannot use
+    the device, or there are too few GPUs for the processes."""
     if device == "cpu":
         return device
     import torch

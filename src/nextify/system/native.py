@@ -45,11 +45,8 @@ def image_kernels() -> Mode:
 def use_image_kernels(mode: Mode) -> contextlib.AbstractContextManager[Any]:
     """Set ``image_kernels`` for the whole process; as a context manager, until the end of its block.
 
-    Each network has a mode of its own: see ``nextify.kernels.install``.
-
-    Raises:
-        ValueError: there is no such mode.
-    """
+    Each network has a mode of its own: see ``nextify.kernels.install``. Raises ``ValueError`` where there is no such
+    mode."""
     global _image_kernels
     previous, _image_kernels = _image_kernels, known_mode(mode)
     undo = contextlib.ExitStack()
@@ -209,11 +206,8 @@ def _private(path: Path) -> bool:
 
 def cache_folder() -> Path:
     """The folder for compiled libraries. Code planted there would run as this user, so where others may write to the
-    user's cache, or this user may not, it is a folder of this user's in the temporary directory.
-
-    Raises:
-        RuntimeError: neither will do.
-    """
+    user's cache, or this user may not, it is a folder of this user's in the temporary directory. Raises
+    ``RuntimeError`` where neither will do."""
     refused = []
     base = cache_root()
     for folder in (base / "nextify" / "kernels", Path(tempfile.gettempdir()) / f"nextify-kernels-{os.geteuid()}"):

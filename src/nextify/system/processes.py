@@ -66,12 +66,9 @@ def on_this_machine() -> tuple[int, int]:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Connect the processes started together for the duration of the block: NCCL between GPUs, otherwise gloo.
-
-    Raises:
-        LaunchError: the environment does not say where they meet.
-        LostOthers: another process ended within the block.
-    """
+    """Connect the processes started together for the duration of the block: NCCL between GPUs, otherwise gloo. Raises
+    ``LaunchError`` where the environment does not say where they meet, and ``LostOthers`` where another process ended
+    within the block."""
     if launched() == 1 or count() > 1:
         yield
         return
@@ -161,11 +158,8 @@ def largest(values: Sequence[float]) -> list[float]:
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """Run ``function`` in the first process and return its result in all; every process must call this.
-
-    Raises:
-        FirstFailed: in the others, if it raised in the first.
-    """
+    """Run ``function`` in the first process and return its result in all; every process must call this. Raises
+    ``FirstFailed`` in the others, if it raised in the first."""
     if count() == 1:
         return function()
     outcome: list[tuple[bool, T | None]] = [(False, None)]
@@ -191,11 +185,8 @@ def _broadcast(outcome: list[tuple[bool, T | None]]) -> None:
 
 def first_alone(function: Callable[[], T]) -> T:
     """Run ``function`` in the first process, then in the others, which find its files; every process must call this.
-
-    Raises:
-        OneFailed: in all processes, if it raised in one other than the first.
-        FirstFailed: in the others, if it raised in the first.
-    """
+    Raises ``OneFailed`` in all processes, if it raised in one other than the first, and ``FirstFailed`` in the others,
+    if it raised in the first."""
     if count() == 1:
         return function()
     found: list[T] = []

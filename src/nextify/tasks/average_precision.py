@@ -151,12 +151,8 @@ class DetectionMetrics:
 
 
 def average_precision(found: Sequence[Observation], classes: Sequence[str]) -> DetectionMetrics:
-    """AP over all images, each observed once, in any order.
-
-    Raises:
-        ValueError: no object to be found in any image, so that AP is not defined.
-        DataError: faster-coco-eval is not installed.
-    """
+    """AP over all images, each observed once, in any order. Raises ``ValueError`` where there is no object in any
+    image, so that AP is not defined, and ``DataError`` where faster-coco-eval is not installed."""
     found = sorted(found, key=lambda seen: seen.image)  # of equal scores, the first image's come first
     number = len(classes)
     true = [seen.truth.labels[~seen.truth.crowd] for seen in found]

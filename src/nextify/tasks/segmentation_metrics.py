@@ -62,11 +62,8 @@ class SegmentationMetrics:
 
     @classmethod
     def of(cls, counts: Counts, images: int, each: Counts | None = None) -> SegmentationMetrics:
-        """The figures of a confusion matrix ``(K, K)`` as ``pixel_confusion`` makes it.
-
-        Raises:
-            ValueError: no pixel was counted.
-        """
+        """The figures of a confusion matrix ``(K, K)`` as ``pixel_confusion`` makes it. Raises ``ValueError`` where no
+        pixel was counted."""
         if not counts.sum():
             raise ValueError("no pixel of a known class to measure on: choose images whose masks are not all ignored")
         right, either = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()

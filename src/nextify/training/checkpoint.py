@@ -20,10 +20,7 @@ _MAGIC = b"nextify-checkpoint-1\n"
 
 def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
     """Write ``state`` (tensors and plain data) to ``path``; the previous checkpoint becomes ``path`` + ``.before``.
-
-    Raises:
-        OSError: the file could not be written; both earlier files are as they were.
-    """
+    Raises ``OSError`` where the file could not be written; both earlier files are then as they were."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()

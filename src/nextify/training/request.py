@@ -73,12 +73,8 @@ class Request:
 
 
 def split(settings: Mapping[str, object]) -> tuple[Values, Values]:
-    """The settings of the recipe and those of the design.
-
-    Raises:
-        SettingError: an unknown name, or a value that its field does not accept.
-        RequestError: not a mapping.
-    """
+    """The settings of the recipe and those of the design. Raises ``SettingError`` for an unknown name or a value that
+    its field does not accept, and ``RequestError`` for what is no mapping."""
     if not isinstance(settings, Mapping):
         raise RequestError(f'settings must map names to values, such as {{"batch_size": 64}}, got {settings!r}')
     owners = {name: owner(name, (Recipe, Design)) for name in settings}

@@ -225,11 +225,8 @@ def _less_memory(trial: Trial, runtime: Runtime) -> str:
 def taken(folder: Path) -> Iterator[None]:
     """Hold the folder for this process alone; the system frees it when the process dies.
 
-    A disk without file locks gets a lease, and leases of other machines are respected (``lease``).
-
-    Raises:
-        UnusableFolder: another process has it, or it holds a pipe or device.
-    """
+    A disk without file locks gets a lease, and leases of other machines are respected (``lease``). Raises
+    ``UnusableFolder`` where another process has it, or it holds a pipe or device."""
     check_regular(folder.iterdir())
     try:
         import fcntl

@@ -127,12 +127,9 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def parts_of_a_batch(model: nn.Module, trial: Trial, runtime: Runtime) -> int:
-    """Parts into which each batch is cut: the trial's where batch norm or a dense task's losses, which are means over
-    a part's objects or pixels, make them matter, else the runtime's.
-
-    Raises:
-        ValueError: the parts matter, and the runtime's are not the trial's.
-    """
+    """Parts into which each batch is cut: the trial's where batch norm or a dense task's losses, which are means over a
+    part's objects or pixels, make them matter, else the runtime's. Raises ``ValueError`` where the parts matter, and
+    the runtime's are not the trial's."""
     dense = isinstance(model, DenseNetwork)
     if not dense and not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return runtime.accumulation

@@ -195,11 +195,8 @@ def signed_json(about: About | DenseAbout) -> dict[str, object]:
 
 
 def from_json(content: Mapping[str, Any], path: str | Path) -> About:
-    """The inverse of ``to_json`` for a classifier.
-
-    Raises:
-        WeightsError: written by a newer nextify, not a bundle's JSON, or that of a detector or segmenter.
-    """
+    """The inverse of ``to_json`` for a classifier. Raises ``WeightsError`` for JSON that a newer nextify wrote, that is
+    no bundle's, or that is a detector's or segmenter's."""
     _check_json(content, path)
     if _is_dense(content):
         raise WeightsError(

@@ -28,12 +28,9 @@ NAME_KEYS = ("class_to_idx", "label2id", "id2label", "idx_to_class", "classes", 
 
 
 def in_order(classes: Sequence[str], order: Order | None = None) -> tuple[str, ...]:
-    """The data's classes in the order of the logits of weights that do not name theirs.
-
-    Raises:
-        WeightsError: no order is given, and libraries order these classes differently, or timm leaves their order to
-            chance (1 and 01; Ant and ant).
-    """
+    """The data's classes in the order of the logits of weights that do not name theirs. Raises ``WeightsError`` where
+    no order is given and libraries order these classes differently, or timm leaves their order to chance (1 and 01; Ant
+    and ant)."""
     orders: dict[Order, tuple[str, ...]] = {
         "imagefolder": tuple(sorted(classes)),
         "natural": tuple(sorted(classes, key=_natural)),
@@ -73,11 +70,8 @@ def _natural(name: str) -> tuple[tuple[str | int, ...], str]:
 
 
 def given_names(order: ClassOrder | None) -> tuple[str, ...] | None:
-    """The names of a ``ClassOrder`` that states them; None for none.
-
-    Raises:
-        WeightsError: a word of ``ORDERS``, which needs data; a file that cannot be read; a name that is there twice.
-    """
+    """The names of a ``ClassOrder`` that states them; None for none. Raises ``WeightsError`` for a word of ``ORDERS``,
+    which needs data, a file that cannot be read, and a name that is there twice."""
     if order is None:
         return None
     if not isinstance(order, str | Path):

@@ -22,10 +22,8 @@ def infer_design(recognized: Recognized) -> Design:
     """The design of recognized weights: widths, depths, kernel, groups, stem, layer scale, response norm.
 
     The initial value of layer scale and the activations leave no trace in the weights: they are the released models'.
-
-    Raises:
-        WeightsError: the tensors are those of no ConvNeXt or ResNet, or, in our own names, of several designs.
-    """
+    Raises ``WeightsError`` where the tensors are those of no ConvNeXt or ResNet, or, in our own names, of several
+    designs."""
     state = recognized.state
     guess: Design | None = None
     try:

@@ -44,11 +44,7 @@ class Loaded:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How images become inputs.
-
-        Raises:
-            WeightsError: the network takes neither gray nor colour images.
-        """
+        """How images become inputs. Raises ``WeightsError`` where the network takes neither gray nor colour images."""
         about = self.about
         if about.preprocessing.channels != about.in_channels:
             raise WeightsError(

@@ -284,11 +284,8 @@ class Recognized:
 
 
 def recognize(state: Mapping[str, Tensor]) -> Recognized:
-    """Find out whose names these are and translate them into ours.
-
-    Raises:
-        WeightsError: the names are in no table.
-    """
+    """Find out whose names these are and translate them into ours. Raises ``WeightsError`` where the names are in no
+    table."""
     state, of_prefix = unwrapped(state)
     state, of_release = official_spelling(state)
     state = _whole(state)

@@ -46,11 +46,8 @@ class Source:
 def find(source: str | Path, design: str | Design | None = None, class_order: ClassOrder | None = None) -> Source:
     """Read weights from anywhere, translated into our names and checked against the design.
 
-    Class names are ``class_order``'s, or else the weights' own, or else those of a ``classes.txt`` beside them.
-
-    Raises:
-        WeightsError: as for ``load``.
-    """
+    Class names are ``class_order``'s, or else the weights' own, or else those of a ``classes.txt`` beside them. Raises
+    ``WeightsError`` as ``load``."""
     names = given_names(class_order)
     found = _find(source, design, own_names=names is None)
     _check_tensors(found.bundle.state, source)

@@ -93,12 +93,8 @@ class Objects:
         return len(self.labels)
 
     def mask(self, index: int, height: int, width: int) -> npt.NDArray[np.bool_]:
-        """The mask of one object: ``(height, width)``, of the image.
-
-        Raises:
-            DataError: outlines without faster-coco-eval.
-            ValueError: the objects have no masks.
-        """
+        """The mask of one object: ``(height, width)``, of the image. Raises ``DataError`` for outlines without
+        faster-coco-eval, and ``ValueError`` where the objects have no masks."""
         if self.masks is None:
             raise ValueError("these objects have no masks")
         mask = self.masks[index]

@@ -107,11 +107,8 @@ class _Walk:
         return [(file, name) for name, files in by_class.items() for file in files]
 
     def parts_within(self, rows: _Rows, where: str, splitting: Splitting) -> tuple[Parts | None, list[_Rows]]:
-        """The rows by part, where each class folder holds parts (``cat/train/1.png``); else all of them as one.
-
-        Raises:
-            DataError: some classes hold parts and others do not; class folders in the parts.
-        """
+        """The rows by part, where each class folder holds parts (``cat/train/1.png``); else all of them as one. Raises
+        ``DataError`` where some classes hold parts and others do not, or the parts hold class folders."""
         places = [file.split("/", 2) for file, _ in rows]
         parts_of = [place[1] if len(place) == 3 and is_part_folder(place[1]) else "" for place in places]
         of_class: dict[str, set[str]] = defaultdict(set)
@@ -296,11 +293,9 @@ def data_folders(root: Path) -> list[str]:
 
 
 def part_folders(root: Path, folders: list[str]) -> list[str]:
-    """Which of a folder's folders are parts: all, or those that are called so and hold class folders.
-
-    Raises:
-        DataError: they may as well be classes, such as ``training shoes/`` and ``test tube/`` with common subfolders.
-    """
+    """Which of a folder's folders are parts: all, or those that are called so and hold class folders. Raises
+    ``DataError`` where they may as well be classes, such as ``training shoes/`` and ``test tube/`` with common
+    subfolders."""
     if folders and all(map(is_part_folder, folders)):
         return folders
     inner = {name: {*data_folders(root / name)} for name in folders if kind_of(name)}

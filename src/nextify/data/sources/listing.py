@@ -118,12 +118,8 @@ class Found:
 
 
 def arrange(found: Found, splitting: Splitting) -> Listing:
-    """The checked listing of what a source holds.
-
-    Raises:
-        DataError: no image, images without a label, one class only, classes that only the test images have, none left
-            to test on.
-    """
+    """The checked listing of what a source holds. Raises ``DataError`` for no image, images without a label, one class
+    only, classes that only the test images have, and none left to test on."""
     where, shown, parts, names = found.where, found.shown, found.parts, found.images.names
     splitting.check(parts, where, shown)
     left = dict(found.left_out)

@@ -281,11 +281,8 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _texts(where: str, names: Sequence[str], column: Callable[[str], Sequence[object]]) -> list[Sequence[Any]]:
-    """The columns that matter as text, lists of labels as tuples; others are empty, unless there is no label.
-
-    Raises:
-        DataError: neither text nor whole.
-    """
+    """The columns that matter as text, lists of labels as tuples; others are empty, unless there is no label. Raises
+    ``DataError`` for values that are neither text nor whole."""
     columns = _columns(where, names)
     cells: list[Sequence[Any]] = [()] * len(names)
     if "label" not in columns:

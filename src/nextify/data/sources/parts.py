@@ -81,11 +81,8 @@ def choose_parts(
     tested: Tested | None = None,
 ) -> Parts:
     """The parts to use: the one to train on, and the first of val and test, or ``tested``. ``shown`` gives a name as a
-    message has it.
-
-    Raises:
-        DataError: none to train on, though ``to_train``; several of them; a name that seems to say another part.
-    """
+    message has it. Raises ``DataError`` for none to train on, though ``to_train``; for several of them; and for a name
+    that seems to say another part."""
     by_kind: dict[Kind, list[str]] = {"train": [], "val": [], "test": []}
     unknown = []
     for name in sorted(names, key=lambda name: (name != kind_of(name), natural(name))):

@@ -49,12 +49,8 @@ class Shards:
 
 def shards_in(folder: Path, suffix: str, splitting: Splitting) -> Shards | None:
     """The files of a folder that end in ``suffix``, at any depth; None where there are none, or folders of images, of
-    which one is no reason: such as pictures for a page that describes the set.
-
-    Raises:
-        DataError: files without a part beside files with one; several data sets; test files only, where
-            some are to be trained on.
-    """
+    which one is no reason: such as pictures for a page that describes the set. Raises ``DataError`` for files without a
+    part beside files with one, for several data sets, and for test files only, where some are to be trained on."""
     found: list[str] = []
     left: dict[str, list[str]] = {}
     pictured: set[str] = set()
@@ -79,11 +75,8 @@ def shards_in(folder: Path, suffix: str, splitting: Splitting) -> Shards | None:
 
 
 def shards_of(pattern: str, splitting: Splitting) -> Shards:
-    """The files that a path with braces names, or the one that a path without them names.
-
-    Raises:
-        DataError: files that are not there; files without a part beside files with one.
-    """
+    """The files that a path with braces names, or the one that a path without them names. Raises ``DataError`` for
+    files that are not there, and for files without a part beside files with one."""
     expanded = [os.path.expanduser(path) for path in expand_braces(pattern)]
     paths = [Path(path) for each in expanded for path in _matches(each)]
     if missing := [path.name for path in paths if not path.is_file()]:

@@ -155,11 +155,7 @@ def run(
     """``out = shortcut + scale * (W2 gelu(W1 norm(x) + b1) + b2)``, all ``(pixels, channels)`` and contiguous.
 
     Computed in ``dtype``, ``strip`` pixels at a time. GELU's input is written to ``before (pixels, wide)``, a tensor of
-    that type, if there is one.
-
-    Raises:
-        ValueError: the shapes do not fit each other.
-    """
+    that type, if there is one. Raises ``ValueError`` where the shapes do not fit each other."""
     norm_weight, norm_bias, weight1, bias1, weight2, bias2, scale, eps = weights
     (wide, columns), outputs = weight1.shape, out.shape[1]
     threads, half = torch.get_num_threads(), dtype is torch.bfloat16

@@ -66,12 +66,9 @@ def visible_units(units: int, ratio: float) -> int:
 def fitted_masks(encoder: Design, image_size: int, ratio: float = RATIO) -> tuple[MaskedDesign, tuple[str, ...]]:
     """The masked design for images of ``image_size`` pixels a side, and a sentence on each deviation from the paper.
 
-    The unit is the largest multiple of the encoder's stride up to 32 pixels where an image has at least 4 × 4 of
-    these; otherwise it is the stride.
-
-    Raises:
-        DesignError: the encoder is not depthwise, or an image is one unit or no multiple of the stride.
-    """
+    The unit is the largest multiple of the encoder's stride up to 32 pixels where an image has at least 4 × 4 of these;
+    otherwise it is the stride. Raises ``DesignError`` where the encoder is not depthwise, or an image is one unit or no
+    multiple of the stride."""
     design = MaskedDesign(encoder, total_stride(encoder), ratio)
     stride, notes = design.stride, []
     if image_size % stride:

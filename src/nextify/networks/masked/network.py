@@ -95,12 +95,8 @@ class MaskedEncoder(ConvNet):
         return x.masked_fill(~visible.of(x, stride)[..., None], 0)
 
     def visible(self, images: Tensor, masked: Tensor) -> Visible:
-        """Which pixels are visible.
-
-        Raises:
-            ImageSizeError: the images are smaller than the strides allow.
-            ValueError: ``masked`` is not of one value for each unit of each image.
-        """
+        """Which pixels are visible. Raises ``ImageSizeError`` where the images are smaller than the strides allow, and
+        ``ValueError`` where ``masked`` is not of one value for each unit of each image."""
         height, width = images.shape[-2:]
         if min(height, width) < self.smallest_image:
             raise too_small((height, width), self.smallest_image, " for this network")
