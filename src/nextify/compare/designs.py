@@ -88,12 +88,8 @@ def used(row: Row, within: Sequence[Limit]) -> float:
 def measured(
     design: Design, image_size: int, classes: int, number: int, given: profiling.Conditions, patience: float
 ) -> Row:
-    """Count a network and time it, warm, with one image at a time on ``number`` CPU threads.
-
-    Args:
-        patience: milliseconds; a network whose first warm calls all take longer is not timed any further. With 0 it is
-            only counted.
-    """
+    """Count a network and time it, warm, with one image at a time on ``number`` CPU threads. A network whose first warm
+    calls all take longer than ``patience`` milliseconds is not timed any further; with 0 it is only counted."""
     counted = cost(design, image_size, classes)
     row = Row("", image_size, "measured", parameters=counted.parameters, macs=counted.macs)
     if not patience:

@@ -32,14 +32,9 @@ def is_array(data: bytes) -> bool:
 
 
 def read_array(data: bytes, channels: int | None = None) -> Values:
-    """``(H, W, C)`` values of a file, in its own type and the machine's byte order.
-
-    Args:
-        channels: how many are wanted.
-
-    Raises:
-        UnreadableImage: damaged, too large, of another type or shape, or with values that are not finite.
-    """
+    """``(H, W, C)`` values of a file, in its own type and the machine's byte order. ``channels``: how many are wanted.
+    Raises ``UnreadableImage`` for a file that is damaged, too large, of another type or shape, or with values that are
+    not finite."""
     try:
         values = _of_zip(data) if data.startswith(_ZIP) else _of_file(io.BytesIO(data), len(data))
     except UnreadableImage:

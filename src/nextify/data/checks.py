@@ -402,8 +402,7 @@ def _odd_pixels(records: list[Record]) -> Iterator[str]:
         found = plural(len(deep), "16-bit image is", "16-bit images are")
         yield (
             f"{found} nearly black ({max(deep).bit_length()}-bit values stored in 16 bits?), with values up to "
-            f"{max(deep):,} of 65,535: "
-            f"scale them to the full range"
+            f"{max(deep):,} of 65,535: scale them to the full range"
         )
 
 

@@ -27,15 +27,9 @@ _END = b"\xff\xd9"
 
 
 def decode_crop(data: bytes, choose: Callable[[int, int], Box], enough: int | None = None) -> Pixels:
-    """The part of an image that ``choose`` returns, given its height and width.
-
-    Args:
-        enough: sides in pixels that suffice. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size as long as both
-            sides of the part stay that long, and the part's edges move to the nearest pixel. None decodes in full.
-
-    Raises:
-        UnreadableImage: see :func:`nextify.data.decode.decode`.
-    """
+    """The part of an image that ``choose`` returns, given its height and width. ``enough``: sides in pixels that
+    suffice; a JPEG is then decoded at 1/2, 1/4 or 1/8 of its size as long as both sides of the part stay that long, and
+    the part's edges move to the nearest pixel. None decodes in full. Raises as :func:`nextify.data.decode.decode`."""
     if isinstance(data, Numbers):
         values = decode(data)
         top, left, height, width = choose(*values.shape[:2])

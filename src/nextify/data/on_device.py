@@ -86,11 +86,8 @@ def finish(
 def change_light(x: Tensor, strength: float, step: int, seed: int, std: PerChannel, share: Share | None = None) -> None:
     """Multiply each normalized image, whose zero is the mean colour, by a number and add another, in place.
 
-    These are draws of their own: erasing and mixing are the same with and without them.
-
-    Args:
-        strength: the multiplier is within 1 ± this, the shift within ± half of this of the pixels' range.
-    """
+    These are draws of their own: erasing and mixing are the same with and without them. The multiplier is within 1 ±
+    ``strength``, the shift within ± half of this of the pixels' range."""
     batch, rows = (len(x), slice(None)) if share is None else (share.batch, share.rows)
     # RandomState, since NumPy guarantees its numbers across versions, unlike Generator's.
     drawn = np.random.RandomState(words(seed, step, LIGHT)).uniform(-strength, strength, (2, batch))[:, rows]

@@ -157,14 +157,8 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
     """The images of a source whose classes do not matter: what ``open_images`` takes, or a folder without classes.
 
     Of the latter, images in folders of any depth are taken, and a twentieth set apart; folders count as classes only
-    where no image lies beside them.
-
-    Args:
-        options: ``cache``, ``channels``, ``skip_unreadable`` and ``on_progress`` of ``open_images``.
-
-    Raises:
-        DataError: as ``open_images`` does.
-    """
+    where no image lies beside them. ``options``: ``cache``, ``channels``, ``skip_unreadable`` and ``on_progress`` of
+    ``open_images``, whose errors it raises."""
     named = isinstance(source, str) and (source in (*EMBEDDED, "cifar10") or source.startswith(PREFIX))
     path = None if named else unlabelled_part(Path(source).expanduser())
     if path is None:

@@ -177,11 +177,8 @@ def preflight(
 
 def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str:
     """A table of each image's name, class (of classification; several labels with bars between them) and part
-    (``train``, ``test``, ``calibration``), as CSV.
-
-    Args:
-        held_out: which training images are not trained on, but calibrated on.
-    """
+    (``train``, ``test``, ``calibration``), as CSV. ``held_out``: which training images are not trained on, but
+    calibrated on."""
     apart = frozenset(held_out)
     if isinstance(images, DenseImages):
         sets = (("train", images.train), ("test", images.test))

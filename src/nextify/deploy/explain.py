@@ -231,11 +231,8 @@ def _integrated_gradients(model: ConvNet, image: Tensor, index: int) -> Tensor:
 
 
 def curves(classify: Callable[[Tensor], Map], image: Tensor, index: int, heat: Map) -> tuple[Curve, Curve]:
-    """Deletion and insertion curves of a map of a normalized ``image (C, H, W)``.
-
-    Args:
-        classify: gives ``(N, K)`` probabilities of images ``(N, C, H, W)``.
-    """
+    """Deletion and insertion curves of a map of a normalized ``image (C, H, W)``. ``classify`` gives ``(N, K)``
+    probabilities of images ``(N, C, H, W)``."""
     reach = max(image.shape[-2:]) // 4
     blurred = F.avg_pool2d(image[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
     orders = (-heat.ravel()).argsort(kind="stable"), np.random.default_rng(0).permutation(heat.size)

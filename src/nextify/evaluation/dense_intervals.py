@@ -46,11 +46,7 @@ def ap_scores(seen: Sequence[Observation], num_classes: int, ap: float) -> Float
     """``(N,)`` scores of the images, percent, whose mean is ``ap``.
 
     They are of areas under the curves of precision over recall: the steps of the 101 recalls, which ``ap`` has, are
-    larger than what one image changes.
-
-    Args:
-        seen: one observation per image, at least 2, in the order of the scores.
-    """
+    larger than what one image changes. ``seen``: one observation per image, at least 2, in the order of the scores."""
     without = 1 - np.eye(len(seen), dtype=np.uint16)
     return _pseudo_values(_ap_of_draws(seen, num_classes, without, at_recalls=False).mean(1), ap)
 

@@ -79,14 +79,9 @@ def class_color(label: int) -> tuple[float, float, float]:
 def prediction_sheet(
     shown: Sequence[Shown], classes: Sequence[str], title: str, least_score: float | None = None
 ) -> bytes:
-    """Truth beside what was found, one row per image, or two images to a row.
-
-    Args:
-        least_score: of the found objects that are drawn; None takes the score of the highest F1 over ``shown``.
-
-    Raises:
-        ValueError: no image to be shown.
-    """
+    """Truth beside what was found, one row per image, or two images to a row. Found objects are drawn from the score
+    ``least_score`` on; None takes that of the highest F1 over ``shown``. Raises ``ValueError`` for no image to be
+    shown."""
     if not shown:
         raise ValueError("no image to draw")
     seen = [image.seen for image in shown if isinstance(image.seen, Observation)]
@@ -149,11 +144,8 @@ def _found_things(seen: Observation, result: Outcome, classes: Sequence[str]) ->
 def draw_things(
     axes: Axes, pixels: Pixels, things: Sequence[Thing], size: float = 5.5, line: float = 1.1
 ) -> list[_Named]:
-    """Draw objects over an image ``(H, W, 3)`` that fills the axes, and return the words, for ``_spread``.
-
-    Args:
-        size, line: of the words and the lines, in points.
-    """
+    """Draw objects over an image ``(H, W, 3)`` that fills the axes, and return the words, for ``_spread``. ``size`` and
+    ``line``: of the words and the lines, in points."""
     from matplotlib.patches import Rectangle
 
     height, width = pixels.shape[:2]

@@ -79,12 +79,12 @@ class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.untyped_storage()._cdata in self.weights
 
 
-def count(model: nn.Module, image_size: int, in_channels: int = 3) -> Counts:
-    """Count one square image of ``image_size`` pixels a side; ``model`` must be on the meta device.
+def count(model: nn.Module, image_size: int) -> Counts:
+    """Count one square RGB image of ``image_size`` pixels a side; ``model`` must be on the meta device.
 
     Raises whatever the network raises for an unsupported size.
     """
-    images = torch.empty(1, in_channels, image_size, image_size, device="meta")
+    images = torch.empty(1, 3, image_size, image_size, device="meta")
     model.eval()
     counter, attention = FlopCounterMode(display=False), _Attention(model)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, attention:

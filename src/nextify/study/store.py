@@ -17,11 +17,8 @@ from nextify.training.run import taken
 
 
 class Store:
-    """The trials of one study below ``root``; as a context manager it locks the study for this process.
-
-    Args:
-        shared: whether other machines work in it, so that a lease tells them.
-    """
+    """The trials of one study below ``root``; as a context manager it locks the study for this process. ``shared``:
+    whether other machines work in it, so that a lease tells them."""
 
     def __init__(self, root: Path, shared: bool = False) -> None:
         self.root, self.shared = root, shared

@@ -75,11 +75,8 @@ def followed(path: str | Path) -> Path:
 
 
 def occupied(path: Path, source: str | Path | None = None) -> str:
-    """Why a bundle or an export may not take a folder's place; empty where it may.
-
-    Args:
-        source: the bundle that it is made from; it must replace neither that nor the current folder.
-    """
+    """Why a bundle or an export may not take a folder's place; empty where it may. It must replace neither the bundle
+    that it is made from, ``source``, nor the current folder."""
     if source is not None and path.exists():
         bundle, place = followed(source), path.resolve()
         if any(one.resolve().is_relative_to(place) for one in (bundle, bundle / "bundle")):

@@ -100,6 +100,10 @@ class Labelled:
         settings = (self.recipe, self.num_classes, 0, 0, self.device, self.mean, self.std)
         return finish(pixels, targets, *settings, train=False)
 
+    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """``(B, K)`` as the recipe computes them."""
+        return Inference.of(self.recipe).logits(model, inputs)
+
 
 @dataclass(frozen=True)
 class Classification(Labelled):
@@ -120,10 +124,6 @@ class Classification(Labelled):
 
     def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Hits:
         return Hits.of(self.logits(model, inputs), targets)
-
-    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        """``(B, K)`` as the recipe computes them."""
-        return Inference.of(self.recipe).logits(model, inputs)
 
     @staticmethod
     def metrics(observations: Sequence[Hits]) -> Accuracy:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nextify.data.images import Labels
-from nextify.tasks.classification import Inference, Labelled
+from nextify.tasks.classification import Labelled
 from nextify.tasks.multilabel_metrics import SPECS, UNFITTED, Flags, Floats, MultiLabelMetrics
 
 
@@ -40,7 +40,7 @@ class MultiLabel(Labelled):
         return loss * (len(logits) / batch)
 
     def observe(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Scores:
-        logits = Inference.of(self.recipe).logits(model, inputs)
+        logits = self.logits(model, inputs)
         counted = targets[:, 0] >= 0  # the others stand in for images that another process has
         return Scores(logits[counted].cpu().numpy(), targets[counted].cpu().numpy() > 0)
 

@@ -23,10 +23,7 @@ SPECS = (MetricSpec("miou", "mIoU", "%"), MetricSpec("pixel_accuracy", "pixel ac
 
 def pixel_confusion(found: Tensor, truth: Tensor, num_classes: int) -> Counts:
     """``(K, K)`` pixels: row the true class, column the found one; ``IGNORED`` pixels of the truth are left out.
-
-    Args:
-        found, truth: class indices of the same shape, on any device.
-    """
+    ``found`` and ``truth`` are class indices of the same shape, on any device."""
     counted = truth != IGNORED
     pairs = truth[counted].long() * num_classes + found[counted].long()
     counts: Counts = pairs.bincount(minlength=num_classes**2).reshape(num_classes, num_classes).cpu().numpy()

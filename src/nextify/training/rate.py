@@ -75,8 +75,8 @@ class _Ramp(Trainer):
         return self.rates[self.step]
 
 
-def find_rate(prepared: Prepared, runtime: Runtime, steps: int = STEPS) -> RateRamp:
-    """Train for ``steps`` steps at growing rates, as the recipe says but without mixing, which would make the loss of
+def find_rate(prepared: Prepared, runtime: Runtime) -> RateRamp:
+    """Train for ``STEPS`` steps at growing rates, as the recipe says but without mixing, which would make the loss of
     some steps another one; keep nothing."""
     if processes.launched() > 1:
         raise RequestError("--find-rate runs in one process: start it without torchrun")
@@ -84,13 +84,13 @@ def find_rate(prepared: Prepared, runtime: Runtime, steps: int = STEPS) -> RateR
 
     trial, recipe = prepared.trial, prepared.trial.recipe
     bare = recipe.with_(warmup_epochs=0.0, progressive_resizing="off", mixing="off", ema="off")
-    rates = np.geomspace(BELOW * recipe.learning_rate, ABOVE * recipe.learning_rate, steps).tolist()
+    rates = np.geomspace(BELOW * recipe.learning_rate, ABOVE * recipe.learning_rate, STEPS).tolist()
     torch.set_num_threads(runtime.threads)
     losses: list[float] = []
     with native.use_image_kernels(runtime.kernels):
         trainer = _Ramp(replace(trial, recipe=bare), prepared.images, runtime, prepared.start)
         trainer.rates = rates
-        for step in range(steps):
+        for step in range(STEPS):
             loss = float(trainer.train_step(*trainer.batches.batch(step)))
             if not math.isfinite(loss) or loss > DIVERGED * min([*losses, loss]):
                 break

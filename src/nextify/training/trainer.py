@@ -315,11 +315,8 @@ class Trainer:
     # -- tests ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, between: Callable[[], None] = lambda: None) -> Metrics:
-        """Metrics of the weights as they would be kept now: the averaged ones where the recipe averages.
-
-        Args:
-            between: called before each batch; what it raises ends the measurement.
-        """
+        """Metrics of the weights as they would be kept now: the averaged ones where the recipe averages. ``between`` is
+        called before each batch, and what it raises ends the measurement."""
 
         def batches() -> Iterator[tuple[Tensor, Any]]:
             for batch in self._test_batches(self.images.test):

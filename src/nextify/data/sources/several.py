@@ -181,14 +181,8 @@ def in_columns(
 def merged_rows(
     where: str, paths: Sequence[str], rows: Sequence[int], stated: Stated, sides: Sequence[Sequence[str] | None]
 ) -> tuple[list[int], Stated]:
-    """One entry for each image: the first row that names it, with the labels of all.
-
-    Args:
-        sides: columns that the rows of an image must agree in, such as its part.
-
-    Raises:
-        DataError: they do not.
-    """
+    """One entry for each image: the first row that names it, with the labels of all. ``sides``: columns that the rows
+    of an image must agree in, such as its part. Raises ``DataError`` where they do not."""
     first: dict[str, int] = {}
     labels: dict[int, dict[str, None]] = {}
     for i, path in enumerate(paths):

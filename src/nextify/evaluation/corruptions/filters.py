@@ -114,11 +114,8 @@ def enlarged(values: Floats, height: int, width: int) -> Floats:
 
 
 def sample(values: Floats, x: Floats, y: Floats, edge: Literal["reflect", "mirror"]) -> Floats:
-    """Bilinear values of ``(C, H, W)`` at pixel coordinates ``x, y (H, W)``.
-
-    Args:
-        edge: SciPy's names: ``reflect`` repeats the outermost pixel (dcba|abcd), ``mirror`` does not (dcb|abcd).
-    """
+    """Bilinear values of ``(C, H, W)`` at pixel coordinates ``x, y (H, W)``. ``edge``: SciPy's ``reflect`` repeats the
+    outermost pixel (dcba|abcd), ``mirror`` does not (dcb|abcd)."""
     height, width = values.shape[1:]
     corners = edge == "mirror"
     grid = np.empty((1, *x.shape, 2), np.float32)

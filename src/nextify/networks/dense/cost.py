@@ -24,12 +24,9 @@ CASCADE = 3
 
 
 def dense_cost(design: DenseDesign, num_classes: int, height: int, width: int, *, cascade: bool = False) -> int:
-    """Multiply-adds of one image of ``height`` by ``width`` pixels.
-
-    Args:
-        cascade: with the three heads of Cascade Mask R-CNN of the paper's Table 3, each of 4 convolutions and a linear
-            layer and with one box for all classes, in place of Mask R-CNN's; counted only, not built otherwise.
-    """
+    """Multiply-adds of one image of ``height`` by ``width`` pixels. ``cascade``: with the three heads of Cascade Mask
+    R-CNN of the paper's Table 3, each of 4 convolutions and a linear layer and with one box for all classes, in place
+    of Mask R-CNN's; counted only, not built otherwise."""
     with torch.device("meta"), torch.no_grad():
         network = DenseNetwork(design, num_classes, (height, width)).eval()
         with FlopCounterMode(display=False) as counter:
