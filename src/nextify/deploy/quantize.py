@@ -309,10 +309,8 @@ def _search(
 
 
 def _parts(images: Images, max_drop: float, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """Indices that calibrate (of the training part), choose and test (of the held-out part).
-
-    Raises ``TooFewImages``.
-    """
+    """Indices that calibrate (of the training part), choose and test (of the held-out part). Raises
+    ``TooFewImages``."""
     if not max_drop > 0:
         raise TooFewImages("no number of images shows that nothing is lost: give --max-drop above 0, such as 0.3")
     draw = np.random.default_rng(seed)

@@ -80,10 +80,8 @@ class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def count(model: nn.Module, image_size: int) -> Counts:
-    """Count one square RGB image of ``image_size`` pixels a side; ``model`` must be on the meta device.
-
-    Raises whatever the network raises for an unsupported size.
-    """
+    """Count one square RGB image of ``image_size`` pixels a side; ``model`` must be on the meta device. Raises whatever
+    the network raises for an unsupported size."""
     images = torch.empty(1, 3, image_size, image_size, device="meta")
     model.eval()
     counter, attention = FlopCounterMode(display=False), _Attention(model)

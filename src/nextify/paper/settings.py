@@ -203,10 +203,8 @@ def owner(name: str, kinds: Iterable[type[Settings]]) -> type[Settings]:
 
 
 def check_ranges(of: object, error: type[ValueError]) -> None:
-    """Hold the fields of a dataclass, such as a command's options, to the ranges in their annotations.
-
-    Raises ``error``, which names the field as an option.
-    """
+    """Hold the fields of a dataclass, such as a command's options, to the ranges in their annotations. Raises
+    ``error``, which names the field as an option."""
     for name, hint in get_type_hints(type(of), include_extras=True).items():
         value = getattr(of, name)
         if is_dataclass(value):

@@ -41,10 +41,8 @@ class Table:
 
 
 def render(template: str, **values: object) -> str:
-    """The page of ``template``, a file in ``report/templates``, with ``values``.
-
-    Raises ``jinja2.UndefinedError`` where the template wants a value that is missing.
-    """
+    """The page of ``template``, a file in ``report/templates``, with ``values``. Raises ``jinja2.UndefinedError`` where
+    the template wants a value that is missing."""
     return _environment().get_template(template).render(values)
 
 

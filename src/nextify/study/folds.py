@@ -191,7 +191,6 @@ class FoldsPlan:
     @classmethod
     def like(cls, before: Finished, images: Images, count: int, seed: int = 0) -> FoldsPlan:
         """Plan ``count`` folds of ``images``, trained with the design and the recipe of a training that is ``before``.
-
         Raises as ``prepare`` and ``make_folds``, and ``RequestError`` where ``before`` is no training of one class per
         image, or began with weights that know the images."""
         about, data, asked = before.about, before.asked["data"], before.asked["request"]

@@ -38,10 +38,8 @@ class Ledger(Trainings):
         return self.store.root / "values.json"
 
     def load(self) -> None:
-        """Read what earlier runs wrote down. What they only finished, the next run finds as it stands.
-
-        Raises ``UnusableFolder`` for a ``values.json`` that is not ours.
-        """
+        """Read what earlier runs wrote down. What they only finished, the next run finds as it stands. Raises
+        ``UnusableFolder`` for a ``values.json`` that is not ours."""
         try:
             found: Any = parse_json(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
             self.known = {str(folder): (float(value), float(took)) for folder, (value, took) in found.items()}

@@ -150,10 +150,8 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 
 def write_json_atomic(path: str | Path, obj: object) -> None:
-    """Write ``obj`` as indented JSON; see :func:`write_bytes_atomic`.
-
-    Raises ``ValueError`` for NaN and infinities, which JSON does not have, before any file is touched.
-    """
+    """Write ``obj`` as indented JSON; see :func:`write_bytes_atomic`. Raises ``ValueError`` for NaN and infinities,
+    which JSON does not have, before any file is touched."""
     write_text_atomic(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 

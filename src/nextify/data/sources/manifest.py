@@ -100,10 +100,8 @@ def list_manifest(path: Path, splitting: Splitting) -> Listing:
 
 
 def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
-    """The images that ``metadata.csv`` or ``metadata.jsonl`` label, in a folder or in each of its parts.
-
-    None where there is no such file, or class folders lie beside it. Raises ``DataError``.
-    """
+    """The images that ``metadata.csv`` or ``metadata.jsonl`` label, in a folder or in each of its parts. None where
+    there is no such file, or class folders lie beside it. Raises ``DataError``."""
     parts = part_folders(root, data_folders(root)) or [name for name in data_folders(root) if kind_of(name)]
     found = [(place, name) for place in ("", *parts) for name in METADATA if (root / place / name).is_file()]
     if not found or any(len(data_folders(root / place)) > 1 for place in parts or [""]):

@@ -71,10 +71,8 @@ class Worker(Protocol):
         """Open the network. Raises ``ServeError``."""
 
     def __call__(self, call: str, batch: Array) -> Array:
-        """One row per image of ``batch``: uint8 ``(N, H, W, C)``, or normalized float32 ``(N, C, H, W)``.
-
-        Raises ``Died`` or ``Failed``.
-        """
+        """One row per image of ``batch``: uint8 ``(N, H, W, C)``, or normalized float32 ``(N, C, H, W)``. Raises
+        ``Died`` or ``Failed``."""
 
     def kill(self) -> None:
         """End it at once, whatever it is doing; for use from another thread."""
