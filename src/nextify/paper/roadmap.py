@@ -52,8 +52,11 @@ class Step:
     """False for a step that the paper only explores: the next step does not build on it."""
 
     def apply(self, design: Design, recipe: Recipe) -> tuple[Design, Recipe]:
-        """The design and recipe after the step. Raises ``StepError`` where the design does not hold the values that the
-        step expects, or nothing would change."""
+        """The design and recipe after the step.
+
+        Raises:
+            StepError: the design does not hold the values that the step expects, or nothing would change.
+        """
         if unexpected := {k: getattr(design, k) for k, v in self.before.items() if getattr(design, k) != v}:
             found = ", ".join(f"{k}={v!r}" for k, v in unexpected.items())
             wanted = ", ".join(f"{k}={self.before[k]!r}" for k in unexpected)
@@ -104,8 +107,12 @@ class Roadmap:
     @overload
     def __getitem__(self, key: slice) -> tuple[Row, ...]: ...
     def __getitem__(self, key: int | str | slice) -> Row | tuple[Row, ...]:
-        """A row by position or by step name, or the rows of a slice. Raises ``IndexError`` for no row at that position,
-        and ``KeyError``, with the known ones in its message, for no step of that name."""
+        """A row by position or by step name, or the rows of a slice.
+
+        Raises:
+            IndexError: no row at that position.
+            KeyError: no step of that name; the message lists the known ones.
+        """
         rows = self.rows
         if isinstance(key, int | slice):
             return rows[key]
@@ -270,8 +277,11 @@ assert ROADMAPS["resnet50"].rows[-1].design == CONVNEXT_TINY
 
 
 def roadmap(regime: str = "resnet50") -> Roadmap:
-    """One of the paper's roadmaps by the name of its starting point: ``resnet50`` or ``resnet200``. Raises ``KeyError``
-    for an unknown regime, with the known ones in its message."""
+    """One of the paper's roadmaps by the name of its starting point: ``resnet50`` or ``resnet200``.
+
+    Raises:
+        KeyError: an unknown regime; the message lists the known ones.
+    """
     if regime not in ROADMAPS:
         raise KeyError(f"no roadmap {regime!r}; there are {', '.join(ROADMAPS)}")
     return ROADMAPS[regime]

@@ -99,7 +99,10 @@ class _Training:
 
 def diff_runs(before: str | Path, after: str | Path) -> RunDifferences:
     """What differed between two trainings, by their folders (``runs/NAME/latest`` serves), and by how much the result.
-    Raises ``RunError`` for a folder without a training."""
+
+    Raises:
+        RunError: a folder without a training.
+    """
     a, b = _Training.of(before), _Training.of(after)
     decided = {one.name: one for one in _differences(a.trial, b.trial)}
     known = bool(a.data and b.data)
