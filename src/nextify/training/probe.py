@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,7 +13,7 @@ from nextify.paper.design import Design
 from nextify.system import native, processes
 from nextify.system.device import out_of_memory, peak_memory_mib
 from nextify.training.learned import AnyImages, batches_to_test
-from nextify.training.prepare import Prepared
+from nextify.training.prepare import Preparation, Prepared
 from nextify.training.request import RequestError
 from nextify.training.schedule import relative_cost
 from nextify.training.trainer import Trainer, measured
@@ -26,6 +25,10 @@ FIRST_GUESS = 10
 """Epochs for which the first probe of ``--minutes`` is fitted."""
 PLANNED_SHARE = 0.97
 """Of ``--minutes``; the rest is left for what a probe does not see."""
+WANTED_EPOCHS = 20
+"""Where ``--minutes`` hold fewer, the images get smaller, if their size is not given: docs/log.md."""
+SIZE_STEP, SMALLEST_SIDE = 32, 64
+"""Images get smaller by multiples of this many pixels, and not smaller than this."""
 
 
 class OutOfMemory(RequestError):
@@ -149,28 +152,33 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all), waited=waited)
 
 
-def epochs_for(minutes: float, began: float, fitted_to: Callable[[int], Prepared], runtime: Runtime) -> int:
-    """Epochs that fill ``minutes`` here. The fit chooses the batch by the epochs, so this measures twice.
+def plan_for(minutes: float, began: float, preparation: Preparation, runtime: Runtime) -> tuple[int, int]:
+    """Epochs that fill ``minutes`` here, and the image size. Epochs decide the batch, so this measures twice.
 
     Args:
         began: reading of ``time.monotonic`` from which the minutes count; what measuring takes is subtracted.
-        fitted_to: the training of so many epochs.
+        preparation: its image size is kept where ``fixed_size`` or ``WANTED_EPOCHS`` fit.
 
     Raises:
         RequestError: not one epoch fits.
     """
     epochs = FIRST_GUESS
-    for _ in range(2):
-        prepared = fitted_to(epochs)
+    for last in (False, True):
+        prepared = preparation.fitted_to(epochs)
         found = measure(prepared, runtime)
         per_epoch = found.step_seconds * prepared.steps_per_epoch
         (spent,) = processes.largest([time.monotonic() - began])
         exact = ((60 * minutes - spent) * PLANNED_SHARE - found.test_seconds) / per_epoch
-        if exact < 1:
+        size = preparation.image_size
+        if not (last or preparation.fixed_size) and exact < WANTED_EPOCHS and size > SMALLEST_SIDE:
+            side = size * math.sqrt(max(exact, 0) / WANTED_EPOCHS)  # a step's time goes with the pixels
+            preparation = preparation.at(min(size, max(SMALLEST_SIDE, round(side / SIZE_STEP) * SIZE_STEP)))
+            exact *= (size / preparation.image_size) ** 2
+        elif exact < 1:
             smaller = "or " if prepared.request.scale == "tiny" else "a smaller --scale or "
             raise RequestError(
                 f"one epoch takes about {(spent + per_epoch + found.test_seconds) / 60:.1f} minutes here, more than "
                 f"--minutes {minutes:g}: give more minutes, {smaller}a smaller --image-size"
             )
-        epochs = min(math.floor(exact), 10**6)
-    return epochs
+        epochs = min(max(math.floor(exact), 1), 10**6)
+    return epochs, preparation.image_size
