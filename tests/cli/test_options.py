@@ -302,9 +302,10 @@ def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
     assert not list(tmp_path.glob("minutes-*"))
 
 
-def by_area(seconds_per_megapixel: float) -> Any:
+def by_area(seconds_per_megapixel: float, bf16: float = 1.0) -> Any:
     def measured(trial: Any, images: Images, runtime: Runtime, steps: int) -> Speed:
-        step = seconds_per_megapixel * trial.recipe.batch_size * trial.data.image_size**2 / 1e6
+        factor = bf16 if trial.recipe.precision == "bf16" else 1.0
+        step = factor * seconds_per_megapixel * trial.recipe.batch_size * trial.data.image_size**2 / 1e6
         return Speed(step, 0.0, trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size))
 
     return measured
@@ -334,6 +335,27 @@ def test_few_minutes_make_the_images_smaller_unless_their_size_is_given(
     (remembered,) = tmp_path.glob("minutes-*.json")
     remembered.write_text('{"minutes": 1.0, "epochs": 4}')  # of an earlier version
     assert prepare_in(tmp_path, replace(asked, image_size=160), large, Runtime()).trial.recipe.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("instructions", "bf16", "chosen"), [(True, 0.5, "bf16"), (True, 1.1, "fp32"), (False, 0.5, "fp32")]
+)
+def test_minutes_choose_bf16_where_it_is_faster(
+    instructions: bool, bf16: float, chosen: str, digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nextify.training.probe, "fast_bfloat16", lambda device: instructions)
+    monkeypatch.setattr(nextify.training.probe, "probe", by_area(10.0, bf16))
+    asked = Request("convnext_atto", minutes=1.0)
+    prepared = prepare_in(tmp_path, asked, digits, Runtime())
+    assert prepared.trial.recipe.precision == chosen
+    said = "bf16, which was measured to be faster here; --precision fp32 does without"
+    assert (said in prepared.notes) == (chosen == "bf16")
+    monkeypatch.setattr(nextify.training.probe, "probe", by_area(99.0))  # not measured again
+    assert prepare_in(tmp_path, asked, digits, Runtime()).trial == prepared.trial
+    assert with_fewer_epochs(prepared, tmp_path, 3, Runtime()).trial.recipe.precision == chosen
+    monkeypatch.setattr(nextify.training.probe, "probe", by_area(10.0, bf16))
+    for given in (replace(asked, precision="fp32"), replace(asked, recipe="scratch_small")):
+        assert prepare_in(tmp_path / "given", given, digits, Runtime()).trial.recipe.precision == "fp32"
 
 
 @pytest.mark.parametrize("epochs", [10, 1])

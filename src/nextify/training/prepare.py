@@ -146,16 +146,28 @@ class Preparation:
         given = request.image_size is not None or self.about is not None or request.mask_ratio is not None
         return given or request.scale != "full"
 
-    def at(self, image_size: int) -> Preparation:
-        """The same with smaller images, so that more epochs fit a given time."""
-        if image_size == self.image_size:
-            return self
-        note = (
-            f"images of {image_size} pixels, not {self.image_size}, so that more epochs fit; --image-size "
-            f"{self.image_size} keeps their size"
-        )
-        canvas = canvas_of(self.images, image_size) if isinstance(self.images, DenseImages) else None
-        return replace(self, image_size=image_size, canvas=canvas, notes=(*self.notes, note))
+    @property
+    def fixed_precision(self) -> bool:
+        """Whether the precision is given, if only by the recipe that was asked for."""
+        return self.request.recipe is not None or "precision" in self.request.above
+
+    def planned(self, image_size: int | None = None, precision: str | None = None) -> Preparation:
+        """The same with smaller images or another precision, so that more epochs fit a given time."""
+        found = self
+        if image_size not in (None, self.image_size):
+            note = (
+                f"images of {image_size} pixels, not {self.image_size}, so that more epochs fit; --image-size "
+                f"{self.image_size} keeps their size"
+            )
+            canvas = canvas_of(self.images, image_size) if isinstance(self.images, DenseImages) else None
+            found = replace(found, image_size=image_size, canvas=canvas, notes=(*found.notes, note))
+        if precision not in (None, self.recipe.precision):
+            note = (
+                f"{precision}, which was measured to be faster here; --precision {self.recipe.precision} does without"
+            )
+            recipe = self.recipe.with_(precision=precision)
+            found = replace(found, recipe=recipe, notes=(*found.notes, note))
+        return found
 
     def fitted_to(self, epochs: int | None = None) -> Prepared:
         """The training, with ``epochs`` unless the request names its own."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from nextify.kernels.choice import fast_bfloat16
 from nextify.paper.design import Design
 from nextify.system import native, processes
 from nextify.system.device import out_of_memory, peak_memory_mib
@@ -29,6 +30,9 @@ WANTED_EPOCHS = 20
 """Where ``--minutes`` hold fewer, the images get smaller, if their size is not given: docs/log.md."""
 SIZE_STEP, SMALLEST_SIDE = 32, 64
 """Images get smaller by multiples of this many pixels, and not smaller than this."""
+FASTER = 0.95
+"""``--minutes`` chooses bf16 where a step takes at most this share of the time in fp32."""
+PRECISIONS = ("fp32", "bf16")
 
 
 class OutOfMemory(RequestError):
@@ -152,8 +156,23 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all), waited=waited)
 
 
-def plan_for(minutes: float, began: float, preparation: Preparation, runtime: Runtime) -> tuple[int, int]:
-    """Epochs that fill ``minutes`` here, and the image size. Epochs decide the batch, so this measures twice.
+@dataclass(frozen=True)
+class Plan:
+    """What ``--minutes`` decides."""
+
+    epochs: int
+    image_size: int | None = None
+    """None keeps what a ``Preparation`` has; so does ``precision``."""
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        sizes = [self.epochs] if self.image_size is None else [self.epochs, self.image_size]
+        if any(type(number) is not int or number < 1 for number in sizes) or self.precision not in (None, *PRECISIONS):
+            raise ValueError(f"no plan of a training: {self}")
+
+
+def plan_for(minutes: float, began: float, preparation: Preparation, runtime: Runtime) -> Plan:
+    """Epochs that fill ``minutes`` here, at a precision that is fast, with images that are small enough.
 
     Args:
         began: reading of ``time.monotonic`` from which the minutes count; what measuring takes is subtracted.
@@ -162,23 +181,31 @@ def plan_for(minutes: float, began: float, preparation: Preparation, runtime: Ru
     Raises:
         RequestError: not one epoch fits.
     """
-    epochs = FIRST_GUESS
+    prepared = preparation.fitted_to(FIRST_GUESS)
+    found = measure(prepared, runtime)
+    if fast_bfloat16(runtime.device) and preparation.recipe.precision == "fp32" and not preparation.fixed_precision:
+        shorter = preparation.planned(precision="bf16")
+        other = measure(shorter.fitted_to(FIRST_GUESS), runtime)
+        if other.step_seconds < FASTER * found.step_seconds:
+            preparation, found = shorter, other
     for last in (False, True):
-        prepared = preparation.fitted_to(epochs)
-        found = measure(prepared, runtime)
         per_epoch = found.step_seconds * prepared.steps_per_epoch
         (spent,) = processes.largest([time.monotonic() - began])
         exact = ((60 * minutes - spent) * PLANNED_SHARE - found.test_seconds) / per_epoch
+        if last:
+            break
         size = preparation.image_size
-        if not (last or preparation.fixed_size) and exact < WANTED_EPOCHS and size > SMALLEST_SIDE:
+        if not preparation.fixed_size and exact < WANTED_EPOCHS and size > SMALLEST_SIDE:
             side = size * math.sqrt(max(exact, 0) / WANTED_EPOCHS)  # a step's time goes with the pixels
-            preparation = preparation.at(min(size, max(SMALLEST_SIDE, round(side / SIZE_STEP) * SIZE_STEP)))
+            preparation = preparation.planned(min(size, max(SMALLEST_SIDE, round(side / SIZE_STEP) * SIZE_STEP)))
             exact *= (size / preparation.image_size) ** 2
-        elif exact < 1:
-            smaller = "or " if prepared.request.scale == "tiny" else "a smaller --scale or "
-            raise RequestError(
-                f"one epoch takes about {(spent + per_epoch + found.test_seconds) / 60:.1f} minutes here, more than "
-                f"--minutes {minutes:g}: give more minutes, {smaller}a smaller --image-size"
-            )
-        epochs = min(max(math.floor(exact), 1), 10**6)
-    return epochs, preparation.image_size
+        # The batch is fitted to the epochs, and so is the time of one.
+        prepared = preparation.fitted_to(min(max(math.floor(exact), 1), 10**6))
+        found = measure(prepared, runtime)
+    if exact < 1:
+        smaller = "or " if prepared.request.scale == "tiny" else "a smaller --scale or "
+        raise RequestError(
+            f"one epoch takes about {(spent + per_epoch + found.test_seconds) / 60:.1f} minutes here, more than "
+            f"--minutes {minutes:g}: give more minutes, {smaller}a smaller --image-size"
+        )
+    return Plan(min(math.floor(exact), 10**6), preparation.image_size, preparation.recipe.precision)

@@ -51,7 +51,7 @@ from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.predictions import predictions_picture
 from nextify.training.prepare import Preparation, Prepared, resolved
-from nextify.training.probe import plan_for
+from nextify.training.probe import Plan, plan_for
 from nextify.training.reconstructions import keep_reconstructions
 from nextify.training.records import to_stderr
 from nextify.training.request import Request, check_licence
@@ -132,9 +132,8 @@ def prepare_in(
         if plan is None:
             plan = plan_for(request.minutes, began, preparation, runtime)
             if keep:
-                processes.from_first(partial(_remember_plan, path, request, *plan))
-        epochs, size = plan
-        preparation = preparation.at(size or preparation.image_size)
+                processes.from_first(partial(_remember_plan, path, request, plan))
+        epochs, preparation = plan.epochs, preparation.planned(plan.image_size, plan.precision)
         hold = "1 minute is enough for" if request.minutes == 1 else f"{request.minutes:g} minutes are enough for"
         notes.append(f"{hold} {plural(epochs, 'epoch')} here")
     prepared = preparation.fitted_to(epochs)
@@ -158,7 +157,9 @@ def with_fewer_epochs(prepared: Prepared, out: Path, epochs: int, runtime: Runti
     The training that was begun ends here: its checkpoints are removed.
     """
     request, images = prepared.request, prepared.images
-    _remember_plan(_memory_of_minutes(out, request, images), request, epochs, prepared.image_size)
+    _remember_plan(
+        _memory_of_minutes(out, request, images), request, Plan(epochs, prepared.image_size, prepared.recipe.precision)
+    )
     remove_checkpoint(folder_of(out, prepared.trial) / "checkpoint.pt")
     return prepare_in(out, request, images, runtime)
 
@@ -168,20 +169,16 @@ def _memory_of_minutes(out: Path, request: Request, images: AnyImages) -> Path:
     return out / f"minutes-{key}.json"
 
 
-def _remember_plan(path: Path, request: Request, epochs: int, image_size: int) -> None:
-    write_json_atomic(path, {"minutes": request.minutes, "epochs": epochs, "image_size": image_size})
+def _remember_plan(path: Path, request: Request, plan: Plan) -> None:
+    write_json_atomic(path, {"minutes": request.minutes, **asdict(plan)})
 
 
-def _remembered_plan(path: Path) -> tuple[int, int | None] | None:
-    """Epochs and image size; None for the size in files of earlier versions."""
+def _remembered_plan(path: Path) -> Plan | None:
     try:
         plan = parse_json(path.read_text(encoding="utf-8"))
-        epochs, size = plan["epochs"], plan.get("image_size")
+        return Plan(plan["epochs"], plan.get("image_size"), plan.get("precision"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if type(epochs) is not int or epochs < 1 or not (size is None or (type(size) is int and size >= 1)):
-        return None
-    return epochs, size
 
 
 def folder_of(out: Path, trial: Trial) -> Path:
