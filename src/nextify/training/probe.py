@@ -28,8 +28,11 @@ PLANNED_SHARE = 0.97
 """Of ``--minutes``; the rest is left for what a probe does not see."""
 WANTED_EPOCHS = 20
 """Where ``--minutes`` hold fewer, the images get smaller, if their size is not given: docs/log.md."""
+WANTED_STEPS = 2500
+"""Likewise for detectors and segmenters, whose batches are small however few the images are."""
 SIZE_STEP, SMALLEST_SIDE = 32, 64
-"""Images get smaller by multiples of this many pixels, and not smaller than this."""
+"""Images get smaller by multiples of this many pixels, and not smaller than this; with boxes or masks, whose objects
+may be small, than half their size."""
 FASTER = 0.95
 """``--minutes`` chooses bf16 where a step takes at most this share of the time in fp32."""
 PRECISIONS = ("fp32", "bf16")
@@ -194,10 +197,12 @@ def plan_for(minutes: float, began: float, preparation: Preparation, runtime: Ru
         exact = ((60 * minutes - spent) * PLANNED_SHARE - found.test_seconds) / per_epoch
         if last:
             break
-        size = preparation.image_size
-        if not preparation.fixed_size and exact < WANTED_EPOCHS and size > SMALLEST_SIDE:
-            side = size * math.sqrt(max(exact, 0) / WANTED_EPOCHS)  # a step's time goes with the pixels
-            preparation = preparation.planned(min(size, max(SMALLEST_SIDE, round(side / SIZE_STEP) * SIZE_STEP)))
+        size, dense = preparation.image_size, preparation.canvas is not None
+        wanted = max(WANTED_EPOCHS, WANTED_STEPS / prepared.steps_per_epoch if dense else 0)
+        least = max(SMALLEST_SIDE, size / 2 if dense else 0)
+        if not preparation.fixed_size and exact < wanted and size > least:
+            side = max(size * math.sqrt(max(exact, 0) / wanted), least)  # a step's time goes with the pixels
+            preparation = preparation.planned(min(size, round(side / SIZE_STEP) * SIZE_STEP))
             exact *= (size / preparation.image_size) ** 2
         # The batch is fitted to the epochs, and so is the time of one.
         prepared = preparation.fitted_to(min(max(math.floor(exact), 1), 10**6))
