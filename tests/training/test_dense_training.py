@@ -14,8 +14,9 @@ from nextify.data.dense import open_dense
 from nextify.data.dense.placement import canvas_of
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.zoo import create_model, find_design
-from nextify.paper.recipe import RECIPES
+from nextify.paper.recipe import RECIPES, RecipeError
 from nextify.tasks.detection import Detection
+from nextify.tasks.segmentation import pixel_weights
 from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import parameter_groups
 from nextify.training.overfit import overfit_batch
@@ -309,6 +310,26 @@ def test_the_backbone_starts_from_mmdetections_checkpoint(scenes, tmp_path):
     name = "stages.2.blocks.0.pointwise1.weight"
     assert torch.equal(started[f"backbone.{name}"], own[name])
     assert started["backbone.norms.3.bias"].eq(2).all()
+
+
+def test_rare_classes_of_pixels_count_more(scenes, tmp_path):
+    masks = [np.array([[0, 0, 0], [0, 1, 255]], np.uint8), np.full((2, 2), 0, np.uint8)]
+    weights = pixel_weights(masks, 3)
+    assert weights[1] / weights[0] == pytest.approx(8**0.5)  # 8 and 1 pixels
+    assert (8 * weights[0] + weights[1]) / 9 == pytest.approx(1)
+    made = prepared(scenes, "fpn", settings={"class_balance": "loss"})
+    trainer = Trainer(made.trial, made.images, RUNTIME)
+    head = trainer.model.head
+    pixels, targets = next(iter(trainer.batches.iterate(0, 1)))
+    inputs, targets = trainer.task.training_batch(pixels, targets, 0, None)
+    with torch.no_grad():
+        loss = trainer.model.eval()(inputs, targets)["pixels"]
+        logits = trainer.model(inputs)
+    by_hand = torch.nn.functional.cross_entropy(logits, targets.long(), head.pixel_weights, ignore_index=255)
+    assert loss == pytest.approx(float(by_hand), rel=1e-4)
+    assert not any("pixel_weights" in name for name in trainer.kept().state_dict())
+    with pytest.raises(RecipeError, match="needs class_balance=off"):
+        Trainer(prepared(scenes, settings={"class_balance": "loss"}).trial, scenes["detection"], RUNTIME)
 
 
 @pytest.mark.parametrize(("epochs", "side"), [(700, 128), (400, 96), (9, 64)])
