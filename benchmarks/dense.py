@@ -61,7 +61,9 @@ def runner(library: str, options: argparse.Namespace) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
 
     def step() -> None:
-        sum(network(images, rows).values()).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+            loss = sum(network(images, rows).values())
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--published", action="store_true", help="RetinaNet's own width of 256 and depth of 4")
     parser.add_argument("--channels-last", action="store_true", help="give timm channels-last weights and images")
     parser.add_argument("--kernels", choices=("auto", "on", "off"), default="auto", help="in nextify's network")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: by autocast, for both")
     parser.add_argument("--one", choices=tuple(BACKBONES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -97,7 +100,7 @@ def main() -> None:
     macs = dense_cost(plan, CLASSES, side, side) / 1e9
     print(
         f"RetinaNet on ConvNeXt-T at {side}², width {plan.width}, {plan.convolutions} convolutions, {macs:.1f} G "
-        f"multiply-adds, batch {options.batch}, fp32"
+        f"multiply-adds, batch {options.batch}, {options.precision}"
     )
     print(f"{here['cpu']}, {options.threads} threads; {here['date']}; python {here['python']}")
     print(", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", *BACKBONES)))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ from nextify.training.loop import Progress
 from nextify.training.prepare import prepare
 from nextify.training.probe import Speed, probe
 from nextify.training.request import Request
-from nextify.training.train import prepare_in
+from nextify.training.train import prepare_in, with_fewer_epochs
 from nextify.training.trial import Runtime, RuntimeOptionError, runtime
 from tests.helpers import Captured
 from tests.training.helpers import small_trial
@@ -300,6 +300,62 @@ def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
     assert main([*command, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("measuring how many epochs fit …\n")
     assert not list(tmp_path.glob("minutes-*"))
+
+
+def by_area(seconds_per_megapixel: float, bf16: float = 1.0) -> Any:
+    def measured(trial: Any, images: Images, runtime: Runtime, steps: int) -> Speed:
+        factor = bf16 if trial.recipe.precision == "bf16" else 1.0
+        step = factor * seconds_per_megapixel * trial.recipe.batch_size * trial.data.image_size**2 / 1e6
+        return Speed(step, 0.0, trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size))
+
+    return measured
+
+
+def test_few_minutes_make_the_images_smaller_unless_their_size_is_given(
+    digits: Images, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = replace(digits, native_size=(160, 160))
+    asked = Request("convnext_atto", minutes=1.0)
+    for seconds, size in ((0.1, 160), (0.5, 96), (3.0, 64)):
+        monkeypatch.setattr(nextify.training.probe, "probe", by_area(seconds))
+        out = tmp_path / f"{seconds}"
+        prepared = prepare_in(out, asked, large, Runtime())
+        assert prepared.trial.data.image_size == prepared.image_size == size
+        epochs = prepared.trial.recipe.epochs
+        assert epochs * len(digits.train) * size**2 / 1e6 * seconds == pytest.approx(58, rel=0.2)
+        said = f"images of {size} pixels, not 160, so that more epochs fit; --image-size 160 keeps their size"
+        assert (said in prepared.notes) == (size < 160)
+        monkeypatch.setattr(nextify.training.probe, "probe", by_area(99.0))  # not measured again
+        assert prepare_in(out, asked, large, Runtime()).trial == prepared.trial
+        fewer = with_fewer_epochs(prepared, out, 3, Runtime()).trial
+        assert (fewer.recipe.epochs, fewer.data.image_size) == (3, size)
+    monkeypatch.setattr(nextify.training.probe, "probe", by_area(0.5))
+    given = prepare_in(tmp_path, replace(asked, image_size=160), large, Runtime()).trial
+    assert given.data.image_size == 160
+    (remembered,) = tmp_path.glob("minutes-*.json")
+    remembered.write_text('{"minutes": 1.0, "epochs": 4}')  # of an earlier version
+    assert prepare_in(tmp_path, replace(asked, image_size=160), large, Runtime()).trial.recipe.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("instructions", "bf16", "chosen"), [(True, 0.5, "bf16"), (True, 1.1, "fp32"), (False, 0.5, "fp32")]
+)
+def test_minutes_choose_bf16_where_it_is_faster(
+    instructions: bool, bf16: float, chosen: str, digits: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nextify.training.probe, "fast_bfloat16", lambda device: instructions)
+    monkeypatch.setattr(nextify.training.probe, "probe", by_area(10.0, bf16))
+    asked = Request("convnext_atto", minutes=1.0)
+    prepared = prepare_in(tmp_path, asked, digits, Runtime())
+    assert prepared.trial.recipe.precision == chosen
+    said = "bf16, which was measured to be faster here; --precision fp32 does without"
+    assert (said in prepared.notes) == (chosen == "bf16")
+    monkeypatch.setattr(nextify.training.probe, "probe", by_area(99.0))  # not measured again
+    assert prepare_in(tmp_path, asked, digits, Runtime()).trial == prepared.trial
+    assert with_fewer_epochs(prepared, tmp_path, 3, Runtime()).trial.recipe.precision == chosen
+    monkeypatch.setattr(nextify.training.probe, "probe", by_area(10.0, bf16))
+    for given in (replace(asked, precision="fp32"), replace(asked, recipe="scratch_small")):
+        assert prepare_in(tmp_path / "given", given, digits, Runtime()).trial.recipe.precision == "fp32"
 
 
 @pytest.mark.parametrize("epochs", [10, 1])

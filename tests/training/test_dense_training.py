@@ -7,22 +7,26 @@ import numpy as np
 import pytest
 import torch
 
+import nextify.training.probe
 from nextify import cli
 from nextify.data import DataError
 from nextify.data.dense import open_dense
+from nextify.data.dense.placement import canvas_of
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.zoo import create_model, find_design
-from nextify.paper.recipe import RECIPES
+from nextify.paper.recipe import RECIPES, RecipeError
 from nextify.tasks.detection import Detection
+from nextify.tasks.segmentation import pixel_weights
 from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import parameter_groups
 from nextify.training.overfit import overfit_batch
 from nextify.training.prepare import prepare
+from nextify.training.probe import Speed
 from nextify.training.request import Request, RequestError
 from nextify.training.result import finished
 from nextify.training.run import run_trial
 from nextify.training.schedule import learning_rate
-from nextify.training.train import PREDICTIONS, run_prepared, train
+from nextify.training.train import PREDICTIONS, prepare_in, run_prepared, train
 from nextify.training.trainer import Trainer, build_network
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, WeightsError, load_bundle, rename, save_bundle
@@ -306,6 +310,43 @@ def test_the_backbone_starts_from_mmdetections_checkpoint(scenes, tmp_path):
     name = "stages.2.blocks.0.pointwise1.weight"
     assert torch.equal(started[f"backbone.{name}"], own[name])
     assert started["backbone.norms.3.bias"].eq(2).all()
+
+
+def test_rare_classes_of_pixels_count_more(scenes, tmp_path):
+    masks = [np.array([[0, 0, 0], [0, 1, 255]], np.uint8), np.full((2, 2), 0, np.uint8)]
+    weights = pixel_weights(masks, 3)
+    assert weights[1] / weights[0] == pytest.approx(8**0.5)  # 8 and 1 pixels
+    assert (8 * weights[0] + weights[1]) / 9 == pytest.approx(1)
+    made = prepared(scenes, "fpn", settings={"class_balance": "loss"})
+    trainer = Trainer(made.trial, made.images, RUNTIME)
+    head = trainer.model.head
+    pixels, targets = next(iter(trainer.batches.iterate(0, 1)))
+    inputs, targets = trainer.task.training_batch(pixels, targets, 0, None)
+    with torch.no_grad():
+        loss = trainer.model.eval()(inputs, targets)["pixels"]
+        logits = trainer.model(inputs)
+    by_hand = torch.nn.functional.cross_entropy(logits, targets.long(), head.pixel_weights, ignore_index=255)
+    assert loss == pytest.approx(float(by_hand), rel=1e-4)
+    assert not any("pixel_weights" in name for name in trainer.kept().state_dict())
+    with pytest.raises(RecipeError, match="needs class_balance=off"):
+        Trainer(prepared(scenes, settings={"class_balance": "loss"}).trial, scenes["detection"], RUNTIME)
+
+
+@pytest.mark.parametrize(("epochs", "side"), [(700, 128), (400, 96), (9, 64)])
+def test_minutes_make_the_canvas_smaller_for_enough_steps_but_not_by_more_than_half(
+    scenes, epochs, side, tmp_path, monkeypatch
+):
+    images = scenes["detection"]  # a minute holds so many epochs of 4 steps on its own canvas
+    step = 58 / (4 * epochs) / 128**2
+
+    def probe(trial, *_, **__):
+        return Speed(step * trial.data.image_size**2, 0.0, 4 * trial.recipe.epochs)
+
+    monkeypatch.setattr(nextify.training.probe, "probe", probe)
+    made = prepare_in(tmp_path, Request("convnext_atto", minutes=1.0, settings={"batch_size": 4}), images, RUNTIME)
+    assert max(made.trial.data.canvas) == made.trial.data.image_size == side
+    assert made.trial.data.canvas == canvas_of(images, side)
+    assert made.trial.recipe.epochs == pytest.approx(epochs * (128 / side) ** 2, rel=0.05)
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -19,7 +19,7 @@ from nextify.system.files import UnusableFolder
 from nextify.training.checkpoint import before, save_checkpoint
 from nextify.training.result import finished, of_earlier_versions
 from nextify.training.run import run_trial
-from nextify.training.train import _remembered_epochs
+from nextify.training.train import _remembered_plan
 from nextify.training.trial import Runtime
 from nextify.weights import load_bundle
 from tests.helpers import fewer
@@ -143,7 +143,7 @@ def test_what_a_killed_training_left_behind_is_removed(whole: Path, digits: Imag
 @pytest.mark.parametrize("text", ["[" * 100_000, "5", "{}", '{"epochs": true}', '{"epochs": 1e400}', '{"epochs": -3}'])
 def test_a_damaged_memory_of_minutes_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "minutes-0.json").write_text(text)
-    assert _remembered_epochs(tmp_path / "minutes-0.json") is None
+    assert _remembered_plan(tmp_path / "minutes-0.json") is None
 
 
 def test_two_damaged_checkpoints_are_said(digits: Images, tmp_path: Path) -> None:

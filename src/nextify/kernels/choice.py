@@ -28,6 +28,14 @@ BFLOAT16_INSTRUCTIONS: bool = torch.cpu._is_avx512_bf16_supported()
 MATRIX_UNITS: bool = torch.cpu._is_amx_tile_supported()
 """Intel's AMX."""
 
+
+def fast_bfloat16(device: str) -> bool:
+    """Whether this processor or GPU has instructions for bfloat16, which then may be faster than float32."""
+    if device == "cpu":
+        return BFLOAT16_INSTRUCTIONS or MATRIX_UNITS
+    return device.startswith("cuda") and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 DTYPES = (torch.float32, torch.bfloat16)
 PLAIN = {Tensor, nn.Parameter, type(None)}
 """Types of tensors whose memory kernels may read."""

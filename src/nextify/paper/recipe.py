@@ -207,8 +207,9 @@ class Recipe(Settings):
     """Probability that a rectangle of an image is replaced by noise; 0 switches it off."""
     label_smoothing: Decay = 0.1
     class_balance: Literal["loss", "sampling"] | Off = "off"
-    """``loss``: each image's loss is weighted inversely to the number of images of its class. ``sampling``: every class
-    is shown equally often; an epoch keeps its number of images, so small classes repeat theirs."""
+    """``loss``: each image's loss is weighted inversely to the number of images of its class; in segmentation each
+    pixel's, inversely to the root of its class's pixels. ``sampling``: every class is shown equally often; an epoch
+    keeps its number of images, so small classes repeat theirs."""
     stochastic_depth: Decay = 0.1
     """Probability that the last block's residual branch is dropped; grows linearly from 0 at the first block."""
     ema: Fraction | Off = "off"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -61,3 +62,13 @@ class Segmentation:
 
     def metrics(self, observations: Sequence[Pixels]) -> SegmentationMetrics:
         return SegmentationMetrics.over(observations)
+
+
+def pixel_weights(masks: Iterable[npt.NDArray[np.uint8]], num_classes: int) -> Tensor:
+    """``(K,)``: inverse to the root of each class's share of the pixels, 1 on average over them. Inverse to the share
+    itself, rare classes would be found almost everywhere.
+    """
+    counts = sum(np.bincount(mask.reshape(-1), minlength=256)[:num_classes] for mask in masks)
+    share = np.maximum(counts, 1) / np.sum(counts)
+    weights = share**-0.5
+    return torch.tensor(weights / np.sum(weights * counts / np.sum(counts)), dtype=torch.float32)

@@ -172,7 +172,10 @@ class Finished:
         request = Request(**{**self.asked["request"], **new})
         return Prepared(
             *(request, images, self.asked["recipe_name"], before, about if isinstance(about, About) else None),
-            *(state, start, side, (data.mean, data.std), notes),
+            *(state, start, side),
+            canvas=data.canvas,
+            normalization=(data.mean, data.std),
+            notes=notes,
             trial=Trial(*(design, recipe, data, seed, start), self.asked["frozen_stages"], self.asked["accumulation"]),
             preflight=report,
             changes=(),

@@ -8,13 +8,15 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextify.data import DataError, Images, ImageSet, TestBatches, TrainBatches
 from nextify.data.dense.annotations import DenseImages, DenseSet
 from nextify.data.dense.batches import DenseTestBatches, DenseTrainBatches
 from nextify.data.share import Share
 from nextify.networks.dense.design import DenseDesign
+from nextify.networks.dense.network import DenseNetwork
+from nextify.networks.dense.segmentation import SegmentationHead
 from nextify.networks.foreign import Foreign
 from nextify.networks.masked.design import MaskedDesign
 from nextify.tasks.average_precision import MASK_SPECS, SPECS
@@ -22,7 +24,7 @@ from nextify.tasks.classification import Classification, class_weights
 from nextify.tasks.detection import Detection
 from nextify.tasks.masked import MaskedImages
 from nextify.tasks.multilabel import MultiLabel, positive_weights
-from nextify.tasks.segmentation import Segmentation
+from nextify.tasks.segmentation import Segmentation, pixel_weights
 from nextify.tasks.task import MetricSpec, Task
 from nextify.training.trial import Runtime, Trial
 
@@ -87,6 +89,14 @@ def task_of(trial: Trial, images: AnyImages, device: torch.device) -> Task[Any]:
     if images.task == "segmentation":
         return Segmentation(data.num_classes, data.mean, data.std, device, bf16)
     return Detection(images.classes, data.mean, data.std, device, images.test, _has_masks(trial), bf16)
+
+
+def balance(model: nn.Module, trial: Trial, images: AnyImages) -> None:
+    """Have a segmenter weight the pixels of its classes, where the recipe asks for it."""
+    head = model.head if isinstance(model, DenseNetwork) else None
+    if isinstance(head, SegmentationHead) and isinstance(images, DenseImages) and trial.recipe.class_balance == "loss":
+        masks = (images.train.mask(i) for i in range(len(images.train)))
+        head.pixel_weights = pixel_weights(masks, trial.data.num_classes)
 
 
 def train_batches(trial: Trial, images: AnyImages, runtime: Runtime, share: Share | None) -> TrainingBatches:

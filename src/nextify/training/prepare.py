@@ -85,6 +85,9 @@ class Preparation:
     start: Mapping[str, Tensor] | None
     start_digest: str
     image_size: int
+    """Side of the images, or the longer one of the canvas."""
+    canvas: tuple[int, int] | None
+    """Height and width of the input of a detector or segmenter."""
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None
     """Mean and standard deviation of each channel; None for ImageNet's."""
     notes: tuple[str, ...]
@@ -121,8 +124,10 @@ class Preparation:
             raise RequestError(
                 "--freeze keeps stages as they are, which is useless with random weights: give --weights too"
             )
+        canvas = None
         if isinstance(images, DenseImages):
-            size = max(dense_canvas(request, images, notes))
+            canvas = dense_canvas(request, images, notes)
+            size = max(canvas)
         else:
             size = request.image_size or _image_size(request, images, about, notes)
         start_digest = FROM_SCRATCH if start is None else digest(start)
@@ -132,12 +137,41 @@ class Preparation:
         if isinstance(images, Images) and isinstance(bands, int) and measures:
             known = measured(images.train)
             notes.append(f"{plural(bands, 'channel')}: mean and std are measured on the training images")
-        return cls(request, images, recipe_name, recipe, about, start, start_digest, size, known, tuple(notes))
+        return cls(request, images, recipe_name, recipe, about, start, start_digest, size, canvas, known, tuple(notes))
+
+    @property
+    def fixed_size(self) -> bool:
+        """Whether the image size is given, if only by the weights or the scale."""
+        request = self.request
+        given = request.image_size is not None or self.about is not None or request.mask_ratio is not None
+        return given or request.scale != "full"
+
+    @property
+    def fixed_precision(self) -> bool:
+        """Whether the precision is given, if only by the recipe that was asked for."""
+        return self.request.recipe is not None or "precision" in self.request.above
+
+    def planned(self, image_size: int | None = None, precision: str | None = None) -> Preparation:
+        """The same with smaller images or another precision, so that more epochs fit a given time."""
+        found = self
+        if image_size not in (None, self.image_size):
+            note = (
+                f"images of {image_size} pixels, not {self.image_size}, so that more epochs fit; --image-size "
+                f"{self.image_size} keeps their size"
+            )
+            canvas = canvas_of(self.images, image_size) if isinstance(self.images, DenseImages) else None
+            found = replace(found, image_size=image_size, canvas=canvas, notes=(*found.notes, note))
+        if precision not in (None, self.recipe.precision):
+            note = (
+                f"{precision}, which was measured to be faster here; --precision {self.recipe.precision} does without"
+            )
+            recipe = self.recipe.with_(precision=precision)
+            found = replace(found, recipe=recipe, notes=(*found.notes, note))
+        return found
 
     def fitted_to(self, epochs: int | None = None) -> Prepared:
         """The training, with ``epochs`` unless the request names its own."""
-        request, images, size = self.request, self.images, self.image_size
-        canvas = canvas_of(images, request.image_size) if isinstance(images, DenseImages) else None
+        request, images, size, canvas = self.request, self.images, self.image_size, self.canvas
         side = size if canvas is None else min(canvas)
         recipe_settings, design_settings = split(request.settings)
         chosen_scale = scale(request.scale)
@@ -208,8 +242,9 @@ class Preparation:
         trained: Design | DenseDesign | MaskedDesign = design
         report: Preflight | DensePreflight
         if isinstance(images, DenseImages):
+            assert canvas is not None
             report = dense_preflight(images, final)
-            trained = dense_design(request, images, design)
+            trained = dense_design(request, images, design, canvas)
         else:
             if request.mask_ratio is not None:
                 check_masked_recipe(final)
@@ -241,7 +276,7 @@ class Preparation:
         images = self.images
         data = Data(images.name, images.fingerprint, images.num_classes, self.image_size)
         if isinstance(images, DenseImages):
-            data = replace(data, task=images.task, canvas=canvas_of(images, self.request.image_size))
+            data = replace(data, task=images.task, canvas=self.canvas)
         if self.request.mask_ratio is not None:
             data = replace(data, task="masked")
         elif isinstance(images, Images) and images.multilabel:

@@ -120,7 +120,8 @@ def dense_start(
         backbone = known.design.backbone
         if not isinstance(backbone, Design) or (known.name and known.name != request.model):
             raise WeightsError(f"{request.weights} holds {known.name or 'another network'}, not {request.model}")
-        same = known.classes == images.classes and known.design == dense_design(request, images, backbone)
+        head = dense_design(request, images, backbone, canvas_of(images, request.image_size))
+        same = known.classes == images.classes and known.design == head
         state = {n: t for n, t in bundle.state.items() if same or n.startswith("backbone.")}
         notes.append(f"starts from {request.weights}, licence {known.licence}; the head is {'kept' if same else 'new'}")
         preprocessing = Preprocessing(mean=known.mean, std=known.std)
@@ -180,6 +181,6 @@ def dense_canvas(request: Request, images: DenseImages, notes: list[str]) -> tup
     return canvas
 
 
-def dense_design(request: Request, images: DenseImages, backbone: Design) -> DenseDesign:
+def dense_design(request: Request, images: DenseImages, backbone: Design, canvas: tuple[int, int]) -> DenseDesign:
     """The detector or segmenter with a head that suits the canvas."""
-    return fitted_head(backbone, _head(request, images), canvas_of(images, request.image_size))
+    return fitted_head(backbone, _head(request, images), canvas)

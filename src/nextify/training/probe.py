@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
 
+from nextify.kernels.choice import fast_bfloat16
 from nextify.paper.design import Design
 from nextify.system import native, processes
 from nextify.system.device import out_of_memory, peak_memory_mib
 from nextify.training.learned import AnyImages, batches_to_test
-from nextify.training.prepare import Prepared
+from nextify.training.prepare import Preparation, Prepared
 from nextify.training.request import RequestError
 from nextify.training.schedule import relative_cost
 from nextify.training.trainer import Trainer, measured
@@ -26,6 +26,16 @@ FIRST_GUESS = 10
 """Epochs for which the first probe of ``--minutes`` is fitted."""
 PLANNED_SHARE = 0.97
 """Of ``--minutes``; the rest is left for what a probe does not see."""
+WANTED_EPOCHS = 20
+"""Where ``--minutes`` hold fewer, the images get smaller, if their size is not given: docs/log.md."""
+WANTED_STEPS = 2500
+"""Likewise for detectors and segmenters, whose batches are small however few the images are."""
+SIZE_STEP, SMALLEST_SIDE = 32, 64
+"""Images get smaller by multiples of this many pixels, and not smaller than this; with boxes or masks, whose objects
+may be small, than half their size."""
+FASTER = 0.95
+"""``--minutes`` chooses bf16 where a step takes at most this share of the time in fp32."""
+PRECISIONS = ("fp32", "bf16")
 
 
 class OutOfMemory(RequestError):
@@ -149,28 +159,58 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
     return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all), waited=waited)
 
 
-def epochs_for(minutes: float, began: float, fitted_to: Callable[[int], Prepared], runtime: Runtime) -> int:
-    """Epochs that fill ``minutes`` here. The fit chooses the batch by the epochs, so this measures twice.
+@dataclass(frozen=True)
+class Plan:
+    """What ``--minutes`` decides."""
+
+    epochs: int
+    image_size: int | None = None
+    """None keeps what a ``Preparation`` has; so does ``precision``."""
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        sizes = [self.epochs] if self.image_size is None else [self.epochs, self.image_size]
+        if any(type(number) is not int or number < 1 for number in sizes) or self.precision not in (None, *PRECISIONS):
+            raise ValueError(f"no plan of a training: {self}")
+
+
+def plan_for(minutes: float, began: float, preparation: Preparation, runtime: Runtime) -> Plan:
+    """Epochs that fill ``minutes`` here, at a precision that is fast, with images that are small enough.
 
     Args:
         began: reading of ``time.monotonic`` from which the minutes count; what measuring takes is subtracted.
-        fitted_to: the training of so many epochs.
+        preparation: its image size is kept where ``fixed_size`` or ``WANTED_EPOCHS`` fit.
 
     Raises:
         RequestError: not one epoch fits.
     """
-    epochs = FIRST_GUESS
-    for _ in range(2):
-        prepared = fitted_to(epochs)
-        found = measure(prepared, runtime)
+    prepared = preparation.fitted_to(FIRST_GUESS)
+    found = measure(prepared, runtime)
+    if fast_bfloat16(runtime.device) and preparation.recipe.precision == "fp32" and not preparation.fixed_precision:
+        shorter = preparation.planned(precision="bf16")
+        other = measure(shorter.fitted_to(FIRST_GUESS), runtime)
+        if other.step_seconds < FASTER * found.step_seconds:
+            preparation, found = shorter, other
+    for last in (False, True):
         per_epoch = found.step_seconds * prepared.steps_per_epoch
         (spent,) = processes.largest([time.monotonic() - began])
         exact = ((60 * minutes - spent) * PLANNED_SHARE - found.test_seconds) / per_epoch
-        if exact < 1:
-            smaller = "or " if prepared.request.scale == "tiny" else "a smaller --scale or "
-            raise RequestError(
-                f"one epoch takes about {(spent + per_epoch + found.test_seconds) / 60:.1f} minutes here, more than "
-                f"--minutes {minutes:g}: give more minutes, {smaller}a smaller --image-size"
-            )
-        epochs = min(math.floor(exact), 10**6)
-    return epochs
+        if last:
+            break
+        size, dense = preparation.image_size, preparation.canvas is not None
+        wanted = max(WANTED_EPOCHS, WANTED_STEPS / prepared.steps_per_epoch if dense else 0)
+        least = max(SMALLEST_SIDE, size / 2 if dense else 0)
+        if not preparation.fixed_size and exact < wanted and size > least:
+            side = max(size * math.sqrt(max(exact, 0) / wanted), least)  # a step's time goes with the pixels
+            preparation = preparation.planned(min(size, round(side / SIZE_STEP) * SIZE_STEP))
+            exact *= (size / preparation.image_size) ** 2
+        # The batch is fitted to the epochs, and so is the time of one.
+        prepared = preparation.fitted_to(min(max(math.floor(exact), 1), 10**6))
+        found = measure(prepared, runtime)
+    if exact < 1:
+        smaller = "or " if prepared.request.scale == "tiny" else "a smaller --scale or "
+        raise RequestError(
+            f"one epoch takes about {(spent + per_epoch + found.test_seconds) / 60:.1f} minutes here, more than "
+            f"--minutes {minutes:g}: give more minutes, {smaller}a smaller --image-size"
+        )
+    return Plan(min(math.floor(exact), 10**6), preparation.image_size, preparation.recipe.precision)

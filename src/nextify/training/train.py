@@ -51,7 +51,7 @@ from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import OnProgress, ShouldStop
 from nextify.training.predictions import predictions_picture
 from nextify.training.prepare import Preparation, Prepared, resolved
-from nextify.training.probe import epochs_for
+from nextify.training.probe import Plan, plan_for
 from nextify.training.reconstructions import keep_reconstructions
 from nextify.training.records import to_stderr
 from nextify.training.request import Request, check_licence
@@ -128,11 +128,12 @@ def prepare_in(
     epochs = None
     if request.minutes is not None:
         path = _memory_of_minutes(out, request, images)
-        epochs = processes.from_first(lambda: _remembered_epochs(path))
-        if epochs is None:
-            epochs = measured = epochs_for(request.minutes, began, preparation.fitted_to, runtime)
+        plan = processes.from_first(lambda: _remembered_plan(path))
+        if plan is None:
+            plan = plan_for(request.minutes, began, preparation, runtime)
             if keep:
-                processes.from_first(lambda: write_json_atomic(path, {"minutes": request.minutes, "epochs": measured}))
+                processes.from_first(partial(_remember_plan, path, request, plan))
+        epochs, preparation = plan.epochs, preparation.planned(plan.image_size, plan.precision)
         hold = "1 minute is enough for" if request.minutes == 1 else f"{request.minutes:g} minutes are enough for"
         notes.append(f"{hold} {plural(epochs, 'epoch')} here")
     prepared = preparation.fitted_to(epochs)
@@ -156,7 +157,9 @@ def with_fewer_epochs(prepared: Prepared, out: Path, epochs: int, runtime: Runti
     The training that was begun ends here: its checkpoints are removed.
     """
     request, images = prepared.request, prepared.images
-    write_json_atomic(_memory_of_minutes(out, request, images), {"minutes": request.minutes, "epochs": epochs})
+    _remember_plan(
+        _memory_of_minutes(out, request, images), request, Plan(epochs, prepared.image_size, prepared.recipe.precision)
+    )
     remove_checkpoint(folder_of(out, prepared.trial) / "checkpoint.pt")
     return prepare_in(out, request, images, runtime)
 
@@ -166,12 +169,16 @@ def _memory_of_minutes(out: Path, request: Request, images: AnyImages) -> Path:
     return out / f"minutes-{key}.json"
 
 
-def _remembered_epochs(path: Path) -> int | None:
+def _remember_plan(path: Path, request: Request, plan: Plan) -> None:
+    write_json_atomic(path, {"minutes": request.minutes, **asdict(plan)})
+
+
+def _remembered_plan(path: Path) -> Plan | None:
     try:
-        epochs = parse_json(path.read_text(encoding="utf-8"))["epochs"]
-    except (OSError, ValueError, KeyError, TypeError):
+        plan = parse_json(path.read_text(encoding="utf-8"))
+        return Plan(plan["epochs"], plan.get("image_size"), plan.get("precision"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return epochs if type(epochs) is int and epochs >= 1 else None
 
 
 def folder_of(out: Path, trial: Trial) -> Path:

@@ -36,7 +36,7 @@ from nextify.tasks.multilabel_metrics import UNFITTED, fitted_thresholds
 from nextify.tasks.task import M_co, Metrics, Task
 from nextify.training import distributed
 from nextify.training.captured import CapturedUpdate
-from nextify.training.learned import AnyImages, AnySet, batches_to_test, task_of, train_batches
+from nextify.training.learned import AnyImages, AnySet, balance, batches_to_test, task_of, train_batches
 from nextify.training.optimizers import build_optimizers, classifier, set_learning_rate
 from nextify.training.records import Entry, State
 from nextify.training.schedule import image_side, learning_rate
@@ -183,6 +183,7 @@ class Trainer:
         self.device = torch.device(runtime.device)
         self.together = several and together
         model = build_network(trial, start)
+        balance(model, trial, images)
         kernels.install(model, runtime.kernels)
         self.parts = parts_of_a_batch(model, trial, runtime)
         if self.together:

@@ -97,7 +97,7 @@ class DenseTrainBatches(BatchesByStep):
             DataError: there are fewer images than a batch holds.
             RecipeError: the recipe has an augmentation that boxes and masks cannot follow.
         """
-        _refuse_others(recipe)
+        _refuse_others(recipe, images.task)
         super().__init__(np.arange(len(images)), recipe, seed, workers, share)
         self.images, self.canvas, self.masks = images, canvas, masks
         self.held_out = np.arange(0)
@@ -251,13 +251,13 @@ def _range_of(recipe: Recipe) -> tuple[float, float]:
             assert_never(unknown)
 
 
-def _refuse_others(recipe: Recipe) -> None:
+def _refuse_others(recipe: Recipe, task: str) -> None:
     """Raise ``RecipeError`` for settings whose changes of an image boxes and masks do not follow."""
     settings = {
         "light": recipe.light,
         "rand_augment": recipe.rand_augment,
         "mixing": recipe.mixing,
-        "class_balance": recipe.class_balance,
+        "class_balance": "off" if (task, recipe.class_balance) == ("segmentation", "loss") else recipe.class_balance,
         "calibration": recipe.calibration,
         "progressive_resizing": recipe.progressive_resizing,
     }

@@ -36,14 +36,17 @@ def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
 
 
-def _pixel_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def _pixel_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """Summed cross entropy of ``logits (B, K, H, W)`` at the pixels of ``targets (B, H', W')`` that are not ignored."""
     full = _resized(logits.float(), (targets.shape[-2], targets.shape[-1]))
-    return F.cross_entropy(full, targets.long(), ignore_index=IGNORED, reduction="sum")
+    return F.cross_entropy(full, targets.long(), weights, ignore_index=IGNORED, reduction="sum")
 
 
 class SegmentationHead(Head):
     """Losses in training, logits at the size of the canvas in evaluation."""
+
+    pixel_weights: Tensor | None
+    """``(K,)``, of the pixels of each class; None weights all alike."""
 
     def features(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What the classifier sees, and what the auxiliary head sees."""
@@ -56,14 +59,18 @@ class SegmentationHead(Head):
         logits: Tensor = self.classifier(self.dropout(seen))
         if targets is None:
             return _resized(logits.float(), canvas)
-        count = self.averaged((targets != IGNORED).sum(), len(targets))
-        losses = {"pixels": _pixel_loss(logits, targets) / count}
+        weights, counted = self.pixel_weights, targets != IGNORED
+        count = self.averaged(
+            counted.sum() if weights is None else weights[targets[counted].long()].sum(), len(targets)
+        )
+        losses = {"pixels": _pixel_loss(logits, targets, weights) / count}
         if self.auxiliary is not None:
-            losses["auxiliary"] = AUXILIARY * (_pixel_loss(self.auxiliary(below), targets) / count)
+            losses["auxiliary"] = AUXILIARY * (_pixel_loss(self.auxiliary(below), targets, weights) / count)
         return losses
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
+        self.register_buffer("pixel_weights", None, persistent=False)
         self.auxiliary: nn.Module | None = None
         self.dropout = DropChannels(DROPOUT)
         self.classifier = nn.Conv2d(width, num_classes, 1)
