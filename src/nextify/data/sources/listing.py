@@ -164,7 +164,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         lacks_any = parts is not None and parts.test is None
         said.append(f"There is no {shown('val')} or {shown('test')}: {note}" if lacks_any else note)
     elif not len(test):
-        raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to set apart part of "
+        raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to have part of "
                         f"{shown(train_part or 'train')} set apart")  # fmt: skip
     tested = present(labels[test])
     if len(train) and (unknown := [classes[i] for i in np.setdiff1d(tested, trained)]):
