@@ -316,7 +316,7 @@ def test_few_minutes_make_the_images_smaller_unless_their_size_is_given(
 ) -> None:
     large = replace(digits, native_size=(160, 160))
     asked = Request("convnext_atto", minutes=1.0)
-    for seconds, size in ((0.1, 160), (0.5, 96), (3.0, 64)):
+    for seconds, size in ((0.03, 160), (0.1, 96), (3.0, 64)):
         monkeypatch.setattr(nextify.training.probe, "probe", by_area(seconds))
         out = tmp_path / f"{seconds}"
         prepared = prepare_in(out, asked, large, Runtime())

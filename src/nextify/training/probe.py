@@ -28,8 +28,10 @@ PLANNED_SHARE = 0.97
 """Of ``--minutes``; the rest is left for what a probe does not see."""
 WANTED_EPOCHS = 20
 """Where ``--minutes`` hold fewer, the images get smaller, if their size is not given: docs/log.md."""
+WANTED_IMAGES, MOST_WANTED_EPOCHS = 130_000, 80
+"""Of few images, more epochs are wanted, up to this many: until so many images have been seen."""
 WANTED_STEPS = 2500
-"""Likewise for detectors and segmenters, whose batches are small however few the images are."""
+"""More are wanted of detectors and segmenters, too, whose batches are small however few the images are."""
 SIZE_STEP, SMALLEST_SIDE = 32, 64
 """Images get smaller by multiples of this many pixels, and not smaller than this; with boxes or masks, whose objects
 may be small, than half their size."""
@@ -198,7 +200,8 @@ def plan_for(minutes: float, began: float, preparation: Preparation, runtime: Ru
         if last:
             break
         size, dense = preparation.image_size, preparation.canvas is not None
-        wanted = max(WANTED_EPOCHS, WANTED_STEPS / prepared.steps_per_epoch if dense else 0)
+        seen = min(MOST_WANTED_EPOCHS, WANTED_IMAGES / len(preparation.images.train))
+        wanted = max(WANTED_EPOCHS, WANTED_STEPS / prepared.steps_per_epoch if dense else seen)
         least = max(SMALLEST_SIDE, size / 2 if dense else 0)
         if not preparation.fixed_size and exact < wanted and size > least:
             side = max(size * math.sqrt(max(exact, 0) / wanted), least)  # a step's time goes with the pixels
