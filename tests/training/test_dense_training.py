@@ -313,13 +313,14 @@ def test_the_backbone_starts_from_mmdetections_checkpoint(scenes, tmp_path):
 
 
 def test_rare_classes_of_pixels_count_more(scenes, tmp_path):
-    masks = [np.array([[0, 0, 0], [0, 1, 255]], np.uint8), np.full((2, 2), 0, np.uint8)]
-    weights = pixel_weights(masks, 3)
-    assert weights[1] / weights[0] == pytest.approx(8**0.5)  # 8 and 1 pixels
+    weights = pixel_weights(np.array([8, 1, 0]))
+    assert weights[1] / weights[0] == pytest.approx(8**0.5)
     assert (8 * weights[0] + weights[1]) / 9 == pytest.approx(1)
     made = prepared(scenes, "fpn", settings={"class_balance": "loss"})
     trainer = Trainer(made.trial, made.images, RUNTIME)
-    head = trainer.model.head
+    head, train = trainer.model.head, made.images.train
+    counts = sum(np.bincount(train.mask(i).reshape(-1), minlength=256) for i in range(len(train)))
+    assert torch.equal(head.pixel_weights, pixel_weights(counts[: len(head.pixel_weights)]))
     pixels, targets = next(iter(trainer.batches.iterate(0, 1)))
     inputs, targets = trainer.task.training_batch(pixels, targets, 0, None)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -64,11 +64,8 @@ class Segmentation:
         return SegmentationMetrics.over(observations)
 
 
-def pixel_weights(masks: Iterable[npt.NDArray[np.uint8]], num_classes: int) -> Tensor:
-    """``(K,)``: inverse to the root of each class's share of the pixels, 1 on average over them. Inverse to the share
-    itself, rare classes would be found almost everywhere.
-    """
-    counts = sum(np.bincount(mask.reshape(-1), minlength=256)[:num_classes] for mask in masks)
-    share = np.maximum(counts, 1) / np.sum(counts)
-    weights = share**-0.5
-    return torch.tensor(weights / np.sum(weights * counts / np.sum(counts)), dtype=torch.float32)
+def pixel_weights(pixels: npt.NDArray[np.int64]) -> Tensor:
+    """``(K,)``: inverse to the root of each class's share of the ``pixels (K,)``, 1 on average over them. With weights
+    inverse to the share itself, rare classes would be found almost everywhere."""
+    weights = np.maximum(pixels, 1) ** -0.5
+    return torch.tensor(weights * np.sum(pixels) / np.sum(weights * pixels), dtype=torch.float32)

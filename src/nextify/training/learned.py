@@ -95,8 +95,7 @@ def balance(model: nn.Module, trial: Trial, images: AnyImages) -> None:
     """Have a segmenter weight the pixels of its classes, where the recipe asks for it."""
     head = model.head if isinstance(model, DenseNetwork) else None
     if isinstance(head, SegmentationHead) and isinstance(images, DenseImages) and trial.recipe.class_balance == "loss":
-        masks = (images.train.mask(i) for i in range(len(images.train)))
-        head.pixel_weights = pixel_weights(masks, trial.data.num_classes)
+        head.pixel_weights = pixel_weights(images.train.pixels[: trial.data.num_classes])
 
 
 def train_batches(trial: Trial, images: AnyImages, runtime: Runtime, share: Share | None) -> TrainingBatches:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -154,6 +155,14 @@ class DenseSet(StoredImages):
         if self._masks is None:
             raise ValueError(f"images for {self.task} have no index masks")
         return self._masks[index]
+
+    @cached_property
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """``(256,)``: pixels of each class and of ``IGNORED`` in all masks, which are read for it once."""
+        counts = np.zeros(256, np.int64)
+        for i in range(len(self)):
+            counts += np.bincount(self.mask(i).reshape(-1), minlength=256)
+        return counts
 
     def selected(self, indices: npt.NDArray[np.int64]) -> DenseSet:
         """The images at ``indices (M,)``, in that order."""
