@@ -26,7 +26,8 @@ Scale = Literal["tiny", "small", "half", "full"]
 Minutes = Annotated[
     Annotated[float, Range(above=0, most=10**7)] | None,
     arg(
-        help="Instead of --epochs: as many as a measurement says fit into this time, counted from the command's start.",
+        help="Instead of --epochs: as many as a measurement says fit into this time, counted from the command's start. "
+        "It may also choose smaller images and bf16 (docs/training.md).",
         help_behavior_hint="",
     ),
 ]
