@@ -27,6 +27,7 @@ SHAPES = {
     "convnextv2": SMALL.with_(layer_scale="off", response_norm="global"),
     "isotropic": DESIGNS["convnext_isotropic_small"].with_(depths=(2,), widths=(8,)),
     "pooled": DESIGNS["convnext_pooled"].with_(widths=(8, 16, 24)),
+    "dense": DESIGNS["resnet_pooled"].with_(widths=(8, 16, 24)),
     "resnet": RESNET50.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32)),
     **{
         name: design.with_(depths=(1, 1, 2, 1), widths=(8, 16, 24, 32))

@@ -76,6 +76,17 @@ def test_a_strided_block_convolves_the_incoming_width() -> None:
     assert (spatial.in_channels, spatial.groups, spatial.stride) == (96, 96, 2)
 
 
+def test_a_block_without_bottleneck_is_one_convolution_of_any_stride() -> None:
+    net = layout(RESNET50.with_(bottleneck="none"))
+    block = net.stages[1].blocks[0]
+    assert tuple(dict(block.branch)) == ("spatial", "spatial_norm")
+    assert tuple(dict(block.shortcut)) == ("conv", "norm")
+    assert tuple(dict(block.after)) == ("activation",)
+    spatial = dict(block.branch)["spatial"]
+    assert isinstance(spatial, Conv)
+    assert (spatial.in_channels, spatial.out_channels, spatial.stride, spatial.bias) == (64, 128, 2, False)
+
+
 def test_pooled_downsampling_enters_a_stage_as_the_stem_does() -> None:
     net = layout(DESIGNS["convnext_pooled"])
     order = ("conv", "pool", "norm", "activation")
@@ -93,6 +104,14 @@ def test_pooled_downsampling_enters_a_stage_as_the_stem_does() -> None:
         + 2560
     )
     assert cost(DESIGNS["convnext_pooled"], 32, 10).macs == by_hand
+    dense = layout(DESIGNS["resnet_pooled"])
+    assert [tuple(dict(block.branch)) for stage in dense.stages for block in stage.blocks] == [
+        ("spatial", "norm", "activation")
+    ] * 3
+    by_hand = (
+        27 * 64 * 32**2 + 9 * 64**2 * 16**2 + 9 * 64 * 256 * 16**2 + 2 * 9 * 256**2 * 8**2 + 9 * 256**2 * 4**2 + 2560
+    )
+    assert cost(DESIGNS["resnet_pooled"], 32, 10).macs == by_hand
     narrow = layout(RESNET50.with_(downsampling="pooled", stem="conv3", stage_strides=(1, 2, 1, 2)))
     entered = [dict(stage.downsample) for stage in narrow.stages]
     assert ["pool" in layers for layers in entered] == [False, True, False, True]

@@ -26,7 +26,7 @@ from nextify.fitting.fit import SMALL_IMAGE, fit_design
 from nextify.fitting.scale import SCALES, Scale
 from nextify.networks.layout import cost
 from nextify.networks.zoo import create_model
-from nextify.paper.design import DESIGNS, POOLED, Design
+from nextify.paper.design import DENSE, DESIGNS, POOLED, Design
 from nextify.paper.roadmap import ROADMAPS
 from nextify.study.attribution import lawful
 from nextify.study.results import read as from_json
@@ -108,8 +108,9 @@ def measured(
 
 
 def anchors(scale: Scale, image_size: int) -> Iterator[tuple[str, Design]]:
-    """Where a search begins: our own design for small images, and both ends of each roadmap."""
+    """Where a search begins: our own designs for small images, and both ends of each roadmap."""
     if image_size <= SMALL_IMAGE:
+        yield "resnet_pooled", DENSE
         yield "convnext_pooled", POOLED
     for path in ROADMAPS.values():
         ends = path.title.split(" → ")
@@ -220,7 +221,7 @@ def near(
 def family(image_size: int, steps: int, measure: Measure, within: Sequence[Limit]) -> Iterator[Candidate]:
     """The largest member within the limits of each family, and of each row of the roadmaps, at whatever scale."""
     named = [name for name in DESIGNS if name not in ("resnet50", "resnet200")]  # first rows of the roadmaps
-    alone = [*(n for n in named if n == "convnext_pooled"), *(f"{p}_{r.name}" for p in ROADMAPS for r in ROADMAPS[p])]
+    alone = [*(n for n in named if n.endswith("_pooled")), *(f"{p}_{r.name}" for p in ROADMAPS for r in ROADMAPS[p])]
     kinds = ("convnext_isotropic", "convnextv2", "convnext")
     lines = {
         kind: [n for n in named if n not in alone and next(k for k in kinds if n.startswith(k)) == kind]

@@ -319,7 +319,7 @@ def _stem(design: Design, in_channels: int) -> Named:
 def _block_widths(design: Design, width: int) -> tuple[int, int]:
     """(output, hidden) channels of a block whose narrow side is ``width``."""
     wide = EXPANSION * width
-    return (wide, width) if design.bottleneck == "narrow" else (width, wide)
+    return {"narrow": (wide, width), "inverted": (width, wide), "none": (width, width)}[design.bottleneck]
 
 
 def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
@@ -339,7 +339,9 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
     spatial = ("spatial", conv(spatial_width, spatial_width, design.kernel_size, stride, groups, spatial_norm))
     first = ("pointwise1", conv(channels, hidden, 1, 1, 1, norm_everywhere))
     last = ("pointwise2", conv(hidden, out, 1, 1, 1, norm_everywhere))
-    order = (spatial, first, last) if design.spatial == "first" else (first, spatial, last)
+    order = [spatial, first, last] if design.spatial == "first" else [first, spatial, last]
+    if design.bottleneck == "none":
+        order = [("spatial", conv(channels, out, design.kernel_size, stride, groups, True))]
 
     branch: list[tuple[str, Layer]] = []
     for name, layer in order:
@@ -354,8 +356,14 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
         branch.append((name, layer))
         if norm_everywhere:
             branch.append((f"{name}_norm", Norm(design.norm, layer.out_channels)))
-        if design.activations == "after_every_conv" and name != "pointwise2":
+        if design.activations == "after_every_conv" and layer is not order[-1][1]:
             branch.append((f"{name}_activation", Activation(design.activation)))
+    if design.bottleneck == "none":
+        # Ruling: without 1x1 layers, what a block has one of follows its convolution.
+        if not norm_everywhere:
+            branch.append(("norm", Norm(design.norm, out)))
+        if design.activations == "between_pointwise":
+            branch.append(("activation", Activation(design.activation)))
 
     shortcut: list[tuple[str, Layer]] = []
     if stride > 1 or channels != out:

@@ -22,7 +22,7 @@ Stem = Literal[
     "patchify1", "patchify2", "patchify4", "patchify8", "patchify16", "patchify32",
 ]  # fmt: skip
 Groups = Annotated[int, Range(least=1, most=100_000)] | Literal["depthwise"]
-Bottleneck = Literal["narrow", "inverted"]
+Bottleneck = Literal["narrow", "inverted", "none"]
 Spatial = Literal["middle", "first"]
 ActivationKind = Literal["relu", "gelu"]
 ActivationPlaces = Literal["after_every_conv", "between_pointwise"]
@@ -58,7 +58,8 @@ class Design(Settings):
     groups: Groups = 1
     """Groups of the spatial convolution: an int (ResNeXt's cardinality) or ``depthwise``."""
     bottleneck: Bottleneck = "narrow"
-    """``narrow``: 4C -> C -> 4C; ``inverted``: C -> 4C -> C."""
+    """``narrow``: 4C -> C -> 4C; ``inverted``: C -> 4C -> C; ``none``: the spatial convolution alone, C -> C (not the
+    paper's)."""
     spatial: Spatial = "middle"
     """Position of the spatial convolution: between the two 1x1 layers, or before both."""
     kernel_size: Annotated[int, Range(least=1, most=255, odd=True)] = 3
@@ -155,6 +156,8 @@ POOLED = CONVNEXT_TINY.with_(
 )
 """Ours, for images of 32 to 64 pixels and fresh weights: ConvNeXt's blocks between pooled downsamplings. docs/log.md
 has what it was chosen against."""
+DENSE = POOLED.with_(groups=1, bottleneck="none")
+"""Likewise, each block being one dense 3x3 convolution."""
 
 # Table 9 of the paper; atto to nano are the V2 paper's shapes, which timm also uses for V1; isotropic from Table 2.
 _SHAPES: dict[str, tuple[int, tuple[int, ...]]] = {
@@ -178,6 +181,7 @@ DESIGNS: dict[str, Design] = {
     "convnext_isotropic_base": _isotropic(768, 18, "off"),
     "convnext_isotropic_large": _isotropic(1024, 36, 1e-6),
     "convnext_pooled": POOLED,
+    "resnet_pooled": DENSE,
     **{
         f"convnextv2_{n}": _convnext(*s, layer_scale="off", response_norm="global")
         for n, s in _SHAPES.items()
