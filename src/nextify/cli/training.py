@@ -134,7 +134,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
                         raise
             fewer = plural(progress.epochs, "epoch")
             say(console, [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"])
-            prepared = with_fewer_epochs(prepared, out, progress.epochs, runtime)
+            prepared, may_shorten = with_fewer_epochs(prepared, out, progress.epochs, runtime), False
     except TrainingStopped as stopped:
         console.print(f"{stopped}; the same command goes on from there", highlight=False, markup=False)
         return 130
