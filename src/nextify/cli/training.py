@@ -30,6 +30,7 @@ from nextify.report.text import count, duration
 from nextify.system import processes
 from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural
+from nextify.tasks.accuracy import telling
 from nextify.tasks.masked import MASKED_ERROR
 from nextify.tasks.task import MetricSpec, summary
 from nextify.training.continued import Finished
@@ -144,7 +145,8 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         if processes.is_first() or isinstance(error, TrainingOutOfMemory):
             print(f"nextify: {error}", file=sys.stderr)
         return 1
-    _conclude(console, done, metric_specs(prepared.trial), prepared.request.model)
+    metrics = telling(metric_specs(prepared.trial), prepared.trial.data.num_classes)
+    _conclude(console, done, metrics, prepared.request.model)
     return 0
 
 
