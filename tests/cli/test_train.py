@@ -25,9 +25,9 @@ from nextify.data.batches import divided
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.preflight import preflight
+from nextify.deploy.runners import predict
 from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.pictures import curves_picture
-from nextify.evaluation.predict import predict
 from nextify.fitting.fit import FitError
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift

@@ -26,7 +26,7 @@ from nextify.deploy.explain import (
     random_agreement,
     steady_norms,
 )
-from nextify.evaluation.predict import predict
+from nextify.deploy.runners import predict
 from nextify.networks.layers import to_nchw, to_nhwc
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from nextify.data.decode import decode
-from nextify.evaluation.predict import predict
+from nextify.deploy.runners import predict
 from nextify.weights import load
 from nextify.weights.bundle import Metric
 from tests.deploy.kills import CLASSES, fire, photo
