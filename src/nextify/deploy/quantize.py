@@ -349,7 +349,10 @@ def _parts(images: Images, max_drop: float, seed: int) -> tuple[npt.NDArray[np.i
     )
     calibration = np.array([*islice(fresh, CALIBRATION_IMAGES)], np.int64)
     if not len(calibration):
-        raise TooFewImages(f"the training images of {images.name} are all held out, too: give others to calibrate on")
+        raise TooFewImages(
+            f"each training image of {images.name} is held out, too, or of a held-out group: give others to "
+            f"calibrate on"
+        )
     return calibration, held[:cut], held[cut:]
 
 
