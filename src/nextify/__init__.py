@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from nextify.data import open_images
     from nextify.deploy.export import export
     from nextify.deploy.quantize import quantize
+    from nextify.deploy.runners import predict
     from nextify.evaluation.evaluate import evaluate
-    from nextify.evaluation.predict import predict
     from nextify.fitting.fit import fit
     from nextify.networks.zoo import list_models
     from nextify.study.folds import cross_validate
@@ -57,7 +57,7 @@ _LATER = {
     "fit": "fitting.fit",
     "list_models": "networks.zoo",
     "open_images": "data",
-    "predict": "evaluation.predict",
+    "predict": "deploy.runners",
     "quantize": "deploy.quantize",
     "pretrain": "training.train",
     "runs": "study.runs",

@@ -18,7 +18,7 @@ from PIL import Image
 
 from nextify.cli import main
 from nextify.data import open_images
-from nextify.evaluation.predict import predict
+from nextify.deploy.runners import predict
 from tests.helpers import Captured, noise, tiny_bundle
 
 CLASSES = ("cat", "dog")

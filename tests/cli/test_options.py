@@ -396,11 +396,25 @@ def test_minutes_that_do_not_hold_shorten_a_training_only_early(
     assert (shown.epochs, "will take about" in said) == ((5, False) if late == 30 else (None, True))
 
 
-def test_a_training_for_which_the_minutes_do_not_hold_begins_again_with_fewer_epochs(
+def test_a_training_is_judged_once_and_later_only_warned_of(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    recipe, request = SimpleNamespace(batch_size=10, epochs=10), SimpleNamespace(minutes=10.0)
+    prepared: Any = SimpleNamespace(trial=SimpleNamespace(recipe=recipe), request=request, steps_per_epoch=100)
+    shown = TrainingProgress(Console(), prepared, began=1000.0, shorten=True)
+    for step in range(0, 200, 10):  # in time for the first tenth, then four times as slow
+        shown.show(Progress(step, 1000, 10.0, {"epoch": 1, "train_loss": 1.0} if step == 190 else None))
+        clock[0] += 5.5 if clock[0] < 1070 else 22.0
+    said = capsys.readouterr().err
+    assert (shown.epochs, said.count("will take about")) == (None, 1)
+
+
+def test_a_training_for_which_the_minutes_do_not_hold_begins_again_once_with_fewer_epochs(
     capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(self: TrainingProgress, progress: Progress) -> None:
-        self.epochs = 1 if self.recipe.epochs > 1 else None
+        if self.shorten:
+            self.epochs = 2 if self.recipe.epochs > 2 else 1
 
     monkeypatch.setattr(nextify.training.probe, "probe", constant(1.0))
     monkeypatch.setattr(TrainingProgress, "show", late)
@@ -411,8 +425,8 @@ def test_a_training_for_which_the_minutes_do_not_hold_begins_again_with_fewer_ep
     (bundle,) = tmp_path.glob("*/bundle")
     (remembered,) = tmp_path.glob("minutes-*.json")
     recipe = json.loads((bundle.parent / "recipe.json").read_text())["recipe"]
-    assert recipe["epochs"] == json.loads(remembered.read_text())["epochs"] == 1
-    assert len(json.loads((bundle.parent / "result.json").read_text())["curve"]) == 1
+    assert recipe["epochs"] == json.loads(remembered.read_text())["epochs"] == 2
+    assert len(json.loads((bundle.parent / "result.json").read_text())["curve"]) == 2
     assert not list(tmp_path.glob("*/checkpoint.pt*"))
     assert main(command) == 0
     assert "this training is already finished" in capsys.readouterr().out

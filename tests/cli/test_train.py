@@ -25,9 +25,9 @@ from nextify.data.batches import divided
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.preflight import preflight
+from nextify.deploy.runners import predict
 from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.pictures import curves_picture
-from nextify.evaluation.predict import predict
 from nextify.fitting.fit import FitError
 from nextify.paper.design import RESNET50
 from nextify.paper.recipe import CONVNEXT, RECIPES, RandAugment, Shift
@@ -129,7 +129,7 @@ def test_evaluate_command_writes_and_prints(capsys: Captured, trained: Path, tmp
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     top1 = load_bundle(trained).about.metrics[0].value
     text = capsys.readouterr().out
-    assert f"top-1 {top1:.2f} %" in text
+    assert f"top-1 {top1:.2f} %, top-5 " in text
     names = {"evaluation.json", "confusion.png", "reliability.png", "mistakes.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert main([*arguments, "--json"]) == 0
@@ -259,6 +259,19 @@ def test_another_licence_for_a_finished_training_is_reported(capsys: Captured, o
         assert main([*arguments, "--licence", licence]) == 0
         assert ("finished with the licence yours" in capsys.readouterr().err) == said
     assert load_bundle(trained).about.licence == "yours"
+
+
+def test_top5_of_at_most_five_classes_is_not_shown(capsys: Captured, shapes: Path, tmp_path: Path) -> None:
+    machine = ["--data", str(shapes), "--device", "cpu", "--threads", "1"]
+    assert main(["train", "convnext_atto", *machine, "--epochs", "1", "--scale", "tiny", "--out", str(tmp_path)]) == 0
+    bundle = tmp_path / "latest"
+    assert main(["evaluate", str(bundle), *machine]) == 0
+    said, card = capsys.readouterr().out, model_card(load_bundle(bundle).about)
+    assert (said.count("top-1 "), said.count("top-5")) == (5, 0)  # of the epoch and of both commands, with intervals
+    assert ("| top1 |" in card, "| top5 |" in card) == (True, False)
+    assert main(["evaluate", str(bundle), *machine, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top5"] == 100
+    assert [metric.name for metric in load_bundle(bundle).about.metrics] == ["top1", "top5"]
 
 
 def test_evaluate_refuses_other_classes(capsys: Captured, trained: Path, shapes: Path) -> None:

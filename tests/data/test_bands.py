@@ -19,8 +19,8 @@ from nextify.data import DataError, open_images
 from nextify.data.bands import with_bands
 from nextify.data.decode import UnreadableImage, decode, read_header
 from nextify.data.preprocessing import Preprocessing, PreprocessingError
+from nextify.deploy.runners import predict
 from nextify.evaluation.evaluate import evaluate
-from nextify.evaluation.predict import predict
 from nextify.training.train import train
 from nextify.weights.bundle import chosen_bands, load_bundle
 from tests.helpers import encoded, tiny_bundle

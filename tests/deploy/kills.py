@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nextify.evaluation.predict import Prediction, predict
+from nextify.deploy.runners import predict
+from nextify.evaluation.predict import Prediction
 from tests.helpers import tiny_bundle
 
 CLASSES = tuple(f"class {i}" for i in range(12))

@@ -26,7 +26,7 @@ from nextify.deploy.explain import (
     random_agreement,
     steady_norms,
 )
-from nextify.evaluation.predict import predict
+from nextify.deploy.runners import predict
 from nextify.networks.layers import to_nchw, to_nhwc
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model
@@ -65,15 +65,20 @@ def planted(images: int, seed: int, classes: int = 2) -> tuple[Tensor, Tensor, T
 
 @lru_cache
 def trained(family: str) -> ConvNet:
-    """A network that tells a red square from a green one and from none."""
+    """A network that tells a red square from a green one and from none.
+
+    The learning rate falls to nothing: with a constant one, where the maps lie depends on the last few steps.
+    """
     torch.manual_seed(0)
-    model = create_model(FAMILIES[family], 3)
+    model, steps = create_model(FAMILIES[family], 3), 100
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for step in range(60):
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for step in range(steps):
         x, labels, _ = planted(24, step, 3)
         optimizer.zero_grad()
         F.cross_entropy(model(x), labels).backward()
         optimizer.step()
+        decay.step()
     return model.eval()
 
 

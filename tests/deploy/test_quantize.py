@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 
 from nextify.cli import exporting, main, quantizing
 from nextify.data import Images
-from nextify.data.images import ImageSet
+from nextify.data.images import ImageSet, UniformStore
+from nextify.data.kept import Kept
 from nextify.deploy import quantize as search
 from nextify.deploy.gate import Answers, change, images_needed, interval
 from nextify.deploy.quantize import GATE_SHARE, INT8, Candidate, Quantized, quantize
@@ -66,6 +68,32 @@ def test_the_three_parts_are_disjoint(digits: Images) -> None:
     assert sorted([*gate.tolist(), *unseen.tolist()]) == list(range(digits.test_images))
     assert len(gate) == round(GATE_SHARE * digits.test_images)
     assert not np.array_equal(unseen, search._parts(digits, 1.0, seed=4)[2])
+
+
+def test_equal_images_and_groups_are_in_one_part(digits: Images) -> None:
+    def some(pixels: Any, groups: list[str]) -> ImageSet:
+        return ImageSet(np.zeros(len(pixels), np.int64), UniformStore(Kept(pixels)), groups=groups)
+
+    train, test = digits.train.array, digits.test.array
+    assert train is not None
+    assert test is not None
+    shown = np.arange(1000) % 700  # the last 300 are the first ones again, without a group
+    groups = [f"g{i // 10}" if i < 700 else "" for i in range(1000)]
+    groups[700] = "g69"  # as which the image 0 is in two groups
+    trained = some(np.concatenate([train[:400], test[:200]]), ["g69"] * 50 + [""] * 550)
+    held = some(test[shown], groups)
+    calibration, gate, unseen = search._parts(replace(digits, train=trained, test=held), 1.0, seed=3)
+    assert len(calibration) == 300
+    assert 50 <= calibration.min() <= calibration.max() < 400
+    assert sorted([*gate.tolist(), *unseen.tolist()]) == list(range(1000))
+    assert abs(len(gate) - 300) <= 10
+    assert not {*shown[gate]} & {*shown[unseen]}
+    assert {groups[i] for i in gate} & {groups[i] for i in unseen} == {""}
+    assert len({i in gate for i in (*range(10), *range(690, 710))}) == 1
+    with pytest.raises(search.TooFewImages, match="of too few groups"):
+        search._parts(replace(digits, train=trained, test=some(test, ["one"] * len(test))), 1.0, seed=3)
+    with pytest.raises(search.TooFewImages, match="is held out, too"):
+        search._parts(replace(digits, train=some(test[:9], [""] * 9), test=held), 1.0, seed=3)
 
 
 def test_too_few_images_are_said_before_any_work(tmp_path: Path, capsys: Captured) -> None:

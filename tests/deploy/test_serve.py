@@ -23,11 +23,11 @@ from starlette.testclient import TestClient
 import nextify.deploy.runners
 from nextify.cli import main
 from nextify.data.decode import decode
-from nextify.deploy.runners import open_runner
+from nextify.deploy.runners import open_runner, predict
 from nextify.deploy.serve import app as serving
 from nextify.deploy.serve.app import Settings, create_app
 from nextify.deploy.serve.workers import Facts, InProcess, ServeError
-from nextify.evaluation.predict import Prediction, predict
+from nextify.evaluation.predict import Prediction
 from nextify.weights import Preprocessing, load
 from tests.deploy.kills import photo
 from tests.helpers import Captured, tiny_bundle

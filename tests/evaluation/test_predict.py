@@ -20,8 +20,9 @@ from nextify.cli.settings import settings
 from nextify.compare.accuracy import read_weights_options
 from nextify.compare.entries import find_all
 from nextify.data import DataError, open_images, preprocessing
+from nextify.deploy.runners import predict
 from nextify.evaluation import predict as predictions
-from nextify.evaluation.predict import BATCH, Guess, Source, predict
+from nextify.evaluation.predict import BATCH, Guess, Source
 from nextify.fitting.scale import scale
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.paper.roadmap import roadmap

@@ -103,6 +103,13 @@ def brief(name="digits"):
     return {**results, "rows": results["rows"][:2], "trials": results["trials"][:2]}
 
 
+def test_the_trials_have_top5_of_more_than_five_classes():
+    results = brief()
+    assert "top-5, %" in study_page.page(typed(results))
+    results["study"]["data"]["classes"] = 5
+    assert "top-5, %" not in study_page.page(typed(results))
+
+
 LONG_NAME = "/home/me/<script>alert(1)</script> $x_1$ 漢字 & | `photos`/" + "very/long/" * 20
 STUDIES = {
     "17 rows, 3 seeds": fake(),

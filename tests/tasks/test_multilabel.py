@@ -20,10 +20,10 @@ from sklearn.metrics import average_precision_score, f1_score
 from nextify.cli import main
 from nextify.data import DataError, open_images
 from nextify.data.on_device import finish
+from nextify.deploy.runners import predict
 from nextify.deploy.verify import ExportFailed, _same_answers
 from nextify.evaluation.evaluate import evaluate
 from nextify.evaluation.multilabel import evaluate_multilabel, intervals
-from nextify.evaluation.predict import predict
 from nextify.networks.foreign import timm_network
 from nextify.paper.recipe import CONVNEXT, Mixing
 from nextify.tasks.multilabel import MultiLabel, Scores, positive_weights

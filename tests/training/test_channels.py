@@ -11,8 +11,8 @@ from PIL import Image
 
 from nextify.cli import main
 from nextify.data import open_images
+from nextify.deploy.runners import predict
 from nextify.evaluation.evaluate import evaluate
-from nextify.evaluation.predict import predict
 from nextify.networks.zoo import create_model
 from nextify.training.prepare import prepare
 from nextify.training.request import Request, RequestError

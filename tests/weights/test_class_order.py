@@ -25,8 +25,8 @@ from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.sources.parts import natural
+from nextify.deploy.runners import predict
 from nextify.evaluation.evaluate import evaluate, match_classes, name_classes
-from nextify.evaluation.predict import predict
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import create_model
 from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50

@@ -22,7 +22,7 @@ from nextify.report.text import percent
 from nextify.system import processes
 from nextify.system.text import plural, printable
 from nextify.tasks import multilabel_metrics
-from nextify.tasks.accuracy import SPECS
+from nextify.tasks.accuracy import SPECS, telling
 from nextify.tasks.task import summary
 from nextify.training.learned import AnyImages
 from nextify.training.trial import runtime
@@ -116,7 +116,7 @@ def _print_multilabel(found: MultiLabelEvaluation) -> None:
 
 def _print(found: Evaluation) -> None:
     low, high = found.top1_interval
-    figures = summary(SPECS, {"top1": found.top1, "top5": found.top5})
+    figures = summary(telling(SPECS, len(found.classes)), {"top1": found.top1, "top5": found.top5})
     print(f"{figures}; 95 % interval of top-1 {low:.2f} to {high:.2f} %")
     before = "" if found.uncalibrated_error is None else f", {100 * found.uncalibrated_error:.2f} % before"
     error = f"{100 * found.expected_calibration_error:.2f} %{before} ({len(found.bins)} bins)"

@@ -59,8 +59,9 @@ LATE = 1.1
 """Times the minutes asked for from which a training is said to take longer."""
 JUDGED = 0.4
 """Share of the minutes after which that is judged even if no epoch has ended."""
-EARLY = 0.1, 1 / 3
-"""Shares of the minutes between which a training that will take longer is begun again with fewer epochs."""
+EARLY, LATEST = 0.1, 1 / 3
+"""Shares of the minutes: how long a training runs until it is judged, once, whether another with fewer epochs begins in
+its place; and what may have passed by then, with what came before it."""
 
 
 class TrainingProgress(_TitledBars):
@@ -96,17 +97,18 @@ class TrainingProgress(_TitledBars):
             self.first = progress.step, now
         elif self.minutes is not None:
             asked, spent, (step, began) = 60 * self.minutes, now - self.began, self.first
-            early = self.shorten and now - began > EARLY[0] * asked and spent < EARLY[1] * asked
+            early = self.shorten and now - began > EARLY * asked
             if not (early or progress.entry is not None or now - began > JUDGED * asked):
                 return
+            self.shorten = self.shorten and not early
             step_seconds = (now - began) / (progress.step - step)
             expected = spent + left * step_seconds
             if expected <= LATE * asked or self.console.quiet:
                 return
-            if early:
+            if early and spent < LATEST * asked:
                 epochs = int(PLANNED_SHARE * (asked - spent) / (step_seconds * self.steps_per_epoch))
                 self.epochs = epochs if 1 <= epochs < self.recipe.epochs else None
-            elif not self.shorten or spent >= EARLY[1] * asked:
+            elif not self.shorten:
                 print(
                     f"nextify: warning: this training will take about {duration(expected)}, not {self.minutes:g} "
                     f"minutes, as the machine is slower than measured",

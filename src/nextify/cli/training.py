@@ -30,6 +30,7 @@ from nextify.report.text import count, duration
 from nextify.system import processes
 from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural
+from nextify.tasks.accuracy import telling
 from nextify.tasks.masked import MASKED_ERROR
 from nextify.tasks.task import MetricSpec, summary
 from nextify.training.continued import Finished
@@ -134,7 +135,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
                         raise
             fewer = plural(progress.epochs, "epoch")
             say(console, [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"])
-            prepared = with_fewer_epochs(prepared, out, progress.epochs, runtime)
+            prepared, may_shorten = with_fewer_epochs(prepared, out, progress.epochs, runtime), False
     except TrainingStopped as stopped:
         console.print(f"{stopped}; the same command goes on from there", highlight=False, markup=False)
         return 130
@@ -144,7 +145,8 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         if processes.is_first() or isinstance(error, TrainingOutOfMemory):
             print(f"nextify: {error}", file=sys.stderr)
         return 1
-    _conclude(console, done, metric_specs(prepared.trial), prepared.request.model)
+    metrics = telling(metric_specs(prepared.trial), prepared.trial.data.num_classes)
+    _conclude(console, done, metrics, prepared.request.model)
     return 0
 
 

@@ -208,11 +208,12 @@ def read_split(folder: Path) -> dict[str, list[tuple[str, ...]]]:
 
 def duplicates(train: ImageSet, test: ImageSet) -> int:
     """The number of test images with the pixels of a training image."""
-    known = {_digest(train, i) for i in range(len(train))}
-    return sum(_digest(test, i) in known for i in range(len(test)))
+    known = {digest(train, i) for i in range(len(train))}
+    return sum(digest(test, i) in known for i in range(len(test)))
 
 
-def _digest(images: ImageSet, index: int) -> bytes:
+def digest(images: ImageSet, index: int) -> bytes:
+    """Of an image's pixels."""
     pixels = images.load(index)
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=str(pixels.shape).encode()).digest()
 

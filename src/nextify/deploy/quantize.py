@@ -1,9 +1,10 @@
 """int8 that keeps its promise, and the fastest file that does: candidates are made, measured side by side, and proven.
 
-Three disjoint sets of images decide: calibration images are drawn from the training part; the held-out part is split
-in two, gate images on which the candidates are compared and one is chosen, and unseen images on which only the chosen
-one and the bundle are tested. It is accepted if there the 95 % interval of the change in top-1 (``gate.py``) lies above
-``-max_drop``, the expected calibration error has not grown by more than ``ECE_BOUND``, and it is faster than fp32.
+Three sets of images decide, none of which has an image or a group of another: calibration images are drawn from the
+training part; the held-out part is split in two, gate images on which the candidates are compared and one is chosen,
+and unseen images on which only the chosen one and the bundle are tested. It is accepted if there the 95 % interval of
+the change in top-1 (``gate.py``) lies above ``-max_drop``, the expected calibration error has not grown by more than
+``ECE_BOUND``, and it is faster than fp32.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,6 +25,7 @@ import torch
 
 from nextify.data import Images, ImageSet
 from nextify.data.images import check_images
+from nextify.data.preflight import digest
 from nextify.deploy import formats
 from nextify.deploy.export import Export, Source, describe_export, folder_bytes
 from nextify.deploy.gate import Answers, Change, change, images_needed
@@ -230,6 +233,7 @@ def _search(
         torch.set_num_threads(threads)
     source, notes = Source.of(bundle), trained_on(bundle, [images.test])
     labels_of = match_classes(source.about, images, notes)
+    on_progress("looking for equal images …")
     calibration, gate, unseen = _parts(images, max_drop, seed)
     settings = source.about.preprocessing
     inputs = [settings(images.train.load(i)).numpy()[None] for i in calibration.tolist()]
@@ -309,12 +313,12 @@ def _search(
 
 
 def _parts(images: Images, max_drop: float, seed: int) -> tuple[npt.NDArray[np.int64], ...]:
-    """Indices that calibrate (of the training part), choose and test (of the held-out part). Raises
-    ``TooFewImages``."""
+    """Indices that calibrate (of the training part), choose and test (of the held-out part); equal images, and those of
+    a group, are in one part only. Raises ``TooFewImages``."""
     if not max_drop > 0:
         raise TooFewImages("no number of images shows that nothing is lost: give --max-drop above 0, such as 0.3")
-    draw = np.random.default_rng(seed)
-    held = draw.permutation(len(images.test))
+    draw, train, test = np.random.default_rng(seed), images.train, images.test
+    held = draw.permutation(len(test))
     cut = round(GATE_SHARE * len(held))
     needed = images_needed(max_drop)
     if len(held) - cut < needed:
@@ -323,9 +327,47 @@ def _parts(images: Images, max_drop: float, seed: int) -> tuple[npt.NDArray[np.i
             f"{len(held):,} held-out images of {images.name} cannot show a loss below {max_drop:g} points, even if no "
             f"answer changes: give about {least:,}, or a larger --max-drop"
         )
-    if not len(images.train):
+    if not len(train):
         raise TooFewImages(f"{images.name} has no training images to calibrate on: give data with a training part")
-    return draw.permutation(len(images.train))[:CALIBRATION_IMAGES], held[:cut], held[cut:]
+    contents = [digest(test, i) for i in range(len(test))]
+    kin = _kin(contents, test.groups)
+    _, first, own = np.unique(kin[held], return_index=True, return_inverse=True)
+    held = held[np.argsort(first[own], kind="stable")]  # each behind the first of its kin
+    borders = np.flatnonzero(np.diff(kin[held])) + 1
+    borders = borders[borders <= len(held) - needed]
+    if not len(borders):
+        raise TooFewImages(
+            f"the {len(held):,} held-out images of {images.name} are of too few groups to choose by some of these and "
+            f"to test on {needed:,} images of others: add groups, or give a larger --max-drop"
+        )
+    cut = borders[np.abs(borders - cut).argmin()]
+    known, groups = {*contents}, {*(test.groups or ())} - {""}
+    fresh = (
+        i
+        for i in draw.permutation(len(train)).tolist()
+        if digest(train, i) not in known and (train.groups is None or train.groups[i] not in groups)
+    )
+    calibration = np.array([*islice(fresh, CALIBRATION_IMAGES)], np.int64)
+    if not len(calibration):
+        raise TooFewImages(
+            f"each training image of {images.name} is held out, too, or of a held-out group: give others to "
+            f"calibrate on"
+        )
+    return calibration, held[:cut], held[cut:]
+
+
+def _kin(contents: Sequence[bytes], groups: Sequence[str] | None) -> npt.NDArray[np.int64]:
+    """``(N,)``: a number for each image, the same for all that equal ``contents`` or a common group link."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(contents)
+    content = np.unique(contents, return_inverse=True)[1]
+    named = [name or f"\0{i}" for i, name in enumerate(groups or [""] * count)]
+    group = np.unique(named, return_inverse=True)[1]
+    links = coo_array((np.ones(count), (content, count + group)), shape=(2 * count, 2 * count))
+    numbers: npt.NDArray[np.int64] = connected_components(links, directed=False)[1][content]
+    return numbers
 
 
 def _refusal(change: float, ece: float, max_drop: float) -> str:

@@ -12,7 +12,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, assert_never, get_args
@@ -20,6 +20,7 @@ from typing import Any, Literal, assert_never, get_args
 import numpy as np
 import torch
 
+from nextify.evaluation.predict import Prediction, Predictor, Source
 from nextify.evaluation.runner import Floats, Network, Runner
 from nextify.system.environment import version
 from nextify.system.native import Mode
@@ -136,6 +137,29 @@ def open_runner(
 def device_for(path: str | Path, device: str) -> str:
     """``device``, or the CPU where it is ``auto`` and an exported file is to run."""
     return "cpu" if device == "auto" and is_export(path) else device
+
+
+def predict(
+    weights: str | Path,
+    sources: Source | Iterable[Source],
+    *,
+    top: int | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    kernels: Mode = "auto",
+    class_order: ClassOrder | None = None,
+    channels: Sequence[int] | int | None = None,
+) -> list[Prediction]:
+    """Classify one source or several: files, folders (searched recursively), patterns, Pillow images and uint8 arrays.
+
+    Args:
+        weights: a bundle, other weights, or a folder that ``nextify export`` wrote.
+        top: the number of classes; None is 5, or of several labels per image those at or above their thresholds.
+
+    Raises what ``open_runner``, ``Predictor`` and its call raise.
+    """
+    runner = open_runner(weights, device=device, threads=threads, kernels=kernels, class_order=class_order)
+    return list(Predictor(runner, channels=channels)(sources, top))
 
 
 class ExportedRunner:

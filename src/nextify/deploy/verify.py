@@ -32,7 +32,7 @@ _SHAPES = (None, (1.5, 2.3), (2.1, 1.2), (0.7, 0.9))
 """Height and width of the images that such a file is given at each batch size, as multiples of its input's; None leaves
 them alone."""
 _CALLS, _LONG = 3, 1.0
-"""Timed calls of a batch; of the largest, only one if that takes so many seconds. A file's first call may be slower."""
+"""Timed calls of a batch, after one that is not timed; of the largest, only one if that takes so many seconds."""
 
 
 class ExportFailed(ValueError):
@@ -131,7 +131,7 @@ def in_turns(
     """What a file makes of ``given`` and the bundle of ``prepared``, the same batch, and how long they take in turns.
     Raises ``ExportFailed`` where the shapes differ."""
     batch, seconds = len(prepared), list[tuple[float, float]]()
-    while len(seconds) < (1 if seconds and batch == max(BATCHES) and sum(seconds[0]) > _LONG else _CALLS):
+    while len(seconds) <= (1 if seconds and batch == max(BATCHES) and sum(seconds[-1]) > _LONG else _CALLS):
         times = [time.perf_counter()]
         found = run(given)
         times.append(time.perf_counter())
@@ -140,7 +140,7 @@ def in_turns(
         seconds.append((times[1] - times[0], times[2] - times[1]))
     if found.shape != expected.shape:
         raise ExportFailed(f"{exported.name}: {found.shape} instead of {expected.shape} at batch {batch}")
-    return found, expected, Timing(batch, *(1000 * median(t) for t in zip(*seconds, strict=True)))
+    return found, expected, Timing(batch, *(1000 * median(t) for t in zip(*seconds[1:], strict=True)))
 
 
 def _answered(exported: Exported, run: Run, given: npt.NDArray[Any]) -> Floats:

@@ -22,10 +22,8 @@ from nextify.data.bands import check_agree, checked, with_bands
 from nextify.data.decode import EXTENSIONS, PLUGINS, Pixels, UnreadableImage, decode, quiet, why_unread
 from nextify.data.encoded import read_file
 from nextify.data.preprocessing import normalized
-from nextify.evaluation.runner import Network, Runner, probabilities
-from nextify.system.native import Mode
+from nextify.evaluation.runner import Runner, probabilities
 from nextify.system.text import as_csv, valid_unicode
-from nextify.weights.class_names import ClassOrder
 
 BATCH = 64
 TOP = 5
@@ -143,28 +141,6 @@ class Predictor:
                 best = best[: TOP if top is None else top]
             guesses = (Guess(names[i] if names else None, i, float(row[i])) for i in best.tolist())
             yield Prediction(entry[0], tuple(guesses))
-
-
-def predict(
-    weights: str | Path,
-    sources: Source | Iterable[Source],
-    *,
-    top: int | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
-    kernels: Mode = "auto",
-    class_order: ClassOrder | None = None,
-    channels: Sequence[int] | int | None = None,
-) -> list[Prediction]:
-    """Classify one source or several: files, folders (searched recursively), patterns, Pillow images and uint8 arrays.
-
-    Args:
-        top: the number of classes; None is 5, or of several labels per image those at or above their thresholds.
-
-    Raises what ``Network``, ``Predictor`` and its call raise.
-    """
-    network = Network(weights, device=device, threads=threads, kernels=kernels, class_order=class_order)
-    return list(Predictor(network, channels=channels)(sources, top))
 
 
 def listed(sources: Source | Iterable[Source]) -> Iterable[Source]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from nextify.paper.settings import LARGEST_FLOAT32, Range, SettingError, Settings
 
 Off = Literal["off"]
+Precision = Literal["fp32", "bf16"]
 Probability = Annotated[float, Range(least=0, most=1)]
 Decay = Annotated[float, Range(least=0, below=1)]
 Fraction = Annotated[float, Range(above=0, below=1)]
@@ -223,7 +224,7 @@ class Recipe(Settings):
     test_mirror: Literal["on"] | Off = "off"
     """``on``: the network's answer is the mean of the logits of an image and of its mirror image, at twice the cost,
     in evaluations and predictions too."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """``bf16``: autocast; weights stay fp32."""
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from nextify.report.template import Line, Table, render
 from nextify.study.looks import LOOKS
 from nextify.study.results import StepResult, StudyResults
 from nextify.study.statistics import seeds_needed
+from nextify.tasks.accuracy import telling
 
 
 def page(results: StudyResults, roadmap_svg: str | None = None, folder: Path | None = None) -> str:
@@ -131,12 +132,13 @@ def _by_seed(results: StudyResults) -> Table:
 
 def _trials(results: StudyResults) -> Table:
     names = {step.step: step.name for step in results.rows}
+    metrics = telling(results.study.metrics, results.study.data.classes)
     lines = [
         Line(
             (
                 names.get(trial.step, trial.step),
                 str(trial.seed),
-                *(text.percent(trial.metrics.get(metric.key)) for metric in results.study.metrics),
+                *(text.percent(trial.metrics.get(metric.key)) for metric in metrics),
                 text.percent(trial.final_train_loss, 4),
                 text.duration(trial.seconds),
                 text.whole(trial.images_per_second),
@@ -146,8 +148,8 @@ def _trials(results: StudyResults) -> Table:
         )
         for trial in results.trials
     ]
-    metrics = (f"{metric.title}, {metric.unit}" for metric in results.study.metrics)
-    numbers = ("seed", *metrics, "final loss", "time", "images/s")
+    titles = (f"{metric.title}, {metric.unit}" for metric in metrics)
+    numbers = ("seed", *titles, "final loss", "time", "images/s")
     head = [("step", ""), *((name, "") for name in numbers), ("status", "text"), ("fingerprint", "code")]
     return Table("All trials", head, [("", lines)])
 

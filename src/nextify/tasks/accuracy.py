@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nextify.tasks.task import MetricSpec
@@ -10,6 +11,11 @@ SPECS = (
     MetricSpec("top1", "top-1", "%", share_of_images=True),
     MetricSpec("top5", "top-5", "%", share_of_images=True),
 )
+
+
+def telling(specs: Sequence[MetricSpec], classes: int | None) -> list[MetricSpec]:
+    """The metrics worth showing of so many classes, None for unknown: top-5 of at most five is always 100 %."""
+    return [spec for spec in specs if spec.key != "top5" or classes is None or classes > 5]
 
 
 @dataclass(frozen=True)

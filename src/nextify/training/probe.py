@@ -6,11 +6,13 @@ import math
 import statistics
 import time
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 
 from nextify.kernels.choice import fast_bfloat16
 from nextify.paper.design import Design
+from nextify.paper.recipe import Precision
 from nextify.system import native, processes
 from nextify.system.device import out_of_memory, peak_memory_mib
 from nextify.training.learned import AnyImages, batches_to_test
@@ -37,7 +39,6 @@ SIZE_STEP, SMALLEST_SIDE = 32, 64
 may be small, than half their size."""
 FASTER = 0.95
 """``--minutes`` chooses bf16 where a step takes at most this share of the time in fp32."""
-PRECISIONS = ("fp32", "bf16")
 
 
 class OutOfMemory(RequestError):
@@ -172,7 +173,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         sizes = [self.epochs] if self.image_size is None else [self.epochs, self.image_size]
-        if any(type(number) is not int or number < 1 for number in sizes) or self.precision not in (None, *PRECISIONS):
+        precisions = (None, *get_args(Precision))
+        if any(type(number) is not int or number < 1 for number in sizes) or self.precision not in precisions:
             raise ValueError(f"no plan of a training: {self}")
 
 

@@ -91,9 +91,12 @@ def model_card(about: About, hub_id: str = "owner/name") -> str:
     layout of the page.
     """
     settings = {"design": asdict(about.design), "recipe": None if about.recipe is None else about.recipe.to_dict()}
+    # Of at most five classes it is always 100 %.
+    metrics = [metric for metric in about.metrics if metric.name != "top5" or about.num_classes > 5]
     template = _templates().get_template("model_card.md.jinja")
     return template.render(
         about=about,
+        metrics=metrics,
         title=about.name or "ConvNet",
         hub_id=hub_id,
         p=about.preprocessing,
