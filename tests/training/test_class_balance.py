@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from nextify.data import Images, ImageSet, TrainBatches, open_images
-from nextify.data.balance import balanced_order
+from nextify.data.batches import balanced_order
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.paper.recipe import CONVNEXT, RecipeError

@@ -4,9 +4,9 @@ In reading order: ``source`` (its name), ``opening`` (choosing how to read it), 
 ``sources.listing`` (rules for all sources), ``encoded`` (encoded images by index), one file per kind of source
 (``sources.shards`` for those of several files), ``decode`` (file to pixels), ``bands`` (three of more bands),
 ``preprocessing`` (pixels to network input), ``checks`` (problems in the data), ``images`` (the data set), ``kept``
-(decoded images on disk), ``jpeg`` (decoding part of an image), ``transforms``, ``randomness``, ``balance`` (balanced
-classes), ``batches`` and ``on_device``; ``dense`` is detection and segmentation; ``foreign`` compares with the
-preprocessing of other libraries. Importing this package imports neither NumPy nor torch.
+(decoded images on disk), ``jpeg`` (decoding part of an image), ``transforms``, ``randomness``, ``batches`` and
+``on_device``; ``dense`` is detection and segmentation; ``foreign`` compares with the preprocessing of other
+libraries. Importing this package imports neither NumPy nor torch.
 """
 
 from __future__ import annotations

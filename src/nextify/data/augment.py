@@ -16,7 +16,7 @@ The tests compare each with timm's own on the same draws.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def rand_augment(setting: Setting, image_size: int) -> RandAugment:
         transforms=rand_augment_choices("rand", increasing=True),
     )
     for op in ops:
-        op.aug_fn = _OPERATIONS.get(op.name, _ByPillow)(op.aug_fn)
+        op.aug_fn = partial(_OPERATIONS.get(op.name, _by_pillow), op.aug_fn)
     # As an array already, which NumPy's choice would otherwise make of the list for every image.
     as_array = np.empty(len(ops), dtype=object)
     as_array[:] = ops
@@ -67,29 +67,16 @@ def from_pillow(image: Image.Image) -> Pixels:
     return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, 3)
 
 
-class _Operation:
-    """What replaces one of timm's functions: a class rather than a closure, so that it can be pickled."""
-
-    def __init__(self, function: Function) -> None:
-        self.function = function
-
-    def __call__(self, pixels: Pixels, *args: Any, **kwargs: Any) -> Pixels:
-        raise NotImplementedError
+# What replaces one of timm's functions takes it first, and then an image and what timm gives with it.
 
 
-class _ByPillow(_Operation):
-    """timm's function between two conversions."""
-
-    def __call__(self, pixels: Pixels, *args: Any, **kwargs: Any) -> Pixels:
-        return from_pillow(self.function(to_pillow(pixels), *args, **kwargs))
+def _by_pillow(function: Function, pixels: Pixels, *args: Any, **kwargs: Any) -> Pixels:
+    return from_pillow(function(to_pillow(pixels), *args, **kwargs))
 
 
-class _ByTable(_Operation):
-    """A table that depends on the arguments alone."""
-
-    def __call__(self, pixels: Pixels, *args: Any, **_: Any) -> Pixels:
-        mapped = pixels.tobytes().translate(_table(self.function, args))
-        return np.frombuffer(mapped, np.uint8).reshape(pixels.shape)
+def _by_table(function: Function, pixels: Pixels, *args: Any, **_: Any) -> Pixels:
+    """By a table that depends on the arguments alone."""
+    return np.frombuffer(pixels.tobytes().translate(_table(function, args)), np.uint8).reshape(pixels.shape)
 
 
 @lru_cache(maxsize=2048)
@@ -100,24 +87,21 @@ def _table(function: Function, args: tuple[Any, ...]) -> bytes:
     return from_pillow(function(to_pillow(_EVERY_VALUE), *args))[0, :, 0].tobytes()
 
 
-class _ByHistogram(_Operation):
-    """A table for each channel, found from how often it has each value."""
-
-    def table(self, counts: npt.NDArray[np.int64]) -> bytes:
-        raise NotImplementedError
-
-    def __call__(self, pixels: Pixels, *_: Any, **__: Any) -> Pixels:
-        image = to_pillow(pixels)
-        counts = np.array(image.histogram()).reshape(3, 256)
-        return from_pillow(image.point(list(b"".join(self.table(channel) for channel in counts))))
+def _by_histogram(table: Callable[[npt.NDArray[np.int64]], bytes], pixels: Pixels) -> Pixels:
+    """By a ``table`` for each channel, found from how often it has each value."""
+    image = to_pillow(pixels)
+    counts = np.array(image.histogram()).reshape(3, 256)
+    return from_pillow(image.point(list(b"".join(map(table, counts)))))
 
 
-class _AutoContrast(_ByHistogram):
-    """Stretches each channel's range to 0 to 255."""
+def _auto_contrast(function: Function, pixels: Pixels, *_: Any, **__: Any) -> Pixels:
+    """Stretch each channel's range to 0 to 255."""
 
-    def table(self, counts: npt.NDArray[np.int64]) -> bytes:
+    def table(counts: npt.NDArray[np.int64]) -> bytes:
         present = np.flatnonzero(counts)
-        return _stretch(self.function, int(present[0]), int(present[-1]))
+        return _stretch(function, int(present[0]), int(present[-1]))
+
+    return _by_histogram(table, pixels)
 
 
 @cache  # at most 256 * 255 / 2 tables
@@ -126,54 +110,43 @@ def _stretch(function: Function, low: int, high: int) -> bytes:
     return from_pillow(stretched)[0, :, 0].tobytes()
 
 
-_IDENTITY = bytes(range(256))
+def _equalize(function: Function, pixels: Pixels, *_: Any, **__: Any) -> Pixels:
+    """As Pillow's ``ImageOps.equalize``: each channel's values to their share of the histogram below."""
+    return _by_histogram(_equalizing, pixels)
 
 
-class _Equalize(_ByHistogram):
-    """Pillow's ``ImageOps.equalize``: each channel's values to their share of the histogram below."""
-
-    def table(self, counts: npt.NDArray[np.int64]) -> bytes:
-        last = counts[np.flatnonzero(counts)[-1]]
-        step = int(counts.sum() - last) // 255  # 0 too where there is one value only
-        if not step:
-            return _IDENTITY
-        below = np.cumsum(counts) - counts
-        table: Pixels = np.minimum((below + step // 2) // step, 255).astype(np.uint8)
-        return table.tobytes()
+def _equalizing(counts: npt.NDArray[np.int64]) -> bytes:
+    last = counts[np.flatnonzero(counts)[-1]]
+    step = int(counts.sum() - last) // 255  # 0 too where there is one value only
+    if not step:
+        return bytes(range(256))
+    below = np.cumsum(counts) - counts
+    table: Pixels = np.minimum((below + step // 2) // step, 255).astype(np.uint8)
+    return table.tobytes()
 
 
-class _Blend(_Operation):
-    """One of Pillow's ``ImageEnhance``: away from another image, or towards it."""
-
-    def other(self, pixels: Pixels, size: tuple[int, int]) -> Image.Image:
-        raise NotImplementedError
-
-    def __call__(self, pixels: Pixels, factor: float, *_: Any, **__: Any) -> Pixels:
-        image = _flat(pixels)
-        blended = Image.blend(self.other(pixels, image.size), image, factor)
-        return np.frombuffer(blended.tobytes(), np.uint8).reshape(pixels.shape)
+def _blend(other: Image.Image, pixels: Pixels, factor: float) -> Pixels:
+    """As Pillow's ``ImageEnhance``: away from another image (a factor above 1), or towards it."""
+    blended = Image.blend(other, _flat(pixels), factor)
+    return np.frombuffer(blended.tobytes(), np.uint8).reshape(pixels.shape)
 
 
-class _Brightness(_Blend):
-    """Black."""
-
-    def other(self, pixels: Pixels, size: tuple[int, int]) -> Image.Image:
-        return Image.new("L", size)
+def _plain(pixels: Pixels, level: int) -> Image.Image:
+    height, width, _ = pixels.shape
+    return Image.new("L", (3 * width, height), level)
 
 
-class _Contrast(_Blend):
-    """The mean gray."""
-
-    def other(self, pixels: Pixels, size: tuple[int, int]) -> Image.Image:
-        gray = to_pillow(pixels).convert("L").tobytes()
-        return Image.new("L", size, int(np.frombuffer(gray, np.uint8).mean() + 0.5))
+def _brightness(function: Function, pixels: Pixels, factor: float, *_: Any, **__: Any) -> Pixels:
+    return _blend(_plain(pixels, 0), pixels, factor)
 
 
-class _Sharpness(_Blend):
-    """The smoothed image."""
+def _contrast(function: Function, pixels: Pixels, factor: float, *_: Any, **__: Any) -> Pixels:
+    gray = np.frombuffer(to_pillow(pixels).convert("L").tobytes(), np.uint8)
+    return _blend(_plain(pixels, int(gray.mean() + 0.5)), pixels, factor)
 
-    def other(self, pixels: Pixels, size: tuple[int, int]) -> Image.Image:
-        return _flat(_smooth(pixels))
+
+def _sharpness(function: Function, pixels: Pixels, factor: float, *_: Any, **__: Any) -> Pixels:
+    return _blend(_flat(_smooth(pixels)), pixels, factor)
 
 
 def _smooth(pixels: Pixels) -> Pixels:
@@ -194,13 +167,11 @@ def _flat(pixels: Pixels) -> Image.Image:
     return Image.frombuffer("L", (3 * width, height), pixels.tobytes(), "raw", "L", 0, 1)
 
 
-class _Moved(_Operation):
+def _moved(function: Function, pixels: Pixels, amount: float, *_: Any, **settings: Any) -> Pixels:
     """A shear, translation or rotation."""
-
-    def __call__(self, pixels: Pixels, amount: float, *_: Any, **settings: Any) -> Pixels:
-        if settings["resample"] == Image.Resampling.BICUBIC and available():
-            return self.function(_Canvas(pixels), amount, **settings)  # type: ignore[return-value]
-        return from_pillow(self.function(to_pillow(pixels), amount, **settings))
+    if settings["resample"] == Image.Resampling.BICUBIC and available():
+        return function(_Canvas(pixels), amount, **settings)  # type: ignore[return-value]
+    return _by_pillow(function, pixels, amount, **settings)
 
 
 class _Canvas:
@@ -223,20 +194,13 @@ class _Canvas:
         return from_pillow(to_pillow(self.pixels).transpose(method))
 
 
-_OPERATIONS: dict[str, type[_Operation]] = {
-    "AutoContrast": _AutoContrast,
-    "BrightnessIncreasing": _Brightness,
-    "ContrastIncreasing": _Contrast,
-    "Equalize": _Equalize,
-    "Invert": _ByTable,
-    "PosterizeIncreasing": _ByTable,
-    "SharpnessIncreasing": _Sharpness,
-    "Rotate": _Moved,
-    "ShearX": _Moved,
-    "ShearY": _Moved,
-    "SolarizeAdd": _ByTable,
-    "SolarizeIncreasing": _ByTable,
-    "TranslateXRel": _Moved,
-    "TranslateYRel": _Moved,
+_OPERATIONS: dict[str, Callable[..., Pixels]] = {
+    "AutoContrast": _auto_contrast,
+    "BrightnessIncreasing": _brightness,
+    "ContrastIncreasing": _contrast,
+    "Equalize": _equalize,
+    "SharpnessIncreasing": _sharpness,
+    **dict.fromkeys(("Invert", "PosterizeIncreasing", "SolarizeAdd", "SolarizeIncreasing"), _by_table),
+    **dict.fromkeys(("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"), _moved),
 }
 """Of timm's names; all others go by Pillow."""

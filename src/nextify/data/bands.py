@@ -260,20 +260,27 @@ def _pages(data: bytes, channels: int) -> Values:
     return np.concatenate(found, axis=2)
 
 
-def _page(data: bytes, tags: Mapping[int, Any]) -> Values | None:
-    """``(H, W, bands)`` of a page; None for what Pillow reads by rules of its own."""
+def _page(data: bytes, tags: Mapping[int, Any], chosen: Chosen | None = None) -> Values | None:
+    """``(H, W, bands)`` of a page; None for what Pillow reads by rules of its own (palettes, JPEG). Where bands are
+    ``chosen``, floats are left to Pillow, and of bands that are stored one after the other only the chosen are read."""
     if tags.get(_PHOTOMETRIC) not in (1, 2) or tags.get(_COMPRESSION, 1) not in _LOSSLESS:
         return None
     bits, kinds = set(tags.get(_BITS, (1,))), set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))
-    floats = bits == {32} and kinds == {_FLOAT} and tags.get(_PREDICTOR, 1) == 1
+    floats = chosen is None and bits == {32} and kinds == {_FLOAT} and tags.get(_PREDICTOR, 1) == 1
     if not floats and (bits not in ({8}, {16}) or not kinds <= {_UNSIGNED, _SIGNED}):
         return None
+    count = tags.get(_SAMPLES, 1)
+    if chosen is not None:
+        _check_has(count, chosen)
+        if Image.MAX_IMAGE_PIXELS is not None and tags[_WIDTH] * tags[_HEIGHT] > 2 * Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError
     refuse_sparse(tags)
     if not _is_whole(tags, len(data)):
         raise UnreadableImage("truncated")
-    count = tags.get(_SAMPLES, 1)
     if tags.get(_PLANAR, 1) == _INDEPENDENT:
-        values = np.concatenate([_grayscale(data, tags, 1, band, count) for band in range(1, count + 1)], axis=2)
+        wanted = range(1, count + 1) if chosen is None else chosen
+        planes = {band: _grayscale(data, tags, 1, band, count) for band in set(wanted)}
+        values = np.concatenate([planes[band] for band in wanted], axis=2)
     else:
         values = _grayscale(data, tags, count, 1, 1)
     if _SIGNED in kinds:
@@ -306,10 +313,15 @@ def of_memory(image: object, bands: Bands) -> Values:
 
 def _chosen(values: Values, bands: Chosen) -> tuple[Pixels, int]:
     """``(H, W, 3)`` of ``values (H, W, bands)`` of 8 or 16 bits, and the largest 16-bit value, else 0."""
-    if max(bands) > values.shape[2]:
-        raise UnreadableImage(f"{values.shape[2]} bands, but {_ASKED % named(bands)} band {max(bands)}: choose others")
+    _check_has(values.shape[2], bands)
     values = values[..., [band - 1 for band in bands]]
     return (values, 0) if values.dtype == np.uint8 else (eight_bits(values), int(values.max(initial=0)))
+
+
+def _check_has(count: int, bands: Chosen) -> None:
+    """Raise ``UnreadableImage`` where an image of ``count`` bands lacks a chosen one."""
+    if max(bands) > count:
+        raise UnreadableImage(f"{count} bands, but {_ASKED % named(bands)} band {max(bands)}: choose others")
 
 
 def _of_image(image: Image.Image, floats: bool = False) -> Values:
@@ -331,31 +343,12 @@ def _of_image(image: Image.Image, floats: bool = False) -> Values:
 
 
 def _of_tiff(data: bytes, bands: Chosen) -> tuple[Pixels, int] | None:
-    """As :func:`_chosen`; None for what is no TIFF, or one that Pillow reads by rules of its own (palettes, JPEG)."""
+    """As :func:`_chosen`; None for what is no TIFF, or one that Pillow reads by rules of its own."""
     tags = tiff_tags(data)
-    if tags is None or tags.get(_PHOTOMETRIC) not in (1, 2) or tags.get(_COMPRESSION, 1) not in _LOSSLESS:
+    values = None if tags is None else _page(data, tags, bands)
+    if tags is None or values is None:
         return None
-    bits = set(tags.get(_BITS, (1,)))
-    kinds = set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)))
-    if bits not in ({8}, {16}) or not kinds <= {_UNSIGNED, _SIGNED}:
-        return None
-    count = tags.get(_SAMPLES, 1)
-    if max(bands) > count:
-        return _chosen(np.empty((0, 0, count), np.uint8), bands)
-    if Image.MAX_IMAGE_PIXELS is not None and tags[_WIDTH] * tags[_HEIGHT] > 2 * Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError
-    refuse_sparse(tags)
-    if not _is_whole(tags, len(data)):
-        raise UnreadableImage("truncated")
-    if tags.get(_PLANAR, 1) == _INDEPENDENT:
-        planes = {band: _grayscale(data, tags, 1, band, count) for band in set(bands)}
-        values = np.concatenate([planes[band] for band in bands], axis=2)
-        bands = (1, 2, 3)
-    else:
-        values = _grayscale(data, tags, count, 1, 1)
-    if _SIGNED in kinds:
-        values = unsigned(values.view(np.dtype(f"i{values.itemsize}"))).astype(values.dtype)
-    return _chosen(upright(values, tags.get(_ORIENTATION, 1)), bands)
+    return _chosen(values, (1, 2, 3) if tags.get(_PLANAR, 1) == _INDEPENDENT else bands)
 
 
 def _remedy(data: bytes, bands: Chosen, reason: str) -> str:

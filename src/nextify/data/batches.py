@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nextify.data.balance import balanced_order
 from nextify.data.bands import kind_of
 from nextify.data.decode import Pixels, UnreadableImage, quiet
 from nextify.data.errors import DataError
-from nextify.data.images import EncodedStore, ImageSet
-from nextify.data.randomness import AUGMENTATION, order, reseed, seeded, words_of_rows
+from nextify.data.images import EncodedStore, ImageSet, Labels
+from nextify.data.randomness import AUGMENTATION, ORDER, order, reseed, seeded, words, words_of_rows
 from nextify.data.share import Rows, Share
 from nextify.data.sources.listing import Splitting, split_train
 from nextify.data.transforms import Square, TrainTransform
@@ -81,8 +80,30 @@ class BatchesByStep:
         return self.__dict__ | {"_order": None}
 
 
+def balanced_order(labels: Labels, seed: int, epoch: int) -> Rows:
+    """The images of an epoch that shows every class equally often: ``(N,)`` indices into ``labels``.
+
+    An epoch still has N places for N training images, so steps, schedule and time do not change. Each of the C classes
+    with training images gets N // C places; N % C classes, drawn anew each epoch, get one more. A class of n images
+    fills its k places with k // n copies of all its images and k % n of them drawn without replacement, so within an
+    epoch the images of a class are used equally often to within one. The places are then shuffled. Everything is a
+    function of labels, seed and epoch, so a resumed training continues with the same epochs.
+    """
+    random = np.random.RandomState(words(seed, epoch, ORDER))
+    by_class = np.argsort(labels, kind="stable")
+    classes = np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1)
+    places = np.full(len(classes), len(labels) // len(classes))
+    places[random.permutation(len(classes))[: len(labels) % len(classes)]] += 1
+    chosen = []
+    for members, count in zip(classes, places.tolist(), strict=True):
+        repetitions, rest = divmod(count, len(members))
+        chosen += [np.tile(members, repetitions), random.permutation(members)[:rest]]
+    found: Rows = random.permutation(np.concatenate(chosen)).astype(np.int64)
+    return found
+
+
 class TrainBatches(BatchesByStep):
-    """The training batches of classification, by step; ``balance`` describes balanced epochs."""
+    """The training batches of classification, by step."""
 
     def __init__(
         self, images: ImageSet, recipe: Recipe, image_size: int, seed: int, workers: int = 0, share: Share | None = None

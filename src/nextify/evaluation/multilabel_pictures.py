@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.evaluation.dense_pictures import class_color
-from nextify.evaluation.pictures import INK, SOFT, Tile, contact_sheet, figure, heading, png, short
+from nextify.evaluation.pictures import Tile, contact_sheet, figure, heading, lettered, png, short
 from nextify.system.text import plural
 
 if TYPE_CHECKING:
@@ -33,20 +33,12 @@ def curves_picture(found: MultiLabelEvaluation) -> bytes:
         row = rows[curve.name]
         if curve.name in named and row.precision is not None and row.recall is not None:
             axes.plot([row.recall / 100], [row.precision / 100], "o", color=color, markersize=5)
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.03)
-    axes.set_xlabel("recall", color=SOFT)
-    axes.set_ylabel("precision", color=SOFT)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.03))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     others = f", the {NAMED_CURVES} of lowest AP in colour" if len(found.curves) > NAMED_CURVES else ""
-    axes.set_title(
-        f"{heading(found)}\nmAP {found.metrics['map']:.2f} % of {plural(found.images, 'image')}; dots: at the "
-        f"thresholds{others}",
-        fontsize=10.5,
-        loc="left",
-        color=INK,
-    )
+    figures = f"mAP {found.metrics['map']:.2f} % of {plural(found.images, 'image')}"
+    lettered(axes, f"{heading(found)}\n{figures}; dots: at the thresholds{others}", "recall", "precision")
     return png(sheet)
 
 

@@ -67,9 +67,7 @@ def matrix_picture(
             color = "white" if shares[i, j] > 0.55 else INK
             words = f"{100 * shares[i, j]:.1f}" if percent else f"{counts[i, j]:,}"
             axes.text(j, i, words, ha="center", va="center", fontsize=8, color=color)
-    axes.set_xlabel(columns, color=SOFT)
-    axes.set_ylabel("true class", color=SOFT)
-    axes.set_title(title, fontsize=10.5, loc="left", color=INK)
+    lettered(axes, title, columns, "true class")
     bar = sheet.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=PercentFormatter(1.0))
     bar.set_label(shades, color=SOFT, fontsize=8.5)
     bar.ax.spines[:].set_visible(False)
@@ -90,18 +88,12 @@ def reliability_picture(found: Evaluation) -> bytes:
     top.plot(means, heights, "o", color=ORANGE, markersize=4, zorder=3, label="at the bin's mean confidence")
     top.set_ylim(0, 1.02)
     top.set_xlim(0, 1)
-    top.set_ylabel("share correct", color=SOFT)
     top.legend(frameon=False, fontsize=8, loc="upper left")
-    top.set_title(
-        f"{heading(found)}\nexpected calibration error {100 * found.expected_calibration_error:.2f} % "
-        f"({plural(found.images, 'image')}, {plural(len(found.bins), 'bin')})",
-        fontsize=10.5,
-        loc="left",
-        color=INK,
-    )
+    error = f"expected calibration error {100 * found.expected_calibration_error:.2f} %"
+    of = f"{plural(found.images, 'image')}, {plural(len(found.bins), 'bin')}"
+    lettered(top, f"{heading(found)}\n{error} ({of})", "", "share correct")
     bottom.bar(centers, [b.images for b in filled], width * 0.92, color=SOFT)
-    bottom.set_ylabel("images", color=SOFT)
-    bottom.set_xlabel("confidence: the highest probability", color=SOFT)
+    lettered(bottom, "", "confidence: the highest probability", "images")
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
     return png(sheet)
@@ -150,11 +142,9 @@ def ramp_picture(
     axes.plot(rates, smoothed, color=BLUE, label="smoothed")
     axes.axvline(rate, color=ORANGE, linestyle="--", label=f"the recipe's rate, {rate:.3g}")
     axes.set_xscale("log")
-    axes.set_xlabel("learning rate", color=SOFT)
-    axes.set_ylabel("training loss", color=SOFT)
+    lettered(axes, title, "learning rate", "training loss")
     axes.legend(frameon=False, fontsize=8, loc="best")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=10.5, loc="left", color=INK)
     return png(sheet)
 
 
@@ -200,6 +190,13 @@ def figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def lettered(axes: Any, title: str, across: str, up: str) -> None:
+    """Write a title and the labels of both axes."""
+    axes.set_title(title, fontsize=10.5, loc="left", color=INK)
+    axes.set_xlabel(across, color=SOFT)
+    axes.set_ylabel(up, color=SOFT)
 
 
 class Measured(Protocol):

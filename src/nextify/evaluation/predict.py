@@ -10,6 +10,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,13 +102,9 @@ class Predictor:
         """
         if top is not None and top < 1:
             raise ValueError(f"top must be 1 or more, got {top}")
-        waiting: list[Prediction | tuple[str, Any]] = []
-        for entry in self.entries(sources):
-            waiting.append(entry)
-            if len(waiting) == self.batch_size:
-                yield from self._predict(waiting, top)
-                waiting = []
-        yield from self._predict(waiting, top)
+        entries = self.entries(sources)
+        while waiting := list(islice(entries, self.batch_size)):
+            yield from self._predict(waiting, top)
 
     def entries(self, sources: Source | Iterable[Source]) -> Iterator[Prediction | tuple[str, Any]]:
         """Yield each image's path and its prepared uint8 pixels ``(H, W, C)``, or a prediction with an error."""

@@ -350,46 +350,30 @@ FEW_LABELS = CONVNEXT.with_(
 ConvNeXt V2's fine-tuning of FCMAE's encoders (appendix A.1: AdamW, decay 0.05, layer decay 0.9 by block, mixing,
 smoothing), with epochs, rate and batch by rule of thumb: not tuned."""
 
-_PLAIN_IMAGES = CONVNEXT.with_(crop=ScaleJitter(0.5, 2.0), test_crop_ratio=1.0, **PLAIN)
+_DENSE = CONVNEXT.with_(batch_size=16, min_learning_rate=0.0, test_crop_ratio=1.0, **PLAIN)
+_PAPERS_DENSE = _DENSE.with_(learning_rate=1e-4, crop=ScaleJitter(0.5, 2.0), stochastic_depth=0.4, precision="bf16")
 
-COCO_3X = _PLAIN_IMAGES.with_(
-    epochs=36,
-    warmup_epochs=0.07,
-    batch_size=16,
-    learning_rate=1e-4,
-    min_learning_rate=0.0,
-    schedule="late_step",
-    layer_decay=0.95,
-    stochastic_depth=0.4,
-    precision="bf16",
-)
+COCO_3X = _PAPERS_DENSE.with_(epochs=36, warmup_epochs=0.07, schedule="late_step", layer_decay=0.95)
 """Appendix A.3 and the released configuration of Mask R-CNN with ConvNeXt-T: AdamW, the 3x schedule with 500 steps of
 warmup, layer decay 0.95, stochastic depth 0.4. Its images are resized to a short side of 480 to 800 pixels; here their
 size is drawn on one canvas, and bfloat16 takes the place of float16."""
 
-ADE20K_160K = _PLAIN_IMAGES.with_(
+ADE20K_160K = _PAPERS_DENSE.with_(
     epochs=127,
     warmup_epochs=1.19,
-    batch_size=16,
-    learning_rate=1e-4,
-    min_learning_rate=0.0,
     schedule="linear",
     layer_decay=0.9,
     layer_decay_groups="stage",
-    stochastic_depth=0.4,
     color_jitter=0.4,
-    precision="bf16",
 )
 """Appendix A.3 and the released configuration of UPerNet with ConvNeXt-T: 160,000 steps of 16 of ADE20K's 20,210 images
 with 1,500 steps of warmup, layer decay 0.9 by stage, stochastic depth 0.4, sizes of 0.5 to 2."""
 
-DETECTION_SMALL = _PLAIN_IMAGES.with_(
+DETECTION_SMALL = _DENSE.with_(
     epochs=24,
     warmup_epochs=1.2,
     batch_size=8,
-    optimizer=AdamW(),
     learning_rate=3e-3,
-    min_learning_rate=0.0,
     gradient_clip=10.0,
     crop=ScaleJitter(0.8, 1.25),
     color_jitter=0.2,
@@ -403,13 +387,11 @@ loss after equal processor time (docs/log.md); the rest is a rule of thumb, not 
 SEGMENTATION_SMALL = DETECTION_SMALL.with_(crop=ScaleJitter(0.75, 1.5))
 """Likewise for masks."""
 
-DETECTION_ORIGINAL = _PLAIN_IMAGES.with_(
+DETECTION_ORIGINAL = _DENSE.with_(
     epochs=12,
     warmup_epochs=0.07,
-    batch_size=16,
     optimizer=SGD(),
     learning_rate=0.01,
-    min_learning_rate=0.0,
     schedule="late_step",
     weight_decay=1e-4,
     crop=NoCrop(),

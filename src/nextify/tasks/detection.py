@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,17 +27,15 @@ def summed(losses: Mapping[str, Tensor], images: int, batch: int) -> Tensor:
     return torch.stack([loss.float() for loss in losses.values()]).sum() * (images / batch)
 
 
-class in_evaluation:
-    """A context in which a network is in evaluation mode, also where it was training."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.was_training = model, model.training
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *exception: object) -> None:
-        self.model.train(self.was_training)
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode within, also where it was training."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 @dataclass(frozen=True)

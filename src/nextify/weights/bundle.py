@@ -290,15 +290,13 @@ def _is_dense(content: Mapping[str, object]) -> bool:
 def _checksum(content: Mapping[str, object]) -> str:
     """Of everything that decides what the weights compute and what their outputs mean."""
     if _is_dense(content):
-        dense = {key: content.get(key) for key in ("task", "design", "classes", "canvas", "mean", "std")}
-        return hashlib.sha256(json.dumps(dense, sort_keys=True).encode()).hexdigest()
-    deciding = {key: content.get(key) for key in ("design", "num_classes", "in_channels", "classes", "preprocessing")}
-    if content.get("temperature", 1.0) != 1.0:  # at 1 it is left out, as bundles without one know it
-        deciding["temperature"] = content["temperature"]
-    if "task" in content:
-        deciding |= {"task": content["task"], "thresholds": content.get("thresholds")}
-    if content.get("members", 1) != 1:
-        deciding["members"] = content["members"]
+        names = ["task", "design", "classes", "canvas", "mean", "std"]
+    else:
+        names = ["design", "num_classes", "in_channels", "classes", "preprocessing"]
+        names += ["task", "thresholds"] if "task" in content else []
+        # At 1 they are left out, as bundles without them know them.
+        names += [name for name in ("temperature", "members") if content.get(name, 1) != 1]
+    deciding = {name: content.get(name) for name in names}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

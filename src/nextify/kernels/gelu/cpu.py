@@ -55,30 +55,28 @@ def _check(library: ctypes.CDLL) -> None:
 _library, ready = compiled("gelu", Path(__file__).with_name("gelu_cpu.cpp"), _check, FLAGS)
 
 
-def _takes(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and ready()
+def _run(name: str, x: Tensor, *others: Tensor) -> Tensor | None:
+    """What a function of the library makes of contiguous tensors; None where it does not take them."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or not ready():
+        return None
+    out = torch.empty_like(x)
+    function = getattr(_library(), name)
+    function(*pointers(x, *others, out), x.dtype == torch.bfloat16, x.numel(), torch.get_num_threads())
+    return out
 
 
 @torch.library.custom_op("nextify::gelu", mutates_args=())
 def _value_op(x: Tensor) -> Tensor:
     x = x.contiguous()
-    if not _takes(x):
-        return F.gelu(x)
-    out = torch.empty_like(x)
-    half, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
-    _library().nextify_gelu(*pointers(x, out), half, x.numel(), threads)
-    return out
+    out = _run("nextify_gelu", x)
+    return F.gelu(x) if out is None else out
 
 
 @torch.library.custom_op("nextify::gelu_grad", mutates_args=())
 def _gradient_op(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = grad.contiguous(), x.contiguous()
-    if not _takes(x):
-        return torch.ops.aten.gelu_backward(grad, x)  # type: ignore[no-any-return]
-    out = torch.empty_like(x)
-    half, threads = x.dtype == torch.bfloat16, torch.get_num_threads()
-    _library().nextify_gelu_grad(*pointers(x, grad, out), half, x.numel(), threads)
-    return out
+    out = _run("nextify_gelu_grad", x, grad)
+    return torch.ops.aten.gelu_backward(grad, x) if out is None else out
 
 
 @torch.library.register_fake("nextify::gelu")  # type: ignore[untyped-decorator]
