@@ -64,6 +64,15 @@ def test_groups_stay_whole(digits: Images) -> None:
         assert not held & rest
 
 
+def test_folds_of_groups_are_stratified(digits: Images) -> None:
+    """Not so with scikit-learn before 1.8, which shuffled the groups' counts and not the groups."""
+    labels, rare = np.repeat([0, 1, 2], [300, 200, 100]), copy(digits.train)
+    rare.labels, rare.groups = labels, [f"patient {i // 10}" for i in range(600)]
+    for seed in range(3):
+        for fold in make_folds(replace(digits, train=rare), 5, seed):
+            assert np.bincount(labels[fold.held_out]).tolist() == [60, 40, 20]
+
+
 def test_a_manifests_groups_reach_the_folds(shapes: Path, tmp_path: Path) -> None:
     names = sorted(shapes.glob("*/*.png"))
     rows = [f"{path},{path.parent.name},g{i % 9},{'test' if i % 24 > 20 else 'train'}" for i, path in enumerate(names)]
