@@ -35,6 +35,8 @@ def run_evaluation(options: Options) -> int:
     about = stated(options.bundle)
     if isinstance(about, DenseAbout):
         refuse_for_dense(about.task, {"--class-order": options.class_order, "--channels": options.reading.channels})
+    elif options.multi_scale:
+        raise ValueError(f"--multi-scale is for segmenters, and {options.bundle} is a classifier: leave it out")
     elif options.ignore_index is not None:
         raise ValueError(f"--ignore-index is for index masks, and {options.bundle} is a classifier: leave it out")
     place = runtime(options.machine.device, options.machine.threads)
@@ -76,7 +78,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
             *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index), **of_parts
         )
         assert isinstance(dense_images, DenseImages)
-        finder = open_finder(options.bundle, **machine)
+        finder = open_finder(options.bundle, **machine, multi_scale=options.multi_scale)
         with console.status("evaluating the images …") as status:
             return dense_images, dense.evaluate_dense(
                 *(finder, dense_images),

@@ -36,7 +36,8 @@ def _predict(options: Options) -> int:
     about = stated(options.bundle)
     if isinstance(about, DenseAbout):
         return _run_dense(options, about)
-    for name, value in (("--least-score", options.least_score), ("--out", options.out)):
+    dense = {"--least-score": options.least_score, "--out": options.out, "--multi-scale": options.multi_scale or None}
+    for name, value in dense.items():
         if value is not None:
             raise ValueError(
                 f"{name} is for detectors and segmenters, and {options.bundle} is a classifier: leave it out"
@@ -49,7 +50,11 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
     refuse_for_dense(about.task, given)
     place = runtime(options.machine.device, options.machine.threads)
     finder = open_finder(
-        options.bundle, device=place.device, threads=options.machine.threads, kernels=options.machine.kernels
+        options.bundle,
+        device=place.device,
+        threads=options.machine.threads,
+        kernels=options.machine.kernels,
+        multi_scale=options.multi_scale,
     )
     folder = None if options.out is None else DenseFolder(options.out, finder)
     least = LEAST_SCORE if options.least_score is None else options.least_score

@@ -15,6 +15,7 @@ from nextify.data.decode import Pixels
 from nextify.data.dense.annotations import DenseTask, IndexMask
 from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
+from nextify.evaluation.multi_scale import MultiScale
 from nextify.kernels import install
 from nextify.system.native import Mode
 from nextify.tasks.restoring import FoundObjects, objects_back, regions_back
@@ -61,16 +62,31 @@ class Finder:
 
 
 def open_finder(
-    weights: str | Path, *, device: str = "cpu", threads: int | None = None, kernels: Mode = "auto"
+    weights: str | Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    kernels: Mode = "auto",
+    multi_scale: bool = False,
 ) -> Finder:
-    """Open the bundle of a detector or segmenter. Raises ``WeightsError`` or ``FileNotFoundError`` where there is no
-    such bundle, or a damaged one."""
+    """Open the bundle of a detector or segmenter.
+
+    Args:
+        multi_scale: average a segmenter's answers over several sizes and mirror images, see ``MultiScale``.
+
+    Raises:
+        WeightsError, FileNotFoundError: there is no such bundle, or a damaged one.
+        ValueError: ``multi_scale`` with a network that cannot.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     bundle = load_dense(weights)
     about = bundle.about
-    model = bundle.network().to(device)
-    install(model, kernels)
+    network = bundle.network().to(device)
+    install(network, kernels)
+    model: nn.Module = network
     name = f"{about.name} with {about.design.head}" if about.name else about.design.head
+    if multi_scale:
+        model, name = MultiScale(network).eval(), f"{name}, multi-scale"
     bf16 = about.recipe is not None and about.recipe.precision == "bf16"
     return Finder(model, about.design.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16)

@@ -61,7 +61,8 @@ class TimmBackbone(nn.Module):
         from timm.layers import LayerNorm2d
 
         config = timm.get_pretrained_cfg(network.name)
-        size = {"img_size": canvas} if config is not None and config.fixed_input_size else {}
+        self.one_size = config is not None and bool(config.fixed_input_size)
+        size = {"img_size": canvas} if self.one_size else {}
         with torch.device("meta"):
             stages = built_by_timm(network, stochastic_depth, **size).feature_info
         chosen = _chosen([int(stage["reduction"]) for stage in stages], first_stride)
