@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import types
+import warnings
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import nextify
 import nextify.cli
 from nextify.cli import COMMANDS, main
+from nextify.paper.design import InertChoice
 from nextify.study.engine import EngineError
 from nextify.training.tracking import MissingTracker
 from tests.helpers import Captured, save_noise, tiny_bundle
@@ -262,3 +264,11 @@ def test_predicting_imports_little_beyond_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(bundle), str(tmp_path / "photo.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "0"
+
+
+def test_a_warning_of_ours_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(sys, "argv", ["nextify", "--version"])
+    assert main() == 0
+    assert warnings.formatwarning("inert", InertChoice, "zoo.py", 62) == "nextify: warning: inert\n"
+    assert "lib.py:1: UserWarning: theirs" in warnings.formatwarning("theirs", UserWarning, "lib.py", 1)

@@ -139,11 +139,25 @@ def test_impossible_designs_are_refused(changes: dict[str, object], message: str
 def test_groups_that_do_not_divide_say_so() -> None:
     with pytest.raises(ValueError, match="groups=5 does not divide"):
         layout(RESNET50.with_(groups=5))
+    with pytest.raises(ValueError, match=r"groups=64 does not divide .* 96 channels"):
+        layout(
+            RESNET50.with_(groups="depthwise", bottleneck="none", depths=(1, 1), widths=(64, 96), stage_strides=(1, 2))
+        )
+
+
+@pytest.mark.parametrize("spatial", ["middle", "first"])
+def test_a_widening_block_without_bottleneck_has_a_group_per_incoming_channel(spatial: str) -> None:
+    net = layout(RESNET50.with_(groups="depthwise", bottleneck="none", spatial=spatial))
+    conv = dict(net.stages[1].blocks[0].branch)["spatial"]
+    assert isinstance(conv, Conv)
+    assert (conv.in_channels, conv.out_channels, conv.groups, conv.parameters) == (64, 128, 64, 128 * 9)
 
 
 def test_inert_choices_warn_and_ordinary_ones_do_not() -> None:
     with pytest.warns(InertChoice, match="layer_scale"):
         RESNET50.with_(layer_scale=1e-6).warn_of_inert_choices()
+    with pytest.warns(InertChoice, match="response_norm"):
+        DESIGNS["resnet_pooled"].with_(response_norm="global").warn_of_inert_choices()
     with pytest.warns(InertChoice, match="1x1 depthwise"):
         CONVNEXT_TINY.with_(kernel_size=1).warn_of_inert_choices()
     with warnings.catch_warnings():

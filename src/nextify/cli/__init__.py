@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -100,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     global STARTED
     if argv is not None:  # called from Python, maybe long after the import
         STARTED = time.monotonic()
+    else:
+        warnings.formatwarning = _format_warning
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Log files grow line by line, and a name that the terminal cannot encode must not lose a result.
@@ -125,6 +128,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             _discard_stdout()
         return 1 if isinstance(error, OSError | ImportError | RuntimeError) else 2
     return code
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+    _python: Any = warnings.formatwarning,
+) -> str:
+    """A warning of ours as one line, as errors are; those of libraries as Python writes them."""
+    if category.__module__.startswith("nextify."):
+        return f"nextify: warning: {message}\n"
+    return str(_python(message, category, filename, lineno, line))
 
 
 @contextlib.contextmanager

@@ -39,9 +39,8 @@ def _predict(options: Options) -> int:
     dense = {"--least-score": options.least_score, "--out": options.out, "--multi-scale": options.multi_scale or None}
     for name, value in dense.items():
         if value is not None:
-            raise ValueError(
-                f"{name} is for detectors and segmenters, and {options.bundle} is a classifier: leave it out"
-            )
+            those = "segmenters" if name == "--multi-scale" else "detectors and segmenters"
+            raise ValueError(f"{name} is for {those}, and {options.bundle} is a classifier: leave it out")
     return _run(options)
 
 

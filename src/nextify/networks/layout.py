@@ -330,10 +330,11 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
         return Conv(inputs, outputs, kernel, step, kernel // 2, groups, _bias(design, norm_follows=norm_follows))
 
     # From "move up" on, a strided block runs its spatial conv on the *incoming* width.
-    spatial_width = channels if design.spatial == "first" else hidden
+    spatial_width = channels if design.spatial == "first" or design.bottleneck == "none" else hidden
     groups = spatial_width if design.groups == "depthwise" else design.groups
-    if spatial_width % groups:
-        raise ValueError(f"groups={groups} does not divide a spatial conv's {spatial_width} channels; change widths")
+    for side in (spatial_width, out if design.bottleneck == "none" else spatial_width):
+        if side % groups:
+            raise ValueError(f"groups={groups} does not divide a spatial conv's {side} channels; change widths")
     # A block's one norm comes before the first 1x1, so after the spatial conv where that is first.
     spatial_norm = norm_everywhere or design.spatial == "first"
     spatial = ("spatial", conv(spatial_width, spatial_width, design.kernel_size, stride, groups, spatial_norm))

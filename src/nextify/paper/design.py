@@ -61,7 +61,7 @@ class Design(Settings):
     """``narrow``: 4C -> C -> 4C; ``inverted``: C -> 4C -> C; ``none``: the spatial convolution alone, C -> C (not the
     paper's)."""
     spatial: Spatial = "middle"
-    """Position of the spatial convolution: between the two 1x1 layers, or before both."""
+    """Position of the spatial convolution: between the two 1x1 layers, or before both; the same with no bottleneck."""
     kernel_size: Annotated[int, Range(least=1, most=255, odd=True)] = 3
     """Kernel of the spatial convolution, in pixels; odd."""
     activation: ActivationKind = "relu"
@@ -98,6 +98,11 @@ class Design(Settings):
             warnings.warn(InertChoice("nothing in this design reduces the resolution"), stacklevel=2)
         if self.layer_scale != "off" and self.norms == "after_every_conv":
             warnings.warn(InertChoice("layer_scale after a norm repeats that norm's own learned scale"), stacklevel=2)
+        if self.response_norm != "off" and self.bottleneck == "none":
+            warnings.warn(
+                InertChoice("response_norm comes before a block's last 1x1 layer; bottleneck 'none' has none"),
+                stacklevel=2,
+            )
 
 
 def stem_stride(stem: str) -> int:

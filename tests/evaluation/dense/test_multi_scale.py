@@ -14,6 +14,8 @@ from nextify.evaluation.multi_scale import MultiScale
 from nextify.networks.dense.design import fitted_head
 from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.foreign import timm_network
+from nextify.networks.zoo import create_model
+from nextify.weights.bundle import About, save_bundle
 from tests.evaluation.dense.helpers import made
 from tests.evaluation.dense.test_dense_commands import CONVNEXT, fresh
 
@@ -51,3 +53,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
     swin = DenseNetwork(fitted_head(timm_network("swin_tiny_patch4_window7_224"), "fpn", CANVAS), 3, CANVAS)
     with pytest.raises(ValueError, match="any size"):
         MultiScale(swin)
+
+
+@pytest.mark.parametrize("words", [["evaluate", "--data", "digits"], ["predict", "photo.png"]])
+def test_a_classifier_is_refused(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = save_bundle(tmp_path / "bundle", create_model(CONVNEXT, 2).state_dict(), About(CONVNEXT, 2))
+    assert main([words[0], str(bundle), *words[1:], "--multi-scale"]) == 2
+    assert "--multi-scale is for segmenters, and" in capsys.readouterr().err
