@@ -330,19 +330,21 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
         return Conv(inputs, outputs, kernel, step, kernel // 2, groups, _bias(design, norm_follows=norm_follows))
 
     # From "move up" on, a strided block runs its spatial conv on the *incoming* width.
-    spatial_width = channels if design.spatial == "first" or design.bottleneck == "none" else hidden
-    groups = spatial_width if design.groups == "depthwise" else design.groups
-    for side in (spatial_width, out if design.bottleneck == "none" else spatial_width):
+    alone = design.bottleneck == "none"
+    inputs = channels if design.spatial == "first" or alone else hidden
+    outputs = out if alone else inputs
+    groups = inputs if design.groups == "depthwise" else design.groups
+    for side in (inputs, outputs):
         if side % groups:
             raise ValueError(f"groups={groups} does not divide a spatial conv's {side} channels; change widths")
-    # A block's one norm comes before the first 1x1, so after the spatial conv where that is first.
-    spatial_norm = norm_everywhere or design.spatial == "first"
-    spatial = ("spatial", conv(spatial_width, spatial_width, design.kernel_size, stride, groups, spatial_norm))
+    # A block's one norm comes before the first 1x1, so after the spatial conv where that is first or alone.
+    spatial_norm = norm_everywhere or design.spatial == "first" or alone
+    spatial = ("spatial", conv(inputs, outputs, design.kernel_size, stride, groups, spatial_norm))
     first = ("pointwise1", conv(channels, hidden, 1, 1, 1, norm_everywhere))
     last = ("pointwise2", conv(hidden, out, 1, 1, 1, norm_everywhere))
     order = [spatial, first, last] if design.spatial == "first" else [first, spatial, last]
-    if design.bottleneck == "none":
-        order = [("spatial", conv(channels, out, design.kernel_size, stride, groups, True))]
+    if alone:
+        order = [spatial]
 
     branch: list[tuple[str, Layer]] = []
     for name, layer in order:
@@ -359,7 +361,7 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
             branch.append((f"{name}_norm", Norm(design.norm, layer.out_channels)))
         if design.activations == "after_every_conv" and layer is not order[-1][1]:
             branch.append((f"{name}_activation", Activation(design.activation)))
-    if design.bottleneck == "none":
+    if alone:
         # Ruling: without 1x1 layers, what a block has one of follows its convolution.
         if not norm_everywhere:
             branch.append(("norm", Norm(design.norm, out)))
