@@ -1,12 +1,9 @@
-"""Every nextify design in timm's registry.
+"""Every nextify design in timm's registry: after ``import nextify.timm``,
+``timm.create_model("nextify_convnext_tiny")`` works with the usual arguments and supports what timm's ``train.py`` asks
+of a model.
 
-After ``import nextify.timm``, ``timm.create_model("nextify_convnext_tiny")`` works with the usual arguments
-(``num_classes``, ``in_chans``, ``drop_rate``, ``drop_path_rate``, ``global_pool``, ``features_only`` with
-``out_indices``), and supports what timm's ``train.py`` asks of a model. Weights are loaded with ``pretrained=True`` and
-``pretrained_cfg_overlay=dict(file=PATH)`` in any naming that nextify reads.
-
-timm's train.py does not import nextify by itself; start it as
-``python -c "import nextify.timm, runpy; runpy.run_path('train.py', run_name='__main__')" --model nextify_resnet50 …``.
+Weights are loaded with ``pretrained=True`` and ``pretrained_cfg_overlay=dict(file=PATH)`` in any naming that nextify
+reads; docs/weights.md tells how to start timm's train.py, which does not import nextify by itself.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Detectors and segmenters to a file, proven on real images.
 
-A file takes images fitted to the bundle's canvas and normalized, ``(N, 3, H, W)`` float32, and has one output:
-
-- ``logits (N, K, H, W)`` of a segmenter;
-- ``places (N, A, 4 + K)`` of a one-stage detector: for each of its A cells or anchors a box, x1, y1, x2, y2 as shares
-  of the canvas's width and height, and a score from 0 to 1 for each class. Which overlapping boxes to keep is up to the
-  reader; the JSON names the least score and the IoU with which ``nextify evaluate`` chooses.
+A file takes images fitted to the bundle's canvas and normalized, ``(N, 3, H, W)`` float32, and has one output: a
+segmenter's ``logits (N, K, H, W)``, or a one-stage detector's ``places (N, A, 4 + K)``: for each cell or anchor a box,
+as shares of the canvas's sides, and a score for each class (docs/dense.md).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What a data set hides: likely label errors, near duplicates across classes and parts, and outliers.
 
 Label errors need probabilities of images that the network was not trained on: the bundle's of the test images, and
-those of ``study/folds.py`` of the training images. Near duplicates and outliers are found among all images by what
-enters the bundle's classifier: an image's nearest neighbours by cosine distance are compared pixel by pixel
-on thumbnails, and its mean distance to them says how far off it lies.
+those of ``study/folds.py`` of the training images. Duplicates and outliers are found among all images by the features
+that enter the bundle's classifier, and duplicates compared pixel by pixel on thumbnails.
 """
 
 from __future__ import annotations

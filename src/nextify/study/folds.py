@@ -1,13 +1,7 @@
 """Cross-validation: the training images in folds, each tested on by a network that was trained on the others.
 
 Every fold has as many images of each class as the others, whole groups where the data names any, and the same recipe
-and seed. Two cross-validations of the same data have the same folds, so that they are paired. The data's own test
-images stay unused. The folder holds::
-
-    results.json     the figures of each fold, their mean and its interval
-    out-of-fold.csv  path, label and fold of every training image, and the probabilities that its fold's network gives
-    trials/          one training per fold, as a study's
-    ensemble/        one bundle of all folds' networks, where it is asked for
+and seed. Two cross-validations of the same data have the same folds, so that they are paired (docs/training.md).
 """
 
 from __future__ import annotations
