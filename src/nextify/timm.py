@@ -177,10 +177,6 @@ def _entry_point(name: str, design: Design) -> Callable[..., nn.Module]:
 default_cfgs: Any = generate_default_cfgs({PREFIX + name: _config(design) for name, design in designs().items()})
 
 
-def _register() -> None:
-    for name, design in designs().items():
-        if not timm.models.is_model(PREFIX + name):
-            register_model(_entry_point(PREFIX + name, design))
-
-
-_register()
+for _name, _design in designs().items():
+    if not timm.models.is_model(PREFIX + _name):
+        register_model(_entry_point(PREFIX + _name, _design))

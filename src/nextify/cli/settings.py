@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.paper.settings import SettingError, Settings, alternatives, hints, owner
-from nextify.system.several import several
+from nextify.system.text import several
 
 
 def settings(texts: str | Iterable[str], of: Sequence[type[Settings]] = (Recipe, Design)) -> dict[str, object]:

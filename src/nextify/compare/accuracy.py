@@ -35,7 +35,7 @@ from nextify.study.results import finite, named
 from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import parse_json, write_json_atomic
-from nextify.system.several import several
+from nextify.system.text import several
 from nextify.tasks.accuracy import SPECS
 from nextify.tasks.classification import Classification, Hits, Inference
 from nextify.training.trial import Data, Trial

@@ -27,7 +27,7 @@ from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model, find_design
 from nextify.paper.design import Design
 from nextify.paper.published import published_model
-from nextify.system.several import several
+from nextify.system.text import several
 from nextify.weights import About, load_bundle
 
 LINE_UP = (

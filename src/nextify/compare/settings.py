@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from nextify.evaluation.profiling import Conditions
 from nextify.networks.dense.design import Head
-from nextify.system.several import several
+from nextify.system.text import several
 
 Choices = Sequence[tuple[tuple[int, ...], int]]
 """Batch sizes of inference and of training to choose from, the largest first."""

@@ -24,7 +24,7 @@ from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.deploy import formats
 from nextify.deploy.runners import Exported, Format, Run, quiet, start
-from nextify.deploy.verify import LIMITS, ExportFailed, Timing, in_turns, some_images
+from nextify.deploy.verify import LIMITS, DenseVerification, ExportFailed, in_turns, some_images
 from nextify.evaluation.runner import Floats
 from nextify.networks.dense.design import ONE_STAGE, SEGMENTATION_HEADS
 from nextify.networks.dense.network import DenseNetwork
@@ -47,19 +47,6 @@ class Outputs(nn.Module):
         whole = head.places if self.network.design.head in ONE_STAGE else head
         found: Tensor = whole(self.network.backbone(images), (images.shape[-2], images.shape[-1]))
         return found
-
-
-@dataclass(frozen=True)
-class DenseVerification:
-    """What a file was held to, and what was found."""
-
-    data: str
-    images: int
-    batches: tuple[int, ...]
-    largest_difference: float
-    """Of a logit, as a share of the image's largest; or of a box's corner or a score, of 1."""
-    limit: float
-    timings: tuple[Timing, ...]
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from nextify.data.bands import as_channels
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.images import check_images
 from nextify.deploy import formats
-from nextify.deploy.dense import DenseSource, DenseVerification, export_dense
+from nextify.deploy.dense import DenseSource, export_dense
 from nextify.deploy.runners import Exported, Format, Precision, start
-from nextify.deploy.verify import Verification, at_size, some_images, verify
+from nextify.deploy.verify import DenseVerification, at_size, some_images, verify
 from nextify.evaluation.runner import Floats, load_classifier
 from nextify.networks.layout import too_small
 from nextify.system.environment import describe, version
@@ -40,7 +40,8 @@ class Export:
     path: Path
     about: About | DenseAbout
     exported: Exported
-    verification: Verification | DenseVerification
+    verification: DenseVerification
+    """Of a classifier a ``Verification``."""
     bytes: int
     """Of all its files."""
 

@@ -261,14 +261,11 @@ def _write(
         for i, row in zip(rows, found.findings, strict=True):
             if row.kind != kind or len(tiles) >= SHOWN:
                 continue
-            tiles.append(_tile(held, i, row))
+            said = f"rather {short(row.suggested, 14)}" if row.suggested else "to train on" if row.other else "far off"
+            labelled = f"labelled {short(row.label, 16)}"
+            tiles.append(Tile(held.load(i), row.file, f"{said}, {row.score:.3f}", labelled))
             if kind == "duplicate_parts":
                 other = place[row.other]
                 labelled = f"labelled {short(held.label(other), 16)}"
                 tiles.append(Tile(held.load(other), row.other, "the test image", labelled))
         write_bytes_atomic(out / name, contact_sheet(tiles, f"{heading(found)}: {TITLES[kind]}"))
-
-
-def _tile(held: _Held, index: int, row: Finding) -> Tile:
-    said = f"rather {short(row.suggested, 14)}" if row.suggested else "to train on" if row.other else "far off"
-    return Tile(held.load(index), row.file, f"{said}, {row.score:.3f}", f"labelled {short(row.label, 16)}")

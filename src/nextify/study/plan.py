@@ -16,7 +16,7 @@ from nextify.networks.dense.design import DEFAULT_HEADS, DenseDesign, Head, fitt
 from nextify.paper.design import Design, stem_stride
 from nextify.paper.recipe import DENSE_ROADMAPS, Recipe
 from nextify.paper.roadmap import Roadmap, Row
-from nextify.system.several import several
+from nextify.system.text import several
 from nextify.training.trial import Data, Trial
 
 

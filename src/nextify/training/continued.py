@@ -21,8 +21,7 @@ from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.files import followed, make_folder
 from nextify.system.native import Mode
-from nextify.system.several import several
-from nextify.system.text import plural
+from nextify.system.text import plural, several
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress
 from nextify.training.prepare import Prepared, check_for, digest

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from nextify.system.several import several
+from nextify.system.text import several
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 

@@ -35,8 +35,7 @@ from nextify.system.files import (
     write_text_atomic,
 )
 from nextify.system.native import Mode
-from nextify.system.several import several
-from nextify.system.text import plural
+from nextify.system.text import plural, several
 from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import OnProgress, ShouldStop

@@ -142,7 +142,9 @@ class DenseTrainBatches(BatchesByStep):
         if least == most == 1:
             return fitted
         shown = Placement(height, width, fitted.scale * random.uniform(least, most))
-        top, left = (_drawn(side, room) for side, room in zip(shown.resized, self.canvas, strict=True))
+        # Each side begins where it lies within the canvas, or fills it.
+        spaces = [room - side for side, room in zip(shown.resized, self.canvas, strict=True)]
+        top, left = (random.randint(min(0, space), max(0, space)) for space in spaces)
         return Placement(height, width, shown.scale, top, left)
 
     def _objects(
@@ -267,11 +269,6 @@ def _refuse_others(recipe: Recipe, task: str) -> None:
         raise RecipeError(
             f"a recipe for detection or segmentation needs {', '.join(on)}: these settings are for classification"
         )
-
-
-def _drawn(side: int, room: int) -> int:
-    """Where a side of the resized image begins in the canvas's ``room``: a place where it lies within, or fills it."""
-    return random.randint(min(0, room - side), max(0, room - side))
 
 
 def _kept(boxes: npt.NDArray[np.float32], canvas: tuple[int, int]) -> tuple[Rows, npt.NDArray[np.float32]]:
