@@ -6,8 +6,6 @@ Weights are loaded with ``pretrained=True`` and ``pretrained_cfg_overlay=dict(fi
 reads; docs/weights.md tells how to start timm's train.py, which does not import nextify by itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 

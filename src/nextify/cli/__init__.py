@@ -5,8 +5,6 @@ torch and without an image; ``run`` may name it as an entry point does, ``module
 Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import io

@@ -1,7 +1,5 @@
 """Running ``nextify predict``, and printing what was found."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext

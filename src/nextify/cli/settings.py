@@ -1,7 +1,5 @@
 """Parse ``--set FIELD=VALUE`` by the annotated types of the fields of ``Recipe`` and ``Design``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 

@@ -4,8 +4,6 @@ Seeds are paired as in a study: one seed gives every network the same order of i
 recipe is fitted to the images and the epochs, never to a network.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

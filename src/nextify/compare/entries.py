@@ -5,8 +5,6 @@ The small line-ups are for images of about 32², where networks of 4 G multiply-
 of 4, and widths and depths that bring their multiply-adds within 4 % of ConvNeXt's at the same scale.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ In a mean speed, rounds weigh by the square of their rank, the fastest the most:
 takes time, and takes more from some networks than from others (docs/compare.md).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

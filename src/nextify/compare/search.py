@@ -6,8 +6,6 @@ schedule of its own length. Validation images that are held out of the training 
 are trained on all training images, with paired seeds, and measured on the test images.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """What a comparison is asked for, how long it will take, and how often each figure is measured in that time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ features and a short fine-tuning learn from the other folds; the fine-tuning ran
 Nadeau and Bengio's factor (Machine Learning 52, 2003), as folds share training images, and by Bonferroni's for pairs.
 """
 
-from __future__ import annotations
-
 import math
 import time
 import warnings

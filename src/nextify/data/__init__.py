@@ -9,8 +9,6 @@ In reading order: ``source`` (its name), ``opening`` (choosing how to read it), 
 libraries. Importing this package imports neither NumPy nor torch.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from nextify.data.errors import DataError

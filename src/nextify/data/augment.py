@@ -6,8 +6,6 @@ histogram (autocontrast, equalize), by blending with another image (brightness, 
 the matrix that timm's function finds (shear, translation, rotation), or by timm's function (colour).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from typing import Any

@@ -5,8 +5,6 @@ in the file's order, whatever they hold; a TIFF's pages are bands like any other
 the pixels of N interleaved bands are those of a grayscale image N times as wide, whose header it is given instead.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import struct

@@ -5,8 +5,6 @@ use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``)
 Otherwise whole images are decoded.
 """
 
-from __future__ import annotations
-
 import ctypes
 import io
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Calibration images are drawn from the training part; the held-out part is split 
 is chosen, and unseen images, on which it is tested once (docs/export.md). No set has an image or a group of another.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Callable, Sequence

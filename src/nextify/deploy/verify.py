@@ -1,7 +1,5 @@
 """The proof of an exported file: real images through it in its own runtime, against the bundle."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

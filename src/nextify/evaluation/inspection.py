@@ -5,8 +5,6 @@ those of ``study/folds.py`` of the training images. Duplicates and outliers are 
 that enter the bundle's classifier, and duplicates compared pixel by pixel on thumbnails.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass

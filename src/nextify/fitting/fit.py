@@ -9,8 +9,6 @@ every row of a roadmap. Constants without a source are ours, tuned on scikit-lea
 No torch here.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol

@@ -5,8 +5,6 @@ Small networks are bound by overhead, so one thread each for as many trials as t
 and a dead parent takes its workers along.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -5,8 +5,6 @@ p-value of a look divided by its share enters Holm's correction over the steps. 
 what was found so far; that does no harm, since the union bound holds for all looks of all steps, made or not.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

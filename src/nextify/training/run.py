@@ -5,8 +5,6 @@ last, so it marks a finished trial. Of timm's networks, which have no Design, ``
 pre-training's bundle is the encoder, beside which ``decoder.safetensors`` lies.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

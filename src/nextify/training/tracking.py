@@ -3,8 +3,6 @@
 Each is optional and has an extra of its name: ``pip install 'nextify[tensorboard]'``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module

@@ -4,8 +4,6 @@ A training has a folder below ``out`` named by its trial's fingerprint, so the s
 a finished one is not trained again (files: docs/training.md). ``out/latest`` is the bundle that was finished last.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -1,7 +1,5 @@
 """Networks with weights from anywhere."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Weights from anywhere, in our names: a bundle, a foreign file, timm, the Hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

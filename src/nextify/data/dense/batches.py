@@ -5,8 +5,6 @@ what is larger than the canvas or a random place on it, a mirror image, colour j
 an object of which less than a quarter is left, or less than two pixels, is dropped.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is wrong with boxes and masks: each kind is counted, named, and handled by a rule (docs/data.md)."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ A scene has 96×128 pixels and 2 to 5 digits of 20 to 48 pixels, turned a little
 from fixed seeds by generators whose numbers NumPy guarantees; test scenes hold other handwritten digits.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache

@@ -4,8 +4,6 @@ docs/data.md says how each kind is recognized. A JSON that is cut off is COCO's 
 (images, annotations, categories), or lies where others of the set do.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import re

@@ -4,8 +4,6 @@ A folder for each part, each with one folder per class; or one folder of class f
 fixed seed. Class folders are searched in depth, and every other file is left out for a reason that is counted.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import unicodedata

@@ -5,8 +5,6 @@ delimiter is the one that gives the columns. ``metadata.csv`` and ``metadata.jso
 read likewise, as Hugging Face does (https://huggingface.co/docs/datasets/image_dataset).
 """
 
-from __future__ import annotations
-
 import csv
 import os
 import re

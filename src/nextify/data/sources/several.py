@@ -3,8 +3,6 @@
 What could also be one class per image is that, unless ``--task multilabel`` asks.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

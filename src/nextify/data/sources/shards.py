@@ -4,8 +4,6 @@ The part is told by a file's name (``imagenet1k-train-0000.tar``) or by the fold
 as on the Hugging Face Hub. Files that are given by name or by a pattern may tell no part.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import re

@@ -4,8 +4,6 @@ Format: https://github.com/webdataset/webdataset, where a member's key ends at t
 dot may also stand in a key. The headers are gone through once, and images then read at their offsets.
 """
 
-from __future__ import annotations
-
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Defocus, frosted glass, motion and zoom blur."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Snow, frost and fog. Brightness, the fourth of the paper's weather group, is in ``digital.py``."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 
