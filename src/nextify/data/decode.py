@@ -4,8 +4,6 @@ docs/data.md has the rules: for transparency, further bands, 16 bits, colour spa
 what is refused with a reason.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +82,7 @@ class Numbers(bytes):
     and then float32 values. No file is ever taken for one."""
 
     @classmethod
-    def of(cls, values: npt.NDArray[np.float32]) -> Numbers:
+    def of(cls, values: npt.NDArray[np.float32]) -> Self:
         return cls(struct.pack("<3I", *values.shape) + values.tobytes())
 
     @property

@@ -5,11 +5,9 @@ segmenter's ``logits (N, K, H, W)``, or a one-stage detector's ``places (N, A, 4
 as shares of the canvas's sides, and a score for each class (docs/dense.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -58,7 +56,7 @@ class DenseSource:
     name: str
 
     @classmethod
-    def of(cls, bundle: str | Path) -> DenseSource:
+    def of(cls, bundle: str | Path) -> Self:
         """Load a bundle. Raises ``FormatError`` for heads that no file is written of."""
         loaded = load_dense(bundle)
         if loaded.about.design.head not in (*ONE_STAGE, *SEGMENTATION_HEADS):

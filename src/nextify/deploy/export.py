@@ -4,12 +4,10 @@ to.
 The folder is made beside its place and moved there only after the file has given the bundle's results on real images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy.typing as npt
 import torch
@@ -57,7 +55,7 @@ class Source:
     name: str
 
     @classmethod
-    def of(cls, bundle: str | Path, image_size: int | None = None) -> Source:
+    def of(cls, bundle: str | Path, image_size: int | None = None) -> Self:
         """Load a bundle; ``image_size`` replaces its input's sides, at the same crop ratio.
 
         Raises:

@@ -11,13 +11,12 @@ before them in every order (Faigle and Kern, "The Shapley value for cooperative 
 1992).
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
+from typing import Self
 
 import numpy as np
 from scipy import stats
@@ -60,7 +59,7 @@ class Estimate:
     n: int
 
     @classmethod
-    def of(cls, samples: Sequence[float]) -> Estimate:
+    def of(cls, samples: Sequence[float]) -> Self:
         """The mean of ``samples`` with its interval."""
         low, high = confidence_interval(samples, CONFIDENCE) or (None, None)
         return cls(fmean(samples) if samples else None, low, high, len(samples))

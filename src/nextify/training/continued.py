@@ -5,13 +5,11 @@ is started instead, without warm-up, as in SGDR (Loshchilov and Hutter 2017, arX
 (``SHARE``). The optimizer starts afresh, as its state went with the checkpoint when the training was finished.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
@@ -47,7 +45,7 @@ class Finished:
     about: About | DenseAbout
 
     @classmethod
-    def of(cls, run: str | Path) -> Finished:
+    def of(cls, run: str | Path) -> Self:
         """The training in a folder, for which ``latest`` may stand; no tensors are read.
 
         Raises:
