@@ -29,15 +29,7 @@ _LATER = {
     "open_images": "opening",
 }
 
-__all__ = [
-    "DataError",
-    "ImageSet",
-    "Images",
-    "TestBatches",
-    "TrainBatches",
-    "finish",
-    "open_images",
-]
+__all__ = ["DataError", "ImageSet", "Images", "TestBatches", "TrainBatches", "finish", "open_images"]
 
 
 __getattr__ = later(__name__, _LATER)
