@@ -4,8 +4,6 @@ Start with ``nextify.roadmap("resnet50")`` for the steps, ``nextify.create_model
 ``nextify.train`` to train one. ``import nextify`` does not import torch.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from nextify.networks.layout import Layout, cost, layout, macs, parameters

@@ -1,15 +1,10 @@
-"""Every nextify design in timm's registry.
+"""Every nextify design in timm's registry: after ``import nextify.timm``,
+``timm.create_model("nextify_convnext_tiny")`` works with the usual arguments and supports what timm's ``train.py`` asks
+of a model.
 
-After ``import nextify.timm``, ``timm.create_model("nextify_convnext_tiny")`` works with the usual arguments
-(``num_classes``, ``in_chans``, ``drop_rate``, ``drop_path_rate``, ``global_pool``, ``features_only`` with
-``out_indices``), and supports what timm's ``train.py`` asks of a model. Weights are loaded with ``pretrained=True`` and
-``pretrained_cfg_overlay=dict(file=PATH)`` in any naming that nextify reads.
-
-timm's train.py does not import nextify by itself; start it as
-``python -c "import nextify.timm, runpy; runpy.run_path('train.py', run_name='__main__')" --model nextify_resnet50 …``.
+Weights are loaded with ``pretrained=True`` and ``pretrained_cfg_overlay=dict(file=PATH)`` in any naming that nextify
+reads; docs/weights.md tells how to start timm's train.py, which does not import nextify by itself.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -180,10 +175,6 @@ def _entry_point(name: str, design: Design) -> Callable[..., nn.Module]:
 default_cfgs: Any = generate_default_cfgs({PREFIX + name: _config(design) for name, design in designs().items()})
 
 
-def _register() -> None:
-    for name, design in designs().items():
-        if not timm.models.is_model(PREFIX + name):
-            register_model(_entry_point(PREFIX + name, design))
-
-
-_register()
+for _name, _design in designs().items():
+    if not timm.models.is_model(PREFIX + _name):
+        register_model(_entry_point(PREFIX + _name, _design))

@@ -27,7 +27,7 @@ from nextify.fitting.scale import scale
 from nextify.paper.design import CONVNEXT_TINY
 from nextify.paper.roadmap import roadmap
 from nextify.study.plan import make_plan
-from nextify.system.several import several
+from nextify.system.text import several
 from nextify.training.tracking import check_trackers
 from nextify.training.trial import Data
 from nextify.weights import About, Preprocessing, PreprocessingError, WeightsError, load

@@ -1,13 +1,9 @@
 """The command ``nextify``: one file per command, each a frozen dataclass ``Options`` and ``run(options) -> int``.
 
-To add a command, write its file and add a line to ``GROUPS``. Only the requested command is imported; tyro derives
-its options from the dataclass. Numbers are held to the ranges in their annotations, then the options' ``check`` raises
-a ``ValueError`` or an ``OSError`` for whatever can be refused without torch and without an image, and only then what
-runs the command is imported: ``run`` may name it as an entry point does, ``module:function``.
+Only the requested command is imported, and what runs it only once ``check`` has refused whatever can be refused without
+torch and without an image; ``run`` may name it as an entry point does, ``module:function``.
 Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno

@@ -1,7 +1,5 @@
 """``nextify attribute``: what each decision is worth whatever the order."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

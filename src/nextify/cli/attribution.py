@@ -1,7 +1,5 @@
 """Running ``nextify attribute``: pairs of orders until the time is up, then what follows from them."""
 
-from __future__ import annotations
-
 import sys
 import time
 from datetime import UTC, datetime

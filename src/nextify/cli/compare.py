@@ -1,7 +1,5 @@
 """``nextify compare``: networks of different families side by side on this hardware."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """The trainings and evaluations of ``nextify compare --data``, shown as they go."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Running ``nextify compare``: counting, training, measuring, and what is printed of it."""
 
-from __future__ import annotations
-
 import os
 from datetime import UTC, datetime
 from pathlib import Path

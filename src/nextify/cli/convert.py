@@ -1,7 +1,5 @@
 """``nextify convert SRC DST --to …``: convert weights from one library's format to another's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Running ``nextify robustness``, and printing what was found."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 

@@ -1,7 +1,5 @@
 """Running ``nextify train --folds``, and telling what the folds gave."""
 
-from __future__ import annotations
-
 import sys
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """``nextify diff A B``: show the differences between two networks."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``nextify doctor``: what is installed and used here, to be attached to the report of a problem."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

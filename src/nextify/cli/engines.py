@@ -1,7 +1,5 @@
 """The engine that ``--engine`` names."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never

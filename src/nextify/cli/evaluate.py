@@ -1,7 +1,5 @@
 """``nextify evaluate BUNDLE --data PATH``: measure a bundle on your images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

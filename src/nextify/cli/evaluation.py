@@ -1,7 +1,5 @@
 """Running ``nextify evaluate``: measuring a bundle, and printing what was found."""
 
-from __future__ import annotations
-
 from typing import Any, assert_never
 
 from rich.console import Console

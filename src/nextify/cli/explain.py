@@ -1,7 +1,5 @@
 """``nextify explain BUNDLE IMAGE…``: where a network looks, and what its heat maps are worth."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Running ``nextify explain``, and printing what was found."""
 
-from __future__ import annotations
-
 import torch
 
 from nextify.cli.explain import Options

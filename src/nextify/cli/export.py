@@ -1,7 +1,5 @@
 """``nextify export BUNDLE --to FORMAT``: a bundle for another runtime, proven there."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Running ``nextify export``."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from functools import partial
 

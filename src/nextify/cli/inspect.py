@@ -1,7 +1,5 @@
 """``nextify inspect BUNDLE --data PATH``: what the data hides, as a list to look at and to act on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Running ``nextify inspect``."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 

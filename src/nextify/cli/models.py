@@ -1,7 +1,5 @@
 """``nextify models [PATTERN]``: list the named networks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from tyro.conf import Positional

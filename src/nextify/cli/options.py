@@ -1,7 +1,5 @@
 """Options that several commands share, each declared once, with the checks that need neither torch nor an image."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``nextify predict BUNDLE IMAGE…``: classify images, or find objects or regions in them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Running ``nextify predict``, and printing what was found."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -130,9 +128,8 @@ def _run(options: Options) -> int:
         print_json([{**p.to_dict(), "path": valid_unicode(p.path)} for p in predictions])
     elif options.csv:
         print(csv_text(predictions), end="")
-    else:
-        if rows := _rows(predictions):
-            print_columns(("image", "class", "probability"), rows)
+    elif rows := _rows(predictions):
+        print_columns(("image", "class", "probability"), rows)
     if not predictor.about.classes:
         note(
             "the weights do not name their classes: #N is the index among their outputs, from 0; --class-order FILE "

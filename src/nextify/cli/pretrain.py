@@ -1,7 +1,5 @@
 """``nextify pretrain MODEL --data PATH``: weights to fine-tune from, learned from images without labels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated

@@ -1,14 +1,12 @@
 """What reading images, a training or a study shows, bars on a terminal and lines elsewhere, and how one is stopped."""
 
-from __future__ import annotations
-
 import math
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Self, assert_never
 
 from rich.console import Console
 from rich.markup import escape
@@ -194,7 +192,7 @@ class Stopping:
     def asked(self) -> bool:
         return self._asked_at < math.inf
 
-    def __enter__(self) -> Stopping:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._ask)

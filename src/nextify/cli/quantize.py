@@ -1,7 +1,5 @@
 """``nextify quantize BUNDLE --data PATH``: int8 that keeps its accuracy, or the best that does."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Running ``nextify quantize``, and what ``nextify export`` shares with it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial

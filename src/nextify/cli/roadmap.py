@@ -1,7 +1,5 @@
 """``nextify roadmap``: the paper's roadmap as a study on your images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """``nextify robustness BUNDLE --data PATH``: measure how corruptions of the images hurt a bundle."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

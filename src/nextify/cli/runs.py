@@ -1,7 +1,5 @@
 """``nextify runs [FOLDER]`` and ``nextify runs diff A B``: what was trained, how it went, and what differed."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence

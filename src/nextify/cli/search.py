@@ -1,7 +1,5 @@
 """``nextify search``: the best design for your images and machine within a budget."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

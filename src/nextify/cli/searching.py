@@ -1,7 +1,5 @@
 """Running ``nextify search``, and telling what is tried and what was found."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

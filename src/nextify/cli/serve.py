@@ -1,7 +1,5 @@
 """``nextify serve BUNDLE``: an HTTP server with batching, the Open Inference Protocol, and a page."""
 
-from __future__ import annotations
-
 import os
 import socket
 from dataclasses import dataclass

@@ -48,10 +48,7 @@ def serve(options: Options, listener: socket.socket) -> None:
     processes = [Process(opening) for _ in range(workers)]
     app = create_app(processes or [InProcess(opening)], settings, options.name)
     host, port = listener.getsockname()[:2]
-    print(
-        f"serving {options.bundle} at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops",
-        flush=True,
-    )
+    print(f"serving {options.bundle} at http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops", flush=True)
     grace = int(2 * options.timeout) + 1
     # 75 s is longer than proxies keep idle connections, so none is closed here just as a request arrives on it.
     config = uvicorn.Config(

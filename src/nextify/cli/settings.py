@@ -1,14 +1,12 @@
 """Parse ``--set FIELD=VALUE`` by the annotated types of the fields of ``Recipe`` and ``Design``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from nextify.paper.design import Design
 from nextify.paper.recipe import Recipe
 from nextify.paper.settings import SettingError, Settings, alternatives, hints, owner
-from nextify.system.several import several
+from nextify.system.text import several
 
 
 def settings(texts: str | Iterable[str], of: Sequence[type[Settings]] = (Recipe, Design)) -> dict[str, object]:

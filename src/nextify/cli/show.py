@@ -1,7 +1,5 @@
 """``nextify show NAME``: show a network's blocks, cost, and a drawing of its block."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path

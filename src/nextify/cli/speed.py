@@ -1,7 +1,5 @@
 """The part of ``nextify doctor`` that needs torch: devices, kernels, and what the kernels gain here."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

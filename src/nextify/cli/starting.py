@@ -1,7 +1,5 @@
 """Running ``nextify starts``."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean

@@ -1,7 +1,5 @@
 """``nextify starts WEIGHTS… --data PATH``: which weights suit these images, by a probe of minutes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Running ``nextify roadmap``, and telling what is trained, how long it takes, and what was found."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``nextify train MODEL --data PATH``: a model that works on your images, from a folder of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal

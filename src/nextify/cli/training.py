@@ -1,7 +1,5 @@
 """Running ``nextify train``, and telling what is trained, how long it takes, and what it gave."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Seeds are paired as in a study: one seed gives every network the same order of i
 recipe is fitted to the images and the epochs, never to a network.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -35,7 +33,7 @@ from nextify.study.results import finite, named
 from nextify.study.statistics import binomial_standard_error, conclude, confidence_interval
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import parse_json, write_json_atomic
-from nextify.system.several import several
+from nextify.system.text import several
 from nextify.tasks.accuracy import SPECS
 from nextify.tasks.classification import Classification, Hits, Inference
 from nextify.training.trial import Data, Trial

@@ -4,8 +4,6 @@ Accuracies are those measured here on the user's data; where there are none, the
 sentence says which.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

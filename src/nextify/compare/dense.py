@@ -4,8 +4,6 @@ Inference includes what follows the head. Untrained weights find hardly any obje
 boxes takes less time than with trained ones. Training is on made-up masks, or on as many objects as COCO's images have.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -6,8 +6,6 @@ them, with kernels, depths, the ratio of the stages and the growth of the widths
 no place here, since the budget decides the widths.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence

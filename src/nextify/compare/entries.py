@@ -5,8 +5,6 @@ The small line-ups are for images of about 32², where networks of 4 G multiply-
 of 4, and widths and depths that bring their multiply-adds within 4 % of ConvNeXt's at the same scale.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +25,7 @@ from nextify.networks.foreign import build as build_network
 from nextify.networks.zoo import UnknownModel, create_model, find_design
 from nextify.paper.design import Design
 from nextify.paper.published import published_model
-from nextify.system.several import several
+from nextify.system.text import several
 from nextify.weights import About, load_bundle
 
 LINE_UP = (

@@ -1,7 +1,5 @@
 """What a comparison found, in sentences: each from this run's own figures, with n and spread."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from nextify.compare import why

@@ -1,7 +1,5 @@
 """How a cost grows with the number of pixels: the exponent k of cost = c · pixels^k."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

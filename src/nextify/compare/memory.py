@@ -9,8 +9,6 @@ On a CUDA device the allocator's peak can be reset, so one process measures all 
 here, even where the comparison compiles: the peak would be that of the compiler.
 """
 
-from __future__ import annotations
-
 import functools
 import gc
 import os
@@ -22,6 +20,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -52,7 +51,7 @@ class Memory:
     problem: str | None = None
 
     @classmethod
-    def of(cls, found: Figures, failure: str | None = None) -> Memory:
+    def of(cls, found: Figures, failure: str | None = None) -> Self:
         """From what a process reported; ``failure`` says how it ended, None for well."""
         mib = {k: v / MIB for k, v in found.items() if isinstance(v, int | float)}
         start = mib.get("start", 0.0)
@@ -70,7 +69,7 @@ class Processes:
         self._context = worker_context("nextify.compare.memory", "timm")
         self._worker: tuple[BaseProcess, Connection] | None = None
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """A comparison written out: results.json, CSV, Markdown, figures as PNG and SVG, and one offline HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

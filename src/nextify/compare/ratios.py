@@ -1,12 +1,8 @@
 """One network's speed over another's, from rounds in which they took turns; and beside the paper's Table 12.
 
-The ratio is that of the two mean speeds, in which rounds weigh by the square of their rank, the fastest the most: other
-work on the machine only ever takes time, and takes more from some networks than from others. Its interval is that of
-95 % over 2,000 draws of the shared rounds with replacement; with fewer than 6 rounds it is the range of the rounds' own
-ratios.
+In a mean speed, rounds weigh by the square of their rank, the fastest the most: other work on the machine only ever
+takes time, and takes more from some networks than from others (docs/compare.md).
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence

@@ -3,11 +3,9 @@
 Everything measured may be None where it was not measured; ``problems`` of a row says why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from nextify.compare.settings import Settings
 from nextify.evaluation.profiling import MemoryLayout, Precision, median
@@ -27,7 +25,7 @@ class Speed:
     rounds: tuple[float, ...]
 
     @classmethod
-    def of(cls, batch_size: int, rounds: Sequence[float]) -> Speed:
+    def of(cls, batch_size: int, rounds: Sequence[float]) -> Self:
         """The speed of at least one round."""
         return cls(batch_size, median(rounds), min(rounds), max(rounds), len(rounds), tuple(rounds))
 

@@ -4,13 +4,11 @@ Ratios, growth, findings and recommendations are worked out from the rows whenev
 file is read by today's definitions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from nextify.compare.growth import Growth, growths
 from nextify.compare.measure import Cell, Comparison
@@ -94,7 +92,7 @@ class Results:
         }
 
     @classmethod
-    def from_dict(cls, found: Json) -> Results:
+    def from_dict(cls, found: Json) -> Self:
         """The measurements of a results.json of either version."""
         run = found["settings"]
         accuracy = found["accuracy"]

@@ -1,16 +1,10 @@
-"""The best design for the user's images within a budget: successive halving over designs near both roadmaps.
+"""The best design for the user's images within a budget, against random search and the families (docs/search.md).
 
 Successive halving (Jamieson and Talwalkar, AISTATS 2016; its rungs as in Hyperband, Li et al., JMLR 18, 2018): many
-designs are trained for few epochs, the best third of them for three times as many, and so on. Each training begins
-anew, with a schedule of its own length: with a cosine that was meant to go on, the early figures would be those of a
-high rate, and the house can't go on with a finished schedule exactly.
-
-Designs are judged on validation images that are held out of the training images. Random search trains designs of the
-same kind in full until it has cost as much, and the families' members are halved like the designs. Only then the three
-winners are trained on all training images, with paired seeds, and measured on the test images.
+designs are trained for few epochs, the best third of them for three times as many, and so on, each training anew with a
+schedule of its own length. Validation images that are held out of the training images decide; the winners of the three
+are trained on all training images, with paired seeds, and measured on the test images.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

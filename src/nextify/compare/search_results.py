@@ -1,7 +1,5 @@
 """What a search was asked for and what it found, as ``search.json`` has it."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated

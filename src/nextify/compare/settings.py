@@ -1,14 +1,12 @@
 """What a comparison is asked for, how long it will take, and how often each figure is measured in that time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nextify.evaluation.profiling import Conditions
 from nextify.networks.dense.design import Head
-from nextify.system.several import several
+from nextify.system.text import several
 
 Choices = Sequence[tuple[tuple[int, ...], int]]
 """Batch sizes of inference and of training to choose from, the largest first."""

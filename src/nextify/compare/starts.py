@@ -1,15 +1,9 @@
-"""Which weights to start from: a probe of minutes that predicts the order after full fine-tuning.
+"""Which weights to start from: a probe of minutes that predicts the order after full fine-tuning (docs/pretraining.md).
 
-A part of the training images (never the test images) is divided into folds. For each fold and each start, two figures
-are measured on that fold from what the other folds teach: the accuracy of a linear classifier on frozen features, and
-that of a short fine-tuning as ``train`` would begin it. The second one ranks: masked pre-training gives features that
-a linear classifier reads badly and fine-tuning does not (arXiv 2301.00808, section 5).
-
-Folds share training images, so their differences are not independent; intervals widen the variance by Nadeau and
-Bengio's factor (Machine Learning 52, 2003), and by Bonferroni's for all pairs of starts.
+A part of the training images is divided into folds. For each fold and each start, a linear classifier on frozen
+features and a short fine-tuning learn from the other folds; the fine-tuning ranks. Intervals widen the variance by
+Nadeau and Bengio's factor (Machine Learning 52, 2003), as folds share training images, and by Bonferroni's for pairs.
 """
-
-from __future__ import annotations
 
 import math
 import time

@@ -4,8 +4,6 @@ Every network runs in inference in each memory layout and precision, the variant
 is profiled once in each.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import sys

@@ -9,8 +9,6 @@ In reading order: ``source`` (its name), ``opening`` (choosing how to read it), 
 libraries. Importing this package imports neither NumPy nor torch.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from nextify.data.errors import DataError
@@ -31,15 +29,7 @@ _LATER = {
     "open_images": "opening",
 }
 
-__all__ = [
-    "DataError",
-    "ImageSet",
-    "Images",
-    "TestBatches",
-    "TrainBatches",
-    "finish",
-    "open_images",
-]
+__all__ = ["DataError", "ImageSet", "Images", "TestBatches", "TrainBatches", "finish", "open_images"]
 
 
 __getattr__ = later(__name__, _LATER)

@@ -3,8 +3,6 @@
 Our wheels bring ``affine.cpp`` compiled; elsewhere it is built on first use. Where that fails, Pillow does the work.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path

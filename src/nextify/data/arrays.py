@@ -5,8 +5,6 @@ of entries, else the first one; where no number is wanted, the shorter of the tw
 equal. Nothing in a file is unpickled, and its size is checked before its values are read.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import zipfile

@@ -1,19 +1,10 @@
-"""timm's RandAugment at less cost, pixel for pixel the same.
+"""timm's RandAugment at less cost, pixel for pixel the same; the tests compare each operation with timm's own.
 
-timm draws the operations and their magnitudes (``RandAugment`` and ``AugmentOp``, ``rand-m9-mstd0.5-inc1``) and applies
-functions of Pillow images. On small images most of their time goes into building tables of 256 values in Python, on
-large ones into interpolation and filters in double precision. Here images are NumPy arrays, and an operation is
-
-- a table that depends on its arguments (invert, posterize, solarize), made once by timm's function;
-- a table that depends on the image's histogram (autocontrast, equalize);
-- a blend with another image, with fewer conversions than Pillow's (brightness, contrast, sharpness);
-- ``affine``, with the matrix that timm's function finds (shear, translation, rotation); or
-- timm's function between two conversions (colour).
-
-The tests compare each with timm's own on the same draws.
+timm draws the operations and their magnitudes (``RandAugment`` and ``AugmentOp``, ``rand-m9-mstd0.5-inc1``). Here they
+work on NumPy arrays: by tables of 256 values that are made once (invert, posterize, solarize) or of the image's
+histogram (autocontrast, equalize), by blending with another image (brightness, contrast, sharpness), by ``affine`` with
+the matrix that timm's function finds (shear, translation, rotation), or by timm's function (colour).
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache, partial

@@ -1,15 +1,9 @@
-"""Bands of an image by ``--channels``: three chosen ones as colours, or all N of them as numbers.
+"""Bands of an image by ``--channels``: three chosen ones as colours, or all N of them as numbers (docs/data.md).
 
-Three are what a network for pictures takes of aerial and satellite images, with 8 bits each. As numbers, a network for
-N channels gets all of them without a loss: uint8 and uint16 from 0 to 1 by their type's range, float32 as it is. A
-TIFF's pages are bands like any others, and NumPy files (``arrays.py``) are read too.
-
-Bands are counted from 1 in the file's order, whatever they hold: of a PNG with transparency, band 4 is its alpha. A
-TIFF may have any number of bands, which Pillow alone does not read: the pixels of N interleaved bands are those of a
-grayscale image N times as wide, so Pillow is handed the file with the header of that image.
+As numbers, uint8 and uint16 go from 0 to 1 by their type's range, and float32 stays as it is. Bands are counted from 1
+in the file's order, whatever they hold; a TIFF's pages are bands like any others. Pillow reads TIFFs of few bands only:
+the pixels of N interleaved bands are those of a grayscale image N times as wide, whose header it is given instead.
 """
-
-from __future__ import annotations
 
 import io
 import math

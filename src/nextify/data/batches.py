@@ -1,7 +1,5 @@
 """Batches as a function of (seed, step): the same for every design and number of workers, and after a resume."""
 
-from __future__ import annotations
-
 import multiprocessing
 import warnings
 from abc import ABC, abstractmethod

@@ -1,8 +1,6 @@
 """From a listing to checked images, the same for every source: each image is looked at once, what cannot be read is
 named, what may surprise is said, and what fits is held decoded."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,14 +1,8 @@
 """One image to upright RGB pixels, and what its file's header says: the same rules for a file and an image in memory.
 
-Grayscale is replicated. Transparency (alpha or palette) is laid on white, as a web page would show it, but a wholly
-transparent image keeps its colours. Further bands of a TIFF (infrared, alpha) are left out (``bands.py`` chooses).
-16-bit values are scaled by 255 / 65,535, never stretched to the range of one image; a TIFF whose white is zero is
-inverted. Pillow converts CMYK and other colour spaces, without ICC profiles. The first frame of an animation is used,
-and the EXIF or TIFF orientation applied. Refused with a reason: truncated and empty files, other formats, float and
-negative pixels (no range is agreed for them), TIFFs of more bands than Pillow reads, and decompression bombs.
+docs/data.md has the rules: for transparency, further bands, 16 bits, colour spaces, animations and orientations, and
+what is refused with a reason.
 """
-
-from __future__ import annotations
 
 import io
 import re
@@ -20,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +82,7 @@ class Numbers(bytes):
     and then float32 values. No file is ever taken for one."""
 
     @classmethod
-    def of(cls, values: npt.NDArray[np.float32]) -> Numbers:
+    def of(cls, values: npt.NDArray[np.float32]) -> Self:
         return cls(struct.pack("<3I", *values.shape) + values.tobytes())
 
     @property

@@ -3,8 +3,6 @@
 Listings, checks and stores use this interface only, whether images are files, members of tar shards or Parquet rows.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What is wrong with the images, in one line that names the remedy."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

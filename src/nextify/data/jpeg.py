@@ -1,12 +1,9 @@
-"""``decode_crop``: decode only part of an image, at a reduced size if that is enough.
+"""``decode_crop``: decode only part of an image, at 1/2, 1/4 or 1/8 of its size if that is enough, by libjpeg-turbo.
 
-libjpeg-turbo can decode part of a JPEG, but no Python package offers its functions for that. Our wheels bring
-``jpeg.cpp`` compiled; elsewhere it is built on first use where the library's header is installed (Debian and Ubuntu:
-``libjpeg-dev``). It is used if its pixels equal Pillow's. Elsewhere whole images are decoded. Decoding at 1/2,
-1/4 or 1/8 of the size is cheaper still, thanks to a shorter inverse cosine transform.
+No Python package offers its functions for that. Our wheels bring ``jpeg.cpp`` compiled; elsewhere it is built on first
+use where the library's header is installed (Debian and Ubuntu: ``libjpeg-dev``), and used if its pixels equal Pillow's.
+Otherwise whole images are decoded.
 """
-
-from __future__ import annotations
 
 import ctypes
 import io

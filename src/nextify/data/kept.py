@@ -1,7 +1,5 @@
 """Decoded arrays on disk: written atomically, memory-mapped, and shared by all processes that open them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 """Mean and standard deviation of each channel, measured on the images to train on: N channels have no customary
 ones."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from nextify.data.images import ImageSet

@@ -1,17 +1,13 @@
 """Augmentation of a batch on the device: normalization, light, random erasing, mixing and label smoothing.
 
 As in the ConvNeXt training (timm), erasing precedes mixing; a change of the light precedes both. All draws are
-functions of (seed, step). Rectangles, mixing and light are the same on every device; the noise in erased pixels is not.
-With several processes, each finishes its share of a batch with the draws of the whole batch.
+functions of (seed, step), and those of the whole batch where several processes share it. Rectangles, mixing and light
+are the same on every device; the noise in erased pixels is not.
 
-Targets are soft ``(B, K)`` with label smoothing or mixing, and class indices ``(B,)`` with neither. Both suit a plain
-cross entropy, which must not smooth again.
-
-Of several labels per image, ``(B, K)`` of 0 and 1, the targets are mixed in the images' shares. Each label is a
-decision between two classes, so smoothing by s makes 1 - s/2 of a 1 and s/2 of a 0 (Szegedy et al. 2016, K = 2).
-
-timm's Mixup pairs image i with image B-1-i and needs an even batch. The last image of an odd batch is not mixed, but
-its label is smoothed.
+Targets are soft ``(B, K)`` with label smoothing or mixing, and class indices ``(B,)`` with neither; cross entropy must
+not smooth again. Several labels per image, ``(B, K)`` of 0 and 1, are mixed in the images' shares, and smoothing by s
+makes 1 - s/2 of a 1 and s/2 of a 0 (Szegedy et al. 2016, K = 2). timm's Mixup pairs image i with image B-1-i and needs
+an even batch; the last image of an odd one is not mixed, but its label is smoothed.
 """
 
 from __future__ import annotations

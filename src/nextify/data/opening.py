@@ -1,7 +1,5 @@
 """``open_images``: the embedded digits, CIFAR-10, or images of your own, in whatever they lie."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ warnings to the data; the preflight combines these with problems that follow fro
 No torch.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from collections.abc import Mapping, Sequence

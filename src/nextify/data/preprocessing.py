@@ -6,14 +6,12 @@ same values bit for bit. Resize and crop are torchvision's for PIL images, which
 evaluate with; ``foreign.py`` shows where other libraries differ.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from operator import index
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -137,7 +135,7 @@ class Preprocessing:
             )
 
     @classmethod
-    def from_crop_ratio(cls, size: int | tuple[int, int], crop_ratio: float, **settings: Any) -> Preprocessing:
+    def from_crop_ratio(cls, size: int | tuple[int, int], crop_ratio: float, **settings: Any) -> Self:
         """Settings given by a crop ratio: the short side is resized to ``floor(size / crop_ratio)``, as in timm."""
         sides = (size, size) if isinstance(size, int) else size
         return cls(size=sides, resize_size=int(min(sides) / crop_ratio), **settings)

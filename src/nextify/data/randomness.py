@@ -4,8 +4,6 @@ timm's and torchvision's augmentations draw from the global generators of ``rand
 for one call and restored after it, so that the draws of the model and of the data do not affect each other.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

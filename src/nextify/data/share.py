@@ -5,8 +5,6 @@ A row keeps its place in the whole batch, and so every random draw made for it. 
 ascending order, then pair up as in the whole batch. The unpaired row of an odd batch goes to the last process.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a source of images is called, and whether it is there; reads no image and needs no NumPy."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Literal

@@ -8,8 +8,6 @@ except where Pillow is needed, and steps that give the same result every time ru
 on each edge by ``share`` of its side, and a square of its original size is cut out.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable

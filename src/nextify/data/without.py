@@ -1,7 +1,5 @@
 """``nextify train --without LIST``: training images that a list names are left out."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import replace
 from pathlib import Path

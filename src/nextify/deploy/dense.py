@@ -1,18 +1,13 @@
 """Detectors and segmenters to a file, proven on real images.
 
-A file takes images fitted to the bundle's canvas and normalized, ``(N, 3, H, W)`` float32, and has one output:
-
-- ``logits (N, K, H, W)`` of a segmenter;
-- ``places (N, A, 4 + K)`` of a one-stage detector: for each of its A cells or anchors a box, x1, y1, x2, y2 as shares
-  of the canvas's width and height, and a score from 0 to 1 for each class. Which overlapping boxes to keep is up to the
-  reader; the JSON names the least score and the IoU with which ``nextify evaluate`` chooses.
+A file takes images fitted to the bundle's canvas and normalized, ``(N, 3, H, W)`` float32, and has one output: a
+segmenter's ``logits (N, K, H, W)``, or a one-stage detector's ``places (N, A, 4 + K)``: for each cell or anchor a box,
+as shares of the canvas's sides, and a score for each class (docs/dense.md).
 """
-
-from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +22,7 @@ from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.deploy import formats
 from nextify.deploy.runners import Exported, Format, Run, quiet, start
-from nextify.deploy.verify import LIMITS, ExportFailed, Timing, in_turns, some_images
+from nextify.deploy.verify import LIMITS, DenseVerification, ExportFailed, in_turns, some_images
 from nextify.evaluation.runner import Floats
 from nextify.networks.dense.design import ONE_STAGE, SEGMENTATION_HEADS
 from nextify.networks.dense.network import DenseNetwork
@@ -53,19 +48,6 @@ class Outputs(nn.Module):
 
 
 @dataclass(frozen=True)
-class DenseVerification:
-    """What a file was held to, and what was found."""
-
-    data: str
-    images: int
-    batches: tuple[int, ...]
-    largest_difference: float
-    """Of a logit, as a share of the image's largest; or of a box's corner or a score, of 1."""
-    limit: float
-    timings: tuple[Timing, ...]
-
-
-@dataclass(frozen=True)
 class DenseSource:
     """A network to export, in plain torch, and what is known of it."""
 
@@ -74,7 +56,7 @@ class DenseSource:
     name: str
 
     @classmethod
-    def of(cls, bundle: str | Path) -> DenseSource:
+    def of(cls, bundle: str | Path) -> Self:
         """Load a bundle. Raises ``FormatError`` for heads that no file is written of."""
         loaded = load_dense(bundle)
         if loaded.about.design.head not in (*ONE_STAGE, *SEGMENTATION_HEADS):

@@ -6,8 +6,6 @@ methods take the second axis for the channels of any layer; integrated gradients
 Captum's. The checks: deletion and insertion (1806.07421), and maps of networks with random weights (1810.03292).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -4,12 +4,10 @@ to.
 The folder is made beside its place and moved there only after the file has given the bundle's results on real images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy.typing as npt
 import torch
@@ -19,9 +17,9 @@ from nextify.data.bands import as_channels
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.images import check_images
 from nextify.deploy import formats
-from nextify.deploy.dense import DenseSource, DenseVerification, export_dense
+from nextify.deploy.dense import DenseSource, export_dense
 from nextify.deploy.runners import Exported, Format, Precision, start
-from nextify.deploy.verify import Verification, at_size, some_images, verify
+from nextify.deploy.verify import DenseVerification, at_size, some_images, verify
 from nextify.evaluation.runner import Floats, load_classifier
 from nextify.networks.layout import too_small
 from nextify.system.environment import describe, version
@@ -40,7 +38,8 @@ class Export:
     path: Path
     about: About | DenseAbout
     exported: Exported
-    verification: Verification | DenseVerification
+    verification: DenseVerification
+    """Of a classifier a ``Verification``."""
     bytes: int
     """Of all its files."""
 
@@ -56,7 +55,7 @@ class Source:
     name: str
 
     @classmethod
-    def of(cls, bundle: str | Path, image_size: int | None = None) -> Source:
+    def of(cls, bundle: str | Path, image_size: int | None = None) -> Self:
         """Load a bundle; ``image_size`` replaces its input's sides, at the same crop ratio.
 
         Raises:

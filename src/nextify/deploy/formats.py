@@ -4,8 +4,6 @@ All formats begin with ``torch.export`` of plain torch operators, at a batch of 
 the batch at one.
 """
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any, TypeVar, assert_never

@@ -6,11 +6,10 @@ in proportions for the paired-sample design", Statistics in Medicine 17, 1998). 
 image changes, and has a width where none does.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ class Answers:
     """``(N,)`` highest probability of each image."""
 
     @classmethod
-    def of(cls, probabilities: Floats, labels: npt.NDArray[np.int64]) -> Answers:
+    def of(cls, probabilities: Floats, labels: npt.NDArray[np.int64]) -> Self:
         return cls(probabilities.argmax(1) == labels, probabilities.max(1))
 
     @property

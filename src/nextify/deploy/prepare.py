@@ -8,8 +8,6 @@ two levels it may become the other one.
 Source: Pillow's ``src/libImaging/Resample.c``; which axis comes first was found by trying Pillow 13.0.0.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,13 +1,8 @@
 """int8 that keeps its promise, and the fastest file that does: candidates are made, measured side by side, and proven.
 
-Three sets of images decide, none of which has an image or a group of another: calibration images are drawn from the
-training part; the held-out part is split in two, gate images on which the candidates are compared and one is chosen,
-and unseen images on which only the chosen one and the bundle are tested. It is accepted if there the 95 % interval of
-the change in top-1 (``gate.py``) lies above ``-max_drop``, the expected calibration error has not grown by more than
-``ECE_BOUND``, and it is faster than fp32.
+Calibration images are drawn from the training part; the held-out part is split into gate images, by which a candidate
+is chosen, and unseen images, on which it is tested once (docs/export.md). No set has an image or a group of another.
 """
-
-from __future__ import annotations
 
 import shutil
 import time

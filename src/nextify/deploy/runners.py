@@ -5,8 +5,6 @@ An exported folder holds a model file and ``nextify.json``, which has the fields
 compute something else (AOTInductor, ExecuTorch) make it necessary to check each input before it reaches them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

@@ -1,7 +1,5 @@
 """The proof of an exported file: real images through it in its own runtime, against the bundle."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,18 +48,24 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Verification:
+class DenseVerification:
     """What a file was held to, and what was found."""
 
     data: str
     images: int
     batches: tuple[int, ...]
-    top1_equal: float
-    """Percent of the images whose highest logit is the bundle's; of several labels per image, whose labels are."""
     largest_difference: float
-    """Of a logit, as a share of the image's largest."""
+    """Of a logit, as a share of the image's largest; or of a box's corner or a score, of 1."""
     limit: float
     timings: tuple[Timing, ...]
+
+
+@dataclass(frozen=True)
+class Verification(DenseVerification):
+    """That of a classifier."""
+
+    top1_equal: float
+    """Percent of the images whose highest logit is the bundle's; of several labels per image, whose labels are."""
 
 
 def some_images(images: ImageSet | DenseSet, count: int = max(BATCHES)) -> list[tuple[str, Pixels]]:
@@ -122,7 +126,7 @@ def verify(
             if own is settings:
                 timings.append(timing)
     batches = tuple(timing.batch for timing in timings)
-    return Verification(data, len(images), batches, 100 * equal / counted, worst, limit, tuple(timings))
+    return Verification(data, len(images), batches, worst, limit, tuple(timings), 100 * equal / counted)
 
 
 def in_turns(

@@ -1,7 +1,5 @@
 """What networks answered during a robustness measurement: collected in memory, and kept on disk to survive a kill."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Batches of corrupted images for the robustness measurement: made here, or read from the published ImageNet-C."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor

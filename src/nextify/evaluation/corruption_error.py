@@ -7,8 +7,6 @@ With E the network's top-1 error and B the baseline's, the corruption error of c
 mCE is the mean of CE over the corruptions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Figures are in pixels of the original images: what the network finds on its canv
 are matched by name, as in classification.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

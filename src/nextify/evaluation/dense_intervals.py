@@ -9,10 +9,8 @@ AP and mIoU are no means over images. Where a study asks for a score of each ima
 others. The mean of the scores is the figure, and the spread of their mean about that of the figure over other images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -135,7 +133,7 @@ class _ClassMatches:
         self.objects = objects
 
     @classmethod
-    def of(cls, seen: Sequence[Observation], shared: Sequence[Floats], label: int) -> _ClassMatches:
+    def of(cls, seen: Sequence[Observation], shared: Sequence[Floats], label: int) -> Self:
         none = np.zeros((0, len(THRESHOLDS)), bool)
         counts = np.zeros(len(seen))
         rows: list[tuple[npt.NDArray[Any], ...]] = [(np.zeros(0), np.zeros(0, np.int64), none, none)]

@@ -5,8 +5,6 @@ found one comes first: it is matched with the object of its class that it overla
 those left over are matched with any class. What only lies in a crowd region of its class counts nowhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Boxes are in pixels of the upright image, ``x1, y1, x2, y2`` with the far edges 
 and height instead, and count images and classes from 1; YOLO's have the centre and the sides as shares of the image.
 """
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence

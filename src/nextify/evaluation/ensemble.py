@@ -1,7 +1,5 @@
 """Trained networks to one bundle, measured beside each of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ fewer classes than the bundle knows, in any order, but none that it does not kno
 none are matched by order, where there is no doubt about it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice

@@ -1,7 +1,5 @@
 """A network for boxes or masks that is opened once: images to what is found in them, in their own pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice

@@ -1,12 +1,9 @@
 """What a data set hides: likely label errors, near duplicates across classes and parts, and outliers.
 
 Label errors need probabilities of images that the network was not trained on: the bundle's of the test images, and
-those of ``study/folds.py`` of the training images. Near duplicates and outliers are found among all images by what
-enters the bundle's classifier: an image's nearest neighbours by cosine distance are compared pixel by pixel
-on thumbnails, and its mean distance to them says how far off it lies.
+those of ``study/folds.py`` of the training images. Duplicates and outliers are found among all images by the features
+that enter the bundle's classifier, and duplicates compared pixel by pixel on thumbnails.
 """
-
-from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -262,14 +259,11 @@ def _write(
         for i, row in zip(rows, found.findings, strict=True):
             if row.kind != kind or len(tiles) >= SHOWN:
                 continue
-            tiles.append(_tile(held, i, row))
+            said = f"rather {short(row.suggested, 14)}" if row.suggested else "to train on" if row.other else "far off"
+            labelled = f"labelled {short(row.label, 16)}"
+            tiles.append(Tile(held.load(i), row.file, f"{said}, {row.score:.3f}", labelled))
             if kind == "duplicate_parts":
                 other = place[row.other]
                 labelled = f"labelled {short(held.label(other), 16)}"
                 tiles.append(Tile(held.load(other), row.other, "the test image", labelled))
         write_bytes_atomic(out / name, contact_sheet(tiles, f"{heading(found)}: {TITLES[kind]}"))
-
-
-def _tile(held: _Held, index: int, row: Finding) -> Tile:
-    said = f"rather {short(row.suggested, 14)}" if row.suggested else "to train on" if row.other else "far off"
-    return Tile(held.load(index), row.file, f"{said}, {row.score:.3f}", f"labelled {short(row.label, 16)}")

@@ -6,8 +6,6 @@ that class is at least the mean that images labelled so have. The rule and the o
 reaches the threshold of several classes, the most probable class of all counts; in the paper, that of these.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

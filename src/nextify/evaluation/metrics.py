@@ -4,8 +4,6 @@ Expected calibration error as in Guo et al. 2017 (arXiv 1706.04599, equation 3):
 probability, the absolute gap between mean confidence and accuracy of each, weighted by its share of the images.
 """
 
-from __future__ import annotations
-
 import base64
 import math
 from collections.abc import Sequence

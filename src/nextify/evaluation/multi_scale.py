@@ -1,7 +1,5 @@
 """Segmentation at several sizes: what the paper's Table 4 and mmsegmentation call multi-scale testing."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

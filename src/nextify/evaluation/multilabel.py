@@ -1,7 +1,5 @@
 """A bundle for several labels per image on a set of images: the figures, and the pictures of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ An unreadable image yields a prediction with an error; the others are classified
 from memory are prepared exactly as the training's test images were.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

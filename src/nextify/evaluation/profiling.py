@@ -5,8 +5,6 @@ the meta device, where fused attention is decomposed into its two products. It i
 (arXiv 2201.03545v2, Tables 1 and 2), which omits norms, activations, softmax and pooling, as published figures do.
 """
 
-from __future__ import annotations
-
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -25,7 +25,7 @@ from nextify.evaluation.evaluate import MatchedNetwork, Part, outputs, part_of
 from nextify.evaluation.seen import trained_on
 from nextify.system.environment import Environment, describe
 from nextify.system.native import Mode
-from nextify.system.several import several
+from nextify.system.text import several
 from nextify.weights import Loaded, load
 from nextify.weights.class_names import ClassOrder, Order, is_word
 

@@ -1,7 +1,5 @@
 """What runs a trained network: a bundle in torch here, an exported file in ``nextify.deploy.runners``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Protocol
 

@@ -1,7 +1,5 @@
 """Whether a network is about to be measured on images that it was trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

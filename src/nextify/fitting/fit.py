@@ -2,15 +2,12 @@
 
 ConvNeXt's ImageNet settings fail on small data in known ways: in few steps, branches scaled by 1e-6 stay close to the
 identity; a 4x4 stem and three more halvings leave nothing of a 32-pixel image; an EMA of 0.9999 over 600 steps is still
-the initial weights; and a batch of 4096 leaves no step in an epoch. All of this is corrected here.
+the initial weights; and a batch of 4096 leaves no step in an epoch.
 
 Changes to the recipe depend on the data and the budget only, never on the design, so that one fitted recipe serves
-every row of a roadmap; ``without_average``, ``for_optimizer`` and ``calibration_share`` are for a network that is
-trained by itself.
-Constants without a source are ours, tuned on scikit-learn's digits and CIFAR-10 (docs/log.md). No torch here.
+every row of a roadmap. Constants without a source are ours, tuned on scikit-learn's digits and CIFAR-10 (docs/log.md).
+No torch here.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass

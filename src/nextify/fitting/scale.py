@@ -4,8 +4,6 @@ At every scale the widths keep the paper's ratios (64 : 84 : 96 : 128), the stag
 and the ResNet stem and the patchify stem share one stride, so each step means what it means in the paper. No torch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from nextify.paper.design import Design

@@ -4,8 +4,6 @@ Each is a subclass of the plain module that overrides nothing but `forward`, so 
 stay as they are. `choice.py` decides at each call; a module remembers its last choice made outside a compiled graph.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

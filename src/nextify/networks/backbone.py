@@ -4,12 +4,10 @@ Tensors have the ConvNet's names, so its weights load unchanged. Only the output
 ConvNeXt's detection code there is one per output, since the network itself has none after its middle stages.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from torch import Tensor, nn
 
@@ -118,7 +116,7 @@ class Backbone(Trunk):
     def _frozen(self) -> list[nn.Module]:
         return [self.stem, *list(self.stages)[: self.frozen_stages]] if self.frozen_stages else []
 
-    def train(self, mode: bool = True) -> Backbone:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for part in self._frozen():
             part.eval()

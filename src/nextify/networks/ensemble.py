@@ -1,7 +1,5 @@
 """Several networks that answer as one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -6,8 +6,6 @@ lists in ``undecayed``, by default its bias. Faster modules can take the place o
 docs/design.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar, assert_never
 

@@ -5,8 +5,6 @@ needs it and marked ``Ruling``; docs/design.md lists the rulings. Source of the 
 sections 2.2 to 2.6, Figures 3 and 4 and Table 9. No torch here.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Images come in as ``(N, channels, H, W)`` in any memory format; inside, activati
 Parameters are named as in the Layout: ``stem.conv``, ``stages.2.downsample.norm``, ``stages.2.blocks.0.pointwise1``, ….
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

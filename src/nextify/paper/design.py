@@ -5,8 +5,6 @@ decision (global response normalization) is from arXiv 2301.00808. What a field'
 in ``layout.py`` and nowhere else. No torch here.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import dataclass

@@ -2,8 +2,6 @@
 their own figures in ``roadmap.py``. Top-1 is on ImageNet-1K, in percent. No torch here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from nextify.paper.roadmap import ROADMAPS, Published

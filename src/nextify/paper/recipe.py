@@ -5,8 +5,6 @@ Tables 5 and 6. Settings of where and how fast a training runs (device, workers,
 No torch here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self

@@ -5,8 +5,6 @@ GFLOPs as printed). A step must find the design it expects and must change it, s
 skip a decision. No torch here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

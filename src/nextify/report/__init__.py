@@ -4,8 +4,6 @@ A report needs only :class:`nextify.study.results.StudyResults`, so it can be ma
 ``write(StudyResults.read("results.json"), folder)``. Importing this package does not import what draws.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from nextify.study.results import StudyResults, finite

@@ -4,8 +4,6 @@
 column is one more line. ``{key}``, ``{title}`` and ``{unit}`` stand for those of the task's main metric.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar

@@ -1,7 +1,5 @@
 """The files of a report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nextify.report.columns import COLUMNS, of_metric

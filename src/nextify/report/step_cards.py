@@ -1,7 +1,5 @@
 """What a study's page draws of each step: its seeds as dots, paired with those of the step before, and its curves."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``report.html``: a study as one page, from ``templates/study.html.jinja``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Numbers are rounded only here. An absent one is an en dash, a minus is a minus sign.
 """
 
-from __future__ import annotations
-
 import itertools
 
 from nextify.study.looks import LOOKS

@@ -1,26 +1,22 @@
 """What each decision of a roadmap is worth whatever the order: Shapley values from real trainings.
 
-A *subset* of the decisions is a network between the first and the last row, with some of the decisions taken. Its value
-is what the network reaches on the test images. A decision's Shapley value (Shapley, "A value for n-person games", 1953)
-is the mean of what it adds over all orders in which the decisions can be taken; the values add up to the whole change
-from the first to the last row. It is estimated by random orders (Castro, Gómez and Tejada, Computers & Operations
-Research 36, 2009) in antithetic pairs, an order and its reverse (Mitchell, Cooper, Frank and Holmes, JMLR 23, 2022).
-Every pair has a seed of its own, which all of its trainings share, so the pairs are independent samples and Student's
-interval over them holds for new orders and new seeds.
+A *subset* of the decisions is a network between the first and the last row, with some of the decisions taken; its value
+is what the network reaches on the test images. Shapley values ("A value for n-person games", 1953) are estimated by
+random orders (Castro, Gómez and Tejada, Computers & Operations Research 36, 2009) in antithetic pairs (Mitchell,
+Cooper, Frank and Holmes, JMLR 23, 2022). Every pair has a seed of its own, so the pairs are independent samples
+(docs/attribution.md).
 
-Not every subset can be trained at a sane cost: without the depthwise convolution, an inverted bottleneck, a spatial
-convolution moved up or a 7x7 kernel each make a dense convolution of many channels, up to 60 times the multiply-adds
-of the roadmap's dearest row. So ``depthwise`` comes before those three in every order, and the values are means over
-such orders (Faigle and Kern, "The Shapley value for cooperative games under precedence constraints", 1992).
+Without the depthwise convolution, three other decisions make convolutions too dear to train, so ``depthwise`` comes
+before them in every order (Faigle and Kern, "The Shapley value for cooperative games under precedence constraints",
+1992).
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
+from typing import Self
 
 import numpy as np
 from scipy import stats
@@ -63,7 +59,7 @@ class Estimate:
     n: int
 
     @classmethod
-    def of(cls, samples: Sequence[float]) -> Estimate:
+    def of(cls, samples: Sequence[float]) -> Self:
         """The mean of ``samples`` with its interval."""
         low, high = confidence_interval(samples, CONFIDENCE) or (None, None)
         return cls(fmean(samples) if samples else None, low, high, len(samples))

@@ -2,8 +2,6 @@
 checkpoints, each by one process at a time, which holds a lease on the trial's folder.
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence

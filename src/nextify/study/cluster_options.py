@@ -1,7 +1,5 @@
 """The options of the engines of clusters, checked before anything is loaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec

@@ -1,13 +1,11 @@
 """A step's mean change over seeds and test images that are both samples: new ones of the same kind are what it is for.
 
-The difference between two steps with seed s on image i (in accuracy −1, 0 or 1; otherwise that of the image's scores,
-``evaluation.dense_intervals``) is modelled with crossed random effects as
-d(s, i) = change + seed(s) + image(i) + rest(s, i). The mean over S seeds and I images then has the variance
-(seed² + rest² / I) / S + image² / I, estimated from the mean squares of a two-way table (Searle, Casella and McCulloch,
-*Variance Components*, 1992, section 4.5). The first part is known from S − 1 degrees of freedom and the second from
-about I − 1, so each is multiplied by the square of its own quantile of Student's t. Simulations hold the share of false
-verdicts below 5 % with that (docs/study.md), and not with one quantile of Satterthwaite's degrees of freedom
-(docs/log.md).
+The difference between two steps with seed s on image i (in accuracy −1, 0 or 1; otherwise that of the image's scores)
+is modelled with crossed random effects as d(s, i) = change + seed(s) + image(i) + rest(s, i). The mean over S seeds and
+I images then has the variance (seed² + rest² / I) / S + image² / I, estimated from the mean squares of a two-way table
+(Searle, Casella and McCulloch, *Variance Components*, 1992, section 4.5). The first part is known from S − 1 degrees of
+freedom and the second from about I − 1, so each is multiplied by the square of its own quantile of Student's t
+(simulations: docs/study.md; Satterthwaite's degrees of freedom: docs/log.md).
 """
 
 from __future__ import annotations

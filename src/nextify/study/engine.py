@@ -1,12 +1,9 @@
-"""Engines run the trials of a study; the one here uses this machine's processes, several trials side by side. Those of
-clusters: ``cluster``.
+"""Engines run the trials of a study; the one here by this machine's processes, those of clusters in ``cluster``.
 
 Small networks are bound by overhead, so one thread each for as many trials as there are cores beats all threads for one
 (benchmarks/side_by_side.py). Each worker process lives for the whole study; one that dies takes only its trial with it,
 and a dead parent takes its workers along.
 """
-
-from __future__ import annotations
 
 import multiprocessing
 import os

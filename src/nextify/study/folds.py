@@ -1,16 +1,8 @@
 """Cross-validation: the training images in folds, each tested on by a network that was trained on the others.
 
 Every fold has as many images of each class as the others, whole groups where the data names any, and the same recipe
-and seed. Two cross-validations of the same data have the same folds, so that they are paired. The data's own test
-images stay unused. The folder holds::
-
-    results.json     the figures of each fold, their mean and its interval
-    out-of-fold.csv  path, label and fold of every training image, and the probabilities that its fold's network gives
-    trials/          one training per fold, as a study's
-    ensemble/        one bundle of all folds' networks, where it is asked for
+and seed. Two cross-validations of the same data have the same folds, so that they are paired (docs/training.md).
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -19,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -183,13 +175,13 @@ class FoldsPlan:
     trials: tuple[PlannedTrial, ...]
 
     @classmethod
-    def of(cls, request: Request, images: Images, count: int, seed: int = 0) -> FoldsPlan:
+    def of(cls, request: Request, images: Images, count: int, seed: int = 0) -> Self:
         """Plan ``count`` folds. ``seed`` is that of the folds. Raises as ``prepare`` and ``make_folds``."""
         folds = make_folds(images, count, seed)
         return cls._of(prepare(request, _smallest(folds)), folds)
 
     @classmethod
-    def like(cls, before: Finished, images: Images, count: int, seed: int = 0) -> FoldsPlan:
+    def like(cls, before: Finished, images: Images, count: int, seed: int = 0) -> Self:
         """Plan ``count`` folds of ``images``, trained with the design and the recipe of a training that is ``before``.
         Raises as ``prepare`` and ``make_folds``, and ``RequestError`` where ``before`` is no training of one class per
         image, or began with weights that know the images."""
@@ -210,7 +202,7 @@ class FoldsPlan:
         return cls._of(replace(prepared, trial=trial), folds)
 
     @classmethod
-    def _of(cls, prepared: Prepared, folds: tuple[Fold, ...]) -> FoldsPlan:
+    def _of(cls, prepared: Prepared, folds: tuple[Fold, ...]) -> Self:
         trial = prepared.trial
         trials = (replace(trial, data=replace(trial.data, fingerprint=fold.images.fingerprint)) for fold in folds)
         planned = (PlannedTrial(f"fold{i}", one, prepared.request.model) for i, one in enumerate(trials, 1))

@@ -1,13 +1,9 @@
-"""Adding seeds to a study until every step is decided, without deciding by chance.
+"""Adding seeds to a study until every step is decided, without deciding by chance (docs/study.md).
 
-A step is looked at with its first seeds, then with half as many again, and so on, ``LOOKS`` times at most. Each look
-may spend a fixed share of the error rate (Bonferroni over the looks, unequally weighted), and the p-value of a look
-divided by its share enters Holm's correction over the steps. Which step gets seeds next depends on what was found so
-far; that does no harm, since the union bound holds for all looks of all steps, made or not. It holds for these looks
-only: seeds added by hand because a result did not please are not accounted for.
+Each look at a step may spend a fixed share of the error rate (Bonferroni over the looks, unequally weighted), and the
+p-value of a look divided by its share enters Holm's correction over the steps. Which step gets seeds next depends on
+what was found so far; that does no harm, since the union bound holds for all looks of all steps, made or not.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping

@@ -3,12 +3,11 @@
 For boxes and masks every row is the backbone of the same head; the recipes are detection's or segmentation's.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from nextify.fitting.fit import Change, Facts, fit_design, fit_recipe
 from nextify.fitting.scale import Scale
@@ -16,7 +15,7 @@ from nextify.networks.dense.design import DEFAULT_HEADS, DenseDesign, Head, fitt
 from nextify.paper.design import Design, stem_stride
 from nextify.paper.recipe import DENSE_ROADMAPS, Recipe
 from nextify.paper.roadmap import Roadmap, Row
-from nextify.system.several import several
+from nextify.system.text import several
 from nextify.training.trial import Data, Trial
 
 
@@ -68,7 +67,7 @@ class Plan:
         """How many seeds each row has."""
         return Counter(planned.step for planned in self.trials)
 
-    def with_seeds(self, seeds: Mapping[str, int]) -> Plan:
+    def with_seeds(self, seeds: Mapping[str, int]) -> Self:
         """The same rows, each with its own number of seeds, from 0 on."""
         every = range(max(seeds.values()))
         rows = (p for seed in every for p in _of_seed(self.roadmap, self.rows, self.data, seed))

@@ -4,8 +4,6 @@ Images go into Ray's object store, which ships them once to each node. Where a n
 disk), its trials work there and go on from their checkpoints; elsewhere they begin anew and send back what they leave.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

@@ -7,8 +7,6 @@ Metrics are percent, changes percentage points, times seconds. Any number may be
 unfinished step has no figure. None is never zero, and no other number stands in for it.
 """
 
-from __future__ import annotations
-
 import math
 import types
 from collections.abc import Mapping, Sequence

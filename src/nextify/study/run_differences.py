@@ -4,12 +4,10 @@ A paired test on the same test images tells whether the difference may be chance
 the images that only one of two networks gets right, each is as likely to win as to lose).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from nextify.data.preflight import read_split
 from nextify.evaluation.metrics import unpacked
@@ -78,7 +76,7 @@ class _Training:
     data: Json
 
     @classmethod
-    def of(cls, folder: str | Path) -> _Training:
+    def of(cls, folder: str | Path) -> Self:
         run = read_run(folder)
         if run.state == "broken":
             raise RunError(f"{folder} is broken: {run.detail}")

@@ -3,8 +3,6 @@
 Nothing here needs torch, so that hundreds of runs are listed at once.
 """
 
-from __future__ import annotations
-
 import collections
 import fnmatch
 import math

@@ -4,8 +4,6 @@ A job that is preempted, or whose time ends, asks Slurm to queue it again, and i
 one that is lost is submitted again. Jobs tell how far they are by files in the folder, and read their images there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import shutil

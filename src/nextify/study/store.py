@@ -4,10 +4,9 @@
 by the system when its holder dies. A store that several machines share is also leased (``system/lease.py``).
 """
 
-from __future__ import annotations
-
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Self
 
 from nextify.study.plan import PlannedTrial
 from nextify.system.files import make_folder, parse_json, write_json_atomic
@@ -26,7 +25,7 @@ class Store:
         make_folder(self.trials)
         self._lock = ExitStack()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         """Lock the study. Raises ``UnusableFolder`` while another process holds the lock."""
         with ExitStack() as stack:
             stack.enter_context(taken(self.root))

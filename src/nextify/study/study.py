@@ -4,8 +4,6 @@ A study that was killed continues when it is started again: finished trials are 
 one resumes from its checkpoint to the same result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime

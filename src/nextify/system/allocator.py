@@ -5,8 +5,6 @@ A training step frees and allocates the same activations each time, so keeping t
 command does so; no result depends on it.
 """
 
-from __future__ import annotations
-
 import ctypes
 import sys
 

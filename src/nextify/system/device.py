@@ -1,7 +1,5 @@
 """Devices: which one can be used, what it is called, and how much memory was taken."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import suppress
 from pathlib import Path

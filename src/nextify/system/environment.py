@@ -1,7 +1,5 @@
 """The environment of a measurement: versions and hardware, recorded with every result. Does not import torch."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

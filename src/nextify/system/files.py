@@ -5,8 +5,6 @@ atomic on POSIX and Windows. On failure (a full disk, no permission) the target 
 removed, and the caller gets an ``OSError`` that names the target and, on a full disk, the bytes needed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

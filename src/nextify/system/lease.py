@@ -6,8 +6,6 @@ every ``BEAT`` seconds. A lease is dead once its process is, as far as this mach
 has not been touched for ``STALE`` seconds by the disk's own clock; the clocks of the machines need not agree.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

@@ -1,4 +1,4 @@
-"""Words that every room puts into its messages, tables as CSV, and templates of pages."""
+"""Words that every room puts into its messages, tables as CSV, templates of pages, and one value or several."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+T = TypeVar("T", str, int)
 SHOWN = 5
 """Names given in a message; the count says how many there are."""
+
+
+def several(given: T | Iterable[T]) -> tuple[T, ...]:
+    """A tuple of the values given; a bare string or number stands for itself alone, never for its characters."""
+    return (given,) if isinstance(given, str | int) else tuple(given)
 
 
 def plural(number: int, one: str, many: str = "") -> str:

@@ -1,7 +1,5 @@
 """Top-1 and top-5 accuracy, the metrics of classification. No torch here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ AP is the mean precision at 101 recalls, averaged over the classes that have obj
 nor wrong to be found. Sizes are areas in pixels of the original image: small below 32², large above 96².
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

@@ -1,11 +1,9 @@
 """Image classification: cross entropy, and top-1 and top-5 accuracy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -29,7 +27,7 @@ class Inference(NamedTuple):
     """Divide the logits by this, which changes the probabilities and not their order."""
 
     @classmethod
-    def of(cls, recipe: Recipe | None, temperature: float = 1.0) -> Inference:
+    def of(cls, recipe: Recipe | None, temperature: float = 1.0) -> Self:
         """The recipe's rule; the plain one where the recipe is unknown."""
         if recipe is None:
             return cls(temperature=temperature)
@@ -64,7 +62,7 @@ class Hits(NamedTuple):
     """Of each image, 1 if its class has the highest score, else 0."""
 
     @classmethod
-    def of(cls, scores: Tensor, labels: Tensor) -> Hits:
+    def of(cls, scores: Tensor, labels: Tensor) -> Self:
         """Count ``scores (N, K)``, logits or probabilities, against ``labels (N,)``; a label below 0 is not counted.
 
         Of equal scores, which bfloat16 has now and then, the first counts as the higher.

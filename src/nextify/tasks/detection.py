@@ -1,7 +1,5 @@
 """Object detection, with or without instance masks: the network's own losses, and COCO's average precision."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ Which units are masked is a function of (seed, step) and a row's place in the ba
 whole batch, and a training that goes on masks what an undisturbed one would. Test images have the same masks always.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple

@@ -1,7 +1,5 @@
 """Multi-label classification: each label is decided by itself, by binary cross entropy; average precision and F1."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple

@@ -5,11 +5,9 @@ Images of equal scores count at once, and nothing is interpolated. mAP is its me
 (macro).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +117,7 @@ class MultiLabelMetrics:
         """``(N, K)``: the labels above their thresholds."""
         return decided(self.logits, self.thresholds)
 
-    def at(self, thresholds: Sequence[float]) -> MultiLabelMetrics:
+    def at(self, thresholds: Sequence[float]) -> Self:
         """The same with other thresholds."""
         return replace(self, thresholds=tuple(thresholds))
 

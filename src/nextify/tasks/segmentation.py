@@ -1,7 +1,5 @@
 """Semantic segmentation: the network's own losses, and mean IoU in the images' own pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

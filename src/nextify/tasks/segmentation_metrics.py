@@ -4,11 +4,9 @@ IoU of a class: pixels that are and were found to be of it, over those that are 
 2010). The mean is over the classes that occur, in the truth or in what was found. Ignored pixels count nowhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +56,7 @@ class SegmentationMetrics:
     """``(images, 3, K)`` as ``Pixels`` has it."""
 
     @classmethod
-    def of(cls, counts: Counts, images: int, each: Counts | None = None) -> SegmentationMetrics:
+    def of(cls, counts: Counts, images: int, each: Counts | None = None) -> Self:
         """The figures of a confusion matrix ``(K, K)`` as ``pixel_confusion`` makes it. Raises ``ValueError`` where no
         pixel was counted."""
         if not counts.sum():
@@ -70,7 +68,7 @@ class SegmentationMetrics:
         return cls(images, float(iou[there].mean()), 100 * float(right.sum() / counts.sum()), shares, each)
 
     @classmethod
-    def over(cls, observations: Sequence[Pixels]) -> SegmentationMetrics:
+    def over(cls, observations: Sequence[Pixels]) -> Self:
         """The figures over the observations of all batches. Raises ``ValueError`` as ``of``."""
         if not observations:
             raise ValueError("no images to measure segmentation on")

@@ -8,8 +8,6 @@ stay a function of (seed, step).
 Source: torch's documentation, CUDA semantics, CUDA graphs.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

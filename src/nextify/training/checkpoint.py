@@ -1,8 +1,6 @@
 """Checkpoint files. A save that is interrupted costs nothing: the new file is written beside the last and then renamed,
 the one before is kept, and a checksum exposes a damaged file."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

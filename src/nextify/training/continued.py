@@ -5,13 +5,11 @@ is started instead, without warm-up, as in SGDR (Loshchilov and Hutter 2017, arX
 (``SHARE``). The optimizer starts afresh, as its state went with the checkpoint when the training was finished.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
@@ -21,8 +19,7 @@ from nextify.paper.design import Design
 from nextify.system import processes
 from nextify.system.files import followed, make_folder
 from nextify.system.native import Mode
-from nextify.system.several import several
-from nextify.system.text import plural
+from nextify.system.text import plural, several
 from nextify.training.learned import AnyImages
 from nextify.training.loop import OnProgress
 from nextify.training.prepare import Prepared, check_for, digest
@@ -48,7 +45,7 @@ class Finished:
     about: About | DenseAbout
 
     @classmethod
-    def of(cls, run: str | Path) -> Finished:
+    def of(cls, run: str | Path) -> Self:
         """The training in a folder, for which ``latest`` may stand; no tensors are read.
 
         Raises:

@@ -9,8 +9,6 @@ Batch norm takes its statistics over all processes, and so are the cells, region
 dense networks are means over. Every process draws the dropped paths and channels and the regions of the whole batch.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """What a trial learns from: its task, and its batches. The one file that knows which tasks there are."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 

@@ -4,8 +4,6 @@ Several processes run it in step (``processes``): each computes its share of eve
 together, and the first one writes.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -5,8 +5,6 @@ Unlike ``torch.optim.Muon``, which orthogonalizes in bfloat16 and takes matrices
 and updates sharded parameters (FSDP2) as whole matrices.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -6,8 +6,6 @@ The official code has these groups for depths of 3, 3, 27 and 3; for other depth
 block is a group, as in facebookresearch/ConvNeXt-V2 ``optim_factory.py``.
 """
 
-from __future__ import annotations
-
 from typing import TypedDict, assert_never
 
 import torch

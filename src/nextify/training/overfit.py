@@ -1,7 +1,5 @@
 """Learning one batch by heart, which shows in a minute whether data, network and settings can learn at all."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

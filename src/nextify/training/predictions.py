@@ -1,7 +1,5 @@
 """A picture of what a trained detector or segmenter finds on some test images, beside the truth."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a request for a detector or segmenter needs beyond a classifier's: recipe, head, canvas, weights, preflight."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 

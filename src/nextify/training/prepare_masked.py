@@ -1,7 +1,5 @@
 """What a request for pre-training needs beyond a classifier's: recipe, weights, and what the recipe must leave off."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a training takes here: a few steps are timed, and the parts of a batch that fit memory found by trying."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -3,8 +3,6 @@
 The range test of Smith 2017 (arXiv 1506.01186, section 3.3) with the exponential ramp that fastai made customary.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

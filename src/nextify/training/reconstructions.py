@@ -1,7 +1,5 @@
 """A picture of what a masked autoencoder restores: each image, what is visible of it, and what it makes of that."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ of warning. Bundle and result, the purpose of the training, are written at its e
 an error.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -1,7 +1,5 @@
 """What a user asks for, checked before any image or tensor is read."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

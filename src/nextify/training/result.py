@@ -1,7 +1,5 @@
 """The result of a training: its figures, and whether what a folder holds is one, whole and of this trial."""
 
-from __future__ import annotations
-
 import base64
 import json
 import sys

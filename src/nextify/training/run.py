@@ -1,15 +1,9 @@
-"""The one way to train: a trial runs in a folder, resumes there, and leaves its network and records.
+"""The one way to train: a trial runs in a folder, resumes there, and leaves its network and records (docs/training.md).
 
-``train`` runs one trial, a study many through an engine, ``compare`` many through a study. The folder holds::
-
-    log.jsonl      one line per epoch
-    checkpoint.pt  while the training runs
-    bundle/        the network; for timm's networks, which have no Design, their weights and timm.json
-    decoder.safetensors  of a pre-training, whose bundle holds the encoder
-    result.json    accuracy, speed, runtime, kernels, hardware and versions; written last, so it marks a finished trial
+``train`` runs one trial, a study many through an engine, ``compare`` many through a study. ``result.json`` is written
+last, so it marks a finished trial. Of timm's networks, which have no Design, ``bundle/`` holds weights and timm.json; a
+pre-training's bundle is the encoder, beside which ``decoder.safetensors`` lies.
 """
-
-from __future__ import annotations
 
 import contextlib
 import functools

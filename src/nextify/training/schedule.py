@@ -1,7 +1,5 @@
 """Learning rate and image size over a training, as pure functions of the step."""
 
-from __future__ import annotations
-
 import math
 
 from nextify.paper.recipe import Recipe

@@ -3,8 +3,6 @@
 Each is optional and has an extra of its name: ``pip install 'nextify[tensorboard]'``.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -12,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from nextify.system.several import several
+from nextify.system.text import several
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 

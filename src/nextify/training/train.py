@@ -1,19 +1,8 @@
 """Train what a user asks for: fit the request to the images, run its trial, and keep the decisions beside the result.
 
 A training has a folder below ``out`` named by its trial's fingerprint, so the same request goes on where it stopped and
-a finished one is not trained again. Beside what ``run_trial`` leaves, the folder holds::
-
-    recipe.json     the design and recipe as trained, and the reason for every change
-    preflight.json  what was found in the data
-    split.csv       which image is trained on and which tested on
-    curves.png      loss and accuracy over the epochs
-    predictions.png truth beside what was found on some test images (of detection and segmentation)
-    reconstructions what a pre-training restores of some test images, in the course of the epochs
-
-``out/latest`` is the bundle of the training that finished last.
+a finished one is not trained again (files: docs/training.md). ``out/latest`` is the bundle that was finished last.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -44,8 +33,7 @@ from nextify.system.files import (
     write_text_atomic,
 )
 from nextify.system.native import Mode
-from nextify.system.several import several
-from nextify.system.text import plural
+from nextify.system.text import plural, several
 from nextify.training.checkpoint import remove_checkpoint
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.loop import OnProgress, ShouldStop

@@ -6,8 +6,6 @@ same images in the same order with the same augmentation (the pairing that a stu
 processes can each compute their share of the same batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

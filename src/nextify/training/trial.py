@@ -1,8 +1,6 @@
 """A trial, everything that decides the result of one training, with its fingerprint; and the Runtime, which must not
 change it. No torch here."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

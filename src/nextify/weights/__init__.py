@@ -3,8 +3,6 @@
 ``load`` reads from anywhere, ``save_bundle`` writes what nextify ships, ``convert`` goes from one library to another.
 """
 
-from __future__ import annotations
-
 from nextify.data.foreign import Differences, library_settings, report_differences
 from nextify.data.preprocessing import Preprocessing, PreprocessingError
 from nextify.weights.bundle import About, Bundle, Metric, is_bundle, load_bundle, save_bundle, save_ensemble

@@ -5,8 +5,6 @@ Official checkpoints (facebookresearch/ConvNeXt-V2 ``models/fcmae.py``) name the
 bundle, which holds the encoder alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

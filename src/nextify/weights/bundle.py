@@ -5,8 +5,6 @@ with the JSON in its metadata under ``nextify``. The JSON's fields are those of 
 whole or not at all; a directory's JSON names the checksum of its weights, so that the two always belong together.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -4,8 +4,6 @@ torchvision's ImageFolder and Hugging Face's ``imagefolder`` number classes by c
 reader sorts naturally (1, 2, 10; ant, Bee; ``timm.data.readers.class_map``). Data may number its classes itself.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """From one library's file to another's."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which design a state dict holds, read off its tensors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import lru_cache

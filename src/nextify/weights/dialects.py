@@ -7,8 +7,6 @@ Sources: facebookresearch/ConvNeXt-V2 (2553895) ``utils.py`` (``remap_checkpoint
 ``modeling_dinov3_convnext.py``.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping

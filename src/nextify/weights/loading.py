@@ -1,9 +1,8 @@
 """Networks with weights from anywhere."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -137,7 +136,10 @@ def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False,
         adapt_stem: adapt the weights' stem to the network's channels.
     """
     own = model.state_dict()
-    found = find(source, _fitting(own))
+    design = None
+    with suppress(WeightsError):  # other tensors than a network's own do not tell it
+        design = infer_design(recognize(own))
+    found = find(source, design)
     notes = list(found.notes)
     found.bundle.about.check_single("load_into")
     state = adapt(
@@ -147,14 +149,6 @@ def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False,
     about = found.bundle.about
     _log(about, source, notes)
     return about
-
-
-def _fitting(state: Mapping[str, Tensor]) -> Design | None:
-    """The design of a network's own tensors, where they tell it."""
-    try:
-        return infer_design(recognize(state))
-    except WeightsError:
-        return None
 
 
 def _put(model: nn.Module, state: Mapping[str, Tensor], *, keep_head: bool = True) -> None:

@@ -1,7 +1,5 @@
 """Networks and backbones by name or design, with given weights or fresh ones."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

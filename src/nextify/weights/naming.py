@@ -10,8 +10,6 @@ Sources: facebookresearch/ConvNeXt ``models/convnext.py`` and ``convnext_isotrop
 ``resnet.py``, transformers 5 ``modeling_convnext.py``, ``modeling_convnextv2.py`` and ``modeling_resnet.py``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

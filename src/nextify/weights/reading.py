@@ -4,8 +4,6 @@ Safetensors hold tensors and text only. Pickles (``.pth``, ``.pt``, ``.bin``, ``
 unpickler, with one harmless type added that released checkpoints contain; a pickle that asks for more is refused.
 """
 
-from __future__ import annotations
-
 import argparse
 import codecs
 import contextlib

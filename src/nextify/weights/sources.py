@@ -1,9 +1,8 @@
 """Weights from anywhere, in our names: a bundle, a foreign file, timm, the Hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -212,10 +211,8 @@ def require_fit(recognized: Recognized, design: Design, where: str) -> None:
 def _assumed(naming: Naming, name: str, classes: int) -> Preprocessing:
     """What released weights of this naming are evaluated with; used only where a file is silent."""
     if naming == "torchvision" and classes == 1000:
-        try:
+        with suppress(ValueError):
             return library_settings("torchvision", name)
-        except ValueError:
-            pass
     return Preprocessing()
 
 

@@ -5,8 +5,6 @@ what is larger than the canvas or a random place on it, a mirror image, colour j
 an object of which less than a quarter is left, or less than two pixels, is dropped.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,7 +140,9 @@ class DenseTrainBatches(BatchesByStep):
         if least == most == 1:
             return fitted
         shown = Placement(height, width, fitted.scale * random.uniform(least, most))
-        top, left = (_drawn(side, room) for side, room in zip(shown.resized, self.canvas, strict=True))
+        # Each side begins where it lies within the canvas, or fills it.
+        spaces = [room - side for side, room in zip(shown.resized, self.canvas, strict=True)]
+        top, left = (random.randint(min(0, space), max(0, space)) for space in spaces)
         return Placement(height, width, shown.scale, top, left)
 
     def _objects(
@@ -267,11 +267,6 @@ def _refuse_others(recipe: Recipe, task: str) -> None:
         raise RecipeError(
             f"a recipe for detection or segmentation needs {', '.join(on)}: these settings are for classification"
         )
-
-
-def _drawn(side: int, room: int) -> int:
-    """Where a side of the resized image begins in the canvas's ``room``: a place where it lies within, or fills it."""
-    return random.randint(min(0, room - side), max(0, room - side))
 
 
 def _kept(boxes: npt.NDArray[np.float32], canvas: tuple[int, int]) -> tuple[Rows, npt.NDArray[np.float32]]:

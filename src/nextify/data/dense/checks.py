@@ -1,17 +1,4 @@
-"""What is wrong with boxes and masks: each kind is counted, named, and handled by a rule that is said.
-
-| found | what happens |
-|---|---|
-| a box that reaches beyond its image | clipped |
-| a box without area, or wholly outside | left out |
-| the same box of the same class twice | one is kept |
-| images without objects | kept, as background |
-| crowds (COCO), difficult objects (VOC) | ignored: neither trained on nor counted |
-| an image of another size than its annotations say | refused |
-| a mask of another size than its image, a value that is no class | refused |
-"""
-
-from __future__ import annotations
+"""What is wrong with boxes and masks: each kind is counted, named, and handled by a rule (docs/data.md)."""
 
 import os
 from collections import Counter

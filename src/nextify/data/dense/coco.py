@@ -1,7 +1,5 @@
 """COCO's annotations (https://cocodataset.org/#format-data): boxes, outlines, run lengths and crowds."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

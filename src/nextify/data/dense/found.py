@@ -1,7 +1,5 @@
 """What a source of annotations holds, before an image is looked at, and which of it is trained and tested on."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ Masks are grayscale or palette images of 8 bits. 255 is ignored, and so is a cla
 ignore). Where all masks hold 0 and 255 only, 255 is class 1.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

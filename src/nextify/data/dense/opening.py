@@ -1,7 +1,5 @@
 """``open_dense``: images for detection or segmentation, in whatever they lie."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ An image is resized by one factor (antialiased bilinear) and laid on a canvas of
 canvas and starts at its top left corner; training draws the factor and the corner, which may lie beyond the canvas.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

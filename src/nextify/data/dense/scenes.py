@@ -1,13 +1,8 @@
 """``scenes``: scikit-learn's digits composed on cluttered backgrounds, with boxes, instance masks and index masks.
 
-A first detector or segmenter needs no download. A scene has 96×128 pixels and 2 to 5 digits of 20 to 48 pixels, turned
-a little, of any colour brighter than what is around them, some behind others. The backgrounds hold strokes, rings and
-patches like parts of digits.
-Everything is drawn from fixed seeds by generators whose numbers NumPy guarantees. Test scenes hold other handwritten
-digits than training scenes.
+A scene has 96×128 pixels and 2 to 5 digits of 20 to 48 pixels, turned a little, some behind others. Everything is drawn
+from fixed seeds by generators whose numbers NumPy guarantees; test scenes hold other handwritten digits.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence

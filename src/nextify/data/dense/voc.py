@@ -4,8 +4,6 @@ Boxes are whole pixels counted from 1, the far edges included, as in VOC itself;
 they are taken as counted from 0, the far edges excluded. Objects marked difficult are ignored, as in VOC's own measure.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

@@ -5,8 +5,6 @@ an outline (https://docs.ultralytics.com/datasets/detect/). A labels file lies w
 ``images`` in its path, or beside the image. Without a file, or with an empty one, an image has no objects.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Sequence

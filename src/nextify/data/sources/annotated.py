@@ -1,16 +1,8 @@
 """Which folders hold images with boxes or masks, and how they are written: by names and a look at one file.
 
-| kind | is recognized by |
-|---|---|
-| COCO | a JSON with images, annotations and categories; one per part, or in the folder of each part (Roboflow). |
-| YOLO | a YAML with ``names`` and ``train``; or ``images/`` beside ``labels/`` of .txt files |
-| VOC | .xml files beside the images, or in a folder beside theirs |
-| masks | ``images/`` beside ``masks/`` or the like, which hold images too |
-
-A JSON that is cut off is COCO's where it has one of the three, or lies where others of the set do.
+docs/data.md says how each kind is recognized. A JSON that is cut off is COCO's where it has one of the three keys
+(images, annotations, categories), or lies where others of the set do.
 """
-
-from __future__ import annotations
 
 import mmap
 import os

@@ -1,11 +1,8 @@
 """An image folder: which files, which class, which part.
 
-Accepted: a folder for each part, in any spelling that ``parts.py`` knows, each with one folder per class; or one folder
-of class folders, which is split per class with a fixed seed. Class folders are searched in depth. Every other file is
-left out for a reason that is counted: hidden, another format, a file server's thumbnail, a result of ours.
+A folder for each part, each with one folder per class; or one folder of class folders, which is split per class with a
+fixed seed. Class folders are searched in depth, and every other file is left out for a reason that is counted.
 """
-
-from __future__ import annotations
 
 import os
 import re

@@ -3,8 +3,6 @@
 Downloads and their cache are the library's business; images stay encoded until they are asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

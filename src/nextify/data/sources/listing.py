@@ -5,8 +5,6 @@ test, is tested on, and others are named as unused. Without a part to test on, a
 fixed seed, of whole groups where the source tells any. What is left out is counted by its reason.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import defaultdict

@@ -1,14 +1,9 @@
 """A manifest: a table of ``path``, ``label`` and, if wanted, ``split`` and ``group``; a row an image, or a label of it.
 
-A path is relative to the manifest's folder. A label is any text or number; ``several.py`` has the ways to give an image
-several. A split is any word that ``parts.py`` knows; a column such as ``subset`` or ``is_valid`` serves as well. Images
-of one ``group`` (a patient, a plant, a camera) stay on one side. Further columns are ignored. The table is CSV in
-UTF-8, JSON lines or Parquet. CSV has a line of column names, unless its first cell is a file; its delimiter is the one
-that gives the columns (comma, semicolon, tab, bar, or blanks). ``metadata.csv`` and ``metadata.jsonl`` in a folder, or
-in its parts, are read likewise, as Hugging Face does (https://huggingface.co/docs/datasets/image_dataset).
+CSV, JSON lines or Parquet (docs/data.md). CSV has a line of column names, unless its first cell is a file; its
+delimiter is the one that gives the columns. ``metadata.csv`` and ``metadata.jsonl`` in a folder, or in its parts, are
+read likewise, as Hugging Face does (https://huggingface.co/docs/datasets/image_dataset).
 """
-
-from __future__ import annotations
 
 import csv
 import os

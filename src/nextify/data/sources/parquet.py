@@ -4,8 +4,6 @@ Format: https://huggingface.co/docs/hub/datasets-image#parquet-format (an image 
 the names of classes stand in the schema's metadata under ``huggingface``). Read with pyarrow, a row group at a time.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence

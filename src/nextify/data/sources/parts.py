@@ -4,8 +4,6 @@ The words are those of Hugging Face datasets (https://huggingface.co/docs/datase
 set off by whatever is no letter: ``Training``, ``seg_train``, ``imagenet1k-validation-07.tar``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,11 +1,7 @@
-"""Several labels per image: how tables and folders state them, and when they are recognized.
+"""Several labels per image: how tables and folders state them, and when they are recognized (docs/multilabel.md).
 
-A table states them in one column, separated by ``|``, ``;``, ``,`` or blanks, or as lists; in a row for each image and
-label; or in a column of 0 and 1 for each class. A folder states them by an image that stands in several class folders,
-as a link or with the same content. What could also be one class per image is that, unless ``--task multilabel`` asks.
+What could also be one class per image is that, unless ``--task multilabel`` asks.
 """
-
-from __future__ import annotations
 
 import hashlib
 import os

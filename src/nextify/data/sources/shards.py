@@ -1,11 +1,8 @@
-"""The files of a set that lies in several: which there are, in which order, and which part each belongs to.
+"""The files of a set that lies in several, Parquet or tar: which, in which order, and which part each belongs to.
 
-For Parquet files and tar shards alike. The part is told by a file's name (``imagenet1k-train-0000.tar``,
-``test-00000-of-00002.parquet``) or by the folder it is in (``train/``), at any depth, as on the Hugging Face Hub. Files
-that are given by name or by a pattern such as ``data-{000..003}.tar`` or ``data-*.tar`` may tell no part.
+The part is told by a file's name (``imagenet1k-train-0000.tar``) or by the folder it is in (``train/``), at any depth,
+as on the Hugging Face Hub. Files that are given by name or by a pattern may tell no part.
 """
-
-from __future__ import annotations
 
 import glob
 import os

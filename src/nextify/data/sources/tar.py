@@ -1,12 +1,8 @@
 """WebDataset shards: tar files in which ``KEY.jpg`` and ``KEY.cls`` (or ``KEY.json`` with a ``label``) are a sample.
 
-Format: https://github.com/webdataset/webdataset, where a member's key ends at the first dot of its file name. Here a
-dot may also stand in a key, as long as image and label share all of it. The headers are gone through once; from then on
-an image is read at its offset, in any order. Labels are numbers or names; ``classes.txt`` beside the shards, one name a
-line, names the numbers.
+Format: https://github.com/webdataset/webdataset, where a member's key ends at the first dot of its file name; here a
+dot may also stand in a key. The headers are gone through once, and images then read at their offsets.
 """
-
-from __future__ import annotations
 
 import tarfile
 from collections import Counter

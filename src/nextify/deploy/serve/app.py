@@ -4,8 +4,6 @@ A request is refused with one line of JSON, ``{"error": …}``, before it meets 
 and prepared by itself, and only arrays of one shape enter a batch.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

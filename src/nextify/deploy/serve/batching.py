@@ -4,8 +4,6 @@ An image that was accepted is answered. A batch on a worker that dies is run aga
 workers, or on which the network fails, is run again image by image, so that only the image to blame fails.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import deque

@@ -4,8 +4,6 @@ https://github.com/kserve/open-inference-protocol and Triton's extension_binary_
 normalized FP32 ``(N, C, H, W)``; two outputs, ``logits`` and ``probabilities``: FP32 ``(N, classes)``.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

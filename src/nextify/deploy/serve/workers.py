@@ -3,8 +3,6 @@
 A worker answers one call at a time. Arrays cross the pipe as raw bytes behind a JSON header, never as pickles.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import threading

@@ -7,8 +7,6 @@ ICLR 2019 (arXiv 1903.12261). Definitions and strengths follow its reference cod
     corrupt(image, "fog", severity=3, seed=7)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Defocus, frosted glass, motion and zoom blur."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
@@ -10,19 +8,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from nextify.evaluation.corruptions import filters
 from nextify.evaluation.corruptions.draws import Draws
-from nextify.evaluation.corruptions.filters import (
-    Floats,
-    Pixels,
-    correlate,
-    enlarged,
-    gaussian,
-    interleaved,
-    levels,
-    planar,
-    rounded,
-    zoom_lines,
-)
+from nextify.evaluation.corruptions.filters import Floats, Pixels
 
 DIRECT_FROM = 400_000
 """Number of pixels from which the zoom blur's sparse matrix (about 300 bytes per pixel) is not built."""
@@ -32,8 +20,8 @@ def defocus_blur(image: Pixels, radius: float, alias_blur: float, draws: Draws) 
     """A disk of ``radius`` pixels, its edge softened by a Gaussian of ``alias_blur``."""
     kernel = disk(radius, alias_blur)
     margin = kernel.shape[0] // 2
-    padded = np.pad(planar(image), ((0, 0), (margin, margin), (margin, margin)), "reflect")
-    return interleaved(correlate(padded, kernel))
+    padded = np.pad(filters.planar(image), ((0, 0), (margin, margin), (margin, margin)), "reflect")
+    return filters.interleaved(filters.correlate(padded, kernel))
 
 
 @lru_cache(maxsize=32)
@@ -59,10 +47,10 @@ def disk(radius: float, alias_blur: float) -> Floats:
 def glass_blur(image: Pixels, sigma: float, reach: int, rounds: int, draws: Draws) -> Pixels:
     """Gaussian blur, pixels moved by up to ``reach`` in each of ``rounds``, and the same blur again."""
     height, width = image.shape[:2]
-    pixels = levels(gaussian(planar(image), sigma)).reshape(3, -1)
+    pixels = filters.levels(filters.gaussian(filters.planar(image), sigma)).reshape(3, -1)
     for _ in range(rounds):
         pixels = pixels.take(moved(height, width, reach, draws), axis=1)
-    return interleaved(gaussian(pixels.reshape(3, height, width).astype(np.float32), sigma))
+    return filters.interleaved(filters.gaussian(pixels.reshape(3, height, width).astype(np.float32), sigma))
 
 
 def moved(height: int, width: int, reach: int, draws: Draws) -> npt.NDArray[np.int64]:
@@ -106,7 +94,7 @@ def _visited(
 def motion_blur(image: Pixels, radius: float, sigma: float, draws: Draws) -> Pixels:
     """Along a line between −45° and 45°; ``radius`` and ``sigma`` are those of :func:`along_line`."""
     angle = draws.number(-45, 45)
-    return np.stack(tuple(rounded(along_line(planar(image), radius, sigma, angle))), -1)
+    return np.stack(tuple(filters.rounded(along_line(filters.planar(image), radius, sigma, angle))), -1)
 
 
 def along_line(values: Floats, radius: float, sigma: float, degrees: float) -> Floats:
@@ -124,16 +112,16 @@ def along_line(values: Floats, radius: float, sigma: float, degrees: float) -> F
     weights, x, y = weights[keep], x[keep], y[keep]
     kernel = np.zeros((np.ptp(y) + 1, np.ptp(x) + 1), np.float32)
     np.add.at(kernel, (y - y.min(), x - x.min()), weights)
-    return correlate(np.pad(values, ((0, 0), (-y.min(), y.max()), (-x.min(), x.max())), "edge"), kernel)
+    return filters.correlate(np.pad(values, ((0, 0), (-y.min(), y.max()), (-x.min(), x.max())), "edge"), kernel)
 
 
 def zoom_blur(image: Pixels, stop: float, step: float, draws: Draws) -> Pixels:
     """The mean of the image and its enlargements by ``numpy.arange(1, stop, step)`` about the centre."""
     height, width = image.shape[:2]
     if height * width >= DIRECT_FROM:
-        return interleaved(zoomed_one_by_one(planar(image), stop, step))
+        return filters.interleaved(zoomed_one_by_one(filters.planar(image), stop, step))
     pixels = image.reshape(-1, 3).astype(np.float32)
-    return levels(_zoom(height, width, stop, step)(pixels)).reshape(image.shape)
+    return filters.levels(_zoom(height, width, stop, step)(pixels)).reshape(image.shape)
 
 
 def zoomed_one_by_one(values: Floats, stop: float, step: float) -> Floats:
@@ -142,10 +130,10 @@ def zoomed_one_by_one(values: Floats, stop: float, step: float) -> Floats:
     factors = np.arange(1, stop, step)
     total = values.copy()
     for factor in factors:
-        top, rows, tall, trim_top = zoom_lines(height, factor)
-        left, columns, wide, trim_left = zoom_lines(width, factor)
+        top, rows, tall, trim_top = filters.zoom_lines(height, factor)
+        left, columns, wide, trim_left = filters.zoom_lines(width, factor)
         crop = np.ascontiguousarray(values[:, top : top + rows, left : left + columns])
-        total += enlarged(crop, tall, wide)[:, trim_top : trim_top + height, trim_left : trim_left + width]
+        total += filters.enlarged(crop, tall, wide)[:, trim_top : trim_top + height, trim_left : trim_left + width]
     total /= len(factors) + 1
     return total
 
@@ -176,7 +164,7 @@ def _zoom(height: int, width: int, stop: float, step: float) -> Callable[[Floats
 
 def _enlarging(size: int, factor: float) -> npt.NDArray[np.float64]:
     """``(size, size)``: bilinear enlargement of a line about its centre."""
-    first, count, length, trim = zoom_lines(size, factor)
+    first, count, length, trim = filters.zoom_lines(size, factor)
     at = (np.arange(size) + trim) * ((count - 1) / (length - 1)) + first
     left = np.minimum(at.astype(int), size - 2)
     matrix = np.zeros((size, size))

@@ -6,8 +6,6 @@ Tiny-ImageNet-C) and ``create_c/make_cifar_c.py`` (32², CIFAR-10-C). Order and 
 function's arguments. Lengths are in pixels and are not scaled between the published sizes.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

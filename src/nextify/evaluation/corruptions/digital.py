@@ -1,7 +1,5 @@
 """Brightness (which the paper counts as weather), contrast, elastic transform, pixelation and JPEG compression."""
 
-from __future__ import annotations
-
 import io
 from functools import lru_cache
 

@@ -4,8 +4,6 @@ NumPy guarantees the raw words of a bit generator across versions, but not its d
 therefore made from raw words, which is also faster: 16 bits index a table, 32 make a uniform number.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

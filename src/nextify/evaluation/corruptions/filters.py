@@ -5,8 +5,6 @@ long kernels are multiplied in the frequency domain; warps use torch's ``grid_sa
 ``(C, H, W)`` from 0 to 255.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import Literal

@@ -1,7 +1,5 @@
 """Gaussian, shot (Poisson) and impulse noise. Strengths are fractions of the full range, photons, and fractions."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Snow, frost and fog. Brightness, the fourth of the paper's weather group, is in ``digital.py``."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,19 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from nextify.evaluation.corruptions import filters
 from nextify.evaluation.corruptions.blur import along_line
 from nextify.evaluation.corruptions.draws import Draws
-from nextify.evaluation.corruptions.filters import (
-    Floats,
-    Pixels,
-    enlarged,
-    gaussian,
-    interleaved,
-    levels,
-    planar,
-    rounded,
-    zoom_lines,
-)
+from nextify.evaluation.corruptions.filters import Floats, Pixels
 
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of red, green and blue (ITU-R BT.601), as OpenCV's."""
@@ -52,15 +41,16 @@ def snow(
         kept: weight of the original image against the whitened one.
     """
     height, width = image.shape[:2]
-    _, rows, tall, top = zoom_lines(height, zoom)
-    _, columns, wide, left = zoom_lines(width, zoom)
+    _, rows, tall, top = filters.zoom_lines(height, zoom)
+    _, columns, wide, left = filters.zoom_lines(width, zoom)
     layer = draws.normal(1, rows, columns)
     layer *= np.float32(255 * deviation)
     layer += np.float32(255 * mean)
-    layer = enlarged(layer, tall, wide)[:, top : top + height, left : left + width]
+    layer = filters.enlarged(layer, tall, wide)[:, top : top + height, left : left + width]
     layer[layer < np.float32(255 * threshold)] = 0
-    flakes = rounded(along_line(levels(layer).astype(np.float32), radius, sigma, draws.number(-135, -45)))[0]
-    values = planar(image)
+    drifting = along_line(filters.levels(layer).astype(np.float32), radius, sigma, draws.number(-135, -45))
+    flakes = filters.rounded(drifting)[0]
+    values = filters.planar(image)
     gray: Floats = np.tensordot(GRAY, values, 1).astype(np.float32, copy=False)  # (H, W)
     gray *= np.float32(1.5)
     gray += np.float32(127.5)
@@ -69,7 +59,7 @@ def snow(
     values *= np.float32(kept)
     values += pale
     values += flakes.astype(np.float32) + flakes[::-1, ::-1]
-    return interleaved(values)
+    return filters.interleaved(values)
 
 
 def fog(image: Pixels, amount: float, decay: float, draws: Draws) -> Pixels:
@@ -79,7 +69,7 @@ def fog(image: Pixels, amount: float, decay: float, draws: Draws) -> Pixels:
     highest = int(image.max()) / 255
     values = (plasma(side, decay, draws)[:height, :width, None] * np.float32(255 * amount)) + image
     values *= np.float32(highest / (highest + amount))
-    return levels(values)
+    return filters.levels(values)
 
 
 def plasma(side: int, decay: float, draws: Draws) -> Floats:
@@ -123,7 +113,7 @@ def frost(
     left = int(draws.integers(0, texture.shape[1] - width + 1, 1)[0])
     values = image * np.float32(kept)
     values += texture[top : top + height, left : left + width] * np.float32(amount)
-    return levels(values)
+    return filters.levels(values)
 
 
 @lru_cache(maxsize=20)
@@ -159,7 +149,7 @@ def made_frost(index: int, side: int = FROST_SIDE) -> Pixels:
 
     draws = Draws(0xF205, index)
     y, x = np.mgrid[:side, :side].astype(np.float32)
-    bend = gaussian(draws.uniform(-1, 1, 2, side, side), 14.0) * np.float32(900)
+    bend = filters.gaussian(draws.uniform(-1, 1, 2, side, side), 14.0) * np.float32(900)
     points = draws.uniform(0, side, 90 + 30 * index, 2)
     distance, nearest = cKDTree(points).query(np.stack([(y + bend[0]).ravel(), (x + bend[1]).ravel()], 1), k=2)
     border = np.exp(-(distance[:, 1] - distance[:, 0]) / 7).reshape(side, side)
@@ -170,8 +160,8 @@ def made_frost(index: int, side: int = FROST_SIDE) -> Pixels:
         noise = draws.normal(512, 512)
         needles += weight * map_coordinates(noise, [along / (12 * width), aside / width], order=1, mode="grid-wrap")
     cloud = plasma(1024, 1.9, draws)[:side, :side]
-    cloud = gaussian(cloud[None], 3.0)[0]
+    cloud = filters.gaussian(cloud[None], 3.0)[0]
     cloud = np.clip((cloud - np.quantile(cloud, 0.15)) / (np.quantile(cloud, 0.9) - np.quantile(cloud, 0.15)), 0, 1)
     ice = np.clip(0.12 + cloud * (0.42 + 0.42 * needles + 0.5 * border), 0, 1)[..., None]
     dark, bright = np.array([18, 30, 48]), np.array([226, 238, 250])
-    return levels((dark + (bright - dark) * ice).astype(np.float32))
+    return filters.levels((dark + (bright - dark) * ice).astype(np.float32))

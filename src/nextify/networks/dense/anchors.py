@@ -1,7 +1,5 @@
 """Anchors of the levels of a pyramid: torchvision's, centred on each cell, not rounded, and kept between steps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

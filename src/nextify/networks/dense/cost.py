@@ -4,8 +4,6 @@ mmdetection counts a two-stage head on 1,000 proposals and its mask branch on 10
 head out. Convolutions and matrix products count, attention's included; norms, activations and pooling do not.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,10 +1,8 @@
 """A detector or segmenter as plain data: a backbone, a head, and the few decisions of the head. No torch here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 from nextify.networks.foreign import Foreign
 from nextify.paper.design import Design, DesignError
@@ -58,7 +56,7 @@ class DenseDesign:
         """Least stride of the backbone's maps that the head takes."""
         return self.finest_stride if self.head in ONE_STAGE else 4
 
-    def with_(self, **changes: Any) -> DenseDesign:
+    def with_(self, **changes: Any) -> Self:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, object]:
@@ -66,7 +64,7 @@ class DenseDesign:
         return {**vars(self), "backbone": self.backbone.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DenseDesign:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         backbone = values["backbone"]
         found = Foreign.from_dict(backbone) if "library" in backbone else Design.from_dict(backbone)
         return cls(**{**values, "backbone": found})

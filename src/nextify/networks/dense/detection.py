@@ -5,8 +5,6 @@ heads number 0 is added and taken off here. Crowds are never trained on: what li
 with nothing else counts neither as an object nor as background.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 

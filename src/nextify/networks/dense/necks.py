@@ -1,7 +1,5 @@
 """From a backbone's maps to a feature pyramid of one width, by torchvision's modules."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Segmentation heads: UPerNet, which the paper uses, and a light feature pyramid."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,8 +1,6 @@
 """What dense networks need to know of a batch that several processes share, so that they train as one: counts over
 the whole batch, and what is drawn for all of its images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

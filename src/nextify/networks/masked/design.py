@@ -4,8 +4,6 @@ Source: ConvNeXt V2 (arXiv 2301.00808), section 3 and appendix A.1: square units
 and a decoder of one block, 512 channels wide, predicts each masked unit's pixels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -9,8 +9,6 @@ The published code (facebookresearch/ConvNeXt-V2, ``models/fcmae.py``) runs its 
 response norm spans all images on one GPU; its dense network's, and ours in both, spans one image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
