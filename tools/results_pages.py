@@ -24,6 +24,8 @@ NOTES = {
     "were measured with nothing else running, on a processor shared with other machines.",
     "scenes-detection": "Average precision of boxes on `scenes`, pictures composed of scikit-learn’s digits. Other "
     "work ran on the same cores now and then, so images/s are low and uneven.",
+    "scenes-segmentation": "Mean IoU on `scenes`. Other work ran on the same cores for most of the time, and the study "
+    "was interrupted twice and resumed, so images/s are low and uneven.",
     "line-up": "The first of two runs in succession (commit 55beb20). The processor is shared with other machines: "
     "a 2048³ matrix product in fp32 ran at 129 to 185 GFLOP/s before, between and after (3 tries each). The weights "
     "of the ratio were chosen on four earlier pairs of runs, over which it differed by 2.0 % from run to run where "
