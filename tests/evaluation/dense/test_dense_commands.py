@@ -20,6 +20,7 @@ from nextify.evaluation.finder import open_finder
 from nextify.networks.dense.design import Head, fitted_head
 from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.zoo import find_design
+from nextify.report.text import percent
 from nextify.tasks.detection import Detection
 from nextify.tasks.segmentation import Segmentation
 from nextify.weights.bundle import DenseAbout, save_bundle
@@ -72,7 +73,14 @@ def test_evaluate(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert main(["evaluate", str(bundle), "--data", "scenes", "--device", "cpu", "--kernels", "off", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["task"] == images.task
-    assert printed["metrics"] == evaluate_dense(open_finder(bundle, kernels="off"), images).metrics
+    found = evaluate_dense(open_finder(bundle, kernels="off"), images)
+    assert printed["metrics"] == found.metrics
+    if head == "fcos":
+        columns = np.array(found.confusion)
+        for k, row in enumerate(found.classes):
+            recall, precision = next(line.split()[-2:] for line in lines if line.startswith(row.name))
+            assert recall == percent(100 * columns[k, k] / row.objects if row.objects else None)
+            assert precision == percent(100 * columns[k, k] / columns[:, k].sum() if columns[:, k].any() else None)
 
 
 def test_evaluate_on_the_part_asked_for(
