@@ -144,7 +144,11 @@ def test_predict(bundle: Path, tmp_path: Path, photo: Path, capsys: pytest.Captu
         (["evaluate", "BUNDLE", "--data", "digits", "--class-order", "natural"], "--class-order is for classifiers"),
         (["predict", "BUNDLE", "PHOTO", "--top", "3"], "--top is for classifiers"),
         (["export", "BUNDLE", "--to", "executorch"], "executorch"),
-        (["explain", "BUNDLE", "PHOTO"], "holds a network for detection, but a classifier is needed"),
+        (["explain", "BUNDLE", "PHOTO"], "a classifier is needed: give the bundle of a classifier (docs/dense.md#not-"),
+        (
+            ["inspect", "BUNDLE", "--data", "digits"],
+            "nextify inspect takes only classifiers, and the bundle is for detec",
+        ),
         (
             ["robustness", "BUNDLE", "--data", "digits"],
             "holds a network for detection, but a classifier is needed",
