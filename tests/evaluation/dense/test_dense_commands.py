@@ -15,7 +15,7 @@ from nextify.cli import main
 from nextify.data.dense.batches import DenseTestBatches
 from nextify.data.dense.placement import canvas_of
 from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from nextify.evaluation.dense import evaluate_dense
+from nextify.evaluation.dense import DetectionEvaluation, evaluate_dense
 from nextify.evaluation.finder import open_finder
 from nextify.networks.dense.design import Head, fitted_head
 from nextify.networks.dense.network import DenseNetwork
@@ -75,7 +75,7 @@ def test_evaluate(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert printed["task"] == images.task
     found = evaluate_dense(open_finder(bundle, kernels="off"), images)
     assert printed["metrics"] == found.metrics
-    if head == "fcos":
+    if isinstance(found, DetectionEvaluation):
         columns = np.array(found.confusion)
         for k, row in enumerate(found.classes):
             recall, precision = next(line.split()[-2:] for line in lines if line.startswith(row.name))
