@@ -281,6 +281,11 @@ def test_evaluate_refuses_other_classes(capsys: Captured, trained: Path, shapes:
     assert "3 of 3 classes that the bundle does not know: blue, green, red; it knows 0, 1, 2" in line
 
 
+def test_a_bundle_that_is_not_there_names_the_latest_beside_it(capsys: Captured, out: Path, trained: Path) -> None:
+    assert main(["evaluate", str(out / "bundle"), "--data", "digits"]) == 1
+    assert f"the last finished training there is {out / 'latest'}" in capsys.readouterr().err
+
+
 def test_predictions_on_files_are_the_evaluations(trained: Path, digits: Images, tmp_path: Path) -> None:
     for i in range(20):
         Image.fromarray(digits.test.load(i)).save(tmp_path / f"{i:02}.png")

@@ -503,6 +503,7 @@ def test_numbers_as_words():
         "–", "0", "999", "1.00 k", "25.6 M", "1.00 M", "4.09 G"
     ]  # fmt: skip
     assert [text.duration(v) for v in (None, 26, 200, 3720)] == ["–", "26.0 s", "3 min 20 s", "1 h 02 min"]
+    assert [text.rate(v) for v in (0, 0.154, 6.24, 9.96, 1234)] == ["0", "0.15", "6.2", "10", "1,234"]
     assert text.listing(["a", "b", "c"]) == "a, b and c"
     assert text.listing([]) == ""
 

@@ -312,6 +312,17 @@ def test_other_test_images_are_not_compared(tmp_path: Path) -> None:
     assert nextify.diff_runs(a, b).paired is None
 
 
+def test_segmenters_are_said_to_be_matched_by_name_only(tmp_path: Path, capsys: Captured) -> None:
+    """split.csv has no masks. The terminal writes the metric as its field does."""
+    asked, figures = changed(data={"fingerprint": "def"}), {"curve": [{"epoch": 1, "test_miou": 50.0}], "miou": 50.0}
+    a, b = a_run(tmp_path / "a", **figures), a_run(tmp_path / "b", 30, asked, **figures)
+    for folder in (a, b):
+        (folder / "split.csv").write_text("path,split\n" + "".join(f"{i}.png,test\n" for i in range(IMAGES)))
+    assert "(matched by name; other training data)" in nextify.diff_runs(a, b).images
+    assert main(["runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("mIoU 50.00") == 2
+
+
 @pytest.mark.parametrize(
     ("result", "words"),
     [({"right": None}, "it was not recorded which of them"), ({"right": "AAAA"}, "it was not recorded which of them")],

@@ -215,6 +215,9 @@ def test_the_backbone_starts_from_a_classifier(scenes, tmp_path):
     started = network.state_dict()["backbone.stages.2.blocks.0.pointwise1.weight"]
     assert torch.equal(started, model.state_dict()["stages.2.blocks.0.pointwise1.weight"])
     assert any("backbone starts from" in note for note in made.notes)
+    advice = "--weights timm:convnext_atto"
+    assert not any(advice in note for note in made.notes)
+    assert any(advice in note for note in prepare(replace(request, weights=None), images).notes)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +349,11 @@ def test_minutes_make_the_canvas_smaller_for_enough_steps_but_not_by_more_than_h
     monkeypatch.setattr(nextify.training.probe, "probe", probe)
     made = prepare_in(tmp_path, Request("convnext_atto", minutes=1.0, settings={"batch_size": 4}), images, RUNTIME)
     assert max(made.trial.data.canvas) == made.trial.data.image_size == side
-    assert made.trial.data.canvas == canvas_of(images, side)
+    height, width = made.trial.data.canvas
+    assert (height, width) == canvas_of(images, side)
+    assert (
+        next(n for n in made.notes if n.startswith("head fcos, on a canvas of ")).count(f"{width}×{height} pixels") == 1
+    )
     assert made.trial.recipe.epochs == pytest.approx(epochs * (128 / side) ** 2, rel=0.05)
 
 
@@ -362,6 +369,11 @@ def test_a_detector_starts_from_a_detector(scenes, kept, tmp_path):
         "convnext_atto", epochs=2, image_size=64, weights=str(tmp_path / "detector"), settings={"batch_size": 4}
     )
     again = prepare(request, made.images)
+    assert any(
+        note.endswith("the head is kept" if kept else "the head is new, for other classes") for note in again.notes
+    )
+    larger = prepare(replace(request, image_size=288), made.images)
+    assert any(note.endswith("--head fcos --image-size 64 would keep it") for note in larger.notes) == kept
     started = build_network(again.trial, again.start).state_dict()
     same = {name for name in state if torch.equal(state[name], started[name])}
     assert {name for name in state if name.startswith("backbone.")} <= same

@@ -149,14 +149,17 @@ def _print_dense(found: DetectionEvaluation | SegmentationEvaluation) -> None:
         return
     sizes = [f"{size} {percent(found.metrics.get(f'ap_{size}'))}" for size in ("small", "medium", "large")]
     print(f"AP by size: {', '.join(sizes)}")
-    print(f"highest F1 {100 * found.f1:.2f} %, with a score of at least {found.least_score:.3f} (IoU 0.5)\n")
+    print(
+        f"highest F1 {100 * found.f1:.2f} %, with a score of at least {found.least_score:.3f} (IoU 0.5); recall and "
+        "precision of the classes are at that score\n"
+    )
     masks = "mask_ap" in found.metrics
-    header = ("class", "objects", "found", "AP", "AP50", "recall at IoU 0.5", *(("mask AP",) if masks else ()))
-    rows = [
-        (
-            *(printable(row.name), f"{row.objects:,}", f"{row.found:,}"),
-            *map(percent, (row.ap, row.ap50, row.recall50, *((row.mask_ap,) if masks else ()))),
-        )
-        for row in found.classes
-    ]
+    header = ("class", "objects", "AP", "AP50", *(("mask AP",) if masks else ()), "recall, %", "precision, %")
+    given = [sum(column) for column in zip(*found.confusion, strict=True)]
+    rows = []
+    for k, row in enumerate(found.classes):
+        right = 100 * found.confusion[k][k]
+        shares = (right / row.objects if row.objects else None, right / given[k] if given[k] else None)
+        figures = (row.ap, row.ap50, *((row.mask_ap,) if masks else ()), *shares)
+        rows.append((printable(row.name), f"{row.objects:,}", *map(percent, figures)))
     print_columns(header, rows)

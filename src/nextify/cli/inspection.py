@@ -7,7 +7,6 @@ from rich.console import Console
 
 from nextify.cli.cross_validation import train_folds
 from nextify.cli.inspect import Options
-from nextify.cli.options import refuse_for_dense
 from nextify.cli.printing import command_line, note, print_columns, print_json
 from nextify.cli.progress import read_images
 from nextify.evaluation.evaluate import match_classes, name_classes
@@ -27,7 +26,9 @@ SHOWN = 20
 def run_inspection(options: Options) -> int:
     about = stated(options.bundle)
     if isinstance(about, DenseAbout):
-        refuse_for_dense(about.task, {"nextify inspect": True})
+        raise ValueError(
+            f"nextify inspect takes only classifiers, and the bundle is for {about.task} (docs/dense.md#not-there-yet)"
+        )
     place, console = runtime(options.machine.device, options.machine.threads), Console(stderr=True)
     images = read_images(
         *(console, options.data, options.reading, None, options.bundle),

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from nextify.data.source import check_source
 from nextify.paper.settings import Range
-from nextify.system.files import UnusableFolder, followed, occupied
+from nextify.system.files import LATEST, UnusableFolder, followed, occupied
 from nextify.system.native import Mode
 
 UNSET = arg(help_behavior_hint="")
@@ -181,7 +181,10 @@ def refuse_for_dense(task: str, given: Mapping[str, object]) -> None:
 def check_weights(source: str | None) -> None:
     """Raises ``FileNotFoundError`` where a path to weights leads nowhere."""
     if source is not None and ":" not in source and not followed(source).exists():
-        raise FileNotFoundError(f"no weights at {source}; a Hub id is written hf:owner/name, a timm model timm:name")
+        remedy = "a Hub id is written hf:owner/name, a timm model timm:name"
+        if (latest := Path(source).with_name(LATEST)).exists():
+            remedy = f"the last finished training there is {latest}"
+        raise FileNotFoundError(f"no weights at {source}; {remedy}")
 
 
 def check_folder(out: Path | None) -> None:

@@ -18,7 +18,7 @@ from nextify.data.dense.annotations import DenseTask
 from nextify.data.images import check_images
 from nextify.data.source import LabelTask
 from nextify.data.sources.parts import Tested
-from nextify.report.text import duration
+from nextify.report.text import duration, rate
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system import processes
@@ -84,7 +84,7 @@ class TrainingProgress(_TitledBars):
         speed = progress.images_per_second
         seconds = left * self.recipe.batch_size / speed if speed else None
         done = progress.step / progress.total_steps
-        right = f"{speed:,.0f} images/s, {duration(seconds)} left"
+        right = f"{rate(speed)} images/s, {duration(seconds)} left"
         self.update(self.overall, completed=done, right=right)
         least = LINE_SECONDS if progress.entry is None else 1.0
         ends = progress.entry is not None and (progress.entry["epoch"] == 1 or not left)
@@ -151,13 +151,13 @@ class StudyProgress(_TitledBars):
                 self.bars[key] = self.add(f"  {self.names[key]}")
             case Advanced(key, progress):
                 self.shares[key] = progress.step / progress.total_steps
-                right = f"{progress.images_per_second:,.0f} images/s"
+                right = f"{rate(progress.images_per_second)} images/s"
                 self.update(self.bars[key], completed=self.shares[key], right=right)
             case Done(key, result):
                 self._ended(
                     key,
                     f"[bold]{result.metrics[self.metric.key]:.2f} {self.metric.unit}[/] in {duration(result.seconds)} "
-                    f"({result.images_per_second:,.0f} images/s), ",
+                    f"({rate(result.images_per_second)} images/s), ",
                 )
             case Failed(key, error):
                 self._ended(key, f"[red]failed[/], {escape(str(error))}; ")

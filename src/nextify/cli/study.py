@@ -16,7 +16,7 @@ from nextify.data.images import check_pictures
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
-from nextify.report.text import duration, notes, verdicts
+from nextify.report.text import duration, notes, rate, verdicts
 from nextify.study.engine import Engine
 from nextify.study.plan import Plan, make_plan
 from nextify.study.results import CLASSIFICATION
@@ -152,7 +152,7 @@ def _announce_time(console: Console, study: Study, estimate: StudyEstimate) -> N
     slowest = min(estimate.images_per_second, key=lambda step: estimate.images_per_second[step])
     console.print(
         f"about [bold]{duration(estimate.seconds)}[/] for {len(study.open_trials)} trainings, from a measured probe "
-        f"({slowest} is the slowest: {estimate.images_per_second[slowest]:,.0f} images/s per trial)"
+        f"({slowest} is the slowest: {rate(estimate.images_per_second[slowest])} images/s per trial)"
     )
 
 

@@ -32,7 +32,8 @@ class Network:
     freeze: Annotated[int, Range(least=0, most=1000), arg(metavar="STAGES")] = 0
     """With --weights: keep the stem and this many stages unchanged."""
     image_size: common.ImageSide = None
-    """Side of the images in pixels. Default: the weights', or the images' own between 16 and 224."""
+    """Side of the images in pixels. Default: the weights', or the images' own between 16 and 224; with boxes or masks
+    the longer side, by default the images' own between 64 and 640."""
 
 
 @dataclass(frozen=True, kw_only=True)

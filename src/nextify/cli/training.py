@@ -24,7 +24,7 @@ from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.layout import cost
 from nextify.networks.masked.design import MaskedDesign
 from nextify.paper.design import Design
-from nextify.report.text import count, duration
+from nextify.report.text import count, duration, rate
 from nextify.system import processes
 from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural
@@ -162,7 +162,7 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     parameters, macs, shape = _price(trial)
     console.print(f"[bold]{prepared.request.model}[/] on {escape(prepared.images.name)}", highlight=False)
     for line in report.lines():
-        console.print(f"  {line}", highlight=False)
+        plain(console, f"  {line}")
     say(console, report.notes)
     threads = plural(runtime.threads, "thread")
     if runtime.processes > 1:
@@ -203,7 +203,7 @@ def _price(trial: Trial) -> tuple[int, int, str]:
 def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, asked: int) -> None:
     console.print(
         f"about [bold]{duration(estimate.seconds)}[/] from a measured probe "
-        f"({estimate.images_per_second:,.0f} images/s, {estimate.memory_mib:,} MiB of memory)",
+        f"({rate(estimate.images_per_second)} images/s, {estimate.memory_mib:,} MiB of memory)",
         highlight=False,
     )
     if estimate.waited >= BUSY:
@@ -259,7 +259,7 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec], mod
         interval = " (predicting each patch's mean gives 1; lower is better)"
     console.print(
         f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images{interval}; "
-        f"{duration(done.seconds)}, {done.images_per_second:,.0f} images/s",
+        f"{duration(done.seconds)}, {rate(done.images_per_second)} images/s",
         highlight=False,
         soft_wrap=True,
     )

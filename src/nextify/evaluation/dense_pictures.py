@@ -7,6 +7,7 @@ says which it is. Wrong ones carry a ✗ and the words.
 from __future__ import annotations
 
 import colorsys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,7 +102,7 @@ def prediction_sheet(
         words = ", ".join(f"{len(some)} {what}" for what, some in counts.items() if some or what == "right")
         panels[1].set_title(f"found: {words}", fontsize=8, color=INK, loc="left")
     sheet.suptitle(
-        f"{cut(title, 70)}\ndashed: true, or missed; solid: found with a score of at least {least_score:.2f}",
+        f"{_two_lines(title)}\ndashed: true, or missed; solid: found with a score of at least {least_score:.2f}",
         fontsize=10,
         color=INK,
     )
@@ -302,7 +303,7 @@ def _region_sheet(shown: Sequence[Shown], classes: Sequence[str], title: str) ->
             axes.set_title(words, fontsize=8, color=INK, loc="left", parse_math=False)
         labels |= {int(k) for k in np.unique(np.concatenate([truth[counted], found[counted]]))}
     words = "\ndarker gray: pixels that do not count" if ignored else ""
-    sheet.suptitle(f"{cut(title, 70)}{words}", fontsize=10, color=INK)
+    sheet.suptitle(f"{_two_lines(title)}{words}", fontsize=10, color=INK)
     _legend(sheet, classes, sorted(labels))
     return png(sheet)
 
@@ -326,6 +327,10 @@ def _legend(sheet: Figure, classes: Sequence[str], labels: Sequence[int]) -> Non
 
     if keys := [Patch(color=class_color(k), label=short(classes[k], 24)) for k in labels[:LEGEND_CLASSES]]:
         sheet.legend(handles=keys, loc="outside lower center", ncols=min(8, len(keys)), fontsize=8, frameon=False)
+
+
+def _two_lines(title: str) -> str:
+    return textwrap.fill(cut(title, 140), 70)
 
 
 def _tail(name: str) -> str:

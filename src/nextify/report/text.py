@@ -55,6 +55,11 @@ def whole(value: float | None) -> str:
     return ABSENT if value is None else f"{value:,.0f}"
 
 
+def rate(per_second: float) -> str:
+    """``1,234`` or, below ten, with two significant digits: ``0.15``."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 else f"{per_second:.2g}"
+
+
 def duration(seconds: float | None) -> str:
     """``1 h 02 min``, ``3 min 20 s``, ``26.0 s``."""
     if seconds is None:

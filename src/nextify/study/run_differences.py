@@ -177,7 +177,8 @@ def _on_the_same_images(a: _Training, b: _Training, same_data: bool) -> tuple[st
         unknown = "" if a.data and b.data else " as far as their folders tell"
         return f"the test images are not the same{unknown}, so the results cannot be compared image by image", None
     count = a.found["test_images"]
-    told = f"the same {count:,} test images" + (" (matched by name and label; other training data)" if by_name else "")
+    by = "name" if a.run.metric in ("ap", "miou") else "name and label"  # split.csv has no boxes or masks
+    told = f"the same {count:,} test images" + (f" (matched by {by}; other training data)" if by_name else "")
     if a.run.metric != "top1" or b.run.metric != "top1":
         return f"{told}; the paired test is for classification only", None
     rights = [unpacked(t.found.get("right"), count, t.run.value or 0.0) for t in (a, b)]

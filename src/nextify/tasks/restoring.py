@@ -30,12 +30,16 @@ class FoundObjects(NamedTuple):
 
 
 def objects_back(found: Found, placement: Placement) -> FoundObjects:
-    """Objects of the canvas in pixels of the image. Raises ``DataError`` for masks without faster-coco-eval."""
+    """Objects of the canvas in pixels of the image, without those beside it. Raises ``DataError`` for masks without
+    faster-coco-eval."""
     boxes = placement.boxes_back(found.boxes.float().cpu().numpy())
+    there = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    scores, labels = found.scores.float().cpu().numpy(), found.labels.long().cpu().numpy()
     masks: list[Rle] | None = None
     if found.masks is not None:
-        masks = [encoded(placement.back(mask[None].float())[0].cpu().numpy() >= 0.5) for mask in found.masks]
-    return FoundObjects(boxes, found.scores.float().cpu().numpy(), found.labels.long().cpu().numpy(), masks)
+        kept = (mask for mask, inside in zip(found.masks, there, strict=True) if inside)
+        masks = [encoded(placement.back(mask[None].float())[0].cpu().numpy() >= 0.5) for mask in kept]
+    return FoundObjects(boxes[there], scores[there], labels[there], masks)
 
 
 def regions_back(logits: Tensor, placement: Placement) -> Tensor:

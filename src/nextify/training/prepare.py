@@ -35,7 +35,7 @@ from nextify.tasks.masked import MASKED_ERROR
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import (
     DensePreflight,
-    dense_canvas,
+    checked_canvas,
     dense_design,
     dense_preflight,
     dense_recipe,
@@ -114,6 +114,8 @@ class Preparation:
                 raise RequestError(f"--head is for boxes and masks, but {images.name} has labels: leave it out")
             about, start = _start(request, images, notes)
             recipe_name, recipe = _recipe(request, images, about, notes)
+        if request.mask_ratio is None:
+            _advise_weights(request, images, notes)
         if about is not None:
             if request.scale != "full" or split(request.settings)[1]:
                 raise RequestError("--weights brings its own design: leave out --scale and --set of design fields")
@@ -126,7 +128,7 @@ class Preparation:
             )
         canvas = None
         if isinstance(images, DenseImages):
-            canvas = dense_canvas(request, images, notes)
+            canvas = checked_canvas(images, request.image_size)
             size = max(canvas)
         else:
             size = request.image_size or _image_size(request, images, about, notes)
@@ -245,6 +247,8 @@ class Preparation:
             assert canvas is not None
             report = dense_preflight(images, final)
             trained = dense_design(request, images, design, canvas)
+            shape = f"{canvas[1]}×{canvas[0]} pixels"
+            notes += (f"head {trained.head}, on a canvas of {shape}; --head and --image-size change these",)
         else:
             if request.mask_ratio is not None:
                 check_masked_recipe(final)
@@ -381,13 +385,17 @@ def _recipe(request: Request, images: Images, about: About | None, notes: list[s
         else:
             name = "scratch_small" if small else "convnext_in1k"
         notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe chooses another")
+    return name, RECIPES[name]
+
+
+def _advise_weights(request: Request, images: Images | DenseImages, notes: list[str]) -> None:
+    """Note that trained weights usually do better, where few images would train a network that timm has weights of."""
     fresh, in_timm = request.weights is None and request.scale == "full", re.fullmatch(IN_TIMM, request.model)
     if fresh and in_timm and len(images.train) < FEW_IMAGES:
         notes.append(
             f"{len(images.train):,} images are few to train from scratch: trained weights usually do better, by "
             f"adding --weights timm:{request.model}"
         )
-    return name, RECIPES[name]
 
 
 def _held_out(images: Images, recipe: Recipe) -> int:

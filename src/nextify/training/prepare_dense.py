@@ -119,9 +119,14 @@ def dense_start(
         if not isinstance(backbone, Design) or (known.name and known.name != request.model):
             raise WeightsError(f"{request.weights} holds {known.name or 'another network'}, not {request.model}")
         head = dense_design(request, images, backbone, canvas_of(images, request.image_size))
-        same = known.classes == images.classes and known.design == head
-        state = {n: t for n, t in bundle.state.items() if same or n.startswith("backbone.")}
-        notes.append(f"starts from {request.weights}, licence {known.licence}; the head is {'kept' if same else 'new'}")
+        if known.classes != images.classes:
+            kept = "new, for other classes"
+        elif known.design != head:
+            kept = f"new; --head {known.design.head} --image-size {max(known.canvas)} would keep it"
+        else:
+            kept = "kept"
+        state = {n: t for n, t in bundle.state.items() if kept == "kept" or n.startswith("backbone.")}
+        notes.append(f"starts from {request.weights}, licence {known.licence}; the head is {kept}")
         preprocessing = Preprocessing(mean=known.mean, std=known.std)
         about = About(backbone, 0, name=known.name, preprocessing=preprocessing, licence=known.licence)
         return about, state
@@ -167,16 +172,6 @@ def checked_canvas(images: DenseImages, image_size: int | None) -> tuple[int, in
     if image_size is not None and image_size % MULTIPLE:
         raise RequestError(f"--image-size must be a multiple of {MULTIPLE} for {images.task}, got {image_size}")
     return canvas_of(images, image_size)
-
-
-def dense_canvas(request: Request, images: DenseImages, notes: list[str]) -> tuple[int, int]:
-    """Height and width of the network's input."""
-    canvas = checked_canvas(images, request.image_size)
-    notes.append(
-        f"a {_head(request, images)} head for a canvas of {canvas[1]}×{canvas[0]} pixels; --head and --image-size "
-        f"change these"
-    )
-    return canvas
 
 
 def dense_design(request: Request, images: DenseImages, backbone: Design, canvas: tuple[int, int]) -> DenseDesign:

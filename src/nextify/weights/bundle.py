@@ -199,7 +199,7 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
     if _is_dense(content):
         raise WeightsError(
             f"{path} holds a network for {printable(str(content['task']))}, but a classifier is needed: give the "
-            f"bundle of a classifier"
+            f"bundle of a classifier (docs/dense.md#not-there-yet)"
         )
     values = dict(content)
     try:

@@ -230,6 +230,7 @@ def test_class_names_of_masks(tmp_path: Path) -> None:
     assert images.classes == ("cat", "dog")
     assert sorted(np.unique(images.train.mask(1))) == [1, 255]
     assert "Pixels of index 0 (unlabelled) are ignored." in images.notes
+    assert any("move down to close the gap" in note for note in images.notes)
     other = open_dense(source, ignore_index=2)
     assert other.classes == ("cat",)
     assert sorted(np.unique(other.train.mask(1))) == [255]

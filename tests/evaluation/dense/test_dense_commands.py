@@ -15,11 +15,12 @@ from nextify.cli import main
 from nextify.data.dense.batches import DenseTestBatches
 from nextify.data.dense.placement import canvas_of
 from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from nextify.evaluation.dense import evaluate_dense
+from nextify.evaluation.dense import DetectionEvaluation, evaluate_dense
 from nextify.evaluation.finder import open_finder
 from nextify.networks.dense.design import Head, fitted_head
 from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.zoo import find_design
+from nextify.report.text import percent
 from nextify.tasks.detection import Detection
 from nextify.tasks.segmentation import Segmentation
 from nextify.weights.bundle import DenseAbout, save_bundle
@@ -72,7 +73,14 @@ def test_evaluate(bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert main(["evaluate", str(bundle), "--data", "scenes", "--device", "cpu", "--kernels", "off", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["task"] == images.task
-    assert printed["metrics"] == evaluate_dense(open_finder(bundle, kernels="off"), images).metrics
+    found = evaluate_dense(open_finder(bundle, kernels="off"), images)
+    assert printed["metrics"] == found.metrics
+    if isinstance(found, DetectionEvaluation):
+        columns = np.array(found.confusion)
+        for k, row in enumerate(found.classes):
+            recall, precision = next(line.split()[-2:] for line in lines if line.startswith(row.name))
+            assert recall == percent(100 * columns[k, k] / row.objects if row.objects else None)
+            assert precision == percent(100 * columns[k, k] / columns[:, k].sum() if columns[:, k].any() else None)
 
 
 def test_evaluate_on_the_part_asked_for(
@@ -136,7 +144,11 @@ def test_predict(bundle: Path, tmp_path: Path, photo: Path, capsys: pytest.Captu
         (["evaluate", "BUNDLE", "--data", "digits", "--class-order", "natural"], "--class-order is for classifiers"),
         (["predict", "BUNDLE", "PHOTO", "--top", "3"], "--top is for classifiers"),
         (["export", "BUNDLE", "--to", "executorch"], "executorch"),
-        (["explain", "BUNDLE", "PHOTO"], "holds a network for detection, but a classifier is needed"),
+        (["explain", "BUNDLE", "PHOTO"], "a classifier is needed: give the bundle of a classifier (docs/dense.md#not-"),
+        (
+            ["inspect", "BUNDLE", "--data", "digits"],
+            "nextify inspect takes only classifiers, and the bundle is for detec",
+        ),
         (
             ["robustness", "BUNDLE", "--data", "digits"],
             "holds a network for detection, but a classifier is needed",

@@ -74,6 +74,9 @@ def test_classes_are_matched_by_name() -> None:
     assert any("unicorn" in note for note in found.notes)
     with pytest.raises(DataError, match="does not know: owl; it knows"):
         evaluate_dense(finder(images, answers, images.classes[:2]), images)
+    masks = made("segmentation")
+    with pytest.raises(DataError, match="rename the classes of the annotations, give the --ignore-index that"):
+        evaluate_dense(finder(masks, [], masks.classes[:3]), masks)
 
 
 def test_the_task_must_be_the_bundles() -> None:

@@ -35,8 +35,11 @@ def test_words_do_not_cover_each_other(sheets: list[Any]) -> None:
     boxes = np.array([(0, 0, 20, 20), (1, 1, 21, 21), (30, 40, 64, 64), (44, 0, 64, 18)], np.float32)
     truth = objects(boxes, [0, 1, 2, 0])
     found = seen(np.concatenate([boxes, boxes + 1]), [0.9] * 4 + [0.8] * 4, [0, 1, 2, 0] * 2, truth)
-    prediction_sheet([Shown("a.png", np.zeros((64, 64, 3), np.uint8), found)], NAMES, "made", 0.5)
+    title = f"made: {', '.join(f'mask AP{level} 12.34 %' for level in (50, 60, 70, 75, 80))}"
+    prediction_sheet([Shown("a.png", np.zeros((64, 64, 3), np.uint8), found)], NAMES, title, 0.5)
     (sheet,) = sheets
+    assert "mask AP80 12.34 %" in sheet.get_suptitle().replace("\n", " ")
+    assert max(map(len, sheet.get_suptitle().splitlines())) <= 70
     for axes, words in zip(sheet.axes, (4, 8), strict=True):
         extents = [text.get_window_extent() for text in axes.texts]
         assert len(extents) == words

@@ -76,6 +76,18 @@ def test_objects_of_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("masks", [False, True])
+def test_objects_beside_the_image_are_dropped(masks: bool) -> None:
+    """An image of 128×64 fills the upper half of the canvas."""
+    found = answer(masks)
+    found.boxes[1] = torch.tensor([0, 40, 32, 60])
+    (prediction,) = find(detector(found), Image.new("RGB", (128, 64)))
+    (dog,) = prediction.objects
+    assert (dog.name, dog.box) == ("$dog_1$", (16, 16, 32, 48))
+    assert (dog.mask is not None) == masks
+    assert dog.mask is None or mask_api().decode(dog.mask).sum() == 16 * 32
+
+
+@pytest.mark.parametrize("masks", [False, True])
 def test_coco_files_are_read_by_coco(masks: bool, tmp_path: Path) -> None:
     from faster_coco_eval import COCO
 

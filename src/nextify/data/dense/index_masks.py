@@ -158,6 +158,8 @@ def class_table(
         notes.append(f"Pixels of index {i}{said} are ignored.")
     kept = [i for i in range(len(names)) if i not in skipped]
     table[kept] = np.arange(len(kept))
+    if kept != list(range(len(kept))):
+        notes.append("The indices above move down to close the gap, in the masks that nextify predict writes as well.")
     return tuple(names[i] for i in kept), table, notes
 
 
