@@ -102,6 +102,10 @@ def _is_cut_off(error: ValueError) -> bool:
 def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple[str, ...], list[str]]:
     """Label of each category's id, the names, and what to say. Categories are in the order of their ids."""
     of_part = [{row["id"]: str(row["name"]) for row in found["categories"]} for found in read.values()]
+    for found in read.values():
+        pairs = {(row["id"], str(row["name"])) for row in found["categories"]}
+        if twice := sorted(str(i) for i, count in Counter(i for i, _ in pairs).items() if count > 1):
+            raise DataError(f"{where} has several categories with the id {some(twice)}: give each its own id")
     if any(names != of_part[0] for names in of_part):
         raise DataError(
             f"{where} has different categories in its parts {some([*read])}: give all parts the same categories"
