@@ -176,7 +176,8 @@ def evaluate_dense(
     if finder.task != images.task:
         raise DataError(f"the bundle is for {finder.task}, and {images.name} was opened for {images.task}")
     notes = list(notes)
-    places = place_classes(finder.classes, images.name, images.classes, notes, "classes of the annotations")
+    then = "AP is over the other classes" if finder.task == "detection" else "pixels taken for them count as wrong"
+    places = place_classes(finder.classes, images.name, images.classes, notes, "classes of the annotations", then)
     data, sets = part_of(images, part)
     chosen = [(some, i) for some in sets for i in range(len(some))]
     head = {"model": finder.name, "data": data, "images": len(chosen), "precision": "bf16" if finder.bf16 else "fp32"}
