@@ -149,6 +149,34 @@ def test_voc_takes_the_image_that_the_xml_names(tmp_path: Path) -> None:
     assert open_dense(source).train.name(1) == "train1.png"
 
 
+@pytest.mark.parametrize("kind", ["yolo", "outline", "runs", "compressed"])
+def test_objects_without_an_area_have_their_masks(kind: str, tmp_path: Path) -> None:
+    """By which COCO tells small objects from large ones: half of the box, for a triangle."""
+    (x1, y1, x2, y2), (width, height) = BOX, SIZE
+    if kind == "yolo":
+        source = yolo(tmp_path)
+        corners = " ".join(f"{x / width} {y / height}" for x, y in ((x1, y1), (x2, y1), (x2, y2)))
+        write(source / "train/labels/train0.txt", f"0 {corners}\n")
+        assert open_dense(source).train.objects(0).areas == pytest.approx([40])
+        return
+    mask = np.zeros(SIZE[::-1], bool)
+    mask[y1:y2, x1 : x1 + 5] = True
+    runs = encoded_mask(mask)
+    compressed = {**runs, "counts": mask_api().encode(np.asfortranarray(mask, np.uint8))["counts"].decode()}
+    shape = {
+        "outline": [[x1, y1, x1 + 5, y1, x1 + 5, y1 + 4, x1, y1 + 4], [x1, y1 + 4, x1 + 5, y1 + 4, x1 + 5, y2, x1, y2]],
+        "runs": runs,
+        "compressed": compressed,
+    }[kind]
+    for part in PARTS:
+        found = coco(save_images(tmp_path / "images", part))
+        for row in found["annotations"]:
+            del row["area"]
+            row["segmentation"] = shape
+        write(tmp_path / f"{part}.json", found)
+    assert open_dense(tmp_path).train.objects(0).areas == pytest.approx([40])
+
+
 def test_run_lengths_and_crowds(tmp_path: Path) -> None:
     found = coco(save_images(tmp_path / "images", "train") + save_images(tmp_path / "images", "val"))
     mask = np.zeros((16, 20), np.uint8)
