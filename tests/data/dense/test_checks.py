@@ -17,6 +17,7 @@ from tests.data.dense.layouts import (
     SIZE,
     coco_beside,
     masks_inner,
+    masks_voc,
     roboflow,
     voc,
     write,
@@ -176,6 +177,20 @@ def unnamed_second(root: Path) -> Path:
     return root
 
 
+def yolo_twice(root: Path) -> Path:
+    names = [f"train/images/train{i}.png" for i in (0, 1, 2, 3, 1)]
+    write(yolo(root) / "train.txt", "".join(f"{name}\n" for name in names))
+    path = root / "data.yaml"
+    path.write_text(path.read_text().replace("../train/images", "train.txt"))
+    return root
+
+
+def masks_twice(root: Path) -> Path:
+    path = masks_voc(root) / "ImageSets/Segmentation/val.txt"
+    path.write_text(path.read_text() + "val1\n")
+    return root
+
+
 def odd_index(values: np.ndarray[Any, Any]) -> Image.Image:
     values[5] = 9
     return Image.fromarray(values)
@@ -322,6 +337,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "run lengths compressed, too short": (with_runs("04"), r"run lengths do not add up to its size: '04' \(id 7\)"),
     "run lengths compressed, cut": (with_runs("o"), r"run lengths are not whole numbers from 0: 'o' \(id 7\)"),
     "run lengths of other characters": (with_runs("né"), r"run lengths are not whole numbers from 0: 'né' \(id 7\)"),
+    "outline of an odd number": (
+        with_row(segmentation=[[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]], id=7),
+        r"train0\.png has an outline whose last point has no y: \[1, 2, 3, 4, 5, 6, 7\] \(id 7\); correct it",
+    ),
+    "YOLO's image listed twice": (yolo_twice, r"lists 1 image more than once: train1\.png; list each once"),
+    "a mask's image listed twice": (masks_twice, r"lists 1 image more than once: val1\.png; list each once"),
     "segmentation of words": (with_row(segmentation="none"), "neither outlines nor run lengths: 'none'"),
     "run lengths too short": (
         with_row(segmentation={"size": [16, 20], "counts": [3, 4]}),

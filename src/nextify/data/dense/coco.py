@@ -186,7 +186,10 @@ def _mask(found: object, where: str, which: str) -> Mask | None:
             if max((abs(value) for piece in found for value in piece), default=0) > FAR:
                 raise DataError(f"{where} has an outline that reaches beyond {FAR:,} pixels: {shortened(found)}{which}"
                                 f"; correct it")  # fmt: skip
-            return [piece for piece in found if len(piece) >= 6 and not len(piece) % 2] or None
+            if odd := [piece for piece in found if len(piece) % 2]:
+                raise DataError(f"{where} has an outline whose last point has no y: {shortened(odd[0])}{which}; "
+                                f"correct it")  # fmt: skip
+            return [piece for piece in found if len(piece) >= 6] or None
         case _:
             raise DataError(f"{where} has a segmentation that is neither outlines nor run lengths: "
                             f"{shortened(found)}{which}; write it again")  # fmt: skip
