@@ -178,6 +178,8 @@ def evaluate_dense(
     if finder.task == "segmentation":
         where += ", give the --ignore-index that nextify train had"
     places = place_classes(finder.classes, images.name, images.classes, notes, where)
+    then = "AP is over the other classes" if finder.task == "detection" else "pixels taken for them count as wrong"
+    places = place_classes(finder.classes, images.name, images.classes, notes, where, then)
     data, sets = part_of(images, part)
     chosen = [(some, i) for some in sets for i in range(len(some))]
     head = {"model": finder.name, "data": data, "images": len(chosen), "precision": "bf16" if finder.bf16 else "fp32"}

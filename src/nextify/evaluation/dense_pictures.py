@@ -167,7 +167,8 @@ def draw_things(
                 )
         if thing.mask is not None and thing.mask.any() and not thing.mask.all():
             axes.contour(
-                *(np.arange(width) + 0.5, np.arange(height) + 0.5, thing.mask, [0.5]),
+                # Padded, so that the outline closes at the border, also of an image that is one pixel high.
+                *(np.arange(-1, width + 1) + 0.5, np.arange(-1, height + 1) + 0.5, np.pad(thing.mask, 1), [0.5]),
                 colors=[color], linewidths=line * 0.8, linestyles=["--" if thing.dashed else "-"],
             )  # fmt: skip
         if thing.words:

@@ -288,7 +288,7 @@ def match_classes(about: About, images: Images, notes: list[str]) -> npt.NDArray
     if not images.multilabel:
         about.check_one_class("this")
         return place_classes(name_classes(about, images, notes).classes, images.name, images.classes, notes)
-    return place_classes(about.classes, images.name, images.classes, notes, "labels", "mAP")
+    return place_classes(about.classes, images.name, images.classes, notes, "labels", "mAP is over the other classes")
 
 
 def place_classes(
@@ -297,13 +297,13 @@ def place_classes(
     classes: Sequence[str],
     notes: list[str],
     where: str = "folders",
-    metric: str = "accuracy",
+    then: str = "accuracy is over the other classes",
 ) -> npt.NDArray[np.int64]:
     """The place in ``bundle`` of each of the ``classes`` of the data called ``name``.
 
     Args:
         where: what names the data's classes.
-        metric: what a class without images does not count in.
+        then: what is said of classes that the data lacks.
 
     Raises:
         DataError: a class that the bundle lacks or has twice.
@@ -322,7 +322,7 @@ def place_classes(
             f"{some(unknown)}; it knows {some(bundle)}: rename the {where}, or leave those classes out"
         )
     if absent := [text for text in known if text not in wanted]:
-        notes.append(f"{name} has no images of {some(absent)}: {metric} is over the other classes")
+        notes.append(f"{name} has no images of {some(absent)}: {then}")
     return np.array([place[text] for text in wanted], np.int64)
 
 

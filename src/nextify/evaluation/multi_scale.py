@@ -39,4 +39,4 @@ class MultiScale(nn.Module):
                 logits = self.network(x.flip(-1) if mirrored else x).float()
                 logits = F.interpolate(logits.flip(-1) if mirrored else logits, canvas, mode="bilinear")
                 total = total + logits.softmax(1)
-        return (total / (2 * len(SCALES))).log()
+        return (total / (2 * len(SCALES))).clamp(min=torch.finfo(total.dtype).tiny).log()

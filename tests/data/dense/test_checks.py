@@ -17,6 +17,7 @@ from tests.data.dense.layouts import (
     SIZE,
     coco_beside,
     masks_inner,
+    masks_voc,
     roboflow,
     voc,
     write,
@@ -145,6 +146,51 @@ def mask(change: Callable[[np.ndarray[Any, Any]], Image.Image | None]) -> Callab
     return build
 
 
+def jpeg_mask(root: Path) -> Path:
+    path = masks_inner(root) / "masks/train/train1.png"
+    Image.open(path).convert("L").save(path.with_suffix(".jpg"))
+    path.unlink()
+    return root
+
+
+def negative_mask(root: Path) -> Path:
+    path = masks_inner(root) / "masks/train/train1.png"
+    Image.fromarray(np.full(SIZE[::-1], -2, np.int32)).save(path.with_suffix(".tif"))
+    path.unlink()
+    return root
+
+
+def second(name: str, build: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """A set with a JPEG beside one of its PNG files."""
+
+    def of(root: Path) -> Path:
+        path = build(root) / name
+        Image.open(path).convert("L").save(path.with_suffix(".jpg"))
+        return root
+
+    return of
+
+
+def unnamed_second(root: Path) -> Path:
+    path = second("JPEGImages/train1.png", voc)(root) / "Annotations/train1.xml"
+    path.write_text(path.read_text().replace("<filename>train1.png</filename>", ""))
+    return root
+
+
+def yolo_twice(root: Path) -> Path:
+    names = [f"train/images/train{i}.png" for i in (0, 1, 2, 3, 1)]
+    write(yolo(root) / "train.txt", "".join(f"{name}\n" for name in names))
+    path = root / "data.yaml"
+    path.write_text(path.read_text().replace("../train/images", "train.txt"))
+    return root
+
+
+def masks_twice(root: Path) -> Path:
+    path = masks_voc(root) / "ImageSets/Segmentation/val.txt"
+    path.write_text(path.read_text() + "val1\n")
+    return root
+
+
 def odd_index(values: np.ndarray[Any, Any]) -> Image.Image:
     values[5] = 9
     return Image.fromarray(values)
@@ -229,6 +275,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "class name that is no Unicode": (with_first("categories", name="\ud800"), r"name is not text: '\\ud800' \(id 1\)"),
     "unknown class": (with_row(category_id=99), "unknown classes, category_id 99: add them"),
     "other categories": (changed(lambda f: f["categories"].pop()), "different categories in its parts train, val"),
+    "two of one id": (
+        changed(lambda f: f["categories"].append({"id": 1, "name": "emu"})),
+        "has several categories with the id 1: give each its own id",
+    ),
     "two of one name": (
         changed(lambda f: f["categories"][1].update(name="cat")),
         "different categories in its parts|several categories named cat",
@@ -287,6 +337,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "run lengths compressed, too short": (with_runs("04"), r"run lengths do not add up to its size: '04' \(id 7\)"),
     "run lengths compressed, cut": (with_runs("o"), r"run lengths are not whole numbers from 0: 'o' \(id 7\)"),
     "run lengths of other characters": (with_runs("né"), r"run lengths are not whole numbers from 0: 'né' \(id 7\)"),
+    "outline of an odd number": (
+        with_row(segmentation=[[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]], id=7),
+        r"train0\.png has an outline whose last point has no y: \[1, 2, 3, 4, 5, 6, 7\] \(id 7\); correct it",
+    ),
+    "YOLO's image listed twice": (yolo_twice, r"lists 1 image more than once: train1\.png; list each once"),
+    "a mask's image listed twice": (masks_twice, r"lists 1 image more than once: val1\.png; list each once"),
     "segmentation of words": (with_row(segmentation="none"), "neither outlines nor run lengths: 'none'"),
     "run lengths too short": (
         with_row(segmentation={"size": [16, 20], "counts": [3, 4]}),
@@ -339,6 +395,20 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "mask of colours": (
         mask(lambda values: Image.new("RGB", SIZE)),
         r"the mask train1\.png holds colours \(RGB\), not class indices",
+    ),
+    "mask that is a JPEG": (jpeg_mask, r"the mask train1\.jpg is a JPEG, .* store them as PNG"),
+    "mask of negative values": (negative_mask, r"the mask train1\.tif holds the value -2, .* to ignore as 255"),
+    "two masks of one name": (
+        second("masks/train/train1.png", masks_inner),
+        r"masks/train has 1 file named like another but for the ending: train1\.(jpg|png); keep one of each name",
+    ),
+    "two images of one name": (
+        second("images/train/train1.png", masks_inner),
+        r"images/train has 1 file named like another but for the ending: train1\.(jpg|png); keep one of each name",
+    ),
+    "two images of one name for an XML": (
+        unnamed_second,
+        r"JPEGImages has several images of one name: train1\.jpg, train1\.png; keep the one that was annotated",
     ),
     "masks of 255 only": (all_masks(255), r"all 4 masks to train on hold only ignored pixels \(255\): store the index"),
     "test masks of 255 only": (all_masks(255, "val"), r"all 2 masks to test on hold only ignored pixels \(255\)"),

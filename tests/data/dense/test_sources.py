@@ -25,6 +25,7 @@ from tests.data.dense.layouts import (
     coco_one,
     coco_parts,
     index_mask,
+    line,
     masks_inner,
     roboflow,
     save_images,
@@ -106,6 +107,74 @@ def test_outlines_are_painted(build: Build, tmp_path: Path) -> None:
     assert images.train.mask(1)[5, 5] == 2
     assert images.train.mask(1)[13, 13] == 0
     assert open_dense(build(tmp_path / "set")).has_masks
+
+
+def test_a_class_named_background_is_the_background(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        found = coco(save_images(tmp_path / "images", part))
+        found["categories"].append({"id": 0, "name": "background"})
+        found["annotations"][1]["category_id"] = 0
+        write(tmp_path / f"{part}.json", found)
+    images = open_dense(tmp_path, task="segmentation")
+    assert images.classes == ("background", *CLASSES)
+    assert [sorted(np.unique(images.train.mask(i))) for i in range(4)] == [[0, 1], [0], [0, 1], [0, 2]]
+
+
+def test_yolo_labels_lie_in_the_folder_of_the_image(tmp_path: Path) -> None:
+    """Images of one name in two folders have labels of their own."""
+    for part in PARTS:
+        for inner, label in (("", 0), ("night", 1)):
+            for name in save_images(tmp_path / "img" / part / inner, part):
+                write(tmp_path / "labels" / part / inner / f"{name[:-4]}.txt", line(label))
+    images = open_dense(tmp_path)
+    labels = {images.train.name(i): images.train.objects(i).labels.tolist() for i in range(8)}
+    assert labels["train/train1.png"] == [0]
+    assert labels["train/night/train1.png"] == [1]
+
+
+def test_keypoints_are_no_outlines(tmp_path: Path) -> None:
+    source = yolo(tmp_path)
+    (source / "data.yaml").write_text((source / "data.yaml").read_text() + "kpt_shape: [2, 2]\n")
+    for path in source.rglob("labels/*.txt"):
+        path.write_text(f"{path.read_text().strip()} 0.1 0.9 0 0\n")
+    images = open_dense(source)
+    np.testing.assert_allclose(images.train.objects(1).boxes, [BOX], atol=1e-5)
+    assert not images.has_masks
+    assert "The objects have keypoints (kpt_shape), which are left out: only boxes are used." in images.notes
+
+
+def test_voc_takes_the_image_that_the_xml_names(tmp_path: Path) -> None:
+    source = voc(tmp_path)
+    save_noise(source / "JPEGImages/train1.jpg", 9, SIZE)
+    assert open_dense(source).train.name(1) == "train1.png"
+
+
+@pytest.mark.parametrize("kind", ["yolo", "outline", "runs", "compressed"])
+def test_objects_without_an_area_have_their_masks(kind: str, tmp_path: Path) -> None:
+    """By which COCO tells small objects from large ones: half of the box, for a triangle."""
+    (x1, y1, x2, y2), (width, height) = BOX, SIZE
+    if kind == "yolo":
+        source = yolo(tmp_path)
+        corners = " ".join(f"{x / width} {y / height}" for x, y in ((x1, y1), (x2, y1), (x2, y2)))
+        write(source / "train/labels/train0.txt", f"0 {corners}\n")
+        assert open_dense(source).train.objects(0).areas == pytest.approx([40])
+        return
+    mask = np.zeros(SIZE[::-1], bool)
+    mask[y1:y2, x1 : x1 + 5] = True
+    runs = encoded_mask(mask)
+    compressed = {**runs, "counts": mask_api().encode(np.asfortranarray(mask, np.uint8))["counts"].decode()}
+    shape = {
+        "outline": [[x1, y1, x1 + 5, y1, x1 + 5, y1 + 4, x1, y1 + 4], [x1, y1 + 4, x1 + 5, y1 + 4, x1 + 5, y2, x1, y2]],
+        "runs": runs,
+        "compressed": compressed,
+    }[kind]
+    for part in PARTS:
+        found = coco(save_images(tmp_path / "images", part))
+        for row in found["annotations"]:
+            del row["area"]
+            row["segmentation"] = shape
+        write(tmp_path / f"{part}.json", found)
+    assert open_dense(tmp_path).train.objects(0).areas == pytest.approx([40])
 
 
 def test_run_lengths_and_crowds(tmp_path: Path) -> None:
@@ -231,9 +300,23 @@ def test_class_names_of_masks(tmp_path: Path) -> None:
     assert sorted(np.unique(images.train.mask(1))) == [1, 255]
     assert "Pixels of index 0 (unlabelled) are ignored." in images.notes
     assert any("move down to close the gap" in note for note in images.notes)
+    further = open_dense(source, ignore_index=99)
+    assert further.classes == ("cat", "dog")
     other = open_dense(source, ignore_index=2)
     assert other.classes == ("cat",)
     assert sorted(np.unique(other.train.mask(1))) == [255]
+
+
+def test_an_index_to_ignore_is_no_class(tmp_path: Path) -> None:
+    source = masks_inner(tmp_path)
+    for path in source.glob("masks/*/*.png"):
+        values = np.asarray(Image.open(path)).copy()
+        values[1] = 200
+        Image.fromarray(values).save(path)
+    images = open_dense(source, ignore_index=200)
+    assert images.classes == ("0", "1", "2")
+    assert (images.train.mask(0)[1] == 255).all()
+    assert "Pixels of index 200 are ignored." in images.notes
 
 
 def test_white_is_foreground_where_masks_are_black_and_white(tmp_path: Path) -> None:

@@ -71,12 +71,23 @@ def test_classes_are_matched_by_name() -> None:
     found = evaluate_dense(finder(images, answers, order), images)
     assert found.metrics["ap"] == 100
     assert found.classes[-1].name == "unicorn"
-    assert any("unicorn" in note for note in found.notes)
+    assert "made has no images of unicorn: AP is over the other classes" in found.notes
     with pytest.raises(DataError, match="does not know: owl; it knows"):
         evaluate_dense(finder(images, answers, images.classes[:2]), images)
     masks = made("segmentation")
     with pytest.raises(DataError, match="rename the classes of the annotations, give the --ignore-index that"):
         evaluate_dense(finder(masks, [], masks.classes[:3]), masks)
+
+
+def test_pixels_taken_for_a_class_that_the_data_lacks_are_wrong() -> None:
+    images = made("segmentation")
+    answers = [torch.cat([one, torch.zeros_like(one[:1])]) for one in perfect(images)]
+    answers[0][4, :8] = 2
+    found = evaluate_dense(finder(images, answers, (*images.classes, "unicorn")), images)
+    assert isinstance(found, SegmentationEvaluation)
+    assert found.classes[-1].iou == 0
+    assert found.metrics["pixel_accuracy"] == pytest.approx(100 * (1 - 8 / (3 * 32)))
+    assert "made has no images of unicorn: pixels taken for them count as wrong" in found.notes
 
 
 def test_the_task_must_be_the_bundles() -> None:

@@ -103,6 +103,14 @@ def test_coco_files_are_read_by_coco(masks: bool, tmp_path: Path) -> None:
     assert not masks or results.annToMask(annotation).sum() == 64 * 64
 
 
+@pytest.mark.parametrize("size", [(57, 1), (1, 40), (1, 1)])
+def test_masks_of_images_that_are_a_pixel_wide_are_drawn(size: tuple[int, int], tmp_path: Path) -> None:
+    told = detector(answer(masks=True)._replace(masks=torch.ones(3, 64, 64, dtype=torch.bool) * (torch.arange(64) < 9)))
+    folder = DenseFolder(tmp_path, told)
+    folder.add(next(iter(find(told, Image.new("RGB", size)))))
+    assert (tmp_path / "drawn" / "image 0.png").exists()
+
+
 def test_regions(tmp_path: Path) -> None:
     logits = torch.zeros(2, 64, 64)
     logits[1, :16] = 5

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from nextify.cli import main
+from nextify.data.dense.placement import fitting
 from nextify.evaluation import multi_scale
 from nextify.evaluation.finder import open_finder
 from nextify.evaluation.multi_scale import MultiScale
@@ -15,6 +17,7 @@ from nextify.networks.dense.design import fitted_head
 from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.foreign import timm_network
 from nextify.networks.zoo import create_model
+from nextify.tasks.restoring import regions_back
 from nextify.weights.bundle import About, save_bundle
 from tests.evaluation.dense.helpers import made
 from tests.evaluation.dense.test_dense_commands import CONVNEXT, fresh
@@ -38,6 +41,24 @@ def test_probabilities_of_sizes_and_mirror_images(network: DenseNetwork, monkeyp
     monkeypatch.setattr(multi_scale, "SCALES", (1.0,))
     own = (network(images).softmax(1) + network(images.flip(-1)).flip(-1).softmax(1)) / 2
     torch.testing.assert_close(MultiScale(network)(images).exp(), own)
+
+
+@torch.inference_mode()
+def test_a_class_without_any_probability(network: DenseNetwork) -> None:
+    """So sure a network rounds the others' probabilities to 0, whose logarithms must not mix between two regions."""
+
+    def sure(images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), 3, *images.shape[-2:])
+        logits[:, 1] = 500 * images[:, 0].sign()
+        logits[:, 2] = -logits[:, 1]
+        return logits
+
+    model = MultiScale(network)
+    model.network.forward = sure  # type: ignore[method-assign, assignment]
+    left = torch.where(torch.arange(96) < 50, 1.0, -1.0).expand(1, 3, *CANVAS)
+    for placement in (fitting((100, 150), CANVAS), fitting((37, 50), CANVAS)):
+        found = regions_back(model(left)[0], placement)
+        assert found.unique().tolist() == [1, 2]
 
 
 def test_evaluate_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

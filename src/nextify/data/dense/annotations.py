@@ -75,6 +75,15 @@ def run_lengths(text: str) -> list[int] | None:
     return [int(number) for number in numbers]
 
 
+def mask_area(mask: Mask) -> float:
+    """Pixels of a mask; an outline's pieces are taken not to overlap."""
+    if isinstance(mask, list):
+        pieces = [(np.array(piece[0::2]), np.array(piece[1::2])) for piece in mask]
+        return sum(abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2 for x, y in pieces)
+    counts = run_lengths(mask["counts"]) if isinstance(mask["counts"], str) else mask["counts"]
+    return float(sum((counts or [])[1::2]))
+
+
 @dataclass(frozen=True, eq=False)
 class Objects:
     """The objects of one image."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nextify.data.dense.annotations import Mask, Objects
+from nextify.data.dense.annotations import Mask, Objects, mask_area
 from nextify.data.dense.found import Annotation
 from nextify.data.errors import DataError
 from nextify.system.text import plural, printable, some
@@ -117,9 +117,14 @@ def checked_objects(found: Sequence[Annotation], size: Size, name: str, findings
         boxes,
         np.array([one.label for one, _ in kept.values()], np.int64),
         np.array([one.crowd for one, _ in kept.values()], bool),
-        np.array([one.area or (b[2] - b[0]) * (b[3] - b[1]) for one, b in kept.values()], np.float64),
+        np.array([_area(one, box) for one, box in kept.values()], np.float64),
         masks if len(masks) == len(kept) else None,
     )
+
+
+def _area(one: Annotation, box: tuple[float, ...]) -> float:
+    """What the annotation says, else the mask's area, else the box's."""
+    return one.area or (0 if one.mask is None else mask_area(one.mask)) or (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _check_mask(mask: Mask, size: Size, name: str) -> None:

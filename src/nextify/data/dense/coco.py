@@ -100,6 +100,10 @@ def _is_cut_off(error: ValueError) -> bool:
 def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple[str, ...], list[str]]:
     """Label of each category's id, the names, and what to say. Categories are in the order of their ids."""
     of_part = [{row["id"]: str(row["name"]) for row in found["categories"]} for found in read.values()]
+    for found in read.values():
+        pairs = {(row["id"], str(row["name"])) for row in found["categories"]}
+        if twice := sorted(str(i) for i, count in Counter(i for i, _ in pairs).items() if count > 1):
+            raise DataError(f"{where} has several categories with the id {some(twice)}: give each its own id")
     if any(names != of_part[0] for names in of_part):
         raise DataError(
             f"{where} has different categories in its parts {some([*read])}: give all parts the same categories"
@@ -180,7 +184,10 @@ def _mask(found: object, where: str, which: str) -> Mask | None:
             if max((abs(value) for piece in found for value in piece), default=0) > FAR:
                 raise DataError(f"{where} has an outline that reaches beyond {FAR:,} pixels: {shortened(found)}{which}"
                                 f"; correct it")  # fmt: skip
-            return [piece for piece in found if len(piece) >= 6 and not len(piece) % 2] or None
+            if odd := [piece for piece in found if len(piece) % 2]:
+                raise DataError(f"{where} has an outline whose last point has no y: {shortened(odd[0])}{which}; "
+                                f"correct it")  # fmt: skip
+            return [piece for piece in found if len(piece) >= 6] or None
         case _:
             raise DataError(f"{where} has a segmentation that is neither outlines nor run lengths: "
                             f"{shortened(found)}{which}; write it again")  # fmt: skip

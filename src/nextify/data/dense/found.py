@@ -95,6 +95,10 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
         raise DataError(
             f"{where} has no images{f' in {shown(parts.train)}' if parts and parts.train else ''}: add some"
         )
+    for part in (found.train, found.test):
+        if twice := [os.path.basename(path) for path, count in Counter(part.paths).items() if count > 1]:
+            raise DataError(f"{where} lists {plural(len(twice), 'image')} more than once: {some(twice)}; "
+                            f"list each once")  # fmt: skip
     itself_tested = parts is None and not splitting.to_train and kind_of(Path(where).stem) == splitting.tested
     if not itself_tested:
         splitting.check(parts, where, shown)

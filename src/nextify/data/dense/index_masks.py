@@ -64,10 +64,13 @@ def _lists(root: Path) -> dict[str, Path]:
 
 
 def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> Part:
-    images = {os.path.splitext(name)[0]: name for name, reason in files_below(pair.images) if not reason}
-    masks = {os.path.splitext(name)[0]: name for name, reason in files_below(pair.annotations) if not reason}
+    images, masks = ({os.path.splitext(name)[0]: name for name in _files(folder)} for folder in pair)
     if not images.keys() & masks.keys():
         masks = {_SUFFIX.sub("", stem): name for stem, name in masks.items()}
+    for folder, kept in zip(pair, (images, masks), strict=True):
+        if others := sorted({*_files(folder)} - {*kept.values()}, key=natural):
+            raise DataError(f"{printable(str(folder))} has {plural(len(others), 'file')} named like another but for "
+                            f"the ending: {some(others)}; keep one of each name")  # fmt: skip
     shown = f"{printable(pair.images.name)}/", f"{printable(pair.annotations.name)}/"
     if (bare := sorted(images.keys() - masks.keys(), key=natural)) and not partly:
         count = plural(len(bare), "image", "images")
@@ -84,6 +87,10 @@ def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> Pa
         masks=[str(pair.annotations / masks[stem]) for stem in stems],
         sizes=[None] * len(stems),
     )
+
+
+def _files(folder: Path) -> list[str]:
+    return [name for name, reason in files_below(folder) if not reason]
 
 
 def _listed(whole: Part, stems: Sequence[str], path: Path) -> Part:
@@ -108,12 +115,18 @@ def read_mask(path: str) -> IndexMask:
     try:
         data = read_file(path)
         with refusing(data), Image.open(io.BytesIO(data)) as image:
-            mode, values = image.mode, np.asarray(image)
+            mode, lossy, values = image.mode, image.format in ("JPEG", "MPO"), np.asarray(image)
     except (OSError, UnreadableImage) as error:
         raise DataError(f"the mask {name} cannot be read ({why_unread(error)}): replace it") from None
     if mode not in ("L", "P", "1") and not mode.startswith("I"):
         raise DataError(f"the mask {name} holds colours ({mode}), not class indices: store it as an 8-bit grayscale "
                         f"or palette PNG, or give only the folder images/ to classify them")  # fmt: skip
+    if lossy:
+        raise DataError(f"the mask {name} is a JPEG, which changes class indices along every edge: draw the masks "
+                        f"again and store them as PNG")  # fmt: skip
+    if mode.startswith("I") and values.min(initial=0) < 0:
+        raise DataError(f"the mask {name} holds the value {values.min()}, which is no class: store pixels to ignore as "
+                        f"{IGNORED}")  # fmt: skip
     if values.max(initial=0) > IGNORED:
         raise DataError(f"the mask {name} holds the value {values.max()}, but only {MOST_CLASSES} classes are "
                         f"possible: correct it, or merge classes")  # fmt: skip
@@ -148,19 +161,24 @@ def class_table(
     if binary:
         table[0], table[IGNORED] = 0, 1
         return ("background", "foreground"), table, ["The masks hold only 0 and 255: 255 is class 1, foreground."]
-    count = int(np.flatnonzero(trained[:IGNORED]).max(initial=0)) + 1
     if names is None:
-        names = tuple(map(str, range(count)))
+        names = tuple(map(str, range(indexed(trained, ignored))))
         notes.append("There is no classes.txt: classes are named by their indices in the masks.")
-    skipped = {i for i, name in enumerate(names) if name.casefold() in _SAID_IGNORED or i == ignored}
+    skipped = {i for i, name in enumerate(names) if name.casefold() in _SAID_IGNORED}
+    skipped |= set() if ignored is None else {ignored}
     for i in sorted(skipped):
-        said = "" if names[i].isdigit() else f" ({printable(names[i])})"
+        said = "" if i >= len(names) or names[i].isdigit() else f" ({printable(names[i])})"
         notes.append(f"Pixels of index {i}{said} are ignored.")
     kept = [i for i in range(len(names)) if i not in skipped]
     table[kept] = np.arange(len(kept))
     if kept != list(range(len(kept))):
         notes.append("The indices above move down to close the gap, in the masks that nextify predict writes as well.")
     return tuple(names[i] for i in kept), table, notes
+
+
+def indexed(trained: npt.NDArray[np.bool_], ignored: int | None) -> int:
+    """How many classes masks have that nothing names: one for each index up to the highest ``trained (256,)``."""
+    return max((value for value in np.flatnonzero(trained[:IGNORED]).tolist() if value != ignored), default=0) + 1
 
 
 def unknown_values(present: npt.NDArray[np.bool_], known: int, ignored: int | None) -> Iterator[int]:

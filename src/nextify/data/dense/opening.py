@@ -25,7 +25,7 @@ from nextify.data.dense.annotations import (
 from nextify.data.dense.checks import Findings, Size, check_mask_size, check_sizes, checked_objects
 from nextify.data.dense.coco import list_coco
 from nextify.data.dense.found import Annotated, divided
-from nextify.data.dense.index_masks import StoredMasks, class_table, list_masks, read_mask, unknown_values
+from nextify.data.dense.index_masks import StoredMasks, class_table, indexed, list_masks, read_mask, unknown_values
 from nextify.data.dense.scenes import Part, SceneMasks, SceneObjects, Scenes
 from nextify.data.dense.voc import list_voc
 from nextify.data.dense.yolo import in_pixels, list_yolo
@@ -255,6 +255,8 @@ def _objects(
 def _painted(made: _Made, names: Sequence[str], sizes: Sequence[Size | None], where: str) -> _Made:
     """Index masks painted of the masks of objects, smaller objects above larger ones, crowds as ignored."""
     masks, digests = {}, {}
+    classes = tuple(dict.fromkeys(("background", *made.classes)))  # of which the source may have one of that name
+    painted = np.array([classes.index(name) for name in made.classes])
     for i, objects in (made.objects or {}).items():
         size = sizes[i]
         if size is None:
@@ -264,12 +266,12 @@ def _painted(made: _Made, names: Sequence[str], sizes: Sequence[Size | None], wh
                             f"segmentation needs: annotate outlines, or train with --task detection")  # fmt: skip
         mask = np.zeros(size, np.uint8)
         for k in sorted(range(len(objects)), key=lambda k: (not objects.crowd[k], -objects.areas[k])):
-            mask[objects.mask(k, *size)] = IGNORED if objects.crowd[k] else 1 + objects.labels[k]
+            mask[objects.mask(k, *size)] = IGNORED if objects.crowd[k] else painted[objects.labels[k]]
         masks[i] = mask
         digests[i] = hashlib.sha256(mask.tobytes()).digest()
     notes = [*made.notes, "Masks are drawn from the objects' outlines, smaller objects over larger ones; the rest is "
              "background."]  # fmt: skip
-    return _Made(("background", *made.classes), notes, made.warnings, made.left_out, None, masks, digests)
+    return _Made(classes, notes, made.warnings, made.left_out, None, masks, digests)
 
 
 def _index_masks(
@@ -296,9 +298,7 @@ def _index_masks(
             held[i] = values
     trained = np.logical_or.reduce(present[train if len(train) else test])
     classes, table, notes = class_table(np.logical_or.reduce(present), trained, found.classes, ignored)
-    known = (
-        len(found.classes) if found.classes is not None else int(np.flatnonzero(trained[:IGNORED]).max(initial=0)) + 1
-    )
+    known = indexed(trained, ignored) if found.classes is None else len(found.classes)
     if odd := [(i, v) for i in (*train.tolist(), *test.tolist()) for v in unknown_values(present[i], known, ignored)]:
         which = sorted({value for _, value in odd})
         count = plural(len({i for i, _ in odd}), "mask holds", "masks hold")

@@ -103,10 +103,10 @@ def _part(pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]]
                 raise DataError(f"{first} and {printable(name)} have the same name, and VOC finds images by name: "
                                 f"rename one, or give their folders one at a time")  # fmt: skip
             xmls[stem] = pair.annotations / name
-    images: dict[str, str] = {}
+    images: dict[str, list[str]] = {}
     for name, reason in files_below(pair.images):
         if not reason:
-            images.setdefault(os.path.splitext(name)[0].rpartition("/")[2], os.path.abspath(pair.images / name))
+            images.setdefault(os.path.splitext(name)[0].rpartition("/")[2], []).append(name)
     if split is None:
         stems = sorted(xmls, key=natural)
         if bare := sorted(images.keys() - xmls.keys(), key=natural):
@@ -122,12 +122,19 @@ def _part(pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]]
             count = plural(len(lacking), "image that has", "images that have")
             raise DataError(f"{listed} lists {count} no .xml file: {some(lacking)}; add it, or correct the list")
     found = [_read(xmls[stem]) for stem in stems]
-    paths = [images.get(stem) or images.get(_stem(one.filename)) for stem, one in zip(stems, found, strict=True)]
-    if lost := [one.filename or stem for stem, one, path in zip(stems, found, paths, strict=True) if path is None]:
+    choices = [
+        images.get(stem) or images.get(_stem(one.filename)) or [] for stem, one in zip(stems, found, strict=True)
+    ]
+    if lost := [one.filename or stem for stem, one, files in zip(stems, found, choices, strict=True) if not files]:
         count = plural(len(lost), "image is", "images are")
         raise DataError(f"{count} annotated but missing from {printable(str(pair.images))}: {some(lost)}; "
                         f"add them, or leave their .xml files out")  # fmt: skip
-    return [str(path) for path in paths], found
+    own = [[file for file in files if file.rpartition("/")[2] == one.filename] or files
+           for one, files in zip(found, choices, strict=True)]  # fmt: skip
+    if twice := [file for files in own if len(files) > 1 for file in files]:
+        raise DataError(f"{printable(str(pair.images))} has several images of one name: {some(twice)}; keep the one "
+                        f"that was annotated, or name it in the .xml file's filename")  # fmt: skip
+    return [os.path.abspath(pair.images / file) for (file,) in own], found
 
 
 def _stem(line: str) -> str:

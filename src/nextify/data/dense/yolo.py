@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nextify.data.dense.found import Annotated, Annotation, Part, class_names, text_list, used_parts
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.annotated import pairs, yaml_of
+from nextify.data.sources.annotated import Pair, pairs, yaml_of
 from nextify.data.sources.folder import files_below, is_image, shown_folder
 from nextify.data.sources.listing import Splitting
 from nextify.data.sources.parts import natural
@@ -26,16 +26,13 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
     """The images that a ``data.yaml`` names, or of ``images/`` beside ``labels/``. Boxes are shares of the image until
     its size is known (``in_pixels``). Raises ``DataError``."""
     where = printable(str(root))
-    description, notes = yaml_of(root), list[str]()
+    description, notes, keypoints = yaml_of(root), list[str](), 0
     if description is None and (unread := root / "data.yaml").is_file():
         description = unread  # which says what is wrong with it
     if description is None:
         folders = pairs(root, ".txt")
-        named: dict[str, tuple[list[str], Path | None]] = {
-            name: (
-                [str(pair.images / file) for file, reason in files_below(pair.images) if not reason],
-                pair.annotations,
-            )
+        named: dict[str, tuple[list[str], Pair | None]] = {
+            name: ([str(pair.images / file) for file, reason in files_below(pair.images) if not reason], pair)
             for name, pair in folders.items()
         }
         known = class_names([root, *{pair.annotations for pair in folders.values()}])
@@ -44,6 +41,10 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
     else:
         found = _read_yaml(description)
         classes = _names(found, printable(description.name))
+        match found.get("kpt_shape"):
+            case [int(points), int(numbers)]:
+                keypoints = points * numbers
+                notes.append("The objects have keypoints (kpt_shape), which are left out: only boxes are used.")
         named = {
             name: (_images(found[name], found.get("path"), description, name, notes), None)
             for name in ("train", "val", "test")
@@ -52,7 +53,7 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         shown = _shown_key
     parts = used_parts([*named], where, shown, splitting)
     made = {
-        name: _part(sorted(named[name][0], key=natural), named[name][1], where)
+        name: _part(sorted(named[name][0], key=natural), named[name][1], where, keypoints)
         for name in (named if parts is None else parts.used)
     }
     largest = max((one.label for part in made.values() for objects in part.objects for one in objects), default=0)
@@ -175,28 +176,32 @@ def _resolved(value: str, base: object, description: Path) -> tuple[Path | None,
     return next(((start, v) for v in (value, plain) for start in starts if (start / v).exists()), (None, value))
 
 
-def _part(images: Sequence[str], labels: Path | None, where: str) -> Part:
+def _part(images: Sequence[str], pair: Pair | None, where: str, keypoints: int) -> Part:
     part = Part()
     for image in images:
         if not is_image(image):
             continue
         part.paths.append(os.path.abspath(image))
-        path = _labels_of(Path(image), labels)
-        part.objects.append([] if path is None else _read(path))
+        path = _labels_of(Path(image), pair)
+        part.objects.append([] if path is None else _read(path, keypoints))
         part.sizes.append(None)
     if not any(part.objects):
         raise DataError(f"{where} has no objects in its labels, which are .txt files in labels/, next to images/")
     return part
 
 
-def _labels_of(image: Path, labels: Path | None) -> Path | None:
-    places = [] if labels is None else [labels / f"{image.stem}.txt"]
+def _labels_of(image: Path, pair: Pair | None) -> Path | None:
+    places = []
+    if pair is not None:
+        inner = image.with_suffix(".txt").relative_to(os.path.abspath(pair.images))
+        places = [pair.annotations / inner, pair.annotations / inner.name]
     head, found, tail = str(image.with_suffix(".txt")).rpartition("/images/")
     places += [Path(f"{head}/labels/{tail}")] if found else []
     return next((path for path in (*places, image.with_suffix(".txt")) if path.is_file()), None)
 
 
-def _read(path: Path) -> list[Annotation]:
+def _read(path: Path, keypoints: int) -> list[Annotation]:
+    """The objects of a labels file; ``keypoints``: numbers of them that follow each box."""
     objects = []
     for number, line in enumerate(text_list(path), 1):
         where = f"{printable(path.name)}, line {number}"
@@ -204,6 +209,8 @@ def _read(path: Path) -> list[Annotation]:
             values = [float(text) for text in line.split()]
         except ValueError:
             values = []
+        if len(values) == 5 + keypoints:
+            del values[5:]
         if len(values) not in (5, 6) and (len(values) < 7 or not len(values) % 2):
             raise DataError(f"{where}: {shortened(line)} is neither a class and a box of four numbers nor a class and "
                             f"the corners of an outline: correct it")  # fmt: skip
