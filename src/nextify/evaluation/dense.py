@@ -177,7 +177,6 @@ def evaluate_dense(
     where = "classes of the annotations"
     if finder.task == "segmentation":
         where += ", give the --ignore-index that nextify train had"
-    places = place_classes(finder.classes, images.name, images.classes, notes, where)
     then = "AP is over the other classes" if finder.task == "detection" else "pixels taken for them count as wrong"
     places = place_classes(finder.classes, images.name, images.classes, notes, where, then)
     data, sets = part_of(images, part)
