@@ -37,7 +37,7 @@ def objects_back(found: Found, placement: Placement) -> FoundObjects:
     scores, labels = found.scores.float().cpu().numpy(), found.labels.long().cpu().numpy()
     masks: list[Rle] | None = None
     if found.masks is not None:
-        kept = (mask for mask, inside in zip(found.masks, there, strict=True) if inside)
+        kept = (mask for mask, inside in zip(found.masks, there.tolist(), strict=True) if inside)
         masks = [encoded(placement.back(mask[None].float())[0].cpu().numpy() >= 0.5) for mask in kept]
     return FoundObjects(boxes[there], scores[there], labels[there], masks)
 
