@@ -33,11 +33,11 @@ def objects_back(found: Found, placement: Placement) -> FoundObjects:
     """Objects of the canvas in pixels of the image, without those beside it. Raises ``DataError`` for masks without
     faster-coco-eval."""
     boxes = placement.boxes_back(found.boxes.float().cpu().numpy())
-    there = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    there: npt.NDArray[np.bool_] = (boxes[:, 2:] > boxes[:, :2]).all(1)
     scores, labels = found.scores.float().cpu().numpy(), found.labels.long().cpu().numpy()
     masks: list[Rle] | None = None
     if found.masks is not None:
-        kept = (mask for mask, inside in zip(found.masks, there.tolist(), strict=True) if inside)
+        kept = (mask for mask, inside in zip(found.masks, there, strict=True) if inside)
         masks = [encoded(placement.back(mask[None].float())[0].cpu().numpy() >= 0.5) for mask in kept]
     return FoundObjects(boxes[there], scores[there], labels[there], masks)
 
