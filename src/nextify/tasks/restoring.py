@@ -33,7 +33,7 @@ def objects_back(found: Found, placement: Placement) -> FoundObjects:
     """Objects of the canvas in pixels of the image, without those beside it. Raises ``DataError`` for masks without
     faster-coco-eval."""
     boxes = placement.boxes_back(found.boxes.float().cpu().numpy())
-    there: npt.NDArray[np.bool_] = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    there = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     scores, labels = found.scores.float().cpu().numpy(), found.labels.long().cpu().numpy()
     masks: list[Rle] | None = None
     if found.masks is not None:
