@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -106,11 +107,8 @@ class SynchronizedOnCpu(BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        values = x.float().flatten(0, -2)  # (M, C)
-        count = float(processes.summed(torch.tensor(float(len(values)))))
-        mean = _Summed.apply(values.sum(0)) / count
-        centred = values - mean
-        variance = _Summed.apply(centred.square().sum(0)) / count
+        images = x[:, :, None, None] if x.ndim == 2 else to_nchw(x)
+        result, mean, variance, count = _Normalized.apply(images, self.weight, self.bias, self.eps)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
@@ -119,25 +117,42 @@ class SynchronizedOnCpu(BatchNorm):
                 self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        scaled = centred * (variance + self.eps).rsqrt() * self.weight + self.bias
-        result: Tensor = scaled.to(x.dtype).view_as(x)
-        return result
+        return result.flatten(1) if x.ndim == 2 else to_nhwc(result)
 
 
-class _Summed(torch.autograd.Function):
-    """Sum over all processes. The gradient is summed too, since every process depends on the sum."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
+class _Normalized(torch.autograd.Function):
+    """Batch norm of ``(N, C, H, W)`` by the mean and variance over all processes, which it returns with the number of
+    values of a channel. The loops over pixels are torch's own, which take bfloat16 as it is."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+        own = torch.tensor(float(x.numel() // x.shape[1]))
+        own_mean, own_variance = torch.batch_norm_update_stats(x.float(), None, None, 0.0)
+        sums = _summed(torch.cat([own * own_mean, own[None]]))
+        count, mean = sums[-1], sums[:-1] / sums[-1]
+        variance = _summed(own * (own_variance + (own_mean - mean).square())) / count
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance, count)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, count = ctx.saved_tensors
+        fixed = (weight, mean, variance, None, None, False, ctx.eps, [True] * 3)  # as if mean and variance were given
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(gradient.to(x.dtype), x, *fixed)
+        sums = _summed(torch.stack([of_weight, of_bias])) / count
+        scale = (variance + ctx.eps).rsqrt()
+        slope = -weight * scale.square() * sums[0]
+        level = -weight * scale * sums[1] - slope * mean
+        further = torch.addcmul(level[:, None, None], x.float(), slope[:, None, None])
+        return (of_x.float() + further).to(x.dtype), of_weight, of_bias, None
+
+
+def _summed(x: Tensor) -> Tensor:
+    total = x.contiguous().clone()
+    dist.all_reduce(total)
+    return total
 
 
 # -- state ---------------------------------------------------------------------------------------------------------
