@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypedDict
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -128,9 +127,9 @@ class _Normalized(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
         own = torch.tensor(float(x.numel() // x.shape[1]))
         own_mean, own_variance = torch.batch_norm_update_stats(x.float(), None, None, 0.0)
-        sums = _summed(torch.cat([own * own_mean, own[None]]))
+        sums = processes.summed(torch.cat([own * own_mean, own[None]]))
         count, mean = sums[-1], sums[:-1] / sums[-1]
-        variance = _summed(own * (own_variance + (own_mean - mean).square())) / count
+        variance = processes.summed(own * (own_variance + (own_mean - mean).square())) / count
         ctx.save_for_backward(x, weight, mean, variance, count)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
@@ -141,18 +140,12 @@ class _Normalized(torch.autograd.Function):
         x, weight, mean, variance, count = ctx.saved_tensors
         fixed = (weight, mean, variance, None, None, False, ctx.eps, [True] * 3)  # as if mean and variance were given
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(gradient.to(x.dtype), x, *fixed)
-        sums = _summed(torch.stack([of_weight, of_bias])) / count
+        sums = processes.summed(torch.stack([of_weight, of_bias])) / count
         scale = (variance + ctx.eps).rsqrt()
         slope = -weight * scale.square() * sums[0]
         level = -weight * scale * sums[1] - slope * mean
         further = torch.addcmul(level[:, None, None], x.float(), slope[:, None, None])
         return (of_x.float() + further).to(x.dtype), of_weight, of_bias, None
-
-
-def _summed(x: Tensor) -> Tensor:
-    total = x.contiguous().clone()
-    dist.all_reduce(total)
-    return total
 
 
 # -- state ---------------------------------------------------------------------------------------------------------
