@@ -61,8 +61,8 @@ def coco_files(root: Path) -> dict[str, Path]:
     for place in ("", *(name for name in folders if name.lower() in COMPANIONS)):
         if found := _cocos_in(root / place):
             others = [path for path in _jsons(root / place) if kind_of(path.stem) and path not in found]
-            # A test.json may be without annotations, and is then not used.
-            found += [path for path in others if _is_cut(path) or path.stem in ("train", "val")]
+            in_parts = any(kind_of(path.stem) for path in found)
+            found += [path for path in others if _is_cut(path) or (in_parts and _must_be_coco(path))]
         instances = [path for path in found if path.name.startswith("instances")]
         if named := {path.stem: path for path in instances or found if kind_of(path.stem)}:
             return named
@@ -71,11 +71,21 @@ def coco_files(root: Path) -> dict[str, Path]:
     return {}
 
 
+def _must_be_coco(path: Path) -> bool:
+    """Whether a JSON beside COCO's is one by its name; a test.json may have no annotations."""
+    return is_part_folder(path.stem) and kind_of(path.stem) != "test"
+
+
 def not_coco(root: Path) -> str:
     """What a JSON lacks that may be meant as COCO's: one that is given, or lies in a folder and is named like a part.
     Empty where there is none."""
     places = ("", *(name for name in subfolders(root) if name.lower() in COMPANIONS)) if root.is_dir() else ()
-    named = [path for place in places for path in _jsons(root / place) if kind_of(path.stem)]
+    named = [
+        path
+        for place in places
+        for path in _jsons(root / place)
+        if is_part_folder(path.stem.removeprefix("instances_"))
+    ]
     for path in named or [root]:
         there = _keys_in(path) if path.suffix.lower() == ".json" else _KEYS
         if lacking := [key.decode() for key in _KEYS if key not in there]:
