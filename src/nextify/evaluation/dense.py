@@ -250,7 +250,7 @@ def _coco_results(seen: Sequence[Observation], chosen: Chosen, found: DetectionE
     for one in seen:
         some, k = chosen[one.image]
         assert some.ids is not None
-        objects = named(FoundObjects(one.boxes, one.scores, one.labels, one.masks), names)
+        objects = named(FoundObjects(one.boxes, one.scores, one.labels.astype(np.int64), one.masks), names)
         rows += coco_results(objects, some.ids[k], found.category_ids)
     return json.dumps(rows).encode()
 

@@ -232,15 +232,20 @@ def test_voc_counts_from_0_where_a_box_begins_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("build", [voc, voc_parts, voc_own_folder], ids=lambda build: build.__name__)
-def test_voc_is_read_alike_whatever_part_is_used(build: Build, tmp_path: Path) -> None:
+def test_voc_is_read_alike_whatever_part_is_used(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PARTS, "test", 2)
     source = build(tmp_path)
-    (path,) = tmp_path.rglob("train0.xml")
-    assert open_dense(source, to_train=False).test.objects(0).boxes.tolist() == [[*BOX]]
-    write(path, xml("train0.png", "cat", (0, 0, 5, 5), first=0))
-    boxes = [open_dense(source, to_train=to_train).test.objects(0).boxes.tolist() for to_train in (True, False)]
-    assert boxes == [[[BOX[0] + 1, BOX[1] + 1, *BOX[2:]]]] * 2
+    (path,) = tmp_path.rglob("test0.xml")
+    assert open_dense(source).train.objects(0).boxes.tolist() == [[*BOX]]
+    write(path, xml("test0.png", "cat", (0, 0, 5, 5), first=0))
+    for tested in (None, "test"):
+        images = open_dense(source, tested=tested)
+        assert images.train.objects(0).boxes.tolist() == [[BOX[0] + 1, BOX[1] + 1, *BOX[2:]]]
+        assert "Boxes count pixels from 0, since some begin there." in images.notes
     write(path, "<annotation>")
-    assert open_dense(source, to_train=False).test.objects(0).boxes.tolist() == [[*BOX]]
+    assert open_dense(source).train.objects(0).boxes.tolist() == [[*BOX]]
+    with pytest.raises(DataError, match=r"test0\.xml is not valid XML"):
+        open_dense(source, tested="test")
 
 
 def test_cocos_ids_are_kept(tmp_path: Path) -> None:
