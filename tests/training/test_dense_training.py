@@ -113,6 +113,8 @@ def test_a_training_stops_while_it_measures_and_loses_nothing(undisturbed, epoch
 @pytest.mark.parametrize("head", ["fcos", pytest.param("fpn", marks=pytest.mark.slow)])
 def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys):
     made = prepared(scenes, head)
+    ids = tuple(3 * k for k in range(made.images.num_classes))
+    made = replace(made, images=replace(made.images, category_ids=ids, ignore_index=99))
     result = run_prepared(made, tmp_path, RUNTIME)
     folder = tmp_path / made.trial.fingerprint
     assert (folder / PREDICTIONS).read_bytes().startswith(b"\x89PNG")
@@ -129,6 +131,7 @@ def test_a_training_leaves_a_bundle_and_a_picture(scenes, head, tmp_path, capsys
     about = bundle.about
     assert (about.task, about.design, about.canvas) == (made.images.task, made.trial.design, made.trial.data.canvas)
     assert about.classes == made.images.classes
+    assert (about.category_ids, about.ignore_index) == (ids, 99)
     assert stated(result.bundle) == about
     again = save_bundle(tmp_path / "again.safetensors", bundle.state, about)
     assert load_dense(again).about == about

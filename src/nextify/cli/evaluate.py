@@ -17,7 +17,8 @@ class Options(MeasurementOptions):
     """
 
     ignore_index: Annotated[Annotated[int, Range(least=0, most=255)] | None, UNSET] = None
-    """For index masks: pixels with this index do not count, nor do those with 255; as given to nextify train."""
+    """For index masks: pixels with this index do not count, nor do those with 255. Default: as given to nextify
+    train, which the bundle knows; 255 counts it."""
     multi_scale: Annotated[bool, UNSET] = False
     """For a segmenter: average its answers over six sizes of each image, from half to 1.75 times, and their mirror
     images, as the paper's Table 4 does; it takes about 17 times as long."""

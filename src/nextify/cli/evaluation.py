@@ -9,6 +9,7 @@ from nextify.cli.options import refuse_for_dense
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.progress import read_any, read_images
 from nextify.data.dense.annotations import DenseImages
+from nextify.data.dense.opening import recognize
 from nextify.evaluation import dense, multilabel
 from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation
 from nextify.evaluation.dense_intervals import DRAWS
@@ -72,8 +73,12 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
     of_parts: dict[str, Any] = {"to_train": False, "tested": options.split}
     machine: dict[str, Any] = {"device": device, "threads": options.machine.threads, "kernels": options.machine.kernels}
     if isinstance(about, DenseAbout):
+        ignored, notes = options.ignore_index, list[str]()
+        if ignored is None and about.ignore_index is not None and recognize(options.data) == "segmentation":
+            ignored = about.ignore_index
+            notes = [f"As in the training, index {ignored} of the masks is ignored; --ignore-index 255 counts it."]
         dense_images = read_any(
-            *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index), **of_parts
+            *(console, options.data, options.reading, None, None, about.design.task, ignored), **of_parts
         )
         assert isinstance(dense_images, DenseImages)
         finder = open_finder(options.bundle, **machine, multi_scale=options.multi_scale)
@@ -81,7 +86,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
             return dense_images, dense.evaluate_dense(
                 *(finder, dense_images),
                 part=options.part,
-                notes=trained_on(options.bundle, [dense_images.test], options.part),
+                notes=[*notes, *trained_on(options.bundle, [dense_images.test], options.part)],
                 out=options.out,
                 on_progress=lambda done, count: status.update(f"evaluated {done:,} of {count:,} images …"),
             )

@@ -19,7 +19,7 @@ from nextify.data.errors import DataError
 from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep
 from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
-from nextify.data.sources.annotated import format_of
+from nextify.data.sources.annotated import format_of, not_coco
 from nextify.data.sources.folder import ARCHIVES, files_below, list_folder, numpy_files, unlabelled_part
 from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Listing, Splitting, split_train
@@ -121,7 +121,11 @@ def open_images(
             listing = _listing(source, splitting)
         except DataError as error:
             path = Path(source).expanduser()
-            if not path.exists() or format_of(path) is None:
+            if not path.exists():
+                raise
+            if format_of(path) is None:
+                if path.is_dir() and (said := not_coco(path)):
+                    raise DataError(f"{error}; {said}") from None
                 raise
             raise DataError(
                 f"{error}; to train on its boxes or masks, use nextify train MODEL --data {printable(source)}"
@@ -224,7 +228,7 @@ def _listing(source: str, splitting: Splitting) -> Listing:
         return list_manifest(path, splitting)
     if path.name.lower().endswith(ARCHIVES):
         raise DataError(f"{printable(source)} is an archive: unpack it and give its folder")
-    raise DataError(f"{printable(source)} is not a supported kind of file: give {KINDS}")
+    raise DataError(f"{not_coco(path) or f'{printable(source)} is not a supported kind of file'}: give {KINDS}")
 
 
 def _digits(split_seed: int, cache: Path | None) -> Images:

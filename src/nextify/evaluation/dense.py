@@ -4,6 +4,7 @@ Figures are in pixels of the original images: what the network finds on its canv
 are matched by name, as in classification.
 """
 
+import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ import torch
 
 from nextify.data import DataError
 from nextify.data.decode import Pixels
-from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet
+from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet, Id
 from nextify.evaluation.dense_intervals import DRAWS, Interval, ap_intervals, miou_intervals
 from nextify.evaluation.dense_metrics import SAME_OBJECT, best_score, matched, object_confusion, outcome
 from nextify.evaluation.dense_pictures import (
@@ -25,6 +26,7 @@ from nextify.evaluation.dense_pictures import (
     precision_recall_picture,
     prediction_sheet,
 )
+from nextify.evaluation.dense_predict import coco_results, named
 from nextify.evaluation.evaluate import Part, own_run, part_of, place_classes, sparse, write_evaluation
 from nextify.evaluation.finder import Finder
 from nextify.evaluation.pictures import heading, matrix_picture
@@ -38,6 +40,7 @@ from nextify.tasks.restoring import FoundObjects
 from nextify.tasks.segmentation_metrics import SegmentationMetrics, by_class, pixel_confusion
 from nextify.tasks.task import MetricSpec
 
+COCO_RESULTS = "coco-results.json"
 WORST_IMAGES = 12
 CURVES = (0.5, 0.75, 0.9)
 """IoU thresholds whose precision-recall curves are kept."""
@@ -105,6 +108,9 @@ class DetectionEvaluation(_DenseEvaluation):
     f1: float
     """0 to 1; over all objects, at ``least_score`` and IoU 0.5."""
     worst: tuple[WorstObjects, ...]
+    category_ids: tuple[Id | None, ...] = ()
+    """COCO's id of each class, None of one that the images' annotations do not have; empty where they are not COCO's,
+    or several files of COCO's give two images the same id."""
     task: str = "detection"
 
     @property
@@ -179,21 +185,37 @@ def evaluate_dense(
         where += ", give the --ignore-index that nextify train had"
     then = "AP is over the other classes" if finder.task == "detection" else "pixels taken for them count as wrong"
     places = place_classes(finder.classes, images.name, images.classes, notes, where, then)
+    if None not in (finder.ignore_index, images.ignore_index) and finder.ignore_index != images.ignore_index:
+        notes.append(
+            f"The network was trained with index {finder.ignore_index} of the masks ignored, but here index "
+            f"{images.ignore_index} is."
+        )
     data, sets = part_of(images, part)
     chosen = [(some, i) for some in sets for i in range(len(some))]
     head = {"model": finder.name, "data": data, "images": len(chosen), "precision": "bf16" if finder.bf16 else "fp32"}
     head |= {"environment": {**describe(), "device": finder.device}, "notes": tuple(notes)}
+    if finder.task == "detection":
+        head["category_ids"] = _category_ids(finder, images, chosen, places)
     measure = _objects if finder.task == "detection" else _regions
-    found, pictures = measure(finder, chosen, places, head, on_progress)
+    found, contents = measure(finder, chosen, places, head, on_progress)
     if out is not None and processes.is_first():
-        write_evaluation(out, found.to_dict(), pictures())
+        write_evaluation(out, found.to_dict(), contents())
     return found
 
 
 def files(found: DetectionEvaluation | SegmentationEvaluation) -> tuple[str, ...]:
-    """Names of what ``evaluate_dense`` leaves in ``out``; worst.png only where anything is wrong."""
+    """Names of what ``evaluate_dense`` leaves in ``out``; worst.png only where anything is wrong, and COCO's results
+    only where the images' annotations are COCO's."""
     curves = ("curves.png",) if isinstance(found, DetectionEvaluation) else ()
-    return ("evaluation.json", *curves, "classes.png", "confusion.png", *(("worst.png",) if found.worst else ()))
+    results = (COCO_RESULTS,) if isinstance(found, DetectionEvaluation) and found.category_ids else ()
+    return (
+        "evaluation.json",
+        *results,
+        *curves,
+        "classes.png",
+        "confusion.png",
+        *(("worst.png",) if found.worst else ()),
+    )
 
 
 def figures(found: DetectionEvaluation | SegmentationEvaluation) -> str:
@@ -208,8 +230,29 @@ def figures(found: DetectionEvaluation | SegmentationEvaluation) -> str:
 
 Chosen = Sequence[tuple[DenseSet, int]]
 Places = npt.NDArray[np.int64]
-Pictures = Callable[[], dict[str, bytes]]
-"""Draws them, by the names of their files."""
+Files = Callable[[], dict[str, bytes]]
+"""Makes the pictures and COCO's results, by the names of their files."""
+
+
+def _category_ids(finder: Finder, images: DenseImages, chosen: Chosen, places: Places) -> tuple[Id | None, ...]:
+    """As ``DetectionEvaluation`` has them."""
+    image_ids = {some.ids[k] for some, k in chosen if some.ids is not None}
+    if not images.category_ids or len(image_ids) < len(chosen):
+        return ()
+    known = dict(zip(places.tolist(), images.category_ids, strict=True))
+    return tuple(known.get(label) for label in range(len(finder.classes)))
+
+
+def _coco_results(seen: Sequence[Observation], chosen: Chosen, found: DetectionEvaluation) -> bytes:
+    """What was found, as COCO's JSON of results with the ids of the images' annotations."""
+    names = [row.name for row in found.classes]
+    rows: list[dict[str, object]] = []
+    for one in seen:
+        some, k = chosen[one.image]
+        assert some.ids is not None
+        objects = named(FoundObjects(one.boxes, one.scores, one.labels.astype(np.int64), one.masks), names)
+        rows += coco_results(objects, some.ids[k], found.category_ids)
+    return json.dumps(rows).encode()
 
 
 def _pixels(one: tuple[DenseSet, int]) -> Pixels:
@@ -218,7 +261,7 @@ def _pixels(one: tuple[DenseSet, int]) -> Pixels:
 
 def _objects(
     finder: Finder, chosen: Chosen, places: Places, head: dict[str, object], on_progress: Progress | None
-) -> tuple[DetectionEvaluation, Pictures]:
+) -> tuple[DetectionEvaluation, Files]:
     own, mine = own_run(len(chosen)), []
     for i, found in zip(own, finder(some.load(k) for some, k in (chosen[i] for i in own)), strict=True):
         assert isinstance(found, FoundObjects)
@@ -270,6 +313,8 @@ def _objects(
         }
         if worst:
             pictures["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest F1", least_score)
+        if result.category_ids:
+            pictures[COCO_RESULTS] = _coco_results(seen, chosen, result)
         return pictures
 
     return result, draw
@@ -277,7 +322,7 @@ def _objects(
 
 def _regions(
     finder: Finder, chosen: Chosen, places: Places, head: dict[str, object], on_progress: Progress | None
-) -> tuple[SegmentationEvaluation, Pictures]:
+) -> tuple[SegmentationEvaluation, Files]:
     number, own = len(finder.classes), own_run(len(chosen))
     known = np.full(IGNORED + 1, IGNORED, np.uint8)
     known[: len(places)] = places

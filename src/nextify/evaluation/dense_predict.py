@@ -1,7 +1,8 @@
 """Find objects or regions in images: files, folders, patterns and images in memory; and write them down.
 
 Boxes are in pixels of the upright image, ``x1, y1, x2, y2`` with the far edges exclusive. COCO's files have x, y, width
-and height instead, and count images and classes from 1; YOLO's have the centre and the sides as shares of the image.
+and height instead, and the category ids of the COCO annotations that the network was trained on; images, and classes of
+other trainings, count from 1. YOLO's have the centre and the sides as shares of the image.
 """
 
 import io
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from nextify.data.decode import Pixels, decode, from_memory
-from nextify.data.dense.annotations import IndexMask, mask_api
+from nextify.data.dense.annotations import Id, IndexMask, mask_api
 from nextify.data.encoded import read_file
 from nextify.evaluation.dense_pictures import Thing, class_color, drawn, regions_drawn
 from nextify.evaluation.finder import BATCH, Finder
@@ -119,12 +120,17 @@ def _named(entry: DensePrediction, found: FoundObjects | IndexMask, classes: Seq
         order = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
         regions = tuple(FoundRegion(classes[i], i, float(counts[i] / found.size)) for i in order)
         return DensePrediction(*where, regions=regions, pixels=entry.pixels, labels=found)
+    return DensePrediction(*where, objects=named(found, classes), pixels=entry.pixels)
+
+
+def named(found: FoundObjects, classes: Sequence[str]) -> tuple[FoundObject, ...]:
+    """The objects of an image by name, the surest first."""
     objects = []
     for i in np.argsort(-found.scores, kind="stable").tolist():
         label, mask = int(found.labels[i]), None if found.masks is None else _as_text(found.masks[i])
         x1, y1, x2, y2 = map(float, found.boxes[i])
         objects.append(FoundObject(classes[label], label, float(found.scores[i]), (x1, y1, x2, y2), mask))
-    return DensePrediction(*where, objects=tuple(objects), pixels=entry.pixels)
+    return tuple(objects)
 
 
 def _as_text(mask: Rle) -> Rle:
@@ -167,6 +173,7 @@ class DenseFolder:
 
     def __init__(self, out: Path, finder: Finder) -> None:
         self.out, self.finder = out, finder
+        self._categories = finder.category_ids or tuple(range(1, len(finder.classes) + 1))
         self._names: set[str] = set()
         self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
@@ -184,12 +191,13 @@ class DenseFolder:
         number = len(self._images) + 1
         path = valid_unicode(found.path)
         self._images.append({"id": number, "file_name": path, "height": found.height, "width": found.width})
-        self._results += coco_results(found, number)
+        self._results += coco_results(found.objects, number, self._categories)
 
     def finish(self) -> None:
         """Write the lists of all images. Raises ``OSError``."""
         if self.finder.task == "detection":
-            categories = [{"id": i, "name": name} for i, name in enumerate(self.finder.classes, 1)]
+            both = zip(self._categories, self.finder.classes, strict=True)
+            categories = [{"id": i, "name": name} for i, name in both]
             # pycocotools before 2.0.11 wants "info".
             content = {"info": {}, "images": self._images, "categories": categories, "annotations": []}
             write_json_atomic(self.out / "coco" / "images.json", content)
@@ -203,14 +211,18 @@ class DenseFolder:
         return name
 
 
-def coco_results(found: DensePrediction, image: int) -> list[dict[str, object]]:
-    """COCO's results of one image, whose id is ``image``."""
-    results = []
-    for one in found.objects:
+def coco_results(objects: Iterable[FoundObject], image: Id, categories: Sequence[Id | None]) -> list[dict[str, object]]:
+    """COCO's results of one image, whose id is ``image``. ``categories``: the id of each class; objects of classes
+    without one are left out."""
+    results: list[dict[str, object]] = []
+    for one in objects:
+        category = categories[one.index]
+        if category is None:
+            continue
         x1, y1, x2, y2 = one.box
-        entry = {
+        entry: dict[str, object] = {
             "image_id": image,
-            "category_id": one.index + 1,
+            "category_id": category,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": one.score,
         }

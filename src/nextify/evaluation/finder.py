@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nextify.data.decode import Pixels
-from nextify.data.dense.annotations import DenseTask, IndexMask
+from nextify.data.dense.annotations import DenseTask, Id, IndexMask
 from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.multi_scale import MultiScale
@@ -37,6 +37,10 @@ class Finder:
     name: str = ""
     device: str = "cpu"
     bf16: bool = False
+    category_ids: tuple[Id, ...] = ()
+    """Of a detector trained on COCO's annotations: the id of each class there."""
+    ignore_index: int | None = None
+    """Of a segmenter trained on index masks: the index that was ignored."""
 
     def __call__(self, images: Iterable[Pixels], least_score: float = 0.0) -> Iterator[FoundObjects | IndexMask]:
         """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``.
@@ -87,4 +91,8 @@ def open_finder(
     if multi_scale:
         model, name = MultiScale(network).eval(), f"{name}, multi-scale"
     bf16 = about.recipe is not None and about.recipe.precision == "bf16"
-    return Finder(model, about.design.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16)
+    return Finder(
+        *(model, about.design.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16),
+        category_ids=about.category_ids,
+        ignore_index=about.ignore_index,
+    )

@@ -23,9 +23,9 @@ class MultiScale(nn.Module):
     def __init__(self, network: DenseNetwork) -> None:
         super().__init__()
         if network.design.task != "segmentation":
-            raise ValueError("--multi-scale is for segmenters, and the bundle is a detector: leave it out")
+            raise ValueError("multi-scale is for segmenters, and this network is a detector: leave it out")
         if isinstance(network.backbone, TimmBackbone) and network.backbone.one_size:
-            raise ValueError("--multi-scale is for networks that take images of any size: leave it out")
+            raise ValueError("multi-scale is for networks that take images of any size: leave it out")
         self.network = network
         self.stride = max(network.backbone.strides)
 

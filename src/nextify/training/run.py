@@ -278,8 +278,12 @@ def _save_network(
     told: dict[str, Any] = {"recipe": trial.recipe, "metrics": metrics, "licence": licence, "source": source}
     if isinstance(trial.design, DenseDesign):
         assert trial.data.canvas is not None
+        assert isinstance(images, DenseImages)
         dense = DenseAbout(
-            *(trial.design, images.classes, trial.data.canvas, trial.data.mean, trial.data.std, name), **told
+            *(trial.design, images.classes, trial.data.canvas, trial.data.mean, trial.data.std, name),
+            category_ids=images.category_ids,
+            ignore_index=images.ignore_index,
+            **told,
         )
         save_bundle(result.bundle, weights, dense)
         return

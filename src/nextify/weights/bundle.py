@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nextify.data.bands import Bands
-from nextify.data.dense.annotations import DenseTask
+from nextify.data.dense.annotations import IGNORED, DenseTask, Id
 from nextify.data.preprocessing import OFFICIAL, Preprocessing
 from nextify.networks.dense.design import DenseDesign
 from nextify.networks.dense.network import DenseNetwork
@@ -142,6 +142,10 @@ class DenseAbout:
     metrics: tuple[Metric, ...] = ()
     licence: str = "unknown"
     source: str = ""
+    category_ids: tuple[Id, ...] = ()
+    """Of a detector trained on COCO's annotations: the id of each class there. Empty otherwise."""
+    ignore_index: int | None = None
+    """Of a segmenter trained on index masks: the index that was ignored beside 255; None for none."""
     nextify: str = ""
 
     @property
@@ -267,6 +271,13 @@ def dense_from_json(content: Mapping[str, Any], path: str | Path) -> DenseAbout:
         if values.get("recipe") is not None:
             values["recipe"] = Recipe.from_dict(values["recipe"])
         values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
+        ids, ignored = values.get("category_ids", []), values.get("ignore_index")
+        if not isinstance(ids, list) or (ids and len(ids) != len(values["classes"])):
+            raise WeightsError(f"category_ids must be one number or text for each class, got {shortened(ids)}")
+        if ids and not all(type(i) in (int, float, str) for i in ids):
+            raise WeightsError(f"category_ids must be numbers or texts, got {shortened(ids)}")
+        if ignored is not None and (type(ignored) is not int or not 0 <= ignored <= IGNORED):
+            raise WeightsError(f"ignore_index must be a whole number from 0 to {IGNORED}, got {shortened(ignored)}")
         about: DenseAbout = _fill(DenseAbout, values)
         if about.task != content["task"]:
             raise WeightsError(f"a {about.design.head} head is for {about.task}, not {shortened(content['task'])}")
@@ -289,6 +300,7 @@ def _checksum(content: Mapping[str, object]) -> str:
     """Of everything that decides what the weights compute and what their outputs mean."""
     if _is_dense(content):
         names = ["task", "design", "classes", "canvas", "mean", "std"]
+        names += [name for name in ("category_ids", "ignore_index") if content.get(name) not in (None, [], ())]
     else:
         names = ["design", "num_classes", "in_channels", "classes", "preprocessing"]
         names += ["task", "thresholds"] if "task" in content else []

@@ -450,6 +450,13 @@ def test_handled_by_a_rule_that_is_said(name: str, tmp_path: Path) -> None:
     assert (boxes[:, 2:] <= SIZE).all()
 
 
+def test_objects_of_one_box_with_different_masks_are_both_kept(tmp_path: Path) -> None:
+    images = open_dense(with_row(id=77, segmentation=[[3, 2, 13, 2, 13, 10]])(tmp_path))
+    assert not images.warnings
+    objects = images.train.objects(0)
+    assert [objects.mask(i, 16, 20).sum() for i in range(2)] == [80, pytest.approx(40, abs=8)]
+
+
 def test_masks_of_ignored_pixels_are_named(tmp_path: Path) -> None:
     build = mask(lambda values: Image.fromarray(np.full_like(values, 255)))
     images = open_dense(build(tmp_path))

@@ -231,6 +231,55 @@ def test_voc_counts_from_0_where_a_box_begins_there(tmp_path: Path) -> None:
     assert any("pixels from 0" in note for note in images.notes)
 
 
+@pytest.mark.parametrize("build", [voc, voc_parts, voc_own_folder], ids=lambda build: build.__name__)
+def test_voc_is_read_alike_whatever_part_is_used(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PARTS, "test", 2)
+    source = build(tmp_path)
+    (path,) = tmp_path.rglob("test0.xml")
+    assert open_dense(source).train.objects(0).boxes.tolist() == [[*BOX]]
+    write(path, xml("test0.png", "cat", (0, 0, 5, 5), first=0))
+    for tested in (None, "test"):
+        images = open_dense(source, tested=tested)
+        assert images.train.objects(0).boxes.tolist() == [[BOX[0] + 1, BOX[1] + 1, *BOX[2:]]]
+        assert "Boxes count pixels from 0, since some begin there." in images.notes
+    write(path, "<annotation>")
+    assert open_dense(source).train.objects(0).boxes.tolist() == [[*BOX]]
+    with pytest.raises(DataError, match=r"test0\.xml is not valid XML"):
+        open_dense(source, tested="test")
+
+
+def test_cocos_ids_are_kept(tmp_path: Path) -> None:
+    source = coco_one(tmp_path / "one")
+    images = open_dense(source)
+    assert images.category_ids == (1, 4)
+    assert (images.train.ids, images.test.ids) == ([0, 1, 2, 3], [4, 5])
+    assert images.train.selected(np.array([2, 0])).ids == [2, 0]
+    assert open_dense(source, task="segmentation").category_ids == ()
+    others = open_dense(voc(tmp_path / "voc"))
+    assert (others.category_ids, others.test.ids) == ((), None)
+
+
+def test_a_json_that_is_not_cocos_is_named(tmp_path: Path) -> None:
+    save_images(tmp_path / "images", "train")
+    path = write(tmp_path / "train.json", {"images": [], "labels": []})
+    lacking = r'train\.json is not COCO\'s JSON, since it has no "annotations", "categories"'
+    for source in (tmp_path, path):
+        with pytest.raises(DataError, match=lacking):
+            open_images(source)
+        with pytest.raises(DataError, match=lacking):
+            open_dense(source, task="detection")
+    write(tmp_path / "val.json", coco(save_images(tmp_path / "images", "val")))
+    with pytest.raises(DataError, match=r"train\.json has no list of annotations, which COCO files need"):
+        open_dense(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["coco", "scenes"])
+def test_only_index_masks_have_an_index_to_ignore(source: str, tmp_path: Path) -> None:
+    data = coco_beside(tmp_path) if source == "coco" else source
+    with pytest.raises(DataError, match=r"ignore_index is for index masks, and .* has none: leave it out"):
+        open_dense(data, task="segmentation", ignore_index=1)
+
+
 def test_difficult_objects_are_ignored(tmp_path: Path) -> None:
     source = voc(tmp_path)
     path = source / "Annotations/train0.xml"

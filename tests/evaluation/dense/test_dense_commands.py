@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ from nextify.networks.zoo import find_design
 from nextify.report.text import percent
 from nextify.tasks.detection import Detection
 from nextify.tasks.segmentation import Segmentation
-from nextify.weights.bundle import DenseAbout, save_bundle
-from tests.data.dense.layouts import PARTS, coco_beside
+from nextify.weights.bundle import DenseAbout, dense_from_json, load_dense, save_bundle, signed_json
+from nextify.weights.naming import WeightsError
+from tests.data.dense.layouts import PARTS, coco_beside, masks_inner
 from tests.evaluation.dense.helpers import made
 
 CONVNEXT = find_design("convnext_atto").with_(depths=(1, 1, 1, 1), widths=(16, 24, 32, 48), layer_scale=0.1)
@@ -104,6 +106,46 @@ def test_evaluate_on_the_part_asked_for(
         assert main(arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
+
+
+def test_the_ignored_index_is_that_of_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = masks_inner(tmp_path / "set")
+    for path in source.glob("masks/*/*.png"):
+        values = np.asarray(Image.open(path)).copy()
+        values[1] = 200
+        Image.fromarray(values).save(path)
+    loaded = load_dense(fresh(tmp_path, "fpn"))
+    about = replace(loaded.about, classes=("0", "1", "2", "3"), ignore_index=200)
+    bundle = save_bundle(tmp_path / "bundle", loaded.state, about)
+    words = ["evaluate", str(bundle), "--data", str(source), "--device", "cpu", "--kernels", "off"]
+    assert main(words) == 0
+    assert (
+        "As in the training, index 200 of the masks is ignored; --ignore-index 255 counts it" in capsys.readouterr().err
+    )
+    assert main([*words, "--ignore-index", "255"]) == 2
+    assert "has 197 of 201 classes that the bundle does not know: 4, 5" in capsys.readouterr().err
+
+
+def test_what_a_bundle_says_of_its_annotations(detector: Path, tmp_path: Path) -> None:
+    loaded = load_dense(detector)
+    about = replace(loaded.about, category_ids=(1, 3, "owls"))
+    saved = save_bundle(tmp_path / "bundle", loaded.state, about)
+    assert load_dense(saved).about.category_ids == (1, 3, "owls")
+    assert open_finder(saved, kernels="off").category_ids == (1, 3, "owls")
+    path = detector / "nextify.json"
+    stated = json.loads(path.read_text())
+    earlier = {name: value for name, value in stated.items() if name not in ("category_ids", "ignore_index")}
+    assert dense_from_json(earlier, path) == loaded.about
+    with pytest.raises(WeightsError, match="edited"):
+        dense_from_json({**stated, "category_ids": [1, 2, 3]}, path)
+    for wrong, message in (
+        ({"category_ids": (1, 2)}, "category_ids must be one number or text for each class"),
+        ({"category_ids": (1, 2, None)}, "category_ids must be numbers or texts"),
+        ({"ignore_index": 256}, "ignore_index must be a whole number from 0 to 255, got 256"),
+    ):
+        content = json.loads(json.dumps(signed_json(replace(loaded.about, **wrong))))
+        with pytest.raises(WeightsError, match=message):
+            dense_from_json(content, path)
 
 
 def test_evaluating_gives_the_figures_of_the_training(bundle: Path) -> None:

@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 
 from nextify.data import DataError
+from nextify.data.dense import open_dense
 from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation, evaluate_dense, files
 from nextify.networks.dense.detection import Found
+from tests.data.dense import layouts
 from tests.evaluation.dense.helpers import finder, made, perfect
+from tests.helpers import save_noise
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -62,6 +65,58 @@ def test_a_detector_that_errs(tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools
+@pytest.mark.parametrize("masks", [False, True])
+def test_cocos_results_are_scored_against_the_users_own_file(masks: bool, tmp_path: Path) -> None:
+    """Category ids have gaps, image ids are in no order, and the network knows a class more, in an order of its own."""
+    coco, cocoeval = (pytest.importorskip(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
+    rng, image_ids, categories = np.random.default_rng(0), (42, 7, 1000, 5), {"owl": 90, "cat": 1, "dog": 3}
+    for part in ("train", "val"):
+        found = layouts.coco([f"{part}{i}.png" for i in range(4)], annotations=[])
+        found["categories"] = [{"id": i, "name": name} for name, i in categories.items()]
+        for image, number in zip(found["images"], image_ids, strict=True):
+            save_noise(tmp_path / "images" / image["file_name"], number, layouts.SIZE)
+            image["id"] = number
+            for k, category in enumerate(rng.choice([1, 3, 90], 3).tolist()):
+                x, y, width, height = 6 * k, int(rng.integers(0, 6)), 6, int(rng.integers(6, 11))
+                outline = [x, y, x + width, y, x + width, y + height, x, y + height]
+                row = {"image_id": number, "category_id": category, "bbox": [x, y, width, height], "iscrowd": 0}
+                row |= {"id": len(found["annotations"]) + 1, "segmentation": [outline], "area": width * height}
+                found["annotations"].append(row)
+        layouts.write(tmp_path / f"{part}.json", found)
+    images = open_dense(tmp_path)
+    order = ("unicorn", "owl", "cat", "dog")
+    answers = []
+    for one in perfect(images, masks):
+        moved = one.boxes + torch.from_numpy(rng.uniform(-4, 4, one.boxes.shape).astype(np.float32))
+        labels = torch.tensor([order.index(images.classes[k]) for k in one.labels])
+        labels[-1] = int(rng.integers(0, 4))
+        answers.append(one._replace(boxes=moved, scores=torch.from_numpy(rng.random(3)).float(), labels=labels))
+    evaluated = evaluate_dense(finder(images, answers, order), images, out=tmp_path / "out")
+    assert "coco-results.json" in files(evaluated)
+    truth = coco.COCO(str(tmp_path / "val.json"))
+    results = truth.loadRes(str(tmp_path / "out" / "coco-results.json"))
+    for kind, key in (("bbox", "ap"), *((("segm", "mask_ap"),) if masks else ())):
+        scored = cocoeval.COCOeval(truth, results, kind)
+        scored.evaluate()
+        scored.accumulate()
+        scored.summarize()
+        assert 5 < evaluated.metrics[key] < 95
+        assert 100 * scored.stats[0] == pytest.approx(evaluated.metrics[key])
+    both = evaluate_dense(finder(images, [*answers, *answers], order), images, part="all", out=tmp_path / "both")
+    assert not (tmp_path / "both" / "coco-results.json").exists()  # both parts have images of these ids
+    assert "coco-results.json" not in files(both)
+
+
+def test_another_ignored_index_than_in_the_training_is_said() -> None:
+    images = made("segmentation")
+    for trained, here, said in ((9, 7, True), (9, 9, False), (None, 9, False), (9, None, False)):
+        told = replace(finder(images, perfect(images)), ignore_index=trained)
+        notes = evaluate_dense(told, replace(images, ignore_index=here)).notes
+        sentence = "The network was trained with index 9 of the masks ignored, but here index 7 is."
+        assert (sentence in notes) is said
 
 
 def test_classes_are_matched_by_name() -> None:

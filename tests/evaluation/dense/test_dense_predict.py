@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,16 @@ def test_coco_files_are_read_by_coco(masks: bool, tmp_path: Path) -> None:
     assert truth.cats[annotation["category_id"]]["name"] == "cat"
     assert annotation["bbox"] == [0, 0, 64, 64]
     assert not masks or results.annToMask(annotation).sum() == 64 * 64
+
+
+def test_coco_files_have_the_category_ids_of_the_training(tmp_path: Path) -> None:
+    told = replace(detector(answer()), category_ids=(3, 90))
+    folder = DenseFolder(tmp_path, told)
+    folder.add(next(iter(find(told, photo(tmp_path / "x.jpg", 128, 64)))))
+    folder.finish()
+    images, results = (json.loads((tmp_path / "coco" / f"{name}.json").read_text()) for name in ("images", "results"))
+    assert images["categories"] == [{"id": 3, "name": "cat"}, {"id": 90, "name": "$dog_1$"}]
+    assert [(row["category_id"], row["score"]) for row in results] == [(3, 0.75), (90, 0.5)]
 
 
 @pytest.mark.parametrize("size", [(57, 1), (1, 40), (1, 1)])

@@ -69,7 +69,7 @@ def test_evaluate_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--multi-scale is for segmenters"):
+    with pytest.raises(ValueError, match="multi-scale is for segmenters"):
         open_finder(fresh(tmp_path, "fcos"), multi_scale=True)
     swin = DenseNetwork(fitted_head(timm_network("swin_tiny_patch4_window7_224"), "fpn", CANVAS), 3, CANVAS)
     with pytest.raises(ValueError, match="any size"):

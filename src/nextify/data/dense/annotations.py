@@ -23,6 +23,10 @@ IGNORED = 255
 MOST_CLASSES = 255
 
 
+Id = int | float | str
+"""COCO's of an image or a category."""
+
+
 class Rle(TypedDict):
     """COCO's run lengths of a mask: height and width, and counts as numbers or in COCO's compressed text."""
 
@@ -133,6 +137,7 @@ class DenseSet(StoredImages):
         objects: Sequence[Objects] | None = None,
         masks: Sequence[IndexMask] | MaskStore | None = None,
         has_masks: bool | None = None,
+        ids: Sequence[Id] | None = None,
     ) -> None:
         """
         Args:
@@ -141,9 +146,10 @@ class DenseSet(StoredImages):
             objects: of each image, for detection.
             masks: of each image, for segmentation.
             has_masks: whether all objects have instance masks, and there are any; None looks at each.
+            ids: COCO's of each image, where the source has them.
         """
         super().__init__(store, names)
-        self.task, self.sizes = task, sizes
+        self.task, self.sizes, self.ids = task, sizes, ids
         self._objects, self._masks = objects, masks
         if has_masks is None:
             found = [one.masks is not None for one in objects or () if len(one)]
@@ -184,6 +190,7 @@ class DenseSet(StoredImages):
             None if self._objects is None else [self._objects[i] for i in chosen],
             None if self._masks is None else SelectedMasks(self._masks, chosen),
             self.has_masks,
+            None if self.ids is None else [self.ids[i] for i in chosen],
         )
 
 
@@ -209,6 +216,10 @@ class DenseImages(DataSet[DenseSet]):
     """A data set for detection or segmentation, checked and ready."""
 
     task: DenseTask
+    category_ids: tuple[Id, ...] = ()
+    """COCO's id of each class, for detection; empty where the source has none."""
+    ignore_index: int | None = None
+    """Of index masks, what ``open_dense`` was given."""
 
     @property
     def has_masks(self) -> bool:

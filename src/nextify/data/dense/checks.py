@@ -85,7 +85,8 @@ def checked_objects(found: Sequence[Annotation], size: Size, name: str, findings
     """The objects of an image of ``size`` (height, width) by the rules above; what is found goes to ``findings``.
     Raises ``DataError`` for run lengths of another size."""
     height, width = size
-    kept: dict[tuple[object, ...], tuple[Annotation, tuple[float, ...]]] = {}
+    kept: list[tuple[Annotation, tuple[float, ...]]] = []
+    masks_at: dict[tuple[object, ...], list[Mask | None]] = {}
     for one in found:
         x1, y1, x2, y2 = one.box
         if x2 <= x1 or y2 <= y1:
@@ -97,11 +98,12 @@ def checked_objects(found: Sequence[Annotation], size: Size, name: str, findings
             continue
         if max(-x1, -y1, x2 - width, y2 - height) > ROUNDING:
             findings.outside.append(name)
-        key = one.label, one.crowd, box
-        if key in kept:
+        others = masks_at.setdefault((one.label, one.crowd, box), [])
+        if one.mask in others:
             findings.twice.append(name)
             continue
-        kept[key] = one, box
+        others.append(one.mask)
+        kept.append((one, box))
         if one.crowd:
             findings.crowds.append(name)
         if one.mask is None:
@@ -111,13 +113,13 @@ def checked_objects(found: Sequence[Annotation], size: Size, name: str, findings
             _check_mask(one.mask, size, name)
     if not found:
         findings.bare.append(name)
-    boxes = np.array([box for _, box in kept.values()], np.float32).reshape(-1, 4)
-    masks = tuple(one.mask for one, _ in kept.values() if one.mask is not None)
+    boxes = np.array([box for _, box in kept], np.float32).reshape(-1, 4)
+    masks = tuple(one.mask for one, _ in kept if one.mask is not None)
     return Objects(
         boxes,
-        np.array([one.label for one, _ in kept.values()], np.int64),
-        np.array([one.crowd for one, _ in kept.values()], bool),
-        np.array([_area(one, box) for one, box in kept.values()], np.float64),
+        np.array([one.label for one, _ in kept], np.int64),
+        np.array([one.crowd for one, _ in kept], bool),
+        np.array([_area(one, box) for one, box in kept], np.float64),
         masks if len(masks) == len(kept) else None,
     )
 

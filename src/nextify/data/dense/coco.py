@@ -40,11 +40,12 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
     used = [*files] if parts is None else [*parts.used]
     read = {name: _read(files[name]) for name in used}
     numbers, classes, notes = _classes(read, where)
+    said: dict[str, Any] = {"classes": classes, "category_ids": tuple(numbers), "notes": notes}
     rows = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
     if parts is None and (inner := _by_folder(rows[""], read[""])) is not None:
         parts = choose_parts([*inner], where, to_train=splitting.to_train, tested=splitting.tested)
-        return Annotated(where=where, parts=parts, made=inner, classes=classes, notes=notes)
-    return Annotated(where=where, parts=parts, made=rows, classes=classes, shown=shown, notes=notes)
+        return Annotated(where=where, parts=parts, made=inner, **said)
+    return Annotated(where=where, parts=parts, made=rows, shown=shown, **said)
 
 
 def _read(path: Path) -> Record:
@@ -142,7 +143,12 @@ def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, i
         i = place[row["image_id"]]
         objects[i].append(_annotation(row, numbers[row["category_id"]], f"{where}, {printable(files[i])}"))
     sizes = [_size(image, f"{where}, {printable(file)}") for image, file in zip(images, files, strict=True)]
-    return Part(paths=located(files, path.parent, root, name, where), objects=objects, sizes=sizes)
+    return Part(
+        paths=located(files, path.parent, root, name, where),
+        objects=objects,
+        sizes=sizes,
+        ids=[image["id"] for image in images],
+    )
 
 
 def _annotation(row: Record, label: int, where: str) -> Annotation:
@@ -231,4 +237,5 @@ def _by_folder(rows: Part, found: Record) -> dict[str, Part] | None:
         part.paths.append(rows.paths[i])
         part.objects.append(rows.objects[i])
         part.sizes.append(rows.sizes[i])
+        part.ids.append(rows.ids[i])
     return parts

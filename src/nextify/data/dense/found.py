@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nextify.data.dense.annotations import Mask
+from nextify.data.dense.annotations import Id, Mask
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import PICTURES
 from nextify.data.sources.folder import files_in, subfolders
@@ -43,6 +43,8 @@ class Part:
     """Path of each image's index mask; else empty."""
     sizes: list[tuple[int, int] | None] = field(default_factory=list)
     """Height and width that the annotations say."""
+    ids: list[Id] = field(default_factory=list)
+    """COCO's of each image; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class Annotated:
     """By name; of a source without parts all of it, named ``""``."""
     classes: tuple[str, ...] | None
     """None: as many as the index masks have."""
+    category_ids: tuple[Id, ...] = ()
+    """COCO's of each class; else empty."""
     shares: bool = False
     """Whether boxes and outlines are shares of the image's sides, as YOLO has them."""
     shown: Callable[[str], str] = as_split

@@ -17,6 +17,7 @@ from nextify.data.dense.annotations import (
     DenseImages,
     DenseSet,
     DenseTask,
+    Id,
     IndexMask,
     MaskStore,
     Objects,
@@ -35,7 +36,7 @@ from nextify.data.images import ImageSet
 from nextify.data.opening import DECODED_LIMIT
 from nextify.data.source import DENSE_KINDS as KINDS
 from nextify.data.source import PREFIX, source_name
-from nextify.data.sources.annotated import format_of
+from nextify.data.sources.annotated import format_of, not_coco
 from nextify.data.sources.listing import Indices, Listing, Splitting
 from nextify.data.sources.parts import Tested, count_classes
 from nextify.system.text import plural, printable, some
@@ -94,6 +95,8 @@ def open_dense(
     if source == "scenes":
         if tested == "val":
             raise DataError("scenes has no val part: choose --split test, or leave it out")
+        if ignore_index is not None:
+            raise DataError("ignore_index is for index masks, and scenes has none: leave it out")
         return _scenes(task or "detection")
     path = Path(source).expanduser()
     if source in ("digits", "cifar10") or (isinstance(source, str) and source.startswith(PREFIX)):
@@ -103,6 +106,8 @@ def open_dense(
     splitting = Splitting(test_fraction, split_seed, to_train, tested)
     found, recognized = _listed(path, splitting)
     task = task or recognized
+    if ignore_index is not None and recognized != "segmentation":
+        raise DataError(f"ignore_index is for index masks, and {found.where} has none: leave it out")
     train, test, said = divided(found, splitting)
     paths = [*found.train.paths, *found.test.paths]
     root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
@@ -143,6 +148,7 @@ def open_dense(
         looked=looked,
     )
     index = {name: i for i, name in enumerate(names)}
+    ids = [*found.train.ids, *found.test.ids]
     digest = hashlib.sha256(json.dumps([VERSION, task, made.classes, images.fingerprint]).encode())
     for i in used.tolist():
         digest.update(made.digest(i))
@@ -150,11 +156,13 @@ def open_dense(
         name=images.name,
         task=task,
         classes=made.classes,
-        train=_set(images.train, made, task, index, sizes),
-        test=_set(images.test, made, task, index, sizes),
+        train=_set(images.train, made, task, index, sizes, ids),
+        test=_set(images.test, made, task, index, sizes, ids),
         mirror_keeps_class=True,
         fingerprint=digest.hexdigest(),
         notes=images.notes,
+        category_ids=found.category_ids if task == "detection" else (),
+        ignore_index=ignore_index,
         warnings=(*made.warnings, *images.warnings),
         test_images_also_in_training=images.test_images_also_in_training,
         left_out=images.left_out,
@@ -198,13 +206,19 @@ def _listed(path: Path, splitting: Splitting) -> tuple[Annotated, DenseTask]:
         case "masks":
             return list_masks(path, splitting), "segmentation"
         case None:
-            raise DataError(f"{printable(str(path))} has no boxes or masks in a known format: give {KINDS}")
+            said = not_coco(path) or f"{printable(str(path))} has no boxes or masks in a known format"
+            raise DataError(f"{said}: give {KINDS}")
         case unknown:
             assert_never(unknown)
 
 
 def _set(
-    images: ImageSet, made: _Made, task: DenseTask, index: dict[str, int], sizes: Sequence[Size | None]
+    images: ImageSet,
+    made: _Made,
+    task: DenseTask,
+    index: dict[str, int],
+    sizes: Sequence[Size | None],
+    ids: Sequence[Id],
 ) -> DenseSet:
     names = images.names or ()
     chosen = [index[name] for name in names]
@@ -215,7 +229,7 @@ def _set(
             SelectedMasks(made.masks, chosen) if isinstance(made.masks, MaskStore) else [made.masks[i] for i in chosen]
         )
     known = np.array([sizes[i] for i in chosen], np.int64).reshape(-1, 2)
-    return DenseSet(task, images.store, known, names, objects, masks)
+    return DenseSet(task, images.store, known, names, objects, masks, ids=[ids[i] for i in chosen] if ids else None)
 
 
 def _objects(

@@ -1,11 +1,14 @@
 """Pascal VOC's annotations (http://host.robots.ox.ac.uk/pascal/VOC/): one XML per image, and lists of the parts.
 
-Boxes are whole pixels counted from 1, the far edges included, as in VOC itself; where a box of the set begins at 0,
-they are taken as counted from 0, the far edges excluded. Objects marked difficult are ignored, as in VOC's own measure.
+Boxes are whole pixels counted from 1, the far edges included, as in VOC itself; where a box in any XML of the set
+begins at 0, they are taken as counted from 0, the far edges excluded. Objects marked difficult are ignored, as in VOC's
+own measure.
 """
 
 import math
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -47,8 +50,7 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
     for name in names if parts is None else parts.used:
         pair = folders["" if lists else name]
         chosen[name] = _part(pair, lists.get(name), root, left)
-    boxes = [box for _, found in chosen.values() for one in found for _, box, _ in one.objects]
-    first = 0 if any(min(box) <= 0 for box in boxes) else 1
+    first = 0 if _begins_at_0({pair.annotations for pair in folders.values()}) else 1
     classes = sorted({label for _, found in chosen.values() for one in found for label, *_ in one.objects}, key=natural)
     number = {name: label for label, name in enumerate(classes)}
     made = {
@@ -75,6 +77,17 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
         notes=[f"Boxes count {counted}."],
         left_out=left,
     )
+
+
+def _begins_at_0(folders: Iterable[Path]) -> bool:
+    """Whether a box does in any XML, also of parts that are not used, so that a file is always read in the same way."""
+    for folder in folders:
+        for name, _ in files_below(folder):
+            if name.lower().endswith(".xml"):
+                with suppress(DataError):  # a damaged file is refused where it is used
+                    if any(min(box) <= 0 for _, box, _ in _read(folder / name).objects):
+                        return True
+    return False
 
 
 def _counted_from_0(box: _Box, first: int) -> _Box:

@@ -15,6 +15,7 @@ from nextify.data.errors import reading_of
 from nextify.data.sources.folder import files_in, is_image, subfolders
 from nextify.data.sources.parts import is_part_folder, kind_of
 from nextify.system.files import parse_json
+from nextify.system.text import printable, some
 
 Format = Literal["coco", "yolo", "voc", "masks"]
 
@@ -60,13 +61,36 @@ def coco_files(root: Path) -> dict[str, Path]:
     for place in ("", *(name for name in folders if name.lower() in COMPANIONS)):
         if found := _cocos_in(root / place):
             others = [path for path in _jsons(root / place) if kind_of(path.stem) and path not in found]
-            found += filter(_is_cut, others)
+            in_parts = any(kind_of(path.stem) for path in found)
+            found += [path for path in others if _is_cut(path) or (in_parts and _must_be_coco(path))]
         instances = [path for path in found if path.name.startswith("instances")]
         if named := {path.stem: path for path in instances or found if kind_of(path.stem)}:
             return named
         if found:
             return {"": found[0]} if len(found) == 1 else {path.stem: path for path in found}
     return {}
+
+
+def _must_be_coco(path: Path) -> bool:
+    """Whether a JSON beside COCO's is one by its name; a test.json may have no annotations."""
+    return is_part_folder(path.stem) and kind_of(path.stem) != "test"
+
+
+def not_coco(root: Path) -> str:
+    """What a JSON lacks that may be meant as COCO's: one that is given, or lies in a folder and is named like a part.
+    Empty where there is none."""
+    places = ("", *(name for name in subfolders(root) if name.lower() in COMPANIONS)) if root.is_dir() else ()
+    named = [
+        path
+        for place in places
+        for path in _jsons(root / place)
+        if is_part_folder(path.stem.removeprefix("instances_"))
+    ]
+    for path in named or [root]:
+        there = _keys_in(path) if path.suffix.lower() == ".json" else _KEYS
+        if lacking := [key.decode() for key in _KEYS if key not in there]:
+            return f"{printable(str(path))} is not COCO's JSON, since it has no {some(lacking)}"
+    return ""
 
 
 def yaml_of(root: Path) -> Path | None:
@@ -144,11 +168,15 @@ def _jsons(folder: Path) -> list[Path]:
 
 def _is_coco(path: Path) -> bool:
     """Whether a JSON has COCO's keys, which may stand anywhere in it, or begins with some and is cut off."""
-    if not path.is_file() or not path.stat().st_size:
-        return False
-    with reading_of(path), open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        there = [key for key in _KEYS if text.find(key) >= 0]
+    there = _keys_in(path)
     return len(there) == len(_KEYS) or (bool(there) and _is_cut(path))
+
+
+def _keys_in(path: Path) -> list[bytes]:
+    if not path.is_file() or not path.stat().st_size:
+        return []
+    with reading_of(path), open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return [key for key in _KEYS if text.find(key) >= 0]
 
 
 def _is_cut(path: Path) -> bool:
