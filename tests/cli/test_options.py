@@ -279,7 +279,7 @@ def test_sigterm_while_measuring_exits_with_130(
 
 
 def constant(step: float) -> Any:
-    def measured(trial: Any, images: Images, runtime: Runtime, steps: int) -> Speed:
+    def measured(trial: Any, images: Images, runtime: Runtime, steps: int, together: bool) -> Speed:
         return Speed(step, 0.0, trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size))
 
     return measured
@@ -303,7 +303,7 @@ def test_minutes_count_from_the_start_and_a_dry_run_is_not_remembered(
 
 
 def by_area(seconds_per_megapixel: float, bf16: float = 1.0) -> Any:
-    def measured(trial: Any, images: Images, runtime: Runtime, steps: int) -> Speed:
+    def measured(trial: Any, images: Images, runtime: Runtime, steps: int, together: bool) -> Speed:
         factor = bf16 if trial.recipe.precision == "bf16" else 1.0
         step = factor * seconds_per_megapixel * trial.recipe.batch_size * trial.data.image_size**2 / 1e6
         return Speed(step, 0.0, trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size))

@@ -642,7 +642,7 @@ def test_preflight_finds_test_images_among_the_training_images() -> None:
 def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.MonkeyPatch, digits: Images) -> None:
     tried = []
 
-    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int) -> Speed:
+    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int, together: bool) -> Speed:
         tried.append(runtime.accumulation)
         if runtime.accumulation < smallest:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
@@ -671,7 +671,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(monkeypatch: pytest.Monk
 def test_minutes_become_epochs_once(monkeypatch: pytest.MonkeyPatch, digits: Images, tmp_path: Path) -> None:
     step = 0.01
 
-    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int) -> Speed:
+    def probe(trial: Trial, images: Images, runtime: Runtime, steps: int, together: bool) -> Speed:
         total = trial.recipe.epochs * (len(images.train) // trial.recipe.batch_size)
         return Speed(step, 0.0, total)
 

@@ -73,17 +73,18 @@ class Estimate(Speed):
     """Parts into which each batch must be cut to fit memory, at least as many as were asked for."""
 
 
-def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8) -> Speed:
+def probe(trial: Trial, images: AnyImages, runtime: Runtime, steps: int = 8, *, together: bool = False) -> Speed:
     """Measure a few steps and one batch of test images; nothing is kept.
 
-    With several processes each measures its own share, without waiting for the others in each step, so that one may
-    find that its memory does not suffice; except for ``fsdp``, where none can compute without the others.
+    Args:
+        together: of several processes, whether they exchange gradients and statistics, as the training will. If not,
+            each computes its own share without waiting for the others, so that one may find that its memory does not
+            suffice.
     """
     torch.set_num_threads(runtime.threads)
     recipe, size = trial.recipe, trial.data.image_size
     if isinstance(trial.design, Design):  # for others the Trainer refuses it
         recipe = recipe.with_(progressive_resizing="off")
-    together = runtime.distributed == "fsdp"
     with native.use_image_kernels(runtime.kernels):
         trainer = Trainer(replace(trial, recipe=recipe), images, runtime, together=together)
         times: list[float] = []
@@ -122,6 +123,7 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
         OutOfMemory: a part of one image does not fit, or the network has batch norm.
     """
     trial = prepared.trial
+    several, fsdp = processes.count() > 1, runtime.distributed == "fsdp"  # fsdp's processes compute nothing alone
     batch = trial.recipe.batch_size
     most = max(1, batch // processes.count())
     parts = asked = max(runtime.accumulation, trial.accumulation)
@@ -131,7 +133,7 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
         )
     while True:
         try:
-            speed = probe(trial, prepared.images, replace(runtime, accumulation=parts), steps=6)
+            speed = probe(trial, prepared.images, replace(runtime, accumulation=parts), steps=6, together=fsdp)
             break
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -145,19 +147,22 @@ def measure(prepared: Prepared, runtime: Runtime) -> Estimate:
                 f"a batch of {batch} in {asked} part{'s' if asked > 1 else ''} does not fit in memory: --accumulation "
                 f"{more} needs less, but is a different training, as {sees} smaller parts"
             )
-        if runtime.distributed == "fsdp" and processes.count() > 1:
+        if fsdp and several:
             raise OutOfMemory(
                 f"a batch in {parts} parts does not fit in memory: try --accumulation {more}, or more processes"
             )
         parts = more
         if runtime.device.startswith("cuda"):
             torch.cuda.empty_cache()
+    (parts,) = map(int, processes.largest([parts]))
+    waited = speed.waited  # for other programs; below, also for the other processes
+    if several and not fsdp:  # only now, as one whose memory did not suffice would have left the others waiting
+        speed = probe(trial, prepared.images, replace(runtime, accumulation=parts), steps=6, together=True)
     memory = peak_memory_mib() or 0
     if runtime.device.startswith("cuda"):
         memory = torch.cuda.max_memory_allocated(runtime.device) // 2**20
-    own = [speed.step_seconds, speed.test_seconds, parts, memory, speed.waited]
-    step, tests, parts_of_all, most_memory, waited = processes.largest(own)
-    return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), int(parts_of_all), waited=waited)
+    step, tests, most_memory, waited = processes.largest([speed.step_seconds, speed.test_seconds, memory, waited])
+    return Estimate(step, tests, speed.total_steps, batch / step, int(most_memory), parts, waited=waited)
 
 
 @dataclass(frozen=True)
