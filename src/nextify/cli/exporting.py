@@ -13,7 +13,7 @@ from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
 from nextify.deploy.export import export
 from nextify.deploy.quantize import fastest, quantize
-from nextify.deploy.verify import Verification
+from nextify.deploy.verify import ClassifierVerification
 from nextify.system.text import printable
 from nextify.weights import About
 from nextify.weights.bundle import DenseAbout, stated
@@ -53,7 +53,7 @@ def run_export(options: Options) -> int:
         return 0
     print(f"{done.exported.name}: {done.bytes / 1e6:,.1f} MB")
     of, same = "an image's largest logit", ""
-    if isinstance(found, Verification):
+    if isinstance(found, ClassifierVerification):
         what = "labels" if isinstance(done.about, About) and done.about.thresholds else "top-1"
         same = f"same {what} as the bundle on {found.top1_equal:g} %, "
     elif isinstance(done.about, DenseAbout) and done.about.task == "detection":
