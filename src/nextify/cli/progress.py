@@ -22,7 +22,7 @@ from nextify.report.text import duration, rate
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system import processes
-from nextify.tasks.task import summary
+from nextify.tasks.metric_specs import summary
 from nextify.training import loop
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.prepare import Prepared

@@ -28,9 +28,7 @@ from nextify.report.text import count, duration, rate
 from nextify.system import processes
 from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural
-from nextify.tasks.accuracy import telling
-from nextify.tasks.masked import MASKED_ERROR
-from nextify.tasks.task import MetricSpec, summary
+from nextify.tasks.metric_specs import MASKED_ERROR, MetricSpec, is_telling, summary
 from nextify.training.continued import Finished
 from nextify.training.learned import metric_specs
 from nextify.training.loop import TrainingDiverged, TrainingStopped
@@ -143,7 +141,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         if processes.is_first() or isinstance(error, TrainingOutOfMemory):
             print(f"nextify: {error}", file=sys.stderr)
         return 1
-    metrics = telling(metric_specs(prepared.trial), prepared.trial.data.num_classes)
+    metrics = [m for m in metric_specs(prepared.trial) if is_telling(m.key, prepared.trial.data.num_classes)]
     _conclude(console, done, metrics, prepared.request.model)
     return 0
 

@@ -16,9 +16,9 @@ from nextify.compare.ratios import Beside, SpeedRatio, speed_ratios, table_12
 from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why
 from nextify.evaluation.profiling import median, quantile
 from nextify.study.results import Json, named, read, unnamed
-from nextify.tasks.accuracy import SPECS
+from nextify.tasks.metric_specs import ACCURACY
 
-METRIC = SPECS[0]
+METRIC = ACCURACY[0]
 """By which networks are compared."""
 SCHEMA = 2
 """Version of results.json. In version 1 a ratio was the median over the rounds; reading works both out anew."""
@@ -87,7 +87,7 @@ class Results:
                 for row in self.table_12
             ],
             "accuracy": self.accuracy
-            and asdict(self.accuracy) | {"rows": [named(asdict(row), SPECS) for row in self.accuracy.rows]},
+            and asdict(self.accuracy) | {"rows": [named(asdict(row), ACCURACY) for row in self.accuracy.rows]},
             "why": list(map(asdict, self.why)),
         }
 
@@ -97,7 +97,7 @@ class Results:
         run = found["settings"]
         accuracy = found["accuracy"]
         if accuracy:
-            accuracy = read(Accuracy, accuracy | {"rows": [unnamed(row, SPECS) for row in accuracy["rows"]]})
+            accuracy = read(Accuracy, accuracy | {"rows": [unnamed(row, ACCURACY) for row in accuracy["rows"]]})
         return cls(
             read(Run, {**run, "settings": {**run, "conditions": run}}),
             found["environment"],

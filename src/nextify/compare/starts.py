@@ -26,7 +26,7 @@ from nextify.networks.network import ConvNet
 from nextify.networks.zoo import designs
 from nextify.paper.design import Design
 from nextify.study.statistics import corrected_interval
-from nextify.tasks.masked import MASKED_ERROR
+from nextify.tasks.metric_specs import MASKED_ERROR
 from nextify.training.loop import TrainingDiverged
 from nextify.training.prepare import prepare
 from nextify.training.request import Request

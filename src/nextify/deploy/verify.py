@@ -62,7 +62,6 @@ class Verification:
 
 @dataclass(frozen=True)
 class ClassifierVerification(Verification):
-
     top1_equal: float
     """Percent of the images whose highest logit is the bundle's; of several labels per image, whose labels are."""
 

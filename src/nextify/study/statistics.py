@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nextify.study.crossed import Crossed
 from nextify.study.results import Json
-from nextify.tasks.accuracy import SPECS
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.metric_specs import ACCURACY, MetricSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -271,7 +270,7 @@ def conclude(
     scores: Scores | None = None,
     shares: Mapping[str, float] | None = None,
     names: Mapping[str, str] | None = None,
-    metric: MetricSpec = SPECS[0],
+    metric: MetricSpec = ACCURACY[0],
 ) -> dict[str, StepStatistics]:
     """Conclude what the trials say about each step of ``references``, in the same order.
 

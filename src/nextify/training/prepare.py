@@ -31,7 +31,7 @@ from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
 from nextify.paper.recipe import RECIPES, Recipe
 from nextify.system.text import plural
-from nextify.tasks.masked import MASKED_ERROR
+from nextify.tasks.metric_specs import MASKED_ERROR
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import (
     DensePreflight,
