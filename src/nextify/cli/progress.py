@@ -90,7 +90,7 @@ class TrainingProgress(_TitledBars):
         ends = progress.entry is not None and (progress.entry["epoch"] == 1 or not left)
         if not self.console.is_terminal and (ends or now - self.line_at > least):
             self.line_at = now
-            self.console.print(f"{self._place(progress)}, {right}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self._place(progress)}, {right}", soft_wrap=True)
         if self.first is None:
             self.first = progress.step, now
         elif self.minutes is not None:
@@ -174,7 +174,7 @@ class StudyProgress(_TitledBars):
             self.remove_task(self.bars.pop(key))
         finished = sum(share == 1.0 for share in self.shares.values()) + self.total - len(self.shares)
         left = f"{duration(self.seconds_left())} left"
-        self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}", highlight=False)
+        self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}")
 
 
 INSISTS = 1.0

@@ -34,7 +34,7 @@ SEEDS, DENSE_SEEDS = 6, 3
 
 def run_study(options: Options) -> int:
     started = datetime.now(UTC)
-    console = Console()
+    console = Console(highlight=False)
     out, machine = options.folder, options.machine
     given = (options.data, options.reading, out / "cache")
     images = read_any(console, *given, None, options.task, options.ignore_index, several=False)
@@ -89,15 +89,14 @@ def _add_seeds(console: Console, study: Study, engine: Engine, hours: float | No
         if study.open_trials and hours is not None and spent + estimate.seconds > 3600 * hours:
             console.print(
                 f"the next {plural(len(study.open_trials), 'training')} would take about {duration(estimate.seconds)}, "
-                f"past --max-hours {hours:g}: run the same command with more hours to continue",
-                highlight=False,
+                f"past --max-hours {hours:g}: run the same command with more hours to continue"
             )
             study.plan = before
             return
         if study.open_trials:
             more = ", ".join(f"{step} to {n}" for step, n in study.plan.seeds.items() if n > before.seeds[step])
             trainings = plural(len(study.open_trials), "training")
-            console.print(f"more seeds: {more} ({trainings}, about {duration(estimate.seconds)})", highlight=False)
+            console.print(f"more seeds: {more} ({trainings}, about {duration(estimate.seconds)})")
             with StudyProgress(console, study, estimate) as progress:
                 study.run(engine, progress.on_event)
         _evaluate_again(console, study)
@@ -162,9 +161,9 @@ def _conclude(console: Console, study: Study, out: Path, started: datetime) -> i
     console.print()
     console.print(terminal(results))
     for line in (*verdicts(results), *notes(results)):
-        console.print(line, style="dim", highlight=False, markup=False)
+        console.print(line, style="dim", markup=False)
     failed = [trial for trial in results.trials if trial.status == "failed"]
     for trial in failed:
-        console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {escape(str(trial.error))}", highlight=False)
+        console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {escape(str(trial.error))}")
     plain(console, f"written: {', '.join(str(path) for path in written)}")
     return 1 if failed else 0
