@@ -71,8 +71,7 @@ def run_attribution(options: Options) -> int:
 
 def _plan(options: Options, images: Images) -> Attributed:
     chosen = scale(options.scale)
-    native = images.native_size
-    size = options.image_size or chosen.image_size(min(native) if native else None)
+    size = options.image_size or chosen.image_size(images.native_side)
     study = make_plan(
         *(roadmap(options.regime), chosen, images),
         Data(images.name, images.fingerprint, images.num_classes, size),

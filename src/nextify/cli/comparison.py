@@ -14,7 +14,6 @@ from nextify.cli.compare_accuracy import Stopped, accuracies
 from nextify.cli.printing import command_line, plain, print_json
 from nextify.cli.progress import Bars, read_images
 from nextify.compare import why
-from nextify.compare.accuracy import image_side
 from nextify.compare.budget import read
 from nextify.compare.entries import at_scale, find, line_up
 from nextify.compare.measure import Comparison, count, measure, probe
@@ -31,6 +30,7 @@ from nextify.report.text import duration, listing
 from nextify.system.device import usable_device
 from nextify.system.environment import cores, describe
 from nextify.system.text import plural
+from nextify.training.prepare import default_side
 
 
 def run_comparison(options: Options) -> int:
@@ -96,7 +96,7 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
     batch_sizes, training_batch_size = _batches(options, conditions)[0]
     for name in names:
         find(name)
-    side = None if images is None else options.training.image_size or image_side(images)
+    side = None if images is None else options.training.image_size or default_side(images.native_side)
     head = None if options.task is None else chosen_head(options.task, options.head)
     default = (224, 288, 384, 512) if head is None else (256, 512, 768, 1024)
     sizes = options.sizes or (default if side is None else (side,))

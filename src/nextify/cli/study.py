@@ -110,8 +110,7 @@ def _plan(options: Options, images: AnyImages, seeds: int) -> Plan:
     elif options.head is not None:
         raise RequestError(f"--head is for boxes and masks, but {images.name} has labels: leave it out")
     else:
-        native = images.native_size
-        size = options.image_size or chosen.image_size(min(native) if native else None)
+        size = options.image_size or chosen.image_size(images.native_side)
     plan = make_plan(
         *(roadmap(options.regime), chosen, images),
         Data(images.name, images.fingerprint, images.num_classes, size, task=task, canvas=canvas),

@@ -40,8 +40,6 @@ from nextify.training.trial import Data, Trial
 from nextify.weights import About, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside
 
-SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
-"""Limits of the default side of the images, in pixels."""
 GUESSED_EPOCHS = 10
 """Epochs for the probe by which they are chosen; they decide the batch size, and so a little of the speed."""
 PLANNED_SHARE = 0.92
@@ -63,12 +61,6 @@ class AccuracyPlan:
     seeds: tuple[int, ...]
     notes: tuple[str, ...]
     """What fitting changed and why, a sentence each."""
-
-
-def image_side(images: Images) -> int:
-    """Return the default side of the square images that networks see, in pixels."""
-    native = images.native_size
-    return min(max(min(native), SMALLEST_IMAGE), LARGEST_IMAGE) if native else LARGEST_IMAGE
 
 
 def make_plan(

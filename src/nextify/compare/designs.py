@@ -16,7 +16,7 @@ import numpy as np
 
 from nextify.compare import entries
 from nextify.compare.budget import QUANTITIES, BudgetError, Limit, read
-from nextify.compare.measure import MOST_CALLS, threads
+from nextify.compare.measure import MOST_CALLS
 from nextify.compare.records import Row
 from nextify.compare.settings import SHORTEST_TIMED
 from nextify.evaluation import profiling
@@ -28,6 +28,7 @@ from nextify.paper.design import DENSE, DESIGNS, POOLED, Design
 from nextify.paper.roadmap import ROADMAPS
 from nextify.study.attribution import lawful
 from nextify.study.results import read as from_json
+from nextify.system.device import threads
 
 FLIPS = 3
 KERNELS = (3, 5, 7, 9, 11)

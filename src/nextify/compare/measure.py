@@ -32,6 +32,7 @@ from nextify.compare.settings import (
 )
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
+from nextify.system.device import threads
 from nextify.system.environment import available_bytes
 
 PROBED_ON_GPU = 16
@@ -318,17 +319,6 @@ def _recorded(cell: Cell, doing: str) -> Iterator[None]:
         if problem not in cell.problems:  # it returns with every pass
             cell.problems.append(problem)
         gc.collect()
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Set torch's CPU threads, and restore them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Ledger:
