@@ -17,7 +17,7 @@ from results_pages import NOTES
 from nextify.compare.findings import findings
 from nextify.compare.results import Results
 from nextify.compare.tables import provenance, sections
-from nextify.evaluation.profiling import median
+from statistics import median
 from nextify.report.tables import markdown_of
 from nextify.report.text import duration
 

@@ -71,7 +71,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
     machine: dict[str, Any] = {"device": device, "threads": options.machine.threads, "kernels": options.machine.kernels}
     if isinstance(about, DenseAbout):
         dense_images = read_any(
-            *(console, options.data, options.reading, None, None, about.design.task, options.ignore_index), **of_parts
+            *(console, options.data, options.reading, None, about.design.task, options.ignore_index), **of_parts
         )
         assert isinstance(dense_images, DenseImages)
         finder = open_finder(options.bundle, **machine, multi_scale=options.multi_scale)

@@ -27,7 +27,7 @@ def run_export(options: Options) -> int:
         if searches:
             raise ValueError(f"int8 and --fastest are for classifiers so far, and {options.bundle} is for {about.task}")
         if options.data is not None:
-            images = read_any(console, options.data, options.reading, None, None, about.task, to_train=False)
+            images = read_any(console, options.data, options.reading, None, about.task, to_train=False)
     elif options.data is not None:
         images = read_images(
             console, options.data, options.reading, None, options.bundle, to_train=searches, several=not searches

@@ -224,25 +224,17 @@ def read_source(
 
 def read_any(
     console: Console,
-    source: str,
+    data: str,
     reading: Reading,
     cache: Path | None,
-    weights: str | None,
     task: LabelTask | DenseTask | None,
     ignore_index: int | None = None,
-    to_train: bool = True,
-    tested: Tested | None = None,
-    several: bool = True,
+    **how: Any,
 ) -> AnyImages:
     """Open the images of ``--data``, annotated for whichever task, with progress. ``task``: what to learn, where the
-    data itself does not tell; the others as ``read_images`` and ``open_dense`` have them."""
-    wanted = Source(
-        *(source, reading.split_seed, reading.channels, reading.skip_unreadable), task=task, ignore_index=ignore_index
-    )
-    images = read_source(console, wanted, cache, weights, to_train=to_train, tested=tested)
-    if isinstance(images, Images):
-        check_images(images, several=several)
-    return images
+    data itself does not tell; ``how``: as ``Source.open`` has it."""
+    given = data, reading.split_seed, reading.channels, reading.skip_unreadable
+    return read_source(console, Source(*given, task=task, ignore_index=ignore_index), cache, **how)
 
 
 def read_images(

@@ -12,7 +12,7 @@ from nextify.cli.printing import command_line, plain, say, unlogged
 from nextify.cli.progress import StudyProgress, read_any
 from nextify.cli.roadmap import Options
 from nextify.data.dense.annotations import DenseImages
-from nextify.data.images import check_pictures
+from nextify.data.images import check_images, check_pictures
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
@@ -36,9 +36,9 @@ def run_study(options: Options) -> int:
     started = datetime.now(UTC)
     console = Console(highlight=False)
     out, machine = options.folder, options.machine
-    given = (options.data, options.reading, out / "cache")
-    images = read_any(console, *given, None, options.task, options.ignore_index, several=False)
+    images = read_any(console, options.data, options.reading, out / "cache", options.task, options.ignore_index)
     if not isinstance(images, DenseImages):
+        check_images(images)
         check_pictures(images, "nextify roadmap")
     seeds = options.seeds or (DENSE_SEEDS if isinstance(images, DenseImages) else SEEDS)
     plan = _plan(options, images, seeds)

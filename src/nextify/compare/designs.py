@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any, Self
 
 import numpy as np
@@ -103,7 +104,7 @@ def measured(
             if len(times) >= FEWEST_CALLS and math.fsum(times) >= SHORTEST_TIMED:
                 break
             times.append(profiling.seconds(step, given.device))
-    return replace(row, latency_calls=len(times), latency_ms_p50=1e3 * profiling.median(times))
+    return replace(row, latency_calls=len(times), latency_ms_p50=1e3 * median(times))
 
 
 def anchors(scale: Scale, image_size: int) -> Iterator[tuple[str, Design]]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 import torch
 from torch import nn
@@ -280,7 +281,7 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
                 calls[i] += [profiling.seconds(steps[i, 1], given.device) for _ in range(calls_of(cell, settings))]
         for i, times in calls.items():
             cells[i].latency.append(times)
-            cells[i].throughput.setdefault(1, []).append(1 / profiling.median(times))
+            cells[i].throughput.setdefault(1, []).append(1 / median(times))
         ledger.done(sum(settings.inference_seconds(cell.image_seconds) for cell in cells))
     training = runners.training(settings, ledger)
     for model in runners.models:

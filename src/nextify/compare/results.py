@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from statistics import median
 from typing import Any, Self
+
+import numpy as np
 
 from nextify.compare.growth import Growth, growths
 from nextify.compare.measure import Cell, Comparison
 from nextify.compare.ratios import Beside, SpeedRatio, speed_ratios, table_12
 from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why
-from nextify.evaluation.profiling import median, quantile
 from nextify.study.results import Json, named, read, unnamed
 from nextify.tasks.metric_specs import ACCURACY
 
@@ -144,7 +146,7 @@ def _row(cell: Cell, training_batch_size: int) -> Row:
         found |= vars(cell.counts) | {"attention_share": cell.counts.attention_share}
     if cell.latency:
         calls = [1e3 * seconds for times in cell.latency for seconds in times]
-        found |= {f"latency_ms_p{share}": quantile(calls, share / 100) for share in (50, 95, 99)}
+        found |= {f"latency_ms_p{share}": float(np.percentile(calls, share)) for share in (50, 95, 99)}
         found |= {"latency_calls": len(calls)}
         found |= {"latency_rounds_ms": tuple(1e3 * median(times) for times in cell.latency)}
     if cell.throughput:

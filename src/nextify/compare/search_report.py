@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from nextify.compare.budget import QUANTITIES
 from nextify.compare.designs import limits
 from nextify.compare.figures import front
 from nextify.compare.search_results import WORDS, Final, Found, Tried
-from nextify.evaluation.profiling import median
 from nextify.report import text
 from nextify.report.columns import PAGES, TABLES, Column, shown
 from nextify.report.drawing import DOWN, FAINT, INK, PAPER, SOFT, TRIAL, UP, canvas, save, shorten, tidy

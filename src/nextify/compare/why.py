@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
@@ -18,7 +19,7 @@ from nextify.compare.memory import of_one_network
 from nextify.compare.records import Variant, Why
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
-from nextify.evaluation.profiling import Conditions, MemoryLayout, Precision, median
+from nextify.evaluation.profiling import Conditions, MemoryLayout, Precision
 from nextify.system.device import threads
 
 ROUNDS = 5

@@ -429,26 +429,21 @@ def write_int8(exported: Exported, how: Int8, source: Source, calibration: Seque
         linear = [name for name, kind in nodes if kind == "MatMul"]
         first = [name for name, kind in nodes if kind == "Convolution"]
         data = nncf.Dataset(list(calibration))
-        options |= _ignoring(how, first, depthwise, linear)
-        openvino.save_model(nncf.quantize(model, data, **options), path, compress_to_fp16=False)
-        return
-    import onnx
+    else:
+        import onnx
 
-    model = formats.onnx_program(program).model_proto
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    groups = {n.name: next((a.i for a in n.attribute if a.name == "group"), 1) for n in convolutions}
-    linear = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
-    depthwise = [name for name, count in groups.items() if count > 1]
-    first = [name for name, count in groups.items() if count == 1]
-    data = nncf.Dataset([{"images": batch} for batch in calibration])
-    options |= _ignoring(how, first, depthwise, linear)
-    onnx.save_model(nncf.quantize(model, data, **options), str(path))
-
-
-def _ignoring(how: Int8, convolutions: list[str], depthwise: list[str], linear: list[str]) -> dict[str, Any]:
-    """NNCF's option for the layers to keep, given those of each kind in order."""
-    import nncf
-
-    parts: dict[Part, list[str]] = {"stem": convolutions[:1], "depthwise": depthwise, "head": linear[-1:]}
-    names = [name for part in how.keep for name in parts[part]]
-    return {"ignored_scope": nncf.IgnoredScope(names=names)} if names else {}
+        model = formats.onnx_program(program).model_proto
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        groups = {n.name: next((a.i for a in n.attribute if a.name == "group"), 1) for n in convolutions}
+        linear = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+        depthwise = [name for name, count in groups.items() if count > 1]
+        first = [name for name, count in groups.items() if count == 1]
+        data = nncf.Dataset([{"images": batch} for batch in calibration])
+    layers: dict[Part, list[str]] = {"stem": first[:1], "depthwise": depthwise, "head": linear[-1:]}
+    if kept := [name for part in how.keep for name in layers[part]]:
+        options["ignored_scope"] = nncf.IgnoredScope(names=kept)
+    quantized = nncf.quantize(model, data, **options)
+    if exported.format == "openvino":
+        openvino.save_model(quantized, path, compress_to_fp16=False)
+    else:
+        onnx.save_model(quantized, str(path))
