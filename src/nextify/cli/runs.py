@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, UseAppendAction
 
-from nextify.cli.options import Json
+from nextify.cli.options import Json, unset
 from nextify.cli.printing import print_columns, print_json
 from nextify.report.text import ABSENT, duration, percent, signed
 from nextify.study.run_differences import Difference, RunDifferences, diff_runs
@@ -29,9 +29,9 @@ class Options:
     runs/NAME/latest) and, if both used the same test images, tests whether their results differ (docs/runs.md).
     """
 
-    what: Annotated[Positional[tuple[str, ...]], arg(metavar="[FOLDER | diff A B]", help_behavior_hint="")] = ()
+    what: Annotated[Positional[tuple[str, ...]], unset(metavar="[FOLDER | diff A B]")] = ()
     """Folder to search, up to three levels deep; by default runs. Or diff and two trainings."""
-    where: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=PATTERN", help_behavior_hint="")] = ()
+    where: Annotated[UseAppendAction[tuple[str, ...]], unset(metavar="FIELD=PATTERN")] = ()
     """Only runs that match, e.g. --where data=digits --where model='convnext_*' --where state=stopped; fields: kind,
     state, data, model, task, recipe, folder."""
     sort: Sort = "date"
