@@ -96,9 +96,6 @@ def terminal(found: Found) -> RichTable:
 def markdown(found: Found) -> str:
     """The winners, what was found in words, and the designs that got furthest."""
     furthest = sorted(found.tried, key=lambda t: (-t.epochs, -(t.accuracy or 0)))[:LISTED]
-    versions = ", ".join(
-        f"{n} {found.environment[n]}" for n in ("nextify", "torch", "python") if n in found.environment
-    )
     parts = [
         f"# The best design within {found.settings.budget} on {found.data.name}",
         markdown_of(table_of("", shown(FINALS, "markdown"), [("", found.finals)])),
@@ -106,7 +103,7 @@ def markdown(found: Found) -> str:
         "## The designs that got furthest",
         markdown_of(table_of("", shown(TRIED, "markdown"), [("", furthest)])),
         f"The winner: `{found.winner.design}`",
-        f"Command: `{found.command or 'nextify.search'}` · {versions} · {found.finished}",
+        f"Command: `{found.command or 'nextify.search'}` · {text.versions(found.environment)} · {found.finished}",
     ]
     return "\n\n".join(parts) + "\n"
 

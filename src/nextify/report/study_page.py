@@ -156,7 +156,7 @@ def _conditions(results: StudyResults) -> list[tuple[str, object]]:
     study, environment = results.study, results.environment
     return [
         ("hardware", text.hardware(results)),
-        ("versions", text.versions(results)),
+        ("versions", text.versions(environment)),
         ("system", environment.get("os")),
         ("git commit", environment.get("git_commit")),
         ("started", study.started),
