@@ -21,6 +21,7 @@ import torch
 from nextify.data import Images, ImageSet
 from nextify.data.images import check_images
 from nextify.data.preflight import digest
+from nextify.data.sources.listing import complete_groups
 from nextify.deploy import formats
 from nextify.deploy.export import Export, Source, describe_export, folder_bytes
 from nextify.deploy.gate import Answers, Change, change, images_needed
@@ -358,8 +359,7 @@ def _kin(contents: Sequence[bytes], groups: Sequence[str] | None) -> npt.NDArray
 
     count = len(contents)
     content = np.unique(contents, return_inverse=True)[1]
-    named = [name or f"\0{i}" for i, name in enumerate(groups or [""] * count)]
-    group = np.unique(named, return_inverse=True)[1]
+    group = np.unique(complete_groups(groups or [""] * count), return_inverse=True)[1]
     links = coo_array((np.ones(count), (content, count + group)), shape=(2 * count, 2 * count))
     numbers: npt.NDArray[np.int64] = connected_components(links, directed=False)[1][content]
     return numbers

@@ -216,7 +216,8 @@ def split_train(
     if own.ndim == 2:
         return _split_several(own, splitting, among, None if groups is None else [groups[i] for i in among])
     if groups is not None:
-        return _split_groups(own, splitting, among, [groups[i] or f"\0{i}" for i in among])
+        groups = complete_groups(groups)
+        return _split_groups(own, splitting, among, [groups[i] for i in among])
     chosen = np.zeros(len(among), bool)
     for members in members_by_number(own):
         count = min(len(members) - 1, max(1, round(len(members) * fraction)))
@@ -274,7 +275,7 @@ def _split_several(
     fraction, seed = splitting.test_fraction, splitting.seed
     of_group = np.arange(len(among))
     if groups is not None:
-        of_group = np.unique([name or f"\0{i}" for i, name in enumerate(groups)], return_inverse=True)[1]
+        of_group = np.unique(complete_groups(groups), return_inverse=True)[1]
     counts = np.zeros((int(of_group.max(initial=-1)) + 1, own.shape[1] + 1), np.int64)
     np.add.at(counts, of_group, np.hstack([own, ~own.any(1, keepdims=True)]))
     total, taken = counts.sum(0), np.zeros(counts.shape[1], np.int64)
@@ -307,6 +308,11 @@ def members_by_number(numbers: Labels) -> list[Indices]:
     """The positions of each number that occurs, in the numbers' order."""
     order = np.argsort(numbers, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+
+def complete_groups(names: Sequence[str]) -> list[str]:
+    """The name of each image's group, where an image without one is a group of its own."""
+    return [name or f"\0{i}" for i, name in enumerate(names)]
 
 
 def no_label(value: object) -> bool:
