@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from statistics import median
 
 from generated import ROOT, write_or_check
 from results_pages import NOTES
@@ -17,7 +18,6 @@ from results_pages import NOTES
 from nextify.compare.findings import findings
 from nextify.compare.results import Results
 from nextify.compare.tables import provenance, sections
-from nextify.evaluation.profiling import median
 from nextify.report.tables import markdown_of
 from nextify.report.text import duration
 

@@ -20,7 +20,6 @@ from nextify.compare import measure as measuring
 from nextify.compare.accuracy import (
     epochs_within,
     evaluate,
-    image_side,
     kept_epochs,
     make_plan,
     read_weights_options,
@@ -52,6 +51,7 @@ from nextify.study.study import StudyEstimate
 from nextify.system.files import FOREIGN_JSON
 from nextify.training.loop import TrainingStopped
 from nextify.training.optimizers import classifier, parameter_groups, undecayed_parameters
+from nextify.training.prepare import default_side
 from nextify.training.run import run_trial
 from nextify.training.trial import Data, Runtime, Trial
 from nextify.weights import About, Preprocessing, save_bundle
@@ -200,7 +200,7 @@ def test_all_share_one_recipe_and_the_seeds(images: Images) -> None:
     assert {p.trial.recipe for p in plan.trials} == {plan.recipe}
     assert (plan.recipe.epochs, plan.recipe.precision) == (3, "bf16")
     assert all(":" not in p.folder and "/" not in p.folder for p in plan.trials)
-    assert image_side(images) == 16
+    assert default_side(images.native_side) == 16
     with pytest.raises(PlanError, match="takes no part"):
         make_plan(entries, images, image_size=16, seeds=1, epochs=1, weights={"resnet50": "a.pth"})
     with pytest.raises(PlanError, match="no recipe 'x'"):

@@ -50,7 +50,7 @@ from nextify.compare.settings import (
     plan,
 )
 from nextify.compare.tables import COSTS, TABLE_12, csv_text, terminal
-from nextify.evaluation.profiling import Conditions, inference, quantile, random_images, training
+from nextify.evaluation.profiling import Conditions, inference, random_images, training
 from nextify.evaluation.profiling import count as count_model
 from nextify.networks.zoo import UnknownModel, find_design
 from nextify.paper.published import published_model
@@ -364,14 +364,6 @@ def test_exponents() -> None:
     assert two.standard_error is None
     assert fit(pixels[:1], [1.0]) is None
     assert fit(pixels[:2], [1.0, 0.0]) is None
-
-
-def test_quantiles_are_numpys() -> None:
-    import numpy as np
-
-    values = [5.0, 1.0, 4.0, 2.0, 9.0]
-    for share in (0, 0.5, 0.95, 0.99, 1):
-        assert quantile(values, share) == pytest.approx(np.quantile(values, share))
 
 
 def test_a_training_step_leaves_the_weights() -> None:

@@ -21,7 +21,7 @@ from nextify.report import figures as figure
 from nextify.study.results import StudyResults, named
 from nextify.study.statistics import conclude
 from nextify.system.fonts import lettered
-from nextify.tasks.accuracy import SPECS
+from nextify.tasks.metric_specs import ACCURACY
 
 
 def fake(seeds=3, *, adopted_only=False, finished=None, name="digits", epochs=20, regime="resnet50"):
@@ -245,7 +245,7 @@ def with_hits(seeds=6, better=0.1):
     names = {row["step"]: row["title"] for row in results["rows"]}
     found = conclude(accuracies, references, test_images=1197, scores=right, names=names)
     for row in results["rows"]:
-        row.update(named(found[row["step"]].figures(), SPECS))
+        row.update(named(found[row["step"]].figures(), ACCURACY))
     for trial in results["trials"]:
         trial["top1"] = accuracies[trial["step"]][trial["seed"]]
     return results
@@ -327,7 +327,7 @@ def test_csv_has_the_documented_columns_unrounded(results):
     lines = list(csv.DictReader(io.StringIO(tables.csv_text(typed(results)))))
     assert len(lines) == len(results["rows"])
     for line, row in zip(lines, results["rows"], strict=True):
-        assert list(line) == [column.key for column in columns.of_metric(columns.COLUMNS, SPECS[0])]
+        assert list(line) == [column.key for column in columns.of_metric(columns.COLUMNS, ACCURACY[0])]
         assert line["adopted"] == ("true" if row["adopted"] else "false")
         for key in ("top1_mean", "change", "published_top1", "macs"):
             assert line[key] == ("" if row[key] is None else str(row[key]))
@@ -338,7 +338,7 @@ def test_documentation_names_every_key(request):
     results = STUDIES["17 rows, 3 seeds"]
     results = {**typed(results).to_dict(), "environment": results["environment"]}
     keys = {*results, *results["study"], *results["study"]["data"], *results["rows"][0]}
-    keys |= {column.key for column in columns.of_metric(columns.COLUMNS, SPECS[0])}
+    keys |= {column.key for column in columns.of_metric(columns.COLUMNS, ACCURACY[0])}
     keys |= {*results["trials"][0], *results["environment"], *results["trials"][0]["curve"][9]}
     assert not {key for key in keys if f"`{key}`" not in documented}
 

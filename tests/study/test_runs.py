@@ -282,7 +282,7 @@ def test_the_result_differs_by_a_paired_test(tmp_path: Path, capsys: Captured) -
     assert found.paired.p == pytest.approx(2 / 2**10)
     assert main(["runs", "diff", str(a), str(b)]) == 0
     said = capsys.readouterr().out
-    assert "top1    75.00 %  50.00 %  −25.00 points" in said
+    assert "top-1   75.00 %  50.00 %  −25.00 points" in said
     assert "A alone gets 10 right and B alone 0:\nmore than chance would give (McNemar's exact test, p = 0.002)" in said
     assert main(["runs", "diff", str(a), str(b), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["paired"]["only_before"] == 10

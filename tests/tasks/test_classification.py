@@ -16,7 +16,7 @@ from nextify.data import Images, open_images
 from nextify.data.share import Share
 from nextify.paper.recipe import CONVNEXT, Recipe
 from nextify.tasks.classification import Accuracy, Classification, Hits, Inference, class_weights, fitted_temperature
-from nextify.tasks.task import MetricSpec, summary
+from nextify.tasks.metric_specs import MetricSpec, summary
 from nextify.training.trainer import Trainer
 from nextify.training.trial import Runtime
 from tests.training.helpers import small_trial

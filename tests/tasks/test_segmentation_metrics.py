@@ -8,7 +8,8 @@ import torch
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from nextify.data.dense.annotations import IGNORED
-from nextify.tasks.segmentation_metrics import SPECS, Pixels, SegmentationMetrics, pixel_confusion
+from nextify.tasks.metric_specs import REGIONS
+from nextify.tasks.segmentation_metrics import Pixels, SegmentationMetrics, pixel_confusion
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -36,7 +37,7 @@ def test_by_hand() -> None:
     metrics = SegmentationMetrics.of(counts, 1)
     assert metrics.iou == pytest.approx((100 / 3, 60.0, 100.0, None))
     assert metrics.values() == pytest.approx({"miou": (100 / 3 + 160) / 3, "pixel_accuracy": 500 / 7})
-    assert [spec.key for spec in SPECS] == list(metrics.values())
+    assert [spec.key for spec in REGIONS] == list(metrics.values())
 
 
 def test_nothing_to_measure_on() -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import OmitArgPrefixes
 
 from nextify.cli import options as common
 from nextify.cli.roadmap import Machine
@@ -27,7 +27,7 @@ class Options:
     """Folder of the attribution. Default: runs/attribute-REGIME-DATA-SCALE."""
     hours: Annotated[float, Range(above=0, most=10**5)] = 1.0
     """Start no pair of orders that would end after this many hours. At least one pair is trained."""
-    pairs: Annotated[Annotated[int, Range(least=1, most=10**5)] | None, arg(metavar="N", help_behavior_hint="")] = None
+    pairs: Annotated[Annotated[int, Range(least=1, most=10**5)] | None, common.unset(metavar="N")] = None
     """Stop at this many pairs of orders in all. Default: limited only by --hours."""
     ends: Annotated[int, Range(least=0, most=1000)] = 6
     """Number of seeds with which each decision is also taken alone, last, and in the paper's order."""

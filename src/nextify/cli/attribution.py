@@ -31,7 +31,7 @@ TOGETHER = 4
 
 def run_attribution(options: Options) -> int:
     began, started = time.monotonic(), datetime.now(UTC)
-    console = Console()
+    console = Console(highlight=False)
     out, machine = options.folder, options.machine
     images = read_images(console, options.data, options.reading, out / "cache")
     chosen = chosen_engine(machine, options.scale, out)
@@ -50,7 +50,7 @@ def run_attribution(options: Options) -> int:
                     with console.status("measuring a few steps of the first and the last network …"):
                         estimate = found.probe(engine)
                 each = duration(estimate.seconds * plan.trainings_of_a_pair / max(1, len(found.open_trials)))
-                console.print(f"about [bold]{each}[/] per pair of orders", highlight=False)
+                console.print(f"about [bold]{each}[/] per pair of orders")
                 if options.dry_run:
                     return 0
                 while found.open_trials:
@@ -71,8 +71,7 @@ def run_attribution(options: Options) -> int:
 
 def _plan(options: Options, images: Images) -> Attributed:
     chosen = scale(options.scale)
-    native = images.native_size
-    size = options.image_size or chosen.image_size(min(native) if native else None)
+    size = options.image_size or chosen.image_size(images.native_side)
     study = make_plan(
         *(roadmap(options.regime), chosen, images),
         Data(images.name, images.fingerprint, images.num_classes, size),
@@ -100,7 +99,7 @@ def _announce(console: Console, options: Options, found: Attributing, finished: 
     if finished:
         console.print(f"{plural(finished, 'pair')} of orders finished already")
     limit = f", {plural(options.pairs, 'pair')} in all" if options.pairs else ""
-    console.print(f"for {options.hours:g} h{limit}", highlight=False)
+    console.print(f"for {options.hours:g} h{limit}")
     console.print(f"results go to [bold]{escape(str(options.folder))}[/]", soft_wrap=True)
 
 
@@ -129,6 +128,6 @@ def _conclude(console: Console, found: Attributing, options: Options, started: d
     console.print()
     console.print(report.terminal(results))
     for line in report.notes(results):
-        console.print(line, style="dim", highlight=False, markup=False)
+        console.print(line, style="dim", markup=False)
     plain(console, f"written: {', '.join(str(path) for path in written)}")
     return 1 if attribution.left_out else 0

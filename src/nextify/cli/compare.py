@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
 from nextify.cli import options as common
 from nextify.data.source import check_source
@@ -55,7 +55,7 @@ class Training:
     """Recipe of all trainings, fitted to the images: convnext (the paper's), scratch_small, resnet, …"""
     image_size: common.ImageSide = None
     """Side of the images in trainings. Default: the images' own, 16 to 224."""
-    weights: Annotated[tuple[str, ...], arg(metavar="MODEL=FILE …", help_behavior_hint="")] = ()
+    weights: Annotated[tuple[str, ...], common.unset(metavar="MODEL=FILE …")] = ()
     """Evaluate these weights of a network instead of training it."""
     side_by_side: Annotated[Annotated[int, Range(least=1, most=1024)] | None, common.UNSET] = None
     """Trainings that run at the same time. Default: one per core for images up to 64 pixels."""
@@ -77,7 +77,7 @@ class Options:
     results.json, results.csv, figures and report.html to --out.
     """
 
-    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL …", help_behavior_hint="")] = ()
+    models: Annotated[Positional[tuple[str, ...]], common.unset(metavar="MODEL …")] = ()
     """Names that `nextify models` lists, NAME@SCALE for a smaller one, swin@tiny or vit@tiny (also @small), timm:NAME
     for any timm model, or bundles. Default: resnet50, timm:deit_small_patch16_224 (ViT-S),
     timm:swin_tiny_patch4_window7_224, convnext_tiny, convnext_isotropic_small; with --scale a ResNet, a ViT, a Swin

@@ -53,7 +53,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
             done = 0 if trainings is None else len(trainings.plan.trials) - len(trainings.open_trials)
             raise Stopped(f"Stopped with {done} trainings finished; the same command continues.") from None
     for failed in (t for t in map(trainings.trial, plan.trials) if t.error):
-        console.print(f"[red]failed[/] {failed.step}, seed {failed.seed}: {escape(str(failed.error))}", highlight=False)
+        console.print(f"[red]failed[/] {failed.step}, seed {failed.seed}: {escape(str(failed.error))}")
     return accuracy_results(plan, trainings, evaluated, images)
 
 
@@ -105,8 +105,7 @@ def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images
             f"{plural(len(plan.trials) // seeds, 'network')} × {plural(seeds, 'seed')}, "
             f"{plural(plan.recipe.epochs, 'epoch')} of the {plan.recipe_name} recipe on {len(images.train):,} "
             f"images of {side}×{side} of {escape(images.name)}, tested on {len(images.test):,}; "
-            f"{trainings.side_by_side} side by side",
-            highlight=False,
+            f"{trainings.side_by_side} side by side"
         )
     say(console, (*images.warnings, *images.notes, *plan.notes, *trainings.notes))
     if finished := len(plan.trials) - len(trainings.open_trials):

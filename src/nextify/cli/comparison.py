@@ -14,7 +14,6 @@ from nextify.cli.compare_accuracy import Stopped, accuracies
 from nextify.cli.printing import command_line, plain, print_json
 from nextify.cli.progress import Bars, read_images
 from nextify.compare import why
-from nextify.compare.accuracy import image_side
 from nextify.compare.budget import read
 from nextify.compare.entries import at_scale, find, line_up
 from nextify.compare.measure import Comparison, count, measure, probe
@@ -31,6 +30,7 @@ from nextify.report.text import duration, listing
 from nextify.system.device import usable_device
 from nextify.system.environment import cores, describe
 from nextify.system.text import plural
+from nextify.training.prepare import default_side
 
 
 def run_comparison(options: Options) -> int:
@@ -38,7 +38,7 @@ def run_comparison(options: Options) -> int:
     measuring, training = options.measuring, options.training
     limits = [limit.said for limit in read(options.budget)] if options.budget else []
     started = datetime.now(UTC)
-    console = Console(stderr=options.json)
+    console = Console(stderr=options.json, highlight=False)
     out = options.folder
     names = at_scale(options.models, training.scale) if options.models else line_up(training.scale)
     images = None
@@ -54,7 +54,7 @@ def run_comparison(options: Options) -> int:
         comparison = count(settings, lambda words, _: status.update(f"{words} …"))
     for cell in comparison.cells:
         for problem in cell.problems:
-            console.print(f"[dim]·[/] {escape(cell.entry.model)}: {escape(problem)}", highlight=False, style="dim")
+            console.print(f"[dim]·[/] {escape(cell.entry.model)}: {escape(problem)}", style="dim")
     accuracy: Accuracy | None = None
     reasons: list[Why] = []
 
@@ -70,7 +70,7 @@ def run_comparison(options: Options) -> int:
         try:
             accuracy = accuracies(console, options, settings, images, out)
         except Stopped as stopped:
-            console.print(f"\n{stopped}", highlight=False, markup=False)
+            console.print(f"\n{stopped}", markup=False)
             return 130
     with console.status("timing one image through each network …"):
         probe(comparison, _batches(options, settings.conditions))
@@ -96,7 +96,7 @@ def _settings(options: Options, names: tuple[str, ...], images: Images | None) -
     batch_sizes, training_batch_size = _batches(options, conditions)[0]
     for name in names:
         find(name)
-    side = None if images is None else options.training.image_size or image_side(images)
+    side = None if images is None else options.training.image_size or default_side(images.native_side)
     head = None if options.task is None else chosen_head(options.task, options.head)
     default = (224, 288, 384, 512) if head is None else (256, 512, 768, 1024)
     sizes = options.sizes or (default if side is None else (side,))
@@ -151,17 +151,13 @@ def _announce(console: Console, comparison: Comparison) -> None:
     number = len({cell.entry.name for cell in comparison.cells})
     sizes = ", ".join(f"{s}²" for s in settings.sizes)
     rounds = listing([str(n) for n in made.rounds.values()]) if len(set(made.rounds.values())) > 1 else fewest
-    console.print(f"{plural(number, 'network')} at {sizes}, {rounds} rounds", highlight=False)
+    console.print(f"{plural(number, 'network')} at {sizes}, {rounds} rounds")
     compiling = " and the time to compile" if settings.conditions.compile else ""
-    console.print(
-        f"about [bold]{duration(made.seconds)}[/]{compiling}, from one image timed through each network",
-        highlight=False,
-    )
+    console.print(f"about [bold]{duration(made.seconds)}[/]{compiling}, from one image timed through each network")
     if made.over_budget and settings.rounds is None:
         console.print(
             f"[dim]·[/] longer than --minutes {settings.minutes:g}: {fewest} rounds are the minimum to show a spread; "
-            "fewer --sizes or smaller --batch-sizes take less",
-            highlight=False,
+            "fewer --sizes or smaller --batch-sizes take less"
         )
 
 
@@ -180,7 +176,7 @@ class _Progress(Bars):
         stage = words.partition(":")[0]
         if not self.console.is_terminal and stage != self.stage:
             self.stage = stage
-            self.console.print(f"{100 * share:3.0f} % {stage}", highlight=False)
+            self.console.print(f"{100 * share:3.0f} % {stage}")
 
 
 def _conclude(console: Console, options: Options, results: Results, out: Path | None) -> int:
@@ -193,12 +189,12 @@ def _conclude(console: Console, options: Options, results: Results, out: Path | 
         for table in terminal(results):
             console.print(table)
         for line in (*cost_notes(results), *(accuracy_notes(results.accuracy) if results.accuracy else ())):
-            console.print(line, style="dim", highlight=False, markup=False)
+            console.print(line, style="dim", markup=False)
         console.print("\n[bold]Findings[/]" if found["findings"] else "")
         for line in found["findings"]:
-            console.print(f"· {line}", highlight=False, markup=False)
+            console.print(f"· {line}", markup=False)
         if found["budget"]:
-            console.print(f"\n{found['budget']['recommendation']}", highlight=False, markup=False)
+            console.print(f"\n{found['budget']['recommendation']}", markup=False)
     if files:
         plain(console, f"written: {', '.join(str(path) for path in files)}")
     return 0 if any(row.macs for row in results.rows) else 1

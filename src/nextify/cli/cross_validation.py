@@ -25,7 +25,7 @@ def run_cross_validation(options: Options, folds: int) -> int:
     )
     if options.task not in (None, "classification") or (options.task is None and recognize(options.data) is not None):
         raise DataError(unfit)
-    console, machine = Console(), options.machine
+    console, machine = Console(highlight=False), options.machine
     images = read_images(
         *(console, options.data, options.reading, options.folder / "cache", options.network.weights),
         task="classification" if options.task else None,
@@ -63,7 +63,7 @@ def train_folds(console: Console, trainings: CrossTrainings, dry_run: bool = Fal
                     return run_folds(trainings, engine, lambda event: None)
             with console.status("measuring a few steps …"):
                 estimate = trainings.estimate(engine)
-            console.print(f"about [bold]{duration(estimate.seconds)}[/] from a measured probe", highlight=False)
+            console.print(f"about [bold]{duration(estimate.seconds)}[/] from a measured probe")
             if dry_run:
                 return 0
             out = trainings.store.root
@@ -83,15 +83,14 @@ def _announce(console: Console, trainings: CrossTrainings) -> None:
     recipe = prepared.trial.recipe
     use = "are the ensemble's" if trainings.ensemble else "stay unused"
     groups = "" if images.train.groups is None else ", no group in two of them"
-    console.print(f"[bold]{prepared.request.model}[/] on {len(plan.folds)} folds of ", end="", highlight=False)
-    console.print(images.name, highlight=False, markup=False)
+    console.print(f"[bold]{prepared.request.model}[/] on {len(plan.folds)} folds of ", end="")
+    console.print(images.name, markup=False)
     console.print(
         f"  {plural(len(images.train), 'training image')} in folds of {len(plan.folds[-1].images.test):,} to "
         f"{len(plan.folds[0].images.test):,}{groups}; the {plural(len(images.test), 'test image')} {use}\n"
         f"recipe {prepared.recipe_name}: {plural(recipe.epochs, 'epoch')} of "
         f"{plural(prepared.steps_per_epoch, 'step')} of {plural(recipe.batch_size, 'image')}; {trainings.side_by_side} "
         f"side by side with {plural(trainings.runtime.threads, 'thread')} each on {trainings.runtime.device}",
-        highlight=False,
         soft_wrap=True,
     )
     say(console, (*images.notes, *prepared.notes, *map(str, prepared.changes)))

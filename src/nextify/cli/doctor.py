@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 from packaging.requirements import Requirement
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import OmitArgPrefixes
 
-from nextify.cli.options import Json, Machine
+from nextify.cli.options import Json, Machine, unset
 from nextify.cli.printing import Finding, print_json
 from nextify.system import environment, native
 from nextify.system.files import cache_root
@@ -48,7 +48,7 @@ class Options:
     The exit code is 1 if something that nextify needs is missing or too old.
     """
 
-    quick: Annotated[bool, arg(help_behavior_hint="")] = False
+    quick: Annotated[bool, unset()] = False
     """Leave out what needs torch: devices, kernels and speed."""
     json: Json = False
     machine: OmitArgPrefixes[Machine] = Machine()

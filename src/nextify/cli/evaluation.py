@@ -20,9 +20,7 @@ from nextify.evaluation.seen import trained_on
 from nextify.report.text import percent
 from nextify.system import processes
 from nextify.system.text import plural, printable
-from nextify.tasks import multilabel_metrics
-from nextify.tasks.accuracy import SPECS, telling
-from nextify.tasks.task import summary
+from nextify.tasks.metric_specs import ACCURACY, LABELS, is_telling, summary
 from nextify.training.learned import AnyImages
 from nextify.training.trial import runtime
 from nextify.weights.bundle import About, DenseAbout, stated
@@ -78,7 +76,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
             ignored = about.ignore_index
             notes = [f"As in the training, index {ignored} of the masks is ignored; --ignore-index 255 counts it."]
         dense_images = read_any(
-            *(console, options.data, options.reading, None, None, about.design.task, ignored), **of_parts
+            *(console, options.data, options.reading, None, about.design.task, ignored), **of_parts
         )
         assert isinstance(dense_images, DenseImages)
         finder = open_finder(options.bundle, **machine, multi_scale=options.multi_scale)
@@ -104,9 +102,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
 
 def _print_multilabel(found: MultiLabelEvaluation) -> None:
     within = {key: f" ({low:.2f} to {high:.2f})" for key, (low, high) in found.intervals.items()}
-    figures = ", ".join(
-        spec.text(found.metrics[spec.key]) + within.get(spec.key, "") for spec in multilabel_metrics.SPECS
-    )
+    figures = ", ".join(spec.text(found.metrics[spec.key]) + within.get(spec.key, "") for spec in LABELS)
     print(f"{figures}{f'; in parentheses, 95 % intervals from {DRAWS:,} bootstrap draws' if within else ''}\n")
     rows = [
         (
@@ -121,7 +117,8 @@ def _print_multilabel(found: MultiLabelEvaluation) -> None:
 
 def _print(found: Evaluation) -> None:
     low, high = found.top1_interval
-    figures = summary(telling(SPECS, len(found.classes)), {"top1": found.top1, "top5": found.top5})
+    specs = [spec for spec in ACCURACY if is_telling(spec.key, len(found.classes))]
+    figures = summary(specs, {"top1": found.top1, "top5": found.top5})
     print(f"{figures}; 95 % interval of top-1 {low:.2f} to {high:.2f} %")
     before = "" if found.uncalibrated_error is None else f", {100 * found.uncalibrated_error:.2f} % before"
     error = f"{100 * found.expected_calibration_error:.2f} %{before} ({len(found.bins)} bins)"

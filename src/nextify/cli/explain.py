@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import UNSET, Json, Threads, check_folder, check_weights
+from nextify.cli.options import UNSET, Json, Threads, check_folder, check_weights, unset
 from nextify.paper.settings import Range
 
 
@@ -19,7 +19,7 @@ class Options:
 
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
     """A bundle left by nextify train, or other weights: a file, hf:owner/name or timm:name."""
-    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …", help_behavior_hint="")]
+    images: Annotated[Positional[tuple[str, ...]], unset(metavar="IMAGE …")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
     method: Literal["grad-cam", "grad-cam++", "hirescam", "integrated-gradients"] = "grad-cam"
     """How the maps are made; integrated-gradients needs pip install 'nextify[explain]'."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_weights
+from nextify.cli.options import UNSET, Folder, Json, Reading, Threads, check_replaced, check_weights, unset
 from nextify.cli.quantize import default_folder
 from nextify.data.source import check_source
 from nextify.paper.settings import Range
@@ -28,7 +28,7 @@ class Options:
     (fp32)."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """Precision of the file. int8 does the same as nextify quantize, and needs --data."""
-    image_size: Annotated[str | None, arg(metavar="PIXELS|dynamic", help_behavior_hint="")] = None
+    image_size: Annotated[str | None, unset(metavar="PIXELS|dynamic")] = None
     """Side of the input, or dynamic for any. Default: the bundle's."""
     with_preprocessing: Annotated[bool, UNSET] = False
     """Take uint8 pixels of any size, (N, H, W, 3) RGB, and resize, crop and normalize them inside the file."""

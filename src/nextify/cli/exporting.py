@@ -13,7 +13,7 @@ from nextify.data import Images
 from nextify.data.dense.annotations import DenseImages
 from nextify.deploy.export import export
 from nextify.deploy.quantize import fastest, quantize
-from nextify.deploy.verify import Verification
+from nextify.deploy.verify import ClassifierVerification
 from nextify.system.text import printable
 from nextify.weights import About
 from nextify.weights.bundle import DenseAbout, stated
@@ -27,7 +27,7 @@ def run_export(options: Options) -> int:
         if searches:
             raise ValueError(f"int8 and --fastest are for classifiers so far, and {options.bundle} is for {about.task}")
         if options.data is not None:
-            images = read_any(console, options.data, options.reading, None, None, about.task, to_train=False)
+            images = read_any(console, options.data, options.reading, None, about.task, to_train=False)
     elif options.data is not None:
         images = read_images(
             console, options.data, options.reading, None, options.bundle, to_train=searches, several=not searches
@@ -53,7 +53,7 @@ def run_export(options: Options) -> int:
         return 0
     print(f"{done.exported.name}: {done.bytes / 1e6:,.1f} MB")
     of, same = "an image's largest logit", ""
-    if isinstance(found, Verification):
+    if isinstance(found, ClassifierVerification):
         what = "labels" if isinstance(done.about, About) and done.about.thresholds else "top-1"
         same = f"same {what} as the bundle on {found.top1_equal:g} %, "
     elif isinstance(done.about, DenseAbout) and done.about.task == "detection":

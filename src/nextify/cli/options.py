@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
@@ -13,8 +13,13 @@ from nextify.paper.settings import Range
 from nextify.system.files import LATEST, UnusableFolder, followed, occupied
 from nextify.system.native import Mode
 
-UNSET = arg(help_behavior_hint="")
-"""Of an option whose help says what it is by default."""
+
+def unset(**more: Any) -> Any:
+    """``tyro.conf.arg`` of an option whose help says what it is by default."""
+    return arg(help_behavior_hint="", **more)
+
+
+UNSET = unset()
 Count = Annotated[Annotated[int, Range(least=1, most=10**6)] | None, UNSET]
 Threads = Annotated[Annotated[int, Range(least=1, most=1024)] | None, UNSET]
 Workers = Annotated[Annotated[int, Range(least=0, most=1024)] | None, UNSET]
@@ -23,35 +28,28 @@ Seed = Annotated[int, Range(least=0, most=2**31 - 1)]
 Scale = Literal["tiny", "small", "half", "full"]
 Minutes = Annotated[
     Annotated[float, Range(above=0, most=10**7)] | None,
-    arg(
+    unset(
         help="Instead of --epochs: as many as a measurement says fit into this time, counted from the command's start. "
-        "It may also choose smaller images and bf16 (docs/training.md).",
-        help_behavior_hint="",
+        "It may also choose smaller images and bf16 (docs/training.md)."
     ),
 ]
 Licence = Annotated[
     str | None,
-    arg(
-        metavar="SPDX",
-        help='Licence of the result, e.g. cc-by-4.0. Default: that of --weights, else "yours".',
-        help_behavior_hint="",
-    ),
+    unset(metavar="SPDX", help='Licence of the result, e.g. cc-by-4.0. Default: that of --weights, else "yours".'),
 ]
 Trackers = Annotated[
     UseAppendAction[tuple[Literal["tensorboard", "wandb", "trackio"], ...]],
-    arg(
-        metavar="TRACKER",
-        help="Report each epoch to tensorboard, wandb or trackio too; can be given several times.",
-        help_behavior_hint="",
+    unset(
+        metavar="TRACKER", help="Report each epoch to tensorboard, wandb or trackio too; can be given several times."
     ),
 ]
-Folder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")]
-Changes = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=VALUE", help_behavior_hint="")]
+Folder = Annotated[Path | None, unset(metavar="DIR")]
+Changes = Annotated[UseAppendAction[tuple[str, ...]], unset(metavar="FIELD=VALUE")]
 Device = Annotated[str, arg(help="cpu, cuda, cuda:1, or auto: a CUDA GPU if there is one.")]
 Kernels = Annotated[
     Mode, arg(help="nextify's own kernels: auto (where measured to be faster), on (wherever they apply), or off.")
 ]
-Json = Annotated[bool, arg(help="Print JSON.", help_behavior_hint="")]
+Json = Annotated[bool, unset(help="Print JSON.")]
 Images = Annotated[
     str,
     arg(
@@ -63,47 +61,35 @@ Task = Annotated[Literal["detection", "segmentation"] | None, UNSET]
 Head = Annotated[Literal["fcos", "retinanet", "faster_rcnn", "mask_rcnn", "upernet", "fpn"] | None, UNSET]
 IgnoreIndex = Annotated[
     Annotated[int, Range(least=0, most=255)] | None,
-    arg(
-        help="For masks: pixels of this index are ignored in training and measurement, like those of 255.",
-        help_behavior_hint="",
-    ),
+    unset(help="For masks: pixels of this index are ignored in training and measurement, like those of 255."),
 ]
 SplitSeed = Annotated[
     Seed, arg(help="Seed of the split into training and test images, for data without test images of its own.")
 ]
 SkipUnreadable = Annotated[
     bool,
-    arg(
-        help="Leave out images that cannot be read. To find them, each image is decoded once at the start.",
-        help_behavior_hint="",
-    ),
+    unset(help="Leave out images that cannot be read. To find them, each image is decoded once at the start."),
 ]
 ClassOrder = Annotated[
     str | None,
-    arg(
+    unset(
         metavar="imagefolder|natural|data|FILE",
         help="For weights without class names: the order of their classes (imagefolder: torchvision and Hugging Face; "
         "natural: timm; data: as these images are numbered), or a file of the names, one per line or JSON.",
-        help_behavior_hint="",
     ),
 ]
 ClassNames = Annotated[
     str | None,
-    arg(
-        metavar="FILE",
-        help="For weights without class names: a file of the names in order, one per line or JSON.",
-        help_behavior_hint="",
-    ),
+    unset(metavar="FILE", help="For weights without class names: a file of the names in order, one per line or JSON."),
 ]
 
 Channels = Annotated[
     tuple[int, ...] | None,
-    arg(
+    unset(
         metavar="N | BAND BAND BAND",
         help="How many channels the images have, all of which are then taken as numbers (TIFF, NumPy files); or "
         "which three bands become colours, counted from 1: 4 3 2 shows infrared, red and green of aerial images. "
         "Default: as the weights were trained; otherwise all channels of NumPy files, and the colours of other files.",
-        help_behavior_hint="",
     ),
 ]
 

@@ -5,7 +5,16 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import UNSET, Channels, ClassNames, Folder, InferenceOptions, check_folder, check_weights
+from nextify.cli.options import (
+    UNSET,
+    Channels,
+    ClassNames,
+    Folder,
+    InferenceOptions,
+    check_folder,
+    check_weights,
+    unset,
+)
 from nextify.paper.settings import Range
 
 
@@ -20,7 +29,7 @@ class Options(InferenceOptions):
     bundle: Annotated[Positional[str], arg(metavar="BUNDLE")]
     """A bundle written by nextify train, a folder written by nextify export, or other weights: a file, hf:owner/name or
     timm:name."""
-    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGE …", help_behavior_hint="")]
+    images: Annotated[Positional[tuple[str, ...]], unset(metavar="IMAGE …")]
     """Files, folders (searched recursively), or patterns such as 'photos/**/*.jpg'."""
     top: Annotated[Annotated[int, Range(least=1, most=10**6)] | None, UNSET] = None
     """For a classifier: the number of classes to print per image. Default: 5; for several labels, those given."""

@@ -104,10 +104,10 @@ def _filtered(passes: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
 
 def plain(console: Console, line: str) -> None:
     """Print a line as it is, however long."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def say(console: Console, notes: Iterable[str]) -> None:
     """Print one note per line, indented and dim."""
     for note in notes:
-        console.print(f"  · {note}", highlight=False, markup=False, style="dim", soft_wrap=True)
+        console.print(f"  · {note}", markup=False, style="dim", soft_wrap=True)

@@ -22,7 +22,7 @@ from nextify.report.text import duration, rate
 from nextify.study.engine import Advanced, Done, Event, Failed, Probed, Started
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system import processes
-from nextify.tasks.task import summary
+from nextify.tasks.metric_specs import summary
 from nextify.training import loop
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.prepare import Prepared
@@ -90,7 +90,7 @@ class TrainingProgress(_TitledBars):
         ends = progress.entry is not None and (progress.entry["epoch"] == 1 or not left)
         if not self.console.is_terminal and (ends or now - self.line_at > least):
             self.line_at = now
-            self.console.print(f"{self._place(progress)}, {right}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self._place(progress)}, {right}", soft_wrap=True)
         if self.first is None:
             self.first = progress.step, now
         elif self.minutes is not None:
@@ -174,7 +174,7 @@ class StudyProgress(_TitledBars):
             self.remove_task(self.bars.pop(key))
         finished = sum(share == 1.0 for share in self.shares.values()) + self.total - len(self.shares)
         left = f"{duration(self.seconds_left())} left"
-        self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}", highlight=False)
+        self.console.print(f"[dim]{finished:>3}/{self.total}[/] {self.names[key]}: {outcome}{left}")
 
 
 INSISTS = 1.0
@@ -224,25 +224,17 @@ def read_source(
 
 def read_any(
     console: Console,
-    source: str,
+    data: str,
     reading: Reading,
     cache: Path | None,
-    weights: str | None,
     task: LabelTask | DenseTask | None,
     ignore_index: int | None = None,
-    to_train: bool = True,
-    tested: Tested | None = None,
-    several: bool = True,
+    **how: Any,
 ) -> AnyImages:
     """Open the images of ``--data``, annotated for whichever task, with progress. ``task``: what to learn, where the
-    data itself does not tell; the others as ``read_images`` and ``open_dense`` have them."""
-    wanted = Source(
-        *(source, reading.split_seed, reading.channels, reading.skip_unreadable), task=task, ignore_index=ignore_index
-    )
-    images = read_source(console, wanted, cache, weights, to_train=to_train, tested=tested)
-    if isinstance(images, Images):
-        check_images(images, several=several)
-    return images
+    data itself does not tell; ``how``: as ``Source.open`` has it."""
+    given = data, reading.split_seed, reading.channels, reading.skip_unreadable
+    return read_source(console, Source(*given, task=task, ignore_index=ignore_index), cache, **how)
 
 
 def read_images(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, UseAppendAction
 
 from nextify.cli import options as common
 from nextify.data.source import check_source, source_name
@@ -24,9 +24,9 @@ class Machine(common.TrainingMachine):
     Slurm jobs."""
     engine: Literal["local", "ray", "slurm"] = "local"
     """Where trials run: on this machine, or on a cluster (docs/cluster.md)."""
-    ray_address: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    ray_address: Annotated[str | None, common.unset(metavar="HOST:PORT")] = None
     """With --engine ray: the cluster's address. Default: $RAY_ADDRESS or, if unset, a cluster started here."""
-    slurm: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE", help_behavior_hint="")] = ()
+    slurm: Annotated[UseAppendAction[tuple[str, ...]], common.unset(metavar="NAME=VALUE")] = ()
     """With --engine slurm: an option of sbatch, such as partition=gpu or time=4:00:00. May be repeated."""
 
     def check_engine(self) -> None:
@@ -78,7 +78,7 @@ class Options:
     """Epochs of the paper's recipe; the original recipe gets 90/300 of them. Default: the scale's."""
     explore: Annotated[bool, common.UNSET] = False
     """Also train the steps the paper tried and did not adopt: kernels 5, 9 and 11."""
-    steps: Annotated[tuple[str, ...], arg(metavar="NAME …", help_behavior_hint="")] = ()
+    steps: Annotated[tuple[str, ...], common.unset(metavar="NAME …")] = ()
     """Only these steps (nextify models 'resnet50_*' lists them). Default: all adopted ones."""
     dry_run: Annotated[bool, common.UNSET] = False
     """Report what would be trained, with a measured estimate of the time, and stop."""

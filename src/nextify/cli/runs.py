@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, UseAppendAction
 
-from nextify.cli.options import Json
+from nextify.cli.options import Json, unset
 from nextify.cli.printing import print_columns, print_json
 from nextify.report.text import ABSENT, duration, percent, signed
 from nextify.study.run_differences import Difference, RunDifferences, diff_runs
 from nextify.study.runs import FILTERS, Run, RunError, Sort, runs
 from nextify.system.text import printable
+from nextify.tasks.metric_specs import TITLES
 
 HEADER = ("run", "data", "recipe", "result", "time", "state")
 FOLLOWED = "changed by the fit as a result"
-_METRICS = {"ap": "AP", "map": "mAP", "miou": "mIoU"}
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Options:
     runs/NAME/latest) and, if both used the same test images, tests whether their results differ (docs/runs.md).
     """
 
-    what: Annotated[Positional[tuple[str, ...]], arg(metavar="[FOLDER | diff A B]", help_behavior_hint="")] = ()
+    what: Annotated[Positional[tuple[str, ...]], unset(metavar="[FOLDER | diff A B]")] = ()
     """Folder to search, up to three levels deep; by default runs. Or diff and two trainings."""
-    where: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=PATTERN", help_behavior_hint="")] = ()
+    where: Annotated[UseAppendAction[tuple[str, ...]], unset(metavar="FIELD=PATTERN")] = ()
     """Only runs that match, e.g. --where data=digits --where model='convnext_*' --where state=stopped; fields: kind,
     state, data, model, task, recipe, folder."""
     sort: Sort = "date"
@@ -113,7 +113,7 @@ def _cells(one: Run) -> tuple[str, ...]:
     value = ABSENT
     if one.value is not None:
         ends = "" if one.low is None or one.high is None else f" [{percent(one.low)}, {percent(one.high)}]"
-        value = f"{_METRICS.get(one.metric, one.metric)} {percent(one.value)}{ends}"
+        value = f"{TITLES.get(one.metric, one.metric)} {percent(one.value)}{ends}"
     return printable(one.data) or ABSENT, one.recipe or ABSENT, value, duration(one.seconds), printable(one.status)
 
 
@@ -138,7 +138,7 @@ def _print_differences(found: RunDifferences) -> None:
     rows = []
     if found.change is not None:
         change = f"{signed(found.change)} points"
-        rows.append((_METRICS.get(a.metric, a.metric), f"{percent(a.value)} %", f"{percent(b.value)} %", change))
+        rows.append((TITLES.get(a.metric, a.metric), f"{percent(a.value)} %", f"{percent(b.value)} %", change))
     if a.seconds and b.seconds:
         rows.append(
             ("time", duration(a.seconds), duration(b.seconds), f"{signed(100 * (b.seconds / a.seconds - 1), 0)} %")

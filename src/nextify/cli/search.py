@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, arg
+from tyro.conf import OmitArgPrefixes
 
 from nextify.cli import options as common
 from nextify.cli.roadmap import Machine
@@ -43,7 +43,7 @@ class Options:
     """Depths and stems to start from; the widths follow from the budget."""
     image_size: common.ImageSide = None
     """Side of the images in pixels. Default: as nextify train chooses it."""
-    recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    recipe: Annotated[str | None, common.unset(metavar="NAME")] = None
     """Recipe of all trainings. Default: as nextify train chooses it."""
     latency_threads: common.Threads = None
     """CPU threads for measuring latency. Default: all cores."""

@@ -22,7 +22,7 @@ from nextify.system.text import plural
 
 def run_search(options: Options) -> int:
     limits(options.budget)
-    console, out, machine = Console(), options.folder, options.machine
+    console, out, machine = Console(highlight=False), options.folder, options.machine
     images = read_images(console, options.data, options.reading, out / "cache")
     settings = Settings(
         *(options.budget, options.minutes, options.epochs, options.seeds, options.seed, options.scale),
@@ -35,7 +35,7 @@ def run_search(options: Options) -> int:
             yield progress.on_event
 
     def note(line: str) -> None:
-        console.print(line, highlight=False, markup=False)
+        console.print(line, markup=False)
 
     chosen = chosen_engine(machine, options.scale, out)
     with Store(out, shared=machine.engine != "local") as store:
@@ -62,22 +62,20 @@ def run_search(options: Options) -> int:
 
 def _announce(console: Console, made: Search) -> None:
     images, given, runtime = made.images, made.settings, made.runtime
-    console.print(f"[bold]The best design within {given.budget}[/] on ", end="", highlight=False)
-    console.print(images.name, highlight=False, markup=False)
+    console.print(f"[bold]The best design within {given.budget}[/] on ", end="")
+    console.print(images.name, markup=False)
     validated = made.validated
     console.print(
         f"{listing([str(epochs) for epochs in made.rungs])} epochs on {len(validated.train):,} images of "
         f"{made.image_size}×{made.image_size} ({len(images.classes)} classes), judged on {len(validated.test):,} "
         f"validation images held out of them; {made.side_by_side} side by side with "
         f"{plural(runtime.threads, 'thread')} each on {runtime.device}",
-        highlight=False,
         soft_wrap=True,
     )
     say(console, (*images.warnings, *images.notes))
     rest = "" if given.alone else "; then random search as long again, the families at most as long, and"
     console.print(
-        f"about {given.minutes:g} min of search{rest or ', then'} {plural(given.seeds, 'training')} of each winner",
-        highlight=False,
+        f"about {given.minutes:g} min of search{rest or ', then'} {plural(given.seeds, 'training')} of each winner"
     )
     if made.ledger.known:
         console.print(f"{plural(len(made.ledger.known), 'training')} finished already")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from nextify.cli.options import Changes, Json
+from nextify.cli.options import Changes, Json, unset
 from nextify.cli.printing import note, print_columns, print_json
 from nextify.cli.settings import settings
 from nextify.networks.layout import Cost, cost, cost_by_part, layout, walk
@@ -31,7 +31,7 @@ class Options:
     """Number of classes; 0 omits the classifier."""
     set: Changes = ()
     """Change a design decision, e.g. --set kernel_size=9 --set norm=batch."""
-    svg: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    svg: Annotated[Path | None, unset(metavar="FILE")] = None
     """Also draw the first stage's block, like the paper's Figure 4, to this file."""
     json: Json = False
 

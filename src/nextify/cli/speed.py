@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from statistics import median
 
 import torch
 
@@ -62,7 +63,7 @@ def check(machine: Machine) -> Iterator[Finding]:
         while time.monotonic() < end or not times[0]:
             for step, measured in zip(steps, times, strict=True):
                 measured.append(profiling.seconds(step, device))
-        plain, fast = (1e3 * profiling.median(measured) for measured in times)
+        plain, fast = (1e3 * median(measured) for measured in times)
         yield Finding(
             work.__name__,
             f"{plain / fast:.2f} times",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
 from nextify.cli import options as common
 from nextify.data.source import check_source
@@ -19,7 +19,7 @@ class Options:
     unused. A difference that chance could explain is reported as such.
     """
 
-    weights: Annotated[Positional[tuple[str, ...]], arg(metavar="WEIGHTS [WEIGHTS …]", help_behavior_hint="")]
+    weights: Annotated[Positional[tuple[str, ...]], common.unset(metavar="WEIGHTS [WEIGHTS …]")]
     """Bundles, other libraries' files, hf:owner/name, timm:name, or fresh:MODEL for new weights."""
     data: common.Images
     licence: Literal["permissive", "any"] = "any"

@@ -12,7 +12,7 @@ from nextify.cli.printing import command_line, plain, say, unlogged
 from nextify.cli.progress import StudyProgress, read_any
 from nextify.cli.roadmap import Options
 from nextify.data.dense.annotations import DenseImages
-from nextify.data.images import check_pictures
+from nextify.data.images import check_images, check_pictures
 from nextify.fitting.scale import scale
 from nextify.paper.roadmap import roadmap
 from nextify.report.tables import terminal
@@ -34,11 +34,11 @@ SEEDS, DENSE_SEEDS = 6, 3
 
 def run_study(options: Options) -> int:
     started = datetime.now(UTC)
-    console = Console()
+    console = Console(highlight=False)
     out, machine = options.folder, options.machine
-    given = (options.data, options.reading, out / "cache")
-    images = read_any(console, *given, None, options.task, options.ignore_index, several=False)
+    images = read_any(console, options.data, options.reading, out / "cache", options.task, options.ignore_index)
     if not isinstance(images, DenseImages):
+        check_images(images)
         check_pictures(images, "nextify roadmap")
     seeds = options.seeds or (DENSE_SEEDS if isinstance(images, DenseImages) else SEEDS)
     plan = _plan(options, images, seeds)
@@ -89,15 +89,14 @@ def _add_seeds(console: Console, study: Study, engine: Engine, hours: float | No
         if study.open_trials and hours is not None and spent + estimate.seconds > 3600 * hours:
             console.print(
                 f"the next {plural(len(study.open_trials), 'training')} would take about {duration(estimate.seconds)}, "
-                f"past --max-hours {hours:g}: run the same command with more hours to continue",
-                highlight=False,
+                f"past --max-hours {hours:g}: run the same command with more hours to continue"
             )
             study.plan = before
             return
         if study.open_trials:
             more = ", ".join(f"{step} to {n}" for step, n in study.plan.seeds.items() if n > before.seeds[step])
             trainings = plural(len(study.open_trials), "training")
-            console.print(f"more seeds: {more} ({trainings}, about {duration(estimate.seconds)})", highlight=False)
+            console.print(f"more seeds: {more} ({trainings}, about {duration(estimate.seconds)})")
             with StudyProgress(console, study, estimate) as progress:
                 study.run(engine, progress.on_event)
         _evaluate_again(console, study)
@@ -111,8 +110,7 @@ def _plan(options: Options, images: AnyImages, seeds: int) -> Plan:
     elif options.head is not None:
         raise RequestError(f"--head is for boxes and masks, but {images.name} has labels: leave it out")
     else:
-        native = images.native_size
-        size = options.image_size or chosen.image_size(min(native) if native else None)
+        size = options.image_size or chosen.image_size(images.native_side)
     plan = make_plan(
         *(roadmap(options.regime), chosen, images),
         Data(images.name, images.fingerprint, images.num_classes, size, task=task, canvas=canvas),
@@ -162,9 +160,9 @@ def _conclude(console: Console, study: Study, out: Path, started: datetime) -> i
     console.print()
     console.print(terminal(results))
     for line in (*verdicts(results), *notes(results)):
-        console.print(line, style="dim", highlight=False, markup=False)
+        console.print(line, style="dim", markup=False)
     failed = [trial for trial in results.trials if trial.status == "failed"]
     for trial in failed:
-        console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {escape(str(trial.error))}", highlight=False)
+        console.print(f"[red]failed[/] {trial.step}, seed {trial.seed}: {escape(str(trial.error))}")
     plain(console, f"written: {', '.join(str(path) for path in written)}")
     return 1 if failed else 0

@@ -77,18 +77,16 @@ class Options:
     torchrun: torchrun --nproc-per-node 8 -m nextify train …
     """
 
-    model: Annotated[Positional[str], arg(metavar="MODEL", help_behavior_hint="")] = ""
+    model: Annotated[Positional[str], common.unset(metavar="MODEL")] = ""
     """A name that `nextify models` lists, e.g. convnext_atto."""
     data: Annotated[common.Images, common.UNSET] = ""
-    continue_: Annotated[str | None, arg(name="continue", metavar="RUN", help_behavior_hint="")] = None
+    continue_: Annotated[str | None, common.unset(name="continue", metavar="RUN")] = None
     """Instead of MODEL: train this finished run, e.g. runs/NAME/latest, for --epochs more, as a new run next to it,
     with a new cosine from a tenth of its learning rate (docs/training.md)."""
-    without: Annotated[Path | None, arg(metavar="CSV", help_behavior_hint="")] = None
+    without: Annotated[Path | None, common.unset(metavar="CSV")] = None
     """Leave out the training images in this list, which has a column file, as nextify inspect writes it. Test images
     stay."""
-    task: Annotated[
-        str | None, arg(metavar="classification|multilabel|detection|segmentation", help_behavior_hint="")
-    ] = None
+    task: Annotated[str | None, common.unset(metavar="classification|multilabel|detection|segmentation")] = None
     """What to learn where the data allows several tasks: classification has one class per image, multilabel any number
     of labels. Default: recognized from the data (docs/data.md)."""
     ignore_index: common.IgnoreIndex = None

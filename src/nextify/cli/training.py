@@ -28,9 +28,7 @@ from nextify.report.text import count, duration, rate
 from nextify.system import processes
 from nextify.system.files import write_bytes_atomic
 from nextify.system.text import plural
-from nextify.tasks.accuracy import telling
-from nextify.tasks.masked import MASKED_ERROR
-from nextify.tasks.task import MetricSpec, summary
+from nextify.tasks.metric_specs import MASKED_ERROR, MetricSpec, is_telling, summary
 from nextify.training.continued import Finished
 from nextify.training.learned import metric_specs
 from nextify.training.loop import TrainingDiverged, TrainingStopped
@@ -68,7 +66,7 @@ def run_training(options: train.Options | pretrain.Options) -> int:
 
 
 def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
-    console = Console(quiet=not processes.is_first())
+    console = Console(quiet=not processes.is_first(), highlight=False)
     request, watching = options.request(), options.watching
 
     with one_voice(first=processes.is_first()):
@@ -92,7 +90,6 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
             console.print(
                 f"{images.name}: {plural(len(images.train), 'image')} to train on and {len(images.test):,} to test on, "
                 f"{images.num_classes:,} classes",
-                highlight=False,
                 markup=False,
             )
             say(console, (*images.warnings, *images.notes))
@@ -135,7 +132,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
             say(console, [f"the machine is slower than measured: starts again with {fewer}, for the rest of the time"])
             prepared, may_shorten = with_fewer_epochs(prepared, out, progress.epochs, runtime), False
     except TrainingStopped as stopped:
-        console.print(f"{stopped}; the same command goes on from there", highlight=False, markup=False)
+        console.print(f"{stopped}; the same command goes on from there", markup=False)
         return 130
     except processes.FirstFailed:
         return 1
@@ -143,7 +140,7 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
         if processes.is_first() or isinstance(error, TrainingOutOfMemory):
             print(f"nextify: {error}", file=sys.stderr)
         return 1
-    metrics = telling(metric_specs(prepared.trial), prepared.trial.data.num_classes)
+    metrics = [m for m in metric_specs(prepared.trial) if is_telling(m.key, prepared.trial.data.num_classes)]
     _conclude(console, done, metrics, prepared.request.model)
     return 0
 
@@ -160,7 +157,7 @@ def _source(options: train.Options | pretrain.Options) -> Source:
 def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     trial, report = prepared.trial, prepared.preflight
     parameters, macs, shape = _price(trial)
-    console.print(f"[bold]{prepared.request.model}[/] on {escape(prepared.images.name)}", highlight=False)
+    console.print(f"[bold]{prepared.request.model}[/] on {escape(prepared.images.name)}")
     for line in report.lines():
         plain(console, f"  {line}")
     say(console, report.notes)
@@ -172,7 +169,6 @@ def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
         f"{count(parameters)} parameters, {count(macs)} multiply-adds at {shape}; {runtime.device}, "
         f"{threads}\nrecipe {prepared.recipe_name}: {plural(recipe.epochs, 'epoch')} of "
         f"{plural(prepared.steps_per_epoch, 'step')} of {plural(recipe.batch_size, 'image')}",
-        highlight=False,
         soft_wrap=True,
     )
     say(console, (*prepared.notes, *map(str, prepared.changes)))
@@ -203,8 +199,7 @@ def _price(trial: Trial) -> tuple[int, int, str]:
 def _announce_time(console: Console, estimate: Estimate, prepared: Prepared, asked: int) -> None:
     console.print(
         f"about [bold]{duration(estimate.seconds)}[/] from a measured probe "
-        f"({rate(estimate.images_per_second)} images/s, {estimate.memory_mib:,} MiB of memory)",
-        highlight=False,
+        f"({rate(estimate.images_per_second)} images/s, {estimate.memory_mib:,} MiB of memory)"
     )
     if estimate.waited >= BUSY:
         say(console, [f"the processor was busy with other work for {estimate.waited:.0%} of that time: the training is "
@@ -222,8 +217,7 @@ def _overfit(console: Console, prepared: Prepared, runtime: Runtime) -> int:
         found = overfit_batch(prepared, runtime)
     console.print(
         f"one batch of {found.images} images, {found.steps} steps: loss {found.first_loss:.3f} → "
-        f"{found.last_loss:.3f}, {found.metric.text(found.value)}",
-        highlight=False,
+        f"{found.last_loss:.3f}, {found.metric.text(found.value)}"
     )
     if found.works:
         console.print("the network can learn this data with these settings")
@@ -243,7 +237,7 @@ def _find_rate(console: Console, prepared: Prepared, runtime: Runtime, out: Path
     title = f"{prepared.request.model} on {prepared.images.name}"
     write_bytes_atomic(path, ramp_picture(found.rates, found.losses, found.smoothed, found.rate, found.good, title))
     first, last = found.rates[0], found.rates[-1]
-    console.print(f"{len(found.rates)} steps from {first:.2g} to {last:.2g}: {found.verdict}", highlight=False)
+    console.print(f"{len(found.rates)} steps from {first:.2g} to {last:.2g}: {found.verdict}")
     plain(console, f"written: {path}")
     return 0
 
@@ -260,7 +254,6 @@ def _conclude(console: Console, done: Result, metrics: Sequence[MetricSpec], mod
     console.print(
         f"[bold]{summary(metrics, done.metrics)}[/] of {done.test_images:,} test images{interval}; "
         f"{duration(done.seconds)}, {rate(done.images_per_second)} images/s",
-        highlight=False,
         soft_wrap=True,
     )
     plain(console, f"bundle: {done.bundle}")

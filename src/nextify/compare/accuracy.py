@@ -34,14 +34,12 @@ from nextify.study.statistics import binomial_standard_error, conclude, confiden
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import parse_json, write_json_atomic
 from nextify.system.text import several
-from nextify.tasks.accuracy import SPECS
 from nextify.tasks.classification import Classification, Hits, Inference
+from nextify.tasks.metric_specs import ACCURACY
 from nextify.training.trial import Data, Trial
 from nextify.weights import About, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside
 
-SMALLEST_IMAGE, LARGEST_IMAGE = 16, 224
-"""Limits of the default side of the images, in pixels."""
 GUESSED_EPOCHS = 10
 """Epochs for the probe by which they are chosen; they decide the batch size, and so a little of the speed."""
 PLANNED_SHARE = 0.92
@@ -63,12 +61,6 @@ class AccuracyPlan:
     seeds: tuple[int, ...]
     notes: tuple[str, ...]
     """What fitting changed and why, a sentence each."""
-
-
-def image_side(images: Images) -> int:
-    """Return the default side of the square images that networks see, in pixels."""
-    native = images.native_size
-    return min(max(min(native), SMALLEST_IMAGE), LARGEST_IMAGE) if native else LARGEST_IMAGE
 
 
 def make_plan(
@@ -152,7 +144,7 @@ def accuracy_results(
     """Collect the accuracies of trained and evaluated networks, in the plan's order."""
     labels = {step_name(entry): entry.model for entry in plan.entries}
     trials = [replace(trainings.trial(planned), step=labels[planned.step]) for planned in plan.trials]
-    metric, values = SPECS[0], dict[str, dict[int, float | None]]()
+    metric, values = ACCURACY[0], dict[str, dict[int, float | None]]()
     for trial in trials:
         values.setdefault(trial.step, {})[trial.seed] = trial.metrics.get(metric.key)
     base, tests = reference(list(values)) if values else None, len(images.test)
@@ -171,7 +163,7 @@ def accuracy_results(
             problems=tuple(dict.fromkeys(t.error for t in own if t.error)),
             **{name: value for name, value in found.figures().items() if name != "seeds_needed"},
         )
-    kept = [named(asdict(trial), SPECS) for trial in trials]
+    kept = [named(asdict(trial), ACCURACY) for trial in trials]
     return Accuracy(
         data=study_data(images),
         image_size=plan.data.image_size,

@@ -10,13 +10,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import median
 from typing import Any, Self
 
 import numpy as np
 
 from nextify.compare import entries
 from nextify.compare.budget import QUANTITIES, BudgetError, Limit, read
-from nextify.compare.measure import MOST_CALLS, threads
+from nextify.compare.measure import MOST_CALLS
 from nextify.compare.records import Row
 from nextify.compare.settings import SHORTEST_TIMED
 from nextify.evaluation import profiling
@@ -28,6 +29,7 @@ from nextify.paper.design import DENSE, DESIGNS, POOLED, Design
 from nextify.paper.roadmap import ROADMAPS
 from nextify.study.attribution import lawful
 from nextify.study.results import read as from_json
+from nextify.system.device import threads
 
 FLIPS = 3
 KERNELS = (3, 5, 7, 9, 11)
@@ -102,7 +104,7 @@ def measured(
             if len(times) >= FEWEST_CALLS and math.fsum(times) >= SHORTEST_TIMED:
                 break
             times.append(profiling.seconds(step, given.device))
-    return replace(row, latency_calls=len(times), latency_ms_p50=1e3 * profiling.median(times))
+    return replace(row, latency_calls=len(times), latency_ms_p50=1e3 * median(times))
 
 
 def anchors(scale: Scale, image_size: int) -> Iterator[tuple[str, Design]]:

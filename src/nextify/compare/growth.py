@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import linregress
 
 from nextify.compare.records import Row
 from nextify.report.text import signed
@@ -41,11 +42,8 @@ def fit(pixels: Sequence[float], costs: Sequence[float]) -> Growth | None:
     """The exponent of cost against pixels, or None with fewer than 2 different sizes or a cost that is not above 0."""
     if len(set(pixels)) < 2 or min(costs) <= 0:
         return None
-    x, y = np.log(pixels), np.log(costs)
-    if len(pixels) < 3:
-        return Growth(float(np.polyfit(x, y, 1)[0]), None, len(pixels))
-    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
-    return Growth(float(slope), float(np.sqrt(covariance[0, 0])), len(pixels))
+    line = linregress(np.log(pixels), np.log(costs))
+    return Growth(float(line.slope), float(line.stderr) if len(pixels) > 2 else None, len(pixels))
 
 
 def growths(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], Growth]]:

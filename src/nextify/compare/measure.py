@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 import torch
 from torch import nn
@@ -32,6 +33,7 @@ from nextify.compare.settings import (
 )
 from nextify.evaluation import profiling
 from nextify.evaluation.profiling import Counts
+from nextify.system.device import threads
 from nextify.system.environment import available_bytes
 
 PROBED_ON_GPU = 16
@@ -279,7 +281,7 @@ def _time(runners: _Runners, settings: Settings, rounds: int, ledger: _Ledger) -
                 calls[i] += [profiling.seconds(steps[i, 1], given.device) for _ in range(calls_of(cell, settings))]
         for i, times in calls.items():
             cells[i].latency.append(times)
-            cells[i].throughput.setdefault(1, []).append(1 / profiling.median(times))
+            cells[i].throughput.setdefault(1, []).append(1 / median(times))
         ledger.done(sum(settings.inference_seconds(cell.image_seconds) for cell in cells))
     training = runners.training(settings, ledger)
     for model in runners.models:
@@ -318,17 +320,6 @@ def _recorded(cell: Cell, doing: str) -> Iterator[None]:
         if problem not in cell.problems:  # it returns with every pass
             cell.problems.append(problem)
         gc.collect()
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Set torch's CPU threads, and restore them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Ledger:

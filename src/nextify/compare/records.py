@@ -5,10 +5,11 @@ Everything measured may be None where it was not measured; ``problems`` of a row
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal, Self
 
 from nextify.compare.settings import Settings
-from nextify.evaluation.profiling import MemoryLayout, Precision, median
+from nextify.evaluation.profiling import MemoryLayout, Precision
 from nextify.paper.published import PublishedModel
 from nextify.study.results import StudyData
 

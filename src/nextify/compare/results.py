@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from statistics import median
 from typing import Any, Self
+
+import numpy as np
 
 from nextify.compare.growth import Growth, growths
 from nextify.compare.measure import Cell, Comparison
 from nextify.compare.ratios import Beside, SpeedRatio, speed_ratios, table_12
 from nextify.compare.records import Accuracy, Model, Row, Run, Speed, Why
-from nextify.evaluation.profiling import median, quantile
 from nextify.study.results import Json, named, read, unnamed
-from nextify.tasks.accuracy import SPECS
+from nextify.tasks.metric_specs import ACCURACY
 
-METRIC = SPECS[0]
+METRIC = ACCURACY[0]
 """By which networks are compared."""
 SCHEMA = 2
 """Version of results.json. In version 1 a ratio was the median over the rounds; reading works both out anew."""
@@ -87,7 +89,7 @@ class Results:
                 for row in self.table_12
             ],
             "accuracy": self.accuracy
-            and asdict(self.accuracy) | {"rows": [named(asdict(row), SPECS) for row in self.accuracy.rows]},
+            and asdict(self.accuracy) | {"rows": [named(asdict(row), ACCURACY) for row in self.accuracy.rows]},
             "why": list(map(asdict, self.why)),
         }
 
@@ -97,7 +99,7 @@ class Results:
         run = found["settings"]
         accuracy = found["accuracy"]
         if accuracy:
-            accuracy = read(Accuracy, accuracy | {"rows": [unnamed(row, SPECS) for row in accuracy["rows"]]})
+            accuracy = read(Accuracy, accuracy | {"rows": [unnamed(row, ACCURACY) for row in accuracy["rows"]]})
         return cls(
             read(Run, {**run, "settings": {**run, "conditions": run}}),
             found["environment"],
@@ -144,7 +146,7 @@ def _row(cell: Cell, training_batch_size: int) -> Row:
         found |= vars(cell.counts) | {"attention_share": cell.counts.attention_share}
     if cell.latency:
         calls = [1e3 * seconds for times in cell.latency for seconds in times]
-        found |= {f"latency_ms_p{share}": quantile(calls, share / 100) for share in (50, 95, 99)}
+        found |= {f"latency_ms_p{share}": float(np.percentile(calls, share)) for share in (50, 95, 99)}
         found |= {"latency_calls": len(calls)}
         found |= {"latency_rounds_ms": tuple(1e3 * median(times) for times in cell.latency)}
     if cell.throughput:

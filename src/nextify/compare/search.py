@@ -44,7 +44,7 @@ from nextify.system.environment import cores
 from nextify.system.files import UnusableFolder, link_latest, parse_json, write_json_atomic
 from nextify.system.native import Mode
 from nextify.system.text import plural
-from nextify.tasks.accuracy import SPECS
+from nextify.tasks.metric_specs import ACCURACY
 from nextify.training.prepare import Prepared, prepare
 from nextify.training.request import Request
 from nextify.training.result import Result
@@ -289,7 +289,7 @@ class Search:
             link_latest(own.bundle)
         return Found(
             *(self.settings, study_data(self.images), self.image_size, self.rungs, len(self.validated.test)),
-            *(SPECS[0].title, self.threads, self.side_by_side),
+            *(ACCURACY[0].title, self.threads, self.side_by_side),
             tried=tuple(self._tried(arm, each) for arm in self.tried for each in self.tried[arm]),
             finals=_finals(chosen, results, latency, took, len(self.images.test)),
             bundle=own.bundle if isinstance(own, Result) else None,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from nextify.compare.budget import QUANTITIES
 from nextify.compare.designs import limits
 from nextify.compare.figures import front
 from nextify.compare.search_results import WORDS, Final, Found, Tried
-from nextify.evaluation.profiling import median
 from nextify.report import text
 from nextify.report.columns import PAGES, TABLES, Column, shown
 from nextify.report.drawing import DOWN, FAINT, INK, PAPER, SOFT, TRIAL, UP, canvas, save, shorten, tidy
@@ -96,9 +96,6 @@ def terminal(found: Found) -> RichTable:
 def markdown(found: Found) -> str:
     """The winners, what was found in words, and the designs that got furthest."""
     furthest = sorted(found.tried, key=lambda t: (-t.epochs, -(t.accuracy or 0)))[:LISTED]
-    versions = ", ".join(
-        f"{n} {found.environment[n]}" for n in ("nextify", "torch", "python") if n in found.environment
-    )
     parts = [
         f"# The best design within {found.settings.budget} on {found.data.name}",
         markdown_of(table_of("", shown(FINALS, "markdown"), [("", found.finals)])),
@@ -106,7 +103,7 @@ def markdown(found: Found) -> str:
         "## The designs that got furthest",
         markdown_of(table_of("", shown(TRIED, "markdown"), [("", furthest)])),
         f"The winner: `{found.winner.design}`",
-        f"Command: `{found.command or 'nextify.search'}` · {versions} · {found.finished}",
+        f"Command: `{found.command or 'nextify.search'}` · {text.versions(found.environment)} · {found.finished}",
     ]
     return "\n\n".join(parts) + "\n"
 

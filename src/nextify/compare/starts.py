@@ -21,12 +21,13 @@ import torch
 from nextify import kernels
 from nextify.data import DataError, Images
 from nextify.data.preprocessing import Preprocessing
+from nextify.data.sources.listing import complete_groups
 from nextify.networks.layout import cost
 from nextify.networks.network import ConvNet
 from nextify.networks.zoo import designs
 from nextify.paper.design import Design
 from nextify.study.statistics import corrected_interval
-from nextify.tasks.masked import MASKED_ERROR
+from nextify.tasks.metric_specs import MASKED_ERROR
 from nextify.training.loop import TrainingDiverged
 from nextify.training.prepare import prepare
 from nextify.training.request import Request
@@ -176,7 +177,7 @@ def _folds_of_groups(
     """Whole groups of the ``chosen`` images in folds of about as many images of each class."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = [named[i] or f"\0{i}" for i in chosen]
+    groups = np.array(complete_groups(named))[chosen]
     most, count = np.bincount(labels[chosen]).max(), len({*groups})
     if folds > min(most, count):
         raise DataError(

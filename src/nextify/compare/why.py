@@ -9,16 +9,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from nextify.compare.measure import Cell, Comparison, built, repeated, threads
+from nextify.compare.measure import Cell, Comparison, built, repeated
 from nextify.compare.memory import of_one_network
 from nextify.compare.records import Variant, Why
 from nextify.compare.settings import Settings
 from nextify.evaluation import profiling
-from nextify.evaluation.profiling import Conditions, MemoryLayout, Precision, median
+from nextify.evaluation.profiling import Conditions, MemoryLayout, Precision
+from nextify.system.device import threads
 
 ROUNDS = 5
 LAYOUTS: tuple[MemoryLayout, ...] = ("channels_last", "contiguous")

@@ -18,7 +18,7 @@ from nextify.data.errors import DataError
 from nextify.data.images import EncodedStore, ImageSet, Labels
 from nextify.data.randomness import AUGMENTATION, ORDER, order, reseed, seeded, words, words_of_rows
 from nextify.data.share import Rows, Share
-from nextify.data.sources.listing import Splitting, split_train
+from nextify.data.sources.listing import Splitting, members_by_number, split_train
 from nextify.data.transforms import Square, TrainTransform
 from nextify.paper.recipe import Recipe
 
@@ -88,8 +88,7 @@ def balanced_order(labels: Labels, seed: int, epoch: int) -> Rows:
     function of labels, seed and epoch, so a resumed training continues with the same epochs.
     """
     random = np.random.RandomState(words(seed, epoch, ORDER))
-    by_class = np.argsort(labels, kind="stable")
-    classes = np.split(by_class, np.flatnonzero(np.diff(labels[by_class])) + 1)
+    classes = members_by_number(labels)
     places = np.full(len(classes), len(labels) // len(classes))
     places[random.permutation(len(classes))[: len(labels) % len(classes)]] += 1
     chosen = []

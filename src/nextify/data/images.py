@@ -254,6 +254,11 @@ class Images(DataSet[ImageSet]):
     None shows the images as they are."""
 
     @property
+    def native_side(self) -> int | None:
+        """The shorter side in pixels, where all images have one size."""
+        return None if self.native_size is None else min(self.native_size)
+
+    @property
     def multilabel(self) -> bool:
         """Whether an image can have several labels, or none."""
         return self.test.labels.ndim == 2

@@ -17,7 +17,7 @@ import numpy as np
 from nextify.data.checks import IMBALANCE
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.errors import DataError
-from nextify.data.images import Images, ImageSet, class_counts, label_of
+from nextify.data.images import DataSet, Images, ImageSet, class_counts, label_of
 from nextify.data.sources.parts import count_classes
 from nextify.paper.recipe import Recipe
 from nextify.system.text import as_csv, plural, some
@@ -121,15 +121,9 @@ def preflight(
     Raises:
         DataError: an epoch would have no step, or there are no test images.
     """
+    check_numbers(images, recipe)
     train = len(images.train)
     counts, test_counts = (class_counts(s.labels, images.num_classes) for s in (images.train, images.test))
-    if recipe.batch_size > train:
-        raise DataError(
-            f"a batch of {plural(recipe.batch_size, 'image')} is larger than an epoch of {train:,}: set batch_size to "
-            f"at most {train:,}, or leave it out"
-        )
-    if not len(images.test):
-        raise DataError("there are no images to test on: add a val/ folder, or leave some of each class for testing")
     smallest, largest = int(counts.argmin()), int(counts.argmax())
     absent = [images.classes[i] for i in np.flatnonzero(test_counts == 0)]
     notes = [*images.notes, *(_test_notes(images, absent) if labelled else ())]
@@ -171,6 +165,18 @@ def preflight(
         *_recipe_warnings(recipe, fitted, train, uses_batch_norm),
     )
     return Preflight(facts, tuple(notes), warnings, labelled)
+
+
+def check_numbers(images: DataSet[Any], recipe: Recipe) -> None:
+    """Raise ``DataError`` where an epoch would have no step, or there are no test images."""
+    train = len(images.train)
+    if recipe.batch_size > train:
+        raise DataError(
+            f"a batch of {plural(recipe.batch_size, 'image')} is larger than an epoch of {train:,}: set batch_size to "
+            f"at most {train:,}, or leave it out"
+        )
+    if not len(images.test):
+        raise DataError("there are no images to test on: add a part named val, or leave some of each class for testing")
 
 
 def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str:

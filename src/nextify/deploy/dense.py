@@ -22,7 +22,7 @@ from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.deploy import formats
 from nextify.deploy.runners import Exported, Format, Run, quiet, start
-from nextify.deploy.verify import LIMITS, DenseVerification, ExportFailed, in_turns, some_images
+from nextify.deploy.verify import LIMITS, ExportFailed, Verification, in_turns, some_images
 from nextify.evaluation.runner import Floats
 from nextify.networks.dense.design import ONE_STAGE, SEGMENTATION_HEADS
 from nextify.networks.dense.network import DenseNetwork
@@ -88,7 +88,7 @@ class DenseSource:
 
 def export_dense(
     source: DenseSource, to: Format, out: Path, images: Images | DenseImages | None = None, threads: int | None = None
-) -> tuple[Exported, DenseVerification, dict[str, object]]:
+) -> tuple[Exported, Verification, dict[str, object]]:
     """Write the model file of a detector or segmenter into ``out``, a fresh folder, after proving it.
 
     Args:
@@ -115,7 +115,7 @@ def export_dense(
     return exported, found, {"verification": asdict(found), **source.described()}
 
 
-def _verified(exported: Exported, run: Run, source: DenseSource, images: Images | DenseImages) -> DenseVerification:
+def _verified(exported: Exported, run: Run, source: DenseSource, images: Images | DenseImages) -> Verification:
     names, pixels = zip(*some_images(images.test, max(BATCHES)), strict=True)
     inputs, limit = np.stack([source.input(image) for image in pixels]), LIMITS["fp32"]
     worst, timings = 0.0, []
@@ -131,4 +131,4 @@ def _verified(exported: Exported, run: Run, source: DenseSource, images: Images 
             )
         worst = max(worst, float(differences.max()))
         timings.append(timing)
-    return DenseVerification(images.name, min(max(BATCHES), len(images.test)), BATCHES, worst, limit, tuple(timings))
+    return Verification(images.name, min(max(BATCHES), len(images.test)), BATCHES, worst, limit, tuple(timings))

@@ -19,7 +19,7 @@ from nextify.data.images import check_images
 from nextify.deploy import formats
 from nextify.deploy.dense import DenseSource, export_dense
 from nextify.deploy.runners import Exported, Format, Precision, start
-from nextify.deploy.verify import DenseVerification, at_size, some_images, verify
+from nextify.deploy.verify import Verification, at_size, some_images, verify
 from nextify.evaluation.runner import Floats, load_classifier
 from nextify.networks.layout import too_small
 from nextify.system.environment import describe, version
@@ -38,8 +38,8 @@ class Export:
     path: Path
     about: About | DenseAbout
     exported: Exported
-    verification: DenseVerification
-    """Of a classifier a ``Verification``."""
+    verification: Verification
+    """Of a classifier a ``ClassifierVerification``."""
     bytes: int
     """Of all its files."""
 

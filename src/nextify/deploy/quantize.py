@@ -21,6 +21,7 @@ import torch
 from nextify.data import Images, ImageSet
 from nextify.data.images import check_images
 from nextify.data.preflight import digest
+from nextify.data.sources.listing import complete_groups
 from nextify.deploy import formats
 from nextify.deploy.export import Export, Source, describe_export, folder_bytes
 from nextify.deploy.gate import Answers, Change, change, images_needed
@@ -358,8 +359,7 @@ def _kin(contents: Sequence[bytes], groups: Sequence[str] | None) -> npt.NDArray
 
     count = len(contents)
     content = np.unique(contents, return_inverse=True)[1]
-    named = [name or f"\0{i}" for i, name in enumerate(groups or [""] * count)]
-    group = np.unique(named, return_inverse=True)[1]
+    group = np.unique(complete_groups(groups or [""] * count), return_inverse=True)[1]
     links = coo_array((np.ones(count), (content, count + group)), shape=(2 * count, 2 * count))
     numbers: npt.NDArray[np.int64] = connected_components(links, directed=False)[1][content]
     return numbers
@@ -429,26 +429,21 @@ def write_int8(exported: Exported, how: Int8, source: Source, calibration: Seque
         linear = [name for name, kind in nodes if kind == "MatMul"]
         first = [name for name, kind in nodes if kind == "Convolution"]
         data = nncf.Dataset(list(calibration))
-        options |= _ignoring(how, first, depthwise, linear)
-        openvino.save_model(nncf.quantize(model, data, **options), path, compress_to_fp16=False)
-        return
-    import onnx
+    else:
+        import onnx
 
-    model = formats.onnx_program(program).model_proto
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    groups = {n.name: next((a.i for a in n.attribute if a.name == "group"), 1) for n in convolutions}
-    linear = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
-    depthwise = [name for name, count in groups.items() if count > 1]
-    first = [name for name, count in groups.items() if count == 1]
-    data = nncf.Dataset([{"images": batch} for batch in calibration])
-    options |= _ignoring(how, first, depthwise, linear)
-    onnx.save_model(nncf.quantize(model, data, **options), str(path))
-
-
-def _ignoring(how: Int8, convolutions: list[str], depthwise: list[str], linear: list[str]) -> dict[str, Any]:
-    """NNCF's option for the layers to keep, given those of each kind in order."""
-    import nncf
-
-    parts: dict[Part, list[str]] = {"stem": convolutions[:1], "depthwise": depthwise, "head": linear[-1:]}
-    names = [name for part in how.keep for name in parts[part]]
-    return {"ignored_scope": nncf.IgnoredScope(names=names)} if names else {}
+        model = formats.onnx_program(program).model_proto
+        convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+        groups = {n.name: next((a.i for a in n.attribute if a.name == "group"), 1) for n in convolutions}
+        linear = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
+        depthwise = [name for name, count in groups.items() if count > 1]
+        first = [name for name, count in groups.items() if count == 1]
+        data = nncf.Dataset([{"images": batch} for batch in calibration])
+    layers: dict[Part, list[str]] = {"stem": first[:1], "depthwise": depthwise, "head": linear[-1:]}
+    if kept := [name for part in how.keep for name in layers[part]]:
+        options["ignored_scope"] = nncf.IgnoredScope(names=kept)
+    quantized = nncf.quantize(model, data, **options)
+    if exported.format == "openvino":
+        openvino.save_model(quantized, path, compress_to_fp16=False)
+    else:
+        onnx.save_model(quantized, str(path))

@@ -48,7 +48,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class DenseVerification:
+class Verification:
     """What a file was held to, and what was found."""
 
     data: str
@@ -61,9 +61,7 @@ class DenseVerification:
 
 
 @dataclass(frozen=True)
-class Verification(DenseVerification):
-    """That of a classifier."""
-
+class ClassifierVerification(Verification):
     top1_equal: float
     """Percent of the images whose highest logit is the bundle's; of several labels per image, whose labels are."""
 
@@ -82,7 +80,7 @@ def verify(
     settings: Preprocessing,
     data: str,
     thresholds: Sequence[float] = (),
-) -> Verification:
+) -> ClassifierVerification:
     """Compare a file with the bundle, at every batch size and, where it takes several, at two sizes of input.
 
     Args:
@@ -126,7 +124,7 @@ def verify(
             if own is settings:
                 timings.append(timing)
     batches = tuple(timing.batch for timing in timings)
-    return Verification(data, len(images), batches, worst, limit, tuple(timings), 100 * equal / counted)
+    return ClassifierVerification(data, len(images), batches, worst, limit, tuple(timings), 100 * equal / counted)
 
 
 def in_turns(

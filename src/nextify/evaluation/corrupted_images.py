@@ -14,6 +14,7 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.decode import EXTENSIONS, UnreadableImage, decode, quiet
 from nextify.data.encoded import read_file
 from nextify.evaluation.corruptions import GROUPS, corrupt
+from nextify.system.device import threads
 from nextify.system.processes import worker_context
 from nextify.system.text import some
 from nextify.weights import Preprocessing
@@ -26,19 +27,16 @@ Corrupter = Callable[[Pixels, Sequence[Key], Sequence[int]], Iterator[tuple[Key 
 @contextmanager
 def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
     """Give a function that yields the clean batch, then each key's batch; workers compute them in advance."""
-    with ProcessPoolExecutor(workers, worker_context(__name__), _one_thread) if workers else nullcontext() as pool:
+    context = worker_context(__name__)
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) if workers else nullcontext() as pool:
 
         def batches(pixels: Pixels, keys: Sequence[Key], seeds: Sequence[int]) -> Iterator[tuple[Key | None, Pixels]]:
             yield None, pixels
             waiting: deque[tuple[Key, Future[Pixels]]] = deque()
-            threads = torch.get_num_threads()
             for key in keys:
                 if pool is None:
-                    _one_thread()
-                    try:
+                    with threads(1):  # an image is too small to be worth several
                         batch = corrupt_batch(pixels, *key, seeds, frost_pictures)
-                    finally:
-                        torch.set_num_threads(threads)
                     yield key, batch
                     continue
                 waiting.append((key, pool.submit(corrupt_batch, pixels, *key, seeds, frost_pictures)))
@@ -49,11 +47,6 @@ def corrupter(workers: int, frost_pictures: Path | None) -> Iterator[Corrupter]:
                 yield ready, future.result()
 
         yield batches
-
-
-def _one_thread() -> None:
-    """An image is too small to be worth several threads."""
-    torch.set_num_threads(1)
 
 
 def corrupt_batch(

@@ -33,12 +33,10 @@ from nextify.evaluation.pictures import heading, matrix_picture
 from nextify.system import processes
 from nextify.system.environment import Environment, describe
 from nextify.system.text import plural
-from nextify.tasks import average_precision as ap
-from nextify.tasks import segmentation_metrics as segmentation
 from nextify.tasks.average_precision import ClassPrecision, Observation, average_precision
+from nextify.tasks.metric_specs import BOXES, MASKS, REGIONS, MetricSpec
 from nextify.tasks.restoring import FoundObjects
 from nextify.tasks.segmentation_metrics import SegmentationMetrics, by_class, pixel_confusion
-from nextify.tasks.task import MetricSpec
 
 COCO_RESULTS = "coco-results.json"
 WORST_IMAGES = 12
@@ -115,7 +113,7 @@ class DetectionEvaluation(_DenseEvaluation):
 
     @property
     def metric_specs(self) -> tuple[MetricSpec, ...]:
-        return ap.SPECS + ap.MASK_SPECS if "mask_ap" in self.metrics else ap.SPECS
+        return BOXES + MASKS if "mask_ap" in self.metrics else BOXES
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class SegmentationEvaluation(_DenseEvaluation):
 
     @property
     def metric_specs(self) -> tuple[MetricSpec, ...]:
-        return segmentation.SPECS
+        return REGIONS
 
 
 def evaluate_dense(

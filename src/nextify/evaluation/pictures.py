@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nextify.system import fonts
 from nextify.system.text import plural
 from nextify.tasks.classification import Classification
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.metric_specs import MetricSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,13 +7,12 @@ the meta device, where fused attention is decomposed into its two products. It i
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -205,17 +204,6 @@ def _autocast(given: Conditions) -> AbstractContextManager[Any]:
     if given.precision != "bf16":
         return nullcontext()
     return torch.autocast(torch.device(given.device).type, torch.bfloat16)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The ``share`` quantile (0 to 1), interpolated linearly. Raises ``ValueError`` where there are no values."""
-    if not len(values):
-        raise ValueError("a quantile needs at least one value")
-    return float(np.quantile(values, share))
-
-
-def median(values: Sequence[float]) -> float:
-    return quantile(values, 0.5)
 
 
 def cpu_mhz() -> float | None:

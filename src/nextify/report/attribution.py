@@ -281,7 +281,6 @@ def _interactions(results: Results) -> Table:
 
 def _conditions(results: Results) -> list[tuple[str, str | None]]:
     environment = results.environment
-    versions = ", ".join(f"{n} {environment[n]}" for n in ("nextify", "python", "torch") if environment.get(n))
     return [
         ("command", results.command),
         ("data", results.data.name),
@@ -290,6 +289,6 @@ def _conditions(results: Results) -> list[tuple[str, str | None]]:
         ("image size", f"{results.image_size}×{results.image_size} pixels"),
         ("trainings", f"{results.trainings:,}, {text.duration(results.training_seconds)} of training in all"),
         ("hardware", str(environment.get("gpu") or environment.get("cpu") or text.ABSENT)),
-        ("versions", versions),
+        ("versions", text.versions(environment)),
         ("finished", results.finished),
     ]

@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeVar
 
 from nextify.report import text
 from nextify.study.results import StepResult
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.metric_specs import MetricSpec
 
 T = TypeVar("T")
 Place = Literal["csv", "terminal", "markdown", "html"]

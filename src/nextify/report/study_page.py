@@ -12,7 +12,7 @@ from nextify.report.template import Line, Table, render
 from nextify.study.looks import LOOKS
 from nextify.study.results import StepResult, StudyResults
 from nextify.study.statistics import seeds_needed
-from nextify.tasks.accuracy import telling
+from nextify.tasks.metric_specs import is_telling
 
 
 def page(results: StudyResults, roadmap_svg: str | None = None, folder: Path | None = None) -> str:
@@ -130,7 +130,7 @@ def _by_seed(results: StudyResults) -> Table:
 
 def _trials(results: StudyResults) -> Table:
     names = {step.step: step.name for step in results.rows}
-    metrics = telling(results.study.metrics, results.study.data.classes)
+    metrics = [m for m in results.study.metrics if is_telling(m.key, results.study.data.classes)]
     lines = [
         Line(
             (
@@ -156,7 +156,7 @@ def _conditions(results: StudyResults) -> list[tuple[str, object]]:
     study, environment = results.study, results.environment
     return [
         ("hardware", text.hardware(results)),
-        ("versions", text.versions(results)),
+        ("versions", text.versions(environment)),
         ("system", environment.get("os")),
         ("git commit", environment.get("git_commit")),
         ("started", study.started),

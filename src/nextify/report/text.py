@@ -4,7 +4,9 @@ Numbers are rounded only here. An absent one is an en dash, a minus is a minus s
 """
 
 import itertools
+from collections.abc import Mapping
 
+from nextify.paper.roadmap import ROADMAPS
 from nextify.study.looks import LOOKS
 from nextify.study.results import CLASSIFICATION, StepResult, StudyResults, StudySettings
 from nextify.study.statistics import binomial_standard_error, holm, seeds_needed, smallest_possible_p
@@ -143,8 +145,7 @@ def groups(results: StudyResults) -> list[tuple[str, list[StepResult]]]:
 def path_title(results: StudyResults) -> str:
     """``ResNet-50 → ConvNeXt-T``: the roadmap of the study."""
     regime = results.study.regime
-    titles = {"resnet50": "ResNet-50 → ConvNeXt-T", "resnet200": "ResNet-200 → ConvNeXt-B"}
-    return titles.get(regime, regime or "ResNet → ConvNeXt")
+    return ROADMAPS[regime].title if regime in ROADMAPS else regime or "ResNet → ConvNeXt"
 
 
 def study_title(results: StudyResults) -> str:
@@ -217,17 +218,17 @@ def hardware(results: StudyResults) -> str:
     return ", ".join(parts) or ABSENT
 
 
-def versions(results: StudyResults) -> str:
+def versions(environment: Mapping[str, object]) -> str:
     """Of the packages that decide a result."""
-    e = results.environment
-    return ", ".join(f"{n} {e[n]}" for n in ("nextify", "python", "torch", "torchvision", "timm") if e.get(n)) or ABSENT
+    names = ("nextify", "python", "torch", "torchvision", "timm")
+    return ", ".join(f"{name} {environment[name]}" for name in names if environment.get(name)) or ABSENT
 
 
 def provenance(results: StudyResults) -> str:
     """What a published figure has to carry: n, hardware, time, versions and date."""
     s = results.study
     date = str(results.environment.get("date") or s.finished or ABSENT)[:10]
-    parts = [f"n = {n_seeds(results)}", hardware(results), duration(s.seconds), versions(results), date]
+    parts = [f"n = {n_seeds(results)}", hardware(results), duration(s.seconds), versions(results.environment), date]
     return " · ".join(p for p in parts if p != ABSENT)
 
 

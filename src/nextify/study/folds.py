@@ -19,6 +19,7 @@ import numpy.typing as npt
 from nextify.data import DataError, Images, ImageSet, open_images
 from nextify.data.images import EncodedStore, UniformStore, check_images
 from nextify.data.kept import Kept
+from nextify.data.sources.listing import complete_groups
 from nextify.evaluation.ensemble import EnsembleResult, join
 from nextify.evaluation.evaluate import set_probabilities
 from nextify.study.engine import Done, Engine, Event, Job, LocalEngine
@@ -107,7 +108,7 @@ def make_folds(images: Images, count: int, seed: int = 0) -> tuple[Fold, ...]:
     if named is None:
         parts = [held for _, held in StratifiedKFold(**options).split(everything, labels)]
     else:
-        groups = [name or f"\0{i}" for i, name in enumerate(named)]
+        groups = complete_groups(named)
         if len(set(groups)) < count:
             raise DataError(f"{images.name} has {len(set(groups))} groups to train on: give no more --folds than that")
         parts = [held for _, held in StratifiedGroupKFold(**options).split(everything, labels, groups)]

@@ -17,7 +17,7 @@ from nextify.training.learned import metric_specs
 from nextify.training.result import Result
 
 if TYPE_CHECKING:
-    from nextify.tasks.task import MetricSpec
+    from nextify.tasks.metric_specs import MetricSpec
 
 
 @dataclass

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nextify.system.files import parse_json
-from nextify.tasks.accuracy import SPECS
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.metric_specs import ACCURACY, MetricSpec
 
 SCHEMA = 1
 CLASSIFICATION = "classification"
@@ -212,7 +211,7 @@ class StudySettings:
     """``original`` for the first row, ``modern`` for all others."""
     task: str = CLASSIFICATION
     """``classification``, ``detection`` or ``segmentation``."""
-    metrics: Sequence[MetricSpec] = SPECS
+    metrics: Sequence[MetricSpec] = ACCURACY
     """Of the task, the main one first."""
     head: str | None = None
     """Of detectors and segmenters."""

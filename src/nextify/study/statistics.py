@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nextify.study.crossed import Crossed
 from nextify.study.results import Json
-from nextify.tasks.accuracy import SPECS
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.metric_specs import ACCURACY, MetricSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,12 +144,14 @@ def confidence_interval(differences: Sequence[float], confidence: float = 0.95) 
     It assumes normally distributed differences, which few seeds can neither show nor refute.
     """
     n = len(differences)
-    if n < 2:
-        return None
+    return None if n < 2 else _interval(differences, confidence, stdev(differences) / math.sqrt(n))
+
+
+def _interval(values: Sequence[float], confidence: float, error: float) -> tuple[float, float]:
+    """Student's interval of the mean, by its standard error."""
     from scipy.special import stdtrit  # Student's quantiles without the weight of scipy.stats
 
-    mean = fmean(differences)
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(differences) / math.sqrt(n)
+    mean, half = fmean(values), float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * error
     return mean - half, mean + half
 
 
@@ -241,11 +242,7 @@ def corrected_interval(
     k = len(values)
     if k < 2:
         return None
-    from scipy.special import stdtrit
-
-    mean, error = fmean(values), max(stdev(values), least_error) * math.sqrt(1 / k + 1 / (k - 1))
-    half = float(stdtrit(k - 1, (1 + confidence) / 2)) * error
-    return mean - half, mean + half
+    return _interval(values, confidence, max(stdev(values), least_error) * math.sqrt(1 / k + 1 / (k - 1)))
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -271,7 +268,7 @@ def conclude(
     scores: Scores | None = None,
     shares: Mapping[str, float] | None = None,
     names: Mapping[str, str] | None = None,
-    metric: MetricSpec = SPECS[0],
+    metric: MetricSpec = ACCURACY[0],
 ) -> dict[str, StepStatistics]:
     """Conclude what the trials say about each step of ``references``, in the same order.
 

@@ -22,7 +22,7 @@ from nextify.study.results import StudyResults, TrialResult
 from nextify.study.statistics import StepStatistics
 from nextify.study.store import Store
 from nextify.system.environment import Environment, cores, describe
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.metric_specs import MetricSpec
 from nextify.training.learned import AnyImages, metric_specs
 from nextify.training.probe import Speed
 from nextify.training.result import Result, packed

@@ -1,7 +1,8 @@
 """Devices: which one can be used, what it is called, and how much memory was taken."""
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nextify.system import processes
@@ -42,6 +43,19 @@ def usable_device(device: str) -> str:
         first = str(error).splitlines()[0]
         raise DeviceError(f"--device {device} cannot be used ({first}); try --device cpu") from error
     return device
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Set torch's CPU threads, and restore them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def gpu_name(device: str) -> str | None:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nextify.data.dense.annotations import Objects, mask_api
-from nextify.tasks.task import MetricSpec
 
 Floats = npt.NDArray[np.floating[Any]]
 Rle = dict[str, Any]
@@ -24,10 +23,6 @@ Size = Literal["all", "small", "medium", "large"]
 SIZES: tuple[Size, ...] = ("all", "small", "medium", "large")
 MOST_FOUND = 100
 """Objects of one class and image that count; COCO's number."""
-
-SPECS = (MetricSpec("ap", "AP", "%"), MetricSpec("ap50", "AP50", "%"), MetricSpec("ap75", "AP75", "%"))
-MASK_SPECS = (MetricSpec("mask_ap", "mask AP", "%"), MetricSpec("mask_ap50", "mask AP50", "%"))
-"""Beside ``SPECS`` where networks find masks."""
 
 
 class Observation(NamedTuple):
@@ -128,8 +123,8 @@ class DetectionMetrics:
     """What they are made of, in the images' order."""
 
     def values(self) -> dict[str, float]:
-        """Percent: ``SPECS``; ``ap_small``, ``ap_medium`` and ``ap_large`` for the sizes that objects have; and, where
-        there are masks, ``MASK_SPECS``."""
+        """Percent: ``BOXES``; ``ap_small``, ``ap_medium`` and ``ap_large`` for the sizes that objects have; and, where
+        there are masks, ``MASKS``."""
         figures = {"ap": self.boxes.mean(), "ap50": self.boxes.mean(0.5), "ap75": self.boxes.mean(0.75)}
         figures |= {f"ap_{size}": self.boxes.mean(size=size) for size in SIZES[1:]}
         if self.masks is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nextify.data.on_device import PerChannel, finish
 from nextify.data.share import Share
 from nextify.paper.recipe import Recipe
-from nextify.tasks.accuracy import SPECS, Accuracy
+from nextify.tasks.metric_specs import ACCURACY
 
 
 class Inference(NamedTuple):
@@ -104,13 +104,27 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    top1: float
+    """Percent of the images whose class has the highest logit."""
+    top5: float
+    """Percent of the images whose class is among the five highest logits (all classes where there are fewer)."""
+    images: int
+    right: bytes = b""
+    """Of each image in the order of the test batches, 1 if its class has the highest logit; empty if unknown."""
+
+    def values(self) -> dict[str, float]:
+        return {"top1": self.top1, "top5": self.top5}
+
+
+@dataclass(frozen=True)
 class Classification(Labelled):
     """Classification by a recipe: one class per image, class weights, and the recipe's inference."""
 
     class_weights: Tensor | None = None
     """``(K,)`` on the device; None weighs all images alike."""
 
-    metric_specs: ClassVar = SPECS
+    metric_specs: ClassVar = ACCURACY
 
     def loss(self, outputs: Tensor, targets: Tensor, batch: int) -> Tensor:
         """Cross entropy of ``outputs (N, K)``; smoothing is in the targets already."""

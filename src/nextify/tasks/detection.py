@@ -15,9 +15,9 @@ from nextify.data.dense.placement import Placement
 from nextify.data.on_device import PerChannel
 from nextify.data.preprocessing import normalized
 from nextify.data.share import Share
-from nextify.tasks.average_precision import MASK_SPECS, SPECS, DetectionMetrics, Observation, average_precision
+from nextify.tasks.average_precision import DetectionMetrics, Observation, average_precision
+from nextify.tasks.metric_specs import BOXES, MASKS, MetricSpec
 from nextify.tasks.restoring import objects_back
-from nextify.tasks.task import MetricSpec
 
 
 def summed(losses: Mapping[str, Tensor], images: int, batch: int) -> Tensor:
@@ -53,7 +53,7 @@ class Detection:
 
     @property
     def metric_specs(self) -> Sequence[MetricSpec]:
-        return (*SPECS, *MASK_SPECS) if self.masks else SPECS
+        return (*BOXES, *MASKS) if self.masks else BOXES
 
     def training_batch(
         self, pixels: Tensor, targets: Sequence[Target], step: int, share: Share | None

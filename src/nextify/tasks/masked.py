@@ -17,7 +17,7 @@ from nextify.data.preprocessing import normalized
 from nextify.data.randomness import MASK, MASK_OF_TESTS, words
 from nextify.data.share import Share
 from nextify.networks.masked.design import MaskedDesign, visible_units
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.metric_specs import MASKED_ERROR
 
 
 def draw_masks(images: int, rows: int, columns: int, ratio: float, seed: int, step: int, stream: int = MASK) -> Tensor:
@@ -29,9 +29,6 @@ def draw_masks(images: int, rows: int, columns: int, ratio: float, seed: int, st
     masked = np.ones((images, units), bool)
     np.put_along_axis(masked, order[:, :visible], False, axis=1)
     return torch.from_numpy(masked.reshape(images, rows, columns))
-
-
-MASKED_ERROR = MetricSpec("masked_error", "masked error", "", higher_is_better=False)
 
 
 class Errors(NamedTuple):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from nextify.data.images import Labels
 from nextify.tasks.classification import Labelled
-from nextify.tasks.multilabel_metrics import SPECS, UNFITTED, Flags, Floats, MultiLabelMetrics
+from nextify.tasks.metric_specs import LABELS
+from nextify.tasks.multilabel_metrics import UNFITTED, Flags, Floats, MultiLabelMetrics
 
 
 class Scores(NamedTuple):
@@ -29,7 +30,7 @@ class MultiLabel(Labelled):
     positive_weights: Tensor | None = None
     """``(K,)`` on the device: how much more an image of the class weighs in its decision; None weighs all alike."""
 
-    metric_specs: ClassVar = SPECS
+    metric_specs: ClassVar = LABELS
 
     def loss(self, outputs: Tensor, targets: Tensor, batch: int) -> Tensor:
         """Binary cross entropy of ``outputs (N, K)``, the mean over the labels; smoothing is in the targets already."""

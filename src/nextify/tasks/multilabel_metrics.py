@@ -12,15 +12,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from nextify.tasks.task import MetricSpec
-
 Floats = npt.NDArray[np.floating[Any]]
 Flags = npt.NDArray[np.bool_]
-SPECS = (
-    MetricSpec("map", "mAP", "%"),
-    MetricSpec("micro_f1", "micro F1", "%"),
-    MetricSpec("macro_f1", "macro F1", "%"),
-)
 UNFITTED = 0.5
 """The threshold of a class whose own could not be fitted."""
 FEW = 5

@@ -13,8 +13,9 @@ from nextify.data.on_device import PerChannel
 from nextify.data.preprocessing import normalized
 from nextify.data.share import Share
 from nextify.tasks.detection import in_evaluation, summed
+from nextify.tasks.metric_specs import REGIONS
 from nextify.tasks.restoring import regions_back
-from nextify.tasks.segmentation_metrics import SPECS, Pixels, SegmentationMetrics, by_class, pixel_confusion
+from nextify.tasks.segmentation_metrics import Pixels, SegmentationMetrics, by_class, pixel_confusion
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Segmentation:
     bf16: bool = False
     """Whether the network computes in autocast."""
 
-    metric_specs: ClassVar = SPECS
+    metric_specs: ClassVar = REGIONS
 
     def training_batch(self, pixels: Tensor, targets: Any, step: int, share: Share | None) -> tuple[Tensor, Any]:
         return self.test_batch(pixels, targets)

@@ -13,10 +13,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from nextify.data.dense.annotations import IGNORED
-from nextify.tasks.task import MetricSpec
 
 Counts = npt.NDArray[np.int64]
-SPECS = (MetricSpec("miou", "mIoU", "%"), MetricSpec("pixel_accuracy", "pixel accuracy", "%"))
 
 
 def pixel_confusion(found: Tensor, truth: Tensor, num_classes: int) -> Counts:

@@ -1,45 +1,12 @@
-"""What every task gives the trainer: inputs and targets of a batch, a loss, and metrics with names and direction.
+"""What every task gives the trainer: inputs and targets of a batch, a loss, and metrics with names and direction."""
 
-Importing it does not import torch, so that reports can name metrics without.
-"""
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
-from __future__ import annotations
+from torch import Tensor, nn
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from nextify.data.share import Share
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    """One metric of a task: how files, pages and terminals name it."""
-
-    key: str
-    """Its key in ``Metrics.values()``, and in every file."""
-    title: str
-    unit: str
-    higher_is_better: bool = True
-    share_of_images: bool = False
-    """Whether it is the share of the images that are right, whose interval is Wilson's."""
-
-    def text(self, value: float) -> str:
-        """Such as ``top-1 81.25 %``."""
-        return f"{self.title} {value:.2f} {self.unit}".rstrip()
-
-    @property
-    def noun(self) -> str:
-        """What one figure of it is called: an ``accuracy`` or, say, an ``AP``."""
-        return "accuracy" if self.share_of_images else self.title
-
-
-def summary(specs: Sequence[MetricSpec], values: Mapping[str, float]) -> str:
-    """Such as ``top-1 81.25 %, top-5 95.10 %``, of the metrics that there are."""
-    return ", ".join(spec.text(values[spec.key]) for spec in specs if spec.key in values)
+from nextify.data.share import Share
+from nextify.tasks.metric_specs import MetricSpec
 
 
 class Metrics(Protocol):

@@ -17,13 +17,13 @@ from nextify.networks.dense.network import DenseNetwork
 from nextify.networks.dense.segmentation import SegmentationHead
 from nextify.networks.foreign import Foreign
 from nextify.networks.masked.design import MaskedDesign
-from nextify.tasks.average_precision import MASK_SPECS, SPECS
 from nextify.tasks.classification import Classification, class_weights
 from nextify.tasks.detection import Detection
 from nextify.tasks.masked import MaskedImages
+from nextify.tasks.metric_specs import BOXES, MASKS, MetricSpec
 from nextify.tasks.multilabel import MultiLabel, positive_weights
 from nextify.tasks.segmentation import Segmentation, pixel_weights
-from nextify.tasks.task import MetricSpec, Task
+from nextify.tasks.task import Task
 from nextify.training.trial import Runtime, Trial
 
 AnyImages = Images | DenseImages
@@ -57,7 +57,7 @@ def metric_specs(trial: Trial) -> Sequence[MetricSpec]:
         return MultiLabel.metric_specs if trial.data.task == "multilabel" else Classification.metric_specs
     if trial.design.task == "segmentation":
         return Segmentation.metric_specs
-    return (*SPECS, *MASK_SPECS) if _has_masks(trial) else SPECS
+    return (*BOXES, *MASKS) if _has_masks(trial) else BOXES
 
 
 def _has_masks(trial: Trial) -> bool:

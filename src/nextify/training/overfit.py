@@ -8,7 +8,7 @@ import torch
 from nextify.networks.dense.design import DenseDesign
 from nextify.paper.recipe import PLAIN
 from nextify.system import native, processes
-from nextify.tasks.task import MetricSpec
+from nextify.tasks.metric_specs import MetricSpec
 from nextify.training.prepare import Prepared
 from nextify.training.request import RequestError
 from nextify.training.trainer import Trainer

@@ -8,8 +8,8 @@ import torch
 from nextify import kernels
 from nextify.data.dense.annotations import DenseImages
 from nextify.evaluation.dense_pictures import Regions, Shown, prediction_sheet
+from nextify.tasks.metric_specs import summary
 from nextify.tasks.restoring import regions_back
-from nextify.tasks.task import summary
 from nextify.training.learned import batches_to_test, metric_specs, task_of
 from nextify.training.result import Result
 from nextify.training.trial import Runtime, Trial

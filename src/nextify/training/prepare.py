@@ -29,9 +29,9 @@ from nextify.networks.masked.design import MaskedDesign, fitted_masks
 from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.networks.zoo import find_design
 from nextify.paper.design import Design
-from nextify.paper.recipe import RECIPES, Recipe
+from nextify.paper.recipe import Recipe
 from nextify.system.text import plural
-from nextify.tasks.masked import MASKED_ERROR
+from nextify.tasks.metric_specs import MASKED_ERROR
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import (
     DensePreflight,
@@ -42,7 +42,7 @@ from nextify.training.prepare_dense import (
     dense_start,
 )
 from nextify.training.prepare_masked import MANY_IMAGES, check_masked_recipe, masked_recipe, masked_start
-from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, split
+from nextify.training.request import DESIGN_FIELDS, Request, RequestError, check, named_recipe, split
 from nextify.training.trial import FROM_SCRATCH, Data, Trial
 from nextify.weights import About, WeightsError, find, is_bundle
 from nextify.weights.autoencoder import check_fits
@@ -374,18 +374,15 @@ def resolved(prepared: Prepared) -> dict[str, object]:
 
 
 def _recipe(request: Request, images: Images, about: About | None, notes: list[str]) -> tuple[str, Recipe]:
-    name = request.recipe
-    if name is None:
-        small = len(images.train) < MANY_IMAGES
-        masked = about is not None and any(metric.name == MASKED_ERROR.key for metric in about.metrics)
-        if masked and len(images.train) < FEW_IMAGES:
-            name = "few_labels"
-        elif request.weights is not None:
-            name = "finetune_small" if small else "convnext_finetune_in22k"
-        else:
-            name = "scratch_small" if small else "convnext_in1k"
-        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe chooses another")
-    return name, RECIPES[name]
+    small = len(images.train) < MANY_IMAGES
+    masked = about is not None and any(metric.name == MASKED_ERROR.key for metric in about.metrics)
+    if masked and len(images.train) < FEW_IMAGES:
+        usual = "few_labels"
+    elif request.weights is not None:
+        usual = "finetune_small" if small else "convnext_finetune_in22k"
+    else:
+        usual = "scratch_small" if small else "convnext_in1k"
+    return named_recipe(request, usual, len(images.train), notes)
 
 
 def _advise_weights(request: Request, images: Images | DenseImages, notes: list[str]) -> None:
@@ -459,8 +456,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 def _image_size(request: Request, images: Images, about: About | None, notes: list[str]) -> int:
     if about is not None:
         return min(about.preprocessing.size)
-    native = min(images.native_size) if images.native_size else None
-    sides = images.train.short_sides
+    native, sides = images.native_side, images.train.short_sides
     if native is None and sides is not None:
         middle = int(np.median(sides))
         native = max(1, round(middle / SIZE_STEP)) * SIZE_STEP
@@ -468,4 +464,9 @@ def _image_size(request: Request, images: Images, about: About | None, notes: li
             notes.append(f"images of {native} pixels, as the median short side is {middle}")
     if request.scale != "full":
         return scale(request.scale).image_size(native)
+    return default_side(native)
+
+
+def default_side(native: int | None) -> int:
+    """Side of square images in pixels for images whose shorter side is ``native``, None for any."""
     return LARGEST_IMAGE if native is None else min(max(native, SMALLEST_IMAGE), LARGEST_IMAGE)

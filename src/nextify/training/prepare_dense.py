@@ -9,11 +9,12 @@ from torch import Tensor
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import MULTIPLE, canvas_of
 from nextify.data.errors import DataError
+from nextify.data.preflight import check_numbers
 from nextify.networks.dense.design import DenseDesign, Head, chosen_head, fitted_head
 from nextify.paper.design import Design, DesignError
-from nextify.paper.recipe import DENSE_RECIPES, RECIPES, Recipe
+from nextify.paper.recipe import DENSE_RECIPES, Recipe
 from nextify.system.text import plural
-from nextify.training.request import Request, RequestError
+from nextify.training.request import Request, RequestError, named_recipe
 from nextify.weights import About, Preprocessing, WeightsError, find
 from nextify.weights.bundle import DenseAbout, load_dense, stated
 
@@ -62,13 +63,7 @@ class DensePreflight:
 def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
     """Check images against the recipe they will be trained with. Raises ``DataError`` where an epoch would have no
     step, or there are no test images."""
-    if recipe.batch_size > len(images.train):
-        raise DataError(
-            f"a batch of {plural(recipe.batch_size, 'image')} is larger than an epoch of {len(images.train):,}: set "
-            f"batch_size to at most {len(images.train):,}, or leave it out"
-        )
-    if not len(images.test):
-        raise DataError("there are no images to test on: add a val split, or leave some images for testing")
+    check_numbers(images, recipe)
     warnings = list(images.warnings)
     if len(images.test) < FEW_TEST:
         warnings.append(
@@ -92,12 +87,9 @@ def dense_preflight(images: DenseImages, recipe: Recipe) -> DensePreflight:
 
 def dense_recipe(request: Request, images: DenseImages, notes: list[str]) -> tuple[str, Recipe]:
     """The request's recipe, or the one for so many images."""
-    name = request.recipe
-    if name is None:
-        fresh, trained, papers = DENSE_RECIPES[images.task]
-        name = papers if len(images.train) >= MANY_IMAGES else fresh if request.weights is None else trained
-        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe chooses another")
-    return name, RECIPES[name]
+    fresh, trained, papers = DENSE_RECIPES[images.task]
+    usual = papers if len(images.train) >= MANY_IMAGES else fresh if request.weights is None else trained
+    return named_recipe(request, usual, len(images.train), notes)
 
 
 def dense_start(

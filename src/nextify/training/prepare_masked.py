@@ -8,7 +8,7 @@ from torch import Tensor
 from nextify.data import Images
 from nextify.data.images import check_pictures
 from nextify.paper.recipe import RECIPES, Recipe
-from nextify.training.request import Request, RequestError
+from nextify.training.request import Request, RequestError, named_recipe
 from nextify.weights import About, WeightsError, is_bundle
 from nextify.weights.autoencoder import find_autoencoder
 
@@ -22,11 +22,8 @@ OF_LABELS = ("light", "mixing", "random_erasing", "label_smoothing", "class_bala
 def masked_recipe(request: Request, images: Images, notes: list[str]) -> tuple[str, Recipe]:
     """The recipe's name and the recipe. Raises ``DataError`` for images of N channels."""
     check_pictures(images, "pre-training")
-    name = request.recipe
-    if name is None:
-        name = "fcmae_small" if len(images.train) < MANY_IMAGES else "fcmae"
-        notes.append(f"recipe {name}, for {len(images.train):,} training images; --recipe chooses another")
-    return name, RECIPES[name]
+    usual = "fcmae_small" if len(images.train) < MANY_IMAGES else "fcmae"
+    return named_recipe(request, usual, len(images.train), notes)
 
 
 def check_masked_recipe(recipe: Recipe) -> None:

@@ -84,6 +84,13 @@ def split(settings: Mapping[str, object]) -> tuple[Values, Values]:
     )
 
 
+def named_recipe(request: Request, usual: str, images: int, notes: list[str]) -> tuple[str, Recipe]:
+    """The request's recipe and its name, or the ``usual`` one for so many training images, with a note."""
+    if request.recipe is None:
+        notes.append(f"recipe {usual}, for {images:,} training images; --recipe chooses another")
+    return request.recipe or usual, RECIPES[request.recipe or usual]
+
+
 def check_licence(licence: str | None) -> None:
     """Raises ``RequestError`` for what is no SPDX identifier."""
     if licence is not None and not re.fullmatch(r"[A-Za-z0-9.+:-]+", licence):

@@ -30,8 +30,8 @@ from nextify.system import lease, native, processes
 from nextify.system.device import gpu_name, out_of_memory, peak_memory_mib
 from nextify.system.environment import Environment, describe
 from nextify.system.files import FOREIGN_JSON, UnusableFolder, check_regular, write_bytes_atomic, write_json_atomic
-from nextify.tasks.accuracy import Accuracy
 from nextify.tasks.average_precision import DetectionMetrics
+from nextify.tasks.classification import Accuracy
 from nextify.tasks.multilabel_metrics import MultiLabelMetrics
 from nextify.tasks.segmentation_metrics import SegmentationMetrics
 from nextify.tasks.task import Metrics

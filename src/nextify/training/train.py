@@ -201,10 +201,6 @@ def run_prepared(
 
     title = f"{request.model} on {images.name}"
 
-    def write_curves() -> None:
-        if result.trained or not (folder / "curves.png").exists():
-            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, title, metric_specs(trial)[0]))
-
     def on_epoch(trainer: Trainer) -> None:
         if request.mask_ratio is not None:
             keep_reconstructions(trainer, folder, title)
@@ -222,29 +218,23 @@ def run_prepared(
         on_epoch=on_epoch,
     )
 
-    def compare_licence() -> None:
+    def finish() -> None:
+        if result.trained or not (folder / "curves.png").exists():
+            write_bytes_atomic(folder / "curves.png", curves_picture(result.curve, title, metric_specs(trial)[0]))
+        if isinstance(images, DenseImages) and (result.trained or not (folder / PREDICTIONS).exists()):
+            write_bytes_atomic(folder / PREDICTIONS, predictions_picture(trial, images, result, runtime, title))
+        try:
+            link_latest(result.bundle)
+        except OSError as error:
+            to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): use {folder} instead")
         kept = parse_json((result.bundle / JSON_FILE).read_text(encoding="utf-8")).get("licence")
-        if kept != licence:
+        if licence not in (None, kept) and not result.trained:
             to_stderr(
                 f"{result.bundle} was finished with the licence {kept} and keeps it: to change it, write {licence} in "
                 f"its {JSON_FILE}"
             )
 
-    def write_predictions() -> None:
-        if isinstance(images, DenseImages) and (result.trained or not (folder / PREDICTIONS).exists()):
-            write_bytes_atomic(folder / PREDICTIONS, predictions_picture(trial, images, result, runtime, title))
-
-    def keep_latest() -> None:
-        try:
-            link_latest(result.bundle)
-        except OSError as error:
-            to_stderr(f"cannot write {folder.with_name(LATEST)} ({error.strerror}): use {folder} instead")
-
-    processes.from_first(write_curves)
-    processes.from_first(write_predictions)
-    processes.from_first(keep_latest)
-    if licence is not None and not result.trained:
-        processes.from_first(compare_licence)
+    processes.from_first(finish)
     return result
 
 

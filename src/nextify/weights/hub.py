@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nextify.system.files import write_text_atomic
 from nextify.system.text import printable, templates
+from nextify.tasks.metric_specs import is_telling
 from nextify.weights.bundle import WEIGHTS_FILE, About, load_bundle, save_bundle
 from nextify.weights.class_names import CLASSES_FILE
 from nextify.weights.dialects import licence_terms
@@ -91,8 +92,7 @@ def model_card(about: About, hub_id: str = "owner/name") -> str:
     layout of the page.
     """
     settings = {"design": asdict(about.design), "recipe": None if about.recipe is None else about.recipe.to_dict()}
-    # Of at most five classes it is always 100 %.
-    metrics = [metric for metric in about.metrics if metric.name != "top5" or about.num_classes > 5]
+    metrics = [metric for metric in about.metrics if is_telling(metric.name, about.num_classes)]
     template = _templates().get_template("model_card.md.jinja")
     return template.render(
         about=about,

@@ -216,9 +216,10 @@ def split_train(
     if own.ndim == 2:
         return _split_several(own, splitting, among, None if groups is None else [groups[i] for i in among])
     if groups is not None:
-        return _split_groups(own, splitting, among, [groups[i] or f"\0{i}" for i in among])
+        groups = complete_groups(groups)
+        return _split_groups(own, splitting, among, [groups[i] for i in among])
     chosen = np.zeros(len(among), bool)
-    for members in _members(own):
+    for members in members_by_number(own):
         count = min(len(members) - 1, max(1, round(len(members) * fraction)))
         shuffled = np.random.RandomState([seed & 0xFFFFFFFF, int(own[members[0]])]).permutation(len(members))
         chosen[members[shuffled[:count]]] = True
@@ -236,7 +237,7 @@ def _split_groups(own: Labels, splitting: Splitting, among: Indices, groups: lis
     total = np.bincount(own)
     wanted = np.where(total > 1, np.maximum(1, np.round(total * fraction)), 0).astype(np.int64)
     taken = np.zeros_like(total)
-    by_group = _members(np.unique(groups, return_inverse=True)[1])
+    by_group = members_by_number(np.unique(groups, return_inverse=True)[1])
     order = np.random.RandomState([seed & 0xFFFFFFFF]).permutation(len(by_group))
     counts = [np.unique(own[members], return_counts=True) for members in by_group]
     chosen = []
@@ -274,7 +275,7 @@ def _split_several(
     fraction, seed = splitting.test_fraction, splitting.seed
     of_group = np.arange(len(among))
     if groups is not None:
-        of_group = np.unique([name or f"\0{i}" for i, name in enumerate(groups)], return_inverse=True)[1]
+        of_group = np.unique(complete_groups(groups), return_inverse=True)[1]
     counts = np.zeros((int(of_group.max(initial=-1)) + 1, own.shape[1] + 1), np.int64)
     np.add.at(counts, of_group, np.hstack([own, ~own.any(1, keepdims=True)]))
     total, taken = counts.sum(0), np.zeros(counts.shape[1], np.int64)
@@ -303,10 +304,15 @@ def present(labels: Labels) -> Indices:
     return np.flatnonzero(labels.any(0)) if labels.ndim == 2 else np.unique(labels)
 
 
-def _members(numbers: Labels) -> list[Indices]:
+def members_by_number(numbers: Labels) -> list[Indices]:
     """The positions of each number that occurs, in the numbers' order."""
     order = np.argsort(numbers, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+
+def complete_groups(names: Sequence[str]) -> list[str]:
+    """The name of each image's group, where an image without one is a group of its own."""
+    return [name or f"\0{i}" for i, name in enumerate(names)]
 
 
 def no_label(value: object) -> bool:
