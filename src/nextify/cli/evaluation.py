@@ -75,9 +75,7 @@ def _measured(options: Options, about: object, device: str) -> tuple[AnyImages, 
         if ignored is None and about.ignore_index is not None and recognize(options.data) == "segmentation":
             ignored = about.ignore_index
             notes = [f"As in the training, index {ignored} of the masks is ignored; --ignore-index 255 counts it."]
-        dense_images = read_any(
-            *(console, options.data, options.reading, None, about.design.task, ignored), **of_parts
-        )
+        dense_images = read_any(*(console, options.data, options.reading, None, about.design.task, ignored), **of_parts)
         assert isinstance(dense_images, DenseImages)
         finder = open_finder(options.bundle, **machine, multi_scale=options.multi_scale)
         with console.status("evaluating the images …") as status:
