@@ -18,7 +18,7 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
+uv venv --quiet --python "${PYTHON:-python3}" "$folder/venv"
 uv pip install --quiet --python "$folder/venv/bin/python" \
   albumentationsx==2.5.1 opencv-python-headless==5.0.0.93 torch==2.15.0 numpy==2.4.6
 cat > "$folder/boxes.py" <<'PY'

@@ -18,7 +18,7 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
+uv venv --quiet --python "${PYTHON:-python3}" "$folder/venv"
 uv pip install --quiet --python "$folder/venv/bin/python" datasets==5.2.0 pyarrow==26.0.1 pillow==13.0.0 numpy==2.4.6
 cat > "$folder/place.py" <<'PY'
 import os

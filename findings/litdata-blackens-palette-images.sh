@@ -14,7 +14,7 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
+uv venv --quiet --python "${PYTHON:-python3}" "$folder/venv"
 uv pip install --quiet --python "$folder/venv/bin/python" \
   litdata==0.2.76 pillow==13.0.0 torch==2.15.0 torchvision==0.29.2 numpy==2.4.6
 cat > "$folder/palette.py" <<'PY'

@@ -25,7 +25,7 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
+uv venv --quiet --python "${PYTHON:-python3}" "$folder/venv"
 uv pip install --quiet --python "$folder/venv/bin/python" torch==2.15.0 torchvision==0.29.2 \
   albumentationsx==2.5.1 opencv-python-headless==5.0.0.93 pillow==13.0.0 numpy==2.4.6
 cat > "$folder/masks.py" <<'PY'
