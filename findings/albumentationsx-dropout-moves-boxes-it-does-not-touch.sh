@@ -18,8 +18,8 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-uv venv --quiet --python "${PYTHON:-python3}" "$folder/venv"
-uv pip install --quiet --python "$folder/venv/bin/python" \
+"${PYTHON:-python3}" -m venv "$folder/venv"
+"$folder/venv/bin/pip" install --disable-pip-version-check --quiet \
   albumentationsx==2.5.1 opencv-python-headless==5.0.0.93 torch==2.15.0 numpy==2.4.6
 cat > "$folder/boxes.py" <<'PY'
 import sys

@@ -19,8 +19,8 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-uv venv --quiet --python "${PYTHON:-python3}" "$folder/venv"
-uv pip install --quiet --python "$folder/venv/bin/python" datasets==5.2.0 pyarrow==26.0.1 pillow==13.0.0 numpy==2.4.6
+"${PYTHON:-python3}" -m venv "$folder/venv"
+"$folder/venv/bin/pip" install --disable-pip-version-check --quiet datasets==5.2.0 pyarrow==26.0.1 pillow==13.0.0 numpy==2.4.6
 cat > "$folder/generations.py" <<'PY'
 import io
 import os

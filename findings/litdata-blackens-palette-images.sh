@@ -14,8 +14,8 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-uv venv --quiet --python "${PYTHON:-python3}" "$folder/venv"
-uv pip install --quiet --python "$folder/venv/bin/python" \
+"${PYTHON:-python3}" -m venv "$folder/venv"
+"$folder/venv/bin/pip" install --disable-pip-version-check --quiet \
   litdata==0.2.76 pillow==13.0.0 torch==2.15.0 torchvision==0.29.2 numpy==2.4.6
 cat > "$folder/palette.py" <<'PY'
 import sys

@@ -25,8 +25,8 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-uv venv --quiet --python "${PYTHON:-python3}" "$folder/venv"
-uv pip install --quiet --python "$folder/venv/bin/python" torch==2.15.0 torchvision==0.29.2 \
+"${PYTHON:-python3}" -m venv "$folder/venv"
+"$folder/venv/bin/pip" install --disable-pip-version-check --quiet torch==2.15.0 torchvision==0.29.2 \
   albumentationsx==2.5.1 opencv-python-headless==5.0.0.93 pillow==13.0.0 numpy==2.4.6
 cat > "$folder/masks.py" <<'PY'
 import sys
