@@ -103,7 +103,7 @@ def find(
     while batch := list(islice(entries, BATCH)):
         found = finder((entry.pixels for entry in batch if entry.pixels is not None), least_score)
         for entry in batch:
-            yield entry if entry.pixels is None else _named(entry, next(found), finder.classes)
+            yield entry if entry.pixels is None else named(entry, next(found), finder.classes)
 
 
 def _read(image: Source) -> DensePrediction:
@@ -112,7 +112,8 @@ def _read(image: Source) -> DensePrediction:
     return DensePrediction("", height, width, pixels=pixels)
 
 
-def _named(entry: DensePrediction, found: FoundObjects | IndexMask, classes: Sequence[str]) -> DensePrediction:
+def named(entry: DensePrediction, found: FoundObjects | IndexMask, classes: Sequence[str]) -> DensePrediction:
+    """What a ``Finder`` found in the image of ``entry``, in words."""
     where = (entry.path, entry.height, entry.width)
     if not isinstance(found, FoundObjects):
         counts = np.bincount(found.reshape(-1), minlength=len(classes))
@@ -178,7 +179,7 @@ class DenseFolder:
         name = self._free(Path(found.path).stem)
         write_bytes_atomic(self.out / "drawn" / f"{name}.png", picture(found, self.finder.classes))
         if found.labels is not None:
-            write_bytes_atomic(self.out / "masks" / f"{name}.png", _index_png(found.labels))
+            write_bytes_atomic(self.out / "masks" / f"{name}.png", index_png(found.labels))
             return
         write_text_atomic(self.out / "yolo" / f"{name}.txt", yolo_text(found))
         number = len(self._images) + 1
@@ -229,7 +230,7 @@ def yolo_text(found: DensePrediction) -> str:
     return "".join(lines)
 
 
-def _index_png(labels: IndexMask) -> bytes:
+def index_png(labels: IndexMask) -> bytes:
     """An index mask ``(H, W)`` as PNG, its palette the classes' colours."""
     image = Image.fromarray(labels)
     image.putpalette([round(255 * value) for label in range(256) for value in class_color(label)])
