@@ -113,7 +113,7 @@ class Classes(Task):
             images = torch.from_numpy(batch).to(network.device)
             pairs = zip(images, arguments, strict=True)
             return [heat_map(network.model, image, index, "grad-cam") for image, index in pairs]
-        return network(batch)
+        return [*network(batch)]
 
     def answer(self, row: Array, height: int, width: int, asked: int) -> dict[str, Any]:
         about = self.about
