@@ -30,7 +30,8 @@ class Echo:
         self.killed = False
         return None
 
-    def __call__(self, call: str, batch: Any) -> Any:
+    def __call__(self, call: str, batch: Any, arguments: Any) -> Any:
+        assert arguments == batch[:, 0].tolist()
         time.sleep(self.pause)
         self.batches.append(batch[:, 0].tolist())
         match next(self.turns, ""):
@@ -77,7 +78,7 @@ def image(value: int) -> Any:
 
 async def ask(batcher: Batcher, *values: int, call: str = "logits") -> list[int]:
     with batcher.place(len(values)):
-        return [int(row[0]) for row in await batcher(call, [image(value) for value in values])]
+        return [int(row[0]) for row in await batcher(call, [image(value) for value in values], values)]
 
 
 @pytest.mark.parametrize("turns", ["", "dd", "f" * 9, "dfdf"])

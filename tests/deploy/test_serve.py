@@ -26,6 +26,7 @@ from nextify.data.decode import decode
 from nextify.deploy.runners import open_runner, predict
 from nextify.deploy.serve import app as serving
 from nextify.deploy.serve.app import Settings, create_app
+from nextify.deploy.serve.tasks import Classes
 from nextify.deploy.serve.workers import Facts, InProcess, ServeError
 from nextify.evaluation.predict import Prediction
 from nextify.weights import Preprocessing, load
@@ -150,19 +151,19 @@ class Slow(InProcess):
 
     calls = 0
 
-    def __call__(self, call: str, batch: Any) -> Any:
+    def __call__(self, call: str, batch: Any, arguments: Any) -> Any:
         time.sleep(0.2 if self.calls else 0)
         self.calls += 1
-        return super().__call__(call, batch)
+        return super().__call__(call, batch, arguments)
 
 
 def test_the_start_runs_what_a_first_request_runs(bundle: Path) -> None:
     calls = []
 
     class Noting(InProcess):
-        def __call__(self, call: str, batch: Any) -> Any:
+        def __call__(self, call: str, batch: Any, arguments: Any) -> Any:
             calls.append((call, batch.dtype, batch.shape))
-            return super().__call__(call, batch)
+            return super().__call__(call, batch, arguments)
 
     app = create_app([Noting(partial(open_runner, bundle))], Settings(max_wait_ms=0), "tiny")
     with TestClient(app) as client:
@@ -251,7 +252,7 @@ def test_an_error_that_nobody_expected_is_counted(bundle: Path, monkeypatch: pyt
         raise RuntimeError("a bug")
 
     with serve(bundle) as client:
-        monkeypatch.setattr(serving, "_prepare", broken)
+        monkeypatch.setattr(Classes, "prepare", broken)
         answer = post(client, "/predict", PHOTOS[0])
         assert (answer.status_code, answer.json()) == (500, {"error": "an error in the server; its log says more"})
         assert 'nextify_requests_total{route="predict",status="500"} 1.0' in client.get("/metrics").text

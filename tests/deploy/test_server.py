@@ -23,9 +23,12 @@ from PIL import Image
 
 from nextify.data.decode import decode
 from nextify.deploy.runners import predict
+from nextify.evaluation.dense_predict import DensePrediction, find
+from nextify.evaluation.finder import open_finder
 from nextify.weights import load
 from nextify.weights.bundle import Metric
 from tests.deploy.kills import CLASSES, fire, photo
+from tests.deploy.test_export_dense import bundle_of
 from tests.helpers import tiny_bundle
 
 pytestmark = pytest.mark.slow
@@ -56,6 +59,28 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(bundle: Path) -> Iterator[str]:
     with serving(bundle) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    bundle = bundle_of(tmp_path_factory.mktemp("boxes"), "fcos")
+    with serving(bundle, "--name", "boxes", "--workers", "1") as address:
+        yield address, bundle
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    bundle = bundle_of(tmp_path_factory.mktemp("masks"), "fpn")
+    with serving(bundle, "--name", "masks", "--workers", "1") as address:
+        yield address, bundle
+
+
+@pytest.fixture(params=["classes", "boxes", "masks"])
+def each(request: pytest.FixtureRequest) -> str:
+    """The address of a server for each kind of network."""
+    if request.param == "classes":
+        return str(request.getfixturevalue("address"))
+    return str(request.getfixturevalue("detector" if request.param == "boxes" else "segmenter")[0])
 
 
 def test_nothing_accepted_is_lost_or_mixed_up(tmp_path: Path) -> None:
@@ -100,18 +125,36 @@ def test_triton_client(address: str, bundle: Path) -> None:
         client.infer("tiny", [given])
 
 
-def test_openapi_document_is_valid(address: str) -> None:
+def test_triton_client_for_boxes(detector: tuple[str, Path]) -> None:
+    http: Any = pytest.importorskip("tritonclient.http")
+    address, bundle = detector
+    images = np.random.default_rng(0).normal(size=(2, 3, 64, 96)).astype(np.float32)
+    client = http.InferenceServerClient(address.removeprefix("http://"))
+    names = [output["name"] for output in client.get_model_metadata("boxes")["outputs"]]
+    for binary in (True, False):
+        given = http.InferInput("images", list(images.shape), "FP32")
+        given.set_data_from_numpy(images, binary_data=binary)
+        wanted = [http.InferRequestedOutput(name, binary_data=binary) for name in names]
+        answer = client.infer("boxes", [given], outputs=wanted)
+        count, boxes, scores, classes = (answer.as_numpy(name) for name in names)
+        assert (count.shape, boxes.shape, scores.shape, classes.shape) == ((2, 1), (2, 100, 4), (2, 100), (2, 100))
+        for i, expected in enumerate(open_finder(bundle).outputs(images)):
+            assert count[i, 0] == len(expected.scores) > 20
+            np.testing.assert_allclose(scores[i, : count[i, 0]], expected.scores, atol=1e-4)
+
+
+def test_openapi_document_is_valid(each: str) -> None:
     validator: Any = pytest.importorskip("openapi_spec_validator")
-    with urlopen(f"{address}/openapi.json") as answer:
+    with urlopen(f"{each}/openapi.json") as answer:
         validator.validate(json.load(answer))
 
 
-def test_answers_are_those_that_openapi_promises(address: str, tmp_path: Path) -> None:
+def test_answers_are_those_that_openapi_promises(each: str, tmp_path: Path) -> None:
     pytest.importorskip("schemathesis")
     # Which bytes are an image is more than a schema can say.
     options = ("--max-examples", "20", "--exclude-checks", "positive_data_acceptance")
     found = subprocess.run(
-        [Path(sys.executable).with_name("schemathesis"), "run", f"{address}/openapi.json", *options],
+        [Path(sys.executable).with_name("schemathesis"), "run", f"{each}/openapi.json", *options],
         capture_output=True,
         text=True,
         timeout=300,
@@ -167,6 +210,72 @@ def test_page_classifies_a_photo(address: str, browser: Any, bundle: Path, tmp_p
     shown = page.locator("#photo").bounding_box()
     assert (round(shown["width"]), round(shown["height"])) == (224, 149)
     assert [line for line in said if "400" not in line] == []
+    page.close()
+
+
+def shown(browser: Any, served: tuple[str, Path], file: Path) -> tuple[Any, DensePrediction, list[str]]:
+    """The page of a detector or segmenter after a photo of 60×40 was chosen, what ``predict`` finds in it, and what
+    the browser complains of."""
+    address, bundle = served
+    file.write_bytes(photo(0))
+    (expected,) = find(open_finder(bundle), file)
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector("#facts dd")
+    page.set_input_files("#file", file)
+    page.wait_for_selector("#result:not([hidden])")
+    return page, expected, said
+
+
+def test_page_draws_boxes(detector: tuple[str, Path], browser: Any, tmp_path: Path) -> None:
+    page, expected, said = shown(browser, detector, tmp_path / "photo.png")
+    lines, boxes = page.locator("#classes button"), page.locator("#boxes div")
+    assert boxes.count() == lines.count() == len(expected.objects) > 1
+    for i, one in enumerate(expected.objects):
+        assert lines.nth(i).locator("span").all_inner_texts() == [one.name, f"{100 * one.score:.1f} %"]
+    whole, best = page.locator("#photo").bounding_box(), boxes.last.bounding_box()  # the surest on top
+    x1, y1, x2, y2 = expected.objects[0].box
+    assert (best["x"] - whole["x"]) / whole["width"] == pytest.approx(x1 / 60, abs=0.02)
+    assert (best["y"] - whole["y"]) / whole["height"] == pytest.approx(y1 / 40, abs=0.02)
+    assert best["width"] / whole["width"] == pytest.approx((x2 - x1) / 60, abs=0.02)
+    assert best["height"] / whole["height"] == pytest.approx((y2 - y1) / 40, abs=0.02)
+    names = [one.name for one in expected.objects]
+    counted = ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
+    assert page.inner_text("#status") == counted
+    assert not page.is_visible("#slide")
+    assert not page.is_visible("#sees")
+    lines.nth(1).focus()
+    for pressed in ("true", "false"):
+        page.keyboard.press("Enter")
+        assert lines.nth(1).get_attribute("aria-pressed") == pressed
+        assert page.locator("#boxes.chosen div.on").count() == (pressed == "true")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    page.set_input_files("#file", tmp_path / "bad.png")
+    page.wait_for_selector("#status.bad")
+    assert not page.is_visible("#boxes")
+    assert [line for line in said if "400" not in line] == []
+    page.close()
+
+
+def test_page_lays_the_mask_over_the_photo(segmenter: tuple[str, Path], browser: Any, tmp_path: Path) -> None:
+    page, expected, said = shown(browser, segmenter, tmp_path / "photo.png")
+    page.wait_for_function("document.getElementById('heat').naturalWidth == 60")
+    mask, whole = page.locator("#heat").bounding_box(), page.locator("#photo").bounding_box()
+    assert mask == pytest.approx(whole, abs=1)
+    lines = page.locator("#classes li")
+    assert lines.count() == len(expected.regions)
+    for i, one in enumerate(expected.regions):
+        assert lines.nth(i).locator("span").all_inner_texts() == [one.name, f"{100 * one.share:.1f} %"]
+    assert page.inner_text("#status") == f"{expected.regions[0].name}, {100 * expected.regions[0].share:.1f} %"
+    page.get_by_label("Mask over the image").focus()
+    for key, opacity in (("Home", "0"), ("End", "1")):
+        page.keyboard.press(key)
+        assert page.evaluate("document.getElementById('heat').style.opacity") == opacity
+    assert page.locator("#boxes div").count() == 0
+    assert said == []
     page.close()
 
 

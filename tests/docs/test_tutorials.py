@@ -11,7 +11,10 @@ import pytest
 from tests.helpers import ROOT
 
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-NEEDS = {"onnx": ("onnxruntime", "onnxscript", "starlette", "uvicorn")}
+NEEDS = {
+    "boxes": ("faster_coco_eval", "starlette", "uvicorn"),
+    "onnx": ("onnxruntime", "onnxscript", "starlette", "uvicorn"),
+}
 
 
 @pytest.mark.slow

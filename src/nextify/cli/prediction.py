@@ -9,10 +9,10 @@ from pathlib import Path
 from nextify.cli.options import refuse_for_dense
 from nextify.cli.predict import Options
 from nextify.cli.printing import note, print_columns, print_json
+from nextify.deploy.dense import open_finder
 from nextify.deploy.runners import device_for, open_runner
 from nextify.evaluation.dense_predict import LEAST_SCORE, DenseFolder, DensePrediction, find
 from nextify.evaluation.dense_predict import csv_text as dense_csv
-from nextify.evaluation.finder import open_finder
 from nextify.evaluation.predict import Prediction, Predictor, csv_text
 from nextify.system import native
 from nextify.system.text import printable, valid_unicode
@@ -45,7 +45,7 @@ def _predict(options: Options) -> int:
 def _run_dense(options: Options, about: DenseAbout) -> int:
     given = {"--top": options.top, "--class-order": options.class_order, "--channels": options.channels}
     refuse_for_dense(about.task, given)
-    place = runtime(options.machine.device, options.machine.threads)
+    place = runtime(device_for(options.bundle, options.machine.device), options.machine.threads)
     finder = open_finder(
         options.bundle,
         device=place.device,

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import uvicorn
 from PIL import Image
 
+from nextify.cli.options import refuse_for_dense
 from nextify.data.decode import quiet
-from nextify.deploy.runners import device_for, open_runner
+from nextify.deploy.runners import device_for
 from nextify.deploy.serve.app import Settings, create_app
-from nextify.deploy.serve.workers import InProcess, Process
+from nextify.deploy.serve.workers import InProcess, Process, open_network
 from nextify.system.environment import cores
 from nextify.training.trial import runtime
+from nextify.weights.bundle import DenseAbout, stated
 
 if TYPE_CHECKING:
     from nextify.cli.serve import Options
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 def serve(options: Options, listener: socket.socket) -> None:
     """Answer until a signal asks to stop."""
     machine, workers = options.machine, options.workers
+    if isinstance(about := stated(options.bundle), DenseAbout):
+        refuse_for_dense(about.task, {"--class-order": options.class_order})
     device = runtime(device_for(options.bundle, machine.device)).device
     if workers is None:
         workers = max(1, min(4, cores() // (machine.threads or 1))) if device == "cpu" else 1
     opening = partial(
-        open_runner,
+        open_network,
         options.bundle,
         device=device,
         threads=machine.threads or max(1, cores() // max(1, workers)),

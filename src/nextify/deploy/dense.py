@@ -1,13 +1,15 @@
-"""Detectors and segmenters to a file, proven on real images.
+"""Detectors and segmenters to a file, proven on real images, and such a file as a ``Finder``.
 
 A file takes images fitted to the bundle's canvas and normalized, ``(N, 3, H, W)`` float32, and has one output: a
 segmenter's ``logits (N, K, H, W)``, or a one-stage detector's ``places (N, A, 4 + K)``: for each cell or anchor a box,
 as shares of the canvas's sides, and a score for each class (docs/dense.md).
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -21,13 +23,20 @@ from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import placed
 from nextify.data.preprocessing import normalized
 from nextify.deploy import formats
-from nextify.deploy.runners import Exported, Format, Run, quiet, start
+from nextify.deploy.runners import Exported, Format, Run, check_device, is_export, quiet, read_export, start
 from nextify.deploy.verify import LIMITS, ExportFailed, Verification, in_turns, some_images
+from nextify.evaluation import finder
+from nextify.evaluation.finder import Finder
 from nextify.evaluation.runner import Floats
-from nextify.networks.dense.design import ONE_STAGE, SEGMENTATION_HEADS
+from nextify.networks.dense.design import MOST_BOXES, ONE_STAGE, SEGMENTATION_HEADS
 from nextify.networks.dense.network import DenseNetwork
+from nextify.system.native import Mode
 from nextify.system.text import printable
-from nextify.weights.bundle import DenseAbout, load_dense
+from nextify.weights.bundle import JSON_FILE, DenseAbout, dense_from_json, load_dense
+from nextify.weights.reading import ExportError
+
+if TYPE_CHECKING:
+    from nextify.networks.dense.detection import Found
 
 FORMATS: tuple[Format, ...] = ("onnx", "openvino", "torch")
 BATCHES = (1, 2, 7)
@@ -132,3 +141,54 @@ def _verified(exported: Exported, run: Run, source: DenseSource, images: Images 
         worst = max(worst, float(differences.max()))
         timings.append(timing)
     return Verification(images.name, min(max(BATCHES), len(images.test)), BATCHES, worst, limit, tuple(timings))
+
+
+def open_finder(
+    path: str | Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    kernels: Mode = "auto",
+    multi_scale: bool = False,
+) -> Finder:
+    """Open the bundle of a detector or segmenter, or a folder that ``nextify export`` wrote of one.
+
+    Args:
+        device: of a bundle; exported files run on the CPU.
+        kernels: ours, for bundles.
+        multi_scale: see ``nextify.evaluation.finder.open_finder``; for bundles.
+
+    Raises as that function, and ``ExportError`` and ``MissingExtra`` as ``open_runner``.
+    """
+    if not is_export(path):
+        return finder.open_finder(path, device=device, threads=threads, kernels=kernels, multi_scale=multi_scale)
+    check_device(device)
+    if multi_scale:
+        raise ExportError("exported files take images of one size: leave --multi-scale out, or give the bundle")
+    folder = Path(path)
+    content, exported = read_export(folder)
+    about, run = dense_from_json(content, folder / JSON_FILE), start(folder / exported.file, exported, threads)
+    names = ("least_score", "suppression_iou") if about.task == "detection" else ()
+    try:
+        limits = [float(content["export"][name]) for name in names]
+    except (KeyError, TypeError, ValueError):
+        raise ExportError(f"{folder / JSON_FILE} has no {' and '.join(names)}: export again") from None
+
+    def model(images: Tensor) -> Tensor | list[Found]:
+        outputs = torch.from_numpy(run(np.ascontiguousarray(images.numpy())))
+        return [_found(one, about.canvas, *limits) for one in outputs] if limits else outputs
+
+    return Finder.of(model, about, name=finder.title(about), runtime=exported.name)
+
+
+def _found(places: Tensor, canvas: tuple[int, int], least_score: float, suppression_iou: float) -> Found:
+    """What a detector finds, of one image's ``places (A, 4 + K)``."""
+    from torchvision.ops import batched_nms
+
+    from nextify.networks.dense.detection import Found
+
+    boxes, scores = places[:, :4] * places.new_tensor([canvas[1], canvas[0]] * 2), places[:, 4:]
+    place, label = (scores > least_score).nonzero(as_tuple=True)
+    boxes, scores = boxes[place], scores[place, label]
+    kept = batched_nms(boxes, scores, label, suppression_iou)[:MOST_BOXES]
+    return Found(boxes[kept], scores[kept], label[kept])

@@ -127,9 +127,14 @@ def open_runner(
     """
     if not is_export(path):
         return Network(path, device=device, threads=threads, kernels=kernels, class_order=class_order)
+    check_device(device)
+    return ExportedRunner(Path(path), threads, class_order)
+
+
+def check_device(device: str) -> None:
+    """Raise ``ExportError`` where an exported file is to run on something else than the CPU."""
     if device != "cpu":
         raise ExportError(f"exported files run on the CPU: leave --device {device} out, or give the bundle")
-    return ExportedRunner(Path(path), threads, class_order)
 
 
 def device_for(path: str | Path, device: str) -> str:
@@ -164,19 +169,17 @@ class ExportedRunner:
     """A folder that ``nextify export`` wrote, in its own runtime."""
 
     def __init__(self, folder: Path, threads: int | None = None, class_order: ClassOrder | None = None) -> None:
-        content = read_json(folder / JSON_FILE)
+        content, self.exported = read_export(folder)
         self.about = from_json(content, folder / JSON_FILE)
         if (names := given_names(class_order)) is not None:
             self.about = replace(self.about, classes=names)
         self.preprocessing = self.about.preprocessing
-        self.exported = _exported(content["export"], folder / JSON_FILE)
         if self.exported.with_preprocessing:
             raise ExportError(
                 f"{folder} prepares images itself and takes pixels, in a program without nextify: give the bundle, or "
                 f"export it without --with-preprocessing"
             )
         self.name = self.exported.name
-        _check_files(folder, content["export"]["files"])
         self._run = start(folder / self.exported.file, self.exported, threads)
 
     def __call__(self, inputs: Floats) -> Floats:
@@ -187,6 +190,14 @@ class ExportedRunner:
             raise ValueError(f"inputs must be (N, {wanted}), got {inputs.shape}")
         # Reshaped, because NumPy calls any stride of an axis of length one contiguous, and AOTInductor goes by it.
         return self._run(np.require(inputs, np.float32, ["C", "W"]).reshape(-1).reshape(inputs.shape))
+
+
+def read_export(folder: Path) -> tuple[dict[str, Any], Exported]:
+    """The JSON of an exported folder, whose files are those that were written. Raises ``ExportError``."""
+    content = read_json(folder / JSON_FILE)
+    exported = _exported(content["export"], folder / JSON_FILE)
+    _check_files(folder, content["export"]["files"])
+    return content, exported
 
 
 def _exported(values: Any, path: Path) -> Exported:

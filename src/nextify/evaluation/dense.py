@@ -26,7 +26,7 @@ from nextify.evaluation.dense_pictures import (
     precision_recall_picture,
     prediction_sheet,
 )
-from nextify.evaluation.dense_predict import coco_results, named
+from nextify.evaluation.dense_predict import coco_results, named_objects
 from nextify.evaluation.evaluate import Part, own_run, part_of, place_classes, sparse, write_evaluation
 from nextify.evaluation.finder import Finder
 from nextify.evaluation.pictures import heading, matrix_picture
@@ -248,7 +248,7 @@ def _coco_results(seen: Sequence[Observation], chosen: Chosen, found: DetectionE
     for one in seen:
         some, k = chosen[one.image]
         assert some.ids is not None
-        objects = named(FoundObjects(one.boxes, one.scores, one.labels.astype(np.int64), one.masks), names)
+        objects = named_objects(FoundObjects(one.boxes, one.scores, one.labels.astype(np.int64), one.masks), names)
         rows += coco_results(objects, some.ids[k], found.category_ids)
     return json.dumps(rows).encode()
 

@@ -104,7 +104,7 @@ def find(
     while batch := list(islice(entries, BATCH)):
         found = finder((entry.pixels for entry in batch if entry.pixels is not None), least_score)
         for entry in batch:
-            yield entry if entry.pixels is None else _named(entry, next(found), finder.classes)
+            yield entry if entry.pixels is None else named(entry, next(found), finder.classes)
 
 
 def _read(image: Source) -> DensePrediction:
@@ -113,17 +113,18 @@ def _read(image: Source) -> DensePrediction:
     return DensePrediction("", height, width, pixels=pixels)
 
 
-def _named(entry: DensePrediction, found: FoundObjects | IndexMask, classes: Sequence[str]) -> DensePrediction:
+def named(entry: DensePrediction, found: FoundObjects | IndexMask, classes: Sequence[str]) -> DensePrediction:
+    """What a ``Finder`` found in the image of ``entry``, in words."""
     where = (entry.path, entry.height, entry.width)
     if not isinstance(found, FoundObjects):
         counts = np.bincount(found.reshape(-1), minlength=len(classes))
         order = [i for i in np.argsort(-counts, kind="stable").tolist() if counts[i]]
         regions = tuple(FoundRegion(classes[i], i, float(counts[i] / found.size)) for i in order)
         return DensePrediction(*where, regions=regions, pixels=entry.pixels, labels=found)
-    return DensePrediction(*where, objects=named(found, classes), pixels=entry.pixels)
+    return DensePrediction(*where, objects=named_objects(found, classes), pixels=entry.pixels)
 
 
-def named(found: FoundObjects, classes: Sequence[str]) -> tuple[FoundObject, ...]:
+def named_objects(found: FoundObjects, classes: Sequence[str]) -> tuple[FoundObject, ...]:
     """The objects of an image by name, the surest first."""
     objects = []
     for i in np.argsort(-found.scores, kind="stable").tolist():
@@ -185,7 +186,7 @@ class DenseFolder:
         name = self._free(Path(found.path).stem)
         write_bytes_atomic(self.out / "drawn" / f"{name}.png", picture(found, self.finder.classes))
         if found.labels is not None:
-            write_bytes_atomic(self.out / "masks" / f"{name}.png", _index_png(found.labels))
+            write_bytes_atomic(self.out / "masks" / f"{name}.png", index_png(found.labels))
             return
         write_text_atomic(self.out / "yolo" / f"{name}.txt", yolo_text(found))
         number = len(self._images) + 1
@@ -241,7 +242,7 @@ def yolo_text(found: DensePrediction) -> str:
     return "".join(lines)
 
 
-def _index_png(labels: IndexMask) -> bytes:
+def index_png(labels: IndexMask) -> bytes:
     """An index mask ``(H, W)`` as PNG, its palette the classes' colours."""
     image = Image.fromarray(labels)
     image.putpalette([round(255 * value) for label in range(256) for value in class_color(label)])

@@ -1,23 +1,30 @@
 """A network for boxes or masks that is opened once: images to what is found in them, in their own pixels."""
 
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nextify.data.decode import Pixels
 from nextify.data.dense.annotations import DenseTask, Id, IndexMask
-from nextify.data.dense.placement import placed
+from nextify.data.dense.placement import Placement, placed
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.multi_scale import MultiScale
 from nextify.kernels import install
 from nextify.system.native import Mode
 from nextify.tasks.restoring import FoundObjects, objects_back, regions_back
-from nextify.weights.bundle import load_dense
+from nextify.weights.bundle import DenseAbout, load_dense
+
+if TYPE_CHECKING:
+    from nextify.networks.dense.detection import Found
 
 BATCH = 8
 
@@ -26,8 +33,8 @@ BATCH = 8
 class Finder:
     """A dense network with what its inputs and outputs mean."""
 
-    model: nn.Module
-    """In evaluation mode, on ``device``."""
+    model: Callable[[Tensor], Any]
+    """In evaluation mode, on ``device``: a ``Found`` for each normalized image, or logits ``(N, K, H, W)``."""
     task: DenseTask
     classes: tuple[str, ...]
     canvas: tuple[int, int]
@@ -37,30 +44,52 @@ class Finder:
     name: str = ""
     device: str = "cpu"
     bf16: bool = False
+    about: DenseAbout | None = None
+    """Of the bundle or export that it was opened from."""
+    runtime: str = ""
+    """Format, precision and runtime, as of a ``Runner``."""
+
     category_ids: tuple[Id, ...] = ()
     """Of a detector trained on COCO's annotations: the id of each class there."""
     ignore_index: int | None = None
     """Of a segmenter trained on index masks: the index that was ignored."""
+
+    @classmethod
+    def of(cls, model: Callable[[Tensor], Any], about: DenseAbout, **more: Any) -> Self:
+        """Of a network that ``about`` describes."""
+        fields = ("task", "classes", "canvas", "mean", "std", "category_ids", "ignore_index")
+        return cls(model, about=about, **{name: getattr(about, name) for name in fields}, **more)
 
     def __call__(self, images: Iterable[Pixels], least_score: float = 0.0) -> Iterator[FoundObjects | IndexMask]:
         """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``.
         ``least_score``: of the objects; masks of others are not computed."""
         rest = iter(images)
         while batch := [placed(image, self.canvas) for image in islice(rest, BATCH)]:
-            pixels = torch.from_numpy(np.stack([canvas for canvas, _ in batch]))
-            place = torch.device(self.device)
-            with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=self.bf16):
-                outputs = self.model(normalized(pixels, place, self.mean, self.std))
+            outputs = self.outputs(np.stack([canvas for canvas, _ in batch]))
             for output, (_, placement) in zip(outputs, batch, strict=True):
-                if self.task == "detection":
-                    sure = output.scores >= least_score
-                    masks = None if output.masks is None else output.masks[sure]
-                    boxes, scores, labels = output.boxes[sure], output.scores[sure], output.labels[sure]
-                    yield objects_back(
-                        output._replace(boxes=boxes, scores=scores, labels=labels, masks=masks), placement
-                    )
-                else:
-                    yield regions_back(output, placement).cpu().numpy()
+                yield self.back(output, placement, least_score)
+
+    def outputs(self, canvases: npt.NDArray[Any]) -> Sequence[Found] | Tensor:
+        """What the network finds on canvases: uint8 ``(N, H, W, 3)``, or normalized float32 ``(N, 3, H, W)``."""
+        images, place = torch.from_numpy(canvases), torch.device(self.device)
+        with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=self.bf16):
+            pixels = images.dtype == torch.uint8
+            outputs: Sequence[Found] | Tensor = self.model(
+                normalized(images, place, self.mean, self.std) if pixels else images.to(place)
+            )
+        return outputs
+
+    def back(self, output: Any, placement: Placement, least_score: float = 0.0) -> FoundObjects | IndexMask:
+        """One of the ``outputs`` in pixels of its image."""
+        if self.task == "segmentation":
+            return regions_back(output, placement).cpu().numpy()
+        sure = output.scores >= least_score
+        return objects_back(output._make(None if part is None else part[sure] for part in output), placement)
+
+
+def title(about: DenseAbout) -> str:
+    """Such as ``convnext_atto with fcos``."""
+    return f"{about.name} with {about.design.head}" if about.name else about.design.head
 
 
 def open_finder(
@@ -87,12 +116,9 @@ def open_finder(
     network = bundle.network().to(device)
     install(network, kernels)
     model: nn.Module = network
-    name = f"{about.name} with {about.design.head}" if about.name else about.design.head
+    name = title(about)
     if multi_scale:
         model, name = MultiScale(network).eval(), f"{name}, multi-scale"
     bf16 = about.recipe is not None and about.recipe.precision == "bf16"
-    return Finder(
-        *(model, about.design.task, about.classes, about.canvas, about.mean, about.std, name, device, bf16),
-        category_ids=about.category_ids,
-        ignore_index=about.ignore_index,
-    )
+    runtime = f"bundle {'bf16' if bf16 else 'fp32'}, torch {torch.__version__}"
+    return Finder.of(model, about, name=name, device=device, bf16=bf16, runtime=runtime)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from nextify.data.dense.placement import Placement
@@ -14,6 +15,9 @@ from nextify.tasks.average_precision import Floats, Rle, encoded
 
 if TYPE_CHECKING:
     from nextify.networks.dense.detection import Found
+
+TOGETHER = 2**26
+"""Values of an image's pixels and classes that are held at once; of more, the classes are compared one by one."""
 
 
 class FoundObjects(NamedTuple):
@@ -44,4 +48,12 @@ def objects_back(found: Found, placement: Placement) -> FoundObjects:
 
 def regions_back(logits: Tensor, placement: Placement) -> Tensor:
     """Class of each pixel of the image, uint8 ``(height, width)``, from logits ``(K, H, W)`` of the canvas."""
-    return placement.back(logits.float()).argmax(0).byte()
+    if len(logits) * placement.height * placement.width <= TOGETHER:
+        return placement.back(logits.float()).argmax(0).byte()
+    (best,) = placement.back(logits[:1].float())
+    labels = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for k in range(1, len(logits)):
+        (values,) = placement.back(logits[k : k + 1].float())
+        labels.masked_fill_(values > best, k)
+        best = torch.maximum(best, values)
+    return labels

@@ -439,8 +439,8 @@ def _read(path: Path, parsed: Callable[[Mapping[str, object], Path], AnyAbout]) 
         about = parsed(content, path / JSON_FILE)
         if "export" in content:
             raise ExportError(
-                f"{path} was written by nextify export and holds no weights to load: give its bundle; exports "
-                f"of classifiers are taken by nextify predict, nextify serve and nextify.deploy.runners.open_runner"
+                f"{path} was written by nextify export and holds no weights to load: give its bundle; exports are "
+                f"taken by nextify predict, nextify serve and, of classifiers, nextify.deploy.runners.open_runner"
             )
         file = read_weights(path / WEIGHTS_FILE)
         if not belongs(path / WEIGHTS_FILE, content):

@@ -34,16 +34,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextify import __version__
-from nextify.data.bands import with_bands
-from nextify.data.decode import UnreadableImage, decode
-from nextify.data.preprocessing import Preprocessing
+from nextify.data.decode import UnreadableImage
 from nextify.deploy.explain import coloured
 from nextify.deploy.serve import protocol
 from nextify.deploy.serve.batching import Batcher, Full
 from nextify.deploy.serve.metrics import Metrics
-from nextify.deploy.serve.protocol import Floats
-from nextify.deploy.serve.workers import LOGITS, Array, Facts, Failed, Worker
-from nextify.evaluation.runner import probabilities
+from nextify.deploy.serve.tasks import EXPLAIN, INFER, PREDICT, Array, Parameter, task_of
+from nextify.deploy.serve.workers import Facts, Failed, Worker
 from nextify.system.files import parse_json
 from nextify.system.text import printable, shortened
 
@@ -90,6 +87,7 @@ class _Server:
             workers, self.metrics, settings.max_batch, settings.max_wait_ms / 1000, settings.queue, settings.timeout
         )
         self.facts: Facts = self.batcher.open()
+        self.task = task_of(self.facts.about)
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", name or self.facts.about.name) or "model"
         self.metrics.accepted.set_function(lambda: self.batcher.accepted)
         self.metrics.workers.set_function(lambda: self.batcher.alive)
@@ -100,6 +98,7 @@ class _Server:
         model = f"/v2/models/{self.name}"
         paths = self.openapi["paths"]
         paths.update({path.replace(model, f"{model}/versions/1"): paths[path] for path in [*paths] if model in path})
+        self._describe_task()
         routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
             ("GET", "/", self.show),
             ("GET", "/model", self.model),
@@ -159,8 +158,9 @@ class _Server:
                 "source": about.source,
                 "classes": about.num_classes,
                 "class_names": about.classes,
-                "task": "multilabel" if about.thresholds else "classification",
-                "input": list(self.facts.input_shape),
+                "colors": self.task.colors,
+                "task": self.task.name,
+                "input": list(self.task.input_shape),
                 "metrics": [
                     {"name": m.name, "value": m.value, "dataset": m.dataset, "images": m.images} for m in about.metrics
                 ],
@@ -171,35 +171,29 @@ class _Server:
 
     async def predict(self, request: Request) -> Response:
         started = time.perf_counter()
-        top = _whole(request, "top", 1, 10**6, "5")
+        asked = _number(request, self.task.parameter)
+        drawn = self.task.picture and _asks_for_png(request)
         with self.batcher.place():
-            encoded = await self._encoded(request)
+            encoded = await self._encoded(request, one=drawn)
             with self._places(len(encoded)):
                 prepared = [await self._prepared(*numbered) for numbered in enumerate(encoded, 1)]
-                logits = await self._run(request, LOGITS, [image for image, *_ in prepared])
-        rows = zip(probabilities(logits, self.facts.about), prepared, strict=True)
-        return JSONResponse(
-            {
-                "model": self.name,
-                "predictions": [
-                    {"classes": self._classes(row, top), **self._labels(row)}
-                    | {"width": width, "height": height, "crop": crop}
-                    for row, (_, width, height, crop) in rows
-                ],
-                "milliseconds": round(1000 * (time.perf_counter() - started), 2),
-            }
-        )
+                arguments = [(height, width, asked) for _, height, width in prepared]
+                rows = await self._run(request, PREDICT, [image for image, *_ in prepared], arguments)
+        found = [self.task.answer(row, *argument) for row, argument in zip(rows, arguments, strict=True)]
+        if drawn:
+            return Response(base64.b64decode(found[0]["mask"]), media_type="image/png")
+        milliseconds = round(1000 * (time.perf_counter() - started), 2)
+        return JSONResponse({"model": self.name, "predictions": found, "milliseconds": milliseconds})
 
     async def explain(self, request: Request) -> Response:
         if not self.facts.explains:
-            raise HTTPException(404, "/explain is for bundles only, and this is an export")
-        index = _whole(request, "class", 0, self.facts.about.num_classes - 1)
+            raise HTTPException(404, "/explain is for classifiers, and for bundles only")
+        most = self.facts.about.num_classes - 1
+        index = _number(request, Parameter("class", "Index of the class", 0, most))
         with self.batcher.place():
-            (first, *others) = await self._encoded(request)
-            if others:
-                raise HTTPException(400, "give one image")
-            image, *_ = await self._prepared(1, first)
-            (heat,) = await self._run(request, f"explain {index}", [image])
+            (encoded,) = await self._encoded(request, one=True)
+            image, *_ = await self._prepared(1, encoded)
+            (heat,) = await self._run(request, EXPLAIN, [image], [index])
         file = io.BytesIO()
         Image.fromarray(coloured(heat)).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")
@@ -209,18 +203,18 @@ class _Server:
             body = await self._body(request)
             length = request.headers.get(protocol.LENGTH)
             asked = await asyncio.get_running_loop().run_in_executor(
-                self.decoders, protocol.read, body, length, self.facts.input_shape
+                self.decoders, protocol.read, body, length, self.task.input_shape, [*self.task.outputs]
             )
-            with self._places(len(asked.images)):
-                logits = await self._run(request, LOGITS, list(asked.images))
-        found = {"logits": logits, "probabilities": probabilities(logits, self.facts.about)}
-        content, ends = protocol.answer(self.name, asked, found)
+            images = list(asked.images)
+            with self._places(len(images)):
+                rows = await self._run(request, INFER, images, [None] * len(images))
+        content, ends = protocol.answer(self.name, asked, self.task.tensors(np.stack(rows)))
         if ends is None:
             return Response(content, media_type="application/json")
         return Response(content, media_type="application/octet-stream", headers={protocol.LENGTH: str(ends)})
 
     async def metadata(self, request: Request) -> Response:
-        return JSONResponse(protocol.describe(self.name, self.facts.input_shape, self.facts.about.num_classes))
+        return JSONResponse(protocol.describe(self.name, self.task.input_shape, self.task.outputs))
 
     async def server(self, request: Request) -> Response:
         return JSONResponse({"name": "nextify", "version": __version__, "extensions": ["binary_tensor_data"]})
@@ -250,22 +244,19 @@ class _Server:
             raise HTTPException(413, f"a request has at most {self.settings.queue:,} images")
         return self.batcher.place(images - 1)
 
-    async def _run(self, request: Request, call: str, images: Sequence[Array]) -> Floats:
+    async def _run(self, request: Request, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Array]:
         """Of a request whose body has been read. Raises ``ClientDisconnect``; what has not begun then never does."""
-        answer = asyncio.ensure_future(self.batcher(call, images))
+        answer = asyncio.ensure_future(self.batcher(call, images, arguments))
         gone = asyncio.ensure_future(_gone(request))
         try:
             async with asyncio.timeout(self.settings.timeout):
                 await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
                 raise ClientDisconnect
-            rows = np.stack(answer.result())
+            return answer.result()
         finally:
             answer.cancel()
             gone.cancel()
-        if not np.isfinite(rows).all():
-            raise Failed("its outputs are NaN or infinite")
-        return rows
 
     async def _body(self, request: Request) -> bytes:
         most, data = self.settings.max_bytes, bytearray()
@@ -279,8 +270,8 @@ class _Server:
             raise HTTPException(408, f"the request took more than {self.settings.timeout:g} s to arrive") from None
         return bytes(data)
 
-    async def _encoded(self, request: Request) -> list[bytes]:
-        """The encoded images of a request, at least one."""
+    async def _encoded(self, request: Request, *, one: bool = False) -> list[bytes]:
+        """The encoded images of a request, at least one, or exactly ``one``."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         body = await self._body(request)
         if kind == "multipart/form-data":
@@ -294,28 +285,34 @@ class _Server:
             raise HTTPException(415, f"Content-Type {shortened(kind)} is not supported: send {remedy}")
         if not images:
             raise HTTPException(400, "no image")
+        if one and len(images) > 1:
+            raise HTTPException(400, "give one image")
         return images
 
-    async def _prepared(self, number: int, data: bytes) -> tuple[Array, int, int, list[float]]:
-        """The network's input, and the image's width, height and the box that the input shows."""
+    async def _prepared(self, number: int, data: bytes) -> tuple[Array, int, int]:
+        """The network's input, and the image's height and width."""
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self.decoders, _prepare, data, self.facts.preprocessing)
+            return await loop.run_in_executor(self.decoders, self.task.prepare, data)
         except UnreadableImage as error:
             raise UnreadableImage(f"image {number}: {error}") from None
 
-    def _classes(self, row: Floats, top: int) -> list[dict[str, Any]]:
-        names = self.facts.about.classes
-        best = (-row).argsort(kind="stable")[:top].tolist()
-        return [{"class": names[i] if names else None, "index": i, "probability": float(row[i])} for i in best]
-
-    def _labels(self, row: Floats) -> dict[str, object]:
-        """Of several labels per image those that are given, the most probable first."""
-        about = self.facts.about
-        if not about.thresholds:
-            return {}
-        given = row >= np.array(about.thresholds)
-        return {"labels": [one for one in self._classes(row, len(row)) if given[one["index"]]]}
+    def _describe_task(self) -> None:
+        """Complete the OpenAPI document by what depends on the task."""
+        schemas, task = self.openapi["components"]["schemas"], self.task
+        schemas["Prediction"] = self.openapi.pop("predictions")[task.schema]
+        schemas["Inference"]["properties"]["outputs"]["items"]["properties"]["name"]["enum"] = [*task.outputs]
+        predict = self.openapi["paths"]["/predict"]["post"]
+        predict["summary"] = task.summary
+        if (one := task.parameter) is not None:
+            kind = "integer" if isinstance(one.most, int) else "number"
+            schema = {"type": kind, "minimum": one.least, "maximum": one.most, "default": one.default}
+            predict["parameters"] = [
+                {"name": one.name, "in": "query", "description": one.description, "schema": schema}
+            ]
+        if task.picture:
+            content = {"schema": {"type": "string", "format": "binary"}}
+            predict["responses"]["200"]["content"]["image/png"] = content
 
 
 class _Door:
@@ -350,12 +347,6 @@ class _Door:
                 route = endpoint.__name__ if endpoint else "none"
                 self.metrics.requests.labels(route, str(status)).inc()
                 self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
-
-
-def _prepare(data: bytes, settings: Preprocessing) -> tuple[Array, int, int, list[float]]:
-    pixels = decode(with_bands(data, settings.bands))
-    height, width = pixels.shape[:2]
-    return settings.pixels(pixels).numpy(), width, height, list(settings.box(width, height))
 
 
 async def _gone(request: Request) -> None:
@@ -404,13 +395,26 @@ def _from_json(body: bytes) -> list[bytes]:
     return images
 
 
-def _whole(request: Request, name: str, least: int, most: int, default: str = "") -> int:
-    text, *others = request.query_params.getlist(name) or [default]
+def _number(request: Request, parameter: Parameter | None) -> float | None:
+    """Of the query; None for no parameter. Raises ``HTTPException``."""
+    if parameter is None:
+        return None
+    name, _, least, most, default = parameter
+    text, *others = request.query_params.getlist(name) or ["" if default is None else str(default)]
     if others:
         raise HTTPException(400, f"{name} must be given once")
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
-        raise HTTPException(400, f"{name} must be a whole number from {least} to {most}")
-    return int(text)
+    whole = isinstance(most, int)
+    pattern = r"[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{1,400})?(e[+-]?[0-9]{1,3})?"
+    value = (int if whole else float)(text) if re.fullmatch(pattern, text) else math.nan
+    if not least <= value <= most:
+        kind, form = ("whole number", "d") if whole else ("number", "g")
+        raise HTTPException(400, f"{name} must be a {kind} from {least:{form}} to {most:{form}}")
+    return value
+
+
+def _asks_for_png(request: Request) -> bool:
+    accepted = {one.partition(";")[0].strip().lower() for one in request.headers.get("accept", "").split(",")}
+    return "image/png" in accepted and "application/json" not in accepted
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from nextify.deploy.serve.metrics import Metrics
-from nextify.deploy.serve.workers import Array, Died, Facts, Failed, ServeError, Worker
+from nextify.deploy.serve.tasks import Array
+from nextify.deploy.serve.workers import Died, Facts, Failed, ServeError, Worker
 
 log = logging.getLogger("nextify.serve")
 TOGETHER = 2
@@ -32,6 +34,7 @@ class Full(Exception):
 class _Item:
     call: str
     pixels: Array
+    argument: Any
     arrived: float
     answer: asyncio.Future[Array]
     deaths: int = 0
@@ -93,10 +96,11 @@ class Batcher:
         finally:
             self.accepted -= images
 
-    async def __call__(self, call: str, images: Sequence[Array]) -> list[Array]:
-        """The workers' row for each image, in order; for images that have a place. Raises ``Failed``."""
+    async def __call__(self, call: str, images: Sequence[Array], arguments: Sequence[Any]) -> list[Array]:
+        """The workers' answer for each image, in order; for images that have a place. Raises ``Failed``."""
         loop = asyncio.get_running_loop()
-        items = [_Item(call, image, loop.time(), loop.create_future()) for image in images]
+        pairs = zip(images, arguments, strict=True)
+        items = [_Item(call, image, argument, loop.time(), loop.create_future()) for image, argument in pairs]
         self._queue.extend(items)
         self._tell()
         return await asyncio.gather(*(item.answer for item in items))
@@ -137,9 +141,9 @@ class Batcher:
             self.metrics.batch_size.observe(len(batch))
             watchdog = loop.call_later(self.hangs_after, worker.kill)
             try:
-                pixels = np.stack([item.pixels for item in batch])
+                pixels, arguments = np.stack([item.pixels for item in batch]), [item.argument for item in batch]
                 with self.metrics.network_seconds.time():
-                    rows = await loop.run_in_executor(self._threads, worker, batch[0].call, pixels)
+                    rows = await loop.run_in_executor(self._threads, worker, batch[0].call, pixels, arguments)
             except Died as death:
                 log.warning("a worker died (%s); %s", death, self._after_death(batch))
                 await self._restart(worker)

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2: tensors in JSON and in its binary extension, as Triton and KServe speak it.
 
 https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.md. One input, ``images``:
-normalized FP32 ``(N, C, H, W)``; two outputs, ``logits`` and ``probabilities``: FP32 ``(N, classes)``.
+normalized FP32 ``(N, C, H, W)``; the outputs are the task's.
 """
 
 import json
@@ -18,8 +18,8 @@ from nextify.system.files import parse_json
 from nextify.system.text import plural, shortened
 
 Floats = npt.NDArray[np.float32]
-OUTPUTS = ("logits", "probabilities")
 LENGTH = "Inference-Header-Content-Length"
+DATATYPES = {"<f4": "FP32", "<i4": "INT32", "|u1": "UINT8"}
 LARGEST = 1e6
 """Of a normalized image's values, with room to spare."""
 
@@ -38,19 +38,23 @@ class Asked:
     id: str
 
 
-def describe(name: str, shape: Sequence[int], classes: int) -> dict[str, object]:
-    """The model's metadata; ``shape`` is (C, H, W)."""
+def describe(name: str, shape: Sequence[int], outputs: Mapping[str, tuple[str, Sequence[int]]]) -> dict[str, object]:
+    """The model's metadata; ``shape`` is (C, H, W), and those of the outputs are of one image too."""
     return {
         "name": name,
         "versions": ["1"],
         "platform": "nextify",
         "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, *shape]}],
-        "outputs": [{"name": output, "datatype": "FP32", "shape": [-1, classes]} for output in OUTPUTS],
+        "outputs": [
+            {"name": output, "datatype": datatype, "shape": [-1, *sides]}
+            for output, (datatype, sides) in outputs.items()
+        ],
     }
 
 
-def read(body: bytes, length: str | None, shape: Sequence[int]) -> Asked:
-    """A request's body; ``length`` is its header ``LENGTH``. Raises ``ProtocolError``."""
+def read(body: bytes, length: str | None, shape: Sequence[int], names: Sequence[str]) -> Asked:
+    """A request's body; ``length`` is its header ``LENGTH``, and ``names`` are the outputs there are. Raises
+    ``ProtocolError``."""
     if not body:
         raise ProtocolError("the request has no body")
     if length is not None and not (re.fullmatch("[0-9]{1,12}", length) and 1 <= int(length) <= len(body)):
@@ -67,10 +71,11 @@ def read(body: bytes, length: str | None, shape: Sequence[int]) -> Asked:
     if [i.get("name") for i in inputs] != ["images"]:
         raise ProtocolError("inputs must hold exactly one tensor, named images")
     outputs = []
-    for output in _objects(asked.get("outputs") or [{"name": name} for name in OUTPUTS], "outputs"):
+    for output in _objects(asked.get("outputs") or [{"name": name} for name in names], "outputs"):
         wishes = _object(output.get("parameters", {}), "an output's parameters")
-        if output.get("name") not in OUTPUTS or wishes.keys() - {"binary_data"}:
-            raise ProtocolError(f"outputs are {' and '.join(OUTPUTS)}, with binary_data or no parameter")
+        if output.get("name") not in names or wishes.keys() - {"binary_data"}:
+            known = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+            raise ProtocolError(f"outputs are {known}, with binary_data or no parameter")
         outputs.append((output["name"], wishes.get("binary_data", all_binary) is True))
     text = asked.get("id", "")
     if not isinstance(text, str):
@@ -121,12 +126,12 @@ def _numbers(data: object) -> Floats:
         return values.astype(np.float32)
 
 
-def answer(name: str, asked: Asked, found: Mapping[str, Floats]) -> tuple[bytes, int | None]:
+def answer(name: str, asked: Asked, found: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, int | None]:
     """The body of an answer, and the length of its JSON where binary data follows."""
     outputs, binary = [], []
     for output, wants_binary in asked.outputs:
-        values = np.ascontiguousarray(found[output], "<f4")
-        told: dict[str, Any] = {"name": output, "datatype": "FP32", "shape": list(values.shape)}
+        values = np.ascontiguousarray(found[output], found[output].dtype.newbyteorder("<"))
+        told: dict[str, Any] = {"name": output, "datatype": DATATYPES[values.dtype.str], "shape": list(values.shape)}
         if wants_binary:
             binary.append(values.tobytes())
             told["parameters"] = {"binary_data_size": values.nbytes}

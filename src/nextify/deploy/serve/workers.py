@@ -7,26 +7,24 @@ import json
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
-from nextify.data.preprocessing import Preprocessing, normalized
-from nextify.deploy.explain import heat_map
+from nextify.deploy.dense import open_finder
+from nextify.deploy.runners import open_runner
+from nextify.deploy.serve.tasks import PREDICT, Array, task_of
+from nextify.evaluation.finder import Finder
 from nextify.evaluation.runner import Network, Runner
+from nextify.system.native import Mode
 from nextify.system.processes import worker_context
-from nextify.weights import About
-from nextify.weights.bundle import from_json, to_json
+from nextify.weights.bundle import About, DenseAbout, any_from_json, stated, to_json
+from nextify.weights.class_names import ClassOrder
 
-Array = npt.NDArray[Any]
-LOGITS = "logits"
-"""The call for ``(N, K)`` logits of a batch; the other one is ``explain K``, a heat map for the class K."""
 _starting = threading.Lock()
 
 
@@ -46,20 +44,11 @@ class ServeError(ValueError):
 class Facts:
     """What a worker says of its network."""
 
-    about: About
+    about: About | DenseAbout
     runtime: str
     """Format, precision and runtime."""
     explains: bool
-    """Whether it answers ``explain K``."""
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return self.about.preprocessing
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
-        return (self.about.in_channels, *self.preprocessing.size)
+    """Whether it answers ``EXPLAIN``."""
 
 
 class Worker(Protocol):
@@ -68,9 +57,8 @@ class Worker(Protocol):
     def start(self) -> Facts:
         """Open the network. Raises ``ServeError``."""
 
-    def __call__(self, call: str, batch: Array) -> Array:
-        """One row per image of ``batch``: uint8 ``(N, H, W, C)``, or normalized float32 ``(N, C, H, W)``. Raises
-        ``Died`` or ``Failed``."""
+    def __call__(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
+        """An array for each image of ``batch`` and its argument, as ``Task.run``. Raises ``Died`` or ``Failed``."""
 
     def kill(self) -> None:
         """End it at once, whatever it is doing; for use from another thread."""
@@ -79,43 +67,48 @@ class Worker(Protocol):
         """End it once it is idle."""
 
 
+def open_network(
+    path: str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    kernels: Mode = "auto",
+    class_order: ClassOrder | None = None,
+) -> Runner | Finder:
+    """Open a bundle or an export of any task. Raises as ``open_runner`` and ``deploy.dense.open_finder``."""
+    if isinstance(stated(path), DenseAbout):
+        return open_finder(path, device=device, threads=threads, kernels=kernels)
+    return open_runner(path, device=device, threads=threads, kernels=kernels, class_order=class_order)
+
+
 class InProcess:
     """A network in the server's own process: less memory, and no protection. ``opening`` opens it."""
 
-    def __init__(self, opening: Callable[[], Runner]) -> None:
+    def __init__(self, opening: Callable[[], Runner | Finder]) -> None:
         self.opening = opening
 
     def start(self) -> Facts:
         try:
-            self.runner = self.opening()
+            network = self.network = self.opening()
+            assert network.about is not None
+            self.task = task_of(network.about)
         except (ValueError, OSError, ImportError) as error:
             raise ServeError(str(error)) from error
-        about = replace(self.runner.about, preprocessing=self.runner.preprocessing)
-        if isinstance(about.preprocessing.bands, int):
-            raise ServeError(
-                f"the server takes pictures, but this network takes {about.preprocessing.bands} channels: use nextify "
-                f"predict"
-            )
-        facts = Facts(about, self.runner.name, isinstance(self.runner, Network))
-        settings = facts.preprocessing  # as /predict calls it: loads and compiles what first use does
-        self(LOGITS, np.zeros((1, *settings.size, settings.channels), np.uint8))
-        return facts
+        runtime = network.runtime if isinstance(network, Finder) else network.name
+        channels, height, width = self.task.input_shape
+        # As /predict calls it: loads and compiles what first use does.
+        self(PREDICT, np.zeros((1, height, width, channels), np.uint8), [(height, width, 0)])
+        return Facts(network.about, runtime, isinstance(network, Network))
 
-    def __call__(self, call: str, batch: Array) -> Array:
-        settings = self.runner.preprocessing
+    def __call__(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
         try:
-            if batch.dtype == np.uint8:
-                x = normalized(torch.from_numpy(batch), torch.device("cpu"), settings.mean, settings.std)
-                batch = x.numpy()
-            if call == LOGITS:
-                return self.runner(batch)
-            assert isinstance(self.runner, Network)
-            images = torch.from_numpy(batch).to(self.runner.device)
-            index = int(call.removeprefix("explain "))
-            return np.stack([heat_map(self.runner.model, image, index, "grad-cam") for image in images])
+            rows = self.task.run(self.network, call, batch, arguments)
         except Exception as error:
             traceback.print_exc()
             raise Failed(str(error).split("\n")[0]) from error
+        if not all(np.isfinite(row).all() for row in rows):
+            raise Failed("its outputs are NaN or infinite")
+        return rows
 
     def kill(self) -> None:
         pass
@@ -127,10 +120,10 @@ class InProcess:
 class Process:
     """A network in a process of its own, forked from one that has imported torch and started no thread.
 
-    ``opening``, which must pickle, opens it there: a ``partial`` of ``open_runner``.
+    ``opening``, which must pickle, opens it there: a ``partial`` of ``open_network``.
     """
 
-    def __init__(self, opening: Callable[[], Runner]) -> None:
+    def __init__(self, opening: Callable[[], Runner | Finder]) -> None:
         self.opening = opening
 
     def start(self) -> Facts:
@@ -146,11 +139,11 @@ class Process:
             raise ServeError("the worker died while opening the network; its last output is above") from None
         if "error" in told:
             raise ServeError(told["error"])
-        return Facts(from_json(told["about"], "the worker"), told["runtime"], told["explains"])
+        return Facts(any_from_json(told["about"], "the worker"), told["runtime"], told["explains"])
 
-    def __call__(self, call: str, batch: Array) -> Array:
+    def __call__(self, call: str, batch: Array, arguments: Sequence[Any]) -> Sequence[Array]:
         try:
-            _send(self.pipe, call, batch)
+            _send(self.pipe, [call, arguments], [batch])
             said, answer = _receive(self.pipe)
         except (EOFError, OSError):
             self.process.join()
@@ -183,19 +176,19 @@ def _work(pipe: Connection, opening: Callable[[], Runner]) -> None:
         told = {"about": to_json(facts.about), "runtime": facts.runtime, "explains": facts.explains}
         pipe.send_bytes(json.dumps(told).encode())
         while True:
-            call, batch = _receive(pipe)
+            (call, arguments), (batch,) = _receive(pipe)
             try:
-                _send(pipe, call, network(call, batch))
+                _send(pipe, call, network(call, batch, arguments))
             except Failed as error:
-                _send(pipe, str(error) or "the network failed", np.empty(0))
+                _send(pipe, str(error) or "the network failed", [])
 
 
-def _send(pipe: Connection, text: str, array: Array) -> None:
-    array = np.ascontiguousarray(array)
-    pipe.send_bytes(json.dumps([text, array.dtype.str, array.shape]).encode())
-    pipe.send_bytes(array.reshape(-1).view(np.uint8).data if array.size else b"")
+def _send(pipe: Connection, said: Any, arrays: Sequence[Array]) -> None:
+    pipe.send_bytes(json.dumps([said, [(array.dtype.str, array.shape) for array in arrays]]).encode())
+    for array in arrays:
+        pipe.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _receive(pipe: Connection) -> tuple[str, Array]:
-    text, dtype, shape = json.loads(pipe.recv_bytes())
-    return text, np.frombuffer(bytearray(pipe.recv_bytes()), dtype).reshape(shape)
+def _receive(pipe: Connection) -> tuple[Any, list[Array]]:
+    said, arrays = json.loads(pipe.recv_bytes())
+    return said, [np.frombuffer(bytearray(pipe.recv_bytes()), dtype).reshape(shape) for dtype, shape in arrays]

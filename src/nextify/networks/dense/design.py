@@ -14,6 +14,8 @@ DEFAULT_HEADS: dict[str, Head] = {"detection": "fcos", "segmentation": "fpn"}
 """A light one for each task."""
 GROUPS = 32
 """Groups of torchvision's group norm in the heads, of which the width is a multiple."""
+MOST_BOXES = 100
+"""That a detector finds in an image, as COCO's metric counts."""
 SMALL, LARGE = 256, 640
 """Long sides of the canvas, in pixels: up to the first everything is small, beyond the second it is as published."""
 _WIDTHS = {"upernet": (128, 256, 512), "fpn": (64, 128, 128)}

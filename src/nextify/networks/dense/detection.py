@@ -24,14 +24,12 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou, generalized_box_iou_los
 
 from nextify.networks.dense.anchors import Anchors
 from nextify.networks.dense.backbones import Maps
-from nextify.networks.dense.design import GROUPS, LARGE, DenseDesign
+from nextify.networks.dense.design import GROUPS, LARGE, MOST_BOXES, DenseDesign
 from nextify.networks.dense.necks import Pyramid
 from nextify.networks.dense.shares import Head
 
 LEAST_SCORE = 0.05
 """Of a box that is kept; COCO's usual one."""
-MOST_BOXES = 100
-"""Per image, as COCO's metric counts."""
 LEVELS_PER_SIDE = 8
 """A one-stage pyramid goes up to the level of this many cells along the canvas's short side: RetinaNet's P7 at 800."""
 INSIDE_CROWD = 0.5
