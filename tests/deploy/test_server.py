@@ -286,6 +286,7 @@ def test_page_states_metrics(classes: tuple[str, ...], tmp_path: Path, browser: 
         page = browser.new_page()
         page.goto(address)
         page.wait_for_selector("#facts dd")
+        assert page.inner_text("#facts dt:last-of-type") == ("top-5" if len(classes) > 5 else "top-1")
         assert "66.67 % on 3 images of photos" in page.inner_text("#facts")
         assert ("100.00 % on others" in page.inner_text("#facts")) == (len(classes) > 5)  # else it is always so
         page.close()

@@ -43,6 +43,7 @@ from nextify.deploy.serve.tasks import EXPLAIN, INFER, PREDICT, Array, Parameter
 from nextify.deploy.serve.workers import Facts, Failed, Worker
 from nextify.system.files import parse_json
 from nextify.system.text import printable, shortened
+from nextify.tasks.metric_specs import TITLES, is_telling
 
 OPEN = ("/", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 """Paths that need no token; the page asks for one."""
@@ -162,7 +163,10 @@ class _Server:
                 "task": self.task.name,
                 "input": list(self.task.input_shape),
                 "metrics": [
-                    {"name": m.name, "value": m.value, "dataset": m.dataset, "images": m.images} for m in about.metrics
+                    {"name": m.name, "title": TITLES.get(m.name, m.name)}
+                    | {"value": m.value, "dataset": m.dataset, "images": m.images}
+                    for m in about.metrics
+                    if is_telling(m.name, about.num_classes)
                 ],
                 "explains": self.facts.explains,
                 "max_bytes": self.settings.max_bytes,
