@@ -413,8 +413,12 @@ def _number(request: Request, parameter: Parameter | None) -> float | None:
 
 
 def _asks_for_png(request: Request) -> bool:
-    accepted = {one.partition(";")[0].strip().lower() for one in request.headers.get("accept", "").split(",")}
-    return "image/png" in accepted and "application/json" not in accepted
+    weights: dict[str, float] = {}
+    for one in ",".join(request.headers.getlist("accept")).lower().split(","):
+        kind, *parameters = map(str.strip, one.split(";"))
+        given = [float(found[1]) for text in parameters if (found := re.fullmatch(r"q=([01](?:\.[0-9]{0,3})?)", text))]
+        weights[kind] = min(given, default=1.0)
+    return weights.get("image/png", 0.0) > weights.get("application/json", 0.0)
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
