@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from python_multipart.multipart import parse_options_header
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -367,6 +368,9 @@ async def _files(request: Request, body: bytes) -> list[bytes]:
     )
     parser.spool_max_size = len(body)  # which is in memory already
     try:
+        _, said = parse_options_header(request.headers["content-type"])
+        if b"--" + said.get(b"boundary", b"") + b"--" not in body:
+            raise MultiPartException("cut off")  # the parser would leave out the last file
         form = await parser.parse()
     except MultiPartException:
         hint = "as curl -F a=@photo.jpg does, and let the client set Content-Type with its boundary"
