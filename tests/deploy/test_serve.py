@@ -88,6 +88,7 @@ def test_predictions_are_those_of_predict(client: TestClient, expected: list[Pre
 
 MULTIPART = "multipart/form-data; boundary=x"
 TEXT_FIELD = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nphoto.jpg\r\n--x--\r\n'
+FILE_FIELD = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n' + PHOTOS[0] + b"\r\n"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,8 @@ TEXT_FIELD = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nphoto.jpg\
         ("/predict", b"x", MULTIPART, 400, "not valid multipart/form-data: send files as curl -F"),
         ("/predict", b"x", "multipart/form-data", 400, "let the client set Content-Type with its boundary"),
         ("/predict", b"--x--\r\n", MULTIPART, 400, "no image"),
+        ("/predict", FILE_FIELD + FILE_FIELD[:-9], MULTIPART, 400, "not valid multipart/form-data"),
+        ("/predict", FILE_FIELD * 2, MULTIPART, 400, "not valid multipart/form-data"),
         ("/predict", TEXT_FIELD, MULTIPART, 400, "field 'a' is text: send files, as curl -F a=@photo.jpg does"),
         ("/predict", b"x" * 30_000, "image/png", 413, "at most 20,000 bytes"),
         ("/explain", PHOTOS[0], "image/png", 400, "class must be a whole number from 0 to 5"),

@@ -143,8 +143,13 @@ def test_a_mask_as_a_picture(segmenter: Served) -> None:
     palette = image.getpalette()
     assert palette is not None
     assert colors == ["#" + bytes(palette[3 * k : 3 * k + 3]).hex() for k in range(3)]
-    for accept in ("*/*", "image/*", "application/json, image/png", "text/html"):
+    less = ("image/png;q=0", "image/png; q=0.0, */*", "image/png;q=0.5, application/json;q=0.9")
+    for accept in ("*/*", "image/*", "application/json, image/png", "text/html", *less):
         assert post(segmenter.client, "/predict", PHOTOS[2], Accept=accept).json()["predictions"]
+    for accept in ("image/png, */*;q=0.8", "image/PNG, application/json;Q=0.5", "application/json;q=0,image/png;q=0.1"):
+        assert post(segmenter.client, "/predict", PHOTOS[2], Accept=accept).content == answer.content
+    both = [("Content-Type", "image/png"), ("Accept", "text/html"), ("Accept", "image/png")]
+    assert segmenter.client.post("/predict", content=PHOTOS[2], headers=both).content == answer.content
     two = segmenter.client.post("/predict", files=[("a", PHOTOS[0])] * 2, headers={"Accept": "image/png"})
     assert (two.status_code, two.json()) == (400, {"error": "give one image"})
 

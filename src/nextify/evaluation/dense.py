@@ -27,7 +27,7 @@ from nextify.evaluation.dense_pictures import (
     prediction_sheet,
 )
 from nextify.evaluation.dense_predict import coco_results, named_objects
-from nextify.evaluation.evaluate import Part, own_run, part_of, place_classes, sparse, write_evaluation
+from nextify.evaluation.evaluate import COCO_RESULTS, Part, own_run, part_of, place_classes, sparse, write_evaluation
 from nextify.evaluation.finder import Finder
 from nextify.evaluation.pictures import heading, matrix_picture
 from nextify.system import processes
@@ -38,7 +38,6 @@ from nextify.tasks.metric_specs import BOXES, MASKS, REGIONS, MetricSpec
 from nextify.tasks.restoring import FoundObjects
 from nextify.tasks.segmentation_metrics import SegmentationMetrics, by_class, pixel_confusion
 
-COCO_RESULTS = "coco-results.json"
 WORST_IMAGES = 12
 CURVES = (0.5, 0.75, 0.9)
 """IoU thresholds whose precision-recall curves are kept."""

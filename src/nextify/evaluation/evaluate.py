@@ -39,6 +39,7 @@ SHOWN_MISTAKES = 24
 WIDE_GAP = 5.0
 """Points between mean confidence and accuracy from which a note names the remedy."""
 CALIBRATE = "--set calibration=0.1"
+COCO_RESULTS = "coco-results.json"
 Part = Literal["test", "train", "all"]
 
 
@@ -377,8 +378,13 @@ def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) 
 
 
 def write_evaluation(out: Path, found: Mapping[str, object], pictures: Mapping[str, bytes]) -> None:
-    """Write evaluation.json and the pictures, ``{file name: PNG}``, into a folder that is made where there is none."""
+    """Write evaluation.json and the pictures, ``{file name: PNG}``, into a folder that is made where there is none.
+
+    Of an earlier evaluation there, what this one does not leave is removed.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    for name in {COCO_RESULTS, "mistakes.png", "worst.png"} - {*pictures}:
+        (out / name).unlink(missing_ok=True)
     write_json_atomic(out / "evaluation.json", found)
     for name, picture in pictures.items():
         write_bytes_atomic(out / name, picture)

@@ -105,8 +105,9 @@ def test_cocos_results_are_scored_against_the_users_own_file(masks: bool, tmp_pa
         scored.summarize()
         assert 5 < evaluated.metrics[key] < 95
         assert 100 * scored.stats[0] == pytest.approx(evaluated.metrics[key])
-    both = evaluate_dense(finder(images, [*answers, *answers], order), images, part="all", out=tmp_path / "both")
-    assert not (tmp_path / "both" / "coco-results.json").exists()  # both parts have images of these ids
+    both = evaluate_dense(finder(images, [*answers, *answers], order), images, part="all", out=tmp_path / "out")
+    # Both parts have images of these ids, and those of the evaluation before are removed.
+    assert not (tmp_path / "out" / "coco-results.json").exists()
     assert "coco-results.json" not in files(both)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from python_multipart.multipart import parse_options_header
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -371,6 +372,9 @@ async def _files(request: Request, body: bytes) -> list[bytes]:
     )
     parser.spool_max_size = len(body)  # which is in memory already
     try:
+        _, said = parse_options_header(request.headers["content-type"])
+        if b"--" + said.get(b"boundary", b"") + b"--" not in body:
+            raise MultiPartException("cut off")  # the parser would leave out the last file
         form = await parser.parse()
     except MultiPartException:
         hint = "as curl -F a=@photo.jpg does, and let the client set Content-Type with its boundary"
@@ -417,8 +421,12 @@ def _number(request: Request, parameter: Parameter | None) -> float | None:
 
 
 def _asks_for_png(request: Request) -> bool:
-    accepted = {one.partition(";")[0].strip().lower() for one in request.headers.get("accept", "").split(",")}
-    return "image/png" in accepted and "application/json" not in accepted
+    weights: dict[str, float] = {}
+    for one in ",".join(request.headers.getlist("accept")).lower().split(","):
+        kind, *parameters = map(str.strip, one.split(";"))
+        given = [float(found[1]) for text in parameters if (found := re.fullmatch(r"q=([01](?:\.[0-9]{0,3})?)", text))]
+        weights[kind] = min(given, default=1.0)
+    return weights.get("image/png", 0.0) > weights.get("application/json", 0.0)
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
