@@ -283,7 +283,7 @@ def test_killed_and_restarted_the_results_are_identical(undisturbed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_killed_at_ten_random_moments_and_restarted_the_results_are_identical(tmp_path):
-    longer = [*SMALL[:-1], "12"]
+    longer = [*SMALL[:-1], "40"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(whole, *longer)[0] == 0
     rng = random.Random(10)

@@ -98,19 +98,21 @@ def test_three_kills(shapes: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_thirty_kills(tmp_path: Path) -> None:
-    killed(30, 24, tmp_path, seed=1, options=(*CLASSIFIER, "--data", "digits", "--set", "batch_size=32"))
+    killed(30, 96, tmp_path, seed=1, options=(*CLASSIFIER, "--data", "digits", "--set", "batch_size=32"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["fcos", "mask_rcnn"])
-def test_a_killed_detector_is_the_undisturbed_one(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("head", "epochs"), [("fcos", 48), ("mask_rcnn", 16)])
+def test_a_killed_detector_is_the_undisturbed_one(
+    head: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(PARTS, "train", 16)
     data = coco_parts(tmp_path / "data")
     for number, path in enumerate(sorted((data / "val2017").glob("*.png"))):
         save_noise(path, 100 + number, SIZE)  # no training image's
     small = ("depths=1,1,1,1", "widths=16,24,32,48", "batch_size=2", "stochastic_depth=0.2")
     settings = (word for setting in small for word in ("--set", setting))
-    killed(5, 12, tmp_path, seed=2, options=("--data", str(data), "--head", head, "--image-size", "64", *settings))
+    killed(5, epochs, tmp_path, seed=2, options=("--data", str(data), "--head", head, "--image-size", "64", *settings))
 
 
 def test_classifiers_do_not_wait_for_the_detectors_code() -> None:
