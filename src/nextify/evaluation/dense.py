@@ -168,7 +168,7 @@ def evaluate_dense(
 
     Args:
         part: the images' test part, their training part, or both.
-        out: a folder for evaluation.json and the pictures, see ``files``.
+        out: a folder for evaluation.json and the other ``files``.
 
     Raises:
         DataError: images for another task, or with classes that the network does not know.
@@ -301,7 +301,7 @@ def _objects(
         title = heading(result)
         background = (*finder.classes, "background")
         words = f"{title}\nobjects at IoU {SAME_OBJECT:g} with a score of at least {least_score:.2f}"
-        pictures = {
+        contents = {
             "curves.png": precision_recall_picture(precision, finder.classes, title),
             "classes.png": _class_bars(result),
             "confusion.png": matrix_picture(
@@ -309,10 +309,10 @@ def _objects(
             ),
         }
         if worst:
-            pictures["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest F1", least_score)
+            contents["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest F1", least_score)
         if result.category_ids:
-            pictures[COCO_RESULTS] = _coco_results(seen, chosen, result)
-        return pictures
+            contents[COCO_RESULTS] = _coco_results(seen, chosen, result)
+        return contents
 
     return result, draw
 

@@ -377,14 +377,14 @@ def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) 
     write_evaluation(out, found.to_dict(), pictures)
 
 
-def write_evaluation(out: Path, found: Mapping[str, object], pictures: Mapping[str, bytes]) -> None:
-    """Write evaluation.json and the pictures, ``{file name: PNG}``, into a folder that is made where there is none.
+def write_evaluation(out: Path, found: Mapping[str, object], files: Mapping[str, bytes]) -> None:
+    """Write evaluation.json and the other ``files``, by their names, into a folder that is made where there is none.
 
     Of an earlier evaluation there, what this one does not leave is removed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for name in {COCO_RESULTS, "mistakes.png", "worst.png"} - {*pictures}:
+    for name in {COCO_RESULTS, "mistakes.png", "worst.png"} - {*files}:
         (out / name).unlink(missing_ok=True)
     write_json_atomic(out / "evaluation.json", found)
-    for name, picture in pictures.items():
-        write_bytes_atomic(out / name, picture)
+    for name, content in files.items():
+        write_bytes_atomic(out / name, content)

@@ -7,8 +7,9 @@ own measure.
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -47,10 +48,11 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
     parts = used_parts(names, where, shown, splitting)
     left: dict[str, list[str]] = {}
     chosen: dict[str, tuple[list[str], list[_Found]]] = {}
+    read = cache(_read)
     for name in names if parts is None else parts.used:
         pair = folders["" if lists else name]
-        chosen[name] = _part(pair, lists.get(name), root, left)
-    first = 0 if _begins_at_0({pair.annotations for pair in folders.values()}) else 1
+        chosen[name] = _part(pair, lists.get(name), root, left, read)
+    first = 0 if _begins_at_0({pair.annotations for pair in folders.values()}, read) else 1
     classes = sorted({label for _, found in chosen.values() for one in found for label, *_ in one.objects}, key=natural)
     number = {name: label for label, name in enumerate(classes)}
     made = {
@@ -79,13 +81,13 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
     )
 
 
-def _begins_at_0(folders: Iterable[Path]) -> bool:
+def _begins_at_0(folders: Iterable[Path], read: Callable[[Path], _Found]) -> bool:
     """Whether a box does in any XML, also of parts that are not used, so that a file is always read in the same way."""
     for folder in folders:
         for name, _ in files_below(folder):
             if name.lower().endswith(".xml"):
                 with suppress(DataError):  # a damaged file is refused where it is used
-                    if any(min(box) <= 0 for _, box, _ in _read(folder / name).objects):
+                    if any(min(box) <= 0 for _, box, _ in read(folder / name).objects):
                         return True
     return False
 
@@ -106,7 +108,9 @@ def _lists(root: Path, annotations: Path) -> dict[str, Path]:
     return {}
 
 
-def _part(pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]]) -> tuple[list[str], list[_Found]]:
+def _part(
+    pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]], read: Callable[[Path], _Found]
+) -> tuple[list[str], list[_Found]]:
     xmls: dict[str, Path] = {}
     for name, _ in files_below(pair.annotations):
         if name.lower().endswith(".xml"):
@@ -134,7 +138,7 @@ def _part(pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]]
         if lacking := [stem for stem in stems if stem not in xmls]:
             count = plural(len(lacking), "image that has", "images that have")
             raise DataError(f"{listed} lists {count} no .xml file: {some(lacking)}; add it, or correct the list")
-    found = [_read(xmls[stem]) for stem in stems]
+    found = [read(xmls[stem]) for stem in stems]
     choices = [
         images.get(stem) or images.get(_stem(one.filename)) or [] for stem, one in zip(stems, found, strict=True)
     ]
