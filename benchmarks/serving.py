@@ -97,8 +97,7 @@ class Network:
 class Front:
     network = bentoml.depends(Network)
     def __init__(self):
-        from nextify.weights import load
-        self.settings = load(os.environ["BUNDLE"]).preprocessing
+        self.settings = opened().preprocessing
     @bentoml.api(route="/predict")
     async def predict(self, image: Path, /) -> dict:
         row = (await self.network.to_async.rows(self.settings.pixels(decode(image.read_bytes())).numpy()[None]))[0]
@@ -297,7 +296,7 @@ def soak(options: argparse.Namespace, rate: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", help="a bundle, or any weights that nextify serve takes")
+    parser.add_argument("bundle", help="a bundle, an export, or any weights that nextify serve takes")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--wait-ms", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=48)
