@@ -330,7 +330,8 @@ def main() -> None:
             print(
                 f"{name}: closed {found:.1f} images/s ({found / rate:.1%} of bare), p50 "
                 f"{1000 * np.median(times or [np.inf]):.0f} ms; open at {options.load * rate:.1f}/s: "
-                f"p50 {np.percentile(due, 50):.0f} ms, p99 {np.percentile(due, 99):.0f} ms, "
+                f"p50 {np.percentile(due, 50, method='higher'):.0f} ms, "
+                f"p99 {np.percentile(due, 99, method='higher'):.0f} ms, "
                 f"{int(np.isinf(due).sum())} of {len(due)} refused",
                 flush=True,
             )

@@ -131,6 +131,17 @@ def test_images_wait_for_a_full_batch_and_no_longer() -> None:
     assert worker.batches == [[20, 21, 22, 23], [24, 25, 26, 27], [100]]
 
 
+def test_workers_share_what_waits() -> None:
+    workers = Echo(pause=0.05), Echo(pause=0.05)
+
+    async def work(batcher: Batcher) -> None:
+        await asyncio.gather(*(ask(batcher, i) for i in range(20, 27)))
+
+    run(work, *workers, max_batch=8, wait=0.05)
+    assert sorted(len(batch) for worker in workers for batch in worker.batches)[-2:] == [2, 4]
+    assert all(worker.batches for worker in workers)
+
+
 def test_a_batch_is_of_one_kind() -> None:
     worker = Echo()
 

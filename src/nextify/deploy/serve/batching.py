@@ -1,4 +1,5 @@
-"""Dynamic batching: images wait until a batch is full or the first has waited long enough.
+"""Dynamic batching: images wait until a batch is full or the first has waited long enough. Workers share what waits,
+so that a second one does not stand idle beside a large batch.
 
 An image that was accepted is answered. A batch on a worker that dies is run again on another; one that kills two
 workers, or on which the network fails, is run again image by image, so that only the image to blame fails.
@@ -6,6 +7,7 @@ workers, or on which the network fails, is run again image by image, so that onl
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +114,7 @@ class Batcher:
             self._full.set()
 
     async def _batch(self) -> list[_Item]:
-        """The next images of one kind; none if their clients have all gone."""
+        """The next images of one kind, at most this worker's share of all; none if their clients have all gone."""
         async with self._gathering:
             self._some.clear()
             self._full.clear()
@@ -122,8 +124,9 @@ class Batcher:
             if left > 0:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._full.wait(), left)
+            most = min(self.max_batch, math.ceil(len(self._queue) / len(self.workers)))
             batch: list[_Item] = []
-            while self._queue and len(batch) < self.max_batch:
+            while self._queue and len(batch) < most:
                 item = self._queue[0]
                 if batch and (item.kind != batch[0].kind or item.alone or batch[0].alone):
                     break
