@@ -22,10 +22,10 @@ from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source
 from nextify.data.sources.annotated import format_of, not_coco
 from nextify.data.sources.folder import ARCHIVES, files_below, list_folder, numpy_files, unlabelled_part
 from nextify.data.sources.hugging_face import list_hugging_face
-from nextify.data.sources.listing import Listing, Splitting, split_train
+from nextify.data.sources.listing import Listing, split_train
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
-from nextify.data.sources.parts import Tested
+from nextify.data.sources.parts import Splitting, Tested
 from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
 from nextify.data.without import without as leave_out

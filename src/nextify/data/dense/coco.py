@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nextify.data.dense.annotations import Mask, Rle, run_lengths
-from nextify.data.dense.found import Annotated, Annotation, Part, located, used_parts
+from nextify.data.dense.found import Annotated, Annotation, Part, located
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import coco_files
-from nextify.data.sources.listing import Splitting
-from nextify.data.sources.parts import choose_parts, is_part_folder, kind_of
+from nextify.data.sources.parts import Splitting, choose_parts, is_part_folder, kind_of
 from nextify.system.files import parse_json
 from nextify.system.text import plural, printable, shortened, some
 
@@ -36,16 +35,14 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
     def shown(name: str) -> str:
         return f"{name}/" if any(path.parent.name in files for path in files.values()) else f"{name}.json"
 
-    parts = used_parts([*files], where, shown, splitting)
-    used = [*files] if parts is None else [*parts.used]
-    read = {name: _read(files[name]) for name in used}
+    parts = choose_parts(files, where, splitting, shown)
+    read = {name: _read(files[name]) for name in parts.used}
     numbers, classes, notes = _classes(read, where)
     said: dict[str, Any] = {"classes": classes, "category_ids": tuple(numbers), "notes": notes}
     rows = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
-    if parts is None and (inner := _by_folder(rows[""], read[""])) is not None:
-        parts = choose_parts([*inner], where, to_train=splitting.to_train, tested=splitting.tested)
-        return Annotated(where=where, parts=parts, made=inner, **said)
-    return Annotated(where=where, parts=parts, made=rows, shown=shown, **said)
+    if "" in rows and (inner := _by_folder(rows[""], read[""])) is not None:
+        parts, rows = choose_parts(inner, where, splitting), inner
+    return Annotated(where=where, parts=parts, made=rows, **said)
 
 
 def _read(path: Path) -> Record:

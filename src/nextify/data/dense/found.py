@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,8 @@ from nextify.data.dense.annotations import Id, Mask
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import PICTURES
 from nextify.data.sources.folder import files_in, subfolders
-from nextify.data.sources.listing import Indices, Splitting, split_train
-from nextify.data.sources.parts import Parts, as_split, choose_parts, kind_of
+from nextify.data.sources.listing import Indices, split_train
+from nextify.data.sources.parts import Parts, Splitting, kind_of
 from nextify.system.text import plural, printable, some
 
 
@@ -52,8 +52,7 @@ class Annotated:
     """What a source holds, in the parts that are used."""
 
     where: str
-    parts: Parts | None
-    """None: the source names none."""
+    parts: Parts
     made: Mapping[str, Part]
     """By name; of a source without parts all of it, named ``""``."""
     classes: tuple[str, ...] | None
@@ -62,7 +61,6 @@ class Annotated:
     """COCO's of each class; else empty."""
     shares: bool = False
     """Whether boxes and outlines are shares of the image's sides, as YOLO has them."""
-    shown: Callable[[str], str] = as_split
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -70,23 +68,14 @@ class Annotated:
     @cached_property
     def train(self) -> Part:
         """Of a source without parts, all of it."""
-        return self.made[""] if self.parts is None else self._made(self.parts.train)
+        return self._made(self.parts.train)
 
     @cached_property
     def test(self) -> Part:
-        return self._made(None if self.parts is None else self.parts.test)
+        return self._made(self.parts.test)
 
     def _made(self, name: str | None) -> Part:
         return Part() if name is None else self.made[name]
-
-
-def used_parts(names: Sequence[str], where: str, shown: Callable[[str], str], splitting: Splitting) -> Parts | None:
-    """The parts to use of those that a source names; None where it names none (``""``)."""
-    return (
-        None
-        if [*names] == [""]
-        else choose_parts(names, where, shown, to_train=splitting.to_train, tested=splitting.tested)
-    )
 
 
 def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, list[str]]:
@@ -94,20 +83,18 @@ def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, l
     Raises ``DataError`` where there are none."""
     first, second = len(found.train.paths), len(found.test.paths)
     everything = np.arange(first + second)
-    parts, shown, where = found.parts, found.shown, found.where
+    parts, shown, where = found.parts, found.parts.shown, found.where
     if not len(everything) or (splitting.to_train and not first):
-        raise DataError(
-            f"{where} has no images{f' in {shown(parts.train)}' if parts and parts.train else ''}: add some"
-        )
+        raise DataError(f"{where} has no images{f' in {shown(parts.train)}' if parts.train else ''}: add some")
     for part in (found.train, found.test):
         if twice := [os.path.basename(path) for path, count in Counter(part.paths).items() if count > 1]:
             raise DataError(f"{where} lists {plural(len(twice), 'image')} more than once: {some(twice)}; "
                             f"list each once")  # fmt: skip
-    itself_tested = parts is None and not splitting.to_train and kind_of(Path(where).stem) == splitting.tested
+    itself_tested = parts.train == "" and not splitting.to_train and kind_of(Path(where).stem) == splitting.tested
     if not itself_tested:
-        splitting.check(parts, where, shown)
-    said = splitting.said_of(parts, None if parts is None else parts.test, shown)
-    if parts is not None and parts.test is not None:
+        splitting.check(parts, where)
+    said = splitting.said_of(parts, parts.test)
+    if parts.test is not None:
         if not second:
             raise DataError(f"{where} has no images in {shown(parts.test)}: add some")
         return everything[:first], everything[first:], said
@@ -152,7 +139,7 @@ def _bases(near: Path, root: Path, part: str) -> list[Path]:
     return [near, *own, root, *pictures, *deeper, *inner]
 
 
-def shown_list(part: str) -> str:
+def as_list(part: str) -> str:
     """A part that a list names, as a message has it."""
     return f"{part}.txt"
 

@@ -16,13 +16,12 @@ from PIL import Image
 
 from nextify.data.decode import UnreadableImage, refusing, why_unread
 from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask, MaskStore
-from nextify.data.dense.found import Annotated, Part, class_names, shown_list, text_list, used_parts
+from nextify.data.dense.found import Annotated, Part, as_list, class_names, text_list
 from nextify.data.encoded import read_file
 from nextify.data.errors import DataError
 from nextify.data.sources.annotated import Pair, pairs
-from nextify.data.sources.folder import files_below, shown_folder
-from nextify.data.sources.listing import Splitting
-from nextify.data.sources.parts import is_part_folder, natural
+from nextify.data.sources.folder import files_below
+from nextify.data.sources.parts import Splitting, as_folder, choose_parts, is_part_folder, natural
 from nextify.system.text import plural, printable, some
 
 _SAID_IGNORED = frozenset({"unlabelled", "unlabeled", "ignore", "ignored", "void", "dontcare", "don't care"})
@@ -36,22 +35,20 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
     folders = pairs(root, "image")
     lists = _lists(root) if [*folders] == [""] else {}
     left: dict[str, list[str]] = {}
+    parts = choose_parts(lists or folders, where, splitting, as_list if lists else as_folder)
     if lists:
-        parts = used_parts([*lists], where, shown_list, splitting)
         whole = _part(folders[""], left, partly=True)
         stems = [os.path.splitext(os.path.basename(path))[0] for path in whole.paths]
-        made = {name: _listed(whole, stems, path) for name, path in lists.items() if parts and name in parts.used}
+        made = {name: _listed(whole, stems, lists[name]) for name in parts.used}
         left.clear()
     else:
-        parts = used_parts([*folders], where, shown_folder, splitting)
-        made = {name: _part(folders[name], left) for name in (folders if parts is None else parts.used)}
+        made = {name: _part(folders[name], left) for name in parts.used}
     known = class_names([root, *{pair.annotations for pair in folders.values()}])
     return Annotated(
         where=where,
         parts=parts,
         made=made,
         classes=None if known is None else known[0],
-        shown=shown_list if lists else shown_folder,
         notes=[] if known is None else [f"Class names come from {known[1]}."],
         left_out=left,
     )

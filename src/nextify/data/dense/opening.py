@@ -37,8 +37,8 @@ from nextify.data.opening import DECODED_LIMIT
 from nextify.data.source import DENSE_KINDS as KINDS
 from nextify.data.source import PREFIX, source_name
 from nextify.data.sources.annotated import format_of, not_coco
-from nextify.data.sources.listing import Indices, Listing, Splitting
-from nextify.data.sources.parts import Tested, count_classes
+from nextify.data.sources.listing import Indices, Listing
+from nextify.data.sources.parts import Splitting, Tested, count_classes
 from nextify.system.text import plural, printable, some
 
 VERSION = 1
@@ -255,9 +255,9 @@ def _objects(
     if not counts[1].sum():
         raise DataError(f"{found.where} has no objects to test on: annotate some images to test on")
     if len(train) and (unknown := [classes[i] for i in np.flatnonzero((counts[1] > 0) & (counts[0] == 0))]):
-        if found.parts is not None and found.parts.test is not None:
-            raise DataError(f"{found.shown(found.parts.test)} has {count_classes(unknown)} that "
-                            f"{found.shown(found.parts.train or '')} lacks: annotate some to train on")  # fmt: skip
+        if (parts := found.parts).test is not None:
+            raise DataError(f"{parts.shown(parts.test)} has {count_classes(unknown)} that "
+                            f"{parts.shown(parts.train or '')} lacks: annotate some to train on")  # fmt: skip
         warnings.append(f"No training image has objects of {count_classes(unknown)}, only test images do.")
     if absent := [classes[i] for i in np.flatnonzero((counts[0] > 0) & (counts[1] == 0))]:
         notes.append(f"No test image has objects of {count_classes(absent)}: the metrics cover the other classes only.")

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from nextify.data.dense.found import Annotated, Annotation, Part, shown_list, text_list, used_parts
+from nextify.data.dense.found import Annotated, Annotation, Part, as_list, text_list
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs
-from nextify.data.sources.folder import files_below, files_in, shown_folder
-from nextify.data.sources.listing import Splitting
-from nextify.data.sources.parts import is_part_folder, natural
+from nextify.data.sources.folder import files_below, files_in
+from nextify.data.sources.parts import Splitting, as_folder, choose_parts, is_part_folder, natural
 from nextify.system.text import plural, printable, shortened, some
 
 _SPLITS = ("ImageSets/Main", "ImageSets", "")
@@ -40,16 +39,12 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
     """The images of a folder of XML files, or of one such folder per part. Raises ``DataError``."""
     where = printable(str(root))
     folders = pairs(root, ".xml")
-    lists: dict[str, Path] = {}
-    if [*folders] == [""]:
-        lists = _lists(root, folders[""].annotations)
-    names = [*(lists or folders)]
-    shown = shown_list if lists else shown_folder
-    parts = used_parts(names, where, shown, splitting)
+    lists = _lists(root, folders[""].annotations) if [*folders] == [""] else {}
+    parts = choose_parts(lists or folders, where, splitting, as_list if lists else as_folder)
     left: dict[str, list[str]] = {}
     chosen: dict[str, tuple[list[str], list[_Found]]] = {}
     read = cache(_read)
-    for name in names if parts is None else parts.used:
+    for name in parts.used:
         pair = folders["" if lists else name]
         chosen[name] = _part(pair, lists.get(name), root, left, read)
     first = 0 if _begins_at_0({pair.annotations for pair in folders.values()}, read) else 1
@@ -75,7 +70,6 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
         parts=parts,
         made=made,
         classes=tuple(classes),
-        shown=shown,
         notes=[f"Boxes count {counted}."],
         left_out=left,
     )

@@ -7,15 +7,14 @@ an outline (https://docs.ultralytics.com/datasets/detect/). A labels file lies w
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from nextify.data.dense.found import Annotated, Annotation, Part, class_names, text_list, used_parts
+from nextify.data.dense.found import Annotated, Annotation, Part, class_names, text_list
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs, yaml_of
-from nextify.data.sources.folder import files_below, is_image, shown_folder
-from nextify.data.sources.listing import Splitting
-from nextify.data.sources.parts import natural
+from nextify.data.sources.folder import files_below, is_image
+from nextify.data.sources.parts import Splitting, as_folder, choose_parts, natural
 from nextify.system.text import plural, printable, shortened, some
 
 MOST_UNNAMED = 1000
@@ -37,7 +36,6 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         }
         known = class_names([root, *{pair.annotations for pair in folders.values()}])
         classes = None if known is None else known[0]
-        shown: Callable[[str], str] = shown_folder
     else:
         found = _read_yaml(description)
         classes = _names(found, printable(description.name))
@@ -50,12 +48,8 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
             for name in ("train", "val", "test")
             if found.get(name)
         }
-        shown = _shown_key
-    parts = used_parts([*named], where, shown, splitting)
-    made = {
-        name: _part(sorted(named[name][0], key=natural), named[name][1], where, keypoints)
-        for name in (named if parts is None else parts.used)
-    }
+    parts = choose_parts(named, where, splitting, as_folder if description is None else _as_key)
+    made = {name: _part(sorted(named[name][0], key=natural), named[name][1], where, keypoints) for name in parts.used}
     largest = max((one.label for part in made.values() for objects in part.objects for one in objects), default=0)
     rows = [(path, one) for part in made.values() for path, objects in zip(part.paths, part.objects, strict=True)
             for one in objects]  # fmt: skip
@@ -76,7 +70,6 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         made=made,
         classes=classes,
         shares=True,
-        shown=shown,
         notes=notes,
         warnings=[
             f"The labels of {plural(len(scored), 'image')} have a sixth number, such as a network's score: it is "
@@ -101,7 +94,7 @@ def in_pixels(one: Annotation, height: int, width: int) -> Annotation:
     return one._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height), mask=mask)
 
 
-def _shown_key(name: str) -> str:
+def _as_key(name: str) -> str:
     return f"{name}: of data.yaml"
 
 

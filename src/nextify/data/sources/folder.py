@@ -19,9 +19,11 @@ from nextify.data.arrays import NUMPY
 from nextify.data.decode import EXTENSIONS, PLUGINS
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found, Listing, Splitting, arrange
+from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found, Listing, arrange
 from nextify.data.sources.parts import (
     Parts,
+    Splitting,
+    as_folder,
     choose_parts,
     count_classes,
     is_part_folder,
@@ -116,15 +118,15 @@ class _Walk:
             return None, [rows]
         if odd := ["/".join(place) for place, part in zip(places, parts_of, strict=True) if not part]:
             raise DataError(
-                f"{where} has class folders with parts in them ({some(list(map(shown_folder, held)))}) and "
+                f"{where} has class folders with parts in them ({some(list(map(as_folder, held)))}) and "
                 f"{plural(len(odd), 'image')} outside them ({some(odd)}): move these into parts too, or elsewhere"
             )
         if all("/" in place[2] for place in places):
             raise DataError(
-                f"{where} holds several data sets, {some([shown_folder(name) for name in of_class])}, each with parts "
+                f"{where} holds several data sets, {some([as_folder(name) for name in of_class])}, each with parts "
                 f"of class folders: give one of them"
             )
-        parts = choose_parts({*parts_of}, where, _shown_within, to_train=splitting.to_train, tested=splitting.tested)
+        parts = choose_parts(parts_of, where, splitting, _shown_within)
         by_part: dict[str, _Rows] = {part: [] for part in (*parts.used, *parts.unused)}
         for row, part in zip(rows, parts_of, strict=True):
             by_part[part].append(row)
@@ -154,35 +156,32 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
     folders = data_folders(root)
     named = part_folders(root, folders)
     notes = []
-    shown = shown_folder
-    parts: Parts | None = None
-    below = [""]
+    parts, below = choose_parts(named or [""], where, splitting, as_folder), [""]
     if named:
-        parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train, tested=splitting.tested)
         below = [_inner(root, name) for name in parts.used]
         walk.leave(_beside(root, {*parts.used}, {*below}, parts.unused))
-        if odd := [shown_folder(name) for name in named if not is_part_folder(name)]:
+        if odd := [as_folder(name) for name in named if not is_part_folder(name)]:
             notes.append(f"By name, these folders are taken as parts, not classes: {some(odd)}.")
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
-        parts = Parts(None, root.name)
+        parts = Parts(None, root.name, shown=as_folder)
     elif taken := [name for name in folders if is_part_folder(name)]:
         notes.append(
-            f"{some(list(map(shown_folder, taken)))} holds images but no class folders, so it is taken as a class."
+            f"{some(list(map(as_folder, taken)))} holds images but no class folders, so it is taken as a class."
         )
     elif len({*map(kind_of, taken := list(filter(kind_of, folders)))}) > 1:
         notes.append(
-            f"{some(list(map(shown_folder, taken)))} have no class folders in common, so they are taken as classes."
+            f"{some(list(map(as_folder, taken)))} have no class folders in common, so they are taken as classes."
         )
-    trains = parts is None or parts.train is not None
-    rows = [walk.part(name, to_train=trains and i == 0 and splitting.to_train) for i, name in enumerate(below)]
+    trains = splitting.to_train and parts.train is not None
+    rows = [walk.part(name, to_train=trains and i == 0) for i, name in enumerate(below)]
     several = splitting.task == "multilabel"
     if splitting.to_train and len({name for _, name in rows[0]}) == 1 and not several:
         raise DataError(_one_class(root / below[0], str(rows[0][0][1])))
     if not named:
         within, rows = walk.parts_within(rows[0], where, splitting)
         if within is not None:
-            parts, shown, trains = within, _shown_within, within.train is not None
-            notes.append(f"The class folders hold parts: {some([shown(part) for part in within.used])}.")
+            parts = within
+            notes.append(f"The class folders hold parts: {some(list(map(_shown_within, parts.used)))}.")
     # One class however its name is composed: macOS and Linux write é differently.
     classes: dict[str, str] = {}
     for _, name in (row for part in rows for row in part if row[1] is not None):
@@ -193,7 +192,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         return row[0], UNLABELLED if row[1] is None else number[unicodedata.normalize("NFC", row[1])]
 
     if empty := sorted(walk.empty - {*classes.values()}, key=natural):
-        notes.append(f"There are no images in {some(list(map(shown_folder, empty)))}.")
+        notes.append(f"There are no images in {some(list(map(as_folder, empty)))}.")
     images: Sequence[tuple[str, int | Names]] = [
         row for part in rows for row in sorted(map(numbered, part), key=itemgetter(1))
     ]
@@ -211,8 +210,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         labels=[label for _, label in images],
         classes=None if several else tuple(classes.values()),
         parts=parts,
-        train_count=train_count if trains else 0,
-        shown=shown,
+        train_count=0 if parts.train is None else train_count,
         notes=notes,
         left_out=walk.left_out,
     )
@@ -306,7 +304,7 @@ def part_folders(root: Path, folders: list[str]) -> list[str]:
             return folders
         if common and not any(map(is_part_folder, holding)):
             raise DataError(
-                f"{printable(str(root))} has {some(list(map(shown_folder, inner)))}, which may be parts or classes: "
+                f"{printable(str(root))} has {some(list(map(as_folder, inner)))}, which may be parts or classes: "
                 f"if they are parts, rename them to train, val and test; if they are classes, move the images out of "
                 f"their subfolders"
             )
@@ -357,11 +355,6 @@ def _one_class(folder: Path, only: str) -> str:
         f"give {printable(str(inner))}" if has_parts else f"add a folder of images of another class{_or_list(folder)}"
     )
     return f"{printable(str(folder))} has one class only ({printable(only)}), so there is nothing to tell apart: {hint}"
-
-
-def shown_folder(part: str) -> str:
-    """A part that is a folder, as a message has it."""
-    return f"{part}/"
 
 
 def _shown_within(part: str) -> str:

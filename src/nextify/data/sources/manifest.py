@@ -18,9 +18,9 @@ from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
 from nextify.data.source import NO_REGRESSION, LabelTask
 from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
-from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
+from nextify.data.sources.listing import Found, Listing, arrange, no_label
 from nextify.data.sources.parquet import reading
-from nextify.data.sources.parts import choose_parts, kind_of
+from nextify.data.sources.parts import Splitting, choose_parts, kind_of
 from nextify.data.sources.several import Names, Stated, in_columns, in_one_column, merged_rows
 from nextify.system.files import parse_json
 from nextify.system.text import plural, printable, some
@@ -153,17 +153,15 @@ def _list(
         kept, stated = merged_rows(where, table.paths, table.rows, stated, (splits, groups))
         table = replace(table, paths=[table.paths[i] for i in kept], rows=[table.rows[i] for i in kept])
         splits, groups = (own and [own[i] for i in kept] for own in (splits, groups))
-    entries = range(len(table.paths))
-    parts, chosen, train_count = None, list(entries), len(entries)
-    if splits is not None:
-        for split, row in zip(splits, table.rows, strict=True):
-            if kind_of(split) is None:
-                raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")
-        parts = choose_parts(sorted(set(splits)), where, to_train=splitting.to_train, tested=splitting.tested)
-        of_part = {part: [i for i in entries if splits[i] == part] for part in (*parts.used, *parts.unused)}
-        chosen = [i for part in parts.used for i in of_part[part]]
-        train_count = len(of_part[parts.train]) if parts.train else 0
-        left |= {f"in the split {p}, which is not used": [table.paths[i] for i in of_part[p]] for p in parts.unused}
+    of_part: dict[str, list[int]] = {}
+    for i, row in enumerate(table.rows):
+        split = "" if splits is None else splits[i]
+        if splits is not None and kind_of(split) is None:
+            raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")
+        of_part.setdefault(split, []).append(i)
+    parts = choose_parts(of_part, where, splitting)
+    chosen = [i for part in parts.used for i in of_part[part]]
+    left |= {f"in the split {p}, which is not used": [table.paths[i] for i in of_part[p]] for p in parts.unused}
     found = Found(
         where=where,
         images=Files(root, tuple(table.paths[i] for i in chosen)),
@@ -171,7 +169,7 @@ def _list(
         classes=stated.classes,
         classes_in=where,
         parts=parts,
-        train_count=train_count,
+        train_count=0 if parts.train is None else len(of_part[parts.train]),
         groups=groups and [groups[i] for i in chosen],
         rows=[table.rows[i] for i in chosen],
         remedy="fill them in or leave those rows out",

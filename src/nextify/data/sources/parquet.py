@@ -17,7 +17,8 @@ import numpy as np
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
+from nextify.data.sources.listing import Found, Listing, arrange, no_label
+from nextify.data.sources.parts import Splitting
 from nextify.data.sources.shards import Shards
 from nextify.system.files import parse_json
 from nextify.system.text import printable, some

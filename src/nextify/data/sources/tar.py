@@ -15,7 +15,8 @@ import numpy.typing as npt
 from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
+from nextify.data.sources.listing import Found, Listing, arrange, no_label
+from nextify.data.sources.parts import Splitting
 from nextify.data.sources.shards import CLASSES_FILE, Shards
 from nextify.system.files import parse_json
 from nextify.system.text import printable
