@@ -23,6 +23,8 @@ IGNORED = 255
 MOST_CLASSES = 255
 
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
 Id = int | float | str
 """COCO's of an image or a category."""
 

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nextify.data.dense.annotations import Mask, Rle, run_lengths
-from nextify.data.dense.found import Annotated, Annotation, Part, located
+from nextify.data.dense.annotations import Mask, Rle, Size, run_lengths
+from nextify.data.dense.found import Annotated, Annotation, Picture, located
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import coco_files
 from nextify.data.sources.parts import Splitting, choose_parts, is_part_folder, kind_of
@@ -39,10 +39,10 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
     read = {name: _read(files[name]) for name in parts.used}
     numbers, classes, notes = _classes(read, where)
     said: dict[str, Any] = {"classes": classes, "category_ids": tuple(numbers), "notes": notes}
-    rows = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
-    if "" in rows and (inner := _by_folder(rows[""], read[""])) is not None:
-        parts, rows = choose_parts(inner, where, splitting), inner
-    return Annotated(where=where, parts=parts, made=rows, **said)
+    made = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
+    if "" in made and (inner := _by_folder(made[""], read[""])) is not None:
+        parts, made = choose_parts(inner, where, splitting), inner
+    return Annotated(where=where, parts=parts, made=made, **said)
 
 
 def _read(path: Path) -> Record:
@@ -120,7 +120,7 @@ def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple
     return {i: label for label, i in enumerate(ordered)}, tuple(names[i] for i in ordered), notes if roots else []
 
 
-def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, int]) -> Part:
+def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, int]) -> list[Picture]:
     where = printable(path.name)
     images, rows = found["images"], found["annotations"]
     files = [str(image["file_name"]) for image in images]
@@ -140,12 +140,11 @@ def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, i
         i = place[row["image_id"]]
         objects[i].append(_annotation(row, numbers[row["category_id"]], f"{where}, {printable(files[i])}"))
     sizes = [_size(image, f"{where}, {printable(file)}") for image, file in zip(images, files, strict=True)]
-    return Part(
-        paths=located(files, path.parent, root, name, where),
-        objects=objects,
-        sizes=sizes,
-        ids=[image["id"] for image in images],
-    )
+    paths = located(files, path.parent, root, name, where)
+    return [
+        Picture(path, own, size=size, id=image["id"])
+        for path, own, size, image in zip(paths, objects, sizes, images, strict=True)
+    ]
 
 
 def _annotation(row: Record, label: int, where: str) -> Annotation:
@@ -201,7 +200,7 @@ def _id(row: Record) -> str:
     return f" (id {shortened(row['id'])})" if "id" in row else ""
 
 
-def _size(image: Record, where: str) -> tuple[int, int] | None:
+def _size(image: Record, where: str) -> Size | None:
     sides = image.get("height"), image.get("width")
     if None in sides or 0 in sides:
         return None
@@ -223,16 +222,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _by_folder(rows: Part, found: Record) -> dict[str, Part] | None:
+def _by_folder(made: list[Picture], found: Record) -> dict[str, list[Picture]] | None:
     """The images by the part that each one's own folder names; None unless all do."""
     names = [str(image["file_name"]).rpartition("/")[0].rpartition("/")[2] for image in found["images"]]
     if not names or not all(map(is_part_folder, names)):
         return None
-    parts: dict[str, Part] = {}
-    for i, name in enumerate(names):
-        part = parts.setdefault(name, Part())
-        part.paths.append(rows.paths[i])
-        part.objects.append(rows.objects[i])
-        part.sizes.append(rows.sizes[i])
-        part.ids.append(rows.ids[i])
+    parts: dict[str, list[Picture]] = {}
+    for name, one in zip(names, made, strict=True):
+        parts.setdefault(name, []).append(one)
     return parts

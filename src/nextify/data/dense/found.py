@@ -4,13 +4,12 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from nextify.data.dense.annotations import Id, Mask
+from nextify.data.dense.annotations import Id, Mask, Size
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import PICTURES
 from nextify.data.sources.folder import files_in, subfolders
@@ -32,19 +31,18 @@ class Annotation(NamedTuple):
     """Whether it has a score, as what a network found has."""
 
 
-@dataclass(kw_only=True)
-class Part:
-    """The images of one part of a source."""
+class Picture(NamedTuple):
+    """One image as its source has it."""
 
-    paths: list[str] = field(default_factory=list)
-    objects: list[list[Annotation]] = field(default_factory=list)
-    """Of each image; for index masks empty."""
-    masks: list[str] = field(default_factory=list)
-    """Path of each image's index mask; else empty."""
-    sizes: list[tuple[int, int] | None] = field(default_factory=list)
-    """Height and width that the annotations say."""
-    ids: list[Id] = field(default_factory=list)
-    """COCO's of each image; else empty."""
+    path: str
+    objects: Sequence[Annotation] = ()
+    """For index masks empty."""
+    mask: str = ""
+    """Path of its index mask; else empty."""
+    size: Size | None = None
+    """That the annotations say."""
+    id: Id | None = None
+    """COCO's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +51,8 @@ class Annotated:
 
     where: str
     parts: Parts
-    made: Mapping[str, Part]
-    """By name; of a source without parts all of it, named ``""``."""
+    made: Mapping[str, Sequence[Picture]]
+    """The images of each part."""
     classes: tuple[str, ...] | None
     """None: as many as the index masks have."""
     category_ids: tuple[Id, ...] = ()
@@ -65,29 +63,27 @@ class Annotated:
     warnings: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    @cached_property
-    def train(self) -> Part:
+    @property
+    def train(self) -> Sequence[Picture]:
         """Of a source without parts, all of it."""
-        return self._made(self.parts.train)
+        return () if self.parts.train is None else self.made[self.parts.train]
 
-    @cached_property
-    def test(self) -> Part:
-        return self._made(self.parts.test)
-
-    def _made(self, name: str | None) -> Part:
-        return Part() if name is None else self.made[name]
+    @property
+    def test(self) -> Sequence[Picture]:
+        return () if self.parts.test is None else self.made[self.parts.test]
 
 
 def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, list[str]]:
     """Which images are trained and tested on, counted over those of ``train`` and then of ``test``, and what to say.
     Raises ``DataError`` where there are none."""
-    first, second = len(found.train.paths), len(found.test.paths)
+    first, second = len(found.train), len(found.test)
     everything = np.arange(first + second)
     parts, shown, where = found.parts, found.parts.shown, found.where
     if not len(everything) or (splitting.to_train and not first):
         raise DataError(f"{where} has no images{f' in {shown(parts.train)}' if parts.train else ''}: add some")
     for part in (found.train, found.test):
-        if twice := [os.path.basename(path) for path, count in Counter(part.paths).items() if count > 1]:
+        counts = Counter(one.path for one in part)
+        if twice := [os.path.basename(path) for path, count in counts.items() if count > 1]:
             raise DataError(f"{where} lists {plural(len(twice), 'image')} more than once: {some(twice)}; "
                             f"list each once")  # fmt: skip
     itself_tested = parts.train == "" and not splitting.to_train and kind_of(Path(where).stem) == splitting.tested

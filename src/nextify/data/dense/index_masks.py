@@ -7,7 +7,7 @@ ignore). Where all masks hold 0 and 255 only, 255 is class 1.
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 
 from nextify.data.decode import UnreadableImage, refusing, why_unread
 from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask, MaskStore
-from nextify.data.dense.found import Annotated, Part, as_list, class_names, text_list
+from nextify.data.dense.found import Annotated, Picture, as_list, class_names, text_list
 from nextify.data.encoded import read_file
 from nextify.data.errors import DataError
 from nextify.data.sources.annotated import Pair, pairs
@@ -37,9 +37,10 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
     left: dict[str, list[str]] = {}
     parts = choose_parts(lists or folders, where, splitting, as_list if lists else as_folder)
     if lists:
-        whole = _part(folders[""], left, partly=True)
-        stems = [os.path.splitext(os.path.basename(path))[0] for path in whole.paths]
-        made = {name: _listed(whole, stems, lists[name]) for name in parts.used}
+        by_stem = {
+            os.path.splitext(os.path.basename(one.path))[0]: one for one in _part(folders[""], left, partly=True)
+        }
+        made = {name: _listed(by_stem, lists[name]) for name in parts.used}
         left.clear()
     else:
         made = {name: _part(folders[name], left) for name in parts.used}
@@ -60,7 +61,7 @@ def _lists(root: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.txt")) if is_part_folder(path.stem)}
 
 
-def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> Part:
+def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> list[Picture]:
     images, masks = ({os.path.splitext(name)[0]: name for name in _files(folder)} for folder in pair)
     if not images.keys() & masks.keys():
         masks = {_SUFFIX.sub("", stem): name for stem, name in masks.items()}
@@ -78,29 +79,23 @@ def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> Pa
         )
     if alone := sorted(masks.keys() - images.keys(), key=natural):
         left.setdefault(f"masks in {shown[1]} without an image in {shown[0]}", []).extend(masks[s] for s in alone)
-    stems = sorted(images.keys() & masks.keys(), key=natural)
-    return Part(
-        paths=[os.path.abspath(pair.images / images[stem]) for stem in stems],
-        masks=[str(pair.annotations / masks[stem]) for stem in stems],
-        sizes=[None] * len(stems),
-    )
+    return [
+        Picture(os.path.abspath(pair.images / images[stem]), mask=str(pair.annotations / masks[stem]))
+        for stem in sorted(images.keys() & masks.keys(), key=natural)
+    ]
 
 
 def _files(folder: Path) -> list[str]:
     return [name for name, reason in files_below(folder) if not reason]
 
 
-def _listed(whole: Part, stems: Sequence[str], path: Path) -> Part:
-    place = {stem: i for i, stem in enumerate(stems)}
+def _listed(by_stem: Mapping[str, Picture], path: Path) -> list[Picture]:
     wanted = text_list(path)
-    if lost := [stem for stem in wanted if stem not in place]:
+    if lost := [stem for stem in wanted if stem not in by_stem]:
         count = plural(len(lost), "image")
         raise DataError(f"{printable(path.name)} lists {count} without a file or a mask: {some(lost)}; "
                         f"add them, or correct the list")  # fmt: skip
-    chosen = [place[stem] for stem in wanted]
-    return Part(
-        paths=[whole.paths[i] for i in chosen], masks=[whole.masks[i] for i in chosen], sizes=[None] * len(chosen)
-    )
+    return [by_stem[stem] for stem in wanted]
 
 
 # -- what lies in the masks ----------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from nextify.data.dense.found import Annotated, Annotation, Part, as_list, text_list
+from nextify.data.dense.annotations import Size
+from nextify.data.dense.found import Annotated, Annotation, Picture, as_list, text_list
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs
 from nextify.data.sources.folder import files_below, files_in
@@ -29,7 +30,7 @@ _Box = tuple[float, float, float, float]
 
 
 class _Found(NamedTuple):
-    size: tuple[int, int] | None
+    size: Size | None
     objects: list[tuple[str, _Box, bool]]
     """Class, box and whether it is difficult."""
     filename: str
@@ -42,33 +43,27 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
     lists = _lists(root, folders[""].annotations) if [*folders] == [""] else {}
     parts = choose_parts(lists or folders, where, splitting, as_list if lists else as_folder)
     left: dict[str, list[str]] = {}
-    chosen: dict[str, tuple[list[str], list[_Found]]] = {}
+    chosen: dict[str, list[tuple[str, _Found]]] = {}
     read = cache(_read)
     for name in parts.used:
         pair = folders["" if lists else name]
         chosen[name] = _part(pair, lists.get(name), root, left, read)
     first = 0 if _begins_at_0({pair.annotations for pair in folders.values()}, read) else 1
-    classes = sorted({label for _, found in chosen.values() for one in found for label, *_ in one.objects}, key=natural)
+    everything = [one for found in chosen.values() for _, one in found]
+    classes = sorted({label for one in everything for label, *_ in one.objects}, key=natural)
     number = {name: label for label, name in enumerate(classes)}
-    made = {
-        name: Part(
-            paths=paths,
-            objects=[
-                [
-                    Annotation(number[label], _counted_from_0(box, first), difficult)
-                    for label, box, difficult in one.objects
-                ]
-                for one in found
-            ],
-            sizes=[one.size for one in found],
-        )
-        for name, (paths, found) in chosen.items()
-    }
+
+    def picture(path: str, one: _Found) -> Picture:
+        objects = [
+            Annotation(number[label], _counted_from_0(box, first), difficult) for label, box, difficult in one.objects
+        ]
+        return Picture(path, objects, size=one.size)
+
     counted = "pixels from 0, since some begin there" if not first else "pixels from 1, as VOC does"
     return Annotated(
         where=where,
         parts=parts,
-        made=made,
+        made={name: [picture(path, one) for path, one in found] for name, found in chosen.items()},
         classes=tuple(classes),
         notes=[f"Boxes count {counted}."],
         left_out=left,
@@ -104,7 +99,7 @@ def _lists(root: Path, annotations: Path) -> dict[str, Path]:
 
 def _part(
     pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]], read: Callable[[Path], _Found]
-) -> tuple[list[str], list[_Found]]:
+) -> list[tuple[str, _Found]]:
     xmls: dict[str, Path] = {}
     for name, _ in files_below(pair.annotations):
         if name.lower().endswith(".xml"):
@@ -145,7 +140,7 @@ def _part(
     if twice := [file for files in own if len(files) > 1 for file in files]:
         raise DataError(f"{printable(str(pair.images))} has several images of one name: {some(twice)}; keep the one "
                         f"that was annotated, or name it in the .xml file's filename")  # fmt: skip
-    return [os.path.abspath(pair.images / file) for (file,) in own], found
+    return [(os.path.abspath(pair.images / file), one) for (file,), one in zip(own, found, strict=True)]
 
 
 def _stem(line: str) -> str:

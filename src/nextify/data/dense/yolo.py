@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nextify.data.dense.found import Annotated, Annotation, Part, class_names, text_list
+from nextify.data.dense.found import Annotated, Annotation, Picture, class_names, text_list
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs, yaml_of
 from nextify.data.sources.folder import files_below, is_image
@@ -50,9 +50,8 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         }
     parts = choose_parts(named, where, splitting, as_folder if description is None else _as_key)
     made = {name: _part(sorted(named[name][0], key=natural), named[name][1], where, keypoints) for name in parts.used}
-    largest = max((one.label for part in made.values() for objects in part.objects for one in objects), default=0)
-    rows = [(path, one) for part in made.values() for path, objects in zip(part.paths, part.objects, strict=True)
-            for one in objects]  # fmt: skip
+    rows = [(picture.path, one) for part in made.values() for picture in part for one in picture.objects]
+    largest = max((one.label for _, one in rows), default=0)
     if classes is None:
         if largest >= MOST_UNNAMED:
             raise DataError(f"{where} has objects of class {largest:,} but names no classes, in "
@@ -169,16 +168,12 @@ def _resolved(value: str, base: object, description: Path) -> tuple[Path | None,
     return next(((start, v) for v in (value, plain) for start in starts if (start / v).exists()), (None, value))
 
 
-def _part(images: Sequence[str], pair: Pair | None, where: str, keypoints: int) -> Part:
-    part = Part()
-    for image in images:
-        if not is_image(image):
-            continue
-        part.paths.append(os.path.abspath(image))
+def _part(images: Sequence[str], pair: Pair | None, where: str, keypoints: int) -> list[Picture]:
+    part = []
+    for image in filter(is_image, images):
         path = _labels_of(Path(image), pair)
-        part.objects.append([] if path is None else _read(path, keypoints))
-        part.sizes.append(None)
-    if not any(part.objects):
+        part.append(Picture(os.path.abspath(image), () if path is None else _read(path, keypoints)))
+    if not any(picture.objects for picture in part):
         raise DataError(f"{where} has no objects in its labels, which are .txt files in labels/, next to images/")
     return part
 
