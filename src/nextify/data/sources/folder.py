@@ -19,7 +19,7 @@ from nextify.data.arrays import NUMPY
 from nextify.data.decode import EXTENSIONS, PLUGINS
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found, Listing, arrange
+from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found
 from nextify.data.sources.parts import (
     Parts,
     Splitting,
@@ -150,7 +150,7 @@ class _Walk:
         )
 
 
-def list_folder(root: Path, splitting: Splitting) -> Listing:
+def list_folder(root: Path, splitting: Splitting) -> Found:
     """The images of a folder. Looks at names only. Raises ``DataError``."""
     where, walk = printable(str(root)), _Walk(root)
     folders = data_folders(root)
@@ -204,7 +204,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         notes.append(
             f"{together} in several class folders (by link or content), so their names become labels of one image."
         )
-    found = Found(
+    return Found(
         where=where,
         images=Files(root, tuple(name for name, _ in images)),
         labels=[label for _, label in images],
@@ -214,7 +214,6 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         notes=notes,
         left_out=walk.left_out,
     )
-    return arrange(found, splitting)
 
 
 def unlabelled_part(root: Path) -> Path | None:

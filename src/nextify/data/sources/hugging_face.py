@@ -10,7 +10,7 @@ from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp
 from nextify.data.errors import DataError
 from nextify.data.source import PREFIX
-from nextify.data.sources.listing import Found, Listing, arrange
+from nextify.data.sources.listing import Found
 from nextify.data.sources.parquet import choose_columns
 from nextify.data.sources.parts import Splitting, choose_parts, kind_of
 from nextify.system.text import some
@@ -47,7 +47,7 @@ class Rows:
         raise IndexError(index)
 
 
-def list_hugging_face(source: str, splitting: Splitting) -> Listing:
+def list_hugging_face(source: str, splitting: Splitting) -> Found:
     """The images of ``hf:OWNER/NAME``. Raises ``DataError``: the library or the data set is not there, odd columns."""
     try:
         import datasets
@@ -78,7 +78,7 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
         for part, rows in there.items()
         if part not in parts.used
     }
-    found = Found(
+    return Found(
         where=source,
         images=Rows(name, splits, columns.image),
         labels=columns.checked([label for _, rows in splits for label in rows[columns.label]]),
@@ -89,4 +89,3 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
         notes=columns.notes,
         left_out=left,
     )
-    return arrange(found, splitting)

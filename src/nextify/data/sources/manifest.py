@@ -18,7 +18,7 @@ from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
 from nextify.data.source import NO_REGRESSION, LabelTask
 from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
-from nextify.data.sources.listing import Found, Listing, arrange, no_label
+from nextify.data.sources.listing import Found, no_label
 from nextify.data.sources.parquet import reading
 from nextify.data.sources.parts import Splitting, choose_parts, kind_of
 from nextify.data.sources.several import Names, Stated, in_columns, in_one_column, merged_rows
@@ -82,7 +82,7 @@ class Table:
         return in_columns(where, self.others, self.rows, task, lambda: _missing(where, self.columns, ("label",)))
 
 
-def list_manifest(path: Path, splitting: Splitting) -> Listing:
+def list_manifest(path: Path, splitting: Splitting) -> Found:
     """The images of a manifest. Looks at no image. Raises ``DataError``."""
     table = read_table(path)
     folders = {os.path.normpath(os.path.join(path.parent, place)) for place in {*map(os.path.dirname, table.paths)}}
@@ -94,7 +94,7 @@ def list_manifest(path: Path, splitting: Splitting) -> Listing:
     return _list(path.parent, printable(path.name), table, splitting, [path.name], beside)
 
 
-def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
+def list_metadata(root: Path, splitting: Splitting) -> Found | None:
     """The images that ``metadata.csv`` or ``metadata.jsonl`` label, in a folder or in each of its parts. None where
     there is no such file, or class folders lie beside it. Raises ``DataError``."""
     parts = part_folders(root, data_folders(root)) or [name for name in data_folders(root) if kind_of(name)]
@@ -133,7 +133,7 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
 
 def _list(
     root: Path, where: str, table: Table, splitting: Splitting, own: Sequence[str], beside: Iterable[tuple[str, str]]
-) -> Listing:
+) -> Found:
     """``own``: names of the tables; ``beside``: paths that the table might list, and why each is no image."""
     if not table.paths:
         raise DataError(f"{where} has no rows: it needs one for each image")
@@ -162,7 +162,7 @@ def _list(
     parts = choose_parts(of_part, where, splitting)
     chosen = [i for part in parts.used for i in of_part[part]]
     left |= {f"in the split {p}, which is not used": [table.paths[i] for i in of_part[p]] for p in parts.unused}
-    found = Found(
+    return Found(
         where=where,
         images=Files(root, tuple(table.paths[i] for i in chosen)),
         labels=[stated.labels[i] for i in chosen],
@@ -176,7 +176,6 @@ def _list(
         notes=[*table.notes, *stated.notes],
         left_out=left,
     )
-    return arrange(found, splitting)
 
 
 def read_table(path: Path) -> Table:

@@ -15,8 +15,7 @@ import numpy.typing as npt
 from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import Found, Listing, arrange, no_label
-from nextify.data.sources.parts import Splitting
+from nextify.data.sources.listing import Found, no_label
 from nextify.data.sources.shards import CLASSES_FILE, Shards
 from nextify.system.files import parse_json
 from nextify.system.text import printable
@@ -63,7 +62,7 @@ class TarMembers:
         return data
 
 
-def list_tar(shards: Shards, splitting: Splitting) -> Listing:
+def list_tar(shards: Shards) -> Found:
     """The images of tar shards. Reads headers and labels. Raises ``DataError``."""
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
@@ -78,7 +77,7 @@ def list_tar(shards: Shards, splitting: Splitting) -> Listing:
         if number < shards.train_files:
             train_count = len(names)
     index = np.array(places, np.int64).reshape(-1, 3)
-    found = Found(
+    return Found(
         where=shards.where,
         images=TarMembers(shards.root, shards.files, tuple(names), index[:, 0], index[:, 1], index[:, 2]),
         labels=labels,
@@ -89,7 +88,6 @@ def list_tar(shards: Shards, splitting: Splitting) -> Listing:
         remedy='add KEY.cls, or KEY.json with "label", next to each image (such as 1.jpg and 1.cls)',
         left_out=left,
     )
-    return arrange(found, splitting)
 
 
 def _samples(path: Path, shard: str, left: dict[str, list[str]]) -> list[tuple[tarfile.TarInfo, _Label]]:
