@@ -27,7 +27,7 @@ from nextify.paper.recipe import Recipe
 from nextify.system.files import JSON_FILE as JSON_FILE
 from nextify.system.files import followed, fresh_folder, occupied, write_bytes_atomic, write_json_atomic
 from nextify.system.text import plural, printable, shortened
-from nextify.weights.design_detection import differences, mismatches
+from nextify.weights.design_detection import Misfit, differences, mismatches, shapes
 from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import State, WeightsError
 from nextify.weights.reading import ExportError, parse_json, read_json, read_weights
@@ -329,7 +329,7 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About | De
     from safetensors.torch import save
 
     path = Path(path)
-    explain(_mismatches(state, about), f"the weights for {path}")
+    _misfit(state, about).refuse(f"the weights for {path}")
     content = signed_json(about)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
@@ -451,7 +451,7 @@ def _read(path: Path, parsed: Callable[[Mapping[str, object], Path], AnyAbout]) 
         if text is None:
             raise WeightsError(f"{path} is not a nextify bundle; nextify.weights.load reads other libraries' files")
         about = parsed(_object(text, path), path)
-    explain(_mismatches(file.state, about), str(path))
+    _misfit(file.state, about).refuse(str(path))
     return about, file.state
 
 
@@ -465,9 +465,7 @@ def stated(path: str | Path) -> About | DenseAbout | None:
     return None if text is None else any_from_json(_object(text, path), path)
 
 
-def _mismatches(
-    state: Mapping[str, Tensor], about: About | DenseAbout
-) -> tuple[list[str], list[str], list[str]] | None:
+def _misfit(state: Mapping[str, Tensor], about: About | DenseAbout) -> Misfit:
     if isinstance(about, About):
         if about.members > len(state):
             raise WeightsError(
@@ -475,8 +473,7 @@ def _mismatches(
             )
         return mismatches(state, about.design, about.num_classes, about.in_channels, about.members)
     with torch.device("meta"):
-        network = DenseNetwork(about.design, about.num_classes, about.canvas)
-    return differences(state, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+        return differences(state, shapes(DenseNetwork(about.design, about.num_classes, about.canvas)))
 
 
 def _object(text: str, path: Path) -> dict[str, object]:
@@ -511,15 +508,3 @@ def chosen_bands(path: str | Path) -> Bands | None:
     """The bands of an image that a bundle was trained on; None for colours, and for what is no bundle."""
     about = stated(path)
     return about.preprocessing.bands if isinstance(about, About) else None
-
-
-def explain(problems: tuple[list[str], list[str], list[str]] | None, what: str) -> None:
-    """One readable error for (missing, unexpected, misshapen) tensors; none where there are no problems."""
-    if problems is None:
-        return
-    lines = []
-    for title, names in zip(("missing", "unexpected", "misshapen"), problems, strict=True):
-        if names:
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            lines.append(f"  {title} ({len(names)}): {', '.join(names[:8])}{more}")
-    raise WeightsError("\n".join([f"{what} does not fit the design:", *lines]))

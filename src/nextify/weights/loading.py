@@ -15,9 +15,16 @@ from nextify.networks.layout import layout
 from nextify.networks.network import ConvNet
 from nextify.paper.design import Design
 from nextify.system.text import printable
-from nextify.weights.bundle import About, explain
+from nextify.weights.bundle import About
 from nextify.weights.class_names import ClassOrder
-from nextify.weights.design_detection import channel_count, class_count, differences, expected_shapes, infer_design
+from nextify.weights.design_detection import (
+    channel_count,
+    class_count,
+    differences,
+    expected_shapes,
+    infer_design,
+    shapes,
+)
 from nextify.weights.naming import State, WeightsError, recognize
 from nextify.weights.sources import find
 
@@ -152,8 +159,7 @@ def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False,
 
 
 def _put(model: nn.Module, state: Mapping[str, Tensor], *, keep_head: bool = True) -> None:
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    explain(differences(state, own, "head.classifier." if keep_head else ""), "the state dict")
+    differences(state, shapes(model), "head.classifier." if keep_head else "").refuse("the state dict")
     model.load_state_dict(dict(state), strict=False)
 
 
