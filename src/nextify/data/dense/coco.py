@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,51 +149,45 @@ def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, i
 
 
 def _annotation(row: Record, label: int, where: str) -> Annotation:
+    def odd(what: str, value: object, remedy: str = "correct it") -> DataError:
+        return DataError(f"{where} has {what}: {shortened(value)}{_id(row)}; {remedy}")
+
     box, area, crowd = row.get("bbox"), row.get("area"), row.get("iscrowd")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise DataError(f"{where} has an annotation whose bbox is not x, y, width and height: {shortened(box)}"
-                        f"{_id(row)}; correct it, or leave it out")  # fmt: skip
+        raise odd("an annotation whose bbox is not x, y, width and height", box, "correct it, or leave it out")
     if area is not None and not _is_number(area):
-        raise DataError(
-            f"{where} has an annotation whose area is not a number: {shortened(area)}{_id(row)}; correct it"
-        )
+        raise odd("an annotation whose area is not a number", area)
     if crowd not in (None, 0, 1):
-        raise DataError(f"{where} has an annotation whose iscrowd is neither 0 nor 1: {shortened(crowd)}{_id(row)}; "
-                        f"correct it")  # fmt: skip
+        raise odd("an annotation whose iscrowd is neither 0 nor 1", crowd)
     x, y, width, height = map(float, box)
     return Annotation(
         label,
         (x, y, x + width, y + height),
         bool(crowd),
         float(area) if area is not None and area > 0 else None,
-        _mask(row.get("segmentation"), where, _id(row)),
+        _mask(row.get("segmentation"), odd),
     )
 
 
-def _mask(found: object, where: str, which: str) -> Mask | None:
+def _mask(found: object, odd: Callable[[str, object, str], DataError]) -> Mask | None:
     match found:
         case None | []:
             return None
         case {"size": [int(height), int(width)], "counts": str() | list() as counts}:
             runs = run_lengths(counts) if isinstance(counts, str) else counts
             if runs is None or not all(type(run) is int and run >= 0 for run in runs):
-                raise DataError(f"{where} has a mask whose run lengths are not whole numbers from 0: "
-                                f"{shortened(counts)}{which}; write it again")  # fmt: skip
+                raise odd("a mask whose run lengths are not whole numbers from 0", counts, "write it again")
             if sum(runs) != height * width:
-                raise DataError(f"{where} has a mask whose run lengths do not add up to its size: "
-                                f"{shortened(counts)}{which}; write it again")  # fmt: skip
+                raise odd("a mask whose run lengths do not add up to its size", counts, "write it again")
             return Rle(size=[height, width], counts=counts)
         case list() if all(isinstance(piece, list) and all(map(_is_number, piece)) for piece in found):
             if max((abs(value) for piece in found for value in piece), default=0) > FAR:
-                raise DataError(f"{where} has an outline that reaches beyond {FAR:,} pixels: {shortened(found)}{which}"
-                                f"; correct it")  # fmt: skip
-            if odd := [piece for piece in found if len(piece) % 2]:
-                raise DataError(f"{where} has an outline whose last point has no y: {shortened(odd[0])}{which}; "
-                                f"correct it")  # fmt: skip
+                raise odd(f"an outline that reaches beyond {FAR:,} pixels", found, "correct it")
+            if uneven := [piece for piece in found if len(piece) % 2]:
+                raise odd("an outline whose last point has no y", uneven[0], "correct it")
             return [piece for piece in found if len(piece) >= 6] or None
         case _:
-            raise DataError(f"{where} has a segmentation that is neither outlines nor run lengths: "
-                            f"{shortened(found)}{which}; write it again")  # fmt: skip
+            raise odd("a segmentation that is neither outlines nor run lengths", found, "write it again")
 
 
 def _id(row: Record) -> str:
