@@ -18,7 +18,7 @@ from nextify.data import DataError, TrainBatches, finish, open_images
 from nextify.data.arrays import read_array
 from nextify.data.bands import MOST_CHANNELS, checked, numbers, of_memory, visible, with_bands
 from nextify.data.decode import Numbers, UnreadableImage, decode
-from nextify.data.normalization import measured
+from nextify.data.images import measured
 from nextify.data.preprocessing import Preprocessing, PreprocessingError
 from nextify.data.transforms import TrainTransform, shifted, shifted_batch
 from nextify.paper.recipe import RECIPES, RandomResized, Shift

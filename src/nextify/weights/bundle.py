@@ -347,7 +347,7 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About | De
 
 
 def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tuple[Metric, ...] = ()) -> Path:
-    """Write one bundle of several classifiers, whose logits are averaged when it is used (``networks/ensemble.py``).
+    """Write one bundle of several classifiers, whose logits are averaged when it is used (``networks/network.py``).
 
     A member's temperature goes into its classifier. The cost is that of all members.
 

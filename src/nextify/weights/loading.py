@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nextify.data.preprocessing import Preprocessing
-from nextify.networks.ensemble import Classifier, Ensemble
 from nextify.networks.layout import layout
-from nextify.networks.network import ConvNet
+from nextify.networks.network import Classifier, ConvNet, Ensemble
 from nextify.paper.design import Design
 from nextify.system.text import printable
 from nextify.weights.bundle import About
