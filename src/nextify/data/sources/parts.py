@@ -133,7 +133,8 @@ def choose_parts(
     if len(trains) > 1:
         raise DataError(f"{where} has several training parts, {some([shown(name) for name in trains])}: merge them")
     if not trains and splitting.to_train:
-        raise DataError(f"{where} has {some([shown(t) for t in tests])} but no {shown('train')}: add {shown('train')}")
+        there = f"{some(list(map(shown, tests)))} but " if tests else ""
+        raise DataError(f"{where} has {there}no {shown('train')}: add {shown('train')}")
     return Parts(trains[0] if trains else None, tests[0] if tests else None, tuple(tests[1:]), shown)
 
 
