@@ -115,7 +115,10 @@ def load(
         about = replace(about, num_classes=classes, classes=(), thresholds=(), metrics=())
     if channels != about.in_channels:
         about = replace(about, in_channels=channels, metrics=())
-    about = replace(about, preprocessing=_in_gray(about.preprocessing, channels))
+    settings = about.preprocessing
+    if channels == 1 and settings.channels != 1:  # the mean over the colours, as in timm
+        gray = replace(settings, mean=(sum(settings.mean) / 3,), std=(sum(settings.std) / 3,))
+        about = replace(about, preprocessing=gray)
     _log(about, source, notes)
     return Loaded(model.eval(), about, tuple(notes), found.output_norms)
 
@@ -123,13 +126,6 @@ def load(
 def _log(about: About, source: str | Path, notes: Sequence[str]) -> None:
     for line in (f"{about.name or 'model'}: weights from {source}, licence {about.licence}", *notes):
         log.warning("%s", printable(line))
-
-
-def _in_gray(settings: Preprocessing, channels: int) -> Preprocessing:
-    """For a network of one channel the mean over the colours, as in timm; otherwise the same settings."""
-    if channels != 1 or settings.channels == 1:
-        return settings
-    return replace(settings, mean=(sum(settings.mean) / 3,), std=(sum(settings.std) / 3,))
 
 
 def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False, adapt_stem: bool = False) -> About:

@@ -27,22 +27,13 @@ _Label = str | int | None
 class TarMembers:
     """Images that lie in tar files."""
 
-    def __init__(
-        self,
-        root: Path,
-        shards: Sequence[str],
-        names: Sequence[str],
-        shard: npt.NDArray[np.int64],
-        offset: npt.NDArray[np.int64],
-        size: npt.NDArray[np.int64],
-    ) -> None:
+    def __init__(self, root: Path, shards: Sequence[str], names: Sequence[str], places: npt.NDArray[np.int64]) -> None:
         """
         Args:
             shards: the tar files below ``root``.
-            names, shard, offset, size: of each image; ``offset`` and ``size`` in bytes.
+            places: ``(N, 3)``: number of the shard, and offset and size in bytes of each image.
         """
-        self.root, self.shards, self.names = root, shards, names
-        self.shard, self.offset, self.size = shard, offset, size
+        self.root, self.shards, self.names, self.places = root, shards, names, places
         self.stamps: list[Stamp] = [stamp_of(root / name) for name in shards]
 
     @property
@@ -50,12 +41,12 @@ class TarMembers:
         return str(self.root.resolve())
 
     def stamp(self, index: int) -> Stamp:
-        return self.stamps[int(self.shard[index])]
+        return self.stamps[int(self.places[index, 0])]
 
     def read(self, index: int) -> bytes:
-        size = int(self.size[index])
-        with open(self.root / self.shards[self.shard[index]], "rb") as file:
-            file.seek(int(self.offset[index]))
+        shard, offset, size = self.places[index].tolist()
+        with open(self.root / self.shards[shard], "rb") as file:
+            file.seek(offset)
             data = file.read(size)
         if len(data) < size:
             raise UnreadableImage("its shard is truncated")
@@ -76,10 +67,9 @@ def list_tar(shards: Shards) -> Found:
             labels.append(label)
         if number < shards.train_files:
             train_count = len(names)
-    index = np.array(places, np.int64).reshape(-1, 3)
     return Found(
         where=shards.where,
-        images=TarMembers(shards.root, shards.files, tuple(names), index[:, 0], index[:, 1], index[:, 2]),
+        images=TarMembers(shards.root, shards.files, tuple(names), np.array(places, np.int64).reshape(-1, 3)),
         labels=labels,
         classes=_class_names(shards),
         classes_in=CLASSES_FILE,
