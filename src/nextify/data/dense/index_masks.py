@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from nextify.data.decode import UnreadableImage, refusing, why_unread
-from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask, MaskStore
+from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask
 from nextify.data.dense.found import Annotated, Picture, as_list, class_names, text_list
 from nextify.data.encoded import read_file
 from nextify.data.errors import DataError
@@ -126,7 +126,7 @@ def read_mask(path: str) -> IndexMask:
     return out
 
 
-class StoredMasks(MaskStore):
+class StoredMasks:
     """Masks that are read each time; ``table (256,)`` gives the class of each stored value."""
 
     def __init__(self, paths: Sequence[str], table: IndexMask) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from nextify.data.dense.annotations import (
     DenseSet,
     DenseTask,
     IndexMask,
-    MaskStore,
+    IndexMasks,
     Objects,
     SelectedMasks,
     Size,
@@ -36,7 +35,7 @@ from nextify.data.images import ImageSet
 from nextify.data.opening import DECODED_LIMIT
 from nextify.data.source import DENSE_KINDS as KINDS
 from nextify.data.source import PREFIX, source_name
-from nextify.data.sources.annotated import format_of, not_coco
+from nextify.data.sources.annotated import Format, format_of, not_coco
 from nextify.data.sources.listing import Indices, Listing
 from nextify.data.sources.parts import Splitting, Tested, count_classes
 from nextify.system.text import plural, printable, some
@@ -194,7 +193,7 @@ class _Made:
     warnings: list[str]
     left_out: dict[str, list[str]]
     objects: dict[int, Objects] | None = None
-    masks: dict[int, IndexMask] | MaskStore | None = None
+    masks: IndexMasks | None = None
     digests: dict[int, bytes] = field(default_factory=dict)
     """Of index masks."""
 
@@ -210,33 +209,27 @@ class _Made:
         return b"".join(array.tobytes() for array in arrays) + masks
 
 
+_LISTS: dict[Format, Callable[[Path, Splitting], Annotated]] = {
+    "coco": list_coco,
+    "voc": list_voc,
+    "yolo": list_yolo,
+    "masks": list_masks,
+}
+
+
 def _listed(path: Path, splitting: Splitting) -> tuple[Annotated, DenseTask]:
     kind = format_of(path)
-    match kind:
-        case "coco":
-            return list_coco(path, splitting), "detection"
-        case "voc":
-            return list_voc(path, splitting), "detection"
-        case "yolo":
-            return list_yolo(path, splitting), "detection"
-        case "masks":
-            return list_masks(path, splitting), "segmentation"
-        case None:
-            said = not_coco(path) or f"{printable(str(path))} has no boxes or masks in a known format"
-            raise DataError(f"{said}: give {KINDS}")
-        case unknown:
-            assert_never(unknown)
+    if kind is None:
+        said = not_coco(path) or f"{printable(str(path))} has no boxes or masks in a known format"
+        raise DataError(f"{said}: give {KINDS}")
+    return _LISTS[kind](path, splitting), "segmentation" if kind == "masks" else "detection"
 
 
 def _set(images: ImageSet, made: _Made, task: DenseTask, looked: _Looked) -> DenseSet:
     names, number = images.names or (), {name: i for i, name in enumerate(looked.names)}
     chosen = [number[name] for name in names]
     objects = [made.objects[i] for i in chosen] if made.objects is not None and task == "detection" else None
-    masks: Sequence[IndexMask] | MaskStore | None = None
-    if made.masks is not None:
-        masks = (
-            SelectedMasks(made.masks, chosen) if isinstance(made.masks, MaskStore) else [made.masks[i] for i in chosen]
-        )
+    masks = None if made.masks is None else SelectedMasks(made.masks, chosen)
     sizes = np.array([looked.sizes[i] for i in chosen], np.int64).reshape(-1, 2)
     ids = [own for i in chosen if (own := looked.pictures[i].id) is not None]
     return DenseSet(task, images.store, sizes, names, objects, masks, ids=ids or None)
@@ -341,8 +334,9 @@ def _index_masks(looked: _Looked, ignored: int | None) -> _Made:
         there = {*table[np.flatnonzero(present[part].any(0))].tolist()}
         if len(part) and (absent := [name for k, name in enumerate(classes) if k not in there]):
             notes.append(f"No mask to {purpose} on has pixels of {count_classes(absent)}.")
-    fits = size_of_all <= DECODED_LIMIT
-    masks = {i: table[values] for i, values in held.items()} if fits else StoredMasks(paths, table)
+    masks: IndexMasks = StoredMasks(paths, table)
+    if size_of_all <= DECODED_LIMIT:
+        masks = {i: table[values] for i, values in held.items()}
     digests = {i: digest + table.tobytes() for i, digest in digests.items()}
     return _Made(classes, notes, warnings, {}, None, masks, digests)
 
