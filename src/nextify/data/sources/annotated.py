@@ -5,14 +5,12 @@ docs/data.md says how each kind is recognized. A JSON that is cut off is COCO's 
 """
 
 import mmap
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from nextify.data.errors import reading_of
-from nextify.data.sources.folder import files_in, is_image, subfolders
+from nextify.data.sources.folder import files_below, files_in, is_image, subfolders
 from nextify.data.sources.parts import is_part_folder, kind_of
 from nextify.system.files import parse_json
 from nextify.system.text import printable, some
@@ -148,14 +146,8 @@ def _pictures(root: Path) -> Path | None:
 
 def _holds(folder: Path, ending: str, *, deep: bool = True) -> bool:
     """Whether a folder holds a file of this ending, at some depth or its own."""
-    return any(is_image(name) if ending == "image" else name.lower().endswith(ending) for name in _files(folder, deep))
-
-
-def _files(folder: Path, deep: bool) -> Iterator[str]:
-    yield from files_in(folder)
-    for name in subfolders(folder) if deep else ():
-        if not os.path.islink(folder / name):
-            yield from _files(folder / name, deep)
+    names = (name for name, _ in files_below(folder)) if deep else files_in(folder)
+    return any(is_image(name) if ending == "image" else name.lower().endswith(ending) for name in names)
 
 
 def _cocos_in(folder: Path) -> list[Path]:
