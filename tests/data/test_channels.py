@@ -240,6 +240,14 @@ def test_a_folder_of_numpy_files_is_read_off_and_measured(tmp_path: Path) -> Non
     np.testing.assert_allclose(std, pixels.std(0, np.float64), rtol=1e-4)
 
 
+def test_class_folders_of_numpy_files_may_be_links(tmp_path: Path) -> None:
+    write_set(tmp_path / "elsewhere", lambda path, x: np.save(path, x), ".npy")
+    (tmp_path / "data").mkdir()
+    for name in "ab":
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert open_images(tmp_path / "data").fingerprint == open_images(tmp_path / "elsewhere").fingerprint
+
+
 def test_decoded_or_not_the_batches_are_the_same(tmp_path: Path) -> None:
     root = write_set(tmp_path / "data", lambda path, x: path.write_bytes(tiff_of_bands(x)), ".tif", 20)
     recipe = RECIPES["scratch_small"].with_(

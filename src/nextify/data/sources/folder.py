@@ -387,13 +387,12 @@ def is_image(name: str) -> bool:
 def numpy_files(root: Path) -> Iterator[None]:
     """Within, NumPy files are images if ``root`` holds some and no other image."""
     found = False
-    for _, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not _folder_reason(name)]
-        kinds = {os.path.splitext(name)[1].lower() for name in files if not _hidden(name)}
-        if kinds & EXTENSIONS:
+    for name, _ in files_below(root):
+        extension = os.path.splitext(name)[1].lower()
+        if extension in EXTENSIONS:
             found = False
             break
-        found = found or bool(kinds & NUMPY)
+        found = found or extension in NUMPY
     before = _NUMPY_TOO.set(found)
     try:
         yield
