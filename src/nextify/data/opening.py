@@ -20,7 +20,7 @@ from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep
 from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of, not_coco
-from nextify.data.sources.folder import ARCHIVES, files_below, list_folder, numpy_files, unlabelled_part
+from nextify.data.sources.folder import ARCHIVES, images_below, list_folder, numpy_files, unlabelled_part
 from nextify.data.sources.hugging_face import list_hugging_face
 from nextify.data.sources.listing import Found, Listing, arrange, split_train
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
@@ -167,7 +167,7 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
         return open_images(source, split_seed=split_seed, **options)
     channels, cache = options.pop("channels", None), options.pop("cache", None)
     bands = None if channels is None else checked(channels)
-    names = sorted(name for name, reason in files_below(path) if not reason)
+    names = sorted(images_below(path))
     labels, everything = np.zeros(len(names), np.int64), np.arange(len(names))
     train, test, note = split_train(labels, Splitting(UNLABELLED_TESTS, split_seed), everything)
     files = Files(path, tuple(names))

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import PICTURES
 from nextify.data.sources.folder import files_in, subfolders
 from nextify.data.sources.listing import Indices, split_train
-from nextify.data.sources.parts import Parts, Splitting, kind_of
+from nextify.data.sources.parts import Parts, Splitting, is_part_folder, kind_of
 from nextify.system.text import plural, printable, some
 
 
@@ -138,6 +138,16 @@ def _bases(near: Path, root: Path, part: str) -> list[Path]:
 def as_list(part: str) -> str:
     """A part that a list names, as a message has it."""
     return f"{part}.txt"
+
+
+def part_lists(folders: Iterable[Path]) -> dict[str, Path]:
+    """VOC's lists of the parts, in the first folder that has some: those named by a part and nothing else, as there may
+    be further ones for each class."""
+    for folder in filter(Path.is_dir, folders):
+        stems = [name.removesuffix(".txt") for name in files_in(folder) if name.endswith(".txt")]
+        if named := {stem: folder / f"{stem}.txt" for stem in stems if is_part_folder(stem)}:
+            return named
+    return {}
 
 
 def text_list(path: Path) -> list[str]:

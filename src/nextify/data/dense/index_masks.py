@@ -16,12 +16,12 @@ from PIL import Image
 
 from nextify.data.decode import UnreadableImage, refusing, why_unread
 from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask
-from nextify.data.dense.found import Annotated, Picture, as_list, class_names, text_list
+from nextify.data.dense.found import Annotated, Picture, as_list, class_names, part_lists, text_list
 from nextify.data.encoded import read_file
 from nextify.data.errors import DataError
 from nextify.data.sources.annotated import Pair, pairs
-from nextify.data.sources.folder import files_below
-from nextify.data.sources.parts import Splitting, as_folder, choose_parts, is_part_folder, natural
+from nextify.data.sources.folder import images_below
+from nextify.data.sources.parts import Splitting, as_folder, choose_parts, natural
 from nextify.system.text import plural, printable, some
 
 _SAID_IGNORED = frozenset({"unlabelled", "unlabeled", "ignore", "ignored", "void", "dontcare", "don't care"})
@@ -33,7 +33,7 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
     """The images of a folder beside masks, or of one such pair per part. Raises ``DataError``."""
     where = printable(str(root))
     folders = pairs(root, "image")
-    lists = _lists(root) if [*folders] == [""] else {}
+    lists = part_lists([root / "ImageSets" / "Segmentation"]) if [*folders] == [""] else {}
     left: dict[str, list[str]] = {}
     parts = choose_parts(lists or folders, where, splitting, as_list if lists else as_folder)
     if lists:
@@ -55,18 +55,12 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
     )
 
 
-def _lists(root: Path) -> dict[str, Path]:
-    """VOC's lists of the parts."""
-    folder = root / "ImageSets" / "Segmentation"
-    return {path.stem: path for path in sorted(folder.glob("*.txt")) if is_part_folder(path.stem)}
-
-
 def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> list[Picture]:
-    images, masks = ({os.path.splitext(name)[0]: name for name in _files(folder)} for folder in pair)
+    images, masks = ({os.path.splitext(name)[0]: name for name in images_below(folder)} for folder in pair)
     if not images.keys() & masks.keys():
         masks = {_SUFFIX.sub("", stem): name for stem, name in masks.items()}
     for folder, kept in zip(pair, (images, masks), strict=True):
-        if others := sorted({*_files(folder)} - {*kept.values()}, key=natural):
+        if others := sorted({*images_below(folder)} - {*kept.values()}, key=natural):
             raise DataError(f"{printable(str(folder))} has {plural(len(others), 'file')} named like another but for "
                             f"the ending: {some(others)}; keep one of each name")  # fmt: skip
     shown = f"{printable(pair.images.name)}/", f"{printable(pair.annotations.name)}/"
@@ -83,10 +77,6 @@ def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> li
         Picture(os.path.abspath(pair.images / images[stem]), mask=str(pair.annotations / masks[stem]))
         for stem in sorted(images.keys() & masks.keys(), key=natural)
     ]
-
-
-def _files(folder: Path) -> list[str]:
-    return [name for name, reason in files_below(folder) if not reason]
 
 
 def _listed(by_stem: Mapping[str, Picture], path: Path) -> list[Picture]:

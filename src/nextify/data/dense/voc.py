@@ -15,11 +15,11 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from nextify.data.dense.annotations import Size
-from nextify.data.dense.found import Annotated, Annotation, Picture, as_list, text_list
+from nextify.data.dense.found import Annotated, Annotation, Picture, as_list, part_lists, text_list
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs
-from nextify.data.sources.folder import files_below, files_in
-from nextify.data.sources.parts import Splitting, as_folder, choose_parts, is_part_folder, natural
+from nextify.data.sources.folder import files_below, images_below
+from nextify.data.sources.parts import Splitting, as_folder, choose_parts, natural
 from nextify.system.text import plural, printable, shortened, some
 
 _SPLITS = ("ImageSets/Main", "ImageSets", "")
@@ -40,7 +40,11 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
     """The images of a folder of XML files, or of one such folder per part. Raises ``DataError``."""
     where = printable(str(root))
     folders = pairs(root, ".xml")
-    lists = _lists(root, folders[""].annotations) if [*folders] == [""] else {}
+    lists = {}
+    if [*folders] == [""]:
+        annotations = folders[""].annotations
+        places = (root, annotations, annotations.parent)
+        lists = part_lists(place / inner for place in places for inner in _SPLITS)
     parts = choose_parts(lists or folders, where, splitting, as_list if lists else as_folder)
     left: dict[str, list[str]] = {}
     chosen: dict[str, list[tuple[str, _Found]]] = {}
@@ -87,16 +91,6 @@ def _counted_from_0(box: _Box, first: int) -> _Box:
     return (x1 - first, y1 - first, x2, y2) if x2 > x1 and y2 > y1 else box
 
 
-def _lists(root: Path, annotations: Path) -> dict[str, Path]:
-    """The parts' lists: those named by a part and nothing else, as VOC has further ones for each class."""
-    for place in [base / inner for base in (root, annotations, annotations.parent) for inner in _SPLITS]:
-        if place.is_dir():
-            files = [name.removesuffix(".txt") for name in files_in(place) if name.endswith(".txt")]
-            if named := [name for name in files if is_part_folder(name)]:
-                return {name: place / f"{name}.txt" for name in named}
-    return {}
-
-
 def _part(
     pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]], read: Callable[[Path], _Found]
 ) -> list[tuple[str, _Found]]:
@@ -110,9 +104,8 @@ def _part(
                                 f"rename one, or give their folders one at a time")  # fmt: skip
             xmls[stem] = pair.annotations / name
     images: dict[str, list[str]] = {}
-    for name, reason in files_below(pair.images):
-        if not reason:
-            images.setdefault(os.path.splitext(name)[0].rpartition("/")[2], []).append(name)
+    for name in images_below(pair.images):
+        images.setdefault(os.path.splitext(name)[0].rpartition("/")[2], []).append(name)
     if split is None:
         stems = sorted(xmls, key=natural)
         if bare := sorted(images.keys() - xmls.keys(), key=natural):

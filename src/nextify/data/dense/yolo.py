@@ -13,7 +13,7 @@ from pathlib import Path
 from nextify.data.dense.found import Annotated, Annotation, Picture, class_names, text_list
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs, yaml_of
-from nextify.data.sources.folder import files_below, is_image
+from nextify.data.sources.folder import images_below, is_image
 from nextify.data.sources.parts import Splitting, as_folder, choose_parts, natural
 from nextify.system.text import plural, printable, shortened, some
 
@@ -31,7 +31,7 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
     if description is None:
         folders = pairs(root, ".txt")
         named: dict[str, tuple[list[str], Pair | None]] = {
-            name: ([str(pair.images / file) for file, reason in files_below(pair.images) if not reason], pair)
+            name: ([str(pair.images / file) for file in images_below(pair.images)], pair)
             for name, pair in folders.items()
         }
         known = class_names([root, *{pair.annotations for pair in folders.values()}])
@@ -138,7 +138,7 @@ def _images(value: object, base: object, description: Path, part: str, notes: li
             notes.append(said)
         path = start / inner
         if path.is_dir():
-            found += [str(path / file) for file, reason in files_below(path) if not reason]
+            found += [str(path / file) for file in images_below(path)]
         else:
             lines = [Path(line) for line in text_list(path)]
             found += [os.path.normpath(line if line.is_absolute() else path.parent / line) for line in lines]

@@ -225,7 +225,7 @@ def unlabelled_part(root: Path) -> Path | None:
     if parts := part_folders(root, folders):
         train = next((root / name for name in parts if kind_of(name) == "train"), None)
         return None if train is None else unlabelled_part(train)
-    places = {name.rpartition("/")[0].partition("/")[0] for name, reason in files_below(root) if not reason}
+    places = {name.rpartition("/")[0].partition("/")[0] for name in images_below(root)}
     return root if "" in places or len(places) == 1 else None
 
 
@@ -274,6 +274,11 @@ def files_below(root: Path, folder: str = "", *, every: bool = False) -> Iterato
                     yield below, _RESULTS
             elif every or not _hidden(entry):
                 yield below, reason or reason_of(entry)
+
+
+def images_below(root: Path) -> Iterator[str]:
+    """Names of the images of a folder, at any depth."""
+    return (name for name, reason in files_below(root) if not reason)
 
 
 def data_folders(root: Path) -> list[str]:
