@@ -87,6 +87,7 @@ def test_annotations_may_lie_in_linked_folders(build: Build, folder: str, tmp_pa
     for part in PARTS:
         (source / folder / part).rename(tmp_path / part)
         (source / folder / part).symlink_to(tmp_path / part)
+    (source / folder / "again").symlink_to(source)
     assert open_dense(source).fingerprint == there
 
 

@@ -5,12 +5,13 @@ docs/data.md says how each kind is recognized. A JSON that is cut off is COCO's 
 """
 
 import mmap
+import os
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from nextify.data.errors import reading_of
-from nextify.data.sources.folder import files_below, files_in, is_image, subfolders
+from nextify.data.sources.folder import files_in, is_image, subfolders
 from nextify.data.sources.parts import is_part_folder, kind_of
 from nextify.system.files import parse_json
 from nextify.system.text import printable, some
@@ -145,9 +146,18 @@ def _pictures(root: Path) -> Path | None:
 
 
 def _holds(folder: Path, ending: str, *, deep: bool = True) -> bool:
-    """Whether a folder holds a file of this ending, at some depth or its own."""
-    names = (name for name, _ in files_below(folder)) if deep else files_in(folder)
-    return any(is_image(name) if ending == "image" else name.lower().endswith(ending) for name in names)
+    """Whether a folder holds a file of this ending, at some depth or its own. Links are followed, but for those to what
+    holds the folder."""
+    seen = {os.path.realpath(parent) for parent in folder.absolute().parents}
+    for place, folders, files in os.walk(folder, followlinks=True):  # the fastest way through a large data set
+        real = os.path.realpath(place)
+        known = real in seen
+        seen.add(real)
+        names = (name for name in files if not known and not name.startswith("."))
+        if any(is_image(name) if ending == "image" else name.lower().endswith(ending) for name in names):
+            return True
+        folders[:] = [name for name in folders if deep and not known and not name.startswith(".")]
+    return False
 
 
 def _cocos_in(folder: Path) -> list[Path]:

@@ -407,11 +407,11 @@ def numpy_files(root: Path) -> Iterator[None]:
 
 def reason_of(name: str) -> str:
     """Why a file is no image of the set; empty where it is one."""
-    extension = os.path.splitext(name)[1].lower()
     if _hidden(name):
         return HIDDEN
     if is_image(name):
         return ""
+    extension = os.path.splitext(name)[1].lower()
     if extension in PLUGINS:
         return f"{extension} files, which need pip install {PLUGINS[extension][1]}"
     if extension in OTHER_FORMATS:
