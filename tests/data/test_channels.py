@@ -18,7 +18,7 @@ from nextify.data import DataError, TrainBatches, finish, open_images
 from nextify.data.arrays import read_array
 from nextify.data.bands import MOST_CHANNELS, checked, numbers, of_memory, visible, with_bands
 from nextify.data.decode import Numbers, UnreadableImage, decode
-from nextify.data.normalization import measured
+from nextify.data.images import measured
 from nextify.data.preprocessing import Preprocessing, PreprocessingError
 from nextify.data.transforms import TrainTransform, shifted, shifted_batch
 from nextify.paper.recipe import RECIPES, RandomResized, Shift
@@ -238,6 +238,14 @@ def test_a_folder_of_numpy_files_is_read_off_and_measured(tmp_path: Path) -> Non
     pixels = np.concatenate([images.train.load(i).reshape(-1, 13) for i in range(len(images.train))])
     np.testing.assert_allclose(mean, pixels.mean(0, np.float64), rtol=1e-5)
     np.testing.assert_allclose(std, pixels.std(0, np.float64), rtol=1e-4)
+
+
+def test_class_folders_of_numpy_files_may_be_links(tmp_path: Path) -> None:
+    write_set(tmp_path / "elsewhere", lambda path, x: np.save(path, x), ".npy")
+    (tmp_path / "data").mkdir()
+    for name in "ab":
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert open_images(tmp_path / "data").fingerprint == open_images(tmp_path / "elsewhere").fingerprint
 
 
 def test_decoded_or_not_the_batches_are_the_same(tmp_path: Path) -> None:

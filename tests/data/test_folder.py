@@ -16,7 +16,7 @@ from PIL import Image
 
 from nextify.data import DataError, open_images
 from nextify.data import kept as kept_module
-from nextify.data.sources.listing import natural
+from nextify.data.sources.parts import natural
 from tests.helpers import save_noise
 
 

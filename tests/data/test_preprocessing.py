@@ -90,6 +90,8 @@ def test_settings_survive_other_libraries_files() -> None:
     for settings in (Preprocessing(), Preprocessing(size=(160, 160), resize_size=183, interpolation="bilinear")):
         assert from_huggingface_config(to_huggingface_config(settings)) == settings
     assert from_timm_config({"input_size": (3, 288, 288), "crop_pct": 0.95}).resize_size == 303
+    with pytest.raises(PreprocessingError, match=r"interpolation must be .*, got 5"):  # Pillow's Hamming filter
+        from_huggingface_config({"resample": 5})
 
 
 def test_settings_are_checked() -> None:

@@ -18,7 +18,8 @@ from nextify.data import DataError, Images, TestBatches, open_images
 from nextify.data.batches import divided
 from nextify.data.images import label_of
 from nextify.data.preflight import MultiLabelFacts, preflight, split_csv
-from nextify.data.sources.listing import Splitting, split_train
+from nextify.data.sources.listing import split_train
+from nextify.data.sources.parts import Splitting
 from nextify.paper.recipe import CONVNEXT
 from tests.data.test_what_is_left_out import spoil
 from tests.helpers import Captured, noise, save_noise

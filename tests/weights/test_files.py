@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nextify.cli import convert as command
+from nextify.networks.dense.design import DenseDesign
 from nextify.networks.zoo import designs
 from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50, Design
 from nextify.paper.recipe import CONVNEXT, RESNET
@@ -40,7 +41,7 @@ from nextify.weights import (
     rename,
     save_bundle,
 )
-from nextify.weights.bundle import chosen_licence, from_json, to_json
+from nextify.weights.bundle import DenseAbout, chosen_licence, dense_from_json, from_json, to_json
 from nextify.weights.design_detection import infer_design
 from nextify.weights.loading import adapt_channels
 from nextify.weights.models import create_model
@@ -325,6 +326,28 @@ def test_a_wrong_field_is_named_in_one_line(name: str, value: object) -> None:
         from_json(content, "b/nextify.json")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("classes", value) for value in ("ab", [1, 2], None, {"a": 1})),
+        *(("canvas", value) for value in ([64], [64, 64.5], [0, 64], "64", None)),
+        *((name, value) for name in ("mean", "std") for value in (0.5, None, [0.5], ["0.5"] * 3)),
+        ("std", [0, 0, 0]),
+        *((name, 5) for name in ("name", "licence", "metrics", "design")),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_wrong_field_of_a_detector_is_named_in_one_line(name: str, value: object) -> None:
+    numbers = (0.5, 0.5, 0.5)
+    detector = DenseAbout(DenseDesign(SMALL), ("a", "b"), (64, 64), numbers, numbers)
+    content = json.loads(json.dumps(to_json(detector)))
+    assert dense_from_json(content, "b/nextify.json") == detector
+    for changed in ({**content, name: value}, {n: v for n, v in content.items() if n != name}):
+        if name in changed or name in ("classes", "canvas", "mean", "std", "design"):
+            with pytest.raises(WeightsError, match=rf"^b/nextify\.json is .*\b{name}\b"):
+                dense_from_json(changed, "b/nextify.json")
 
 
 def test_a_temperature_belongs_to_the_bundle_and_is_one_where_there_is_none(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from nextify.compare.search_report import write
 from nextify.compare.search_results import WORDS, Final, Found, Settings, Tried
 from nextify.data import Images, open_images
 from nextify.data.images import check_images, check_pictures
-from nextify.data.sources.listing import Splitting, split_train
+from nextify.data.sources.listing import split_train
+from nextify.data.sources.parts import Splitting
 from nextify.evaluation.profiling import Conditions
 from nextify.fitting.fit import without_average
 from nextify.fitting.scale import scale

@@ -23,6 +23,7 @@ from nextify.paper.recipe import RandAugment as Setting
 LAYERS = 2
 """Operations drawn for an image, each then applied with probability 0.5: timm's defaults."""
 Function = Callable[..., Image.Image]
+Table = Callable[[Function, npt.NDArray[np.int64]], bytes]
 _EVERY_VALUE = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # (1, 256, 3)
 
 
@@ -78,21 +79,17 @@ def _table(function: Function, args: tuple[Any, ...]) -> bytes:
     return from_pillow(function(to_pillow(_EVERY_VALUE), *args))[0, :, 0].tobytes()
 
 
-def _by_histogram(table: Callable[[npt.NDArray[np.int64]], bytes], pixels: Pixels) -> Pixels:
+def _by_histogram(table: Table, function: Function, pixels: Pixels, *_: Any, **__: Any) -> Pixels:
     """By a ``table`` for each channel, found from how often it has each value."""
     image = to_pillow(pixels)
     counts = np.array(image.histogram()).reshape(3, 256)
-    return from_pillow(image.point(list(b"".join(map(table, counts)))))
+    return from_pillow(image.point(list(b"".join(table(function, own) for own in counts))))
 
 
-def _auto_contrast(function: Function, pixels: Pixels, *_: Any, **__: Any) -> Pixels:
-    """Stretch each channel's range to 0 to 255."""
-
-    def table(counts: npt.NDArray[np.int64]) -> bytes:
-        present = np.flatnonzero(counts)
-        return _stretch(function, int(present[0]), int(present[-1]))
-
-    return _by_histogram(table, pixels)
+def _stretching(function: Function, counts: npt.NDArray[np.int64]) -> bytes:
+    """The range to 0 to 255."""
+    present = np.flatnonzero(counts)
+    return _stretch(function, int(present[0]), int(present[-1]))
 
 
 @cache  # at most 256 * 255 / 2 tables
@@ -101,12 +98,8 @@ def _stretch(function: Function, low: int, high: int) -> bytes:
     return from_pillow(stretched)[0, :, 0].tobytes()
 
 
-def _equalize(function: Function, pixels: Pixels, *_: Any, **__: Any) -> Pixels:
-    """As Pillow's ``ImageOps.equalize``: each channel's values to their share of the histogram below."""
-    return _by_histogram(_equalizing, pixels)
-
-
-def _equalizing(counts: npt.NDArray[np.int64]) -> bytes:
+def _equalizing(function: Function, counts: npt.NDArray[np.int64]) -> bytes:
+    """As Pillow's ``ImageOps.equalize``: values to their share of the histogram below."""
     last = counts[np.flatnonzero(counts)[-1]]
     step = int(counts.sum() - last) // 255  # 0 too where there is one value only
     if not step:
@@ -186,10 +179,10 @@ class _Canvas:
 
 
 _OPERATIONS: dict[str, Callable[..., Pixels]] = {
-    "AutoContrast": _auto_contrast,
+    "AutoContrast": partial(_by_histogram, _stretching),
     "BrightnessIncreasing": _brightness,
     "ContrastIncreasing": _contrast,
-    "Equalize": _equalize,
+    "Equalize": partial(_by_histogram, _equalizing),
     "SharpnessIncreasing": _sharpness,
     **dict.fromkeys(("Invert", "PosterizeIncreasing", "SolarizeAdd", "SolarizeIncreasing"), _by_table),
     **dict.fromkeys(("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"), _moved),

@@ -18,7 +18,8 @@ from nextify.data.errors import DataError
 from nextify.data.images import EncodedStore, ImageSet, Labels
 from nextify.data.randomness import AUGMENTATION, ORDER, order, reseed, seeded, words, words_of_rows
 from nextify.data.share import Rows, Share
-from nextify.data.sources.listing import Splitting, members_by_number, split_train
+from nextify.data.sources.listing import members_by_number, split_train
+from nextify.data.sources.parts import Splitting
 from nextify.data.transforms import Square, TrainTransform
 from nextify.paper.recipe import Recipe
 

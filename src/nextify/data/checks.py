@@ -100,7 +100,8 @@ def check(
         _refuse([(listing.images.names[i], reason) for i, reason in unreadable.items()], len(used))
     # An image whose header is whole belongs to the set: a training that it stopped is still the same one.
     wanted = listing
-    listing = replace(listing, train=_among(listing.train, records), test=_among(listing.test, records))
+    train, test = (part[np.isin(part, list(records))] for part in (listing.train, listing.test))
+    listing = replace(listing, train=train, test=test)
     fingerprint = _fingerprint(listing, records)
     readable = _readable(listing, unreadable, to_train) if unreadable else listing
     for what, before, after in (("train", wanted.train, readable.train), ("test", wanted.test, readable.test)):
@@ -245,10 +246,6 @@ def _is_entry(entry: object) -> bool:
         and (height >= 1 and width >= 1 and peak >= 0)
         and (isinstance(digest, str) and isinstance(traits, str))
     )
-
-
-def _among(indices: Indices, records: Records) -> Indices:
-    return indices[[int(i) in records for i in indices]] if len(indices) else indices
 
 
 def _readable(listing: Listing, unreadable: dict[int, str], to_train: bool) -> Listing:

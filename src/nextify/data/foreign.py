@@ -294,12 +294,12 @@ def from_huggingface_config(config: Config) -> Preprocessing:
     """Settings of a transformers ``preprocessor_config.json`` of ConvNeXt; the fit follows from the size, as there."""
     size = config.get("size", 224)
     short = int((size.get("shortest_edge") or size["height"]) if isinstance(size, dict) else size)
-    by_number = {number: name for name, number in _RESAMPLE.items()}
+    by_number, number = {number: name for name, number in _RESAMPLE.items()}, int(config.get("resample", 3))
     return Preprocessing.from_crop_ratio(
         short,
         float(config.get("crop_pct") or 224 / 256) if short < 384 else 1.0,
         fit="crop" if short < 384 else "squash",
-        interpolation=by_number[int(config.get("resample", 3))],
+        interpolation=by_number.get(number, number),  # what is none of ours is refused there
         mean=tuple(config.get("image_mean") or IMAGENET_MEAN),
         std=tuple(config.get("image_std") or IMAGENET_STD),
     )

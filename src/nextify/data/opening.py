@@ -20,12 +20,12 @@ from nextify.data.images import Images, ImageSet, Labels, UniformStore
 from nextify.data.kept import Kept, keep
 from nextify.data.source import EMBEDDED, KINDS, PREFIX, LabelTask, check_source, check_task, is_pattern, source_name
 from nextify.data.sources.annotated import format_of, not_coco
-from nextify.data.sources.folder import ARCHIVES, files_below, list_folder, numpy_files, unlabelled_part
+from nextify.data.sources.folder import ARCHIVES, images_below, list_folder, numpy_files, unlabelled_part
 from nextify.data.sources.hugging_face import list_hugging_face
-from nextify.data.sources.listing import Listing, Splitting, split_train
+from nextify.data.sources.listing import Found, Listing, arrange, split_train
 from nextify.data.sources.manifest import TABLES, list_manifest, list_metadata
 from nextify.data.sources.parquet import holds_images, list_parquet
-from nextify.data.sources.parts import Tested
+from nextify.data.sources.parts import Splitting, Tested
 from nextify.data.sources.shards import shards_in, shards_of
 from nextify.data.sources.tar import list_tar
 from nextify.data.without import without as leave_out
@@ -115,10 +115,10 @@ def open_images(
             if without is not None:
                 raise DataError("the images of cifar10 have no file names for --without: give them as a folder")
             return _cifar10(local, cache)
-        listing = list_folder(local, splitting)
+        listing = arrange(list_folder(local, splitting), splitting)
     else:
         try:
-            listing = _listing(source, splitting)
+            listing = arrange(_found(source, splitting), splitting)
         except DataError as error:
             path = Path(source).expanduser()
             if not path.exists():
@@ -167,7 +167,7 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
         return open_images(source, split_seed=split_seed, **options)
     channels, cache = options.pop("channels", None), options.pop("cache", None)
     bands = None if channels is None else checked(channels)
-    names = sorted(name for name, reason in files_below(path) if not reason)
+    names = sorted(images_below(path))
     labels, everything = np.zeros(len(names), np.int64), np.arange(len(names))
     train, test, note = split_train(labels, Splitting(UNLABELLED_TESTS, split_seed), everything)
     files = Files(path, tuple(names))
@@ -205,7 +205,7 @@ def _channels_of(listing: Listing) -> tuple[int, str]:
     )
 
 
-def _listing(source: str, splitting: Splitting) -> Listing:
+def _found(source: str, splitting: Splitting) -> Found:
     if source.startswith(PREFIX):
         return list_hugging_face(source, splitting)
     check_source(source)
@@ -214,16 +214,16 @@ def _listing(source: str, splitting: Splitting) -> Listing:
     if path.is_dir():
         for ending, list_shards in ((".tar", list_tar), (".parquet", list_parquet)):
             if (shards := shards_in(path, ending, splitting)) is not None:
-                return list_shards(shards, splitting)
+                return list_shards(shards)
         with numpy_files(path):
             return list_metadata(path, splitting) or list_folder(path, splitting)
     pattern = is_pattern(source) and suffix in (".tar", ".parquet")
     if path.exists() and not path.is_file():
         raise DataError(f"{printable(source)} is not a regular file: give {KINDS}")
     if suffix == ".tar":
-        return list_tar(shards_of(source, splitting), splitting)
+        return list_tar(shards_of(source, splitting))
     if suffix == ".parquet" and (pattern or holds_images(path)):
-        return list_parquet(shards_of(source, splitting), splitting)
+        return list_parquet(shards_of(source, splitting))
     if suffix in TABLES:
         return list_manifest(path, splitting)
     if path.name.lower().endswith(ARCHIVES):

@@ -14,9 +14,8 @@ from torch.export import Dim, ExportedProgram
 
 from nextify.deploy.prepare import Prepare
 from nextify.deploy.runners import Exported, Format, MissingExtra, Precision, needs, quiet
-from nextify.networks.ensemble import Classifier
 from nextify.networks.layers import Pointwise
-from nextify.networks.network import Block
+from nextify.networks.network import Block, Classifier
 from nextify.system.native import compiler
 from nextify.tasks.classification import Inference
 from nextify.weights import Preprocessing

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, assert_never
 import torch
 from torch import Tensor, nn
 
-from nextify.networks.layout import Activation, Conv, Layer, MaxPool, Norm, ResponseNorm, UnknownLayer
+from nextify.networks.layout import Activation, Conv, Layer, MaxPool, Norm, UnknownLayer
 
 LAYER_NORM_EPS = 1e-6
 """The released ConvNeXt's. Batch norm keeps torch's 1e-5, like torchvision's ResNet."""
@@ -102,6 +102,8 @@ def norm(layer: Norm) -> nn.Module:
             return BatchNorm(layer.channels)
         case "layer":
             return LayerNorm(layer.channels, eps=LAYER_NORM_EPS)
+        case "response":
+            return GlobalResponseNorm(layer.channels)
         case _:
             assert_never(layer.kind)
 
@@ -117,7 +119,6 @@ def activation(layer: Activation) -> nn.Module:
             assert_never(layer.kind)
 
 
-@module_of(ResponseNorm)
 class GlobalResponseNorm(nn.Module):
     """ConvNeXt-V2's response norm on ``(N, H, W, C)``: channels compete by their norms over all pixels.
 
@@ -126,10 +127,10 @@ class GlobalResponseNorm(nn.Module):
 
     undecayed: ClassVar = ("weight", "bias")
 
-    def __init__(self, norm: ResponseNorm) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(norm.channels))
-        self.bias = nn.Parameter(torch.zeros(norm.channels))
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)  # (N, 1, 1, C)

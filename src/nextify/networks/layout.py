@@ -97,20 +97,6 @@ class _Window(Layer):
         return (side - 1) * self.stride + self.kernel_size - 2 * self.padding
 
 
-class _Affine(Layer):
-    """A layer that learns a weight and a bias per channel."""
-
-    channels: int
-
-    @property
-    def parameters(self) -> int:
-        return 2 * self.channels
-
-    @property
-    def outputs(self) -> int:
-        return self.channels
-
-
 @dataclass(frozen=True)
 class Conv(_Window):
     in_channels: int
@@ -148,13 +134,23 @@ class Conv(_Window):
 
 
 @dataclass(frozen=True)
-class Norm(_Affine):
-    kind: NormKind
+class Norm(Layer):
+    """Learns a weight and a bias per channel. ``response``: ConvNeXt-V2's global response normalization."""
+
+    kind: NormKind | Literal["response"]
     channels: int
 
     @property
     def label(self) -> str:
-        return {"batch": "BN", "layer": "LN"}[self.kind]
+        return {"batch": "BN", "layer": "LN", "response": "GRN"}[self.kind]
+
+    @property
+    def parameters(self) -> int:
+        return 2 * self.channels
+
+    @property
+    def outputs(self) -> int:
+        return self.channels
 
 
 @dataclass(frozen=True)
@@ -177,12 +173,6 @@ class MaxPool(_Window):
     @property
     def label(self) -> str:
         return f"max pool {self.window}"
-
-
-@dataclass(frozen=True)
-class ResponseNorm(_Affine):
-    channels: int
-    label = "GRN"
 
 
 Named = tuple[tuple[str, Layer], ...]
@@ -353,7 +343,7 @@ def _block(design: Design, width: int, channels: int, stride: int) -> BlockSpec:
             if design.activations == "between_pointwise":
                 branch.append(("activation", Activation(design.activation)))
             if design.response_norm == "global":
-                branch.append(("response_norm", ResponseNorm(hidden)))
+                branch.append(("response_norm", Norm("response", hidden)))
         branch.append((name, layer))
         if norm_everywhere:
             branch.append((f"{name}_norm", Norm(design.norm, layer.out_channels)))

@@ -4,7 +4,7 @@ Images come in as ``(N, channels, H, W)`` in any memory format; inside, activati
 Parameters are named as in the Layout: ``stem.conv``, ``stages.2.downsample.norm``, ``stages.2.blocks.0.pointwise1``, ….
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -167,3 +167,20 @@ class ConvNet(Trunk):
 
     def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return super().__call__(images, *args, **kwargs)  # type: ignore[no-any-return]
+
+
+class Ensemble(nn.Module):
+    """Networks of one design, and the mean of their logits."""
+
+    def __init__(self, members: Sequence[ConvNet]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.smallest_image = members[0].smallest_image
+        """Shortest side of an image in pixels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(N, K)`` logits of ``images (N, C, H, W)``."""
+        return torch.stack([member(images) for member in self.members]).mean(0)
+
+
+Classifier = ConvNet | Ensemble

@@ -19,7 +19,7 @@ from nextify.data import DataError, Images
 from nextify.data.batches import divided
 from nextify.data.dense.annotations import DenseImages
 from nextify.data.dense.placement import canvas_of
-from nextify.data.normalization import measured
+from nextify.data.images import measured
 from nextify.data.preflight import Preflight, preflight
 from nextify.fitting.fit import Change, calibration_share, fit, for_optimizer, without_average
 from nextify.fitting.scale import scale

@@ -39,11 +39,11 @@ def masked_start(request: Request, notes: list[str]) -> tuple[About | None, Mapp
         return None, None
     own = Path(request.weights).exists() and is_bundle(request.weights)
     found = find_autoencoder(request.weights, None if own else request.model)
-    about = found.about
+    about, state = found.bundle.about, found.bundle.state
     if own and about.name and about.name != request.model:
         raise WeightsError(f"{request.weights} holds {about.name}, not {request.model}: name {about.name}")
     if about.in_channels != 3:
         raise WeightsError(f"{request.weights} takes {about.in_channels} channels, but training uses 3")
     notes += [f"starts from {request.weights}, licence {about.licence}", *found.notes]
-    notes.append("the decoder starts from them too" if found.decoder else "the decoder is new")
-    return about, found.state
+    notes.append("the decoder starts from them too" if "mask_token" in state else "the decoder is new")
+    return about, state

@@ -6,7 +6,7 @@ bundle, which holds the encoder alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save
@@ -16,51 +16,35 @@ from nextify.networks.masked.design import RATIO, MaskedDesign, fitted_masks
 from nextify.networks.masked.network import MaskedAutoencoder
 from nextify.paper.design import Design
 from nextify.system.files import write_bytes_atomic
-from nextify.weights.bundle import About, explain, is_bundle, located
-from nextify.weights.design_detection import differences
-from nextify.weights.naming import State, WeightsError
+from nextify.weights.bundle import is_bundle, located
+from nextify.weights.design_detection import differences, shapes
+from nextify.weights.naming import State, Table, WeightsError, shaped, smallest
 from nextify.weights.reading import read_weights
-from nextify.weights.sources import find
+from nextify.weights.sources import Source, find
 
 DECODER = "decoder.safetensors"
-_OFFICIAL = (
-    ("projection.", "proj."),
-    ("mask_token", "mask_token"),
-    ("decoder.spatial.", "decoder.0.dwconv."),
-    ("decoder.norm.", "decoder.0.norm."),
-    ("decoder.pointwise1.", "decoder.0.pwconv1."),
-    ("decoder.response_norm.weight", "decoder.0.grn.gamma"),
-    ("decoder.response_norm.bias", "decoder.0.grn.beta"),
-    ("decoder.pointwise2.", "decoder.0.pwconv2."),
-    ("prediction.", "pred."),
-)
-"""How our names begin, and theirs."""
-_CHANNELS_FIRST = ("projection.weight", "prediction.weight")
-"""1x1 convolutions of theirs."""
+_DECODER = Table.read("official", """
+projection.weight               proj.weight              O,I,1,1
+projection.bias                 proj.bias
+mask_token                      mask_token               1,C,1,1
+decoder.spatial.*               decoder.0.dwconv.*
+decoder.norm.*                  decoder.0.norm.*
+decoder.pointwise1.*            decoder.0.pwconv1.*
+decoder.response_norm.weight    decoder.0.grn.gamma      1,1,1,C
+decoder.response_norm.bias      decoder.0.grn.beta       1,1,1,C
+decoder.pointwise2.*            decoder.0.pwconv2.*
+prediction.weight               pred.weight              O,I,1,1
+prediction.bias                 pred.bias
+""")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class FoundAutoencoder:
-    """The weights of an autoencoder as they were found."""
-
-    about: About
-    state: State
-    """As ``MaskedAutoencoder`` names them; without a decoder's tensors where there are none."""
-    notes: tuple[str, ...]
-
-    @property
-    def decoder(self) -> bool:
-        """Whether they have a decoder."""
-        return "mask_token" in self.state
-
-
-def find_autoencoder(source: str | Path, design: str | Design | None = None) -> FoundAutoencoder:
-    """Read an encoder from anywhere, and its decoder from the same file or from beside a bundle of ours. Raises
-    ``WeightsError`` as for ``weights.load``."""
+def find_autoencoder(source: str | Path, design: str | Design | None = None) -> Source:
+    """Read an encoder from anywhere, and its decoder, if there is one, from the same file or from beside a bundle of
+    ours; tensors have the names of ``MaskedAutoencoder``. Raises ``WeightsError`` as for ``weights.load``."""
     found = find(source, design)
     found.bundle.about.check_single("a pre-training")
     state = {f"encoder.{n}": t for n, t in found.bundle.state.items() if not n.startswith("head.classifier.")}
-    return FoundAutoencoder(found.bundle.about, state | _decoder(Path(source)), found.notes)
+    return replace(found, bundle=replace(found.bundle, state=state | _decoder(Path(source))))
 
 
 def _decoder(path: Path) -> State:
@@ -77,13 +61,10 @@ def decoder_in_our_names(state: Mapping[str, Tensor]) -> State:
         return {}
     prefix = token.removesuffix("mask_token")
     found: State = {}
-    for ours, theirs in _OFFICIAL:
-        for name, tensor in state.items():
-            if name.startswith(prefix + theirs):
-                own = ours + name.removeprefix(prefix + theirs)
-                if "response_norm" in own or own == "mask_token":
-                    tensor = tensor.reshape(-1)
-                found[own] = tensor.flatten(1) if own in _CHANNELS_FIRST else tensor
+    for name, tensor in state.items():
+        ours = _DECODER.to_ours(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if ours is not None:
+            found[ours] = smallest(tensor, ours)
     return found
 
 
@@ -92,24 +73,16 @@ def save_decoder(folder: Path, state: Mapping[str, Tensor]) -> None:
     ``OSError`` where it cannot be written."""
     found = {}
     for name, tensor in state.items():
-        for ours, theirs in _OFFICIAL:
-            if name.startswith(ours):
-                tensor = tensor.detach().cpu()
-                if "response_norm" in name:
-                    tensor = tensor[None, None, None]
-                elif name == "mask_token":
-                    tensor = tensor[None, :, None, None]
-                elif name in _CHANNELS_FIRST:
-                    tensor = tensor[..., None, None]
-                found[theirs + name.removeprefix(ours)] = tensor.contiguous().clone()
+        theirs, shape = _DECODER.to_theirs(name)
+        if theirs is not None:
+            found[theirs] = shaped(tensor.detach().cpu(), shape).contiguous().clone()
     write_bytes_atomic(folder / DECODER, save(found, {"format": "pt"}))
 
 
 def check_fits(state: Mapping[str, Tensor], model: MaskedAutoencoder, source: str) -> None:
     """Raises ``WeightsError`` where an encoder and decoder in our names are not a model's in names and shapes."""
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     try:
-        explain(differences(state, own), source)
+        differences(state, shapes(model)).refuse(source)
     except WeightsError as error:
         raise WeightsError(f"{error}\nif {DECODER} belongs to another network, remove it, and a new decoder is "
                            f"trained") from None  # fmt: skip
@@ -128,13 +101,13 @@ def load_autoencoder(
     Raises:
         WeightsError: there is no decoder, or the weights are no autoencoder's.
     """
-    found = find_autoencoder(source, design)
-    if not found.decoder:
+    bundle = find_autoencoder(source, design).bundle
+    if "mask_token" not in bundle.state:
         raise WeightsError(f"{source} has an encoder but no decoder, so it cannot reconstruct images: train one with "
                            f"nextify pretrain --weights {source}")  # fmt: skip
-    masks, _ = fitted_masks(found.about.design, image_size, mask_ratio)
-    width = found.state["mask_token"].numel()
-    model = MaskedAutoencoder(MaskedDesign(found.about.design, masks.unit, mask_ratio, width))
-    check_fits(found.state, model, str(source))
-    model.load_state_dict(found.state)
+    masks, _ = fitted_masks(bundle.about.design, image_size, mask_ratio)
+    width = bundle.state["mask_token"].numel()
+    model = MaskedAutoencoder(MaskedDesign(bundle.about.design, masks.unit, mask_ratio, width))
+    check_fits(bundle.state, model, str(source))
+    model.load_state_dict(bundle.state)
     return model.eval()

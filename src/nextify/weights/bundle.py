@@ -27,7 +27,7 @@ from nextify.paper.recipe import Recipe
 from nextify.system.files import JSON_FILE as JSON_FILE
 from nextify.system.files import followed, fresh_folder, occupied, write_bytes_atomic, write_json_atomic
 from nextify.system.text import plural, printable, shortened
-from nextify.weights.design_detection import differences, mismatches
+from nextify.weights.design_detection import Misfit, differences, mismatches, shapes
 from nextify.weights.dialects import licence_terms
 from nextify.weights.naming import State, WeightsError
 from nextify.weights.reading import ExportError, parse_json, read_json, read_weights
@@ -205,38 +205,13 @@ def from_json(content: Mapping[str, Any], path: str | Path) -> About:
             f"{path} holds a network for {printable(str(content['task']))}, but a classifier is needed: give the "
             f"bundle of a classifier (docs/dense.md#not-there-yet)"
         )
-    values = dict(content)
     try:
-        for name, least in (("num_classes", 0), ("in_channels", 0), ("members", 1)):
-            if name in values and (type(values[name]) is not int or values[name] < least):
-                raise WeightsError(f"{name} must be a whole number from {least}, got {shortened(values[name])}")
-        temperature = values.get("temperature", 1.0)
-        if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
-            raise WeightsError(f"temperature must be a number above 0, got {shortened(temperature)}")
-        for name in ("name", "licence", "source", "nextify"):
-            if name in values and not isinstance(values[name], str):
-                raise WeightsError(f"{name} must be text, got {shortened(values[name])}")
-        for name in ("classes", "metrics", "thresholds"):
-            if name in values and not isinstance(values[name], list):
-                raise WeightsError(f"{name} must be a list, got {shortened(values[name])}")
-        if bool(values.get("thresholds")) is not ("task" in values):
+        values = _values(About, content, ("design", "num_classes", "preprocessing"))
+        if bool(values.get("thresholds")) is not ("task" in content):
             raise WeightsError("a network for several labels has a task and thresholds, and others have neither")
-        for name in ("design", "num_classes", "preprocessing"):
-            if name not in values:
-                raise WeightsError(f"it has no {name}")
-        for name in ("design", "preprocessing"):
-            if not isinstance(values[name], dict):
-                raise WeightsError(f"{name} must be an object, got {shortened(values[name])}")
         values["design"] = Design.from_dict(values["design"])
-        if (recipe := values.get("recipe")) is not None:
-            values["recipe"] = Recipe.from_dict(recipe)
         values["preprocessing"] = _fill(Preprocessing, values["preprocessing"])
-        values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
-        for metric in values["metrics"]:
-            kinds = ((metric.name, str), (metric.value, int | float), (metric.dataset, str), (metric.provenance, str))
-            if not all(isinstance(value, kind) for value, kind in kinds) or type(metric.images) is not int:
-                raise WeightsError(f"metrics must each have a name, numbers and text, got {shortened(metric)}")
-        about: About = _fill(About, {k: v for k, v in values.items() if k in {f.name for f in fields(About)}})
+        about: About = _fill(About, values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or was edited: {error}") from error
     return about
@@ -265,25 +240,59 @@ def dense_from_json(content: Mapping[str, Any], path: str | Path) -> DenseAbout:
     _check_json(content, path)
     if not _is_dense(content):
         raise WeightsError(f"{path} holds a classifier, but a detector or segmenter is needed: give the bundle of one")
-    values = {k: v for k, v in content.items() if k in {f.name for f in fields(DenseAbout)}}
     try:
+        values = _values(DenseAbout, content, ("design", "classes", "canvas", "mean", "std"))
         values["design"] = DenseDesign.from_dict(values["design"])
-        if values.get("recipe") is not None:
-            values["recipe"] = Recipe.from_dict(values["recipe"])
-        values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
-        ids, ignored = values.get("category_ids", []), values.get("ignore_index")
-        if not isinstance(ids, list) or (ids and len(ids) != len(values["classes"])):
+        if (ids := values.get("category_ids")) and len(ids) != len(values["classes"]):
             raise WeightsError(f"category_ids must be one number or text for each class, got {shortened(ids)}")
-        if ids and not all(type(i) in (int, float, str) for i in ids):
-            raise WeightsError(f"category_ids must be numbers or texts, got {shortened(ids)}")
-        if ignored is not None and (type(ignored) is not int or not 0 <= ignored <= IGNORED):
-            raise WeightsError(f"ignore_index must be a whole number from 0 to {IGNORED}, got {shortened(ignored)}")
         about: DenseAbout = _fill(DenseAbout, values)
         if about.task != content["task"]:
             raise WeightsError(f"a {about.design.head} head is for {about.task}, not {shortened(content['task'])}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(f"{path} is damaged or was edited: {error}") from error
     return about
+
+
+def _are(values: Any, *kinds: type) -> bool:
+    return isinstance(values, list) and all(type(value) in kinds for value in values)
+
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("num_classes", "in_channels"), ("a whole number from 0", lambda v: type(v) is int and v >= 0)),
+    "members": ("a whole number from 1", lambda v: type(v) is int and v >= 1),
+    "temperature": ("a number above 0", lambda v: type(v) in (int, float) and 0 < v < math.inf),
+    **dict.fromkeys(("name", "licence", "source", "nextify"), ("text", lambda v: isinstance(v, str))),
+    "classes": ("names (text)", lambda v: _are(v, str)),
+    **dict.fromkeys(("metrics", "thresholds"), ("a list", lambda v: isinstance(v, list))),
+    **dict.fromkeys(("design", "preprocessing"), ("an object", lambda v: isinstance(v, dict))),
+    "canvas": ("two whole numbers from 1", lambda v: _are(v, int) and len(v) == 2 and min(v) >= 1),
+    "mean": ("three numbers", lambda v: _are(v, int, float) and len(v) == 3),
+    "std": ("three numbers above 0", lambda v: _are(v, int, float) and len(v) == 3 and min(v) > 0),
+    "category_ids": ("numbers or texts", lambda v: _are(v, int, float, str)),
+    "ignore_index": (
+        f"a whole number from 0 to {IGNORED}",
+        lambda v: v is None or (_are([v], int) and 0 <= v <= IGNORED),
+    ),
+}
+"""What the fields of a bundle's JSON must be."""
+
+
+def _values(kind: type[Any], content: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
+    """The fields of ``kind`` in a bundle's JSON. Raises ``WeightsError`` for one that is missing or odd."""
+    if lacking := [name for name in needed if name not in content]:
+        raise WeightsError(f"it has no {lacking[0]}")
+    values = {field.name: content[field.name] for field in fields(kind) if field.name in content}
+    for name, (what, fits) in _FIELDS.items():
+        if name in values and not fits(values[name]):
+            raise WeightsError(f"{name} must be {what}, got {shortened(values[name])}")
+    if values.get("recipe") is not None:
+        values["recipe"] = Recipe.from_dict(values["recipe"])
+    values["metrics"] = tuple(_fill(Metric, metric) for metric in values.get("metrics", ()))
+    for metric in values["metrics"]:
+        kinds = ((metric.name, str), (metric.value, int | float), (metric.dataset, str), (metric.provenance, str))
+        if not all(isinstance(value, kind) for value, kind in kinds) or type(metric.images) is not int:
+            raise WeightsError(f"metrics must each have a name, numbers and text, got {shortened(metric)}")
+    return values
 
 
 def any_from_json(content: Mapping[str, object], path: str | Path) -> About | DenseAbout:
@@ -329,7 +338,7 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About | De
     from safetensors.torch import save
 
     path = Path(path)
-    explain(_mismatches(state, about), f"the weights for {path}")
+    _misfit(state, about).refuse(f"the weights for {path}")
     content = signed_json(about)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
@@ -347,7 +356,7 @@ def save_bundle(path: str | Path, state: Mapping[str, Tensor], about: About | De
 
 
 def save_ensemble(path: str | Path, bundles: Sequence[str | Path], metrics: tuple[Metric, ...] = ()) -> Path:
-    """Write one bundle of several classifiers, whose logits are averaged when it is used (``networks/ensemble.py``).
+    """Write one bundle of several classifiers, whose logits are averaged when it is used (``networks/network.py``).
 
     A member's temperature goes into its classifier. The cost is that of all members.
 
@@ -451,7 +460,7 @@ def _read(path: Path, parsed: Callable[[Mapping[str, object], Path], AnyAbout]) 
         if text is None:
             raise WeightsError(f"{path} is not a nextify bundle; nextify.weights.load reads other libraries' files")
         about = parsed(_object(text, path), path)
-    explain(_mismatches(file.state, about), str(path))
+    _misfit(file.state, about).refuse(str(path))
     return about, file.state
 
 
@@ -465,9 +474,7 @@ def stated(path: str | Path) -> About | DenseAbout | None:
     return None if text is None else any_from_json(_object(text, path), path)
 
 
-def _mismatches(
-    state: Mapping[str, Tensor], about: About | DenseAbout
-) -> tuple[list[str], list[str], list[str]] | None:
+def _misfit(state: Mapping[str, Tensor], about: About | DenseAbout) -> Misfit:
     if isinstance(about, About):
         if about.members > len(state):
             raise WeightsError(
@@ -475,8 +482,7 @@ def _mismatches(
             )
         return mismatches(state, about.design, about.num_classes, about.in_channels, about.members)
     with torch.device("meta"):
-        network = DenseNetwork(about.design, about.num_classes, about.canvas)
-    return differences(state, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+        return differences(state, shapes(DenseNetwork(about.design, about.num_classes, about.canvas)))
 
 
 def _object(text: str, path: Path) -> dict[str, object]:
@@ -511,15 +517,3 @@ def chosen_bands(path: str | Path) -> Bands | None:
     """The bands of an image that a bundle was trained on; None for colours, and for what is no bundle."""
     about = stated(path)
     return about.preprocessing.bands if isinstance(about, About) else None
-
-
-def explain(problems: tuple[list[str], list[str], list[str]] | None, what: str) -> None:
-    """One readable error for (missing, unexpected, misshapen) tensors; none where there are no problems."""
-    if problems is None:
-        return
-    lines = []
-    for title, names in zip(("missing", "unexpected", "misshapen"), problems, strict=True):
-        if names:
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            lines.append(f"  {title} ({len(names)}): {', '.join(names[:8])}{more}")
-    raise WeightsError("\n".join([f"{what} does not fit the design:", *lines]))

@@ -1,11 +1,12 @@
 """Which design a state dict holds, read off its tensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextify.networks.layout import layout
 from nextify.networks.network import ConvNet
@@ -94,12 +95,40 @@ def channel_count(state: Mapping[str, Tensor]) -> int:
     return state["stem.conv.weight"].shape[1]
 
 
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of a network's tensors, by their names."""
+
+
+class Misfit(NamedTuple):
+    """Tensors that are not as a network has them; false where all are."""
+
+    missing: Sequence[str] = ()
+    unexpected: Sequence[str] = ()
+    misshapen: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return any(map(len, self))
+
+    def refuse(self, what: str) -> None:
+        """Raise one readable ``WeightsError`` where any tensor does not fit."""
+        lines = [
+            f"  {title} ({len(names)}): {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+            for title, names in self._asdict().items()
+            if names
+        ]
+        if lines:
+            raise WeightsError("\n".join([f"{what} does not fit the design:", *lines]))
+
+
+def shapes(network: nn.Module) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
 @lru_cache(maxsize=128)
-def expected_shapes(design: Design, num_classes: int, in_channels: int) -> Mapping[str, tuple[int, ...]]:
+def expected_shapes(design: Design, num_classes: int, in_channels: int) -> Shapes:
     """Name and shape of every tensor of a design's network, without allocating it."""
     with torch.device("meta"):
-        net = ConvNet(layout(design, in_channels), num_classes)
-    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+        return shapes(ConvNet(layout(design, in_channels), num_classes))
 
 
 def mismatches(
@@ -108,11 +137,9 @@ def mismatches(
     num_classes: int | None = None,
     in_channels: int | None = None,
     members: int = 1,
-) -> tuple[list[str], list[str], list[str]] | None:
-    """(missing, unexpected, misshapen) tensors in our names, or None where all is as the design has it.
-
-    A batch norm's counter may be missing, as in files older than the counter.
-    """
+) -> Misfit:
+    """What of tensors in our names does not fit a design; a batch norm's counter may be missing, as in files older than
+    the counter."""
     classes = class_count(state) if num_classes is None else num_classes
     channels = channel_count(state) if in_channels is None else in_channels
     expected = expected_shapes(design, classes, channels)
@@ -121,9 +148,7 @@ def mismatches(
     return differences(state, expected)
 
 
-def differences(
-    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], optional: str = ""
-) -> tuple[list[str], list[str], list[str]] | None:
+def differences(state: Mapping[str, Tensor], expected: Shapes, optional: str = "") -> Misfit:
     """``mismatches`` with given names and shapes; names that begin with ``optional``, if any, may be missing."""
     spared = {n for n in expected if n.endswith("num_batches_tracked") or (optional and n.startswith(optional))}
     missing = [n for n in expected if n not in state and n not in spared]
@@ -133,4 +158,4 @@ def differences(
         for n in expected
         if n in state and tuple(state[n].shape) != expected[n]
     ]
-    return (missing, unexpected, misshapen) if missing or unexpected or misshapen else None
+    return Misfit(missing, unexpected, misshapen)

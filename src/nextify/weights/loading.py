@@ -10,14 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from nextify.data.preprocessing import Preprocessing
-from nextify.networks.ensemble import Classifier, Ensemble
 from nextify.networks.layout import layout
-from nextify.networks.network import ConvNet
+from nextify.networks.network import Classifier, ConvNet, Ensemble
 from nextify.paper.design import Design
 from nextify.system.text import printable
-from nextify.weights.bundle import About, explain
+from nextify.weights.bundle import About
 from nextify.weights.class_names import ClassOrder
-from nextify.weights.design_detection import channel_count, class_count, differences, expected_shapes, infer_design
+from nextify.weights.design_detection import (
+    channel_count,
+    class_count,
+    differences,
+    expected_shapes,
+    infer_design,
+    shapes,
+)
 from nextify.weights.naming import State, WeightsError, recognize
 from nextify.weights.sources import find
 
@@ -109,7 +115,10 @@ def load(
         about = replace(about, num_classes=classes, classes=(), thresholds=(), metrics=())
     if channels != about.in_channels:
         about = replace(about, in_channels=channels, metrics=())
-    about = replace(about, preprocessing=_in_gray(about.preprocessing, channels))
+    settings = about.preprocessing
+    if channels == 1 and settings.channels != 1:  # the mean over the colours, as in timm
+        gray = replace(settings, mean=(sum(settings.mean) / 3,), std=(sum(settings.std) / 3,))
+        about = replace(about, preprocessing=gray)
     _log(about, source, notes)
     return Loaded(model.eval(), about, tuple(notes), found.output_norms)
 
@@ -117,13 +126,6 @@ def load(
 def _log(about: About, source: str | Path, notes: Sequence[str]) -> None:
     for line in (f"{about.name or 'model'}: weights from {source}, licence {about.licence}", *notes):
         log.warning("%s", printable(line))
-
-
-def _in_gray(settings: Preprocessing, channels: int) -> Preprocessing:
-    """For a network of one channel the mean over the colours, as in timm; otherwise the same settings."""
-    if channels != 1 or settings.channels == 1:
-        return settings
-    return replace(settings, mean=(sum(settings.mean) / 3,), std=(sum(settings.std) / 3,))
 
 
 def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False, adapt_stem: bool = False) -> About:
@@ -152,8 +154,7 @@ def load_into(model: nn.Module, source: str | Path, *, adapt_head: bool = False,
 
 
 def _put(model: nn.Module, state: Mapping[str, Tensor], *, keep_head: bool = True) -> None:
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    explain(differences(state, own, "head.classifier." if keep_head else ""), "the state dict")
+    differences(state, shapes(model), "head.classifier." if keep_head else "").refuse("the state dict")
     model.load_state_dict(dict(state), strict=False)
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from torch import Tensor
 
@@ -206,6 +206,12 @@ class Table:
     rows: tuple[tuple[str, str, str], ...]
     """Templates of our name and theirs, and their shape."""
 
+    @classmethod
+    def read(cls, naming: Naming, text: str) -> Self:
+        """The table of a text with one row per line."""
+        lines = [[*line.split(maxsplit=2), ""] for line in text.splitlines() if line.strip()]
+        return cls(naming, tuple((ours, theirs, shape.strip()) for ours, theirs, shape, *_ in lines))
+
     def to_ours(self, name: str) -> str | None:
         """Our name of their tensor; None where the table has no row for it."""
         for ours, theirs, _ in self.rows:
@@ -229,10 +235,7 @@ def table(naming: Naming, family: Family | None) -> Table | None:
     if naming == "nextify":
         return Table(naming, tuple((name, name, "") for name in _own_names()))
     text = _TABLES.get((naming, family))
-    if text is None:
-        return None
-    lines = [[*line.split(maxsplit=2), ""] for line in text.splitlines() if line.strip()]
-    return Table(naming, tuple((ours, theirs, shape.strip()) for ours, theirs, shape, *_ in lines))
+    return None if text is None else Table.read(naming, text)
 
 
 def _own_names() -> list[str]:
@@ -300,7 +303,7 @@ def recognize(state: Mapping[str, Tensor]) -> Recognized:
             f"these weights have none of the names that nextify, official ConvNeXt, timm, torchvision or Hugging Face "
             f"use for ConvNeXt or ResNet (they begin with {shown}); rename them to one of those first"
         )
-    tensors = {our: _smallest(state[their], our) for their, our in names.items()}
+    tensors = {our: smallest(state[their], our) for their, our in names.items()}
     norms = {name: tensors.pop(name) for name in list(tensors) if name.startswith("norms.")}
     notes = of_prefix + of_release
     if norms:
@@ -318,14 +321,13 @@ def _whole(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
-def _smallest(tensor: Tensor, our_name: str) -> Tensor:
+def smallest(tensor: Tensor, our_name: str) -> Tensor:
     """Our shape of a foreign tensor: 1x1 convolutions as matrices, scales and response norms as vectors."""
-    if our_name.endswith(("layer_scale", "response_norm.weight", "response_norm.bias")):
+    if our_name.endswith(("layer_scale", "response_norm.weight", "response_norm.bias", "mask_token")):
         return tensor.reshape(-1) if tensor.numel() == max(tensor.shape, default=0) else tensor
-    matrix = ".pointwise1." in our_name or ".pointwise2." in our_name or ".shortcut.conv." in our_name
-    if matrix and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
-        return tensor[:, :, 0, 0]
-    return tensor
+    matrix = our_name.endswith(("pointwise1.weight", "pointwise2.weight", "shortcut.conv.weight", "projection.weight",
+                                "prediction.weight"))  # fmt: skip
+    return tensor[:, :, 0, 0] if matrix and tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
 
 
 # timm's models narrower than tiny (atto, femto, pico, nano) have conv_mlp: their 1x1 layers are convolutions.
@@ -358,7 +360,9 @@ def rename(state: Mapping[str, Tensor], design: Design, naming: Naming) -> State
         theirs, shape = names.to_theirs(name)
         if theirs is None:
             raise WeightsError(f"{naming} has no name for {name}; write these weights as nextify")
-        renamed[theirs] = _shaped(tensor, shape, design)
+        if shape.startswith("narrow "):
+            shape = shape.removeprefix("narrow ") if design.widths[0] < _TIMM_CONV_MLP_BELOW else ""
+        renamed[theirs] = shaped(tensor, shape)
     return renamed
 
 
@@ -377,10 +381,8 @@ def _limits(design: Design, naming: Naming) -> str:
     return ""
 
 
-def _shaped(tensor: Tensor, shape: str, design: Design) -> Tensor:
-    """A tensor that we keep in its smallest form, as a library shapes it."""
-    if shape == "O,I,1,1" or (shape == "narrow O,I,1,1" and design.widths[0] < _TIMM_CONV_MLP_BELOW):
-        return tensor[:, :, None, None]
-    if shape == "C,1,1":
-        return tensor[:, None, None]
-    return tensor[None, None, None, :] if shape == "1,1,1,C" else tensor
+def shaped(tensor: Tensor, shape: str) -> Tensor:
+    """A tensor that we keep in its smallest form, with a further axis for each ``1`` of ``shape``; as it is for an
+    empty one."""
+    axes = shape.split(",") if shape else []
+    return tensor[tuple(None if axis == "1" else slice(None) for axis in axes)]

@@ -17,9 +17,9 @@ from nextify.networks.layers import LAYER_NORM_EPS
 from nextify.networks.zoo import designs, find_design
 from nextify.paper.design import Design
 from nextify.system.text import some
-from nextify.weights.bundle import About, Bundle, explain, is_bundle, load_bundle
+from nextify.weights.bundle import About, Bundle, is_bundle, load_bundle
 from nextify.weights.class_names import ClassOrder, class_names, given_names, names_beside
-from nextify.weights.design_detection import channel_count, class_count, infer_design, mismatches
+from nextify.weights.design_detection import Misfit, channel_count, class_count, infer_design, mismatches
 from nextify.weights.dialects import licence, licence_terms
 from nextify.weights.hub import pull
 from nextify.weights.naming import Naming, Recognized, State, WeightsError, recognize
@@ -200,12 +200,11 @@ def require_fit(recognized: Recognized, design: Design, where: str) -> None:
         foreign = recognized.table.to_theirs(name)[0]
         return entry if foreign in (None, name) else f"{foreign} ({name}){space}{rest}"
 
-    problems = mismatches(recognized.state, design) or ([], [], [])
-    missing, unexpected, misshapen = ([theirs(entry) for entry in entries] for entries in problems)
-    unexpected = [*recognized.unexpected, *unexpected]
-    if missing or unexpected or misshapen:
-        name = name_of(design) or "the design detected"
-        explain((missing, unexpected, misshapen), f"{where} ({recognized.naming}'s names, {name})")
+    misfit = mismatches(recognized.state, design)
+    missing, unexpected, misshapen = ([theirs(entry) for entry in entries] for entries in misfit)
+    name = name_of(design) or "the design detected"
+    misfit = Misfit(missing, [*recognized.unexpected, *unexpected], misshapen)
+    misfit.refuse(f"{where} ({recognized.naming}'s names, {name})")
 
 
 def _assumed(naming: Naming, name: str, classes: int) -> Preprocessing:

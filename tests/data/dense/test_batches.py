@@ -181,7 +181,7 @@ def test_a_large_image_is_reduced_once() -> None:
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_test_batches_hold_each_image_once(task: DenseTask, count: int) -> None:
     images = rectangles(task)
-    parts = [DenseTestBatches(images, CANVAS, 2, rank, count, masks=True) for rank in range(count)]
+    parts = [DenseTestBatches(images, CANVAS, 2, rank, count) for rank in range(count)]
     assert [len(part) for part in parts] == [3 if count == 1 else 2] * count
     seen = []
     for part in parts:
@@ -193,8 +193,7 @@ def test_test_batches_hold_each_image_once(task: DenseTask, count: int) -> None:
                 seen.append(target.image)
                 assert target.placement == fitting(images.sizes[max(0, target.image)].tolist(), CANVAS)
                 if isinstance(target, Target):
-                    assert target.masks is not None
-                    assert len(target.masks) == (target.image >= 0)
+                    assert len(target.boxes) == (target.image >= 0)
                 else:
                     np.testing.assert_array_equal(target.mask, images.mask(max(0, target.image)))
     assert sorted(seen) == [-1] * (count - 1) + list(range(6))

@@ -419,6 +419,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+def test_a_data_yaml_without_parts(tmp_path: Path) -> None:
+    source = yolo(tmp_path)
+    (source / "data.yaml").write_text("path: .\nnames: [cat, dog]\n")
+    with pytest.raises(DataError, match=r"[^ ] has no train: of data\.yaml: add train: of data\.yaml"):
+        open_dense(source)
+    with pytest.raises(DataError, match="has no images: add some"):
+        open_dense(source, to_train=False)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_bad_annotations_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
     build, message = REFUSED[name]

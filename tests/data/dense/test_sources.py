@@ -35,6 +35,7 @@ from tests.data.dense.layouts import (
     write,
     xml,
     yolo,
+    yolo_bare,
     yolo_coco8,
 )
 from tests.helpers import save_noise
@@ -77,6 +78,17 @@ def test_masks_with_a_text_beside_them_are_no_yolo(tmp_path: Path) -> None:
     root = masks_inner(tmp_path)
     (root / "masks" / "README.txt").write_text("who drew them")
     assert recognize(root) == "segmentation"
+
+
+@pytest.mark.parametrize(("build", "folder"), [(yolo_bare, "labels"), (masks_inner, "masks")])
+def test_annotations_may_lie_in_linked_folders(build: Build, folder: str, tmp_path: Path) -> None:
+    source = build(tmp_path / "set")
+    there = open_dense(source).fingerprint
+    for part in PARTS:
+        (source / folder / part).rename(tmp_path / part)
+        (source / folder / part).symlink_to(tmp_path / part)
+    (source / folder / "again").symlink_to(source)
+    assert open_dense(source).fingerprint == there
 
 
 @pytest.mark.parametrize("build", [*DETECTION, *SEGMENTATION], ids=lambda build: build.__name__)

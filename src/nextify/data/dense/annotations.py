@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ IGNORED = 255
 MOST_CLASSES = 255
 
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
 Id = int | float | str
 """COCO's of an image or a category."""
 
@@ -135,7 +137,7 @@ class DenseSet(StoredImages):
         sizes: npt.NDArray[np.int64],
         names: Sequence[str] | None,
         objects: Sequence[Objects] | None = None,
-        masks: Sequence[IndexMask] | MaskStore | None = None,
+        masks: IndexMasks | None = None,
         has_masks: bool | None = None,
         ids: Sequence[Id] | None = None,
     ) -> None:
@@ -194,17 +196,16 @@ class DenseSet(StoredImages):
         )
 
 
-class MaskStore:
-    """Index masks by position, read when asked for."""
+class IndexMasks(Protocol):
+    """Index masks by position, perhaps read when asked for."""
 
-    def __getitem__(self, index: int) -> IndexMask:
-        raise NotImplementedError
+    def __getitem__(self, index: int, /) -> IndexMask: ...
 
 
-class SelectedMasks(MaskStore):
+class SelectedMasks:
     """Some of other masks."""
 
-    def __init__(self, masks: Sequence[IndexMask] | MaskStore, indices: list[int]) -> None:
+    def __init__(self, masks: IndexMasks, indices: list[int]) -> None:
         self.masks, self.indices = masks, indices
 
     def __getitem__(self, index: int) -> IndexMask:

@@ -46,7 +46,7 @@ class Target:
     crowd: Tensor
     """``(N,)`` bool: areas to ignore, never trained on."""
     masks: Tensor | None
-    """``(N, H, W)`` uint8, 0 and 1, where they were asked for."""
+    """``(N, H, W)`` uint8, 0 and 1, of training images where they were asked for."""
     image: int
     """Which of the set's images; -1 for one that does not count."""
     placement: Placement | None = None
@@ -163,17 +163,10 @@ class DenseTestBatches(BatchesInOrder[DenseBatch]):
     """The test images, fitted to the canvas. An image that does not count has the index -1."""
 
     def __init__(
-        self,
-        images: DenseSet,
-        canvas: tuple[int, int],
-        batch_size: int,
-        rank: int = 0,
-        count: int = 1,
-        *,
-        masks: bool = False,
+        self, images: DenseSet, canvas: tuple[int, int], batch_size: int, rank: int = 0, count: int = 1
     ) -> None:
         super().__init__(len(images), batch_size, rank, count)
-        self.images, self.canvas, self.masks = images, canvas, masks
+        self.images, self.canvas = images, canvas
         fits = len(images) * canvas[0] * canvas[1] * 3 <= HELD_LIMIT
         self._held: dict[int, Pixels] | None = {} if fits else None
 
@@ -195,7 +188,7 @@ class DenseTestBatches(BatchesInOrder[DenseBatch]):
     def _target(self, index: int, placement: Placement) -> Target:
         objects = self.images.objects(index)
         on_canvas = Objects(placement.boxes(objects.boxes), objects.labels, objects.crowd, objects.areas)
-        return _target(on_canvas, _masks(objects, placement, self.canvas) if self.masks else None, index, placement)
+        return _target(on_canvas, None, index, placement)
 
     def _nothing(self) -> DenseBatch:
         pixels, found = self._part(range(1))
@@ -203,8 +196,7 @@ class DenseTestBatches(BatchesInOrder[DenseBatch]):
         if isinstance(none, Region):
             return pixels, [Region(none.mask, -1, none.placement)]
         assert isinstance(none, Target)
-        masks = None if none.masks is None else none.masks[:0]
-        return pixels, [Target(none.boxes[:0], none.labels[:0], none.crowd[:0], masks, -1, none.placement)]
+        return pixels, [Target(none.boxes[:0], none.labels[:0], none.crowd[:0], None, -1, none.placement)]
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_held": None if self._held is None else {}}

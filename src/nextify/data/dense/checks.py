@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nextify.data.dense.annotations import Mask, Objects, mask_area
+from nextify.data.dense.annotations import Mask, Objects, Size, mask_area
 from nextify.data.dense.found import Annotation
 from nextify.data.errors import DataError
 from nextify.system.text import plural, printable, some
 
-Size = tuple[int, int]
 ROUNDING = 1.0
 """Pixels by which a box may reach beyond its image without a word."""
 

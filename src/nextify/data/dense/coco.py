@@ -5,15 +5,15 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nextify.data.dense.annotations import Mask, Rle, run_lengths
-from nextify.data.dense.found import Annotated, Annotation, Part, located, used_parts
+from nextify.data.dense.annotations import Mask, Rle, Size, run_lengths
+from nextify.data.dense.found import Annotated, Annotation, Picture, located
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import coco_files
-from nextify.data.sources.listing import Splitting
-from nextify.data.sources.parts import choose_parts, is_part_folder, kind_of
+from nextify.data.sources.parts import Splitting, choose_parts, is_part_folder, kind_of
 from nextify.system.files import parse_json
 from nextify.system.text import plural, printable, shortened, some
 
@@ -36,16 +36,14 @@ def list_coco(root: Path, splitting: Splitting) -> Annotated:
     def shown(name: str) -> str:
         return f"{name}/" if any(path.parent.name in files for path in files.values()) else f"{name}.json"
 
-    parts = used_parts([*files], where, shown, splitting)
-    used = [*files] if parts is None else [*parts.used]
-    read = {name: _read(files[name]) for name in used}
+    parts = choose_parts(files, where, splitting, shown)
+    read = {name: _read(files[name]) for name in parts.used}
     numbers, classes, notes = _classes(read, where)
     said: dict[str, Any] = {"classes": classes, "category_ids": tuple(numbers), "notes": notes}
-    rows = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
-    if parts is None and (inner := _by_folder(rows[""], read[""])) is not None:
-        parts = choose_parts([*inner], where, to_train=splitting.to_train, tested=splitting.tested)
-        return Annotated(where=where, parts=parts, made=inner, **said)
-    return Annotated(where=where, parts=parts, made=rows, shown=shown, **said)
+    made = {name: _part(found, files[name], folder, name, numbers) for name, found in read.items()}
+    if "" in made and (inner := _by_folder(made[""], read[""])) is not None:
+        parts, made = choose_parts(inner, where, splitting), inner
+    return Annotated(where=where, parts=parts, made=made, **said)
 
 
 def _read(path: Path) -> Record:
@@ -123,7 +121,7 @@ def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple
     return {i: label for label, i in enumerate(ordered)}, tuple(names[i] for i in ordered), notes if roots else []
 
 
-def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, int]) -> Part:
+def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, int]) -> list[Picture]:
     where = printable(path.name)
     images, rows = found["images"], found["annotations"]
     files = [str(image["file_name"]) for image in images]
@@ -143,60 +141,53 @@ def _part(found: Record, path: Path, root: Path, name: str, numbers: dict[Any, i
         i = place[row["image_id"]]
         objects[i].append(_annotation(row, numbers[row["category_id"]], f"{where}, {printable(files[i])}"))
     sizes = [_size(image, f"{where}, {printable(file)}") for image, file in zip(images, files, strict=True)]
-    return Part(
-        paths=located(files, path.parent, root, name, where),
-        objects=objects,
-        sizes=sizes,
-        ids=[image["id"] for image in images],
-    )
+    paths = located(files, path.parent, root, name, where)
+    return [
+        Picture(path, own, size=size, id=image["id"])
+        for path, own, size, image in zip(paths, objects, sizes, images, strict=True)
+    ]
 
 
 def _annotation(row: Record, label: int, where: str) -> Annotation:
+    def odd(what: str, value: object, remedy: str = "correct it") -> DataError:
+        return DataError(f"{where} has {what}: {shortened(value)}{_id(row)}; {remedy}")
+
     box, area, crowd = row.get("bbox"), row.get("area"), row.get("iscrowd")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise DataError(f"{where} has an annotation whose bbox is not x, y, width and height: {shortened(box)}"
-                        f"{_id(row)}; correct it, or leave it out")  # fmt: skip
+        raise odd("an annotation whose bbox is not x, y, width and height", box, "correct it, or leave it out")
     if area is not None and not _is_number(area):
-        raise DataError(
-            f"{where} has an annotation whose area is not a number: {shortened(area)}{_id(row)}; correct it"
-        )
+        raise odd("an annotation whose area is not a number", area)
     if crowd not in (None, 0, 1):
-        raise DataError(f"{where} has an annotation whose iscrowd is neither 0 nor 1: {shortened(crowd)}{_id(row)}; "
-                        f"correct it")  # fmt: skip
+        raise odd("an annotation whose iscrowd is neither 0 nor 1", crowd)
     x, y, width, height = map(float, box)
     return Annotation(
         label,
         (x, y, x + width, y + height),
         bool(crowd),
         float(area) if area is not None and area > 0 else None,
-        _mask(row.get("segmentation"), where, _id(row)),
+        _mask(row.get("segmentation"), odd),
     )
 
 
-def _mask(found: object, where: str, which: str) -> Mask | None:
+def _mask(found: object, odd: Callable[[str, object, str], DataError]) -> Mask | None:
     match found:
         case None | []:
             return None
         case {"size": [int(height), int(width)], "counts": str() | list() as counts}:
             runs = run_lengths(counts) if isinstance(counts, str) else counts
             if runs is None or not all(type(run) is int and run >= 0 for run in runs):
-                raise DataError(f"{where} has a mask whose run lengths are not whole numbers from 0: "
-                                f"{shortened(counts)}{which}; write it again")  # fmt: skip
+                raise odd("a mask whose run lengths are not whole numbers from 0", counts, "write it again")
             if sum(runs) != height * width:
-                raise DataError(f"{where} has a mask whose run lengths do not add up to its size: "
-                                f"{shortened(counts)}{which}; write it again")  # fmt: skip
+                raise odd("a mask whose run lengths do not add up to its size", counts, "write it again")
             return Rle(size=[height, width], counts=counts)
         case list() if all(isinstance(piece, list) and all(map(_is_number, piece)) for piece in found):
             if max((abs(value) for piece in found for value in piece), default=0) > FAR:
-                raise DataError(f"{where} has an outline that reaches beyond {FAR:,} pixels: {shortened(found)}{which}"
-                                f"; correct it")  # fmt: skip
-            if odd := [piece for piece in found if len(piece) % 2]:
-                raise DataError(f"{where} has an outline whose last point has no y: {shortened(odd[0])}{which}; "
-                                f"correct it")  # fmt: skip
+                raise odd(f"an outline that reaches beyond {FAR:,} pixels", found, "correct it")
+            if uneven := [piece for piece in found if len(piece) % 2]:
+                raise odd("an outline whose last point has no y", uneven[0], "correct it")
             return [piece for piece in found if len(piece) >= 6] or None
         case _:
-            raise DataError(f"{where} has a segmentation that is neither outlines nor run lengths: "
-                            f"{shortened(found)}{which}; write it again")  # fmt: skip
+            raise odd("a segmentation that is neither outlines nor run lengths", found, "write it again")
 
 
 def _id(row: Record) -> str:
@@ -204,7 +195,7 @@ def _id(row: Record) -> str:
     return f" (id {shortened(row['id'])})" if "id" in row else ""
 
 
-def _size(image: Record, where: str) -> tuple[int, int] | None:
+def _size(image: Record, where: str) -> Size | None:
     sides = image.get("height"), image.get("width")
     if None in sides or 0 in sides:
         return None
@@ -226,16 +217,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _by_folder(rows: Part, found: Record) -> dict[str, Part] | None:
+def _by_folder(made: list[Picture], found: Record) -> dict[str, list[Picture]] | None:
     """The images by the part that each one's own folder names; None unless all do."""
     names = [str(image["file_name"]).rpartition("/")[0].rpartition("/")[2] for image in found["images"]]
     if not names or not all(map(is_part_folder, names)):
         return None
-    parts: dict[str, Part] = {}
-    for i, name in enumerate(names):
-        part = parts.setdefault(name, Part())
-        part.paths.append(rows.paths[i])
-        part.objects.append(rows.objects[i])
-        part.sizes.append(rows.sizes[i])
-        part.ids.append(rows.ids[i])
+    parts: dict[str, list[Picture]] = {}
+    for name, one in zip(names, made, strict=True):
+        parts.setdefault(name, []).append(one)
     return parts

@@ -2,20 +2,19 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from nextify.data.dense.annotations import Id, Mask
+from nextify.data.dense.annotations import Id, Mask, Size
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import PICTURES
 from nextify.data.sources.folder import files_in, subfolders
-from nextify.data.sources.listing import Indices, Splitting, split_train
-from nextify.data.sources.parts import Parts, as_split, choose_parts, kind_of
+from nextify.data.sources.listing import Indices, split_train
+from nextify.data.sources.parts import Parts, Splitting, is_part_folder, kind_of
 from nextify.system.text import plural, printable, some
 
 
@@ -32,19 +31,18 @@ class Annotation(NamedTuple):
     """Whether it has a score, as what a network found has."""
 
 
-@dataclass(kw_only=True)
-class Part:
-    """The images of one part of a source."""
+class Picture(NamedTuple):
+    """One image as its source has it."""
 
-    paths: list[str] = field(default_factory=list)
-    objects: list[list[Annotation]] = field(default_factory=list)
-    """Of each image; for index masks empty."""
-    masks: list[str] = field(default_factory=list)
-    """Path of each image's index mask; else empty."""
-    sizes: list[tuple[int, int] | None] = field(default_factory=list)
-    """Height and width that the annotations say."""
-    ids: list[Id] = field(default_factory=list)
-    """COCO's of each image; else empty."""
+    path: str
+    objects: Sequence[Annotation] = ()
+    """For index masks empty."""
+    mask: str = ""
+    """Path of its index mask; else empty."""
+    size: Size | None = None
+    """That the annotations say."""
+    id: Id | None = None
+    """COCO's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,62 +50,47 @@ class Annotated:
     """What a source holds, in the parts that are used."""
 
     where: str
-    parts: Parts | None
-    """None: the source names none."""
-    made: Mapping[str, Part]
-    """By name; of a source without parts all of it, named ``""``."""
+    parts: Parts
+    made: Mapping[str, Sequence[Picture]]
+    """The images of each part."""
     classes: tuple[str, ...] | None
     """None: as many as the index masks have."""
     category_ids: tuple[Id, ...] = ()
     """COCO's of each class; else empty."""
     shares: bool = False
     """Whether boxes and outlines are shares of the image's sides, as YOLO has them."""
-    shown: Callable[[str], str] = as_split
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    @cached_property
-    def train(self) -> Part:
+    @property
+    def train(self) -> Sequence[Picture]:
         """Of a source without parts, all of it."""
-        return self.made[""] if self.parts is None else self._made(self.parts.train)
+        return () if self.parts.train is None else self.made[self.parts.train]
 
-    @cached_property
-    def test(self) -> Part:
-        return self._made(None if self.parts is None else self.parts.test)
-
-    def _made(self, name: str | None) -> Part:
-        return Part() if name is None else self.made[name]
-
-
-def used_parts(names: Sequence[str], where: str, shown: Callable[[str], str], splitting: Splitting) -> Parts | None:
-    """The parts to use of those that a source names; None where it names none (``""``)."""
-    return (
-        None
-        if [*names] == [""]
-        else choose_parts(names, where, shown, to_train=splitting.to_train, tested=splitting.tested)
-    )
+    @property
+    def test(self) -> Sequence[Picture]:
+        return () if self.parts.test is None else self.made[self.parts.test]
 
 
 def divided(found: Annotated, splitting: Splitting) -> tuple[Indices, Indices, list[str]]:
     """Which images are trained and tested on, counted over those of ``train`` and then of ``test``, and what to say.
     Raises ``DataError`` where there are none."""
-    first, second = len(found.train.paths), len(found.test.paths)
+    first, second = len(found.train), len(found.test)
     everything = np.arange(first + second)
-    parts, shown, where = found.parts, found.shown, found.where
+    parts, shown, where = found.parts, found.parts.shown, found.where
     if not len(everything) or (splitting.to_train and not first):
-        raise DataError(
-            f"{where} has no images{f' in {shown(parts.train)}' if parts and parts.train else ''}: add some"
-        )
+        raise DataError(f"{where} has no images{f' in {shown(parts.train)}' if parts.train else ''}: add some")
     for part in (found.train, found.test):
-        if twice := [os.path.basename(path) for path, count in Counter(part.paths).items() if count > 1]:
+        counts = Counter(one.path for one in part)
+        if twice := [os.path.basename(path) for path, count in counts.items() if count > 1]:
             raise DataError(f"{where} lists {plural(len(twice), 'image')} more than once: {some(twice)}; "
                             f"list each once")  # fmt: skip
-    itself_tested = parts is None and not splitting.to_train and kind_of(Path(where).stem) == splitting.tested
+    itself_tested = parts.train == "" and not splitting.to_train and kind_of(Path(where).stem) == splitting.tested
     if not itself_tested:
-        splitting.check(parts, where, shown)
-    said = splitting.said_of(parts, None if parts is None else parts.test, shown)
-    if parts is not None and parts.test is not None:
+        splitting.check(parts, where)
+    said = splitting.said_of(parts, parts.test)
+    if parts.test is not None:
         if not second:
             raise DataError(f"{where} has no images in {shown(parts.test)}: add some")
         return everything[:first], everything[first:], said
@@ -152,9 +135,19 @@ def _bases(near: Path, root: Path, part: str) -> list[Path]:
     return [near, *own, root, *pictures, *deeper, *inner]
 
 
-def shown_list(part: str) -> str:
+def as_list(part: str) -> str:
     """A part that a list names, as a message has it."""
     return f"{part}.txt"
+
+
+def part_lists(folders: Iterable[Path]) -> dict[str, Path]:
+    """VOC's lists of the parts, in the first folder that has some: those named by a part and nothing else, as there may
+    be further ones for each class."""
+    for folder in filter(Path.is_dir, folders):
+        stems = [name.removesuffix(".txt") for name in files_in(folder) if name.endswith(".txt")]
+        if named := {stem: folder / f"{stem}.txt" for stem in stems if is_part_folder(stem)}:
+            return named
+    return {}
 
 
 def text_list(path: Path) -> list[str]:

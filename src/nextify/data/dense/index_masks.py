@@ -7,7 +7,7 @@ ignore). Where all masks hold 0 and 255 only, 255 is class 1.
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from nextify.data.decode import UnreadableImage, refusing, why_unread
-from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask, MaskStore
-from nextify.data.dense.found import Annotated, Part, class_names, shown_list, text_list, used_parts
+from nextify.data.dense.annotations import IGNORED, MOST_CLASSES, IndexMask
+from nextify.data.dense.found import Annotated, Picture, as_list, class_names, part_lists, text_list
 from nextify.data.encoded import read_file
 from nextify.data.errors import DataError
 from nextify.data.sources.annotated import Pair, pairs
-from nextify.data.sources.folder import files_below, shown_folder
-from nextify.data.sources.listing import Splitting
-from nextify.data.sources.parts import is_part_folder, natural
+from nextify.data.sources.folder import images_below
+from nextify.data.sources.parts import Splitting, as_folder, choose_parts, natural
 from nextify.system.text import plural, printable, some
 
 _SAID_IGNORED = frozenset({"unlabelled", "unlabeled", "ignore", "ignored", "void", "dontcare", "don't care"})
@@ -34,41 +33,34 @@ def list_masks(root: Path, splitting: Splitting) -> Annotated:
     """The images of a folder beside masks, or of one such pair per part. Raises ``DataError``."""
     where = printable(str(root))
     folders = pairs(root, "image")
-    lists = _lists(root) if [*folders] == [""] else {}
+    lists = part_lists([root / "ImageSets" / "Segmentation"]) if [*folders] == [""] else {}
     left: dict[str, list[str]] = {}
+    parts = choose_parts(lists or folders, where, splitting, as_list if lists else as_folder)
     if lists:
-        parts = used_parts([*lists], where, shown_list, splitting)
-        whole = _part(folders[""], left, partly=True)
-        stems = [os.path.splitext(os.path.basename(path))[0] for path in whole.paths]
-        made = {name: _listed(whole, stems, path) for name, path in lists.items() if parts and name in parts.used}
+        by_stem = {
+            os.path.splitext(os.path.basename(one.path))[0]: one for one in _part(folders[""], left, partly=True)
+        }
+        made = {name: _listed(by_stem, lists[name]) for name in parts.used}
         left.clear()
     else:
-        parts = used_parts([*folders], where, shown_folder, splitting)
-        made = {name: _part(folders[name], left) for name in (folders if parts is None else parts.used)}
+        made = {name: _part(folders[name], left) for name in parts.used}
     known = class_names([root, *{pair.annotations for pair in folders.values()}])
     return Annotated(
         where=where,
         parts=parts,
         made=made,
         classes=None if known is None else known[0],
-        shown=shown_list if lists else shown_folder,
         notes=[] if known is None else [f"Class names come from {known[1]}."],
         left_out=left,
     )
 
 
-def _lists(root: Path) -> dict[str, Path]:
-    """VOC's lists of the parts."""
-    folder = root / "ImageSets" / "Segmentation"
-    return {path.stem: path for path in sorted(folder.glob("*.txt")) if is_part_folder(path.stem)}
-
-
-def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> Part:
-    images, masks = ({os.path.splitext(name)[0]: name for name in _files(folder)} for folder in pair)
+def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> list[Picture]:
+    images, masks = ({os.path.splitext(name)[0]: name for name in images_below(folder)} for folder in pair)
     if not images.keys() & masks.keys():
         masks = {_SUFFIX.sub("", stem): name for stem, name in masks.items()}
     for folder, kept in zip(pair, (images, masks), strict=True):
-        if others := sorted({*_files(folder)} - {*kept.values()}, key=natural):
+        if others := sorted({*images_below(folder)} - {*kept.values()}, key=natural):
             raise DataError(f"{printable(str(folder))} has {plural(len(others), 'file')} named like another but for "
                             f"the ending: {some(others)}; keep one of each name")  # fmt: skip
     shown = f"{printable(pair.images.name)}/", f"{printable(pair.annotations.name)}/"
@@ -81,29 +73,19 @@ def _part(pair: Pair, left: dict[str, list[str]], *, partly: bool = False) -> Pa
         )
     if alone := sorted(masks.keys() - images.keys(), key=natural):
         left.setdefault(f"masks in {shown[1]} without an image in {shown[0]}", []).extend(masks[s] for s in alone)
-    stems = sorted(images.keys() & masks.keys(), key=natural)
-    return Part(
-        paths=[os.path.abspath(pair.images / images[stem]) for stem in stems],
-        masks=[str(pair.annotations / masks[stem]) for stem in stems],
-        sizes=[None] * len(stems),
-    )
+    return [
+        Picture(os.path.abspath(pair.images / images[stem]), mask=str(pair.annotations / masks[stem]))
+        for stem in sorted(images.keys() & masks.keys(), key=natural)
+    ]
 
 
-def _files(folder: Path) -> list[str]:
-    return [name for name, reason in files_below(folder) if not reason]
-
-
-def _listed(whole: Part, stems: Sequence[str], path: Path) -> Part:
-    place = {stem: i for i, stem in enumerate(stems)}
+def _listed(by_stem: Mapping[str, Picture], path: Path) -> list[Picture]:
     wanted = text_list(path)
-    if lost := [stem for stem in wanted if stem not in place]:
+    if lost := [stem for stem in wanted if stem not in by_stem]:
         count = plural(len(lost), "image")
         raise DataError(f"{printable(path.name)} lists {count} without a file or a mask: {some(lost)}; "
                         f"add them, or correct the list")  # fmt: skip
-    chosen = [place[stem] for stem in wanted]
-    return Part(
-        paths=[whole.paths[i] for i in chosen], masks=[whole.masks[i] for i in chosen], sizes=[None] * len(chosen)
-    )
+    return [by_stem[stem] for stem in wanted]
 
 
 # -- what lies in the masks ----------------------------------------------------------------------------------------
@@ -134,7 +116,7 @@ def read_mask(path: str) -> IndexMask:
     return out
 
 
-class StoredMasks(MaskStore):
+class StoredMasks:
     """Masks that are read each time; ``table (256,)`` gives the class of each stored value."""
 
     def __init__(self, paths: Sequence[str], table: IndexMask) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 
@@ -17,15 +16,15 @@ from nextify.data.dense.annotations import (
     DenseImages,
     DenseSet,
     DenseTask,
-    Id,
     IndexMask,
-    MaskStore,
+    IndexMasks,
     Objects,
     SelectedMasks,
+    Size,
 )
-from nextify.data.dense.checks import Findings, Size, check_mask_size, check_sizes, checked_objects
+from nextify.data.dense.checks import Findings, check_mask_size, check_sizes, checked_objects
 from nextify.data.dense.coco import list_coco
-from nextify.data.dense.found import Annotated, divided
+from nextify.data.dense.found import Annotated, Picture, divided
 from nextify.data.dense.index_masks import StoredMasks, class_table, indexed, list_masks, read_mask, unknown_values
 from nextify.data.dense.scenes import Part, SceneMasks, SceneObjects, Scenes
 from nextify.data.dense.voc import list_voc
@@ -36,9 +35,9 @@ from nextify.data.images import ImageSet
 from nextify.data.opening import DECODED_LIMIT
 from nextify.data.source import DENSE_KINDS as KINDS
 from nextify.data.source import PREFIX, source_name
-from nextify.data.sources.annotated import format_of, not_coco
-from nextify.data.sources.listing import Indices, Listing, Splitting
-from nextify.data.sources.parts import Tested, count_classes
+from nextify.data.sources.annotated import Format, format_of, not_coco
+from nextify.data.sources.listing import Indices, Listing
+from nextify.data.sources.parts import Splitting, Tested, count_classes
 from nextify.system.text import plural, printable, some
 
 VERSION = 1
@@ -109,23 +108,23 @@ def open_dense(
     if ignore_index is not None and recognized != "segmentation":
         raise DataError(f"ignore_index is for index masks, and {found.where} has none: leave it out")
     train, test, said = divided(found, splitting)
-    paths = [*found.train.paths, *found.test.paths]
-    root = Path(os.path.commonpath([os.path.dirname(path) for path in paths]))
-    names = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-    files = Files(root, names)
+    pictures = [*found.train, *found.test]
+    root = Path(os.path.commonpath([os.path.dirname(one.path) for one in pictures]))
+    files = Files(root, [os.path.relpath(one.path, root).replace(os.sep, "/") for one in pictures])
     used = np.concatenate([train, test])
-    looked = examine(files, used, cache, decode=skip_unreadable, on_progress=on_progress)
-    records = looked[0]
-    sizes = [(records[i].header.height, records[i].header.width) if i in records else None for i in range(len(names))]
-    check_sizes(names, [*found.train.sizes, *found.test.sizes], sizes)
+    records, unreadable = examine(files, used, cache, decode=skip_unreadable, on_progress=on_progress)
+    sizes = [(records[i].header.height, records[i].header.width) if i in records else None
+             for i in range(len(pictures))]  # fmt: skip
+    check_sizes(files.names, [one.size for one in pictures], sizes)
+    looked = _Looked(found, pictures, files.names, sizes, train, test)
     if recognized == "segmentation":
         if task != recognized:
             raise DataError(f"{found.where} has index masks but no objects to detect: leave --task out")
-        made = _index_masks(found, names, sizes, train, test, ignore_index)
+        made = _index_masks(looked, ignore_index)
     else:
-        made = _objects(found, names, sizes, train, test)
+        made = _objects(looked)
         if task == "segmentation":
-            made = _painted(made, names, sizes, found.where)
+            made = _painted(made, looked)
     if task == "segmentation" and len(made.classes) > MOST_CLASSES:
         raise DataError(f"{found.where} has {len(made.classes):,} classes, but index masks hold at most "
                         f"{MOST_CLASSES}: merge some")  # fmt: skip
@@ -133,7 +132,7 @@ def open_dense(
         Listing(
             ("image",),
             files,
-            np.zeros(len(names), np.int64),
+            np.zeros(len(pictures), np.int64),
             train,
             test,
             (*found.notes, *said, *made.notes),
@@ -145,10 +144,8 @@ def open_dense(
         skip_unreadable=skip_unreadable,
         to_train=to_train,
         on_progress=on_progress,
-        looked=looked,
+        looked=(records, unreadable),
     )
-    index = {name: i for i, name in enumerate(names)}
-    ids = [*found.train.ids, *found.test.ids]
     digest = hashlib.sha256(json.dumps([VERSION, task, made.classes, images.fingerprint]).encode())
     for i in used.tolist():
         digest.update(made.digest(i))
@@ -156,8 +153,8 @@ def open_dense(
         name=images.name,
         task=task,
         classes=made.classes,
-        train=_set(images.train, made, task, index, sizes, ids),
-        test=_set(images.test, made, task, index, sizes, ids),
+        train=_set(images.train, made, task, looked),
+        test=_set(images.test, made, task, looked),
         mirror_keeps_class=True,
         fingerprint=digest.hexdigest(),
         notes=images.notes,
@@ -170,6 +167,24 @@ def open_dense(
 
 
 @dataclass(frozen=True)
+class _Looked:
+    """What a source holds, once its images were looked at: each has a number, counted over ``train`` and ``test``."""
+
+    found: Annotated
+    pictures: Sequence[Picture]
+    names: Sequence[str]
+    """Below the folder that holds all images."""
+    sizes: Sequence[Size | None]
+    """Of the images themselves; None for those that cannot be read."""
+    train: Indices
+    test: Indices
+
+    @property
+    def used(self) -> list[int]:
+        return [*self.train.tolist(), *self.test.tolist()]
+
+
+@dataclass(frozen=True)
 class _Made:
     """Annotations that were checked, by the images' numbers."""
 
@@ -178,7 +193,7 @@ class _Made:
     warnings: list[str]
     left_out: dict[str, list[str]]
     objects: dict[int, Objects] | None = None
-    masks: dict[int, IndexMask] | MaskStore | None = None
+    masks: IndexMasks | None = None
     digests: dict[int, bytes] = field(default_factory=dict)
     """Of index masks."""
 
@@ -194,53 +209,40 @@ class _Made:
         return b"".join(array.tobytes() for array in arrays) + masks
 
 
+_LISTS: dict[Format, Callable[[Path, Splitting], Annotated]] = {
+    "coco": list_coco,
+    "voc": list_voc,
+    "yolo": list_yolo,
+    "masks": list_masks,
+}
+
+
 def _listed(path: Path, splitting: Splitting) -> tuple[Annotated, DenseTask]:
     kind = format_of(path)
-    match kind:
-        case "coco":
-            return list_coco(path, splitting), "detection"
-        case "voc":
-            return list_voc(path, splitting), "detection"
-        case "yolo":
-            return list_yolo(path, splitting), "detection"
-        case "masks":
-            return list_masks(path, splitting), "segmentation"
-        case None:
-            said = not_coco(path) or f"{printable(str(path))} has no boxes or masks in a known format"
-            raise DataError(f"{said}: give {KINDS}")
-        case unknown:
-            assert_never(unknown)
+    if kind is None:
+        said = not_coco(path) or f"{printable(str(path))} has no boxes or masks in a known format"
+        raise DataError(f"{said}: give {KINDS}")
+    return _LISTS[kind](path, splitting), "segmentation" if kind == "masks" else "detection"
 
 
-def _set(
-    images: ImageSet,
-    made: _Made,
-    task: DenseTask,
-    index: dict[str, int],
-    sizes: Sequence[Size | None],
-    ids: Sequence[Id],
-) -> DenseSet:
-    names = images.names or ()
-    chosen = [index[name] for name in names]
+def _set(images: ImageSet, made: _Made, task: DenseTask, looked: _Looked) -> DenseSet:
+    names, number = images.names or (), {name: i for i, name in enumerate(looked.names)}
+    chosen = [number[name] for name in names]
     objects = [made.objects[i] for i in chosen] if made.objects is not None and task == "detection" else None
-    masks: Sequence[IndexMask] | MaskStore | None = None
-    if made.masks is not None:
-        masks = (
-            SelectedMasks(made.masks, chosen) if isinstance(made.masks, MaskStore) else [made.masks[i] for i in chosen]
-        )
-    known = np.array([sizes[i] for i in chosen], np.int64).reshape(-1, 2)
-    return DenseSet(task, images.store, known, names, objects, masks, ids=[ids[i] for i in chosen] if ids else None)
+    masks = None if made.masks is None else SelectedMasks(made.masks, chosen)
+    sizes = np.array([looked.sizes[i] for i in chosen], np.int64).reshape(-1, 2)
+    ids = [own for i in chosen if (own := looked.pictures[i].id) is not None]
+    return DenseSet(task, images.store, sizes, names, objects, masks, ids=ids or None)
 
 
-def _objects(
-    found: Annotated, names: Sequence[str], sizes: Sequence[Size | None], train: Indices, test: Indices
-) -> _Made:
+def _objects(looked: _Looked) -> _Made:
+    found, train, test = looked.found, looked.train, looked.test
     findings, objects = Findings(), {}
-    annotations = [*found.train.objects, *found.test.objects]
-    for i in (*train.tolist(), *test.tolist()):
-        if (size := sizes[i]) is not None:
-            own = [in_pixels(one, *size) for one in annotations[i]] if found.shares else annotations[i]
-            objects[i] = checked_objects(own, size, names[i], findings)
+    for i in looked.used:
+        if (size := looked.sizes[i]) is not None:
+            own = looked.pictures[i].objects
+            own = [in_pixels(one, *size) for one in own] if found.shares else own
+            objects[i] = checked_objects(own, size, looked.names[i], findings)
     classes = found.classes or ()
     counts = [
         np.bincount(np.concatenate([[], *(objects[i].labels for i in part.tolist() if i in objects)]).astype(np.int64),
@@ -255,9 +257,9 @@ def _objects(
     if not counts[1].sum():
         raise DataError(f"{found.where} has no objects to test on: annotate some images to test on")
     if len(train) and (unknown := [classes[i] for i in np.flatnonzero((counts[1] > 0) & (counts[0] == 0))]):
-        if found.parts is not None and found.parts.test is not None:
-            raise DataError(f"{found.shown(found.parts.test)} has {count_classes(unknown)} that "
-                            f"{found.shown(found.parts.train or '')} lacks: annotate some to train on")  # fmt: skip
+        if (parts := found.parts).test is not None:
+            raise DataError(f"{parts.shown(parts.test)} has {count_classes(unknown)} that "
+                            f"{parts.shown(parts.train or '')} lacks: annotate some to train on")  # fmt: skip
         warnings.append(f"No training image has objects of {count_classes(unknown)}, only test images do.")
     if absent := [classes[i] for i in np.flatnonzero((counts[0] > 0) & (counts[1] == 0))]:
         notes.append(f"No test image has objects of {count_classes(absent)}: the metrics cover the other classes only.")
@@ -266,18 +268,19 @@ def _objects(
     return _Made(classes, notes, warnings, findings.left_out(), objects)
 
 
-def _painted(made: _Made, names: Sequence[str], sizes: Sequence[Size | None], where: str) -> _Made:
+def _painted(made: _Made, looked: _Looked) -> _Made:
     """Index masks painted of the masks of objects, smaller objects above larger ones, crowds as ignored."""
     masks, digests = {}, {}
     classes = tuple(dict.fromkeys(("background", *made.classes)))  # of which the source may have one of that name
     painted = np.array([classes.index(name) for name in made.classes])
     for i, objects in (made.objects or {}).items():
-        size = sizes[i]
+        size = looked.sizes[i]
         if size is None:
             continue
         if objects.masks is None:
-            raise DataError(f"{where} has objects with boxes but no outlines ({printable(names[i])}), which "
-                            f"segmentation needs: annotate outlines, or train with --task detection")  # fmt: skip
+            raise DataError(f"{looked.found.where} has objects with boxes but no outlines "
+                            f"({printable(looked.names[i])}), which segmentation needs: annotate outlines, or train "
+                            f"with --task detection")  # fmt: skip
         mask = np.zeros(size, np.uint8)
         for k in sorted(range(len(objects)), key=lambda k: (not objects.crowd[k], -objects.areas[k])):
             mask[objects.mask(k, *size)] = IGNORED if objects.crowd[k] else painted[objects.labels[k]]
@@ -288,23 +291,17 @@ def _painted(made: _Made, names: Sequence[str], sizes: Sequence[Size | None], wh
     return _Made(classes, notes, made.warnings, made.left_out, None, masks, digests)
 
 
-def _index_masks(
-    found: Annotated,
-    names: Sequence[str],
-    sizes: Sequence[Size | None],
-    train: Indices,
-    test: Indices,
-    ignored: int | None,
-) -> _Made:
-    paths = [*found.train.masks, *found.test.masks]
+def _index_masks(looked: _Looked, ignored: int | None) -> _Made:
+    found, train, test = looked.found, looked.train, looked.test
+    paths = [one.mask for one in looked.pictures]
     present = np.zeros((len(paths), 256), bool)
     held: dict[int, IndexMask] = {}
     digests = {}
     size_of_all = 0
-    for i in (*train.tolist(), *test.tolist()):
+    for i in looked.used:
         values = read_mask(paths[i])
-        if (size := sizes[i]) is not None:
-            check_mask_size(paths[i], (values.shape[0], values.shape[1]), size, names[i])
+        if (size := looked.sizes[i]) is not None:
+            check_mask_size(paths[i], (values.shape[0], values.shape[1]), size, looked.names[i])
         present[i] = np.bincount(values.reshape(-1), minlength=256) > 0
         digests[i] = hashlib.sha256(values.tobytes()).digest()
         size_of_all += values.nbytes
@@ -313,7 +310,7 @@ def _index_masks(
     trained = np.logical_or.reduce(present[train if len(train) else test])
     classes, table, notes = class_table(np.logical_or.reduce(present), trained, found.classes, ignored)
     known = indexed(trained, ignored) if found.classes is None else len(found.classes)
-    if odd := [(i, v) for i in (*train.tolist(), *test.tolist()) for v in unknown_values(present[i], known, ignored)]:
+    if odd := [(i, v) for i in looked.used for v in unknown_values(present[i], known, ignored)]:
         which = sorted({value for _, value in odd})
         count = plural(len({i for i, _ in odd}), "mask holds", "masks hold")
         told = some([f"{os.path.basename(paths[i])} ({value})" for i, value in odd])
@@ -329,7 +326,7 @@ def _index_masks(
     warnings = []
     if len(train) and len(classes) < 2:
         warnings.append(f"The masks hold one class only ({some(classes)}), so there is nothing to tell apart.")
-    if bare := [os.path.basename(paths[i]) for i in (*train.tolist(), *test.tolist()) if not counted[i].any()]:
+    if bare := [os.path.basename(paths[i]) for i in looked.used if not counted[i].any()]:
         warnings.append(f"{plural(len(bare), 'mask holds', 'masks hold')} only ignored pixels, so nothing is learned "
                         f"or measured from {'its image' if len(bare) == 1 else 'their images'}: "
                         f"{some(bare)}.")  # fmt: skip
@@ -337,8 +334,9 @@ def _index_masks(
         there = {*table[np.flatnonzero(present[part].any(0))].tolist()}
         if len(part) and (absent := [name for k, name in enumerate(classes) if k not in there]):
             notes.append(f"No mask to {purpose} on has pixels of {count_classes(absent)}.")
-    fits = size_of_all <= DECODED_LIMIT
-    masks = {i: table[values] for i, values in held.items()} if fits else StoredMasks(paths, table)
+    masks: IndexMasks = StoredMasks(paths, table)
+    if size_of_all <= DECODED_LIMIT:
+        masks = {i: table[values] for i, values in held.items()}
     digests = {i: digest + table.tobytes() for i, digest in digests.items()}
     return _Made(classes, notes, warnings, {}, None, masks, digests)
 

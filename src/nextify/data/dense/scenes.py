@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from nextify.data.decode import Pixels
-from nextify.data.dense.annotations import IndexMask, MaskStore, Objects, encoded_mask
+from nextify.data.dense.annotations import IndexMask, Objects, encoded_mask
 
 HEIGHT, WIDTH = 96, 128
 TRAIN, TEST = 1500, 150
@@ -59,7 +59,7 @@ class SceneObjects(Scenes, Sequence[Objects]):
         return scene(self.part, index)[1]
 
 
-class SceneMasks(Scenes, MaskStore):
+class SceneMasks(Scenes):
     """Their index masks: 0 where there is no digit, 1 + digit elsewhere."""
 
     def __getitem__(self, index: int) -> IndexMask:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from nextify.data.dense.found import Annotated, Annotation, Part, shown_list, text_list, used_parts
+from nextify.data.dense.annotations import Size
+from nextify.data.dense.found import Annotated, Annotation, Picture, as_list, part_lists, text_list
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs
-from nextify.data.sources.folder import files_below, files_in, shown_folder
-from nextify.data.sources.listing import Splitting
-from nextify.data.sources.parts import is_part_folder, natural
+from nextify.data.sources.folder import files_below, images_below
+from nextify.data.sources.parts import Splitting, as_folder, choose_parts, natural
 from nextify.system.text import plural, printable, shortened, some
 
 _SPLITS = ("ImageSets/Main", "ImageSets", "")
@@ -30,7 +30,7 @@ _Box = tuple[float, float, float, float]
 
 
 class _Found(NamedTuple):
-    size: tuple[int, int] | None
+    size: Size | None
     objects: list[tuple[str, _Box, bool]]
     """Class, box and whether it is difficult."""
     filename: str
@@ -40,42 +40,35 @@ def list_voc(root: Path, splitting: Splitting) -> Annotated:
     """The images of a folder of XML files, or of one such folder per part. Raises ``DataError``."""
     where = printable(str(root))
     folders = pairs(root, ".xml")
-    lists: dict[str, Path] = {}
+    lists = {}
     if [*folders] == [""]:
-        lists = _lists(root, folders[""].annotations)
-    names = [*(lists or folders)]
-    shown = shown_list if lists else shown_folder
-    parts = used_parts(names, where, shown, splitting)
+        annotations = folders[""].annotations
+        places = (root, annotations, annotations.parent)
+        lists = part_lists(place / inner for place in places for inner in _SPLITS)
+    parts = choose_parts(lists or folders, where, splitting, as_list if lists else as_folder)
     left: dict[str, list[str]] = {}
-    chosen: dict[str, tuple[list[str], list[_Found]]] = {}
+    chosen: dict[str, list[tuple[str, _Found]]] = {}
     read = cache(_read)
-    for name in names if parts is None else parts.used:
+    for name in parts.used:
         pair = folders["" if lists else name]
         chosen[name] = _part(pair, lists.get(name), root, left, read)
     first = 0 if _begins_at_0({pair.annotations for pair in folders.values()}, read) else 1
-    classes = sorted({label for _, found in chosen.values() for one in found for label, *_ in one.objects}, key=natural)
+    everything = [one for found in chosen.values() for _, one in found]
+    classes = sorted({label for one in everything for label, *_ in one.objects}, key=natural)
     number = {name: label for label, name in enumerate(classes)}
-    made = {
-        name: Part(
-            paths=paths,
-            objects=[
-                [
-                    Annotation(number[label], _counted_from_0(box, first), difficult)
-                    for label, box, difficult in one.objects
-                ]
-                for one in found
-            ],
-            sizes=[one.size for one in found],
-        )
-        for name, (paths, found) in chosen.items()
-    }
+
+    def picture(path: str, one: _Found) -> Picture:
+        objects = [
+            Annotation(number[label], _counted_from_0(box, first), difficult) for label, box, difficult in one.objects
+        ]
+        return Picture(path, objects, size=one.size)
+
     counted = "pixels from 0, since some begin there" if not first else "pixels from 1, as VOC does"
     return Annotated(
         where=where,
         parts=parts,
-        made=made,
+        made={name: [picture(path, one) for path, one in found] for name, found in chosen.items()},
         classes=tuple(classes),
-        shown=shown,
         notes=[f"Boxes count {counted}."],
         left_out=left,
     )
@@ -98,19 +91,9 @@ def _counted_from_0(box: _Box, first: int) -> _Box:
     return (x1 - first, y1 - first, x2, y2) if x2 > x1 and y2 > y1 else box
 
 
-def _lists(root: Path, annotations: Path) -> dict[str, Path]:
-    """The parts' lists: those named by a part and nothing else, as VOC has further ones for each class."""
-    for place in [base / inner for base in (root, annotations, annotations.parent) for inner in _SPLITS]:
-        if place.is_dir():
-            files = [name.removesuffix(".txt") for name in files_in(place) if name.endswith(".txt")]
-            if named := [name for name in files if is_part_folder(name)]:
-                return {name: place / f"{name}.txt" for name in named}
-    return {}
-
-
 def _part(
     pair: Pair, split: Path | None, root: Path, left: dict[str, list[str]], read: Callable[[Path], _Found]
-) -> tuple[list[str], list[_Found]]:
+) -> list[tuple[str, _Found]]:
     xmls: dict[str, Path] = {}
     for name, _ in files_below(pair.annotations):
         if name.lower().endswith(".xml"):
@@ -121,9 +104,8 @@ def _part(
                                 f"rename one, or give their folders one at a time")  # fmt: skip
             xmls[stem] = pair.annotations / name
     images: dict[str, list[str]] = {}
-    for name, reason in files_below(pair.images):
-        if not reason:
-            images.setdefault(os.path.splitext(name)[0].rpartition("/")[2], []).append(name)
+    for name in images_below(pair.images):
+        images.setdefault(os.path.splitext(name)[0].rpartition("/")[2], []).append(name)
     if split is None:
         stems = sorted(xmls, key=natural)
         if bare := sorted(images.keys() - xmls.keys(), key=natural):
@@ -151,7 +133,7 @@ def _part(
     if twice := [file for files in own if len(files) > 1 for file in files]:
         raise DataError(f"{printable(str(pair.images))} has several images of one name: {some(twice)}; keep the one "
                         f"that was annotated, or name it in the .xml file's filename")  # fmt: skip
-    return [os.path.abspath(pair.images / file) for (file,) in own], found
+    return [(os.path.abspath(pair.images / file), one) for (file,), one in zip(own, found, strict=True)]
 
 
 def _stem(line: str) -> str:

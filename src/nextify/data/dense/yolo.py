@@ -7,15 +7,14 @@ an outline (https://docs.ultralytics.com/datasets/detect/). A labels file lies w
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from nextify.data.dense.found import Annotated, Annotation, Part, class_names, text_list, used_parts
+from nextify.data.dense.found import Annotated, Annotation, Picture, class_names, text_list
 from nextify.data.errors import DataError, reading_of
 from nextify.data.sources.annotated import Pair, pairs, yaml_of
-from nextify.data.sources.folder import files_below, is_image, shown_folder
-from nextify.data.sources.listing import Splitting
-from nextify.data.sources.parts import natural
+from nextify.data.sources.folder import images_below, is_image
+from nextify.data.sources.parts import Splitting, as_folder, choose_parts, natural
 from nextify.system.text import plural, printable, shortened, some
 
 MOST_UNNAMED = 1000
@@ -32,12 +31,11 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
     if description is None:
         folders = pairs(root, ".txt")
         named: dict[str, tuple[list[str], Pair | None]] = {
-            name: ([str(pair.images / file) for file, reason in files_below(pair.images) if not reason], pair)
+            name: ([str(pair.images / file) for file in images_below(pair.images)], pair)
             for name, pair in folders.items()
         }
         known = class_names([root, *{pair.annotations for pair in folders.values()}])
         classes = None if known is None else known[0]
-        shown: Callable[[str], str] = shown_folder
     else:
         found = _read_yaml(description)
         classes = _names(found, printable(description.name))
@@ -50,15 +48,10 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
             for name in ("train", "val", "test")
             if found.get(name)
         }
-        shown = _shown_key
-    parts = used_parts([*named], where, shown, splitting)
-    made = {
-        name: _part(sorted(named[name][0], key=natural), named[name][1], where, keypoints)
-        for name in (named if parts is None else parts.used)
-    }
-    largest = max((one.label for part in made.values() for objects in part.objects for one in objects), default=0)
-    rows = [(path, one) for part in made.values() for path, objects in zip(part.paths, part.objects, strict=True)
-            for one in objects]  # fmt: skip
+    parts = choose_parts(named, where, splitting, as_folder if description is None else _as_key)
+    made = {name: _part(sorted(named[name][0], key=natural), named[name][1], where, keypoints) for name in parts.used}
+    rows = [(picture.path, one) for part in made.values() for picture in part for one in picture.objects]
+    largest = max((one.label for _, one in rows), default=0)
     if classes is None:
         if largest >= MOST_UNNAMED:
             raise DataError(f"{where} has objects of class {largest:,} but names no classes, in "
@@ -76,7 +69,6 @@ def list_yolo(root: Path, splitting: Splitting) -> Annotated:
         made=made,
         classes=classes,
         shares=True,
-        shown=shown,
         notes=notes,
         warnings=[
             f"The labels of {plural(len(scored), 'image')} have a sixth number, such as a network's score: it is "
@@ -101,7 +93,7 @@ def in_pixels(one: Annotation, height: int, width: int) -> Annotation:
     return one._replace(box=(x1 * width, y1 * height, x2 * width, y2 * height), mask=mask)
 
 
-def _shown_key(name: str) -> str:
+def _as_key(name: str) -> str:
     return f"{name}: of data.yaml"
 
 
@@ -146,7 +138,7 @@ def _images(value: object, base: object, description: Path, part: str, notes: li
             notes.append(said)
         path = start / inner
         if path.is_dir():
-            found += [str(path / file) for file, reason in files_below(path) if not reason]
+            found += [str(path / file) for file in images_below(path)]
         else:
             lines = [Path(line) for line in text_list(path)]
             found += [os.path.normpath(line if line.is_absolute() else path.parent / line) for line in lines]
@@ -176,16 +168,12 @@ def _resolved(value: str, base: object, description: Path) -> tuple[Path | None,
     return next(((start, v) for v in (value, plain) for start in starts if (start / v).exists()), (None, value))
 
 
-def _part(images: Sequence[str], pair: Pair | None, where: str, keypoints: int) -> Part:
-    part = Part()
-    for image in images:
-        if not is_image(image):
-            continue
-        part.paths.append(os.path.abspath(image))
+def _part(images: Sequence[str], pair: Pair | None, where: str, keypoints: int) -> list[Picture]:
+    part = []
+    for image in filter(is_image, images):
         path = _labels_of(Path(image), pair)
-        part.objects.append([] if path is None else _read(path, keypoints))
-        part.sizes.append(None)
-    if not any(part.objects):
+        part.append(Picture(os.path.abspath(image), () if path is None else _read(path, keypoints)))
+    if not any(picture.objects for picture in part):
         raise DataError(f"{where} has no objects in its labels, which are .txt files in labels/, next to images/")
     return part
 

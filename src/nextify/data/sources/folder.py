@@ -19,9 +19,11 @@ from nextify.data.arrays import NUMPY
 from nextify.data.decode import EXTENSIONS, PLUGINS
 from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found, Listing, Splitting, arrange
+from nextify.data.sources.listing import HIDDEN, UNLABELLED, Found
 from nextify.data.sources.parts import (
     Parts,
+    Splitting,
+    as_folder,
     choose_parts,
     count_classes,
     is_part_folder,
@@ -116,15 +118,15 @@ class _Walk:
             return None, [rows]
         if odd := ["/".join(place) for place, part in zip(places, parts_of, strict=True) if not part]:
             raise DataError(
-                f"{where} has class folders with parts in them ({some(list(map(shown_folder, held)))}) and "
+                f"{where} has class folders with parts in them ({some(list(map(as_folder, held)))}) and "
                 f"{plural(len(odd), 'image')} outside them ({some(odd)}): move these into parts too, or elsewhere"
             )
         if all("/" in place[2] for place in places):
             raise DataError(
-                f"{where} holds several data sets, {some([shown_folder(name) for name in of_class])}, each with parts "
+                f"{where} holds several data sets, {some([as_folder(name) for name in of_class])}, each with parts "
                 f"of class folders: give one of them"
             )
-        parts = choose_parts({*parts_of}, where, _shown_within, to_train=splitting.to_train, tested=splitting.tested)
+        parts = choose_parts(parts_of, where, splitting, _shown_within)
         by_part: dict[str, _Rows] = {part: [] for part in (*parts.used, *parts.unused)}
         for row, part in zip(rows, parts_of, strict=True):
             by_part[part].append(row)
@@ -148,41 +150,38 @@ class _Walk:
         )
 
 
-def list_folder(root: Path, splitting: Splitting) -> Listing:
+def list_folder(root: Path, splitting: Splitting) -> Found:
     """The images of a folder. Looks at names only. Raises ``DataError``."""
     where, walk = printable(str(root)), _Walk(root)
     folders = data_folders(root)
     named = part_folders(root, folders)
     notes = []
-    shown = shown_folder
-    parts: Parts | None = None
-    below = [""]
+    parts, below = choose_parts(named or [""], where, splitting, as_folder), [""]
     if named:
-        parts = choose_parts(named, where, shown_folder, to_train=splitting.to_train, tested=splitting.tested)
         below = [_inner(root, name) for name in parts.used]
         walk.leave(_beside(root, {*parts.used}, {*below}, parts.unused))
-        if odd := [shown_folder(name) for name in named if not is_part_folder(name)]:
+        if odd := [as_folder(name) for name in named if not is_part_folder(name)]:
             notes.append(f"By name, these folders are taken as parts, not classes: {some(odd)}.")
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
-        parts = Parts(None, root.name)
+        parts = Parts(None, root.name, shown=as_folder)
     elif taken := [name for name in folders if is_part_folder(name)]:
         notes.append(
-            f"{some(list(map(shown_folder, taken)))} holds images but no class folders, so it is taken as a class."
+            f"{some(list(map(as_folder, taken)))} holds images but no class folders, so it is taken as a class."
         )
     elif len({*map(kind_of, taken := list(filter(kind_of, folders)))}) > 1:
         notes.append(
-            f"{some(list(map(shown_folder, taken)))} have no class folders in common, so they are taken as classes."
+            f"{some(list(map(as_folder, taken)))} have no class folders in common, so they are taken as classes."
         )
-    trains = parts is None or parts.train is not None
-    rows = [walk.part(name, to_train=trains and i == 0 and splitting.to_train) for i, name in enumerate(below)]
+    trains = splitting.to_train and parts.train is not None
+    rows = [walk.part(name, to_train=trains and i == 0) for i, name in enumerate(below)]
     several = splitting.task == "multilabel"
     if splitting.to_train and len({name for _, name in rows[0]}) == 1 and not several:
         raise DataError(_one_class(root / below[0], str(rows[0][0][1])))
     if not named:
         within, rows = walk.parts_within(rows[0], where, splitting)
         if within is not None:
-            parts, shown, trains = within, _shown_within, within.train is not None
-            notes.append(f"The class folders hold parts: {some([shown(part) for part in within.used])}.")
+            parts = within
+            notes.append(f"The class folders hold parts: {some(list(map(_shown_within, parts.used)))}.")
     # One class however its name is composed: macOS and Linux write é differently.
     classes: dict[str, str] = {}
     for _, name in (row for part in rows for row in part if row[1] is not None):
@@ -193,7 +192,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         return row[0], UNLABELLED if row[1] is None else number[unicodedata.normalize("NFC", row[1])]
 
     if empty := sorted(walk.empty - {*classes.values()}, key=natural):
-        notes.append(f"There are no images in {some(list(map(shown_folder, empty)))}.")
+        notes.append(f"There are no images in {some(list(map(as_folder, empty)))}.")
     images: Sequence[tuple[str, int | Names]] = [
         row for part in rows for row in sorted(map(numbered, part), key=itemgetter(1))
     ]
@@ -205,18 +204,16 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         notes.append(
             f"{together} in several class folders (by link or content), so their names become labels of one image."
         )
-    found = Found(
+    return Found(
         where=where,
         images=Files(root, tuple(name for name, _ in images)),
         labels=[label for _, label in images],
         classes=None if several else tuple(classes.values()),
         parts=parts,
-        train_count=train_count if trains else 0,
-        shown=shown,
+        train_count=0 if parts.train is None else train_count,
         notes=notes,
         left_out=walk.left_out,
     )
-    return arrange(found, splitting)
 
 
 def unlabelled_part(root: Path) -> Path | None:
@@ -228,7 +225,7 @@ def unlabelled_part(root: Path) -> Path | None:
     if parts := part_folders(root, folders):
         train = next((root / name for name in parts if kind_of(name) == "train"), None)
         return None if train is None else unlabelled_part(train)
-    places = {name.rpartition("/")[0].partition("/")[0] for name, reason in files_below(root) if not reason}
+    places = {name.rpartition("/")[0].partition("/")[0] for name in images_below(root)}
     return root if "" in places or len(places) == 1 else None
 
 
@@ -279,6 +276,11 @@ def files_below(root: Path, folder: str = "", *, every: bool = False) -> Iterato
                 yield below, reason or reason_of(entry)
 
 
+def images_below(root: Path) -> Iterator[str]:
+    """Names of the images of a folder, at any depth."""
+    return (name for name, reason in files_below(root) if not reason)
+
+
 def data_folders(root: Path) -> list[str]:
     """Names of the folders in a folder that may hold images: no hidden ones, a file server's, or only our results."""
 
@@ -306,7 +308,7 @@ def part_folders(root: Path, folders: list[str]) -> list[str]:
             return folders
         if common and not any(map(is_part_folder, holding)):
             raise DataError(
-                f"{printable(str(root))} has {some(list(map(shown_folder, inner)))}, which may be parts or classes: "
+                f"{printable(str(root))} has {some(list(map(as_folder, inner)))}, which may be parts or classes: "
                 f"if they are parts, rename them to train, val and test; if they are classes, move the images out of "
                 f"their subfolders"
             )
@@ -359,11 +361,6 @@ def _one_class(folder: Path, only: str) -> str:
     return f"{printable(str(folder))} has one class only ({printable(only)}), so there is nothing to tell apart: {hint}"
 
 
-def shown_folder(part: str) -> str:
-    """A part that is a folder, as a message has it."""
-    return f"{part}/"
-
-
 def _shown_within(part: str) -> str:
     """A part that is a folder within each class folder, as a message has it."""
     return f"*/{part}/"
@@ -395,13 +392,12 @@ def is_image(name: str) -> bool:
 def numpy_files(root: Path) -> Iterator[None]:
     """Within, NumPy files are images if ``root`` holds some and no other image."""
     found = False
-    for _, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not _folder_reason(name)]
-        kinds = {os.path.splitext(name)[1].lower() for name in files if not _hidden(name)}
-        if kinds & EXTENSIONS:
+    for name, _ in files_below(root):
+        extension = os.path.splitext(name)[1].lower()
+        if extension in EXTENSIONS:
             found = False
             break
-        found = found or bool(kinds & NUMPY)
+        found = found or extension in NUMPY
     before = _NUMPY_TOO.set(found)
     try:
         yield
@@ -411,11 +407,11 @@ def numpy_files(root: Path) -> Iterator[None]:
 
 def reason_of(name: str) -> str:
     """Why a file is no image of the set; empty where it is one."""
-    extension = os.path.splitext(name)[1].lower()
     if _hidden(name):
         return HIDDEN
     if is_image(name):
         return ""
+    extension = os.path.splitext(name)[1].lower()
     if extension in PLUGINS:
         return f"{extension} files, which need pip install {PLUGINS[extension][1]}"
     if extension in OTHER_FORMATS:

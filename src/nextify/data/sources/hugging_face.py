@@ -10,9 +10,9 @@ from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp
 from nextify.data.errors import DataError
 from nextify.data.source import PREFIX
-from nextify.data.sources.listing import Found, Listing, Splitting, arrange
+from nextify.data.sources.listing import Found
 from nextify.data.sources.parquet import choose_columns
-from nextify.data.sources.parts import choose_parts, kind_of
+from nextify.data.sources.parts import Splitting, choose_parts, kind_of
 from nextify.system.text import some
 
 
@@ -47,7 +47,7 @@ class Rows:
         raise IndexError(index)
 
 
-def list_hugging_face(source: str, splitting: Splitting) -> Listing:
+def list_hugging_face(source: str, splitting: Splitting) -> Found:
     """The images of ``hf:OWNER/NAME``. Raises ``DataError``: the library or the data set is not there, odd columns."""
     try:
         import datasets
@@ -61,7 +61,7 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
         raise DataError(f"{source} could not be loaded ({reason}): check the name and the connection") from None
     if not any(map(kind_of, there)):
         raise DataError(f"{source} has the splits {some(list(there))}: it needs train, and optionally val or test")
-    parts = choose_parts(filter(kind_of, there), source, to_train=splitting.to_train, tested=splitting.tested)
+    parts = choose_parts(filter(kind_of, there), source, splitting)
     features = there[parts.used[0]].features
     pictures = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
     labels = {column: kind.names for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
@@ -78,7 +78,7 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
         for part, rows in there.items()
         if part not in parts.used
     }
-    found = Found(
+    return Found(
         where=source,
         images=Rows(name, splits, columns.image),
         labels=columns.checked([label for _, rows in splits for label in rows[columns.label]]),
@@ -89,4 +89,3 @@ def list_hugging_face(source: str, splitting: Splitting) -> Listing:
         notes=columns.notes,
         left_out=left,
     )
-    return arrange(found, splitting)

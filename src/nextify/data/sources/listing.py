@@ -8,7 +8,7 @@ fixed seed, of whole groups where the source tells any. What is left out is coun
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +17,7 @@ import numpy.typing as npt
 from nextify.data.encoded import Encoded
 from nextify.data.errors import DataError
 from nextify.data.images import Labels
-from nextify.data.source import LabelTask
-from nextify.data.sources.parts import Parts, Tested, as_split, count_classes, kind_of, natural
+from nextify.data.sources.parts import Parts, Splitting, count_classes, natural
 from nextify.system.text import plural, some
 
 Indices = npt.NDArray[np.int64]
@@ -55,37 +54,6 @@ class Listing:
     """Classes without images to test on; ``notes`` name them."""
 
 
-@dataclass(frozen=True)
-class Splitting:
-    """How a set without test images is split, and what is learned of it."""
-
-    test_fraction: float = 0.2
-    seed: int = 0
-    to_train: bool = True
-    """False: the images are to be tested on only, so none need be there to train on, nor several classes."""
-    tested: Tested | None = None
-    """The part that must be tested on; None takes val, else test."""
-    task: LabelTask | None = None
-    """Whether an image has one class or any number of labels; None recognizes it."""
-
-    def check(self, parts: Parts | None, where: str, shown: Callable[[str], str]) -> None:
-        """Raise ``DataError`` where a source lacks the part to test on."""
-        if self.tested is not None and (parts is None or kind_of(parts.test or "") != self.tested):
-            has = f" (only {shown(parts.test)})" if parts is not None and parts.test is not None else ""
-            raise DataError(f"--split {self.tested} asks for a part that {where} does not have{has}: choose another, "
-                            f"or leave --split out")  # fmt: skip
-
-    def said_of(self, parts: Parts | None, tested: str | None, shown: Callable[[str], str]) -> list[str]:
-        """What to say of parts that are not used, where ``tested`` is tested on; None for a share of train."""
-        if parts is None or not parts.unused:
-            return []
-        which = "a share of the training images" if tested is None else shown(tested)
-        said = [f"{which} is the test set; {some([shown(name) for name in parts.unused])} is not used."]
-        if self.to_train and tested is not None and any(kind_of(name) == "test" for name in parts.unused):
-            said.append("nextify evaluate --split test measures a bundle on the part named test.")
-        return said
-
-
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What a source holds: the images of the parts that are used, those to train on first."""
@@ -99,8 +67,8 @@ class Found:
     """Names of the labels 0, 1, …; None where labels are names, or numbers without names."""
     classes_in: str = ""
     """Where ``classes`` stand, for a message."""
-    parts: Parts | None = None
-    """As ``choose_parts`` gives them; None where the source names none."""
+    parts: Parts
+    """As ``choose_parts`` gives them."""
     train_count: int
     groups: Sequence[str] | None = None
     """What each image shows (a patient, a plant): images of one group must not be on both sides. Empty for none."""
@@ -108,8 +76,6 @@ class Found:
     """The row of each image, where a message names rows of a table rather than images."""
     remedy: str = "label them or leave them out"
     """For images without a label."""
-    shown: Callable[[str], str] = as_split
-    """How a message names a part."""
     notes: Sequence[str] = ()
     undecoded_note: str = ""
     left_out: LeftOut = field(default_factory=dict)
@@ -118,11 +84,11 @@ class Found:
 def arrange(found: Found, splitting: Splitting) -> Listing:
     """The checked listing of what a source holds. Raises ``DataError`` for no image, images without a label, one class
     only, classes that only the test images have, and none left to test on."""
-    where, shown, parts, names = found.where, found.shown, found.parts, found.images.names
-    splitting.check(parts, where, shown)
+    where, parts, shown, names = found.where, found.parts, found.parts.shown, found.images.names
+    splitting.check(parts, where)
     left = dict(found.left_out)
     said = [*found.notes, *_said_of(left)]
-    tested_part, train_part = (None, None) if parts is None else (parts.test, parts.train)
+    tested_part = parts.test
     several = any(isinstance(label, tuple) for label in found.labels)
     is_blank = {label: all(map(no_label, label if isinstance(label, tuple) else (label,))) for label in {*found.labels}}
     blank = np.array([is_blank[label] for label in found.labels], bool)
@@ -144,7 +110,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         classes, numbers = number_labels(found.labels, found.classes, found.classes_in)
         labels = np.asarray(numbers, np.int64)
     if not len(labels) or (not len(train) and splitting.to_train):
-        part = "" if train_part is None else f" in {shown(train_part)}"
+        part = f" in {shown(parts.train)}" if parts.train else ""
         raise DataError(f"{where} has no images{part}: add some")
     trained = present(labels[train])
     if several and splitting.to_train and labels[train][:, trained].all():
@@ -156,18 +122,18 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
             f"add images of another class"
         )
     said += _said_of_classes([classes[i] for i in trained])
-    said += splitting.said_of(parts, tested_part, shown)
+    said += splitting.said_of(parts, tested_part)
     if tested_part is None:
         train, test, note = split_train(labels, splitting, train, found.groups)
-        lacks_any = parts is not None and parts.test is None
+        lacks_any = parts.train and parts.test is None
         said.append(f"There is no {shown('val')} or {shown('test')}: {note}" if lacks_any else note)
     elif not len(test):
         raise DataError(f"{where} has no images in {shown(tested_part)}: add some, or rename it to have part of "
-                        f"{shown(train_part or 'train')} set apart")  # fmt: skip
+                        f"{shown(parts.train or 'train')} set apart")  # fmt: skip
     tested = present(labels[test])
     if len(train) and (unknown := [classes[i] for i in np.setdiff1d(tested, trained)]):
         place = shown(tested_part or "test")
-        raise DataError(f"{place} has {count_classes(unknown)} that {shown(train_part or 'train')} lacks: add "
+        raise DataError(f"{place} has {count_classes(unknown)} that {shown(parts.train or 'train')} lacks: add "
                         f"training images of each, or move them out of {place}")  # fmt: skip
     if absent := tuple(classes[i] for i in np.setdiff1d(trained, tested)):
         place = "The part set apart" if tested_part is None else shown(tested_part)

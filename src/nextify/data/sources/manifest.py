@@ -18,9 +18,9 @@ from nextify.data.encoded import Files
 from nextify.data.errors import DataError, reading_of
 from nextify.data.source import NO_REGRESSION, LabelTask
 from nextify.data.sources.folder import data_folders, files_below, files_in, part_folders, reason_of
-from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
+from nextify.data.sources.listing import Found, no_label
 from nextify.data.sources.parquet import reading
-from nextify.data.sources.parts import choose_parts, kind_of
+from nextify.data.sources.parts import Splitting, choose_parts, kind_of
 from nextify.data.sources.several import Names, Stated, in_columns, in_one_column, merged_rows
 from nextify.system.files import parse_json
 from nextify.system.text import plural, printable, some
@@ -82,7 +82,7 @@ class Table:
         return in_columns(where, self.others, self.rows, task, lambda: _missing(where, self.columns, ("label",)))
 
 
-def list_manifest(path: Path, splitting: Splitting) -> Listing:
+def list_manifest(path: Path, splitting: Splitting) -> Found:
     """The images of a manifest. Looks at no image. Raises ``DataError``."""
     table = read_table(path)
     folders = {os.path.normpath(os.path.join(path.parent, place)) for place in {*map(os.path.dirname, table.paths)}}
@@ -94,7 +94,7 @@ def list_manifest(path: Path, splitting: Splitting) -> Listing:
     return _list(path.parent, printable(path.name), table, splitting, [path.name], beside)
 
 
-def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
+def list_metadata(root: Path, splitting: Splitting) -> Found | None:
     """The images that ``metadata.csv`` or ``metadata.jsonl`` label, in a folder or in each of its parts. None where
     there is no such file, or class folders lie beside it. Raises ``DataError``."""
     parts = part_folders(root, data_folders(root)) or [name for name in data_folders(root) if kind_of(name)]
@@ -133,7 +133,7 @@ def list_metadata(root: Path, splitting: Splitting) -> Listing | None:
 
 def _list(
     root: Path, where: str, table: Table, splitting: Splitting, own: Sequence[str], beside: Iterable[tuple[str, str]]
-) -> Listing:
+) -> Found:
     """``own``: names of the tables; ``beside``: paths that the table might list, and why each is no image."""
     if not table.paths:
         raise DataError(f"{where} has no rows: it needs one for each image")
@@ -153,32 +153,29 @@ def _list(
         kept, stated = merged_rows(where, table.paths, table.rows, stated, (splits, groups))
         table = replace(table, paths=[table.paths[i] for i in kept], rows=[table.rows[i] for i in kept])
         splits, groups = (own and [own[i] for i in kept] for own in (splits, groups))
-    entries = range(len(table.paths))
-    parts, chosen, train_count = None, list(entries), len(entries)
-    if splits is not None:
-        for split, row in zip(splits, table.rows, strict=True):
-            if kind_of(split) is None:
-                raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")
-        parts = choose_parts(sorted(set(splits)), where, to_train=splitting.to_train, tested=splitting.tested)
-        of_part = {part: [i for i in entries if splits[i] == part] for part in (*parts.used, *parts.unused)}
-        chosen = [i for part in parts.used for i in of_part[part]]
-        train_count = len(of_part[parts.train]) if parts.train else 0
-        left |= {f"in the split {p}, which is not used": [table.paths[i] for i in of_part[p]] for p in parts.unused}
-    found = Found(
+    of_part: dict[str, list[int]] = {}
+    for i, row in enumerate(table.rows):
+        split = "" if splits is None else splits[i]
+        if splits is not None and kind_of(split) is None:
+            raise DataError(f"row {row:,} of {where} has the split {printable(split)!r}: write train, val or test")
+        of_part.setdefault(split, []).append(i)
+    parts = choose_parts(of_part, where, splitting)
+    chosen = [i for part in parts.used for i in of_part[part]]
+    left |= {f"in the split {p}, which is not used": [table.paths[i] for i in of_part[p]] for p in parts.unused}
+    return Found(
         where=where,
         images=Files(root, tuple(table.paths[i] for i in chosen)),
         labels=[stated.labels[i] for i in chosen],
         classes=stated.classes,
         classes_in=where,
         parts=parts,
-        train_count=train_count,
+        train_count=0 if parts.train is None else len(of_part[parts.train]),
         groups=groups and [groups[i] for i in chosen],
         rows=[table.rows[i] for i in chosen],
         remedy="fill them in or leave those rows out",
         notes=[*table.notes, *stated.notes],
         left_out=left,
     )
-    return arrange(found, splitting)
 
 
 def read_table(path: Path) -> Table:

@@ -17,7 +17,7 @@ import numpy as np
 from nextify.data.decode import UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
+from nextify.data.sources.listing import Found, no_label
 from nextify.data.sources.shards import Shards
 from nextify.system.files import parse_json
 from nextify.system.text import printable, some
@@ -143,7 +143,7 @@ def holds_images(path: Path) -> bool:
         return bool(_image_columns(file.schema_arrow))
 
 
-def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
+def list_parquet(shards: Shards) -> Found:
     """The images in Parquet files. Reads labels and metadata. Raises ``DataError``."""
     columns: Columns | None = None
     labels: list[Any] = []
@@ -173,7 +173,7 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
         f"Reading an image loads its row group of up to {largest / 2**20:,.0f} MiB, which is slow: "
         f"files written with row_group_size=10, or tar shards, are faster."
     )
-    found = Found(
+    return Found(
         where=shards.where,
         images=ParquetRows(shards.root, shards.files, columns.image, rows),
         labels=columns.checked(labels),
@@ -185,7 +185,6 @@ def list_parquet(shards: Shards, splitting: Splitting) -> Listing:
         left_out=shards.left_out,
         undecoded_note=slow if largest > SLOW_ROW_GROUP else "",
     )
-    return arrange(found, splitting)
 
 
 def choose_columns(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nextify.data.errors import DataError
+from nextify.data.source import LabelTask
 from nextify.system.text import some
 
 Kind = Literal["train", "val", "test"]
@@ -26,19 +27,62 @@ _NEUTRAL = frozenset({"set", "data", "dataset", "split", "part", "images", "imag
 _LIKE = re.compile(r"(train|valid|val|test|eval|dev)[a-z]|trainval|minival|hold|holdout|heldout|unlabell?ed")
 
 
+def as_split(part: str) -> str:
+    """A part as a message has it."""
+    return f"split {part}"
+
+
+def as_folder(part: str) -> str:
+    """A part that is a folder, as a message has it."""
+    return f"{part}/"
+
+
 @dataclass(frozen=True)
 class Parts:
-    """The named parts of a source that are used, as it spells them."""
+    """The parts of a source that are used, as it spells them."""
 
     train: str | None
-    """None: there is none, and none is needed."""
-    test: str | None
+    """Empty: the source names no parts, and this is all of it. None: there is none, and none is needed."""
+    test: str | None = None
     """None: part of ``train`` is set apart."""
     unused: tuple[str, ...] = ()
+    shown: Callable[[str], str] = as_split
+    """How a message names a part."""
 
     @property
     def used(self) -> tuple[str, ...]:
         return tuple(part for part in (self.train, self.test) if part is not None)
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """How a set without test images is split, and what is learned of it."""
+
+    test_fraction: float = 0.2
+    seed: int = 0
+    to_train: bool = True
+    """False: the images are to be tested on only, so none need be there to train on, nor several classes."""
+    tested: Tested | None = None
+    """The part that must be tested on; None takes val, else test."""
+    task: LabelTask | None = None
+    """Whether an image has one class or any number of labels; None recognizes it."""
+
+    def check(self, parts: Parts, where: str) -> None:
+        """Raise ``DataError`` where a source lacks the part to test on."""
+        if self.tested is not None and kind_of(parts.test or "") != self.tested:
+            has = f" (only {parts.shown(parts.test)})" if parts.test is not None else ""
+            raise DataError(f"--split {self.tested} asks for a part that {where} does not have{has}: choose another, "
+                            f"or leave --split out")  # fmt: skip
+
+    def said_of(self, parts: Parts, tested: str | None) -> list[str]:
+        """What to say of parts that are not used, where ``tested`` is tested on; None for a share of train."""
+        if not parts.unused:
+            return []
+        which = "a share of the training images" if tested is None else parts.shown(tested)
+        said = [f"{which} is the test set; {some(list(map(parts.shown, parts.unused)))} is not used."]
+        if self.to_train and tested is not None and any(kind_of(name) == "test" for name in parts.unused):
+            said.append("nextify evaluate --split test measures a bundle on the part named test.")
+        return said
 
 
 def kind_of(name: str) -> Kind | None:
@@ -65,22 +109,14 @@ def looks_like_part(name: str) -> bool:
     )
 
 
-def as_split(part: str) -> str:
-    """A part as a message has it."""
-    return f"split {part}"
-
-
 def choose_parts(
-    names: Iterable[str],
-    where: str,
-    shown: Callable[[str], str] = as_split,
-    *,
-    to_train: bool = True,
-    tested: Tested | None = None,
+    names: Iterable[str], where: str, splitting: Splitting, shown: Callable[[str], str] = as_split
 ) -> Parts:
-    """The parts to use: the one to train on, and the first of val and test, or ``tested``. ``shown`` gives a name as a
-    message has it. Raises ``DataError`` for none to train on, though ``to_train``; for several of them; and for a name
-    that seems to say another part."""
+    """The parts to use of those that a source names (only ``""``: it names none): the one to train on, and the first of
+    val and test, or the one that must be tested on. Raises ``DataError`` for none to train on where one is needed, for
+    several of them, and for a name that seems to say another part."""
+    if (names := {*names}) == {""}:
+        return Parts("", shown=shown)
     by_kind: dict[Kind, list[str]] = {"train": [], "val": [], "test": []}
     unknown = []
     for name in sorted(names, key=lambda name: (name != kind_of(name), natural(name))):
@@ -92,15 +128,14 @@ def choose_parts(
         raise DataError(f"{where} has {some(unknown)}, which may be a training or a test part: "
                         f"rename it to train, val or test, or move it elsewhere")  # fmt: skip
     trains, tests = by_kind["train"], by_kind["val"] + by_kind["test"]
-    if tested == "test":
+    if splitting.tested == "test":
         tests = by_kind["test"] + by_kind["val"]
     if len(trains) > 1:
         raise DataError(f"{where} has several training parts, {some([shown(name) for name in trains])}: merge them")
-    if not trains and to_train:
-        raise DataError(f"{where} has {some([shown(t) for t in tests])} but no {shown('train')}: add {shown('train')}")
-    if to_train or not tests:
-        return Parts(trains[0], tests[0] if tests else None, tuple(tests[1:]))
-    return Parts(trains[0] if trains else None, tests[0], tuple(tests[1:]))
+    if not trains and splitting.to_train:
+        there = f"{some(list(map(shown, tests)))} but " if tests else ""
+        raise DataError(f"{where} has {there}no {shown('train')}: add {shown('train')}")
+    return Parts(trains[0] if trains else None, tests[0] if tests else None, tuple(tests[1:]), shown)
 
 
 def natural(name: str) -> tuple[tuple[str | int, ...], str]:

@@ -7,14 +7,14 @@ as on the Hugging Face Hub. Files that are given by name or by a pattern may tel
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nextify.data.errors import DataError
 from nextify.data.sources.folder import files_below, is_image
-from nextify.data.sources.listing import LeftOut, Splitting
-from nextify.data.sources.parts import Parts, choose_parts, kind_of, looks_like_part, natural
+from nextify.data.sources.listing import LeftOut
+from nextify.data.sources.parts import Parts, Splitting, choose_parts, kind_of, looks_like_part, natural
 from nextify.system.text import plural, printable, some
 
 CLASSES_FILE = "classes.txt"
@@ -33,7 +33,7 @@ class Shards:
     files: tuple[str, ...]
     """Below ``root``, with ``/``."""
     train_files: int
-    parts: Parts | None
+    parts: Parts
     where: str
     """The source, as a message names it."""
     left_out: LeftOut = field(default_factory=dict)
@@ -87,7 +87,7 @@ def shards_of(pattern: str, splitting: Splitting) -> Shards:
         (kind,) = kinds
         if kind in ("val", "test") and not splitting.to_train:  # measured as a whole
             return Shards(root, tuple(names), 0, Parts(None, kind), printable(pattern))
-        return Shards(root, tuple(names), len(names), None, printable(pattern))
+        return Shards(root, tuple(names), len(names), Parts(""), printable(pattern))
     return _by_part(root, names, printable(pattern), {}, splitting)
 
 
@@ -126,15 +126,14 @@ def _by_part(root: Path, names: list[str], where: str, left: dict[str, list[str]
     names = sorted(names, key=natural)
     if odd := [name for name in names if not (root / name).is_file()]:
         raise DataError(f"{where}: {some(odd)} is not a regular file: put the file itself there")
-    part = {name: part_of(name) for name in names}
-    known = {p for p in part.values() if p is not None}
-    if odd := [name for name in names if part[name] is None and (known or looks_like_part(Path(name).stem))]:
+    of_part: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        of_part[part_of(name) or ""].append(name)
+    known = of_part.keys() - {""}
+    if odd := [name for name in of_part.get("", ()) if known or looks_like_part(Path(name).stem)]:
         others = f", where others say {some(sorted(known))}" if known else ""
         raise DataError(f"{where}: the name of {some(odd)} does not name a part{others}: rename or move the file")
-    if not known:
-        return Shards(root, tuple(names), len(names), None, where, left)
-    parts = choose_parts(known, where, to_train=splitting.to_train, tested=splitting.tested)
-    of_part: dict[str, Sequence[str]] = {p: [name for name in names if part[name] == p] for p in known}
-    left |= {f"in the split {p}, which is not used": [*of_part[p]] for p in parts.unused}
-    train_files = len(of_part[parts.train]) if parts.train else 0
+    parts = choose_parts(of_part, where, splitting)
+    left |= {f"in the split {p}, which is not used": of_part[p] for p in parts.unused}
+    train_files = 0 if parts.train is None else len(of_part[parts.train])
     return Shards(root, tuple(n for p in parts.used for n in of_part[p]), train_files, parts, where, left)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nextify.data.decode import EXTENSIONS, UnreadableImage
 from nextify.data.encoded import Stamp, stamp_of
 from nextify.data.errors import DataError, reading_of
-from nextify.data.sources.listing import Found, Listing, Splitting, arrange, no_label
+from nextify.data.sources.listing import Found, no_label
 from nextify.data.sources.shards import CLASSES_FILE, Shards
 from nextify.system.files import parse_json
 from nextify.system.text import printable
@@ -27,22 +27,13 @@ _Label = str | int | None
 class TarMembers:
     """Images that lie in tar files."""
 
-    def __init__(
-        self,
-        root: Path,
-        shards: Sequence[str],
-        names: Sequence[str],
-        shard: npt.NDArray[np.int64],
-        offset: npt.NDArray[np.int64],
-        size: npt.NDArray[np.int64],
-    ) -> None:
+    def __init__(self, root: Path, shards: Sequence[str], names: Sequence[str], places: npt.NDArray[np.int64]) -> None:
         """
         Args:
             shards: the tar files below ``root``.
-            names, shard, offset, size: of each image; ``offset`` and ``size`` in bytes.
+            places: ``(N, 3)``: number of the shard, and offset and size in bytes of each image.
         """
-        self.root, self.shards, self.names = root, shards, names
-        self.shard, self.offset, self.size = shard, offset, size
+        self.root, self.shards, self.names, self.places = root, shards, names, places
         self.stamps: list[Stamp] = [stamp_of(root / name) for name in shards]
 
     @property
@@ -50,19 +41,19 @@ class TarMembers:
         return str(self.root.resolve())
 
     def stamp(self, index: int) -> Stamp:
-        return self.stamps[int(self.shard[index])]
+        return self.stamps[int(self.places[index, 0])]
 
     def read(self, index: int) -> bytes:
-        size = int(self.size[index])
-        with open(self.root / self.shards[self.shard[index]], "rb") as file:
-            file.seek(int(self.offset[index]))
+        shard, offset, size = self.places[index].tolist()
+        with open(self.root / self.shards[shard], "rb") as file:
+            file.seek(offset)
             data = file.read(size)
         if len(data) < size:
             raise UnreadableImage("its shard is truncated")
         return data
 
 
-def list_tar(shards: Shards, splitting: Splitting) -> Listing:
+def list_tar(shards: Shards) -> Found:
     """The images of tar shards. Reads headers and labels. Raises ``DataError``."""
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
@@ -76,10 +67,9 @@ def list_tar(shards: Shards, splitting: Splitting) -> Listing:
             labels.append(label)
         if number < shards.train_files:
             train_count = len(names)
-    index = np.array(places, np.int64).reshape(-1, 3)
-    found = Found(
+    return Found(
         where=shards.where,
-        images=TarMembers(shards.root, shards.files, tuple(names), index[:, 0], index[:, 1], index[:, 2]),
+        images=TarMembers(shards.root, shards.files, tuple(names), np.array(places, np.int64).reshape(-1, 3)),
         labels=labels,
         classes=_class_names(shards),
         classes_in=CLASSES_FILE,
@@ -88,7 +78,6 @@ def list_tar(shards: Shards, splitting: Splitting) -> Listing:
         remedy='add KEY.cls, or KEY.json with "label", next to each image (such as 1.jpg and 1.cls)',
         left_out=left,
     )
-    return arrange(found, splitting)
 
 
 def _samples(path: Path, shard: str, left: dict[str, list[str]]) -> list[tuple[tarfile.TarInfo, _Label]]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -212,15 +213,11 @@ class FcosHead(OneStage):
 
 
 def _padded(targets: Sequence[Truth]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes, labels, crowd and whether they are real, of all images as one: the missing ones are empty boxes."""
-    most = max(1, *(len(target.labels) for target in targets))
-    rows: list[tuple[Tensor, ...]] = []
-    for target in targets:
-        short = most - len(target.labels)
-        real = torch.ones_like(target.crowd)
-        flat = (F.pad(x, (0, short)) for x in (target.labels, target.crowd, real))
-        rows.append((F.pad(target.boxes, (0, 0, 0, short)), *flat))
-    boxes, labels, crowd, real = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    """Boxes, labels, crowd and whether they are real, of all images as one: the missing ones are empty boxes, of which
+    there is one where no image has an object."""
+    rows = [(target.boxes, target.labels, target.crowd, torch.ones_like(target.crowd)) for target in targets]
+    of_all = (pad_sequence(list(parts), batch_first=True) for parts in zip(*rows, strict=True))
+    boxes, labels, crowd, real = (x if x.shape[1] else x.new_zeros(len(x), 1, *x.shape[2:]) for x in of_all)
     return boxes, labels, crowd, real
 
 
