@@ -31,7 +31,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
     finished trainings kept, and ``EngineError`` where they cannot go on."""
     assert settings.fitted_to is not None
     device = settings.conditions.device
-    together, threads = default_side_by_side("small" if settings.fitted_to <= 64 else "full", device, None)
+    together, threads = default_side_by_side(settings.fitted_to, device, None)
     together = options.training.side_by_side or together
     conditions = settings.conditions
     runtime = Runtime(device, threads, kernels=conditions.kernels, compile=conditions.compile)

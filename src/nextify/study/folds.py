@@ -37,8 +37,6 @@ from nextify.training.result import Result, read_object
 from nextify.training.trial import runtime
 
 RESULTS, PREDICTIONS, ENSEMBLE = "results.json", "out-of-fold.csv", "ensemble"
-SMALL = 64
-"""Side in pixels up to which networks are trained on one thread each, as a study's at a small scale are."""
 _OF_THE_BUNDLE = ("model", "scale", "weights", "class_order", "frozen_stages", "image_size", "accumulation", "seed")
 """Of a bundle's request; its recipe and design are taken as they were trained."""
 Indices = npt.NDArray[np.int64]
@@ -350,16 +348,10 @@ def cross_validate(
     images = data if isinstance(data, Images) else open_images(data, split_seed=split_seed, cache=out / "cache")
     plan = FoldsPlan.of(wanted, images, folds, split_seed)
     place = runtime(device, threads, kernels=kernels)
-    together, each = side_by_side(plan, place.device, threads)
+    together, each = default_side_by_side(plan.prepared.image_size, place.device, threads)
     with Store(out / plan.folder) as store, LocalEngine(replace(place, threads=each), together) as engine:
         trainings = CrossTrainings(plan, store, images, engine.runtime, together, ensemble=ensemble)
         return run_folds(trainings, engine, on_event)
-
-
-def side_by_side(plan: FoldsPlan, device: str, threads: int | None) -> tuple[int, int]:
-    """Trainings side by side, and threads of each, as a study chooses them."""
-    small = plan.prepared.image_size <= SMALL
-    return default_side_by_side("small" if small else "full", device, threads)
 
 
 def run_folds(trainings: CrossTrainings, engine: Engine, on_event: Callable[[Event], None]) -> CrossValidation:
