@@ -21,9 +21,10 @@ from nextify.data.images import EncodedStore, UniformStore, check_images
 from nextify.data.kept import Kept
 from nextify.data.sources.listing import complete_groups
 from nextify.evaluation.ensemble import EnsembleResult, join
-from nextify.evaluation.evaluate import set_probabilities
+from nextify.evaluation.evaluate import load_network
 from nextify.study.engine import Done, Engine, Event, Job, LocalEngine
 from nextify.study.plan import PlannedTrial
+from nextify.study.results import read
 from nextify.study.statistics import corrected_interval
 from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
@@ -282,7 +283,7 @@ class CrossTrainings(Trainings):
         kept: Any = read_object(self.store.root / RESULTS).get("ensemble")
         if self.open_trials or not kept or not (path / JSON_FILE).is_file():
             return None
-        return EnsembleResult(**{**kept, "bundle": path, "members_top1": tuple(kept["members_top1"])})
+        return read(EnsembleResult, {**kept, "bundle": path})
 
     def joined(self) -> EnsembleResult:
         """Write the bundle of all networks, and measure it."""
@@ -294,10 +295,8 @@ class CrossTrainings(Trainings):
         rows = np.empty((len(self.images.train), len(self.images.classes)), np.float32)
         number = np.empty(len(rows), np.int64)
         for i, (bundle, fold) in enumerate(zip(self.bundles(), self.plan.folds, strict=True), 1):
-            runtime = self.runtime
-            rows[fold.held_out] = set_probabilities(
-                bundle, fold.images.test, device=runtime.device, kernels=runtime.kernels
-            )
+            network = load_network(bundle, self.runtime.device, self.runtime.kernels)
+            rows[fold.held_out] = network(fold.images.test)
             number[fold.held_out] = i
         return rows, number
 
