@@ -85,7 +85,7 @@ def _announce(console: Console, trainings: CrossTrainings) -> None:
     use = "are the ensemble's" if trainings.ensemble else "stay unused"
     groups = "" if images.train.groups is None else ", no group in two of them"
     console.print(f"[bold]{prepared.request.model}[/] on {len(plan.folds)} folds of ", end="")
-    console.print(images.name, markup=False)
+    console.print(printable(images.name), markup=False)
     console.print(
         f"  {plural(len(images.train), 'training image')} in folds of {len(plan.folds[-1].images.test):,} to "
         f"{len(plan.folds[0].images.test):,}{groups}; the {plural(len(images.test), 'test image')} {use}\n"
