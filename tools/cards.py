@@ -10,6 +10,7 @@ import re
 import sys
 import tomllib
 
+from changes import side_by_side_svg
 from generated import ROOT, write_or_check
 from ladder import Bars, ladder_svg
 
@@ -17,7 +18,7 @@ from nextify.networks.layout import macs, parameters
 from nextify.paper.design import Design
 from nextify.paper.roadmap import ROADMAPS, Row
 from nextify.report import text
-from nextify.report.diagram import block_lines, side_by_side_svg
+from nextify.report.diagram import block_lines
 from nextify.study.results import StepResult, StudyResults
 
 FOLDER = "docs/decisions"

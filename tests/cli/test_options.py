@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -430,6 +431,18 @@ def test_a_training_for_which_the_minutes_do_not_hold_begins_again_once_with_few
     assert not list(tmp_path.glob("*/checkpoint.pt*"))
     assert main(command) == 0
     assert "this training is already finished" in capsys.readouterr().out
+
+
+def test_control_characters_in_a_name_do_not_reach_the_terminal(
+    capsys: Captured, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(shapes, "a\x1b[31m")
+    assert main(["train", *on(Path("a\x1b[31m")), *TINY, "--epochs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "convnext_atto on a\\x1b[31m" in said
+    assert "results go to runs/convnext_atto-a\\x1b[31m" in said
+    assert "\x1b" not in said
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])

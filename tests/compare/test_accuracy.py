@@ -344,11 +344,11 @@ def test_weights_for_networks_of_ours_and_of_timms(images: Images, tmp_path: Pat
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
     entry = find("timm:test_vit")
     found = evaluate(entry, str(tmp_path / "vit.pth"), images, "cpu", 1)
-    model, about = timm_with_weights("test_vit", str(tmp_path / "vit.pth"))
+    loaded = timm_with_weights("test_vit", str(tmp_path / "vit.pth"))
     right = 0
     with torch.no_grad():
         for i in range(len(images.test)):
-            logits = model.eval()(about.preprocessing(images.test.load(i))[None])
+            logits = loaded.model(loaded.preprocessing(images.test.load(i))[None])
             right += int(logits.argmax()) == images.test.labels[i]
     assert found.mean == pytest.approx(100 * right / 12)
     assert found.binomial_standard_error == pytest.approx(binomial_standard_error(100 * right / 12, 12))

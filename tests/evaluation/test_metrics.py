@@ -18,7 +18,7 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.evaluation import pictures
-from nextify.evaluation.evaluate import Evaluation, Mistake, files, match_classes, write
+from nextify.evaluation.evaluate import Evaluation, Mistake, match_classes, write
 from nextify.evaluation.metrics import calibration, confidence_gap, confusion, per_class, wilson
 from nextify.evaluation.pictures import confusion_picture, curves_picture, mistakes_picture, reliability_picture
 from nextify.paper.design import CONVNEXT_TINY
@@ -195,7 +195,8 @@ def evaluation(classes: int, images: int = 300, spread: int = 1) -> Evaluation:
     mistakes = (Mistake("x/1.png", names[0], names[1], 0.9),)
     top1 = 100 * float((predicted == labels).mean())
     parts = (tuple(bins), tuple(per_class(counts, names)), tuple(map(tuple, counts.tolist())), mistakes)
-    return Evaluation("m", "d", images, top1, 100.0, error, *parts, "fp32", (), {})
+    head = {"model": "m", "data": "d", "images": images, "precision": "fp32", "notes": (), "environment": {}}
+    return Evaluation(top1, 100.0, error, *parts, **head)
 
 
 @pytest.mark.parametrize("classes", [2, pytest.param(12, marks=pytest.mark.slow), 70])
@@ -235,7 +236,7 @@ def test_mistakes_name_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_written(tmp_path: Path) -> None:
     found = evaluation(3)
     write(found, tmp_path / "deep" / "er", [np.zeros((8, 8, 3), np.uint8)])
-    written = [tmp_path / "deep" / "er" / name for name in files(found)]
+    written = [tmp_path / "deep" / "er" / name for name in found.files]
     assert [path.name for path in written] == ["evaluation.json", "confusion.png", "reliability.png", "mistakes.png"]
     assert len(list(written[0].parent.iterdir())) == 4
     assert all(path.stat().st_size > 100 for path in written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -301,6 +302,15 @@ def test_the_command(bundle, folder, tmp_path, capsys):
     assert "no corruption is called rain" in capsys.readouterr().err
     assert main([*arguments, "--clean-only", "--corruptions", "fog"]) == 2
     assert "leave --corruptions out" in capsys.readouterr().err
+
+
+def test_control_characters_in_a_name_do_not_reach_the_terminal(bundle, folder, tmp_path, capsys):
+    data = tmp_path / "a\x1b[31m"
+    shutil.copytree(folder, data)
+    assert main(["robustness", str(bundle), "--data", str(data), "--device", "cpu", "--clean-only"]) == 0
+    said = capsys.readouterr().out
+    assert "of a\\x1b[31m, fp32" in said
+    assert "\x1b" not in said
 
 
 def test_a_killed_measurement_goes_on_to_the_same_figures(bundle, other, images, tmp_path, monkeypatch):

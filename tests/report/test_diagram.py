@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import sys
@@ -15,14 +16,8 @@ from nextify.networks.layout import Conv
 from nextify.networks.zoo import designs
 from nextify.paper.design import CONVNEXT_TINY, DESIGNS, RESNET50
 from nextify.paper.roadmap import ROADMAPS
-from nextify.report.diagram import (
-    Change,
-    block_lines,
-    block_svg,
-    block_text,
-    layer_differences,
-    side_by_side_svg,
-)
+from nextify.report.block_drawing import block_svg
+from nextify.report.diagram import Change, block_lines, block_text, layer_differences
 from tests.helpers import ROOT, Captured
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -85,7 +80,9 @@ def test_a_block_shows_its_layers_and_its_shortcut() -> None:
     assert "blocks 2–4" in drawn
 
 
-def test_changed_parts_are_marked() -> None:
+def test_changed_parts_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    side_by_side_svg = importlib.import_module("changes").side_by_side_svg
     rows = ROADMAPS["resnet50"]
 
     def marked(name: str) -> list[str]:

@@ -22,7 +22,7 @@ from nextify.study.engine import EngineError
 from nextify.study.ledger import Attributing
 from nextify.study.plan import make_plan
 from nextify.study.store import Store
-from nextify.system.text import plural
+from nextify.system.text import plural, printable
 from nextify.training.trial import Data
 
 TOGETHER = 4
@@ -84,8 +84,8 @@ def _plan(options: Options, images: Images) -> Attributed:
 
 def _announce(console: Console, options: Options, found: Attributing, finished: int) -> None:
     attributed, images, runtime = found.plan, found.images, found.runtime
-    plan = attributed.plan
-    console.print(f"[bold]{plan.roadmap.title}[/] on {escape(images.name)}, scale {plan.scale.name}: in any order")
+    plan, name = attributed.plan, escape(printable(images.name))
+    console.print(f"[bold]{plan.roadmap.title}[/] on {name}, scale {plan.scale.name}: in any order")
     console.print(
         f"{len(attributed.names)} decisions, {attributed.trainings_of_a_pair} trainings per pair of orders, on "
         f"{len(images.train):,} images of {plan.data.image_size}×{plan.data.image_size} ({len(images.classes)} "
@@ -100,7 +100,7 @@ def _announce(console: Console, options: Options, found: Attributing, finished: 
         console.print(f"{plural(finished, 'pair')} of orders finished already")
     limit = f", {plural(options.pairs, 'pair')} in all" if options.pairs else ""
     console.print(f"for {options.hours:g} h{limit}")
-    console.print(f"results go to [bold]{escape(str(options.folder))}[/]", soft_wrap=True)
+    console.print(f"results go to [bold]{escape(printable(str(options.folder)))}[/]", soft_wrap=True)
 
 
 def _conclude(console: Console, found: Attributing, options: Options, started: datetime) -> int:

@@ -18,7 +18,7 @@ from nextify.report.text import duration
 from nextify.study.engine import LocalEngine
 from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
-from nextify.system.text import plural
+from nextify.system.text import plural, printable
 from nextify.training.trial import Runtime
 
 
@@ -31,7 +31,7 @@ def accuracies(console: Console, options: Options, settings: Settings, images: I
     finished trainings kept, and ``EngineError`` where they cannot go on."""
     assert settings.fitted_to is not None
     device = settings.conditions.device
-    together, threads = default_side_by_side("small" if settings.fitted_to <= 64 else "full", device, None)
+    together, threads = default_side_by_side(settings.fitted_to, device, None)
     together = options.training.side_by_side or together
     conditions = settings.conditions
     runtime = Runtime(device, threads, kernels=conditions.kernels, compile=conditions.compile)
@@ -104,7 +104,7 @@ def _announce(console: Console, plan: AccuracyPlan, trainings: Trainings, images
         console.print(
             f"{plural(len(plan.trials) // seeds, 'network')} × {plural(seeds, 'seed')}, "
             f"{plural(plan.recipe.epochs, 'epoch')} of the {plan.recipe_name} recipe on {len(images.train):,} "
-            f"images of {side}×{side} of {escape(images.name)}, tested on {len(images.test):,}; "
+            f"images of {side}×{side} of {escape(printable(images.name))}, tested on {len(images.test):,}; "
             f"{trainings.side_by_side} side by side"
         )
     say(console, (*images.warnings, *images.notes, *plan.notes, *trainings.notes))

@@ -58,8 +58,8 @@ def run_robustness(options: Options) -> int:
 
 def _print(found: Robustness, bundle: str, figures: tuple[tuple[str, ...], list[tuple[str, ...]]]) -> None:
     note(*found.notes)
-    images = plural(found.images, "image")
-    print(f"{printable(found.model) or bundle} on {images} of {found.data}, {found.precision}")
+    measured = f"{found.model or bundle} on {plural(found.images, 'image')} of {found.data}"
+    print(f"{printable(measured)}, {found.precision}")
     print(f"clean: error {found.clean_error:.2f} %, ECE {100 * found.clean_calibration_error:.2f} %")
     if not found.corruptions:
         return

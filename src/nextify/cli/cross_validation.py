@@ -11,8 +11,9 @@ from nextify.data import DataError
 from nextify.data.dense.opening import recognize
 from nextify.report.text import duration, percent
 from nextify.study.engine import LocalEngine
-from nextify.study.folds import CrossTrainings, CrossValidation, FoldsPlan, run_folds, side_by_side
+from nextify.study.folds import CrossTrainings, CrossValidation, FoldsPlan, run_folds
 from nextify.study.store import Store
+from nextify.study.study import default_side_by_side
 from nextify.system.device import usable_device
 from nextify.system.text import plural, printable
 from nextify.training.trial import Runtime
@@ -36,7 +37,7 @@ def run_cross_validation(options: Options, folds: int) -> int:
         raise DataError(unfit)
     plan = FoldsPlan.of(options.request(), images, folds, options.reading.split_seed)
     device = usable_device(machine.device)
-    together, threads = side_by_side(plan, device, machine.threads)
+    together, threads = default_side_by_side(plan.prepared.image_size, device, machine.threads)
     runtime = Runtime(
         *(device, threads),
         kernels=machine.kernels,
@@ -84,7 +85,7 @@ def _announce(console: Console, trainings: CrossTrainings) -> None:
     use = "are the ensemble's" if trainings.ensemble else "stay unused"
     groups = "" if images.train.groups is None else ", no group in two of them"
     console.print(f"[bold]{prepared.request.model}[/] on {len(plan.folds)} folds of ", end="")
-    console.print(images.name, markup=False)
+    console.print(printable(images.name), markup=False)
     console.print(
         f"  {plural(len(images.train), 'training image')} in folds of {len(plan.folds[-1].images.test):,} to "
         f"{len(plan.folds[0].images.test):,}{groups}; the {plural(len(images.test), 'test image')} {use}\n"

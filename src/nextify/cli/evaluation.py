@@ -13,7 +13,7 @@ from nextify.data.dense.opening import recognize
 from nextify.evaluation import dense, multilabel
 from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation
 from nextify.evaluation.dense_intervals import DRAWS
-from nextify.evaluation.evaluate import Evaluation, evaluate, files
+from nextify.evaluation.evaluate import Evaluation, evaluate
 from nextify.evaluation.finder import open_finder
 from nextify.evaluation.multilabel import MultiLabelEvaluation
 from nextify.evaluation.seen import trained_on
@@ -49,18 +49,15 @@ def run_evaluation(options: Options) -> int:
     print(f"{printable(measured)}, {found.precision}")
     match found:
         case Evaluation():
-            written = files(found)
             _print(found)
         case MultiLabelEvaluation():
-            written = multilabel.files(found)
             _print_multilabel(found)
         case DetectionEvaluation() | SegmentationEvaluation():
-            written = dense.files(found)
             _print_dense(found)
         case unknown:
             assert_never(unknown)
     if options.out is not None:
-        for name in written:
+        for name in found.files:
             print(f"written: {options.out / name}")
     return 0
 

@@ -11,8 +11,9 @@ from nextify.cli.printing import command_line, note, print_columns, print_json
 from nextify.cli.progress import read_images
 from nextify.evaluation.evaluate import match_classes, name_classes
 from nextify.evaluation.inspection import TABLE, TITLES, inspect_images, sheets
-from nextify.study.folds import CrossTrainings, FoldsPlan, side_by_side
+from nextify.study.folds import CrossTrainings, FoldsPlan
 from nextify.study.store import Store
+from nextify.study.study import default_side_by_side
 from nextify.system.text import plural, printable
 from nextify.training.continued import Finished
 from nextify.training.trial import runtime
@@ -42,7 +43,8 @@ def run_inspection(options: Options) -> int:
         if isinstance(before.about, About) and (order or options.class_order is None):  # before hours of training
             match_classes(name_classes(before.about, images, [], order), images, [])
         plan = FoldsPlan.like(before, images, options.folds, options.reading.split_seed)
-        together, threads = side_by_side(plan, place.device, options.machine.threads)
+        side = plan.prepared.image_size
+        together, threads = default_side_by_side(side, place.device, options.machine.threads)
         with Store(options.folder / plan.folder) as store:
             trainings = CrossTrainings(
                 *(plan, store, images, replace(place, threads=threads), together, command_line())

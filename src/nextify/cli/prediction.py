@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nextify.cli.options import refuse_for_dense
 from nextify.cli.predict import Options
 from nextify.cli.printing import note, print_columns, print_json
+from nextify.data.dense.annotations import DenseTask
 from nextify.deploy.dense import open_finder
 from nextify.deploy.runners import device_for, open_runner
 from nextify.evaluation.dense_predict import LEAST_SCORE, DenseFolder, DensePrediction, find
@@ -31,28 +33,27 @@ def run_prediction(options: Options) -> int:
 
 
 def _predict(options: Options) -> int:
-    about = stated(options.bundle)
+    about, machine = stated(options.bundle), options.machine
     if isinstance(about, DenseAbout):
-        return _run_dense(options, about)
+        given = {"--top": options.top, "--class-order": options.class_order, "--channels": options.channels}
+        refuse_for_dense(about.task, given)
+    else:
+        _refuse_for_classifier(options)
+    device = runtime(device_for(options.bundle, machine.device), machine.threads).device
+    how: dict[str, Any] = {"device": device, "threads": machine.threads, "kernels": machine.kernels}
+    return _run_dense(options, about.task, how) if isinstance(about, DenseAbout) else _run(options, how)
+
+
+def _refuse_for_classifier(options: Options) -> None:
     dense = {"--least-score": options.least_score, "--out": options.out, "--multi-scale": options.multi_scale or None}
     for name, value in dense.items():
         if value is not None:
             those = "segmenters" if name == "--multi-scale" else "detectors and segmenters"
             raise ValueError(f"{name} is for {those}, and {options.bundle} is a classifier: leave it out")
-    return _run(options)
 
 
-def _run_dense(options: Options, about: DenseAbout) -> int:
-    given = {"--top": options.top, "--class-order": options.class_order, "--channels": options.channels}
-    refuse_for_dense(about.task, given)
-    place = runtime(device_for(options.bundle, options.machine.device), options.machine.threads)
-    finder = open_finder(
-        options.bundle,
-        device=place.device,
-        threads=options.machine.threads,
-        kernels=options.machine.kernels,
-        multi_scale=options.multi_scale,
-    )
+def _run_dense(options: Options, task: DenseTask, how: dict[str, Any]) -> int:
+    finder = open_finder(options.bundle, **how, multi_scale=options.multi_scale)
     folder = None if options.out is None else DenseFolder(options.out, finder)
     least = LEAST_SCORE if options.least_score is None else options.least_score
     predictions = []
@@ -65,9 +66,9 @@ def _run_dense(options: Options, about: DenseAbout) -> int:
     if options.json:
         print_json([{**found.to_dict(), "path": valid_unicode(found.path)} for found in predictions])
     elif options.csv:
-        print(dense_csv(predictions, about.task), end="")
+        print(dense_csv(predictions, task), end="")
     else:
-        _print_found([found for found in predictions if not found.error], about.task)
+        _print_found([found for found in predictions if not found.error], task)
         if options.out is not None:
             print(f"written: {options.out}")
     return failures(predictions)
@@ -113,15 +114,8 @@ def _rows(predictions: Sequence[Prediction]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _run(options: Options) -> int:
-    place = runtime(device_for(options.bundle, options.machine.device), options.machine.threads)
-    runner = open_runner(
-        options.bundle,
-        device=place.device,
-        threads=options.machine.threads,
-        kernels=options.machine.kernels,
-        class_order=options.class_order,
-    )
+def _run(options: Options, how: dict[str, Any]) -> int:
+    runner = open_runner(options.bundle, **how, class_order=options.class_order)
     predictor = Predictor(runner, channels=options.channels)
     predictions = list(predictor(options.images, options.top))
     if options.json:

@@ -103,11 +103,11 @@ def _filtered(passes: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
 
 
 def plain(console: Console, line: str) -> None:
-    """Print a line as it is, however long."""
-    console.print(line, markup=False, soft_wrap=True)
+    """Print a line as it is, however long, with control characters escaped."""
+    console.print(printable(line), markup=False, soft_wrap=True)
 
 
 def say(console: Console, notes: Iterable[str]) -> None:
-    """Print one note per line, indented and dim."""
+    """Print one note per line, indented and dim, with control characters escaped."""
     for note in notes:
-        console.print(f"  · {note}", markup=False, style="dim", soft_wrap=True)
+        console.print(f"  · {printable(note)}", markup=False, style="dim", soft_wrap=True)

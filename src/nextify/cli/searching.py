@@ -17,7 +17,7 @@ from nextify.report.text import listing
 from nextify.study.engine import Event
 from nextify.study.store import Store
 from nextify.study.study import StudyEstimate, Trainings
-from nextify.system.text import plural
+from nextify.system.text import plural, printable
 
 
 def run_search(options: Options) -> int:
@@ -63,7 +63,7 @@ def run_search(options: Options) -> int:
 def _announce(console: Console, made: Search) -> None:
     images, given, runtime = made.images, made.settings, made.runtime
     console.print(f"[bold]The best design within {given.budget}[/] on ", end="")
-    console.print(images.name, markup=False)
+    console.print(printable(images.name), markup=False)
     validated = made.validated
     console.print(
         f"{listing([str(epochs) for epochs in made.rungs])} epochs on {len(validated.train):,} images of "

@@ -15,7 +15,8 @@ from nextify.networks.zoo import find_design
 from nextify.paper.design import Design, InertChoice
 from nextify.paper.published import published_gflops, published_top1
 from nextify.paper.settings import Range
-from nextify.report.diagram import block_lines, block_svg, block_text
+from nextify.report.block_drawing import block_svg
+from nextify.report.diagram import block_lines, block_text
 from nextify.system.files import write_text_atomic
 
 

@@ -22,7 +22,7 @@ from nextify.study.plan import Plan, make_plan
 from nextify.study.results import CLASSIFICATION
 from nextify.study.store import Store
 from nextify.study.study import Study, StudyEstimate
-from nextify.system.text import plural
+from nextify.system.text import plural, printable
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import checked_canvas, checked_head, dense_preflight
 from nextify.training.request import RequestError
@@ -129,7 +129,7 @@ def _plan(options: Options, images: AnyImages, seeds: int) -> Plan:
 def _announce(console: Console, study: Study, out: Path) -> None:
     plan, images, runtime = study.plan, study.images, study.runtime
     seeds = plural(len({planned.trial.seed for planned in plan.trials}), "seed")
-    console.print(f"[bold]{plan.roadmap.title}[/] on {escape(images.name)}, scale {plan.scale.name}")
+    console.print(f"[bold]{plan.roadmap.title}[/] on {escape(printable(images.name))}, scale {plan.scale.name}")
     height, width = plan.data.canvas or (plan.data.image_size, plan.data.image_size)
     heads = f" of {plan.head} {plan.data.task} heads" if plan.head else ""
     console.print(
@@ -143,7 +143,7 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     say(console, (*images.warnings, *images.notes, *plan.notes, *study.notes))
     if finished := len(plan.trials) - len(study.open_trials):
         console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
-    console.print(f"results go to [bold]{escape(str(out))}[/]", soft_wrap=True)
+    console.print(f"results go to [bold]{escape(printable(str(out)))}[/]", soft_wrap=True)
 
 
 def _announce_time(console: Console, study: Study, estimate: StudyEstimate) -> None:

@@ -1,8 +1,8 @@
 """``nextify train MODEL --data PATH``: a model that works on your images, from a folder of them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -53,22 +53,69 @@ class Machine(common.TrainingMachine):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watching:
+class Watched:
     """What is measured, reported and tried."""
 
     evaluations: Annotated[int, Range(least=1, most=10**6)] = 2
     """How many times to measure the test images: evenly spaced, including the end."""
     track: common.Trackers = ()
-    overfit_batch: Annotated[bool, common.UNSET] = False
-    """Memorize one batch and stop: shows in a minute whether this data can be learned at all with these settings."""
-    find_rate: Annotated[bool, common.UNSET] = False
-    """Raise the learning rate over 100 steps and stop: plot the loss, and say whether the recipe's rate is good."""
     dry_run: Annotated[bool, common.UNSET] = False
     """Check and measure, report what would be trained, and stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Watching(Watched):
+    """What is measured, reported and tried."""
+
+    overfit_batch: Annotated[bool, common.UNSET] = False
+    """Memorize one batch and stop: shows in a minute whether this data can be learned at all with these settings."""
+    find_rate: Annotated[bool, common.UNSET] = False
+    """Raise the learning rate over 100 steps and stop: plot the loss, and say whether the recipe's rate is good."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Options of every command that trains one network."""
+
+    model: str
+    data: str
+    out: common.Folder = None
+    epochs: common.Count = None
+    """Passes over the images. Default: the recipe's, or the scale's."""
+    minutes: common.Minutes = None
+    recipe: Annotated[str | None, common.UNSET] = None
+    set: common.Changes = ()
+    """Any field of recipe or design, overriding the fit, e.g. --set batch_size=64 --set mixing=off --set norm=batch."""
+    seed: common.Seed = 0
+    licence: common.Licence = None
+    reading: OmitArgPrefixes[common.Reading] = common.Reading()
+    network: Any
+    """Of each command its own."""
+    machine: OmitArgPrefixes[Machine] = Machine()
+    watching: OmitArgPrefixes[Watched] = Watched()
+
+    ending: ClassVar[str] = ""
+    """Of the default folder's name."""
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs") / f"{self.model}-{source_name(self.data)}{self.ending}"
+
+    def request(self) -> Request:
+        given = {**vars(self), **vars(self.network), **vars(self.machine), "settings": settings(self.set)}
+        return Request(**{field.name: given[field.name] for field in fields(Request) if field.name in given})
+
+    def check(self) -> None:
+        check(self.request())
+        check_licence(self.licence)
+        check_trackers(self.watching.track)
+        check_source(self.data)
+        common.check_weights(self.network.weights)
+        common.check_folder(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Training):
     """Train a network on your images: check the data, fit the recipe to it, and leave a bundle in --out.
 
     On images annotated with boxes or masks (docs/dense.md), or the embedded scenes, train a detector or segmenter.
@@ -92,9 +139,6 @@ class Options:
     ignore_index: common.IgnoreIndex = None
     out: common.Folder = None
     """Folder for the results. Default: runs/MODEL-DATA, or with --continue where that run is."""
-    epochs: common.Count = None
-    """Passes over the images. Default: the recipe's, or the scale's."""
-    minutes: common.Minutes = None
     folds: Annotated[Annotated[int, Range(least=2, most=100)] | None, common.UNSET] = None
     """Cross-validation: split the training images into this many folds and, for each, train a network on the others.
     The test images stay unused."""
@@ -103,24 +147,13 @@ class Options:
     images."""
     recipe: Annotated[str | None, common.UNSET] = None
     """convnext_in1k, scratch_small, coco_3x, … Default: chosen by task, number of images and --weights."""
-    set: common.Changes = ()
-    """Any field of recipe or design, overriding the fit, e.g. --set batch_size=64 --set mixing=off --set norm=batch."""
     seed: common.Seed = 0
     """Seed of the weights, the order and the augmentation."""
-    licence: common.Licence = None
-    reading: OmitArgPrefixes[common.Reading] = common.Reading()
     network: OmitArgPrefixes[Network] = Network()
-    machine: OmitArgPrefixes[Machine] = Machine()
     watching: OmitArgPrefixes[Watching] = Watching()
 
-    @property
-    def folder(self) -> Path:
-        return self.out or Path("runs") / f"{self.model}-{source_name(self.data)}"
-
     def request(self) -> Request:
-        given = {**vars(self), **vars(self.network), **vars(self.machine), "frozen_stages": self.network.freeze}
-        given["settings"] = settings(self.set)
-        return Request(**{field.name: given[field.name] for field in fields(Request) if field.name != "mask_ratio"})
+        return replace(super().request(), frozen_stages=self.network.freeze)
 
     def check(self) -> None:
         if self.continue_ is not None:
@@ -129,21 +162,16 @@ class Options:
         for name, value in (("MODEL", self.model), ("--data", self.data)):
             if not value:
                 raise RequestError(f"{name} is missing: nextify train MODEL --data PATH; see nextify train --help")
-        check(self.request())
         if self.folds is not None:
             self._check_folds()
         elif self.ensemble:
             raise RequestError("--ensemble combines the networks of several folds: give --folds 5 too")
         if self.watching.find_rate and self.watching.overfit_batch:
             raise RequestError("--find-rate and --overfit-batch exclude each other: give one")
-        check_licence(self.licence)
-        check_trackers(self.watching.track)
-        check_source(self.data)
+        super().check()
         check_task(self.task)
         if self.without is not None and not self.without.exists():
             raise FileNotFoundError(f"no list at {self.without}; nextify inspect writes one")
-        common.check_weights(self.network.weights)
-        common.check_folder(self.folder)
 
     def _check_folds(self) -> None:
         """Refuse what is of one training only."""

@@ -27,7 +27,7 @@ from nextify.paper.design import Design
 from nextify.report.text import count, duration, rate
 from nextify.system import processes
 from nextify.system.files import write_bytes_atomic
-from nextify.system.text import plural
+from nextify.system.text import plural, printable
 from nextify.tasks.metric_specs import MASKED_ERROR, MetricSpec, is_telling, summary
 from nextify.training.continued import Finished
 from nextify.training.learned import metric_specs
@@ -88,8 +88,8 @@ def _run(options: train.Options | pretrain.Options, runtime: Runtime) -> int:
                     prepared = before.prepared(images, options.epochs or 1, request.above)
         except ValueError:  # a refusal comes after what was found in the data, not instead of it
             console.print(
-                f"{images.name}: {plural(len(images.train), 'image')} to train on and {len(images.test):,} to test on, "
-                f"{images.num_classes:,} classes",
+                f"{printable(images.name)}: {plural(len(images.train), 'image')} to train on and "
+                f"{len(images.test):,} to test on, {images.num_classes:,} classes",
                 markup=False,
             )
             say(console, (*images.warnings, *images.notes))
@@ -157,7 +157,7 @@ def _source(options: train.Options | pretrain.Options) -> Source:
 def _announce(console: Console, prepared: Prepared, runtime: Runtime) -> None:
     trial, report = prepared.trial, prepared.preflight
     parameters, macs, shape = _price(trial)
-    console.print(f"[bold]{prepared.request.model}[/] on {escape(prepared.images.name)}")
+    console.print(f"[bold]{prepared.request.model}[/] on {escape(printable(prepared.images.name))}")
     for line in report.lines():
         plain(console, f"  {line}")
     say(console, report.notes)

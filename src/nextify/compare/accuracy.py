@@ -10,19 +10,19 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
-from torch import nn
 
 from nextify.compare.entries import is_path, network
 from nextify.compare.ratios import reference
 from nextify.compare.records import Accuracy, AccuracyRow, Model
 from nextify.data import Images
 from nextify.data.foreign import from_timm_config
-from nextify.evaluation.evaluate import match_classes, predict_set
+from nextify.evaluation.evaluate import MatchedNetwork
 from nextify.fitting.fit import fit_recipe
 from nextify.networks.foreign import build, timm_network
 from nextify.paper.design import RESNET50
@@ -34,10 +34,10 @@ from nextify.study.statistics import binomial_standard_error, conclude, confiden
 from nextify.study.study import StudyEstimate, Trainings
 from nextify.system.files import parse_json, write_json_atomic
 from nextify.system.text import several
-from nextify.tasks.classification import Classification, Hits, Inference
+from nextify.tasks.classification import Classification, Hits
 from nextify.tasks.metric_specs import ACCURACY
 from nextify.training.trial import Data, Trial
-from nextify.weights import About, WeightsError, load, read_weights
+from nextify.weights import About, Loaded, WeightsError, load, read_weights
 from nextify.weights.class_names import class_names, names_beside
 
 GUESSED_EPOCHS = 10
@@ -163,7 +163,7 @@ def accuracy_results(
             problems=tuple(dict.fromkeys(t.error for t in own if t.error)),
             **{name: value for name, value in found.figures().items() if name != "seeds_needed"},
         )
-    kept = [named(asdict(trial), ACCURACY) for trial in trials]
+    kept = [named(finite(trial), ACCURACY) for trial in trials]
     return Accuracy(
         data=study_data(images),
         image_size=plan.data.image_size,
@@ -175,7 +175,7 @@ def accuracy_results(
         seconds=round(sum(t.seconds or 0.0 for t in trials) / trainings.side_by_side, 1),
         notes=plan.notes,
         rows=tuple(rows[entry.model] for entry in plan.entries if entry.model in rows),
-        trials=tuple(trial | {"model": trial.pop("step")} for trial in finite(kept)),
+        trials=tuple(trial | {"model": trial.pop("step")} for trial in kept),
     )
 
 
@@ -201,19 +201,13 @@ def evaluate(entry: Model, source: str, images: Images, device: str, threads: in
     Each test image counts once and is prepared as the weights' own description says. Raises ``WeightsError`` for
     weights that cannot be read or are not the network's, and ``DataError`` for classes that they do not know."""
     torch.set_num_threads(threads)
-    notes: list[str] = []
     if entry.name.startswith("timm:"):
-        model, about = timm_with_weights(entry.name.removeprefix("timm:"), source)
+        loaded = timm_with_weights(entry.name.removeprefix("timm:"), source)
     else:
         loaded = load(source) if is_path(entry.name) else load(source, entry.name)
-        model, about = loaded.model, loaded.about
-        notes += loaded.notes
-    label_of = match_classes(about, images, notes)
-    inference = Inference.of(about.recipe, about.temperature)
-    notes += inference.notes
-    found = predict_set(model.to(device).eval(), images.test, about.preprocessing, device, inference)
-    labels = torch.from_numpy(label_of[images.test.labels])
-    accuracy = Classification.metrics([Hits.of(torch.from_numpy(found), labels)]).top1
+    network = MatchedNetwork(loaded, images, device, "off")
+    labels = torch.from_numpy(network.label_of[images.test.labels])
+    accuracy = Classification.metrics([Hits.of(torch.from_numpy(network(images.test)), labels)]).top1
     return AccuracyRow(
         model=entry.model,
         how="evaluated",
@@ -221,11 +215,11 @@ def evaluate(entry: Model, source: str, images: Images, device: str, threads: in
         n=1,
         mean=accuracy,
         binomial_standard_error=binomial_standard_error(accuracy, len(images.test)),
-        problems=tuple(notes),
+        problems=(*network.notes, *network.inference.notes),
     )
 
 
-def timm_with_weights(name: str, source: str) -> tuple[nn.Module, About]:
+def timm_with_weights(name: str, source: str) -> Loaded:
     """timm's network with the weights of a file, and what is known of them: its classes, timm's preprocessing."""
     import timm
     from timm.data import resolve_model_data_config
@@ -235,13 +229,14 @@ def timm_with_weights(name: str, source: str) -> tuple[nn.Module, About]:
     last = f"{timm.get_pretrained_cfg(name).classifier}.weight"
     if last not in state:
         raise WeightsError(f"{source} has no {last}: give weights of timm's {name}")
-    model = build(timm_network(name), len(state[last]))
+    model: Any = build(timm_network(name), len(state[last]))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"{source} does not fit timm's {name}: {str(error).splitlines()[-1].strip()}") from None
     settings = from_timm_config(resolve_model_data_config(model))
-    # ``About`` describes networks of ours; of this one only classes and preprocessing are read.
     classes, _ = class_names({**file.metadata, **file.beside}, len(state[last]), file.path.parent)
     classes = classes or names_beside(file.path, len(state[last]))[0]
-    return model, About(RESNET50, len(state[last]), name=name, classes=classes, preprocessing=settings)
+    # ``About`` describes networks of ours; of this one only classes and preprocessing are read.
+    about = About(RESNET50, len(state[last]), name=name, classes=classes, preprocessing=settings)
+    return Loaded(model.eval(), about, ())

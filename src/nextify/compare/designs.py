@@ -9,9 +9,8 @@ no place here, since the budget decides the widths.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, Self
 
 import numpy as np
 
@@ -28,7 +27,6 @@ from nextify.networks.zoo import create_model
 from nextify.paper.design import DENSE, DESIGNS, POOLED, Design
 from nextify.paper.roadmap import ROADMAPS
 from nextify.study.attribution import lawful
-from nextify.study.results import read as from_json
 from nextify.system.device import threads
 
 FLIPS = 3
@@ -57,13 +55,6 @@ class Candidate:
     """What it costs here."""
     used: float
     """The largest share that it takes of a limit; above 1 it is not trained."""
-
-    def to_dict(self) -> dict[str, object]:
-        return {**asdict(self), "design": self.design.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Self:
-        return cls(**{**values, "design": Design.from_dict(values["design"]), "row": from_json(Row, values["row"])})
 
 
 def limits(budget: str) -> tuple[Limit, ...]:

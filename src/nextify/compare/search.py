@@ -37,6 +37,7 @@ from nextify.study.engine import Engine, EngineError, Event, Failed, LocalEngine
 from nextify.study.folds import held_out
 from nextify.study.ledger import Ledger
 from nextify.study.plan import PlannedTrial
+from nextify.study.results import finite, read
 from nextify.study.statistics import conclude
 from nextify.study.store import Store
 from nextify.study.study import StudyEstimate, Trainings, default_side_by_side
@@ -123,7 +124,7 @@ class Search:
             found: Any = parse_json(self.path.read_text(encoding="utf-8"))
             other = [name for name, value in self.asked.items() if found["asked"][name] != value]
             if not other:
-                self.tried = {arm: list(map(Candidate.from_dict, each)) for arm, each in found["tried"].items()}
+                self.tried = {arm: [read(Candidate, one) for one in each] for arm, each in found["tried"].items()}
                 self.turns = found["turns"]
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise UnusableFolder(f"{self.path} holds no designs of a search ({error}): choose another --out") from error
@@ -135,8 +136,7 @@ class Search:
         return self.store.root / "designs.json"
 
     def _keep(self) -> None:
-        tried = {arm: [candidate.to_dict() for candidate in each] for arm, each in self.tried.items()}
-        write_json_atomic(self.path, {"asked": self.asked, "tried": tried, "turns": self.turns})
+        write_json_atomic(self.path, finite({"asked": self.asked, "tried": self.tried, "turns": self.turns}))
 
     def _cost(self, design: Design, timed: bool | None = None) -> Row:
         """What a design costs here; ``timed`` by default where the budget limits the latency."""

@@ -1,6 +1,6 @@
 """What a search was asked for and what it found, as ``search.json`` has it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -100,8 +100,4 @@ class Found:
         return self.finals[0].candidate
 
     def to_dict(self) -> Json:
-        found = asdict(self) | {"schema": 1, "bundle": self.bundle and str(self.bundle)}
-        records: tuple[Tried | Final, ...] = (*self.tried, *self.finals)
-        for one, record in zip([*found["tried"], *found["finals"]], records, strict=True):
-            one["candidate"] = record.candidate.to_dict()
-        return dict(finite(found))
+        return {**finite(self), "schema": 1}

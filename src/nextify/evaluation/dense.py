@@ -6,17 +6,17 @@ are matched by name, as in classification.
 
 import json
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from nextify.data import DataError
-from nextify.data.decode import Pixels
-from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet, Id
+from nextify.data.dense.annotations import IGNORED, DenseImages, DenseSet, Id, IndexMask
 from nextify.evaluation.dense_intervals import DRAWS, Interval, ap_intervals, miou_intervals
 from nextify.evaluation.dense_metrics import SAME_OBJECT, best_score, matched, object_confusion, outcome
 from nextify.evaluation.dense_pictures import (
@@ -27,13 +27,23 @@ from nextify.evaluation.dense_pictures import (
     prediction_sheet,
 )
 from nextify.evaluation.dense_predict import coco_results, named_objects
-from nextify.evaluation.evaluate import COCO_RESULTS, Part, own_run, part_of, place_classes, sparse, write_evaluation
+from nextify.evaluation.evaluate import (
+    COCO_RESULTS,
+    Measurement,
+    Part,
+    measurement,
+    own_run,
+    part_of,
+    place_classes,
+    sparse,
+    write_evaluation,
+)
 from nextify.evaluation.finder import Finder
 from nextify.evaluation.pictures import heading, matrix_picture
 from nextify.system import processes
-from nextify.system.environment import Environment, describe
 from nextify.system.text import plural
 from nextify.tasks.average_precision import ClassPrecision, Observation, average_precision
+from nextify.tasks.classification import Inference
 from nextify.tasks.metric_specs import BOXES, MASKS, REGIONS, MetricSpec
 from nextify.tasks.restoring import FoundObjects
 from nextify.tasks.segmentation_metrics import SegmentationMetrics, by_class, pixel_confusion
@@ -70,15 +80,9 @@ class WorstObjects:
 
 
 @dataclass(frozen=True)
-class _DenseEvaluation:
+class _DenseEvaluation(Measurement):
     """What both kinds of networks are described by."""
 
-    model: str
-    data: str
-    images: int
-    precision: str
-    environment: Environment
-    notes: tuple[str, ...]
     metrics: Mapping[str, float]
     """Percent, by the keys of the task's ``metric_specs``, over all images."""
     intervals: Mapping[str, Interval]
@@ -109,6 +113,13 @@ class DetectionEvaluation(_DenseEvaluation):
     """COCO's id of each class, None of one that the images' annotations do not have; empty where they are not COCO's,
     or several files of COCO's give two images the same id."""
     task: str = "detection"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of what ``evaluate_dense`` leaves; COCO's results only where the images' annotations are COCO's, and
+        worst.png only where anything is wrong."""
+        results, worst = [COCO_RESULTS] * bool(self.category_ids), ["worst.png"] * bool(self.worst)
+        return ("evaluation.json", *results, "curves.png", "classes.png", "confusion.png", *worst)
 
     @property
     def metric_specs(self) -> tuple[MetricSpec, ...]:
@@ -149,6 +160,11 @@ class SegmentationEvaluation(_DenseEvaluation):
     task: str = "segmentation"
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Names of what ``evaluate_dense`` leaves; worst.png only where anything is wrong."""
+        return ("evaluation.json", "classes.png", "confusion.png", *["worst.png"] * bool(self.worst))
+
+    @property
     def metric_specs(self) -> tuple[MetricSpec, ...]:
         return REGIONS
 
@@ -160,7 +176,7 @@ def evaluate_dense(
     part: Part = "test",
     notes: Sequence[str] = (),
     out: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Progress = lambda done, count: None,
 ) -> DetectionEvaluation | SegmentationEvaluation:
     """Evaluate a network for boxes or masks on images.
 
@@ -168,7 +184,7 @@ def evaluate_dense(
 
     Args:
         part: the images' test part, their training part, or both.
-        out: a folder for evaluation.json and the other ``files``.
+        out: a folder for evaluation.json and the result's other ``files``.
 
     Raises:
         DataError: images for another task, or with classes that the network does not know.
@@ -189,8 +205,7 @@ def evaluate_dense(
         )
     data, sets = part_of(images, part)
     chosen = [(some, i) for some in sets for i in range(len(some))]
-    head = {"model": finder.name, "data": data, "images": len(chosen), "precision": "bf16" if finder.bf16 else "fp32"}
-    head |= {"environment": {**describe(), "device": finder.device}, "notes": tuple(notes)}
+    head = measurement(finder.name, data, len(chosen), finder.device, Inference(finder.bf16), notes)
     if finder.task == "detection":
         head["category_ids"] = _category_ids(finder, images, chosen, places)
     measure = _objects if finder.task == "detection" else _regions
@@ -198,21 +213,6 @@ def evaluate_dense(
     if out is not None and processes.is_first():
         write_evaluation(out, found.to_dict(), contents())
     return found
-
-
-def files(found: DetectionEvaluation | SegmentationEvaluation) -> tuple[str, ...]:
-    """Names of what ``evaluate_dense`` leaves in ``out``; worst.png only where anything is wrong, and COCO's results
-    only where the images' annotations are COCO's."""
-    curves = ("curves.png",) if isinstance(found, DetectionEvaluation) else ()
-    results = (COCO_RESULTS,) if isinstance(found, DetectionEvaluation) and found.category_ids else ()
-    return (
-        "evaluation.json",
-        *results,
-        *curves,
-        "classes.png",
-        "confusion.png",
-        *(("worst.png",) if found.worst else ()),
-    )
 
 
 def figures(found: DetectionEvaluation | SegmentationEvaluation) -> str:
@@ -252,22 +252,26 @@ def _coco_results(seen: Sequence[Observation], chosen: Chosen, found: DetectionE
     return json.dumps(rows).encode()
 
 
-def _pixels(one: tuple[DenseSet, int]) -> Pixels:
-    return one[0].load(one[1])
+def _found(
+    finder: Finder, chosen: Chosen, numbers: Sequence[int], on_progress: Progress = lambda done, count: None
+) -> Iterator[tuple[int, FoundObjects | IndexMask]]:
+    """What is found in the chosen images of these ``numbers``, each with its number."""
+    images = (some.load(k) for some, k in (chosen[i] for i in numbers))
+    for done, (i, found) in enumerate(zip(numbers, finder(images), strict=True), 1):
+        yield i, found
+        on_progress(done, len(numbers))
 
 
 def _objects(
-    finder: Finder, chosen: Chosen, places: Places, head: dict[str, object], on_progress: Progress | None
+    finder: Finder, chosen: Chosen, places: Places, head: dict[str, Any], on_progress: Progress
 ) -> tuple[DetectionEvaluation, Files]:
-    own, mine = own_run(len(chosen)), []
-    for i, found in zip(own, finder(some.load(k) for some, k in (chosen[i] for i in own)), strict=True):
+    mine = []
+    for i, found in _found(finder, chosen, own_run(len(chosen)), on_progress):
         assert isinstance(found, FoundObjects)
         some, k = chosen[i]
         truth = some.objects(k)
         height, width = some.sizes[k].tolist()
         mine.append(Observation(i, height, width, *found, replace(truth, labels=places[truth.labels])))
-        if on_progress is not None:
-            on_progress(len(mine), len(own))
     seen = [observation for part in processes.gathered(mine) for observation in part]
     measured = average_precision(seen, finder.classes)
     takes = [matched(observation) for observation in seen]
@@ -280,7 +284,7 @@ def _objects(
     classes = [None, *range(len(finder.classes))]
     curves = [(iou, k, precision.curve(iou, k)) for iou in CURVES for k in (classes if iou == SAME_OBJECT else [None])]
     result = DetectionEvaluation(
-        **head,  # type: ignore[arg-type]
+        **head,
         objects=sum(measured.objects),
         metrics=measured.values(),
         intervals=ap_intervals(seen, len(finder.classes)),
@@ -297,7 +301,7 @@ def _objects(
     )
 
     def draw() -> dict[str, bytes]:
-        shown = [Shown(row.name, _pixels(chosen[i]), seen[i]) for row, i in zip(result.worst, worst, strict=True)]
+        shown = [Shown(some.name(k), some.load(k), seen[i]) for i, (some, k) in ((i, chosen[i]) for i in worst)]
         title = heading(result)
         background = (*finder.classes, "background")
         words = f"{title}\nobjects at IoU {SAME_OBJECT:g} with a score of at least {least_score:.2f}"
@@ -318,13 +322,13 @@ def _objects(
 
 
 def _regions(
-    finder: Finder, chosen: Chosen, places: Places, head: dict[str, object], on_progress: Progress | None
+    finder: Finder, chosen: Chosen, places: Places, head: dict[str, Any], on_progress: Progress
 ) -> tuple[SegmentationEvaluation, Files]:
-    number, own = len(finder.classes), own_run(len(chosen))
+    number = len(finder.classes)
     known = np.full(IGNORED + 1, IGNORED, np.uint8)
     known[: len(places)] = places
     total, mine = np.zeros((number, number), np.int64), []
-    for i, found in zip(own, finder(_pixels(chosen[i]) for i in own), strict=True):
+    for i, found in _found(finder, chosen, own_run(len(chosen)), on_progress):
         assert not isinstance(found, FoundObjects)
         some, k = chosen[i]
         counts = pixel_confusion(torch.from_numpy(found), torch.from_numpy(known[some.mask(k)]), number)
@@ -332,8 +336,6 @@ def _regions(
         alone = SegmentationMetrics.of(counts, 1) if counts.any() else None
         shares = (alone.miou, alone.pixel_accuracy) if alone is not None else (100.0, 100.0)
         mine.append((i, *shares, by_class(counts)))
-        if on_progress is not None:
-            on_progress(len(mine), len(own))
     parts = processes.gathered((total, mine))
     total = sum((counts for counts, _ in parts), np.zeros((number, number), np.int64))
     measured = SegmentationMetrics.of(total, len(chosen))
@@ -342,7 +344,7 @@ def _regions(
     worst = [row for row in ranked[:WORST_IMAGES] if row[2] < 100]
     true, guessed, right = total.sum(1).tolist(), total.sum(0).tolist(), total.diagonal().tolist()
     result = SegmentationEvaluation(
-        **head,  # type: ignore[arg-type]
+        **head,
         metrics=measured.values(),
         intervals=miou_intervals(np.stack([row[3] for row in rows])),
         classes=tuple(
@@ -358,9 +360,8 @@ def _regions(
     )
 
     def draw() -> dict[str, bytes]:
-        title, sheet = heading(result), worst[: WORST_IMAGES // 2]
-        shown = []
-        for (i, *_), found in zip(sheet, finder(_pixels(chosen[i]) for i, *_ in sheet), strict=True):
+        title, shown = heading(result), []
+        for i, found in _found(finder, chosen, [i for i, *_ in worst[: WORST_IMAGES // 2]]):
             assert not isinstance(found, FoundObjects)
             some, k = chosen[i]
             shown.append(Shown(some.name(k), some.load(k), Regions(found, known[some.mask(k)])))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nextify.data import DataError, Images
-from nextify.evaluation.evaluate import set_probabilities
+from nextify.evaluation.evaluate import load_network
 from nextify.evaluation.metrics import wilson
 from nextify.weights import Metric, save_ensemble
 
@@ -38,9 +38,8 @@ def join(bundle: Path, members: Sequence[Path], images: Images, made_by: str, de
     if not len(test):
         raise DataError(f"{images.name} has no test images, and an ensemble is measured on these: leave --ensemble out")
     save_ensemble(bundle, members)
-    hits = [
-        int((set_probabilities(one, test, device=device).argmax(1) == test.labels).sum()) for one in (*members, bundle)
-    ]
+    guesses = (load_network(one, device)(test).argmax(1) for one in (*members, bundle))
+    hits = [int((guess == test.labels).sum()) for guess in guesses]
     *alone, top1 = (100 * count / len(test) for count in hits)
     save_ensemble(bundle, members, (Metric("top1", top1, images.name, len(test), made_by),))
     return EnsembleResult(bundle, len(test), top1, *wilson(hits[-1], len(test)), tuple(alone))

@@ -5,17 +5,17 @@ fewer classes than the bundle knows, in any order, but none that it does not kno
 none are matched by order, where there is no doubt about it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import check_agree, visible
@@ -31,7 +31,7 @@ from nextify.system.files import write_bytes_atomic, write_json_atomic
 from nextify.system.native import Mode
 from nextify.system.text import plural, some
 from nextify.tasks.classification import Classification, Hits, Inference
-from nextify.weights import About, Loaded, Preprocessing, WeightsError, load
+from nextify.weights import About, Loaded, WeightsError, load
 from nextify.weights.class_names import ClassOrder, Order, in_order, is_word, repeated
 
 BATCH = 256
@@ -41,6 +41,38 @@ WIDE_GAP = 5.0
 CALIBRATE = "--set calibration=0.1"
 COCO_RESULTS = "coco-results.json"
 Part = Literal["test", "train", "all"]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was measured, on which images, and how."""
+
+    model: str
+    data: str
+    images: int
+    precision: str
+    """``fp32`` or ``bf16``."""
+    notes: tuple[str, ...]
+    environment: Environment
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data."""
+        return asdict(self)
+
+
+def measurement(
+    model: str, data: str, images: int, device: str, inference: Inference, notes: Iterable[str]
+) -> dict[str, Any]:
+    """The fields of a ``Measurement``, for one that has more."""
+    return {
+        "model": model,
+        "data": data,
+        "images": images,
+        "precision": "bf16" if inference.bf16 else "fp32",
+        "notes": tuple(dict.fromkeys((*notes, *inference.notes))),
+        "environment": {**describe(), "device": device},
+    }
 
 
 @dataclass(frozen=True)
@@ -55,12 +87,9 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Measurement):
     """What a bundle gives on a set of images."""
 
-    model: str
-    data: str
-    images: int
     top1: float
     """Percent."""
     top5: float
@@ -74,9 +103,6 @@ class Evaluation:
     """Row the true class, column the predicted one; ``to_dict`` has only what is not 0."""
     mistakes: tuple[Mistake, ...]
     """The worst: wrong with the highest probability."""
-    precision: str
-    notes: tuple[str, ...]
-    environment: Environment
     temperature: float = 1.0
     """What the bundle divides logits by before they become probabilities."""
     uncalibrated_error: float | None = None
@@ -84,6 +110,11 @@ class Evaluation:
     uncalibrated_bins: tuple[Bin, ...] = ()
     right: bytes = b""
     """Of each image in order, 1 if its class has the highest probability, else 0; not in ``to_dict``."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of what ``evaluate`` leaves; mistakes.png only where anything is wrong."""
+        return ("evaluation.json", "confusion.png", "reliability.png", *["mistakes.png"] * bool(self.mistakes))
 
     @property
     def top1_interval(self) -> tuple[float, float]:
@@ -130,7 +161,36 @@ def part_of(images: DataSet[S], part: Part) -> tuple[str, list[S]]:
     return images.name if part == "test" else f"{images.name} ({part})", sets
 
 
-class MatchedNetwork:
+class BundleNetwork:
+    """A bundle's network, which takes images prepared as the bundle says."""
+
+    def __init__(self, loaded: Loaded, device: str, kernels: Mode = "auto") -> None:
+        self.inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
+        self.settings, self.device = loaded.preprocessing, device
+        self.model = loaded.model.to(device)
+        install(self.model, kernels)
+
+    def __call__(self, images: ImageSet, *, raw: bool = False) -> Floats:
+        """``(N, K)`` probabilities of a whole set, or with ``raw`` logits, in order.
+
+        Of several processes each computes its run of the images, and all get the whole; every process must call this.
+        """
+        pixels = (images.load(i) for i in own_run(len(images)))
+        own: list[Floats] = []
+        while batch := [self.settings.pixels(image) for image in islice(pixels, self.settings.batch_size(BATCH))]:
+            own.append(self.outputs(torch.stack(batch), raw=raw))
+        return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
+
+    def outputs(self, pixels: Tensor, *, raw: bool = False) -> Floats:
+        """``(B, K)`` probabilities of one class per image, or with ``raw`` logits, of uint8 ``pixels (B, H, W, C)`` as
+        ``settings.pixels`` gives them; they are normalized as in training, so that the result is the training's own."""
+        with torch.inference_mode():
+            images = normalized(pixels, torch.device(self.device), self.settings.mean, self.settings.std)
+            logits = self.inference.logits(self.model, images)
+            return (logits if raw else logits.softmax(-1)).cpu().numpy()
+
+
+class MatchedNetwork(BundleNetwork):
     """A bundle's network, with its classes matched to those of images."""
 
     def __init__(
@@ -140,14 +200,12 @@ class MatchedNetwork:
         self.notes = list(loaded.notes)
         self.about = loaded.about if images.multilabel else name_classes(loaded.about, images, self.notes, order)
         self.label_of = match_classes(self.about, images, self.notes)
-        self.inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
-        self.settings, self.device = loaded.preprocessing, device
-        self.model = loaded.model.to(device)
-        install(self.model, kernels)
+        super().__init__(loaded, device, kernels)
 
-    def __call__(self, images: ImageSet, *, raw: bool = False) -> npt.NDArray[np.float32]:
-        """``(N, K)`` probabilities of the images, or logits: see ``predict_set``."""
-        return predict_set(self.model, images, self.settings, self.device, self.inference, raw=raw)
+
+def load_network(bundle: str | Path, device: str = "cpu", kernels: Mode = "auto") -> BundleNetwork:
+    """Load a bundle to run it on images whose classes are known to be its own."""
+    return BundleNetwork(load(bundle), device, kernels)
 
 
 def load_matched(
@@ -214,9 +272,7 @@ def evaluate(
         for i, (own, at) in ((i, places[i]) for i in worst.tolist())
     )
     found = Evaluation(
-        model=about.name,
-        data=data,
-        images=len(labels),
+        **measurement(about.name, data, len(labels), device, network.inference, notes),
         top1=accuracy.top1,
         top5=accuracy.top5,
         expected_calibration_error=error,
@@ -224,9 +280,6 @@ def evaluate(
         classes=tuple(per_class(counts, classes)),
         confusion=tuple(map(tuple, counts.tolist())),
         mistakes=mistakes,
-        precision="bf16" if network.inference.bf16 else "fp32",
-        notes=(*notes, *network.inference.notes),
-        environment={**describe(), "device": device},
         temperature=temperature,
         uncalibrated_error=plain_error,
         uncalibrated_bins=tuple(plain_bins),
@@ -235,17 +288,6 @@ def evaluate(
     if out is not None and processes.is_first():
         write(found, out, [visible(own.load(at)) for own, at in (places[i] for i in worst.tolist())])
     return found
-
-
-def set_probabilities(
-    bundle: str | Path, images: ImageSet, *, device: str = "cpu", kernels: Mode = "auto"
-) -> npt.NDArray[np.float32]:
-    """``(N, K)`` probabilities that a bundle gives a set of images, in order, as ``evaluate`` counts them."""
-    loaded = load(bundle)
-    model = loaded.model.to(device)
-    install(model, kernels)
-    inference = Inference.of(loaded.about.recipe, loaded.about.temperature)
-    return predict_set(model, images, loaded.preprocessing, device, inference)
 
 
 def name_classes(about: About, images: Images, notes: list[str], order: Order | None = None) -> About:
@@ -333,44 +375,8 @@ def own_run(number: int) -> range:
     return range(first, last)
 
 
-def predict_set(
-    model: nn.Module,
-    images: ImageSet,
-    settings: Preprocessing,
-    device: str,
-    inference: Inference,
-    *,
-    raw: bool = False,
-) -> npt.NDArray[np.float32]:
-    """``(N, K)`` probabilities of a whole set, or with ``raw`` logits, in order.
-
-    Of several processes each computes its run of the images, and all get the whole; every process must call this.
-    """
-    pixels = (images.load(i) for i in own_run(len(images)))
-    own: list[npt.NDArray[np.float32]] = []
-    while batch := [settings.pixels(image) for image in islice(pixels, settings.batch_size(BATCH))]:
-        own.append(outputs(model, torch.stack(batch), device, settings, inference, raw=raw))
-    return np.concatenate([batch for batches in processes.gathered(own) for batch in batches])
-
-
-def outputs(
-    model: nn.Module, pixels: Tensor, device: str, settings: Preprocessing, inference: Inference, *, raw: bool = False
-) -> npt.NDArray[np.float32]:
-    """``(B, K)`` probabilities of one class per image, or with ``raw`` logits, of uint8 ``pixels (B, H, W, C)`` as
-    ``settings.pixels`` gives them; they are normalized as in training, so that the result is the training's own."""
-    with torch.inference_mode():
-        logits = inference.logits(model, normalized(pixels, torch.device(device), settings.mean, settings.std))
-        return (logits if raw else logits.softmax(-1)).cpu().numpy()
-
-
-def files(found: Evaluation) -> tuple[str, ...]:
-    """Names of what ``write`` leaves; mistakes.png only where anything is wrong."""
-    names = ("evaluation.json", "confusion.png", "reliability.png", "mistakes.png")
-    return names if found.mistakes else names[:-1]
-
-
 def write(found: Evaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) -> None:
-    """Write ``files(found)``; ``shown`` are the images of ``found.mistakes``."""
+    """Write ``found.files``; ``shown`` are the images of ``found.mistakes``."""
     pictures = {"confusion.png": confusion_picture(found), "reliability.png": reliability_picture(found)}
     if found.mistakes:
         pictures["mistakes.png"] = mistakes_picture(found, shown)

@@ -12,11 +12,10 @@ from nextify.data import DataError, Images, ImageSet
 from nextify.data.bands import visible
 from nextify.data.images import check_images
 from nextify.evaluation.dense_intervals import DRAWS, Interval, draw_counts, middle, parts_of_draws
-from nextify.evaluation.evaluate import MatchedNetwork, Part, part_of, write_evaluation
+from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measurement, part_of, write_evaluation
 from nextify.evaluation.multilabel_pictures import curves_picture, worst_picture
 from nextify.evaluation.seen import trained_on
 from nextify.system import processes
-from nextify.system.environment import Environment, describe
 from nextify.system.native import Mode
 from nextify.tasks.multilabel_metrics import UNFITTED, ClassPrecision, MultiLabelMetrics, average_precision
 from nextify.weights import WeightsError, load
@@ -47,12 +46,9 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class MultiLabelEvaluation:
+class MultiLabelEvaluation(Measurement):
     """What a bundle gives on a set of images; figures in percent."""
 
-    model: str
-    data: str
-    images: int
     metrics: dict[str, float]
     """``map``, ``micro_f1`` and ``macro_f1``."""
     intervals: dict[str, Interval]
@@ -63,9 +59,11 @@ class MultiLabelEvaluation:
     """Highest loss first."""
     curves: tuple[Curve, ...]
     """Of the classes that an image has; not in ``to_dict``."""
-    precision: str
-    notes: tuple[str, ...]
-    environment: Environment
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of what ``evaluate_multilabel`` leaves; mistakes.png only where anything is wrong."""
+        return ("evaluation.json", "precision-recall.png", *["mistakes.png"] * bool(self.worst))
 
     def to_dict(self) -> dict[str, object]:
         found = asdict(self)
@@ -123,9 +121,7 @@ def evaluate_multilabel(
         notes.append("labels are given from a probability of 0.5 on; a training with --set calibration=0.1 fits them")
     worst, shown = _worst(seen, about.classes, sets)
     found = MultiLabelEvaluation(
-        model=about.name,
-        data=data,
-        images=len(truth),
+        **measurement(about.name, data, len(truth), device, network.inference, notes),
         metrics=seen.values(),
         intervals=intervals(seen),
         classes=seen.per_class(about.classes),
@@ -133,9 +129,6 @@ def evaluate_multilabel(
         curves=tuple(
             _curve(name, logits[:, k], truth[:, k]) for k, name in enumerate(about.classes) if truth[:, k].any()
         ),
-        precision="bf16" if network.inference.bf16 else "fp32",
-        notes=(*notes, *network.inference.notes),
-        environment={**describe(), "device": device},
     )
     if out is not None and processes.is_first():
         write(found, out, shown)
@@ -196,14 +189,8 @@ def _worst(
     return worst, [visible(own.load(at)) for own, at in places]
 
 
-def files(found: MultiLabelEvaluation) -> tuple[str, ...]:
-    """Names of what ``write`` leaves; mistakes.png only where anything is wrong."""
-    names = ("evaluation.json", "precision-recall.png", "mistakes.png")
-    return names if found.worst else names[:-1]
-
-
 def write(found: MultiLabelEvaluation, out: Path, shown: Sequence[npt.NDArray[np.uint8]]) -> None:
-    """Write ``files(found)``; ``shown`` are the images of ``found.worst``."""
+    """Write ``found.files``; ``shown`` are the images of ``found.worst``."""
     pictures = {"precision-recall.png": curves_picture(found)}
     if found.worst:
         pictures["mistakes.png"] = worst_picture(found, shown)

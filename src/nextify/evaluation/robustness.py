@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,8 @@ from nextify.evaluation.answers import Confidence, Partial, Progress, Recorder, 
 from nextify.evaluation.corrupted_images import Key, Pixels, as_stored, corrupter, decoded, prepared, spread, stored
 from nextify.evaluation.corruption_error import ALEXNET, ALEXNET_CLEAN_ERROR, Point, Summary, mean_if_all, summarize
 from nextify.evaluation.corruptions import CORRUPTIONS, SEVERITIES, SMALLEST_SIDE, published_size
-from nextify.evaluation.evaluate import MatchedNetwork, Part, outputs, part_of
+from nextify.evaluation.evaluate import MatchedNetwork, Measurement, Part, measurement, part_of
 from nextify.evaluation.seen import trained_on
-from nextify.system.environment import Environment, describe
 from nextify.system.native import Mode
 from nextify.system.text import several
 from nextify.weights import Loaded, load
@@ -33,12 +32,9 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(Measurement):
     """A bundle's errors on clean and corrupted images."""
 
-    model: str
-    data: str
-    images: int
     size: tuple[int, int]
     """Height and width at which images are corrupted."""
     corrupted_here: bool
@@ -67,12 +63,6 @@ class Robustness:
     seed: int
     made_frost: bool
     """Whether frost is nextify's own texture, whose errors cannot be compared with published ones."""
-    precision: str
-    notes: tuple[str, ...]
-    environment: Environment
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def measure(
@@ -195,9 +185,7 @@ def measure(
         for c in corruptions
     )
     return Robustness(
-        model=first.name,
-        data=data,
-        images=len(chosen),
+        **measurement(first.name, data, len(chosen), device, first.inference, notes),
         size=first.settings.size,
         corrupted_here=bool(made),
         strengths_of=published_size(*first.settings.size),
@@ -215,9 +203,6 @@ def measure(
         only_present_classes=only_present_classes,
         seed=seed,
         made_frost=made_frost,
-        precision="bf16" if first.inference.bf16 else "fp32",
-        notes=tuple(dict.fromkeys(notes)),
-        environment={**describe(), "device": device},
     )
 
 
@@ -283,7 +268,7 @@ class _Network(MatchedNetwork):
 
     def answer(self, pixels: Pixels, classes: npt.NDArray[np.int64]) -> tuple[Right, Confidence]:
         """Whether each image's most probable class is right, and its probability; ``(N,)`` each."""
-        found = outputs(self.model, torch.from_numpy(pixels), self.device, self.settings, self.inference)
+        found = self.outputs(torch.from_numpy(pixels))
         labels = self.label_of[classes]
         if self.present is not None:
             found = found[:, self.present]

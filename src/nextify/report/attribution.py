@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +47,7 @@ class Results:
     environment: Mapping[str, str | int | float | None]
 
     def to_dict(self) -> Json:
-        found: Json = finite(asdict(self))
-        return {"schema": 1, **found}
+        return {"schema": 1, **finite(self)}
 
 
 def _estimate(part: str) -> tuple[Column[Worth], ...]:

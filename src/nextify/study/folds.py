@@ -21,9 +21,10 @@ from nextify.data.images import EncodedStore, UniformStore, check_images
 from nextify.data.kept import Kept
 from nextify.data.sources.listing import complete_groups
 from nextify.evaluation.ensemble import EnsembleResult, join
-from nextify.evaluation.evaluate import set_probabilities
+from nextify.evaluation.evaluate import load_network
 from nextify.study.engine import Done, Engine, Event, Job, LocalEngine
 from nextify.study.plan import PlannedTrial
+from nextify.study.results import read
 from nextify.study.statistics import corrected_interval
 from nextify.study.store import Store
 from nextify.study.study import Trainings, default_side_by_side
@@ -37,8 +38,6 @@ from nextify.training.result import Result, read_object
 from nextify.training.trial import runtime
 
 RESULTS, PREDICTIONS, ENSEMBLE = "results.json", "out-of-fold.csv", "ensemble"
-SMALL = 64
-"""Side in pixels up to which networks are trained on one thread each, as a study's at a small scale are."""
 _OF_THE_BUNDLE = ("model", "scale", "weights", "class_order", "frozen_stages", "image_size", "accumulation", "seed")
 """Of a bundle's request; its recipe and design are taken as they were trained."""
 Indices = npt.NDArray[np.int64]
@@ -284,7 +283,7 @@ class CrossTrainings(Trainings):
         kept: Any = read_object(self.store.root / RESULTS).get("ensemble")
         if self.open_trials or not kept or not (path / JSON_FILE).is_file():
             return None
-        return EnsembleResult(**{**kept, "bundle": path, "members_top1": tuple(kept["members_top1"])})
+        return read(EnsembleResult, {**kept, "bundle": path})
 
     def joined(self) -> EnsembleResult:
         """Write the bundle of all networks, and measure it."""
@@ -296,10 +295,8 @@ class CrossTrainings(Trainings):
         rows = np.empty((len(self.images.train), len(self.images.classes)), np.float32)
         number = np.empty(len(rows), np.int64)
         for i, (bundle, fold) in enumerate(zip(self.bundles(), self.plan.folds, strict=True), 1):
-            runtime = self.runtime
-            rows[fold.held_out] = set_probabilities(
-                bundle, fold.images.test, device=runtime.device, kernels=runtime.kernels
-            )
+            network = load_network(bundle, self.runtime.device, self.runtime.kernels)
+            rows[fold.held_out] = network(fold.images.test)
             number[fold.held_out] = i
         return rows, number
 
@@ -350,16 +347,10 @@ def cross_validate(
     images = data if isinstance(data, Images) else open_images(data, split_seed=split_seed, cache=out / "cache")
     plan = FoldsPlan.of(wanted, images, folds, split_seed)
     place = runtime(device, threads, kernels=kernels)
-    together, each = side_by_side(plan, place.device, threads)
+    together, each = default_side_by_side(plan.prepared.image_size, place.device, threads)
     with Store(out / plan.folder) as store, LocalEngine(replace(place, threads=each), together) as engine:
         trainings = CrossTrainings(plan, store, images, engine.runtime, together, ensemble=ensemble)
         return run_folds(trainings, engine, on_event)
-
-
-def side_by_side(plan: FoldsPlan, device: str, threads: int | None) -> tuple[int, int]:
-    """Trainings side by side, and threads of each, as a study chooses them."""
-    small = plan.prepared.image_size <= SMALL
-    return default_side_by_side("small" if small else "full", device, threads)
 
 
 def run_folds(trainings: CrossTrainings, engine: Engine, on_event: Callable[[Event], None]) -> CrossValidation:

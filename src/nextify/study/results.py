@@ -10,11 +10,12 @@ unfinished step has no figure. None is never zero, and no other number stands in
 import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from nextify.paper.settings import Settings
 from nextify.system.files import parse_json
 from nextify.tasks.metric_specs import ACCURACY, MetricSpec
 
@@ -28,7 +29,8 @@ T = TypeVar("T")
 
 
 def read(kind: type[T], value: Any) -> T:
-    """``value``, from JSON, as ``kind``: a dataclass, a sequence or union of such, or anything that JSON has itself.
+    """``value``, from JSON, as ``kind``: a dataclass, settings, a sequence or union of such, or anything that JSON has
+    itself.
 
     Unknown keys are ignored, and absent and null ones keep the field's default, so that files of older and newer
     versions can be read.
@@ -39,6 +41,8 @@ def read(kind: type[T], value: Any) -> T:
         found = read(next(a for a in arguments if a is not type(None)), value)
     elif origin in (tuple, Sequence):
         found = tuple(read(arguments[0], v) for v in value)
+    elif isinstance(kind, type) and issubclass(kind, Settings):
+        found = kind.from_dict(value)
     elif is_dataclass(kind) and isinstance(value, Mapping):
         hints, optional = _fields(kind)
         given = {name: v for name, v in value.items() if name in hints and not (v is None and name in optional)}
@@ -252,7 +256,7 @@ class StudyResults:
 
     def to_dict(self) -> Json:
         """The fields as JSON has them: None stands for every NaN and infinity, and lists for tuples."""
-        found: Json = finite(asdict(self))
+        found: Json = finite(self)
         if self.study.task == CLASSIFICATION:
             for setting in _DENSE:
                 del found["study"][setting]
@@ -267,7 +271,14 @@ class StudyResults:
 
 
 def finite(value: Any) -> Any:
-    """The same data as plain dicts and lists, with None for every NaN and infinity."""
+    """``value`` as JSON has it: dataclasses as objects, tuples as lists, paths as text, and None for every NaN and
+    infinity."""
+    if isinstance(value, Settings):
+        return finite(value.to_dict())
+    if is_dataclass(value):
+        return {f.name: finite(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -28,6 +28,9 @@ from nextify.training.probe import Speed
 from nextify.training.result import Result, packed
 from nextify.training.trial import Runtime
 
+SMALL_SIDE = 64
+"""Side of images in pixels up to which networks are trained on one thread each, as those of a small scale are."""
+
 
 @dataclass(frozen=True)
 class StudyEstimate:
@@ -195,12 +198,13 @@ class Study(Trainings):
         return study_results(self, started)
 
 
-def default_side_by_side(scale: str, device: str, threads: int | None) -> tuple[int, int]:
+def default_side_by_side(scale: str | int, device: str, threads: int | None) -> tuple[int, int]:
     """Return (trials side by side, threads of each): one thread each for small networks, all for one large network.
 
-    On a CUDA device four small trials share it (not measured yet)."""
+    On a CUDA device four small trials share it (not measured yet). ``scale``: of the networks by its name, or by the
+    side of their images in pixels."""
     available = cores()
-    small = scale in ("tiny", "small")
+    small = scale in ("tiny", "small") if isinstance(scale, str) else scale <= SMALL_SIDE
     if device.startswith("cuda"):
         return (4 if small else 1), threads or max(1, available // 4)
     each = threads or (1 if small else available)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nextify.data import DataError
 from nextify.data.dense import open_dense
-from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation, evaluate_dense, files
+from nextify.evaluation.dense import DetectionEvaluation, SegmentationEvaluation, evaluate_dense
 from nextify.networks.dense.detection import Found
 from tests.data.dense import layouts
 from tests.evaluation.dense.helpers import finder, made, perfect
@@ -34,7 +34,7 @@ def test_a_perfect_detector(masks: bool) -> None:
     assert (found.f1, found.images, found.worst) == (1, 3, ())
     assert found.objects == sum(len(images.test.objects(i)) for i in range(3)) == np.trace(found.confusion)
     assert progress[-1] == (3, 3)
-    assert "worst.png" not in files(found)
+    assert "worst.png" not in found.files
 
 
 def test_a_detector_that_errs(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_a_detector_that_errs(tmp_path: Path) -> None:
     assert written["bootstrap_draws"] == 1000
     assert {curve["iou"] for curve in written["curves"]} == {0.5, 0.75, 0.9}
     assert all(len(curve["precision"]) == 101 for curve in written["curves"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files(found))
-    for name in set(files(found)) - {"evaluation.json"}:
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(found.files)
+    for name in set(found.files) - {"evaluation.json"}:
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
             assert len(np.unique(np.asarray(picture.convert("L")))) > 20
@@ -95,7 +95,7 @@ def test_cocos_results_are_scored_against_the_users_own_file(masks: bool, tmp_pa
         labels[-1] = int(rng.integers(0, 4))
         answers.append(one._replace(boxes=moved, scores=torch.from_numpy(rng.random(3)).float(), labels=labels))
     evaluated = evaluate_dense(finder(images, answers, order), images, out=tmp_path / "out")
-    assert "coco-results.json" in files(evaluated)
+    assert "coco-results.json" in evaluated.files
     truth = coco.COCO(str(tmp_path / "val.json"))
     results = truth.loadRes(str(tmp_path / "out" / "coco-results.json"))
     for kind, key in (("bbox", "ap"), *((("segm", "mask_ap"),) if masks else ())):
@@ -108,7 +108,7 @@ def test_cocos_results_are_scored_against_the_users_own_file(masks: bool, tmp_pa
     both = evaluate_dense(finder(images, [*answers, *answers], order), images, part="all", out=tmp_path / "out")
     # Both parts have images of these ids, and those of the evaluation before are removed.
     assert not (tmp_path / "out" / "coco-results.json").exists()
-    assert "coco-results.json" not in files(both)
+    assert "coco-results.json" not in both.files
 
 
 def test_another_ignored_index_than_in_the_training_is_said() -> None:
@@ -169,6 +169,6 @@ def test_segmentation(tmp_path: Path) -> None:
     assert found.metrics["miou"] == pytest.approx(np.mean([row.iou for row in found.classes if row.iou is not None]))
     assert [row.name for row in found.worst] == ["0.png"]
     assert found.intervals["miou"][0] < found.metrics["miou"] < found.intervals["miou"][1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files(found))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(found.files)
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert sum(written["confusion"]["0"].values()) == confusion[0].sum()
