@@ -20,8 +20,10 @@ from nextify.report.text import duration, notes, rate, verdicts
 from nextify.study.engine import Engine
 from nextify.study.plan import Plan, make_plan
 from nextify.study.results import CLASSIFICATION
+from nextify.study.runs import RunError, object_in
 from nextify.study.store import Store
 from nextify.study.study import Study, StudyEstimate
+from nextify.system.files import UnusableFolder
 from nextify.system.text import plural
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import checked_canvas, checked_head, dense_preflight
@@ -44,6 +46,7 @@ def run_study(options: Options) -> int:
     plan = _plan(options, images, seeds)
     chosen = chosen_engine(machine, options.scale, out)
     with Store(out, shared=machine.engine != "local") as store:
+        check_other_results(out, plan)
         first_look = seeds if options.until_decided else None
         study = Study(
             *(plan, store, images, chosen.runtime, chosen.side_by_side, command_line()), first_look=first_look
@@ -70,6 +73,24 @@ def run_study(options: Options) -> int:
             console.print(f"\nStopped with {done} of {planned} trainings finished; the same command continues.")
             return 130
         return _conclude(console, study, out, started)
+
+
+def check_other_results(out: Path, plan: Plan) -> None:
+    """Raise ``UnusableFolder`` where ``out`` holds the results of another study, or of something else."""
+    try:
+        content = object_in(out / "results.json")
+    except RunError:
+        return  # damaged: written anew
+    theirs = content.get("study")
+    if not content:
+        return
+    if not isinstance(theirs, dict) or not isinstance(data := theirs.get("data"), dict):
+        raise UnusableFolder(f"{out / 'results.json'} is not of a study and would be replaced: choose another --out")
+    same_images = plan.data.name == data.get("name") or plan.data.fingerprint == data.get("fingerprint")
+    told = (theirs.get("regime"), theirs.get("scale"), theirs.get("task", CLASSIFICATION))
+    if not same_images or told != (plan.roadmap.name, plan.scale.name, plan.data.task):
+        words = ", ".join(map(str, (data.get("name"), *told)))
+        raise UnusableFolder(f"{out} holds another study ({words}), whose results would be lost: choose another --out")
 
 
 def _evaluate_again(console: Console, study: Study) -> None:
