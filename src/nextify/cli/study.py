@@ -154,7 +154,8 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     height, width = plan.data.canvas or (plan.data.image_size, plan.data.image_size)
     heads = f" of {plan.head} {plan.data.task} heads" if plan.head else ""
     console.print(
-        f"{len(plan.rows)} steps × {seeds} = {len(plan.trials)} trainings{heads} on {len(images.train):,} images of "
+        f"{plural(len(plan.rows), 'step')} × {seeds} = {plural(len(plan.trials), 'training')}{heads} on "
+        f"{len(images.train):,} images of "
         f"{width}×{height} ({len(images.classes)} classes), tested on {len(images.test):,}"
     )
     console.print(
@@ -163,14 +164,15 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     )
     say(console, (*images.warnings, *images.notes, *plan.notes, *study.notes))
     if finished := len(plan.trials) - len(study.open_trials):
-        console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
+        console.print(f"{finished} of {plural(len(plan.trials), 'training is', 'trainings are')} finished already")
     console.print(f"results go to [bold]{escape(str(out))}[/]", soft_wrap=True)
 
 
 def _announce_time(console: Console, study: Study, estimate: StudyEstimate) -> None:
+    trainings = plural(len(study.open_trials), "training")
     slowest = min(estimate.images_per_second, key=lambda step: estimate.images_per_second[step])
     console.print(
-        f"about [bold]{duration(estimate.seconds)}[/] for {len(study.open_trials)} trainings, from a measured probe "
+        f"about [bold]{duration(estimate.seconds)}[/] for {trainings}, from a measured probe "
         f"({slowest} is the slowest: {rate(estimate.images_per_second[slowest])} images/s per trial)"
     )
 
