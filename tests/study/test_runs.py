@@ -164,6 +164,23 @@ def test_studies_and_comparisons_are_one_run_each(tmp_path: Path) -> None:
     assert [run.kind for run in runs(tmp_path / "study" / "trials")] == ["training"]
 
 
+def test_a_search_and_an_attribution_are_no_stopped_studies_and_a_dry_run_is_nothing(tmp_path: Path) -> None:
+    for name in ("search", "attribution", "dry"):
+        (tmp_path / name / "trials").mkdir(parents=True)
+    (tmp_path / "begun" / "trials" / "one").mkdir(parents=True)
+    (tmp_path / "begun" / "designs.json").write_text("{}")
+    for name in ("search", "attribution"):
+        (tmp_path / name / f"{name}.json").write_text('{"data": {"name": "photos"}}')
+        (tmp_path / name / "values.json").write_text('{"a": [50.0, 1.5], "b": [60.0, 2.5]}')
+    found = {run.folder.name: run for run in runs(tmp_path)}
+    assert found.keys() == {"search", "attribution", "begun"}
+    assert found["search"].status == "finished, search, 2 trainings"
+    assert (found["attribution"].kind, found["attribution"].data, found["attribution"].seconds) == (
+        *("attribution", "photos", 4.0),
+    )
+    assert found["begun"].status == "stopped, search, 0 trainings"
+
+
 def test_runs_are_filtered_and_sorted(tmp_path: Path, capsys: Captured) -> None:
     for name, right in (("a", 10), ("b", 30), ("c", 20)):
         a_run(tmp_path / name, right, ASKED | {"model": f"convnext_{name}"}, seconds=50.0 - right)

@@ -218,6 +218,22 @@ def test_a_study_of_fewer_seeds_than_there_are_says_so(undisturbed, tmp_path):
     assert "has further seeds, which are not used: give --until-decided" in " ".join(said.getvalue().split())
 
 
+def test_the_results_of_another_study_are_not_replaced(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "results.json").read_text()
+    for i in range(40):
+        save_noise(tmp_path / "noise" / ("cat" if i % 2 else "dog") / f"{i}.png", i, (16, 16))
+    for options in (["--data", str(tmp_path / "noise")], ["--scale", "small"], ["--regime", "resnet200"]):
+        assert main([*arguments(tmp_path, "--steps", "gelu"), *options]) == 1
+        error = capsys.readouterr().err
+        assert "holds another study (digits, resnet50, tiny, classification)" in error, options
+    (tmp_path / "results.json").write_text('{"models": [], "settings": {}}')
+    assert main(arguments(tmp_path, *SMALL)) == 1
+    assert "is not of a study and would be replaced" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text(before)
+    assert main(arguments(tmp_path, *SMALL)) == 0
+
+
 def test_seeds_that_would_end_too_late_are_not_begun(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
     before = {path.parent.name for path in tmp_path.rglob("result.json")}

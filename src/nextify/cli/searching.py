@@ -64,9 +64,9 @@ def _announce(console: Console, made: Search) -> None:
     images, given, runtime = made.images, made.settings, made.runtime
     console.print(f"[bold]The best design within {given.budget}[/] on ", end="")
     console.print(printable(images.name), markup=False)
-    validated = made.validated
+    validated, rungs = made.validated, listing([str(epochs) for epochs in made.rungs])
     console.print(
-        f"{listing([str(epochs) for epochs in made.rungs])} epochs on {len(validated.train):,} images of "
+        f"{rungs} {'epoch' if made.rungs == (1,) else 'epochs'} on {len(validated.train):,} images of "
         f"{made.image_size}×{made.image_size} ({len(images.classes)} classes), judged on {len(validated.test):,} "
         f"validation images held out of them; {made.side_by_side} side by side with "
         f"{plural(runtime.threads, 'thread')} each on {runtime.device}",

@@ -20,8 +20,10 @@ from nextify.report.text import duration, notes, rate, verdicts
 from nextify.study.engine import Engine
 from nextify.study.plan import Plan, make_plan
 from nextify.study.results import CLASSIFICATION
+from nextify.study.runs import RunError, object_in
 from nextify.study.store import Store
 from nextify.study.study import Study, StudyEstimate
+from nextify.system.files import UnusableFolder
 from nextify.system.text import plural, printable
 from nextify.training.learned import AnyImages
 from nextify.training.prepare_dense import checked_canvas, checked_head, dense_preflight
@@ -44,6 +46,7 @@ def run_study(options: Options) -> int:
     plan = _plan(options, images, seeds)
     chosen = chosen_engine(machine, options.scale, out)
     with Store(out, shared=machine.engine != "local") as store:
+        check_other_results(out, plan)
         first_look = seeds if options.until_decided else None
         study = Study(
             *(plan, store, images, chosen.runtime, chosen.side_by_side, command_line()), first_look=first_look
@@ -70,6 +73,24 @@ def run_study(options: Options) -> int:
             console.print(f"\nStopped with {done} of {planned} trainings finished; the same command continues.")
             return 130
         return _conclude(console, study, out, started)
+
+
+def check_other_results(out: Path, plan: Plan) -> None:
+    """Raise ``UnusableFolder`` where ``out`` holds the results of another study, or of something else."""
+    try:
+        content = object_in(out / "results.json")
+    except RunError:
+        return  # damaged: written anew
+    theirs = content.get("study")
+    if not content:
+        return
+    if not isinstance(theirs, dict) or not isinstance(data := theirs.get("data"), dict):
+        raise UnusableFolder(f"{out / 'results.json'} is not of a study and would be replaced: choose another --out")
+    same_images = plan.data.name == data.get("name") or plan.data.fingerprint == data.get("fingerprint")
+    told = (theirs.get("regime"), theirs.get("scale"), theirs.get("task", CLASSIFICATION))
+    if not same_images or told != (plan.roadmap.name, plan.scale.name, plan.data.task):
+        words = ", ".join(map(str, (data.get("name"), *told)))
+        raise UnusableFolder(f"{out} holds another study ({words}), whose results would be lost: choose another --out")
 
 
 def _evaluate_again(console: Console, study: Study) -> None:
@@ -133,7 +154,8 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     height, width = plan.data.canvas or (plan.data.image_size, plan.data.image_size)
     heads = f" of {plan.head} {plan.data.task} heads" if plan.head else ""
     console.print(
-        f"{len(plan.rows)} steps × {seeds} = {len(plan.trials)} trainings{heads} on {len(images.train):,} images of "
+        f"{plural(len(plan.rows), 'step')} × {seeds} = {plural(len(plan.trials), 'training')}{heads} on "
+        f"{len(images.train):,} images of "
         f"{width}×{height} ({len(images.classes)} classes), tested on {len(images.test):,}"
     )
     console.print(
@@ -142,14 +164,15 @@ def _announce(console: Console, study: Study, out: Path) -> None:
     )
     say(console, (*images.warnings, *images.notes, *plan.notes, *study.notes))
     if finished := len(plan.trials) - len(study.open_trials):
-        console.print(f"{finished} of {len(plan.trials)} trainings are finished already")
+        console.print(f"{finished} of {plural(len(plan.trials), 'training is', 'trainings are')} finished already")
     console.print(f"results go to [bold]{escape(printable(str(out)))}[/]", soft_wrap=True)
 
 
 def _announce_time(console: Console, study: Study, estimate: StudyEstimate) -> None:
+    trainings = plural(len(study.open_trials), "training")
     slowest = min(estimate.images_per_second, key=lambda step: estimate.images_per_second[step])
     console.print(
-        f"about [bold]{duration(estimate.seconds)}[/] for {len(study.open_trials)} trainings, from a measured probe "
+        f"about [bold]{duration(estimate.seconds)}[/] for {trainings}, from a measured probe "
         f"({slowest} is the slowest: {rate(estimate.images_per_second[slowest])} images/s per trial)"
     )
 

@@ -128,7 +128,7 @@ class Search:
                 self.turns = found["turns"]
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise UnusableFolder(f"{self.path} holds no designs of a search ({error}): choose another --out") from error
-        if other:
+        if other and self.ledger.known:
             raise UnusableFolder(f"{self.store.root} holds a search with another {other[0]}: choose another --out")
 
     @property

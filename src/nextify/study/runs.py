@@ -1,4 +1,4 @@
-"""The runs in a folder: trainings, studies, cross-validations and comparisons, read from their small JSON files.
+"""The runs in a folder: trainings, studies, comparisons and so on, read from their small JSON files.
 
 Nothing here needs torch, so that hundreds of runs are listed at once.
 """
@@ -22,7 +22,7 @@ from nextify.study.statistics import confidence_interval
 from nextify.system.files import FOREIGN_JSON, JSON_FILE, check_regular, followed, parse_json
 from nextify.system.text import plural, valid_unicode
 
-Kind = Literal["training", "study", "comparison", "folds"]
+Kind = Literal["training", "study", "comparison", "folds", "search", "attribution"]
 State = Literal["finished", "running", "stopped", "broken"]
 Sort = Literal["date", "folder", "kind", "data", "model", "recipe", "result", "time", "state"]
 FILTERS = ("folder", "kind", "state", "data", "model", "task", "recipe")
@@ -37,7 +37,10 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One training, study, cross-validation or comparison. Times are seconds, accuracies percent; None is unknown."""
+    """One training, study, cross-validation, comparison, search or attribution.
+
+    Times are seconds, accuracies percent; None is unknown.
+    """
 
     folder: Path
     kind: Kind
@@ -269,8 +272,29 @@ def _several(folder: Path) -> Run | None:
         return _comparison(folder, content, unfinished)
     if not (folder / "trials").is_dir():
         return None  # a results.json of somebody else's
-    done = sum((trial / "result.json").exists() for trial in (folder / "trials").iterdir())
+    if (folder / "designs.json").exists() or (folder / "search.json").exists():
+        return _ledger(folder, "search", unfinished)
+    if (folder / "values.json").exists() or (folder / "attribution.json").exists():
+        return _ledger(folder, "attribution", unfinished)
+    trials = list((folder / "trials").iterdir())
+    if not trials and unfinished == "stopped":
+        return None  # what --dry-run leaves
+    done = sum((trial / "result.json").exists() for trial in trials)
     return Run(folder, "study", unfinished, detail=f"{plural(done, 'training')} finished")
+
+
+def _ledger(folder: Path, kind: Literal["search", "attribution"], unfinished: State) -> Run:
+    """A search or an attribution, of whose trainings only the figures are kept."""
+    found, known = object_in(folder / f"{kind}.json"), object_in(folder / "values.json")
+    return Run(
+        folder,
+        kind,
+        "finished" if found and unfinished == "stopped" else unfinished,
+        data=found.get("data", {}).get("name", ""),
+        task="classification",
+        seconds=sum(seconds for _, seconds in known.values()) or None,
+        detail=f"{kind}, {plural(len(known), 'training')}",
+    )
 
 
 def _study(folder: Path, results: StudyResults, unfinished: State) -> Run:
