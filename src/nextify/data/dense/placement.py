@@ -118,12 +118,13 @@ def placed(pixels: Pixels, canvas: tuple[int, int]) -> tuple[Pixels, Placement]:
 
 
 def canvas_of(images: DenseImages, image_size: int | None = None) -> tuple[int, int]:
-    """Height and width of the canvas for a data set: the median image's aspect, both multiples of 32. ``image_size``:
-    about the long side; None takes the images', between 64 and 640."""
+    """Height and width of the canvas for a data set: the median image's, both rounded up to multiples of 32.
+    ``image_size``: the long side before that; None takes the images', between 64 and 640."""
     height, width = images.middle_size
-    long = min(max(height, width, SMALLEST), LARGEST) if image_size is None else image_size
-    factor = long / max(height, width) / MULTIPLE
-    return tuple(max(1, round(side * factor)) * MULTIPLE for side in (height, width))  # type: ignore[return-value]
+    longest = max(height, width)
+    long = min(max(longest, SMALLEST), LARGEST) if image_size is None else image_size
+    down, across = (-(-side * long // (longest * MULTIPLE)) * MULTIPLE for side in (height, width))
+    return down, across
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
