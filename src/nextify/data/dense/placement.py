@@ -57,9 +57,8 @@ class Placement:
         return boxes * self._factors + np.array([self.left, self.top] * 2, np.float32)
 
     def boxes_back(self, boxes: Boxes) -> Boxes:
-        """Boxes ``(N, 4)`` of the canvas in pixels of the image, clipped to it."""
-        back = (boxes - np.array([self.left, self.top] * 2, np.float32)) / self._factors
-        return back.clip(0, np.array([self.width, self.height] * 2, np.float32))
+        """Boxes ``(N, 4)`` of the canvas in pixels of the image, not clipped."""
+        return (boxes - np.array([self.left, self.top] * 2, np.float32)) / self._factors
 
     def pixels(self, pixels: Pixels, canvas: tuple[int, int]) -> Pixels:
         """The canvas ``(H, W, 3)`` with the image, given as it is or at another resolution."""
