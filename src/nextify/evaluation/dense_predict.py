@@ -19,7 +19,7 @@ from PIL import Image
 from nextify.data.decode import Pixels, decode, from_memory
 from nextify.data.dense.annotations import Id, IndexMask, mask_api
 from nextify.data.encoded import read_file
-from nextify.evaluation.dense_pictures import Thing, class_color, drawn, regions_drawn
+from nextify.evaluation.dense_pictures import Thing, class_color, drawn, part_of, regions_drawn
 from nextify.evaluation.finder import BATCH, Finder
 from nextify.evaluation.predict import Source, opened
 from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
@@ -147,7 +147,7 @@ def picture(found: DensePrediction, classes: Sequence[str]) -> bytes:
     things = [
         Thing(
             *(np.array(one.box), one.index, f"{one.name} {100 * one.score:.0f} %"),
-            mask=None if one.mask is None else mask_api().decode(one.mask).astype(bool),
+            mask=None if one.mask is None else part_of(mask_api().decode(one.mask).view(bool)),
         )
         for one in reversed(found.objects)  # the surest on top
     ]
