@@ -196,7 +196,7 @@ def test_outputs_that_are_no_numbers_are_refused_and_alone(
 
 def test_facts_and_openapi(served: Served) -> None:
     told = served.client.get("/model").json()
-    task = "segmentation" if served.finder.task == "segmentation" else "detection"
+    task = served.finder.about.task
     assert (told["task"], told["class_names"], told["input"]) == (task, ["a", "b", "c"], [3, *CANVAS])
     assert (told["licence"], told["explains"], len(told["colors"])) == ("yours", False, 3)
     assert told["runtime"] == f"bundle fp32, torch {torch.__version__}"

@@ -15,8 +15,11 @@ from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nextify.evaluation.finder import Finder
+from nextify.networks.dense.design import chosen_head, fitted_head
 from nextify.networks.dense.detection import Found
+from nextify.networks.zoo import find_design
 from nextify.tasks.average_precision import Observation
+from nextify.weights.bundle import DenseAbout
 
 NAMES = ("cat", "dog", "owl")
 
@@ -77,9 +80,14 @@ def filled(number: int) -> Tensor:
     return nn.functional.pad(torch.ones(number, 26, 26), (1, 1, 1, 1), value=0.5)
 
 
+def finder_of(answers: Sequence[Any], task: DenseTask, classes: tuple[str, ...], canvas: tuple[int, int]) -> Finder:
+    design = fitted_head(find_design("convnext_atto"), chosen_head(task, None), canvas)
+    return Finder(Told(answers), DenseAbout(design, classes, canvas, IMAGENET_MEAN, IMAGENET_STD), "told")
+
+
 def finder(images: DenseImages, answers: Sequence[Any], classes: Sequence[str] = ()) -> Finder:
     names = tuple(classes) or images.classes
-    return Finder(Told(answers), images.task, names, canvas_of(images), IMAGENET_MEAN, IMAGENET_STD, name="told")
+    return finder_of(answers, images.task, names, canvas_of(images))
 
 
 def objects(boxes: Any, labels: Any = None, crowd: Any = None) -> Objects:

@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nextify.evaluation.dense_predict import DenseFolder, csv_text, find, yolo_text
 from nextify.evaluation.finder import Finder
 from nextify.networks.dense.detection import Found
 from nextify.tasks.average_precision import mask_api
-from tests.evaluation.dense.helpers import Told, filled
+from tests.evaluation.dense.helpers import filled, finder_of
 
 CLASSES = ("cat", "$dog_1$")
 
@@ -30,7 +29,7 @@ def photo(path: Path, width: int, height: int) -> Path:
 
 
 def detector(*answers: Found) -> Finder:
-    return Finder(Told(answers), "detection", CLASSES, (64, 64), IMAGENET_MEAN, IMAGENET_STD)
+    return finder_of(answers, "detection", CLASSES, (64, 64))
 
 
 def answer(masks: bool = False) -> Found:
@@ -108,7 +107,8 @@ def test_coco_files_are_read_by_coco(masks: bool, tmp_path: Path) -> None:
 
 
 def test_coco_files_have_the_category_ids_of_the_training(tmp_path: Path) -> None:
-    told = replace(detector(answer()), category_ids=(3, 90))
+    told = detector(answer())
+    told = replace(told, about=replace(told.about, category_ids=(3, 90)))
     folder = DenseFolder(tmp_path, told)
     folder.add(next(iter(find(told, photo(tmp_path / "x.jpg", 128, 64)))))
     folder.finish()
@@ -128,7 +128,7 @@ def test_masks_of_images_that_are_a_pixel_wide_are_drawn(size: tuple[int, int], 
 def test_regions(tmp_path: Path) -> None:
     logits = torch.zeros(2, 64, 64)
     logits[1, :16] = 5
-    told = Finder(Told([logits] * 2), "segmentation", CLASSES, (64, 64), IMAGENET_MEAN, IMAGENET_STD)
+    told = finder_of([logits] * 2, "segmentation", CLASSES, (64, 64))
     (found,) = find(told, Image.new("RGB", (64, 64)))
     assert [(region.name, region.share) for region in found.regions] == [("cat", 0.75), ("$dog_1$", 0.25)]
     assert csv_text([found], "segmentation").splitlines()[2] == "image 0,$dog_1$,1,0.25"
