@@ -106,7 +106,7 @@ def check(said: dict[str, Any], expected: DensePrediction) -> None:
 
 def test_what_it_says_is_what_predict_finds(served: Served) -> None:
     expected = list(find(served.finder, [pixels(data) for data in PHOTOS], least_score=LEAST))
-    path = f"/predict?least_score={LEAST}"
+    path = "/predict" if served.finder.about.task == "segmentation" else f"/predict?least_score={LEAST}"
     for data, wanted in zip(PHOTOS, expected, strict=True):
         answer = post(served.client, path, data)
         assert answer.status_code == 200, answer.text
@@ -165,6 +165,7 @@ def test_a_mask_as_a_picture(segmenter: Served) -> None:
         ("/predict?least_score=1e999", PHOTOS[0], 400, "least_score must be a number from 0 to 1"),
         ("/predict?least_score=0_1", PHOTOS[0], 400, "least_score must be a number from 0 to 1"),
         ("/predict?least_score=0.5&least_score=0.6", PHOTOS[0], 400, "least_score must be given once"),
+        ("/predict?top=3", PHOTOS[0], 400, "unknown query parameter 'top': /predict takes least_score"),
         ("/explain?class=1", PHOTOS[0], 404, "/explain is for classifiers, and for bundles only"),
     ],
 )
@@ -196,7 +197,7 @@ def test_outputs_that_are_no_numbers_are_refused_and_alone(
 
 def test_facts_and_openapi(served: Served) -> None:
     told = served.client.get("/model").json()
-    task = "segmentation" if served.finder.task == "segmentation" else "detection"
+    task = served.finder.about.task
     assert (told["task"], told["class_names"], told["input"]) == (task, ["a", "b", "c"], [3, *CANVAS])
     assert (told["licence"], told["explains"], len(told["colors"])) == ("yours", False, 3)
     assert told["runtime"] == f"bundle fp32, torch {torch.__version__}"
@@ -275,7 +276,8 @@ def test_an_export_finds_what_its_bundle_finds(head: str, tmp_path: Path, capsys
     export(bundle, "torch", out)
     expected = list(find(open_finder(bundle), [pixels(data) for data in PHOTOS], least_score=LEAST))
     with TestClient(create_app([InProcess(partial(open_network, str(out)))], Settings(), "tiny")) as client:
-        several = client.post(f"/predict?least_score={LEAST}", files=[("x", data) for data in PHOTOS]).json()
+        query = {} if head == "fpn" else {"least_score": LEAST}
+        several = client.post("/predict", params=query, files=[("x", data) for data in PHOTOS]).json()
         assert client.get("/model").json()["runtime"] == Exported("torch", "fp32", CANVAS).name
     for said, wanted in zip(several["predictions"], expected, strict=True):
         check(said, wanted)

@@ -178,7 +178,7 @@ def open_finder(
         outputs = torch.from_numpy(run(np.ascontiguousarray(images.numpy())))
         return [_found(one, about.canvas, *limits) for one in outputs] if limits else outputs
 
-    return Finder.of(model, about, name=finder.title(about), runtime=exported.name)
+    return Finder(model, about, name=finder.title(about), runtime=exported.name)
 
 
 def _found(places: Tensor, canvas: tuple[int, int], least_score: float, suppression_iou: float) -> Found:

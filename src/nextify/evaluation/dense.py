@@ -190,25 +190,26 @@ def evaluate_dense(
         DataError: images for another task, or with classes that the network does not know.
         ValueError: nothing to measure on, such as images without objects.
     """
-    if finder.task != images.task:
-        raise DataError(f"the bundle is for {finder.task}, and {images.name} was opened for {images.task}")
+    about = finder.about
+    if about.task != images.task:
+        raise DataError(f"the bundle is for {about.task}, and {images.name} was opened for {images.task}")
     notes = list(notes)
     where = "classes of the annotations"
-    if finder.task == "segmentation":
+    if about.task == "segmentation":
         where += ", give the --ignore-index that nextify train had"
-    then = "AP is over the other classes" if finder.task == "detection" else "pixels taken for them count as wrong"
-    places = place_classes(finder.classes, images.name, images.classes, notes, where, then)
-    if None not in (finder.ignore_index, images.ignore_index) and finder.ignore_index != images.ignore_index:
+    then = "AP is over the other classes" if about.task == "detection" else "pixels taken for them count as wrong"
+    places = place_classes(about.classes, images.name, images.classes, notes, where, then)
+    if None not in (about.ignore_index, images.ignore_index) and about.ignore_index != images.ignore_index:
         notes.append(
-            f"The network was trained with index {finder.ignore_index} of the masks ignored, but here index "
+            f"The network was trained with index {about.ignore_index} of the masks ignored, but here index "
             f"{images.ignore_index} is."
         )
     data, sets = part_of(images, part)
     chosen = [(some, i) for some in sets for i in range(len(some))]
     head = measurement(finder.name, data, len(chosen), finder.device, Inference(finder.bf16), notes)
-    if finder.task == "detection":
+    if about.task == "detection":
         head["category_ids"] = _category_ids(finder, images, chosen, places)
-    measure = _objects if finder.task == "detection" else _regions
+    measure = _objects if about.task == "detection" else _regions
     found, contents = measure(finder, chosen, places, head, on_progress)
     if out is not None and processes.is_first():
         write_evaluation(out, found.to_dict(), contents())
@@ -237,7 +238,7 @@ def _category_ids(finder: Finder, images: DenseImages, chosen: Chosen, places: P
     if not images.category_ids or len(image_ids) < len(chosen):
         return ()
     known = dict(zip(places.tolist(), images.category_ids, strict=True))
-    return tuple(known.get(label) for label in range(len(finder.classes)))
+    return tuple(known.get(label) for label in range(len(finder.about.classes)))
 
 
 def _coco_results(seen: Sequence[Observation], chosen: Chosen, found: DetectionEvaluation) -> bytes:
@@ -265,7 +266,7 @@ def _found(
 def _objects(
     finder: Finder, chosen: Chosen, places: Places, head: dict[str, Any], on_progress: Progress
 ) -> tuple[DetectionEvaluation, Files]:
-    mine = []
+    names, mine = finder.about.classes, []
     for i, found in _found(finder, chosen, own_run(len(chosen)), on_progress):
         assert isinstance(found, FoundObjects)
         some, k = chosen[i]
@@ -273,24 +274,24 @@ def _objects(
         height, width = some.sizes[k].tolist()
         mine.append(Observation(i, height, width, *found, replace(truth, labels=places[truth.labels])))
     seen = [observation for part in processes.gathered(mine) for observation in part]
-    measured = average_precision(seen, finder.classes)
+    measured = average_precision(seen, names)
     takes = [matched(observation) for observation in seen]
     least_score, f1 = best_score(seen, takes)
     outcomes = [outcome(observation, taken, least_score) for observation, taken in zip(seen, takes, strict=True)]
-    confusion = object_confusion(seen, outcomes, len(finder.classes))
+    confusion = object_confusion(seen, outcomes, len(names))
     ranked = sorted(range(len(seen)), key=lambda i: (outcomes[i].f1, -len(outcomes[i].missed) - len(outcomes[i].false)))
     worst = [i for i in ranked[:WORST_IMAGES] if outcomes[i].f1 < 1]
     precision = measured.boxes
-    classes = [None, *range(len(finder.classes))]
+    classes = [None, *range(len(names))]
     curves = [(iou, k, precision.curve(iou, k)) for iou in CURVES for k in (classes if iou == SAME_OBJECT else [None])]
     result = DetectionEvaluation(
         **head,
         objects=sum(measured.objects),
         metrics=measured.values(),
-        intervals=ap_intervals(seen, len(finder.classes)),
+        intervals=ap_intervals(seen, len(names)),
         classes=measured.per_class,
         curves=tuple(
-            Curve(iou, None if k is None else finder.classes[k], curve) for iou, k, curve in curves if curve is not None
+            Curve(iou, None if k is None else names[k], curve) for iou, k, curve in curves if curve is not None
         ),
         least_score=least_score,
         f1=f1,
@@ -303,17 +304,17 @@ def _objects(
     def draw() -> dict[str, bytes]:
         shown = [Shown(some.name(k), some.load(k), seen[i]) for i, (some, k) in ((i, chosen[i]) for i in worst)]
         title = heading(result)
-        background = (*finder.classes, "background")
+        background = (*names, "background")
         words = f"{title}\nobjects at IoU {SAME_OBJECT:g} with a score of at least {least_score:.2f}"
         contents = {
-            "curves.png": precision_recall_picture(precision, finder.classes, title),
+            "curves.png": precision_recall_picture(precision, names, title),
             "classes.png": _class_bars(result),
             "confusion.png": matrix_picture(
                 confusion, background, words, "found class", "share of the true class's objects"
             ),
         }
         if worst:
-            contents["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest F1", least_score)
+            contents["worst.png"] = prediction_sheet(shown, names, f"{title}: the lowest F1", least_score)
         if result.category_ids:
             contents[COCO_RESULTS] = _coco_results(seen, chosen, result)
         return contents
@@ -324,7 +325,8 @@ def _objects(
 def _regions(
     finder: Finder, chosen: Chosen, places: Places, head: dict[str, Any], on_progress: Progress
 ) -> tuple[SegmentationEvaluation, Files]:
-    number = len(finder.classes)
+    names = finder.about.classes
+    number = len(names)
     known = np.full(IGNORED + 1, IGNORED, np.uint8)
     known[: len(places)] = places
     total, mine = np.zeros((number, number), np.int64), []
@@ -353,7 +355,7 @@ def _regions(
                 recall=100 * right[k] / true[k] if true[k] else None,
                 precision=100 * right[k] / guessed[k] if guessed[k] else None,
             )
-            for k, name in enumerate(finder.classes)
+            for k, name in enumerate(names)
         ),
         confusion=tuple(map(tuple, total.tolist())),
         worst=tuple(WorstRegions(chosen[i][0].name(chosen[i][1]), *shares) for i, *shares, _ in worst),
@@ -369,11 +371,11 @@ def _regions(
         pictures = {
             "classes.png": _class_bars(result),
             "confusion.png": matrix_picture(
-                total, finder.classes, words, "found class", "share of the true class's pixels, %", percent=True
+                total, names, words, "found class", "share of the true class's pixels, %", percent=True
             ),
         }
         if shown:
-            pictures["worst.png"] = prediction_sheet(shown, finder.classes, f"{title}: the lowest mIoU")
+            pictures["worst.png"] = prediction_sheet(shown, names, f"{title}: the lowest mIoU")
         return pictures
 
     return result, draw

@@ -57,6 +57,22 @@ class Shown(NamedTuple):
     seen: Observation | Regions
 
 
+class Part(NamedTuple):
+    """The mask of an object, as far as it reaches: photos are large, and objects many."""
+
+    inside: Mask
+    top: int
+    left: int
+
+
+def part_of(mask: Mask) -> Part | None:
+    """Of a mask ``(H, W)`` of the image; None for one without pixels."""
+    rows, columns = (np.flatnonzero(mask.any(axis)).tolist() for axis in (1, 0))
+    if not rows:
+        return None
+    return Part(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy(), rows[0], columns[0])
+
+
 class Thing(NamedTuple):
     """One object as it is drawn."""
 
@@ -64,7 +80,7 @@ class Thing(NamedTuple):
     label: int
     words: str = ""
     """Empty for none."""
-    mask: Mask | None = None
+    mask: Part | None = None
     dashed: bool = False
 
 
@@ -117,7 +133,7 @@ def _true_things(seen: Observation, classes: Sequence[str]) -> list[Thing]:
     things = []
     for i, (box, label) in enumerate(zip(truth.boxes, truth.labels.tolist(), strict=True)):
         words = f"crowd of {short(classes[label], 14)}" if truth.crowd[i] else short(classes[label], 20) if few else ""
-        mask = truth.mask(i, seen.height, seen.width) if truth.masks is not None else None
+        mask = part_of(truth.mask(i, seen.height, seen.width)) if truth.masks is not None else None
         things.append(Thing(box, label, words, mask, dashed=True))
     return things
 
@@ -126,7 +142,7 @@ def _found_things(seen: Observation, result: Outcome, classes: Sequence[str]) ->
     few = len(result.right) <= NAMED_OBJECTS
 
     def found(i: int, words: str) -> Thing:
-        mask = mask_api().decode(seen.masks[i]).astype(bool) if seen.masks is not None else None
+        mask = part_of(mask_api().decode(seen.masks[i]).view(bool)) if seen.masks is not None else None
         return Thing(seen.boxes[i], int(seen.labels[i]), words, mask)
 
     def scored(i: int) -> str:
@@ -150,10 +166,12 @@ def draw_things(
     from matplotlib.patches import Rectangle
 
     height, width = pixels.shape[:2]
-    blended, named = pixels, []
+    blended, named = pixels.copy(), []
     for thing in things:
         if thing.mask is not None:
-            blended = _blended(blended, thing.mask, thing.label)
+            inside, top, left = thing.mask
+            place = blended[top : top + len(inside), left : left + inside.shape[1]]
+            place[:] = _blended(place, inside, thing.label)
     _show(axes, blended)
     for thing in things:
         color, style = class_color(thing.label), (0, (2.5, 1.5)) if thing.dashed else "-"
@@ -165,10 +183,12 @@ def draw_things(
                         (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=ink, linewidth=line * under, linestyle=style
                     )
                 )
-        if thing.mask is not None and thing.mask.any() and not thing.mask.all():
+        if thing.mask is not None and thing.mask.inside.sum() < height * width:
+            inside, top, left = thing.mask
+            down, across = (np.arange(side + 2) - 0.5 for side in inside.shape)
             axes.contour(
                 # Padded, so that the outline closes at the border, also of an image that is one pixel high.
-                *(np.arange(-1, width + 1) + 0.5, np.arange(-1, height + 1) + 0.5, np.pad(thing.mask, 1), [0.5]),
+                *(left + across, top + down, np.pad(inside, 1), [0.5]),
                 colors=[color], linewidths=line * 0.8, linestyles=["--" if thing.dashed else "-"],
             )  # fmt: skip
         if thing.words:
@@ -272,6 +292,7 @@ def _show(axes: Axes, pixels: Pixels) -> None:
     axes.imshow(
         pixels, interpolation="nearest" if max(height, width) < 200 else "antialiased", extent=(0, width, height, 0)
     )
+    axes.autoscale(False)  # outlines of objects at the border would leave a margin
     axes.set_axis_off()
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from nextify.data.decode import Pixels, decode, from_memory
 from nextify.data.dense.annotations import Id, IndexMask, mask_api
 from nextify.data.encoded import read_file
-from nextify.evaluation.dense_pictures import Thing, class_color, drawn, regions_drawn
+from nextify.evaluation.dense_pictures import Thing, class_color, drawn, part_of, regions_drawn
 from nextify.evaluation.finder import BATCH, Finder
 from nextify.evaluation.predict import Source, opened
 from nextify.system.files import write_bytes_atomic, write_json_atomic, write_text_atomic
@@ -104,7 +104,7 @@ def find(
     while batch := list(islice(entries, BATCH)):
         found = finder((entry.pixels for entry in batch if entry.pixels is not None), least_score)
         for entry in batch:
-            yield entry if entry.pixels is None else named(entry, next(found), finder.classes)
+            yield entry if entry.pixels is None else named(entry, next(found), finder.about.classes)
 
 
 def _read(image: Source) -> DensePrediction:
@@ -147,7 +147,7 @@ def picture(found: DensePrediction, classes: Sequence[str]) -> bytes:
     things = [
         Thing(
             *(np.array(one.box), one.index, f"{one.name} {100 * one.score:.0f} %"),
-            mask=None if one.mask is None else mask_api().decode(one.mask).astype(bool),
+            mask=None if one.mask is None else part_of(mask_api().decode(one.mask).view(bool)),
         )
         for one in reversed(found.objects)  # the surest on top
     ]
@@ -173,18 +173,18 @@ class DenseFolder:
     """
 
     def __init__(self, out: Path, finder: Finder) -> None:
-        self.out, self.finder = out, finder
-        self._categories = finder.category_ids or tuple(range(1, len(finder.classes) + 1))
+        self.out, self.about = out, finder.about
+        self._categories = self.about.category_ids or tuple(range(1, self.about.num_classes + 1))
         self._names: set[str] = set()
         self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
-        for part in ("drawn", "coco", "yolo") if finder.task == "detection" else ("drawn", "masks"):
+        for part in ("drawn", "coco", "yolo") if self.about.task == "detection" else ("drawn", "masks"):
             (out / part).mkdir(parents=True, exist_ok=True)
 
     def add(self, found: DensePrediction) -> None:
         """Write one image's files. Raises ``OSError``."""
         name = self._free(Path(found.path).stem)
-        write_bytes_atomic(self.out / "drawn" / f"{name}.png", picture(found, self.finder.classes))
+        write_bytes_atomic(self.out / "drawn" / f"{name}.png", picture(found, self.about.classes))
         if found.labels is not None:
             write_bytes_atomic(self.out / "masks" / f"{name}.png", index_png(found.labels))
             return
@@ -196,8 +196,8 @@ class DenseFolder:
 
     def finish(self) -> None:
         """Write the lists of all images. Raises ``OSError``."""
-        if self.finder.task == "detection":
-            both = zip(self._categories, self.finder.classes, strict=True)
+        if self.about.task == "detection":
+            both = zip(self._categories, self.about.classes, strict=True)
             categories = [{"id": i, "name": name} for i, name in both]
             # pycocotools before 2.0.11 wants "info".
             content = {"info": {}, "images": self._images, "categories": categories, "annotations": []}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nextify.data.decode import Pixels
-from nextify.data.dense.annotations import DenseTask, Id, IndexMask
+from nextify.data.dense.annotations import IndexMask
 from nextify.data.dense.placement import Placement, placed
 from nextify.data.preprocessing import normalized
 from nextify.evaluation.multi_scale import MultiScale
@@ -35,36 +35,19 @@ class Finder:
 
     model: Callable[[Tensor], Any]
     """In evaluation mode, on ``device``: a ``Found`` for each normalized image, or logits ``(N, K, H, W)``."""
-    task: DenseTask
-    classes: tuple[str, ...]
-    canvas: tuple[int, int]
-    """Height and width that images are fitted to."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    about: DenseAbout
+    """Of the bundle or export that it was opened from."""
     name: str = ""
     device: str = "cpu"
     bf16: bool = False
-    about: DenseAbout | None = None
-    """Of the bundle or export that it was opened from."""
     runtime: str = ""
     """Format, precision and runtime, as of a ``Runner``."""
-
-    category_ids: tuple[Id, ...] = ()
-    """Of a detector trained on COCO's annotations: the id of each class there."""
-    ignore_index: int | None = None
-    """Of a segmenter trained on index masks: the index that was ignored."""
-
-    @classmethod
-    def of(cls, model: Callable[[Tensor], Any], about: DenseAbout, **more: Any) -> Self:
-        """Of a network that ``about`` describes."""
-        fields = ("task", "classes", "canvas", "mean", "std", "category_ids", "ignore_index")
-        return cls(model, about=about, **{name: getattr(about, name) for name in fields}, **more)
 
     def __call__(self, images: Iterable[Pixels], least_score: float = 0.0) -> Iterator[FoundObjects | IndexMask]:
         """Yield the objects of each image uint8 ``(H, W, 3)``, or the class of each of its pixels, uint8 ``(H, W)``.
         ``least_score``: of the objects; masks of others are not computed."""
         rest = iter(images)
-        while batch := [placed(image, self.canvas) for image in islice(rest, BATCH)]:
+        while batch := [placed(image, self.about.canvas) for image in islice(rest, BATCH)]:
             outputs = self.outputs(np.stack([canvas for canvas, _ in batch]))
             for output, (_, placement) in zip(outputs, batch, strict=True):
                 yield self.back(output, placement, least_score)
@@ -75,13 +58,13 @@ class Finder:
         with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=self.bf16):
             pixels = images.dtype == torch.uint8
             outputs: Sequence[Found] | Tensor = self.model(
-                normalized(images, place, self.mean, self.std) if pixels else images.to(place)
+                normalized(images, place, self.about.mean, self.about.std) if pixels else images.to(place)
             )
         return outputs
 
     def back(self, output: Any, placement: Placement, least_score: float = 0.0) -> FoundObjects | IndexMask:
         """One of the ``outputs`` in pixels of its image."""
-        if self.task == "segmentation":
+        if self.about.task == "segmentation":
             return regions_back(output, placement).cpu().numpy()
         sure = output.scores >= least_score
         return objects_back(output._make(None if part is None else part[sure] for part in output), placement)
@@ -121,4 +104,4 @@ def open_finder(
         model, name = MultiScale(network).eval(), f"{name}, multi-scale"
     bf16 = about.recipe is not None and about.recipe.precision == "bf16"
     runtime = f"bundle {'bf16' if bf16 else 'fp32'}, torch {torch.__version__}"
-    return Finder.of(model, about, name=name, device=device, bf16=bf16, runtime=runtime)
+    return Finder(model, about, name=name, device=device, bf16=bf16, runtime=runtime)

@@ -49,6 +49,17 @@ def encoded(mask: npt.NDArray[np.bool_]) -> Rle:
     return found
 
 
+def encoded_part(part: npt.NDArray[np.bool_], top: int, left: int, size: tuple[int, int]) -> Rle:
+    """Likewise of a mask of ``size`` (height, width) that holds ``part``, and nothing beside it."""
+    height, width = size
+    columns, rows = np.diff(np.pad(part.T, ((0, 0), (1, 1))).view(np.int8)).nonzero()
+    ends, times = np.unique((left + columns) * height + top + rows, return_counts=True)
+    ends = ends[(times == 1) & (ends < height * width)]  # a run may go on at the top of the next column
+    counts = np.diff(ends, prepend=0, append=height * width).tolist()
+    found: Rle = mask_api().frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Precision:
     """Precision and recall of every class, threshold and size; all averages are taken of these."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nextify.data.dense.placement import Placement
-from nextify.tasks.average_precision import Floats, Rle, encoded
+from nextify.tasks.average_precision import Floats, Rle, encoded_part
 
 if TYPE_CHECKING:
     from nextify.networks.dense.detection import Found
@@ -36,14 +36,34 @@ class FoundObjects(NamedTuple):
 def objects_back(found: Found, placement: Placement) -> FoundObjects:
     """Objects of the canvas in pixels of the image, without those beside it. Raises ``DataError`` for masks without
     faster-coco-eval."""
-    boxes = placement.boxes_back(found.boxes.float().cpu().numpy())
+    whole = placement.boxes_back(found.boxes.float().cpu().numpy())
+    boxes = whole.clip(0, np.array([placement.width, placement.height] * 2, np.float32))
     there = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     scores, labels = found.scores.float().cpu().numpy(), found.labels.long().cpu().numpy()
     masks: list[Rle] | None = None
     if found.masks is not None:
-        kept = (mask for mask, inside in zip(found.masks, there, strict=True) if inside)
-        masks = [encoded(placement.back(mask[None].float())[0].cpu().numpy() >= 0.5) for mask in kept]
+        size = placement.height, placement.width
+        masks = [*pasted(found.masks.float().cpu()[there], torch.from_numpy(whole[there]), size)]
     return FoundObjects(boxes[there], scores[there], labels[there], masks)
+
+
+def pasted(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Rle]:
+    """Masks ``(M, side, side)`` of boxes ``(M, 4)`` in an image of ``size`` (height, width): torchvision's
+    ``paste_masks_in_image``, but each by itself and only where its box and the image overlap."""
+    from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
+
+    height, width = size
+    padded, scale = expand_masks(masks[:, None], 1)
+    side = padded.shape[-1]
+    for mask, box in zip(padded, expand_boxes(boxes, scale).long(), strict=True):
+        left, top, right, bottom = box.tolist()  # both ends are inside
+        rows, columns = min(bottom + 1, height) - top, min(right + 1, width) - left
+        # Unlike interpolate's, its scales do not depend on how much is asked for; but of ``side`` it takes a copy.
+        asked = [rows + (rows == side), columns + (columns == side)]
+        scales = (bottom + 1 - top) / side, (right + 1 - left) / side
+        values = torch.ops.aten.upsample_bilinear2d(mask[None], asked, False, *scales)
+        inside = values[0, 0, max(0, -top) : rows, max(0, -left) : columns] > 0.5
+        yield encoded_part(inside.numpy(), max(0, top), max(0, left), size)
 
 
 def regions_back(logits: Tensor, placement: Placement) -> Tensor:

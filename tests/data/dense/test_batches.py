@@ -251,7 +251,14 @@ def test_canvases() -> None:
     assert canvas((128, 160)) == (128, 160)
     assert canvas((480, 640)) == (480, 640)
     assert canvas((180, 240)) == (192, 256)
-    assert canvas((20, 30)) == (32, 64)
+    assert canvas((20, 30)) == (64, 64)
+    assert canvas((360, 480)) == (384, 480)
     assert canvas((3000, 4000)) == (480, 640)
     assert canvas((3000, 4000), 320) == (256, 320)
     assert canvas((10, 4000), 320) == (32, 320)
+    for height in range(64, 641):
+        for width in (64, 97, 333, 500, 640):
+            found = canvas((height, width))
+            assert fitting((height, width), found).scale >= 1
+            assert max(found[0] - height, found[1] - width) < 32
+            assert canvas(found) == found

@@ -15,8 +15,11 @@ from nextify.data.images import UniformStore
 from nextify.data.kept import Kept
 from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nextify.evaluation.finder import Finder
+from nextify.networks.dense.design import chosen_head, fitted_head
 from nextify.networks.dense.detection import Found
+from nextify.networks.zoo import find_design
 from nextify.tasks.average_precision import Observation
+from nextify.weights.bundle import DenseAbout
 
 NAMES = ("cat", "dog", "owl")
 
@@ -57,7 +60,7 @@ def made(task: DenseTask, number: int = 3) -> DenseImages:
 
 
 def perfect(images: DenseImages, masks: bool = False) -> list[Any]:
-    """The truth of the test images as a network would find it on its canvas."""
+    """The truth of the test images as a network would find it on its canvas; with ``masks`` it fills its boxes."""
     canvas, answers = canvas_of(images), []
     for i in range(len(images.test)):
         _, placement = placed(images.test.load(i), canvas)
@@ -67,18 +70,24 @@ def perfect(images: DenseImages, masks: bool = False) -> list[Any]:
             continue
         objects = images.test.objects(i)
         boxes = torch.from_numpy(placement.boxes(objects.boxes))
-        shapes = [objects.mask(k, placement.height, placement.width) for k in range(len(objects))] if masks else None
-        on_canvas = None
-        if shapes is not None:
-            on_canvas = torch.stack([torch.from_numpy(placement.mask(s.view(np.uint8), canvas, 0) > 0) for s in shapes])
-        scores = torch.linspace(0.9, 0.5, len(objects))
-        answers.append(Found(boxes, scores, torch.from_numpy(objects.labels), on_canvas))
+        scores, shapes = torch.linspace(0.9, 0.5, len(objects)), filled(len(objects)) if masks else None
+        answers.append(Found(boxes, scores, torch.from_numpy(objects.labels), shapes))
     return answers
+
+
+def filled(number: int) -> Tensor:
+    """Masks that fill boxes of about ten pixels: torchvision would paste masks of ones a pixel too large."""
+    return nn.functional.pad(torch.ones(number, 26, 26), (1, 1, 1, 1), value=0.5)
+
+
+def finder_of(answers: Sequence[Any], task: DenseTask, classes: tuple[str, ...], canvas: tuple[int, int]) -> Finder:
+    design = fitted_head(find_design("convnext_atto"), chosen_head(task, None), canvas)
+    return Finder(Told(answers), DenseAbout(design, classes, canvas, IMAGENET_MEAN, IMAGENET_STD), "told")
 
 
 def finder(images: DenseImages, answers: Sequence[Any], classes: Sequence[str] = ()) -> Finder:
     names = tuple(classes) or images.classes
-    return Finder(Told(answers), images.task, names, canvas_of(images), IMAGENET_MEAN, IMAGENET_STD, name="told")
+    return finder_of(answers, images.task, names, canvas_of(images))
 
 
 def objects(boxes: Any, labels: Any = None, crowd: Any = None) -> Objects:

@@ -131,7 +131,7 @@ def test_what_a_bundle_says_of_its_annotations(detector: Path, tmp_path: Path) -
     about = replace(loaded.about, category_ids=(1, 3, "owls"))
     saved = save_bundle(tmp_path / "bundle", loaded.state, about)
     assert load_dense(saved).about.category_ids == (1, 3, "owls")
-    assert open_finder(saved, kernels="off").category_ids == (1, 3, "owls")
+    assert open_finder(saved, kernels="off").about.category_ids == (1, 3, "owls")
     path = detector / "nextify.json"
     stated = json.loads(path.read_text())
     earlier = {name: value for name, value in stated.items() if name not in ("category_ids", "ignore_index")}
@@ -151,11 +151,11 @@ def test_what_a_bundle_says_of_its_annotations(detector: Path, tmp_path: Path) -
 def test_evaluating_gives_the_figures_of_the_training(bundle: Path) -> None:
     images = made("segmentation" if bundle.name == "fpn" else "detection")
     finder = open_finder(bundle, kernels="off")
-    common = (finder.mean, finder.std, torch.device("cpu"))
+    common = (finder.about.mean, finder.about.std, torch.device("cpu"))
     task: Detection | Segmentation = Segmentation(images.num_classes, *common)
     if images.task == "detection":
         task = Detection(images.classes, *common, images.test)
-    batches = DenseTestBatches(images.test, finder.canvas, 8)
+    batches = DenseTestBatches(images.test, finder.about.canvas, 8)
     with torch.no_grad():
         seen = [task.observe(finder.model, *task.test_batch(pixels, targets)) for pixels, targets in batches]
     assert evaluate_dense(finder, images).metrics == task.metrics(seen).values()

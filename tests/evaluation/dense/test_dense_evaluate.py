@@ -114,7 +114,8 @@ def test_cocos_results_are_scored_against_the_users_own_file(masks: bool, tmp_pa
 def test_another_ignored_index_than_in_the_training_is_said() -> None:
     images = made("segmentation")
     for trained, here, said in ((9, 7, True), (9, 9, False), (None, 9, False), (9, None, False)):
-        told = replace(finder(images, perfect(images)), ignore_index=trained)
+        told = finder(images, perfect(images))
+        told = replace(told, about=replace(told.about, ignore_index=trained))
         notes = evaluate_dense(told, replace(images, ignore_index=here)).notes
         sentence = "The network was trained with index 9 of the masks ignored, but here index 7 is."
         assert (sentence in notes) is said
@@ -149,7 +150,7 @@ def test_pixels_taken_for_a_class_that_the_data_lacks_are_wrong() -> None:
 def test_the_task_must_be_the_bundles() -> None:
     images = made("segmentation")
     with pytest.raises(DataError, match="the bundle is for detection, and made was opened for segmentation"):
-        evaluate_dense(replace(finder(images, []), task="detection"), images)
+        evaluate_dense(finder(made("detection"), []), images)
 
 
 def test_segmentation(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from matplotlib.figure import Figure
 
 from nextify.evaluation import dense_pictures, pictures
 from nextify.evaluation.dense_pictures import Shown, precision_recall_picture, prediction_sheet
-from nextify.tasks.average_precision import average_precision
+from nextify.evaluation.dense_predict import DensePrediction, FoundObject, picture
+from nextify.tasks.average_precision import average_precision, encoded, encoded_part
 from tests.evaluation.dense.helpers import NAMES, objects, seen
 
 
@@ -46,6 +48,35 @@ def test_words_do_not_cover_each_other(sheets: list[Any]) -> None:
         shared = [one.intersection(one, other) for one, other in itertools.combinations(extents, 2)]
         assert all(box is None or box.width * box.height < 1 for box in shared)
         assert all(axes.get_window_extent().padded(1).contains(*corner) for box in extents for corner in box.corners())
+
+
+def test_masks_of_many_objects_are_drawn_in_little_memory() -> None:
+    """An image's worth for each object would be 40 × 0.6 MB."""
+    pixels = np.full((600, 1000, 3), 90, np.uint8)
+    peaks = []
+    for number in (2, 40):
+        boxes = [(20.0 * k, 30, 20.0 * k + 15, 100) for k in range(number)]
+        things = [FoundObject("cat", 0, 0.9, box, encoded_part(np.ones((70, 15), bool), 30, 20 * k, (600, 1000)))
+                  for k, box in enumerate(boxes)]  # fmt: skip
+        tracemalloc.start()
+        picture(DensePrediction("x", 600, 1000, tuple(things), pixels=pixels), ["cat"])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 8e6
+
+
+def test_a_mask_is_drawn_where_it_is(sheets: list[Any]) -> None:
+    inside = np.zeros((64, 64), bool)
+    inside[8:20, 44:64] = inside[12:40, 49:54] = True
+    truth = objects([(44, 8, 64, 40)])
+    found = seen([(44, 8, 64, 40)], [0.9], [0], truth)._replace(masks=[encoded(inside)])
+    prediction_sheet([Shown("a.png", np.zeros((64, 64, 3), np.uint8), found)], NAMES, "made", 0.5)
+    (sheet,) = sheets
+    panel = sheet.axes[1]
+    assert np.array_equal(panel.images[0].get_array().any(-1), inside)
+    (outline,) = panel.collections
+    assert outline.get_paths()[0].get_extents().extents == pytest.approx([44, 8, 64, 40])
+    assert (panel.get_xlim(), panel.get_ylim()) == ((0, 64), (64, 0))
 
 
 @pytest.mark.parametrize("classes", [3, 11, 30])

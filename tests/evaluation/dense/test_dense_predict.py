@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from nextify.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nextify.evaluation.dense_predict import DenseFolder, csv_text, find, yolo_text
 from nextify.evaluation.finder import Finder
 from nextify.networks.dense.detection import Found
 from nextify.tasks.average_precision import mask_api
-from tests.evaluation.dense.helpers import Told
+from tests.evaluation.dense.helpers import filled, finder_of
 
 CLASSES = ("cat", "$dog_1$")
 
@@ -29,15 +29,13 @@ def photo(path: Path, width: int, height: int) -> Path:
 
 
 def detector(*answers: Found) -> Finder:
-    return Finder(Told(answers), "detection", CLASSES, (64, 64), IMAGENET_MEAN, IMAGENET_STD)
+    return finder_of(answers, "detection", CLASSES, (64, 64))
 
 
 def answer(masks: bool = False) -> Found:
     """On a canvas of 64×64: a sure dog at the left top, a doubtful cat, and one that is hardly worth a word."""
     boxes = torch.tensor([[8.0, 8, 16, 24], [0, 0, 32, 32], [4, 4, 9, 9]])
-    shapes = torch.zeros(3, 64, 64, dtype=torch.bool)
-    shapes[0, 8:24, 8:16] = shapes[1, :32, :32] = True
-    return Found(boxes, torch.tensor([0.5, 0.75, 0.1]), torch.tensor([1, 0, 0]), shapes if masks else None)
+    return Found(boxes, torch.tensor([0.5, 0.75, 0.1]), torch.tensor([1, 0, 0]), filled(3) if masks else None)
 
 
 def test_objects_of_files(tmp_path: Path) -> None:
@@ -92,7 +90,8 @@ def test_objects_beside_the_image_are_dropped(masks: bool) -> None:
 def test_coco_files_are_read_by_coco(masks: bool, tmp_path: Path) -> None:
     from faster_coco_eval import COCO
 
-    told = detector(answer(masks))
+    found = answer(masks)
+    told = detector(found)
     folder = DenseFolder(tmp_path / "out", told)
     folder.add(next(iter(find(told, photo(tmp_path / "x.jpg", 128, 64), least_score=0.6))))
     folder.finish()
@@ -101,11 +100,15 @@ def test_coco_files_are_read_by_coco(masks: bool, tmp_path: Path) -> None:
     (annotation,) = results.anns.values()
     assert truth.cats[annotation["category_id"]]["name"] == "cat"
     assert annotation["bbox"] == [0, 0, 64, 64]
-    assert not masks or results.annToMask(annotation).sum() == 64 * 64
+    if found.masks is not None:
+        expected = paste_masks_in_image(found.masks[1:2, None], 2 * found.boxes[1:2], (64, 128))[0, 0] > 0.5
+        assert 60**2 < expected.sum() <= 64**2
+        assert np.array_equal(results.annToMask(annotation), expected.numpy())
 
 
 def test_coco_files_have_the_category_ids_of_the_training(tmp_path: Path) -> None:
-    told = replace(detector(answer()), category_ids=(3, 90))
+    told = detector(answer())
+    told = replace(told, about=replace(told.about, category_ids=(3, 90)))
     folder = DenseFolder(tmp_path, told)
     folder.add(next(iter(find(told, photo(tmp_path / "x.jpg", 128, 64)))))
     folder.finish()
@@ -116,7 +119,7 @@ def test_coco_files_have_the_category_ids_of_the_training(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("size", [(57, 1), (1, 40), (1, 1)])
 def test_masks_of_images_that_are_a_pixel_wide_are_drawn(size: tuple[int, int], tmp_path: Path) -> None:
-    told = detector(answer(masks=True)._replace(masks=torch.ones(3, 64, 64, dtype=torch.bool) * (torch.arange(64) < 9)))
+    told = detector(answer(masks=True))
     folder = DenseFolder(tmp_path, told)
     folder.add(next(iter(find(told, Image.new("RGB", size)))))
     assert (tmp_path / "drawn" / "image 0.png").exists()
@@ -125,7 +128,7 @@ def test_masks_of_images_that_are_a_pixel_wide_are_drawn(size: tuple[int, int], 
 def test_regions(tmp_path: Path) -> None:
     logits = torch.zeros(2, 64, 64)
     logits[1, :16] = 5
-    told = Finder(Told([logits] * 2), "segmentation", CLASSES, (64, 64), IMAGENET_MEAN, IMAGENET_STD)
+    told = finder_of([logits] * 2, "segmentation", CLASSES, (64, 64))
     (found,) = find(told, Image.new("RGB", (64, 64)))
     assert [(region.name, region.share) for region in found.regions] == [("cat", 0.75), ("$dog_1$", 0.25)]
     assert csv_text([found], "segmentation").splitlines()[2] == "image 0,$dog_1$,1,0.25"

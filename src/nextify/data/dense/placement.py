@@ -57,9 +57,8 @@ class Placement:
         return boxes * self._factors + np.array([self.left, self.top] * 2, np.float32)
 
     def boxes_back(self, boxes: Boxes) -> Boxes:
-        """Boxes ``(N, 4)`` of the canvas in pixels of the image, clipped to it."""
-        back = (boxes - np.array([self.left, self.top] * 2, np.float32)) / self._factors
-        return back.clip(0, np.array([self.width, self.height] * 2, np.float32))
+        """Boxes ``(N, 4)`` of the canvas in pixels of the image, not clipped."""
+        return (boxes - np.array([self.left, self.top] * 2, np.float32)) / self._factors
 
     def pixels(self, pixels: Pixels, canvas: tuple[int, int]) -> Pixels:
         """The canvas ``(H, W, 3)`` with the image, given as it is or at another resolution."""
@@ -118,12 +117,13 @@ def placed(pixels: Pixels, canvas: tuple[int, int]) -> tuple[Pixels, Placement]:
 
 
 def canvas_of(images: DenseImages, image_size: int | None = None) -> tuple[int, int]:
-    """Height and width of the canvas for a data set: the median image's aspect, both multiples of 32. ``image_size``:
-    about the long side; None takes the images', between 64 and 640."""
+    """Height and width of the canvas for a data set: the median image's, both rounded up to multiples of 32.
+    ``image_size``: the long side before that; None takes the images', between 64 and 640."""
     height, width = images.middle_size
-    long = min(max(height, width, SMALLEST), LARGEST) if image_size is None else image_size
-    factor = long / max(height, width) / MULTIPLE
-    return tuple(max(1, round(side * factor)) * MULTIPLE for side in (height, width))  # type: ignore[return-value]
+    longest = max(height, width)
+    long = min(max(longest, SMALLEST), LARGEST) if image_size is None else image_size
+    down, across = (-(-side * long // (longest * MULTIPLE)) * MULTIPLE for side in (height, width))
+    return down, across
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -176,7 +176,7 @@ class _Server:
 
     async def predict(self, request: Request) -> Response:
         started = time.perf_counter()
-        asked = _number(request, self.task.parameter)
+        asked = _asked(request, self.task.parameter)
         drawn = self.task.picture and _asks_for_png(request)
         with self.batcher.place():
             encoded = await self._encoded(request, one=drawn)
@@ -194,7 +194,7 @@ class _Server:
         if not self.facts.explains:
             raise HTTPException(404, "/explain is for classifiers, and for bundles only")
         most = self.facts.about.num_classes - 1
-        index = _number(request, Parameter("class", "Index of the class", 0, most))
+        index = _asked(request, Parameter("class", "Index of the class", 0, most))
         with self.batcher.place():
             (encoded,) = await self._encoded(request, one=True)
             image, *_ = await self._prepared(1, encoded)
@@ -204,6 +204,7 @@ class _Server:
         return Response(file.getvalue(), media_type="image/png")
 
     async def infer(self, request: Request) -> Response:
+        _asked(request, None)
         with self.batcher.place():
             body = await self._body(request)
             length = request.headers.get(protocol.LENGTH)
@@ -403,8 +404,11 @@ def _from_json(body: bytes) -> list[bytes]:
     return images
 
 
-def _number(request: Request, parameter: Parameter | None) -> float | None:
-    """Of the query; None for no parameter. Raises ``HTTPException``."""
+def _asked(request: Request, parameter: Parameter | None) -> float | None:
+    """The query's only parameter, a number; None for no parameter. Raises ``HTTPException``, also for other ones."""
+    known = "none" if parameter is None else parameter.name
+    if others := [name for name in request.query_params if parameter is None or name != known]:
+        raise HTTPException(400, f"unknown query parameter {shortened(others[0])}: {request.url.path} takes {known}")
     if parameter is None:
         return None
     name, _, least, most, default = parameter

@@ -19,7 +19,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
@@ -60,7 +60,7 @@ class Found(NamedTuple):
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
-    """``(M, H, W)`` bool."""
+    """``(M, 28, 28)``: how sure it is, 0 to 1, of the parts of each box."""
 
 
 Losses = dict[str, Tensor]
@@ -392,7 +392,10 @@ class RegionHeads(DetectionHead):
             found, more = self.regions(levels, proposals, sizes, truth)
         if targets is not None:
             return self._of_batch({**losses, **more}, len(targets))
-        return [self._found(one, canvas) for one in found]
+        return [
+            Found(one["boxes"], one["scores"], one["labels"] - 1, one["masks"][:, 0] if "masks" in one else None)
+            for one in found
+        ]
 
     def _of_batch(self, losses: Losses, images: int) -> Losses:
         """Of means over what this process chose, its parts of the means over what all have chosen."""
@@ -402,13 +405,6 @@ class RegionHeads(DetectionHead):
         counts = torch.stack([anchors.sum(), regions.sum(), regions[0]])
         shares = counts / self.averaged(counts, images)
         return {name: loss * shares[_COUNTED[name]] for name, loss in losses.items()}
-
-    @staticmethod
-    def _found(one: dict[str, Tensor], canvas: Canvas) -> Found:
-        masks = one.get("masks")
-        if masks is not None:
-            masks = paste_masks_in_image(masks, one["boxes"], canvas)[:, 0] > 0.5
-        return Found(one["boxes"], one["scores"], one["labels"] - 1, masks)
 
 
 def detection_head(backbone: Maps, design: DenseDesign, num_classes: int, canvas: Canvas) -> DetectionHead:
