@@ -113,7 +113,8 @@ def notes(results: Results) -> list[str]:
         f"{_shown(found.whole)} {unit}; the values add up to it to within {abs(found.gap or 0):.1g}.",
         "Intervals are 95 %, for new orders and new seeds on these test images, for each decision by itself.",
         "In every order “depthwise” comes before “inverted bottleneck”, “move up” and the 7×7 kernel, whose dense "
-        "convolutions would take up to 60 times the multiply-adds.",
+        "convolutions would take up to 60 times the multiply-adds; and “training technique” before “fewer norms” and "
+        "“layer norm”, since few networks with these learn from the original recipe.",
         *_against_the_paper(found.worths),
     ]
     if found.left_out:
