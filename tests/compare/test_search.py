@@ -87,6 +87,8 @@ def test_every_drawn_design_is_lawful_and_can_be_built(image_size):
     made = (drawn(np.random.default_rng(number), size, image_size)[1] for number in range(60))
     designs = {fit_design(design, image_size=image_size, steps=500)[0] for design in made}
     assert len(designs) > 50
+    assert {design.norms for design in designs} == {"after_every_conv", "before_expand"}
+    assert {design.norm for design in designs} == {"batch", "layer"}
     for design in designs:
         assert design.groups == "depthwise" or design == design.with_(
             bottleneck="narrow", spatial="middle", kernel_size=3
