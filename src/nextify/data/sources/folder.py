@@ -116,12 +116,12 @@ class _Walk:
             return None, [rows]
         if odd := ["/".join(place) for place, part in zip(places, parts_of, strict=True) if not part]:
             raise DataError(
-                f"{where} has class folders with parts in them ({some(list(map(shown_folder, held)))}) and "
-                f"{plural(len(odd), 'image')} outside them ({some(odd)}): move these into parts too, or elsewhere"
+                f"{where} has class folders with splits in them ({some(list(map(shown_folder, held)))}) and "
+                f"{plural(len(odd), 'image')} outside them ({some(odd)}): move these into splits too, or elsewhere"
             )
         if all("/" in place[2] for place in places):
             raise DataError(
-                f"{where} holds several data sets, {some([shown_folder(name) for name in of_class])}, each with parts "
+                f"{where} holds several data sets, {some([shown_folder(name) for name in of_class])}, each with splits "
                 f"of class folders: give one of them"
             )
         parts = choose_parts({*parts_of}, where, _shown_within, to_train=splitting.to_train, tested=splitting.tested)
@@ -162,7 +162,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         below = [_inner(root, name) for name in parts.used]
         walk.leave(_beside(root, {*parts.used}, {*below}, parts.unused))
         if odd := [shown_folder(name) for name in named if not is_part_folder(name)]:
-            notes.append(f"By name, these folders are taken as parts, not classes: {some(odd)}.")
+            notes.append(f"By name, these folders are taken as splits, not classes: {some(odd)}.")
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
         parts = Parts(None, root.name)
     elif taken := [name for name in folders if is_part_folder(name)]:
@@ -182,7 +182,7 @@ def list_folder(root: Path, splitting: Splitting) -> Listing:
         within, rows = walk.parts_within(rows[0], where, splitting)
         if within is not None:
             parts, shown, trains = within, _shown_within, within.train is not None
-            notes.append(f"The class folders hold parts: {some([shown(part) for part in within.used])}.")
+            notes.append(f"The class folders hold splits: {some([shown(part) for part in within.used])}.")
     # One class however its name is composed: macOS and Linux write é differently.
     classes: dict[str, str] = {}
     for _, name in (row for part in rows for row in part if row[1] is not None):
@@ -306,8 +306,8 @@ def part_folders(root: Path, folders: list[str]) -> list[str]:
             return folders
         if common and not any(map(is_part_folder, holding)):
             raise DataError(
-                f"{printable(str(root))} has {some(list(map(shown_folder, inner)))}, which may be parts or classes: "
-                f"if they are parts, rename them to train, val and test; if they are classes, move the images out of "
+                f"{printable(str(root))} has {some(list(map(shown_folder, inner)))}, which may be splits or classes: "
+                f"if they are splits, rename them to train, val and test; if they are classes, move the images out of "
                 f"their subfolders"
             )
     if any(map(is_part_folder, holding)):
@@ -329,9 +329,9 @@ def _beside(root: Path, used: set[str], inner: set[str], unused: Sequence[str]) 
     """What lies in a folder of parts, or in a part around its ``inner`` folder, and in none that is used."""
     for place in ("", *sorted(used - inner)):
         for name in files_in(root / place, hidden=True):
-            yield f"{place}/{name}".lstrip("/"), reason_of(name) or "next to the parts"
+            yield f"{place}/{name}".lstrip("/"), reason_of(name) or "next to the splits"
     for name in sorted(set(subfolders(root, hidden=True)) - used):
-        aside = f"in {printable(name)}/, {'which is not used' if name in unused else 'next to the parts'}"
+        aside = f"in {printable(name)}/, {'which is not used' if name in unused else 'next to the splits'}"
         for file, reason in files_below(root, name, every=True):
             yield file, reason if reason in (HIDDEN, _RESULTS, _SERVER) else aside
 

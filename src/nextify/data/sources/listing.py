@@ -72,7 +72,7 @@ class Splitting:
         """Raise ``DataError`` where a source lacks the part to test on."""
         if self.tested is not None and (parts is None or kind_of(parts.test or "") != self.tested):
             has = f" (only {shown(parts.test)})" if parts is not None and parts.test is not None else ""
-            raise DataError(f"--split {self.tested} asks for a part that {where} does not have{has}: choose another, "
+            raise DataError(f"--split {self.tested} asks for a split that {where} does not have{has}: choose another, "
                             f"or leave --split out")  # fmt: skip
 
     def said_of(self, parts: Parts | None, tested: str | None, shown: Callable[[str], str]) -> list[str]:
@@ -82,7 +82,7 @@ class Splitting:
         which = "a share of the training images" if tested is None else shown(tested)
         said = [f"{which} is the test set; {some([shown(name) for name in parts.unused])} is not used."]
         if self.to_train and tested is not None and any(kind_of(name) == "test" for name in parts.unused):
-            said.append("nextify evaluate --split test measures a bundle on the part named test.")
+            said.append("nextify evaluate --split test measures a bundle on the split named test.")
         return said
 
 
@@ -130,7 +130,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     if tested_part is not None and len(test) and blank[test].all():
         if not splitting.to_train or splitting.tested is not None:
             raise DataError(f"{shown(tested_part)} has no labels, so nothing can be measured on it: "
-                            f"label it, or give another part")  # fmt: skip
+                            f"label it, or give another split")  # fmt: skip
         left[f"in {shown(tested_part)}, which has no labels"] = [names[i] for i in test]
         said.append(f"{shown(tested_part)} has no labels, so it cannot be used for testing and is left out.")
         test, tested_part = test[:0], None
@@ -170,7 +170,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         raise DataError(f"{place} has {count_classes(unknown)} that {shown(train_part or 'train')} lacks: add "
                         f"training images of each, or move them out of {place}")  # fmt: skip
     if absent := tuple(classes[i] for i in np.setdiff1d(trained, tested)):
-        place = "The part set apart" if tested_part is None else shown(tested_part)
+        place = "The held-out split" if tested_part is None else shown(tested_part)
         metric = "mAP" if several else "accuracy"
         said.append(f"{place} has no images of {count_classes(absent)}: {metric} covers the other classes only.")
     if found.groups is not None and (both := {found.groups[i] for i in train} & {found.groups[i] for i in test} - {""}):

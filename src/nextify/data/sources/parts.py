@@ -89,13 +89,13 @@ def choose_parts(
         elif looks_like_part(name):
             unknown.append(shown(name))
     if unknown:
-        raise DataError(f"{where} has {some(unknown)}, which may be a training or a test part: "
+        raise DataError(f"{where} has {some(unknown)}, which may be a training or a test split: "
                         f"rename it to train, val or test, or move it elsewhere")  # fmt: skip
     trains, tests = by_kind["train"], by_kind["val"] + by_kind["test"]
     if tested == "test":
         tests = by_kind["test"] + by_kind["val"]
     if len(trains) > 1:
-        raise DataError(f"{where} has several training parts, {some([shown(name) for name in trains])}: merge them")
+        raise DataError(f"{where} has several training splits, {some([shown(name) for name in trains])}: merge them")
     if not trains and to_train:
         raise DataError(f"{where} has {some([shown(t) for t in tests])} but no {shown('train')}: add {shown('train')}")
     if to_train or not tests:

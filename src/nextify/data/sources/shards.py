@@ -130,7 +130,7 @@ def _by_part(root: Path, names: list[str], where: str, left: dict[str, list[str]
     known = {p for p in part.values() if p is not None}
     if odd := [name for name in names if part[name] is None and (known or looks_like_part(Path(name).stem))]:
         others = f", where others say {some(sorted(known))}" if known else ""
-        raise DataError(f"{where}: the name of {some(odd)} does not name a part{others}: rename or move the file")
+        raise DataError(f"{where}: the name of {some(odd)} does not name a split{others}: rename or move the file")
     if not known:
         return Shards(root, tuple(names), len(names), None, where, left)
     parts = choose_parts(known, where, to_train=splitting.to_train, tested=splitting.tested)
