@@ -182,10 +182,10 @@ def table() -> str:
     lines = [
         "Each library is given only the folder:",
         f"{'; '.join(used)}.",
-        "A cell gives the training images + the test images (`all` if the library finds no parts there, `4 of 12` if",
+        "A cell gives the training images + the test images (`all` if the library finds no splits there, `4 of 12` if",
         "it takes only some) and the classes in their order. Each class has 4 training images and 2 in each other",
-        "part; of the tar and Parquet files, the first holds 8 images and the second 4. For webdataset and datasets, a",
-        "key ends at the first dot, so `IMG.0` and `IMG.1` are one sample.",
+        "split; of the tar and Parquet files, the first holds 8 images and the second 4. For webdataset and datasets,",
+        "a key ends at the first dot, so `IMG.0` and `IMG.1` are one sample.",
         "",
         f"| layout | {' | '.join(LIBRARIES)} |",
         "|---" * (len(LIBRARIES) + 1) + "|",

@@ -17,8 +17,8 @@ HEADER = "| name | parameters | multiply-adds | G as printed | top-1 %, printed 
 INTRODUCTION = """Every name works in `nextify.create_model(name)`, `nextify show`, `nextify diff` and `nextify models`.
 Parameters include a 1000-class head; multiply-adds count convolutions and linear layers for one 224×224 RGB image.
 Accuracies are the paper's (arXiv 2201.03545v2, ImageNet-1K, 224×224), not ours; – means that it gives none.
-`convnext_pooled` and `resnet_pooled` are our own designs, for small images and training from fresh weights
-([what it reaches](training.md#cifar-10-from-fresh-weights-on-two-cpu-cores)).
+`convnext_pooled` and `resnet_pooled` are our own designs, for small images and training from scratch
+([results](training.md#cifar-10-from-scratch-on-two-cpu-cores)).
 """
 
 

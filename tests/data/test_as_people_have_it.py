@@ -54,7 +54,7 @@ def test_what_looks_like_a_part_is_told(name: str, tmp_path: Path) -> None:
     assert not is_part_folder(name)
     folder(tmp_path / "train", "a", "b")
     folder(tmp_path / name, "a", "b", seed=50)
-    with pytest.raises(DataError, match=f"{name}/, which may be a training or a test part"):
+    with pytest.raises(DataError, match=f"{name}/, which may be a training or a test split"):
         open_images(str(tmp_path))
 
 
@@ -86,7 +86,7 @@ def test_folders_of_parts(train: str, test: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("within", "said"),
     [
-        (("a", "b", "a", "b"), "test tube/, training shoes/, which may be parts or classes: if they are parts, rename"),
+        (("a", "b", "a", "b"), "test tube/, training shoes/, which may be splits or classes: if they are splits"),
         (("nike", "puma", "glass", "steel"), None),
     ],
 )
@@ -118,7 +118,7 @@ def test_parts_by_longer_names_are_said(train: str, test: str, tmp_path: Path) -
     folder(tmp_path / test, "a", "b", seed=500)
     images = open_images(str(tmp_path))
     assert {name.split("/")[0] for name in names(images)[1]} == {test}
-    assert any("are taken as parts, not classes" in note and f"{test}/" in note for note in images.notes)
+    assert any("are taken as splits, not classes" in note and f"{test}/" in note for note in images.notes)
 
 
 def test_parts_within_class_folders(tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ def test_parts_within_class_folders(tmp_path: Path) -> None:
     assert {name.split("/")[1] for name in train} == {"train"}
     assert {name.split("/")[1] for name in test} == {"val"}
     assert {r: len(n) for r, n in images.left_out.items()} == {"in */test/, which is not used": 8}
-    assert "The class folders hold parts: */train/, */val/." in images.notes
+    assert "The class folders hold splits: */train/, */val/." in images.notes
     measured = open_images(str(tmp_path), to_train=False)
     assert {name.split("/")[1] for name in names(measured)[1]} == {"val"}
     folder(tmp_path, "c")
-    with pytest.raises(DataError, match=r"parts in them \(a/, b/\) and 4 images outside them \(c/0.png, "):
+    with pytest.raises(DataError, match=r"splits in them \(a/, b/\) and 4 images outside them \(c/0.png, "):
         open_images(str(tmp_path))
 
 
@@ -142,7 +142,7 @@ def test_several_sets_beside_each_other_are_refused(tmp_path: Path) -> None:
     for name in ("pets", "cars"):
         for part in ("train", "test"):
             folder(tmp_path / name / part, "a", "b")
-    with pytest.raises(DataError, match="several data sets, cars/, pets/, each with parts of class folders: give one"):
+    with pytest.raises(DataError, match="several data sets, cars/, pets/, each with splits of class folders: give one"):
         open_images(str(tmp_path))
 
 
@@ -160,7 +160,7 @@ def test_two_spellings_of_a_part(tmp_path: Path) -> None:
     images = open_images(str(tmp_path))
     assert any("Val/ is not used" in note for note in images.notes)
     folder(tmp_path / "Train", "a", "b")
-    with pytest.raises(DataError, match="several training parts"):
+    with pytest.raises(DataError, match="several training splits"):
         open_images(str(tmp_path))
 
 

@@ -449,7 +449,7 @@ def null_images(root: Path) -> str:
         (damaged_tar, ["train-001.tar is not a complete tar file (damaged header)"]),
         (compressed_tar, ["train-000.tar is compressed", "decompress it"]),
         (missing_shards, ["2 of 4 files", "are missing: train-002.tar, train-003.tar"]),
-        (odd_shard, ["more.tar does not name a part, where others say test, train"]),
+        (odd_shard, ["more.tar does not name a split, where others say test, train"]),
         (
             shards(("a.tar", [("1.png", b"x"), ("2.txt", b"y")])),
             ["1 of 1 image has no label: a.tar/1.png", "KEY.cls"],

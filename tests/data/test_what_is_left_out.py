@@ -90,7 +90,7 @@ def test_the_part_to_test_on_can_be_chosen(make: Callable[[Path], str], tmp_path
     seen = [[part.load(i).tobytes() for i in range(len(part))] for part in (usual.test, val.test, test.test)]
     assert seen[0] == seen[1] != seen[2]
     assert (usual.name, test.name) == (test.name.removesuffix(" (test)"), f"{usual.name} (test)")
-    assert "nextify evaluate --split test measures a bundle on the part named test." in open_images(source).notes
+    assert "nextify evaluate --split test measures a bundle on the split named test." in open_images(source).notes
 
 
 def test_a_part_to_test_on_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_a_part_to_test_on_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for source, message in (
         (
             tmp_path,
-            r"--split test asks for a part that .* does not have \(only val/\): choose another, or leave --split out",
+            r"--split test asks for a split that .* does not have \(only val/\): choose another, or leave --split out",
         ),
-        (tmp_path / "train", "--split test asks for a part that .* does not have: choose another"),
+        (tmp_path / "train", "--split test asks for a split that .* does not have: choose another"),
     ):
         with pytest.raises(DataError, match=message):
             open_images(source, to_train=False, tested="test")
@@ -159,7 +159,7 @@ def test_splits_of_the_hub_that_are_not_used_are_counted(monkeypatch: pytest.Mon
     left = {reason: list(files) for reason, files in images.left_out.items()}
     assert left == {
         "in the split test, which is not used": [f"test#{i}" for i in range(4)],
-        "in the split unsupervised, whose part is not known": [f"unsupervised#{i}" for i in range(4)],
+        "in the split unsupervised, whose purpose is not known": [f"unsupervised#{i}" for i in range(4)],
     }
     assert len(names(images)) + sum(map(len, left.values())) == sum(map(len, found.values()))
     assert any("4 in the split unsupervised" in note for note in images.notes)
@@ -477,7 +477,7 @@ def test_what_few_test_images_cannot_tell(tmp_path: Path) -> None:
     images = open_images(str(tmp_path))
     notes = preflight(images, Recipe(batch_size=2), image_size=224).notes
     assert any("With 2 test images, accuracy is only known to ±50 points" in note for note in notes)
-    assert any("The part set apart has no images of class one" in note for note in notes)
+    assert any("The held-out split has no images of class one" in note for note in notes)
     assert any("short side is about 900 pixels but training uses 224" in note for note in notes)
 
 

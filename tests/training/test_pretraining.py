@@ -299,7 +299,7 @@ def test_a_folder_without_classes_is_taken_whole(tmp_path: Path) -> None:
         save_noise(tmp_path / "parts" / "val" / f"{i}.png", 10 + i)
     parts = open_unlabelled(tmp_path / "parts")
     assert (len(parts.train), len(parts.test)) == (3, 1)
-    assert any(note.startswith("Other parts of") for note in parts.notes)
+    assert any(note.startswith("Other splits of") for note in parts.notes)
     for i in range(30):
         save_noise(tmp_path / "mixed" / ("", "a", "b/c")[i % 3] / f"{i}.png", i)
     assert len(open_unlabelled(tmp_path / "mixed").train) == 28

@@ -13,7 +13,7 @@ from nextify.paper.settings import Range
 
 @dataclass(frozen=True, kw_only=True)
 class Options(InferenceOptions):
-    """Look for labels that are likely wrong, near duplicates across classes and parts, and outliers.
+    """Look for labels that are likely wrong, near duplicates across classes and splits, and outliers.
 
     Writes a CSV, a sheet of each kind and the probabilities to --out. Delete the CSV's rows of images to keep, then
     pass it to nextify train --without.
@@ -28,7 +28,7 @@ class Options(InferenceOptions):
     training labels with them. Default: only test labels are checked."""
     class_order: ClassOrder = None
     split: Annotated[Literal["val", "test"] | None, UNSET] = None
-    """Which part to use as test images if the data has both val and test. Default: val, as in training."""
+    """Which split to use as test images if the data has both val and test. Default: val, as in training."""
     out: Folder = None
     """Folder of the results. Default: runs/inspect-DATA."""
     reading: OmitArgPrefixes[Reading] = Reading()

@@ -146,7 +146,7 @@ class MeasurementOptions(InferenceOptions):
     """test: val/ or test/, or the images that training would have set apart; all: every image, for data never trained
     on."""
     split: Annotated[Literal["val", "test"] | None, UNSET] = None
-    """Which part to use as test images if the data has both val and test. Default: val, as in training."""
+    """Which split to use as test images if the data has both val and test. Default: val, as in training."""
     out: Folder = None
     """Folder for the results. Default: only print them."""
     reading: OmitArgPrefixes[Reading] = Reading()

@@ -101,7 +101,7 @@ def open_images(
             "scenes has boxes and masks but no labels: train on them with nextify train MODEL --data scenes"
         )
     if tested == "val" and source in ("digits", "cifar10"):
-        raise DataError(f"{source} has no val part: choose --split test, or leave it out")
+        raise DataError(f"{source} has no val split: choose --split test, or leave it out")
     if task == "multilabel" and (source in ("digits", "cifar10") or source.startswith(PREFIX)):
         raise DataError(_one_class_each(source))
     if without is not None and source == "digits":
@@ -174,7 +174,7 @@ def open_unlabelled(source: str | Path, *, split_seed: int = 0, **options: Any) 
     notes = (
         f"{printable(str(path))} has no class folders: all its images are used.",
         note.replace(" of each class", ""),
-        *([f"Other parts of {printable(str(source))} are left out."] if path != Path(source).expanduser() else []),
+        *([f"Other splits of {printable(str(source))} are left out."] if path != Path(source).expanduser() else []),
     )
     listing = Listing(("images",), files if bands is None else BandsOf(files, bands), labels, train, test, notes)
     images = check(listing, name=source_name(str(path)), cache=cache, decoded_limit=DECODED_LIMIT, **options)

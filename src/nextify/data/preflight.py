@@ -176,7 +176,7 @@ def check_numbers(images: DataSet[Any], recipe: Recipe) -> None:
             f"at most {train:,}, or leave it out"
         )
     if not len(images.test):
-        raise DataError("there are no images to test on: add a part named val, or leave some of each class for testing")
+        raise DataError("there are no images to test on: add a val split, or leave some of each class for testing")
 
 
 def split_csv(images: Images | DenseImages, held_out: Sequence[int] = ()) -> str:

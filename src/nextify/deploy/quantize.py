@@ -324,7 +324,7 @@ def _parts(images: Images, max_drop: float, seed: int) -> tuple[npt.NDArray[np.i
             f"answer changes: give about {least:,}, or a larger --max-drop"
         )
     if not len(train):
-        raise TooFewImages(f"{images.name} has no training images to calibrate on: give data with a training part")
+        raise TooFewImages(f"{images.name} has no training images to calibrate on: give data with a training split")
     contents = [digest(test, i) for i in range(len(test))]
     kin = _kin(contents, test.groups)
     _, first, own = np.unique(kin[held], return_index=True, return_inverse=True)

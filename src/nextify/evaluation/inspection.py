@@ -207,7 +207,7 @@ def _from_features(held: _Held, features: npt.NDArray[np.float32], notes: list[s
         else:
             within += 1
     if within:
-        notes.append(f"{plural(within, 'pair')} of near duplicates within one class and part: not listed")
+        notes.append(f"{plural(within, 'pair')} of near duplicates within one class and split: not listed")
     mean = distances.mean(1)
     low, high = np.quantile(mean, (0.25, 0.75))
     for i in np.flatnonzero(mean > high + FAR_OUT * (high - low)).tolist():

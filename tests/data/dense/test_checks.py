@@ -274,14 +274,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "class name that is no Unicode": (with_first("categories", name="\ud800"), r"name is not text: '\\ud800' \(id 1\)"),
     "unknown class": (with_row(category_id=99), "unknown classes, category_id 99: add them"),
-    "other categories": (changed(lambda f: f["categories"].pop()), "different categories in its parts train, val"),
+    "other categories": (changed(lambda f: f["categories"].pop()), "different categories in its splits train, val"),
     "two of one id": (
         changed(lambda f: f["categories"].append({"id": 1, "name": "emu"})),
         "has several categories with the id 1: give each its own id",
     ),
     "two of one name": (
         changed(lambda f: f["categories"][1].update(name="cat")),
-        "different categories in its parts|several categories named cat",
+        "different categories in its splits|several categories named cat",
     ),
     "unknown image": (with_row(image_id=99), "images that it does not list, image_id 99"),
     "image listed twice": (

@@ -338,7 +338,7 @@ def test_the_part_to_test_on_can_be_chosen(build: Build, tmp_path: Path, monkeyp
         (source / "data.yaml").write_text((source / "data.yaml").read_text() + "test: test/images\n")
     images = open_dense(source)
     assert len(images.test) == 2
-    assert "nextify evaluate --split test measures a bundle on the part named test." in images.notes
+    assert "nextify evaluate --split test measures a bundle on the split named test." in images.notes
     chosen = open_dense(source, to_train=False, tested="test")
     assert (len(chosen.test), chosen.name) == (3, f"{images.name} (test)")
     assert all("test" in chosen.test.name(i) for i in range(3))
@@ -346,7 +346,7 @@ def test_the_part_to_test_on_can_be_chosen(build: Build, tmp_path: Path, monkeyp
 
 
 def test_a_part_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    lacking = r"--split test asks for a part that .* does not have \(only val\.json\)"
+    lacking = r"--split test asks for a split that .* does not have \(only val\.json\)"
     with pytest.raises(DataError, match=lacking):
         open_dense(coco_beside(tmp_path / "set"), to_train=False, tested="test")
     with pytest.raises(DataError, match="scenes has no val"):

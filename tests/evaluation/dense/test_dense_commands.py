@@ -94,7 +94,7 @@ def test_evaluate_on_the_part_asked_for(
     assert main([*words, str(source), "--split", "test"]) == 0
     assert capsys.readouterr().out.startswith("tiny with fcos on 3 images of pets (test), fp32\n")
     for arguments, message in (
-        ([*words, "scenes", "--split", "val"], "scenes has no val part: choose --split test, or leave it out"),
+        ([*words, "scenes", "--split", "val"], "scenes has no val split: choose --split test, or leave it out"),
         ([*words, "digits"], "digits has labels but no boxes or masks: give 'scenes', COCO's JSON"),
         (["train", "convnext_atto", "--task", "detection", "--data", "digits"], "digits has labels but no boxes"),
         (

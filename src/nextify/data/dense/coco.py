@@ -105,7 +105,7 @@ def _classes(read: dict[str, Record], where: str) -> tuple[dict[Any, int], tuple
             raise DataError(f"{where} has several categories with the id {some(twice)}: give each its own id")
     if any(names != of_part[0] for names in of_part):
         raise DataError(
-            f"{where} has different categories in its parts {some([*read])}: give all parts the same categories"
+            f"{where} has different categories in its splits {some([*read])}: give all splits the same categories"
         )
     names = of_part[0]
     counts = Counter(row["category_id"] for found in read.values() for row in found["annotations"])

@@ -93,7 +93,7 @@ def open_dense(
         raise DataError(f"ignore_index must be an index of the masks, from 0 to {IGNORED}, got {ignore_index}")
     if source == "scenes":
         if tested == "val":
-            raise DataError("scenes has no val part: choose --split test, or leave it out")
+            raise DataError("scenes has no val split: choose --split test, or leave it out")
         if ignore_index is not None:
             raise DataError("ignore_index is for index masks, and scenes has none: leave it out")
         return _scenes(task or "detection")

@@ -109,7 +109,7 @@ def _read_yaml(path: Path) -> dict[str, object]:
             f"{printable(str(path))} is not valid YAML ({str(error).partition(chr(10))[0]}): correct it"
         ) from None
     if not isinstance(found, dict):
-        raise DataError(f"{printable(str(path))} has no names and parts, which a data.yaml needs: add them")
+        raise DataError(f"{printable(str(path))} has no names and splits, which a data.yaml needs: add them")
     return found
 
 

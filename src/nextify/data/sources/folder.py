@@ -118,12 +118,12 @@ class _Walk:
             return None, [rows]
         if odd := ["/".join(place) for place, part in zip(places, parts_of, strict=True) if not part]:
             raise DataError(
-                f"{where} has class folders with parts in them ({some(list(map(as_folder, held)))}) and "
-                f"{plural(len(odd), 'image')} outside them ({some(odd)}): move these into parts too, or elsewhere"
+                f"{where} has class folders with splits in them ({some(list(map(as_folder, held)))}) and "
+                f"{plural(len(odd), 'image')} outside them ({some(odd)}): move these into splits too, or elsewhere"
             )
         if all("/" in place[2] for place in places):
             raise DataError(
-                f"{where} holds several data sets, {some([as_folder(name) for name in of_class])}, each with parts "
+                f"{where} holds several data sets, {some([as_folder(name) for name in of_class])}, each with splits "
                 f"of class folders: give one of them"
             )
         parts = choose_parts(parts_of, where, splitting, _shown_within)
@@ -161,7 +161,7 @@ def list_folder(root: Path, splitting: Splitting) -> Found:
         below = [_inner(root, name) for name in parts.used]
         walk.leave(_beside(root, {*parts.used}, {*below}, parts.unused))
         if odd := [as_folder(name) for name in named if not is_part_folder(name)]:
-            notes.append(f"By name, these folders are taken as parts, not classes: {some(odd)}.")
+            notes.append(f"By name, these folders are taken as splits, not classes: {some(odd)}.")
     elif not splitting.to_train and kind_of(root.name) in ("val", "test"):
         parts = Parts(None, root.name, shown=as_folder)
     elif taken := [name for name in folders if is_part_folder(name)]:
@@ -181,7 +181,7 @@ def list_folder(root: Path, splitting: Splitting) -> Found:
         within, rows = walk.parts_within(rows[0], where, splitting)
         if within is not None:
             parts = within
-            notes.append(f"The class folders hold parts: {some(list(map(_shown_within, parts.used)))}.")
+            notes.append(f"The class folders hold splits: {some(list(map(_shown_within, parts.used)))}.")
     # One class however its name is composed: macOS and Linux write é differently.
     classes: dict[str, str] = {}
     for _, name in (row for part in rows for row in part if row[1] is not None):
@@ -308,8 +308,8 @@ def part_folders(root: Path, folders: list[str]) -> list[str]:
             return folders
         if common and not any(map(is_part_folder, holding)):
             raise DataError(
-                f"{printable(str(root))} has {some(list(map(as_folder, inner)))}, which may be parts or classes: "
-                f"if they are parts, rename them to train, val and test; if they are classes, move the images out of "
+                f"{printable(str(root))} has {some(list(map(as_folder, inner)))}, which may be splits or classes: "
+                f"if they are splits, rename them to train, val and test; if they are classes, move the images out of "
                 f"their subfolders"
             )
     if any(map(is_part_folder, holding)):
@@ -331,9 +331,9 @@ def _beside(root: Path, used: set[str], inner: set[str], unused: Sequence[str]) 
     """What lies in a folder of parts, or in a part around its ``inner`` folder, and in none that is used."""
     for place in ("", *sorted(used - inner)):
         for name in files_in(root / place, hidden=True):
-            yield f"{place}/{name}".lstrip("/"), reason_of(name) or "next to the parts"
+            yield f"{place}/{name}".lstrip("/"), reason_of(name) or "next to the splits"
     for name in sorted(set(subfolders(root, hidden=True)) - used):
-        aside = f"in {printable(name)}/, {'which is not used' if name in unused else 'next to the parts'}"
+        aside = f"in {printable(name)}/, {'which is not used' if name in unused else 'next to the splits'}"
         for file, reason in files_below(root, name, every=True):
             yield file, reason if reason in (HIDDEN, _RESULTS, _SERVER) else aside
 

@@ -72,7 +72,7 @@ def list_hugging_face(source: str, splitting: Splitting) -> Found:
         for part in parts.used
     ]  # fmt: skip
     left = {
-        f"in the split {part}, {'which is not used' if kind_of(part) else 'whose part is not known'}": [
+        f"in the split {part}, {'which is not used' if kind_of(part) else 'whose purpose is not known'}": [
             f"{part}#{row}" for row in range(len(rows))
         ]
         for part, rows in there.items()

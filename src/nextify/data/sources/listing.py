@@ -96,7 +96,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
     if tested_part is not None and len(test) and blank[test].all():
         if not splitting.to_train or splitting.tested is not None:
             raise DataError(f"{shown(tested_part)} has no labels, so nothing can be measured on it: "
-                            f"label it, or give another part")  # fmt: skip
+                            f"label it, or give another split")  # fmt: skip
         left[f"in {shown(tested_part)}, which has no labels"] = [names[i] for i in test]
         said.append(f"{shown(tested_part)} has no labels, so it cannot be used for testing and is left out.")
         test, tested_part = test[:0], None
@@ -136,7 +136,7 @@ def arrange(found: Found, splitting: Splitting) -> Listing:
         raise DataError(f"{place} has {count_classes(unknown)} that {shown(parts.train or 'train')} lacks: add "
                         f"training images of each, or move them out of {place}")  # fmt: skip
     if absent := tuple(classes[i] for i in np.setdiff1d(trained, tested)):
-        place = "The part set apart" if tested_part is None else shown(tested_part)
+        place = "The held-out split" if tested_part is None else shown(tested_part)
         metric = "mAP" if several else "accuracy"
         said.append(f"{place} has no images of {count_classes(absent)}: {metric} covers the other classes only.")
     if found.groups is not None and (both := {found.groups[i] for i in train} & {found.groups[i] for i in test} - {""}):

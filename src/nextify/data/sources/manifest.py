@@ -112,7 +112,7 @@ def list_metadata(root: Path, splitting: Splitting) -> Found | None:
             table = replace(table, splits=[path.partition("/")[0] for path in table.paths])
         tables.append(table)
     if len({table.splits is None for table in tables}) > 1:
-        raise DataError(f"{printable(str(root))} has {some(own)}: keep one, or one in each part")
+        raise DataError(f"{printable(str(root))} has {some(own)}: keep one, or one in each split")
 
     def joined(name: str) -> Any:
         columns = [getattr(table, name) for table in tables]

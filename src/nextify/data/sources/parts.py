@@ -71,7 +71,7 @@ class Splitting:
         """Raise ``DataError`` where a source lacks the part to test on."""
         if self.tested is not None and kind_of(parts.test or "") != self.tested:
             has = f" (only {parts.shown(parts.test)})" if parts.test is not None else ""
-            raise DataError(f"--split {self.tested} asks for a part that {where} does not have{has}: choose another, "
+            raise DataError(f"--split {self.tested} asks for a split that {where} does not have{has}: choose another, "
                             f"or leave --split out")  # fmt: skip
 
     def said_of(self, parts: Parts, tested: str | None) -> list[str]:
@@ -81,7 +81,7 @@ class Splitting:
         which = "a share of the training images" if tested is None else parts.shown(tested)
         said = [f"{which} is the test set; {some(list(map(parts.shown, parts.unused)))} is not used."]
         if self.to_train and tested is not None and any(kind_of(name) == "test" for name in parts.unused):
-            said.append("nextify evaluate --split test measures a bundle on the part named test.")
+            said.append("nextify evaluate --split test measures a bundle on the split named test.")
         return said
 
 
@@ -125,13 +125,13 @@ def choose_parts(
         elif looks_like_part(name):
             unknown.append(shown(name))
     if unknown:
-        raise DataError(f"{where} has {some(unknown)}, which may be a training or a test part: "
+        raise DataError(f"{where} has {some(unknown)}, which may be a training or a test split: "
                         f"rename it to train, val or test, or move it elsewhere")  # fmt: skip
     trains, tests = by_kind["train"], by_kind["val"] + by_kind["test"]
     if splitting.tested == "test":
         tests = by_kind["test"] + by_kind["val"]
     if len(trains) > 1:
-        raise DataError(f"{where} has several training parts, {some([shown(name) for name in trains])}: merge them")
+        raise DataError(f"{where} has several training splits, {some([shown(name) for name in trains])}: merge them")
     if not trains and splitting.to_train:
         there = f"{some(list(map(shown, tests)))} but " if tests else ""
         raise DataError(f"{where} has {there}no {shown('train')}: add {shown('train')}")

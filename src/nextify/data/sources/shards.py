@@ -132,7 +132,7 @@ def _by_part(root: Path, names: list[str], where: str, left: dict[str, list[str]
     known = of_part.keys() - {""}
     if odd := [name for name in of_part.get("", ()) if known or looks_like_part(Path(name).stem)]:
         others = f", where others say {some(sorted(known))}" if known else ""
-        raise DataError(f"{where}: the name of {some(odd)} does not name a part{others}: rename or move the file")
+        raise DataError(f"{where}: the name of {some(odd)} does not name a split{others}: rename or move the file")
     parts = choose_parts(of_part, where, splitting)
     left |= {f"in the split {p}, which is not used": of_part[p] for p in parts.unused}
     train_files = 0 if parts.train is None else len(of_part[parts.train])
