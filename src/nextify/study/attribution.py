@@ -39,7 +39,7 @@ AFTER = {
     "training_technique": ("fewer_norms", "layer_norm"),
 }
 """Decisions, each with those that come after it in every order: without the depthwise convolution, these would make
-convolutions too dear to train; with the original recipe, few networks that have taken these learn anything."""
+convolutions too dear to train; with the original recipe, most networks that have taken these do not train well."""
 DEAREST = 4.0
 """Multiply-adds of a network, in those of the roadmap's dearest row, up to which it is trained."""
 CONFIDENCE = 0.95
