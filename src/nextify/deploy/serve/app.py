@@ -6,6 +6,7 @@ and prepared by itself, and only arrays of one shape enter a batch.
 
 import asyncio
 import base64
+import gc
 import hashlib
 import hmac
 import io
@@ -142,6 +143,7 @@ class _Server:
             Image.new("RGB", (9, 9)).save(file, "PNG")
             with suppress(UnreadableImage):  # where bands are chosen; it loads what the first image would
                 await self._prepared(1, file.getvalue())
+            gc.freeze()  # else, a collection now and then stops everything for 0.1 s, to look at all that torch holds
             try:
                 yield
             finally:

@@ -113,19 +113,21 @@ class Classes(Task):
             images = torch.from_numpy(batch).to(network.device)
             pairs = zip(images, arguments, strict=True)
             return [heat_map(network.model, image, index, "grad-cam") for image, index in pairs]
-        return [*network(batch)]
+        logits = network(batch)
+        return [*(probabilities(logits, self.about) if call == PREDICT else logits)]
 
     def answer(self, row: Array, height: int, width: int, asked: int) -> dict[str, Any]:
-        about = self.about
-        (found,) = probabilities(row[None], about)
-        best = [
-            {"class": about.classes[i] if about.classes else None, "index": i, "probability": float(found[i])}
-            for i in (-found).argsort(kind="stable").tolist()
-        ]
-        said: dict[str, Any] = {"classes": best[:asked]}
+        about, best = self.about, (-row).argsort(kind="stable")
+
+        def entries(indices: Array) -> list[dict[str, Any]]:
+            return [
+                {"class": about.classes[i] if about.classes else None, "index": i, "probability": float(row[i])}
+                for i in indices.tolist()
+            ]
+
+        said: dict[str, Any] = {"classes": entries(best[:asked])}
         if about.thresholds:
-            given = found >= np.array(about.thresholds)
-            said["labels"] = [one for one in best if given[one["index"]]]
+            said["labels"] = entries(best[(row >= np.array(about.thresholds))[best]])
         return said | {"width": width, "height": height, "crop": list(self.settings.box(width, height))}
 
     def tensors(self, rows: Array) -> dict[str, Array]:

@@ -3,6 +3,7 @@
 A worker answers one call at a time. Arrays cross the pipe as raw bytes behind a JSON header, never as pickles.
 """
 
+import gc
 import json
 import signal
 import threading
@@ -20,6 +21,7 @@ from nextify.deploy.runners import open_runner
 from nextify.deploy.serve.tasks import PREDICT, Array, task_of
 from nextify.evaluation.finder import Finder
 from nextify.evaluation.runner import Network, Runner
+from nextify.system.allocator import keep_freed_memory
 from nextify.system.native import Mode
 from nextify.system.processes import worker_context
 from nextify.weights.bundle import About, DenseAbout, any_from_json, stated, to_json
@@ -166,6 +168,7 @@ class Process:
 def _work(pipe: Connection, opening: Callable[[], Runner]) -> None:
     """What a worker process does until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers itself
+    keep_freed_memory()
     network = InProcess(opening)
     with suppress(EOFError, OSError):
         try:
@@ -175,6 +178,7 @@ def _work(pipe: Connection, opening: Callable[[], Runner]) -> None:
             return
         told = {"about": to_json(facts.about), "runtime": facts.runtime, "explains": facts.explains}
         pipe.send_bytes(json.dumps(told).encode())
+        gc.freeze()  # as the server does
         while True:
             (call, arguments), (batch,) = _receive(pipe)
             try:
