@@ -70,7 +70,7 @@ EXAMPLES = """\
   nextify predict runs/…/bundle one.jpg"""
 
 SEE = {
-    "WeightsError": "docs/weights.md#which-files-load-how",
+    "WeightsError": "docs/weights.md#supported-files",
     "UnsafeFile": "docs/weights.md#safety",
     "ExportError": "docs/export.md",
     "MissingExtra": "docs/install.md#extras",
