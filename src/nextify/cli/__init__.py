@@ -82,7 +82,7 @@ SEE = {
     "BudgetError": "docs/compare.md#a-budget---budget",
     "DesignError": "docs/models.md",
     "StepError": "docs/models.md",
-    "DeviceError": "docs/install.md#what-is-used-here",
+    "DeviceError": "docs/install.md#checking-the-installation",
 }
 """Where in the documentation more is said about errors of a class or its subclasses, by its name. Errors in images name
 their page themselves where they do not say all that there is to do."""
