@@ -318,7 +318,7 @@ def test_a_step_s_seeds_are_placed_on_one_axis_and_paired():
 
 def test_unfinished_studies_say_so():
     words = study_page.page(typed(STUDIES["unfinished"]))
-    assert "16 of 51 trainings are finished" in words
+    assert "16 of 51 runs are finished" in words
     assert "12 of 17 steps have fewer than 3 trained seeds" in words
     assert "Top-1 went from" not in words
 

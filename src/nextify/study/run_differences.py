@@ -82,7 +82,7 @@ class _Training:
             raise RunError(f"{folder} is broken: {run.detail}")
         if run.kind != "training":
             kind = "cross-validation" if run.kind == "folds" else run.kind
-            raise RunError(f"{folder} is a {kind}, and two trainings are compared: name one in {folder}/trials")
+            raise RunError(f"{folder} is a {kind}, but diff compares training runs: name one in {folder}/trials")
         asked = object_in(run.folder / "recipe.json")
         trial = asked or object_in(run.folder / "bundle" / JSON_FILE)
         data = dict(asked["data"]) if "data" in asked else _of_several(run.folder)
