@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class RunDifferences:
-    """What differed between two trainings, and their results."""
+    """What differed between two training runs, and their results."""
 
     before: Run
     after: Run
@@ -96,10 +96,10 @@ class _Training:
 
 
 def diff_runs(before: str | Path, after: str | Path) -> RunDifferences:
-    """What differed between two trainings, by their folders (``runs/NAME/latest`` serves), and by how much the result.
+    """Return what differed between two training runs, given by their folders (or ``runs/NAME/latest``), and by how much.
 
     Raises:
-        RunError: a folder without a training.
+        RunError: a folder without a training run.
     """
     a, b = _Training.of(before), _Training.of(after)
     decided = {one.name: one for one in _differences(a.trial, b.trial)}
