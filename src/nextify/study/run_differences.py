@@ -96,7 +96,7 @@ class _Training:
 
 
 def diff_runs(before: str | Path, after: str | Path) -> RunDifferences:
-    """Return what differed between two training runs, given by their folders (or ``runs/NAME/latest``), and by how much.
+    """Return what differed between two training runs, by their folders (or ``runs/NAME/latest``), and by how much.
 
     Raises:
         RunError: a folder without a training run.
