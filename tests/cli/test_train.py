@@ -520,7 +520,7 @@ def test_parts_that_were_asked_for_are_not_called_a_lack_of_memory(capsys: Captu
     arguments = ["train", *DIGITS, *TINY, "--epochs", "1", "--accumulation", "2", "--dry-run", "--out", str(tmp_path)]
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert "in 2 parts, as --accumulation asks" in text
+    assert "split into 2 micro-batches, as --accumulation asks" in text
     assert "memory)" in text
     assert "fit in memory" not in text
 

@@ -391,7 +391,7 @@ def test_legend_says_what_can_be_concluded():
     assert "n = 3 seeds" in said
     assert "No change here can be told from chance" in said
     one = " ".join(text.notes(typed(STUDIES["14 rows, 1 seed"])))
-    assert "n = 1: one training per step" in one
+    assert "n = 1: one run per step" in one
     assert "Explored" not in one
     eight = " ".join(text.notes(typed(STUDIES["8 seeds"])))
     assert "higher after Training technique" in eight
